@@ -1,0 +1,37 @@
+"""What a prompt is, and what the budget needs to know of a tokenizer. Knows no template and no model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat."""
+
+    role: Role
+    content: str
+
+
+#: A chat, oldest turn first; the model answers after the last one.
+Prompt = tuple[Message, ...]
+
+
+class TokenCounter(Protocol):
+    """How a model counts: everything the token budget asks of it."""
+
+    @property
+    def context_size(self) -> int:
+        """Tokens that prompt and reply may have together."""
+
+    def count(self, prompt: Prompt) -> int:
+        """Tokens of the whole prompt, chat template and all."""
+
+    def lengths(self, texts: list[str]) -> list[int]:
+        """Tokens of each text by itself, without special tokens."""
+
+    def cut(self, text: str, tokens: int) -> str:
+        """The longest prefix of ``text`` (cut at a token, never inside a character) of at most ``tokens`` tokens."""

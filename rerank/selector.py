@@ -1,0 +1,96 @@
+"""The one grammar in which a thing and its options are named: ``name:argument,key=value,key=value``.
+
+Used for collections (``beir:data/scifact,split=dev``), first stages (``bm25,k1=1.2``) and fake models
+(``fake:stutter,p=0.3``). A comma starts an option only where ``key=`` follows, so paths may hold commas. This module
+knows the grammar and how options become arguments of a class, not what they mean.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from rerank.errors import UnknownNameError, UsageError
+from rerank.registry import Registry
+
+_OPTION = re.compile(r",(?=[A-Za-z_][A-Za-z0-9_-]*=)")
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """A parsed selector.
+
+    Attributes:
+        name: What to look up in a registry.
+        argument: The part after the colon, empty if there is none.
+        options: The ``key=value`` pairs, keys with underscores.
+    """
+
+    name: str
+    argument: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> Selector:
+        """Read ``name:argument,key=value``.
+
+        >>> Selector.parse("beir:data/scifact,split=dev")
+        Selector(name='beir', argument='data/scifact', options={'split': 'dev'})
+        >>> Selector.parse("trec:docs=a.xml,topics=t.txt").options
+        {'docs': 'a.xml', 'topics': 't.txt'}
+        """
+        head, *rest = _OPTION.split(text.strip())
+        name, _, argument = head.partition(":")
+        if re.match(r"[A-Za-z_][A-Za-z0-9_-]*=", argument):
+            rest.insert(0, argument)
+            argument = ""
+        options = {}
+        for part in rest:
+            key, _, value = part.partition("=")
+            options[key.replace("-", "_")] = value
+        if not name:
+            raise UsageError(f"{text!r} names nothing", expected="NAME or NAME:ARGUMENT,KEY=VALUE")
+        return cls(name, argument, options)
+
+
+def build(registry: Registry, text: str) -> Any:
+    """Look a selector up and make the thing: its argument comes first, its options are keyword arguments.
+
+    Option values are converted to the annotated types, so ``k1=1.2`` is a float where the class says so.
+
+    Raises:
+        UnknownNameError: No such thing, or no such option; the message suggests the nearest.
+        UsageError: An option's value does not fit, or the argument is missing or too much.
+    """
+    selector = Selector.parse(text)
+    made = registry.get(selector.name)
+    signature = inspect.signature(made, eval_str=True)
+    keyword = {n: p for n, p in signature.parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    options = {}
+    for key, value in selector.options.items():
+        if key not in keyword:
+            raise UnknownNameError(f"option of {selector.name!r}", key, keyword)
+        try:
+            options[key] = TypeAdapter(keyword[key].annotation).validate_python(value)
+        except ValidationError as error:
+            raise UsageError(
+                f"Option {key}={value!r} of {selector.name!r}: {error.errors()[0]['msg']}",
+                expected=str(keyword[key].annotation),
+            ) from error
+    arguments = (selector.argument,) if selector.argument else ()
+    try:
+        signature.bind(*arguments, **options)
+    except TypeError as error:
+        raise UsageError(f"{text!r}: {error}", expected=_usage(selector.name, signature)) from error
+    return made(*arguments, **options)
+
+
+def _usage(name: str, signature: inspect.Signature) -> str:
+    positional = [p.name.upper() for p in signature.parameters.values() if p.kind is not p.KEYWORD_ONLY]
+    keyword = [f"{p.name}=..." for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
+    return f"{name}{':' if positional else ''}{' '.join(positional)}{''.join(',' + k for k in keyword)}"

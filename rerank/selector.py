@@ -86,11 +86,13 @@ def build(registry: Registry, text: str) -> Any:
     try:
         signature.bind(*arguments, **options)
     except TypeError as error:
-        raise UsageError(f"{text!r}: {error}", expected=_usage(selector.name, signature)) from error
+        raise UsageError(f"{text!r}: {error}", expected=usage(selector.name, made)) from error
     return made(*arguments, **options)
 
 
-def _usage(name: str, signature: inspect.Signature) -> str:
-    positional = [p.name.upper() for p in signature.parameters.values() if p.kind is not p.KEYWORD_ONLY]
-    keyword = [f"{p.name}=..." for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
-    return f"{name}{':' if positional else ''}{' '.join(positional)}{''.join(',' + k for k in keyword)}"
+def usage(name: str, made: Any) -> str:
+    """How a thing is written as a selector, with every option it has."""
+    parameters = inspect.signature(made).parameters.values()
+    positional = [p.name.upper() for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    keyword = [f",{p.name}=..." for p in parameters if p.kind is p.KEYWORD_ONLY]
+    return f"{name}{':' if positional else ''}{' '.join(positional)}{''.join(keyword)}"

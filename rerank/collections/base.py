@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
-from rerank.errors import DataError
-from rerank.types import Document, Qrels, Query, Run
+from rerank.corpus import SupportsCandidates, SupportsLookup, fetch
+from rerank.types import Document, Qrels, Query
+
+__all__ = ["Collection", "SupportsCandidates", "SupportsLookup", "fetch"]
 
 
 @runtime_checkable
@@ -41,44 +43,3 @@ class Collection(Protocol):
 
     def qrels(self) -> Qrels:
         """The judgments; empty if there are none."""
-
-
-@runtime_checkable
-class SupportsCandidates(Protocol):
-    """A collection that brings its own first-stage lists."""
-
-    def candidates(self) -> Run:
-        """One list per query, documents with their text."""
-
-
-@runtime_checkable
-class SupportsLookup(Protocol):
-    """A collection that finds documents by id without reading all of them."""
-
-    def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
-        """The documents with these ids; ids that do not exist are left out."""
-
-
-def fetch(collection: Collection, ids: Iterable[str]) -> dict[str, Document]:
-    """Return the documents with these ids, by random access where there is any, else in one pass.
-
-    Raises:
-        DataError: Some ids are not in the collection.
-    """
-    wanted = set(ids)
-    if isinstance(collection, SupportsLookup):
-        found = collection.lookup(wanted)
-    else:
-        found = {}
-        for doc in collection.docs():
-            if doc.id in wanted:
-                found[doc.id] = doc
-            if len(found) == len(wanted):
-                break
-    if missing := sorted(wanted - found.keys()):
-        raise DataError(
-            f"{len(missing)} of {len(wanted)} documents are not in the collection {collection.name!r}, "
-            f"first {', '.join(map(repr, missing[:3]))}",
-            remedy="Check that the run belongs to this collection",
-        )
-    return found

@@ -7,12 +7,17 @@ from typing import cast
 from rerank.registry import Registry
 from rerank.retrieval.base import Corpus, FirstStage, Retriever
 from rerank.selector import build
+from rerank.stages import Search
 
 __all__ = ["Corpus", "FirstStage", "Retriever", "first_stages", "open_retriever"]
 
 first_stages = Registry("retrieval", "first stage")
 
 
-def open_retriever(selector: str, corpus: Corpus) -> Retriever:
-    """Open a first stage over a collection, e.g. ``"bm25"``, ``"bm25,k1=1.2,b=0.75"``, ``"run:file.trec"``."""
-    return cast(FirstStage, build(first_stages, selector)).over(corpus)
+def open_retriever(selector: str, corpus: Corpus) -> Search:
+    """Open a first stage over a collection, e.g. ``"bm25"``, ``"bm25,k1=1.2,b=0.75"``, ``"run:file.trec"``.
+
+    Returns:
+        A retriever that can also be joined with rerankers: ``open_retriever("bm25", c) % 100 >> reranker % 10``.
+    """
+    return Search(cast(FirstStage, build(first_stages, selector)).over(corpus))

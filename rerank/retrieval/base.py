@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
-from rerank.types import Document, Query, Run
+from rerank.corpus import Corpus
+from rerank.types import Query, Run
 
-
-class Corpus(Protocol):
-    """The part of a collection that a first stage needs."""
-
-    @property
-    def name(self) -> str:
-        """For messages."""
-
-    @property
-    def language(self) -> str:
-        """ISO 639-1 code."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Names the saved index."""
-
-    def docs(self) -> Iterator[Document]:
-        """Stream the documents."""
+__all__ = ["Corpus", "FirstStage", "Retriever"]
 
 
 class Retriever(Protocol):
     """Something that searches one collection."""
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
-        """Return up to ``k`` documents (with their text) for each query, in query order; a query may get none."""
+        """Return up to ``k`` documents (with their text) for each query, in query order.
+
+        A query may get no document. Stages that search give it an empty list; stages that look lists up
+        (``run``, ``candidates``) leave out the queries that they have no list for, and evaluation counts those.
+
+        Raises:
+            UsageError: ``k`` is below 1.
+        """
 
 
 class FirstStage(Protocol):

@@ -14,6 +14,7 @@ def spans(n: int, size: int, stride: int, first: int = 0) -> Iterator[tuple[int,
     """The (start, end) of one pass's windows over positions ``first .. n - 1``, last window first.
 
     Every position is covered, and the last span starts at ``first``, whatever the numbers: the loop ends only there.
+    Where one position would be left over by itself, its span takes the next one in, since one has no order.
     """
     end = n
     while end - first > 1:
@@ -21,7 +22,7 @@ def spans(n: int, size: int, stride: int, first: int = 0) -> Iterator[tuple[int,
         yield start, end
         if start == first:
             return
-        end -= stride
+        end = max(end - stride, first + 2)
 
 
 def span_count(n: int, size: int, stride: int) -> int:

@@ -1,0 +1,54 @@
+# The commands of this project. `make` lists them. Needs Python 3.11 or newer, make and pip; nothing else.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-all test check lint types docs fix clean
+
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/.hf ## rerank a sample of questions about Python's library with a small language model
+	$(BIN)/rerank demo
+
+demo-all: $(VENV)/.hf ## the same with all questions
+	$(BIN)/rerank demo --all
+
+test: $(VENV)/.dev ## the default test suite: no network, no model, no data from elsewhere
+	$(BIN)/python -m coverage run -m pytest -q
+
+check: lint types ## everything that is checked without running it
+
+lint: $(VENV)/.dev ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.hf $(VENV)/.dev ## mypy, strict
+	$(BIN)/mypy
+
+docs: $(VENV)/.docs ## build the documentation site into site/
+	$(BIN)/mkdocs build --strict --quiet
+
+fix: $(VENV)/.dev ## repair style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove what was built here, the environment too
+	rm -rf $(VENV) build dist site .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and not on the PATH; set PYTHON=/path/to/python" >&2; exit 3; }
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp an extra, so that setting up again does nothing until the requirements change.
+$(VENV)/.base: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.%: $(VENV)/.base
+	$(PIP) -e '.[$*]'
+	@touch $@

@@ -1,0 +1,8 @@
+"""`python -m rerank` is the `rerank` command."""
+
+from __future__ import annotations
+
+from rerank.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Attention on a CPU without what transformers' generic path costs there: masks of length squared, copied heads,
+and a kernel that is slow in bfloat16.
+
+Only for decoders whose layers all attend causally to everything (`is_plain`). Left padding is cut off row by row, so
+that no mask is needed. Anything else that transformers asks for goes to its own function.
+Imports torch at its top, so it is imported only when a model is there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import causal_mask_function, sdpa_mask
+
+from rerank.backends._loading import cpu_flags
+
+#: Name under which transformers finds it.
+NAME = "rerank_grouped"
+
+#: Model types whose attention is known to be plain: no softcap, no sinks, no position bias.
+_PLAIN_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+
+#: Queries handled at a time in bfloat16; their scores stay in the processor's cache.
+_BLOCK = 128
+
+
+def is_plain(model: Any) -> bool:
+    """Whether this module computes what ``model`` means by attention, and is faster at it."""
+    config = model.config
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    slides = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
+    return (
+        model.device.type == "cpu"
+        and config.model_type in _PLAIN_TYPES
+        and config._attn_implementation == "sdpa"
+        and kinds == {"full_attention"}
+        and not slides
+    )
+
+
+def register() -> None:
+    """Make the function known to transformers; doing it again changes nothing."""
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, padding)
+
+
+def padding(**asked: Any) -> torch.Tensor | None:
+    """Stand-in for transformers' mask: the (batch, keys) padding mask, or None where nothing is padded.
+
+    Where more than "all before me" is asked for, it is transformers' own mask of four dimensions.
+    """
+    several_on_top = asked["q_length"] > 1 and asked["q_length"] != asked["kv_length"]
+    if asked["mask_function"] is not causal_mask_function or asked.get("local_size") or several_on_top:
+        full: torch.Tensor | None = sdpa_mask(**asked)
+        return full
+    mask: torch.Tensor | None = asked["attention_mask"]
+    return None if mask is None or bool(mask.all()) else mask[:, : asked["kv_length"]]
+
+
+def attend(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **more: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention as transformers calls it.
+
+    Args:
+        module: The attention layer.
+        query: (batch, heads, queries, head size).
+        key: (batch, key-value heads, keys, head size).
+        value: Likewise.
+        attention_mask: What `padding` returned.
+        scaling: Factor of the scores.
+        more: What only transformers' own function knows.
+
+    Returns:
+        (batch, queries, heads, head size), and None for the weights.
+    """
+    if attention_mask is not None and attention_mask.ndim == 4:
+        result: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **more
+        )
+        return result
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    if query.shape[2] == 1:
+        return _one_step(query, key, value, attention_mask, scale).transpose(1, 2), None
+    causal = _in_blocks if query.dtype == torch.bfloat16 and "amx_bf16" not in cpu_flags() else _by_kernel
+    if attention_mask is None:
+        return causal(query, key, value, scale).transpose(1, 2), None
+    out = torch.zeros_like(query)
+    for row, start in enumerate(attention_mask.int().argmax(dim=1).tolist()):
+        own = (slice(row, row + 1), slice(None), slice(start, None))
+        out[own] = causal(query[own], key[own], value[own], scale)
+    return out.transpose(1, 2), None
+
+
+def _one_step(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float
+) -> torch.Tensor:
+    """One query a row: the heads that share keys stand as queries of one head, so keys are read once."""
+    batch, heads, _, size = query.shape
+    packed = query.view(batch, key.shape[1], heads // key.shape[1], size)
+    allowed = None if mask is None else mask[:, None, None, :]
+    return scaled_dot_product_attention(packed, key, value, attn_mask=allowed, scale=scale).view(batch, heads, 1, size)
+
+
+def _by_kernel(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
+    return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
+
+
+def _in_blocks(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
+    """Causal attention by matrix products, a block of queries at a time, over the keys up to it.
+
+    Scores are rounded to bfloat16 and the softmax is taken in float32 inside, as in transformers' eager attention.
+    """
+    batch, heads, length, size = query.shape
+    groups = key.shape[1]
+    keys, values = key.flatten(0, 1), value.flatten(0, 1)
+    grouped = (query * scale).view(batch * groups, heads // groups, length, size)
+    out = torch.empty_like(grouped)
+    later = torch.full((_BLOCK, _BLOCK), -torch.inf, dtype=query.dtype).triu(1)
+    for start in range(0, length, _BLOCK):
+        end = min(length, start + _BLOCK)
+        rows = grouped[:, :, start:end].flatten(1, 2)
+        scores = torch.bmm(rows, keys[:, :end].transpose(1, 2)).unflatten(1, (-1, end - start))
+        scores[..., start:end] += later[: end - start, : end - start]
+        weights = scores.softmax(dim=-1).flatten(1, 2)
+        out[:, :, start:end] = torch.bmm(weights, values[:, :end]).unflatten(1, (-1, end - start))
+    return out.view(batch, heads, length, size)

@@ -1,0 +1,194 @@
+"""Name or folder -> model, tokenizer and what tells them from others. Imports torch and transformers when called."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rerank.backends._fingerprint import folder_hash
+from rerank.backends._options import BackendOptions
+from rerank.errors import BackendError, MissingPrerequisiteError, MissingResourceError, UsageError
+
+#: Flags of x86 processors that multiply bfloat16 matrices in hardware.
+_BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+def require_torch() -> tuple[ModuleType, ModuleType]:
+    """Import torch and transformers.
+
+    Raises:
+        MissingPrerequisiteError: One of them does not import; the cause is kept.
+    """
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise MissingPrerequisiteError(
+            f"A local model needs torch and transformers, and they do not import: {error}",
+            remedy="Run: pip install 'listrank[hf]'",
+        ) from error
+    return torch, transformers
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' progress bars and hints off the terminal, and leave its settings as they were."""
+    from transformers.utils import logging as transformers_logging
+
+    logging: Any = transformers_logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            # These concern those who call transformers, not those who call us.
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def pick_device(asked: str) -> str:
+    """The device for ``asked``; ``auto`` is CUDA, else Apple's GPU, else the CPU.
+
+    Raises:
+        UsageError: The device is unknown or not there.
+    """
+    torch, _ = require_torch()
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if asked == "auto":
+        return next(name for name, present in there.items() if present)
+    kind, _, index = asked.partition(":")
+    few = kind == "cuda" and index.isdigit() and int(index) >= torch.cuda.device_count()
+    if not there.get(kind, False) or few or (index and not index.isdigit()):
+        raise UsageError(
+            f"Device {asked!r}",
+            expected=f"one of: auto, {', '.join(name for name, present in there.items() if present)}",
+            remedy="Leave --device out to take the best that this machine has",
+        )
+    return asked
+
+
+def pick_dtype(asked: str, device: str) -> str:
+    """The number format for ``asked``; ``auto`` is bfloat16 where the device is fast with it, else float32."""
+    if asked != "auto":
+        return asked
+    torch, _ = require_torch()
+    if device.startswith("cuda"):
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = device == "cpu" and bool(_BF16_FLAGS & cpu_flags())
+    return "bfloat16" if fast else "float32"
+
+
+def cpu_flags() -> frozenset[str]:
+    """What the processor says it can do; empty where the system does not tell."""
+    try:
+        lines = _CPUINFO.read_text().splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
+
+
+def load(name: str | Path, options: BackendOptions) -> tuple[Any, Any, dict[str, str]]:
+    """Load a model from a folder or the hub.
+
+    Returns:
+        The model in evaluation mode on its device, its tokenizer, and the identity: ``model``, ``weights`` (hash of
+        a folder) or ``revision`` (commit on the hub), ``dtype``, and ``adapter`` if there is one.
+
+    Raises:
+        MissingResourceError: It cannot be found or read.
+        BackendError: It does not fit into memory.
+        UsageError: An option that does not fit this machine or model.
+    """
+    _, transformers = require_torch()
+    device = pick_device(options.device)
+    dtype = pick_dtype(options.dtype, device)
+    origin: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
+    folder = Path(name) if Path(name).is_dir() else None
+    if options.revision and folder is None:
+        origin["revision"] = options.revision
+    with quiet():
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, **origin)
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                name, dtype=dtype, use_safetensors=True, low_cpu_mem_usage=True, **origin
+            )
+            model = model.to(device).eval()
+        except (OSError, ValueError, KeyError) as error:
+            raise _not_loadable(name, error) from error
+        except RuntimeError as error:
+            raise BackendError(f"Model {str(name)!r} does not load on {device}: {error}") from error
+        identity = {"model": folder.name if folder else str(name)}
+        if folder:
+            identity["weights"] = folder_hash(folder)
+        else:
+            identity["revision"] = str(getattr(model.config, "_commit_hash", None) or options.revision)
+        identity["dtype"] = dtype
+        if options.adapter:
+            model, identity["adapter"] = _with_adapter(model, options.adapter)
+    return model, tokenizer, identity
+
+
+def _not_loadable(name: str | Path, error: Exception) -> MissingResourceError:
+    first = next(iter(str(error).splitlines()), type(error).__name__)
+    return MissingResourceError(
+        f"Model {str(name)!r} cannot be loaded: {first}",
+        expected="a folder with config.json, safetensors weights and a tokenizer, or such an id on the hub",
+        remedy="Check the name, or run: rerank models pull smollm2-135m",
+    )
+
+
+def _with_adapter(model: Any, adapter: str) -> tuple[Any, str]:
+    """Attach a PEFT adapter; in float32 it is merged, since nothing is lost there. Returns model and hash."""
+    try:
+        import peft
+    except ImportError as error:
+        raise MissingPrerequisiteError(
+            f"Adapter {adapter!r} needs peft, and it does not import: {error}",
+            remedy="Run: pip install 'listrank[hf]'",
+        ) from error
+    import torch
+
+    folder = _adapter_folder(adapter)
+    try:
+        wrapped = peft.PeftModel.from_pretrained(model, str(folder))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UsageError(
+            f"Adapter {adapter!r} does not fit the model: {error}", expected="an adapter that was trained on this model"
+        ) from error
+    if any(config.is_prompt_learning for config in wrapped.peft_config.values()):
+        raise UsageError(f"Adapter {adapter!r} is a learned prompt", expected="one that changes weights, such as LoRA")
+    base = wrapped.merge_and_unload() if model.dtype == torch.float32 else wrapped.get_base_model()
+    return base.eval(), folder_hash(folder)
+
+
+def _adapter_folder(adapter: str) -> Path:
+    folder = Path(adapter)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(adapter, allow_patterns=["*.json", "*.safetensors"]))
+        except (OSError, ValueError) as error:
+            raise MissingResourceError(
+                f"Adapter {adapter!r} is no folder and cannot be had from the hub: {error}",
+                expected="a folder with adapter_config.json and adapter_model.safetensors, or such an id on the hub",
+            ) from error
+    lacking = [name for name in ("adapter_config.json", "adapter_model.safetensors") if not (folder / name).is_file()]
+    if lacking:
+        raise MissingResourceError(
+            f"Adapter folder {adapter!r} lacks {' and '.join(lacking)}",
+            expected="what save_pretrained of PEFT writes",
+            remedy="Pickled adapters (.bin) are not read: they can run code",
+        )
+    return folder

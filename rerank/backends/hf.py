@@ -1,0 +1,195 @@
+"""Local models through transformers: batches, memory, and what a reply cost. Knows no template and no parser.
+
+Torch and transformers are imported when a model is loaded, not when this module is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rerank.backends._loading import load, quiet, require_torch
+from rerank.backends._options import BackendOptions
+from rerank.backends._tokens import HfTokens, context_size
+from rerank.backends.base import Reply, Request, Sampling
+from rerank.errors import BackendError, UsageError
+from rerank.prompts.base import TokenCounter
+
+#: Requests decoded together where nobody says how many: on a CPU more bring little and cost memory.
+DEFAULT_BATCH = {"cpu": 4, "mps": 8, "cuda": 16}
+
+
+class Hf:
+    """A causal language model of transformers as a backend.
+
+    Args:
+        model: The model, in evaluation mode on its device.
+        tokenizer: Its tokenizer.
+        identity: What tells this model from others.
+        options: Batch and context size are used; None takes the defaults.
+
+    Raises:
+        UsageError: The context is not stated by the model and not given.
+    """
+
+    #: A local model costs time, and its runs are kept in their own folders.
+    costs_money = False
+
+    def __init__(
+        self, model: Any, tokenizer: Any, *, identity: Mapping[str, str], options: BackendOptions | None = None
+    ) -> None:
+        """Wrap what is loaded; see `load`."""
+        options = options or BackendOptions()
+        size = options.context_size or context_size(model, tokenizer)
+        if size is None:
+            raise UsageError(
+                f"Model {identity.get('model', '')!r} does not say how long its context is",
+                expected="max_position_embeddings in its config",
+                remedy="Say it: --context-size TOKENS",
+            )
+        self._model = model
+        self._tokenizer = tokenizer
+        self._identity = dict(identity)
+        self._tokens = HfTokens(tokenizer, context_size=size)
+        self._batch_size = options.batch_size or DEFAULT_BATCH.get(model.device.type, 4)
+
+    @classmethod
+    def load(cls, name: str | Path, options: BackendOptions | None = None) -> Hf:
+        """Load a model from a folder or from the hub.
+
+        Args:
+            name: A folder that ``save_pretrained`` wrote, or an id on the hub.
+            options: How to load and run it.
+
+        Raises:
+            MissingPrerequisiteError: Torch or transformers are not installed.
+            MissingResourceError: There is no such model.
+            UsageError: An option does not fit this machine or model.
+        """
+        options = options or BackendOptions()
+        model, tokenizer, identity = load(name, options)
+        return cls(model, tokenizer, identity=identity, options=options)
+
+    @classmethod
+    def from_loaded(
+        cls, model: Any, tokenizer: Any, *, name: str = "in-memory", options: BackendOptions | None = None
+    ) -> Hf:
+        """Wrap a model that is in memory already. Its identity is the name alone: two models need two names."""
+        require_torch()
+        dtype = str(model.dtype).removeprefix("torch.")
+        return cls(model.eval(), tokenizer, identity={"model": name, "dtype": dtype}, options=options)
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """Name, hash or revision, dtype, adapter."""
+        return self._identity
+
+    @property
+    def tokens(self) -> TokenCounter:
+        """How the model counts."""
+        return self._tokens
+
+    @property
+    def batch_size(self) -> int:
+        """Requests decoded together; halved for a batch that does not fit into memory."""
+        return self._batch_size
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        """Answer all requests, in order.
+
+        Longer prompts go first, so that a batch pads little and memory runs out early if it does. A request that
+        does not fit the context, or not into memory even alone, is a reply with ``finish="error"``.
+
+        Raises:
+            BackendError: The model fails for another reason than memory.
+        """
+        prompts = self._tokens.encode([r.prompt for r in requests]) if requests else []
+        replies: dict[int, Reply] = {}
+        fitting = []
+        for at, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
+            room = self._tokens.context_size - len(prompt)
+            if room < 1:
+                replies[at] = self._too_long(len(prompt))
+            else:
+                fitting.append(_Job(at, prompt, _limited(request.sampling, room)))
+        fitting.sort(key=lambda job: (-len(job.prompt), job.at))
+        for start in range(0, len(fitting), self._batch_size):
+            replies |= self._answer(fitting[start : start + self._batch_size])
+        return [replies[at] for at in range(len(requests))]
+
+    def _answer(self, jobs: list[_Job]) -> dict[int, Reply]:
+        """Decode one batch, in halves if it does not fit into memory."""
+        started = time.perf_counter()
+        try:
+            rows = self._decode(jobs)
+        except (RuntimeError, MemoryError) as error:
+            from rerank.backends._decoding import is_out_of_memory
+
+            if not is_out_of_memory(error):
+                raise BackendError(f"The model failed on a batch of {len(jobs)}: {error}") from error
+            trouble = str(error).splitlines()[0] if str(error) else type(error).__name__
+        else:
+            seconds = (time.perf_counter() - started) / len(jobs)
+            return {job.at: self._reply(job, row, seconds) for job, row in zip(jobs, rows, strict=True)}
+        # Outside the handler: there the failed call's frames would still hold its memory.
+        self._release()
+        if len(jobs) == 1:
+            length = len(jobs[0].prompt)
+            return {jobs[0].at: Reply(text="", tokens_in=length, finish="error", error=f"Out of memory: {trouble}")}
+        half = len(jobs) // 2
+        return self._answer(jobs[:half]) | self._answer(jobs[half:])
+
+    def _decode(self, jobs: list[_Job]) -> list[list[int]]:
+        from rerank.backends._decoding import decode
+
+        with quiet():
+            return decode(self._model, [j.prompt for j in jobs], [j.sampling for j in jobs], [j.seed for j in jobs])
+
+    def _reply(self, job: _Job, row: list[int], seconds: float) -> Reply:
+        from rerank.backends._decoding import eos_ids
+
+        ended = bool(row) and row[-1] in eos_ids(self._model)
+        return Reply(
+            text=self._tokenizer.decode(row[:-1] if ended else row, skip_special_tokens=True),
+            tokens_in=len(job.prompt),
+            tokens_out=len(row),
+            seconds=seconds,
+            finish="stop" if ended else "length",
+        )
+
+    def _release(self) -> None:
+        torch, _ = require_torch()
+        if self._model.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _too_long(self, length: int) -> Reply:
+        return Reply(
+            text="",
+            tokens_in=length,
+            finish="error",
+            error=f"The prompt has {length} tokens, and the context of {self._identity.get('model', '')!r} "
+            f"holds {self._tokens.context_size} with the reply",
+        )
+
+
+class _Job:
+    """One request on its way through the model."""
+
+    def __init__(self, at: int, prompt: list[int], sampling: Sampling) -> None:
+        self.at, self.prompt, self.sampling = at, prompt, sampling
+
+    @property
+    def seed(self) -> int:
+        """Where this request's chance starts: from its own prompt and seed, so that batches do not matter."""
+        digest = hashlib.sha256(repr((self.sampling.seed, self.prompt)).encode()).digest()
+        return int.from_bytes(digest[:8], "big") >> 1
+
+
+def _limited(sampling: Sampling, room: int) -> Sampling:
+    """The same decoding, with no more new tokens than the context has room for."""
+    from dataclasses import replace
+
+    return replace(sampling, max_tokens=min(sampling.max_tokens, room))

@@ -1,0 +1,47 @@
+"""`demo`: the main job on a collection that every Python brings along."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rerank.cli.output import FormatOption, emit, note, table
+from rerank.cli.run import execute_with_progress
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("demo", epilog="Example: rerank demo")(demo)
+
+
+def demo(
+    everything: Annotated[bool, typer.Option("--all", help="All questions, not the fixed sample.")] = False,
+    out: Annotated[Path, typer.Option(help="Where the run folders go.")] = Path("runs/demo"),
+    model: Annotated[str, typer.Option(help="The reranker.")] = "smollm2-135m",
+    form: FormatOption = "text",
+) -> None:
+    """Rank Python's own documentation: BM25 against two ways of reranking with a small language model."""
+    from rerank.cli.data import pull_with_progress
+    from rerank.experiment import prepare
+    from rerank.experiment.demo import demo_report, demo_runs
+    from rerank.models import MODELS
+
+    if model in MODELS:
+        pull_with_progress(model)
+    summaries = []
+    for spec, execution in demo_runs(out=out, model=model, everything=everything):
+        prepared = prepare(spec, execution)
+        note(f"{spec.method}: {prepared.windows()} windows over {len(prepared.candidates)} questions, {model}")
+        summaries.append(execute_with_progress(prepared, execution))
+    report = demo_report(summaries)
+
+    def show() -> None:
+        typer.echo(report["comparison"])
+        rows = [list(row.values())[:-1] for row in report["costs"]]
+        table(list(report["costs"][0])[:-1], rows)
+        for row in report["costs"]:
+            typer.echo(f"{row['method']}: {row['folder']}")
+
+    emit(report | {"comparison": report["comparison"].to_dict()}, form=form, text=show)

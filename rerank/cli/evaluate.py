@@ -1,0 +1,76 @@
+"""`eval` and `compare`: scores of runs, and whether their differences mean anything."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rerank.cli.output import FormatOption, emit, note, number, table
+
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run files: TREC, MS MARCO or JSON, also gzipped.")]
+QrelsOption = Annotated[str, typer.Option("--qrels", help="Judgments: a file, or a collection's selector.")]
+Relevant = Annotated[
+    int | None, typer.Option(help="Lowest grade that binary measures count; 2 for TREC Deep Learning. (default: 1)")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("eval", epilog='Example: rerank eval a.trec b.trec --qrels qrels.txt -m nDCG@10 -m "AP(rel=2)"')(
+        evaluate
+    )
+    app.command("compare", epilog="Example: rerank compare a.trec b.trec --qrels qrels.txt -m nDCG@10")(compare)
+
+
+def evaluate(
+    runs: Runs,
+    qrels: QrelsOption,
+    measures: Annotated[
+        list[str], typer.Option("--measure", "-m", help="Name as ir_measures or trec_eval writes it; repeatable.")
+    ] = ["nDCG@10"],  # noqa: B006 (typer reads the default, nobody writes to it)
+    relevant: Relevant = None,
+    per_query: Annotated[bool, typer.Option("--per-query", "-q", help="Also print every query's value.")] = False,
+    form: FormatOption = "text",
+) -> None:
+    """Score runs. A judged query that a run has no list for scores 0 and is counted as missing."""
+    from rerank.collections import judgments
+    from rerank.evaluation import evaluate as score
+    from rerank.evaluation import evaluation_report
+    from rerank.formats import read_run
+
+    judged, lowest = judgments(qrels)
+    results = [score(judged, read_run(path), measures, relevant=relevant or lowest) for path in runs]
+    report = evaluation_report(qrels, list(zip(map(str, runs), results, strict=True)), per_query=per_query)
+
+    def show() -> None:
+        names = list(report["runs"][0]["scores"])
+        rows = [[r["run"], r["queries"], r["missing"], *map(number, r["scores"].values())] for r in report["runs"]]
+        table(["run", "queries", "missing", *names], rows)
+        if per_query:
+            keys = [(r["run"], q, values) for r in report["runs"] for q, values in r["per_query"].items()]
+            table(["run", "query", *names], [[run, q, *map(number, v.values())] for run, q, v in keys])
+        if missing := [r["run"] for r in report["runs"] if r["missing"]]:
+            note(f"Judged queries without a list, which score 0, in: {', '.join(missing)}")
+
+    emit(report, form=form, text=show, rows="runs")
+
+
+def compare(
+    runs: Runs,
+    qrels: QrelsOption,
+    measure: Annotated[str, typer.Option("--measure", "-m", help="One measure.")] = "nDCG@10",
+    relevant: Relevant = None,
+    alpha: Annotated[float, typer.Option(help="Level of significance.")] = 0.05,
+    form: FormatOption = "text",
+) -> None:
+    """Compare runs pair by pair: differences, wins, paired t and Wilcoxon tests with Holm's correction."""
+    from rerank.collections import judgments
+    from rerank.evaluation import compare as test
+    from rerank.formats import read_run
+
+    judged, lowest = judgments(qrels)
+    named = [read_run(path, name=str(path)) for path in runs]
+    comparison = test(judged, named, measure, relevant=relevant or lowest, alpha=alpha)
+    emit(comparison.to_dict(), form=form, text=lambda: typer.echo(comparison), rows="pairs")

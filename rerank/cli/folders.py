@@ -1,0 +1,94 @@
+"""`replay`, `verify`, `parse`: runs and replies looked at again, without a model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rerank.cli.output import FormatOption, emit, note, number, table
+from rerank.errors import DataError, UsageError
+
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A run folder.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("replay", epilog="Example: rerank replay runs/demo/fullrank-smollm2-135m-sample -m AP")(replay)
+    app.command("verify", epilog="Example: rerank verify runs/demo/fullrank-smollm2-135m-sample")(verify)
+    app.command("parse", epilog="Example: echo '[2] > [1] > [3]' | rerank parse --count 3")(parse)
+
+
+def replay(
+    folder: Folder,
+    measures: Annotated[
+        list[str] | None, typer.Option("--measure", "-m", help="Other measures than the run's; repeatable.")
+    ] = None,
+    form: FormatOption = "text",
+) -> None:
+    """Parse and score a run again from its recorded replies. Writes nothing."""
+    from rerank.experiment import rescore
+    from rerank.store import RunFolder
+
+    result = rescore(RunFolder.existing(folder), tuple(measures or ()))
+
+    def show() -> None:
+        for key in ("first_stage_scores", "scores"):
+            if result[key]:
+                table([key, *result[key]], [["", *map(number, result[key].values())]])
+        table(["windows", *result["windows"]], [["", *result["windows"].values()]])
+
+    emit(result, form=form, text=show)
+
+
+def verify(folder: Folder, form: FormatOption = "text") -> None:
+    """Compute every number of a run folder again, and name what differs. Exit code 5 if anything does."""
+    from rerank.experiment import verify as check
+    from rerank.store import RunFolder
+
+    rows = check(RunFolder.existing(folder))
+    result = {"folder": str(folder), "verified": not rows, "differences": rows}
+
+    def show() -> None:
+        if rows:
+            table(["file", "what", "stored", "computed"], [[_short(cell) for cell in row.values()] for row in rows])
+        else:
+            note(f"{folder}: every number follows from its recorded replies")
+
+    emit(result, form=form, text=show)
+    if rows:
+        names = ", ".join(sorted({f"{row['file']} ({row['what']})" for row in rows}))
+        raise DataError(f"{folder} does not follow from its recorded replies: {names}")
+
+
+def parse(
+    count: Annotated[int, typer.Option(help="How many passages the reply is about.")],
+    file: Annotated[Path | None, typer.Argument(help="The reply; standard input if left out.")] = None,
+    form: FormatOption = "text",
+) -> None:
+    """Read a model's reply: which order it gives, and what is missing, repeated or foreign (numbers from 1)."""
+    from rerank.parsing import parse as read
+    from rerank.textfiles import open_text
+
+    if count < 0:
+        raise UsageError(f"--count {count}", expected="0 or more")
+    if file is None:
+        text = sys.stdin.buffer.read().decode("utf-8", "replace")
+    else:
+        with open_text(file) as stream:
+            text = stream.read()
+    parsed = read(text, count)
+    result = parsed.to_dict()
+
+    def show() -> None:
+        typer.echo(" > ".join(f"[{number}]" for number in result["order"]))
+        note("; ".join(f"{key}: {result[key]}" for key in ("status", "missing", "repeated", "foreign") if result[key]))
+
+    emit(result, form=form, text=show)
+
+
+def _short(cell: object) -> str:
+    text = str(cell)
+    return text if len(text) <= 50 else text[:47] + "..."

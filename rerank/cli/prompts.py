@@ -1,0 +1,58 @@
+"""`prompts`: the templates, and what a model is shown."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rerank.cli.output import FormatOption, emit, table
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    prompts = typer.Typer(help="Prompt templates: list, show, render.", invoke_without_command=True)
+    prompts.callback()(list_prompts)
+    prompts.command("list")(list_prompts)
+    prompts.command("show", epilog="Example: rerank prompts show listwise")(show)
+    prompts.command("render", epilog="Example: rerank prompts render listwise --query q --passage a --passage b")(
+        render
+    )
+    app.add_typer(prompts, name="prompts")
+
+
+def list_prompts(context: typer.Context, form: FormatOption = "text") -> None:
+    """List the prompts that are shipped."""
+    if context.invoked_subcommand:
+        return
+    from rerank.prompts import load_prompt, prompt_names
+
+    rows = [{"name": name, "digest": load_prompt(name).digest[:12]} for name in prompt_names()]
+    emit(
+        {"prompts": rows}, form=form, text=lambda: table(["name", "digest"], [r.values() for r in rows]), rows="prompts"
+    )
+
+
+def show(name: Annotated[str, typer.Argument(help="Name of a shipped prompt, or path of a YAML file.")]) -> None:
+    """Print a prompt's YAML."""
+    from rerank.prompts import prompt_text
+
+    typer.echo(prompt_text(name), nl=False)
+
+
+def render(
+    name: Annotated[str, typer.Argument(help="Name of a shipped prompt, or path of a YAML file.")],
+    query: Annotated[str, typer.Option(help="The query.")],
+    passages: Annotated[list[str], typer.Option("--passage", help="A passage's text; repeatable.")],
+    form: FormatOption = "text",
+) -> None:
+    """Print the chat that a query and passages become."""
+    from rerank.prompts import load_prompt
+
+    messages = [{"role": m.role, "content": m.content} for m in load_prompt(name).render(query, passages)]
+
+    def show_chat() -> None:
+        for message in messages:
+            typer.echo(f"--- {message['role']}\n{message['content']}")
+
+    emit({"messages": messages}, form=form, text=show_chat, rows="messages")

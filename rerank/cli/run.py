@@ -1,0 +1,166 @@
+"""`run`, `retrieve`, `rerank`: the commands that make runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rerank.cli.output import FormatOption, emit, note, number, table
+from rerank.cli.specs import with_spec
+from rerank.spec import Execution, RunSpec
+
+if TYPE_CHECKING:
+    from rerank.backends.base import Reply
+    from rerank.experiment import Prepared
+    from rerank.experiment.execute import OnReply
+    from rerank.types import Run
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Count calls, tokens and money; ask the model nothing.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write the run there instead of on stdout.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("run", epilog=_EXAMPLES["run"])(run)
+    app.command("retrieve", epilog=_EXAMPLES["retrieve"])(retrieve)
+    app.command("rerank", epilog=_EXAMPLES["rerank"])(rerank)
+
+
+_EXAMPLES = {
+    "run": "Example: rerank run --collection pydoc --method sliding --model smollm2-135m --depth 30 --max-queries 5",
+    "retrieve": "Example: rerank retrieve --collection pydoc --first-stage bm25,k1=1.2 --depth 100 -o bm25.trec",
+    "rerank": "Example: rerank rerank --requests lists.jsonl --model smollm2-135m -o reranked.trec",
+}
+
+
+@with_spec
+def run(spec: RunSpec, execution: Execution, *, dry_run: DryRun = False, form: FormatOption = "text") -> None:
+    """Retrieve, rerank and evaluate; keep everything in a run folder."""
+    from rerank.experiment import check_failures, estimate, prepare
+
+    prepared = prepare(spec, execution)
+    if dry_run:
+        expected = estimate(prepared)
+        emit(expected, form=form, text=lambda: table(list(expected), [[_dash(v) for v in expected.values()]]))
+        return
+    summary = execute_with_progress(prepared, execution)
+    emit(summary, form=form, text=lambda: _show(summary))
+    check_failures(summary, spec.max_failure_rate)
+
+
+@with_spec
+def retrieve(spec: RunSpec, execution: Execution, *, output: Output = None) -> None:
+    """Search only: write the first stage's lists as a TREC run."""
+    from rerank.experiment.prepare import load, retrieve
+
+    del execution
+    collection, queries, _ = load(spec)
+    _write(retrieve(spec, collection, queries), output)
+
+
+@with_spec
+def rerank(
+    spec: RunSpec,
+    execution: Execution,
+    *,
+    output: Output = None,
+    form: FormatOption = "text",
+) -> None:
+    """Rerank lists that are there already, given as --collection requests:FILE or --first-stage run:FILE.
+
+    Writes a TREC run, or with --format jsonl one object a query in rank_llm's shape. Needs no judgments.
+    """
+    from rerank.experiment import check_failures, prepare
+    from rerank.formats import read_run
+
+    prepared = prepare(spec, execution)
+    summary = execute_with_progress(prepared, execution)
+    result = read_run(Path(summary["folder"]) / "run.trec")
+    if form == "text":
+        _write(result, output)
+    else:
+        _write_rows(prepared, result, output, whole=form == "json")
+    check_failures(summary, spec.max_failure_rate)
+
+
+def execute_with_progress(prepared: Prepared, execution: Execution) -> dict[str, Any]:
+    """Execute a run, with a progress bar where stderr is a terminal, and say how to go on if it is stopped."""
+    from rerank.experiment import execute
+
+    try:
+        with _progress(prepared.method.name, prepared.windows()) as on_reply:
+            return execute(prepared, execution, on_reply=on_reply)
+    except KeyboardInterrupt:
+        note("Stopped. Committed calls are kept; the same command with --resume goes on.")
+        sys.exit(130)
+
+
+@contextmanager
+def _progress(title: str, total: int) -> Iterator[OnReply]:
+    if not sys.stderr.isatty():
+        yield lambda reply: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total)
+
+        def advance(reply: Reply) -> None:
+            bar.advance(task)
+
+        yield advance
+
+
+def _write(run: Run, output: Path | None) -> None:
+    from rerank.formats import write_run
+
+    write_run(run, output or sys.stdout)
+
+
+def _write_rows(prepared: Prepared, result: Run, output: Path | None, *, whole: bool) -> None:
+    from rerank.collections.requests import request_rows
+    from rerank.textfiles import replace_text
+
+    rows = request_rows(prepared.candidates, result)
+    lines = [json.dumps(rows, ensure_ascii=False)] if whole else [json.dumps(row, ensure_ascii=False) for row in rows]
+    if output is None:
+        typer.echo("\n".join(lines))
+        return
+    with replace_text(output) as file:
+        file.write("\n".join(lines) + "\n")
+
+
+def _show(summary: dict[str, Any]) -> None:
+    measures = summary["scores"]
+    if measures:
+        rows = [["first stage", *map(number, summary["first_stage_scores"].values())]]
+        rows.append([summary["method"], *map(number, measures.values())])
+        table(["", *measures], rows)
+    counts = ", ".join(f"{n} {status}" for status, n in summary["windows"].items() if n) or "none"
+    note(f"windows: {counts}")
+    note(
+        f"calls: {summary['calls']} ({summary['reused_calls']} reused), tokens: {summary['tokens_in']} in, "
+        f"{summary['tokens_out']} out, model time: {summary['seconds']:.1f} s"
+    )
+    if summary["missing"]:
+        note(f"{summary['missing']} judged queries have no list; they score 0")
+    note(f"folder: {summary['folder']}")
+
+
+def _dash(value: object) -> object:
+    return "unknown" if value is None else value

@@ -1,0 +1,74 @@
+"""`methods`, `cache`, `doctor`: what there is, what is kept, and whether it works here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rerank.cli.output import FormatOption, emit, note, table
+from rerank.errors import MissingPrerequisiteError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("methods", epilog="Example: rerank methods --format json")(methods)
+    cache = typer.Typer(help="Model calls that are kept beyond their run.", invoke_without_command=True)
+    cache.callback()(list_cache)
+    cache.command("list")(list_cache)
+    cache.command("clean", epilog="Example: rerank cache clean --yes")(clean)
+    app.add_typer(cache, name="cache")
+    app.command("doctor", epilog="Example: rerank doctor")(doctor)
+
+
+def methods(form: FormatOption = "text") -> None:
+    """List the ways of reranking: strategy, judge, calls for 100 documents, paper."""
+    from rerank.methods import describe_methods
+
+    rows = describe_methods()
+    keys = ("name", "strategy", "judge", "calls_per_100", "paper")
+    emit(
+        {"methods": rows}, form=form, text=lambda: table(keys, [[r[key] for key in keys] for r in rows]), rows="methods"
+    )
+
+
+def list_cache(context: typer.Context, form: FormatOption = "text") -> None:
+    """List the kept calls by model."""
+    if context.invoked_subcommand:
+        return
+    from rerank.store import shared_cache
+
+    with shared_cache() as log:
+        rows = log.by_model()
+    note(str(log.path))
+    keys = ("model", "calls", "tokens_in", "tokens_out", "latest")
+    content = {"path": str(log.path), "models": rows}
+    emit(content, form=form, text=lambda: table(keys, [[row[key] for key in keys] for row in rows]), rows="models")
+
+
+def clean(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False) -> None:
+    """Remove all kept calls."""
+    from rerank.store import shared_cache
+
+    with shared_cache() as log:
+        if not yes:
+            typer.confirm(f"Remove {len(log)} calls from {log.path}?", abort=True, err=True)
+        note(f"{log.clear()} calls removed")
+
+
+def doctor(form: FormatOption = "text") -> None:
+    """Check what is installed and what each missing part is needed for. Exit code 3 if the base is broken."""
+    from rerank.doctor import examine
+
+    checks = examine()
+    emit(
+        {"checks": checks},
+        form=form,
+        text=lambda: table(["check", "state", "found", "remedy"], [list(check.values()) for check in checks]),
+        rows="checks",
+    )
+    broken = [check["check"] for check in checks if check["state"] == "broken"]
+    if broken:
+        raise MissingPrerequisiteError(
+            f"The base install is broken: {', '.join(broken)}", remedy="Run: pip install --force-reinstall listrank"
+        )

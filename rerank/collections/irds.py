@@ -1,0 +1,195 @@
+"""Collections of ir_datasets, by their ids. The package is imported when one is opened, and downloads what it needs."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import json
+from collections.abc import Generator, Iterable, Iterator
+from functools import cached_property
+from typing import Any
+
+from rerank.collections._files import checked_language, checked_relevant
+from rerank.collections._records import identifier, once, text
+from rerank.collections._smart import one_line
+from rerank.collections.cranfield import gain
+from rerank.corpus import fetch
+from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, UnknownNameError
+from rerank.types import Document, Qrels, Query, Ranking, Run
+
+_SHOWN = 12
+
+
+class Irds:
+    """A data set of ir_datasets by its id, e.g. ``vaswani`` or ``beir/scifact/test``; needs ``listrank[irds]``.
+
+    A document's text is ir_datasets' default text less the title, which is kept apart. ``scoreddocs``, where there
+    are any, are the candidates. If several judgments of one document differ (subtopics), the highest counts.
+    ir_datasets gives Cranfield's grades as they are in the file, where 1 is best; they are turned into gains here.
+
+    Args:
+        dataset: The id.
+        language: ISO 639 code of the documents; by default what ir_datasets says, else ``en``.
+        relevant: The lowest grade that binary measures count as relevant; by default 2 for the passage tracks of TREC
+            Deep Learning and 1 for the rest.
+        drop_self: Whether a document with the query's id is dropped from its list; by default where BEIR does so.
+
+    Raises:
+        MissingPrerequisiteError: ir_datasets is not installed.
+        UnknownNameError: It has no such data set; the message suggests the nearest.
+    """
+
+    def __init__(
+        self, dataset: str, *, language: str = "", relevant: int | None = None, drop_self: bool | None = None
+    ) -> None:
+        """Look the data set up; nothing is downloaded yet."""
+        self._package = _package()
+        self._dataset = _load(self._package, dataset)
+        self.name = dataset
+        spoken = self._dataset.docs_lang() if self._has("docs") else None
+        self.language = checked_language(language or spoken or "en")
+        deep_learning = dataset.startswith("msmarco-passage") and "/trec-dl-" in dataset
+        self.relevant = checked_relevant(relevant if relevant is not None else 1 + deep_learning)
+        self.drop_self = dataset.startswith(("beir/", "nano-beir/")) if drop_self is None else drop_self
+
+    def _has(self, kind: str) -> bool:
+        return bool(self._dataset.has(kind))
+
+    def docs(self) -> Iterator[Document]:
+        """Stream the documents.
+
+        Raises:
+            MissingResourceError: They cannot be downloaded.
+        """
+        return once(((self.name, doc) for doc in self._docs()), "document")
+
+    def _docs(self) -> Iterator[Document]:
+        if self._has("docs"):
+            with _reading(self.name):
+                for doc in self._dataset.docs_iter():
+                    yield _document(doc, self.name)
+
+    def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
+        """The documents with these ids, from ir_datasets' store; ids that do not exist are left out."""
+        if not self._has("docs"):
+            return {}
+        with _reading(self.name):
+            found = self._dataset.docs_store().get_many(list(ids))
+        return {doc_id: _document(doc, self.name) for doc_id, doc in found.items()}
+
+    def queries(self) -> list[Query]:
+        """All queries, in ir_datasets' order."""
+        if not self._has("queries"):
+            return []
+        with _reading(self.name):
+            found = [(self.name, _query(query, self.name)) for query in self._dataset.queries_iter()]
+        return list(once(found, "query"))
+
+    def qrels(self) -> Qrels:
+        """The judgments, read once; empty if there are none."""
+        return self._judged
+
+    @cached_property
+    def _judged(self) -> Qrels:
+        table: dict[str, dict[str, int]] = {}
+        if self._has("qrels"):
+            with _reading(self.name):
+                for row in self._dataset.qrels_iter():
+                    grade = gain(row.relevance, self.name) if self.name == "cranfield" else int(row.relevance)
+                    judged = table.setdefault(row.query_id, {})
+                    judged[row.doc_id] = max(grade, judged.get(row.doc_id, grade))
+        return Qrels(table, name=self.name)
+
+    def candidates(self) -> Run:
+        """The data set's own lists with the documents' texts, for its own queries; empty if it has none."""
+        rows: dict[str, list[tuple[str, float | None]]] = {}
+        if self._has("scoreddocs"):
+            with _reading(self.name):
+                for row in self._dataset.scoreddocs_iter():
+                    rows.setdefault(row.query_id, []).append((row.doc_id, getattr(row, "score", None)))
+        lists = [(query, rows[query.id]) for query in self.queries() if query.id in rows]
+        docs = fetch(self, {doc_id for _, row in lists for doc_id, _ in row})
+        return Run((_ranking(query, row, docs) for query, row in lists), name=self.name)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of the id, the package's version, queries, judgments and what tells the documents apart.
+
+        The documents of a published data set are told apart by ir_datasets' own counts; those of one that somebody
+        registered, which has no such counts, are read.
+        """
+        whole = hashlib.sha256(f"irds\0{self.name}\0{self._package.__version__}".encode())
+        for query in self.queries():
+            whole.update(json.dumps([query.id, query.text]).encode())
+        for query_id, judged in self.qrels().items():
+            whole.update(json.dumps([query_id, sorted(judged.items())]).encode())
+        counts = self._dataset.docs_metadata() if self._has("docs") else {}
+        whole.update(json.dumps(counts, sort_keys=True).encode())
+        for doc in () if counts else self.docs():
+            whole.update(json.dumps([doc.id, doc.title, doc.text]).encode())
+        return whole.hexdigest()
+
+
+def _package() -> Any:
+    try:
+        import ir_datasets
+    except ImportError as error:
+        raise MissingPrerequisiteError(
+            f"The collection irds needs ir_datasets, which does not import ({error})",
+            remedy="Run: pip install 'listrank[irds]'",
+        ) from error
+    return ir_datasets
+
+
+def _load(package: Any, dataset: str) -> Any:
+    try:
+        return package.load(dataset)
+    except KeyError as error:
+        known = list(package.registry)
+        near = difflib.get_close_matches(dataset, known, n=_SHOWN, cutoff=0.5)
+        family = [name for name in known if name.split("/")[0] == dataset.split("/")[0]]
+        shown = dict.fromkeys([*near, *family, *(name for name in known if "/" not in name)])
+        raise UnknownNameError("ir_datasets id", dataset, list(shown)[:_SHOWN]) from error
+
+
+@contextlib.contextmanager
+def _reading(name: str) -> Generator[None]:
+    """Turn what ir_datasets raises where a download or a file fails into our error; it has no class of its own."""
+    try:
+        yield
+    except (OSError, RuntimeError, EOFError) as error:
+        raise MissingResourceError(
+            f"The data set {name!r} of ir_datasets cannot be read: {str(error)[:300] or type(error).__name__}",
+            remedy="Check the network, or put its files where ir_datasets looks for them (IR_DATASETS_HOME)",
+        ) from error
+
+
+def _default_text(entry: Any, id_field: str) -> str:
+    """ir_datasets' default text, else the fields that are texts."""
+    if hasattr(entry, "default_text"):
+        return str(entry.default_text())
+    fields = {key: value for key, value in entry._asdict().items() if isinstance(value, str)}
+    return "\n".join(value for key, value in fields.items() if value and key not in (id_field, "title"))
+
+
+def _document(doc: Any, where: str) -> Document:
+    title = getattr(doc, "title", "") or ""
+    body = _default_text(doc, "doc_id")
+    if hasattr(doc, "title") and body != getattr(doc, "text", None):  # a default text that joins both, title first
+        body = body.removeprefix(title).strip()
+    return Document(id=identifier(doc.doc_id, "document", where), title=text(title, where), text=text(body, where))
+
+
+def _query(query: Any, where: str) -> Query:
+    words = one_line(_default_text(query, "query_id"))
+    return Query(id=identifier(query.query_id, "query", where), text=text(words, where))
+
+
+def _ranking(query: Query, row: list[tuple[str, float | None]], docs: dict[str, Document]) -> Ranking:
+    scored = [(docs[doc_id], score) for doc_id, score in row if score is not None]
+    if len(scored) == len(row):
+        return Ranking.from_scores(query, scored)
+    if scored:
+        raise DataError(f"Some candidates of query {query.id!r} have no score", expected="all or none")
+    return Ranking.from_order(query, (docs[doc_id] for doc_id, _ in row))

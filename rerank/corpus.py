@@ -1,0 +1,69 @@
+"""What first stages and runs need of a collection, apart from who provides it. Knows no file format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol, runtime_checkable
+
+from rerank.errors import DataError
+from rerank.types import Document, Run
+
+
+class Corpus(Protocol):
+    """The part of a collection that a first stage needs."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    @property
+    def language(self) -> str:
+        """ISO 639-1 code."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of the content; names the saved index."""
+
+    def docs(self) -> Iterator[Document]:
+        """Stream the documents."""
+
+
+@runtime_checkable
+class SupportsCandidates(Protocol):
+    """A collection that brings its own first-stage lists."""
+
+    def candidates(self) -> Run:
+        """One list per query, documents with their text."""
+
+
+@runtime_checkable
+class SupportsLookup(Protocol):
+    """A collection that finds documents by id without reading all of them."""
+
+    def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
+        """The documents with these ids; ids that do not exist are left out."""
+
+
+def fetch(corpus: Corpus, ids: Iterable[str]) -> dict[str, Document]:
+    """Return the documents with these ids, by random access where there is any, else in one pass.
+
+    Raises:
+        DataError: Some ids are not in the collection.
+    """
+    wanted = set(ids)
+    if isinstance(corpus, SupportsLookup):
+        found = corpus.lookup(wanted)
+    else:
+        found = {}
+        for doc in corpus.docs() if wanted else ():
+            if doc.id in wanted:
+                found[doc.id] = doc
+            if len(found) == len(wanted):
+                break
+    if missing := sorted(wanted - found.keys()):
+        raise DataError(
+            f"{len(missing)} of {len(wanted)} documents are not in the collection {corpus.name!r}, "
+            f"first {', '.join(map(repr, missing[:3]))}",
+            remedy="Check that the run belongs to this collection",
+        )
+    return found

@@ -1,0 +1,108 @@
+"""Tests on paired differences, one a topic, and the correction for making many of them.
+
+Pure functions of numbers; knows nothing of runs or measures. No p-value is 0 or NaN: where the data leave nothing to
+test (all differences 0, or one topic), p is 1, and what underflows is `SMALLEST`.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+
+#: The least p-value that is reported.
+SMALLEST = sys.float_info.min
+
+#: Up to so many non-zero differences the Wilcoxon test is exact, above it uses the normal approximation.
+EXACT_UP_TO = 25
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Confidence interval of a mean by Student's t.
+
+    Args:
+        values: At least two numbers.
+        confidence: The level, between 0 and 1.
+
+    Returns:
+        The lower and the upper end.
+    """
+    from scipy.stats import t
+
+    mean, error = _mean_and_error(values)
+    half = error * float(t.ppf((1 + confidence) / 2, len(values) - 1))
+    return mean - half, mean + half
+
+
+def paired_t(differences: Sequence[float]) -> float:
+    """Two-sided p-value of the paired t-test.
+
+    Differences that are all the same and not 0 have no spread: t grows without bound, and p is `SMALLEST`.
+    """
+    from scipy.stats import t
+
+    if len(differences) < 2 or not any(differences):
+        return 1.0
+    mean, error = _mean_and_error(differences)
+    if error == 0.0:
+        return SMALLEST
+    return _bounded(2 * float(t.sf(abs(mean / error), len(differences) - 1)))
+
+
+def wilcoxon(differences: Sequence[float]) -> float:
+    """Two-sided p-value of Wilcoxon's signed-rank test.
+
+    Zero differences are dropped (Wilcoxon's own rule); equal sizes share their mean rank. With at most `EXACT_UP_TO`
+    differences the p-value is exact, ties included, as the approximation calls too much significant there. With more
+    it is the normal approximation, corrected for ties and without a continuity correction.
+    """
+    from scipy import stats
+
+    nonzero = [d for d in differences if d]
+    if not nonzero:
+        return 1.0
+    if len(nonzero) > EXACT_UP_TO:
+        return _bounded(float(stats.wilcoxon(nonzero, zero_method="wilcox", method="approx").pvalue))
+    doubled = [round(2 * rank) for rank in stats.rankdata([abs(d) for d in nonzero])]
+    return _exact_signed_rank(doubled, sum(r for r, d in zip(doubled, nonzero, strict=True) if d > 0))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment: the i-th smallest of m becomes the largest (m - j + 1) p_j over j <= i, at most 1.
+
+    Source: Holm, A simple sequentially rejective multiple test procedure, 1979.
+    """
+    adjusted = [1.0] * len(p_values)
+    largest = 0.0
+    for step, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, (len(p_values) - step) * p_values[index])
+        adjusted[index] = min(1.0, largest)
+    return adjusted
+
+
+def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """The mean and its standard error."""
+    count = len(values)
+    mean = math.fsum(values) / count
+    if min(values) == max(values):  # rounding of the mean must not pass for spread
+        return values[0], 0.0
+    return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (count - 1) / count)
+
+
+def _exact_signed_rank(ranks: Sequence[int], observed: int) -> float:
+    """Two-sided p of a sum of positive ranks, when each sign is a fair coin.
+
+    Args:
+        ranks: Twice the mid-ranks, so that they are whole.
+        observed: The sum of those whose difference is positive.
+    """
+    ways = [1]  # ways[s]: how many choices of signs give the sum s
+    for rank in ranks:
+        taken = [0] * rank + ways
+        ways = [a + b for a, b in zip(ways + [0] * rank, taken, strict=True)]
+    smaller = min(observed, sum(ranks) - observed)
+    return _bounded(2 * sum(ways[: smaller + 1]) / 2 ** len(ranks))
+
+
+def _bounded(p: float) -> float:
+    return min(1.0, max(SMALLEST, p))

@@ -1,0 +1,55 @@
+"""The demonstration: the main job on the documentation of Python's standard library, with BM25 as the baseline.
+
+Knows which runs make the demonstration and how they are compared, not how they are printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rerank.collections.pydoc import DEMO_SAMPLE
+from rerank.evaluation import compare
+from rerank.spec import Execution, RunSpec
+from rerank.store import RunFolder
+from rerank.types import Run
+
+#: Deep enough that one long list and two windows of twenty are different things.
+DEPTH = 30
+METHODS = ("fullrank", "sliding")
+MEASURE = "nDCG@10"
+
+
+def demo_runs(*, out: Path, model: str, everything: bool = False) -> list[tuple[RunSpec, Execution]]:
+    """The runs of the demonstration. Finished ones are answered from their folders, unfinished ones go on.
+
+    Args:
+        out: Folder that holds the run folders.
+        model: The reranker.
+        everything: All questions instead of the fixed sample.
+    """
+    queries = () if everything else DEMO_SAMPLE
+    size = "all" if everything else "sample"
+    tag = model.rstrip("/").rpartition("/")[2].replace(":", "-")
+    return [
+        (
+            RunSpec(collection="pydoc", depth=DEPTH, method=method, model=model, queries=queries, measures=(MEASURE,)),
+            Execution(out=out / f"{method}-{tag}-{size}", resume=True),
+        )
+        for method in METHODS
+    ]
+
+
+def demo_report(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Compare the demonstration's runs with BM25.
+
+    Returns:
+        ``comparison`` (as `rerank compare` gives it), ``costs`` (a row a run) and ``folders``.
+    """
+    folders = [RunFolder.existing(summary["folder"]) for summary in summaries]
+    runs = [Run(folders[0].read_candidates().values(), name="bm25")]
+    runs += [folder.read_run("run.trec") for folder in folders]
+    comparison = compare(folders[0].read_qrels(), runs, MEASURE)
+    keys = ("method", "queries", "windows", "calls", "reused_calls", "tokens_in", "tokens_out", "seconds", "folder")
+    return {"comparison": comparison, "costs": [{key: summary[key] for key in keys} for summary in summaries]}

@@ -1,0 +1,68 @@
+"""What a run would cost: the strategy is driven for real, with a judge that counts and leaves every order as it is.
+
+Calls are exact. Prompt tokens are exact for the first window of a query and close for later ones, whose documents
+depend on replies; generated tokens are the most that can come. Asks the model nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from rerank.backends.base import Request
+from rerank.errors import UsageError
+from rerank.experiment.prepare import Prepared
+from rerank.judges.base import Verdict
+from rerank.pipeline import drive
+from rerank.prices import cost
+from rerank.prompts.base import TokenCounter
+from rerank.types import Window
+
+
+@runtime_checkable
+class SupportsRequest(Protocol):
+    """A judge that can say what it would ask."""
+
+    def request(self, window: Window) -> Request:
+        """The call for one window."""
+
+
+@dataclass(kw_only=True)
+class _Counting:
+    judge: SupportsRequest
+    counter: TokenCounter
+    calls: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+    def order(self, windows: Sequence[Window]) -> list[Verdict]:
+        for window in windows:
+            request = self.judge.request(window)
+            self.calls += 1
+            self.tokens_in += self.counter.count(request.prompt)
+            self.tokens_out += request.sampling.max_tokens
+        return [Verdict(order=tuple(range(len(window))), status="ok") for window in windows]
+
+
+def estimate(prepared: Prepared) -> dict[str, Any]:
+    """Count calls and tokens of a prepared run.
+
+    Returns:
+        ``queries``, ``calls``, ``tokens_in``, ``tokens_out`` (the most), ``cost`` in US dollars or None if unknown.
+
+    Raises:
+        UsageError: The method's judge cannot say what it would ask.
+    """
+    judge = prepared.judge(prepared.backend)
+    if not isinstance(judge, SupportsRequest):
+        raise UsageError(f"--dry-run with --method {prepared.method.name}", expected="a method that sends prompts")
+    counting = _Counting(judge=judge, counter=prepared.backend.tokens)
+    drive(prepared.candidates.values(), prepared.strategy, counting)
+    return {
+        "queries": len(prepared.candidates),
+        "calls": counting.calls,
+        "tokens_in": counting.tokens_in,
+        "tokens_out": counting.tokens_out,
+        "cost": cost(prepared.spec.model, counting.tokens_in, counting.tokens_out),
+    }

@@ -1,0 +1,209 @@
+"""From a specification to everything that its run needs: collection, candidates, judgments, strategy, backend.
+
+Asks the model nothing. Knows how the rooms fit together, not what is done with them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from rerank.backends.base import Backend
+from rerank.collections import Collection, judgments, open_collection
+from rerank.errors import DataError, UnknownNameError, UsageError
+from rerank.judges import Judge, judges
+from rerank.judges.generate import Limits
+from rerank.methods import Method, open_method
+from rerank.models import BackendOptions, open_backend
+from rerank.prompts import PromptTemplate, load_prompt
+from rerank.retrieval import open_retriever
+from rerank.selector import Selector
+from rerank.spec import Execution, RunSpec
+from rerank.strategies import Strategy, open_strategy, strategies
+from rerank.types import Qrels, Query, Ranking, Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """Everything a run needs, before the first call.
+
+    Attributes:
+        spec: What was asked for.
+        collection: Where it comes from.
+        candidates: The first-stage lists, cut, shuffled and ready to be reranked.
+        qrels: The judgments of the queries that take part; empty if there are none.
+        relevant: Lowest grade that binary measures count.
+        method: The method's card.
+        strategy: Which windows.
+        template: Which prompt.
+        backend: Who answers.
+    """
+
+    spec: RunSpec
+    collection: Collection
+    candidates: Run
+    qrels: Qrels
+    relevant: int
+    method: Method
+    strategy: Strategy
+    template: PromptTemplate
+    backend: Backend
+
+    def judge(self, backend: Backend) -> Judge:
+        """The method's judge, asking ``backend``."""
+        limits = Limits(
+            min_passage_tokens=self.spec.min_passage_tokens,
+            max_passage_tokens=self.spec.max_passage_tokens,
+            context_size=self.spec.context_size,
+            temperature=self.spec.temperature,
+            seed=self.spec.seed,
+        )
+        made: Judge = judges.get(self.method.judge)(backend=backend, template=self.template, limits=limits)
+        return made
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the result, for the hash."""
+        return {
+            "candidates": digest(self.candidates),
+            "prompt": self.template.digest,
+            "model": dict(self.backend.identity),
+            **settings(self.spec),
+        }
+
+    def windows(self) -> int:
+        """How many windows the strategy will ask about, at most."""
+        return sum(self.strategy.calls(len(ranking)) for ranking in self.candidates.values())
+
+
+def settings(spec: RunSpec) -> dict[str, Any]:
+    """The part of a run's identity that its specification alone decides."""
+    method = open_method(spec.method)
+    return {
+        "strategy": repr(strategy_of(spec, method)),
+        "judge": method.judge,
+        "min_passage_tokens": spec.min_passage_tokens,
+        "max_passage_tokens": spec.max_passage_tokens,
+        "context_size": spec.context_size,
+        "temperature": spec.temperature,
+        "seed": spec.seed,
+    }
+
+
+def digest(run: Run) -> str:
+    """Hex SHA-256 of lists as a reranker sees them: queries, documents, texts, order."""
+    whole = hashlib.sha256()
+    for ranking in run.values():
+        parts = [ranking.query.id, ranking.query.text]
+        for doc in ranking.docs:
+            parts += [doc.id, doc.title, doc.text]
+        for part in parts:
+            data = part.encode("utf-8", "surrogatepass")
+            whole.update(len(data).to_bytes(8, "big") + data)
+    return whole.hexdigest()
+
+
+def load(spec: RunSpec) -> tuple[Collection, list[Query], Qrels]:
+    """Open the collection; return it with the queries that take part and their judgments."""
+    collection = open_collection(spec.collection)
+    qrels = judgments(spec.qrels)[0] if spec.qrels else collection.qrels()
+    queries = select(spec, collection.queries(), qrels)
+    return collection, queries, Qrels({q.id: qrels[q.id] for q in queries if q.id in qrels}, name=qrels.name)
+
+
+def retrieve(spec: RunSpec, collection: Collection, queries: Sequence[Query]) -> Run:
+    """First-stage lists of a specification: searched, cut to the depth, less the query itself, shuffled if asked."""
+    # One more than the depth: the document that BEIR's rule drops must not cost a place.
+    found = open_retriever(spec.first_stage, collection).search(queries, spec.depth + collection.drop_self)
+    rankings = []
+    for ranking in found.values():
+        kept = ranking.without(ranking.query.id) if collection.drop_self else ranking
+        rankings.append(_shuffled(kept.top(spec.depth), spec))
+    return Run(rankings, name=Selector.parse(spec.first_stage).name)
+
+
+def select(spec: RunSpec, queries: list[Query], qrels: Qrels) -> list[Query]:
+    """The queries of a run: those asked for by id; else, where there are judgments, the judged ones; else all.
+
+    Raises:
+        UnknownNameError: A query id that the collection has not.
+        DataError: No query is left.
+    """
+    if spec.queries:
+        by_id = {query.id: query for query in queries}
+        for query_id in spec.queries:
+            if query_id not in by_id:
+                raise UnknownNameError("query", query_id, list(by_id)[:20])
+        chosen = [by_id[query_id] for query_id in spec.queries]
+    else:
+        chosen = [query for query in queries if query.id in qrels] if qrels else queries
+    if not chosen:
+        raise DataError(
+            f"None of the {len(queries)} queries of {spec.collection!r} has judgments"
+            if queries
+            else f"The collection {spec.collection!r} has no queries",
+            remedy="Check that --qrels belongs to the collection" if queries else "Name a collection that has some",
+        )
+    return chosen[: spec.max_queries]
+
+
+def _shuffled(ranking: Ranking, spec: RunSpec) -> Ranking:
+    docs = list(ranking.docs)
+    if spec.shuffle == "random":
+        random.Random(f"{spec.seed}/{ranking.query.id}").shuffle(docs)
+    elif spec.shuffle == "inverse":
+        docs.reverse()
+    else:
+        return ranking
+    return Ranking.from_order(ranking.query, docs)
+
+
+def strategy_of(spec: RunSpec, method: Method) -> Strategy:
+    """The method's strategy with the options that were given.
+
+    Raises:
+        UsageError: An option that this strategy has not.
+    """
+    given = {"size": spec.window_size, "stride": spec.stride, "passes": spec.passes}
+    given = {name: value for name, value in given.items() if value is not None}
+    known = {field.name for field in fields(strategies.get(method.strategy))}
+    flags = {"size": "--window-size", "stride": "--stride", "passes": "--passes"}
+    for name in given:
+        if name not in known:
+            raise UsageError(
+                f"{flags[name]} with --method {method.name}",
+                expected=f"no such option: the strategy {method.strategy!r} has none of that kind",
+                remedy="Leave it out, or use --method sliding",
+            )
+    options = "".join(f",{name}={value}" for name, value in given.items())
+    return open_strategy(method.strategy + options)
+
+
+def prepare(spec: RunSpec, execution: Execution) -> Prepared:
+    """Open everything a run needs; asks the model nothing."""
+    method = open_method(spec.method)
+    strategy = strategy_of(spec, method)
+    template = load_prompt(spec.prompt)
+    collection, queries, qrels = load(spec)
+    options = BackendOptions(
+        revision=spec.revision or "",
+        adapter=spec.adapter or "",
+        dtype=spec.dtype,
+        device=execution.device,
+        batch_size=execution.batch_size,
+        context_size=spec.context_size,
+        trust_remote_code=spec.trust_remote_code,
+    )
+    return Prepared(
+        spec=spec,
+        collection=collection,
+        candidates=retrieve(spec, collection, queries),
+        qrels=qrels,
+        relevant=spec.relevant if spec.relevant is not None else collection.relevant,
+        method=method,
+        strategy=strategy,
+        template=template,
+        backend=open_backend(spec.model, options, qrels=qrels or None),
+    )

@@ -1,0 +1,38 @@
+"""Whether a reply declines to answer. Asked only of replies that name no passage, so it may be generous."""
+
+from __future__ import annotations
+
+import re
+
+#: Openings of refusals, by language. Fixed words with bounded gaps only: linear time.
+_DECLINES = re.compile(
+    "|".join(
+        (
+            r"\bi(?:'m| am) (?:\w{1,12} )?(?:sorry|afraid|unable|not able)\b",
+            r"\b(?:i|we) (?:\w{1,12} )?(?:cannot|can ?not|can't|could not|couldn't|won't|will not|decline)\b",
+            r"\bas an? (?:\w{1,12} )?(?:ai|artificial intelligence|language model)\b",
+            r"\b(?:sorry|apologi[sz]e|apologies)\b",
+            r"\b(?:unable|not able) to (?:assist|help|rank|comply|answer|provide|fulfil|process)",
+            r"\b(?:cannot|can't) (?:assist|help|rank|comply|answer|provide|fulfil|process)",
+            r"\b(?:je suis désolée?|désolée?|je ne peux pas|en tant qu'(?:ia|intelligence))\b",
+            r"\b(?:tut mir (?:\w{1,12} )?leid|ich kann (?:\w{1,12} ){0,3}nicht|als (?:ki|sprachmodell))\b",
+            r"\b(?:lo siento|no puedo|como (?:una )?ia)\b",
+            r"\b(?:desculpe|sinto muito|não posso|mi dispiace|non posso)\b",
+            r"\b(?:извините|простите|не могу|к сожалению)",
+            "抱歉|对不起|對不起|无法|無法|不能|作为(?:一个)?(?:ai|人工智能)",
+            "申し訳|できません|죄송|할 수 없",
+        )
+    ),
+    re.IGNORECASE,
+)
+
+
+def declines(text: str) -> bool:
+    """Whether the text says no.
+
+    >>> declines("I'm sorry, but I cannot rank these passages.")
+    True
+    >>> declines("The passages are all about fleas.")
+    False
+    """
+    return _DECLINES.search(text.replace("’", "'")) is not None

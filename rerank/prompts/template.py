@@ -1,0 +1,164 @@
+"""What a prompt template is and how it becomes a chat. Knows neither files nor token budgets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
+
+from rerank.errors import DataError, UnknownNameError
+from rerank.prompts.base import Message, Prompt
+from rerank.prompts.passages import escape_brackets
+from rerank.prompts.sections import Section, Syntax, compile_section
+
+Method = Literal["listwise", "singleturn_listwise", "multiturn_listwise"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+_EVERYWHERE = ("query", "num")
+#: Section -> the placeholders that have a value there. ``passages`` is a list, so it makes sense in Jinja only.
+PLACEHOLDERS: Mapping[str, tuple[str, ...]] = {
+    "system": _EVERYWHERE,
+    "prefix": (*_EVERYWHERE, "psg_ids", "passages"),
+    "prefix_assistant": _EVERYWHERE,
+    "body": (*_EVERYWHERE, "rank", "candidate", "score"),
+    "body_assistant": (*_EVERYWHERE, "rank"),
+    "suffix": (*_EVERYWHERE, "psg_ids", "passages"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptTemplate:
+    """A listwise prompt: what stands before, around and behind the passages.
+
+    Without assistant sections the chat is one user turn (after the system turn): prefix, one body a passage, suffix.
+    ``prefix_assistant`` makes the prefix a turn of its own that the assistant answers so; ``body_assistant`` does the
+    same to every passage, as RankGPT does (Sun et al., EMNLP 2023).
+
+    Attributes:
+        name: For messages.
+        method: ``listwise`` ends the prefix and every body with a line break where they have none; the other two are
+            rank_llm's and join the sections as they are written.
+        system: System turn; none if empty.
+        prefix: What stands before the passages.
+        prefix_assistant: The assistant's answer to the prefix.
+        body: How one passage is shown.
+        body_assistant: The assistant's answer to a passage.
+        suffix: What stands behind the passages.
+        syntax: ``braces`` or ``jinja``.
+        escape_brackets: Whether ``[12]`` in passages and query becomes ``(12)``.
+
+    Raises:
+        UnknownNameError: A placeholder that has no value where it stands.
+        DataError: Passages or the query would not be shown, or the turns would not alternate.
+    """
+
+    name: str
+    method: Method = "listwise"
+    system: str = ""
+    prefix: str = ""
+    prefix_assistant: str = ""
+    body: str = ""
+    body_assistant: str = ""
+    suffix: str = ""
+    syntax: Syntax = "braces"
+    escape_brackets: bool = True
+
+    def __post_init__(self) -> None:
+        """Compile all sections and check that they make a chat about passages and a query."""
+        names = {key: self._names(key) for key in PLACEHOLDERS}
+        if not {"rank", "candidate"} <= names["body"] and "passages" not in names["prefix"] | names["suffix"]:
+            raise DataError(
+                f"The body of prompt {self.name!r} shows no passage",
+                expected="placeholders for 'rank' and 'candidate' in it",
+            )
+        if not any("query" in names[key] for key in ("system", "prefix", "body", "suffix")):
+            raise DataError(f"Prompt {self.name!r} never shows the query", expected="a placeholder for 'query'")
+        self._check_turns()
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of everything but the name."""
+        content = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "name"}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def render(self, query: str, passages: Sequence[str], *, scores: Sequence[float] | None = None) -> Prompt:
+        """Make the chat.
+
+        Args:
+            query: The query's text.
+            passages: The passages' texts, in the order of their identifiers 1, 2, ...
+            scores: Their first-stage scores, for prompts that show them.
+
+        Raises:
+            DataError: The prompt shows scores and none are given, or a Jinja section fails.
+        """
+        if self.escape_brackets:
+            query, passages = escape_brackets(query), [escape_brackets(passage) for passage in passages]
+        shared = {"query": query, "num": len(passages), "passages": list(passages)}
+        shared["psg_ids"] = f"[{', '.join(f'PASSAGE{rank}' for rank in range(1, len(passages) + 1))}]"
+        rows = [{**shared, "rank": rank, "candidate": text} for rank, text in enumerate(passages, start=1)]
+        if "score" in self._section("body").names:
+            for row, score in zip(rows, self._scores(scores, len(rows)), strict=True):
+                row["score"] = f"{score:.3f}"
+        return tuple(self._turns(shared, rows))
+
+    def _turns(self, shared: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Message]:
+        turns = [Message("system", self._section("system").fill(shared))] if self.system else []
+        prefix = self._section("prefix").fill(shared)
+        if self.prefix_assistant:
+            turns += [Message("user", prefix), Message("assistant", self._section("prefix_assistant").fill(shared))]
+            prefix = ""
+        bodies = [self._section("body").fill(row) for row in rows]
+        if self.body_assistant:
+            acknowledge = self._section("body_assistant")
+            for row, body in zip(rows, bodies, strict=True):
+                turns += [Message("user", body), Message("assistant", acknowledge.fill(row))]
+            bodies = []
+        parts = [self._line(part) for part in (prefix, *bodies)]
+        return [*turns, Message("user", "".join(parts) + self._section("suffix").fill(shared))]
+
+    def _line(self, text: str) -> str:
+        return f"{text}\n" if self.method == "listwise" and text and not text.endswith("\n") else text
+
+    def _scores(self, scores: Sequence[float] | None, count: int) -> Sequence[float]:
+        if scores is None or len(scores) != count:
+            raise DataError(
+                f"Prompt {self.name!r} shows scores, and {'none' if scores is None else len(scores)} came with "
+                f"{count} passages",
+                expected="one score a passage",
+                remedy="Use a prompt without {score}",
+            )
+        return scores
+
+    def _section(self, key: str) -> Section:
+        return compile_section(getattr(self, key), self.syntax)
+
+    def _names(self, key: str) -> frozenset[str]:
+        try:
+            names = self._section(key).names
+        except DataError as error:
+            raise DataError(
+                f"Section {key!r} of prompt {self.name!r}: {error.found}", expected=error.expected, remedy=error.remedy
+            ) from error
+        allowed = [name for name in PLACEHOLDERS[key] if name != "passages" or self.syntax == "jinja"]
+        for name in sorted(names):
+            if name not in allowed:
+                raise UnknownNameError(f"placeholder in section {key!r} of prompt {self.name!r}:", name, allowed)
+        return names
+
+    def _check_turns(self) -> None:
+        if self.prefix_assistant and not self.prefix:
+            raise DataError(f"Prompt {self.name!r} has 'prefix_assistant' without 'prefix'", expected="both or none")
+        if self.body_assistant and self.prefix and not self.prefix_assistant:
+            raise DataError(
+                f"Prompt {self.name!r} has 'prefix' and 'body_assistant' without 'prefix_assistant'",
+                expected="turns that alternate",
+                remedy="Add 'prefix_assistant', or leave 'prefix' out",
+            )
+        if self.body_assistant and not (self.suffix and self.body):
+            raise DataError(
+                f"Prompt {self.name!r} has 'body_assistant' without {'suffix' if self.body else 'body'!r}",
+                expected="both, since the last turn must be the user's",
+            )

@@ -1,0 +1,180 @@
+"""The front door for Python: a model and a method, asked about a query and its documents.
+
+    reranker = Reranker.from_pretrained("smollm2-135m")
+    for hit in reranker.rank("how do I ...", ["one text", "another"], top_k=1):
+        print(hit.score, hit.text)
+
+It is also a stage of a pipeline: ``retriever % 100 >> reranker % 10``. Keeps no files; whole runs with resume and
+scores are in ``rerank.experiment``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rerank.backends.base import Backend
+from rerank.errors import DataError
+from rerank.judges import Judge, judges
+from rerank.judges.generate import Limits
+from rerank.methods import open_method
+from rerank.models import BackendOptions, open_backend
+from rerank.pipeline import Outcome, drive
+from rerank.prompts import load_prompt
+from rerank.stages import Transformer
+from rerank.strategies import Strategy, open_strategy
+from rerank.types import Document, Query, Ranking, Run
+
+#: How a document may be given: its text, a `Document`, or a mapping with ``text`` and perhaps ``id`` and ``title``.
+DocumentLike = str | Document | Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """One document of an answer.
+
+    Attributes:
+        corpus_id: Its position in the list that was given, from 0.
+        score: 1/rank: a position, not an estimate of relevance.
+        document: The document.
+    """
+
+    corpus_id: int
+    score: float
+    document: Document
+
+    @property
+    def text(self) -> str:
+        """The document's text."""
+        return self.document.text
+
+
+class Hits(tuple[Hit, ...]):
+    """An answer, best first; `windows` counts how the model's replies went."""
+
+    windows: Mapping[str, int]
+
+    @classmethod
+    def make(cls, hits: Iterable[Hit], windows: Mapping[str, int]) -> Hits:
+        """Put an answer together."""
+        made = cls(hits)
+        made.windows = dict(windows)
+        return made
+
+    def top_k(self, k: int) -> Hits:
+        """The first ``k``."""
+        return Hits.make(self[:k], self.windows)
+
+
+@dataclass(kw_only=True)
+class Reranker(Transformer):
+    """A strategy times a judge, ready to be asked; safe to share between threads, which take turns.
+
+    Attributes:
+        strategy: Which windows are judged.
+        judge: Who judges them.
+        name: The tag of runs that come out of it.
+    """
+
+    strategy: Strategy
+    judge: Judge
+    name: str = "reranker"
+    _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str,
+        *,
+        method: str = "fullrank",
+        prompt: str = "listwise",
+        limits: Limits | None = None,
+        options: BackendOptions | None = None,
+    ) -> Reranker:
+        """Load a model.
+
+        Args:
+            model: A name of `rerank models`, a folder, a Hugging Face id, or ``fake:KIND``.
+            method: A method's name; options of its strategy follow it, as in ``"sliding,size=10,stride=5"``.
+            prompt: Name of a shipped prompt, or path of a YAML file.
+            limits: Token budget and decoding.
+            options: Device, dtype, adapter and the like.
+
+        Raises:
+            UnknownNameError: No such method or prompt.
+            MissingResourceError: The model is not there.
+            MissingPrerequisiteError: The extra that the model needs is not installed.
+        """
+        return cls.from_backend(
+            open_backend(model, options or BackendOptions()), method=method, prompt=prompt, limits=limits
+        )
+
+    @classmethod
+    def from_backend(
+        cls, backend: Backend, *, method: str = "fullrank", prompt: str = "listwise", limits: Limits | None = None
+    ) -> Reranker:
+        """Use a backend that is there already, so that several methods share one loaded model."""
+        name, comma, options = method.partition(",")
+        card = open_method(name)
+        judge = judges.get(card.judge)(backend=backend, template=load_prompt(prompt), limits=limits or Limits())
+        return cls(strategy=open_strategy(card.strategy + comma + options), judge=judge, name=name.replace(":", "-"))
+
+    def rank(self, query: str | Query, documents: Sequence[DocumentLike], *, top_k: int | None = None) -> Hits:
+        """Put documents in order.
+
+        Documents without an id get their position as one. A window whose reply says nothing keeps its given order
+        and is warned about; ``hits.windows`` counts them. An empty query keeps the given order.
+
+        Args:
+            query: What is asked.
+            documents: The candidates in their first-stage order, which matters to sliding windows.
+            top_k: How many to return; None for all. All are ranked whatever it is.
+
+        Returns:
+            The documents, best first.
+
+        Raises:
+            DataError: Two documents have one id, or a mapping has no text.
+            BackendError: The model cannot answer at all.
+        """
+        asked = Query(id="0", text=query) if isinstance(query, str) else query
+        docs = [_document(position, given) for position, given in enumerate(documents)]
+        place = {doc.id: position for position, doc in enumerate(docs)}
+        outcome = self._drive([Ranking.from_order(asked, docs)])
+        (ranking,) = outcome.rankings
+        hits = [
+            Hit(corpus_id=place[doc.id], score=score, document=doc)
+            for doc, score in zip(ranking.docs, ranking.scores, strict=True)
+        ]
+        return Hits.make(hits[:top_k], outcome.windows())
+
+    async def arank(self, query: str | Query, documents: Sequence[DocumentLike], *, top_k: int | None = None) -> Hits:
+        """`rank` in a worker thread, so that an event loop goes on meanwhile."""
+        return await asyncio.to_thread(self.rank, query, documents, top_k=top_k)
+
+    def transform(self, run: Run) -> Run:
+        """Rerank every list of a run, all queries in lock-step."""
+        return Run(self._drive(run.values()).rankings, name=self.name)
+
+    def _drive(self, rankings: Iterable[Ranking]) -> Outcome:
+        with self._turn:
+            outcome = drive(rankings, self.strategy, self.judge)
+        failed = {status: n for status, n in outcome.windows().items() if n and status in ("empty", "refused", "error")}
+        if failed:
+            counts = ", ".join(f"{n} {status}" for status, n in failed.items())
+            detail = next(v.detail for _, v in outcome.judged if v.status in failed)
+            warnings.warn(f"Windows kept their given order: {counts}. {detail}", stacklevel=3)
+        return outcome
+
+
+def _document(position: int, given: DocumentLike) -> Document:
+    if isinstance(given, Document):
+        return given
+    if isinstance(given, str):
+        return Document(id=str(position), text=given)
+    if "text" not in given:
+        raise DataError(f"Document {position} has the keys {sorted(given)}", expected="a key 'text'")
+    return Document(id=str(given.get("id", position)), text=given["text"], title=given.get("title", ""))

@@ -1,0 +1,121 @@
+"""BM25 over a collection's text, on bm25s: words that match, weighted by how rare they are. No Java, no model.
+
+The index is kept in the user's cache folder and memory-mapped when used again. Knows no reranker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Literal
+
+from rerank.corpus import Corpus
+from rerank.errors import UsageError
+from rerank.retrieval._analysis import Analyzer, analyzer
+from rerank.stages import checked_depth
+from rerank.types import Document, Query, Ranking, Run
+
+_FORMAT = "1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bm25:
+    """Options of BM25.
+
+    Attributes:
+        k1: How slowly repeats of a term stop counting; 0 counts presence only.
+        b: How much long documents are marked down, 0 to 1.
+        method: Formula of the weights, as bm25s names it (Kamphuis et al., ECIR 2020): ``lucene`` (never negative),
+            ``robertson`` or ``atire``.
+        fields: What is indexed: title and body, or the body alone.
+        stemmer: ``auto`` (the collection's language), ``none``, or a Snowball algorithm.
+        stop_words: ``auto`` (the collection's language), ``none``, or a list of bm25s such as ``en_plus``.
+
+    Raises:
+        UsageError: ``k1`` or ``b`` is out of range.
+    """
+
+    k1: float = 0.9
+    b: float = 0.4
+    method: Literal["lucene", "robertson", "atire"] = "lucene"
+    fields: Literal["title+text", "text"] = "title+text"
+    stemmer: str = "auto"
+    stop_words: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not (math.isfinite(self.k1) and self.k1 >= 0):
+            raise UsageError(f"BM25 with k1={self.k1}", expected="a finite number from 0 up, such as 0.9")
+        if not 0 <= self.b <= 1:
+            raise UsageError(f"BM25 with b={self.b}", expected="a number from 0 to 1, such as 0.4")
+
+    def over(self, corpus: Corpus) -> Bm25Retriever:
+        """Open the saved index of ``corpus``; build it the first time.
+
+        Raises:
+            DataError: The collection has no documents, none with a word, or two with one id.
+            StorageError: The cache folder cannot be written.
+            UsageError: No such stemmer or list of stop words.
+        """
+        return Bm25Retriever(self, corpus)
+
+    def _text(self, doc: Document) -> str:
+        return doc.text if self.fields == "text" else doc.full_text
+
+
+class Bm25Retriever:
+    """BM25 over one collection. Made by `Bm25.over`."""
+
+    def __init__(self, options: Bm25, corpus: Corpus) -> None:
+        """Open or build the documents and the index."""
+        # numpy is loaded from here on, not when options are only looked at
+        from rerank.retrieval import _bm25_index, _documents
+        from rerank.retrieval._folders import open_folder
+
+        self._analyze: Analyzer = analyzer(corpus.language, stemmer=options.stemmer, stop_words=options.stop_words)
+        self._documents = documents = _documents.open_documents(corpus)
+        made_from = {
+            "format": _FORMAT,
+            "fingerprint": corpus.fingerprint,
+            "language": corpus.language,
+            "options": json.dumps(asdict(options), sort_keys=True),
+            "bm25s": version("bm25s"),
+            "pystemmer": version("pystemmer"),
+            "unicode": unicodedata.unidata_version,
+        }
+        key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
+        scoring = {"k1": options.k1, "b": options.b, "method": options.method}
+        self._index = open_folder(
+            documents.folder.with_name(f"bm25-{key}"),
+            made_from,
+            lambda folder: _bm25_index.write_index(
+                folder, (self._analyze(options._text(doc)) for doc in documents), scoring
+            ),
+            lambda folder: _bm25_index.read_index(folder, len(documents)),
+        )
+        self._best = _bm25_index.best
+
+    def search(self, queries: Sequence[Query], k: int) -> Run:
+        """Return the up to ``k`` documents with the highest scores above zero for each query.
+
+        Documents that share no term with a query are not returned. So a query that is empty, holds stop words only,
+        or only words that no document has, gets an empty list. Repeated words of a query count each time.
+
+        Raises:
+            UsageError: ``k`` is below 1.
+        """
+        checked_depth(k)
+        return Run((self._rank(query, k) for query in queries), name="bm25")
+
+    def _rank(self, query: Query, k: int) -> Ranking:
+        terms = self._index.get_tokens_ids(self._analyze(query.text))
+        if not terms:
+            return Ranking(query, (), ())
+        scores = self._index.get_scores_from_ids(terms)
+        found = self._best(scores, self._documents.id_ranks, k)
+        return Ranking.from_scores(query, ((self._documents[int(i)], float(scores[i])) for i in found))

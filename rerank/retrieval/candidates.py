@@ -1,0 +1,48 @@
+"""First stage of the collection's own: the lists that it brings, such as ir_datasets' scoreddocs or a requests file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rerank.corpus import Corpus, SupportsCandidates
+from rerank.errors import UsageError
+from rerank.retrieval._lists import lists_of
+from rerank.types import Query, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The collection's own lists as first stage; no options."""
+
+    def over(self, corpus: Corpus) -> CandidatesRetriever:
+        """Take the lists of ``corpus``.
+
+        Raises:
+            UsageError: It brings none.
+        """
+        run = corpus.candidates() if isinstance(corpus, SupportsCandidates) else None
+        if not run:
+            raise UsageError(
+                f"The collection {corpus.name!r} brings no candidate lists",
+                expected="a collection with lists, such as requests:FILE or an irds: data set with scoreddocs",
+                remedy="Use bm25 or run:FILE as first stage",
+            )
+        return CandidatesRetriever(run, corpus.name)
+
+
+@dataclass(frozen=True, slots=True)
+class CandidatesRetriever:
+    """The lists that a collection brings. Made by `Candidates.over`."""
+
+    run: Run
+    collection: str
+
+    def search(self, queries: Sequence[Query], k: int) -> Run:
+        """Return the first ``k`` documents of each list; queries without a list are left out.
+
+        Raises:
+            DataError: There is a list for none of the queries.
+            UsageError: ``k`` is below 1.
+        """
+        return Run(lists_of(self.run, queries, k, source=f"The collection {self.collection!r}"), name=self.run.name)

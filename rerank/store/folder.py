@@ -1,0 +1,215 @@
+"""The run folder: what a run was, what it asked, what came of it. Every file is whole or absent.
+
+    spec.json          what was asked for, what decides the result (hashed), where it ran (not hashed)
+    calls.sqlite       every call, committed batch by batch
+    first_stage.trec   the candidates, in the order in which they were given
+    queries.jsonl      the queries they answer
+    run.trec           the result
+    qrels.trec         the judgments it was scored with, if any
+    scores.json        means and per-query values
+    summary.json       windows, calls, tokens, seconds; written last
+
+Knows these files, not how a run is made.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rerank.errors import DataError, MissingResourceError, StorageError, UsageError
+from rerank.formats import read_qrels, read_run, write_qrels, write_run
+from rerank.store.calls import CallLog
+from rerank.textfiles import open_text, replace_text
+from rerank.types import Qrels, Query, Ranking, Run
+
+#: In the order in which they may go: without its summary a folder counts as unfinished, without its spec as empty.
+_FILES = ("summary.json", "scores.json", "run.trec", "first_stage.trec", "queries.jsonl", "qrels.trec", "spec.json")
+
+
+def identity_hash(identity: Mapping[str, Any]) -> str:
+    """Hex SHA-256 of everything that decides a result."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+class RunFolder:
+    """One run's folder.
+
+    Args:
+        path: The folder; need not exist yet.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Remember the place; nothing is touched."""
+        self.path = Path(path)
+
+    @classmethod
+    def existing(cls, path: str | Path) -> RunFolder:
+        """Open a folder that must be there.
+
+        Raises:
+            MissingResourceError: It is not, or holds no run.
+        """
+        folder = cls(path)
+        if not (folder.path / "spec.json").is_file():
+            raise MissingResourceError(
+                f"{str(path)!r} is no run folder", expected="a folder with a spec.json, as `rerank run` leaves it"
+            )
+        return folder
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run in it came to its end with a reply to every call."""
+        return (self.path / "summary.json").is_file() and bool(self.read_json("summary.json").get("complete"))
+
+    @contextmanager
+    def begin(self, document: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False) -> Iterator[None]:
+        """Make the folder ready for a run, or for going on with it, and hold it while the block runs.
+
+        Args:
+            document: What goes into spec.json; ``document["hash"]`` is the identity.
+            resume: Go on with an unfinished run.
+            overwrite: Throw away what is there.
+
+        Raises:
+            UsageError: The folder holds another run, an unfinished one, something else, or another process.
+            StorageError: It cannot be made.
+        """
+        self._refuse_foreign()
+        with self._locked():
+            if overwrite:
+                self._clear()
+            if (self.path / "spec.json").exists():
+                self._check(document, resume=resume)
+            else:
+                self.write_json("spec.json", document)
+            yield
+
+    def _refuse_foreign(self) -> None:
+        """Never touch a folder that is not ours, whatever was asked."""
+        if self.path.is_dir() and not (self.path / "spec.json").is_file():
+            strange = [entry.name for entry in self.path.iterdir() if entry.name != ".lock"]
+            if strange:
+                raise UsageError(
+                    f"{str(self.path)!r} is there and is no run folder (it holds {strange[0]!r})",
+                    remedy="Name another --out",
+                )
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise StorageError(f"Cannot make the run folder {str(self.path)!r}: {error.strerror}") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UsageError(
+                    f"Another process is at work in {str(self.path)!r}", remedy="Wait for it, or name another --out"
+                ) from error
+            yield
+
+    def _check(self, document: Mapping[str, Any], *, resume: bool) -> None:
+        there = self.spec()
+        if there["hash"] != document["hash"]:
+            raise UsageError(
+                f"{str(self.path)!r} holds another run: {', '.join(_differences(there, document))}",
+                remedy="Name another --out, or pass --overwrite to throw it away",
+            )
+        if not self.finished and not resume:
+            with self.calls() as calls:
+                committed = len(calls)
+            raise UsageError(
+                f"{str(self.path)!r} holds this run, unfinished, with {committed} calls committed",
+                remedy="Pass --resume to go on, or --overwrite to start again",
+            )
+
+    def _clear(self) -> None:
+        for name in _FILES:
+            (self.path / name).unlink(missing_ok=True)
+        for calls in self.path.glob("calls.sqlite*"):
+            calls.unlink()
+
+    def calls(self) -> CallLog:
+        """Open the call log."""
+        return CallLog(self.path / "calls.sqlite")
+
+    def spec(self) -> dict[str, Any]:
+        """The content of spec.json."""
+        return self.read_json("spec.json")
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """One of the folder's JSON files.
+
+        Raises:
+            MissingResourceError: It is not there.
+            DataError: It is not a JSON object.
+        """
+        path = self.path / name
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise MissingResourceError(f"{str(path)!r} is missing", remedy="Finish the run with --resume") from error
+        except ValueError as error:
+            raise DataError(f"{str(path)!r} is not JSON: {error}") from error
+        if not isinstance(content, dict):
+            raise DataError(f"{str(path)!r} holds a {type(content).__name__}", expected="a JSON object")
+        return content
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write one of the folder's JSON files, whole or not at all."""
+        with replace_text(self.path / name) as file:
+            file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def read_run(self, name: str) -> Run:
+        """One of the folder's TREC runs."""
+        return read_run(self.path / name)
+
+    def write_run(self, name: str, run: Run) -> None:
+        """Write one of the folder's TREC runs."""
+        write_run(run, self.path / name)
+
+    def write_candidates(self, run: Run) -> None:
+        """Keep the candidates and the queries they answer (documents by id only)."""
+        self.write_run("first_stage.trec", run)
+        with replace_text(self.path / "queries.jsonl") as file:
+            for ranking in run.values():
+                row = {"id": ranking.query.id, "text": ranking.query.text}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def read_candidates(self) -> Run:
+        """The candidates, with their queries' text; every query is there, those without candidates too."""
+        found = self.read_run("first_stage.trec")
+        with open_text(self.path / "queries.jsonl") as file:
+            queries = [Query(**json.loads(line)) for line in file]
+        lists = [(query, found[query.id] if query.id in found else Ranking(query, (), ())) for query in queries]
+        return Run((replace(ranking, query=query) for query, ranking in lists), name=found.name)
+
+    def read_qrels(self) -> Qrels:
+        """The judgments the run was scored with; empty if there were none."""
+        path = self.path / "qrels.trec"
+        return read_qrels(path) if path.is_file() else Qrels({})
+
+    def write_qrels(self, qrels: Qrels) -> None:
+        """Keep the judgments."""
+        write_qrels(qrels, self.path / "qrels.trec")
+
+
+def _differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """What differs between two identities, for a message."""
+    old, new = there.get("identity", {}), wanted["identity"]
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return [f"{key} is {_short(old.get(key))} there and {_short(new.get(key))} here" for key in keys]
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

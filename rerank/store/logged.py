@@ -1,0 +1,139 @@
+"""A backend that answers from a call log before it asks the backend behind it, and commits what that one answers.
+
+A run that is killed loses at most the batch that was under way; resuming is asking the same questions again. Knows
+calls and what they cost, not rankings or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rerank.backends.base import Backend, Reply, Request
+from rerank.prompts.base import TokenCounter
+from rerank.store.calls import CallLog
+
+
+@dataclass(kw_only=True)
+class Usage:
+    """What a run has cost so far. Requests that were asked again within the run count once.
+
+    Attributes:
+        calls: Replies that the result rests on.
+        reused_calls: Those among them that were committed before this process asked.
+        tokens_in: Prompt tokens of all of them.
+        tokens_out: Generated tokens of all of them.
+        seconds: Model time of all of them, as measured when they were made.
+    """
+
+    calls: int = 0
+    reused_calls: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    seconds: float = 0.0
+
+    def add(self, reply: Reply, *, reused: bool) -> None:
+        """Count one reply."""
+        self.calls += 1
+        self.reused_calls += reused
+        self.tokens_in += reply.tokens_in
+        self.tokens_out += reply.tokens_out
+        self.seconds += reply.seconds
+
+
+@dataclass(kw_only=True)
+class Logged:
+    """A backend that answers from a call log and commits what the backend behind it answers, batch by batch.
+
+    Batches are formed from all requests, the longest prompts first, before the log is looked at. So a resumed run
+    forms the batches that an uninterrupted one would have, and numbers that depend on a batch's padding cannot differ.
+    Failed calls (``finish == "error"``) are not committed: the next resume asks them again.
+
+    Attributes:
+        backend: Who answers what is not in the log.
+        log: The run's calls.
+        cache: Calls of other runs to answer from and add to; None for none.
+        max_total_tokens: Requests that could take the run past this are answered with an error; None for no cap.
+        on_reply: Called once a request, for progress bars.
+        usage: What it has cost so far.
+    """
+
+    backend: Backend
+    log: CallLog
+    cache: CallLog | None = None
+    max_total_tokens: int | None = None
+    on_reply: Callable[[Reply], None] = field(default=lambda reply: None)
+    usage: Usage = field(default_factory=Usage)
+    _counted: set[str] = field(default_factory=set)
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """That of the backend behind."""
+        return self.backend.identity
+
+    @property
+    def tokens(self) -> TokenCounter:
+        """Those of the backend behind."""
+        return self.backend.tokens
+
+    @property
+    def batch_size(self) -> int:
+        """That of the backend behind."""
+        return self.backend.batch_size
+
+    @property
+    def costs_money(self) -> bool:
+        """That of the backend behind."""
+        return self.backend.costs_money
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        """Answer all requests, in order."""
+        identity = self.backend.identity
+        digests = [request.digest(identity) for request in requests]
+        lengths = [sum(len(message.content) for message in request.prompt) for request in requests]
+        longest_first = sorted(range(len(requests)), key=lambda i: (-lengths[i], i))
+        replies: dict[str, Reply] = {}
+        for at in range(0, len(requests), self.batch_size):
+            batch = {digests[i]: requests[i] for i in longest_first[at : at + self.batch_size]}
+            replies |= self._answer({d: r for d, r in batch.items() if d not in replies})
+        for digest in digests:
+            self.on_reply(replies[digest])
+        return [replies[digest] for digest in digests]
+
+    def _answer(self, batch: Mapping[str, Request]) -> dict[str, Reply]:
+        """Answer one batch: from the log, from the cache, then by asking; what was asked is committed at once."""
+        known = self.log.get(list(batch))
+        fresh = {digest: request for digest, request in batch.items() if digest not in known}
+        if self.cache is not None and fresh and (cached := self.cache.get(list(fresh))):
+            self._commit(self.log, fresh, cached)
+            known |= cached
+            fresh = {digest: request for digest, request in fresh.items() if digest not in cached}
+        asked = self._ask(fresh)
+        for replies, reused in ((known, True), (asked, False)):
+            for digest, reply in replies.items():
+                if digest not in self._counted and reply.finish != "error":
+                    self._counted.add(digest)
+                    self.usage.add(reply, reused=reused)
+        return known | asked
+
+    def _ask(self, fresh: Mapping[str, Request]) -> dict[str, Reply]:
+        if not fresh:
+            return {}
+        if self.max_total_tokens is not None and self._worst_case(fresh) > self.max_total_tokens:
+            spent = self.usage.tokens_in + self.usage.tokens_out
+            error = f"--max-total-tokens {self.max_total_tokens} would be passed ({spent} spent so far)"
+            return dict.fromkeys(fresh, Reply(text="", finish="error", error=error))
+        asked = dict(zip(fresh, self.backend.generate(list(fresh.values())), strict=True))
+        for log in (self.log, self.cache):
+            if log is not None:
+                self._commit(log, fresh, asked)
+        return asked
+
+    def _commit(self, log: CallLog, requests: Mapping[str, Request], replies: Mapping[str, Reply]) -> None:
+        rows = [(digest, requests[digest], reply) for digest, reply in replies.items() if reply.finish != "error"]
+        log.put(rows, self.backend.identity.get("model", ""))
+
+    def _worst_case(self, fresh: Mapping[str, Request]) -> int:
+        """Tokens that the run will have taken if every reply to these requests is as long as it may be."""
+        ahead = sum(self.tokens.count(r.prompt) + r.sampling.max_tokens for r in fresh.values())
+        return self.usage.tokens_in + self.usage.tokens_out + ahead

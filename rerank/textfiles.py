@@ -1,0 +1,138 @@
+"""Text files, read with typed errors and written all or nothing.
+
+Knows UTF-8, gzip and the file system; knows nothing of what stands in the files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import os
+import zlib
+from collections.abc import Generator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, TextIO, cast
+
+from rerank.errors import DataError, MissingResourceError, StorageError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_CHUNK = 1 << 16
+
+
+class _TextBytes(io.RawIOBase):
+    """Passes bytes on and stops at what no text file holds, wherever in the file it comes."""
+
+    def __init__(self, inner: IO[bytes], path: Path) -> None:
+        self._inner = inner
+        self._path = path
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
+        view = memoryview(buffer)
+        try:
+            chunk = self._inner.read(len(view))
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise DataError(
+                f"{self._path} is a damaged or cut-off gzip file ({error})", remedy="Fetch or write it again"
+            ) from error
+        except OSError as error:
+            raise MissingResourceError(f"{self._path} cannot be read: {error.strerror}") from error
+        if b"\0" in chunk:
+            raise DataError(f"{self._path} is a binary file (it holds NUL bytes)", expected="text in UTF-8")
+        view[: len(chunk)] = chunk
+        return len(chunk)
+
+
+def _open_bytes(path: Path) -> IO[bytes]:
+    try:
+        return path.open("rb")
+    except FileNotFoundError as error:
+        raise MissingResourceError(f"There is no file {path}", remedy="Check the path") from error
+    except IsADirectoryError as error:
+        raise MissingResourceError(f"{path} is a folder", expected="a file") from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+        raise MissingResourceError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from error
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Generator[TextIO]:
+    with contextlib.ExitStack() as stack:
+        raw = cast(io.BufferedReader, stack.enter_context(_open_bytes(path)))
+        inner: IO[bytes] = raw
+        if raw.peek(2)[:2] == _GZIP_MAGIC:
+            inner = cast("IO[bytes]", stack.enter_context(gzip.GzipFile(fileobj=raw)))
+        text = io.TextIOWrapper(io.BufferedReader(_TextBytes(inner, path), _CHUNK), encoding="utf-8-sig")
+        try:
+            yield stack.enter_context(text)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is not in UTF-8 ({error.reason})", expected="text in UTF-8") from error
+
+
+def open_text(path: str | Path) -> AbstractContextManager[TextIO]:
+    """Open a text file for reading: UTF-8, a byte order mark dropped, gzip known by its first bytes.
+
+    Args:
+        path: The file; the ending of its name plays no part.
+
+    Returns:
+        A context manager that gives the text, line ends as LF.
+
+    Raises:
+        MissingResourceError: On entry: no such file, a folder, or not readable.
+        DataError: Binary, not UTF-8 or a damaged gzip file; raised where the reading gets there.
+    """
+    return _reading(Path(path))
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Generator[TextIO]:
+    if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or terminal cannot be replaced
+        with path.open("w", encoding="utf-8", newline="\n") as direct:
+            yield direct
+        return
+    target = path.resolve()  # the file behind a link is replaced, not the link
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as raw, contextlib.ExitStack() as stack:
+            inner: IO[bytes] = raw
+            if target.suffix == ".gz":  # no name and no time inside, so that equal text gives equal bytes
+                inner = cast("IO[bytes]", stack.enter_context(gzip.GzipFile("", "wb", fileobj=raw, mtime=0)))
+            text = stack.enter_context(io.TextIOWrapper(inner, encoding="utf-8", newline="\n"))
+            yield text
+            text.flush()
+            raw.flush()
+            os.fsync(raw.fileno())
+        temporary.replace(target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+@contextlib.contextmanager
+def replace_text(path: str | Path) -> Generator[TextIO]:
+    """Write a whole text file or nothing: what stood there before stays until the new text is complete.
+
+    Args:
+        path: The file; gzipped where its name ends in ``.gz``. Its folder must exist.
+
+    Yields:
+        A stream to write to.
+
+    Raises:
+        StorageError: The disk is full, or the file cannot be written.
+    """
+    try:
+        with _replacing(Path(path)) as text:
+            yield text
+    except OSError as error:
+        raise StorageError(
+            f"{path} could not be written: {error.strerror or error}", remedy="Free space, or write to another folder"
+        ) from error

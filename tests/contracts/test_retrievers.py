@@ -1,0 +1,98 @@
+"""What every first stage must show. One that needs no argument is held to it by being registered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from rerank.errors import MissingPrerequisiteError, UsageError
+from rerank.retrieval import first_stages, open_retriever
+from rerank.stages import Search
+from rerank.types import Document, Query, Ranking, Run
+
+WORDS = ["wing", "water", "air", "flow", "heat"]
+DOCS = {
+    f"d{i}": Document(id=f"d{i}", title=f"Title {i}", text=f"{WORDS[i % 5]} {WORDS[i % 3]} {WORDS[i % 2]} 搜索引擎")
+    for i in range(20)
+}
+QUERIES = [
+    Query(id="q2", text="wing flow"),
+    Query(id="q1", text="the water"),
+    Query(id="q3", text="搜索"),
+    Query(id="q4", text=""),
+]
+
+
+class Corpus:
+    name, language, fingerprint = "contract", "en", "c0" * 32
+
+    def docs(self) -> Iterator[Document]:
+        return iter(DOCS.values())
+
+    def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
+        return {doc_id: DOCS[doc_id] for doc_id in ids if doc_id in DOCS}
+
+    def candidates(self) -> Run:
+        return Run((Ranking.from_order(query, DOCS.values()) for query in QUERIES[:3]), name="own")
+
+
+@pytest.fixture(params=first_stages.names())
+def retriever(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Search:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    file = tmp_path / "run.trec"
+    rows = [f"{query.id} Q0 {doc_id} 0 {20 - i} tag\n" for query in QUERIES[:3] for i, doc_id in enumerate(DOCS)]
+    file.write_text("".join(rows))
+    try:
+        return open_retriever({"run": f"run:{file}"}.get(request.param, request.param), Corpus())
+    except MissingPrerequisiteError as error:
+        pytest.skip(str(error))
+
+
+def as_lists(run: Run) -> list[tuple[str, tuple[str, ...], tuple[float, ...]]]:
+    return [(query_id, ranking.doc_ids, ranking.scores) for query_id, ranking in run.items()]
+
+
+@pytest.mark.parametrize("k", [1, 3, 1000])
+def test_at_most_k_documents_and_at_least_one(retriever: Search, k: int) -> None:
+    run = retriever.search(QUERIES, k)
+    assert all(1 <= len(run[query.id]) <= min(k, len(DOCS)) for query in QUERIES[:3])
+
+
+def test_documents_are_the_collections_own_and_come_once(retriever: Search) -> None:
+    for ranking in retriever.search(QUERIES, 50).values():
+        assert ranking.docs == tuple(DOCS[doc_id] for doc_id in ranking.doc_ids)
+        assert len(set(ranking.doc_ids)) == len(ranking)
+
+
+def test_queries_come_back_as_asked_and_in_order(retriever: Search) -> None:
+    found = [ranking.query for ranking in retriever.search(QUERIES, 3).values()]
+    assert found == [query for query in QUERIES if query in found]
+    assert found[:3] == QUERIES[:3]
+
+
+def test_empty_query_finds_nothing(retriever: Search) -> None:
+    assert len(retriever.search(QUERIES, 3).get("q4", ())) == 0
+
+
+def test_no_queries(retriever: Search) -> None:
+    assert len(retriever.search([], 3)) == 0
+
+
+def test_same_again_alone_and_together(retriever: Search) -> None:
+    together = retriever.search(QUERIES, 5)
+    assert as_lists(retriever.search(QUERIES, 5)) == as_lists(together)
+    alone = [row for query in QUERIES[:3] for row in as_lists(retriever.search([query], 5))]
+    assert alone == as_lists(together)[:3]
+
+
+def test_shorter_lists_are_the_beginning_of_longer_ones(retriever: Search) -> None:
+    longer = retriever.search(QUERIES, 12)
+    for k in range(1, 12):
+        assert as_lists(retriever.search(QUERIES, k)) == as_lists(longer.top(k))
+
+
+def test_depth_below_one_is_refused(retriever: Search) -> None:
+    with pytest.raises(UsageError, match="expected at least 1"):
+        retriever.search(QUERIES, 0)

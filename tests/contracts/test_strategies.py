@@ -1,0 +1,166 @@
+"""What every registered strategy must show; a new one inherits these by existing."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rerank.judges.base import Verdict
+from rerank.pipeline import Outcome, drive
+from rerank.strategies import open_strategy, strategies
+from rerank.strategies.base import Strategy
+from rerank.types import Document, Query, Ranking, Window
+
+Sort = Callable[[Window], Sequence[int]]
+
+
+class Judge:
+    """Orders windows by a function of the window; keeps what it was asked."""
+
+    def __init__(self, sort: Sort) -> None:
+        self.sort = sort
+        self.asked: list[list[Window]] = []
+
+    def order(self, windows: Sequence[Window]) -> list[Verdict]:
+        self.asked.append(list(windows))
+        return [Verdict(order=tuple(self.sort(window)), status="ok") for window in windows]
+
+
+def by_number(window: Window) -> list[int]:
+    return sorted(range(len(window)), key=lambda at: int(window.docs[at].id))
+
+
+def shuffled(window: Window) -> list[int]:
+    return sorted(range(len(window)), key=lambda at: hash((len(window), at * 7919 % 13)))
+
+
+def ranking(order: Sequence[int], query: str = "q") -> Ranking:
+    return Ranking.from_order(Query(id=query, text="words"), [Document(id=str(number)) for number in order])
+
+
+def go(strategy: Strategy, order: Sequence[int], sort: Sort = by_number) -> tuple[Ranking, Judge]:
+    judge = Judge(sort)
+    outcome = drive([ranking(order)], strategy, judge)
+    return outcome.rankings[0], judge
+
+
+@pytest.fixture(params=sorted(strategies.names()))
+def strategy(request: pytest.FixtureRequest) -> Strategy:
+    return open_strategy(request.param)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_nothing_is_asked_about_nothing(strategy: Strategy, n: int) -> None:
+    result, judge = go(strategy, range(n))
+    assert judge.asked == []
+    assert len(result) == n
+    assert strategy.calls(n) == 0
+
+
+@pytest.mark.parametrize("n", [2, 3, 9, 10, 11, 19, 20, 21, 30, 35, 95, 100, 101])
+def test_every_document_is_seen_and_kept_and_calls_are_as_announced(strategy: Strategy, n: int) -> None:
+    result, judge = go(strategy, range(n), shuffled)
+    assert sorted(map(int, result.doc_ids)) == list(range(n))
+    seen = {doc.id for windows in judge.asked for window in windows for doc in window.docs}
+    assert seen == {str(number) for number in range(n)}
+    assert sum(map(len, judge.asked)) == strategy.calls(n)
+
+
+@given(st.permutations(range(25)))
+def test_a_perfect_judge_puts_the_best_first(order: list[int]) -> None:
+    for name in strategies.names():
+        result, _ = go(open_strategy(name), order)
+        assert result.doc_ids[0] == "0"
+
+
+def test_batched_equals_one_by_one(strategy: Strategy) -> None:
+    lists = [ranking(list(reversed(range(n))), f"q{n}") for n in (0, 1, 5, 23, 40)]
+    together = drive(lists, strategy, Judge(by_number))
+    alone = tuple(drive([one], strategy, Judge(by_number)).rankings[0] for one in lists)
+    assert together.rankings == alone
+
+
+def test_deterministic(strategy: Strategy) -> None:
+    def once() -> Outcome:
+        return drive([ranking(range(40))], strategy, Judge(shuffled))
+
+    assert once() == once()
+
+
+def test_queries_advance_together(strategy: Strategy) -> None:
+    judge = Judge(by_number)
+    drive([ranking(range(100), f"q{k}") for k in range(5)], strategy, judge)
+    assert all(len(windows) % 5 == 0 for windows in judge.asked)
+
+
+windowed = st.integers(2, 12).flatmap(lambda size: st.tuples(st.just(size), st.integers(1, size)))
+
+
+@given(windowed, st.integers(0, 60), st.integers(1, 3))
+def test_sliding_sees_every_document_and_counts_its_calls(options: tuple[int, int], n: int, passes: int) -> None:
+    size, stride = options
+    strategy = open_strategy(f"sliding,size={size},stride={stride},passes={passes}")
+    result, judge = go(strategy, range(n), shuffled)
+    windows = list(itertools.chain.from_iterable(judge.asked))
+    assert all(2 <= len(window) <= size for window in windows)
+    assert len(windows) == strategy.calls(n)
+    assert sorted(map(int, result.doc_ids)) == list(range(n))
+    if n > 1:
+        assert {doc.id for window in windows for doc in window.docs} == {str(number) for number in range(n)}
+
+
+@given(st.integers(2, 12).flatmap(lambda s: st.tuples(st.just(s), st.integers(1, s // 2))), st.data())
+def test_multipass_sorts_completely(options: tuple[int, int], data: st.DataObject) -> None:
+    size, stride = options
+    order = data.draw(st.permutations(range(data.draw(st.integers(0, 45)))))
+    strategy = open_strategy(f"multipass,size={size},stride={stride}")
+    result, judge = go(strategy, order)
+    assert list(map(int, result.doc_ids)) == sorted(order)
+    assert sum(map(len, judge.asked)) == strategy.calls(len(order))
+
+
+def test_published_counts() -> None:
+    assert open_strategy("full").calls(100) == 1
+    assert open_strategy("sliding").calls(100) == 9
+    assert open_strategy("sliding,passes=3").calls(100) == 27
+    assert open_strategy("multipass").calls(100) == 45
+
+
+def test_sliding_windows_of_35_documents() -> None:
+    _, judge = go(open_strategy("sliding"), range(35), lambda window: range(len(window)))
+    spans = [(int(w.docs[0].id), int(w.docs[-1].id) + 1) for (w,) in judge.asked]
+    assert spans == [(15, 35), (5, 25), (0, 15)]
+
+
+def test_ten_candidates_are_one_window() -> None:
+    result, judge = go(open_strategy("sliding"), list(reversed(range(10))))
+    assert len(judge.asked) == 1
+    assert result.doc_ids == tuple(map(str, range(10)))
+
+
+@pytest.mark.parametrize(
+    ("selector", "message"),
+    [
+        ("sliding,size=1", "at least 2"),
+        ("sliding,stride=0", "0 < stride"),
+        ("sliding,stride=21", "skip documents"),
+        ("sliding,passes=0", "at least 1"),
+        ("multipass,size=20,stride=11", "cannot sort"),
+        ("multipass,stride=0", "0 < stride"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(selector: str, message: str) -> None:
+    from rerank.errors import UsageError
+
+    with pytest.raises(UsageError, match=message):
+        open_strategy(selector)
+
+
+def test_strategies_have_the_protocol(strategy: Strategy) -> None:
+    assert callable(strategy)
+    assert isinstance(cast(object, strategy.calls(7)), int)

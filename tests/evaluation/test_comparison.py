@@ -1,0 +1,177 @@
+"""Runs against each other."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rerank.errors import DataError, UsageError
+from rerank.evaluation import Scores, compare, compare_scores, comparison_table
+from rerank.evaluation.comparison import Comparison
+from rerank.types import Document, Qrels, Query, Ranking, Run
+
+QUERIES = [f"q{n}" for n in range(30)]
+QRELS = Qrels({query: {"a": 1, "b": 0} for query in QUERIES})
+
+
+def run(name: str, better_on: int, queries: list[str] = QUERIES) -> Run:
+    """The relevant document first for so many queries, second for the rest."""
+    return Run(
+        (
+            Ranking.from_order(Query(id=query), [Document(id=doc) for doc in ("ab" if n < better_on else "ba")])
+            for n, query in enumerate(queries)
+        ),
+        name=name,
+    )
+
+
+def scores(name: str, *values: float) -> Scores:
+    return Scores(run=name, values={"AP": {f"q{n}": value for n, value in enumerate(values)}})
+
+
+def test_three_runs() -> None:
+    result = compare(QRELS, [run("best", 30), run("good", 20), run("bad", 0)], "RR")
+    assert result.measure == "RR"
+    assert result.queries == 30
+    assert [(r.run, r.mean) for r in result.runs] == [
+        ("best", 1.0),
+        ("good", pytest.approx(5 / 6)),
+        ("bad", 0.5),
+    ]
+    assert [(p.a, p.b) for p in result.pairs] == [("best", "good"), ("best", "bad"), ("good", "bad")]
+    first = result.pairs[0]
+    assert first.difference == pytest.approx(1 / 6)
+    assert (first.wins, first.ties, first.losses) == (10, 20, 0)
+    assert first.low < first.difference < first.high
+    assert all(p.significant for p in result.pairs)
+    assert all(p.p <= p.p_adjusted and p.p_wilcoxon <= p.p_wilcoxon_adjusted for p in result.pairs)
+    assert result.notes == ()
+
+
+def test_dictionary_is_the_contract() -> None:
+    content = compare(QRELS, [run("a.run", 20), run("b.run", 10)], "nDCG@10").to_dict()
+    assert json.loads(json.dumps(content)) == content
+    assert content["measure"] == "nDCG@10"
+    assert [entry["run"] for entry in content["runs"]] == ["a.run", "b.run"]
+    assert content["runs"][0].keys() == {"run", "queries", "missing", "mean", "ci"}
+    (pair,) = content["pairs"]
+    assert pair.keys() == {
+        *("a", "b", "difference", "ci", "wins", "ties", "losses", "significant"),
+        *("p", "p_adjusted", "p_wilcoxon", "p_wilcoxon_adjusted"),
+    }
+    assert pair["difference"] == pytest.approx(content["runs"][0]["mean"] - content["runs"][1]["mean"])
+
+
+def test_identical_runs_do_not_differ() -> None:
+    (pair,) = compare(QRELS, [run("a", 20), run("b", 20)], "AP").pairs
+    assert (pair.difference, pair.low, pair.high) == (0.0, 0.0, 0.0)
+    assert (pair.p, pair.p_adjusted, pair.p_wilcoxon, pair.p_wilcoxon_adjusted) == (1.0, 1.0, 1.0, 1.0)
+    assert (pair.wins, pair.ties, pair.losses) == (0, 30, 0)
+    assert not pair.significant
+
+
+def test_last_bits_make_no_win() -> None:
+    (pair,) = compare_scores([scores("a", 0.1 + 0.2, 0.5), scores("b", 0.3, 0.5)], "AP").pairs
+    assert (pair.wins, pair.ties) == (0, 2)
+    assert pair.p == 1.0
+
+
+def test_a_level_of_relevance_and_trec_names() -> None:
+    qrels = Qrels({query: {"a": 2, "b": 1} for query in QUERIES})
+    result = compare(qrels, [run("x", 30), run("y", 0)], "recip_rank", relevant=2)
+    assert result.measure == "RR(rel=2)"
+    assert [r.mean for r in result.runs] == [1.0, 0.5]
+
+
+def test_missing_queries_and_few_topics_are_said() -> None:
+    few = Qrels({query: QRELS[query] for query in QUERIES[:10]})
+    result = compare(few, [run("whole", 5), run("part", 5, QUERIES[:8])], "RR")
+    assert [r.missing for r in result.runs] == [0, 2]
+    assert result.notes[0] == "Run 'part' lacks 2 of 10 judged queries; they count as 0."
+    assert result.notes[1].startswith("Only 10 queries")
+    assert result.to_dict()["notes"] == list(result.notes)
+
+
+@pytest.mark.parametrize(
+    ("names", "measure", "alpha", "message"),
+    [
+        (["a"], "AP", 0.05, "1 run to compare. expected at least two"),
+        ([], "AP", 0.05, "0 run"),
+        (["a", "a"], "AP", 0.05, "Two runs are called 'a'"),
+        (["a", "b"], "P_5,10", 0.05, "stands for 2 measures"),
+        (["a", "b"], "AP", 0.0, "alpha=0"),
+        (["a", "b"], "AP", 1.5, "alpha=1.5"),
+        (["a", "b"], "AP", math.nan, "alpha=nan"),
+        (["a", "b"], "APP", 0.05, "Unknown measure 'APP'"),
+    ],
+)
+def test_what_makes_no_sense(names: list[str], measure: str, alpha: float, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        compare(QRELS, [run(name, 5) for name in names], measure, alpha=alpha)
+
+
+def test_scores_that_do_not_fit_together() -> None:
+    with pytest.raises(UsageError, match="'b' has no RR"):
+        compare_scores([Scores(run="a", values={"RR": {"q": 1.0}}), scores("b", 1.0)], "RR")
+    with pytest.raises(DataError, match="other queries"):
+        compare_scores([scores("a", 1.0, 0.0), scores("b", 1.0)], "AP")
+    with pytest.raises(DataError, match="1 judged query"):
+        compare_scores([scores("a", 1.0), scores("b", 1.0)], "AP")
+
+
+columns = st.lists(st.integers(0, 10).map(lambda n: n / 10), min_size=4, max_size=4)
+
+
+@given(st.lists(columns, min_size=2, max_size=4))
+def test_properties(table: list[list[float]]) -> None:
+    result = compare_scores([scores(f"r{n}", *column) for n, column in enumerate(table)], "AP")
+    assert len(result.pairs) == len(table) * (len(table) - 1) // 2
+    means = {entry.run: entry.mean for entry in result.runs}
+    for pair in result.pairs:
+        assert pair.wins + pair.ties + pair.losses == 4
+        assert pair.difference == pytest.approx(means[pair.a] - means[pair.b])
+        assert 0 < pair.p <= pair.p_adjusted <= 1
+        assert 0 < pair.p_wilcoxon <= pair.p_wilcoxon_adjusted <= 1
+        assert pair.significant == (pair.p_adjusted <= result.alpha)
+
+
+def example() -> Comparison:
+    return compare(QRELS, [run("best|1", 30), run("bad", 0), run("same", 0)], "RR")
+
+
+def test_text_table() -> None:
+    text = str(example())
+    blocks = text.split("\n\n")
+    assert blocks[0].splitlines() == [
+        "run         RR      95% interval",
+        "best|1  1.0000  [1.0000, 1.0000]",
+        "bad     0.5000  [0.5000, 0.5000]",
+        "same    0.5000  [0.5000, 0.5000]",
+    ]
+    rows = [line.split() for line in blocks[1].splitlines()]
+    assert rows[1] == [
+        "best|1",
+        "bad",
+        "+0.5000",
+        "[0.5000,",
+        "0.5000]",
+        "30/0/0",
+        "<0.0001",
+        "<0.0001*",
+        "<0.0001",
+        "<0.0001",
+    ]
+    assert rows[3][-5:] == ["0/30/0", "1.0000", "1.0000", "1.0000", "1.0000"]
+    assert blocks[2].startswith("* significant: p of the paired t-test, after Holm's correction over 3 pairs")
+    assert comparison_table(example()) == text
+
+
+def test_markdown_table() -> None:
+    text = comparison_table(example(), markdown=True, digits=2)
+    assert "| best\\|1 | 1.00 | [1.00, 1.00] |" in text
+    assert "| --- | ---: | ---: |" in text
+    assert "\n\n\\* significant" in text

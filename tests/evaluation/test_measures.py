@@ -1,0 +1,159 @@
+"""Names of measures, in both forms, and what is wrong with bad ones."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rerank.errors import UnknownNameError, UsageError
+from rerank.evaluation.measures import is_total, parse_measures
+
+
+def names(*written: str, relevant: int = 1) -> list[str]:
+    return [str(measure) for measure in parse_measures(written, relevant=relevant)]
+
+
+@pytest.mark.parametrize(
+    ("written", "printed"),
+    [
+        ("nDCG@10", ["nDCG@10"]),
+        (" nDCG@10 ", ["nDCG@10"]),
+        ("NDCG@10", ["nDCG@10"]),
+        ("ndcg@10", ["nDCG@10"]),
+        ("mrr@10", ["RR@10"]),
+        ("MAP", ["AP"]),
+        ("AP(rel=2)", ["AP(rel=2)"]),
+        ("AP(rel=1)", ["AP"]),
+        ("P(rel=2)@5", ["P(rel=2)@5"]),
+        ("P(cutoff=5)", ["P@5"]),
+        ("IPrec@0", ["IPrec@0.0"]),
+        ("RBP(p=0.5,rel=1)", ["RBP(p=0.5,rel=1)"]),
+        ("nDCG(gains={1:1,2:3})@10", ["nDCG(gains={2:3})@10"]),
+        ("nDCG(dcg='exp-log2')@10", ["nDCG(dcg='exp-log2')@10"]),
+        ("ndcg", ["nDCG"]),
+        ("ndcg_cut_10", ["nDCG@10"]),
+        ("ndcg_cut.10,100", ["nDCG@10", "nDCG@100"]),
+        ("map", ["AP"]),
+        ("map_cut_100", ["AP@100"]),
+        ("recip_rank", ["RR"]),
+        ("P_10", ["P@10"]),
+        ("recall_100", ["R@100"]),
+        ("Rprec", ["Rprec"]),
+        ("bpref", ["Bpref"]),
+        ("success_1", ["Success@1"]),
+        ("infAP", ["infAP"]),
+        ("iprec_at_recall_0.10", ["IPrec@0.1"]),
+        ("iprec_at_recall_.25", ["IPrec@0.25"]),
+        ("num_q", ["NumQ"]),
+        ("num_rel", ["NumRel"]),
+        ("num_rel_ret", ["NumRet(rel=1)"]),
+        ("num_ret", ["NumRet"]),
+        ("set_P", ["SetP"]),
+        ("set_F", ["SetF"]),
+        ("set_map", ["SetAP"]),
+        ("set_recall", ["SetR"]),
+        ("set_relative_P", ["SetP(relative=True)"]),
+    ],
+)
+def test_names_in_both_forms(written: str, printed: list[str]) -> None:
+    assert names(written) == printed
+
+
+def test_order_is_kept_and_doubles_count_once() -> None:
+    assert names("P_10", "nDCG@10", "P@10", "ndcg_cut_10", "AP") == ["P@10", "nDCG@10", "AP"]
+
+
+@pytest.mark.parametrize(
+    ("written", "printed"),
+    [
+        ("AP", "AP(rel=2)"),
+        ("map", "AP(rel=2)"),
+        ("P_10", "P(rel=2)@10"),
+        ("AP(rel=1)", "AP"),
+        ("AP(rel=3)", "AP(rel=3)"),
+        ("nDCG@10", "nDCG@10"),
+        ("NumRel", "NumRel(rel=2)"),
+        ("num_ret", "NumRet"),
+        ("num_rel_ret", "NumRet(rel=2)"),
+        ("RBP", "RBP"),
+        ("Judged@10", "Judged@10"),
+    ],
+)
+def test_a_level_of_relevance_shows_in_the_names_of_binary_measures(written: str, printed: str) -> None:
+    assert names(written, relevant=2) == [printed]
+
+
+@pytest.mark.parametrize(
+    ("written", "suggestion"),
+    [("ndgc@10", "ndcg"), ("nDGC@10", "nDCG"), ("ndcg_cutt_10", "ndcg_cut"), ("Recal@5", "Recall")],
+)
+def test_unknown_names_get_a_suggestion(written: str, suggestion: str) -> None:
+    with pytest.raises(UnknownNameError, match="Unknown measure") as caught:
+        names(written)
+    assert suggestion in caught.value.suggestions
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("", "not the form"),
+        ("nDCG@", "not the form"),
+        ("nDCG@10@20", "not the form"),
+        ("nDCG(10)", "not the form"),
+        ("nDCG(x=y)@10", "not the form"),
+        ("nDCG(**{})@10", r"has the parameter '\*\*'"),
+        ("__import__('os')", "not the form"),
+        ("(lambda: 1)()", "not the form"),
+        ("nDCG@x", "not the form"),
+        ("nDCG; AP", "not the form"),
+        ("(" * 5000, "not the form"),
+        ("P", "needs cutoff. Write P@10"),
+        ("SDCG@10", "needs max_rel. Write SDCG@10 with max_rel"),
+        ("P_x", "Unknown measure 'P_x'"),
+        ("map_5", "Unknown measure 'map_5'"),
+        ("ndcg_cut", "Unknown measure 'ndcg_cut'"),
+        ("P@0", "cutoff=0.*a whole number from 1"),
+        ("P@-1", "cutoff=-1"),
+        ("P@1.5", "cutoff=1.5"),
+        ("P@True", "cutoff=True"),
+        ("AP(rel=0)", "rel=0.*a grade of at least 1"),
+        ("AP(rel='2')", "rel='2'"),
+        ("AP(level=2)", "has the parameter 'level'.*cutoff, judged_only, rel"),
+        ("NumQ(rel=1)", "one of those it takes: none"),
+        ("IPrec@1.5", "recall=1.5"),
+        ("IPrec@0.123", "at most two decimals"),
+        ("nDCG(dcg='log3')@10", "dcg='log3'"),
+        ("nDCG(gains={1:-1})@10", "gains"),
+        ("nDCG(gains={1:1.5})@10", "gains"),
+    ],
+)
+def test_bad_measures(written: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        names(written)
+
+
+def test_nothing_asked_for() -> None:
+    with pytest.raises(UsageError, match="No measure"):
+        names()
+    with pytest.raises(UsageError, match="relevant=0"):
+        names("AP", relevant=0)
+
+
+@given(st.text(alphabet="nDCGAPRel@(){}=_.,:'0123456789 \t", max_size=20))
+def test_any_text_is_a_measure_or_a_usage_error(written: str) -> None:
+    try:
+        printed = names(written)
+    except UsageError:
+        return
+    assert names(*printed) == printed, "a printed name is itself a name"
+
+
+def test_counts_are_totals() -> None:
+    assert [is_total(name) for name in ("NumQ", "NumRel(rel=2)", "NumRet", "nDCG@10", "NumRetort")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]

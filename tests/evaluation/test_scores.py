@@ -1,0 +1,201 @@
+"""What counts when a run is measured."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rerank.errors import DataError, MissingPrerequisiteError, UsageError
+from rerank.evaluation import Scores, evaluate, evaluate_all, evaluation_report, scores_table
+from rerank.types import Document, Qrels, Query, Ranking, Run
+
+QRELS = Qrels({"q1": {"a": 2, "b": 0, "c": 1, "n": -1}, "q2": {"x": 1}, "q3": {"y": 0}}, name="small")
+
+
+def ranking(query: str, *docs: str) -> Ranking:
+    return Ranking.from_order(Query(id=query), [Document(id=doc) for doc in docs])
+
+
+def run(*rankings: Ranking, name: str = "sys") -> Run:
+    return Run(rankings, name=name)
+
+
+def test_missing_queries_score_zero_and_are_counted() -> None:
+    scores = evaluate(QRELS, run(ranking("q1", "a", "b")), ["RR", "P@1"])
+    assert scores.values == {"RR": {"q1": 1.0, "q2": 0.0, "q3": 0.0}, "P@1": {"q1": 1.0, "q2": 0.0, "q3": 0.0}}
+    assert scores.missing == ("q2", "q3")
+    assert scores.unjudged == ()
+    assert scores.mean("RR") == pytest.approx(1 / 3)
+
+
+def test_an_empty_list_is_a_missing_one() -> None:
+    scores = evaluate(QRELS, run(ranking("q1", "a"), ranking("q2")), ["Judged@5", "AP"])
+    assert scores.missing == ("q2", "q3")
+    assert scores.values["Judged@5"]["q2"] == 0.0
+
+
+def test_unjudged_queries_do_not_count_and_are_named() -> None:
+    more = evaluate(QRELS, run(ranking("q1", "a"), ranking("z", "a")), ["AP"])
+    assert more.unjudged == ("z",)
+    assert more.values == evaluate(QRELS, run(ranking("q1", "a")), ["AP"]).values
+
+
+def test_no_shared_query() -> None:
+    with pytest.raises(
+        DataError, match=r"'sys' \(queries 'z'\) shares no query with small \(queries 'q1', 'q2', 'q3'\)"
+    ):
+        evaluate(QRELS, run(ranking("z", "a")), ["AP"])
+    with pytest.raises(DataError, match=r"\(queries none\)"):
+        evaluate(QRELS, run(), ["AP"])
+    with pytest.raises(DataError, match=r"'a', 'b', 'c' \.\.\.\)"):
+        evaluate(QRELS, run(*(ranking(query, "a") for query in "abcde")), ["AP"])
+
+
+def test_no_judgments() -> None:
+    with pytest.raises(DataError, match="qrels holds no judgments"):
+        evaluate(Qrels({}), run(ranking("q1", "a")), ["AP"])
+
+
+def test_order_of_measures_is_the_order_asked() -> None:
+    asked = ["P@5", "AP", "nDCG@10", "AP(rel=2)", "Judged@10", "RR@1"]
+    scores = evaluate(QRELS, run(ranking("q1", "b", "a")), asked)
+    assert list(scores.measures) == asked == list(scores.summary())
+
+
+def test_a_level_of_relevance() -> None:
+    scores = evaluate(QRELS, run(ranking("q1", "c", "a")), ["RR", "nDCG@1", "NumRel"], relevant=2)
+    assert scores.values["RR(rel=2)"]["q1"] == 0.5
+    assert scores.values["nDCG@1"]["q1"] == 0.5
+    assert scores.values["NumRel(rel=2)"] == {"q1": 1.0, "q2": 0.0, "q3": 0.0}
+
+
+def test_counts_are_totals_over_all_judged_queries() -> None:
+    scores = evaluate(
+        QRELS, run(ranking("q1", "a", "b", "u"), ranking("q3", "y")), ["num_q", "num_rel", "num_ret", "num_rel_ret"]
+    )
+    assert scores.summary() == {"NumQ": 3.0, "NumRel": 3.0, "NumRet": 4.0, "NumRet(rel=1)": 1.0}
+
+
+def test_the_order_measured_is_the_rankings_own() -> None:
+    """Equal scores, and scores that single precision cannot tell apart, must not let documents change places."""
+    docs = (Document(id="low"), Document(id="a"), Document(id="z"))
+    for values in ((1.0, 1.0, 1.0), (1.0 + 1e-12, 1.0 + 1e-13, 1.0), (1e300, 1e299, -1e300)):
+        mine = Run([Ranking(Query(id="q"), docs, values)])
+        for position, doc in enumerate(docs, 1):
+            for measure in ("RR", "RR@10"):  # two programs compute these
+                scores = evaluate(Qrels({"q": {doc.id: 1}}), mine, [measure])
+                assert scores.mean(measure) == pytest.approx(1 / position)
+
+
+def test_measures_do_not_disturb_each_other() -> None:
+    """Gains, judged_only and plain measures asked for together give what each gives alone."""
+    asked = [
+        "nDCG@10",
+        "nDCG(gains={1:5,2:1})@10",
+        "P(judged_only=True)@2",
+        "NumRet",
+        "nDCG(judged_only=True)@10",
+        "AP",
+    ]
+    mine = run(ranking("q1", "u", "v", "c", "a", "b"))
+    together = evaluate(QRELS, mine, asked)
+    for measure in asked:
+        (alone,) = evaluate(QRELS, mine, [measure]).values.values()
+        assert together.values[measure] == alone
+
+
+def test_ids_of_any_kind() -> None:
+    """A program behind ir_measures cuts query ids at a dash and splits lines at white space."""
+    qrels = Qrels({"PLAIN-2": {"doc one": 1, "d-2": 2}, "x 2": {"中": 1}})
+    mine = run(ranking("PLAIN-2", "d-2", "doc one"), ranking("x 2", "u", "中"))
+    scores = evaluate(qrels, mine, ["nDCG@10", "RR@10", "Judged@1"])
+    assert scores.values["nDCG@10"]["PLAIN-2"] == 1.0
+    assert scores.values["RR@10"] == {"PLAIN-2": 1.0, "x 2": 0.5}
+    assert scores.values["Judged@1"] == {"PLAIN-2": 1.0, "x 2": 0.0}
+
+
+@pytest.mark.parametrize("measure", ["RBP(rel=1)", "alpha_nDCG@10", "Accuracy", "ERR_IA@20"])
+def test_what_cannot_be_computed_here(measure: str) -> None:
+    with pytest.raises(MissingPrerequisiteError, match="Nothing that is installed computes"):
+        evaluate(QRELS, run(ranking("q1", "a")), [measure])
+
+
+def test_scores_check_their_invariants() -> None:
+    with pytest.raises(DataError, match="is nan for query 'q'"):
+        Scores(run="r", values={"AP": {"q": math.nan}})
+    with pytest.raises(DataError, match="covers other queries"):
+        Scores(run="r", values={"AP": {"q": 1.0}, "RR": {"p": 1.0}})
+    with pytest.raises(DataError, match="or none"):
+        Scores(run="r", values={"AP": {}})
+    with pytest.raises(UsageError, match="No measure"):
+        evaluate(QRELS, run(ranking("q1", "a")), [])
+
+
+def test_report_is_the_contract() -> None:
+    scores = evaluate_all(QRELS, [run(ranking("q1", "a")), run(ranking("q2", "x"), ranking("w", "x"))], ["RR"])
+    report = evaluation_report("my.qrels", zip(["a.run", "b.run"], scores, strict=True))
+    third = pytest.approx(1 / 3)
+    assert report == {
+        "qrels": "my.qrels",
+        "runs": [
+            {"run": "a.run", "queries": 3, "missing": 2, "unjudged": 0, "scores": {"RR": third}},
+            {"run": "b.run", "queries": 3, "missing": 2, "unjudged": 1, "scores": {"RR": third}},
+        ],
+    }
+    full = evaluation_report("my.qrels", [("a.run", scores[0])], per_query=True)
+    assert full["runs"][0]["per_query"] == {"q1": {"RR": 1.0}, "q2": {"RR": 0.0}, "q3": {"RR": 0.0}}
+
+
+def test_table() -> None:
+    scores = evaluate_all(QRELS, [run(ranking("q1", "a")), run(ranking("q2", "x"))], ["RR", "num_ret"])
+    pairs = [("a|b", scores[0]), ("中文", scores[1])]
+    assert scores_table(pairs) == (
+        "run   queries  missing      RR  NumRet\n"
+        "a|b         3        2  0.3333  1.0000\n"
+        "中文        3        2  0.3333  1.0000"
+    )
+    assert scores_table(pairs, markdown=True, digits=2).splitlines()[:3] == [
+        "| run | queries | missing | RR | NumRet |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        "| a\\|b | 3 | 2 | 0.33 | 1.00 |",
+    ]
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Qrels, Run]:
+    docs = [f"d{n}" for n in range(8)]
+    grades = st.dictionaries(st.sampled_from(docs), st.integers(-1, 3), min_size=1)
+    qrels = Qrels(draw(st.dictionaries(st.sampled_from("pqr"), grades, min_size=1)))
+    queries = draw(st.lists(st.sampled_from(sorted(qrels)), min_size=1, unique=True))
+    lists = {query: draw(st.lists(st.sampled_from(docs), min_size=1, unique=True)) for query in queries}
+    return qrels, run(*(ranking(query, *found) for query, found in lists.items()))
+
+
+BOUNDED = ["nDCG@10", "nDCG", "AP", "RR", "RR@3", "P@5", "R@3", "Rprec", "Success@2", "Judged@5", "Bpref", "SetF"]
+
+
+@given(cases())
+def test_bounds(case: tuple[Qrels, Run]) -> None:
+    scores = evaluate(*case, BOUNDED)
+    for row in scores.values.values():
+        assert all(0 <= value <= 1 + 1e-9 for value in row.values())
+    assert all(0 <= scores.mean(measure) <= 1 + 1e-9 for measure in BOUNDED)
+
+
+@given(cases(), st.integers(0, 7))
+def test_a_relevant_document_on_top_never_hurts(case: tuple[Qrels, Run], number: int) -> None:
+    qrels, before = case
+    query = next(iter(before))
+    relevant = [doc for doc, grade in qrels[query].items() if grade == max(qrels[query].values()) and grade > 0]
+    if not relevant:
+        return
+    best = relevant[number % len(relevant)]
+    others = [doc for doc in before[query].doc_ids if doc != best]
+    after = run(ranking(query, best, *others), *(before[q] for q in before if q != query))
+    measures = ["nDCG@10", "AP", "RR", "P@5", "R@3", "Success@2"]
+    old, new = evaluate(qrels, before, measures), evaluate(qrels, after, measures)
+    assert all(new.mean(measure) >= old.mean(measure) - 1e-9 for measure in measures)
+    assert new.values["RR"][query] == 1.0

@@ -1,0 +1,195 @@
+"""What holds of every reply, and the real ones."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from rerank.errors import UsageError
+from rerank.parsing import parse
+from rerank.parsing.clean import answer, plain
+
+PIECES = st.from_regex(
+    r"\A(\[|\]|\[[0-9]{1,2}\]| ?> ?|, |\n|1\. |Passage 2|[0-9]|[{}:]|\"id\": 2|\"rank\"|</?think>)\Z"
+) | st.sampled_from(["①", "²", "［３］", "sorry, I cannot", "and", "```", "9" * 120, "½", "\u2028", "\x00", "\ud800"])
+NOISE = st.text() | st.lists(PIECES, max_size=30).map("".join)
+
+
+@settings(deadline=None)
+@given(text=NOISE, count=st.integers(min_value=0, max_value=30))
+@example(text="[" * 5000, count=3)
+@example(text='{"a":' * 3000 + "}" * 3000, count=3)
+@example(text="9" * 6000, count=3)
+@example(text='[{"id": 1, "score": NaN}, {"id": 2, "score": 1e999}]', count=3)
+def test_every_text_has_a_result(text: str, count: int) -> None:
+    parsed = parse(text, count)
+    assert sorted(parsed.permutation) == list(range(count))
+    assert list(parsed.missing) == sorted(parsed.missing)
+    assert all(not 1 <= number <= count for number in parsed.foreign)
+    assert {number - 1 for number in parsed.repeated} <= set(parsed.order)
+    complete = not parsed.missing
+    assert complete == (parsed.status in ("ok", "repaired"))
+    assert (parsed.status in ("empty", "refused")) == (count > 0 and not parsed.order)
+    if parsed.status == "ok":
+        assert parsed.detail == ""
+    json.dumps(parsed.to_dict())
+
+
+@settings(deadline=None)
+@given(order=st.permutations(range(25)), words=st.sampled_from(["", "Of 25 passages: ", "<think>[3] > [1]</think>"]))
+def test_a_ranking_as_asked_is_read_exactly(order: list[int], words: str) -> None:
+    parsed = parse(words + " > ".join(f"[{position + 1}]" for position in order), 25)
+    assert parsed.order == tuple(order)
+    assert parsed.status == ("repaired" if words.startswith("Of") else "ok")
+
+
+@settings(deadline=None)
+@given(
+    order=st.permutations(range(12)), form=st.sampled_from(["lines", "numbered", "names", "json", "bare", "objects"])
+)
+def test_other_forms_say_the_same(order: list[int], form: str) -> None:
+    ids = [position + 1 for position in order]
+    text = {
+        "lines": "\n".join(f"[{i}]" for i in ids),
+        "numbered": "\n".join(f"{rank}. [{i}] because" for rank, i in enumerate(ids, start=1)),
+        "names": "\n".join(f"{rank}. Passage {i}" for rank, i in enumerate(ids, start=1)),
+        "json": json.dumps({"ranking": ids}),
+        "bare": ", ".join(map(str, ids)),
+        "objects": json.dumps([{"id": i, "rank": ids.index(i) + 1} for i in sorted(ids)]),
+    }[form]
+    parsed = parse(text, 12)
+    assert (parsed.order, parsed.status) == (tuple(order), "repaired")
+    assert parsed.detail
+
+
+def test_what_was_dropped_is_told() -> None:
+    parsed = parse("[2] > [7] > [2] > [0] > [1] > [3", 4)
+    assert parsed.to_dict() == {
+        "order": [2, 1],
+        "missing": [3, 4],
+        "repeated": [2],
+        "foreign": [7, 0],
+        "status": "partial",
+    }
+    assert parsed.detail.split("; ") == [
+        "dropped repeats of 2",
+        "dropped foreign identifiers 7, 0",
+        "dropped an identifier that the end of the reply cut off",
+    ]
+    assert parsed.permutation == (1, 0, 2, 3)
+
+
+def test_the_form_that_was_read_is_told() -> None:
+    assert parse("2, 1", 2).detail == "read from bare numbers"
+    assert parse("Ranking: [2] > [1]", 2).detail == "passed over the text around the ranking"
+    assert parse("Passage 2 > Passage 1", 2).detail == "read from passage names"
+
+
+def test_a_negative_count_is_refused() -> None:
+    with pytest.raises(UsageError, match="-1 passages"):
+        parse("[1]", -1)
+
+
+def test_cleaning_keeps_what_stands_outside_thoughts() -> None:
+    assert answer("a<think>b</think>c<think>d") == "ac"
+    assert answer("a</think>b</reasoning>c") == "c"
+    assert plain("①②⑳") == " 1  2  20 "
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        "[",
+        "[1",
+        "[1, ",
+        "Passage ",
+        "1. ",
+        "<think>",
+        "<",
+        "{",
+        '{"a": ',
+        "1 ",
+        "> ",
+        "\n",
+        "i i ",
+        "can not ",
+        "²",
+        "[1] > ",
+    ],
+)
+def test_time_is_linear(unit: str) -> None:
+    """Sixteen times the text may take no more than a quadratic algorithm's quarter of the time."""
+
+    def seconds(length: int) -> float:
+        text = unit * (length // len(unit))
+        best = float("inf")
+        for _ in range(3):
+            begun = time.process_time()
+            parse(text, 20)
+            best = min(best, time.process_time() - begun)
+        return best
+
+    small, large = seconds(8_000), seconds(128_000)
+    assert large < 64 * small + 0.05
+
+
+def _replies(folder: Path, name: str) -> list[str]:
+    """The responses of a transcript: JSON objects, written one behind the other."""
+    (path,) = folder.glob(name)
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        text = file.read()
+    decoder, at, found = json.JSONDecoder(), text.find("{"), []
+    while at >= 0:
+        row, end = decoder.raw_decode(text, at)
+        found.append(row["response"])
+        at = text.find("{", end)
+    return found
+
+
+@pytest.mark.shared
+def test_clean_transcripts_are_ok(shared: Path) -> None:
+    replies = _replies(shared / "data/llm_transcripts", "output_v2_aug*.gz")
+    assert len(replies) == 43
+    for reply in replies:
+        parsed = parse(reply, 20)
+        assert parsed.status == "ok"
+        assert [n + 1 for n in parsed.order] == [int(n) for n in re.findall(r"\d+", reply)]
+
+
+@pytest.mark.shared
+def test_broken_transcripts_are_counted(shared: Path) -> None:
+    """The oracle knows only that identifiers stand in brackets in these replies and enumerators do not.
+
+    A parser of digits sees 6 clean replies, 367 with repeats and 14 short ones: to it the enumerator of
+    "1. [1] > [2]" repeats a passage. Read by identifiers, 6 are as asked, 359 are complete behind enumerators
+    and 19 lack passages; 3 say "[] > []".
+    """
+    replies = _replies(shared / "data/llm_transcripts", "vicuna-7b*.gz")
+    assert len(replies) == 387
+    for reply in replies:
+        said = dict.fromkeys(int(n) - 1 for n in re.findall(r"\[(\d+)\]", reply) if 1 <= int(n) <= 20)
+        assert parse(reply, 20).order == tuple(said), reply
+    counted = Counter(parse(reply, 20).status for reply in replies)
+    by_regex = Counter(
+        "empty"
+        if not (ids := re.findall(r"\[(\d+)\]", reply))
+        else "partial"
+        if len(set(ids)) < 20
+        else "ok"
+        if re.fullmatch(r"\[\d+\]( > \[\d+\]){19}", reply.strip())
+        else "repaired"
+        for reply in replies
+    )
+    assert counted == by_regex
+    assert counted == {"ok": 6, "repaired": 359, "partial": 19, "empty": 3}
+    digits = [re.findall(r"\d+", reply) for reply in replies]
+    assert sum(len(d) == len(set(d)) == 20 for d in digits) == 6
+    assert sum(len(d) != len(set(d)) for d in digits) == 367

@@ -1,0 +1,268 @@
+"""Templates: reading them from YAML, rendering them, and every way to get one wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rerank.errors import DataError, MissingResourceError, RerankError, UnknownNameError
+from rerank.prompts import PromptTemplate, load_prompt, prompt_names, prompt_text
+from rerank.prompts.base import Message, Prompt
+from rerank.prompts.loading import template_from_yaml
+from rerank.prompts.passages import escape_brackets, one_line, passage_text
+from rerank.types import Document
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+SINGLE = r"""
+method: "singleturn_listwise"
+system_message: "You sort texts."
+prefix: "Sort {num} texts for: {query}.\n"
+body: "[{rank}] {candidate}\n"
+suffix: |-
+  The request was {query}.
+  Sort the {num} texts.
+output_validation_regex: r"^\[\d+\]( > \[\d+\])*$"
+output_extraction_regex: r"\[(\d+)\]"
+"""
+MULTI = """
+method: multiturn_listwise
+system_message: You sort texts.
+prefix_user: "{num} texts for {query} will come."
+prefix_assistant: Go on.
+body_user: "[{rank}] {candidate}"
+body_assistant: "Got [{rank}]."
+suffix_user: Sort them for {query}.
+output_patterns:
+  - a
+"""
+JINJA = """
+prefix: "Request: {{ query }}\\n{% for passage in passages %}[{{ loop.index }}] {{ passage }}\\n{% endfor %}"
+suffix: "{% if num > 1 %}Sort the {{ num }} texts.{% else %}Say [1].{% endif %}"
+"""
+
+
+def shown(prompt: Prompt) -> str:
+    return "".join(f"--- {message.role}\n{message.content}\n" for message in prompt)
+
+
+@pytest.mark.parametrize("name", ["listwise", "listwise_multiturn"])
+def test_shipped_prompts_are_as_recorded(name: str) -> None:
+    """A change of words changes results; it must be meant. The files are written by hand from the wording."""
+    prompt = load_prompt(name).render("how long do {fleas} live [1]?", ["Two {months} [12].", "", "Fleas bite."])
+    assert shown(prompt) == (GOLDEN / f"prompt_{name}.txt").read_text(encoding="utf-8")
+
+
+def test_every_shipped_prompt_loads_and_alternates() -> None:
+    assert {"listwise", "listwise_multiturn"} <= set(prompt_names())
+    digests = set()
+    for name in prompt_names():
+        template = load_prompt(name)
+        digests.add(template.digest)
+        roles = [message.role for message in template.render("q", ["a", "b"]) if message.role != "system"]
+        assert roles == ["user", "assistant"] * (len(roles) // 2) + ["user"]
+    assert len(digests) == len(prompt_names())
+
+
+def test_keys_of_rank_llm_single_turn() -> None:
+    prompt = template_from_yaml(SINGLE, "single").render("fleas", ["one", "two"])
+    assert prompt == (
+        Message("system", "You sort texts."),
+        Message("user", "Sort 2 texts for: fleas.\n[1] one\n[2] two\nThe request was fleas.\nSort the 2 texts."),
+    )
+
+
+def test_keys_of_rank_llm_many_turns() -> None:
+    prompt = template_from_yaml(MULTI, "multi").render("fleas", ["one", "two"])
+    assert [(message.role, message.content) for message in prompt] == [
+        ("system", "You sort texts."),
+        ("user", "2 texts for fleas will come."),
+        ("assistant", "Go on."),
+        ("user", "[1] one"),
+        ("assistant", "Got [1]."),
+        ("user", "[2] two"),
+        ("assistant", "Got [2]."),
+        ("user", "Sort them for fleas."),
+    ]
+
+
+def test_the_older_keys_for_many_turns() -> None:
+    old = MULTI.replace("_user", "").replace("multiturn_listwise", "listwise")
+    expected = template_from_yaml(MULTI, "multi").render("q", ["a"])
+    assert template_from_yaml(old, "old").render("q", ["a"]) == expected
+
+
+def test_an_acknowledged_prefix_before_one_turn_of_passages() -> None:
+    text = "prefix_user: 'for {query}'\nprefix_assistant: ok\nbody_user: '[{rank}] {candidate}'\nsuffix_user: sort"
+    assert [m.content for m in template_from_yaml(text, "x").render("q", ["a", "b"])] == [
+        "for q",
+        "ok",
+        "[1] a\n[2] b\nsort",
+    ]
+
+
+def test_names_of_passages_and_scores() -> None:
+    text = "body: 'PASSAGE{rank} = {candidate} ({score})'\nsuffix: '{query}: {psg_ids}'"
+    template = template_from_yaml(text, "x")
+    (turn,) = template.render("q", ["a", "b"], scores=[1.0, 0.25])
+    assert turn.content == "PASSAGE1 = a (1.000)\nPASSAGE2 = b (0.250)\nq: [PASSAGE1, PASSAGE2]"
+    for scores in (None, [1.0]):
+        with pytest.raises(DataError, match="shows scores"):
+            template.render("q", ["a", "b"], scores=scores)
+
+
+def test_line_breaks_are_added_for_listwise_only() -> None:
+    plain = PromptTemplate(name="x", prefix="{query}", body="[{rank}] {candidate}", suffix="end")
+    assert plain.render("q", ["a"])[0].content == "q\n[1] a\nend"
+    joined = replace(plain, method="singleturn_listwise")
+    assert joined.render("q", ["a"])[0].content == "q[1] aend"
+
+
+def test_jinja_is_recognized_and_rendered() -> None:
+    template = template_from_yaml(JINJA, "x")
+    assert template.syntax == "jinja"
+    assert template.render("q", ["a", "b"])[0].content == "Request: q\n[1] a\n[2] b\nSort the 2 texts."
+    assert template.render("<q> & {{ 7 }}", ["{% x %}"])[0].content == "Request: <q> & {{ 7 }}\n[1] {% x %}\nSay [1]."
+
+
+def test_doubled_braces_are_braces_unless_jinja_is_said() -> None:
+    text = """{prefix: '{query} as {{"[1]": 5}}', body: '[{rank}] {candidate}'}"""
+    assert template_from_yaml(text, "x").render("q", ["a"])[0].content == 'q as {"[1]": 5}\n[1] a\n'
+    text = "{template: jinja, prefix: '{query} {{ query }}', body: '[{{ rank }}] {{ candidate }}'}"
+    assert template_from_yaml(text, "x").render("q", ["a"])[0].content == "{query} q\n[1] a\n"
+
+
+@settings(deadline=None)
+@given(query=st.text(), passages=st.lists(st.text(), max_size=4), jinja=st.booleans())
+def test_user_text_is_never_interpreted(query: str, passages: list[str], jinja: bool) -> None:
+    left, right = ("{{ ", " }}") if jinja else ("{", "}")
+    template = PromptTemplate(
+        name="x",
+        method="singleturn_listwise",
+        prefix=f"{left}query{right}|",
+        body=f"{left}rank{right}:{left}candidate{right}|",
+        syntax="jinja" if jinja else "braces",
+        escape_brackets=False,
+    )
+    expected = f"{query}|" + "".join(f"{rank}:{text}|" for rank, text in enumerate(passages, start=1))
+    assert template.render(query, passages)[0].content == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["{query.__class__}", "{0}", "{", "}}{{", "{{ 7*7 }}", "{% raw %}", "%s $query \\n {candidate}"]
+)
+def test_hostile_text_stays_text(text: str) -> None:
+    for name in prompt_names():
+        assert text in shown(load_prompt(name).render("q", [text]))
+        assert text in shown(load_prompt(name).render(text, ["p"]))
+
+
+def test_brackets_can_be_left_alone() -> None:
+    text = "{escape_brackets: false, prefix: '{query}', body: '[{rank}] {candidate}'}"
+    assert template_from_yaml(text, "x").render("a [1]", ["b [2]"])[0].content == "a [1]\n[1] b [2]\n"
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="[]［】(1, -a中"))
+def test_escaping_leaves_no_bracketed_number(text: str) -> None:
+    escaped = escape_brackets(text)
+    assert len(escaped) == len(text)
+    assert escape_brackets(escaped) == escaped
+    for number in ("[1]", "[11]", "［1］", "【1】", "[1, 1]"):
+        assert number not in escaped
+
+
+def test_passage_text() -> None:
+    assert passage_text(Document(id="1")) == ""
+    assert passage_text(Document(id="1", title=" A ", text="b\t[3]")) == "Title: A Content: b (3)"
+    assert passage_text(Document(id="1", text="b [3]"), escape=False) == "b [3]"
+    assert one_line("\u3000a\u2028b ") == "a b"
+
+
+def test_the_digest_follows_content_and_not_the_name() -> None:
+    one, two = template_from_yaml(SINGLE, "one"), template_from_yaml(SINGLE, "two")
+    assert one.digest == two.digest
+    assert len(one.digest) == 64
+    assert template_from_yaml(SINGLE + "escape_brackets: false", "one").digest != one.digest
+    assert template_from_yaml(SINGLE.replace("You sort", "Do sort"), "one").digest != one.digest
+
+
+def test_prompts_come_by_name_or_path(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(SINGLE, encoding="utf-8")
+    assert load_prompt(path) == load_prompt(str(path))
+    assert load_prompt(path).name == "mine"
+    assert prompt_text(path) == SINGLE
+    assert prompt_text("listwise").startswith("#")
+    with pytest.raises(UnknownNameError, match="Did you mean 'listwise'"):
+        load_prompt("listwize")
+    with pytest.raises(UnknownNameError, match="Unknown prompt ''"):
+        load_prompt("")
+    with pytest.raises(MissingResourceError, match="none.yaml"):
+        load_prompt(tmp_path / "none.yaml")
+    path.write_bytes(b"\x00\xff")
+    with pytest.raises(DataError):
+        load_prompt(path)
+
+
+BODY = "body: '[{rank}] {candidate}'\n"
+WRONG: list[tuple[str, type[RerankError], str]] = [
+    ("sufix: a\n" + BODY, UnknownNameError, "Unknown key in prompt 'x': 'sufix'.*Did you mean 'suffix'"),
+    ("1: a\n" + BODY, UnknownNameError, "'1'"),
+    ("prefix: '{qery}'\n" + BODY, UnknownNameError, "section 'prefix' of prompt 'x': 'qery'.*Did you mean 'query'"),
+    ("prefix: '{query} {candidate}'\n" + BODY, UnknownNameError, "'candidate'"),
+    ("prefix: '{query} {passages}'\n" + BODY, UnknownNameError, "'passages'"),
+    ("prefix: '{{ query }} {{ pasages }}'\n", UnknownNameError, "Did you mean 'passages'"),
+    ("prefix: '{query.x}'\n" + BODY, DataError, r"Section 'prefix' of prompt 'x': '\{query.x\}' has the placeholder"),
+    ("prefix: '{query:>9}'\n" + BODY, DataError, "bare name"),
+    ("prefix: '{query!r}'\n" + BODY, DataError, "query!r"),
+    ("prefix: '{query} {}'\n" + BODY, DataError, "Double the braces"),
+    ("prefix: '{query} }'\n" + BODY, DataError, "opens or closes nothing"),
+    ("prefix: '{query'\n" + BODY, DataError, "opens or closes nothing"),
+    ("prefix: '{{ query }} {% if %}'\n", DataError, "is no Jinja template: line 1"),
+    ("prefix: '{query}'\nbody: '{candidate}'\n", DataError, "shows no passage"),
+    ("prefix: '{query}'\n", DataError, "shows no passage"),
+    (BODY, DataError, "never shows the query"),
+    ("prefix: '{query}'\nprefix_user: a\n" + BODY, DataError, "both 'prefix' and 'prefix_user'"),
+    ("prefix_assistant: ok\nsuffix: '{query}'\n" + BODY, DataError, "'prefix_assistant' without 'prefix'"),
+    ("prefix: '{query}'\nbody_assistant: ok\nsuffix: a\n" + BODY, DataError, "turns that alternate"),
+    ("prefix: '{query}'\nprefix_assistant: ok\nbody_assistant: ok\n" + BODY, DataError, "without 'suffix'"),
+    ("prefix: '{query}'\nmethod: pointwise\n" + BODY, DataError, "is 'pointwise'. expected a listwise method"),
+    ("prefix: '{query}'\ntemplate: mako\n" + BODY, DataError, "'braces' or 'jinja'"),
+    ("prefix: 3\n" + BODY, DataError, "'prefix' of prompt 'x' is 3. expected text"),
+    ("prefix: '{query}'\nescape_brackets: 'no'\n" + BODY, DataError, "true or false"),
+    ("- a\n", DataError, "holds a list. expected a mapping"),
+    ("", DataError, "holds a NoneType"),
+    ("a: [", DataError, "is no YAML"),
+    ("a: !!python/object/apply:os.system [ls]", DataError, "is no YAML"),
+    ("a: 2020-99-99", DataError, "is no YAML"),
+    ("[" * 5000, DataError, "is no YAML"),
+]
+
+
+@pytest.mark.parametrize(("text", "kind", "message"), WRONG)
+def test_wrong_files(text: str, kind: type[RerankError], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        template_from_yaml(text, "x")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "{{ query.__class__.__mro__ }}",
+        "{{ ''.__class__.__base__.__subclasses__() }}",
+        "{{ passages.append(1) }}",
+        "{{ 1 / 0 }}",
+        "{{ query + num }}",
+        "{{ passages[99].x }}",
+        "{% include '/etc/passwd' %}",
+    ],
+)
+def test_jinja_is_sandboxed_and_its_failures_are_typed(code: str) -> None:
+    template = PromptTemplate(name="x", prefix=f"{{{{ query }}}} {{{{ passages }}}} {code}", syntax="jinja")
+    with pytest.raises(DataError, match="fails as a Jinja template"):
+        template.render("q", ["a"])

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from rerank.errors import DataError, UsageError
+from rerank.retrieval import open_retriever
+from rerank.types import Document, Query, Ranking, Run
+
+
+class WithLists:
+    name, language, fingerprint = "lists", "en", "0" * 64
+
+    def __init__(self, *rankings: Ranking) -> None:
+        self.rankings = rankings
+
+    def docs(self) -> Iterator[Document]:
+        return iter(())
+
+    def candidates(self) -> Run:
+        return Run(self.rankings, name="scoreddocs")
+
+
+A, B = Document(id="a", text="first"), Document(id="b", text="second")
+LISTS = WithLists(Ranking.from_order(Query(id="q1"), [B, A]), Ranking.from_order(Query(id="q2"), [A]))
+
+
+def test_the_collections_own_lists() -> None:
+    asked = [Query(id="q2", text="two"), Query(id="q1", text="one"), Query(id="q3")]
+    run = open_retriever("candidates", LISTS).search(asked, 10)
+    assert run.name == "scoreddocs"
+    assert [ranking.query for ranking in run.values()] == asked[:2]
+    assert run["q1"].docs == (B, A)
+
+
+def test_depth_cuts() -> None:
+    assert open_retriever("candidates", LISTS).search([Query(id="q1")], 1)["q1"].docs == (B,)
+
+
+def test_lists_for_none_of_the_queries() -> None:
+    with pytest.raises(DataError, match=r"The collection 'lists' has a list for none of the 1 queries: it has 'q1'"):
+        open_retriever("candidates", LISTS).search([Query(id="x")], 1)
+
+
+def test_bad_depth() -> None:
+    with pytest.raises(UsageError, match="-1 documents for each query"):
+        open_retriever("candidates", LISTS).search([Query(id="q1")], -1)
+
+
+class WithoutLists:
+    name, language, fingerprint = "bare", "en", "0" * 64
+
+    def docs(self) -> Iterator[Document]:
+        return iter([A])
+
+
+@pytest.mark.parametrize("corpus", [WithoutLists(), WithLists()])
+def test_collection_without_lists(corpus: WithoutLists) -> None:
+    with pytest.raises(UsageError, match=r"brings no candidate lists.*scoreddocs.*Use bm25 or run:FILE"):
+        open_retriever("candidates", corpus)
+
+
+def test_takes_no_argument() -> None:
+    with pytest.raises(UsageError, match="candidates:x"):
+        open_retriever("candidates:x", LISTS)

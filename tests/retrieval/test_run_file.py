@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from rerank.corpus import Corpus, SupportsLookup
+from rerank.errors import DataError, MissingResourceError, UsageError
+from rerank.retrieval import open_retriever
+from rerank.types import Document, Query
+
+
+class MakeCorpus(Protocol):
+    def __call__(self, *documents: Document | str, language: str = "en") -> Corpus: ...
+
+
+LINES = "q1 Q0 d1 1 2.5 tag\nq1 Q0 d2 2 3.5 tag\nq1 Q0 d3 3 2.5 tag\nq2 Q0 d3 1 1 tag\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "a,run.trec"
+    path.write_text(LINES)
+    return path
+
+
+def test_lists_of_the_file_with_the_texts_of_the_collection(make_corpus: MakeCorpus, file: Path) -> None:
+    corpus = make_corpus("one", "two", "three")
+    asked = [Query(id="q2", text="second"), Query(id="q1", text="first")]
+    run = open_retriever(f"run:{file}", corpus).search(asked, 10)
+    assert run.name == "tag"
+    assert [ranking.query for ranking in run.values()] == asked
+    assert run["q1"].doc_ids == ("d2", "d3", "d1")
+    assert [doc.text for doc in run["q1"].docs] == ["two", "three", "one"]
+    assert run["q1"].scores == (3.5, 2.5, 2.5)
+    assert vars(corpus)["passes"] == 1
+
+
+def test_gzip_and_three_columns(make_corpus: MakeCorpus, tmp_path: Path) -> None:
+    path = tmp_path / "run.tsv.gz"
+    path.write_bytes(gzip.compress(b"q1\td2\t1\nq1\td1\t2\n"))
+    run = open_retriever(f"run:{path}", make_corpus("one", "two")).search([Query(id="q1")], 10)
+    assert run["q1"].doc_ids == ("d2", "d1")
+
+
+def test_depth_cuts_and_only_what_is_kept_is_looked_up(make_corpus: MakeCorpus, file: Path) -> None:
+    run = open_retriever(f"run:{file}", make_corpus("one", "two")).search([Query(id="q1")], 1)
+    assert [doc.text for doc in run["q1"].docs] == ["two"]
+
+
+def test_queries_without_a_list_are_left_out(make_corpus: MakeCorpus, file: Path) -> None:
+    run = open_retriever(f"run:{file}", make_corpus("one", "two", "three")).search([Query(id="q0"), Query(id="q2")], 9)
+    assert list(run) == ["q2"]
+
+
+def test_no_queries_give_an_empty_run(make_corpus: MakeCorpus, file: Path) -> None:
+    assert len(open_retriever(f"run:{file}", make_corpus("one")).search([], 9)) == 0
+
+
+def test_run_of_other_queries(make_corpus: MakeCorpus, file: Path) -> None:
+    retriever = open_retriever(f"run:{file}", make_corpus("one"))
+    with pytest.raises(DataError, match=r"none of the 5 queries: it has 'q1', 'q2', asked were '0', '1', '2' and more"):
+        retriever.search([Query(id=str(i)) for i in range(5)], 9)
+
+
+def test_run_of_another_collection(make_corpus: MakeCorpus, file: Path) -> None:
+    retriever = open_retriever(f"run:{file}", make_corpus("one"))
+    with pytest.raises(DataError, match=r"2 of 3 documents are not in the collection 'tiny', first 'd2', 'd3'"):
+        retriever.search([Query(id="q1")], 9)
+
+
+def test_collection_with_random_access_is_not_read(make_corpus: MakeCorpus, file: Path) -> None:
+    class Indexed:
+        name, language, fingerprint = "indexed", "en", "0" * 64
+
+        def docs(self) -> Iterable[Document]:
+            raise AssertionError("read through")
+
+        def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
+            return {doc_id: Document(id=doc_id, text=doc_id.upper()) for doc_id in ids}
+
+    corpus = Indexed()
+    assert isinstance(corpus, SupportsLookup)
+    run = open_retriever(f"run:{file}", corpus).search([Query(id="q2")], 9)  # type: ignore[arg-type]
+    assert run["q2"].docs[0].text == "D3"
+
+
+def test_missing_file_and_missing_argument(make_corpus: MakeCorpus, tmp_path: Path) -> None:
+    with pytest.raises(MissingResourceError, match=r"no\.trec"):
+        open_retriever(f"run:{tmp_path / 'no.trec'}", make_corpus("one"))
+    with pytest.raises(UsageError, match="run:PATH"):
+        open_retriever("run", make_corpus("one"))
+
+
+def test_bad_depth(make_corpus: MakeCorpus, file: Path) -> None:
+    with pytest.raises(UsageError, match="0 documents for each query"):
+        open_retriever(f"run:{file}", make_corpus("one")).search([Query(id="q1")], 0)

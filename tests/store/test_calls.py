@@ -1,0 +1,90 @@
+"""The call log: committed is committed, and a bad file or disk is a typed error."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from rerank.backends.base import Message, Reply, Request, Sampling
+from rerank.errors import DataError, StorageError
+from rerank.store import CallLog, shared_cache
+from rerank.types import Document, Query, Window
+
+
+def request(text: str, *, seed: int = 0) -> Request:
+    window = Window(Query(id="q", text="words"), (Document(id="b"), Document(id="a")))
+    return Request(prompt=(Message("user", text),), sampling=Sampling(max_tokens=5, seed=seed), window=window)
+
+
+def reply(text: str = "[1]") -> Reply:
+    return Reply(text=text, tokens_in=7, tokens_out=3, seconds=0.5, finish="length")
+
+
+def test_what_was_put_is_there_after_reopening(tmp_path: Path) -> None:
+    with CallLog(tmp_path / "c") as log:
+        log.put([("x", request("one", seed=4), reply("[2] > [1] é")), ("y", request("two"), reply())], "m")
+    with CallLog(tmp_path / "c") as log:
+        assert len(log) == 2
+        assert log.get(["x", "z"]) == {"x": reply("[2] > [1] é")}
+        calls = list(log.calls())
+    assert [(c.query_id, c.doc_ids, c.seed) for c in calls] == [("q", ("b", "a"), 4), ("q", ("b", "a"), 0)]
+
+
+def test_a_call_is_kept_once_and_the_first_stands(tmp_path: Path) -> None:
+    with CallLog(tmp_path / "c") as log:
+        log.put([("x", request("one"), reply("first"))], "m")
+        log.put([("x", request("one"), reply("second"))], "m")
+        assert [call.reply.text for call in log.calls()] == ["first"]
+
+
+def test_commitment_is_all_or_none(tmp_path: Path) -> None:
+    broken = Reply(text=None)  # type: ignore[arg-type]
+    with CallLog(tmp_path / "c") as log:
+        with pytest.raises(DataError):
+            log.put([("x", request("one"), reply()), ("y", request("two"), broken)], "m")
+        assert len(log) == 0
+
+
+def test_counts_by_model_and_clears(tmp_path: Path) -> None:
+    with CallLog(tmp_path / "c") as log:
+        log.put([("x", request("one"), reply()), ("y", request("two"), reply())], "m")
+        (row,) = log.by_model()
+        assert (row["model"], row["calls"], row["tokens_in"], row["tokens_out"]) == ("m", 2, 14, 6)
+        assert log.clear() == 2
+        assert len(log) == 0
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c").write_text("this is a text file, long enough to be told from an empty data base " * 20)
+    with pytest.raises(DataError, match="not a call log"):
+        CallLog(tmp_path / "c")
+
+
+def test_a_folder_that_is_not_there_is_a_storage_error(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="--resume"):
+        CallLog(tmp_path / "no" / "c")
+
+
+def test_a_full_disk_is_a_storage_error_and_keeps_what_was_committed(tmp_path: Path) -> None:
+    with CallLog(tmp_path / "c") as log:
+        log.put([("x", request("one"), reply())], "m")
+        pages = log._db.execute("PRAGMA page_count").fetchone()[0]
+        log._db.execute(f"PRAGMA max_page_count={pages}")  # SQLite's own way of running out of disk
+        with pytest.raises(StorageError, match="full"):
+            log.put([(str(n), request("x" * 5000), reply("y" * 5000)) for n in range(20)], "m")
+        assert len(log) == 1
+
+
+def test_the_write_ahead_log_is_on(tmp_path: Path) -> None:
+    with CallLog(tmp_path / "c"):
+        db = sqlite3.connect(tmp_path / "c")
+        assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        db.close()
+
+
+def test_the_shared_cache_lies_in_the_users_cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with shared_cache() as log:
+        assert log.path == tmp_path / "listrank" / "calls" / "calls.sqlite"

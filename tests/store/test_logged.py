@@ -1,0 +1,137 @@
+"""The logged backend: nothing committed is asked twice, batches do not depend on what is committed, caps hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from rerank.backends._words import WordTokens
+from rerank.backends.base import Backend, Message, Reply, Request, Sampling
+from rerank.errors import BackendError
+from rerank.prompts.base import TokenCounter
+from rerank.store import CallLog, Logged
+
+
+class Echo:
+    """Answers with the prompt; keeps its batches; fails where told to."""
+
+    batch_size = 3
+    costs_money = False
+    identity: Mapping[str, str] = {"model": "echo"}
+    tokens: TokenCounter = WordTokens(100)
+
+    def __init__(self, *, unanswered: Sequence[str] = (), dies_at: int | None = None) -> None:
+        self.batches: list[list[str]] = []
+        self.unanswered = unanswered
+        self.dies_at = dies_at
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        if len(self.batches) == self.dies_at:
+            raise BackendError("the server is gone")
+        texts = [r.prompt[0].content for r in requests]
+        self.batches.append(texts)
+        lost = Reply(text="", finish="error", error="no answer")
+        return [lost if t in self.unanswered else Reply(text=t, tokens_in=len(t), tokens_out=1) for t in texts]
+
+
+def ask(texts: Sequence[str]) -> list[Request]:
+    return [Request(prompt=(Message("user", text),), sampling=Sampling(max_tokens=2)) for text in texts]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[CallLog]:
+    with CallLog(tmp_path / "calls") as opened:
+        yield opened
+
+
+def texts(replies: Sequence[Reply]) -> list[str]:
+    return [reply.text for reply in replies]
+
+
+WORDS = ["a", "bb", "ccc", "dddd", "eeeee", "ffffff", "ggggggg"]
+
+
+def test_is_a_backend(log: CallLog) -> None:
+    logged = Logged(backend=Echo(), log=log)
+    assert isinstance(logged, Backend)
+    assert (logged.identity, logged.batch_size, logged.costs_money) == ({"model": "echo"}, 3, False)
+
+
+def test_answers_in_order_and_batches_the_longest_first(log: CallLog) -> None:
+    echo = Echo()
+    assert texts(Logged(backend=echo, log=log).generate(ask(WORDS))) == WORDS
+    assert echo.batches == [["ggggggg", "ffffff", "eeeee"], ["dddd", "ccc", "bb"], ["a"]]
+
+
+def test_a_second_run_asks_nothing_and_counts_the_same(log: CallLog) -> None:
+    first = Logged(backend=Echo(), log=log)
+    first.generate(ask(WORDS))
+    echo = Echo()
+    second = Logged(backend=echo, log=log)
+    assert texts(second.generate(ask(WORDS))) == WORDS
+    assert echo.batches == []
+    assert vars(second.usage) == vars(first.usage) | {"reused_calls": 7}
+
+
+def test_a_run_that_died_forms_the_same_batches_when_it_goes_on(log: CallLog) -> None:
+    dying = Echo(dies_at=1)
+    with pytest.raises(BackendError):
+        Logged(backend=dying, log=log).generate(ask(WORDS))
+    assert len(log) == 3
+    echo = Echo()
+    assert texts(Logged(backend=echo, log=log).generate(ask(WORDS))) == WORDS
+    assert dying.batches + echo.batches == [["ggggggg", "ffffff", "eeeee"], ["dddd", "ccc", "bb"], ["a"]]
+
+
+def test_equal_requests_are_asked_and_counted_once(log: CallLog) -> None:
+    echo = Echo()
+    logged = Logged(backend=echo, log=log)
+    assert texts(logged.generate(ask(["a", "a", "b", "a", "a"]))) == ["a", "a", "b", "a", "a"]
+    assert sorted(sum(echo.batches, [])) == ["a", "b"]
+    logged.generate(ask(["a"]))
+    assert (logged.usage.calls, logged.usage.reused_calls) == (2, 0)
+
+
+def test_failed_calls_are_not_committed_and_asked_again(log: CallLog) -> None:
+    logged = Logged(backend=Echo(unanswered=["bb"]), log=log)
+    assert [r.finish for r in logged.generate(ask(["a", "bb"]))] == ["stop", "error"]
+    assert logged.usage.calls == len(log) == 1
+    assert texts(Logged(backend=Echo(), log=log).generate(ask(["a", "bb"]))) == ["a", "bb"]
+
+
+def test_the_cache_answers_other_runs(log: CallLog, tmp_path: Path) -> None:
+    with CallLog(tmp_path / "cache") as cache, CallLog(tmp_path / "other") as other:
+        Logged(backend=Echo(), log=log, cache=cache).generate(ask(["a", "bb"]))
+        echo = Echo()
+        logged = Logged(backend=echo, log=other, cache=cache)
+        assert texts(logged.generate(ask(["a", "bb", "ccc"]))) == ["a", "bb", "ccc"]
+        assert echo.batches == [["ccc"]]
+        assert (logged.usage.calls, logged.usage.reused_calls) == (3, 2)
+        assert len(other) == 3
+
+
+def test_identity_separates_models(log: CallLog) -> None:
+    Logged(backend=Echo(), log=log).generate(ask(["a"]))
+    other = Echo()
+    other.identity = {"model": "other"}
+    Logged(backend=other, log=log).generate(ask(["a"]))
+    assert other.batches == [["a"]]
+
+
+def test_the_token_cap_stops_asking_and_loses_nothing(log: CallLog) -> None:
+    echo = Echo()
+    replies = Logged(backend=echo, log=log, max_total_tokens=23).generate(ask(WORDS))
+    assert echo.batches == [["ggggggg", "ffffff", "eeeee"]]
+    assert [r.finish for r in replies].count("error") == 4
+    assert "--max-total-tokens 23" in replies[0].error
+    raised = Echo()
+    assert texts(Logged(backend=raised, log=log).generate(ask(WORDS))) == WORDS
+    assert raised.batches == [["dddd", "ccc", "bb"], ["a"]]
+
+
+def test_progress_is_told_once_a_request(log: CallLog) -> None:
+    seen: list[Reply] = []
+    Logged(backend=Echo(), log=log, on_reply=seen.append).generate(ask(["a", "a", "b"]))
+    assert len(seen) == 3

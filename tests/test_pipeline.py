@@ -1,0 +1,96 @@
+"""The driver."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rerank.judges.base import Verdict
+from rerank.pipeline import drive
+from rerank.strategies.full import Full
+from rerank.strategies.sliding import Sliding
+from rerank.types import Document, Plan, Query, Ranking, Window
+
+
+class Reverse:
+    """Reverses every window; counts batches."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def order(self, windows: Sequence[Window]) -> list[Verdict]:
+        self.batches.append(len(windows))
+        return [Verdict(order=tuple(reversed(range(len(w)))), status="ok") for w in windows]
+
+
+def lists(*sizes: int) -> list[Ranking]:
+    return [
+        Ranking.from_order(Query(id=f"q{at}", text="words"), [Document(id=f"{at}-{n}") for n in range(size)])
+        for at, size in enumerate(sizes)
+    ]
+
+
+def test_all_next_windows_reach_the_judge_together() -> None:
+    judge = Reverse()
+    drive(lists(100, 100, 100), Sliding(), judge)
+    assert judge.batches == [3] * 9
+
+
+def test_plans_of_different_length_end_when_they_end() -> None:
+    judge = Reverse()
+    outcome = drive(lists(0, 1, 5, 45), Sliding(), judge)
+    assert judge.batches == [2, 1, 1, 1]
+    assert [len(ranking) for ranking in outcome.rankings] == [0, 1, 5, 45]
+    assert outcome.rankings[2].doc_ids == ("2-4", "2-3", "2-2", "2-1", "2-0")
+
+
+def test_scores_of_the_result_are_reciprocal_ranks() -> None:
+    (ranking,) = drive(lists(3), Full(), Reverse()).rankings
+    assert ranking.scores == (1.0, 1 / 2, 1 / 3)
+
+
+def test_a_blank_query_asks_nothing_and_keeps_its_order() -> None:
+    judge = Reverse()
+    blank = Ranking.from_order(Query(id="q", text=" \n"), [Document(id="a"), Document(id="b")])
+    outcome = drive([blank], Full(), judge)
+    assert outcome.rankings[0].doc_ids == ("a", "b")
+    assert judge.batches == []
+
+
+def test_no_lists() -> None:
+    outcome = drive([], Full(), Reverse())
+    assert outcome.rankings == ()
+    assert outcome.failure_rate() == 0.0
+
+
+def test_a_plan_may_ask_several_windows_at_once() -> None:
+    @dataclass(frozen=True)
+    class Halves:
+        def __call__(self, ranking: Ranking) -> Plan:
+            half = len(ranking) // 2
+            parts = [(0, ranking.docs[:half]), (half, ranking.docs[half:])]
+            orders = yield [Window(ranking.query, docs) for _, docs in parts]
+            for (start, _), order in zip(parts, orders, strict=True):
+                ranking = ranking.reorder(start, order)
+            return ranking
+
+        def calls(self, n: int) -> int:
+            return 2
+
+    judge = Reverse()
+    outcome = drive(lists(4, 6), Halves(), judge)
+    assert judge.batches == [4]
+    assert outcome.rankings[0].doc_ids == ("0-1", "0-0", "0-3", "0-2")
+    assert outcome.rankings[1].doc_ids == ("1-2", "1-1", "1-0", "1-5", "1-4", "1-3")
+
+
+def test_counts_windows_by_status_and_failures() -> None:
+    class Mixed:
+        def order(self, windows: Sequence[Window]) -> list[Verdict]:
+            statuses = ("ok", "repaired", "partial", "empty", "refused", "error")
+            keep = tuple(range(2))
+            return [Verdict(order=keep, status=s) for _, s in zip(windows, statuses, strict=True)]
+
+    outcome = drive(lists(2, 2, 2, 2, 2, 2), Full(), Mixed())
+    assert outcome.windows() == dict.fromkeys(("ok", "repaired", "partial", "empty", "refused", "error"), 1)
+    assert outcome.failure_rate() == 0.5

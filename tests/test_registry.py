@@ -1,0 +1,63 @@
+"""Lazy names, plug-ins, clashes and broken plug-ins."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from rerank import registry
+from rerank.errors import MissingPrerequisiteError, UnknownNameError, UsageError
+from rerank.registry import Registry, class_name
+from rerank.strategies.sliding import Sliding
+
+STRATEGIES = Registry("strategies", "strategy")
+
+
+def plug_in(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    point = EntryPoint(name, value, "rerank.strategies")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == point.group else [])
+
+
+def test_built_ins_are_found_by_file_name() -> None:
+    assert {"full", "sliding", "multipass"} <= set(STRATEGIES.names())
+    assert "base" not in STRATEGIES.names()
+    assert STRATEGIES.get("sliding") is Sliding
+
+
+@pytest.mark.parametrize("room", ["strategies", "judges", "backends", "collections", "retrieval"])
+def test_every_built_in_holds_the_class_of_its_name(room: str) -> None:
+    found = Registry(room, "thing")
+    assert [name for name in found.names() if not isinstance(found.get(name), type)] == []
+
+
+def test_class_names() -> None:
+    assert class_name("bm25") == "Bm25"
+    assert class_name("top_down") == "TopDown"
+
+
+def test_unknown_name_suggests() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'sliding'"):
+        STRATEGIES.get("slidin")
+
+
+def test_plug_in_is_found_beside_the_built_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    plug_in(monkeypatch, "by-length", "collections:OrderedDict")
+    assert "by_length" in STRATEGIES.names()
+    assert STRATEGIES.get("by-length").__name__ == "OrderedDict"
+
+
+def test_plug_in_cannot_take_a_built_in_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    plug_in(monkeypatch, "sliding", "collections:OrderedDict")
+    with pytest.raises(UsageError, match=r"built in.*collections:OrderedDict"):
+        STRATEGIES.get("sliding")
+
+
+def test_broken_plug_in_breaks_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    plug_in(monkeypatch, "broken", "no_such_module:Thing")
+    with pytest.raises(MissingPrerequisiteError, match="no_such_module"):
+        STRATEGIES.get("broken")
+    with pytest.warns(UserWarning, match="'broken' is left out"):
+        usable = STRATEGIES.usable()
+    assert "sliding" in usable
+    assert "broken" not in usable

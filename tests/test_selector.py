@@ -1,0 +1,52 @@
+"""The grammar of selectors, and options that become arguments."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rerank.errors import UnknownNameError, UsageError
+from rerank.registry import Registry
+from rerank.selector import Selector, build, usage
+from rerank.strategies.sliding import Sliding
+
+STRATEGIES = Registry("strategies", "strategy")
+
+
+@given(
+    st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True),
+    st.text("abc/., ", max_size=12).filter(lambda s: s.strip() == s),
+    st.dictionaries(st.from_regex(r"[a-z][a-z0-9_]{0,5}", fullmatch=True), st.text("abc/.", max_size=5), max_size=3),
+)
+def test_round_trip(name: str, argument: str, options: dict[str, str]) -> None:
+    text = f"{name}:{argument}" + "".join(f",{key}={value}" for key, value in options.items())
+    assert Selector.parse(text) == Selector(name, argument, options)
+
+
+def test_commas_in_paths_and_dashes_in_keys() -> None:
+    assert Selector.parse("beir:a,b/c,drop-self=no") == Selector("beir", "a,b/c", {"drop_self": "no"})
+    assert Selector.parse("bm25,k1=1.2").options == {"k1": "1.2"}
+
+
+@pytest.mark.parametrize("text", ["", ":", ":path", ",k=v"])
+def test_a_selector_names_something(text: str) -> None:
+    with pytest.raises(UsageError, match="names nothing"):
+        Selector.parse(text)
+
+
+def test_build_converts_options() -> None:
+    assert build(STRATEGIES, "sliding,size=4,stride=2") == Sliding(size=4, stride=2)
+
+
+def test_build_says_what_is_wrong() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'stride'"):
+        build(STRATEGIES, "sliding,strid=2")
+    with pytest.raises(UsageError, match="size='many'"):
+        build(STRATEGIES, "sliding,size=many")
+    with pytest.raises(UsageError, match="sliding,size="):
+        build(STRATEGIES, "sliding:argument")
+
+
+def test_usage_shows_every_option() -> None:
+    assert usage("sliding", Sliding) == "sliding,size=...,stride=...,passes=..."

@@ -1,0 +1,190 @@
+"""Reading with typed errors, writing all or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gzip
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rerank.errors import DataError, MissingResourceError, StorageError
+from rerank.textfiles import open_text, replace_text
+
+
+def read(path: Path) -> str:
+    with open_text(path) as text:
+        return text.read()
+
+
+def write(path: Path, *parts: str) -> None:
+    with replace_text(path) as text:
+        for part in parts:
+            if part == "fail":
+                raise KeyError
+            text.write(part)
+
+
+def test_utf8_bom_and_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + "héé 中文\r\nb\r".encode())
+    assert read(path) == "héé 中文\nb\n"
+
+
+@pytest.mark.parametrize("name", ["a.gz", "a.txt"])
+def test_gzip_is_known_by_content(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(b"one\n") + gzip.compress(b"two\n"))
+    assert read(path) == "one\ntwo\n"
+
+
+def test_plain_text_named_gz(tmp_path: Path) -> None:
+    path = tmp_path / "a.gz"
+    path.write_text("plain")
+    assert read(path) == "plain"
+
+
+@pytest.mark.parametrize("size", [0, 1])
+def test_tiny_files(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"x" * size)
+    assert read(path) == "x" * size
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(MissingResourceError, match=r"no file .*absent"):
+        read(tmp_path / "absent")
+    with pytest.raises(MissingResourceError, match="is a folder"):
+        read(tmp_path)
+
+
+def test_unreadable_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(MissingResourceError, match="Permission denied"):
+        read(tmp_path / "a")
+
+
+@pytest.mark.parametrize("place", [0, 300_000])
+def test_binary_is_found_wherever_it_is(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"line\n" * (place // 5) + b"\x00\x01")
+    with pytest.raises(DataError, match=r"a\.bin is a binary file"):
+        read(path)
+
+
+@pytest.mark.parametrize("place", [0, 300_000])
+def test_bad_utf8_is_found_wherever_it_is(tmp_path: Path, place: int) -> None:
+    path = tmp_path / "latin1.txt"
+    path.write_bytes(b"line\n" * (place // 5) + b"caf\xe9\n")
+    with pytest.raises(DataError, match=r"latin1\.txt is not in UTF-8"):
+        read(path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "bytes", "head"])
+def test_damaged_gzip(tmp_path: Path, damage: str) -> None:
+    whole = gzip.compress(os.urandom(50_000).hex().encode())
+    broken = {"cut": whole[:-2000], "bytes": whole[:500] + b"\xff" * 400 + whole[900:], "head": b"\x1f\x8b\x08"}[damage]
+    path = tmp_path / "a.gz"
+    path.write_bytes(broken)
+    with pytest.raises(DataError, match=r"a\.gz is a damaged or cut-off gzip file"):
+        read(path)
+
+
+def test_errors_of_the_reader_pass_unchanged(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("x")
+    with pytest.raises(KeyError), open_text(path):
+        raise KeyError("mine")
+
+
+def test_replace_writes_and_leaves_no_other_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with replace_text(path) as text:
+        text.write("new 中\n")
+        assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "new 中\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_replace_keeps_the_old_text_when_the_writer_fails(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(KeyError):
+        write(path, "half", "fail")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_replace_gzip_is_repeatable(tmp_path: Path) -> None:
+    for name in ("a.gz", "b.gz"):
+        with replace_text(tmp_path / name) as text:
+            text.write("same\n")
+    assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
+    assert gzip.decompress((tmp_path / "a.gz").read_bytes()) == b"same\n"
+
+
+def test_replace_follows_links_and_writes_to_pipes(tmp_path: Path) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.write_text("old")
+    link.symlink_to(real)
+    with replace_text(link) as text:
+        text.write("new")
+    assert link.is_symlink()
+    assert real.read_text() == "new"
+    with replace_text("/dev/null") as text:
+        text.write("gone")
+    assert not Path("/dev/null").is_file()
+
+
+@contextlib.contextmanager
+def small_files(limit: int) -> Iterator[None]:
+    """Let no file grow beyond a size, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.gz"])
+def test_full_disk(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("old")
+    with pytest.raises(StorageError, match="could not be written"), small_files(10_000):
+        write(path, *(os.urandom(1000).hex() for _ in range(50)))
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_full_disk_at_the_last_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with (
+        pytest.raises(StorageError, match=r"No space left on device.*Free space"),
+        replace_text(tmp_path / "a") as text,
+    ):
+        text.write("x")
+    assert not list(tmp_path.iterdir())
+
+
+def test_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="No such file"), replace_text(tmp_path / "no" / "a") as text:
+        text.write("x")
+
+
+def test_a_folder_cannot_be_replaced(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    with pytest.raises(StorageError), replace_text(tmp_path / "d") as text:
+        text.write("x")
+    assert [p.name for p in tmp_path.iterdir()] == ["d"]

@@ -1,0 +1,143 @@
+"""The nouns and their invariants."""
+
+from __future__ import annotations
+
+import math
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rerank.errors import DataError
+from rerank.types import Document, Qrels, Query, Ranking, Run, strictly_decreasing
+
+QUERY = Query(id="q", text="words")
+ids = st.text(min_size=1, max_size=4)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+scored = st.dictionaries(ids, finite, max_size=12)
+
+
+def make(scores: dict[str, float]) -> Ranking:
+    return Ranking.from_scores(QUERY, [(Document(id=i), s) for i, s in scores.items()])
+
+
+def single(value: float) -> float:
+    return float(struct.unpack("<f", struct.pack("<f", value))[0])
+
+
+@given(scored)
+def test_from_scores_sorts_by_score_then_id_both_descending(scores: dict[str, float]) -> None:
+    expected = sorted(scores, key=lambda i: (scores[i], i), reverse=True)
+    assert list(make(scores).doc_ids) == expected
+
+
+@given(scored, st.randoms())
+def test_from_scores_does_not_depend_on_the_order_given(scores: dict[str, float], random: object) -> None:
+    items = list(scores.items())
+    random.shuffle(items)  # type: ignore[attr-defined]
+    assert make(dict(items)) == make(scores)
+
+
+@given(scored, st.data())
+def test_reorder_keeps_every_document_and_the_scores(scores: dict[str, float], data: st.DataObject) -> None:
+    ranking = make(scores)
+    start = data.draw(st.integers(0, len(ranking)))
+    size = data.draw(st.integers(0, len(ranking) - start))
+    order = tuple(data.draw(st.permutations(range(size))))
+    after = ranking.reorder(start, order)
+    assert sorted(after.doc_ids) == sorted(ranking.doc_ids)
+    assert after.scores == ranking.scores
+    assert after.doc_ids[:start] == ranking.doc_ids[:start]
+    assert after.doc_ids[start + size :] == ranking.doc_ids[start + size :]
+    assert after.doc_ids[start : start + size] == tuple(ranking.doc_ids[start + p] for p in order)
+
+
+@pytest.mark.parametrize("order", [(0, 0), (1,), (0, 2), (-1, 0), (0, 1, 2, 3)])
+def test_reorder_refuses_what_would_lose_a_document(order: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match="permutation"):
+        make({"a": 3.0, "b": 2.0, "c": 1.0}).reorder(0, order)
+
+
+def test_reorder_refuses_a_negative_start() -> None:
+    with pytest.raises(DataError, match="permutation"):
+        make({"a": 3.0, "b": 2.0}).reorder(-1, (0,))
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+def test_scores_that_are_no_numbers_are_refused(score: float) -> None:
+    with pytest.raises(DataError, match="finite"):
+        make({"a": score, "b": 1.0})
+    with pytest.raises(DataError, match="finite"):
+        Ranking(QUERY, (Document(id="a"),), (score,))
+
+
+def test_duplicates_rising_scores_and_unequal_lengths_are_refused() -> None:
+    a, b = Document(id="a"), Document(id="b")
+    with pytest.raises(DataError, match="twice"):
+        Ranking(QUERY, (a, a), (2.0, 1.0))
+    with pytest.raises(DataError, match="above the one before"):
+        Ranking(QUERY, (a, b), (1.0, 2.0))
+    with pytest.raises(DataError, match="1 documents with 2 scores"):
+        Ranking(QUERY, (a,), (1.0, 2.0))
+
+
+def test_equal_texts_are_two_documents() -> None:
+    ranking = Ranking.from_order(QUERY, [Document(id="a", text="same"), Document(id="b", text="same")])
+    assert ranking.doc_ids == ("a", "b")
+    assert ranking.scores == (1.0, 0.5)
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False)))
+def test_strictly_decreasing_even_in_single_precision(values: list[float]) -> None:
+    scores = strictly_decreasing(sorted(values, reverse=True))
+    assert all(above > below for above, below in zip(scores, scores[1:], strict=False))
+    assert all(single(score) == score for score in scores)
+
+
+@given(st.lists(st.floats(-1e6, 1e6, width=32), unique=True))
+def test_scores_that_differ_in_single_precision_stay_as_they_are(values: list[float]) -> None:
+    ordered = sorted({value + 0.0 for value in values}, reverse=True)
+    assert strictly_decreasing(ordered) == ordered
+
+
+def test_strictly_decreasing_passes_zero() -> None:
+    assert strictly_decreasing([0.0, 0.0, 0.0])[0] == 0.0
+    assert strictly_decreasing([0.0, 0.0])[1] < 0.0
+
+
+def test_run_refuses_two_lists_for_a_query_and_keeps_the_order() -> None:
+    a = Ranking.from_order(Query(id="2"), [])
+    b = Ranking.from_order(Query(id="1"), [])
+    assert list(Run([a, b])) == ["2", "1"]
+    with pytest.raises(DataError, match="Two rankings for query '2'"):
+        Run([a, a])
+
+
+def test_values_cannot_be_written_to() -> None:
+    qrels = Qrels({"q": {"d": 1}})
+    with pytest.raises(TypeError):
+        qrels["q"]["d"] = 2  # type: ignore[index]
+    with pytest.raises(TypeError):
+        Run([])["q"] = 1  # type: ignore[index]
+    with pytest.raises(AttributeError):
+        QUERY.id = "x"  # type: ignore[misc]
+
+
+def test_top_and_without() -> None:
+    ranking = make({"a": 3.0, "b": 2.0, "c": 1.0})
+    assert ranking.top(2).doc_ids == ("a", "b")
+    assert ranking.top(9) == ranking
+    assert ranking.without("b").doc_ids == ("a", "c")
+    assert ranking.without("z") == ranking
+    assert Run([ranking]).top(1)["q"].doc_ids == ("a",)
+
+
+def test_reprs_are_short() -> None:
+    assert repr(Run([make({"a": 1.0})], name="x")) == "Run('x', 1 queries)"
+    assert repr(Qrels({"q": {"d": 1, "e": 0}}, name="x")) == "Qrels('x', 1 queries, 2 judgments)"
+
+
+def test_full_text_joins_title_and_body() -> None:
+    assert Document(id="1", text="body", title="head").full_text == "head\nbody"
+    assert Document(id="1", text="body").full_text == "body"

@@ -82,7 +82,7 @@ def pull(name: str, *, source: Source = "auto", progress: Progress | None = None
             origin = _fetch(card, made, source, tell)
             origin |= {"model": name, "licence": card.licence, "date": datetime.now(UTC).isoformat(timespec="seconds")}
             (made / MARKER).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
-            _put(made, folder)
+            _put(made, folder, origin["source"])
     except OSError as error:
         raise StorageError(
             f"Model {name!r} cannot be written to {folder}: {error}", remedy="Make room, or set XDG_CACHE_HOME"
@@ -215,11 +215,12 @@ def _convert(gguf: Path, made: Path) -> None:
         tokenizer.save_pretrained(made)
 
 
-def _put(made: Path, folder: Path) -> None:
-    """Rename the finished folder into its place; where another process was faster, its copy goes."""
-    old = made.with_name("old")
+def _put(made: Path, folder: Path, source: str) -> None:
+    """Rename the finished folder into its place; where another process was faster, its copy stays."""
+    if (source_of(folder) or {}).get("source") == source:
+        return
     if folder.exists():
-        os.replace(folder, old)
+        os.replace(folder, made.with_name("old"))
     try:
         os.replace(made, folder)
     except OSError:

@@ -23,7 +23,10 @@ __all__ = ["open_text", "read_qrels", "read_run", "replace_text", "write_qrels",
 _RUN_COLUMNS = "6 columns (query Q0 document rank score tag) or 3 (query document rank)"
 _QRELS_COLUMNS = "4 columns (query 0 document grade) or 3 (query document grade)"
 _WHOLE = re.compile(r"[+-]?0*[0-9]{1,6}(?:\.0*)?")
+_JSON = re.compile(r'\{\s*(?:"|\}|$)')  # a query's id may start with a brace, but hardly so
 _HEADER = {"score", "grade", "rel", "relevance", "label"}
+#: How no id may start: as the first of a file it would be read as a byte order mark or as JSON.
+_MISREAD = ("\ufeff", '{"', "{}")
 
 #: Where something stands in a file (for messages), and its columns.
 _Row = tuple[str, list[str]]
@@ -49,7 +52,7 @@ def read_run(path: str | Path, *, name: str | None = None) -> Run:
     tag = path.name.removesuffix(".gz").rsplit(".", 1)[0] or path.name
     with open_text(path) as text:
         first, lines = _peek(text, path)
-        if first.startswith("{"):
+        if _JSON.match(first):
             scores = read_table("".join(line for _, line in lines), str(path), score)
         else:
             rows = _rows(lines, path)
@@ -101,7 +104,7 @@ def read_qrels(path: str | Path) -> Qrels:
     path = Path(path)
     with open_text(path) as text:
         first, lines = _peek(text, path)
-        if first.startswith("{"):
+        if _JSON.match(first):
             table = read_table("".join(line for _, line in lines), str(path), grade)
         else:
             table = _grades(_rows(lines, path), path)
@@ -151,12 +154,12 @@ def _plain(name: str, kind: str) -> str:
     """The id itself, if a line of columns can hold it."""
     if (
         not name
-        or name.startswith("\ufeff")
+        or name.startswith(_MISREAD)
         or any(c.isspace() or c == "\0" or "\ud800" <= c <= "\udfff" for c in name)
     ):
         raise DataError(
             f"The {kind} id {name!r} cannot stand in a TREC file",
-            expected="an id without white space, of at least one character",
+            expected="at least one character, no white space, and no start that reads as JSON",
             remedy="Rename it",
         )
     return name

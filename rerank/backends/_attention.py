@@ -1,13 +1,16 @@
-"""Attention on a CPU without what transformers' generic path costs there: masks of length squared, copied heads,
-and a kernel that is slow in bfloat16.
+"""Causal attention on a CPU, without what the generic path of transformers costs there.
 
-Only for decoders whose layers all attend causally to everything (`is_plain`). Left padding is cut off row by row, so
-that no mask is needed. Anything else that transformers asks for goes to its own function.
+That is: masks of length squared, heads that are copied, and a kernel that is slow in bfloat16. Only for decoders whose
+layers all attend to everything before them (`is_plain`). Left padding is cut off row by row, so that no mask is
+needed. Anything else that transformers asks for goes to its own function.
 Imports torch at its top, so it is imported only when a model is there.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from threading import Barrier
 from typing import Any
 
 import torch
@@ -120,6 +123,8 @@ def _in_blocks(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scal
     """Causal attention by matrix products, a block of queries at a time, over the keys up to it.
 
     Scores are rounded to bfloat16 and the softmax is taken in float32 inside, as in transformers' eager attention.
+    Each block is one task of one thread: threads that shared every small product would wait for each other more than
+    they work, above all where something else runs on the machine.
     """
     batch, heads, length, size = query.shape
     groups = key.shape[1]
@@ -127,11 +132,34 @@ def _in_blocks(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scal
     grouped = (query * scale).view(batch * groups, heads // groups, length, size)
     out = torch.empty_like(grouped)
     later = torch.full((_BLOCK, _BLOCK), -torch.inf, dtype=query.dtype).triu(1)
-    for start in range(0, length, _BLOCK):
+
+    def block(start: int) -> None:
         end = min(length, start + _BLOCK)
-        rows = grouped[:, :, start:end].flatten(1, 2)
-        scores = torch.bmm(rows, keys[:, :end].transpose(1, 2)).unflatten(1, (-1, end - start))
-        scores[..., start:end] += later[: end - start, : end - start]
-        weights = scores.softmax(dim=-1).flatten(1, 2)
-        out[:, :, start:end] = torch.bmm(weights, values[:, :end]).unflatten(1, (-1, end - start))
+        with torch.inference_mode():
+            rows = grouped[:, :, start:end].flatten(1, 2)
+            scores = torch.bmm(rows, keys[:, :end].transpose(1, 2)).view(batch * groups, -1, end - start, end)
+            scores[..., start:end] += later[: end - start, : end - start]
+            weights = scores.softmax(dim=-1).flatten(1, 2)
+            out[:, :, start:end] = torch.bmm(weights, values[:, :end]).view(batch * groups, -1, end - start, size)
+
+    longest_first = range((length - 1) // _BLOCK * _BLOCK, -1, -_BLOCK)
+    list(_pool(torch.get_num_threads()).map(block, longest_first))
     return out.view(batch, heads, length, size)
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that each compute alone; the number of threads that torch uses elsewhere stays as it is."""
+    together = Barrier(threads + 1)
+
+    def alone() -> None:
+        torch.get_num_threads()  # a thread's first look takes the common number, which must not come later
+        torch.set_num_threads(1)
+        together.wait()
+
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="attention")
+    for _ in range(threads):
+        pool.submit(alone)
+    together.wait()
+    torch.set_num_threads(threads)
+    return pool

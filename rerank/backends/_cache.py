@@ -11,7 +11,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 
-class RoomyLayer(DynamicLayer):
+class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """The cache of one layer, with room for ``capacity`` tokens from the start; it grows if that is not enough.
 
     ``keys`` and ``values`` are views of the filled part, shape (batch, key-value heads, tokens, head size), so
@@ -22,7 +22,7 @@ class RoomyLayer(DynamicLayer):
     """
 
     def __init__(self, capacity: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._capacity = capacity
         self._room: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -34,29 +34,30 @@ class RoomyLayer(DynamicLayer):
         end = start + key_states.shape[-2]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        if self._room is None or end > self._room[0].shape[-2] or self._moved():
-            self._make_room(key_states, value_states, start, end)
-        assert self._room is not None
-        keys, values = self._room
+        keys, values = self._with_room(key_states, value_states, start, end)
         keys[:, :, start:end] = key_states
         values[:, :, start:end] = value_states
         self.keys, self.values = keys[:, :, :end], values[:, :, :end]
         return self.keys, self.values
 
-    def _moved(self) -> bool:
-        """Whether somebody replaced ``keys`` (a reordered or thinned batch), so that they are no view of ours now."""
-        assert self._room is not None
-        return self.keys is not None and self.keys.numel() > 0 and self.keys.data_ptr() != self._room[0].data_ptr()
-
-    def _make_room(self, key_states: torch.Tensor, value_states: torch.Tensor, start: int, end: int) -> None:
+    def _with_room(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, start: int, end: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Buffers that hold what is cached and have room up to ``end``: the present ones, or larger ones."""
+        held = self.keys
+        # Somebody may have replaced ``keys`` (a reordered batch), so that they are no view of our buffer any more.
+        ours = self._room is not None and (start == 0 or held is None or held.data_ptr() == self._room[0].data_ptr())
+        if self._room is not None and ours and end <= self._room[0].shape[-2]:
+            return self._room
         capacity = max(self._capacity, end if start == 0 else 2 * end)
         room = []
-        for new, old in ((key_states, self.keys), (value_states, self.values)):
+        for new, old in ((key_states, held), (value_states, self.values)):
             buffer = new.new_empty((*new.shape[:-2], capacity, new.shape[-1]))
-            if start:
+            if start and old is not None:
                 buffer[:, :, :start] = old
             room.append(buffer)
         self._room = (room[0], room[1])
+        return self._room
 
 
 def roomy_cache(layers: int, capacity: int) -> Cache:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from rerank.backends._fingerprint import folder_hash
 from rerank.backends._options import BackendOptions
-from rerank.errors import BackendError, MissingPrerequisiteError, MissingResourceError, UsageError
+from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
 
 #: Flags of x86 processors that multiply bfloat16 matrices in hardware.
 _BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
@@ -89,6 +90,7 @@ def pick_dtype(asked: str, device: str) -> str:
     return "bfloat16" if fast else "float32"
 
 
+@cache
 def cpu_flags() -> frozenset[str]:
     """What the processor says it can do; empty where the system does not tell."""
     try:
@@ -107,10 +109,14 @@ def load(name: str | Path, options: BackendOptions) -> tuple[Any, Any, dict[str,
 
     Raises:
         MissingResourceError: It cannot be found or read.
+        MissingPrerequisiteError: It needs a package that is not installed.
+        DataError: Its weights are damaged.
         BackendError: It does not fit into memory.
         UsageError: An option that does not fit this machine or model.
     """
     _, transformers = require_torch()
+    from safetensors import SafetensorError
+
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
     origin: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
@@ -126,6 +132,14 @@ def load(name: str | Path, options: BackendOptions) -> tuple[Any, Any, dict[str,
             model = model.to(device).eval()
         except (OSError, ValueError, KeyError) as error:
             raise _not_loadable(name, error) from error
+        except ImportError as error:
+            raise MissingPrerequisiteError(
+                f"Model {str(name)!r} needs a package that is not installed: {error}", remedy="Install it with pip"
+            ) from error
+        except SafetensorError as error:
+            raise DataError(
+                f"The weights of model {str(name)!r} are damaged: {error}", remedy="Remove the model and get it again"
+            ) from error
         except RuntimeError as error:
             raise BackendError(f"Model {str(name)!r} does not load on {device}: {error}") from error
         identity = {"model": folder.name if folder else str(name)}

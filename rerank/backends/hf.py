@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,4 @@ class _Job:
 
 def _limited(sampling: Sampling, room: int) -> Sampling:
     """The same decoding, with no more new tokens than the context has room for."""
-    from dataclasses import replace
-
     return replace(sampling, max_tokens=min(sampling.max_tokens, room))

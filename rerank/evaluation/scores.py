@@ -144,7 +144,7 @@ class _Evaluator:
         self._queries = {query: str(number) for number, query in enumerate(qrels, 1)}
         self._docs = {query: {doc: f"d{n}" for n, doc in enumerate(judged)} for query, judged in qrels.items()}
         graded = {
-            self._queries[query]: {self._docs[query][doc]: grade for doc, grade in judged.items()}
+            self._queries[query]: _safe({self._docs[query][doc]: grade for doc, grade in judged.items()})
             for query, judged in qrels.items()
         }
         self._counted = {str(m): _count_judgments(m, qrels) for m in measures if m.NAME in _OF_JUDGMENTS}
@@ -181,6 +181,15 @@ class _Evaluator:
         known = self._docs[ranking.query.id]
         scores = strictly_decreasing(ranking.scores)  # so that our order is also that of C floats
         return {known.get(doc.id, f"u{n}"): scores[n] for n, doc in enumerate(ranking.docs)}
+
+
+def _safe(judged: dict[str, int]) -> dict[str, int]:
+    """The judgments of a query, such that pytrec_eval survives them.
+
+    Version 0.5.11 reads foreign memory where a query has no grade of 0 or more. A document with grade 0 that no run
+    can hold changes no measure: without a relevant document all of them are 0.
+    """
+    return judged if max(judged.values(), default=-1) >= 0 else {**judged, "none": 0}
 
 
 def _first(ids: Iterable[str]) -> str:

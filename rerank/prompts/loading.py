@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from rerank.errors import DataError, UnknownNameError
 from rerank.prompts.sections import Syntax
-from rerank.prompts.template import METHODS, Method, PromptTemplate
+from rerank.prompts.template import METHODS, Example, Method, PromptTemplate
 
 #: Key in the file -> field of the template. The keys with ``_user`` are rank_llm's for chats of many turns.
 _SECTIONS = {
@@ -23,7 +23,7 @@ _SECTIONS = {
 }
 #: rank_llm's rules for reading replies. Ours reads any reply, so they are accepted and have no effect.
 _WITHOUT_EFFECT = ("output_validation_regex", "output_extraction_regex", "output_pattern", "output_patterns")
-_KEYS = ("method", "description", "template", "escape_brackets", *_SECTIONS, *_WITHOUT_EFFECT)
+_KEYS = ("method", "description", "template", "escape_brackets", "examples", *_SECTIONS, *_WITHOUT_EFFECT)
 _JINJA = re.compile(r"\{%|\{\{-?\s*(?:query|num|rank|candidate|score|psg_ids|passages|loop)\b")
 
 
@@ -59,6 +59,7 @@ def template_from_yaml(text: str, name: str) -> PromptTemplate:
         method=_method(table, name),
         syntax=_syntax(table, name, sections),
         escape_brackets=escape,
+        examples=_examples(table, name),
         **sections,
     )
 
@@ -80,6 +81,17 @@ def _method(table: dict[Any, Any], name: str) -> Method:
     if method not in METHODS:
         raise _wrong(name, "method", method, f"a listwise method: {', '.join(METHODS)}")
     return cast(Method, method)
+
+
+def _examples(table: dict[Any, Any], name: str) -> tuple[Example, ...]:
+    rows = table.get("examples") or []
+    try:
+        return tuple(
+            Example(query=str(row["query"]), passages=tuple(map(str, row["passages"])), order=tuple(map(int, row["order"])))
+            for row in rows
+        )
+    except (TypeError, KeyError, ValueError) as error:
+        raise _wrong(name, "examples", rows, "a list of mappings with query, passages and order") from error
 
 
 def _syntax(table: dict[Any, Any], name: str, sections: dict[str, str]) -> Syntax:

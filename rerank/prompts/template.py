@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from rerank.errors import DataError, UnknownNameError
@@ -29,6 +29,32 @@ PLACEHOLDERS: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """A worked question, shown before the real one to models that do not know the form of the answer.
+
+    Attributes:
+        query: Its query.
+        passages: Its passages.
+        order: The right answer: their identifiers (from 1), best first.
+
+    Raises:
+        DataError: The order is no permutation of the identifiers.
+    """
+
+    query: str
+    passages: tuple[str, ...]
+    order: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Check the answer."""
+        if not self.passages or sorted(self.order) != list(range(1, len(self.passages) + 1)):
+            raise DataError(
+                f"The order {list(self.order)} of an example with {len(self.passages)} passages",
+                expected="each identifier from 1 on, once",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PromptTemplate:
     """A listwise prompt: what stands before, around and behind the passages.
 
@@ -46,6 +72,7 @@ class PromptTemplate:
         body: How one passage is shown.
         body_assistant: The assistant's answer to a passage.
         suffix: What stands behind the passages.
+        examples: Worked questions, each a chat turn in the same words, answered as ``[2] > [1]``.
         syntax: ``braces`` or ``jinja``.
         escape_brackets: Whether ``[12]`` in passages and query becomes ``(12)``.
 
@@ -62,6 +89,7 @@ class PromptTemplate:
     body: str = ""
     body_assistant: str = ""
     suffix: str = ""
+    examples: tuple[Example, ...] = ()
     syntax: Syntax = "braces"
     escape_brackets: bool = True
 
@@ -80,7 +108,7 @@ class PromptTemplate:
     @property
     def digest(self) -> str:
         """Hex SHA-256 of everything but the name."""
-        content = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "name"}
+        content = {key: value for key, value in asdict(self).items() if key != "name"}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def render(self, query: str, passages: Sequence[str], *, scores: Sequence[float] | None = None) -> Prompt:
@@ -94,18 +122,28 @@ class PromptTemplate:
         Raises:
             DataError: The prompt shows scores and none are given, or a Jinja section fails.
         """
+        shared = self._shared(query, passages)
+        turns = [Message("system", self._section("system").fill(shared))] if self.system else []
+        for example in self.examples:
+            turns += self._question(self._shared(example.query, example.passages))
+            turns.append(Message("assistant", " > ".join(f"[{number}]" for number in example.order)))
+        return (*turns, *self._question(shared, scores))
+
+    def _shared(self, query: str, passages: Sequence[str]) -> dict[str, Any]:
+        """What every section may show."""
         if self.escape_brackets:
             query, passages = escape_brackets(query), [escape_brackets(passage) for passage in passages]
-        shared = {"query": query, "num": len(passages), "passages": list(passages)}
+        shared: dict[str, Any] = {"query": query, "num": len(passages), "passages": list(passages)}
         shared["psg_ids"] = f"[{', '.join(f'PASSAGE{rank}' for rank in range(1, len(passages) + 1))}]"
-        rows = [{**shared, "rank": rank, "candidate": text} for rank, text in enumerate(passages, start=1)]
+        return shared
+
+    def _question(self, shared: Mapping[str, Any], scores: Sequence[float] | None = None) -> list[Message]:
+        """The turns of one question, the last one the user's."""
+        rows = [{**shared, "rank": rank, "candidate": text} for rank, text in enumerate(shared["passages"], start=1)]
         if "score" in self._section("body").names:
             for row, score in zip(rows, self._scores(scores, len(rows)), strict=True):
                 row["score"] = f"{score:.3f}"
-        return tuple(self._turns(shared, rows))
-
-    def _turns(self, shared: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[Message]:
-        turns = [Message("system", self._section("system").fill(shared))] if self.system else []
+        turns: list[Message] = []
         prefix = self._section("prefix").fill(shared)
         if self.prefix_assistant:
             turns += [Message("user", prefix), Message("assistant", self._section("prefix_assistant").fill(shared))]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rerank.collections import SupportsCandidates, open_collection
 from rerank.evaluation import Scores, compare_scores, evaluate_all
 from rerank.formats import read_qrels, read_run
 from rerank.types import Run
@@ -41,6 +42,16 @@ def test_all_37_official_runs_of_dl19_score_what_nist_published(shared: Path, se
         if reciprocal != f"{nist['recip_rank']:.4f}":
             differing.add(entry.run)
     assert differing <= FIRST_HIT_BELOW_100
+
+
+def test_the_bm25_candidates_of_dl19(shared: Path) -> None:
+    qrels = read_qrels(shared / "data/qrels/qrels.dl19-passage.txt")
+    lists = open_collection(f"requests:{shared}/data/msmarco_candidates/BM25/retrieve_results_dl19.json.gz")
+    assert isinstance(lists, SupportsCandidates)
+    (scores,) = evaluate_all(qrels, [lists.candidates()], ["nDCG@10"])
+    assert len(scores.queries) == 43
+    assert scores.missing == scores.unjudged == ()
+    assert f"{scores.mean('nDCG@10'):.4f}" == "0.5058"
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,18 @@ def test_measures_do_not_disturb_each_other() -> None:
         assert together.values[measure] == alone
 
 
+@pytest.mark.parametrize("judged", [{}, {"a": -1}, {"a": -1, "b": -9}, {"z": -2}])
+def test_queries_without_a_grade_of_0_or_more(judged: dict[str, int]) -> None:
+    """pytrec_eval reads foreign memory there, hangs or crashes when these measures are asked for together."""
+    qrels = Qrels({"q": judged, "r": {"a": 1}})
+    asked = ["AP", "P@5", "RR", "R@5", "Bpref", "infAP", "nDCG@5", "Rprec", "Judged@2", "SetF"]
+    for _ in range(50):
+        scores = evaluate(qrels, run(ranking("q", "a", "b"), ranking("r", "a")), asked)
+    assert {row["q"] for measure, row in scores.values.items() if measure != "Judged@2"} == {0.0}
+    assert scores.values["Judged@2"]["q"] == len(judged.keys() & {"a", "b"}) / 2
+    assert scores.values["AP"]["r"] == 1.0
+
+
 def test_ids_of_any_kind() -> None:
     """A program behind ir_measures cuts query ids at a dash and splits lines at white space."""
     qrels = Qrels({"PLAIN-2": {"doc one": 1, "d-2": 2}, "x 2": {"中": 1}})

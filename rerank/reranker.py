@@ -21,7 +21,7 @@ from rerank.errors import DataError
 from rerank.judges import Judge, judges
 from rerank.judges.generate import Limits
 from rerank.methods import open_method
-from rerank.models import BackendOptions, open_backend
+from rerank.models import BackendOptions, open_backend, prompt_for
 from rerank.pipeline import Outcome, drive
 from rerank.prompts import load_prompt
 from rerank.stages import Transformer
@@ -90,7 +90,7 @@ class Reranker(Transformer):
         model: str,
         *,
         method: str = "fullrank",
-        prompt: str = "listwise",
+        prompt: str = "auto",
         limits: Limits | None = None,
         options: BackendOptions | None = None,
     ) -> Reranker:
@@ -99,7 +99,7 @@ class Reranker(Transformer):
         Args:
             model: A name of `rerank models`, a folder, a Hugging Face id, or ``fake:KIND``.
             method: A method's name; options of its strategy follow it, as in ``"sliding,size=10,stride=5"``.
-            prompt: Name of a shipped prompt, or path of a YAML file.
+            prompt: Name of a shipped prompt, or path of a YAML file; ``auto`` takes the one that suits the model.
             limits: Token budget and decoding.
             options: Device, dtype, adapter and the like.
 
@@ -108,9 +108,8 @@ class Reranker(Transformer):
             MissingResourceError: The model is not there.
             MissingPrerequisiteError: The extra that the model needs is not installed.
         """
-        return cls.from_backend(
-            open_backend(model, options or BackendOptions()), method=method, prompt=prompt, limits=limits
-        )
+        backend = open_backend(model, options or BackendOptions())
+        return cls.from_backend(backend, method=method, prompt=prompt_for(model, prompt), limits=limits)
 
     @classmethod
     def from_backend(

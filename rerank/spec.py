@@ -76,8 +76,8 @@ class RunSpec(_Frozen):
     """Number type of the weights; auto takes bfloat16 where the processor is fast with it."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Off unless asked for."""
-    prompt: str = "listwise"
-    """Name of a shipped prompt or path of a YAML file."""
+    prompt: str = "auto"
+    """Name of a shipped prompt or path of a YAML file; auto takes the one that suits the model, else listwise."""
     min_passage_tokens: int = Field(default=32, ge=1)
     """Passages are never cut below that many tokens."""
     max_passage_tokens: int | None = Field(default=None, ge=1)

@@ -114,34 +114,11 @@ def load(name: str | Path, options: BackendOptions) -> tuple[Any, Any, dict[str,
         BackendError: It does not fit into memory.
         UsageError: An option that does not fit this machine or model.
     """
-    _, transformers = require_torch()
-    from safetensors import SafetensorError
-
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
-    origin: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
     folder = Path(name) if Path(name).is_dir() else None
-    if options.revision and folder is None:
-        origin["revision"] = options.revision
     with quiet():
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name, **origin)
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                name, dtype=dtype, use_safetensors=True, low_cpu_mem_usage=True, **origin
-            )
-            model = model.to(device).eval()
-        except (OSError, ValueError, KeyError) as error:
-            raise _not_loadable(name, error) from error
-        except ImportError as error:
-            raise MissingPrerequisiteError(
-                f"Model {str(name)!r} needs a package that is not installed: {error}", remedy="Install it with pip"
-            ) from error
-        except SafetensorError as error:
-            raise DataError(
-                f"The weights of model {str(name)!r} are damaged: {error}", remedy="Remove the model and get it again"
-            ) from error
-        except RuntimeError as error:
-            raise BackendError(f"Model {str(name)!r} does not load on {device}: {error}") from error
+        model, tokenizer = _parts(name, options, dtype, device)
         identity = {"model": folder.name if folder else str(name)}
         if folder:
             identity["weights"] = folder_hash(folder)
@@ -151,6 +128,32 @@ def load(name: str | Path, options: BackendOptions) -> tuple[Any, Any, dict[str,
         if options.adapter:
             model, identity["adapter"] = _with_adapter(model, options.adapter)
     return model, tokenizer, identity
+
+
+def _parts(name: str | Path, options: BackendOptions, dtype: str, device: str) -> tuple[Any, Any]:
+    """Model and tokenizer; whatever can go wrong with strangers' files becomes an error of ours."""
+    _, transformers = require_torch()
+    from safetensors import SafetensorError
+
+    origin: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
+    if options.revision and not Path(name).is_dir():
+        origin["revision"] = options.revision
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **origin)
+        model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True, **origin)
+        return model.to(device).eval(), tokenizer
+    except (OSError, ValueError, KeyError) as error:
+        raise _not_loadable(name, error) from error
+    except ImportError as error:
+        raise MissingPrerequisiteError(
+            f"Model {str(name)!r} needs a package that is not installed: {error}", remedy="Install it with pip"
+        ) from error
+    except SafetensorError as error:
+        raise DataError(
+            f"The weights of model {str(name)!r} are damaged: {error}", remedy="Remove the model and get it again"
+        ) from error
+    except RuntimeError as error:
+        raise BackendError(f"Model {str(name)!r} does not load on {device}: {error}") from error
 
 
 def _not_loadable(name: str | Path, error: Exception) -> MissingResourceError:

@@ -28,9 +28,8 @@ def list_prompts(context: typer.Context, form: FormatOption = "text") -> None:
     from rerank.prompts import load_prompt, prompt_names
 
     rows = [{"name": name, "digest": load_prompt(name).digest[:12]} for name in prompt_names()]
-    emit(
-        {"prompts": rows}, form=form, text=lambda: table(["name", "digest"], [r.values() for r in rows]), rows="prompts"
-    )
+    cells = [list(row.values()) for row in rows]
+    emit({"prompts": rows}, form=form, text=lambda: table(["name", "digest"], cells), rows="prompts")
 
 
 def show(name: Annotated[str, typer.Argument(help="Name of a shipped prompt, or path of a YAML file.")]) -> None:

@@ -133,7 +133,7 @@ def _write(run: Run, output: Path | None) -> None:
 
 
 def _write_rows(prepared: Prepared, result: Run, output: Path | None, *, whole: bool) -> None:
-    from rerank.collections.requests import request_rows
+    from rerank.collections._requests import request_rows
     from rerank.textfiles import replace_text
 
     rows = request_rows(prepared.candidates, result)

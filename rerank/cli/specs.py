@@ -68,15 +68,9 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     names = [*_ALIASES.get(name, ())] if name in _SHORT else [flag, *_ALIASES.get(name, ())]
     if base is bool:
         names = [f"{flag}/--no-{name.replace('_', '-')}"] if field.default is None else [flag]
-    default = (
-        "" if field.is_required() or field.default in (None, (), False) else f" [default: {_shown(field.default)}]"
-    )
-    choices = f" One of: {', '.join(typing.get_args(base))}." if typing.get_origin(base) is Literal else ""
-    kind = str if typing.get_origin(base) is Literal else base
+    kind = str if typing.get_origin(base) is Literal else base  # pydantic checks the choice, with a better message
     panel = "What is run" if name in RunSpec.model_fields else "How it is run"
-    option = typer.Option(
-        *names, help=f"{field.description}{choices}{default}", show_default=False, rich_help_panel=panel
-    )
+    option = typer.Option(*names, help=_help(field, base), show_default=False, rich_help_panel=panel)
     annotation = Annotated[list[kind] if many else kind | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 

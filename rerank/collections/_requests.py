@@ -14,7 +14,7 @@ from typing import Any
 
 from rerank.collections._records import DOC_IDS, QUERY_IDS, QUERY_TEXTS, TEXTS, Record, identifier, text
 from rerank.errors import DataError
-from rerank.types import Document, Query, Ranking
+from rerank.types import Document, Query, Ranking, Run
 
 _CANDIDATES = ("candidates", "hits", "ctxs")
 
@@ -131,3 +131,26 @@ def _score(value: object, where: str) -> float | None:
     if not math.isfinite(number):
         raise DataError(f"{where}: score {value!r:.60}", expected="a finite number or null")
     return number
+
+
+def request_rows(candidates: Run, result: Run) -> list[dict[str, Any]]:
+    """Reranked lists in rank_llm's shape, texts included.
+
+    Args:
+        candidates: What was reranked, with queries and documents.
+        result: The same lists in their new order; its documents may be ids alone.
+    """
+    rows = []
+    for query_id, ranking in result.items():
+        given = candidates[query_id]
+        docs = {doc.id: doc for doc in given.docs}
+        hits = [
+            {"docid": doc.id, "score": score, "doc": _content(docs[doc.id])}
+            for doc, score in zip(ranking.docs, ranking.scores, strict=True)
+        ]
+        rows.append({"query": {"text": given.query.text, "qid": query_id}, "candidates": hits})
+    return rows
+
+
+def _content(doc: Document) -> dict[str, str]:
+    return {"title": doc.title, "text": doc.text} if doc.title else {"text": doc.text}

@@ -48,7 +48,7 @@ def read_records(path: Path) -> Iterator[SmartRecord]:
                 if found:
                     yield _record(where, number, parts)
                 found, where, number, parts, letter = True, f"{path}:{count}", str(int(opened[1])), {}, ""
-            elif found and (field := _FIELD.fullmatch(line)):
+            elif found and (field := _FIELD.fullmatch(line)) and field[1] not in parts:
                 letter = field[1]
                 parts.setdefault(letter, [])
             elif letter:

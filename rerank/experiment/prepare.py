@@ -17,7 +17,7 @@ from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.judges import Judge, judges
 from rerank.judges.generate import Limits
 from rerank.methods import Method, open_method
-from rerank.models import BackendOptions, open_backend
+from rerank.models import BackendOptions, open_backend, prompt_for
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.retrieval import open_retriever
 from rerank.selector import Selector
@@ -185,7 +185,7 @@ def prepare(spec: RunSpec, execution: Execution) -> Prepared:
     """Open everything a run needs; asks the model nothing."""
     method = open_method(spec.method)
     strategy = strategy_of(spec, method)
-    template = load_prompt(spec.prompt)
+    template = load_prompt(prompt_for(spec.model, spec.prompt))
     collection, queries, qrels = load(spec)
     options = BackendOptions(
         revision=spec.revision or "",

@@ -86,12 +86,10 @@ def _method(table: dict[Any, Any], name: str) -> Method:
 def _examples(table: dict[Any, Any], name: str) -> tuple[Example, ...]:
     rows = table.get("examples") or []
     try:
-        return tuple(
-            Example(query=str(row["query"]), passages=tuple(map(str, row["passages"])), order=tuple(map(int, row["order"])))
-            for row in rows
-        )
+        parts = [(str(row["query"]), tuple(map(str, row["passages"])), tuple(map(int, row["order"]))) for row in rows]
     except (TypeError, KeyError, ValueError) as error:
         raise _wrong(name, "examples", rows, "a list of mappings with query, passages and order") from error
+    return tuple(Example(query=query, passages=passages, order=order) for query, passages, order in parts)
 
 
 def _syntax(table: dict[Any, Any], name: str, sections: dict[str, str]) -> Syntax:

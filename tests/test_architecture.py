@@ -71,7 +71,7 @@ def test_arrows(path: Path) -> None:
 
 def test_every_room_is_on_the_architecture_page() -> None:
     page = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
-    assert [room for room in {room_of(path) for path in ROOT.rglob("*.py")} if room.strip("_") not in page] == []
+    assert [room for room in {room_of(path) for path in ROOT.rglob("*.py")} if f"`{room}`" not in page] == []
 
 
 def fresh(code: str) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from rerank.cli.output import FormatOption, emit, note, table
+from rerank.cli.output import FormatOption, counts, emit, note, table
 from rerank.cli.run import execute_with_progress
 
 
@@ -36,12 +36,18 @@ def demo(
         note(f"{spec.method}: {prepared.windows()} windows over {len(prepared.candidates)} questions, {model}")
         summaries.append(execute_with_progress(prepared, execution))
     report = demo_report(summaries)
+    content = report | {"comparison": report["comparison"].to_dict()}
+    emit(content, form=form, text=lambda: _show(report, sample=not everything))
 
-    def show() -> None:
-        typer.echo(report["comparison"])
-        rows = [list(row.values())[:-1] for row in report["costs"]]
-        table(list(report["costs"][0])[:-1], rows)
-        for row in report["costs"]:
-            typer.echo(f"{row['method']}: {row['folder']}")
 
-    emit(report | {"comparison": report["comparison"].to_dict()}, form=form, text=show)
+def _show(report: dict[str, Any], *, sample: bool) -> None:
+    typer.echo(report["comparison"])
+    headers = ["method", "calls", "reused", "tokens in", "tokens out", "model seconds", "windows"]
+    keys = ("method", "calls", "reused_calls", "tokens_in", "tokens_out")
+    rows = [[*(row[k] for k in keys), f"{row['seconds']:.1f}", counts(row["windows"])] for row in report["costs"]]
+    table(headers, rows)
+    if sample:
+        typer.echo("The sample was chosen by BM25's scores, so that there is room to move: compare methods on it, and")
+        typer.echo("do not quote it as a benchmark. `rerank demo --all` takes every question.")
+    for row in report["costs"]:
+        typer.echo(f"{row['method']}: {row['folder']}")

@@ -68,3 +68,8 @@ def complain(error: RerankError) -> None:
 def number(value: float | None, digits: int = 4) -> str:
     """A number for a table; a dash where there is none."""
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def counts(windows: Mapping[str, int]) -> str:
+    """How windows went, in words: ``12 ok, 1 repaired``."""
+    return ", ".join(f"{n} {status}" for status, n in windows.items() if n) or "none"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rerank.cli.output import FormatOption, emit, note, number, table
+from rerank.cli.output import FormatOption, counts, emit, note, number, table
 from rerank.cli.specs import with_spec
 from rerank.spec import Execution, RunSpec
 
@@ -151,8 +151,7 @@ def _show(summary: dict[str, Any]) -> None:
         rows = [["first stage", *map(number, summary["first_stage_scores"].values())]]
         rows.append([summary["method"], *map(number, measures.values())])
         table(["", *measures], rows)
-    counts = ", ".join(f"{n} {status}" for status, n in summary["windows"].items() if n) or "none"
-    note(f"windows: {counts}")
+    note(f"windows: {counts(summary['windows'])}")
     note(
         f"calls: {summary['calls']} ({summary['reused_calls']} reused), tokens: {summary['tokens_in']} in, "
         f"{summary['tokens_out']} out, model time: {summary['seconds']:.1f} s"

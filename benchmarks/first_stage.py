@@ -1,0 +1,85 @@
+"""Our BM25 stage against a bare loop over bm25s' own `retrieve`, on a synthetic corpus: how much the rest costs.
+
+    python benchmarks/first_stage.py --documents 50000
+
+Words follow Zipf's law, documents have 30 to 90 of them, queries 8. Our side includes reading the documents' text;
+the bare side gets ready-made tokens and returns positions. The ratio is ours / bare: near 1 is good.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import resource
+import tempfile
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from rerank.retrieval import open_retriever
+from rerank.types import Document, Query
+
+VOCABULARY = 100_000
+
+
+class Synthetic:
+    """A corpus of random words."""
+
+    language = "en"
+
+    def __init__(self, documents: int) -> None:
+        self.name = f"synthetic-{documents}"
+        self.documents = documents
+        self.fingerprint = hashlib.sha256(self.name.encode()).hexdigest()
+        weights = 1 / np.arange(1, VOCABULARY + 1)
+        self._cumulative = np.cumsum(weights / weights.sum())
+
+    def text(self, random: np.random.Generator, length: int) -> str:
+        ranks = np.minimum(np.searchsorted(self._cumulative, random.random(length)), VOCABULARY - 1)
+        return " ".join(f"w{rank}x" for rank in ranks)
+
+    def docs(self) -> Iterator[Document]:
+        random = np.random.default_rng(1)
+        for number in range(self.documents):
+            yield Document(id=f"d{number}", text=self.text(random, int(random.integers(30, 90))))
+
+
+def main() -> None:
+    """Build, open again, search, compare."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--documents", type=int, default=50_000)
+    parser.add_argument("--queries", type=int, default=200)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as room:
+        os.environ["XDG_CACHE_HOME"] = room
+        corpus, random = Synthetic(options.documents), np.random.default_rng(0)
+        queries = [Query(id=str(n), text=corpus.text(random, 8)) for n in range(options.queries)]
+        build = clock(lambda: open_retriever("bm25", corpus))
+        reopen = clock(lambda: open_retriever("bm25", corpus))
+        stage = open_retriever("bm25", corpus)
+        ours = min(clock(lambda: stage.search(queries, 100)) for _ in range(3))
+        bare = min(clock(lambda: bare_search(stage, queries)) for _ in range(3))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    times = {"build_seconds": build, "reopen_seconds": reopen, "search_seconds": ours, "bare_seconds": bare}
+    print(json.dumps({"documents": options.documents, **times, "ratio": ours / bare, "peak_mib": peak}))
+
+
+def clock(action: object) -> float:
+    began = time.perf_counter()
+    action()  # type: ignore[operator]
+    return time.perf_counter() - began
+
+
+def bare_search(stage: object, queries: list[Query]) -> None:
+    """What bm25s alone takes for the same queries, from tokens it knows."""
+    searcher = stage.retriever  # type: ignore[attr-defined]
+    index = searcher._index
+    known = [[t for t in searcher._analyze(q.text) if t in index.vocab_dict] for q in queries]
+    index.retrieve(known, k=100, show_progress=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,213 @@
+"""Runs that are killed (SIGKILL) at random moments and resumed: the same bytes at the end, no committed call twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rerank.experiment import run, verify
+from rerank.spec import Execution, RunSpec
+from rerank.store import RunFolder
+
+PATIENCE = 120.0
+
+
+def write_lists(folder: Path, *, queries: int, depth: int) -> tuple[str, ...]:
+    """A requests file with judgments; return the flags that rerank it."""
+    rows, grades = [], []
+    for q in range(queries):
+        docs = [{"docid": f"d{q}-{n}", "doc": f"Fact {n} about plant {q}."} for n in range(depth)]
+        rows.append(json.dumps({"query": {"qid": f"q{q}", "text": f"what is plant {q}"}, "candidates": docs}))
+        grades += [f"q{q} 0 d{q}-{n} {n % 3}" for n in range(depth)]
+    (folder / "lists.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    (folder / "qrels.txt").write_text("\n".join(grades), encoding="utf-8")
+    collection = ("--collection", f"requests:{folder / 'lists.jsonl'}", "--first-stage", "candidates")
+    return (*collection, "--qrels", str(folder / "qrels.txt"), "--method", "sliding", "--window-size", "4")
+
+
+@dataclass(kw_only=True)
+class Victim:
+    """One run folder, and the processes that work on it and are killed.
+
+    Attributes:
+        flags: Of `rerank run`, without --out and --resume.
+        out: The run folder.
+        log: File in which the fake model notes the digests that it serves; may be absent.
+        kills: For every kill: how many lines the log had, and the digests that were committed.
+        summary: What the process that was not killed printed.
+    """
+
+    flags: Sequence[str]
+    out: Path
+    log: Path
+    kills: list[tuple[int, frozenset[str]]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    def served(self) -> list[str]:
+        return self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
+
+    def committed(self) -> frozenset[str]:
+        """Digests in the call log, read from a copy: reading must not repair what a resume has to."""
+        with tempfile.TemporaryDirectory() as room:
+            for path in self.out.glob("calls.sqlite*"):
+                shutil.copy(path, room)
+            if not (Path(room) / "calls.sqlite").exists():
+                return frozenset()
+            db = sqlite3.connect(Path(room) / "calls.sqlite")
+            try:
+                return frozenset(digest for (digest,) in db.execute("SELECT digest FROM calls"))
+            except sqlite3.OperationalError:  # killed before the table was made
+                return frozenset()
+            finally:
+                db.close()
+
+    def attempt(self, moment: Iterator[bool]) -> bool:
+        """Start or resume the run and kill it when ``moment`` says so; return whether it came to its end first."""
+        # --resume is right for the first start too: an empty folder has nothing to go on with.
+        command = [sys.executable, "-m", "rerank", "run", *self.flags, "--out", str(self.out), "--resume"]
+        env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
+        process = subprocess.Popen(
+            [*command, "--format", "json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+        )
+        deadline = time.monotonic() + PATIENCE
+        while process.poll() is None and not next(moment):
+            assert time.monotonic() < deadline, "the moment to kill never came"
+            time.sleep(0.002)
+        process.kill()
+        stdout, stderr = process.communicate()
+        if process.returncode == 0:
+            self.summary = json.loads(stdout)
+            return True
+        assert process.returncode == -9, stderr
+        self.kills.append((len(self.served()), self.committed()))
+        return False
+
+
+def after(seconds: float) -> Iterator[bool]:
+    """So long after now."""
+    end = time.monotonic() + seconds
+    while True:
+        yield time.monotonic() >= end
+
+
+def after_growth(count: Callable[[], int], more: int, seconds: float) -> Iterator[bool]:
+    """When something has grown by so much, and a moment later."""
+    before = count()
+    while count() < before + more:
+        yield False
+    yield from after(seconds)
+
+
+def never() -> Iterator[bool]:
+    while True:
+        yield False
+
+
+def check(victim: Victim, whole: dict[str, Any]) -> None:
+    """Compare what was killed and resumed with the summary of a run that was left alone."""
+    assert (victim.out / "run.trec").read_bytes() == (Path(whole["folder"]) / "run.trec").read_bytes()
+    for key in ("scores", "first_stage_scores", "windows", "calls", "tokens_in", "tokens_out"):
+        assert victim.summary[key] == whole[key], key
+    assert verify(RunFolder.existing(victim.out)) == []
+    for (_, earlier), (_, later) in zip(victim.kills, victim.kills[1:]):
+        assert earlier <= later, "a committed call was lost"
+    # What the last process did not find committed, it asked; what it found, it did not ask.
+    assert victim.summary["reused_calls"] == len(victim.kills[-1][1])
+
+
+def spec_of(flags: Sequence[str], model: str, **more: Any) -> RunSpec:
+    names = [flag.removeprefix("--").replace("-", "_") for flag in flags[::2]]
+    return RunSpec.make(dict(zip(names, flags[1::2], strict=True)) | {"model": model} | more)
+
+
+def test_twenty_kills_change_nothing_and_cost_nothing_twice(tmp_path: Path) -> None:
+    flags = (*write_lists(tmp_path, queries=12, depth=20), "--stride", "2")
+    whole = run(spec_of(flags, "fake:stutter,batch_size=3"), Execution(out=tmp_path / "whole"))
+    assert whole["calls"] == 12 * 9
+
+    log = tmp_path / "served.txt"
+    model = f"fake:stutter,batch_size=3,delay=0.02,log={log}"
+    victim = Victim(flags=(*flags, "--model", model), out=tmp_path / "killed", log=log)
+    chance = random.Random(20)
+    while len(victim.kills) < 20:
+        if chance.random() < 0.25:  # while it imports, reads or takes its folder
+            moment = after(chance.uniform(0.02, 0.6))
+        else:  # between the first call of a batch and the commit of a later one
+            moment = after_growth(lambda: len(victim.served()), chance.randint(1, 7), chance.uniform(0, 0.03))
+        assert not victim.attempt(moment), "it ended before it was killed 20 times: make the run longer"
+    assert victim.attempt(never())
+
+    check(victim, whole)
+    served = victim.served()
+    for lines, committed in victim.kills:
+        assert committed.isdisjoint(served[lines:])
+    assert set(served) >= victim.committed()
+    assert whole["calls"] < len(served) <= whole["calls"] + 20 * 3  # a kill costs its batch at most, and some did
+
+
+KILLED_MODEL = ("smollm2-135m", "--dtype", "float32", "--batch-size", "2")
+
+
+@pytest.mark.model
+def test_a_real_model_is_killed_too(tmp_path: Path) -> None:
+    kill_a_model(tmp_path, *KILLED_MODEL, startup=8.0, limit=150.0)
+
+
+def test_the_harness_for_the_real_model(tmp_path: Path) -> None:
+    kill_a_model(tmp_path, "fake:stutter,delay=0.05", "--batch-size", "2", startup=0.6, limit=5.0)
+
+
+def kill_a_model(folder: Path, model: str, *options: str, startup: float, limit: float) -> None:
+    """Kill at least five times, and then as often as fits into ``limit`` seconds; check the end.
+
+    Batches of two differ in length, so the padding matters: a resumed run must form the same batches.
+
+    Args:
+        folder: Where everything goes.
+        model: The model.
+        options: Further flags.
+        startup: About how many seconds pass before the first call.
+        limit: Seconds for the kills.
+    """
+    flags = (*write_lists(folder, queries=12, depth=6), "--stride", "2", "--model", model, *options)
+    started = time.monotonic()
+    victim = Victim(flags=flags, out=folder / "killed", log=folder / "none")
+    chance = random.Random(5)
+    while len(victim.kills) < 20 and (len(victim.kills) < 5 or time.monotonic() < started + limit):
+        if len(victim.kills) % 2:
+            moment = after(chance.uniform(0.1, startup))
+        else:  # polled seldom, since every look is a copy of the file
+            moment = after_growth(paced(lambda: len(victim.committed())), 1, chance.uniform(0, startup / 8))
+        if victim.attempt(moment):
+            break
+    else:
+        assert victim.attempt(never())
+    assert len(victim.kills) >= 5
+    whole = Victim(flags=flags, out=folder / "whole", log=folder / "none")
+    assert whole.attempt(never())
+    check(victim, whole.summary)
+
+
+def paced(count: Callable[[], int], seconds: float = 0.05) -> Callable[[], int]:
+    """Ask ``count`` only so often; between that, the last answer."""
+    last: list[Any] = [0.0, 0]
+
+    def paced_count() -> int:
+        if time.monotonic() >= last[0] + seconds:
+            last[:] = time.monotonic(), count()
+        return int(last[1])
+
+    return paced_count

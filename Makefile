@@ -31,7 +31,7 @@ types: $(VENV)/.hf $(VENV)/.dev ## mypy, strict
 	$(BIN)/mypy
 
 docs: $(VENV)/.docs ## build the documentation site into site/
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 fix: $(VENV)/.dev ## repair style
 	$(BIN)/ruff check --fix .

@@ -21,9 +21,9 @@ _HOMES = {
     "evaluate": "rerank.evaluation",
     "open_collection": "rerank.collections",
     "open_retriever": "rerank.retrieval",
-    "read_qrels": "rerank.trec",
-    "read_run": "rerank.trec",
-    "write_run": "rerank.trec",
+    "read_qrels": "rerank.formats",
+    "read_run": "rerank.formats",
+    "write_run": "rerank.formats",
 }
 __all__ = [*_HOMES, "__version__"]
 

@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from rerank.errors import BackendError
-from rerank.prompts.base import Message, Prompt
+from rerank.prompts.base import Message, Prompt, opening
 
 _PROBE = (Message("system", "a"), Message("user", "b"))
 
@@ -43,11 +43,13 @@ class Chat:
         Raises:
             BackendError: The template refuses the chat.
         """
-        safe = tuple(Message(m.role, self._special.sub(_broken, m.content)) for m in prompt)
+        begun = opening(prompt)
+        asked = prompt[:-1] if begun else prompt
+        safe = tuple(Message(m.role, self._special.sub(_broken, m.content)) for m in asked)
         if not self.has_template:
-            return "\n\n".join(m.content for m in safe) + "\n\n"
+            return "\n\n".join(m.content for m in safe) + "\n\n" + begun
         try:
-            return self._apply(safe if self._takes_system else merge_system(safe))
+            return self._apply(safe if self._takes_system else merge_system(safe)) + begun
         except TemplateError as error:
             raise BackendError(
                 f"The model's chat template refuses a chat of the roles {[m.role for m in prompt]}: {error}",

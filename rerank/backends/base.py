@@ -64,7 +64,7 @@ class Reply:
     """What came back.
 
     Attributes:
-        text: The generated text; empty if there is none.
+        text: The answer, with the beginning that the prompt gave it; empty if there is none.
         tokens_in: Tokens of the prompt.
         tokens_out: Tokens generated.
         seconds: Wall time of this call; a batch's time is shared evenly among its calls.

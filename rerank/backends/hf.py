@@ -17,7 +17,7 @@ from rerank.backends._options import BackendOptions
 from rerank.backends._tokens import HfTokens, context_size
 from rerank.backends.base import Reply, Request, Sampling
 from rerank.errors import BackendError, UsageError
-from rerank.prompts.base import TokenCounter
+from rerank.prompts.base import TokenCounter, opening
 
 #: Requests decoded together where nobody says how many: on a CPU more bring little and cost memory.
 DEFAULT_BATCH = {"cpu": 4, "mps": 8, "cuda": 16}
@@ -115,7 +115,7 @@ class Hf:
             if room < 1:
                 replies[at] = self._too_long(len(prompt))
             else:
-                fitting.append(_Job(at, prompt, _limited(request.sampling, room)))
+                fitting.append(_Job(at, prompt, _limited(request.sampling, room), opening(request.prompt)))
         fitting.sort(key=lambda job: (-len(job.prompt), job.at))
         for start in range(0, len(fitting), self._batch_size):
             replies |= self._answer(fitting[start : start + self._batch_size])
@@ -154,7 +154,7 @@ class Hf:
 
         ended = bool(row) and row[-1] in eos_ids(self._model)
         return Reply(
-            text=self._tokenizer.decode(row[:-1] if ended else row, skip_special_tokens=True),
+            text=job.begun + self._tokenizer.decode(row[:-1] if ended else row, skip_special_tokens=True),
             tokens_in=len(job.prompt),
             tokens_out=len(row),
             seconds=seconds,
@@ -179,8 +179,8 @@ class Hf:
 class _Job:
     """One request on its way through the model."""
 
-    def __init__(self, at: int, prompt: list[int], sampling: Sampling) -> None:
-        self.at, self.prompt, self.sampling = at, prompt, sampling
+    def __init__(self, at: int, prompt: list[int], sampling: Sampling, begun: str) -> None:
+        self.at, self.prompt, self.sampling, self.begun = at, prompt, sampling, begun
 
     @property
     def seed(self) -> int:

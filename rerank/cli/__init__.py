@@ -6,7 +6,6 @@ Data goes to stdout, everything else to stderr. Modules of the library are impor
 
 from __future__ import annotations
 
-import os
 import sys
 
 from rerank.cli.app import app
@@ -21,10 +20,7 @@ def main() -> None:
     except RerankError as error:
         complain(error)
         sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of our output has gone; that is no error of ours
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-
-
-if __name__ == "__main__":
-    main()
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # the reader of our output has gone; no error of ours
+            sys.exit(0)
+        raise

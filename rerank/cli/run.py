@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
 _EXAMPLES = {
     "run": "Example: rerank run --collection pydoc --method sliding --model smollm2-135m --depth 30 --max-queries 5",
     "retrieve": "Example: rerank retrieve --collection pydoc --first-stage bm25,k1=1.2 --depth 100 -o bm25.trec",
-    "rerank": "Example: rerank rerank --requests lists.jsonl --model smollm2-135m -o reranked.trec",
+    "rerank": "Example: rerank rerank --collection requests:lists.jsonl --model smollm2-135m -o reranked.trec",
 }
 
 
@@ -79,6 +79,8 @@ def rerank(
     from rerank.experiment import check_failures, prepare
     from rerank.formats import read_run
 
+    if "first_stage" not in spec.model_fields_set:  # to search the lists' own texts would mix and lose documents
+        spec = spec.model_copy(update={"first_stage": "candidates"})
     prepared = prepare(spec, execution)
     summary = execute_with_progress(prepared, execution)
     result = read_run(Path(summary["folder"]) / "run.trec")

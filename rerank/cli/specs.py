@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic.fields import FieldInfo
 
+from rerank.errors import UnknownNameError
 from rerank.spec import Execution, RunSpec, read_toml
 
 #: Names that other tools have taught people, beside the field's own.
@@ -38,6 +39,9 @@ def with_spec(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def command(**given: Any) -> None:
         values = read_toml(given["spec"]) if given["spec"] else {}
+        for key in values:
+            if key not in _fields():
+                raise UnknownNameError("key of a run specification", key, _fields())
         flags = {name: _plain(given[name]) for name in _fields() if given[name] not in (None, [])}
         merged = values | flags
         execution = {name: merged.pop(name) for name in Execution.model_fields if name in merged}

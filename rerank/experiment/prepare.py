@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from rerank.backends.base import Backend
@@ -164,11 +164,14 @@ def strategy_of(spec: RunSpec, method: Method) -> Strategy:
     """The method's strategy with the options that were given.
 
     Raises:
-        UsageError: An option that this strategy has not.
+        UsageError: An option that this strategy has not, or a strategy of another package that is no dataclass.
     """
     given = {"size": spec.window_size, "stride": spec.stride, "passes": spec.passes}
     given = {name: value for name, value in given.items() if value is not None}
-    known = {field.name for field in fields(strategies.get(method.strategy))}
+    made = strategies.get(method.strategy)
+    if not is_dataclass(made):  # its fields are its options, and its repr is part of a run's identity
+        raise UsageError(f"The strategy {method.strategy!r} is no dataclass", expected="a frozen dataclass")
+    known = {field.name for field in fields(made)}
     flags = {"size": "--window-size", "stride": "--stride", "passes": "--passes"}
     for name in given:
         if name not in known:

@@ -16,8 +16,14 @@ class Message:
     content: str
 
 
-#: A chat, oldest turn first; the model answers after the last one.
+#: A chat, oldest turn first; the model answers after the last one. A last turn of the assistant is the beginning of
+#: its answer, which the model goes on with.
 Prompt = tuple[Message, ...]
+
+
+def opening(prompt: Prompt) -> str:
+    """The beginning of the answer that the prompt gives already; most often empty."""
+    return prompt[-1].content if prompt and prompt[-1].role == "assistant" else ""
 
 
 class TokenCounter(Protocol):

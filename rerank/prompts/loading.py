@@ -23,7 +23,7 @@ _SECTIONS = {
 }
 #: rank_llm's rules for reading replies. Ours reads any reply, so they are accepted and have no effect.
 _WITHOUT_EFFECT = ("output_validation_regex", "output_extraction_regex", "output_pattern", "output_patterns")
-_KEYS = ("method", "description", "template", "escape_brackets", "examples", *_SECTIONS, *_WITHOUT_EFFECT)
+_KEYS = ("method", "description", "template", "escape_brackets", "reply_prefix", "examples", *_SECTIONS, *_WITHOUT_EFFECT)
 _JINJA = re.compile(r"\{%|\{\{-?\s*(?:query|num|rank|candidate|score|psg_ids|passages|loop)\b")
 
 
@@ -51,6 +51,9 @@ def template_from_yaml(text: str, name: str) -> PromptTemplate:
         if not isinstance(table[key], str):
             raise _wrong(name, key, table[key], "text")
         sections[section] = table[key]
+    reply_prefix = table.get("reply_prefix", "")
+    if not isinstance(reply_prefix, str):
+        raise _wrong(name, "reply_prefix", reply_prefix, "text")
     escape = table.get("escape_brackets", True)
     if not isinstance(escape, bool):
         raise _wrong(name, "escape_brackets", escape, "true or false")
@@ -59,6 +62,7 @@ def template_from_yaml(text: str, name: str) -> PromptTemplate:
         method=_method(table, name),
         syntax=_syntax(table, name, sections),
         escape_brackets=escape,
+        reply_prefix=reply_prefix,
         examples=_examples(table, name),
         **sections,
     )

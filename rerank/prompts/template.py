@@ -72,6 +72,7 @@ class PromptTemplate:
         body: How one passage is shown.
         body_assistant: The assistant's answer to a passage.
         suffix: What stands behind the passages.
+        reply_prefix: The beginning of the answer, put into the model's mouth; none if empty.
         examples: Worked questions, each a chat turn in the same words, answered as ``[2] > [1]``.
         syntax: ``braces`` or ``jinja``.
         escape_brackets: Whether ``[12]`` in passages and query becomes ``(12)``.
@@ -89,6 +90,7 @@ class PromptTemplate:
     body: str = ""
     body_assistant: str = ""
     suffix: str = ""
+    reply_prefix: str = ""
     examples: tuple[Example, ...] = ()
     syntax: Syntax = "braces"
     escape_brackets: bool = True
@@ -127,7 +129,8 @@ class PromptTemplate:
         for example in self.examples:
             turns += self._question(self._shared(example.query, example.passages))
             turns.append(Message("assistant", " > ".join(f"[{number}]" for number in example.order)))
-        return (*turns, *self._question(shared, scores))
+        turns += self._question(shared, scores)
+        return (*turns, Message("assistant", self.reply_prefix)) if self.reply_prefix else tuple(turns)
 
     def _shared(self, query: str, passages: Sequence[str]) -> dict[str, Any]:
         """What every section may show."""

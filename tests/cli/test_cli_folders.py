@@ -1,0 +1,110 @@
+"""`rerank replay`, `rerank verify` and `rerank parse`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def folder(cli: Cli, lists: tuple[str, ...]) -> Path:
+    cli("run", *lists, "--model", "fake:stutter", "--out", "a")
+    return Path("a")
+
+
+def test_replay_says_what_the_run_said(cli: Cli, folder: Path) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    done = cli("replay", folder, "--format", "json")
+    assert (done.returncode, done.stderr) == (0, "")
+    again, summary = json.loads(done.stdout), json.loads((folder / "summary.json").read_text())
+    for key in ("queries", "scores", "first_stage_scores", "windows"):
+        assert again[key] == summary[key]
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    (line,) = cli("replay", folder, "-m", "RR", "-m", "P@1", "--format", "jsonl").stdout.splitlines()
+    assert list(json.loads(line)["scores"]) == ["RR", "P@1"]
+    lines = cli("replay", folder).stdout.splitlines()
+    assert [text.split("\t")[0] for text in lines] == ["first_stage_scores", "", "scores", "", "windows", ""]
+
+
+def test_replay_without_judgments_has_windows_only(cli: Cli, lists: tuple[str, ...]) -> None:
+    cli("run", *lists[:4], "--model", "fake:reversed", "--out", "b")
+    assert cli("replay", "b").stdout.splitlines()[0].split("\t")[0] == "windows"
+
+
+def test_verify_is_quiet_when_all_is_well(cli: Cli, folder: Path) -> None:
+    done = cli("verify", folder)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "every number follows" in done.stderr
+    assert json.loads(cli("verify", folder, "--format", "json").stdout) == {
+        "folder": "a",
+        "verified": True,
+        "differences": [],
+    }
+
+
+def test_verify_names_what_differs(cli: Cli, folder: Path) -> None:
+    text = (folder / "summary.json").read_text()
+    (folder / "summary.json").write_text(text.replace('"calls": 4', '"calls": 5'))
+    done = cli("verify", folder)
+    assert done.returncode == 5
+    assert done.stdout.splitlines() == ["file\twhat\tstored\tcomputed", "summary.json\tcalls\t5\t4"]
+    assert "a does not follow from its recorded replies: summary.json (calls)" in done.stderr
+    report = json.loads(cli("verify", folder, "--format", "json").stdout)
+    assert report["differences"] == [{"file": "summary.json", "what": "calls", "stored": 5, "computed": 4}]
+    (folder / "run.trec").write_text("")
+    assert "..." in cli("verify", folder).stdout  # long contents are cut
+
+
+@pytest.mark.parametrize("command", ["replay", "verify"])
+def test_a_folder_of_something_else(cli: Cli, command: str, data: Path) -> None:
+    for folder in (data, "nothing"):
+        done = cli(command, folder)
+        assert (done.returncode, done.stdout) == (4, "")
+        assert "is no run folder" in done.stderr
+
+
+def test_parse_json_is_the_contract(cli: Cli) -> None:
+    done = cli("parse", "--count", "4", "--format", "json", stdin=b"[2] > [1] > [2] > [9]")
+    assert (done.returncode, done.stderr) == (0, "")
+    result = json.loads(done.stdout)
+    wanted = {"order": [2, 1], "missing": [3, 4], "repeated": [2], "foreign": [9], "status": "partial"}
+    assert {key: result[key] for key in wanted} == wanted
+    (line,) = cli("parse", "--count", "2", "--format", "jsonl", stdin=b"[2] > [1]").stdout.splitlines()
+    assert json.loads(line)["status"] == "ok"
+
+
+def test_parse_text(cli: Cli) -> None:
+    done = cli("parse", "--count", "3", stdin=b"[2] > [1] > [7]")
+    assert done.stdout == "[2] > [1]\n"
+    assert done.stderr == "status: partial; missing: [3]; foreign: [7]\n"
+
+
+def test_parse_takes_any_bytes_and_a_file(cli: Cli) -> None:
+    assert cli("parse", "--count", "2", stdin=b"\xff\xfe\x00[2]\x80 > [1]\xc3").stdout == "[2] > [1]\n"
+    Path("reply.txt").write_text("[2] > [1]", encoding="utf-8")
+    assert cli("parse", "--count", "2", "reply.txt").stdout == "[2] > [1]\n"
+    nothing = json.loads(cli("parse", "--count", "2", "--format", "json").stdout)
+    assert (nothing["order"], nothing["missing"], nothing["status"]) == ([], [1, 2], "empty")
+    none = json.loads(cli("parse", "--count", "0", "--format", "json", stdin=b"[1]").stdout)
+    assert (none["order"], none["foreign"]) == ([], [1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--count", "-1"), 2, "--count -1"),
+        (("--count", "many"), 2, "--count"),
+        ((), 2, "--count"),
+        (("--count", "2", "none.txt"), 4, "There is no file none.txt"),
+    ],
+)
+def test_parse_refuses(cli: Cli, arguments: tuple[str, ...], code: int, message: str) -> None:
+    done = cli("parse", *arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert message in done.stderr

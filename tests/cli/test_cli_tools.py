@@ -1,0 +1,91 @@
+"""`rerank methods`, `rerank cache` and `rerank doctor`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def test_methods_in_all_formats(cli: Cli) -> None:
+    rows = json.loads(cli("methods", "--format", "json").stdout)["methods"]
+    calls = {row["name"]: row["calls_per_100"] for row in rows}
+    assert calls["fullrank"] == 1
+    assert calls["sliding"] == 9
+    assert [json.loads(line) for line in cli("methods", "--format", "jsonl").stdout.splitlines()] == rows
+    head, *lines = cli("methods").stdout.splitlines()
+    assert head.split("\t") == ["name", "strategy", "judge", "calls_per_100", "paper"]
+    assert len(lines) == len(rows)
+
+
+def test_the_cache_is_filled_listed_and_cleaned(cli: Cli, lists: tuple[str, ...], tmp_path: Path) -> None:
+    place = tmp_path / "cache" / "listrank" / "calls" / "calls.sqlite"
+    assert json.loads(cli("cache", "--format", "json").stdout) == {"path": str(place), "models": []}
+    cli("run", *lists, "--out", "a", "--call-cache")
+    other = json.loads(cli("run", *lists, "--out", "b", "--call-cache", "--format", "json").stdout)
+    assert other["reused_calls"] == 4
+    alone = json.loads(cli("run", *lists, "--out", "c", "--no-call-cache", "--format", "json").stdout)
+    assert alone["reused_calls"] == 0
+
+    done = cli("cache", "list", "--format", "json")
+    (row,) = json.loads(done.stdout)["models"]
+    assert (row["model"], row["calls"]) == ("fake:perfect", 4)
+    assert row["tokens_in"] == other["tokens_in"]
+    assert json.loads(cli("cache", "--format", "jsonl").stdout) == row
+    text = cli("cache")
+    assert text.stdout.splitlines()[0].split("\t") == ["model", "calls", "tokens_in", "tokens_out", "latest"]
+    assert text.stderr == f"{place}\n"
+
+    refused = cli("cache", "clean", stdin=b"n\n")
+    assert refused.returncode != 0
+    assert json.loads(cli("cache", "--format", "json").stdout)["models"] == [row]
+    cleaned = cli("cache", "clean", "--yes")
+    assert (cleaned.returncode, cleaned.stdout, cleaned.stderr) == (0, "", "4 calls removed\n")
+    assert json.loads(cli("cache", "--format", "json").stdout)["models"] == []
+
+
+def test_the_question_before_cleaning_is_no_data(cli: Cli) -> None:
+    done = cli("cache", "clean", stdin=b"y\n")
+    assert (done.returncode, done.stdout.strip()) == (0, "")
+    assert "Remove 0 calls from" in done.stderr
+    assert "0 calls removed" in done.stderr
+
+
+def test_a_cache_folder_that_cannot_be(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    done = cli("cache")
+    assert (done.returncode, done.stdout) == (6, "")
+    assert "Cannot make the folder" in done.stderr
+
+
+def test_a_cache_file_that_is_none(cli: Cli, tmp_path: Path) -> None:
+    folder = tmp_path / "cache" / "listrank" / "calls"
+    folder.mkdir(parents=True)
+    (folder / "calls.sqlite").write_text("this is no database, but long enough to be asked about it " * 20)
+    done = cli("cache")
+    assert (done.returncode, done.stdout) == (5, "")
+    assert "is not a call log" in done.stderr
+
+
+def test_doctor_in_all_formats(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"check": "python", "state": "ok", "found": "3.11", "remedy": ""}]
+    monkeypatch.setattr("rerank.doctor.examine", lambda: rows)
+    assert json.loads(cli("doctor", "--format", "json").stdout) == {"checks": rows}
+    assert json.loads(cli("doctor", "--format", "jsonl").stdout) == rows[0]
+    done = cli("doctor")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["check\tstate\tfound\tremedy", "python\tok\t3.11\t"]
+
+
+def test_doctor_fails_where_the_base_is_broken(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"check": "scipy", "state": "broken", "found": "", "remedy": "pip install it"}
+    monkeypatch.setattr("rerank.doctor.examine", lambda: [row])
+    done = cli("doctor")
+    assert done.returncode == 3
+    assert "scipy\tbroken" in done.stdout
+    assert "The base install is broken: scipy" in done.stderr

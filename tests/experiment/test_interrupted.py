@@ -1,0 +1,130 @@
+"""A run that stops at any of its writes goes on to the same end, with every committed call kept."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rerank.errors import BackendError, MissingResourceError, UnknownNameError, UsageError
+from rerank.experiment import estimate, prepare, rescore, run, verify
+from rerank.experiment.demo import DEPTH, METHODS, demo_runs
+from rerank.experiment.execute import environment
+from rerank.experiment.prepare import digest
+from rerank.spec import Execution, RunSpec
+from rerank.store import RunFolder
+
+Lists = Callable[..., RunSpec]
+
+
+class Stopped(BaseException):
+    """As a kill is: nobody catches it."""
+
+
+@pytest.mark.parametrize("at", range(7))
+def test_stopped_at_any_file(lists: Lists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    spec = lists(model="fake:stutter", method="sliding", window_size=4, stride=2)
+    whole = run(spec, Execution(out=tmp_path / "whole"))
+    replaced: list[str] = []
+    replace = Path.replace
+
+    def stopping(self: Path, target: str | Path) -> Path:
+        if len(replaced) == at:
+            raise Stopped
+        replaced.append(Path(target).name)
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", stopping)
+        with pytest.raises(Stopped):
+            run(spec, Execution(out=tmp_path / "run"))
+    assert not (tmp_path / "run" / "summary.json").exists()
+    again = run(spec, Execution(out=tmp_path / "run", resume=True))
+    varying = {"folder", "reused_calls", "seconds"}
+    assert {k: v for k, v in again.items() if k not in varying} == {k: v for k, v in whole.items() if k not in varying}
+    assert again["reused_calls"] == (0 if at < 3 else whole["calls"])
+    for name in ("run.trec", "first_stage.trec", "qrels.trec", "scores.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_backend_that_breaks_keeps_what_it_said(
+    lists: Lists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rerank.backends.fake import Fake
+
+    generate = Fake.generate
+
+    def breaking(self: Fake, requests: Any) -> Any:
+        if len(self.served) >= 2:
+            raise BackendError("out of memory")
+        return generate(self, requests)
+
+    spec, place = lists(model="fake:reversed,batch_size=1"), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Fake, "generate", breaking)
+        with pytest.raises(BackendError):
+            run(spec, Execution(out=place))
+    with pytest.raises(UsageError, match="with 2 calls committed"):
+        run(spec, Execution(out=place))
+    again = run(spec, Execution(out=place, resume=True))
+    assert (again["calls"], again["reused_calls"]) == (4, 2)
+
+
+def test_an_unfinished_folder_is_replayed_as_far_as_it_came(lists: Lists, tmp_path: Path) -> None:
+    capped = run(lists(model="fake:reversed,batch_size=1"), Execution(out=tmp_path / "run", max_total_tokens=600))
+    folder = RunFolder.existing(tmp_path / "run")
+    assert rescore(folder)["windows"] == capped["windows"]
+    assert verify(folder) == []
+    (tmp_path / "run" / "summary.json").unlink()
+    with pytest.raises(MissingResourceError, match=r"summary.json.*--resume"):
+        verify(folder)
+
+
+def test_the_digest_is_of_what_a_reranker_sees(lists: Lists) -> None:
+    same = [digest(prepare(lists(), Execution()).candidates) for _ in range(2)]
+    assert same[0] == same[1]
+    assert digest(prepare(lists(depth=3), Execution()).candidates) != same[0]
+
+
+def test_identity_ignores_how_and_minds_what(lists: Lists) -> None:
+    base = prepare(lists(), Execution()).identity()
+    assert prepare(lists(measures=("AP",)), Execution(device="cpu", batch_size=1)).identity() == base
+    for change in ({"seed": 1}, {"temperature": 0.5}, {"prompt": "listwise_multiturn"}, {"method": "sliding"}):
+        assert prepare(lists(**change), Execution()).identity() != base, change
+
+
+def test_estimate_needs_a_judge_that_sends_prompts(lists: Lists, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = prepare(lists(), Execution())
+    monkeypatch.setattr(type(prepared), "judge", lambda self, backend: object())
+    with pytest.raises(UsageError, match="--dry-run with --method fullrank"):
+        estimate(prepared)
+
+
+def test_queries_that_are_asked_for_must_be_there(lists: Lists) -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'q1'"):
+        prepare(lists().model_copy(update={"queries": ("q11",)}), Execution())
+
+
+def test_the_demo_names_its_folders(tmp_path: Path) -> None:
+    runs = demo_runs(out=tmp_path, model="some/where/model/")
+    assert [execution.out for _, execution in runs] == [tmp_path / f"{m}-model-sample" for m in METHODS]
+    assert all(spec.depth == DEPTH and len(spec.queries) >= 12 and execution.resume for spec, execution in runs)
+    assert all(spec.queries == () for spec, _ in demo_runs(out=tmp_path, model="m", everything=True))
+
+
+def test_a_strategy_that_is_no_dataclass_is_refused(lists: Lists, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rerank.strategies.strategies.get", lambda name: object)
+    with pytest.raises(UsageError, match="The strategy 'full' is no dataclass"):
+        prepare(lists(), Execution())
+
+
+def test_the_environment_leaves_out_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules[environment.__module__]  # the package has a function of the same name
+    monkeypatch.setattr(module, "_RECORDED", ("numpy", "no-such-distribution"))
+    found = environment()
+    assert found["numpy"]
+    assert found["started"].endswith("+00:00")
+    assert "no-such-distribution" not in found

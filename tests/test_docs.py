@@ -1,0 +1,180 @@
+"""The documentation is run: commands, Python, TOML, links, flags. CONTRIBUTING.md says how pages are written for it."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from rerank.cli.app import app
+from rerank.spec import Execution, RunSpec, read_toml
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *FOLDERS]
+REAL, FAKE = "smollm2-135m", "fake:reversed"
+ASKING = ("run", "rerank", "demo")
+
+_BLOCK = re.compile(
+    r"(?P<mark><!-- not run: .+? -->\n)?^[ ]*```(?P<kind>\w+)(?: title=\"(?P<title>[^\"]+)\")?\n(?P<body>.*?)^[ ]*```$",
+    re.M | re.S,
+)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_FLAG = re.compile(r"(?<![\w-])--[a-z][a-z_-]*[a-z]")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block."""
+
+    kind: str
+    body: str
+    title: str
+    not_run: bool
+
+
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text("utf-8")
+
+
+def blocks(text: str) -> list[Block]:
+    return [Block(m["kind"], m["body"], m["title"] or "", bool(m["mark"])) for m in _BLOCK.finditer(text)]
+
+
+def run_line(line: str) -> str:
+    """Run one command of a page, its model replaced, and return what it printed."""
+    said, bar, command = line.rpartition(" | ")
+    words = shlex.split(command if bar else line, comments=True)
+    assert words[0] == "rerank", f"a bash block that is run has a line that is no command of ours: {line}"
+    given = ""
+    if bar:
+        echo, *rest = shlex.split(said)
+        assert echo == "echo"
+        given = " ".join(rest) + "\n"
+    words = [FAKE if word == REAL else word for word in words[1:]]
+    if words[0] in ASKING and "--model" not in words and "--spec" not in words:
+        words += ["--model", FAKE]
+    result = CliRunner().invoke(app, words, input=given)
+    assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception!r}"
+    return result.output
+
+
+def run_block(block: Block, names: dict[str, Any]) -> None:
+    if block.kind == "bash" and not block.not_run:
+        for line in block.body.replace("\\\n", " ").splitlines():
+            if line.strip():
+                run_line(line.strip())
+    elif block.kind == "python" and not block.not_run:
+        with redirect_stdout(StringIO()):
+            exec(compile(block.body.replace(REAL, FAKE), "page", "exec"), names)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache folder for all pages, so that an index is built once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def room(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, with the samples."""
+    shutil.copytree(ROOT / "data", tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    return tmp_path
+
+
+def run_page(page: str, room: Path) -> None:
+    found = blocks(text_of(page))
+    for block in found:
+        if block.title:
+            path = room / block.title
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block.body.replace(REAL, FAKE), "utf-8")
+    names: dict[str, Any] = {"__name__": "page"}
+    for block in found:
+        run_block(block, names)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p != "docs/commands.md" and "```" in text_of(p)])
+def test_the_page_runs(page: str, room: Path) -> None:
+    run_page(page, room)
+
+
+def test_the_examples_of_the_help_texts_run(room: Path) -> None:
+    run_line("rerank demo")
+    for folder in list((room / "runs/demo").iterdir()):
+        folder.rename(folder.with_name(folder.name.replace("fake-reversed", REAL)))
+    kept = room / f"runs/demo/fullrank-{REAL}-sample"
+    for name, source in (("a.trec", "run"), ("b.trec", "first_stage"), ("qrels.txt", "qrels")):
+        shutil.copy(kept / f"{source}.trec", room / name)
+    shutil.copy(room / "data/requests/rank_llm.jsonl", room / "lists.jsonl")
+    run_page("docs/commands.md", room)
+
+
+def test_the_page_of_commands_is_what_the_commands_say() -> None:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    assert text_of("docs/commands.md") == generate.page(), "run: python docs/generate.py"
+
+
+def test_specifications_are_read(tmp_path: Path) -> None:
+    shown = [b for page in PAGES for b in blocks(text_of(page)) if b.kind == "toml" and "collection" in b.body]
+    assert shown
+    for block in shown:
+        (tmp_path / "run.toml").write_text(block.body, "utf-8")
+        values = read_toml(tmp_path / "run.toml")
+        Execution.make({key: values.pop(key) for key in Execution.model_fields if key in values})
+        RunSpec.make(values)
+
+
+def commands(command: Any) -> Iterator[Any]:
+    yield command
+    for inner in getattr(command, "commands", {}).values():
+        yield from commands(inner)
+
+
+def test_flags_that_are_named_exist() -> None:
+    known = {"--help"}
+    for command in commands(typer.main.get_command(app)):
+        known |= {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+    for page in PAGES:
+        text = _BLOCK.sub(lambda m: "" if m["mark"] else m[0], text_of(page))
+        named = {flag.replace("_", "-") for flag in _FLAG.findall(text)}
+        others = {"--strict"} if page == "CONTRIBUTING.md" else set()  # mypy's
+        assert named - known - others == set(), page
+
+
+@pytest.mark.parametrize("page", [*PAGES, "data/README.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    for target in _LINK.findall(_BLOCK.sub("", text_of(page))):
+        if not re.match(r"https?:|#|mailto:", target):
+            assert ((ROOT / page).parent / target.partition("#")[0]).exists(), target
+
+
+def test_every_page_is_in_the_site() -> None:
+    nav = (ROOT / "mkdocs.yml").read_text("utf-8").partition("nav:")[2]
+    assert {page.removeprefix("docs/") for page in FOLDERS} == set(re.findall(r"[\w/-]+\.md", nav))
+
+
+def test_a_block_that_is_run_holds_only_commands_of_ours() -> None:
+    with pytest.raises(AssertionError, match="no command of ours"):
+        run_line("make demo")
+    assert [b.not_run for b in blocks("<!-- not run: x -->\n```bash\nmake\n```\n```bash\nrerank\n```\n")] == [
+        True,
+        False,
+    ]

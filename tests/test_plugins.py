@@ -1,0 +1,115 @@
+"""What other distributions add: a strategy of twenty lines, and one that is broken."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+STRATEGY = '''
+"""Judges neighbours two at a time, once through from the tail."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rerank.types import Plan, Ranking, Window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bubble:
+    rounds: int = 1
+
+    def __call__(self, ranking: Ranking) -> Plan:
+        for _ in range(self.rounds):
+            for at in range(len(ranking) - 2, -1, -1):
+                (order,) = yield [Window(ranking.query, ranking.docs[at : at + 2])]
+                ranking = ranking.reorder(at, order)
+        return ranking
+
+    def calls(self, n: int) -> int:
+        return self.rounds * max(n - 1, 0)
+'''
+
+Program = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def install(site: Path, module: str, source: str, entry_points: str) -> None:
+    """Lay a distribution down as pip would."""
+    (site / f"{module}.py").write_text(source, encoding="utf-8")
+    info = site / f"{module}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text(entry_points, encoding="utf-8")
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    """The program, with ``site/`` on its path and a small file of requests where it runs."""
+    (tmp_path / "site").mkdir()
+    docs = [{"docid": f"d{n}", "doc": f"text {n}"} for n in range(5)]
+    row = {"query": {"qid": "q", "text": "question"}, "candidates": docs}
+    (tmp_path / "lists.jsonl").write_text(json.dumps(row), encoding="utf-8")
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        env = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        command = [sys.executable, "-m", "rerank", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path, timeout=60)
+
+    return run
+
+
+RERANK = ("rerank", "--collection", "requests:lists.jsonl", "--model", "fake:reversed")
+
+
+def test_a_strategy_from_elsewhere(program: Program, tmp_path: Path) -> None:
+    install(tmp_path / "site", "bubbles", STRATEGY, "[rerank.strategies]\nbubble = bubbles:Bubble\n")
+    done = program(*RERANK, "--method", "bubble:generate", "--out", "a")
+    assert (done.returncode, done.stderr) == (0, "")
+    # The last document wins every comparison on its way up; the others keep their order.
+    assert [line.split()[2] for line in done.stdout.splitlines()] == ["d4", "d0", "d1", "d2", "d3"]
+    assert json.loads((tmp_path / "a" / "summary.json").read_text())["calls"] == 4
+    assert program("verify", "a").returncode == 0
+    unknown = program(*RERANK, "--method", "buble:generate")
+    assert unknown.returncode == 2
+    assert "Did you mean 'bubble'" in unknown.stderr
+
+
+BROKEN = "[rerank.strategies]\nbroken = breaks:Thing\n[rerank.collections]\nbroken = breaks:Thing\n"
+
+
+@pytest.mark.parametrize("source", ["raise RuntimeError('I am broken')", "import no_such_module", "x = 1"])
+def test_a_broken_one_breaks_nothing_else(program: Program, tmp_path: Path, source: str) -> None:
+    install(tmp_path / "site", "breaks", source, BROKEN)
+    fine = program(*RERANK)
+    assert (fine.returncode, fine.stderr) == (0, "")
+    assert program("methods").returncode == 0
+    listed = program("collections")
+    assert listed.returncode == 0
+    assert "The collection 'broken' is left out" in listed.stderr
+    assert "requests\t" in listed.stdout
+    asked = program(*RERANK, "--method", "broken:generate")
+    assert asked.returncode == 3
+    assert "The strategy 'broken' from 'breaks:Thing' does not load" in asked.stderr
+    assert "Traceback" not in asked.stderr
+
+
+def test_a_name_that_is_taken(program: Program, tmp_path: Path) -> None:
+    install(tmp_path / "site", "bubbles", STRATEGY, "[rerank.strategies]\nsliding = bubbles:Bubble\n")
+    assert program(*RERANK).returncode == 0
+    done = program(*RERANK, "--method", "sliding")
+    assert done.returncode == 2
+    assert "The strategy 'sliding' is built in" in done.stderr
+
+
+def test_a_strategy_that_is_no_dataclass(program: Program, tmp_path: Path) -> None:
+    """Its options and its identity are its fields, so without any it is refused, in words."""
+    source = STRATEGY.replace("@dataclass(frozen=True, slots=True, kw_only=True)\n", "")
+    install(tmp_path / "site", "bubbles", source, "[rerank.strategies]\nbubble = bubbles:Bubble\n")
+    done = program(*RERANK, "--method", "bubble:generate")
+    assert done.returncode == 2
+    assert "The strategy 'bubble' is no dataclass" in done.stderr

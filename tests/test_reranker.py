@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from rerank import Reranker
+from rerank.backends.base import Reply, Request
+from rerank.backends.fake import Fake
+from rerank.collections import open_collection
+from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
+from rerank.judges.generate import Limits
+from rerank.models import BackendOptions
+from rerank.retrieval import open_retriever
+from rerank.stages import Search
+from rerank.types import Document, Query, Ranking, Run
+
+TEXTS = ["first", "second", "third", "fourth"]
+DATA = Path(__file__).parents[1] / "data"
+
+
+@pytest.fixture
+def reranker() -> Reranker:
+    return Reranker.from_pretrained("fake:reversed")
+
+
+def test_texts_come_back_best_first(reranker: Reranker) -> None:
+    hits = reranker.rank("a question", TEXTS)
+    assert [hit.text for hit in hits] == TEXTS[::-1]
+    assert [hit.corpus_id for hit in hits] == [3, 2, 1, 0]
+    assert [hit.document.id for hit in hits] == ["3", "2", "1", "0"]
+    assert [hit.score for hit in hits] == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4])
+    assert hits.windows == {"ok": 1, "repaired": 0, "partial": 0, "empty": 0, "refused": 0, "error": 0}
+
+
+def test_the_model_did_reorder_and_did_not_lose_anything() -> None:
+    reranker = Reranker.from_pretrained("fake:stutter,p=0.9", method="sliding,size=4,stride=2")
+    texts = [f"text {n}" for n in range(15)]
+    hits = reranker.rank("q", texts)
+    assert [hit.text for hit in hits] != texts
+    assert sorted(hit.text for hit in hits) == sorted(texts)
+    assert [hit.text for hit in reranker.rank("q", texts)] == [hit.text for hit in hits]
+
+
+def test_documents_of_every_kind(reranker: Reranker) -> None:
+    given = ["plain", Document(id="own", text="of ours"), {"text": "mapped"}, {"id": "m", "text": "x", "title": "T"}]
+    found = [hit.document for hit in reranker.rank("q", given)]
+    assert found == [
+        Document(id="m", text="x", title="T"),
+        Document(id="2", text="mapped"),
+        Document(id="own", text="of ours"),
+        Document(id="0", text="plain"),
+    ]
+
+
+def test_equal_texts_are_two_documents(reranker: Reranker) -> None:
+    hits = reranker.rank("q", ["same", "same"])
+    assert [(hit.corpus_id, hit.text) for hit in hits] == [(1, "same"), (0, "same")]
+
+
+@pytest.mark.parametrize(
+    ("documents", "message"),
+    [
+        ([{"content": "x"}], r"Document 0 has the keys \['content'\]"),
+        ([Document(id="a"), Document(id="a")], "'a'"),
+        (["zero", {"id": "0", "text": "also 0"}], "'0'"),
+    ],
+)
+def test_documents_that_are_wrong(reranker: Reranker, documents: Sequence[Document], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        reranker.rank("q", documents)
+
+
+def test_top_k(reranker: Reranker) -> None:
+    for k, expected in ((1, [3]), (2, [3, 2]), (0, []), (9, [3, 2, 1, 0]), (None, [3, 2, 1, 0])):
+        hits = reranker.rank("q", TEXTS, top_k=k)
+        assert [hit.corpus_id for hit in hits] == expected
+        assert hits.windows["ok"] == 1
+    whole = reranker.rank("q", TEXTS)
+    assert whole.top_k(2) == whole[:2]
+    assert whole.top_k(2).windows == whole.windows
+
+
+@pytest.mark.parametrize("documents", [[], ["alone"]])
+def test_nothing_to_order_asks_nothing(documents: list[str]) -> None:
+    backend = Fake("fail")
+    hits = Reranker.from_backend(backend).rank("q", documents)
+    assert [hit.text for hit in hits] == documents
+    assert backend.served == []
+    assert sum(hits.windows.values()) == 0
+
+
+@pytest.mark.parametrize("query", ["", "  \n"])
+def test_an_empty_query_keeps_the_order(query: str) -> None:
+    backend = Fake("reversed")
+    assert [hit.text for hit in Reranker.from_backend(backend).rank(query, TEXTS)] == TEXTS
+    assert backend.served == []
+
+
+def test_a_query_with_an_id(reranker: Reranker) -> None:
+    assert len(reranker.rank(Query(id="q7", text="a question"), TEXTS)) == 4
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "prompt", "error"),
+    [
+        ("fake:revesed", "fullrank", "auto", UnknownNameError),
+        ("fake:reversed", "fulrank", "auto", UnknownNameError),
+        ("fake:reversed", "fullrank", "listwize", UnknownNameError),
+        ("fake:reversed", "sliding,sise=3", "auto", UnknownNameError),
+        ("fake:reversed", "sliding,size=0", "auto", UsageError),
+        ("./no-such-folder", "fullrank", "auto", MissingResourceError),
+    ],
+)
+def test_names_that_are_wrong(model: str, method: str, prompt: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        Reranker.from_pretrained(model, method=method, prompt=prompt)
+
+
+def test_options_reach_the_backend_and_the_budget() -> None:
+    with pytest.raises(UsageError, match="context"):
+        Reranker.from_pretrained("fake:reversed", options=BackendOptions(context_size=60)).rank("q", TEXTS * 5)
+    limits = Limits(max_passage_tokens=1, min_passage_tokens=1)
+    backend = _Prompts()
+    Reranker.from_backend(backend, limits=limits).rank("q", ["one two three", "four five six"])
+    assert "two" not in backend.prompts[0]
+
+
+def test_several_methods_share_one_backend() -> None:
+    backend = Fake("reversed")
+    full = Reranker.from_backend(backend)
+    sliding = Reranker.from_backend(backend, method="sliding,size=2,stride=1")
+    pair = Reranker.from_backend(backend, method="sliding:generate")
+    assert (full.name, sliding.name, pair.name) == ("fullrank", "sliding", "sliding-generate")
+    full.rank("q", TEXTS)
+    sliding.rank("q", TEXTS)
+    assert len(backend.served) == 1 + 3
+
+
+def test_windows_that_failed_are_warned_about() -> None:
+    with pytest.warns(UserWarning, match=r"Windows kept their given order: 1 error\. fake:fail does not answer"):
+        hits = Reranker.from_pretrained("fake:fail").rank("q", TEXTS)
+    assert [hit.text for hit in hits] == TEXTS
+    assert hits.windows["error"] == 1
+
+
+def run_of(*queries: str) -> Run:
+    docs = [Document(id=str(n), text=text) for n, text in enumerate(TEXTS)]
+    return Run((Ranking.from_order(Query(id=q, text=q), docs) for q in queries), name="first")
+
+
+def test_transform_reranks_every_list(reranker: Reranker) -> None:
+    first = run_of("a", "b", " ")
+    result = reranker.transform(first)
+    assert result.name == "fullrank"
+    assert [r.doc_ids for r in result.values()] == [("3", "2", "1", "0")] * 2 + [("0", "1", "2", "3")]
+    assert first == run_of("a", "b", " ")
+
+
+def test_a_pipeline_of_stages(reranker: Reranker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    collection = open_collection(f"jsonl:{DATA / 'jsonl'}")
+    retriever = open_retriever("bm25", collection)
+    first = Search(retriever)(collection.queries())
+    assert [len(ranking) for ranking in first.values()] == [2, 1, 1]
+    source = retriever if isinstance(retriever, Search) else Search(retriever)
+    run = (source % 3 >> reranker % 1)(collection.queries())
+    assert run["q1"].doc_ids == first["q1"].doc_ids[::-1][:1]
+    assert run["q1"].docs[0].text
+    assert all(len(ranking) == 1 for ranking in run.values())
+    twice = (source % 3 >> reranker >> reranker)(collection.queries())
+    assert twice["q1"].doc_ids == first["q1"].doc_ids
+
+
+@dataclass
+class _Slow(Fake):
+    """Notes how many threads are inside at once."""
+
+    inside: int = 0
+    most: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        with self.lock:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+        time.sleep(0.02)
+        with self.lock:
+            self.inside -= 1
+        return Fake.generate(self, requests)
+
+
+@dataclass
+class _Prompts(Fake):
+    kind: str = "reversed"
+    prompts: list[str] = field(default_factory=list)
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        self.prompts += [request.prompt[-1].content for request in requests]
+        return Fake.generate(self, requests)
+
+
+def test_async_gives_the_same_and_keeps_the_loop_free() -> None:
+    backend = _Slow("reversed")
+    reranker = Reranker.from_backend(backend)
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await asyncio.sleep(0.001)
+
+    async def many() -> list[list[str]]:
+        ticking = asyncio.create_task(tick())
+        answers = await asyncio.gather(*(reranker.arank(f"q{n}", TEXTS[: n + 1], top_k=2) for n in range(4)))
+        ticking.cancel()
+        return [[hit.text for hit in hits] for hits in answers]
+
+    assert asyncio.run(many()) == [TEXTS[n::-1][:2] for n in range(4)]
+    assert backend.most == 1  # threads take turns at the model
+    assert ticks > 5
+
+
+def test_an_error_in_a_thread_is_raised_where_it_is_awaited(reranker: Reranker) -> None:
+    with pytest.raises(DataError):
+        asyncio.run(reranker.arank("q", [{"no": "text"}]))
+    assert len(reranker.rank("q", TEXTS)) == 4  # the turn was given back

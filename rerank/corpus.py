@@ -37,6 +37,15 @@ class SupportsCandidates(Protocol):
 
 
 @runtime_checkable
+class SaysDropSelf(Protocol):
+    """A collection that says whether BEIR's rule holds for it."""
+
+    @property
+    def drop_self(self) -> bool:
+        """Whether a retrieved document whose id equals the query's is dropped."""
+
+
+@runtime_checkable
 class SupportsLookup(Protocol):
     """A collection that finds documents by id without reading all of them."""
 

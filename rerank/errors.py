@@ -20,6 +20,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+#: How many names a message lists.
+_SHOWN = 12
+
 
 class RerankError(Exception):
     """Base of all errors: what was found, what was expected, what to do.
@@ -41,6 +44,12 @@ class RerankError(Exception):
         super().__init__(". ".join(part.rstrip(".") for part in parts if part))
 
 
+def shorten(value: object, limit: int = 60) -> str:
+    """A value as a message shows it: its ``repr``, cut to ``limit`` characters."""
+    shown = repr(value)
+    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+
+
 class UsageError(RerankError):
     """Arguments that make no sense, alone or together."""
 
@@ -50,15 +59,16 @@ class UsageError(RerankError):
 class UnknownNameError(UsageError):
     """A name that is not registered; suggests the nearest ones."""
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        """Build the message from what was asked for and what there is."""
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, if_none: str = "None is installed") -> None:
+        """Build the message from what was asked for and what there is, or from ``if_none`` where there is nothing."""
         choices = sorted(known)
         near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        more = f" and {len(choices) - _SHOWN} more" if len(choices) > _SHOWN else ""
         super().__init__(
             f"Unknown {kind} {name!r}",
-            expected=f"one of: {', '.join(choices) or 'none is installed'}",
-            remedy=hint,
+            expected=f"one of: {', '.join(choices[:_SHOWN])}{more}" if choices else "",
+            remedy=hint if choices else if_none,
         )
         self.suggestions = near
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TextIO
 
-from rerank.errors import DataError
-from rerank.jsontables import GRADES, grade, read_table, score, single
+from rerank.errors import DataError, MissingResourceError
+from rerank.jsontables import GRADES, grade, read_table, score
 from rerank.textfiles import open_text, replace_text
-from rerank.types import Document, Qrels, Query, Ranking, Run, strictly_decreasing
+from rerank.types import Document, Qrels, Query, Ranking, Run, float32, strictly_decreasing
 
 __all__ = ["open_text", "read_qrels", "read_run", "replace_text", "write_qrels", "write_run"]
 
@@ -25,6 +26,8 @@ _QRELS_COLUMNS = "4 columns (query 0 document grade) or 3 (query document grade)
 _WHOLE = re.compile(r"[+-]?0*[0-9]{1,6}(?:\.0*)?")
 _JSON = re.compile(r'\{\s*(?:"|\}|$)')  # a query's id may start with a brace, but hardly so
 _HEADER = {"score", "grade", "rel", "relevance", "label"}
+#: What the run is called in the folder that `rerank run` makes.
+_RUN_IN_FOLDER = "run.trec"
 #: How no id may start: as the first of a file it would be read as a byte order mark or as JSON.
 _MISREAD = ("\ufeff", '{"', "{}")
 
@@ -44,11 +47,15 @@ def read_run(path: str | Path, *, name: str | None = None) -> Run:
         name: The run's name; else the tag of its first line, else the file's name without endings.
 
     Raises:
-        MissingResourceError: The file is not there.
+        MissingResourceError: The file is not there, or is a folder.
         DataError: It is empty, binary or cut off, or a line has the wrong columns, a score that is no finite number,
             or a document that its query already has.
     """
     path = Path(path)
+    if os.path.isfile(path / _RUN_IN_FOLDER):
+        raise MissingResourceError(
+            f"{path} is a folder", expected="a file", remedy=f"Did you mean {path / _RUN_IN_FOLDER}?"
+        )
     tag = path.name.removesuffix(".gz").rsplit(".", 1)[0] or path.name
     with open_text(path) as text:
         first, lines = _peek(text, path)
@@ -82,6 +89,7 @@ def write_run(run: Run, target: str | Path | TextIO) -> None:
 
     Raises:
         DataError: An id is empty or holds white space, which the form cannot express.
+        MissingResourceError: The file's folder is not there.
         StorageError: The file cannot be written.
     """
     tag = "".join("_" if _unwritable(c) else c for c in run.name) or "run"
@@ -120,6 +128,7 @@ def write_qrels(qrels: Qrels, target: str | Path | TextIO) -> None:
 
     Raises:
         DataError: An id is empty or holds white space.
+        MissingResourceError: The file's folder is not there.
         StorageError: The file cannot be written.
     """
     lines = (
@@ -152,11 +161,7 @@ def _unwritable(character: str) -> bool:
 
 def _plain(name: str, kind: str) -> str:
     """The id itself, if a line of columns can hold it."""
-    if (
-        not name
-        or name.startswith(_MISREAD)
-        or any(c.isspace() or c == "\0" or "\ud800" <= c <= "\udfff" for c in name)
-    ):
+    if not name or name.startswith(_MISREAD) or any(map(_unwritable, name)):
         raise DataError(
             f"The {kind} id {name!r} cannot stand in a TREC file",
             expected="at least one character, no white space, and no start that reads as JSON",
@@ -204,7 +209,7 @@ def _trec_scores(rows: Iterator[_Row]) -> dict[str, dict[str, float]]:
         found = table.setdefault(query, {})
         if doc in found:
             raise DataError(f"{where}: document {doc!r} stands twice in query {query!r}", expected="each id once")
-        found[doc] = single(value)
+        found[doc] = float32(value)
     return table
 
 

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from rerank.errors import DataError
+from rerank.errors import DataError, shorten
+from rerank.types import float32
 
 Number = TypeVar("Number", int, float)
 
 #: The largest grade. A file with a larger one has its columns mixed up, and trec_eval counts in arrays of this size.
 MAX_GRADE = 999_999
 GRADES = "a whole number of at most six digits"
-_FLOAT32_MAX = float(struct.unpack("<f", b"\xff\xff\x7f\x7f")[0])
-
-
-def single(value: float) -> float:
-    """The nearest single-precision number, which is what trec_eval keeps of a score."""
-    return float(struct.unpack("<f", struct.pack("<f", max(-_FLOAT32_MAX, min(_FLOAT32_MAX, value))))[0])
 
 
 def score(value: object) -> float:
@@ -31,7 +25,7 @@ def score(value: object) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or abs(value) == math.inf:
         raise ValueError("a finite number")
-    return single(value)
+    return float32(value)
 
 
 def grade(value: object) -> int:
@@ -72,13 +66,13 @@ def read_table(text: str, source: str, convert: Callable[[object], Number]) -> d
 
 def _row(found: object, convert: Callable[[object], Number], where: str) -> dict[str, Number]:
     if not isinstance(found, Mapping):
-        raise DataError(f"{where} has {_short(found)}", expected="an object of document ids and numbers")
+        raise DataError(f"{where} has {shorten(found)}", expected="an object of document ids and numbers")
     row: dict[str, Number] = {}
     for doc, value in found.items():
         try:
             row[doc] = convert(value)
         except ValueError as error:
-            raise DataError(f"{where} has {_short(value)} for document {doc!r}", expected=str(error)) from error
+            raise DataError(f"{where} has {shorten(value)} for document {doc!r}", expected=str(error)) from error
     return row
 
 
@@ -93,8 +87,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
             raise _TwiceError(key)
         table[key] = value
     return table
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:39]}…"

@@ -186,7 +186,7 @@ def open_backend(selector: str, options: BackendOptions | None = None, *, qrels:
     Args:
         selector: A model's name, folder or hub id; ``fake:perfect`` and its kin, with options as in
             ``fake:stutter,p=0.3``; or ``NAME:ARGUMENT`` of a backend that another package adds.
-        options: How to load and run a model. Of these, batch and context size also apply to fakes.
+        options: How to load and run a model. Of these, the batch size also applies to fakes.
         qrels: What ``fake:perfect`` answers from.
 
     Raises:
@@ -212,6 +212,6 @@ def _load(name: str, options: BackendOptions) -> Backend:
 
 
 def _adjusted(fake: Any, options: BackendOptions, qrels: Qrels | None) -> Backend:
-    asked = {"batch_size": options.batch_size, "context_size": options.context_size, "qrels": qrels}
+    asked = {"batch_size": options.batch_size, "qrels": qrels}
     changed: Backend = dataclasses.replace(fake, **{key: value for key, value in asked.items() if value is not None})
     return changed

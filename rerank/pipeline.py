@@ -6,8 +6,8 @@ and a strategy that never ends are both fine with it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from rerank.judges.base import FAILURES, STATUSES, Judge, Verdict
 from rerank.strategies.base import Strategy
@@ -20,7 +20,7 @@ class Outcome:
 
     Attributes:
         rankings: One per ranking that went in, same order; score 1/r at rank r.
-        judged: Every window with its verdict, in the order in which they were asked.
+        judged: Every window, first-stage scores filled in, with its verdict, in the order in which they were asked.
     """
 
     rankings: tuple[Ranking, ...]
@@ -47,12 +47,14 @@ def drive(rankings: Iterable[Ranking], strategy: Strategy, judge: Judge) -> Outc
         strategy: Which windows to ask about.
         judge: Who puts them in order. It gets the next windows of all rankings at once.
     """
-    plans = [strategy(ranking) if ranking.query.text.strip() else _as_given(ranking) for ranking in rankings]
+    given = list(rankings)
+    plans = [strategy(ranking) if ranking.query.text.strip() else _as_given(ranking) for ranking in given]
+    scores = [dict(zip(ranking.doc_ids, ranking.scores, strict=True)) for ranking in given]
     finished: dict[int, Ranking] = {}
     asked = _advance(plans, dict.fromkeys(range(len(plans))), finished)
     judged: list[tuple[Window, Verdict]] = []
     while asked:
-        windows = [window for wanted in asked.values() for window in wanted]
+        windows = [_scored(window, scores[index]) for index, wanted in asked.items() for window in wanted]
         verdicts = judge.order(windows)
         judged.extend(zip(windows, verdicts, strict=True))
         orders = iter([verdict.order for verdict in verdicts])
@@ -66,6 +68,13 @@ def _as_given(ranking: Ranking) -> Plan:
     """A plan that asks nothing."""
     yield from ()
     return ranking
+
+
+def _scored(window: Window, scores: Mapping[str, float]) -> Window:
+    """The window with its documents' first-stage scores; as it is if one of them is not known or it has some."""
+    if window.scores or any(doc.id not in scores for doc in window.docs):
+        return window
+    return replace(window, scores=tuple(scores[doc.id] for doc in window.docs))
 
 
 def _advance(

@@ -14,11 +14,12 @@ import asyncio
 import threading
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from rerank.backends.base import Backend
-from rerank.errors import DataError
-from rerank.judges import Judge, judges
+from rerank.errors import DataError, UsageError, shorten
+from rerank.judges import FAILURES, Judge, judges
 from rerank.judges.generate import Limits
 from rerank.methods import open_method
 from rerank.models import BackendOptions, open_backend, prompt_for
@@ -28,8 +29,9 @@ from rerank.stages import Transformer
 from rerank.strategies import Strategy, open_strategy
 from rerank.types import Document, Query, Ranking, Run
 
-#: How a document may be given: its text, a `Document`, or a mapping with ``text`` and perhaps ``id`` and ``title``.
-DocumentLike = str | Document | Mapping[str, str]
+#: How a document may be given: its text, a `Document`, or a mapping with ``text`` and perhaps ``id`` (text or a whole
+#: number) and ``title``. An id or title that is None is one that is not given.
+DocumentLike = str | Document | Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +67,12 @@ class Hits(tuple[Hit, ...]):
         return made
 
     def top_k(self, k: int) -> Hits:
-        """The first ``k``."""
+        """The first ``k``.
+
+        Raises:
+            UsageError: ``k`` is below 0.
+        """
+        _check_top(k)
         return Hits.make(self[:k], self.windows)
 
 
@@ -124,28 +131,32 @@ class Reranker(Transformer):
     def rank(self, query: str | Query, documents: Sequence[DocumentLike], *, top_k: int | None = None) -> Hits:
         """Put documents in order.
 
-        Documents without an id get their position as one. A window whose reply says nothing keeps its given order
+        Ids play no part in it: documents without one get their position in the list, ids may repeat, and
+        ``hit.corpus_id`` tells which of the given documents a hit is. A window whose reply says nothing keeps its given order
         and is warned about; ``hits.windows`` counts them. An empty query keeps the given order.
 
         Args:
             query: What is asked.
             documents: The candidates in their first-stage order, which matters to sliding windows.
-            top_k: How many to return; None for all. All are ranked whatever it is.
+            top_k: How many to return, from 0; None for all. All are ranked whatever it is.
 
         Returns:
             The documents, best first.
 
         Raises:
-            DataError: Two documents have one id, or a mapping has no text.
+            UsageError: The query is no text, the documents are no list, or ``top_k`` is below 0.
+            DataError: A document has no text, or an id or title of a wrong type.
             BackendError: The model cannot answer at all.
         """
-        asked = Query(id="0", text=query) if isinstance(query, str) else query
-        docs = [_document(position, given) for position, given in enumerate(documents)]
-        place = {doc.id: position for position, doc in enumerate(docs)}
-        outcome = self._drive([Ranking.from_order(asked, docs)])
+        _check_top(top_k)
+        asked = _query(query)
+        docs = _documents(documents)
+        # positions for ids: given ones may repeat, or be equal to the position of another document
+        placed = [replace(doc, id=str(position)) for position, doc in enumerate(docs)]
+        outcome = self._drive([Ranking.from_order(asked, placed)])
         (ranking,) = outcome.rankings
         hits = [
-            Hit(corpus_id=place[doc.id], score=score, document=doc)
+            Hit(corpus_id=int(doc.id), score=score, document=docs[int(doc.id)])
             for doc, score in zip(ranking.docs, ranking.scores, strict=True)
         ]
         return Hits.make(hits[:top_k], outcome.windows())
@@ -161,7 +172,7 @@ class Reranker(Transformer):
     def _drive(self, rankings: Iterable[Ranking]) -> Outcome:
         with self._turn:
             outcome = drive(rankings, self.strategy, self.judge)
-        failed = {status: n for status, n in outcome.windows().items() if n and status in ("empty", "refused", "error")}
+        failed = {status: n for status, n in outcome.windows().items() if n and status in FAILURES}
         if failed:
             counts = ", ".join(f"{n} {status}" for status, n in failed.items())
             detail = next(v.detail for _, v in outcome.judged if v.status in failed)
@@ -169,11 +180,48 @@ class Reranker(Transformer):
         return outcome
 
 
-def _document(position: int, given: DocumentLike) -> Document:
-    if isinstance(given, Document):
-        return given
+def _check_top(k: object) -> None:
+    if k is not None and (not isinstance(k, int) or k < 0):
+        raise UsageError(f"The first {k!r} documents", expected="a whole number from 0, or None for all")
+
+
+def _query(given: object) -> Query:
+    if isinstance(given, str):
+        return Query(id="0", text=given)
+    if not isinstance(given, Query) or not _is_text(given.text):
+        raise UsageError(f"The query {shorten(given)}", expected="a text, or a Query with a text")
+    return given
+
+
+def _documents(given: object) -> list[Document]:
+    if isinstance(given, (str, bytes, Document, Mapping)) or not isinstance(given, Iterable):
+        raise UsageError(
+            f"The documents are {shorten(given)}", expected="a list of documents", remedy="Put a single one in a list"
+        )
+    return [_document(position, document) for position, document in enumerate(given)]
+
+
+def _document(position: int, given: object) -> Document:
+    """The document as the caller knows it, with its own id, or with its position where it has none."""
     if isinstance(given, str):
         return Document(id=str(position), text=given)
-    if "text" not in given:
-        raise DataError(f"Document {position} has the keys {sorted(given)}", expected="a key 'text'")
-    return Document(id=str(given.get("id", position)), text=given["text"], title=given.get("title", ""))
+    if isinstance(given, Document):
+        found: Mapping[Any, Any] = {"id": given.id, "text": given.text, "title": given.title}
+    elif isinstance(given, Mapping):
+        found = given
+    else:
+        raise DataError(f"Document {position} is {shorten(given)}", expected="a text, a Document or a mapping")
+    if "text" not in found:
+        raise DataError(f"Document {position} has the keys {shorten(list(found))}", expected="a key 'text'")
+    own, title = found.get("id"), found.get("title")
+    own, title = position if own is None else own, "" if title is None else title
+    if not isinstance(own, (str, int)) or isinstance(own, bool):
+        raise DataError(f"Document {position} has the id {shorten(own)}", expected="text or a whole number")
+    for key, value in (("text", found["text"]), ("title", title)):
+        if not _is_text(value):
+            raise DataError(f"Document {position} has the {key} {shorten(value)}", expected="text")
+    return Document(id=str(own), text=found["text"], title=title)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)

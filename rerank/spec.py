@@ -6,6 +6,7 @@ knows fields and files, not what they lead to.
 
 from __future__ import annotations
 
+import json
 import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -38,7 +39,9 @@ class _Frozen(BaseModel):
             name = ".".join(map(str, problem["loc"]))
             if problem["type"] == "missing":
                 raise UsageError(f"No {name} is given", remedy=f"Pass --{name.replace('_', '-')}") from error
-            raise UsageError(f"{name} = {problem['input']!r}: {problem['msg']}") from error
+            flag = f"--{name.replace('_', '-')}"
+            wanted = problem["msg"].removeprefix("Input should be ")
+            raise UsageError(f"{flag} {problem['input']!r}", expected=wanted) from error
 
 
 class RunSpec(_Frozen):
@@ -90,8 +93,8 @@ class RunSpec(_Frozen):
     """Judgments, where the collection brings none or others are wanted."""
     measures: tuple[str, ...] = ("nDCG@10",)
     """Names as ir_measures or trec_eval write them."""
-    relevant: int | None = None
-    """Lowest grade that binary measures count as relevant; None leaves it to the collection."""
+    relevant: int | None = Field(default=None, ge=1)
+    """Lowest grade that binary measures count as relevant; the collection's own if left out."""
     max_failure_rate: float = Field(default=0.2, ge=0.0, le=1.0)
     """Share of failed windows past which the exit code says so."""
 
@@ -100,7 +103,7 @@ class Execution(_Frozen):
     """How the machine goes about it; none of it is part of a run's identity."""
 
     out: Path | None = None
-    """Folder of the run; None names it by its hash, under ``runs/``."""
+    """Folder of the run; if left out it is named by the run's hash, under ``runs/``."""
     resume: bool = False
     """Go on where an unfinished folder stopped."""
     overwrite: bool = False
@@ -108,19 +111,19 @@ class Execution(_Frozen):
     device: str = "auto"
     """Torch device."""
     batch_size: int | None = Field(default=None, ge=1)
-    """Prompts a batch; None leaves it to the backend."""
+    """Prompts a batch; the backend's own choice if left out."""
     max_total_tokens: int | None = Field(default=None, ge=1)
     """Ask nothing more once prompts and replies have taken that many."""
     call_cache: bool | None = None
-    """Keep replies beyond this run; None: where calls cost money."""
+    """Keep replies beyond this run; if left out, where calls cost money."""
 
 
-def read_toml(path: str | Path) -> dict[str, Any]:
-    """The keys of a TOML run specification; dashes in keys count as underscores.
+def read_spec(path: str | Path) -> dict[str, Any]:
+    """The keys of a run specification: TOML, or a run folder's spec.json; dashes in keys count as underscores.
 
     Raises:
         MissingResourceError: There is no such file.
-        DataError: It is not TOML.
+        DataError: It is neither.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -129,7 +132,8 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise DataError(f"{str(path)!r} is not UTF-8 text", expected="a TOML file") from error
     try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"{str(path)!r}: {error}", expected="TOML") from error
-    return {key.replace("-", "_"): value for key, value in values.items()}
+        values = json.loads(text)["spec"] if str(path).endswith(".json") else tomllib.loads(text)
+        given = {key: value for key, value in values.items() if value is not None}
+    except (tomllib.TOMLDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{str(path)!r}: {error}", expected="TOML, or the spec.json of a run folder") from error
+    return {key.replace("-", "_"): value for key, value in given.items()}

@@ -116,6 +116,37 @@ def _replacing(path: Path) -> Generator[TextIO]:
         raise
 
 
+def check_writable(path: str | Path) -> None:
+    """See whether a file could be written, before the work that fills it. Creates nothing and changes nothing.
+
+    Args:
+        path: The file, which may be there already.
+
+    Raises:
+        MissingResourceError: Its folder is not there.
+        StorageError: It is a folder itself, or may not be written. That a disk is full shows only later.
+    """
+    try:
+        target = Path(path)
+        if target.is_dir():
+            raise StorageError(f"{path} is a folder", expected="the name of a file to write")
+        if target.exists() and not target.is_file():  # a pipe or terminal is written in place
+            needed, allowed = target, os.access(target, os.W_OK)
+        else:
+            needed = Path(os.path.realpath(target)).parent
+            if not needed.is_dir():
+                raise MissingResourceError(
+                    f"{path} cannot be written: there is no folder {needed}", remedy="Make it, or check the path"
+                )
+            allowed = os.access(needed, os.W_OK | os.X_OK)
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+        raise StorageError(
+            f"{path} cannot be written: {getattr(error, 'strerror', error)}", remedy="Give another name"
+        ) from error
+    if not allowed:
+        raise StorageError(f"{path} cannot be written: no permission for {needed}", remedy="Write to another folder")
+
+
 @contextlib.contextmanager
 def replace_text(path: str | Path) -> Generator[TextIO]:
     """Write a whole text file or nothing: what stood there before stays until the new text is complete.
@@ -127,8 +158,10 @@ def replace_text(path: str | Path) -> Generator[TextIO]:
         A stream to write to.
 
     Raises:
+        MissingResourceError: The folder is not there.
         StorageError: The disk is full, or the file cannot be written.
     """
+    check_writable(path)
     try:
         with _replacing(Path(path)) as text:
             yield text

@@ -17,6 +17,8 @@ from rerank.errors import DataError
 #: Positions (0-based) of a window's documents, best first. A full order is a permutation of ``range(len(window))``.
 Order = tuple[int, ...]
 
+_FLOAT32_MAX = float.fromhex("0x1.fffffep+127")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
@@ -60,9 +62,9 @@ def tie_key(score: float, doc_id: str) -> tuple[float, str]:
     return (score, doc_id)
 
 
-def _float32(value: float) -> float:
-    """The nearest single-precision number: what trec_eval keeps of a score."""
-    return float(struct.unpack("<f", struct.pack("<f", value))[0])
+def float32(value: float) -> float:
+    """The nearest single-precision number that is finite: what trec_eval keeps of a score."""
+    return float(struct.unpack("<f", struct.pack("<f", max(-_FLOAT32_MAX, min(_FLOAT32_MAX, value))))[0])
 
 
 def _below(value: float) -> float:
@@ -85,7 +87,7 @@ def strictly_decreasing(scores: Sequence[float]) -> list[float]:
     result: list[float] = []
     ceiling = math.inf
     for score in scores:
-        value = _float32(max(-3.0e38, min(3.0e38, score)))
+        value = float32(max(-3.0e38, min(3.0e38, score)))
         if value >= ceiling:
             value = _below(ceiling)
         ceiling = value
@@ -181,7 +183,13 @@ class Ranking:
         return replace(self, docs=self.docs[:start] + part + self.docs[end:])
 
     def top(self, k: int) -> Ranking:
-        """The first ``k`` documents (all of them if there are fewer)."""
+        """The first ``k`` documents (all of them if there are fewer).
+
+        Raises:
+            DataError: ``k`` is below 0.
+        """
+        if k < 0:
+            raise DataError(f"The first {k} documents of query {self.query.id!r}", expected="at least 0")
         return replace(self, docs=self.docs[:k], scores=self.scores[:k])
 
     def without(self, doc_id: str) -> Ranking:
@@ -270,10 +278,28 @@ class Qrels(Mapping[str, Mapping[str, int]]):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The documents of one query that are to be put in order now, in their present order."""
+    """The documents of one query that are to be put in order now, in their present order.
+
+    Attributes:
+        query: The query.
+        docs: The documents.
+        scores: Their first-stage scores, one a document; empty if they are not known. Strategies leave them out.
+
+    Raises:
+        DataError: Some documents have a score and some have none.
+    """
 
     query: Query
     docs: tuple[Document, ...]
+    scores: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that the scores are complete."""
+        if self.scores and len(self.scores) != len(self.docs):
+            raise DataError(
+                f"{len(self.scores)} scores for the {len(self.docs)} documents of a window of query {self.query.id!r}",
+                expected="one score a document, or none at all",
+            )
 
     def __len__(self) -> int:
         """How many documents there are."""

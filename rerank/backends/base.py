@@ -54,8 +54,12 @@ class Request:
     window: Window = field(default_factory=lambda: Window(Query(id=""), ()))
 
     def digest(self, identity: Mapping[str, str]) -> str:
-        """Hex SHA-256 of everything that decides the answer: the backend's identity, the chat, the sampling."""
-        content = [dict(identity), [[m.role, m.content] for m in self.prompt], asdict(self.sampling)]
+        """Hex SHA-256 of what was asked: the backend's identity, the chat, the sampling, and the window it is about.
+
+        The window counts although models never see it: two queries may have the same words.
+        """
+        about = [self.window.query.id, [doc.id for doc in self.window.docs]]
+        content = [dict(identity), [[m.role, m.content] for m in self.prompt], asdict(self.sampling), about]
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 

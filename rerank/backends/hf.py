@@ -44,7 +44,14 @@ class Hf:
     ) -> None:
         """Wrap what is loaded; see `load`."""
         options = options or BackendOptions()
-        size = options.context_size or context_size(model, tokenizer)
+        stated = context_size(model, tokenizer)
+        if options.context_size and stated and options.context_size > stated:
+            raise UsageError(
+                f"--context-size {options.context_size}",
+                expected=f"at most {stated}, which is what the model was made for",
+                remedy="Leave it out to use all of it",
+            )
+        size = stated or options.context_size
         if size is None:
             raise UsageError(
                 f"Model {identity.get('model', '')!r} does not say how long its context is",

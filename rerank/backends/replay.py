@@ -44,6 +44,9 @@ class Replay:
     Args:
         calls: What was recorded, from one run.
         identity: That of the backend that gave the replies.
+
+    Attributes:
+        used: The records that requests were answered from, each once.
     """
 
     batch_size = 1024
@@ -52,6 +55,7 @@ class Replay:
     def __init__(self, calls: Iterable[Recorded], *, identity: Mapping[str, str] | None = None) -> None:
         """Index the records."""
         self._replies: dict[_Key, Reply] = {}
+        self.used: dict[_Key, Reply] = {}
         for call in calls:
             self._replies.setdefault((call.query_id, tuple(call.doc_ids), call.seed), call.reply)
         self._identity = dict(identity or {"model": "replay"})
@@ -72,9 +76,9 @@ class Replay:
 
     def _find(self, request: Request) -> Reply:
         window, seed = request.window, request.sampling.seed
-        found = self._replies.get((window.query.id, tuple(doc.id for doc in window.docs), seed))
-        if found is not None:
-            return found
+        key = (window.query.id, tuple(doc.id for doc in window.docs), seed)
+        if key in self._replies:
+            return self.used.setdefault(key, self._replies[key])
         first = window.docs[0].id if window.docs else ""
         return Reply(
             text="",

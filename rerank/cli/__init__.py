@@ -7,14 +7,16 @@ Data goes to stdout, everything else to stderr. Modules of the library are impor
 from __future__ import annotations
 
 import sys
+import warnings
 
 from rerank.cli.app import app
-from rerank.cli.output import complain
+from rerank.cli.output import complain, note
 from rerank.errors import RerankError
 
 
 def main() -> None:
     """Run the command line; every error of ours becomes one message and its exit code."""
+    warnings.showwarning = _warn
     try:
         app()
     except RerankError as error:
@@ -24,3 +26,8 @@ def main() -> None:
         if isinstance(end.__context__, BrokenPipeError):  # the reader of our output has gone; no error of ours
             sys.exit(0)
         raise
+
+
+def _warn(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    """A warning for people: what it says, not where in the code it was raised."""
+    note(f"warning: {message}")

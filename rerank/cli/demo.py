@@ -25,16 +25,20 @@ def demo(
     """Rank Python's own documentation: BM25 against two ways of reranking with a small language model."""
     from rerank.cli.data import pull_with_progress
     from rerank.experiment import prepare
-    from rerank.experiment.demo import demo_report, demo_runs
+    from rerank.experiment.demo import demo_report, demo_specs
+    from rerank.experiment.execute import default_folder
     from rerank.models import MODELS
+    from rerank.spec import Execution
+    from rerank.store import identity_hash
 
     if model in MODELS:
         pull_with_progress(model)
     summaries = []
-    for spec, execution in demo_runs(out=out, model=model, everything=everything):
-        prepared = prepare(spec, execution)
-        note(f"{spec.method}: {prepared.windows()} windows over {len(prepared.candidates)} questions, {model}")
-        summaries.append(execute_with_progress(prepared, execution))
+    for spec in demo_specs(model=model, everything=everything):
+        prepared = prepare(spec, Execution())
+        note(f"{spec.method}: {prepared.windows()} windows over {len(prepared.first_stage)} questions, {model}")
+        folder = out / default_folder(spec, identity_hash(prepared.identity())).name
+        summaries.append(execute_with_progress(prepared, Execution(out=folder, resume=True)))
     report = demo_report(summaries)
     content = report | {"comparison": report["comparison"].to_dict()}
     emit(content, form=form, text=lambda: _show(report, sample=not everything))

@@ -12,7 +12,8 @@ from rerank.cli.output import FormatOption, emit, note, number, table
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run files: TREC, MS MARCO or JSON, also gzipped.")]
 QrelsOption = Annotated[str, typer.Option("--qrels", help="Judgments: a file, or a collection's selector.")]
 Relevant = Annotated[
-    int | None, typer.Option(help="Lowest grade that binary measures count; 2 for TREC Deep Learning. (default: 1)")
+    int | None,
+    typer.Option(min=1, help="Lowest grade that binary measures count; 2 for TREC Deep Learning. (default: 1)"),
 ]
 
 
@@ -41,7 +42,9 @@ def evaluate(
     from rerank.formats import read_run
 
     judged, lowest = judgments(qrels)
-    results = [score(judged, read_run(path), measures, relevant=relevant or lowest) for path in runs]
+    results = [
+        score(judged, read_run(path), measures, relevant=lowest if relevant is None else relevant) for path in runs
+    ]
     report = evaluation_report(qrels, list(zip(map(str, runs), results, strict=True)), per_query=per_query)
 
     def show() -> None:
@@ -72,5 +75,5 @@ def compare(
 
     judged, lowest = judgments(qrels)
     named = [read_run(path, name=str(path)) for path in runs]
-    comparison = test(judged, named, measure, relevant=relevant or lowest, alpha=alpha)
+    comparison = test(judged, named, measure, relevant=lowest if relevant is None else relevant, alpha=alpha)
     emit(comparison.to_dict(), form=form, text=lambda: typer.echo(comparison), rows="pairs")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rerank.cli.output import FormatOption, counts, emit, note, number, table
-from rerank.cli.specs import with_spec
+from rerank.cli.specs import RETRIEVAL, with_spec
 from rerank.spec import Execution, RunSpec
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _EXAMPLES = {
 }
 
 
-@with_spec
+@with_spec()
 def run(spec: RunSpec, execution: Execution, *, dry_run: DryRun = False, form: FormatOption = "text") -> None:
     """Retrieve, rerank and evaluate; keep everything in a run folder."""
     from rerank.experiment import check_failures, estimate, prepare
@@ -54,7 +54,7 @@ def run(spec: RunSpec, execution: Execution, *, dry_run: DryRun = False, form: F
     check_failures(summary, spec.max_failure_rate)
 
 
-@with_spec
+@with_spec(only=RETRIEVAL)
 def retrieve(spec: RunSpec, execution: Execution, *, output: Output = None) -> None:
     """Search only: write the first stage's lists as a TREC run."""
     from rerank.experiment.prepare import load, retrieve
@@ -64,7 +64,7 @@ def retrieve(spec: RunSpec, execution: Execution, *, output: Output = None) -> N
     _write(retrieve(spec, collection, queries), output)
 
 
-@with_spec
+@with_spec(first_stage="candidates")
 def rerank(
     spec: RunSpec,
     execution: Execution,
@@ -77,17 +77,16 @@ def rerank(
     Writes a TREC run, or with --format jsonl one object a query in rank_llm's shape. Needs no judgments.
     """
     from rerank.experiment import check_failures, prepare
-    from rerank.formats import read_run
+    from rerank.store import RunFolder
 
-    if "first_stage" not in spec.model_fields_set:  # to search the lists' own texts would mix and lose documents
-        spec = spec.model_copy(update={"first_stage": "candidates"})
     prepared = prepare(spec, execution)
     summary = execute_with_progress(prepared, execution)
-    result = read_run(Path(summary["folder"]) / "run.trec")
+    result = RunFolder(summary["folder"]).read_run("run.trec")
     if form == "text":
         _write(result, output)
     else:
         _write_rows(prepared, result, output, whole=form == "json")
+    _say(summary)
     check_failures(summary, spec.max_failure_rate)
 
 
@@ -138,13 +137,14 @@ def _write_rows(prepared: Prepared, result: Run, output: Path | None, *, whole: 
     from rerank.collections._requests import request_rows
     from rerank.textfiles import replace_text
 
-    rows = request_rows(prepared.candidates, result)
+    rows = request_rows(prepared.first_stage, result)
     lines = [json.dumps(rows, ensure_ascii=False)] if whole else [json.dumps(row, ensure_ascii=False) for row in rows]
+    text = "".join(f"{line}\n" for line in lines)
     if output is None:
-        typer.echo("\n".join(lines))
+        typer.echo(text, nl=False)
         return
     with replace_text(output) as file:
-        file.write("\n".join(lines) + "\n")
+        file.write(text)
 
 
 def _show(summary: dict[str, Any]) -> None:
@@ -153,6 +153,11 @@ def _show(summary: dict[str, Any]) -> None:
         rows = [["first stage", *map(number, summary["first_stage_scores"].values())]]
         rows.append([summary["method"], *map(number, measures.values())])
         table(["", *measures], rows)
+    _say(summary)
+
+
+def _say(summary: dict[str, Any]) -> None:
+    """What a run took and where it lies, on stderr."""
     note(f"windows: {counts(summary['windows'])}")
     note(
         f"calls: {summary['calls']} ({summary['reused_calls']} reused), tokens: {summary['tokens_in']} in, "

@@ -10,7 +10,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +18,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from rerank.errors import UnknownNameError
-from rerank.spec import Execution, RunSpec, read_toml
+from rerank.spec import Execution, RunSpec, read_spec
 
 #: Names that other tools have taught people, beside the field's own.
 _ALIASES: Mapping[str, tuple[str, ...]] = {
@@ -28,45 +28,65 @@ _ALIASES: Mapping[str, tuple[str, ...]] = {
     "stride": ("--step-size",),
     "passes": ("--num-passes",),
     "prompt": ("--prompt-template",),
+    "collection": ("--dataset",),
 }
 _SHORT = {"measures", "queries"}  # only the aliases are offered: the flag takes one value at a time
 
 
-def with_spec(function: Callable[..., None]) -> Callable[..., None]:
-    """Turn ``command(spec, execution, **own_options)`` into a function that typer can read."""
-    own = list(inspect.signature(function, eval_str=True).parameters.values())[2:]
+Command = Callable[..., None]
+#: What a first stage needs; the rest of a specification is about reranking.
+RETRIEVAL = ("collection", "first_stage", "depth", "max_queries", "queries", "qrels")
 
-    @functools.wraps(function)
-    def command(**given: Any) -> None:
-        values = read_toml(given["spec"]) if given["spec"] else {}
-        for key in values:
-            if key not in _fields():
-                raise UnknownNameError("key of a run specification", key, _fields())
-        flags = {name: _plain(given[name]) for name in _fields() if given[name] not in (None, [])}
-        merged = values | flags
-        execution = {name: merged.pop(name) for name in Execution.model_fields if name in merged}
-        own_values = {parameter.name: given[parameter.name] for parameter in own}
-        function(RunSpec.make(merged), Execution.make(execution), **own_values)
 
-    parameters = [_option(name, field) for name, field in _fields().items()]
-    help_text = "TOML file with any of these, dashes as underscores; flags win over it."
-    spec = inspect.Parameter(
-        "spec",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[Path | None, typer.Option("--spec", help=help_text)],
-    )
-    ordered = [*parameters, spec, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)]
-    command.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered}
-    return command
+def with_spec(*, only: Sequence[str] = (), **defaults: str) -> Callable[[Command], Command]:
+    """Turn ``command(spec, execution, **own_options)`` into a function that typer can read.
+
+    Args:
+        only: The fields that the command offers; all of them if empty.
+        defaults: Fields whose default is another one in this command.
+    """
+    offered = {name: field for name, field in _fields().items() if not only or name in only}
+
+    def decorate(function: Command) -> Command:
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[2:]
+
+        @functools.wraps(function)
+        def command(**given: Any) -> None:
+            values = read_spec(given["spec"]) if given["spec"] else {}
+            for key in values:
+                if key not in _fields():
+                    raise UnknownNameError("key of a run specification", key, _fields())
+            flags = {name: _plain(given[name]) for name in offered if given[name] not in (None, [])}
+            merged: dict[str, Any] = {**defaults, **values, **flags}
+            execution = {name: merged.pop(name) for name in Execution.model_fields if name in merged}
+            own_values = {parameter.name: given[parameter.name] for parameter in own}
+            function(RunSpec.make(merged), Execution.make(execution), **own_values)
+
+        parameters = [_option(name, field, defaults.get(name, field.default)) for name, field in offered.items()]
+        ordered = [*parameters, _SPEC, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)]
+        command.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered}
+        return command
+
+    return decorate
+
+
+_SPEC = inspect.Parameter(
+    "spec",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        Path | None,
+        typer.Option("--spec", help="TOML file (or a folder's spec.json) with any of these; flags win over it."),
+    ],
+)
 
 
 def _fields() -> dict[str, FieldInfo]:
     return {**RunSpec.model_fields, **Execution.model_fields}
 
 
-def _option(name: str, field: FieldInfo) -> inspect.Parameter:
+def _option(name: str, field: FieldInfo, default: Any) -> inspect.Parameter:
     flag = "--" + name.replace("_", "-")
     base, many = _base(field.annotation)
     names = [*_ALIASES.get(name, ())] if name in _SHORT else [flag, *_ALIASES.get(name, ())]
@@ -74,18 +94,18 @@ def _option(name: str, field: FieldInfo) -> inspect.Parameter:
         names = [f"{flag}/--no-{name.replace('_', '-')}"] if field.default is None else [flag]
     kind = str if typing.get_origin(base) is Literal else base  # pydantic checks the choice, with a better message
     panel = "What is run" if name in RunSpec.model_fields else "How it is run"
-    option = typer.Option(*names, help=_help(field, base), show_default=False, rich_help_panel=panel)
+    option = typer.Option(*names, help=_help(field, base, default), show_default=False, rich_help_panel=panel)
     annotation = Annotated[list[kind] if many else kind | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _help(field: FieldInfo, base: Any) -> str:
+def _help(field: FieldInfo, base: Any, default: Any) -> str:
     text = (field.description or "").replace("``", "")
     if typing.get_origin(base) is Literal:
         text += f" One of: {', '.join(typing.get_args(base))}."
-    if field.is_required() or field.default in (None, (), False):
+    if field.is_required() or default in (None, (), False):
         return text
-    return f"{text} (default: {_shown(field.default)})"
+    return f"{text} (default: {_shown(default)})"
 
 
 def _base(annotation: Any) -> tuple[Any, bool]:

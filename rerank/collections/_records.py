@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rerank.errors import DataError
+from rerank.errors import DataError, shorten
 from rerank.textfiles import open_text
 from rerank.types import Document, Query
 
@@ -94,10 +94,10 @@ def identifier(value: object, kind: str, where: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise DataError(f"{where}: {kind} id {_short(value)}", expected="text or a whole number")
+        raise DataError(f"{where}: {kind} id {shorten(value)}", expected="text or a whole number")
     if not value or _NOT_IN_IDS.search(value):
         raise DataError(
-            f"{where}: {kind} id {_short(value)}",
+            f"{where}: {kind} id {shorten(value)}",
             expected="one or more characters without white space, as run files need",
         )
     return value
@@ -110,7 +110,7 @@ def text(value: object, where: str) -> str:
         DataError: It is no text.
     """
     if not isinstance(value, str):
-        raise DataError(f"{where}: {_short(value)}", expected="a text")
+        raise DataError(f"{where}: {shorten(value)}", expected="a text")
     return value if value.isascii() else _HALF_PAIR.sub("\ufffd", value)
 
 
@@ -174,7 +174,7 @@ def parse(line: str, where: str) -> Any:
 def _object(line: str, where: str) -> Mapping[str, Any]:
     value = parse(line, where)
     if not isinstance(value, dict):
-        raise DataError(f"{where}: {_short(value)}", expected="a JSON object, one a line")
+        raise DataError(f"{where}: {shorten(value)}", expected="a JSON object, one a line")
     return value
 
 
@@ -184,8 +184,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
         raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
     return made
-
-
-def _short(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else f"{shown[:59]}…"

@@ -25,7 +25,7 @@ class SmartRecord:
     Attributes:
         where: File and line, for messages.
         number: The number after ``.I``, leading zeros dropped.
-        fields: Letter -> text; parts of a field that is opened twice follow each other.
+        fields: Letter -> text. A letter opens a field once; such a line is text from then on.
     """
 
     where: str
@@ -50,7 +50,7 @@ def read_records(path: Path) -> Iterator[SmartRecord]:
                 found, where, number, parts, letter = True, f"{path}:{count}", str(int(opened[1])), {}, ""
             elif found and (field := _FIELD.fullmatch(line)) and field[1] not in parts:
                 letter = field[1]
-                parts.setdefault(letter, [])
+                parts[letter] = []
             elif letter:
                 parts[letter].append(line)
             elif line.strip():

@@ -14,7 +14,7 @@ from typing import Any
 from rerank.errors import DataError, UsageError
 from rerank.evaluation.measures import parse_measures
 from rerank.evaluation.scores import Scores, evaluate_all
-from rerank.evaluation.significance import holm, mean_interval, paired_t, wilcoxon
+from rerank.evaluation.significance import holm, is_constant, mean_interval, paired_t, wilcoxon
 from rerank.types import Qrels, Run
 
 #: With fewer topics than this a note says so. Source of the number: Buckley and Voorhees, Evaluating evaluation
@@ -57,8 +57,8 @@ class Pair:
         wins: Queries on which a is better.
         ties: Queries on which both are equal.
         losses: Queries on which b is better.
-        p: Two-sided p-value of the paired t-test.
-        p_adjusted: The same after Holm's correction over all pairs.
+        p: Two-sided p-value of the paired t-test; its limit where all differences are equal (`untestable`).
+        p_adjusted: The same after Holm's correction over all pairs; 1 where the pair is untestable.
         p_wilcoxon: Two-sided p-value of Wilcoxon's signed-rank test, zero differences dropped.
         p_wilcoxon_adjusted: The same after Holm's correction over all pairs.
         significant: Whether p_adjusted is at most the level of the comparison.
@@ -77,6 +77,11 @@ class Pair:
     p_wilcoxon: float
     p_wilcoxon_adjusted: float
     significant: bool
+
+    @property
+    def untestable(self) -> bool:
+        """Whether all differences are equal and not 0: their spread is unknown, so t says nothing."""
+        return self.low == self.high and self.difference != 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +158,8 @@ def compare_scores(scores: Sequence[Scores], measure: str, *, alpha: float = 0.0
         measure: As ir_measures prints it; all of them must have it.
         alpha: Level of significance, for the corrected p-values.
     """
-    _check_names([entry.run for entry in scores])
+    names = [entry.run for entry in scores]
+    _check_names(names)
     if not 0 < alpha < 1:
         raise UsageError(f"alpha={alpha}", expected="a number between 0 and 1")
     columns = [_column(entry, measure, scores[0].queries) for entry in scores]
@@ -165,13 +171,14 @@ def compare_scores(scores: Sequence[Scores], measure: str, *, alpha: float = 0.0
         low, high = mean_interval(column)
         mean = entry.mean(measure)
         summaries.append(RunSummary(run=entry.run, mean=mean, low=low, high=high, missing=len(entry.missing)))
+    pairs = _pairs(names, columns, alpha)
     return Comparison(
         measure=measure,
         alpha=alpha,
         queries=count,
         runs=tuple(summaries),
-        pairs=_pairs([entry.run for entry in scores], columns, alpha),
-        notes=_notes(scores, count),
+        pairs=pairs,
+        notes=_notes(scores, pairs, count),
     )
 
 
@@ -198,7 +205,9 @@ def _pairs(names: Sequence[str], columns: Sequence[Sequence[float]], alpha: floa
     # equal scores may differ in their last bits, which must make neither a win nor a rank of its own
     deltas = [[round(x - y, DECIMALS) for x, y in zip(columns[a], columns[b], strict=True)] for a, b in couples]
     p_t, p_w = [paired_t(d) for d in deltas], [wilcoxon(d) for d in deltas]
-    adjusted_t, adjusted_w = holm(p_t), holm(p_w)
+    # without spread the t-test cannot be computed: such a pair counts in the correction and is never significant
+    adjusted_t = holm([1.0 if is_constant(d) else p for d, p in zip(deltas, p_t, strict=True)])
+    adjusted_w = holm(p_w)
     pairs = []
     for index, ((a, b), delta) in enumerate(zip(couples, deltas, strict=True)):
         low, high = mean_interval(delta)
@@ -223,11 +232,16 @@ def _pairs(names: Sequence[str], columns: Sequence[Sequence[float]], alpha: floa
     return tuple(pairs)
 
 
-def _notes(scores: Sequence[Scores], count: int) -> tuple[str, ...]:
+def _notes(scores: Sequence[Scores], pairs: Sequence[Pair], count: int) -> tuple[str, ...]:
     notes = [
         f"Run {entry.run!r} lacks {len(entry.missing)} of {count} judged queries; they count as 0."
         for entry in scores
         if entry.missing
+    ]
+    notes += [
+        f"{pair.a!r} and {pair.b!r}: all {count} differences are equal, so the t-test cannot be computed; see Wilcoxon."
+        for pair in pairs
+        if pair.untestable
     ]
     if count < FEW_TOPICS:
         notes.append(f"Only {count} queries: differences must be large to be found, and p-values are rough.")

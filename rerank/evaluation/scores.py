@@ -1,7 +1,7 @@
 """One run measured against judgments, query by query. The measuring is ir_measures'; what counts is decided here.
 
-Every judged query counts: one that the run lacks, or for which it has no document, scores 0. Queries without judgments
-do not count. Both are kept by name. The order measured is the ranking's own, ties included.
+Every judged query counts: one that the run lacks, or for which it has no document, scores 0, be it all of them.
+Queries without judgments do not count. Both are kept by name. The order measured is the ranking's own, ties included.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def evaluate(qrels: Qrels, run: Run, measures: Iterable[str], *, relevant: int =
 
     Raises:
         UsageError: A measure's name or parameters are wrong.
-        DataError: There are no judgments, or the run shares no query with them.
+        DataError: There are no judgments, or the run has queries and none of them is judged.
         MissingPrerequisiteError: A measure is known and needs a library or program that is not installed.
     """
     return evaluate_all(qrels, [run], measures, relevant=relevant)[0]
@@ -151,19 +151,19 @@ class _Evaluator:
         self._parts = [_ir_evaluator(group, graded) for group in _groups(measures)]
 
     def scores(self, run: Run) -> Scores:
-        given = {
-            self._queries[query]: self._scored(ranking)
-            for query, ranking in run.items()
-            if len(ranking) and query in self._queries
-        }
-        if not given:
+        if run and not any(query in self._queries for query in run):
             raise DataError(
                 f"Run {run.name!r} (queries {_first(run)}) shares no query with {self._qrels.name} "
                 f"(queries {_first(self._qrels)})",
                 remedy="Take judgments of the same queries",
             )
+        given = {
+            self._queries[query]: self._scored(ranking)
+            for query, ranking in run.items()
+            if len(ranking) and query in self._queries
+        }
         found: dict[tuple[str, str], float] = {}
-        for part in self._parts:
+        for part in self._parts if given else ():
             for metric in part.iter_calc(given):
                 found[str(metric.measure), metric.query_id] = float(metric.value)
         return Scores(
@@ -194,7 +194,7 @@ def _safe(judged: dict[str, int]) -> dict[str, int]:
 
 def _first(ids: Iterable[str]) -> str:
     listed = [repr(name) for _, name in zip(range(4), ids, strict=False)]
-    return ", ".join(listed[:3]) + (" ..." if len(listed) > 3 else "") if listed else "none"
+    return ", ".join(listed[:3]) + (" ..." if len(listed) > 3 else "")
 
 
 def _count_judgments(measure: Measure, qrels: Qrels) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Tests on paired differences, one a topic, and the correction for making many of them.
 
 Pure functions of numbers; knows nothing of runs or measures. No p-value is 0 or NaN: where the data leave nothing to
-test (all differences 0, or one topic), p is 1, and what underflows is `SMALLEST`.
+test (all differences 0, or one topic), p is 1, and what underflows is `SMALLEST`. Differences that are all the same
+are no sample that t could judge (`is_constant`): its p is then a limit, not evidence.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
 def paired_t(differences: Sequence[float]) -> float:
     """Two-sided p-value of the paired t-test.
 
-    Differences that are all the same and not 0 have no spread: t grows without bound, and p is `SMALLEST`.
+    Differences that are all the same and not 0 have no spread: t grows without bound, and p is `SMALLEST`, however
+    few they are. Ask `is_constant` before believing it.
     """
     from scipy.stats import t
 
@@ -47,6 +49,11 @@ def paired_t(differences: Sequence[float]) -> float:
     if error == 0.0:
         return SMALLEST
     return _bounded(2 * float(t.sf(abs(mean / error), len(differences) - 1)))
+
+
+def is_constant(differences: Sequence[float]) -> bool:
+    """Whether all differences are the same, so that their spread, which the t-test needs, cannot be estimated."""
+    return min(differences) == max(differences)
 
 
 def wilcoxon(differences: Sequence[float]) -> float:
@@ -84,7 +91,7 @@ def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     """The mean and its standard error."""
     count = len(values)
     mean = math.fsum(values) / count
-    if min(values) == max(values):  # rounding of the mean must not pass for spread
+    if is_constant(values):  # rounding of the mean must not pass for spread
         return values[0], 0.0
     return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (count - 1) / count)
 

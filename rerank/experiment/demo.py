@@ -6,12 +6,11 @@ Knows which runs make the demonstration and how they are compared, not how they 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rerank.collections.pydoc import DEMO_SAMPLE
 from rerank.evaluation import compare
-from rerank.spec import Execution, RunSpec
+from rerank.spec import RunSpec
 from rerank.store import RunFolder
 from rerank.types import Run
 
@@ -23,30 +22,25 @@ PASSAGE_TOKENS = 48
 MEASURE = "nDCG@10"
 
 
-def demo_runs(*, out: Path, model: str, everything: bool = False) -> list[tuple[RunSpec, Execution]]:
-    """The runs of the demonstration. Finished ones are answered from their folders, unfinished ones go on.
+def demo_specs(*, model: str, everything: bool = False) -> list[RunSpec]:
+    """The runs of the demonstration.
 
     Args:
-        out: Folder that holds the run folders.
         model: The reranker.
         everything: All questions instead of the fixed sample.
     """
-    queries = () if everything else DEMO_SAMPLE
-    size = "all" if everything else "sample"
-    tag = model.rstrip("/").rpartition("/")[2].replace(":", "-")
-    runs = []
-    for method in METHODS:
-        spec = RunSpec(
+    return [
+        RunSpec(
             collection="pydoc",
             depth=DEPTH,
             method=method,
             model=model,
-            queries=queries,
+            queries=() if everything else DEMO_SAMPLE,
             max_passage_tokens=PASSAGE_TOKENS,
             measures=(MEASURE,),
         )
-        runs.append((spec, Execution(out=out / f"{method}-{tag}-{size}", resume=True)))
-    return runs
+        for method in METHODS
+    ]
 
 
 def demo_report(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:

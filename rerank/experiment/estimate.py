@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from rerank.backends.base import Request
 from rerank.errors import UsageError
-from rerank.experiment.prepare import Prepared
+from rerank.experiment.prepare import Prepared, shuffled
 from rerank.judges.base import Verdict
 from rerank.pipeline import drive
 from rerank.prices import cost
@@ -58,9 +58,9 @@ def estimate(prepared: Prepared) -> dict[str, Any]:
     if not isinstance(judge, SupportsRequest):
         raise UsageError(f"--dry-run with --method {prepared.method.name}", expected="a method that sends prompts")
     counting = _Counting(judge=judge, counter=prepared.backend.tokens)
-    drive(prepared.candidates.values(), prepared.strategy, counting)
+    drive(shuffled(prepared.first_stage, prepared.spec).values(), prepared.strategy, counting)
     return {
-        "queries": len(prepared.candidates),
+        "queries": len(prepared.first_stage),
         "calls": counting.calls,
         "tokens_in": counting.tokens_in,
         "tokens_out": counting.tokens_out,

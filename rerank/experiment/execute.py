@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,13 +16,13 @@ from typing import Any
 
 from rerank.backends.base import Reply
 from rerank.errors import PartialFailureError
-from rerank.evaluation import Scores, evaluate
-from rerank.experiment.prepare import Prepared, prepare
+from rerank.experiment.prepare import Prepared, prepare, shuffled
+from rerank.experiment.summary import means, score, summarise
+from rerank.judges import FAILURES
 from rerank.pipeline import Outcome, drive
-from rerank.prices import cost
 from rerank.spec import Execution, RunSpec
 from rerank.store import Logged, RunFolder, Usage, identity_hash, shared_cache
-from rerank.types import Qrels, Run
+from rerank.types import Run
 
 #: Called after each reply.
 OnReply = Callable[[Reply], None]
@@ -59,24 +60,18 @@ def execute(prepared: Prepared, execution: Execution, *, on_reply: OnReply = lam
     with folder.begin(document, resume=execution.resume, overwrite=execution.overwrite):
         if folder.finished:
             return _answered(prepared, folder)
+        folder.write_candidates(prepared.first_stage)
+        files = {name: folder.file_hash(name) for name in ("first_stage.trec", "queries.jsonl")}
+        folder.write_json("spec.json", folder.spec() | {"files": files})
         outcome, usage = _drive(prepared, execution, folder, on_reply)
-        result = Run(outcome.rankings, name=prepared.method.name.replace(":", "-"))
+        result = Run(outcome.rankings, name=run_name(prepared.spec))
         folder.write_run("run.trec", result)
-        windows = outcome.windows()
+        queries = len(prepared.first_stage)
+        scores = _scored(prepared, folder, result)
         summary = {
             "folder": str(folder.path),
             "hash": name,
-            "method": prepared.method.name,
-            "model": prepared.spec.model,
-            "depth": prepared.spec.depth,
-            "queries": len(prepared.candidates),
-            **_scored(prepared, folder, result),
-            "windows": windows,
-            "complete": not windows["error"],  # else --resume asks the calls without a reply again
-            "failure_rate": outcome.failure_rate(),
-            "failures": _failures(outcome),
-            **vars(usage),
-            "cost": cost(prepared.spec.model, usage.tokens_in, usage.tokens_out),
+            **summarise(prepared.spec, outcome, usage, queries=queries, scores=scores),
         }
         folder.write_json("summary.json", summary)
         return summary
@@ -90,7 +85,7 @@ def check_failures(summary: dict[str, Any], max_failure_rate: float) -> None:
     """
     rate = summary["failure_rate"]
     if rate > max_failure_rate:
-        counts = ", ".join(f"{summary['windows'][status]} {status}" for status in ("empty", "refused", "error"))
+        counts = ", ".join(f"{summary['windows'][status]} {status}" for status in sorted(FAILURES))
         first = "; ".join(f"query {f['query']}: {f['detail'] or f['status']}" for f in summary["failures"][:3])
         raise PartialFailureError(
             f"{rate:.0%} of the windows failed ({counts}). {first}",
@@ -102,7 +97,12 @@ def check_failures(summary: dict[str, Any], max_failure_rate: float) -> None:
 def default_folder(spec: RunSpec, name: str) -> Path:
     """Where a run goes if no folder is named: under ``runs/``, by method, model and hash."""
     model = spec.model.rstrip("/").rpartition("/")[2].replace(":", "-")
-    return Path("runs") / f"{spec.method.replace(':', '-')}-{model}-{name[:12]}"
+    return Path("runs") / f"{run_name(spec)}-{model}-{name[:12]}"
+
+
+def run_name(spec: RunSpec) -> str:
+    """The tag of a reranked run."""
+    return spec.method.replace(":", "-")
 
 
 def environment() -> dict[str, str]:
@@ -117,65 +117,34 @@ def environment() -> dict[str, str]:
 
 
 def _drive(prepared: Prepared, execution: Execution, folder: RunFolder, on_reply: OnReply) -> tuple[Outcome, Usage]:
-    folder.write_candidates(prepared.candidates)
     shared = execution.call_cache if execution.call_cache is not None else prepared.backend.costs_money
-    cache = shared_cache() if shared else None
-    try:
-        with folder.calls() as log:
-            backend = Logged(
-                backend=prepared.backend,
-                log=log,
-                cache=cache,
-                max_total_tokens=execution.max_total_tokens,
-                on_reply=on_reply,
-            )
-            outcome = drive(prepared.candidates.values(), prepared.strategy, prepared.judge(backend))
-            return outcome, backend.usage
-    finally:
-        if cache is not None:
-            cache.close()
+    with folder.calls() as log, shared_cache() if shared else nullcontext() as cache:
+        backend = Logged(
+            backend=prepared.backend,
+            log=log,
+            cache=cache,
+            max_total_tokens=execution.max_total_tokens,
+            on_reply=on_reply,
+        )
+        candidates = shuffled(prepared.first_stage, prepared.spec)
+        outcome = drive(candidates.values(), prepared.strategy, prepared.judge(backend))
+        return outcome, backend.usage
 
 
 def _answered(prepared: Prepared, folder: RunFolder) -> dict[str, Any]:
-    """The summary of a finished run, scored again, since measures and judgments are no part of a run's identity."""
-    summary = folder.read_json("summary.json") | {"folder": str(folder.path)}
-    summary |= _scored(prepared, folder, folder.read_run("run.trec"))
+    """The summary of a finished run; scored again, since measures and judgments are no part of a run's identity."""
+    summary = folder.read_json("summary.json", "calls") | {"folder": str(folder.path)}
+    if prepared.qrels:  # without judgments now, those of before stay
+        summary |= means(_scored(prepared, folder, folder.read_run("run.trec")))
+    summary |= {key: getattr(prepared.spec, key) for key in ("method", "model", "depth")}
     folder.write_json("summary.json", summary)
     return summary | {"reused_calls": summary["calls"]}
 
 
-def _scored(prepared: Prepared, folder: RunFolder, result: Run) -> dict[str, Any]:
-    if not prepared.qrels:
-        return {"scores": {}, "first_stage_scores": {}, "missing": 0}
-    folder.write_qrels(prepared.qrels)
-    content = score(prepared.qrels, result, prepared.candidates, prepared.spec.measures, prepared.relevant)
-    folder.write_json("scores.json", content)
-    return {
-        "scores": content["run"]["mean"],
-        "first_stage_scores": content["first_stage"]["mean"],
-        "missing": content["run"]["missing"],
-    }
-
-
-def score(qrels: Qrels, result: Run, candidates: Run, measures: tuple[str, ...], relevant: int) -> dict[str, Any]:
-    """The content of scores.json: means and per-query values of a result and of what it was made from."""
-    made = {"run": result, "first_stage": candidates}
-    return {
-        "measures": list(measures),
-        "relevant": relevant,
-        **{key: _as_json(evaluate(qrels, value, measures, relevant=relevant)) for key, value in made.items()},
-    }
-
-
-def _as_json(scores: Scores) -> dict[str, Any]:
-    return {
-        "mean": scores.summary(),
-        "missing": len(scores.missing),
-        "per_query": {measure: dict(values) for measure, values in scores.values.items()},
-    }
-
-
-def _failures(outcome: Outcome) -> list[dict[str, str]]:
-    """What went wrong where, for windows without an order; at most 20 are kept."""
-    failed = [(w, v) for w, v in outcome.judged if v.status in ("empty", "refused", "error")]
-    return [{"query": w.query.id, "status": v.status, "detail": v.detail} for w, v in failed[:20]]
+def _scored(prepared: Prepared, folder: RunFolder, result: Run) -> dict[str, Any] | None:
+    spec = prepared.spec
+    scores = score(prepared.qrels, result, prepared.first_stage, measures=spec.measures, relevant=prepared.relevant)
+    if scores is not None:
+        folder.write_qrels(prepared.qrels)
+        folder.write_json("scores.json", scores)
+    return scores

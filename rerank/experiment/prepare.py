@@ -14,10 +14,12 @@ from typing import Any
 from rerank.backends.base import Backend
 from rerank.collections import Collection, judgments, open_collection
 from rerank.errors import DataError, UnknownNameError, UsageError
+from rerank.evaluation import parse_measures
 from rerank.judges import Judge, judges
 from rerank.judges.generate import Limits
 from rerank.methods import Method, open_method
 from rerank.models import BackendOptions, open_backend, prompt_for
+from rerank.prices import cost
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.retrieval import open_retriever
 from rerank.selector import Selector
@@ -33,7 +35,7 @@ class Prepared:
     Attributes:
         spec: What was asked for.
         collection: Where it comes from.
-        candidates: The first-stage lists, cut, shuffled and ready to be reranked.
+        first_stage: The first-stage lists, one for every query that takes part; some may be empty.
         qrels: The judgments of the queries that take part; empty if there are none.
         relevant: Lowest grade that binary measures count.
         method: The method's card.
@@ -44,7 +46,7 @@ class Prepared:
 
     spec: RunSpec
     collection: Collection
-    candidates: Run
+    first_stage: Run
     qrels: Qrels
     relevant: int
     method: Method
@@ -59,7 +61,7 @@ class Prepared:
             max_passage_tokens=self.spec.max_passage_tokens,
             context_size=self.spec.context_size,
             temperature=self.spec.temperature,
-            seed=self.spec.seed,
+            seed=_seed(self.spec),
         )
         made: Judge = judges.get(self.method.judge)(backend=backend, template=self.template, limits=limits)
         return made
@@ -67,7 +69,7 @@ class Prepared:
     def identity(self) -> dict[str, Any]:
         """Everything that decides the result, for the hash."""
         return {
-            "candidates": digest(self.candidates),
+            "candidates": digest(shuffled(self.first_stage, self.spec)),
             "prompt": self.template.digest,
             "model": dict(self.backend.identity),
             **settings(self.spec),
@@ -75,7 +77,7 @@ class Prepared:
 
     def windows(self) -> int:
         """How many windows the strategy will ask about, at most."""
-        return sum(self.strategy.calls(len(ranking)) for ranking in self.candidates.values())
+        return sum(self.strategy.calls(len(ranking)) for ranking in self.first_stage.values())
 
 
 def settings(spec: RunSpec) -> dict[str, Any]:
@@ -88,8 +90,13 @@ def settings(spec: RunSpec) -> dict[str, Any]:
         "max_passage_tokens": spec.max_passage_tokens,
         "context_size": spec.context_size,
         "temperature": spec.temperature,
-        "seed": spec.seed,
+        "seed": _seed(spec),
     }
+
+
+def _seed(spec: RunSpec) -> int:
+    """The seed of sampling; greedy decoding has none, so that another one does not ask everything again."""
+    return spec.seed if spec.temperature > 0 else 0
 
 
 def digest(run: Run) -> str:
@@ -106,22 +113,31 @@ def digest(run: Run) -> str:
 
 
 def load(spec: RunSpec) -> tuple[Collection, list[Query], Qrels]:
-    """Open the collection; return it with the queries that take part and their judgments."""
+    """Open the collection; return it with the queries that take part and their judgments.
+
+    Where only some queries were asked for, the judgments are theirs. Otherwise all judgments count: a judged query
+    that the collection has not scores 0, as in any other evaluation.
+    """
     collection = open_collection(spec.collection)
     qrels = judgments(spec.qrels)[0] if spec.qrels else collection.qrels()
     queries = select(spec, collection.queries(), qrels)
-    return collection, queries, Qrels({q.id: qrels[q.id] for q in queries if q.id in qrels}, name=qrels.name)
+    if spec.queries or spec.max_queries:
+        qrels = Qrels({q.id: qrels[q.id] for q in queries if q.id in qrels}, name=qrels.name)
+    return collection, queries, qrels
 
 
 def retrieve(spec: RunSpec, collection: Collection, queries: Sequence[Query]) -> Run:
-    """First-stage lists of a specification: searched, cut to the depth, less the query itself, shuffled if asked."""
-    # One more than the depth: the document that BEIR's rule drops must not cost a place.
-    found = open_retriever(spec.first_stage, collection).search(queries, spec.depth + collection.drop_self)
-    rankings = []
-    for ranking in found.values():
-        kept = ranking.without(ranking.query.id) if collection.drop_self else ranking
-        rankings.append(_shuffled(kept.top(spec.depth), spec))
-    return Run(rankings, name=Selector.parse(spec.first_stage).name)
+    """First-stage lists of a specification, cut to the depth: one for every query, empty where nothing was found."""
+    found = open_retriever(spec.first_stage, collection).search(queries, spec.depth)
+    lists = (found[query.id] if query.id in found else Ranking(query, (), ()) for query in queries)
+    return Run(lists, name=Selector.parse(spec.first_stage).name)
+
+
+def shuffled(run: Run, spec: RunSpec) -> Run:
+    """The lists in the order in which the reranker gets them."""
+    if spec.shuffle == "none":
+        return run
+    return Run((_shuffled(ranking, spec) for ranking in run.values()), name=run.name)
 
 
 def select(spec: RunSpec, queries: list[Query], qrels: Qrels) -> list[Query]:
@@ -135,8 +151,8 @@ def select(spec: RunSpec, queries: list[Query], qrels: Qrels) -> list[Query]:
         by_id = {query.id: query for query in queries}
         for query_id in spec.queries:
             if query_id not in by_id:
-                raise UnknownNameError("query", query_id, list(by_id)[:20])
-        chosen = [by_id[query_id] for query_id in spec.queries]
+                raise UnknownNameError("query", query_id, by_id)
+        chosen = [by_id[query_id] for query_id in dict.fromkeys(spec.queries)]
     else:
         chosen = [query for query in queries if query.id in qrels] if qrels else queries
     if not chosen:
@@ -153,10 +169,8 @@ def _shuffled(ranking: Ranking, spec: RunSpec) -> Ranking:
     docs = list(ranking.docs)
     if spec.shuffle == "random":
         random.Random(f"{spec.seed}/{ranking.query.id}").shuffle(docs)
-    elif spec.shuffle == "inverse":
-        docs.reverse()
     else:
-        return ranking
+        docs.reverse()
     return Ranking.from_order(ranking.query, docs)
 
 
@@ -185,11 +199,14 @@ def strategy_of(spec: RunSpec, method: Method) -> Strategy:
 
 
 def prepare(spec: RunSpec, execution: Execution) -> Prepared:
-    """Open everything a run needs; asks the model nothing."""
+    """Open everything a run needs and check all that can be checked; asks the model nothing."""
     method = open_method(spec.method)
+    cost(spec.model, 0, 0)  # a broken price table must not be found after the last call
     strategy = strategy_of(spec, method)
     template = load_prompt(prompt_for(spec.model, spec.prompt))
     collection, queries, qrels = load(spec)
+    relevant = spec.relevant if spec.relevant is not None else collection.relevant
+    parse_measures(spec.measures, relevant=relevant)
     options = BackendOptions(
         revision=spec.revision or "",
         adapter=spec.adapter or "",
@@ -202,9 +219,9 @@ def prepare(spec: RunSpec, execution: Execution) -> Prepared:
     return Prepared(
         spec=spec,
         collection=collection,
-        candidates=retrieve(spec, collection, queries),
+        first_stage=retrieve(spec, collection, queries),
         qrels=qrels,
-        relevant=spec.relevant if spec.relevant is not None else collection.relevant,
+        relevant=relevant,
         method=method,
         strategy=strategy,
         template=template,

@@ -5,14 +5,14 @@ Knows run folders; the work is done by the same driver, judge and measures as th
 
 from __future__ import annotations
 
-import tempfile
+import io
 from pathlib import Path
 from typing import Any
 
 from rerank.backends.replay import Replay
-from rerank.evaluation import evaluate
-from rerank.experiment.execute import score
-from rerank.experiment.prepare import settings, strategy_of
+from rerank.experiment.execute import run_name
+from rerank.experiment.prepare import settings, shuffled, strategy_of
+from rerank.experiment.summary import score, summarise
 from rerank.formats import write_run
 from rerank.judges import judges
 from rerank.judges.generate import Limits
@@ -20,22 +20,29 @@ from rerank.methods import open_method
 from rerank.pipeline import Outcome, drive
 from rerank.prompts import load_prompt
 from rerank.spec import RunSpec
-from rerank.store import RunFolder, identity_hash
+from rerank.store import RunFolder, Usage, identity_hash
 from rerank.types import Run
 
 
-def replay(folder: RunFolder) -> tuple[Run, Outcome]:
-    """Drive the folder's strategy over its candidates with its recorded replies."""
+def replay(folder: RunFolder) -> tuple[Run, Outcome, Usage]:
+    """Drive the folder's strategy over its candidates with its recorded replies.
+
+    Returns:
+        The reranked run, what the driver made of it, and what the replies that were used had cost.
+    """
     spec = RunSpec.make(folder.spec()["spec"])
     method = open_method(spec.method)
-    with folder.calls() as log:
+    with folder.calls(readonly=True) as log:
         backend = Replay(log.calls())
     # Replies are found by window, so what the prompt would say does not matter, and texts are not needed.
-    judge = judges.get(method.judge)(
-        backend=backend, template=load_prompt("listwise"), limits=Limits(temperature=spec.temperature, seed=spec.seed)
-    )
-    outcome = drive(folder.read_candidates().values(), strategy_of(spec, method), judge)
-    return Run(outcome.rankings, name=method.name.replace(":", "-")), outcome
+    limits = Limits(temperature=spec.temperature, seed=settings(spec)["seed"])
+    judge = judges.get(method.judge)(backend=backend, template=load_prompt("listwise"), limits=limits)
+    candidates = shuffled(folder.read_candidates(), spec)
+    outcome = drive(candidates.values(), strategy_of(spec, method), judge)
+    usage = Usage()
+    for reply in backend.used.values():
+        usage.add(reply, reused=False)
+    return Run(outcome.rankings, name=run_name(spec)), outcome, usage
 
 
 def rescore(folder: RunFolder, measures: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -46,17 +53,10 @@ def rescore(folder: RunFolder, measures: tuple[str, ...] = ()) -> dict[str, Any]
         measures: Other measures than the run's own.
 
     Returns:
-        ``folder``, ``queries``, ``windows``, ``scores`` and ``first_stage_scores``.
+        The keys of summary.json.
     """
-    run, outcome = replay(folder)
-    spec = RunSpec.make(folder.spec()["spec"])
-    qrels = folder.read_qrels()
-    means: dict[str, dict[str, float]] = {"scores": {}, "first_stage_scores": {}}
-    if qrels:
-        relevant = folder.read_json("scores.json")["relevant"]
-        for key, value in (("scores", run), ("first_stage_scores", folder.read_candidates())):
-            means[key] = evaluate(qrels, value, measures or spec.measures, relevant=relevant).summary()
-    return {"folder": str(folder.path), "queries": len(run), "windows": outcome.windows(), **means}
+    run, outcome, usage = replay(folder)
+    return {"folder": str(folder.path), **_summary(folder, run, outcome, usage, measures)[0]}
 
 
 def verify(folder: RunFolder) -> list[dict[str, Any]]:
@@ -65,44 +65,52 @@ def verify(folder: RunFolder) -> list[dict[str, Any]]:
     Returns:
         One row for everything that differs: ``file``, ``what``, ``stored``, ``computed``. Empty if all is well.
     """
-    document, summary = folder.spec(), folder.read_json("summary.json")
-    run, outcome = replay(folder)
-    rows = [_row("spec.json", "hash", document["hash"], identity_hash(document["identity"]))]
+    document, stored = folder.spec(), folder.read_json("summary.json")
+    run, outcome, usage = replay(folder)
+    summary, scores = _summary(folder, run, outcome, usage)
     decided = settings(RunSpec.make(document["spec"]))
-    stored = {key: document["identity"].get(key) for key in decided}
-    rows.append(_row("spec.json", "identity of the specification", stored, decided))
-    rows.append(_row("run.trec", "content", _bytes(folder.path / "run.trec"), _written(run)))
-    rows.append(_row("summary.json", "windows", summary["windows"], outcome.windows()))
-    with folder.calls() as log:
-        replies = [call.reply for call in log.calls()]
-    totals = {
-        "calls": len(replies),
-        "tokens_in": sum(reply.tokens_in for reply in replies),
-        "tokens_out": sum(reply.tokens_out for reply in replies),
-    }
-    rows += [_row("summary.json", key, summary[key], value) for key, value in totals.items()]
-    rows.append(
-        _row("summary.json", "seconds", round(summary["seconds"], 3), round(sum(r.seconds for r in replies), 3))
-    )
-    if qrels := folder.read_qrels():
-        scores = folder.read_json("scores.json")
-        candidates = folder.read_candidates()
-        again = score(qrels, run, candidates, tuple(scores["measures"]), scores["relevant"])
-        rows += [_row("scores.json", key, scores[key], again[key]) for key in ("run", "first_stage")]
-        rows.append(_row("summary.json", "scores", summary["scores"], again["run"]["mean"]))
+    identity = {key: document["identity"].get(key) for key in decided}
+    rows = [
+        _row("spec.json", "hash", document["hash"], identity_hash(document["identity"])),
+        _row("spec.json", "identity of the specification", identity, decided),
+        _row("run.trec", "content", _text(folder.path / "run.trec"), _written(run)),
+        *(_row(name, "content", sha, folder.file_hash(name)) for name, sha in document.get("files", {}).items()),
+        *(_row("summary.json", key, _rounded(stored.get(key)), _rounded(summary[key])) for key in summary),
+    ]
+    if scores is not None:
+        kept = folder.read_json("scores.json")
+        rows += [_row("scores.json", key, kept.get(key), scores[key]) for key in scores]
     return [row for row in rows if row["stored"] != row["computed"]]
+
+
+def _summary(
+    folder: RunFolder, run: Run, outcome: Outcome, usage: Usage, measures: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """What summary.json and scores.json should say, less what depends on who asked when."""
+    spec = RunSpec.make(folder.spec()["spec"])
+    first_stage = folder.read_candidates()
+    qrels = folder.read_qrels()
+    relevant = folder.read_json("scores.json", "relevant")["relevant"] if qrels else 1
+    scores = score(qrels, run, first_stage, measures=measures or spec.measures, relevant=relevant)
+    summary = summarise(spec, outcome, usage, queries=len(first_stage), scores=scores)
+    del summary["reused_calls"], summary["cost"]  # depend on the process that asked and on today's prices
+    return summary, scores
 
 
 def _row(file: str, what: str, stored: Any, computed: Any) -> dict[str, Any]:
     return {"file": file, "what": what, "stored": stored, "computed": computed}
 
 
-def _bytes(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+def _rounded(value: Any) -> Any:
+    """Seconds are added up in another order here, so their last digits may differ."""
+    return round(value, 6) if isinstance(value, float) else value
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def _written(run: Run) -> str:
-    with tempfile.TemporaryDirectory() as room:
-        path = Path(room) / "run.trec"
-        write_run(run, path)
-        return path.read_text(encoding="utf-8")
+    text = io.StringIO()
+    write_run(run, text)
+    return text.getvalue()

@@ -105,12 +105,14 @@ class Budget:
 
         Raises:
             ContextOverflowError: It does not fit with every passage at the floor.
+            DataError: The prompt shows scores and the window has none, or a Jinja section fails.
         """
         available = self._context - reply_tokens
         query = one_line(window.query.text)
         texts = [passage_text(doc, escape=template.escape_brackets) for doc in window.docs]
-        attempt = _Attempt(template, query, texts, self._tokens.lengths(texts), self._tokens)
-        alone = self._tokens.count(template.render(query, [""] * len(texts)))
+        scores = window.scores or None
+        attempt = _Attempt(template, query, scores, texts, self._tokens.lengths(texts), self._tokens)
+        alone = self._tokens.count(template.render(query, [""] * len(texts), scores=scores))
         fitted = self._search(attempt, alone=alone, available=available)
         if fitted.tokens > available:
             raise self._overflow(len(texts), needed=fitted.tokens, alone=alone, available=available)
@@ -153,6 +155,7 @@ class _Attempt:
 
     template: PromptTemplate
     query: str
+    scores: Sequence[float] | None
     texts: Sequence[str]
     lengths: Sequence[int]
     tokens: Remembered
@@ -164,6 +167,7 @@ class _Attempt:
     def at(self, cap: int) -> Fitted:
         """The prompt at that cap, counted."""
         pairs = zip(self.texts, self.lengths, strict=True)
-        prompt = self.template.render(self.query, [t if n <= cap else self.tokens.cut(t, cap) for t, n in pairs])
+        shown = [text if length <= cap else self.tokens.cut(text, cap) for text, length in pairs]
+        prompt = self.template.render(self.query, shown, scores=self.scores)
         cut = sum(length > cap for length in self.lengths)
         return Fitted(prompt=prompt, tokens=self.tokens.count(prompt), cut=cut, cap=cap if cut else None)

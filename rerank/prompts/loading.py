@@ -23,7 +23,16 @@ _SECTIONS = {
 }
 #: rank_llm's rules for reading replies. Ours reads any reply, so they are accepted and have no effect.
 _WITHOUT_EFFECT = ("output_validation_regex", "output_extraction_regex", "output_pattern", "output_patterns")
-_KEYS = ("method", "description", "template", "escape_brackets", "reply_prefix", "examples", *_SECTIONS, *_WITHOUT_EFFECT)
+_KEYS = (
+    "method",
+    "description",
+    "template",
+    "escape_brackets",
+    "reply_prefix",
+    "examples",
+    *_SECTIONS,
+    *_WITHOUT_EFFECT,
+)
 _JINJA = re.compile(r"\{%|\{\{-?\s*(?:query|num|rank|candidate|score|psg_ids|passages|loop)\b")
 
 

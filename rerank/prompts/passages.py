@@ -10,19 +10,34 @@ import re
 
 from rerank.types import Document
 
-#: A number, a list or a range of numbers in brackets, ASCII or full-width: [12], [1, 2], [3-5], 【7】.
-_BRACKETED = re.compile(r"[\[［【〔]([\s,;，、–-]*\d[\d\s,;，、–-]*)[\]］】〕]")
+#: Whatever the parser takes for a square bracket, and for a number: also full-width, raised and ringed ones.
+_OPENING, _CLOSING, _ROUND = "[［【〔〖⟦", "]］】〕〗⟧", "()（）"
+_BRACKET = re.compile(f"([{re.escape(_OPENING + _CLOSING + _ROUND)}])")
+_NUMBER = re.compile(r"[\d⁰¹²³⁴-⁹₀-₉\u2460-\u249b\u24eb-\u24ff\u2776-\u2793\u3251-\u325f\u32b1-\u32bf]")
 
 
 def escape_brackets(text: str) -> str:
-    """Write numbers in square brackets with round ones, so that they cannot be taken for identifiers.
+    """Write square brackets with a number in them as round ones, so that nothing in them looks like an identifier.
 
-    Doing it twice changes nothing more.
+    Words beside the number make no difference, as "[Passage 3]" is an identifier too. Brackets that miss their other
+    half are rewritten where a reader would add it: before the end of the text, before another opening bracket, and
+    behind a number that the text begins with. Doing it twice changes nothing more, and lengths stay.
 
-    >>> escape_brackets("as shown in [12] and [3, 4], see a[i]")
-    'as shown in (12) and (3, 4), see a[i]'
+    >>> escape_brackets("as shown in [12] and [Passage 3], see a[i]")
+    'as shown in (12) and (Passage 3), see a[i]'
     """
-    return _BRACKETED.sub(r"(\1)", text)
+    parts = _BRACKET.split(text)  # text, bracket, text, bracket, ..., text
+    last = len(parts) - 1
+    for at in range(0, last + 1, 2):
+        before, behind = parts[at - 1] if at else "", parts[at + 1] if at < last else ""
+        if not _NUMBER.search(parts[at]) or (behind != "" and behind in _ROUND):
+            continue
+        opened = before != "" and before in _OPENING
+        if opened:
+            parts[at - 1] = "("
+        if behind != "" and behind in _CLOSING and (opened or not before):
+            parts[at + 1] = ")"
+    return "".join(parts)
 
 
 def one_line(text: str) -> str:

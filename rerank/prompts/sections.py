@@ -113,6 +113,10 @@ class Jinja:
             template = environment.from_string(text)
         except TemplateSyntaxError as error:
             raise DataError(f"{_shown(text)} is no Jinja template: line {error.lineno}: {error.message}") from error
+        except (RecursionError, MemoryError, OverflowError, SyntaxError) as error:  # nested deeper than Python goes
+            raise DataError(
+                f"{_shown(text)} is no Jinja template: {type(error).__name__}", expected="fewer levels, one in another"
+            ) from error
         return cls(text, frozenset(names) - frozenset(environment.globals), template)
 
     def fill(self, values: Mapping[str, Any]) -> str:
@@ -123,10 +127,12 @@ class Jinja:
         """
         from jinja2 import TemplateError
 
+        ordinary = (TemplateError, ArithmeticError, TypeError, ValueError, LookupError, AttributeError)
         try:
             return str(self.template.render(values))
-        except (TemplateError, ArithmeticError, TypeError, ValueError, LookupError) as error:
-            raise DataError(f"{_shown(self.text)} fails as a Jinja template: {error}") from error
+        except (*ordinary, RecursionError, MemoryError) as error:
+            why = str(error) or type(error).__name__
+            raise DataError(f"{_shown(self.text)} fails as a Jinja template: {why}") from error
 
 
 @lru_cache(maxsize=1)

@@ -105,6 +105,10 @@ class PromptTemplate:
             )
         if not any("query" in names[key] for key in ("system", "prefix", "body", "suffix")):
             raise DataError(f"Prompt {self.name!r} never shows the query", expected="a placeholder for 'query'")
+        if self.examples and "score" in names["body"]:
+            raise DataError(
+                f"Prompt {self.name!r} has 'examples' and shows scores, and examples have none", expected="one of both"
+            )
         self._check_turns()
 
     @property
@@ -169,7 +173,7 @@ class PromptTemplate:
                 f"Prompt {self.name!r} shows scores, and {'none' if scores is None else len(scores)} came with "
                 f"{count} passages",
                 expected="one score a passage",
-                remedy="Use a prompt without {score}",
+                remedy="Use a prompt without a placeholder for 'score'",
             )
         return scores
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import cast
 
+from rerank.corpus import SaysDropSelf
 from rerank.registry import Registry
+from rerank.retrieval._lists import WithoutSelf
 from rerank.retrieval.base import Corpus, FirstStage, Retriever
 from rerank.selector import build
 from rerank.stages import Search
@@ -17,7 +19,11 @@ first_stages = Registry("retrieval", "first stage")
 def open_retriever(selector: str, corpus: Corpus) -> Search:
     """Open a first stage over a collection, e.g. ``"bm25"``, ``"bm25,k1=1.2,b=0.75"``, ``"run:file.trec"``.
 
+    Where the collection says so (``drop_self``), a document whose id equals the query's is left out of its list.
+
     Returns:
         A retriever that can also be joined with rerankers: ``open_retriever("bm25", c) % 100 >> reranker % 10``.
     """
-    return Search(cast(FirstStage, build(first_stages, selector)).over(corpus))
+    retriever = cast(FirstStage, build(first_stages, selector)).over(corpus)
+    drops = isinstance(corpus, SaysDropSelf) and corpus.drop_self
+    return Search(WithoutSelf(retriever) if drops else retriever)

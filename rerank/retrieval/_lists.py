@@ -1,12 +1,13 @@
-"""What the stages that look lists up instead of searching have in common."""
+"""What happens to lists apart from how they are found: cut from ready ones, and rid of the query itself."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from rerank.errors import DataError
+from rerank.retrieval.base import Retriever
 from rerank.stages import checked_depth
 from rerank.types import Query, Ranking, Run
 
@@ -41,3 +42,19 @@ def lists_of(run: Run, queries: Sequence[Query], k: int, *, source: str) -> list
 def _some(ids: Iterable[str]) -> str:
     first = [repr(query_id) for query_id in islice(ids, 4)]
     return ", ".join(first[:3]) + (" and more" if len(first) > 3 else "") or "no list at all"
+
+
+@dataclass(frozen=True, slots=True)
+class WithoutSelf:
+    """A retriever under BEIR's rule: a document with the query's own id is dropped and costs no place.
+
+    Attributes:
+        retriever: What is searched, one document deeper.
+    """
+
+    retriever: Retriever
+
+    def search(self, queries: Sequence[Query], k: int) -> Run:
+        """Return up to ``k`` documents for each query, none of them with the query's id."""
+        found = self.retriever.search(queries, checked_depth(k) + 1)
+        return Run((ranking.without(ranking.query.id).top(k) for ranking in found.values()), name=found.name)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank.backends.base import Reply, Request
-from rerank.errors import DataError, StorageError
+from rerank.errors import DataError, MissingResourceError, StorageError
 from rerank.paths import cache_dir
 
 _SCHEMA = """
@@ -43,16 +43,24 @@ class CallLog:
 
     Args:
         path: The SQLite file; made if it is not there.
+        readonly: Read only; the file must be there.
 
     Raises:
+        MissingResourceError: It must be there and is not.
         DataError: The file is something else.
         StorageError: It cannot be written (a full disk, a read-only folder).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, readonly: bool = False) -> None:
         """Open or make the file."""
         self.path = path
+        if readonly and not path.is_file():
+            raise MissingResourceError(f"There is no call log {str(path)!r}")
         with self._guard():
+            if readonly:
+                self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+                self._db.execute("SELECT COUNT(*) FROM calls")
+                return
             self._db = sqlite3.connect(path)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute(_SCHEMA)

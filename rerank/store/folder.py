@@ -2,7 +2,7 @@
 
     spec.json          what was asked for, what decides the result (hashed), where it ran (not hashed)
     calls.sqlite       every call, committed batch by batch
-    first_stage.trec   the candidates, in the order in which they were given
+    first_stage.trec   the first stage's lists, before any shuffle
     queries.jsonl      the queries they answer
     run.trec           the result
     qrels.trec         the judgments it was scored with, if any
@@ -29,7 +29,7 @@ from rerank.store.calls import CallLog
 from rerank.textfiles import open_text, replace_text
 from rerank.types import Qrels, Query, Ranking, Run
 
-#: In the order in which they may go: without its summary a folder counts as unfinished, without its spec as empty.
+#: In the order in which they may go: the calls first and the spec last, so that what is left is ours to go on with.
 _FILES = ("summary.json", "scores.json", "run.trec", "first_stage.trec", "queries.jsonl", "qrels.trec", "spec.json")
 
 
@@ -83,18 +83,21 @@ class RunFolder:
         """
         self._refuse_foreign()
         with self._locked():
+            for scrap in filter(_is_scrap, list(self.path.iterdir())):
+                scrap.unlink()
             if overwrite:
                 self._clear()
             if (self.path / "spec.json").exists():
                 self._check(document, resume=resume)
-            else:
-                self.write_json("spec.json", document)
+                # What is no part of the identity (measures, judgments) is what was asked for last.
+                document = self.spec() | {"spec": document["spec"]}
+            self.write_json("spec.json", document)
             yield
 
     def _refuse_foreign(self) -> None:
         """Never touch a folder that is not ours, whatever was asked."""
         if self.path.is_dir() and not (self.path / "spec.json").is_file():
-            strange = [entry.name for entry in self.path.iterdir() if entry.name != ".lock"]
+            strange = [e.name for e in self.path.iterdir() if e.name != ".lock" and not _is_scrap(e)]
             if strange:
                 raise UsageError(
                     f"{str(self.path)!r} is there and is no run folder (it holds {strange[0]!r})",
@@ -133,25 +136,34 @@ class RunFolder:
             )
 
     def _clear(self) -> None:
-        for name in _FILES:
-            (self.path / name).unlink(missing_ok=True)
         for calls in self.path.glob("calls.sqlite*"):
             calls.unlink()
+        for name in _FILES:
+            (self.path / name).unlink(missing_ok=True)
 
-    def calls(self) -> CallLog:
+    def calls(self, *, readonly: bool = False) -> CallLog:
         """Open the call log."""
-        return CallLog(self.path / "calls.sqlite")
+        return CallLog(self.path / "calls.sqlite", readonly=readonly)
 
     def spec(self) -> dict[str, Any]:
         """The content of spec.json."""
-        return self.read_json("spec.json")
+        return self.read_json("spec.json", "hash", "spec", "identity")
 
-    def read_json(self, name: str) -> dict[str, Any]:
+    def file_hash(self, name: str) -> str:
+        """Hex SHA-256 of one of the folder's files; empty if it is not there."""
+        path = self.path / name
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+    def read_json(self, name: str, *keys: str) -> dict[str, Any]:
         """One of the folder's JSON files.
+
+        Args:
+            name: Its name.
+            keys: Keys that it must have.
 
         Raises:
             MissingResourceError: It is not there.
-            DataError: It is not a JSON object.
+            DataError: It is not a JSON object, or a key is missing.
         """
         path = self.path / name
         try:
@@ -162,6 +174,8 @@ class RunFolder:
             raise DataError(f"{str(path)!r} is not JSON: {error}") from error
         if not isinstance(content, dict):
             raise DataError(f"{str(path)!r} holds a {type(content).__name__}", expected="a JSON object")
+        if missing := [key for key in keys if key not in content]:
+            raise DataError(f"{str(path)!r} has no {missing[0]!r}", expected="the keys that `rerank run` writes")
         return content
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
@@ -170,7 +184,10 @@ class RunFolder:
             file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def read_run(self, name: str) -> Run:
-        """One of the folder's TREC runs."""
+        """One of the folder's TREC runs; empty where no query had a candidate, which leaves no line to write."""
+        files = (self.path / name, self.path / "first_stage.trec")
+        if all(path.is_file() and path.stat().st_size == 0 for path in files):
+            return Run(())
         return read_run(self.path / name)
 
     def write_run(self, name: str, run: Run) -> None:
@@ -189,7 +206,13 @@ class RunFolder:
         """The candidates, with their queries' text; every query is there, those without candidates too."""
         found = self.read_run("first_stage.trec")
         with open_text(self.path / "queries.jsonl") as file:
-            queries = [Query(**json.loads(line)) for line in file]
+            try:
+                queries = [Query(**json.loads(line)) for line in file]
+            except (ValueError, TypeError) as error:
+                raise DataError(
+                    f"{str(self.path / 'queries.jsonl')!r}: {error}",
+                    expected="an object with id and text in every line",
+                ) from error
         lists = [(query, found[query.id] if query.id in found else Ranking(query, (), ())) for query in queries]
         return Run((replace(ranking, query=query) for query, ranking in lists), name=found.name)
 
@@ -203,11 +226,23 @@ class RunFolder:
         write_qrels(qrels, self.path / "qrels.trec")
 
 
+#: Fields of a specification that are no part of a run's identity.
+_FREE = {"measures", "relevant", "qrels", "max_failure_rate"}
+
+
 def _differences(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """What differs between two identities, for a message."""
-    old, new = there.get("identity", {}), wanted["identity"]
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    return [f"{key} is {_short(old.get(key))} there and {_short(new.get(key))} here" for key in keys]
+    """What differs between two runs, for a message: options where they explain it, else parts of the identity."""
+    for part, free in (("spec", _FREE), ("identity", set())):
+        old, new = there.get(part, {}), wanted[part]
+        keys = [key for key in {**old, **new} if key not in free and old.get(key) != new.get(key)]
+        if keys:
+            return [f"{key} is {_short(old.get(key))} there and {_short(new.get(key))} here" for key in keys]
+    return ["its hash is another"]
+
+
+def _is_scrap(path: Path) -> bool:
+    """Whether a file is what a kill left of another file's writing."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 def _short(value: object) -> str:

@@ -53,7 +53,8 @@ class Logged:
         backend: Who answers what is not in the log.
         log: The run's calls.
         cache: Calls of other runs to answer from and add to; None for none.
-        max_total_tokens: Requests that could take the run past this are answered with an error; None for no cap.
+        max_total_tokens: The first request that could take the run past this, and all after it, are answered with an
+            error; None for no cap.
         on_reply: Called once a request, for progress bars.
         usage: What it has cost so far.
     """
@@ -65,6 +66,7 @@ class Logged:
     on_reply: Callable[[Reply], None] = field(default=lambda reply: None)
     usage: Usage = field(default_factory=Usage)
     _counted: set[str] = field(default_factory=set)
+    _capped: bool = False
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -94,10 +96,11 @@ class Logged:
         longest_first = sorted(range(len(requests)), key=lambda i: (-lengths[i], i))
         replies: dict[str, Reply] = {}
         for at in range(0, len(requests), self.batch_size):
-            batch = {digests[i]: requests[i] for i in longest_first[at : at + self.batch_size]}
+            chosen = longest_first[at : at + self.batch_size]
+            batch = {digests[i]: requests[i] for i in chosen}
             replies |= self._answer({d: r for d, r in batch.items() if d not in replies})
-        for digest in digests:
-            self.on_reply(replies[digest])
+            for i in chosen:
+                self.on_reply(replies[digests[i]])
         return [replies[digest] for digest in digests]
 
     def _answer(self, batch: Mapping[str, Request]) -> dict[str, Reply]:
@@ -108,32 +111,44 @@ class Logged:
             self._commit(self.log, fresh, cached)
             known |= cached
             fresh = {digest: request for digest, request in fresh.items() if digest not in cached}
+        self._count(known, reused=True)
         asked = self._ask(fresh)
-        for replies, reused in ((known, True), (asked, False)):
-            for digest, reply in replies.items():
-                if digest not in self._counted and reply.finish != "error":
-                    self._counted.add(digest)
-                    self.usage.add(reply, reused=reused)
+        self._count(asked, reused=False)
         return known | asked
 
+    def _count(self, replies: Mapping[str, Reply], *, reused: bool) -> None:
+        for digest, reply in replies.items():
+            if digest not in self._counted and reply.finish != "error":
+                self._counted.add(digest)
+                self.usage.add(reply, reused=reused)
+
     def _ask(self, fresh: Mapping[str, Request]) -> dict[str, Reply]:
-        if not fresh:
-            return {}
-        if self.max_total_tokens is not None and self._worst_case(fresh) > self.max_total_tokens:
-            spent = self.usage.tokens_in + self.usage.tokens_out
-            error = f"--max-total-tokens {self.max_total_tokens} would be passed ({spent} spent so far)"
-            return dict.fromkeys(fresh, Reply(text="", finish="error", error=error))
-        asked = dict(zip(fresh, self.backend.generate(list(fresh.values())), strict=True))
+        wanted = self._within_cap(fresh)
+        answers = self.backend.generate(list(wanted.values())) if wanted else []
+        asked = dict(zip(wanted, answers, strict=True))
         for log in (self.log, self.cache):
-            if log is not None:
-                self._commit(log, fresh, asked)
-        return asked
+            if log is not None and asked:
+                self._commit(log, wanted, asked)
+        spent = self.usage.tokens_in + self.usage.tokens_out
+        error = (
+            f"--max-total-tokens {self.max_total_tokens} would be passed; raise it and pass --resume ({spent} spent)"
+        )
+        return asked | {d: Reply(text="", finish="error", error=error) for d in fresh if d not in wanted}
+
+    def _within_cap(self, fresh: Mapping[str, Request]) -> Mapping[str, Request]:
+        """The requests before the first that could pass the cap, if every reply is as long as it may be."""
+        if self.max_total_tokens is None:
+            return fresh
+        total = self.usage.tokens_in + self.usage.tokens_out
+        wanted: dict[str, Request] = {}
+        for digest, request in fresh.items():
+            total += self.tokens.count(request.prompt) + request.sampling.max_tokens
+            self._capped = self._capped or total > self.max_total_tokens
+            if self._capped:
+                break
+            wanted[digest] = request
+        return wanted
 
     def _commit(self, log: CallLog, requests: Mapping[str, Request], replies: Mapping[str, Reply]) -> None:
         rows = [(digest, requests[digest], reply) for digest, reply in replies.items() if reply.finish != "error"]
         log.put(rows, self.backend.identity.get("model", ""))
-
-    def _worst_case(self, fresh: Mapping[str, Request]) -> int:
-        """Tokens that the run will have taken if every reply to these requests is as long as it may be."""
-        ahead = sum(self.tokens.count(r.prompt) + r.sampling.max_tokens for r in fresh.values())
-        return self.usage.tokens_in + self.usage.tokens_out + ahead

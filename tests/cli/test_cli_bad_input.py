@@ -52,6 +52,16 @@ def test_empty_lists_and_single_documents_ask_nothing(cli: Cli) -> None:
     assert [row["query"]["qid"] for row in rows if row["candidates"]] == ["one"]
 
 
+def test_nothing_but_empty_lists(cli: Cli) -> None:
+    write(request("none", "q"))
+    for _ in range(2):  # run, then answered from the folder
+        done = cli(*RERANK, "--out", "a")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert cli(*RERANK, "--out", "a", "--format", "jsonl").stdout == ""
+    assert cli(*RERANK, "--out", "a", "--format", "json").stdout == "[]\n"
+    assert cli("verify", "a").returncode == 0
+
+
 def test_empty_documents_are_documents(cli: Cli) -> None:
     write(request("q", "q", doc("a", ""), doc("b", "   "), doc("c")))
     assert [line.split()[2] for line in cli(*RERANK).stdout.splitlines()] == ["c", "b", "a"]

@@ -61,6 +61,37 @@ def test_verify_names_what_differs(cli: Cli, folder: Path) -> None:
     assert "..." in cli("verify", folder).stdout  # long contents are cut
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("spec.json", "{}", "'a/spec.json' has no 'hash'"),
+        ("spec.json", "{", "'a/spec.json' is not JSON"),
+        ("scores.json", "{}", "'a/scores.json' has no 'measures'"),
+        ("summary.json", "{}", "summary.json (calls), summary.json (scores)"),
+        ("queries.jsonl", "garbage", "'a/queries.jsonl'"),
+        ("queries.jsonl", '{"x": 1}', "'a/queries.jsonl'"),
+        ("queries.jsonl", "[]", "'a/queries.jsonl'"),
+        ("first_stage.trec", "", "error: "),
+        ("calls.sqlite", "no database at all, but long enough to look like one" * 20, "is not a call log"),
+    ],
+)
+def test_a_damaged_folder_is_invalid_data(cli: Cli, folder: Path, name: str, content: str, message: str) -> None:
+    (folder / name).write_text(content)
+    done = cli("verify", folder)
+    assert done.returncode == 5
+    assert message in done.stderr
+
+
+def test_a_damaged_folder_can_be_thrown_away(cli: Cli, lists: tuple[str, ...], folder: Path) -> None:
+    (folder / "spec.json").write_text("{}")
+    assert cli("run", *lists, "--out", folder).returncode == 5
+    assert cli("run", *lists, "--out", folder, "--overwrite").returncode == 0
+    (folder / "run.trec").write_text("")
+    done = cli("run", *lists, "--out", folder)
+    assert (done.returncode, done.stdout) == (5, "")
+    assert "a/run.trec is empty" in done.stderr
+
+
 @pytest.mark.parametrize("command", ["replay", "verify"])
 def test_a_folder_of_something_else(cli: Cli, command: str, data: Path) -> None:
     for folder in (data, "nothing"):

@@ -11,7 +11,7 @@ import pytest
 
 from rerank.errors import BackendError, MissingResourceError, UnknownNameError, UsageError
 from rerank.experiment import estimate, prepare, rescore, run, verify
-from rerank.experiment.demo import DEPTH, METHODS, demo_runs
+from rerank.experiment.demo import DEPTH, METHODS, demo_specs
 from rerank.experiment.execute import environment
 from rerank.experiment.prepare import digest
 from rerank.spec import Execution, RunSpec
@@ -24,7 +24,7 @@ class Stopped(BaseException):
     """As a kill is: nobody catches it."""
 
 
-@pytest.mark.parametrize("at", range(7))
+@pytest.mark.parametrize("at", range(8))
 def test_stopped_at_any_file(lists: Lists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     spec = lists(model="fake:stutter", method="sliding", window_size=4, stride=2)
     whole = run(spec, Execution(out=tmp_path / "whole"))
@@ -45,7 +45,7 @@ def test_stopped_at_any_file(lists: Lists, tmp_path: Path, monkeypatch: pytest.M
     again = run(spec, Execution(out=tmp_path / "run", resume=True))
     varying = {"folder", "reused_calls", "seconds"}
     assert {k: v for k, v in again.items() if k not in varying} == {k: v for k, v in whole.items() if k not in varying}
-    assert again["reused_calls"] == (0 if at < 3 else whole["calls"])
+    assert again["reused_calls"] == (0 if at < 4 else whole["calls"])
     for name in ("run.trec", "first_stage.trec", "qrels.trec", "scores.json"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
@@ -84,15 +84,18 @@ def test_an_unfinished_folder_is_replayed_as_far_as_it_came(lists: Lists, tmp_pa
 
 
 def test_the_digest_is_of_what_a_reranker_sees(lists: Lists) -> None:
-    same = [digest(prepare(lists(), Execution()).candidates) for _ in range(2)]
+    same = [digest(prepare(lists(), Execution()).first_stage) for _ in range(2)]
     assert same[0] == same[1]
-    assert digest(prepare(lists(depth=3), Execution()).candidates) != same[0]
+    assert digest(prepare(lists(depth=3), Execution()).first_stage) != same[0]
 
 
 def test_identity_ignores_how_and_minds_what(lists: Lists) -> None:
     base = prepare(lists(), Execution()).identity()
     assert prepare(lists(measures=("AP",)), Execution(device="cpu", batch_size=1)).identity() == base
-    for change in ({"seed": 1}, {"temperature": 0.5}, {"prompt": "listwise_multiturn"}, {"method": "sliding"}):
+    assert prepare(lists(seed=1), Execution()).identity() == base  # greedy decoding has no seed
+    warm = prepare(lists(temperature=0.5), Execution()).identity()
+    assert prepare(lists(temperature=0.5, seed=1), Execution()).identity() != warm
+    for change in ({"temperature": 0.5}, {"prompt": "listwise_multiturn"}, {"method": "sliding"}):
         assert prepare(lists(**change), Execution()).identity() != base, change
 
 
@@ -109,10 +112,11 @@ def test_queries_that_are_asked_for_must_be_there(lists: Lists) -> None:
 
 
 def test_the_demo_names_its_folders(tmp_path: Path) -> None:
-    runs = demo_runs(out=tmp_path, model="some/where/model/")
-    assert [execution.out for _, execution in runs] == [tmp_path / f"{m}-model-sample" for m in METHODS]
-    assert all(spec.depth == DEPTH and len(spec.queries) >= 12 and execution.resume for spec, execution in runs)
-    assert all(spec.queries == () for spec, _ in demo_runs(out=tmp_path, model="m", everything=True))
+    specs = demo_specs(model="some/where/model/")
+    assert [spec.method for spec in specs] == list(METHODS)
+    assert all((spec.depth, spec.model) == (DEPTH, "some/where/model/") for spec in specs)
+    assert all(len(spec.queries) >= 12 for spec in specs)
+    assert all(spec.queries == () for spec in demo_specs(model="m", everything=True))
 
 
 def test_a_strategy_that_is_no_dataclass_is_refused(lists: Lists, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,9 +131,9 @@ class Reranker(Transformer):
     def rank(self, query: str | Query, documents: Sequence[DocumentLike], *, top_k: int | None = None) -> Hits:
         """Put documents in order.
 
-        Ids play no part in it: documents without one get their position in the list, ids may repeat, and
-        ``hit.corpus_id`` tells which of the given documents a hit is. A window whose reply says nothing keeps its given order
-        and is warned about; ``hits.windows`` counts them. An empty query keeps the given order.
+        Ids play no part in it: documents without one get their position as one, ids may repeat, and ``hit.corpus_id``
+        tells which of the given documents a hit is. A window whose reply says nothing keeps its given order and is
+        warned about; ``hits.windows`` counts them. An empty query keeps the given order.
 
         Args:
             query: What is asked.
@@ -220,7 +220,7 @@ def _document(position: int, given: object) -> Document:
     for key, value in (("text", found["text"]), ("title", title)):
         if not _is_text(value):
             raise DataError(f"Document {position} has the {key} {shorten(value)}", expected="text")
-    return Document(id=str(own), text=found["text"], title=title)
+    return given if isinstance(given, Document) else Document(id=str(own), text=found["text"], title=title)
 
 
 def _is_text(value: object) -> bool:

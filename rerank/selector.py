@@ -74,7 +74,7 @@ def build(registry: Registry, text: str) -> Any:
     options = {}
     for key, value in selector.options.items():
         if key not in keyword:
-            raise UnknownNameError(f"option of {selector.name!r}", key, keyword, if_none="It takes no options")
+            raise UnknownNameError(f"option of {selector.name!r}:", key, keyword, if_none="It takes no options")
         try:
             options[key] = TypeAdapter(keyword[key].annotation).validate_python(value)
         except ValidationError as error:

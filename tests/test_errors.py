@@ -38,4 +38,22 @@ def test_unknown_name_suggests_the_nearest() -> None:
 
 
 def test_unknown_name_without_choices() -> None:
-    assert "none is installed" in str(errors.UnknownNameError("method", "x", []))
+    assert str(errors.UnknownNameError("method", "x", [])) == "Unknown method 'x'. None is installed"
+    assert str(errors.UnknownNameError("option", "x", [], if_none="There are none")).endswith("There are none")
+
+
+def test_unknown_name_lists_a_dozen_and_suggests_from_all() -> None:
+    names = [f"q{n:03}" for n in range(100)]
+    error = errors.UnknownNameError("query", "q0999", names)
+    assert "one of: q000, q001" in str(error)
+    assert "q011 and 88 more" in str(error)
+    assert "q012" not in str(error)
+    assert "q099" in error.suggestions
+    assert " more" not in str(errors.UnknownNameError("query", "x", names[:12]))
+
+
+def test_values_are_shortened() -> None:
+    assert errors.shorten("x") == "'x'"
+    assert errors.shorten("x" * 58) == repr("x" * 58)
+    assert errors.shorten("x" * 99) == "'" + "x" * 58 + "…"
+    assert len(errors.shorten("x" * 99, 10)) == 10

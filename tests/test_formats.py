@@ -129,6 +129,20 @@ def test_missing_binary_and_cut_off_files(tmp_path: Path) -> None:
         read_qrels(tmp_path / "cut.gz")
 
 
+def test_the_folder_of_a_run_is_not_its_file(tmp_path: Path) -> None:
+    save(tmp_path, "q Q0 d 1 1 tag\n", "run.trec")
+    with pytest.raises(MissingResourceError, match=f"{tmp_path} is a folder.*Did you mean {tmp_path}/run.trec"):
+        read_run(tmp_path)
+    with pytest.raises(MissingResourceError, match="is a folder. expected a file$"):
+        read_qrels(tmp_path)
+
+
+def test_no_folder_to_write_in(tmp_path: Path) -> None:
+    with pytest.raises(MissingResourceError, match="there is no folder"):
+        write_run(Run([]), tmp_path / "no" / "x.trec")
+    assert not list(tmp_path.iterdir())
+
+
 def test_huge_whole_numbers_in_json(tmp_path: Path) -> None:
     run = read_run(save(tmp_path, '{"q": {"a": 1' + "0" * 400 + ', "b": 1}}'))
     assert run["q"].doc_ids == ("a", "b")

@@ -76,7 +76,7 @@ def test_fakes_open_with_their_options_and_ours() -> None:
     options = BackendOptions(batch_size=3, context_size=99)
     fake = open_backend("fake:stutter,p=0.7,seed=5", options, qrels=qrels)
     assert isinstance(fake, Fake)
-    assert (fake.kind, fake.p, fake.seed, fake.batch_size, fake.context_size) == ("stutter", 0.7, 5, 3, 99)
+    assert (fake.kind, fake.p, fake.seed, fake.batch_size, fake.context_size) == ("stutter", 0.7, 5, 3, 8192)
     assert fake.qrels is qrels
     assert open_backend("fake:reversed").batch_size == 8
 

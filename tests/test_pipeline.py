@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rerank.judges.base import Verdict
+import pytest
+
+from rerank.backends._words import WordTokens
+from rerank.backends.base import Reply, Request
+from rerank.errors import DataError
+from rerank.judges.base import Status, Verdict
+from rerank.judges.generate import Generate
 from rerank.pipeline import drive
+from rerank.prompts.base import TokenCounter
+from rerank.prompts.template import PromptTemplate
 from rerank.strategies.full import Full
 from rerank.strategies.sliding import Sliding
 from rerank.types import Document, Plan, Query, Ranking, Window
@@ -87,10 +95,64 @@ def test_a_plan_may_ask_several_windows_at_once() -> None:
 def test_counts_windows_by_status_and_failures() -> None:
     class Mixed:
         def order(self, windows: Sequence[Window]) -> list[Verdict]:
-            statuses = ("ok", "repaired", "partial", "empty", "refused", "error")
+            statuses: tuple[Status, ...] = ("ok", "repaired", "partial", "empty", "refused", "error")
             keep = tuple(range(2))
             return [Verdict(order=keep, status=s) for _, s in zip(windows, statuses, strict=True)]
 
     outcome = drive(lists(2, 2, 2, 2, 2, 2), Full(), Mixed())
     assert outcome.windows() == dict.fromkeys(("ok", "repaired", "partial", "empty", "refused", "error"), 1)
     assert outcome.failure_rate() == 0.5
+
+
+SCORED = PromptTemplate(name="scored", prefix="{query}", body="[{rank}] {candidate} scored {score}", suffix="Order.")
+
+
+class Writes:
+    """A backend that reverses whatever it is asked and keeps the prompts."""
+
+    batch_size = 8
+    costs_money = False
+    identity: Mapping[str, str] = {"model": "writes"}
+
+    def __init__(self) -> None:
+        self.tokens: TokenCounter = WordTokens(4096)
+        self.asked: list[str] = []
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        self.asked += [request.prompt[-1].content for request in requests]
+        chains = [" > ".join(f"[{n}]" for n in range(len(r.window), 0, -1)) for r in requests]
+        return [Reply(text=chain) for chain in chains]
+
+
+def test_first_stage_scores_reach_the_prompt_and_follow_their_documents() -> None:
+    texts = ("red", "blue", "green")
+    scored = zip((Document(id=text, text=text) for text in texts), (9.5, 3.0, -1.25), strict=True)
+    backend = Writes()
+    judge = Generate(backend=backend, template=SCORED)
+    outcome = drive([Ranking.from_scores(Query(id="q", text="which"), scored)], Sliding(size=2, stride=1), judge)
+    assert backend.asked == [
+        "which\n[1] blue scored 3.000\n[2] green scored -1.250\nOrder.",
+        "which\n[1] red scored 9.500\n[2] green scored -1.250\nOrder.",
+    ]
+    assert outcome.rankings[0].doc_ids == ("green", "red", "blue")
+    assert [window.scores for window, _ in outcome.judged] == [(3.0, -1.25), (9.5, -1.25)]
+
+
+def test_scores_that_are_not_known_or_already_there_are_left() -> None:
+    @dataclass(frozen=True)
+    class Strange:
+        def __call__(self, ranking: Ranking) -> Plan:
+            other = Document(id="other", text="made by the strategy")
+            yield [Window(ranking.query, (*ranking.docs, other)), Window(ranking.query, ranking.docs, (7.0, 8.0))]
+            return ranking
+
+        def calls(self, n: int) -> int:
+            return 2
+
+    outcome = drive(lists(2), Strange(), Reverse())
+    assert [window.scores for window, _ in outcome.judged] == [(), (7.0, 8.0)]
+
+
+def test_a_window_with_some_scores_is_refused() -> None:
+    with pytest.raises(DataError, match="1 scores for the 2 documents of a window of query 'q'"):
+        Window(Query(id="q"), (Document(id="a"), Document(id="b")), (1.0,))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from rerank.backends.base import Reply, Request
 from rerank.backends.fake import Fake
 from rerank.collections import open_collection
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
-from rerank.judges.generate import Limits
+from rerank.judges.generate import Generate, Limits
 from rerank.models import BackendOptions
 from rerank.retrieval import open_retriever
 from rerank.stages import Search
@@ -67,13 +68,54 @@ def test_equal_texts_are_two_documents(reranker: Reranker) -> None:
     ("documents", "message"),
     [
         ([{"content": "x"}], r"Document 0 has the keys \['content'\]"),
-        ([Document(id="a"), Document(id="a")], "'a'"),
-        (["zero", {"id": "0", "text": "also 0"}], "'0'"),
+        ([{"text": "fine"}, {"text": None}], "Document 1 has the text None. expected text"),
+        ([{"text": "x", "title": 7}], "Document 0 has the title 7. expected text"),
+        ([{"text": "x", "id": 1.5}], "Document 0 has the id 1.5. expected text or a whole number"),
+        ([{"text": "x", "id": True}], "Document 0 has the id True"),
+        ([5, 6], "Document 0 is 5. expected a text, a Document or a mapping"),
+        ([b"bytes"], "Document 0 is b'bytes'"),
+        ([Document(id="a", text=None)], "Document 0 has the text None"),  # type: ignore[arg-type]
     ],
 )
 def test_documents_that_are_wrong(reranker: Reranker, documents: Sequence[Document], message: str) -> None:
     with pytest.raises(DataError, match=message):
         reranker.rank("q", documents)
+
+
+@pytest.mark.parametrize("documents", ["ab", b"ab", {"text": "x"}, {"a": "x"}, Document(id="a", text="x"), None, 5])
+def test_documents_that_are_no_list(reranker: Reranker, documents: Any) -> None:
+    with pytest.raises(UsageError, match="The documents are .*expected a list of documents. Put a single one in"):
+        reranker.rank("q", documents)
+
+
+def test_given_ids_may_collide_and_come_back(reranker: Reranker) -> None:
+    own = Document(id="1", text="c")
+    hits = reranker.rank("q", [{"id": "1", "text": "a"}, "b", own, {"id": None, "text": "d", "title": None}])
+    assert [(hit.corpus_id, hit.document.id, hit.text) for hit in hits] == [
+        (3, "3", "d"),
+        (2, "1", "c"),
+        (1, "1", "b"),
+        (0, "1", "a"),
+    ]
+    assert hits[1].document is own
+    assert reranker.rank("q", [{"id": 7, "text": "a"}])[0].document.id == "7"
+
+
+@pytest.mark.parametrize("query", [None, 5, ["a"], Query(id="q", text=None)])  # type: ignore[arg-type]
+def test_a_query_that_is_wrong(reranker: Reranker, query: Any) -> None:
+    with pytest.raises(UsageError, match="The query .* expected a text, or a Query with a text"):
+        reranker.rank(query, TEXTS)
+
+
+@pytest.mark.parametrize("k", [-1, 2.5, "3"])
+def test_top_k_that_makes_no_sense_asks_nothing(k: Any) -> None:
+    backend = Fake("reversed")
+    reranker = Reranker.from_backend(backend)
+    with pytest.raises(UsageError, match="The first .* documents. expected a whole number from 0"):
+        reranker.rank("q", TEXTS, top_k=k)
+    assert backend.served == []
+    with pytest.raises(UsageError, match="documents. expected a whole number"):
+        reranker.rank("q", TEXTS).top_k(k)
 
 
 def test_top_k(reranker: Reranker) -> None:
@@ -123,8 +165,13 @@ def test_names_that_are_wrong(model: str, method: str, prompt: str, error: type[
 
 
 def test_options_reach_the_backend_and_the_budget() -> None:
+    small = Reranker.from_pretrained(
+        "fake:reversed", limits=Limits(context_size=60), options=BackendOptions(batch_size=3)
+    )
+    assert isinstance(small.judge, Generate)
+    assert small.judge.backend.batch_size == 3
     with pytest.raises(UsageError, match="context"):
-        Reranker.from_pretrained("fake:reversed", options=BackendOptions(context_size=60)).rank("q", TEXTS * 5)
+        small.rank("q", TEXTS * 5)
     limits = Limits(max_passage_tokens=1, min_passage_tokens=1)
     backend = _Prompts()
     Reranker.from_backend(backend, limits=limits).rank("q", ["one two three", "four five six"])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rerank.errors import DataError, MissingResourceError, StorageError
-from rerank.textfiles import open_text, replace_text
+from rerank.textfiles import check_writable, open_text, replace_text
 
 
 def read(path: Path) -> str:
@@ -179,8 +179,37 @@ def test_full_disk_at_the_last_moment(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="No such file"), replace_text(tmp_path / "no" / "a") as text:
+    message = f"no/a cannot be written: there is no folder {tmp_path}/no. Make it, or check the path"
+    with pytest.raises(MissingResourceError, match=message), replace_text(tmp_path / "no" / "a") as text:
         text.write("x")
+
+
+def test_seeing_whether_a_file_can_be_written_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("old")
+    (tmp_path / "link").symlink_to("no/target")
+    for name in ("new", "old", "new.gz"):
+        check_writable(tmp_path / name)
+    check_writable("/dev/null")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "old"]
+    assert (tmp_path / "old").read_text() == "old"
+    for name in ("link", "old/below"):  # the folder behind a link counts, and a file is no folder
+        with pytest.raises(MissingResourceError, match="there is no folder"):
+            check_writable(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("", "is a folder. expected the name of a file"), ("a" * 999, "File name too long"), ("a\0b", "null byte")],
+)
+def test_names_that_cannot_be_written(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(StorageError, match=message):
+        check_writable(tmp_path / name)
+
+
+def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(StorageError, match=f"x cannot be written: no permission for {tmp_path}. Write to another"):
+        check_writable(tmp_path / "x")
 
 
 def test_a_folder_cannot_be_replaced(tmp_path: Path) -> None:

@@ -131,6 +131,10 @@ def test_top_and_without() -> None:
     assert ranking.without("b").doc_ids == ("a", "c")
     assert ranking.without("z") == ranking
     assert Run([ranking]).top(1)["q"].doc_ids == ("a",)
+    assert ranking.top(0).docs == ()
+    for top in (ranking.top, Run([ranking]).top):
+        with pytest.raises(DataError, match="The first -1 documents of query 'q'. expected at least 0"):
+            top(-1)
 
 
 def test_reprs_are_short() -> None:

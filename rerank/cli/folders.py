@@ -16,8 +16,8 @@ Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A run folder.")]
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("replay", epilog="Example: rerank replay runs/demo/fullrank-smollm2-135m-sample -m AP")(replay)
-    app.command("verify", epilog="Example: rerank verify runs/demo/fullrank-smollm2-135m-sample")(verify)
+    app.command("replay", epilog="Example: rerank replay runs/FOLDER -m AP")(replay)
+    app.command("verify", epilog="Example: rerank verify runs/FOLDER")(verify)
     app.command("parse", epilog="Example: echo '[2] > [1] > [3]' | rerank parse --count 3")(parse)
 
 

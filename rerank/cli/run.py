@@ -78,7 +78,10 @@ def rerank(
     """
     from rerank.experiment import check_failures, prepare
     from rerank.store import RunFolder
+    from rerank.textfiles import check_writable
 
+    if output is not None:
+        check_writable(output)  # now, not after hours of calls
     prepared = prepare(spec, execution)
     summary = execute_with_progress(prepared, execution)
     result = RunFolder(summary["folder"]).read_run("run.trec")

@@ -75,7 +75,7 @@ def verify(folder: RunFolder) -> list[dict[str, Any]]:
         _row("spec.json", "identity of the specification", identity, decided),
         _row("run.trec", "content", _text(folder.path / "run.trec"), _written(run)),
         *(_row(name, "content", sha, folder.file_hash(name)) for name, sha in document.get("files", {}).items()),
-        *(_row("summary.json", key, _rounded(stored.get(key)), _rounded(summary[key])) for key in summary),
+        *(_row("summary.json", key, _comparable(stored.get(key)), _comparable(summary[key])) for key in summary),
     ]
     if scores is not None:
         kept = folder.read_json("scores.json")
@@ -101,8 +101,10 @@ def _row(file: str, what: str, stored: Any, computed: Any) -> dict[str, Any]:
     return {"file": file, "what": what, "stored": stored, "computed": computed}
 
 
-def _rounded(value: Any) -> Any:
-    """Seconds are added up in another order here, so their last digits may differ."""
+def _comparable(value: Any) -> Any:
+    """Seconds are added up in another order here, and why a reply never came is not recorded."""
+    if isinstance(value, list):
+        return [{**failure, "detail": ""} if failure.get("status") == "error" else failure for failure in value]
     return round(value, 6) if isinstance(value, float) else value
 
 

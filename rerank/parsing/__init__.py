@@ -12,7 +12,8 @@ from typing import Literal
 
 from rerank.errors import UsageError
 from rerank.parsing.clean import answer, plain
-from rerank.parsing.readings import MENTIONED, Reading, read
+from rerank.parsing.reading import MENTIONED, Reading
+from rerank.parsing.readings import read
 from rerank.parsing.refusal import declines
 
 __all__ = ["ParseStatus", "Parsed", "parse"]

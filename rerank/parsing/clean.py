@@ -27,6 +27,7 @@ _SIGNS = {
     **dict.fromkeys(map(ord, "［【〔〖⟦"), "["),
     **dict.fromkeys(map(ord, "］】〕〗⟧"), "]"),
     **dict.fromkeys(map(ord, "＞›»≻≥≫→⇒➔➜⟩"), ">"),
+    **dict.fromkeys(map(ord, "＜≺"), "<"),
     **dict.fromkeys(map(ord, "，、﹐"), ","),
     **dict.fromkeys(map(ord, "\r\x0b\x0c\x85\u2028\u2029"), "\n"),
     ord("；"): ";",
@@ -78,7 +79,7 @@ def plain(text: str) -> str:
     Digits of other scripts are left, as ``int`` reads them.
     """
     text = _SMALL_DIGITS.sub(lambda match: f" {unicodedata.normalize('NFKC', match[0])} ", text)
-    return text.replace("&gt;", ">").translate(_SIGNS).translate(_RINGED)
+    return text.replace("&gt;", ">").replace("&lt;", "<").translate(_SIGNS).translate(_RINGED)
 
 
 def _closes(mark: re.Match[str]) -> bool:

@@ -3,21 +3,22 @@
 A reply can be read in several ways: runs of identifiers, one identifier at the head of each line, the order of mention.
 The rule that chooses (`choose`): a reading must hold at least half as many passages as the fullest one. Among these a
 run joined by ``>`` beats lists, lists beat the mere order of mention; then more passages beat fewer; then the last
-beats the earlier ones, so that a reply which corrects itself is taken at its last word.
+beats the earlier ones, so that a reply which corrects itself is taken at its last word. A run joined by ``<`` says the
+same as one by ``>``, from its end.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from rerank.parsing.mentions import Mention, Token, joins, mentions_of, tokens_of
+from rerank.parsing.bare import ARROWS, bare_lines, bare_permutations, bare_runs, without_ranges
+from rerank.parsing.mentions import Mention, Token, is_label, joins, mentions_of, tokens_of
+from rerank.parsing.reading import CHAIN, LISTED, MENTIONED, Reading
 
-CHAIN, LISTED, MENTIONED = 3, 2, 1
-_ARROWS = "bare numbers joined by '>'"
 _ID_KEYS = (
     "id",
     "identifier",
@@ -36,42 +37,23 @@ _SCORE_KEYS = ("score", "relevance", "relevance_score")
 _NUMBER = re.compile(r"\d{1,100}")
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """One way to read a reply.
-
-    Attributes:
-        numbers: Identifiers as said, best first, repeats and foreign ones among them.
-        strength: `CHAIN`, `LISTED` or `MENTIONED`.
-        form: How it was written, in words.
-        at: Where it stands in the reply; larger is later.
-    """
-
-    numbers: tuple[int, ...]
-    strength: int
-    form: str
-    at: int
-
-    def distinct(self, count: int) -> int:
-        """How many different passages of ``1 .. count`` it names."""
-        return len({number for number in self.numbers if 1 <= number <= count})
-
-
 def read(text: str, count: int) -> tuple[Reading | None, bool]:
     """The best reading of plain text, if it names anything, and whether its last identifier was cut off.
 
     Numbers by themselves count where ``>`` joins them; otherwise only where no passage is named in brackets or by a
-    label and they fill their lines, so the digits of prose ("the 3 passages") rank nothing.
+    label, and they fill their lines or are a whole permutation: the digits of prose ("the 3 passages") rank nothing.
     """
     tokens = tokens_of(text)
     mentions, cut = mentions_of(tokens)
     anchored = [mention for mention in mentions if mention.form != "bare"]
-    bare = _bare_runs(tokens, [mention for mention in mentions if mention.form == "bare"])
-    readings = [*_from_objects(text), *(run for run in bare if run.form == _ARROWS)]
+    numbers = without_ranges(tokens, [mention for mention in mentions if mention.form == "bare"])
+    bare = bare_runs(tokens, numbers)
+    readings = [*_from_objects(text), *(run for run in bare if run.form == ARROWS)]
     if anchored:
-        readings += [*_runs(tokens, anchored), *_heads(tokens, anchored), _mentioned(anchored)]
+        readings += [*_runs(tokens, anchored), *_heads(tokens, anchored), *_ascending(tokens, anchored)]
+        readings.append(_mentioned(anchored))
     if not any(reading.distinct(count) for reading in readings):
-        readings += [*_bare_lines(tokens), *bare]
+        readings += [*bare_lines(tokens), *bare, *bare_permutations(tokens, numbers, count)]
     return (choose(readings, count) if readings else None), cut
 
 
@@ -114,6 +96,32 @@ def _run(run: Sequence[Mention], chained: bool) -> Reading:
     return Reading(numbers, strength, named if chained else f"{named} without '>'", run[0].start)
 
 
+def _ascending(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Reading]:
+    """Runs joined by ``<`` alone, turned round: "[3] < [1] < [2]" says that [2] is best.
+
+    Where ``>`` goes on ("[1] > [2] < [3]") the signs contradict each other, and neither end is the best.
+    """
+    signs = ["", *(_sign(tokens, one.end, two.start) for one, two in itertools.pairwise(mentions)), ""]
+    found: list[Reading] = []
+    start = 0
+    for at in range(1, len(signs)):  # signs[at] stands before mentions[at]
+        if signs[at] == "<":
+            continue
+        if at - start > 1 and ">" not in (signs[start], signs[at]):
+            numbers = tuple(mention.number for mention in reversed(mentions[start:at]))
+            found.append(Reading(numbers, CHAIN, "an ascending chain, turned round", mentions[start].start))
+        start = at
+    return found
+
+
+def _sign(tokens: Sequence[Token], start: int, end: int) -> str:
+    """The ``<`` or ``>`` between two mentions if they are only compared: brackets and labels may stand with it."""
+    signs = [tokens[index].text for index in range(start, end) if tokens[index].text in ("<", ">")]
+    others = (tokens[index] for index in range(start, end) if tokens[index].text not in ("<", ">"))
+    compared = all(token.text in "[]()#\n" or is_label(token) for token in others)
+    return signs[0] if compared and len(signs) == 1 else ""
+
+
 def _heads(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Reading]:
     """The first mention of each line, where only enumerators, bullets and labels stand before it."""
     heads: list[Mention] = []
@@ -128,49 +136,6 @@ def _heads(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Reading
     if len(heads) < 2:
         return []
     return [Reading(tuple(m.number for m in heads), LISTED, "one passage a line", heads[0].start)]
-
-
-def _bare_lines(tokens: Sequence[Token]) -> list[Reading]:
-    """Lines that hold an enumerator and a number: "1. 3"."""
-    numbers = []
-    line: list[Token] = []
-    for token in [*tokens, Token("line", "\n", -1)]:
-        if token.kind != "line":
-            line.append(token)
-            continue
-        body = [t for t in line if t.text not in "-•·#[]()"] if line and line[0].text in "-•·#" else line
-        enumerated = len(body) == 3 and body[0].kind == body[2].kind == "number" and body[1].text in ".):"
-        if enumerated and body[2].start > body[1].start + 1:  # "1. 3", not "1.3"
-            numbers.append(int(body[2].text))
-        line = []
-    return [Reading(tuple(numbers), CHAIN, "numbered bare numbers", 0)] if len(numbers) > 1 else []
-
-
-def _bare_runs(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Reading]:
-    """Runs of numbers: joined by ``>`` anywhere; otherwise only where they fill their lines or follow a colon."""
-    wordless = all(token.kind != "word" for token in tokens)
-    found = []
-    run: list[Mention] = []
-    for mention in [*mentions, None]:
-        if mention and run and all(tokens[i].text in ">=,;|/&-–—•()\n" for i in range(run[-1].end, mention.start)):
-            run.append(mention)
-            continue
-        if run:
-            found += _bare_run(tokens, run, wordless)
-        run = [mention] if mention else []
-    return found
-
-
-def _bare_run(tokens: Sequence[Token], run: Sequence[Mention], wordless: bool) -> list[Reading]:
-    start, end = run[0].start, run[-1].end
-    numbers = tuple(mention.number for mention in run)
-    if len(run) > 1 and any(tokens[i].text == ">" for i in range(start, end)):
-        return [Reading(numbers, LISTED, _ARROWS, start)]
-    opens = all(t.text in "([-•\n" for t in tokens[max(0, start - 2) : start]) or tokens[start - 1].text in ":\n"
-    closes = end == len(tokens) or tokens[end].text in ".])\n"
-    if opens and closes and (len(run) > 1 or wordless):
-        return [Reading(numbers, LISTED, "bare numbers", start)]
-    return []
 
 
 def _from_objects(text: str) -> list[Reading]:

@@ -58,7 +58,11 @@ class CallLog:
             raise MissingResourceError(f"There is no call log {str(path)!r}")
         with self._guard():
             if readonly:
-                self._db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+                # Without a write-ahead log the file is whole, and SQLite is told not to put files of its own beside it.
+                left = path.with_name(f"{path.name}-wal")
+                whole = not left.exists() or not left.stat().st_size
+                how = "immutable=1" if whole else "mode=ro"
+                self._db = sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True)
                 self._db.execute("SELECT COUNT(*) FROM calls")
                 return
             self._db = sqlite3.connect(path)

@@ -42,7 +42,7 @@ def check_window(size: int, stride: int) -> None:
         raise UsageError(
             f"Stride {stride} with window size {size}",
             expected="0 < stride <= window size",
-            remedy="A larger stride would skip documents between windows",
+            remedy=f"Use --stride {size // 2}; one above the window size would skip documents between windows",
         )
 
 

@@ -56,7 +56,8 @@ def test_nothing_but_empty_lists(cli: Cli) -> None:
     write(request("none", "q"))
     for _ in range(2):  # run, then answered from the folder
         done = cli(*RERANK, "--out", "a")
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert (done.returncode, done.stdout) == (0, "")
+        assert "windows: none" in done.stderr
     assert cli(*RERANK, "--out", "a", "--format", "jsonl").stdout == ""
     assert cli(*RERANK, "--out", "a", "--format", "json").stdout == "[]\n"
     assert cli("verify", "a").returncode == 0

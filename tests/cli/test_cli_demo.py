@@ -16,10 +16,10 @@ DEMO = ("demo", "--model", "fake:reversed", "--out", "d")
 def test_the_demo(cli: Cli) -> None:
     done = cli(*DEMO)
     assert done.returncode == 0
-    for words in ("bm25", "fullrank", "sliding", "nDCG@10", "win/tie/loss", "d/fullrank-fake-reversed-sample"):
+    for words in ("bm25", "fullrank", "sliding", "nDCG@10", "win/tie/loss", "fullrank: d/fullrank-fake-reversed-"):
         assert words in done.stdout
     assert "sliding: 24 windows over 12 questions, fake:reversed" in done.stderr
-    assert Path("d/sliding-fake-reversed-sample/run.trec").is_file()
+    assert len(list(Path("d").glob("sliding-fake-reversed-*/run.trec"))) == 1
 
     again = cli(*DEMO, "--format", "json")  # from the folders
     report = json.loads(again.stdout)
@@ -34,7 +34,7 @@ def test_the_demo(cli: Cli) -> None:
 def test_all_questions(cli: Cli) -> None:
     report = json.loads(cli(*DEMO, "--all", "--format", "json").stdout)
     assert report["comparison"]["queries"] >= 60
-    assert report["costs"][0]["folder"] == "d/fullrank-fake-reversed-all"
+    assert all(row["windows"]["ok"] == row["calls"] for row in report["costs"])
 
 
 def test_the_model_is_got_first(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,18 +34,18 @@ def scores(name: str, *values: float) -> Scores:
 
 
 def test_three_runs() -> None:
-    result = compare(QRELS, [run("best", 30), run("good", 20), run("bad", 0)], "RR")
+    result = compare(QRELS, [run("best", 29), run("good", 20), run("bad", 0)], "RR")
     assert result.measure == "RR"
     assert result.queries == 30
     assert [(r.run, r.mean) for r in result.runs] == [
-        ("best", 1.0),
+        ("best", pytest.approx(59 / 60)),
         ("good", pytest.approx(5 / 6)),
         ("bad", 0.5),
     ]
     assert [(p.a, p.b) for p in result.pairs] == [("best", "good"), ("best", "bad"), ("good", "bad")]
     first = result.pairs[0]
-    assert first.difference == pytest.approx(1 / 6)
-    assert (first.wins, first.ties, first.losses) == (10, 20, 0)
+    assert first.difference == pytest.approx(9 / 60)
+    assert (first.wins, first.ties, first.losses) == (9, 21, 0)
     assert first.low < first.difference < first.high
     assert all(p.significant for p in result.pairs)
     assert all(p.p <= p.p_adjusted and p.p_wilcoxon <= p.p_wilcoxon_adjusted for p in result.pairs)
@@ -72,6 +72,34 @@ def test_identical_runs_do_not_differ() -> None:
     assert (pair.p, pair.p_adjusted, pair.p_wilcoxon, pair.p_wilcoxon_adjusted) == (1.0, 1.0, 1.0, 1.0)
     assert (pair.wins, pair.ties, pair.losses) == (0, 30, 0)
     assert not pair.significant
+
+
+def test_equal_differences_cannot_be_tested_by_t() -> None:
+    """Two queries, both better by the same: t is infinite, which says nothing."""
+    runs = [scores("a", 0.3, 0.5), scores("b", 0.2, 0.4), scores("c", 0.1, 0.4)]
+    result = compare_scores(runs, "AP")
+    (pair, *others) = result.pairs
+    assert pair.untestable
+    assert not pair.significant
+    assert pair.p < 1e-6
+    assert pair.p_adjusted == 1.0
+    assert pair.p_wilcoxon == 0.5
+    assert pair.difference == pytest.approx(0.1)
+    assert not any(other.untestable for other in others)
+    note = "'a' and 'b': all 2 differences are equal, so the t-test cannot be computed; see Wilcoxon."
+    assert note in result.notes
+    assert note in str(result)
+    assert sum("Wilcoxon" in line for line in result.notes) == 1
+    assert "untestable" not in result.to_dict()["pairs"][0]
+
+
+def test_an_untestable_pair_still_counts_in_the_correction() -> None:
+    (whole, *_), (part, *_) = (
+        [p for p in compare(QRELS, runs, "RR").pairs if p.a == "best" and p.b == "good"]
+        for runs in ([run("best", 30), run("good", 20), run("bad", 0)], [run("best", 30), run("good", 20)])
+    )
+    assert whole.p == part.p
+    assert whole.p_adjusted > part.p_adjusted == part.p
 
 
 def test_last_bits_make_no_win() -> None:
@@ -140,7 +168,7 @@ def test_properties(table: list[list[float]]) -> None:
 
 
 def example() -> Comparison:
-    return compare(QRELS, [run("best|1", 30), run("bad", 0), run("same", 0)], "RR")
+    return compare(QRELS, [run("best|1", 29), run("bad", 0), run("same", 0)], "RR")
 
 
 def test_text_table() -> None:
@@ -148,7 +176,7 @@ def test_text_table() -> None:
     blocks = text.split("\n\n")
     assert blocks[0].splitlines() == [
         "run         RR      95% interval",
-        "best|1  1.0000  [1.0000, 1.0000]",
+        "best|1  0.9833  [0.9492, 1.0174]",
         "bad     0.5000  [0.5000, 0.5000]",
         "same    0.5000  [0.5000, 0.5000]",
     ]
@@ -156,10 +184,10 @@ def test_text_table() -> None:
     assert rows[1] == [
         "best|1",
         "bad",
-        "+0.5000",
-        "[0.5000,",
-        "0.5000]",
-        "30/0/0",
+        "+0.4833",
+        "[0.4492,",
+        "0.5174]",
+        "29/1/0",
         "<0.0001",
         "<0.0001*",
         "<0.0001",
@@ -172,6 +200,6 @@ def test_text_table() -> None:
 
 def test_markdown_table() -> None:
     text = comparison_table(example(), markdown=True, digits=2)
-    assert "| best\\|1 | 1.00 | [1.00, 1.00] |" in text
+    assert "| best\\|1 | 0.98 | [0.95, 1.02] |" in text
     assert "| --- | ---: | ---: |" in text
     assert "\n\n\\* significant" in text

@@ -48,10 +48,25 @@ def test_no_shared_query() -> None:
         DataError, match=r"'sys' \(queries 'z'\) shares no query with small \(queries 'q1', 'q2', 'q3'\)"
     ):
         evaluate(QRELS, run(ranking("z", "a")), ["AP"])
-    with pytest.raises(DataError, match=r"\(queries none\)"):
-        evaluate(QRELS, run(), ["AP"])
     with pytest.raises(DataError, match=r"'a', 'b', 'c' \.\.\.\)"):
         evaluate(QRELS, run(*(ranking(query, "a") for query in "abcde")), ["AP"])
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        run(),
+        run(ranking("q1")),
+        run(ranking("q1"), ranking("q2"), ranking("q3")),
+        run(ranking("q2"), ranking("z", "a")),
+    ],
+)
+def test_a_run_that_found_nothing_scores_zero(nothing: Run) -> None:
+    scores = evaluate(QRELS, nothing, ["AP", "RR@10", "Judged@5", "P(judged_only=True)@2", "NumRet", "NumRel", "NumQ"])
+    assert scores.missing == ("q1", "q2", "q3")
+    assert scores.unjudged == tuple(query for query in nothing if query == "z")
+    found = dict.fromkeys(["AP", "RR@10", "Judged@5", "P(judged_only=True)@2", "NumRet"], 0.0)
+    assert scores.summary() == {**found, "NumRel": 3.0, "NumQ": 3.0}
 
 
 def test_no_judgments() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from rerank.evaluation.significance import SMALLEST, holm, mean_interval, paired_t, wilcoxon
+from rerank.evaluation.significance import SMALLEST, holm, is_constant, mean_interval, paired_t, wilcoxon
 
 differences = st.lists(st.integers(-20, 20).map(lambda n: n / 20), min_size=1, max_size=40)
 
@@ -80,6 +80,12 @@ def test_one_topic_tells_nothing() -> None:
 def test_the_same_difference_everywhere() -> None:
     assert paired_t([0.1] * 30) == SMALLEST
     assert paired_t([0.1 + 1e-16 * (n % 2) for n in range(900)]) == SMALLEST, "what underflows is bounded"
+
+
+def test_constant() -> None:
+    assert is_constant([0.1, 0.1, 0.1])
+    assert is_constant([0.0])
+    assert not is_constant([0.1, 0.1, 0.1 + 1e-9])
 
 
 def test_interval() -> None:

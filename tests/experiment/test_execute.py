@@ -12,6 +12,7 @@ import pytest
 from rerank.errors import DataError, PartialFailureError, UnknownNameError, UsageError
 from rerank.experiment import check_failures, estimate, prepare, rescore, run, verify
 from rerank.experiment.execute import default_folder
+from rerank.experiment.prepare import shuffled
 from rerank.formats import read_run
 from rerank.spec import Execution, RunSpec
 from rerank.store import RunFolder
@@ -114,18 +115,18 @@ def test_only_so_many_queries_and_only_these(lists: Lists, out: Execution, tmp_p
 def test_depth_and_shuffle(lists: Lists, tmp_path: Path) -> None:
     def first(**options: Any) -> list[str]:
         prepared = prepare(lists(depth=6, **options), Execution())
-        return [doc.id for doc in prepared.candidates["q0"].docs]
+        return list(shuffled(prepared.first_stage, prepared.spec)["q0"].doc_ids)
 
     given = [f"d0-{n}" for n in range(6)]
     assert first() == given
     spec = lists(depth=6)
-    assert prepare(spec.model_copy(update={"depth": 2}), Execution()).candidates["q0"].doc_ids == ("d0-0", "d0-1")
+    assert prepare(spec.model_copy(update={"depth": 2}), Execution()).first_stage["q0"].doc_ids == ("d0-0", "d0-1")
     assert first(shuffle="inverse") == given[::-1]
-    shuffled = first(shuffle="random")
-    assert sorted(shuffled) == given
-    assert shuffled != given
-    assert first(shuffle="random") == shuffled
-    assert first(shuffle="random", seed=1) != shuffled
+    mixed = first(shuffle="random")
+    assert sorted(mixed) == given
+    assert mixed != given
+    assert first(shuffle="random") == mixed
+    assert first(shuffle="random", seed=1) != mixed
 
 
 def test_options_that_a_strategy_has_not_are_refused(lists: Lists) -> None:
@@ -183,7 +184,7 @@ def test_verify_finds_what_was_changed(lists: Lists, out: Execution, name: str) 
         "run.trec": ("d0-3 1 ", "d0-3 2 "),
         "scores.json": ('"mean": {\n      "nDCG@10": 1.0', '"mean": {\n      "nDCG@10": 0.9'),
         "summary.json": ('"calls": 4', '"calls": 5'),
-        "spec.json": ('"seed": 0,', '"seed": 1,'),
+        "spec.json": ('"min_passage_tokens": 32', '"min_passage_tokens": 31'),
         "qrels.trec": ("q0 0 d0-0 0", "q0 0 d0-0 3"),
     }
     changed = text.replace(*changes[name])
@@ -207,3 +208,83 @@ def test_the_call_cache_serves_other_runs(lists: Lists, tmp_path: Path, monkeypa
     assert (again["calls"], again["reused_calls"]) == (4, 4)
     alone = run(spec, Execution(out=tmp_path / "c"))
     assert alone["reused_calls"] == 0
+
+
+def test_two_queries_of_the_same_words_are_two_calls(tmp_path: Path) -> None:
+    rows = [
+        {"query": {"qid": q, "text": "same"}, "candidates": [{"docid": d, "doc": f"text {d}"} for d in "abc"]}
+        for q in ("q1", "q2")
+    ]
+    (tmp_path / "lists.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "qrels.txt").write_text("q1 0 c 1\nq2 0 b 1\n")
+    values = {"collection": f"requests:{tmp_path / 'lists.jsonl'}", "first_stage": "candidates"}
+    spec = RunSpec.make({**values, "qrels": str(tmp_path / "qrels.txt"), "model": "fake:perfect"})
+    summary = run(spec, Execution(out=tmp_path / "run"))
+    assert (summary["calls"], summary["scores"]) == (2, {"nDCG@10": 1.0})
+    assert verify(RunFolder.existing(tmp_path / "run")) == []
+
+
+@pytest.mark.parametrize("options", [{"measures": ("nDGC@10",)}, {"min_passage_tokens": 9, "max_passage_tokens": 8}])
+def test_what_is_wrong_is_found_before_the_first_call(lists: Lists, out: Execution, options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        run(lists(**options), out)
+    assert out.out is not None
+    assert not (out.out / "calls.sqlite").exists() or not len(RunFolder(out.out).calls())
+
+
+def test_judged_queries_that_the_collection_lacks_score_0(lists: Lists, out: Execution, tmp_path: Path) -> None:
+    spec = lists()
+    with (tmp_path / "qrels.txt").open("a") as file:
+        file.write("\nq99 0 d 1\n")
+    summary = run(spec, out)
+    assert (summary["queries"], summary["missing"], summary["scores"]["nDCG@10"]) == (4, 1, 0.8)
+    some = run(spec.model_copy(update={"max_queries": 2}), Execution(out=tmp_path / "some"))
+    assert (some["missing"], some["scores"]["nDCG@10"]) == (0, 1.0)
+
+
+def test_the_first_stage_is_scored_before_the_shuffle(lists: Lists, tmp_path: Path) -> None:
+    plain = run(lists(), Execution(out=tmp_path / "a"))
+    turned = run(lists(shuffle="inverse"), Execution(out=tmp_path / "b"))
+    assert plain["first_stage_scores"] == turned["first_stage_scores"]
+    assert verify(RunFolder.existing(tmp_path / "b")) == []
+
+
+def test_a_finished_folder_keeps_its_scores_without_judgments(lists: Lists, out: Execution) -> None:
+    first = run(lists(), out)
+    with pytest.raises(UsageError, match="model is"):  # fake:perfect without judgments is another model
+        run(lists(qrels=None), out)
+    assert out.out is not None
+    assert RunFolder.existing(out.out).read_json("summary.json")["scores"] == first["scores"]
+
+
+def test_spec_json_repeats_what_scores_json_shows(lists: Lists, out: Execution) -> None:
+    run(lists(), out)
+    run(lists(measures=("AP", "P@1")), out)
+    assert out.out is not None
+    folder = RunFolder.existing(out.out)
+    assert folder.spec()["spec"]["measures"] == ["AP", "P@1"]
+    assert set(rescore(folder)["scores"]) == {"AP", "P@1"}
+    assert verify(folder) == []
+
+
+@pytest.mark.parametrize("change", ['"queries": 4', '"failure_rate": 0.0', '"depth": 100', '"complete": true'])
+def test_verify_minds_every_number_of_the_summary(lists: Lists, out: Execution, change: str) -> None:
+    path = Path(run(lists(), out)["folder"]) / "summary.json"
+    text = path.read_text()
+    assert change in text
+    path.write_text(text.replace(change, change.partition(":")[0] + ": 77"))
+    assert [row["what"] for row in verify(RunFolder.existing(path.parent))] == [change.partition(":")[0].strip('"')]
+
+
+def test_verify_minds_the_queries(lists: Lists, out: Execution) -> None:
+    path = Path(run(lists(), out)["folder"]) / "queries.jsonl"
+    path.write_text(path.read_text().replace("number 1", "number 9"))
+    assert [row["file"] for row in verify(RunFolder.existing(path.parent))] == ["queries.jsonl"]
+
+
+def test_a_folder_that_was_killed_between_files_can_go_on(lists: Lists, out: Execution) -> None:
+    assert out.out is not None
+    out.out.mkdir()
+    (out.out / ".spec.json.123.tmp").write_text("{")
+    assert run(lists(), out)["calls"] == 4
+    assert not (out.out / ".spec.json.123.tmp").exists()

@@ -18,7 +18,7 @@ from rerank.parsing import parse
 from rerank.parsing.clean import answer, plain
 
 PIECES = st.from_regex(
-    r"\A(\[|\]|\[[0-9]{1,2}\]| ?> ?|, |\n|1\. |Passage 2|[0-9]|[{}:]|\"id\": 2|\"rank\"|</?think>)\Z"
+    r"\A(\[|\]|\[[0-9]{1,2}\]| ?[><-] ?|, |\n|1\. |Passage 2|[0-9]|[{}:]|\"id\": 2|\"rank\"|</?think>)\Z"
 ) | st.sampled_from(["①", "²", "［３］", "sorry, I cannot", "and", "```", "9" * 120, "½", "\u2028", "\x00", "\ud800"])
 NOISE = st.text() | st.lists(PIECES, max_size=30).map("".join)
 
@@ -91,6 +91,8 @@ def test_the_form_that_was_read_is_told() -> None:
     assert parse("2, 1", 2).detail == "read from bare numbers"
     assert parse("Ranking: [2] > [1]", 2).detail == "passed over the text around the ranking"
     assert parse("Passage 2 > Passage 1", 2).detail == "read from passage names"
+    assert parse("It is 2, 1.", 2).detail == "read from bare numbers in a sentence"
+    assert parse("[2] < [1]", 2).detail == "read from an ascending chain, turned round"
 
 
 def test_a_negative_count_is_refused() -> None:
@@ -123,6 +125,11 @@ def test_cleaning_keeps_what_stands_outside_thoughts() -> None:
         "can not ",
         "²",
         "[1] > ",
+        "[1] < ",
+        "1 < ",
+        "1, ",
+        "1-2 ",
+        "1 and ",
     ],
 )
 def test_time_is_linear(unit: str) -> None:

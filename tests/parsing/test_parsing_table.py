@@ -105,6 +105,32 @@ REPLIES: list[tuple[str, int, list[int], str]] = [
     ("2", 3, [2], "partial"),
     ("All 3 passages deal with fleas, 2 of them in 2019.", 3, [], "empty"),
     ("The scores are 0.3 and 0.2", 3, [], "empty"),
+    # a whole permutation in a sentence; anything less is prose
+    ("The order is 2, 1, 3.", 3, [2, 1, 3], "repaired"),
+    ("I would say 2, 1 and 3, in this order", 3, [2, 1, 3], "repaired"),
+    ("Perhaps 1, 2, 3. No, it is 3, 2, 1 after all", 3, [3, 2, 1], "repaired"),
+    ("The order is 2, 1.", 3, [], "empty"),
+    ("In 2019, 2, 1, 3 were printed", 3, [], "empty"),
+    ("They weigh 0.1, 2 and 1.2, 3 grams", 2, [], "empty"),
+    ("They weigh 0.1, 2 grams", 2, [], "empty"),
+    ("The answer is 1, as ever.", 1, [], "empty"),
+    ("I compared 1, 2, 3 with [2].", 3, [2], "partial"),
+    # an ascending chain is turned round: the passage behind the last "<" is best
+    ("[3] < [1] < [2]", 3, [2, 1, 3], "repaired"),
+    ("[3] &lt; [1]\n＜ [2]", 3, [2, 1, 3], "repaired"),
+    ("From worst to best: [Passage 3] < [Passage 1] < [Passage 2].", 3, [2, 1, 3], "repaired"),
+    ("Passage 3 < Passage 1 < Passage 2", 3, [2, 1, 3], "repaired"),
+    ("3 < 1 < 2", 3, [2, 1, 3], "repaired"),
+    ("[1] > [2] < [3]", 3, [1, 2], "partial"),
+    ("[2] < [1]. So: [1] > [3] > [2]", 3, [1, 3, 2], "repaired"),
+    # a range is no order and no two identifiers: it names nothing
+    ("[1-3]", 3, [], "empty"),
+    ("1–3", 3, [], "empty"),
+    ("[1-3], [4-5]", 5, [], "empty"),
+    ("[1-3] > [5] > [4]", 5, [5, 4], "partial"),
+    ("1-3 > 5 > 4", 5, [5, 4], "partial"),
+    ("2-1-3", 3, [2, 1, 3], "repaired"),
+    ("2 - 1", 2, [2, 1], "repaired"),
     # JSON
     ('{"ranking": [2, 1, 3]}', 3, [2, 1, 3], "repaired"),
     ('```json\n{"ranking": ["[2]", "[1]"]}\n```', 2, [2, 1], "repaired"),
@@ -137,6 +163,8 @@ REPLIES: list[tuple[str, int, list[int], str]] = [
     ("抱歉，我无法对这些内容排序。", 3, [], "refused"),
     ("Je ne peux pas répondre.", 3, [], "refused"),
     ("申し訳ありませんが、お答えできません。", 3, [], "refused"),
+    ("I cannot rank 1, 2, 3.", 3, [], "refused"),
+    ("I cannot rank [1].", 3, [1], "partial"),  # brackets are believed, whatever is said around them
     ("I'm sorry for the wait: [2] > [1]", 2, [2, 1], "repaired"),
     # nothing
     ("", 3, [], "empty"),

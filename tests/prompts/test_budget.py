@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from rerank.errors import ContextOverflowError, UsageError
+from rerank.errors import ContextOverflowError, DataError, UsageError
 from rerank.prompts import load_prompt
 from rerank.prompts.base import Prompt
 from rerank.prompts.budget import Budget, Fitted, water_level
@@ -226,3 +226,20 @@ def test_memory_forgets_the_oldest() -> None:
     assert memory.lengths(["a", "bb"]) == [1, 2]
     assert counter.seen == ["a", "bb", "ccc", "bb"]
     assert memory.cut("ccc", 2) == memory.cut("ccc", 2) == "cc"
+
+
+SCORED = PromptTemplate(name="scored", prefix="{query}\n", body="[{rank}] ({score}) {candidate}\n", suffix="Rank.")
+
+
+def test_scores_of_the_window_are_shown_and_counted() -> None:
+    docs = tuple(Document(id=str(n), text="x" * 90) for n in range(2))
+    window = Window(Query(id="q", text="fleas"), docs, (12.5, -0.25))
+    fitted = Budget(Characters(150)).fit(SCORED, window, reply_tokens=10)
+    assert fitted.tokens <= 140
+    assert fitted.cut == 2
+    assert [line[:12] for line in fitted.prompt[-1].content.split("\n")[1:3]] == ["[1] (12.500)", "[2] (-0.250)"]
+
+
+def test_a_window_without_scores_cannot_fill_them() -> None:
+    with pytest.raises(DataError, match="shows scores, and none came with 1 passages"):
+        Budget(Characters(150)).fit(SCORED, window_of(["a"]), reply_tokens=10)

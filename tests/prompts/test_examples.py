@@ -45,4 +45,10 @@ def test_other_shapes_are_refused(examples: str) -> None:
 
 def test_the_shipped_prompt_shows_two_questions_before_the_real_one() -> None:
     chat = load_prompt("listwise_examples").render("q", ["a"])
-    assert [message.role for message in chat] == ["system", "user", "assistant", "user", "assistant", "user"]
+    assert [message.role for message in chat] == ["system", *["user", "assistant"] * 3]
+    assert chat[-1].content == "["  # its reply_prefix
+
+
+def test_examples_and_scores_exclude_each_other() -> None:
+    with pytest.raises(DataError, match="'examples' and shows scores"):
+        template_from_yaml(YAML.replace("{candidate}", "{candidate} {score}"), "x")

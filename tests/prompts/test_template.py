@@ -13,7 +13,7 @@ from rerank.errors import DataError, MissingResourceError, RerankError, UnknownN
 from rerank.prompts import PromptTemplate, load_prompt, prompt_names, prompt_text
 from rerank.prompts.base import Message, Prompt
 from rerank.prompts.loading import template_from_yaml
-from rerank.prompts.passages import escape_brackets, one_line, passage_text
+from rerank.prompts.passages import one_line, passage_text
 from rerank.types import Document
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -64,7 +64,9 @@ def test_every_shipped_prompt_loads_and_alternates() -> None:
         template = load_prompt(name)
         digests.add(template.digest)
         roles = [message.role for message in template.render("q", ["a", "b"]) if message.role != "system"]
-        assert roles == ["user", "assistant"] * (len(roles) // 2) + ["user"]
+        turns = ["user", "assistant"] * len(roles)
+        assert roles == turns[: len(roles)]
+        assert roles[-1] == ("assistant" if template.reply_prefix else "user")
     assert len(digests) == len(prompt_names())
 
 
@@ -166,16 +168,6 @@ def test_brackets_can_be_left_alone() -> None:
     assert template_from_yaml(text, "x").render("a [1]", ["b [2]"])[0].content == "a [1]\n[1] b [2]\n"
 
 
-@settings(deadline=None)
-@given(st.text(alphabet="[]［】(1, -a中"))
-def test_escaping_leaves_no_bracketed_number(text: str) -> None:
-    escaped = escape_brackets(text)
-    assert len(escaped) == len(text)
-    assert escape_brackets(escaped) == escaped
-    for number in ("[1]", "[11]", "［1］", "【1】", "[1, 1]"):
-        assert number not in escaped
-
-
 def test_passage_text() -> None:
     assert passage_text(Document(id="1")) == ""
     assert passage_text(Document(id="1", title=" A ", text="b\t[3]")) == "Title: A Content: b (3)"
@@ -260,9 +252,19 @@ def test_wrong_files(text: str, kind: type[RerankError], message: str) -> None:
         "{{ query + num }}",
         "{{ passages[99].x }}",
         "{% include '/etc/passwd' %}",
+        "{% macro m(n) %}{{ m(n) }}{% endmacro %}{{ m(1) }}",
+        "{{ 'a' * 10 ** 18 }}",
+        "{{ 'a' * 10 ** 30 }}",
+        "{{ 7 | dictsort }}",
     ],
 )
 def test_jinja_is_sandboxed_and_its_failures_are_typed(code: str) -> None:
     template = PromptTemplate(name="x", prefix=f"{{{{ query }}}} {{{{ passages }}}} {code}", syntax="jinja")
     with pytest.raises(DataError, match="fails as a Jinja template"):
         template.render("q", ["a"])
+
+
+@pytest.mark.parametrize("text", ["{{ " + "(" * 5000 + "query" + ")" * 5000 + " }}", "{% if query %}" * 3000])
+def test_jinja_nested_too_deeply_is_typed(text: str) -> None:
+    with pytest.raises(DataError, match="is no Jinja template"):
+        PromptTemplate(name="x", prefix="{{ query }} {{ passages }}" + text, syntax="jinja")

@@ -1,0 +1,81 @@
+"""What stands in brackets in a passage can never be read as an identifier."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from rerank.parsing import parse
+from rerank.parsing.clean import plain
+from rerank.parsing.mentions import mentions_of, tokens_of
+from rerank.prompts.passages import escape_brackets
+
+MARKS = st.sampled_from([*"[]［］【】〔〕〖〗⟦⟧()（）", *",;:>=|#&<-–.*_`\"'\\ \n", "&gt;"])
+NUMBERS = st.sampled_from([*"1279０５²₃①⑫⑴㉑٣", "12", "100"])
+WORDS = st.sampled_from(["Passage", "doc", "documents", "id", "and", "段落", "a", "passage_id", "see", "²"])
+TEXTS = st.lists(MARKS | NUMBERS | WORDS, max_size=25).map("".join)
+
+
+@settings(deadline=None, max_examples=1000)
+@given(TEXTS | st.text(alphabet="[]［】(1, -a中") | st.text())
+@example("[2 > [1]")
+@example("1] > [a]")
+@example("[1, 2")
+@example("[a [b] 1]")
+@example("[a (1)]")
+@example("(1] [2)")
+def test_the_parser_finds_no_bracketed_identifier(text: str) -> None:
+    escaped = escape_brackets(text)
+    mentions, _ = mentions_of(tokens_of(plain(escaped)))
+    assert not [mention for mention in mentions if mention.form in ("bracket", "list")]
+    assert "bracket" not in parse(escaped, 100).detail
+    assert parse(escaped, 100).status != "ok"
+    assert len(escaped) == len(text)
+    assert escape_brackets(escaped) == escaped
+
+
+@settings(deadline=None)
+@given(TEXTS, st.integers(0, 60))
+def test_a_cut_behind_the_escape_opens_nothing(text: str, end: int) -> None:
+    """Passages are escaped first and cut to the budget then."""
+    part = escape_brackets(text)[:end]
+    assert escape_brackets(part) == part
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[12]", "(12)"),
+        ("[ 7 ]", "( 7 )"),
+        ("[#5]", "(#5)"),
+        ("[1:2]", "(1:2)"),
+        ("[6.]", "(6.)"),
+        ("[1, 2] [3-5]", "(1, 2) (3-5)"),
+        ("[Passage 3] [doc7]", "(Passage 3) (doc7)"),
+        ("【７】［8］", "(７)(8)"),
+        ("[²] [①]", "(²) (①)"),
+        ("[see 3] > [see 1]", "(see 3) > (see 1)"),
+        ("[[4]]", "[(4)]"),
+        ("[2 > [1]", "(2 > (1)"),
+        ("2] > [1]", "2) > (1)"),
+        ("ends in [1, 2", "ends in (1, 2"),
+        ("a[i] [] [sic] (1) [a (1)] [0, 1)", "a[i] [] [sic] (1) [a (1)] [0, 1)"),
+    ],
+)
+def test_what_is_rewritten_and_what_is_not(text: str, expected: str) -> None:
+    assert escape_brackets(text) == expected
+
+
+@pytest.mark.parametrize("unit", ["[", "[1", "[1]", "1", "[a"])
+def test_time_is_linear(unit: str) -> None:
+    def seconds(length: int) -> float:
+        text = unit * (length // len(unit))
+        begun = time.process_time()
+        escape_brackets(text)
+        return time.process_time() - begun
+
+    small = min(seconds(20_000) for _ in range(3))
+    assert min(seconds(320_000) for _ in range(3)) < 64 * small + 0.05

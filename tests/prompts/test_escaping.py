@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rerank.parsing import parse
 from rerank.parsing.clean import plain
 from rerank.parsing.mentions import mentions_of, tokens_of
+from rerank.prompts.loading import template_from_yaml
 from rerank.prompts.passages import escape_brackets
 
 MARKS = st.sampled_from([*"[]［］【】〔〕〖〗⟦⟧()（）", *",;:>=|#&<-–.*_`\"'\\ \n", "&gt;"])
@@ -39,10 +40,13 @@ def test_the_parser_finds_no_bracketed_identifier(text: str) -> None:
 
 @settings(deadline=None)
 @given(TEXTS, st.integers(0, 60))
-def test_a_cut_behind_the_escape_opens_nothing(text: str, end: int) -> None:
-    """Passages are escaped first and cut to the budget then."""
-    part = escape_brackets(text)[:end]
-    assert escape_brackets(part) == part
+@example("[[[[1(", 5)
+def test_a_passage_that_is_cut_is_escaped_again_where_it_is_shown(text: str, end: int) -> None:
+    """A cut may take away what made a bracket harmless, as the end of ``[0, 1)``; rendering escapes what was cut."""
+    template = template_from_yaml('body: "[{rank}] {candidate}"\nsuffix: "{query}"', "x")
+    (message,) = template.render("q", [escape_brackets(text)[:end]])
+    shown = message.content.removeprefix("[1] ").removesuffix("q")
+    assert not [m for m in mentions_of(tokens_of(plain(shown)))[0] if m.form in ("bracket", "list")]
 
 
 @pytest.mark.parametrize(

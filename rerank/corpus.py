@@ -14,18 +14,18 @@ class Corpus(Protocol):
 
     @property
     def name(self) -> str:
-        """For messages."""
+        """A short name for run tags, tables and messages, e.g. ``scifact`` or ``pydoc``."""
 
     @property
     def language(self) -> str:
-        """ISO 639-1 code."""
+        """ISO 639-1 code of the documents, for stemmers and stop words."""
 
     @property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the content; names the saved index."""
+        """Hex SHA-256 of what is read (files' bytes and the options that select among them); names the saved index."""
 
     def docs(self) -> Iterator[Document]:
-        """Stream the documents."""
+        """Stream the documents, in a fixed order; can be called again."""
 
 
 @runtime_checkable
@@ -33,7 +33,7 @@ class SupportsCandidates(Protocol):
     """A collection that brings its own first-stage lists."""
 
     def candidates(self) -> Run:
-        """One list per query, documents with their text."""
+        """One list per query, documents with their text; empty if the collection brings none."""
 
 
 @runtime_checkable

@@ -123,10 +123,9 @@ class Reranker(Transformer):
         cls, backend: Backend, *, method: str = "fullrank", prompt: str = "listwise", limits: Limits | None = None
     ) -> Reranker:
         """Use a backend that is there already, so that several methods share one loaded model."""
-        name, comma, options = method.partition(",")
-        card = open_method(name)
+        card = open_method(method)
         judge = judges.get(card.judge)(backend=backend, template=load_prompt(prompt), limits=limits or Limits())
-        return cls(strategy=open_strategy(card.strategy + comma + options), judge=judge, name=name.replace(":", "-"))
+        return cls(strategy=open_strategy(card.selector), judge=judge, name=card.name.replace(":", "-"))
 
     def rank(self, query: str | Query, documents: Sequence[DocumentLike], *, top_k: int | None = None) -> Hits:
         """Put documents in order.

@@ -62,7 +62,7 @@ class RunSpec(_Frozen):
     seed: int = 0
     """For the shuffle and for sampling."""
     method: str = "fullrank"
-    """Name of a method, or ``strategy:judge``."""
+    """Name of a method, or ``strategy:judge``; options may follow, as in ``sliding,size=10,stride=5``."""
     window_size: int | None = None
     """Documents in a window, for strategies that have one."""
     stride: int | None = None

@@ -102,7 +102,7 @@ def default_folder(spec: RunSpec, name: str) -> Path:
 
 def run_name(spec: RunSpec) -> str:
     """The tag of a reranked run."""
-    return spec.method.replace(":", "-")
+    return spec.method.translate(str.maketrans(":,=", "---"))
 
 
 def environment() -> dict[str, str]:

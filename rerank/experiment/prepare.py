@@ -195,7 +195,7 @@ def strategy_of(spec: RunSpec, method: Method) -> Strategy:
                 remedy="Leave it out, or use --method sliding",
             )
     options = "".join(f",{name}={value}" for name, value in given.items())
-    return open_strategy(method.strategy + options)
+    return open_strategy(method.selector + options)
 
 
 def prepare(spec: RunSpec, execution: Execution) -> Prepared:

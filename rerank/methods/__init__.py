@@ -26,6 +26,7 @@ class Method:
         name: As after ``--method``.
         strategy: Name in the strategies' registry.
         judge: Name in the judges' registry.
+        options: The strategy's options as they were written behind the name, e.g. ``size=10,stride=5``.
         paper: Where it was published; empty for a pair that nobody named.
         summary: One line on what it does.
     """
@@ -33,8 +34,14 @@ class Method:
     name: str
     strategy: str
     judge: str
+    options: str = ""
     paper: str = ""
     summary: str = ""
+
+    @property
+    def selector(self) -> str:
+        """The strategy with its options, as `open_strategy` reads it."""
+        return f"{self.strategy},{self.options}" if self.options else self.strategy
 
 
 def method_names() -> list[str]:
@@ -43,20 +50,24 @@ def method_names() -> list[str]:
 
 
 def open_method(name: str) -> Method:
-    """Find a method by its name, or by ``strategy:judge``.
+    """Find a method by its name, or by ``strategy:judge``; options of the strategy may follow, after a comma.
+
+    >>> open_method("sliding,size=10,stride=5").selector
+    'sliding,size=10,stride=5'
 
     Raises:
         UnknownNameError: There is none; the message suggests the nearest.
     """
+    name, _, options = name.partition(",")
     if name in method_names():
         card = tomllib.loads((files(__name__) / f"{name}.toml").read_text(encoding="utf-8"))
-        return Method(name=name, **card)
+        return Method(name=name, options=options, **card)
     strategy, colon, judge = name.partition(":")
     if not colon:
         raise UnknownNameError("method", name, method_names())
     strategies.get(strategy)
     judges.get(judge)
-    return Method(name=name, strategy=strategy, judge=judge)
+    return Method(name=name, strategy=strategy, judge=judge, options=options)
 
 
 def describe_methods() -> list[dict[str, Any]]:

@@ -288,3 +288,10 @@ def test_a_folder_that_was_killed_between_files_can_go_on(lists: Lists, out: Exe
     (out.out / ".spec.json.123.tmp").write_text("{")
     assert run(lists(), out)["calls"] == 4
     assert not (out.out / ".spec.json.123.tmp").exists()
+
+
+def test_options_may_stand_behind_the_method(lists: Lists, tmp_path: Path) -> None:
+    short = run(lists(method="sliding,size=4,stride=2"), Execution(out=tmp_path / "a"))
+    long = run(lists(method="sliding", window_size=4, stride=2), Execution(out=tmp_path / "b"))
+    assert (short["calls"], short["hash"]) == (long["calls"], long["hash"])
+    assert RunFolder.existing(tmp_path / "a").read_run("run.trec").name == "sliding-size-4-stride-2"

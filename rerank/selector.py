@@ -11,7 +11,7 @@ import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -80,7 +80,7 @@ def build(registry: Registry, text: str) -> Any:
         except ValidationError as error:
             raise UsageError(
                 f"Option {key}={value!r} of {selector.name!r}: {error.errors()[0]['msg']}",
-                expected=str(keyword[key].annotation),
+                expected=_kind(keyword[key].annotation),
             ) from error
     arguments = (selector.argument,) if selector.argument else ()
     try:
@@ -96,3 +96,14 @@ def usage(name: str, made: Any) -> str:
     positional = [p.name.upper() for p in parameters if p.kind is not p.KEYWORD_ONLY]
     keyword = [f",{p.name}=..." for p in parameters if p.kind is p.KEYWORD_ONLY]
     return f"{name}{':' if positional else ''}{' '.join(positional)}{''.join(keyword)}"
+
+
+def _kind(annotation: Any) -> str:
+    """A type in words, for people who do not write Python."""
+    choices = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return f"one of: {', '.join(map(str, choices))}"
+    if choices:
+        return " or ".join(_kind(choice) for choice in choices if choice is not type(None))
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    return words.get(annotation, str(annotation))

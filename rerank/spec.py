@@ -56,7 +56,7 @@ class RunSpec(_Frozen):
     max_queries: int | None = Field(default=None, ge=1)
     """Take only the first so many queries."""
     queries: tuple[str, ...] = ()
-    """Take only the queries with these ids; empty for all."""
+    """Take only the query with this id; repeatable."""
     shuffle: Shuffle = "none"
     """Order in which the candidates are given to the reranker."""
     seed: int = 0

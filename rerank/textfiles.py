@@ -135,9 +135,8 @@ def check_writable(path: str | Path) -> None:
         else:
             needed = Path(os.path.realpath(target)).parent
             if not needed.is_dir():
-                raise MissingResourceError(
-                    f"{path} cannot be written: there is no folder {needed}", remedy="Make it, or check the path"
-                )
+                remedy = "Give another name" if needed.exists() else "Make it, or check the path"
+                raise MissingResourceError(f"{path} cannot be written: there is no folder {needed}", remedy=remedy)
             allowed = os.access(needed, os.W_OK | os.X_OK)
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL
         raise StorageError(

@@ -161,7 +161,7 @@ def _not_loadable(name: str | Path, error: Exception) -> MissingResourceError:
     return MissingResourceError(
         f"Model {str(name)!r} cannot be loaded: {first}",
         expected="a folder with config.json, safetensors weights and a tokenizer, or such an id on the hub",
-        remedy="Check the name, or run: rerank models pull smollm2-135m",
+        remedy="Check the name; for an id on the hub, check the network",
     )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from rerank.cli.output import FormatOption, emit, note, number, table
+from rerank.errors import UsageError
 
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run files: TREC, MS MARCO or JSON, also gzipped.")]
 QrelsOption = Annotated[str, typer.Option("--qrels", help="Judgments: a file, or a collection's selector.")]
@@ -63,7 +64,7 @@ def evaluate(
 def compare(
     runs: Runs,
     qrels: QrelsOption,
-    measure: Annotated[str, typer.Option("--measure", "-m", help="One measure.")] = "nDCG@10",
+    measures: Annotated[list[str], typer.Option("--measure", "-m", help="One measure.")] = ["nDCG@10"],  # noqa: B006
     relevant: Relevant = None,
     alpha: Annotated[float, typer.Option(help="Level of significance.")] = 0.05,
     form: FormatOption = "text",
@@ -73,7 +74,13 @@ def compare(
     from rerank.evaluation import compare as test
     from rerank.formats import read_run
 
+    if len(measures) > 1:
+        raise UsageError(
+            f"{len(measures)} measures: {', '.join(measures)}",
+            expected="one, since the correction is over the pairs of one measure",
+            remedy="Run compare once for each",
+        )
     judged, lowest = judgments(qrels)
     named = [read_run(path, name=str(path)) for path in runs]
-    comparison = test(judged, named, measure, relevant=lowest if relevant is None else relevant, alpha=alpha)
+    comparison = test(judged, named, measures[0], relevant=lowest if relevant is None else relevant, alpha=alpha)
     emit(comparison.to_dict(), form=form, text=lambda: typer.echo(comparison), rows="pairs")

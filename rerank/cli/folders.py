@@ -32,7 +32,10 @@ def replay(
     from rerank.experiment import rescore
     from rerank.store import RunFolder
 
-    result = rescore(RunFolder.existing(folder), tuple(measures or ()))
+    opened = RunFolder.existing(folder)
+    result = rescore(opened, tuple(measures or ()))
+    if not opened.finished:
+        note(f"{folder} is unfinished: calls without a reply count as errors. Go on with `rerank run ... --resume`")
 
     def show() -> None:
         for key in ("first_stage_scores", "scores"):
@@ -64,7 +67,7 @@ def verify(folder: Folder, form: FormatOption = "text") -> None:
 
 
 def parse(
-    count: Annotated[int, typer.Option(help="How many passages the reply is about.")],
+    count: Annotated[int, typer.Option(max=1_000_000, help="How many passages the reply is about.")],
     file: Annotated[Path | None, typer.Argument(help="The reply; standard input if left out.")] = None,
     form: FormatOption = "text",
 ) -> None:

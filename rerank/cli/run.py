@@ -60,8 +60,11 @@ def retrieve(spec: RunSpec, execution: Execution, *, output: Output = None) -> N
     from rerank.experiment.prepare import load, retrieve
 
     del execution
-    collection, queries, _ = load(spec)
-    _write(retrieve(spec, collection, queries), output)
+    collection, queries, _ = load(spec, judged_only=False)
+    found = retrieve(spec, collection, queries)
+    if not any(map(len, found.values())):
+        note("Nothing was found for any query, so the run is empty")
+    _write(found, output)
 
 
 @with_spec(first_stage="candidates")
@@ -82,7 +85,7 @@ def rerank(
 
     if output is not None:
         check_writable(output)  # now, not after hours of calls
-    prepared = prepare(spec, execution)
+    prepared = prepare(spec, execution, judged_only=False)
     summary = execute_with_progress(prepared, execution)
     result = RunFolder(summary["folder"]).read_run("run.trec")
     if form == "text":

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from rerank.collections.base import Collection, SupportsCandidates, SupportsLookup, fetch
+from rerank.errors import UsageError
 from rerank.formats import read_qrels
 from rerank.registry import Registry
 from rerank.selector import Selector, build, usage
@@ -34,6 +35,13 @@ def open_collection(selector: str) -> Collection:
         UnknownNameError: No such provider or option; the message suggests the nearest.
         MissingResourceError: The folder, file or data set is not there.
     """
+    name = Selector.parse(selector).name
+    if name not in collections.names() and Path(selector).exists():
+        raise UsageError(
+            f"{selector!r} is a path, and its format is not said",
+            expected=f"one of {', '.join(f'{provider}:{selector}' for provider in ('beir', 'jsonl', 'requests'))}, ...",
+            remedy="See `rerank collections`",
+        )
     return cast(Collection, build(collections, selector))
 
 

@@ -29,7 +29,7 @@ def existing(path: str | Path, kind: str) -> Path:
     except (OSError, ValueError):  # a name too long, or with a NUL
         there = False
     if not there:
-        raise MissingResourceError(f"There is no {kind} {path}", remedy="Check the path")
+        raise MissingResourceError(f"There is nothing at {path}", expected=kind, remedy="Check the path")
     return found
 
 

@@ -138,11 +138,11 @@ def request_rows(candidates: Run, result: Run) -> list[dict[str, Any]]:
 
     Args:
         candidates: What was reranked, with queries and documents.
-        result: The same lists in their new order; its documents may be ids alone.
+        result: The same lists in their new order; its documents may be ids alone. Empty lists may be missing.
     """
     rows = []
-    for query_id, ranking in result.items():
-        given = candidates[query_id]
+    for query_id, given in candidates.items():
+        ranking = result.get(query_id, given)
         docs = {doc.id: doc for doc in given.docs}
         hits = [
             {"docid": doc.id, "score": score, "doc": _content(docs[doc.id])}

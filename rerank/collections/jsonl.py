@@ -47,7 +47,7 @@ class Jsonl(FileCollection):
     ) -> None:
         """Find the files; nothing is read yet."""
         given = {"docs": docs, "queries": queries, "qrels": qrels}
-        named = {kind: (existing(file, "file"),) for kind, file in given.items() if file}
+        named = {kind: (existing(file, "a file"),) for kind, file in given.items() if file}
         if not path and not named:
             raise UsageError("jsonl: names no file", expected="jsonl:FOLDER or jsonl:docs=FILE,queries=FILE,qrels=FILE")
         if path and Path(path).expanduser().is_file() and docs:
@@ -67,7 +67,7 @@ class Jsonl(FileCollection):
 
 def _found(path: str, *, alone: bool) -> dict[str, tuple[Path, ...]]:
     """The files of a folder, by kind; it may lack all of them only where others are named beside it."""
-    where = existing(path, "folder or file")
+    where = existing(path, "a folder or a file")
     if not where.is_dir():
         return {"docs": (where,)}
     if alone:

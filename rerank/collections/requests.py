@@ -49,8 +49,8 @@ class Requests(FileCollection):
         relevant: int = 1,
     ) -> None:
         """Find the files; nothing is read yet."""
-        path = existing(file, "file")
-        files = Files(docs=(path,), qrels=(existing(qrels, "file"),) if qrels else ())
+        path = existing(file, "a file")
+        files = Files(docs=(path,), qrels=(existing(qrels, "a file"),) if qrels else ())
         super().__init__(stem(path), files, language=language, relevant=relevant)
         self.order = order
 

@@ -56,8 +56,8 @@ class Trec(FileCollection):
             raise UsageError("trec: names no file", expected="trec:docs=FILE or FOLDER,topics=FILE,qrels=FILE")
         files = Files(
             docs=_documents(docs),
-            queries=(existing(topics, "file"),) if topics else (),
-            qrels=(existing(qrels, "file"),) if qrels else (),
+            queries=(existing(topics, "a file"),) if topics else (),
+            qrels=(existing(qrels, "a file"),) if qrels else (),
         )
         super().__init__(stem(Path(docs or topics)), files, language=language, relevant=relevant)
         self.fields = tuple(name.strip().lower() for name in fields.split("+") if name.strip())
@@ -91,7 +91,7 @@ class Trec(FileCollection):
 def _documents(path: str) -> tuple[Path, ...]:
     if not path:
         return ()
-    where = existing(path, "file or folder")
+    where = existing(path, "a file or a folder")
     if not where.is_dir():
         return (where,)
     found = tuple(

@@ -98,7 +98,7 @@ def evaluate(qrels: Qrels, run: Run, measures: Iterable[str], *, relevant: int =
 
 def evaluate_all(qrels: Qrels, runs: Iterable[Run], measures: Iterable[str], *, relevant: int = 1) -> list[Scores]:
     """Measure several runs with the same measures; see `evaluate`."""
-    parsed = parse_measures(measures, relevant=relevant)
+    parsed = parse_measures([measures] if isinstance(measures, str) else measures, relevant=relevant)
     if not qrels:
         raise DataError(f"{qrels.name} holds no judgments", expected="at least one judged query")
     evaluator = _Evaluator(qrels, parsed)

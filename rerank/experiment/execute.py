@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank.backends.base import Reply
-from rerank.errors import PartialFailureError
+from rerank.errors import DataError, PartialFailureError
 from rerank.experiment.prepare import Prepared, prepare, shuffled
 from rerank.experiment.summary import means, score, summarise
 from rerank.judges import FAILURES
@@ -73,6 +73,7 @@ def execute(prepared: Prepared, execution: Execution, *, on_reply: OnReply = lam
             "hash": name,
             **summarise(prepared.spec, outcome, usage, queries=queries, scores=scores),
         }
+        folder.write_json("spec.json", folder.spec() | {"files": files | {"run.trec": folder.file_hash("run.trec")}})
         folder.write_json("summary.json", summary)
         return summary
 
@@ -133,6 +134,12 @@ def _drive(prepared: Prepared, execution: Execution, folder: RunFolder, on_reply
 
 def _answered(prepared: Prepared, folder: RunFolder) -> dict[str, Any]:
     """The summary of a finished run; scored again, since measures and judgments are no part of a run's identity."""
+    for name, sha in folder.spec().get("files", {}).items():
+        if folder.file_hash(name) != sha:
+            raise DataError(
+                f"{str(folder.path / name)!r} is not what the run left there",
+                remedy="See what differs with `rerank verify`, or pass --overwrite to run again",
+            )
     summary = folder.read_json("summary.json", "calls") | {"folder": str(folder.path)}
     if prepared.qrels:  # without judgments now, those of before stay
         summary |= means(_scored(prepared, folder, folder.read_run("run.trec")))

@@ -69,7 +69,7 @@ class Prepared:
     def identity(self) -> dict[str, Any]:
         """Everything that decides the result, for the hash."""
         return {
-            "candidates": digest(shuffled(self.first_stage, self.spec)),
+            "first_stage": digest(self.first_stage),
             "prompt": self.template.digest,
             "model": dict(self.backend.identity),
             **settings(self.spec),
@@ -86,6 +86,7 @@ def settings(spec: RunSpec) -> dict[str, Any]:
     return {
         "strategy": repr(strategy_of(spec, method)),
         "judge": method.judge,
+        "shuffle": f"random {spec.seed}" if spec.shuffle == "random" else spec.shuffle,
         "min_passage_tokens": spec.min_passage_tokens,
         "max_passage_tokens": spec.max_passage_tokens,
         "context_size": spec.context_size,
@@ -112,15 +113,20 @@ def digest(run: Run) -> str:
     return whole.hexdigest()
 
 
-def load(spec: RunSpec) -> tuple[Collection, list[Query], Qrels]:
+def load(spec: RunSpec, *, judged_only: bool = True) -> tuple[Collection, list[Query], Qrels]:
     """Open the collection; return it with the queries that take part and their judgments.
+
+    Args:
+        spec: What is asked for.
+        judged_only: Where there are judgments and no queries are named, leave out the queries without any: for runs
+            that are to be scored.
 
     Where only some queries were asked for, the judgments are theirs. Otherwise all judgments count: a judged query
     that the collection has not scores 0, as in any other evaluation.
     """
     collection = open_collection(spec.collection)
     qrels = judgments(spec.qrels)[0] if spec.qrels else collection.qrels()
-    queries = select(spec, collection.queries(), qrels)
+    queries = select(spec, collection.queries(), qrels if judged_only else Qrels({}))
     if spec.queries or spec.max_queries:
         qrels = Qrels({q.id: qrels[q.id] for q in queries if q.id in qrels}, name=qrels.name)
     return collection, queries, qrels
@@ -198,13 +204,19 @@ def strategy_of(spec: RunSpec, method: Method) -> Strategy:
     return open_strategy(method.selector + options)
 
 
-def prepare(spec: RunSpec, execution: Execution) -> Prepared:
-    """Open everything a run needs and check all that can be checked; asks the model nothing."""
+def prepare(spec: RunSpec, execution: Execution, *, judged_only: bool = True) -> Prepared:
+    """Open everything a run needs and check all that can be checked; asks the model nothing.
+
+    Args:
+        spec: What is asked for.
+        execution: How.
+        judged_only: See `load`.
+    """
     method = open_method(spec.method)
     cost(spec.model, 0, 0)  # a broken price table must not be found after the last call
     strategy = strategy_of(spec, method)
     template = load_prompt(prompt_for(spec.model, spec.prompt))
-    collection, queries, qrels = load(spec)
+    collection, queries, qrels = load(spec, judged_only=judged_only)
     relevant = spec.relevant if spec.relevant is not None else collection.relevant
     parse_measures(spec.measures, relevant=relevant)
     options = BackendOptions(

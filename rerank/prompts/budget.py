@@ -80,6 +80,7 @@ class Budget:
             raise UsageError(
                 f"--max-passage-tokens {max_passage_tokens} with --min-passage-tokens {floor}",
                 expected="a maximum that is not below the minimum, nor below 1",
+                remedy="Lower --min-passage-tokens too",
             )
         if context_size is not None and not 0 < context_size <= tokens.context_size:
             raise UsageError(

@@ -57,18 +57,17 @@ class CallLog:
         if readonly and not path.is_file():
             raise MissingResourceError(f"There is no call log {str(path)!r}")
         with self._guard():
-            if readonly:
-                # Without a write-ahead log the file is whole, and SQLite is told not to put files of its own beside it.
-                left = path.with_name(f"{path.name}-wal")
-                whole = not left.exists() or not left.stat().st_size
-                how = "immutable=1" if whole else "mode=ro"
-                self._db = sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True)
-                self._db.execute("SELECT COUNT(*) FROM calls")
-                return
-            self._db = sqlite3.connect(path)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute(_SCHEMA)
-            self._db.commit()
+            self._db = sqlite3.connect(_uri(path, readonly=readonly), uri=True)
+            try:
+                if readonly:
+                    self._db.execute("SELECT COUNT(*) FROM calls")
+                else:
+                    self._db.execute("PRAGMA journal_mode=WAL")
+                    self._db.execute(_SCHEMA)
+                    self._db.commit()
+            except sqlite3.Error:
+                self._db.close()
+                raise
 
     def get(self, digests: Sequence[str]) -> dict[str, Reply]:
         """The replies that are there, by digest."""
@@ -140,6 +139,16 @@ class CallLog:
             ) from error
         except sqlite3.DatabaseError as error:
             raise DataError(f"{str(self.path)!r} is not a call log: {error}", expected="a SQLite file") from error
+
+
+def _uri(path: Path, *, readonly: bool) -> str:
+    """How SQLite is to open the file."""
+    if not readonly:
+        return path.resolve().as_uri()
+    # Without a write-ahead log the file is whole, and SQLite is told not to put files of its own beside it.
+    left = path.with_name(f"{path.name}-wal")
+    whole = not left.exists() or not left.stat().st_size
+    return f"{path.resolve().as_uri()}?{'immutable=1' if whole else 'mode=ro'}"
 
 
 def _question(digest: str, request: Request) -> tuple[str, str, str, str, str]:

@@ -131,7 +131,7 @@ class RunFolder:
             with self.calls() as calls:
                 committed = len(calls)
             raise UsageError(
-                f"{str(self.path)!r} holds this run, unfinished, with {committed} calls committed",
+                f"{str(self.path)!r} holds this run, unfinished: with {committed} calls committed, others open",
                 remedy="Pass --resume to go on, or --overwrite to start again",
             )
 

@@ -115,3 +115,9 @@ def test_wrong_arguments(cli: Cli, arguments: tuple[str, ...], code: int, messag
     done = cli(*arguments)
     assert (done.returncode, done.stdout) == (code, "")
     assert message in done.stderr
+
+
+def test_compare_takes_one_measure(cli: Cli) -> None:
+    done = cli("compare", "a.trec", "b.trec", "--qrels", "q.txt", "-m", "AP", "-m", "nDCG@10")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "2 measures: AP, nDCG@10" in done.stderr

@@ -110,7 +110,7 @@ def test_binary_and_truncated_files_are_data_errors(selector: str, tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["beir", "jsonl", "cranfield", "requests"])
 def test_a_path_that_is_not_there(name: str, tmp_path: Path) -> None:
-    with pytest.raises(MissingResourceError, match="There is no .*nowhere"):
+    with pytest.raises(MissingResourceError, match="There is nothing at .*nowhere"):
         open_collection(f"{name}:{tmp_path}/nowhere")
 
 

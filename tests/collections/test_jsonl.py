@@ -77,5 +77,5 @@ def test_documents_named_twice() -> None:
 
 
 def test_a_named_file_that_is_not_there() -> None:
-    with pytest.raises(MissingResourceError, match="There is no file nowhere.jsonl"):
+    with pytest.raises(MissingResourceError, match="There is nothing at nowhere.jsonl"):
         Jsonl(str(SAMPLE), queries="nowhere.jsonl")

@@ -123,7 +123,7 @@ def test_judgments_come_from_a_file_of_their_own(tmp_path: Path) -> None:
     collection = Requests(str(SAMPLE / "rank_llm.jsonl"), qrels=str(tmp_path / "qrels"), relevant=2)
     assert collection.qrels()["t1"] == {"p1": 3}
     assert collection.relevant == 2
-    with pytest.raises(MissingResourceError, match="There is no file nowhere"):
+    with pytest.raises(MissingResourceError, match="There is nothing at nowhere"):
         Requests(str(SAMPLE / "rank_llm.jsonl"), qrels="nowhere")
 
 

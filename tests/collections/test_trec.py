@@ -212,9 +212,9 @@ def test_what_is_not_there(tmp_path: Path) -> None:
         Trec(qrels=str(SAMPLE / "qrels.txt"))
     with pytest.raises(UsageError, match=r"fields=' \+ '"):
         Trec(topics=str(SAMPLE / "topics.txt"), fields=" + ")
-    with pytest.raises(MissingResourceError, match="There is no file nowhere"):
+    with pytest.raises(MissingResourceError, match="There is nothing at nowhere"):
         Trec(topics="nowhere")
-    with pytest.raises(MissingResourceError, match="There is no file or folder nowhere"):
+    with pytest.raises(MissingResourceError, match="There is nothing at nowhere"):
         Trec(docs="nowhere")
     with pytest.raises(MissingResourceError, match="has no files"):
         Trec(docs=str(tmp_path))

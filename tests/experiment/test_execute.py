@@ -13,9 +13,10 @@ from rerank.errors import DataError, PartialFailureError, UnknownNameError, Usag
 from rerank.experiment import check_failures, estimate, prepare, rescore, run, verify
 from rerank.experiment.execute import default_folder
 from rerank.experiment.prepare import shuffled
-from rerank.formats import read_run
+from rerank.formats import read_run, write_run
 from rerank.spec import Execution, RunSpec
 from rerank.store import RunFolder
+from rerank.types import Run
 
 Lists = Callable[..., RunSpec]
 
@@ -229,7 +230,9 @@ def test_what_is_wrong_is_found_before_the_first_call(lists: Lists, out: Executi
     with pytest.raises(UsageError):
         run(lists(**options), out)
     assert out.out is not None
-    assert not (out.out / "calls.sqlite").exists() or not len(RunFolder(out.out).calls())
+    if (out.out / "calls.sqlite").exists():
+        with RunFolder(out.out).calls() as log:
+            assert len(log) == 0
 
 
 def test_judged_queries_that_the_collection_lacks_score_0(lists: Lists, out: Execution, tmp_path: Path) -> None:
@@ -295,3 +298,20 @@ def test_options_may_stand_behind_the_method(lists: Lists, tmp_path: Path) -> No
     long = run(lists(method="sliding", window_size=4, stride=2), Execution(out=tmp_path / "b"))
     assert (short["calls"], short["hash"]) == (long["calls"], long["hash"])
     assert RunFolder.existing(tmp_path / "a").read_run("run.trec").name == "sliding-size-4-stride-2"
+
+
+def test_another_way_to_the_same_order_is_another_run(lists: Lists, out: Execution, tmp_path: Path) -> None:
+    """A shuffle and a first stage that gives the shuffled order must not share a folder: its files would disagree."""
+    run(lists(shuffle="inverse"), out)
+    assert out.out is not None
+    turned = RunFolder.existing(out.out).read_candidates()
+    write_run(Run((shuffled(turned, lists(shuffle="inverse"))).values(), name="r"), tmp_path / "r.trec")
+    with pytest.raises(UsageError, match="holds another run"):
+        run(lists(first_stage=f"run:{tmp_path / 'r.trec'}"), out)
+
+
+def test_a_changed_result_is_not_answered_from(lists: Lists, out: Execution) -> None:
+    path = Path(run(lists(), out)["folder"]) / "run.trec"
+    path.write_text(path.read_text().replace("d0-3 1 ", "d0-3 2 "))
+    with pytest.raises(DataError, match="not what the run left there"):
+        run(lists(), out)

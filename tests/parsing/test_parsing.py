@@ -132,6 +132,7 @@ def test_cleaning_keeps_what_stands_outside_thoughts() -> None:
         "1 and ",
     ],
 )
+@pytest.mark.slow  # a time, which a busy machine can spoil
 def test_time_is_linear(unit: str) -> None:
     """Sixteen times the text may take no more than a quadratic algorithm's quarter of the time."""
 

@@ -74,6 +74,7 @@ def test_what_is_rewritten_and_what_is_not(text: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize("unit", ["[", "[1", "[1]", "1", "[a"])
+@pytest.mark.slow  # a time, which a busy machine can spoil
 def test_time_is_linear(unit: str) -> None:
     def seconds(length: int) -> float:
         text = unit * (length // len(unit))

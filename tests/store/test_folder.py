@@ -34,7 +34,7 @@ def test_the_hash_depends_on_content_not_on_order() -> None:
 
 
 def test_an_unfinished_folder_wants_a_word(folder: RunFolder) -> None:
-    with pytest.raises(UsageError, match=r"unfinished, with 0 calls.*--resume"):
+    with pytest.raises(UsageError, match=r"unfinished: with 0 calls.*--resume"):
         begin(folder, document())
     begin(folder, document(), resume=True)
 

@@ -1,7 +1,6 @@
 """The driver: runs the plans of many rankings in lock-step, so that all their next windows are judged together.
 
-The only place where strategies and judges meet. It knows no model, file or progress bar; a judge that logs its calls
-and a strategy that never ends are both fine with it.
+The only place where strategies and judges meet. It knows no model, file or progress bar.
 """
 
 from __future__ import annotations

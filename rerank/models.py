@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from platformdirs import user_cache_path
 
@@ -180,7 +180,9 @@ def _checked(folder: Path) -> Path:
     )
 
 
-def open_backend(selector: str, options: BackendOptions | None = None, *, qrels: Qrels | None = None) -> Backend:
+def open_backend(
+    selector: str, options: BackendOptions | None = None, *, qrels: Qrels | None = None, kind: str = ""
+) -> Backend:
     """Open what ``--model`` names.
 
     Args:
@@ -188,6 +190,7 @@ def open_backend(selector: str, options: BackendOptions | None = None, *, qrels:
             ``fake:stutter,p=0.3``; or ``NAME:ARGUMENT`` of a backend that another package adds.
         options: How to load and run a model. Of these, the batch size also applies to fakes.
         qrels: What ``fake:perfect`` answers from.
+        kind: Backend that reads the model where the selector names none; transformers if empty.
 
     Raises:
         UsageError: A selector that cannot be opened.
@@ -196,19 +199,16 @@ def open_backend(selector: str, options: BackendOptions | None = None, *, qrels:
     options = options or BackendOptions()
     name, colon, argument = selector.partition(":")
     if not colon or name.replace("-", "_") not in BACKENDS.names():
-        return _load(selector, options)
-    if name == "hf":
-        return _load(argument, options)
+        name, argument = kind or "hf", selector
     if name == "replay":
         raise UsageError(f"{selector!r} cannot be chosen as a model", remedy="Use: rerank replay FOLDER")
+    found = BACKENDS.get(name)
+    if hasattr(found, "load"):  # reads weights
+        return cast(Backend, found.load(resolve(argument), options))
+    if hasattr(found, "connect"):  # asks a server, which knows its models by names of its own
+        return cast(Backend, found.connect(argument, options))
     backend: Backend = build(BACKENDS, selector)
     return _adjusted(backend, options, qrels) if Selector.parse(selector).name == "fake" else backend
-
-
-def _load(name: str, options: BackendOptions) -> Backend:
-    found = resolve(name)
-    backend: Backend = BACKENDS.get("hf").load(found, options)
-    return backend
 
 
 def _adjusted(fake: Any, options: BackendOptions, qrels: Qrels | None) -> Backend:

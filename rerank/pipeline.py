@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rerank.judges.base import FAILURES, STATUSES, Judge, Verdict
+from rerank.judges.base import FAILURES, STATUSES, Judge, SupportsCapacity, Verdict
+from rerank.strategies._splitting import Capacity, Fitting
 from rerank.strategies.base import Strategy
-from rerank.types import Order, Plan, Ranking, Window
+from rerank.types import Document, Order, Plan, Ranking, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +21,12 @@ class Outcome:
     Attributes:
         rankings: One per ranking that went in, same order; score 1/r at rank r.
         judged: Every window, first-stage scores filled in, with its verdict, in the order in which they were asked.
+        split: How many windows were too long for the context, and were ranked in parts and merged.
     """
 
     rankings: tuple[Ranking, ...]
     judged: tuple[tuple[Window, Verdict], ...]
+    split: int = 0
 
     def windows(self) -> dict[str, int]:
         """How many windows ended in each status; all statuses are there."""
@@ -38,17 +41,23 @@ class Outcome:
         return failed / len(self.judged) if self.judged else 0.0
 
 
-def drive(rankings: Iterable[Ranking], strategy: Strategy, judge: Judge) -> Outcome:
+def drive(rankings: Iterable[Ranking], strategy: Strategy, judge: Judge, *, top_k: int | None = None) -> Outcome:
     """Rerank every ranking. A list whose query is blank asks nothing and keeps its order: there is no question.
 
     Args:
         rankings: First-stage lists, of any length.
         strategy: Which windows to ask about.
-        judge: Who puts them in order. It gets the next windows of all rankings at once.
+        judge: Who puts them in order. It gets the next windows of all rankings at once. Windows of which it says that
+            they do not fit are ranked in parts and merged.
+        top_k: Keep only that many of the new order; the rest follows in its given order. None for all.
     """
     given = list(rankings)
-    plans = [strategy(ranking) if ranking.query.text.strip() else _as_given(ranking) for ranking in given]
+    fitting = Fitting()
     scores = [dict(zip(ranking.doc_ids, ranking.scores, strict=True)) for ranking in given]
+    plans = [
+        fitting(strategy(ranking), _capacity(judge, known)) if ranking.query.text.strip() else _as_given(ranking)
+        for ranking, known in zip(given, scores, strict=True)
+    ]
     finished: dict[int, Ranking] = {}
     asked = _advance(plans, dict.fromkeys(range(len(plans))), finished)
     judged: list[tuple[Window, Verdict]] = []
@@ -59,14 +68,28 @@ def drive(rankings: Iterable[Ranking], strategy: Strategy, judge: Judge) -> Outc
         orders = iter([verdict.order for verdict in verdicts])
         answers = {index: [next(orders) for _ in wanted] for index, wanted in asked.items()}
         asked = _advance(plans, answers, finished)
-    done = tuple(Ranking.from_order(finished[i].query, finished[i].docs) for i in range(len(plans)))
-    return Outcome(done, tuple(judged))
+    done = tuple(_best_first(ranking, finished[at].docs[:top_k]) for at, ranking in enumerate(given))
+    return Outcome(done, tuple(judged), fitting.split)
+
+
+def _best_first(given: Ranking, best: Sequence[Document]) -> Ranking:
+    """A ranking that begins with ``best``; the rest follows in its given order."""
+    ids = {doc.id for doc in best}
+    return Ranking.from_order(given.query, [*best, *(doc for doc in given.docs if doc.id not in ids)])
 
 
 def _as_given(ranking: Ranking) -> Plan:
     """A plan that asks nothing."""
     yield from ()
     return ranking
+
+
+def _capacity(judge: Judge, scores: Mapping[str, float]) -> Capacity:
+    """How many documents of a window the judge can take, its first-stage scores being known."""
+    if not isinstance(judge, SupportsCapacity):
+        return len
+    capacity = judge.capacity
+    return lambda window: capacity(_scored(window, scores))
 
 
 def _scored(window: Window, scores: Mapping[str, float]) -> Window:

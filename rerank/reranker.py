@@ -19,8 +19,7 @@ from typing import Any
 
 from rerank.backends.base import Backend
 from rerank.errors import DataError, UsageError, shorten
-from rerank.judges import FAILURES, Judge, judges
-from rerank.judges.generate import Limits
+from rerank.judges import FAILURES, Judge, Limits, judges, open_judge
 from rerank.methods import open_method
 from rerank.models import BackendOptions, open_backend, prompt_for
 from rerank.pipeline import Outcome, drive
@@ -115,17 +114,24 @@ class Reranker(Transformer):
             MissingResourceError: The model is not there.
             MissingPrerequisiteError: The extra that the model needs is not installed.
         """
-        backend = open_backend(model, options or BackendOptions())
-        return cls.from_backend(backend, method=method, prompt=prompt_for(model, prompt), limits=limits)
+        card = open_method(method)
+        backend = open_backend(model, options or BackendOptions(), kind=card.backend)
+        if prompt == "auto":
+            prompt = judges.get(card.judge).prompt or prompt_for(model)
+        return cls.from_backend(backend, method=method, prompt=prompt, limits=limits)
 
     @classmethod
     def from_backend(
-        cls, backend: Backend, *, method: str = "fullrank", prompt: str = "listwise", limits: Limits | None = None
+        cls, backend: Backend, *, method: str = "fullrank", prompt: str = "auto", limits: Limits | None = None
     ) -> Reranker:
-        """Use a backend that is there already, so that several methods share one loaded model."""
+        """Use a backend that is there already, so that several methods share one loaded model.
+
+        ``prompt="auto"`` takes the prompt that suits the method.
+        """
         card = open_method(method)
-        judge = judges.get(card.judge)(backend=backend, template=load_prompt(prompt), limits=limits or Limits())
-        return cls(strategy=open_strategy(card.selector), judge=judge, name=card.name.replace(":", "-"))
+        name = (judges.get(card.judge).prompt or "listwise") if prompt == "auto" else prompt
+        judge = open_judge(card.judge_selector, backend, load_prompt(name), limits)
+        return cls(strategy=open_strategy(card.strategy_selector), judge=judge, name=card.name.replace(":", "-"))
 
     def rank(self, query: str | Query, documents: Sequence[DocumentLike], *, top_k: int | None = None) -> Hits:
         """Put documents in order.
@@ -137,7 +143,7 @@ class Reranker(Transformer):
         Args:
             query: What is asked.
             documents: The candidates in their first-stage order, which matters to sliding windows.
-            top_k: How many to return, from 0; None for all. All are ranked whatever it is.
+            top_k: How many to return, from 0; None for all. Where the method can stop after so many, it does.
 
         Returns:
             The documents, best first.
@@ -152,7 +158,7 @@ class Reranker(Transformer):
         docs = _documents(documents)
         # positions for ids: given ones may repeat, or be equal to the position of another document
         placed = [replace(doc, id=str(position)) for position, doc in enumerate(docs)]
-        outcome = self._drive([Ranking.from_order(asked, placed)])
+        outcome = self._drive([Ranking.from_order(asked, placed)], top_k)
         (ranking,) = outcome.rankings
         hits = [
             Hit(corpus_id=int(doc.id), score=score, document=docs[int(doc.id)])
@@ -168,9 +174,12 @@ class Reranker(Transformer):
         """Rerank every list of a run, all queries in lock-step."""
         return Run(self._drive(run.values()).rankings, name=self.name)
 
-    def _drive(self, rankings: Iterable[Ranking]) -> Outcome:
+    def _drive(self, rankings: Iterable[Ranking], top_k: int | None = None) -> Outcome:
+        strategy = self.strategy
+        if top_k and getattr(strategy, "top_k", top_k) != top_k:
+            strategy = replace(strategy, top_k=top_k)  # type: ignore[type-var]
         with self._turn:
-            outcome = drive(rankings, self.strategy, self.judge)
+            outcome = drive(rankings, strategy, self.judge, top_k=top_k or None)
         failed = {status: n for status, n in outcome.windows().items() if n and status in FAILURES}
         if failed:
             counts = ", ".join(f"{n} {status}" for status, n in failed.items())

@@ -10,8 +10,8 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -58,8 +58,10 @@ class Selector:
         return cls(name, argument, options)
 
 
-def build(registry: Registry, text: str) -> Any:
+def build(registry: Registry, text: str, **given: Any) -> Any:
     """Look a selector up and make the thing: its argument comes first, its options are keyword arguments.
+
+    ``given`` are further keyword arguments, which a selector cannot name.
 
     Option values are converted to the annotated types, so ``k1=1.2`` is a float where the class says so.
 
@@ -69,25 +71,27 @@ def build(registry: Registry, text: str) -> Any:
     """
     selector = Selector.parse(text)
     made = registry.get(selector.name)
-    signature = inspect.signature(made, eval_str=True)
+    signature = inspect.signature(made)
+    hints = get_type_hints(made if is_dataclass(made) else getattr(made, "__init__", made), include_extras=True)
     keyword = {n: p for n, p in signature.parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    keyword = {name: parameter for name, parameter in keyword.items() if name not in given}
     options = {}
     for key, value in selector.options.items():
         if key not in keyword:
             raise UnknownNameError(f"option of {selector.name!r}:", key, keyword, if_none="It takes no options")
         try:
-            options[key] = TypeAdapter(keyword[key].annotation).validate_python(value)
+            options[key] = TypeAdapter(hints.get(key, str)).validate_python(value)
         except ValidationError as error:
             raise UsageError(
                 f"Option {key}={value!r} of {selector.name!r}: {error.errors()[0]['msg']}",
-                expected=_kind(keyword[key].annotation),
+                expected=_kind(hints.get(key, str)),
             ) from error
     arguments = (selector.argument,) if selector.argument else ()
     try:
-        signature.bind(*arguments, **options)
+        signature.bind(*arguments, **options, **given)
     except TypeError as error:
         raise UsageError(f"{text!r}: {error}", expected=usage(selector.name, made)) from error
-    return made(*arguments, **options)
+    return made(*arguments, **options, **given)
 
 
 def usage(name: str, made: Any) -> str:

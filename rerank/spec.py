@@ -62,13 +62,15 @@ class RunSpec(_Frozen):
     seed: int = 0
     """For the shuffle and for sampling."""
     method: str = "fullrank"
-    """Name of a method, or ``strategy:judge``; options may follow, as in ``sliding,size=10,stride=5``."""
+    """Name of a method, or ``strategy:judge``; options of either may follow, as in ``sliding,size=10,stride=5``."""
     window_size: int | None = None
     """Documents in a window, for strategies that have one."""
     stride: int | None = None
     """How far the window moves, for strategies that have one."""
     passes: int | None = None
     """How often the strategy is repeated, where it can be."""
+    top_k: int | None = Field(default=None, ge=1)
+    """Rank only the best so many; the rest follows in its given order."""
     model: str = "smollm2-135m"
     """A name of `rerank models`, a folder, a hub id, or ``fake:KIND``."""
     revision: str | None = None
@@ -79,6 +81,8 @@ class RunSpec(_Frozen):
     """Number type of the weights; auto takes bfloat16 where the processor is fast with it."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Off unless asked for."""
+    base_url: str | None = None
+    """Address of an OpenAI-compatible server, for ``--model openai:NAME``; else OPENAI_BASE_URL."""
     prompt: str = "auto"
     """Name of a shipped prompt or path of a YAML file; auto takes the one that suits the model, else listwise."""
     min_passage_tokens: int = Field(default=32, ge=1)
@@ -89,6 +93,8 @@ class RunSpec(_Frozen):
     """Use less than the model's context."""
     temperature: float = Field(default=0.0, ge=0.0)
     """0 is greedy."""
+    thinking_tokens: int = Field(default=0, ge=0)
+    """What a reasoning model may spend before it answers; 0 asks it not to think."""
     qrels: str | None = None
     """Judgments, where the collection brings none or others are wanted."""
     measures: tuple[str, ...] = ("nDCG@10",)
@@ -110,6 +116,12 @@ class Execution(_Frozen):
     """Throw an existing folder's calls away."""
     device: str = "auto"
     """Torch device."""
+    device_map: Literal["", "auto", "balanced", "sequential", "tp"] = ""
+    """Spread a model over devices: its layers (auto, balanced, sequential), or every matrix (tp, under torchrun)."""
+    concurrency: int | None = Field(default=None, ge=1)
+    """Requests to a server that are under way at a time."""
+    timeout: float | None = Field(default=None, gt=0)
+    """Seconds to wait for a server's answer."""
     batch_size: int | None = Field(default=None, ge=1)
     """Prompts a batch; the backend's own choice if left out."""
     max_total_tokens: int | None = Field(default=None, ge=1)

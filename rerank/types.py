@@ -284,6 +284,7 @@ class Window:
         query: The query.
         docs: The documents.
         scores: Their first-stage scores, one a document; empty if they are not known. Strategies leave them out.
+        best: How many of the best are wanted in order, from 1; the rest may follow as given. None for all.
 
     Raises:
         DataError: Some documents have a score and some have none.
@@ -292,6 +293,7 @@ class Window:
     query: Query
     docs: tuple[Document, ...]
     scores: tuple[float, ...] = ()
+    best: int | None = None
 
     def __post_init__(self) -> None:
         """Check that the scores are complete."""
@@ -304,6 +306,11 @@ class Window:
     def __len__(self) -> int:
         """How many documents there are."""
         return len(self.docs)
+
+    @property
+    def wanted(self) -> int:
+        """How many documents are wanted in order."""
+        return len(self.docs) if self.best is None else max(0, min(self.best, len(self.docs)))
 
 
 #: What a strategy is: it yields windows, is sent one order for each, and returns the final ranking.

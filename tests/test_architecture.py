@@ -36,7 +36,7 @@ ARROWS = {
     "evaluation": GROUND,
     "backends": GROUND | {"prompts"},
     "judges": GROUND | {"prompts", "parsing", "backends"},
-    "methods": GROUND | {"strategies", "judges"},
+    "methods": GROUND | {"strategies", "judges", "backends"},
     "pipeline": GROUND | {"strategies", "judges"},
     "models": GROUND | {"backends", "prompts", "_pull"},
     "_pull": GROUND | {"backends", "models"},

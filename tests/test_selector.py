@@ -48,11 +48,11 @@ def test_build_says_what_is_wrong() -> None:
         build(STRATEGIES, "sliding:argument")
 
 
-def test_a_thing_without_options_says_so() -> None:
+def test_an_unknown_option_says_which_there_are() -> None:
     with pytest.raises(UnknownNameError) as caught:
         build(STRATEGIES, "full,size=3")
-    assert str(caught.value) == "Unknown option of 'full': 'size'. It takes no options"
+    assert str(caught.value) == "Unknown option of 'full': 'size'. expected one of: top_k"
 
 
 def test_usage_shows_every_option() -> None:
-    assert usage("sliding", Sliding) == "sliding,size=...,stride=...,passes=..."
+    assert usage("sliding", Sliding) == "sliding,size=...,stride=...,passes=...,top_k=..."

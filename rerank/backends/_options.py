@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from rerank.errors import UsageError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+DEVICE_MAPS = ("", "auto", "balanced", "sequential", "tp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,9 +22,14 @@ class BackendOptions:
         batch_size: Requests decoded together; None leaves it to the backend.
         context_size: Tokens of prompt and reply together; None takes it from the model.
         trust_remote_code: Run the Python code that comes with a model. Off unless asked for.
+        device_map: How to place a model that one device does not hold: ``auto``, ``balanced``, ``sequential`` (its
+            layers over all devices) or ``tp`` (every matrix over the processes of torchrun); empty for one device.
+        base_url: Where a server is; empty takes it from the environment.
+        concurrency: Requests to a server under way at a time; None leaves it to the backend.
+        timeout: Seconds to wait for a server's answer; None leaves it to the backend.
 
     Raises:
-        UsageError: A size below 1 or an unknown dtype.
+        UsageError: A size below 1 or an unknown dtype or device map.
     """
 
     revision: str = ""
@@ -33,11 +39,20 @@ class BackendOptions:
     batch_size: int | None = None
     context_size: int | None = None
     trust_remote_code: bool = False
+    device_map: str = ""
+    base_url: str = ""
+    concurrency: int | None = None
+    timeout: float | None = None
 
     def __post_init__(self) -> None:
         """Check what can be checked without a model."""
         if self.dtype not in DTYPES:
             raise UsageError(f"Dtype {self.dtype!r}", expected=f"one of: {', '.join(DTYPES)}")
-        for name, value in (("Batch size", self.batch_size), ("Context size", self.context_size)):
+        if self.device_map not in DEVICE_MAPS:
+            raise UsageError(f"Device map {self.device_map!r}", expected=f"one of: {', '.join(DEVICE_MAPS[1:])}")
+        sizes = {"Batch size": self.batch_size, "Context size": self.context_size, "Concurrency": self.concurrency}
+        for name, value in sizes.items():
             if value is not None and value < 1:
                 raise UsageError(f"{name} {value}", expected="at least 1")
+        if self.timeout is not None and self.timeout <= 0:
+            raise UsageError(f"Timeout {self.timeout}", expected="more than 0 seconds")

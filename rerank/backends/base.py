@@ -1,4 +1,4 @@
-"""What a backend is: something that answers prompts. Extra powers are extra protocols, asked for with isinstance.
+"""What a backend is: something that answers requests. Kinds of request are in `rerank.backends._tasks`.
 
 This module knows neither strategies nor parsing: a reply is text, whatever the text says.
 """
@@ -9,12 +9,27 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
+from rerank.backends._tasks import Attend, Permute, Relate, Task, Weigh, Write, tasks_of
 from rerank.prompts.base import Message, Prompt, TokenCounter
 from rerank.types import Query, Window
 
-__all__ = ["Backend", "Message", "Prompt", "Reply", "Request", "Sampling"]
+__all__ = [
+    "Attend",
+    "Backend",
+    "Message",
+    "Permute",
+    "Prompt",
+    "Relate",
+    "Reply",
+    "Request",
+    "Sampling",
+    "Task",
+    "Weigh",
+    "Write",
+    "tasks_of",
+]
 
 #: Why a reply ended. ``error``: no reply came; ``refused``: the provider's filter stopped it.
 Finish = Literal["stop", "length", "refused", "error"]
@@ -30,6 +45,8 @@ class Sampling:
         temperature: 0 is greedy.
         top_p: Nucleus; without effect when greedy.
         seed: For sampling; without effect when greedy.
+        thinking: Tokens that a reasoning model may think for before it answers, on top of ``max_tokens``; 0 asks it
+            not to think.
     """
 
     max_tokens: int
@@ -37,6 +54,7 @@ class Sampling:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    thinking: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,19 +65,26 @@ class Request:
         prompt: The chat.
         sampling: How to decode.
         window: What is being asked about. Models never see it; the call log and the fake backend do.
+        task: What is wanted: text, or something else that `rerank.backends._tasks` lists.
     """
 
     prompt: Prompt
     sampling: Sampling
     window: Window = field(default_factory=lambda: Window(Query(id=""), ()))
+    task: Task = Write()  # noqa: RUF009 - frozen and empty
 
     def digest(self, identity: Mapping[str, str]) -> str:
-        """Hex SHA-256 of what was asked: the backend's identity, the chat, the sampling, and the window it is about.
+        """Hex SHA-256 of what was asked: the backend's identity, chat, sampling, task, and the window it is about.
 
         The window counts although models never see it: two queries may have the same words.
         """
         about = [self.window.query.id, [doc.id for doc in self.window.docs]]
-        content = [dict(identity), [[m.role, m.content] for m in self.prompt], asdict(self.sampling), about]
+        sampling = asdict(self.sampling)
+        if not self.sampling.thinking:
+            del sampling["thinking"]  # requests that were committed before there was such a thing stay what they were
+        content: list[Any] = [dict(identity), [[m.role, m.content] for m in self.prompt], sampling, about]
+        if not isinstance(self.task, Write):
+            content.append({"task": type(self.task).__name__, **asdict(self.task)})
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
@@ -69,17 +94,23 @@ class Reply:
 
     Attributes:
         text: The answer, with the beginning that the prompt gave it; empty if there is none.
+        scores: The numbers, where the task asks for numbers.
+        thoughts: What a reasoning model wrote before its answer; no part of ``text``.
         tokens_in: Tokens of the prompt.
         tokens_out: Tokens generated.
         seconds: Wall time of this call; a batch's time is shared evenly among its calls.
+        steps: Forward passes after the prompt's own, where the backend can tell.
         finish: Why it ended.
         error: What went wrong, for ``finish == "error"``; it never reaches a parser.
     """
 
-    text: str
+    text: str = ""
+    scores: tuple[float, ...] = ()
+    thoughts: str = ""
     tokens_in: int = 0
     tokens_out: int = 0
     seconds: float = 0.0
+    steps: int = 0
     finish: Finish = "stop"
     error: str = ""
 

@@ -13,12 +13,12 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import InstanceOf
 
 from rerank.backends._words import WordTokens
-from rerank.backends.base import Reply, Request
+from rerank.backends.base import Attend, Permute, Relate, Reply, Request, Weigh, Write
 from rerank.errors import StorageError, UnknownNameError, UsageError
 from rerank.types import Order, Qrels, Window
 
@@ -52,6 +52,8 @@ class Fake:
         UnknownNameError: No such kind.
         UsageError: A number out of its range.
     """
+
+    answers: ClassVar[frozenset[type[Any]]] = frozenset({Write, Permute, Weigh, Attend, Relate})
 
     kind: str
     _: KW_ONLY
@@ -122,21 +124,49 @@ class Fake:
         chance = random.Random(f"{self.seed} {digest}")
         if self.kind == "fail" and chance.random() < self.rate:
             reply = Reply(text="", tokens_in=tokens_in, finish="error", error="fake:fail does not answer this request")
+        elif not isinstance(request.task, Write | Permute):
+            reply = Reply(scores=self._scores(request, chance), tokens_in=tokens_in)
         else:
-            text = self._text(request.window, chance)
+            text = self._text(request, chance)
             (tokens_out,) = self.tokens.lengths([text])
             seconds = time.perf_counter() - started
             reply = Reply(text=text, tokens_in=tokens_in, tokens_out=tokens_out, seconds=seconds)
         self._note(digest)
         return reply
 
-    def _text(self, window: Window, chance: random.Random) -> str:
-        if self.kind == "reversed":
-            return _chain(tuple(reversed(range(len(window)))))
+    def _text(self, request: Request, chance: random.Random) -> str:
+        window = request.window
+        if isinstance(request.task, Permute):  # what can be said is prescribed, so no kind of fake can say it badly
+            order = self._order(window, chance)[: request.task.count]
+            return request.task.separator.join(request.task.items[at] for at in order)
         if self.kind == "stutter":
             return _stutter(len(window), self.p, chance)
-        chain = _chain(self._perfect(window))
+        chain = _chain(self._order(window, chance)[: window.wanted])
         return _talk(chain, len(window)) if self.kind == "talk" else chain
+
+    def _order(self, window: Window, chance: random.Random) -> Order:
+        if self.kind == "reversed":
+            return tuple(reversed(range(len(window))))
+        if self.kind == "stutter":
+            return tuple(chance.sample(range(len(window)), len(window)))
+        return self._perfect(window)
+
+    def _scores(self, request: Request, chance: random.Random) -> tuple[float, ...]:
+        """One number for every answer that there could be: documents fall by place, a single one counts by grade."""
+        window, task = request.window, request.task
+        count = len(task.continuations) if isinstance(task, Weigh) else len(window)
+        if len(window) == 1:  # yes or no; likely or not
+            grade = float(self._grade(window, chance))
+            return (grade, *[0.0] * (count - 1))
+        place = {at: rank for rank, at in enumerate(self._order(window, chance))}
+        return tuple(-float(place.get(at, count)) for at in range(count))
+
+    def _grade(self, window: Window, chance: random.Random) -> float:
+        if self.kind == "stutter":
+            return chance.random()
+        sign = -1 if self.kind == "reversed" else 1
+        grades = self.qrels.get(window.query.id, {}) if self.qrels is not None else {}
+        return sign * grades.get(window.docs[0].id, 0)
 
     def _perfect(self, window: Window) -> Order:
         if self.qrels is None:

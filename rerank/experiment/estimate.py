@@ -8,29 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-from rerank.backends.base import Request
-from rerank.errors import UsageError
 from rerank.experiment.prepare import Prepared, shuffled
-from rerank.judges.base import Verdict
+from rerank.judges.base import Asking, SupportsCapacity, Verdict
 from rerank.pipeline import drive
 from rerank.prices import cost
 from rerank.prompts.base import TokenCounter
 from rerank.types import Window
 
 
-@runtime_checkable
-class SupportsRequest(Protocol):
-    """A judge that can say what it would ask."""
-
-    def request(self, window: Window) -> Request:
-        """The call for one window."""
-
-
 @dataclass(kw_only=True)
 class _Counting:
-    judge: SupportsRequest
+    judge: Asking
     counter: TokenCounter
     calls: int = 0
     tokens_in: int = 0
@@ -38,11 +28,14 @@ class _Counting:
 
     def order(self, windows: Sequence[Window]) -> list[Verdict]:
         for window in windows:
-            request = self.judge.request(window)
-            self.calls += 1
-            self.tokens_in += self.counter.count(request.prompt)
-            self.tokens_out += request.sampling.max_tokens
+            for request in self.judge.requests(window):
+                self.calls += 1
+                self.tokens_in += self.counter.count(request.prompt)
+                self.tokens_out += request.sampling.max_tokens + request.sampling.thinking
         return [Verdict(order=tuple(range(len(window))), status="ok") for window in windows]
+
+    def capacity(self, window: Window) -> int:
+        return self.judge.capacity(window) if isinstance(self.judge, SupportsCapacity) else len(window)
 
 
 def estimate(prepared: Prepared) -> dict[str, Any]:
@@ -50,14 +43,8 @@ def estimate(prepared: Prepared) -> dict[str, Any]:
 
     Returns:
         ``queries``, ``calls``, ``tokens_in``, ``tokens_out`` (the most), ``cost`` in US dollars or None if unknown.
-
-    Raises:
-        UsageError: The method's judge cannot say what it would ask.
     """
-    judge = prepared.judge(prepared.backend)
-    if not isinstance(judge, SupportsRequest):
-        raise UsageError(f"--dry-run with --method {prepared.method.name}", expected="a method that sends prompts")
-    counting = _Counting(judge=judge, counter=prepared.backend.tokens)
+    counting = _Counting(judge=prepared.judge(prepared.backend), counter=prepared.backend.tokens)
     drive(shuffled(prepared.first_stage, prepared.spec).values(), prepared.strategy, counting)
     return {
         "queries": len(prepared.first_stage),

@@ -128,7 +128,8 @@ def _drive(prepared: Prepared, execution: Execution, folder: RunFolder, on_reply
             on_reply=on_reply,
         )
         candidates = shuffled(prepared.first_stage, prepared.spec)
-        outcome = drive(candidates.values(), prepared.strategy, prepared.judge(backend))
+        judge = prepared.judge(backend)
+        outcome = drive(candidates.values(), prepared.strategy, judge, top_k=prepared.spec.top_k)
         return outcome, backend.usage
 
 

@@ -15,8 +15,7 @@ from rerank.backends.base import Backend
 from rerank.collections import Collection, judgments, open_collection
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.evaluation import parse_measures
-from rerank.judges import Judge, judges
-from rerank.judges.generate import Limits
+from rerank.judges import Asking, Limits, judges, open_judge, options_of
 from rerank.methods import Method, open_method
 from rerank.models import BackendOptions, open_backend, prompt_for
 from rerank.prices import cost
@@ -54,17 +53,21 @@ class Prepared:
     template: PromptTemplate
     backend: Backend
 
-    def judge(self, backend: Backend) -> Judge:
-        """The method's judge, asking ``backend``."""
+    def judge(self, backend: Backend) -> Asking:
+        """The method's judge, asking ``backend``.
+
+        Raises:
+            UsageError: The backend cannot answer what the judge asks.
+        """
         limits = Limits(
             min_passage_tokens=self.spec.min_passage_tokens,
             max_passage_tokens=self.spec.max_passage_tokens,
             context_size=self.spec.context_size,
             temperature=self.spec.temperature,
             seed=_seed(self.spec),
+            thinking_tokens=self.spec.thinking_tokens,
         )
-        made: Judge = judges.get(self.method.judge)(backend=backend, template=self.template, limits=limits)
-        return made
+        return open_judge(self.method.judge_selector, backend, self.template, limits)
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the result, for the hash."""
@@ -73,10 +76,11 @@ class Prepared:
             "prompt": self.template.digest,
             "model": dict(self.backend.identity),
             **settings(self.spec),
+            **self.judge(self.backend).identity,
         }
 
     def windows(self) -> int:
-        """How many windows the strategy will ask about, at most."""
+        """How many windows the strategy will ask about, at most, if all fit the context."""
         return sum(self.strategy.calls(len(ranking)) for ranking in self.first_stage.values())
 
 
@@ -85,14 +89,23 @@ def settings(spec: RunSpec) -> dict[str, Any]:
     method = open_method(spec.method)
     return {
         "strategy": repr(strategy_of(spec, method)),
-        "judge": method.judge,
+        "judge": _described(method),
         "shuffle": f"random {spec.seed}" if spec.shuffle == "random" else spec.shuffle,
         "min_passage_tokens": spec.min_passage_tokens,
         "max_passage_tokens": spec.max_passage_tokens,
         "context_size": spec.context_size,
         "temperature": spec.temperature,
         "seed": _seed(spec),
+        **({"top_k": spec.top_k} if spec.top_k is not None else {}),
+        **({"thinking_tokens": spec.thinking_tokens} if spec.thinking_tokens else {}),
     }
+
+
+def _described(method: Method) -> str:
+    """A judge with all its options, those that were not given too; what a file holds is in `Asking.identity`."""
+    given = Selector.parse(method.judge_selector).options
+    known = {f.name: f.default for f in fields(judges.get(method.judge)) if f.name in options_of(method.judge)}
+    return f"{method.judge}({', '.join(f'{key}={given.get(key, default)}' for key, default in known.items())})"
 
 
 def _seed(spec: RunSpec) -> int:
@@ -186,12 +199,14 @@ def strategy_of(spec: RunSpec, method: Method) -> Strategy:
     Raises:
         UsageError: An option that this strategy has not, or a strategy of another package that is no dataclass.
     """
-    given = {"size": spec.window_size, "stride": spec.stride, "passes": spec.passes}
+    given = {"size": spec.window_size, "stride": spec.stride, "passes": spec.passes, "top_k": spec.top_k}
     given = {name: value for name, value in given.items() if value is not None}
     made = strategies.get(method.strategy)
     if not is_dataclass(made):  # its fields are its options, and its repr is part of a run's identity
         raise UsageError(f"The strategy {method.strategy!r} is no dataclass", expected="a frozen dataclass")
     known = {field.name for field in fields(made)}
+    if "top_k" not in known:
+        given.pop("top_k", None)  # the driver cuts what comes out
     flags = {"size": "--window-size", "stride": "--stride", "passes": "--passes"}
     for name in given:
         if name not in known:
@@ -200,22 +215,31 @@ def strategy_of(spec: RunSpec, method: Method) -> Strategy:
                 expected=f"no such option: the strategy {method.strategy!r} has none of that kind",
                 remedy="Leave it out, or use --method sliding",
             )
-    options = "".join(f",{name}={value}" for name, value in given.items())
-    return open_strategy(method.selector + options)
+    options = ",".join(f"{name}={value}" for name, value in given.items())
+    return open_strategy(method.with_options(options).strategy_selector)
 
 
-def prepare(spec: RunSpec, execution: Execution, *, judged_only: bool = True) -> Prepared:
+def prompt_of(spec: RunSpec, method: Method) -> str:
+    """The prompt that is meant: the one named, else the one that suits the judge, else the one that suits the model."""
+    own: str = judges.get(method.judge).prompt
+    return own if own and spec.prompt == "auto" else prompt_for(spec.model, spec.prompt)
+
+
+def prepare(
+    spec: RunSpec, execution: Execution, *, judged_only: bool = True, backend: Backend | None = None
+) -> Prepared:
     """Open everything a run needs and check all that can be checked; asks the model nothing.
 
     Args:
         spec: What is asked for.
         execution: How.
         judged_only: See `load`.
+        backend: One that is loaded already, for several runs with one model; it must be what ``spec`` names.
     """
     method = open_method(spec.method)
     cost(spec.model, 0, 0)  # a broken price table must not be found after the last call
     strategy = strategy_of(spec, method)
-    template = load_prompt(prompt_for(spec.model, spec.prompt))
+    template = load_prompt(prompt_of(spec, method))
     collection, queries, qrels = load(spec, judged_only=judged_only)
     relevant = spec.relevant if spec.relevant is not None else collection.relevant
     parse_measures(spec.measures, relevant=relevant)
@@ -227,15 +251,22 @@ def prepare(spec: RunSpec, execution: Execution, *, judged_only: bool = True) ->
         batch_size=execution.batch_size,
         context_size=spec.context_size,
         trust_remote_code=spec.trust_remote_code,
+        device_map=execution.device_map,
+        base_url=spec.base_url or "",
+        concurrency=execution.concurrency,
+        timeout=execution.timeout,
     )
+    first_stage = retrieve(spec, collection, queries)
+    backend = backend or open_backend(spec.model, options, qrels=qrels or None, kind=method.backend)
+    open_judge(method.judge_selector, backend, template)  # a pair that cannot work is refused before a folder is made
     return Prepared(
         spec=spec,
         collection=collection,
-        first_stage=retrieve(spec, collection, queries),
+        first_stage=first_stage,
         qrels=qrels,
         relevant=relevant,
         method=method,
         strategy=strategy,
         template=template,
-        backend=open_backend(spec.model, options, qrels=qrels or None),
+        backend=backend,
     )

@@ -14,8 +14,7 @@ from rerank.experiment.execute import run_name
 from rerank.experiment.prepare import settings, shuffled, strategy_of
 from rerank.experiment.summary import score, summarise
 from rerank.formats import write_run
-from rerank.judges import judges
-from rerank.judges.generate import Limits
+from rerank.judges import Limits, judges, open_judge
 from rerank.methods import open_method
 from rerank.pipeline import Outcome, drive
 from rerank.prompts import load_prompt
@@ -36,9 +35,10 @@ def replay(folder: RunFolder) -> tuple[Run, Outcome, Usage]:
         backend = Replay(log.calls())
     # Replies are found by window, so what the prompt would say does not matter, and texts are not needed.
     limits = Limits(temperature=spec.temperature, seed=settings(spec)["seed"])
-    judge = judges.get(method.judge)(backend=backend, template=load_prompt("listwise"), limits=limits)
+    template = load_prompt(judges.get(method.judge).prompt or "listwise")
+    judge = open_judge(method.judge_selector, backend, template, limits)
     candidates = shuffled(folder.read_candidates(), spec)
-    outcome = drive(candidates.values(), strategy_of(spec, method), judge)
+    outcome = drive(candidates.values(), strategy_of(spec, method), judge, top_k=spec.top_k)
     usage = Usage()
     for reply in backend.used.values():
         usage.add(reply, reused=False)

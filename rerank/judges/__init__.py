@@ -1,10 +1,44 @@
-"""Ways of putting one window in order: one a file, found by name."""
+"""Ways of putting one window in order: one a file, opened by name."""
 
 from __future__ import annotations
 
-from rerank.judges.base import FAILURES, STATUSES, Judge, Status, Verdict
-from rerank.registry import Registry
+from dataclasses import fields
+from typing import cast
 
-__all__ = ["FAILURES", "STATUSES", "Judge", "Status", "Verdict", "judges"]
+from rerank.backends.base import Backend
+from rerank.judges.base import FAILURES, STATUSES, Asking, Judge, Limits, Status, Verdict
+from rerank.prompts.template import PromptTemplate
+from rerank.registry import Registry
+from rerank.selector import build
+
+__all__ = [
+    "FAILURES",
+    "STATUSES",
+    "Asking",
+    "Judge",
+    "Limits",
+    "Status",
+    "Verdict",
+    "judges",
+    "open_judge",
+    "options_of",
+]
 
 judges = Registry("judges", "judge")
+_GIVEN = ("backend", "template", "limits")
+
+
+def options_of(name: str) -> tuple[str, ...]:
+    """The options of a judge: its fields, less those that every judge is given."""
+    return tuple(f.name for f in fields(judges.get(name)) if f.init and f.name not in _GIVEN)
+
+
+def open_judge(selector: str, backend: Backend, template: PromptTemplate, limits: Limits | None = None) -> Asking:
+    """Make a judge from its selector, e.g. ``"generate"`` or ``"pick,by=likelihood"``.
+
+    Raises:
+        UnknownNameError: No such judge or option.
+        UsageError: A value that does not fit, or a backend that cannot answer what this judge asks.
+    """
+    given = dict(zip(_GIVEN, (backend, template, limits or Limits()), strict=True))
+    return cast(Asking, build(judges, selector, **given))

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
+from rerank.backends.base import Backend, Reply, Request, tasks_of
+from rerank.errors import ContextOverflowError, UsageError
+from rerank.prompts.budget import Budget
+from rerank.prompts.template import PromptTemplate
 from rerank.types import Order, Window
 
 #: How a window went. In words: a permutation as asked; complete after dropping repeats and foreign identifiers or
@@ -37,3 +42,162 @@ class Judge(Protocol):
 
     def order(self, windows: Sequence[Window]) -> list[Verdict]:
         """Judge all windows, in the order given; a window that fails is a verdict, not an exception."""
+
+
+@runtime_checkable
+class SupportsCapacity(Protocol):
+    """A judge that sees a whole window at once, and so cannot take any."""
+
+    def capacity(self, window: Window) -> int:
+        """How many of the window's documents fit, counted from its head."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Token budget and decoding of a judge.
+
+    Attributes:
+        min_passage_tokens: Passages are never cut below that many tokens.
+        max_passage_tokens: Nor left longer than that, even where there is room; None for no limit.
+        context_size: Use less than the model's context; None for all of it.
+        temperature: 0 is greedy.
+        seed: For sampling.
+        thinking_tokens: What a reasoning model may spend before it answers; 0 asks it not to think.
+    """
+
+    min_passage_tokens: int = 32
+    max_passage_tokens: int | None = None
+    context_size: int | None = None
+    temperature: float = 0.0
+    seed: int = 0
+    thinking_tokens: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """The part that all judges of this package share: questions about windows, sent together, and their answers read.
+
+    A judge says which tasks it needs, makes the requests of one window, and reads their replies. Its further fields
+    are its options, as in ``--method pick,by=likelihood``.
+
+    Attributes:
+        backend: Who answers.
+        template: How the question is put.
+        limits: Token budget and decoding.
+
+    Raises:
+        UsageError: The backend does none of the tasks, or the limits contradict each other or the model.
+    """
+
+    #: Kinds of task that will do, the best first.
+    needs: ClassVar[tuple[type[Any], ...]]
+    #: The shipped prompt that suits it; empty if any listwise prompt does.
+    prompt: ClassVar[str] = ""
+
+    backend: Backend
+    template: PromptTemplate
+    limits: Limits = field(default_factory=Limits)
+    budget: Budget = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check that the backend can answer; make the budget, which remembers how long documents are."""
+        if not tasks_of(self.backend) & set(self.needs):
+            raise UsageError(
+                f"The judge {type(self).__name__.lower()!r} with model {self.backend.identity.get('model', '')!r}: its "
+                f"backend, {type(self.backend).__name__.lower()!r}, cannot be asked to "
+                f"{' or '.join(task.__name__.lower() for task in self.needs)}",
+                expected="a backend that can; `rerank methods` lists them",
+                remedy="Name the model with --model hf:NAME to run it through transformers, or take another method",
+            )
+        budget = Budget(
+            self.backend.tokens,
+            floor=self.limits.min_passage_tokens,
+            max_passage_tokens=self.limits.max_passage_tokens,
+            context_size=self.limits.context_size,
+        )
+        object.__setattr__(self, "budget", budget)
+
+    @classmethod
+    def calls(cls, n: int) -> int:
+        """How many requests a window of ``n`` documents takes."""
+        return 1
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """What decides its orders beyond its options and its prompt, such as the content of a file that they name."""
+        return {}
+
+    @abstractmethod
+    def requests(self, window: Window) -> list[Request]:
+        """The calls for one window, passages cut so that they fit.
+
+        Raises:
+            ContextOverflowError: It does not fit the context even with its passages at the floor.
+        """
+
+    @abstractmethod
+    def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
+        """What the replies to a window's requests say."""
+
+    def order(self, windows: Sequence[Window]) -> list[Verdict]:
+        """Judge all windows with one call to the backend.
+
+        Raises:
+            ContextOverflowError: A window does not fit the context even with its passages at the floor.
+            BackendError: Nothing can be answered.
+        """
+        asked = [self.requests(window) for window in windows]
+        replies = iter(self.backend.generate([request for requests in asked for request in requests]))
+        return [
+            self.verdict(window, [next(replies) for _ in requests])
+            for window, requests in zip(windows, asked, strict=True)
+        ]
+
+    def does(self, task: type[Any]) -> bool:
+        """Whether the backend does a task."""
+        return task in tasks_of(self.backend)
+
+
+class Whole(Asking):
+    """A judge whose one request shows the whole window, so that only so many documents fit."""
+
+    def capacity(self, window: Window) -> int:
+        """How many of the window's documents fit, counted from its head; 0 if not even two do."""
+        if self._fits(window):
+            return len(window)
+        fits, fails = 1, len(window)
+        while fails - fits > 1:
+            middle = (fits + fails) // 2
+            part = Window(window.query, window.docs[:middle], window.scores[:middle], window.best)
+            fits, fails = (middle, fails) if self._fits(part) else (fits, middle)
+        return fits if fits > 1 else 0
+
+    def _fits(self, window: Window) -> bool:
+        try:
+            self.requests(window)
+        except ContextOverflowError:
+            return False
+        return True
+
+
+def by_score(scores: Sequence[float], count: int) -> Verdict:
+    """The order of falling scores, ties as given; a failure where one is missing or no number.
+
+    >>> by_score((0.1, 0.7, 0.1), 3).order
+    (1, 0, 2)
+    """
+    given = tuple(range(count))
+    if len(scores) != count:
+        return Verdict(order=given, status="error", detail=f"{len(scores)} scores for {count} documents")
+    if any(score != score for score in scores):
+        return Verdict(order=given, status="empty", detail="the model gave a score that is no number")
+    return Verdict(order=tuple(sorted(given, key=lambda at: -scores[at])), status="ok")
+
+
+def failed(replies: Sequence[Reply], count: int) -> Verdict | None:
+    """The verdict on a window one of whose replies never came; None if all did."""
+    for reply in replies:
+        if reply.finish in ("error", "refused"):
+            detail = reply.error or "the provider refused to answer"
+            return Verdict(order=tuple(range(count)), status=reply.finish, detail=detail)
+    return None

@@ -1,101 +1,79 @@
-"""The generating judge: prompt -> backend -> parser. Knows neither strategies nor files."""
+"""The generating judge: prompt -> written order -> parser. Knows neither strategies nor files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
 
-from rerank.backends.base import Backend, Reply, Request, Sampling
-from rerank.judges.base import Verdict
+from rerank.backends.base import Permute, Reply, Request, Sampling, Write
+from rerank.judges.base import Limits, Verdict, Whole
 from rerank.parsing import parse
-from rerank.prompts.budget import Budget
-from rerank.prompts.template import PromptTemplate
+from rerank.prompts.identifiers import Alphabet, identifiers
 from rerank.types import Window
+
+__all__ = ["SPARE_TOKENS", "Generate", "Limits", "verdict"]
 
 #: Tokens granted beyond the bare list of identifiers, for a model that ends its reply with a line break or a word.
 SPARE_TOKENS = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Options of the judge.
-
-    Attributes:
-        min_passage_tokens: Passages are never cut below that many tokens.
-        max_passage_tokens: Nor left longer than that, even where there is room; None for no limit.
-        context_size: Use less than the model's context; None for all of it.
-        temperature: 0 is greedy.
-        seed: For sampling.
-    """
-
-    min_passage_tokens: int = 32
-    max_passage_tokens: int | None = None
-    context_size: int | None = None
-    temperature: float = 0.0
-    seed: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generate:
+@dataclass(frozen=True, kw_only=True)
+class Generate(Whole):
     """Ask a model to write the order of a window.
 
     Attributes:
-        backend: Who answers.
-        template: How the question is put.
-        limits: Token budget and decoding.
+        constrain: Let the model write nothing but identifiers that it has not written yet, where its backend can do
+            that; then no reply can be malformed. Otherwise replies are read as they come.
+        identifiers: ``numbers``, as in the published models' training, or ``letters``, of one token each.
     """
 
-    backend: Backend
-    template: PromptTemplate
-    limits: Limits = field(default_factory=Limits)
-    backends: ClassVar[tuple[str, ...]] = ("fake", "hf")
-    _budget: Budget = field(init=False, repr=False)
-    _reply_tokens: dict[int, int] = field(default_factory=dict, init=False, repr=False)
+    needs = (Permute, Write)
 
-    def __post_init__(self) -> None:
-        """Make the budget, which remembers how long documents are.
+    constrain: bool = True
+    identifiers: Alphabet = "numbers"
+    _reply_tokens: dict[tuple[str, ...], int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-        Raises:
-            UsageError: The limits contradict each other or the model.
-        """
-        budget = Budget(
-            self.backend.tokens,
-            floor=self.limits.min_passage_tokens,
-            max_passage_tokens=self.limits.max_passage_tokens,
-            context_size=self.limits.context_size,
+    def requests(self, window: Window) -> list[Request]:
+        """One call, its passages cut so that prompt and reply fit."""
+        labels = identifiers(self.identifiers, len(window), self.backend.tokens)
+        thinking = self.limits.thinking_tokens
+        reply_tokens = self.reply_tokens(labels, window.wanted)
+        fitted = self.budget.fit(self.template, window, reply_tokens=reply_tokens + thinking, labels=labels)
+        sampling = Sampling(
+            max_tokens=reply_tokens, temperature=self.limits.temperature, seed=self.limits.seed, thinking=thinking
         )
-        object.__setattr__(self, "_budget", budget)
+        items = tuple(f"[{label}]" for label in labels)
+        constrained = self.constrain and self.does(Permute)
+        task = Permute(items=items, count=window.wanted) if constrained and window.wanted else Write()
+        return [Request(prompt=fitted.prompt, sampling=sampling, window=window, task=task)]
 
-    def order(self, windows: Sequence[Window]) -> list[Verdict]:
-        """Judge all windows with one call to the backend.
+    def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
+        """What the reply says."""
+        labels = identifiers(self.identifiers, len(window), self.backend.tokens)
+        return verdict(replies[0], len(window), wanted=window.wanted, labels=labels)
 
-        Raises:
-            ContextOverflowError: A window does not fit the context even with its passages at the floor.
-            BackendError: Nothing can be answered.
-        """
-        replies = self.backend.generate([self.request(window) for window in windows])
-        return [verdict(reply, len(window)) for window, reply in zip(windows, replies, strict=True)]
-
-    def request(self, window: Window) -> Request:
-        """The call for one window, its passages cut so that prompt and reply fit."""
-        reply_tokens = self.reply_tokens(len(window))
-        fitted = self._budget.fit(self.template, window, reply_tokens=reply_tokens)
-        sampling = Sampling(max_tokens=reply_tokens, temperature=self.limits.temperature, seed=self.limits.seed)
-        return Request(prompt=fitted.prompt, sampling=sampling, window=window)
-
-    def reply_tokens(self, count: int) -> int:
-        """Tokens that a complete order of ``count`` passages takes, and a few to spare."""
-        if count not in self._reply_tokens:
-            chain = " > ".join(f"[{number}]" for number in range(1, count + 1))
-            self._reply_tokens[count] = self.backend.tokens.lengths([chain])[0] + SPARE_TOKENS
-        return self._reply_tokens[count]
+    def reply_tokens(self, labels: Sequence[str], wanted: int) -> int:
+        """Tokens that ``wanted`` identifiers take, the longest ones, and a few to spare."""
+        key = (*labels, str(wanted))
+        if key not in self._reply_tokens:
+            chain = " > ".join(f"[{label}]" for label in labels[len(labels) - wanted :])
+            self._reply_tokens[key] = self.backend.tokens.lengths([chain])[0] + SPARE_TOKENS
+        return self._reply_tokens[key]
 
 
-def verdict(reply: Reply, count: int) -> Verdict:
-    """What a reply says about a window of ``count`` documents; a reply that never came is not parsed."""
+def verdict(reply: Reply, count: int, *, wanted: int | None = None, labels: Sequence[str] | None = None) -> Verdict:
+    """What a written reply says about a window of ``count`` documents; a reply that never came is not parsed.
+
+    Args:
+        reply: What came back.
+        count: Documents in the window.
+        wanted: How many of them were asked for; a reply that names so many is not partial. None for all.
+        labels: Their identifiers, if they are not 1, 2, ...
+    """
     if reply.finish == "error":
         return Verdict(order=tuple(range(count)), status="error", detail=reply.error)
-    parsed = parse(reply.text, count)
+    parsed = parse(reply.text, count, labels)
     status = "refused" if reply.finish == "refused" and not parsed.order else parsed.status
+    if status == "partial" and wanted is not None and len(parsed.order) >= wanted:
+        status = "repaired" if parsed.detail else "ok"
     return Verdict(order=parsed.permutation, status=status, detail=parsed.detail)

@@ -12,6 +12,7 @@ from typing import Literal
 
 from rerank.errors import UsageError
 from rerank.parsing.clean import answer, plain
+from rerank.parsing.labels import numbered
 from rerank.parsing.reading import MENTIONED, Reading
 from rerank.parsing.readings import read
 from rerank.parsing.refusal import declines
@@ -67,12 +68,13 @@ class Parsed:
         }
 
 
-def parse(text: str, count: int) -> Parsed:
+def parse(text: str, count: int, labels: Sequence[str] | None = None) -> Parsed:
     """Read the order out of a reply.
 
     Args:
         text: The reply, whatever it is.
         count: How many passages were asked about.
+        labels: What they were called, if not 1, 2, ...
 
     Raises:
         UsageError: ``count`` is negative.
@@ -83,6 +85,8 @@ def parse(text: str, count: int) -> Parsed:
     if count < 0:
         raise UsageError(f"{count} passages", expected="0 or more")
     said = answer(text)
+    if labels is not None and not all(label.isdigit() for label in labels):
+        said = numbered(said, labels)
     reading, cut = read(plain(said), count)
     if reading is not None and reading.strength == MENTIONED and "[" not in said and declines(said):
         reading = None  # "I cannot rank passages 1 to 3" names a passage, but ranks none
@@ -126,7 +130,7 @@ def _notes(
 ) -> list[str]:
     """What was repaired; missing identifiers show in `Parsed.missing`."""
     notes = []
-    if reading and reading.form != "brackets":
+    if reading and reading.form != "brackets" and not asked:
         notes.append(f"read from {reading.form}")
     elif reading and not (asked or repeated or foreign or cut):
         notes.append("passed over the text around the ranking")

@@ -28,12 +28,14 @@ class Fitted:
     Attributes:
         prompt: The chat.
         tokens: How many tokens it has, counted as a whole.
+        passages: The passages as they are shown.
         cut: How many passages were cut.
         cap: The length that they were cut to, in tokens; None if none was.
     """
 
     prompt: Prompt
     tokens: int
+    passages: tuple[str, ...] = ()
     cut: int = 0
     cap: int | None = None
 
@@ -93,7 +95,9 @@ class Budget:
         self._max = max_passage_tokens
         self._context = context_size or tokens.context_size
 
-    def fit(self, template: PromptTemplate, window: Window, *, reply_tokens: int) -> Fitted:
+    def fit(
+        self, template: PromptTemplate, window: Window, *, reply_tokens: int, labels: Sequence[str] | None = None
+    ) -> Fitted:
         """Render a window's prompt with its passages cut as little as the context allows.
 
         All passages longer than one common cap are cut to it, and it is the largest that fits (up to what merging
@@ -103,6 +107,7 @@ class Budget:
             template: How the question is put.
             window: What is asked about.
             reply_tokens: Tokens to keep free for the reply.
+            labels: The passages' identifiers, if they are not 1, 2, ...
 
         Raises:
             ContextOverflowError: It does not fit with every passage at the floor.
@@ -112,8 +117,8 @@ class Budget:
         query = one_line(window.query.text)
         texts = [passage_text(doc, escape=template.escape_brackets) for doc in window.docs]
         scores = window.scores or None
-        attempt = _Attempt(template, query, scores, texts, self._tokens.lengths(texts), self._tokens)
-        alone = self._tokens.count(template.render(query, [""] * len(texts), scores=scores))
+        attempt = _Attempt(template, query, scores, labels, texts, self._tokens.lengths(texts), self._tokens)
+        alone = self._tokens.count(template.render(query, [""] * len(texts), scores=scores, labels=labels))
         fitted = self._search(attempt, alone=alone, available=available)
         if fitted.tokens > available:
             raise self._overflow(len(texts), needed=fitted.tokens, alone=alone, available=available)
@@ -157,6 +162,7 @@ class _Attempt:
     template: PromptTemplate
     query: str
     scores: Sequence[float] | None
+    labels: Sequence[str] | None
     texts: Sequence[str]
     lengths: Sequence[int]
     tokens: Remembered
@@ -169,6 +175,7 @@ class _Attempt:
         """The prompt at that cap, counted."""
         pairs = zip(self.texts, self.lengths, strict=True)
         shown = [text if length <= cap else self.tokens.cut(text, cap) for text, length in pairs]
-        prompt = self.template.render(self.query, shown, scores=self.scores)
+        prompt = self.template.render(self.query, shown, scores=self.scores, labels=self.labels)
         cut = sum(length > cap for length in self.lengths)
-        return Fitted(prompt=prompt, tokens=self.tokens.count(prompt), cut=cut, cap=cap if cut else None)
+        tokens = self.tokens.count(prompt)
+        return Fitted(prompt=prompt, tokens=tokens, passages=tuple(shown), cut=cut, cap=cap if cut else None)

@@ -92,7 +92,7 @@ def _mapping(text: str, name: str) -> dict[Any, Any]:
 def _method(table: dict[Any, Any], name: str) -> Method:
     method = table.get("method", "listwise")
     if method not in METHODS:
-        raise _wrong(name, "method", method, f"a listwise method: {', '.join(METHODS)}")
+        raise _wrong(name, "method", method, f"one of: {', '.join(METHODS)}")
     return cast(Method, method)
 
 

@@ -13,7 +13,7 @@ from rerank.prompts.base import Message, Prompt
 from rerank.prompts.passages import escape_brackets
 from rerank.prompts.sections import Section, Syntax, compile_section
 
-Method = Literal["listwise", "singleturn_listwise", "multiturn_listwise"]
+Method = Literal["listwise", "singleturn_listwise", "multiturn_listwise", "pointwise"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 _EVERYWHERE = ("query", "num")
@@ -64,8 +64,9 @@ class PromptTemplate:
 
     Attributes:
         name: For messages.
-        method: ``listwise`` ends the prefix and every body with a line break where they have none; the other two are
-            rank_llm's and join the sections as they are written.
+        method: ``listwise`` ends the prefix and every body with a line break where they have none; the next two are
+            rank_llm's and join the sections as they are written. ``pointwise`` shows one passage, so it needs no
+            identifier, nor a query where the model is to write it.
         system: System turn; none if empty.
         prefix: What stands before the passages.
         prefix_assistant: The assistant's answer to the prefix.
@@ -98,12 +99,14 @@ class PromptTemplate:
     def __post_init__(self) -> None:
         """Compile all sections and check that they make a chat about passages and a query."""
         names = {key: self._names(key) for key in PLACEHOLDERS}
-        if not {"rank", "candidate"} <= names["body"] and "passages" not in names["prefix"] | names["suffix"]:
+        needed = {"candidate"} if self.method == "pointwise" else {"rank", "candidate"}
+        if not needed <= names["body"] and "passages" not in names["prefix"] | names["suffix"]:
             raise DataError(
                 f"The body of prompt {self.name!r} shows no passage",
-                expected="placeholders for 'rank' and 'candidate' in it",
+                expected=f"placeholders for {' and '.join(map(repr, sorted(needed, reverse=True)))} in it",
             )
-        if not any("query" in names[key] for key in ("system", "prefix", "body", "suffix")):
+        asks = any("query" in names[key] for key in ("system", "prefix", "body", "suffix"))
+        if not asks and self.method != "pointwise":
             raise DataError(f"Prompt {self.name!r} never shows the query", expected="a placeholder for 'query'")
         if self.examples and "score" in names["body"]:
             raise DataError(
@@ -117,23 +120,33 @@ class PromptTemplate:
         content = {key: value for key, value in asdict(self).items() if key != "name"}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    def render(self, query: str, passages: Sequence[str], *, scores: Sequence[float] | None = None) -> Prompt:
+    def render(
+        self,
+        query: str,
+        passages: Sequence[str],
+        *,
+        scores: Sequence[float] | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> Prompt:
         """Make the chat.
 
         Args:
             query: The query's text.
-            passages: The passages' texts, in the order of their identifiers 1, 2, ...
+            passages: The passages' texts, in the order of their identifiers.
             scores: Their first-stage scores, for prompts that show them.
+            labels: Their identifiers, without brackets; 1, 2, ... if None.
 
         Raises:
             DataError: The prompt shows scores and none are given, or a Jinja section fails.
         """
+        names = list(labels) if labels is not None else [str(at) for at in range(1, len(passages) + 1)]
         shared = self._shared(query, passages)
         turns = [Message("system", self._section("system").fill(shared))] if self.system else []
         for example in self.examples:
-            turns += self._question(self._shared(example.query, example.passages))
-            turns.append(Message("assistant", " > ".join(f"[{number}]" for number in example.order)))
-        turns += self._question(shared, scores)
+            named = [*names, *map(str, range(len(names) + 1, len(example.passages) + 1))]
+            turns += self._question(self._shared(example.query, example.passages), named)
+            turns.append(Message("assistant", " > ".join(f"[{named[number - 1]}]" for number in example.order)))
+        turns += self._question(shared, names, scores)
         return (*turns, Message("assistant", self.reply_prefix)) if self.reply_prefix else tuple(turns)
 
     def _shared(self, query: str, passages: Sequence[str]) -> dict[str, Any]:
@@ -144,9 +157,12 @@ class PromptTemplate:
         shared["psg_ids"] = f"[{', '.join(f'PASSAGE{rank}' for rank in range(1, len(passages) + 1))}]"
         return shared
 
-    def _question(self, shared: Mapping[str, Any], scores: Sequence[float] | None = None) -> list[Message]:
+    def _question(
+        self, shared: Mapping[str, Any], names: Sequence[str], scores: Sequence[float] | None = None
+    ) -> list[Message]:
         """The turns of one question, the last one the user's."""
-        rows = [{**shared, "rank": rank, "candidate": text} for rank, text in enumerate(shared["passages"], start=1)]
+        pairs = zip(names, shared["passages"], strict=False)
+        rows = [{**shared, "rank": name, "candidate": text} for name, text in pairs]
         if "score" in self._section("body").names:
             for row, score in zip(rows, self._scores(scores, len(rows)), strict=True):
                 row["score"] = f"{score:.3f}"
@@ -165,7 +181,7 @@ class PromptTemplate:
         return [*turns, Message("user", "".join(parts) + self._section("suffix").fill(shared))]
 
     def _line(self, text: str) -> str:
-        return f"{text}\n" if self.method == "listwise" and text and not text.endswith("\n") else text
+        return f"{text}\n" if self.method in ("listwise", "pointwise") and text and not text.endswith("\n") else text
 
     def _scores(self, scores: Sequence[float] | None, count: int) -> Sequence[float]:
         if scores is None or len(scores) != count:

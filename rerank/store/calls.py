@@ -22,10 +22,10 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS calls (
     digest TEXT PRIMARY KEY, query_id TEXT NOT NULL, doc_ids TEXT NOT NULL, prompt TEXT NOT NULL,
     sampling TEXT NOT NULL, text TEXT NOT NULL, tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL,
-    seconds REAL NOT NULL, finish TEXT NOT NULL, model TEXT NOT NULL, created TEXT NOT NULL)
+    seconds REAL NOT NULL, finish TEXT NOT NULL, model TEXT NOT NULL, created TEXT NOT NULL, more TEXT)
 """
-_INSERT = f"INSERT INTO calls VALUES ({','.join('?' * 12)}) ON CONFLICT (digest) DO NOTHING"
-_REPLY = "text, tokens_in, tokens_out, seconds, finish"
+_INSERT = f"INSERT INTO calls VALUES ({','.join('?' * 13)}) ON CONFLICT (digest) DO NOTHING"
+_REPLY = "text, tokens_in, tokens_out, seconds, finish, more"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +54,7 @@ class CallLog:
     def __init__(self, path: Path, *, readonly: bool = False) -> None:
         """Open or make the file."""
         self.path = path
+        self._columns = _REPLY
         if readonly and not path.is_file():
             raise MissingResourceError(f"There is no call log {str(path)!r}")
         with self._guard():
@@ -61,9 +62,11 @@ class CallLog:
             try:
                 if readonly:
                     self._db.execute("SELECT COUNT(*) FROM calls")
+                    self._columns = _REPLY if self._is_wide() else _REPLY.replace("more", "NULL")
                 else:
                     self._db.execute("PRAGMA journal_mode=WAL")
                     self._db.execute(_SCHEMA)
+                    self._widen()
                     self._db.commit()
             except sqlite3.Error:
                 self._db.close()
@@ -74,7 +77,7 @@ class CallLog:
         found: dict[str, Reply] = {}
         with self._guard():
             for digest in digests:
-                row = self._db.execute(f"SELECT {_REPLY} FROM calls WHERE digest = ?", (digest,)).fetchone()
+                row = self._db.execute(f"SELECT {self._columns} FROM calls WHERE digest = ?", (digest,)).fetchone()
                 if row:
                     found[digest] = _reply(row)
         return found
@@ -82,7 +85,9 @@ class CallLog:
     def put(self, rows: Sequence[tuple[str, Request, Reply]], model: str) -> None:
         """Commit replies in one transaction, all or none."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        values = [(*_question(digest, request), *_answer(reply), model, now) for digest, request, reply in rows]
+        values = [
+            (*_question(digest, request), *_answer(reply), model, now, _more(reply)) for digest, request, reply in rows
+        ]
         with self._guard(), self._db:
             self._db.executemany(_INSERT, values)
 
@@ -90,7 +95,7 @@ class CallLog:
         """Every call, in the order of commitment."""
         with self._guard():
             rows = self._db.execute(
-                f"SELECT query_id, doc_ids, sampling, {_REPLY} FROM calls ORDER BY rowid"
+                f"SELECT query_id, doc_ids, sampling, {self._columns} FROM calls ORDER BY rowid"
             ).fetchall()
         for query_id, doc_ids, sampling, *reply in rows:
             seed = json.loads(sampling)["seed"]
@@ -127,6 +132,14 @@ class CallLog:
         """Close."""
         self.close()
 
+    def _is_wide(self) -> bool:
+        return any(row[1] == "more" for row in self._db.execute("PRAGMA table_info(calls)"))
+
+    def _widen(self) -> None:
+        """Give a log of version 0.1 the column that it lacks."""
+        if not self._is_wide():
+            self._db.execute("ALTER TABLE calls ADD COLUMN more TEXT")
+
     @contextmanager
     def _guard(self) -> Iterator[None]:
         try:
@@ -162,9 +175,18 @@ def _answer(reply: Reply) -> tuple[str, int, int, float, str]:
     return reply.text, reply.tokens_in, reply.tokens_out, reply.seconds, reply.finish
 
 
+def _more(reply: Reply) -> str | None:
+    """What only some replies have, as JSON."""
+    more = {"scores": list(reply.scores), "thoughts": reply.thoughts, "steps": reply.steps}
+    present = {key: value for key, value in more.items() if value}
+    return json.dumps(present, ensure_ascii=False) if present else None
+
+
 def _reply(row: Sequence[Any]) -> Reply:
-    text, tokens_in, tokens_out, seconds, finish = row
-    return Reply(text=text, tokens_in=tokens_in, tokens_out=tokens_out, seconds=seconds, finish=finish)
+    text, tokens_in, tokens_out, seconds, finish, more = row
+    extra = json.loads(more) if more else {}
+    extra["scores"] = tuple(extra.get("scores", ()))
+    return Reply(text=text, tokens_in=tokens_in, tokens_out=tokens_out, seconds=seconds, finish=finish, **extra)
 
 
 def shared_cache() -> CallLog:

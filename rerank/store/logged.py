@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from rerank.backends.base import Backend, Reply, Request
+from rerank.backends.base import Backend, Reply, Request, tasks_of
 from rerank.prompts.base import TokenCounter
 from rerank.store.calls import CallLog
 
@@ -24,6 +25,7 @@ class Usage:
         tokens_in: Prompt tokens of all of them.
         tokens_out: Generated tokens of all of them.
         seconds: Model time of all of them, as measured when they were made.
+        steps: Forward passes after the prompts' own, where the backend could tell.
     """
 
     calls: int = 0
@@ -31,6 +33,7 @@ class Usage:
     tokens_in: int = 0
     tokens_out: int = 0
     seconds: float = 0.0
+    steps: int = 0
 
     def add(self, reply: Reply, *, reused: bool) -> None:
         """Count one reply."""
@@ -39,6 +42,7 @@ class Usage:
         self.tokens_in += reply.tokens_in
         self.tokens_out += reply.tokens_out
         self.seconds += reply.seconds
+        self.steps += reply.steps
 
 
 @dataclass(kw_only=True)
@@ -72,6 +76,11 @@ class Logged:
     def identity(self) -> Mapping[str, str]:
         """That of the backend behind."""
         return self.backend.identity
+
+    @property
+    def answers(self) -> frozenset[type[Any]]:
+        """The tasks of the backend behind."""
+        return tasks_of(self.backend)
 
     @property
     def tokens(self) -> TokenCounter:
@@ -142,7 +151,8 @@ class Logged:
         total = self.usage.tokens_in + self.usage.tokens_out
         wanted: dict[str, Request] = {}
         for digest, request in fresh.items():
-            total += self.tokens.count(request.prompt) + request.sampling.max_tokens
+            sampling = request.sampling
+            total += self.tokens.count(request.prompt) + sampling.max_tokens + sampling.thinking
             self._capped = self._capped or total > self.max_total_tokens
             if self._capped:
                 break

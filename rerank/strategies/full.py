@@ -11,13 +11,19 @@ from rerank.types import Plan, Ranking, Window
 class Full:
     """Ask once about all documents.
 
-    Calls for n documents: 1 if n > 1, else 0.
+    Calls for n documents: 1 if n > 1, else 0. A list that is too long for the model's context takes more: it is ranked
+    in parts which are merged (`rerank.strategies._splitting`), and the run's summary counts it.
+
+    Attributes:
+        top_k: How many of the best are wanted; None for the whole order.
     """
+
+    top_k: int | None = None
 
     def __call__(self, ranking: Ranking) -> Plan:
         """Yield the whole list as one window."""
         if len(ranking) > 1:
-            (order,) = yield [Window(ranking.query, ranking.docs)]
+            (order,) = yield [Window(ranking.query, ranking.docs, best=self.top_k)]
             ranking = ranking.reorder(0, order)
         return ranking
 

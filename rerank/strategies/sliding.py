@@ -57,6 +57,8 @@ class Sliding:
         size: Documents in a window.
         stride: How far the window moves.
         passes: How often the whole walk is repeated on its own output.
+        top_k: How many of the best are wanted; None for the whole order. Each window then has to find its own best
+            so many, and hands on no more than ``size - stride`` of them in any case.
 
     Raises:
         UsageError: ``size < 2``, ``passes < 1`` or not ``0 < stride <= size``.
@@ -65,6 +67,7 @@ class Sliding:
     size: int = 20
     stride: int = 10
     passes: int = 1
+    top_k: int | None = None
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -76,7 +79,7 @@ class Sliding:
         """Yield one window at a time; each sees what the one before it left."""
         for _ in range(self.passes):
             for start, end in spans(len(ranking), self.size, self.stride):
-                (order,) = yield [Window(ranking.query, ranking.docs[start:end])]
+                (order,) = yield [Window(ranking.query, ranking.docs[start:end], best=self.top_k)]
                 ranking = ranking.reorder(start, order)
         return ranking
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rerank.errors import BackendError, MissingResourceError, UnknownNameError, UsageError
-from rerank.experiment import estimate, prepare, rescore, run, verify
+from rerank.experiment import prepare, rescore, run, verify
 from rerank.experiment.demo import DEPTH, METHODS, demo_specs
 from rerank.experiment.execute import environment
 from rerank.experiment.prepare import digest
@@ -97,13 +97,6 @@ def test_identity_ignores_how_and_minds_what(lists: Lists) -> None:
     assert prepare(lists(temperature=0.5, seed=1), Execution()).identity() != warm
     for change in ({"temperature": 0.5}, {"prompt": "listwise_multiturn"}, {"method": "sliding"}):
         assert prepare(lists(**change), Execution()).identity() != base, change
-
-
-def test_estimate_needs_a_judge_that_sends_prompts(lists: Lists, monkeypatch: pytest.MonkeyPatch) -> None:
-    prepared = prepare(lists(), Execution())
-    monkeypatch.setattr(type(prepared), "judge", lambda self, backend: object())
-    with pytest.raises(UsageError, match="--dry-run with --method fullrank"):
-        estimate(prepared)
 
 
 def test_queries_that_are_asked_for_must_be_there(lists: Lists) -> None:

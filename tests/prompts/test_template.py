@@ -223,7 +223,7 @@ WRONG: list[tuple[str, type[RerankError], str]] = [
     ("prefix_assistant: ok\nsuffix: '{query}'\n" + BODY, DataError, "'prefix_assistant' without 'prefix'"),
     ("prefix: '{query}'\nbody_assistant: ok\nsuffix: a\n" + BODY, DataError, "turns that alternate"),
     ("prefix: '{query}'\nprefix_assistant: ok\nbody_assistant: ok\n" + BODY, DataError, "without 'suffix'"),
-    ("prefix: '{query}'\nmethod: pointwise\n" + BODY, DataError, "is 'pointwise'. expected a listwise method"),
+    ("prefix: '{query}'\nmethod: pairwise\n" + BODY, DataError, "is 'pairwise'. expected one of: listwise"),
     ("prefix: '{query}'\ntemplate: mako\n" + BODY, DataError, "'braces' or 'jinja'"),
     ("prefix: 3\n" + BODY, DataError, "'prefix' of prompt 'x' is 3. expected text"),
     ("prefix: '{query}'\nescape_brackets: 'no'\n" + BODY, DataError, "true or false"),

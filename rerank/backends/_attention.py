@@ -30,19 +30,26 @@ _PLAIN_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 #: Queries handled at a time in bfloat16; their scores stay in the processor's cache.
 _BLOCK = 128
 
+#: Up to that many queries on top of a cache are a step of decoding.
+_FEW = 16
+
 
 def is_plain(model: Any) -> bool:
     """Whether this module computes what ``model`` means by attention, and is faster at it."""
     config = model.config
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    slides = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
     return (
         model.device.type == "cpu"
         and config.model_type in _PLAIN_TYPES
         and config._attn_implementation == "sdpa"
-        and kinds == {"full_attention"}
-        and not slides
+        and sees_everything(config)
     )
+
+
+def sees_everything(config: Any) -> bool:
+    """Whether all layers are known to attend to all tokens before them, so that gaps of padding do no harm."""
+    kinds = getattr(config, "layer_types", None)
+    slides = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
+    return set(kinds) == {"full_attention"} if kinds else config.model_type in _PLAIN_TYPES and not slides
 
 
 def register() -> None:
@@ -54,11 +61,12 @@ def register() -> None:
 def padding(**asked: Any) -> torch.Tensor | None:
     """Stand-in for transformers' mask: the (batch, keys) padding mask, or None where nothing is padded.
 
-    Where more than "all before me" is asked for, it is transformers' own mask of four dimensions.
+    Where more than "all before me" is asked for, and for several queries on top of a cache, it is transformers' own
+    mask of four dimensions.
     """
     several_on_top = asked["q_length"] > 1 and asked["q_length"] != asked["kv_length"]
     if asked["mask_function"] is not causal_mask_function or asked.get("local_size") or several_on_top:
-        full: torch.Tensor | None = sdpa_mask(**asked)
+        full: torch.Tensor | None = sdpa_mask(**asked | {"allow_is_causal_skip": False})
         return full
     mask: torch.Tensor | None = asked["attention_mask"]
     return None if mask is None or bool(mask.all()) else mask[:, : asked["kv_length"]]
@@ -87,14 +95,15 @@ def attend(
     Returns:
         (batch, queries, heads, head size), and None for the weights.
     """
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    few = query.shape[2] <= _FEW and query.shape[2] != key.shape[2]
+    if few and (attention_mask is None or attention_mask.ndim == 2 or attention_mask.shape[1] == 1):
+        return _few(query, key, value, attention_mask, scale).transpose(1, 2), None
     if attention_mask is not None and attention_mask.ndim == 4:
         result: tuple[torch.Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **more
         )
         return result
-    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    if query.shape[2] == 1:
-        return _one_step(query, key, value, attention_mask, scale).transpose(1, 2), None
     causal = _in_blocks if query.dtype == torch.bfloat16 and "amx_bf16" not in cpu_flags() else _by_kernel
     if attention_mask is None:
         return causal(query, key, value, scale).transpose(1, 2), None
@@ -105,14 +114,20 @@ def attend(
     return out.transpose(1, 2), None
 
 
-def _one_step(
+def _few(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float
 ) -> torch.Tensor:
-    """One query a row: the heads that share keys stand as queries of one head, so keys are read once."""
-    batch, heads, _, size = query.shape
-    packed = query.view(batch, key.shape[1], heads // key.shape[1], size)
-    allowed = None if mask is None else mask[:, None, None, :]
-    return scaled_dot_product_attention(packed, key, value, attn_mask=allowed, scale=scale).view(batch, heads, 1, size)
+    """A few queries on top of a cache: heads that share keys stand as queries of one head, so keys are read once.
+
+    The mask is that of the keys, (batch, keys), for one query a row, or (batch, 1, queries, keys).
+    """
+    batch, heads, length, size = query.shape
+    groups = key.shape[1]
+    packed = query.reshape(batch, groups, heads // groups * length, size)
+    if mask is not None:
+        mask = mask[:, None, None, :] if mask.ndim == 2 else mask.repeat(1, 1, heads // groups, 1)
+    out = scaled_dot_product_attention(packed, key, value, attn_mask=mask, scale=scale)
+    return out.view(batch, heads, length, size)
 
 
 def _by_kernel(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:

@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+from rerank.errors import UsageError
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
@@ -60,6 +62,31 @@ class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         return self._room
 
 
-def roomy_cache(layers: int, capacity: int) -> Cache:
-    """A cache for a model of ``layers`` layers that all attend to everything."""
-    return Cache(layers=[RoomyLayer(capacity) for _ in range(layers)])
+def roomy_cache(config: Any, capacity: int) -> Cache:
+    """An empty cache for a model, its layers that attend to everything with room for ``capacity`` tokens."""
+    cache = DynamicCache(config=config)
+    cache.layers = [RoomyLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def snapshot(cache: Cache) -> list[dict[str, Any]]:
+    """What `restore` needs to go back here; nothing is copied, as layers never write over what they have read.
+
+    Raises:
+        UsageError: A layer keeps a running state instead of keys and values.
+    """
+    for layer in cache.layers:
+        if type(layer) not in (RoomyLayer, DynamicLayer, DynamicSlidingWindowLayer):
+            raise UsageError(
+                f"This model has layers with a running state ({type(layer).__name__})",
+                expected="a decoder all of whose layers are attention",
+                remedy="Take another model, or another method",
+            )
+    return [dict(vars(layer)) for layer in cache.layers]
+
+
+def restore(cache: Cache, kept: list[dict[str, Any]]) -> None:
+    """Forget what was read since."""
+    for layer, state in zip(cache.layers, kept, strict=True):
+        vars(layer).clear()
+        vars(layer).update(state)

@@ -21,7 +21,7 @@ class Chat:
 
     A template that refuses the system role (Gemma's, early Mistral's) gets the system text at the head of the first
     user turn. A tokenizer without a template gets the turns joined by blank lines, as base models expect text.
-    Templates with a thinking mode are told to leave it off: a reply is an order, and thoughts would use up its tokens.
+    Templates with a thinking mode are told to leave it off, unless asked: thoughts use up a reply's tokens.
     A special token spelled out in a passage is broken up by a space, so that no passage can end a turn.
 
     Args:
@@ -37,19 +37,23 @@ class Chat:
         self._special = re.compile("|".join(re.escape(token) for token in special if len(token) > 1) or r"(?!)")
         self._takes_system = self.has_template and self._accepts_system()
 
-    def render(self, prompt: Prompt) -> str:
+    def render(self, prompt: Prompt, *, thinking: bool = False) -> str:
         """The text that stands for ``prompt``, ending where the model is to answer.
+
+        Args:
+            prompt: The chat.
+            thinking: Whether the model is to think first.
 
         Raises:
             BackendError: The template refuses the chat.
         """
         begun = opening(prompt)
         asked = prompt[:-1] if begun else prompt
-        safe = tuple(Message(m.role, self._special.sub(_broken, m.content)) for m in asked)
+        safe = tuple(Message(m.role, self.safe(m.content)) for m in asked)
         if not self.has_template:
             return "\n\n".join(m.content for m in safe) + "\n\n" + begun
         try:
-            return self._apply(safe if self._takes_system else merge_system(safe)) + begun
+            return self._apply(safe if self._takes_system else merge_system(safe), thinking=thinking) + begun
         except TemplateError as error:
             raise BackendError(
                 f"The model's chat template refuses a chat of the roles {[m.role for m in prompt]}: {error}",
@@ -57,16 +61,20 @@ class Chat:
                 remedy="Change the prompt, or use another model",
             ) from error
 
+    def safe(self, text: str) -> str:
+        """A text as it is shown: special tokens that are spelled out in it are broken up."""
+        return self._special.sub(_broken, text)
+
     def _accepts_system(self) -> bool:
         try:
             return "a" in self._apply(_PROBE)
         except TemplateError:
             return False
 
-    def _apply(self, prompt: Prompt) -> str:
+    def _apply(self, prompt: Prompt, *, thinking: bool = False) -> str:
         turns = [{"role": m.role, "content": m.content} for m in prompt]
         text = self._tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            turns, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
         )
         return str(text)
 

@@ -5,21 +5,33 @@ Imports torch at its top, so it is imported only when a model is there. Knows to
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
-from transformers.generation.logits_process import TopPLogitsWarper
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    StopStringCriteria,
+)
 
-from rerank.backends import _attention
+from rerank.backends._borrowing import Borrowed
 from rerank.backends._cache import roomy_cache
+from rerank.backends._forward import cache_name
+from rerank.backends._sampling import draw
 from rerank.backends.base import Sampling
 
 
 def decode(
-    model: Any, prompts: Sequence[Sequence[int]], samplings: Sequence[Sampling], seeds: Sequence[int]
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    samplings: Sequence[Sampling],
+    seeds: Sequence[int],
+    *,
+    until: tuple[str, Any] | None = None,
 ) -> list[list[int]]:
     """Continue each prompt, end-of-sequence token included where one came.
 
@@ -28,6 +40,7 @@ def decode(
         prompts: Token ids, one list a row; padded here, on the left.
         samplings: How to decode each row.
         seeds: Where each row's chance starts; a row's draws do not depend on the rest of its batch.
+        until: A text that ends a row too, and the tokenizer that finds it.
 
     Returns:
         New token ids of each row.
@@ -44,15 +57,14 @@ def decode(
         pad_token_id=pad,
         use_cache=True,
     )
-    fast = _attention.is_plain(model)
-    cache = _cache_argument(model, width + config.max_new_tokens) if fast else {}
-    with torch.inference_mode(), _Borrowed(model, config, _attention.NAME if fast else ""):
+    with torch.inference_mode(), Borrowed(model, config) as fast:
+        cache = {cache_name(model): roomy_cache(model.config, width + config.max_new_tokens)} if fast else {}
         out = model.generate(
             input_ids=ids,
             attention_mask=mask,
             generation_config=config,
             logits_processor=LogitsProcessorList([_Rows(samplings, seeds, ends, width)]),
-            stopping_criteria=StoppingCriteriaList([_Limits(samplings, width)]),
+            stopping_criteria=_endings(samplings, width, until),
             **cache,
         )
     rows = out[:, width:].tolist()
@@ -81,40 +93,16 @@ def _until_end(row: list[int], ends: list[int]) -> list[int]:
     return row if stop is None else row[: stop + 1]
 
 
-def _cache_argument(model: Any, capacity: int) -> dict[str, Any]:
-    """Our cache under the name that this version of transformers gives to caches."""
-    names = inspect.signature(model.forward).parameters
-    return {"cache" if "cache" in names else "past_key_values": roomy_cache(model.config.num_hidden_layers, capacity)}
-
-
-class _Borrowed:
-    """Changes a model for a while and gives it back as it was.
-
-    Its own decoding defaults go (a repetition penalty would forbid identifiers), and our attention comes, if named.
-    """
-
-    def __init__(self, model: Any, config: GenerationConfig, attention: str) -> None:
-        self._model, self._config, self._attention = model, config, attention
-
-    def __enter__(self) -> None:
-        self._kept = self._model.generation_config
-        self._model.generation_config = self._config
-        if self._attention:
-            _attention.register()
-            self._model.set_attn_implementation(self._attention)
-
-    def __exit__(self, *_: object) -> None:
-        self._model.generation_config = self._kept
-        if self._attention:
-            self._model.set_attn_implementation("sdpa")
+def _endings(samplings: Sequence[Sampling], width: int, until: tuple[str, Any] | None) -> StoppingCriteriaList:
+    criteria: list[StoppingCriteria] = [_Limits(samplings, width)]
+    if until is not None:
+        text, tokenizer = until
+        criteria.append(StopStringCriteria(tokenizer, [text]))
+    return StoppingCriteriaList(criteria)
 
 
 class _Rows(LogitsProcessor):
-    """Each row's minimal length and chance, so that requests of different sampling share a batch.
-
-    Sampling is the Gumbel-max trick: the largest of (log-probability + Gumbel noise) is a draw from the distribution.
-    So the loop stays greedy, and each row has a generator of its own.
-    """
+    """Each row's minimal length and chance, so that requests of different sampling share a batch."""
 
     def __init__(self, samplings: Sequence[Sampling], seeds: Sequence[int], ends: list[int], width: int) -> None:
         self._samplings, self._ends, self._width = samplings, ends, width
@@ -127,17 +115,8 @@ class _Rows(LogitsProcessor):
         for row, sampling in enumerate(self._samplings):
             if done < sampling.min_tokens:
                 scores[row, self._ends] = -torch.inf
-            if sampling.temperature > 0:
-                scores[row] = self._draw(scores[row], row)
+            scores[row] = draw(scores[row], sampling, self._chance[row])
         return scores
-
-    def _draw(self, scores: torch.Tensor, row: int) -> torch.Tensor:
-        sampling = self._samplings[row]
-        scores = scores.float() / sampling.temperature
-        if sampling.top_p < 1:
-            scores = TopPLogitsWarper(sampling.top_p)(None, scores[None])[0]
-        noise = torch.empty(scores.shape).exponential_(generator=self._chance[row]).log_().neg_()
-        return scores + noise.to(scores.device)
 
 
 class _Limits(StoppingCriteria):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from typing import Any
 
 from rerank.backends._chat import Chat
@@ -18,12 +19,16 @@ class HfTokens:
     Args:
         tokenizer: The tokenizer.
         context_size: Tokens of prompt and reply together.
+
+    Attributes:
+        tokenizer: The tokenizer.
+        chat: How it renders chats.
     """
 
     def __init__(self, tokenizer: Any, *, context_size: int) -> None:
         """Keep the tokenizer."""
-        self._tokenizer = tokenizer
-        self._chat = Chat(tokenizer)
+        self.tokenizer = tokenizer
+        self.chat = Chat(tokenizer)
         self._context_size = context_size
 
     @property
@@ -31,11 +36,39 @@ class HfTokens:
         """Tokens that prompt and reply may have together."""
         return self._context_size
 
-    def encode(self, prompts: list[Prompt]) -> list[list[int]]:
+    def render(self, prompt: Prompt, *, thinking: bool = False) -> str:
+        """The text that stands for a prompt, chat template and all; see `Chat.render`."""
+        return self.chat.render(prompt, thinking=thinking)
+
+    def encode(self, prompts: list[Prompt], *, thinking: bool = False) -> list[list[int]]:
         """Token ids of whole prompts. A chat template writes its own special tokens; without one they are added."""
-        texts = [self._chat.render(prompt) for prompt in prompts]
-        ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=not self._chat.has_template)["input_ids"]
-        return ids
+        return [self.ids(self.render(prompt, thinking=thinking)) for prompt in prompts]
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a rendered prompt."""
+        found: list[int] = self.tokenizer(text, add_special_tokens=not self.chat.has_template)["input_ids"]
+        return found
+
+    def starts(self, text: str) -> tuple[list[int], list[int]]:
+        """Token ids of a rendered prompt, and the first character of each; they never fall.
+
+        Needs a fast tokenizer. A special token that the tokenizer adds stands where the one before it ends.
+        """
+        found = self.tokenizer(text, add_special_tokens=not self.chat.has_template, return_offsets_mapping=True)
+        starts: list[int] = []
+        end = 0
+        for start, past in found["offset_mapping"]:
+            starts.append(max(start, starts[-1] if starts else 0) if past > start else end)
+            end = max(end, past)
+        return found["input_ids"], starts
+
+    def text(self, ids: Sequence[int], *, marks: bool = False) -> str:
+        """The text of token ids, special tokens left out unless ``marks``."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=not marks))
+
+    def plain(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text by itself, without special tokens."""
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def count(self, prompt: Prompt) -> int:
         """Tokens of the whole prompt, chat template and all."""
@@ -45,7 +78,7 @@ class HfTokens:
         """Tokens of each text by itself, in one call of the tokenizer."""
         if not texts:
             return []
-        return [len(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        return [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
     def cut(self, text: str, tokens: int) -> str:
         """The longest prefix of ``text`` of at most ``tokens`` tokens that ends where a token ends.
@@ -62,10 +95,10 @@ class HfTokens:
 
     def _ends(self, text: str, tokens: int) -> list[int]:
         """Character positions to try, longest first."""
-        if not self._tokenizer.is_fast:
+        if not self.tokenizer.is_fast:
             longest = bisect_right(range(len(text) + 1), tokens, key=lambda end: self.lengths([text[:end]])[0]) - 1
             return list(range(longest, 0, -1))
-        spans = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        spans = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         if len(spans) <= tokens:
             return [len(text)]
         # Byte-level tokens that share a character share its span: the next token's start keeps us out of it.

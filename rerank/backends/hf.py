@@ -5,19 +5,19 @@ Torch and transformers are imported when a model is loaded, not when this module
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from rerank.backends._jobs import Job, limited
 from rerank.backends._loading import load, quiet, require_torch
 from rerank.backends._options import BackendOptions
 from rerank.backends._tokens import HfTokens, context_size
-from rerank.backends.base import Reply, Request, Sampling
+from rerank.backends.base import Attend, Permute, Reply, Request, Weigh, Write
 from rerank.errors import BackendError, UsageError
-from rerank.prompts.base import TokenCounter, opening
+from rerank.prompts.base import TokenCounter
 
 #: Requests decoded together where nobody says how many: on a CPU more bring little and cost memory.
 DEFAULT_BATCH = {"cpu": 4, "mps": 8, "cuda": 16}
@@ -36,6 +36,7 @@ class Hf:
         UsageError: The context is not stated by the model and not given.
     """
 
+    answers: ClassVar[frozenset[type[Any]]] = frozenset({Write, Permute, Weigh, Attend})
     #: A local model costs time, and its runs are kept in their own folders.
     costs_money = False
 
@@ -59,7 +60,6 @@ class Hf:
                 remedy="Say it: --context-size TOKENS",
             )
         self._model = model
-        self._tokenizer = tokenizer
         self._identity = dict(identity)
         self._tokens = HfTokens(tokenizer, context_size=size)
         self._batch_size = options.batch_size or DEFAULT_BATCH.get(model.device.type, 4)
@@ -108,40 +108,45 @@ class Hf:
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """Answer all requests, in order.
 
-        Longer prompts go first, so that a batch pads little and memory runs out early if it does. A request that
-        does not fit the context, or not into memory even alone, is a reply with ``finish="error"``.
+        Requests of one kind are done together, longer prompts first, so that a batch pads little and memory runs out
+        early if it does. A request that does not fit the context, or not into memory even alone, is a reply with
+        ``finish="error"``.
 
         Raises:
             BackendError: The model fails for another reason than memory.
+            UsageError: The model is of a kind that cannot do the task.
         """
-        prompts = self._tokens.encode([r.prompt for r in requests]) if requests else []
+        prompts = self._tokens.encode([r.prompt for r in requests])
         replies: dict[int, Reply] = {}
-        fitting = []
+        fitting: dict[type[Any], list[Job]] = {}
         for at, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
-            room = self._tokens.context_size - len(prompt)
-            if room < 1:
+            room = self._tokens.context_size - len(prompt) - request.sampling.thinking
+            if room < min(1, request.sampling.max_tokens):
                 replies[at] = self._too_long(len(prompt))
             else:
-                fitting.append(_Job(at, prompt, _limited(request.sampling, room), opening(request.prompt)))
-        fitting.sort(key=lambda job: (-len(job.prompt), job.at))
-        for start in range(0, len(fitting), self._batch_size):
-            replies |= self._answer(fitting[start : start + self._batch_size])
+                job = Job(at=at, request=request, prompt=prompt, sampling=limited(request.sampling, room))
+                fitting.setdefault(job.kind, []).append(job)
+        for jobs in fitting.values():
+            jobs.sort(key=lambda job: (-len(job.prompt), job.at))
+            size = 1 if jobs[0].kind is Attend else self._batch_size
+            for start in range(0, len(jobs), size):
+                replies |= self._answer(jobs[start : start + size])
         return [replies[at] for at in range(len(requests))]
 
-    def _answer(self, jobs: list[_Job]) -> dict[int, Reply]:
-        """Decode one batch, in halves if it does not fit into memory."""
+    def _answer(self, jobs: list[Job]) -> dict[int, Reply]:
+        """Do one batch, in halves if it does not fit into memory."""
+        from rerank.backends._decoding import is_out_of_memory
+
         started = time.perf_counter()
         try:
-            rows = self._decode(jobs)
+            answers = self._do(jobs)
         except (RuntimeError, MemoryError) as error:
-            from rerank.backends._decoding import is_out_of_memory
-
             if not is_out_of_memory(error):
                 raise BackendError(f"The model failed on a batch of {len(jobs)}: {error}") from error
             trouble = str(error).splitlines()[0] if str(error) else type(error).__name__
         else:
             seconds = (time.perf_counter() - started) / len(jobs)
-            return {job.at: self._reply(job, row, seconds) for job, row in zip(jobs, rows, strict=True)}
+            return {job.at: replace(reply, seconds=seconds) for job, reply in zip(jobs, answers, strict=True)}
         # Outside the handler: there the failed call's frames would still hold its memory.
         self._release()
         if len(jobs) == 1:
@@ -150,23 +155,14 @@ class Hf:
         half = len(jobs) // 2
         return self._answer(jobs[:half]) | self._answer(jobs[half:])
 
-    def _decode(self, jobs: list[_Job]) -> list[list[int]]:
-        from rerank.backends._decoding import decode
+    def _do(self, jobs: list[Job]) -> list[Reply]:
+        from rerank.backends._doing import DO
+        from rerank.backends._thinking import think
 
         with quiet():
-            return decode(self._model, [j.prompt for j in jobs], [j.sampling for j in jobs], [j.seed for j in jobs])
-
-    def _reply(self, job: _Job, row: list[int], seconds: float) -> Reply:
-        from rerank.backends._decoding import eos_ids
-
-        ended = bool(row) and row[-1] in eos_ids(self._model)
-        return Reply(
-            text=job.begun + self._tokenizer.decode(row[:-1] if ended else row, skip_special_tokens=True),
-            tokens_in=len(job.prompt),
-            tokens_out=len(row),
-            seconds=seconds,
-            finish="stop" if ended else "length",
-        )
+            if any(job.sampling.thinking for job in jobs):
+                jobs = think(self._model, self._tokens, jobs)
+            return DO[jobs[0].kind](self._model, self._tokens, jobs)
 
     def _release(self) -> None:
         torch, _ = require_torch()
@@ -181,21 +177,3 @@ class Hf:
             error=f"The prompt has {length} tokens, and the context of {self._identity.get('model', '')!r} "
             f"holds {self._tokens.context_size} with the reply",
         )
-
-
-class _Job:
-    """One request on its way through the model."""
-
-    def __init__(self, at: int, prompt: list[int], sampling: Sampling, begun: str) -> None:
-        self.at, self.prompt, self.sampling, self.begun = at, prompt, sampling, begun
-
-    @property
-    def seed(self) -> int:
-        """Where this request's chance starts: from its own prompt and seed, so that batches do not matter."""
-        digest = hashlib.sha256(repr((self.sampling.seed, self.prompt)).encode()).digest()
-        return int.from_bytes(digest[:8], "big") >> 1
-
-
-def _limited(sampling: Sampling, room: int) -> Sampling:
-    """The same decoding, with no more new tokens than the context has room for."""
-    return replace(sampling, max_tokens=min(sampling.max_tokens, room))

@@ -54,7 +54,8 @@ def make_model(kind: str = "Llama", *, seed: int = 0, **config: Any) -> Any:
         **config,
     }
     torch.manual_seed(seed)
-    return getattr(transformers, f"{kind}ForCausalLM")(getattr(transformers, f"{kind}Config")(**settings)).eval()
+    made = getattr(transformers, f"{kind}TextConfig", None) or getattr(transformers, f"{kind}Config")
+    return getattr(transformers, f"{kind}ForCausalLM")(made(**settings)).eval()
 
 
 @pytest.fixture(scope="session")

@@ -136,15 +136,15 @@ def test_new_tokens_stop_where_the_context_ends(hf: Hf) -> None:
 def test_batches_are_halved_until_they_fit(hf: Hf, monkeypatch: pytest.MonkeyPatch, trouble: str) -> None:
     expected = essence(hf.generate([request(text) for text in TEXTS[:3]]))
     sizes: list[int] = []
-    decode = hf._decode
+    do = hf._do
 
-    def tight(jobs: list[Any]) -> list[list[int]]:
+    def tight(jobs: list[Any]) -> list[Reply]:
         sizes.append(len(jobs))
         if len(jobs) > 1:
             raise RuntimeError(trouble) if trouble else MemoryError
-        return decode(jobs)
+        return do(jobs)
 
-    monkeypatch.setattr(hf, "_decode", tight)
+    monkeypatch.setattr(hf, "_do", tight)
     assert essence(hf.generate([request(text) for text in TEXTS[:3]])) == expected
     assert sizes == [3, 1, 2, 1, 1]
 
@@ -152,14 +152,14 @@ def test_batches_are_halved_until_they_fit(hf: Hf, monkeypatch: pytest.MonkeyPat
 def test_what_does_not_fit_alone_is_an_error_reply(hf: Hf, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    decode = hf._decode
+    do = hf._do
 
-    def tight(jobs: list[Any]) -> list[list[int]]:
+    def tight(jobs: list[Any]) -> list[Reply]:
         if any(len(job.prompt) > 80 for job in jobs):
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return decode(jobs)
+        return do(jobs)
 
-    monkeypatch.setattr(hf, "_decode", tight)
+    monkeypatch.setattr(hf, "_do", tight)
     large, small = hf.generate([request("x" * 70), request("a")])
     assert (large.finish, large.text) == ("error", "")
     assert "Out of memory" in large.error
@@ -167,10 +167,10 @@ def test_what_does_not_fit_alone_is_an_error_reply(hf: Hf, monkeypatch: pytest.M
 
 
 def test_another_failure_is_a_backend_error(hf: Hf, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(jobs: list[Any]) -> list[list[int]]:
+    def broken(jobs: list[Any]) -> list[Reply]:
         raise RuntimeError("CUDA error: device-side assert triggered")
 
-    monkeypatch.setattr(hf, "_decode", broken)
+    monkeypatch.setattr(hf, "_do", broken)
     with pytest.raises(BackendError, match="device-side assert"):
         hf.generate([request("a")])
 

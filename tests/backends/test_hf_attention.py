@@ -107,7 +107,7 @@ def test_more_tokens_on_top_of_a_cache_take_transformers_own_mask(tiny_model: Ca
         expected = model(ids).logits
         _attention.register()
         model.set_attn_implementation(_attention.NAME)
-        cache = roomy_cache(2, 64)
+        cache = roomy_cache(model.config, 64)
         first = model(ids[:, :30], cache=cache, use_cache=True).logits
         second = model(ids[:, 30:], cache=cache, use_cache=True).logits
     assert torch.allclose(torch.cat([first, second], 1), expected, atol=1e-4)

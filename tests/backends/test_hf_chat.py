@@ -96,7 +96,7 @@ def test_a_cut_is_a_prefix_that_fits_and_one_character_more_does_not(
 def test_cutting_without_offsets_finds_the_same_place(bytewise: HfTokens, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "héllo 日本 x"
     expected = [bytewise.cut(text, tokens) for tokens in range(16)]
-    slow = HfTokens(_Slow(bytewise._tokenizer), context_size=512)
+    slow = HfTokens(_Slow(bytewise.tokenizer), context_size=512)
     assert [slow.cut(text, tokens) for tokens in range(16)] == expected
 
 
@@ -128,7 +128,7 @@ class _Unsteady(_Slow):
 
 
 def test_a_cut_that_grew_is_cut_again(bytewise: HfTokens) -> None:
-    unsteady = HfTokens(_Unsteady(bytewise._tokenizer), context_size=512)
+    unsteady = HfTokens(_Unsteady(bytewise.tokenizer), context_size=512)
     assert unsteady.cut("abcdefgh", 4) == "abcd"
     assert unsteady.cut("abcdefgh", 3) == "ab"
     assert unsteady.cut("abcdefgh", 1) == ""

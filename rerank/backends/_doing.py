@@ -1,0 +1,104 @@
+"""How a local model does each kind of task: jobs in, replies out. Imports torch through what it calls.
+
+Knows tasks, tokens and texts; how tokens are decoded, weighed or attended to is in the modules that it calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from rerank.backends._attend import attend
+from rerank.backends._chain import Chain, behind, pieces
+from rerank.backends._decoding import decode, eos_ids
+from rerank.backends._jobs import Job
+from rerank.backends._likelihood import weigh
+from rerank.backends._permute import permute
+from rerank.backends._tokens import HfTokens
+from rerank.backends.base import Attend, Permute, Reply, Weigh, Write
+
+#: So much of a prompt's end is tokenized again with what follows it; no token is longer.
+_TAIL = 32
+
+
+def _write(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
+    """Text, as it comes."""
+    rows = decode(model, [j.prompt for j in jobs], [j.sampling for j in jobs], [j.seed for j in jobs])
+    replies = []
+    for job, row in zip(jobs, rows, strict=True):
+        ended = bool(row) and row[-1] in eos_ids(model)
+        text = job.begun + tokens.text(row[:-1] if ended else row)
+        replies.append(_reply(job, text, len(row), steps=len(row) - 1, ended=ended))
+    return replies
+
+
+def _permute(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
+    """Chains of identifiers."""
+    chains = [chain_for(tokens, job.task, _end(tokens, job), job.begun) for job in jobs]
+    rows = permute(model, [j.prompt for j in jobs], chains, [j.sampling for j in jobs], [j.seed for j in jobs])
+    replies = []
+    for job, row in zip(jobs, rows, strict=True):
+        text = job.task.separator.join(job.task.items[at] for at in row.state.order)
+        replies.append(_reply(job, text, len(row.written), steps=row.steps))
+    return replies
+
+
+def _weigh(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
+    """Log-probabilities of continuations."""
+    continuations = [[behind(tokens.plain, _end(tokens, job), text) for text in job.task.continuations] for job in jobs]
+    rows = weigh(model, [job.prompt for job in jobs], continuations)
+    return [
+        Reply(scores=tuple(row), tokens_in=len(job.prompt), thoughts=job.thoughts)
+        for job, row in zip(jobs, rows, strict=True)
+    ]
+
+
+def _attend(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
+    """Attention that passages get; long prompts, so one at a time."""
+    replies = []
+    for job in jobs:
+        seen = attend(model, tokens, job.request.prompt, job.task)
+        replies.append(Reply(scores=tuple(seen.scores), tokens_in=seen.tokens))
+    return replies
+
+
+#: Kind of task -> how it is done.
+DO: dict[type[Any], Callable[[Any, HfTokens, Sequence[Job]], list[Reply]]] = {
+    Write: _write,
+    Permute: _permute,
+    Weigh: _weigh,
+    Attend: _attend,
+}
+
+
+def chain_for(tokens: HfTokens, task: Permute, end: str, begun: str) -> Chain:
+    """The grammar of a task's reply in the tokens of this tokenizer.
+
+    Args:
+        tokens: The tokenizer.
+        task: What is to be written.
+        end: The end of the prompt's text.
+        begun: The beginning of the reply that the prompt gives.
+    """
+    return Chain(*_pieces(tokens, task.items, task.separator, end, begun), task.count)
+
+
+@lru_cache(maxsize=64)
+def _pieces(tokens: HfTokens, items: tuple[str, ...], separator: str, end: str, begun: str) -> tuple[Any, Any]:
+    return pieces(tokens.plain, items, separator, before=end, opening=begun)
+
+
+def _end(tokens: HfTokens, job: Job) -> str:
+    return tokens.render(job.request.prompt)[-_TAIL:]
+
+
+def _reply(job: Job, text: str, count: int, *, steps: int, ended: bool = True) -> Reply:
+    return Reply(
+        text=text,
+        thoughts=job.thoughts,
+        tokens_in=len(job.prompt) - job.thought_tokens,
+        tokens_out=count + job.thought_tokens,
+        steps=max(0, steps) + job.thought_tokens,
+        finish="stop" if ended else "length",
+    )

@@ -19,7 +19,7 @@ from typing import Any
 
 from rerank.backends.base import Backend
 from rerank.errors import DataError, UsageError, shorten
-from rerank.judges import FAILURES, Judge, Limits, judges, open_judge
+from rerank.judges import FAILURES, Judge, Limits, open_judge
 from rerank.methods import open_method
 from rerank.models import BackendOptions, open_backend, prompt_for
 from rerank.pipeline import Outcome, drive
@@ -117,7 +117,7 @@ class Reranker(Transformer):
         card = open_method(method)
         backend = open_backend(model, options or BackendOptions(), kind=card.backend)
         if prompt == "auto":
-            prompt = judges.get(card.judge).prompt or prompt_for(model)
+            prompt = card.own_prompt or prompt_for(model)
         return cls.from_backend(backend, method=method, prompt=prompt, limits=limits)
 
     @classmethod
@@ -129,7 +129,7 @@ class Reranker(Transformer):
         ``prompt="auto"`` takes the prompt that suits the method.
         """
         card = open_method(method)
-        name = (judges.get(card.judge).prompt or "listwise") if prompt == "auto" else prompt
+        name = (card.own_prompt or "listwise") if prompt == "auto" else prompt
         judge = open_judge(card.judge_selector, backend, load_prompt(name), limits)
         return cls(strategy=open_strategy(card.strategy_selector), judge=judge, name=card.name.replace(":", "-"))
 

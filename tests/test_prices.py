@@ -26,6 +26,17 @@ def test_dollars_per_million_tokens(table: Path) -> None:
     assert cost("other", 10, 10) is None
 
 
+def test_names_with_and_without_the_backend(table: Path) -> None:
+    table.write_text(
+        '["m:free"]\ninput = 1\noutput = 0\n["openai:n"]\ninput = 2\noutput = 0\n[n]\ninput = 3\noutput = 0\n'
+    )
+    assert cost("openai:m:free", 1_000_000, 0) == 1
+    assert cost("openai:n", 1_000_000, 0) == 2
+    assert cost("vllm:n", 1_000_000, 0) == 3
+    assert cost("openai:other", 1, 1) is None
+    assert cost("fake:", 1, 1) is None
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -35,6 +46,9 @@ def test_dollars_per_million_tokens(table: Path) -> None:
         (b"[m]\ninput = 'much'\noutput = 1", "expected two numbers"),
         (b"m = 3", "expected two numbers"),
         (b"m = [1, 2]", "expected two numbers"),
+        (b"[m]\ninput = -1\noutput = 1", "expected two numbers"),
+        (b"[m]\ninput = nan\noutput = 1", "expected two numbers"),
+        (b"[m]\ninput = 1\noutput = inf", "expected two numbers"),
     ],
 )
 def test_a_table_that_is_wrong(table: Path, content: bytes, message: str) -> None:

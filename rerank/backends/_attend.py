@@ -39,10 +39,12 @@ class Seen:
     Attributes:
         scores: One number a passage; with ``per_head``, of every layer, of every head.
         tokens: Tokens of the prompt.
+        shape: With ``per_head``, layers and heads, as ``30x9``; else empty.
     """
 
     scores: list[float]
     tokens: int
+    shape: str = ""
 
 
 def attend(model: Any, tokens: HfTokens, prompt: Prompt, task: Attend) -> Seen:
@@ -64,7 +66,8 @@ def attend(model: Any, tokens: HfTokens, prompt: Prompt, task: Attend) -> Seen:
     weights = _Reader(model, wanted, per_head=task.per_head).read(asked)
     if task.per_head:
         apart = weights[0] - weights[1] if task.null else weights[0]
-        return Seen(apart.flatten().tolist(), len(asked[0].ids))
+        layers, heads, _ = apart.shape
+        return Seen(apart.flatten().tolist(), len(asked[0].ids), f"{layers}x{heads}")
     rows = [[row[span] for span in found.spans] for row, found in zip(weights, asked, strict=True)]
     null = rows[1] if task.null else [torch.zeros_like(row) for row in rows[0]]
     scores = [relevance(real, without, filtered=bool(task.null)) for real, without in zip(rows[0], null, strict=True)]

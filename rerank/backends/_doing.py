@@ -59,7 +59,7 @@ def _attend(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
     replies = []
     for job in jobs:
         seen = attend(model, tokens, job.request.prompt, job.task)
-        replies.append(Reply(scores=tuple(seen.scores), tokens_in=seen.tokens))
+        replies.append(Reply(text=seen.shape, scores=tuple(seen.scores), tokens_in=seen.tokens))
     return replies
 
 

@@ -61,8 +61,8 @@ class Attend:
         null: The same chat with a content-free query, to calibrate by; empty for none.
         heads: (layer, head) pairs that count, from 0; empty for all.
         layers: First and last layer that count; all of them if None.
-        per_head: Give the numbers of every head apart, layers first, then heads, then passages; the token filter is
-            then left out.
+        per_head: Give the numbers of every head apart, layers first, then heads, then passages; the reply's text says
+            how many layers and heads, as ``30x9``. The token filter is then left out.
     """
 
     spans: tuple[tuple[int, int], ...]

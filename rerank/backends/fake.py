@@ -125,7 +125,8 @@ class Fake:
         if self.kind == "fail" and chance.random() < self.rate:
             reply = Reply(text="", tokens_in=tokens_in, finish="error", error="fake:fail does not answer this request")
         elif not isinstance(request.task, Write | Permute):
-            reply = Reply(scores=self._scores(request, chance), tokens_in=tokens_in)
+            shape = "1x1" if isinstance(request.task, Attend) and request.task.per_head else ""  # a single head
+            reply = Reply(text=shape, scores=self._scores(request, chance), tokens_in=tokens_in)
         else:
             text = self._text(request, chance)
             (tokens_out,) = self.tokens.lengths([text])

@@ -101,7 +101,7 @@ def execute_with_progress(prepared: Prepared, execution: Execution) -> dict[str,
     from rerank.experiment import execute
 
     try:
-        with _progress(prepared.method.name, prepared.windows()) as on_reply:
+        with progress(prepared.method.name, prepared.windows()) as on_reply:
             return execute(prepared, execution, on_reply=on_reply)
     except KeyboardInterrupt:
         note("Stopped. Committed calls are kept; the same command with --resume goes on.")
@@ -109,7 +109,8 @@ def execute_with_progress(prepared: Prepared, execution: Execution) -> dict[str,
 
 
 @contextmanager
-def _progress(title: str, total: int) -> Iterator[OnReply]:
+def progress(title: str, total: int) -> Iterator[OnReply]:
+    """A bar that advances with every reply, where stderr is a terminal."""
     if not sys.stderr.isatty():
         yield lambda reply: None
         return

@@ -220,9 +220,8 @@ def strategy_of(spec: RunSpec, method: Method) -> Strategy:
 
 
 def prompt_of(spec: RunSpec, method: Method) -> str:
-    """The prompt that is meant: the one named, else the one that suits the judge, else the one that suits the model."""
-    own: str = judges.get(method.judge).prompt
-    return own if own and spec.prompt == "auto" else prompt_for(spec.model, spec.prompt)
+    """The prompt that is meant: the one named, else the one that suits the method, else that of the model."""
+    return method.own_prompt if method.own_prompt and spec.prompt == "auto" else prompt_for(spec.model, spec.prompt)
 
 
 def prepare(

@@ -1,8 +1,8 @@
 """Published methods by name: a strategy times a judge, one small TOML card each.
 
-A card holds ``strategy``, ``judge``, ``paper`` and ``summary``, and perhaps ``options`` of either and the ``backend``
-that it is meant for. A pair without a card is asked for as ``strategy:judge``. This module knows names; what they stand
-for is in ``strategies`` and ``judges``.
+A card holds ``strategy``, ``judge``, ``paper`` and ``summary``, and perhaps ``options`` of either, and the ``backend``
+and ``prompt`` that it is meant for. A pair without a card is asked for as ``strategy:judge``. This module knows names;
+what they stand for is in ``strategies`` and ``judges``.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ class Method:
         judge: Name in the judges' registry.
         options: Options of the strategy, the judge or both, e.g. ``size=10,by=likelihood``.
         backend: The backend that reads the method's models, where it is not the one for language models.
+        prompt: The shipped prompt that suits it, where it is not the judge's own.
         paper: Where it was published; empty for a pair that nobody named.
         summary: One line on what it does.
     """
@@ -44,6 +45,7 @@ class Method:
     judge: str
     options: str = ""
     backend: str = ""
+    prompt: str = ""
     paper: str = ""
     summary: str = ""
 
@@ -56,6 +58,11 @@ class Method:
     def judge_selector(self) -> str:
         """The judge with its options, as `open_judge` reads it."""
         return self._selector(self.judge, lambda key: key in options_of(self.judge))
+
+    @property
+    def own_prompt(self) -> str:
+        """The prompt that suits it whatever the model; empty if any listwise one does."""
+        return self.prompt or str(judges.get(self.judge).prompt)
 
     def with_options(self, more: str) -> Method:
         """The same method with options that win over those it has."""

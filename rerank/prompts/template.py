@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-from rerank.errors import DataError, UnknownNameError
+from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.prompts.base import Message, Prompt
 from rerank.prompts.passages import escape_brackets
 from rerank.prompts.sections import Section, Syntax, compile_section
@@ -179,6 +179,42 @@ class PromptTemplate:
             bodies = []
         parts = [self._line(part) for part in (prefix, *bodies)]
         return [*turns, Message("user", "".join(parts) + self._section("suffix").fill(shared))]
+
+    def spans(
+        self, query: str, passages: Sequence[str], *, labels: Sequence[str] | None = None
+    ) -> tuple[tuple[tuple[int, int], ...], int]:
+        """Where the passages stand in the last user turn, and where what follows them begins.
+
+        A passage has its identifier with it, and not the white space behind it.
+
+        Args:
+            query: The query's text.
+            passages: As they were given to `render`.
+            labels: Likewise.
+
+        Returns:
+            First and past-last character of each passage, and the first character of the suffix that is not white.
+
+        Raises:
+            UsageError: The passages are turns of their own, or shown by prefix or suffix.
+        """
+        shown_elsewhere = "passages" in self._section("prefix").names | self._section("suffix").names
+        if self.body_assistant or shown_elsewhere or not self.body:
+            raise UsageError(
+                f"Prompt {self.name!r} has its passages in several turns, or in its prefix or suffix",
+                expected="a 'body' that shows one passage, all of them in one user turn",
+                remedy="Use --prompt icr_qa",
+            )
+        names = labels if labels is not None else [str(at) for at in range(1, len(passages) + 1)]
+        shared = self._shared(query, passages)
+        at = 0 if self.prefix_assistant else len(self._line(self._section("prefix").fill(shared)))
+        found = []
+        for name, text in zip(names, shared["passages"], strict=True):
+            body = self._line(self._section("body").fill({**shared, "rank": name, "candidate": text, "score": ""}))
+            found.append((at, at + len(body.rstrip())))
+            at += len(body)
+        suffix = self._section("suffix").fill(shared)
+        return tuple(found), at + len(suffix) - len(suffix.lstrip())
 
     def _line(self, text: str) -> str:
         return f"{text}\n" if self.method in ("listwise", "pointwise") and text and not text.endswith("\n") else text

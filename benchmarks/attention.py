@@ -1,0 +1,170 @@
+"""The attention judge against a plain prefill, a plain forward pass, and full eager attention: time, memory, error.
+
+    python benchmarks/attention.py [--model smollm2-135m] [--repeat 3]
+
+Passages are those of the embedded collection. Ratios are ours / plain, so small is good, but for `speedup_over_eager`,
+eager / ours, where large is good. "Plain prefill" is one forward pass of transformers' own over the same prompt, keys
+and values kept, logits of the last token only; `seconds_over_own_prefill` compares with the same pass on our kernel.
+Memory is the rise of the process's peak while the pass runs, each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from rerank.backends._attend import relevance
+from rerank.backends._borrowing import Borrowed
+from rerank.backends._loading import quiet
+from rerank.backends._locating import locate
+from rerank.backends.base import Attend, Request
+from rerank.collections import open_collection
+from rerank.judges import Limits, open_judge
+from rerank.models import BackendOptions, open_backend
+from rerank.prompts import load_prompt
+from rerank.retrieval import open_retriever
+from rerank.types import Document, Window
+
+
+def main() -> None:
+    """Measure everything, print one line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--child", choices=("attend", "forward"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    backend = open_backend(options.model, BackendOptions(dtype="auto"))
+    long = request(backend, documents=100, tokens=62)
+    if options.child:
+        print(peak(lambda: run(backend, long) if options.child == "attend" else forward(backend, long)))
+        return
+    half = replace(long, task=replace(long.task, layers=(0, backend._model.config.num_hidden_layers // 2 - 1)))
+    ours, plain, early, own = interleaved(
+        options.repeat,
+        lambda: run(backend, long),
+        lambda: forward(backend, long),
+        lambda: run(backend, half),
+        lambda: forward(backend, long, fast=True),
+    )
+    memory = {name: child(options.model, name) for name in ("attend", "forward")}
+    words = request(backend, documents=20, words=90)
+    quick, eager = interleaved(options.repeat, lambda: run(backend, words), lambda: reference(backend, words))
+    exact = open_backend(options.model, BackendOptions(dtype="float32"))
+    error, same = compare(exact, request(exact, documents=12, tokens=30))
+    print(
+        json.dumps(
+            {
+                "tokens": backend.tokens.count(long.prompt),
+                "seconds_over_prefill": ours / plain,
+                "early_exit_over_prefill": early / plain,
+                "memory_over_forward": memory["attend"] / memory["forward"],
+                "max_relative_error": error,
+                "speedup_over_eager": eager / quick,
+                "seconds_over_own_prefill": ours / own,
+                "same_tokens_kept": same,
+                "seconds": {"attention": ours, "prefill": plain, "early": early, "20_passages": quick, "eager": eager},
+                "peak_mib": {name: rise / 1024 for name, rise in memory.items()},
+                "dtype": str(backend._model.dtype).removeprefix("torch."),
+                "threads": torch.get_num_threads(),
+            }
+        )
+    )
+
+
+def request(backend: Any, *, documents: int, tokens: int | None = None, words: int = 0) -> Request:
+    """One question of the embedded collection, as the attention judge asks it."""
+    collection = open_collection("pydoc")
+    query = collection.queries()[0]
+    ranking = open_retriever("bm25", collection).search([query], 400)[query.id]
+    docs = [doc for doc in ranking.docs if len(doc.text.split()) >= max(words, 50)][:documents]
+    if words:
+        docs = [Document(id=doc.id, text=" ".join(doc.text.split()[:words])) for doc in docs]
+    judge = open_judge("attention", backend, load_prompt("icr_qa"), Limits(max_passage_tokens=tokens))
+    (made,) = judge.requests(Window(query, tuple(docs)))
+    return made
+
+
+def run(backend: Any, asked: Request) -> Sequence[float]:
+    """Ours."""
+    (reply,) = backend.generate([asked])
+    if reply.error:
+        raise SystemExit(reply.error)
+    return reply.scores
+
+
+def forward(backend: Any, asked: Request, *, fast: bool = False) -> None:
+    """One plain forward pass over the prompt."""
+    (ids,) = backend.tokens.encode([asked.prompt])
+    with torch.inference_mode(), Borrowed(backend._model, attention="" if fast else "sdpa"):
+        backend._model(torch.tensor([ids]), use_cache=True, logits_to_keep=1)
+
+
+def weights(backend: Any, prompt: Any, task: Attend) -> tuple[torch.Tensor, Any]:
+    """Attention by token, from all weights of all layers."""
+    found = locate(backend.tokens, prompt, task.spans, task.tail)
+    with torch.inference_mode(), Borrowed(backend._model, attention="eager"):
+        out = backend._model(torch.tensor([found.ids]), output_attentions=True, use_cache=False, logits_to_keep=1)
+    total = torch.zeros(len(found.ids))
+    for layer in out.attentions:
+        total += layer[0, :, found.tail :].float().mean(dim=1).sum(dim=0)
+    return total, found
+
+
+def reference(backend: Any, asked: Request) -> list[torch.Tensor]:
+    """The authors' two passes; calibrated attention of each passage's tokens."""
+    task = asked.task
+    assert isinstance(task, Attend)
+    with quiet():
+        (real, found), (null, _) = weights(backend, asked.prompt, task), weights(backend, task.null, task)
+    return [(real - null)[span] for span in found.spans]
+
+
+def compare(backend: Any, asked: Request) -> tuple[float, bool]:
+    """Largest error over the largest score, and whether the same tokens are kept (else the sums would differ more)."""
+    expected = reference(backend, asked)
+    filtered = [float(c[c > c.mean() - 2 * c.std()].sum()) for c in expected]
+    scores = run(backend, asked)
+    largest = max(map(abs, filtered))
+    error = max(abs(a - b) for a, b in zip(scores, filtered, strict=True)) / largest
+    kept = [relevance(c, torch.zeros_like(c)) for c in expected]
+    return error, all(abs(a - b) < 1e-3 * largest for a, b in zip(scores, kept, strict=True))
+
+
+def interleaved(repeat: int, *actions: Callable[[], Any]) -> list[float]:
+    """Median seconds of each, taken in turns, so that what else the machine does hits all alike."""
+    taken: list[list[float]] = [[] for _ in actions]
+    for turn in range(repeat + 1):
+        for seconds, action in zip(taken, actions, strict=True):
+            started = time.perf_counter()
+            action()
+            if turn:  # the first turn warms up
+                seconds.append(time.perf_counter() - started)
+    return [statistics.median(seconds) for seconds in taken]
+
+
+def peak(action: Callable[[], Any]) -> int:
+    """KiB by which the process's peak memory rises."""
+    torch.zeros(1 << 20).sum()  # what torch needs for itself is there before
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    action()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+
+
+def child(model: str, name: str) -> int:
+    """`peak` in a fresh process."""
+    command = [sys.executable, __file__, "--model", model, "--child", name]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+
+
+if __name__ == "__main__":
+    main()

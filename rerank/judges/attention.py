@@ -1,0 +1,104 @@
+"""The attention judge: passages are ordered by the attention that the end of the prompt gives them. Nothing is written.
+
+Source: in-context reranking (ICR), Chen, Gutiérrez and Su, ICLR 2025, arXiv 2410.02642. How the numbers are read off a
+model is the backend's business; which heads are worth reading is in `rerank.judges._heads`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from rerank.backends.base import Attend, Reply, Request, Sampling
+from rerank.errors import UsageError
+from rerank.judges._heads import HeadList, open_heads
+from rerank.judges.base import Verdict, Whole, by_score, failed
+from rerank.prompts.passages import one_line
+from rerank.types import Window
+
+#: What is asked instead of the query, to see what passages get anyway.
+NULL_QUERY = "N/A"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention(Whole):
+    """Order passages by s_i = sum over their tokens t of (attention of t from the query - from a null query).
+
+    Attention of t: the sum over layers and heads of the mean over the rows that ask, which are those of the instruction
+    and the query behind the passages. Passages are shown worst first, so that the first stage's best stands next to the
+    query.
+
+    Attributes:
+        heads: Which heads count: a file that ``rerank heads select`` wrote, ``qrhead`` or ``core`` for the published
+            list of the model at hand, or nothing for all heads.
+        layers: First and last layer that count, as ``8-15``, from 0; nothing for all. Layers above the last one are not
+            run.
+        calibrate: Take off what the null query gives, and leave out each passage's tokens that fall far below its mean.
+        best_first: Show the first stage's best passage first instead of last.
+    """
+
+    needs = (Attend,)
+    prompt = "icr_qa"
+
+    heads: str = ""
+    layers: str = ""
+    calibrate: bool = True
+    best_first: bool = False
+
+    def __post_init__(self) -> None:
+        """Read the heads, so that a missing file is found before the first call."""
+        super().__post_init__()
+        _band(self.layers)
+        _ = self._heads
+
+    @cached_property
+    def _heads(self) -> HeadList | None:
+        return open_heads(self.heads, self.backend.identity) if self.heads else None
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """The heads themselves: the same file name may hold others tomorrow."""
+        return {"heads": self._heads.digest} if self._heads else {}
+
+    def requests(self, window: Window) -> list[Request]:
+        """One call, its passages cut so that the prompt fits."""
+        return [self.request(window)]
+
+    def request(self, window: Window, *, per_head: bool = False) -> Request:
+        """The call; ``per_head`` asks for the numbers of every head apart, as choosing heads needs them."""
+        shown = window if self.best_first else _turned(window)
+        fitted = self.budget.fit(self.template, shown, reply_tokens=0)
+        spans, tail = self.template.spans(one_line(window.query.text), fitted.passages)
+        task = Attend(
+            spans=spans if self.best_first else spans[::-1],  # in the window's order, wherever they are shown
+            tail=tail,
+            null=self.template.render(NULL_QUERY, fitted.passages) if self.calibrate else (),
+            heads=self._heads.heads if self._heads and not per_head else (),
+            layers=_band(self.layers),
+            per_head=per_head,
+        )
+        return Request(prompt=fitted.prompt, sampling=Sampling(max_tokens=0), window=window, task=task)
+
+    def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
+        """The order of falling scores."""
+        return failed(replies, len(window)) or by_score(replies[0].scores, len(window))
+
+
+def _turned(window: Window) -> Window:
+    return replace(window, docs=window.docs[::-1], scores=window.scores[::-1])
+
+
+def _band(layers: str) -> tuple[int, int] | None:
+    """``8-15`` as numbers.
+
+    Raises:
+        UsageError: It is no such thing.
+    """
+    if not layers:
+        return None
+    found = re.fullmatch(r"(\d+)-(\d+)", layers.strip())
+    if found is None or int(found[1]) > int(found[2]):
+        raise UsageError(f"Layers {layers!r}", expected="the first and the last, counted from 0, as in layers=8-15")
+    return int(found[1]), int(found[2])

@@ -1,0 +1,151 @@
+"""A server with OpenAI's interface on loopback that answers as it is told, well or badly, and keeps what it was asked.
+
+Every question for a chat takes the next of its acts; the last one stays. So a test writes down what is to happen.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Act:
+    """One answer: status, headers and body; or none, the connection being closed; perhaps after a while."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    close: bool = False
+    wait: float = 0.0
+
+
+Answer = Act | Callable[[dict[str, Any]], Act]
+
+
+def said(text: str | None, finish: str = "stop", *, tokens: int = 50, **message: Any) -> Act:
+    """A proper answer."""
+    return raw(
+        {
+            "choices": [{"message": {"role": "assistant", "content": text, **message}, "finish_reason": finish}],
+            "usage": {"prompt_tokens": tokens, "completion_tokens": 7},
+        }
+    )
+
+
+def weighed(**likely: float) -> Act:
+    """A proper answer with likelihoods of its first token; underscores stand for blanks."""
+    rows = [{"token": token.replace("_", " "), "logprob": value} for token, value in likely.items()]
+    content = [{"token": rows[0]["token"], "logprob": 0.0, "top_logprobs": rows}]
+    return raw({"choices": [{"message": {"content": "x"}, "logprobs": {"content": content}}]})
+
+
+def raw(body: Any, **more: Any) -> Act:
+    """JSON of any shape."""
+    return Act(body=json.dumps(body).encode(), **more)
+
+
+def error(status: int, message: str = "no", *, headers: Mapping[str, str] | None = None, **more: Any) -> Act:
+    """An error as OpenAI writes it."""
+    return raw({"error": {"message": message, **more}}, status=status, headers=headers or {})
+
+
+def models(*names: str, owner: str = "somebody", **more: Any) -> Act:
+    """A list of models."""
+    return raw({"object": "list", "data": [{"id": name, "owned_by": owner, **more} for name in names]})
+
+
+class FaultyServer:
+    """The server; a context manager.
+
+    Args:
+        acts: Answers to questions for a chat, in order; the last one stays.
+        listing: Answer to the question for models.
+        props: Answer to the question for llama.cpp's properties.
+    """
+
+    def __init__(self, acts: Sequence[Answer], *, listing: Act | None = None, props: Act | None = None) -> None:
+        self.acts = list(acts)
+        self.gets = {"/v1/models": listing or models("m", max_model_len=4096), "/props": props or error(404)}
+        self.asked: list[dict[str, Any]] = []
+        self.looked: list[str] = []
+        self.keys: list[str] = []
+        self.connections = 0
+        self.most = 0  # requests under way at once
+        self._under_way = 0
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+
+    def __enter__(self) -> Self:
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}/v1"
+
+    def next_act(self, body: dict[str, Any]) -> Act:
+        with self._lock:
+            self.asked.append(body)
+            self._under_way += 1
+            self.most = max(self.most, self._under_way)
+            answer = self.acts.pop(0) if len(self.acts) > 1 else self.acts[0]
+        try:
+            act = answer if isinstance(answer, Act) else answer(body)
+            self._stop.wait(act.wait)  # a test that is over waits for nobody
+            return act
+        finally:
+            with self._lock:
+                self._under_way -= 1
+
+
+def _handler(server: FaultyServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = -1  # headers and body in one packet
+
+        def setup(self) -> None:
+            server.connections += 1
+            super().setup()
+
+        def do_GET(self) -> None:
+            server.looked.append(self.path)
+            self._play(server.gets.get(self.path, error(404, f"no {self.path} here")))
+
+        def do_POST(self) -> None:
+            server.keys.append(self.headers.get("Authorization", ""))
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.path != "/v1/chat/completions":
+                self._play(error(404, f"no {self.path} here"))
+            else:
+                self._play(server.next_act(body))
+
+        def _play(self, act: Act) -> None:
+            if act.close:
+                self.close_connection = True
+                return
+            self.send_response(act.status)
+            length = {"Content-Length": str(len(act.body))} if "Content-Length" not in act.headers else {}
+            for name, value in {"Content-Type": "application/json", **length, **act.headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(act.body)
+            self.close_connection = "Content-Length" in act.headers
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            pass
+
+    return Handler

@@ -1,0 +1,303 @@
+"""What goes wrong between us and a server, against a server of ours that does it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+
+from rerank.backends._address import Address
+from rerank.backends._options import BackendOptions
+from rerank.backends._retries import SLOW_TRIES, TRIES
+from rerank.backends.base import Reply, Request, Sampling
+from rerank.backends.openai import Openai
+from rerank.errors import BackendError, UsageError
+from rerank.judges import open_judge
+from rerank.prompts import load_prompt
+from rerank.prompts.base import Message
+from rerank.types import Document, Query, Window
+from tests.backends.faulty_server import Act, Answer, FaultyServer, error, models, raw, said
+
+pytestmark = pytest.mark.enable_socket
+
+KEY = "sk-a-secret-of-this-test"
+FINE = said("[2] > [1]")
+SLOW = replace(FINE, wait=5.0)
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RERANK_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+class Waits(list[float]):
+    """Notes how long it should have slept."""
+
+    async def __call__(self, seconds: float) -> None:
+        self.append(seconds)
+
+
+def request(text: str = "Rank.", query: str = "q") -> Request:
+    return Request(prompt=(Message("user", text),), sampling=Sampling(max_tokens=9), window=Window(Query(id=query), ()))
+
+
+def ask(acts: Sequence[Answer], *, count: int = 1, listing: Act | None = None, **options: Any) -> tuple[Any, ...]:
+    """Replies, the server, and the waits."""
+    waits = Waits()
+    with FaultyServer(acts, listing=listing) as server:
+        backend = Openai("m", Address.parse(server.url), options=BackendOptions(**options), sleep=waits)
+        replies = backend.generate([request(query=f"q{at}") for at in range(count)])
+    return replies, server, waits
+
+
+def test_a_proper_answer() -> None:
+    (reply,), server, waits = ask([FINE])
+    assert (reply.text, reply.finish, reply.tokens_in, reply.tokens_out) == ("[2] > [1]", "stop", 50, 7)
+    assert reply.seconds > 0
+    assert server.asked == [
+        {"model": "m", "messages": [{"role": "user", "content": "Rank."}], "max_tokens": 9, "temperature": 0.0}
+    ]
+    assert server.keys == [f"Bearer {KEY}"]
+    assert waits == []
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        error(429),
+        error(500),
+        error(503),
+        error(529),
+        Act(status=502, body=b"<html>Bad gateway</html>"),
+        Act(body=FINE.body[:30]),
+        Act(body=FINE.body, headers={"Content-Length": "9999"}),
+        Act(body=b""),
+        Act(body=b"<html>Welcome</html>"),
+        Act(body=b"\xff\xfe\x00"),
+        Act(body=FINE.body, headers={"Content-Encoding": "gzip"}),
+        Act(close=True),
+        Act(body=b"[]"),
+        Act(body=b"null"),
+        raw({}),
+        raw({"choices": []}),
+        raw({"choices": [None]}),
+        raw({"choices": [{"message": "text"}]}),
+        raw({"choices": {"0": "text"}}),
+        raw({"error": {"message": "overloaded"}}),
+    ],
+    ids=lambda act: f"{act.status} {act.body[:24]!r}{'closed' if act.close else ''}",
+)
+class TestPassing:
+    """Troubles that pass are waited out, up to a number of tries; then they are error replies, never text."""
+
+    def test_once(self, act: Act) -> None:
+        (reply,), server, waits = ask([act, FINE])
+        assert (reply.text, reply.finish, reply.error) == ("[2] > [1]", "stop", "")
+        assert len(server.asked) == 2
+        assert 1 <= waits[0] <= 2
+
+    def test_always(self, act: Act) -> None:
+        (reply,), server, waits = ask([act])
+        assert (reply.text, reply.finish) == ("", "error")
+        assert 10 < len(reply.error) < 500
+        assert len(server.asked) == TRIES
+        assert [round(wait) for wait in waits] == pytest.approx([1.5, 2.5, 4.5, 8.5], abs=0.6)
+
+
+@pytest.mark.parametrize("act", [Act(close=True), Act(body=b"<html>[2] &gt; [1]</html>"), raw({"error": "[2] > [1]"})])
+def test_no_parser_gets_to_see_a_failure(act: Act) -> None:
+    docs = tuple(Document(id=f"d{at}", text=f"passage {at}") for at in range(2))
+    with FaultyServer([act]) as server:
+        backend = Openai("m", Address.parse(server.url), sleep=Waits())
+        judge = open_judge("generate", backend, load_prompt("listwise"))
+        (verdict,) = judge.order([Window(Query(id="q", text="words"), docs)])
+    assert (verdict.status, verdict.order) == ("error", (0, 1))
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_retry_after_in_seconds(status: int) -> None:
+    _, _, waits = ask([error(status, headers={"Retry-After": "17"}), FINE])
+    assert 17 <= waits[0] <= 18
+
+
+def test_retry_after_as_a_date() -> None:
+    when = format_datetime(datetime.now(UTC) + timedelta(seconds=40), usegmt=True)
+    _, _, waits = ask([error(429, headers={"Retry-After": when}), FINE])
+    assert 35 <= waits[0] <= 41
+
+
+@pytest.mark.parametrize("value", ["soon", "", "-5", "Thu, 99 Foo"])
+def test_retry_after_that_makes_no_sense(value: str) -> None:
+    _, _, waits = ask([error(429, headers={"Retry-After": value}), FINE])
+    assert 0 <= waits[0] <= 2
+
+
+def test_nobody_waits_an_hour() -> None:
+    (reply,), server, waits = ask([error(429, "later", headers={"Retry-After": "3600"}), FINE])
+    assert "asks to wait 3600 s" in reply.error
+    assert (len(server.asked), waits) == (1, [])
+
+
+def test_a_slow_server_is_asked_less_often() -> None:
+    (reply,), server, _ = ask([SLOW], timeout=0.05)
+    assert "did not answer within 0.05 s (--timeout)" in reply.error
+    assert len(server.asked) == SLOW_TRIES
+
+
+def test_a_slow_answer_then_a_fast_one() -> None:
+    (reply,), _, _ = ask([SLOW, FINE], timeout=0.5)
+    assert reply.text == "[2] > [1]"
+
+
+def test_one_failure_leaves_the_others_alone() -> None:
+    def moody(body: dict[str, Any]) -> Act:
+        return error(400, "no") if "q3" in body["messages"][0]["content"] else FINE
+
+    with FaultyServer([moody]) as server:
+        backend = Openai("m", Address.parse(server.url), sleep=Waits())
+        replies = backend.generate([request(f"about q{at}") for at in range(6)])
+    assert [reply.finish for reply in replies] == ["stop"] * 3 + ["error"] + ["stop"] * 2
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_rejected_key_ends_everything_at_once(status: int) -> None:
+    waits = Waits()
+    with FaultyServer([error(status, f"Incorrect API key: {KEY}", code="invalid_api_key")]) as server:
+        backend = Openai("m", Address.parse(server.url), sleep=waits, options=BackendOptions(concurrency=1))
+        with pytest.raises(BackendError, match="refuses the key in RERANK_API_KEY or OPENAI_API_KEY") as caught:
+            backend.generate([request() for _ in range(20)])
+    assert len(server.asked) == 1
+    assert waits == []
+    assert KEY not in str(caught.value)
+    assert KEY not in repr(caught.getrepr())
+
+
+def test_a_missing_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(BackendError, match="expected a key in the environment variable RERANK_API_KEY or OPENAI"):
+        ask([FINE], listing=error(401, "You did not provide a key"))
+
+
+@pytest.mark.parametrize("act", [error(402), error(429, "You exceeded your quota", code="insufficient_quota")])
+def test_no_credit(act: Act) -> None:
+    with pytest.raises(BackendError, match="no credit left"):
+        ask([act])
+
+
+def test_a_model_that_is_not_there_is_answered_with_those_that_are() -> None:
+    with pytest.raises(BackendError, match="Model 'm': HTTP 404 .* expected one of: large, small"):
+        ask([error(404, "The model `m` does not exist")], listing=models("large", "small"))
+
+
+def test_a_path_that_is_not_there() -> None:
+    with FaultyServer([FINE]) as server:
+        address = Address.parse(server.url.removesuffix("/v1"))
+        with pytest.raises(BackendError, match="most servers want /v1 at its end"):
+            Openai("m", address, sleep=Waits()).generate([request()])
+
+
+def test_a_redirect_is_not_followed_with_the_key() -> None:
+    with pytest.raises(BackendError, match="redirects to http://elsewhere.example"):
+        ask([Act(status=307, headers={"Location": "http://elsewhere.example/v1"})])
+
+
+def test_a_prompt_that_is_too_long_is_an_error_reply() -> None:
+    message = "This model's maximum context length is 4096 tokens. However, you requested 5 tokens [2] > [1]"
+    (reply,), server, _ = ask([error(400, message, code="context_length_exceeded")])
+    assert (reply.text, reply.finish) == ("", "error")
+    assert "maximum context length" in reply.error
+    assert len(server.asked) == 1
+
+
+def test_a_prompt_that_was_cut_without_a_word_is_an_error_reply() -> None:
+    with FaultyServer([said("[2] > [1]", tokens=20)]) as server:
+        backend = Openai("m", Address.parse(server.url), sleep=Waits())
+        (reply,) = backend.generate([request("many words " * 50)])
+    assert (reply.text, reply.finish) == ("", "error")
+    assert "read 20 tokens of a prompt of 100 words" in reply.error
+
+
+def test_why_it_ended() -> None:
+    def finish(act: Act) -> tuple[str, str]:
+        reply: Reply = ask([act])[0][0]
+        return reply.finish, reply.text
+
+    assert finish(said("[2] >", "length")) == ("length", "[2] >")
+    assert finish(said("", "content_filter")) == ("refused", "")
+    assert finish(said(None, "stop", refusal="I cannot help with that.")) == ("refused", "")
+    assert finish(error(400, "filtered", code="content_filter")) == ("refused", "")
+    assert finish(said(None)) == ("stop", "")
+
+
+def test_nobody_there() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
+        waits = Waits()
+        with pytest.raises(BackendError, match="No connection to .* Start the server at .* --base-url"):
+            Openai("m", Address.parse(url), sleep=waits).generate([request()])
+    assert len(waits) == TRIES - 1
+
+
+def test_gone_in_the_middle_of_a_run() -> None:
+    with FaultyServer([FINE]) as server:
+        backend = Openai("m", Address.parse(server.url), sleep=Waits())
+        assert backend.generate([request()])[0].text
+    with pytest.raises(BackendError, match="Start the server again, then pass --resume"):
+        backend.generate([request(), request()])
+
+
+def test_no_more_than_so_many_at_once_and_connections_are_used_again() -> None:
+    replies, server, _ = ask([replace(FINE, wait=0.02)], count=12, concurrency=3)
+    assert len(replies) == 12
+    assert server.most == 3
+    assert server.connections <= 4
+
+
+def test_where_an_event_loop_runs_already() -> None:
+    async def inside() -> list[Reply]:
+        with FaultyServer([FINE]) as server:
+            return Openai("m", Address.parse(server.url), sleep=Waits()).generate([request()])
+
+    assert asyncio.run(inside())[0].text == "[2] > [1]"
+
+
+def test_the_key_is_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(0)
+    echo = raw({"headers": f"Bearer {KEY}", "choices": f"Bearer {KEY}"})
+    with FaultyServer([echo, error(500, KEY), Act(body=KEY.encode()), error(400, f"bad header {KEY}")]) as server:
+        backend = Openai("m", Address.parse(server.url), sleep=Waits())
+        (reply,) = backend.generate([request()])
+    assert "***" in reply.error
+    shown = [reply.error, repr(backend), json.dumps(dict(backend.identity)), caplog.text, repr(vars(backend))]
+    assert not any(KEY in text for text in shown)
+
+
+def test_keys_do_not_cross_the_network_in_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rerank.backends._address import key_for
+
+    with pytest.warns(UserWarning, match="would cross the network in plain text"):
+        assert key_for(Address.parse("http://gpu.example:8000/v1")) == ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert key_for(Address.parse("https://gpu.example/v1")) == KEY
+        assert key_for(Address.parse("http://[::1]:8000/v1")) == KEY
+        monkeypatch.setenv("RERANK_API_KEY", "")
+        assert key_for(Address.parse("http://gpu.example:8000/v1")) == ""
+
+
+def test_a_key_that_no_header_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-a\nb-secret")
+    with pytest.raises(UsageError, match="OPENAI_API_KEY holds characters that no key has") as caught:
+        ask([FINE])
+    assert "secret" not in str(caught.value)

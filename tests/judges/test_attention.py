@@ -1,0 +1,157 @@
+"""The attention judge: what it asks, in which order passages stand, and the heads that it reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rerank.backends.base import Attend
+from rerank.backends.fake import Fake
+from rerank.errors import DataError, MissingResourceError, UsageError
+from rerank.judges import open_judge
+from rerank.judges._heads import HeadList, open_heads
+from rerank.judges.attention import Attention
+from rerank.prompts import PromptTemplate, load_prompt
+from rerank.types import Document, Qrels, Query, Window
+
+QRELS = Qrels({"q": {"b": 2, "c": 1}})
+TEXTS = {"a": "snow", "b": "", "c": "rain in the hills"}
+WINDOW = Window(Query(id="q", text="when?"), tuple(Document(id=i, text=t) for i, t in TEXTS.items()))
+
+
+def judge(options: str = "", prompt: str = "icr_qa", kind: str = "perfect") -> Attention:
+    made = open_judge(f"attention{options}", Fake(kind, qrels=QRELS), load_prompt(prompt))
+    assert isinstance(made, Attention)
+    return made
+
+
+def test_the_order_is_that_of_the_scores() -> None:
+    (verdict,) = judge().order([WINDOW])
+    assert (verdict.order, verdict.status) == ((1, 2, 0), "ok")
+    (failed,) = judge(kind="fail").order([WINDOW])
+    assert (failed.order, failed.status) == ((0, 1, 2), "error")
+
+
+@pytest.mark.parametrize("prompt", ["icr_qa", "icr_ie"])
+@pytest.mark.parametrize("first", ["true", "false"])
+def test_spans_are_those_of_the_passages_wherever_they_stand(prompt: str, first: str) -> None:
+    (request,) = judge(f",best_first={first}", prompt).requests(WINDOW)
+    content = request.prompt[-1].content
+    task = request.task
+    assert isinstance(task, Attend)
+    shown = [content[start:end] for start, end in task.spans]
+    numbers = (1, 2, 3) if first == "true" else (3, 2, 1)
+    assert shown == [f"[{n}] {text}".rstrip() for n, text in zip(numbers, TEXTS.values(), strict=True)]
+    assert content.index("[1]") < content.index("[2]") < content.index("[3]")
+    assert content[task.tail :].endswith("Query: when?")
+    assert not content[task.tail].isspace()
+    assert task.tail > max(end for _, end in task.spans)
+
+
+def test_the_null_query_differs_in_the_query_alone() -> None:
+    (request,) = judge().requests(WINDOW)
+    assert isinstance(request.task, Attend)
+    (null,) = request.task.null
+    assert null.content == request.prompt[-1].content.replace("when?", "N/A")
+    (plain,) = judge(",calibrate=false").requests(WINDOW)
+    assert isinstance(plain.task, Attend)
+    assert plain.task.null == ()
+
+
+def test_a_query_of_white_space_and_brackets_keeps_spans_right() -> None:
+    window = Window(Query(id="q", text="what\n is [3] ?"), WINDOW.docs)
+    (request,) = judge().requests(window)
+    assert isinstance(request.task, Attend)
+    content = request.prompt[-1].content
+    assert content[request.task.tail :].endswith("Query: what is (3) ?")
+
+
+def test_layers_are_a_band() -> None:
+    (request,) = judge(",layers=3-7").requests(WINDOW)
+    assert isinstance(request.task, Attend)
+    assert request.task.layers == (3, 7)
+    for wrong in ("7-3", "3", "a-b", "-1-2"):
+        with pytest.raises(UsageError, match="the first and the last"):
+            judge(f",layers={wrong}")
+
+
+def test_prompts_of_many_turns_are_refused() -> None:
+    with pytest.raises(UsageError, match="in several turns"):
+        judge(prompt="listwise_multiturn").requests(WINDOW)
+    template = PromptTemplate(
+        name="jinja", syntax="jinja", suffix="{{ query }}{% for p in passages %}{{ p }}{% endfor %}"
+    )
+    with pytest.raises(UsageError, match="in several turns"):
+        template.spans("q", ["a"])
+
+
+def test_a_list_of_heads_goes_with_its_model(tmp_path: Path) -> None:
+    path = tmp_path / "heads.json"
+    mine = {"model": "fake:perfect"}
+    HeadList(heads=((1, 2), (0, 3)), model=mine, method="core").write(path)
+    one = judge(f",heads={path}")
+    (request,) = one.requests(WINDOW)
+    assert isinstance(request.task, Attend)
+    assert request.task.heads == ((1, 2), (0, 3))
+    assert one.request(WINDOW, per_head=True).task.heads == ()  # type: ignore[union-attr]
+    before = one.identity["heads"]
+    HeadList(heads=((0, 3), (1, 2)), model=mine, method="core").write(path)
+    assert judge(f",heads={path}").identity["heads"] == before
+    HeadList(heads=((0, 4),), model=mine, method="core").write(path)
+    assert judge(f",heads={path}").identity["heads"] != before
+    HeadList(heads=((0, 4),), model={"model": "another"}, method="core").write(path)
+    with pytest.raises(UsageError, match="chosen for model another"):
+        judge(f",heads={path}")
+
+
+def test_a_folder_is_known_by_its_weights() -> None:
+    path = Path("h.json")
+    with pytest.raises(MissingResourceError, match="No head list"):
+        open_heads(str(path), {})
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ("[", "no JSON"),
+        ("[]", "shape"),
+        ('{"model": {}, "method": "core", "heads": [[1]]}', "shape"),
+        ('{"model": [], "method": "core", "heads": [[1, 2]]}', "shape"),
+        ('{"model": {}, "method": "core", "heads": []}', "empty"),
+    ],
+)
+def test_a_file_that_is_no_list_is_named(tmp_path: Path, content: str, what: str) -> None:
+    path = tmp_path / "heads.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=what):
+        open_heads(str(path), {"model": "m"})
+
+
+def test_weights_tell_models_from_each_other_and_names_do_not(tmp_path: Path) -> None:
+    path = tmp_path / "heads.json"
+    HeadList(heads=((0, 4),), model={"model": "here", "weights": "aa"}, method="core").write(path)
+    assert open_heads(str(path), {"model": "there", "weights": "aa", "dtype": "float32"}).heads == ((0, 4),)
+    with pytest.raises(UsageError, match="weights bb"):
+        open_heads(str(path), {"model": "here", "weights": "bb"})
+    with pytest.raises(UsageError, match="adapter cc"):
+        open_heads(str(path), {"model": "here", "weights": "aa", "adapter": "cc"})
+
+
+def test_published_lists_are_there_for_their_models() -> None:
+    found = open_heads("qrhead", {"model": "meta-llama/Llama-3.1-8B-Instruct"})
+    assert len(found.heads) == 16
+    assert found.heads[0] == (13, 22)
+    assert len(open_heads("core", {"model": "Llama-3.1-8B-Instruct"}).heads) == 8
+    with pytest.raises(MissingResourceError, match="rerank heads select --method core"):
+        open_heads("core", {"model": "gpt2"})
+    with pytest.raises(MissingResourceError, match="with an adapter"):
+        open_heads("qrhead", {"model": "Llama-3.1-8B-Instruct", "adapter": "aa"})
+
+
+def test_what_is_written_is_plain_json(tmp_path: Path) -> None:
+    path = tmp_path / "heads.json"
+    HeadList(heads=((1, 2),), model={"model": "m"}, method="core", details={"tau": 0.1}).write(path)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content == {"heads": [[1, 2]], "model": {"model": "m"}, "method": "core", "details": {"tau": 0.1}}

@@ -1,0 +1,76 @@
+"""A tiny model in a folder, and vLLM and transformers with it and with the embedded model, in float32.
+
+vLLM has an environment of its own (`make test-vllm`); elsewhere only what needs no vLLM is run here.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from rerank.backends._options import BackendOptions
+from rerank.models import resolve
+from tests.backends.conftest import make_model, make_tokenizer
+
+if TYPE_CHECKING:
+    from rerank.backends.hf import Hf
+    from rerank.backends.vllm import Vllm
+
+collect_ignore = [] if find_spec("vllm") else ["test_vllm.py", "test_vllm_embedded.py", "test_vllm_server.py"]
+
+OPTIONS = BackendOptions(dtype="float32")
+#: Heads as wide as vLLM's kernels want them.
+SHAPE: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "initializer_range": 0.2,
+}
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with random weights and a tokenizer of bytes; 512 positions."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    model: Any = make_model(**SHAPE)
+    model.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vllm(tiny: Path) -> Vllm:
+    from rerank.backends.vllm import Vllm
+
+    return Vllm.load(tiny, OPTIONS)
+
+
+@pytest.fixture(scope="session")
+def hf(tiny: Path) -> Hf:
+    from rerank.backends.hf import Hf
+
+    return Hf.load(tiny, OPTIONS)
+
+
+@pytest.fixture(scope="session")
+def real() -> Path:
+    """The embedded model's folder, which must have been pulled."""
+    return Path(resolve("smollm2-135m"))
+
+
+@pytest.fixture(scope="session")
+def real_vllm(real: Path) -> Vllm:
+    from rerank.backends.vllm import Vllm
+
+    return Vllm.load(real, BackendOptions(context_size=4096))
+
+
+@pytest.fixture(scope="session")
+def real_hf(real: Path) -> Hf:
+    from rerank.backends.hf import Hf
+
+    return Hf.load(real, OPTIONS)

@@ -1,0 +1,313 @@
+"""The vLLM backend in process, on tiny random models: its answers are those of the ``hf`` backend."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rerank.backends._decoding import decode
+from rerank.backends._options import BackendOptions
+from rerank.backends.base import Attend, Backend, Permute, Reply, Request, Sampling, Task, Weigh, Write
+from rerank.backends.hf import Hf
+from rerank.backends.vllm import Vllm
+from rerank.errors import BackendError, MissingResourceError, UsageError
+from rerank.judges.base import Asking
+from rerank.prompts.base import Message
+from tests.backends.conftest import make_model
+from tests.vllm.conftest import OPTIONS, SHAPE
+
+TEXTS = ("b", "a question of some length, so that others are shorter", "a short one", "quite another thing")
+ITEMS = tuple(f"[{at}]" for at in range(1, 13))
+
+
+def request(text: str, task: Task | None = None, *, begun: str = "", **sampling: Any) -> Request:
+    prompt = (Message("user", text), *([Message("assistant", begun)] if begun else []))
+    return Request(prompt=prompt, sampling=Sampling(**{"max_tokens": 12, **sampling}), task=task or Write())
+
+
+def essence(replies: list[Reply]) -> list[tuple[str, str, int, int, str]]:
+    return [(r.text, r.thoughts, r.tokens_in, r.tokens_out, r.finish) for r in replies]
+
+
+def test_it_is_a_backend_that_says_what_it_is(vllm: Vllm, hf: Hf) -> None:
+    assert isinstance(vllm, Backend)
+    assert dict(vllm.identity) == {**hf.identity, "engine": "vllm"}
+    assert vllm.costs_money is False
+    assert vllm.batch_size == 1024
+    assert vllm.tokens.context_size == 511
+    assert vllm.generate([]) == []
+
+
+def test_texts_are_those_of_hf_in_order_in_any_batch(vllm: Vllm, hf: Hf) -> None:
+    asked = [request(text, max_tokens=limit) for text, limit in zip(TEXTS, (3, 12, 30, 1), strict=True)]
+    together = vllm.generate(asked)
+    assert essence(together) == essence(hf.generate(asked))
+    assert essence(together) == essence([vllm.generate([one])[0] for one in asked])
+    assert essence(together) == essence(vllm.generate(asked[::-1])[::-1])
+    assert all(reply.seconds > 0 and reply.steps == reply.tokens_out - 1 for reply in together)
+
+
+def test_a_reply_that_the_prompt_begins_contains_its_beginning(vllm: Vllm, hf: Hf) -> None:
+    asked = [request("a", begun="ab"), request("a", Permute(items=ITEMS, count=2), begun="[")]
+    replies = vllm.generate(asked)
+    assert essence(replies) == essence(hf.generate(asked))
+    assert replies[0].text.startswith("ab")
+
+
+@pytest.mark.parametrize("count", [1, 3, 11, 12])
+def test_chains_are_those_of_hf_alone_and_among_others(vllm: Vllm, hf: Hf, count: int) -> None:
+    chains = [request(text, Permute(items=ITEMS, count=count)) for text in TEXTS]
+    mixed = vllm.generate([request("free"), *chains, request("free too", temperature=1.0)])[1:-1]
+    expected = hf.generate(chains)
+    assert essence(mixed) == essence(expected)
+    assert essence([vllm.generate([one])[0] for one in chains]) == essence(expected)
+    assert len({reply.text for reply in expected}) > 1
+
+
+def test_one_identifier_is_no_question(vllm: Vllm) -> None:
+    (reply,) = vllm.generate([request("a", Permute(items=("[1]",), count=1))])
+    assert (reply.text, reply.steps, reply.finish) == ("[1]", 0, "stop")
+
+
+def test_a_drawn_chain_is_whole_and_depends_on_the_seed_alone(vllm: Vllm) -> None:
+    def drawn(seed: int) -> list[str]:
+        task = Permute(items=ITEMS, count=12)
+        return [r.text for r in vllm.generate([request(t, task, temperature=2.0, seed=seed) for t in TEXTS])]
+
+    first = drawn(1)
+    assert all(sorted(text.split(" > ")) == sorted(ITEMS) for text in first)
+    alone = request(TEXTS[1], Permute(items=ITEMS, count=12), temperature=2.0, seed=1)
+    assert vllm.generate([alone])[0].text == first[1]
+    assert drawn(2) != first
+
+
+def test_a_temperature_that_vllm_does_not_take(vllm: Vllm) -> None:
+    with pytest.raises(UsageError, match=r"temperature must be in \[0, 2\]"):
+        vllm.generate([request("a", temperature=3.0)])
+    assert vllm.generate([request("a")])[0].finish == "length"
+
+
+def test_identifiers_that_cannot_be_told_apart_do_no_harm(vllm: Vllm) -> None:
+    with pytest.raises(UsageError, match="told apart"):
+        vllm.generate([request("a", Permute(items=("1", "11"), count=2))])
+    assert vllm.generate([request("a")])[0].finish == "length"
+
+
+def test_likelihoods_are_those_of_hf(vllm: Vllm, hf: Hf) -> None:
+    bytes_ = tuple(map(chr, range(33, 127)))
+    asked = [
+        request("a", Weigh(continuations=("y", "n", "y", ""))),
+        request("b", Weigh(continuations=bytes_)),
+        request("c", Weigh(continuations=("yes", "no", "y", "", "yes"))),
+        request("d", Weigh(continuations=("a single long one",))),
+        request("e", Weigh(continuations=())),
+    ]
+    replies = vllm.generate(asked)
+    for ours, theirs in zip(replies, hf.generate(asked), strict=True):
+        assert ours.scores == pytest.approx(theirs.scores, abs=1e-4)
+        assert (ours.finish, ours.text) == ("stop", "")
+    assert replies[0].scores[3] == replies[2].scores[3] == 0.0
+
+
+def test_more_tokens_than_vllm_names_at_a_time_are_asked_for_in_parts(
+    vllm: Vllm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [request("a", Weigh(continuations=("b", "!", "c", "a", "d"))), request("b", Weigh(continuations=("!",)))]
+    whole = [reply.scores for reply in vllm.generate(asked)]
+    monkeypatch.setattr("rerank.backends._vllm_doing.NAMED", 2)
+    for scores, expected in zip([reply.scores for reply in vllm.generate(asked)], whole, strict=True):
+        assert scores == pytest.approx(expected, abs=1e-5)
+
+
+def test_no_end_before_the_least_number_of_tokens(vllm: Vllm, hf: Hf) -> None:
+    asked = [request(text, min_tokens=least, max_tokens=20) for text in TEXTS for least in (0, 20)]
+    replies = vllm.generate(asked)
+    assert essence(replies) == essence(hf.generate(asked))
+    assert all(reply.tokens_out == 20 for reply in replies[1::2])
+
+
+def test_all_ends_that_the_model_names_end_a_reply_count_and_are_no_text(tiny: Path, tmp_path: Path, hf: Hf) -> None:
+    (prompt,) = hf._tokens.encode([request("a").prompt])
+    (free,) = decode(hf._model, [prompt], [Sampling(max_tokens=12, min_tokens=12)], [0])
+    at = next(at for at in range(2, 12) if free[at] not in free[:at])
+    for path in tiny.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [257, free[at]], "temperature": 0.3}))
+    asked = [request("a"), request("a", min_tokens=12), request(TEXTS[1])]
+    replies = Vllm.load(tmp_path, OPTIONS).generate(asked)
+    assert essence(replies) == essence(Hf.load(tmp_path, OPTIONS).generate(asked))
+    assert (replies[0].tokens_out, replies[0].finish) == (at + 1, "stop")
+    assert (replies[1].tokens_out, replies[1].finish) == (12, "length")
+
+
+def test_thoughts_have_their_own_room_and_others_in_the_batch_do_not_think(vllm: Vllm, hf: Hf) -> None:
+    pensive = [request(text, thinking=9) for text in TEXTS[:2]]
+    chain = request("a", Permute(items=ITEMS, count=2), thinking=5)
+    replies = vllm.generate([*pensive, request(TEXTS[2]), chain])
+    assert essence([*replies[:2], replies[3]]) == essence(hf.generate([*pensive, chain]))
+    assert essence([replies[2]]) == essence(hf.generate([request(TEXTS[2])]))
+    assert all(reply.thoughts for reply in replies[:2])
+
+
+def test_what_does_not_fit_is_an_error_reply_and_the_rest_is_answered(vllm: Vllm) -> None:
+    room = 511 - vllm.tokens.count(request("").prompt)
+    long, short, cut, full, over = vllm.generate(
+        [
+            request("x" * 600),
+            request("a"),
+            request("x" * (room - 4), min_tokens=12),
+            request("x" * room, Weigh(continuations=("a",)), max_tokens=0),
+            request("x" * room, Weigh(continuations=("abcd", "b")), max_tokens=0),
+        ]
+    )
+    assert long.finish == "error"
+    assert f"{long.tokens_in} tokens" in long.error
+    assert "511" in long.error
+    assert short.finish == "length"
+    assert (cut.tokens_out, cut.finish) == (4, "length")
+    assert len(full.scores) == 1
+    assert (over.finish, over.scores) == ("error", ())
+    assert "no room" in over.error
+
+
+def test_a_chain_that_the_context_cuts_keeps_what_is_written(vllm: Vllm) -> None:
+    room = 511 - vllm.tokens.count(request("").prompt)
+    (reply,) = vllm.generate([request("x" * (room - 20), Permute(items=ITEMS, count=12))])
+    assert reply.finish == "length"
+    assert 1 <= len(reply.text.split(" > ")) < 12
+
+
+def test_attention_is_refused_with_the_backend_that_has_it(vllm: Vllm) -> None:
+    class Looking(Asking):
+        needs = (Attend,)
+        requests = verdict = lambda *_: []  # type: ignore[assignment]
+
+    with pytest.raises(UsageError, match=r"'vllm', cannot be asked to attend.*--model hf:NAME"):
+        Looking(backend=vllm, template=None)  # type: ignore[arg-type]
+
+
+def test_starting_leaves_the_process_as_it_was(tiny: Path) -> None:
+    import torch
+
+    random.seed(5)
+    torch.manual_seed(5)
+    expected, expected_there = random.random(), torch.rand(1)
+    set_threads = torch.set_num_threads
+    random.seed(5)
+    torch.manual_seed(5)
+    Vllm.load(tiny, OPTIONS)
+    assert (random.random(), torch.rand(1)) == (expected, expected_there)
+    assert torch.set_num_threads is set_threads
+
+
+def test_an_adapter_answers_as_in_hf(tiny: Path, tmp_path: Path, vllm: Vllm) -> None:
+    options = BackendOptions(dtype="float32", adapter=str(_adapter(tmp_path)))
+    ours, theirs = Vllm.load(tiny, options), Hf.load(tiny, options)
+    asked = [request(text, Permute(items=ITEMS, count=5)) for text in TEXTS] + [request(text) for text in TEXTS]
+    weighed = [request(text, Weigh(continuations=("a", "b"))) for text in TEXTS]
+    assert essence(ours.generate(asked)) == essence(theirs.generate(asked)) != essence(vllm.generate(asked))
+    for one, other in zip(ours.generate(weighed), theirs.generate(weighed), strict=True):
+        assert one.scores == pytest.approx(other.scores, abs=1e-4)
+    assert ours.identity["adapter"] == theirs.identity["adapter"]
+
+
+def _adapter(folder: Path, **settings: Any) -> Path:
+    """A LoRA adapter with random weights for the tiny model."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(1)
+    config: Any = {"r": 4, "lora_alpha": 32, "target_modules": ["q_proj", "v_proj", "down_proj"], **settings}
+    get_peft_model(make_model(**SHAPE), LoraConfig(**config, init_lora_weights=False)).save_pretrained(str(folder))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"), [({"use_dora": True}, "DoRA"), ({"modules_to_save": ["lm_head"]}, "modules_to_save")]
+)
+def test_an_adapter_that_would_end_the_engine_is_refused(
+    tiny: Path, tmp_path: Path, settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UsageError, match=said):
+        Vllm.load(tiny, BackendOptions(adapter=str(_adapter(tmp_path, **settings))))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"dtype": "bfloat16"}, "expected float32"),
+        ({"device": "cuda"}, "expected cpu"),
+        ({"context_size": 1024}, "at most 512"),
+        ({"device_map": "balanced"}, "expected tp"),
+    ],
+)
+def test_options_that_do_not_fit(tiny: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Vllm.load(tiny, BackendOptions(**options))
+
+
+def test_models_and_adapters_that_are_not_there(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(MissingResourceError, match="cannot be loaded"):
+        Vllm.load(tmp_path, OPTIONS)
+    with pytest.raises(MissingResourceError, match="lacks adapter_config"):
+        Vllm.load(tiny, BackendOptions(adapter=str(tmp_path)))
+
+
+def test_a_model_that_vllm_does_not_start_with(tiny: Path, tmp_path: Path) -> None:
+    for path in tiny.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(BackendError, match="does not start"):
+        Vllm.load(tmp_path, OPTIONS)
+
+
+def test_a_smaller_context_and_batch_are_kept(tiny: Path) -> None:
+    backend = Vllm.load(tiny, BackendOptions(context_size=100, batch_size=7))
+    assert (backend.tokens.context_size, backend.batch_size) == (100, 7)
+    assert backend.generate([request("x" * 100)])[0].finish == "error"
+
+
+class _Failing:
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def generate(self, *_: Any, **__: Any) -> Iterator[Any]:
+        self.asked += 1
+        raise RuntimeError("EngineCore encountered an issue")
+
+
+def test_an_engine_that_failed_is_not_asked_again(vllm: Vllm) -> None:
+    llm = _Failing()
+    backend = Vllm(_with(vllm, llm))
+    with pytest.raises(BackendError, match=r"EngineCore encountered an issue.*--resume"):
+        backend.generate([request("a")])
+    with pytest.raises(BackendError, match="failed before"):
+        backend.generate([request("a")])
+    assert llm.asked == 1
+
+
+def _with(vllm: Vllm, llm: Any) -> Any:
+    engine = vllm._engine
+    return SimpleNamespace(
+        llm=llm, tokenizer=engine.tokenizer, identity=engine.identity, context_size=engine.context_size, adapter=None
+    )
+
+
+@pytest.mark.parametrize("data", [{}, {"script": []}, {"first": [[1]], "later": 3, "count": 1, "end": 0}])
+def test_the_processor_refuses_what_it_cannot_read_before_the_engine_does(vllm: Vllm, data: dict[str, Any]) -> None:
+    from vllm import SamplingParams
+
+    from rerank.backends._vllm_grammar import KEY
+
+    bad: Callable[[], Any] = lambda: vllm._engine.llm.generate(  # noqa: E731
+        [{"prompt_token_ids": [1, 2]}], SamplingParams(extra_args={KEY: data}), use_tqdm=False
+    )
+    with pytest.raises(Exception, match="no grammar"):
+        bad()
+    assert vllm.generate([request("a")])[0].finish == "length"

@@ -19,10 +19,14 @@ _PARTS = (
     ("bm25s", "bm25s", ""),
     ("PyStemmer", "Stemmer", ""),
     ("scipy", "scipy", ""),
+    ("httpx", "httpx", ""),
+    ("tenacity", "tenacity", ""),
     ("ir-datasets", "ir_datasets", "irds"),
     ("torch", "torch", "hf"),
     ("transformers", "transformers", "hf"),
     ("peft", "peft", "hf"),
+    ("sentence-transformers", "sentence_transformers", "cross-encoder"),
+    ("vllm", "vllm", "vllm"),
 )
 
 

@@ -9,7 +9,8 @@ from rerank.strategies import open_strategy, strategies
 
 
 def test_the_names_of_the_field_are_there() -> None:
-    assert {"fullrank", "sliding", "multipass"} <= set(method_names())
+    published = {"fullrank", "sliding", "multipass", "icr", "qrhead", "core", "first", "setwise", "tourrank", "topdown"}
+    assert published | {"pairwise", "pointwise", "cross-encoder", "qlm", "psc"} <= set(method_names())
     assert method_names() == sorted(method_names())
 
 
@@ -34,8 +35,16 @@ def test_rows_and_the_formulas_behind_them() -> None:
     lengths = range(100, size, -stride)
     assert rows["multipass"]["calls_per_100"] == sum(-(-(n - size) // stride) + 1 for n in lengths) + 1 == 45
     for row in rows.values():
-        assert row["calls_per_100"] == open_strategy(row["strategy"]).calls(100)
-        assert "hf" in row["backends"]
+        method = open_method(row["name"])
+        windows = open_strategy(method.strategy_selector).calls(100)
+        assert row["calls_per_100"] == windows * judges.get(method.judge).calls(100)
+        assert (method.backend or "hf") in row["backends"]
+    assert rows["icr"]["calls_per_100"] == rows["first-full"]["calls_per_100"] == 1
+    assert rows["first"]["calls_per_100"] == 9
+    assert rows["topdown"]["calls_per_100"] == 7
+    assert rows["tourrank"]["calls_per_100"] == 13
+    assert rows["pointwise"]["calls_per_100"] == 100
+    assert rows["icr"]["backends"] == ["fake", "hf", "replay"]
 
 
 def test_a_pair_without_a_card() -> None:

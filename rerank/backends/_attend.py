@@ -19,6 +19,7 @@ from rerank.backends._borrowing import Borrowed
 from rerank.backends._cache import restore, roomy_cache, snapshot
 from rerank.backends._forward import forward
 from rerank.backends._locating import Located, locate
+from rerank.backends._parallel import is_split
 from rerank.backends._tokens import HfTokens
 from rerank.backends._watching import Watch, watching
 from rerank.backends.base import Attend
@@ -59,6 +60,12 @@ def attend(model: Any, tokens: HfTokens, prompt: Prompt, task: Attend) -> Seen:
     Raises:
         UsageError: The model does not show its attention, or has not the layers or heads that were asked for.
     """
+    if is_split(model):
+        raise UsageError(
+            "Attention of a model whose matrices are split over processes",
+            expected="all heads of a layer in one process",
+            remedy="Take --device-map auto",
+        )
     wanted = chosen(model.config.get_text_config(), task)
     asked = [locate(tokens, prompt, task.spans, task.tail)]
     if task.null:

@@ -144,7 +144,7 @@ def _in_blocks(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scal
     batch, heads, length, size = query.shape
     groups = key.shape[1]
     keys, values = key.flatten(0, 1), value.flatten(0, 1)
-    grouped = (query * scale).view(batch * groups, heads // groups, length, size)
+    grouped = (query * scale).reshape(batch * groups, heads // groups, length, size)
     out = torch.empty_like(grouped)
     later = torch.full((_BLOCK, _BLOCK), -torch.inf, dtype=query.dtype).triu(1)
 

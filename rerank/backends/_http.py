@@ -17,7 +17,16 @@ from typing import Any, TypeVar
 import httpx
 
 from rerank.backends._address import KEYS, Address, key_for
-from rerank.backends._retries import LONGEST_ASKED, Failed, Rejected, retrying, seconds_of
+from rerank.backends._retries import (
+    FIRST_TRIES,
+    LONGEST_ASKED,
+    SLOW_TRIES,
+    TRIES,
+    Failed,
+    Rejected,
+    retrying,
+    seconds_of,
+)
 from rerank.errors import BackendError
 
 T = TypeVar("T")
@@ -52,6 +61,7 @@ class Exchange:
         timeout: Seconds that one try may take, all of it.
         sleep: How to wait between tries.
         transport: Instead of the network, for tests.
+        known: Whether the server has answered before, so that it is worth waiting for.
         reached: Whether anything listens there, as far as was seen: a try got further than connecting. None if nothing
             was tried.
     """
@@ -60,6 +70,7 @@ class Exchange:
     timeout: float
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     transport: httpx.AsyncBaseTransport | None = None
+    known: bool = False
     reached: bool | None = None
 
     async def __aenter__(self) -> Exchange:
@@ -115,14 +126,15 @@ class Exchange:
                 response = await self._client.request("GET" if body is None else "POST", url, json=body)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             self.reached = self.reached or False
-            raise Failed(f"No connection to {url}: {error or type(error).__name__}") from error
+            tries = TRIES if self.known else FIRST_TRIES
+            raise Failed(f"No connection to {url}: {error or type(error).__name__}", tries=tries) from error
         except (TimeoutError, httpx.TimeoutException) as error:
             self.reached = True
-            raise Failed(f"{url} did not answer within {self.timeout:g} s (--timeout)", slow=True) from error
+            raise Failed(f"{url} did not answer within {self.timeout:g} s (--timeout)", tries=SLOW_TRIES) from error
         except httpx.RequestError as error:
             self.reached = True
             raise Failed(f"The connection to {url} broke: {error or type(error).__name__}") from error
-        self.reached = True
+        self.reached = self.known = True
         if response.status_code >= 300:
             raise self._failure(response)
         try:
@@ -150,7 +162,7 @@ class Exchange:
             after = seconds_of(response.headers.get("retry-after", ""))
             too_long = after is not None and after > LONGEST_ASKED
             more = f" (it asks to wait {after:.0f} s)" if too_long else ""
-            return Failed(message + more, after=after, final=too_long)
+            return Failed(message + more, after=after, tries=1 if too_long else TRIES)
         return Rejected(message, status=status, code=code, field=str(error.get("param") or ""))
 
     def _unauthorised(self, message: str) -> BackendError:

@@ -12,6 +12,7 @@ from typing import Any
 
 from rerank.backends._fingerprint import folder_hash
 from rerank.backends._options import BackendOptions
+from rerank.backends._parallel import placement as tensor_parallel
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
 
 #: Flags of x86 processors that multiply bfloat16 matrices in hardware.
@@ -115,10 +116,11 @@ def load(name: str | Path, options: BackendOptions) -> tuple[Any, Any, dict[str,
         UsageError: An option that does not fit this machine or model.
     """
     device = pick_device(options.device)
+    placement = _placement(options)
     dtype = pick_dtype(options.dtype, device)
     folder = Path(name) if Path(name).is_dir() else None
     with quiet():
-        model, tokenizer = _parts(name, options, dtype, device)
+        model, tokenizer = _parts(name, options, dtype, placement or {"device_map": device})
         identity = {"model": folder.name if folder else str(name)}
         if folder:
             identity["weights"] = folder_hash(folder)
@@ -130,7 +132,23 @@ def load(name: str | Path, options: BackendOptions) -> tuple[Any, Any, dict[str,
     return model, tokenizer, identity
 
 
-def _parts(name: str | Path, options: BackendOptions, dtype: str, device: str) -> tuple[Any, Any]:
+def _placement(options: BackendOptions) -> dict[str, Any]:
+    """Where transformers is to put a model that is spread over devices; empty for one device.
+
+    Raises:
+        UsageError: A device is named too, or there is a single process to split matrices over.
+    """
+    if not options.device_map:
+        return {}
+    if options.device != "auto":
+        raise UsageError(
+            f"--device-map {options.device_map} with --device {options.device}",
+            expected="one of both: a device map spreads a model over all devices",
+        )
+    return tensor_parallel() if options.device_map == "tp" else {"device_map": options.device_map}
+
+
+def _parts(name: str | Path, options: BackendOptions, dtype: str, placement: dict[str, Any]) -> tuple[Any, Any]:
     """Model and tokenizer; whatever can go wrong with strangers' files becomes an error of ours."""
     _, transformers = require_torch()
     from safetensors import SafetensorError
@@ -140,8 +158,10 @@ def _parts(name: str | Path, options: BackendOptions, dtype: str, device: str) -
         origin["revision"] = options.revision
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **origin)
-        model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=dtype, use_safetensors=True, **origin)
-        return model.to(device).eval(), tokenizer
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, use_safetensors=True, **placement, **origin
+        )
+        return model.eval(), tokenizer
     except (OSError, ValueError, KeyError) as error:
         raise _not_loadable(name, error) from error
     except ImportError as error:
@@ -153,7 +173,8 @@ def _parts(name: str | Path, options: BackendOptions, dtype: str, device: str) -
             f"The weights of model {str(name)!r} are damaged: {error}", remedy="Remove the model and get it again"
         ) from error
     except RuntimeError as error:
-        raise BackendError(f"Model {str(name)!r} does not load on {device}: {error}") from error
+        where = next(iter(placement.values()))
+        raise BackendError(f"Model {str(name)!r} does not load on {where}: {error}") from error
 
 
 def _not_loadable(name: str | Path, error: Exception) -> MissingResourceError:

@@ -88,7 +88,7 @@ def _check_whole(seen: int, request: Request) -> None:
         raise Failed(
             f"The server read {seen} tokens of a prompt of {words} words, so it cut the prompt: give it a longer "
             "context (Ollama: OLLAMA_CONTEXT_LENGTH), or say how long it is with --context-size",
-            final=True,
+            tries=1,
         )
 
 
@@ -134,7 +134,7 @@ def _scores(choice: Mapping[str, Any], task: Weigh) -> tuple[float, ...]:
             f"None of {shorten(list(task.continuations))} is among the {len(listed)} likeliest first tokens that the "
             f"server lists ({heads} ...): servers give likelihoods of single tokens only. Take a method that reads "
             "text, or run the model through transformers: --model hf:NAME",
-            final=True,
+            tries=1,
         )
     floor = min(listed.values())
     return tuple(floor if score is None else score for score in found)
@@ -149,7 +149,7 @@ def _listed(choice: Mapping[str, Any]) -> dict[str, float]:
         raise Failed(
             "The server gives no likelihoods (logprobs), which this method needs: take one that reads text, or run the "
             "model through transformers: --model hf:NAME",
-            final=True,
+            tries=1,
         ) from error
     if not listed or any(math.isnan(value) or value > 1e-3 for value in listed.values()):
         raise Failed(f"Likelihoods that are none: {listed}")

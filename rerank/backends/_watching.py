@@ -41,7 +41,6 @@ class Watch:
         skip: Queries at the beginning of the block that do not count.
         wanted: Layer -> its heads that count; nothing is read off other layers. Empty: only keys and values are wanted.
         note: Called with layer and weights, (heads, keys), the mean over queries; keys may leave out the earliest.
-        seen: Layers that came by.
     """
 
     last: int
@@ -49,7 +48,36 @@ class Watch:
     skip: int = 0
     wanted: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     note: Callable[[int, torch.Tensor], None] = lambda layer, weights: None
-    seen: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """What makes scores into weights.
+
+    Attributes:
+        scale: Factor of the scores.
+        softcap: c of c tanh(score / c), as in Gemma 2; None for none.
+        sinks: (heads,) scores of a key that takes weight and gives nothing, as in gpt-oss; None for none.
+    """
+
+    scale: float
+    softcap: float | None
+    sinks: torch.Tensor | None
+
+    @property
+    def plain(self) -> bool:
+        """Whether a kernel can do it."""
+        return self.softcap is None and self.sinks is None
+
+    def weights(self, scores: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        """(heads, queries, keys) scaled scores, which are overwritten, to weights; with sinks they sum to less than 1."""
+        if self.softcap is not None:
+            scores = scores.div_(self.softcap).tanh_().mul_(self.softcap)
+        scores = scores.masked_fill_(~seen, -torch.inf)
+        if self.sinks is None:
+            return scores.softmax(dim=-1)
+        column = self.sinks.float().view(-1, 1, 1).expand(-1, scores.shape[1], 1)
+        return torch.cat([scores, column], dim=-1).softmax(dim=-1)[..., :-1]
 
 
 _WATCH: ContextVar[Watch] = ContextVar("watch")
@@ -122,23 +150,21 @@ def attend(
     watch = _WATCH.get()
     _check(module, more)
     layer: int = module.layer_idx
-    watch.seen.add(layer)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    softcap, sinks = more.get("softcap"), more.get("s_aux")
+    rule = _Rule(scale, more.get("softcap"), more.get("s_aux"))
     if watch.wanted:
-        heads = watch.wanted.get(layer, ())
-        out, weights = _few(query, key, value, attention_mask, scale, softcap=softcap, sinks=sinks, skip=watch.skip)
-        if heads:
-            watch.note(layer, weights[list(heads)])
+        out, weights = _few((query, key, value), attention_mask, rule, watch.skip)
+        if layer in watch.wanted:
+            watch.note(layer, weights[list(watch.wanted[layer])])
     if layer == watch.last:
         raise Finished
-    if not watch.wanted:
-        if watch.plain:
-            return _attention.attend(module, query, key, value, attention_mask, scaling, **more)
-        if softcap is None and sinks is None:
-            return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
-        out, _ = _few(query, key, value, attention_mask, scale, softcap=softcap, sinks=sinks, skip=None)
-    return out.transpose(1, 2), None
+    if watch.wanted:
+        return out.transpose(1, 2), None
+    if watch.plain:
+        return _attention.attend(module, query, key, value, attention_mask, scaling, **more)
+    if rule.plain:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
+    return _few((query, key, value), attention_mask, rule, None)[0].transpose(1, 2), None
 
 
 def _check(module: Any, more: Mapping[str, Any]) -> None:
@@ -157,31 +183,20 @@ def _check(module: Any, more: Mapping[str, Any]) -> None:
 
 
 def _few(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    scale: float,
-    *,
-    softcap: float | None,
-    sinks: torch.Tensor | None,
-    skip: int | None,
+    states: tuple[torch.Tensor, torch.Tensor, torch.Tensor], mask: torch.Tensor | None, rule: _Rule, skip: int | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention of a block of queries, some at a time, in float32; what it gives, and its mean weights.
 
     Args:
-        query: (1, heads, queries, head size).
-        key: (1, key-value heads, keys, head size).
-        value: Likewise.
+        states: (1, heads, queries, head size), (1, key-value heads, keys, head size), and values likewise.
         mask: (1, 1, queries, keys), True where a key counts; None for causal from the first token on.
-        scale: Factor of the scores.
-        softcap: c of c tanh(score / c); None for none.
-        sinks: (heads,) scores of a key that takes weight and gives nothing; None for none.
+        rule: What makes scores into weights.
         skip: Queries at the beginning that do not count for the mean; None if it is not wanted.
 
     Returns:
         (1, heads, queries, head size), and (heads, keys), the mean over queries.
     """
+    query, key, value = states
     _, heads, length, size = query.shape
     groups, keys = key.shape[1], key.shape[2]
     columns, values = key[0].float().transpose(1, 2), value[0]
@@ -189,12 +204,9 @@ def _few(
     total = torch.zeros(heads, keys, device=query.device)
     step = max(1, _AT_A_TIME // (heads * keys))
     for start in range(0, length, step):
-        rows = query[0, :, start : start + step].float() * scale
+        rows = query[0, :, start : start + step].float() * rule.scale
         scores = torch.bmm(rows.reshape(groups, -1, size), columns).view(heads, -1, keys)
-        if softcap is not None:
-            scores = (scores / softcap).tanh_() * softcap
-        scores = scores.masked_fill_(~_seen(mask, start, scores.shape[1], keys, query.device), -torch.inf)
-        weights = _softmax(scores, sinks)
+        weights = rule.weights(scores, _seen(mask, start, scores.shape[1], keys, query.device))
         if skip is not None:
             total += weights[:, max(0, skip - start) :].sum(dim=1)
         packed = weights.to(value.dtype).reshape(groups, -1, keys)
@@ -207,10 +219,3 @@ def _seen(mask: torch.Tensor | None, start: int, length: int, keys: int, device:
     if mask is not None:
         return mask[0, :, start : start + length]
     return torch.ones(1, length, keys, dtype=torch.bool, device=device).tril(start)
-
-
-def _softmax(scores: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
-    if sinks is None:
-        return scores.softmax(dim=-1)
-    column = sinks.float().view(-1, 1, 1).expand(-1, scores.shape[1], 1)
-    return torch.cat([scores, column], dim=-1).softmax(dim=-1)[..., :-1]

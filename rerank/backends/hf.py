@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from rerank.backends._jobs import Job, limited
 from rerank.backends._loading import load, quiet, require_torch
 from rerank.backends._options import BackendOptions
+from rerank.backends._parallel import is_split, lead_or_follow, tell
 from rerank.backends._tokens import HfTokens, context_size
 from rerank.backends.base import Attend, Permute, Reply, Request, Weigh, Write
 from rerank.errors import BackendError, UsageError
@@ -79,7 +80,10 @@ class Hf:
         """
         options = options or BackendOptions()
         model, tokenizer, identity = load(name, options)
-        return cls(model, tokenizer, identity=identity, options=options)
+        made = cls(model, tokenizer, identity=identity, options=options)
+        if is_split(model):
+            lead_or_follow(made._do)
+        return made
 
     @classmethod
     def from_loaded(
@@ -138,6 +142,8 @@ class Hf:
         from rerank.backends._decoding import is_out_of_memory
 
         started = time.perf_counter()
+        if is_split(self._model):
+            tell(jobs)
         try:
             answers = self._do(jobs)
         except (RuntimeError, MemoryError) as error:

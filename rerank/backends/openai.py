@@ -148,7 +148,13 @@ class Openai:
         from rerank.backends._http import Exchange
 
         timeout = self._options.timeout or TIMEOUT
-        return Exchange(address=self._address, timeout=timeout, sleep=self._sleep, transport=self._transport)
+        return Exchange(
+            address=self._address,
+            timeout=timeout,
+            sleep=self._sleep,
+            transport=self._transport,
+            known=self._met is not None,
+        )
 
     async def _meet(self, exchange: Exchange) -> Acquaintance:
         """Ask the server what it is, the first time."""

@@ -69,7 +69,8 @@ class Pick(Whole):
         count = len(window)
         if self._weighs:
             return failed(replies, count) or by_score(replies[0].scores, count)
-        read = verdict(replies[0], count, wanted=1, labels=identifiers("letters", count, self.backend.tokens))
+        labels = identifiers("letters", count, self.backend.tokens)
+        read = verdict(_closed(replies[0]), count, wanted=1, labels=labels)
         if read.status in FAILURES:
             return read
         best = read.order[0]
@@ -78,3 +79,10 @@ class Pick(Whole):
     @property
     def _weighs(self) -> bool:
         return self.by == "likelihood"
+
+
+def _closed(reply: Reply) -> Reply:
+    """A model that is given the first bracket may write the identifier and end there."""
+    text = reply.text.rstrip()
+    ended = reply.finish == "stop" and "[" in text and "]" not in text
+    return replace(reply, text=f"{text}]") if ended else reply

@@ -179,13 +179,13 @@ def test_passages_are_read_once_and_nothing_is_squared(
     tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes: list[tuple[int, int]] = []
-    plain = _watching._softmax
+    plain = _watching._Rule.weights
 
-    def measured(scores: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:
+    def measured(self: Any, scores: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         shapes.append((scores.shape[1], scores.shape[2]))
-        return plain(scores, sinks)
+        return plain(self, scores, seen)
 
-    monkeypatch.setattr(_watching, "_softmax", measured)
+    monkeypatch.setattr(_watching._Rule, "weights", measured)
     model = tiny_model()
     read: list[int] = []
     model.model.embed_tokens.register_forward_hook(lambda _, given, __: read.append(given[0].shape[1]))

@@ -16,7 +16,7 @@ import pytest
 
 from rerank.backends._address import Address
 from rerank.backends._options import BackendOptions
-from rerank.backends._retries import SLOW_TRIES, TRIES
+from rerank.backends._retries import FIRST_TRIES, SLOW_TRIES, TRIES
 from rerank.backends.base import Reply, Request, Sampling
 from rerank.backends.openai import Openai
 from rerank.errors import BackendError, UsageError
@@ -246,15 +246,17 @@ def test_nobody_there() -> None:
         waits = Waits()
         with pytest.raises(BackendError, match="No connection to .* Start the server at .* --base-url"):
             Openai("m", Address.parse(url), sleep=waits).generate([request()])
-    assert len(waits) == TRIES - 1
+    assert len(waits) == FIRST_TRIES - 1
 
 
 def test_gone_in_the_middle_of_a_run() -> None:
+    waits = Waits()
     with FaultyServer([FINE]) as server:
-        backend = Openai("m", Address.parse(server.url), sleep=Waits())
+        backend = Openai("m", Address.parse(server.url), sleep=waits)
         assert backend.generate([request()])[0].text
     with pytest.raises(BackendError, match="Start the server again, then pass --resume"):
         backend.generate([request(), request()])
+    assert len(waits) == 2 * (TRIES - 1)
 
 
 def test_no_more_than_so_many_at_once_and_connections_are_used_again() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -63,10 +64,27 @@ def _hf() -> Backend:
     return Hf.from_loaded(LlamaForCausalLM(config), tokenizer)
 
 
+def _openai() -> Backend:
+    import httpx
+
+    from rerank.backends._address import Address
+    from rerank.backends.openai import Openai
+
+    def answer(asked: httpx.Request) -> httpx.Response:
+        if asked.method == "GET":
+            return httpx.Response(200, json={"data": [{"id": "m", "max_model_len": 4096}]})
+        last = json.loads(asked.content)["messages"][-1]["content"]
+        body = {"choices": [{"message": {"content": last}}], "usage": {"prompt_tokens": 9, "completion_tokens": 3}}
+        return httpx.Response(200, json=body)
+
+    return Openai("m", Address.parse("http://localhost/v1"), transport=httpx.MockTransport(answer))
+
+
 MAKERS: dict[str, Callable[[], Backend]] = {
     **{f"fake:{kind}": partial(Fake, kind, qrels=Qrels({"q": {"d1": 1}})) for kind in KINDS},
     "replay": lambda: Replay(map(_Call, requests())),
     "hf": _hf,
+    "openai": _openai,
 }
 
 

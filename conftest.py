@@ -1,9 +1,28 @@
-"""What pytest collects where: modules that need torch are left alone where it is not installed."""
+"""What pytest collects where: modules that need torch or vLLM at their tops are left alone where these are missing."""
 
 from __future__ import annotations
 
+import re
 from importlib.util import find_spec
+from pathlib import Path
 
-collect_ignore = (
-    [] if find_spec("torch") else [f"rerank/backends/{name}.py" for name in ("_attention", "_cache", "_decoding")]
-)
+_IMPORT = re.compile(r"^(?:import|from) ([\w.]+)(?: import (\w+))?", re.M)
+_BACKENDS = Path(__file__).parent / "rerank/backends"
+_IMPORTS = {
+    path: {name for found in _IMPORT.findall(path.read_text(encoding="utf-8")) for name in (found[0], ".".join(found))}
+    for path in _BACKENDS.glob("_*.py")
+}
+
+
+def _unusable() -> set[Path]:
+    """The modules that import what is not installed, and those that import these."""
+    lacking = {name for name in ("torch", "vllm") if not find_spec(name)}
+    while True:
+        found = {p for p, names in _IMPORTS.items() if lacking & {*names, *(name.split(".")[0] for name in names)}}
+        more = {f"rerank.backends.{path.stem}" for path in found} - lacking
+        if not more:
+            return found
+        lacking |= more
+
+
+collect_ignore = sorted(map(str, _unusable()))

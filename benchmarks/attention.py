@@ -117,7 +117,7 @@ def weights(backend: Any, prompt: Any, task: Attend) -> tuple[torch.Tensor, Any]
     total = torch.zeros(len(found.ids))
     for layer in out.attentions:
         total += layer[0, :, found.tail :].float().mean(dim=1).sum(dim=0)
-    return total, found
+    return total[: found.tail], found
 
 
 def reference(backend: Any, asked: Request) -> list[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Writes `docs/commands.md` from the commands themselves: `python docs/generate.py`. A test compares the two.
+"""Writes `docs/commands.md` and `docs/methods/index.md` from the code: `python docs/generate.py`. A test compares them.
 
 Reads names, help texts and examples, never drawn help, so that neither the width of a terminal nor the version of the
 library that draws it matters. Knows no command by name but those whose examples the tests leave out.
@@ -16,10 +16,10 @@ import yaml
 from rerank.cli.app import app
 from rerank.collections import providers
 from rerank.methods import describe_methods
-from rerank.models import MODELS
+from rerank.models import BACKENDS, MODELS
 from rerank.prompts import prompt_names, prompt_text
 
-PAGE = Path(__file__).with_name("commands.md")
+DOCS = Path(__file__).parent
 _HEAD = """# Commands
 
 <!-- Written by docs/generate.py; change the help texts instead. -->
@@ -28,12 +28,56 @@ Every command says the same with `--help`. Results go to standard output, everyt
 tab-separated when piped. `--format json` prints one object, `--format jsonl` one object a line; their keys are in
 [File formats](formats.md#what-the-commands-print). Flags may be written with underscores, as in `--window_size`.
 """
+_METHODS = """# Methods
+
+<!-- Written by docs/generate.py; change the cards in rerank/methods instead. -->
+
+A method is a strategy (which windows are asked about) times a judge (how one window is put in order). Any other pair
+works too, as `--method STRATEGY:JUDGE`; options of either follow, as in `--method sliding,size=10,identifiers=letters`.
+The same table for scripts: `rerank methods --format json`. Which one to take: [Which method](../which-method.md).
+"""
+#: Method -> the page that it shares with others.
+_PAGES_OF = {
+    "multipass": "sliding",
+    "qrhead": "icr",
+    "core": "icr",
+    "first-full": "first",
+    "setwise-bubble": "setwise",
+    "pairwise-allpair": "pairwise",
+    "pairwise-sliding": "pairwise",
+}
+_FOR_TESTS = ("fake", "replay")
 #: Examples that tests cannot run, and why.
 _NOT_RUN = {"rerank doctor": "looks at this machine", "rerank models pull": "downloads a model"}
 
 
-def page() -> str:
-    """The whole page."""
+def pages() -> dict[str, str]:
+    """Path below docs/ -> the whole page."""
+    return {"commands.md": _commands(), "methods/index.md": _methods()}
+
+
+def _methods() -> str:
+    """Every method, what it costs, and who can answer it."""
+    rows = describe_methods()
+    backends = [name for name in BACKENDS.names() if name not in _FOR_TESTS]
+    head = ("method", "strategy", "judge", "calls for 100 documents, at most", *(f"`{name}`" for name in backends))
+    table = [
+        [
+            f"[`{row['name']}`]({_PAGES_OF.get(row['name'], row['name'])}.md)",
+            f"`{row['strategy']}`",
+            f"`{row['judge']}`" + (f" ({row['options']})" if row["options"] else ""),
+            row["calls_per_100"],
+            *("yes" if name in row["backends"] else "" for name in backends),
+        ]
+        for row in rows
+    ]
+    papers = [[f"`{row['name']}`", row["summary"], row["paper"]] for row in rows]
+    parts = (_METHODS, _table(head, table), "", _table(("method", "what it does", "source"), papers))
+    return "\n".join(parts) + "\n"
+
+
+def _commands() -> str:
+    """Every command."""
     root = typer.main.get_command(app)
     parts = [_HEAD, *_command("rerank", root), *_tables()]
     return "\n".join(part.rstrip() + "\n" for part in parts)
@@ -100,4 +144,5 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    for path, text in pages().items():
+        (DOCS / path).write_text(text, encoding="utf-8")

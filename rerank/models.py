@@ -28,6 +28,7 @@ __all__ = [
     "MODELS",
     "BackendOptions",
     "ModelCard",
+    "backend_class",
     "folder_of",
     "open_backend",
     "pull",
@@ -113,7 +114,8 @@ def prompt_for(model: str, prompt: str = "auto") -> str:
     """The prompt that is meant: the one named, else the one that suits the model, else ``listwise``."""
     if prompt != "auto":
         return prompt
-    return MODELS[model].prompt if model in MODELS else "listwise"
+    _, name = _parted(model)
+    return MODELS[name].prompt if name in MODELS else "listwise"
 
 
 def pull(
@@ -197,9 +199,7 @@ def open_backend(
         RerankError: What `resolve` and the backend raise.
     """
     options = options or BackendOptions()
-    name, colon, argument = selector.partition(":")
-    if not colon or name.replace("-", "_") not in BACKENDS.names():
-        name, argument = kind or "hf", selector
+    name, argument = _parted(selector, kind)
     if name == "replay":
         raise UsageError(f"{selector!r} cannot be chosen as a model", remedy="Use: rerank replay FOLDER")
     found = BACKENDS.get(name)
@@ -209,6 +209,19 @@ def open_backend(
         return cast(Backend, found.connect(argument, options))
     backend: Backend = build(BACKENDS, selector)
     return _adjusted(backend, options, qrels) if Selector.parse(selector).name == "fake" else backend
+
+
+def backend_class(selector: str, kind: str = "") -> Any:
+    """The class (or maker) of the backend that `open_backend` would open."""
+    return BACKENDS.get(_parted(selector, kind)[0])
+
+
+def _parted(selector: str, kind: str = "") -> tuple[str, str]:
+    """The backend that a selector means, and what is left for it to open."""
+    name, colon, argument = selector.partition(":")
+    if colon and name.replace("-", "_") in BACKENDS.names():
+        return name, argument
+    return kind or "hf", selector
 
 
 def _adjusted(fake: Any, options: BackendOptions, qrels: Qrels | None) -> Backend:

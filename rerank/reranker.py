@@ -19,9 +19,9 @@ from typing import Any
 
 from rerank.backends.base import Backend
 from rerank.errors import DataError, UsageError, shorten
-from rerank.judges import FAILURES, Judge, Limits, open_judge
+from rerank.judges import FAILURES, Judge, Limits, check_judge, open_judge
 from rerank.methods import open_method
-from rerank.models import BackendOptions, open_backend, prompt_for
+from rerank.models import BackendOptions, backend_class, open_backend, prompt_for
 from rerank.pipeline import Outcome, drive
 from rerank.prompts import load_prompt
 from rerank.stages import Transformer
@@ -115,6 +115,7 @@ class Reranker(Transformer):
             MissingPrerequisiteError: The extra that the model needs is not installed.
         """
         card = open_method(method)
+        check_judge(card.judge_selector, backend_class(model, card.backend), model)
         backend = open_backend(model, options or BackendOptions(), kind=card.backend)
         if prompt == "auto":
             prompt = card.own_prompt or prompt_for(model)

@@ -128,7 +128,8 @@ def test_the_page_of_commands_is_what_the_commands_say() -> None:
     assert spec.loader is not None
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
-    assert text_of("docs/commands.md") == generate.page(), "run: python docs/generate.py"
+    for path, text in generate.pages().items():
+        assert text_of(f"docs/{path}") == text, "run: python docs/generate.py"
 
 
 def test_specifications_are_read(tmp_path: Path) -> None:

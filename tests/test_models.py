@@ -13,6 +13,7 @@ from rerank import models
 from rerank.backends.fake import Fake
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
 from rerank.models import MARKER, BackendOptions, open_backend, resolve
+from rerank.reranker import Reranker
 from rerank.types import Qrels
 
 NAME = "smollm2-135m"
@@ -115,3 +116,14 @@ def test_opening_names_imports_no_torch() -> None:
     code = "import sys, rerank.models as m; m.open_backend('fake:reversed'); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", [NAME, f"hf:{NAME}", f"vllm:{NAME}"])
+def test_the_prompt_that_suits_a_model_is_the_same_whoever_runs_it(name: str) -> None:
+    assert models.prompt_for(name) == "listwise_examples"
+    assert models.prompt_for(name, "listwise") == "listwise"
+
+
+def test_a_backend_that_cannot_is_refused_before_a_model_is_loaded() -> None:
+    with pytest.raises(UsageError, match=r"'vllm', cannot be asked to attend.*--model hf:NAME"):
+        Reranker.from_pretrained("vllm:./none", method="icr")

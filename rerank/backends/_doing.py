@@ -6,17 +6,19 @@ Knows tasks, tokens and texts; how tokens are decoded, weighed or attended to is
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from rerank.backends._attend import attend
-from rerank.backends._chain import Chain, behind, pieces
+from rerank.backends._chain import Chain, Ids, behind, pieces
 from rerank.backends._decoding import decode, eos_ids
 from rerank.backends._jobs import Job
 from rerank.backends._likelihood import weigh
 from rerank.backends._permute import permute
+from rerank.backends._thinking import CLOSE
 from rerank.backends._tokens import HfTokens
-from rerank.backends.base import Attend, Permute, Reply, Weigh, Write
+from rerank.backends.base import Attend, Permute, Recite, Reply, Weigh, Write
 
 #: So much of a prompt's end is tokenized again with what follows it; no token is longer.
 _TAIL = 32
@@ -33,6 +35,14 @@ def _write(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
     return replies
 
 
+def muse(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[tuple[list[int], bool]]:
+    """Thoughts; see `rerank.backends._thinking`."""
+    until = (CLOSE, tokens.tokenizer)
+    rows = decode(model, [j.prompt for j in jobs], [j.sampling for j in jobs], [j.seed for j in jobs], until=until)
+    ends = eos_ids(model)
+    return [(row, bool(row) and row[-1] in ends) for row in rows]
+
+
 def _permute(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
     """Chains of identifiers."""
     chains = [chain_for(tokens, job.task, _end(tokens, job), job.begun) for job in jobs]
@@ -46,12 +56,9 @@ def _permute(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
 
 def _weigh(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
     """Log-probabilities of continuations."""
-    continuations = [[behind(tokens.plain, _end(tokens, job), text) for text in job.task.continuations] for job in jobs]
+    continuations = [[_behind(tokens, job, text) for text in job.task.continuations] for job in jobs]
     rows = weigh(model, [job.prompt for job in jobs], continuations)
-    return [
-        Reply(scores=tuple(row), tokens_in=len(job.prompt), thoughts=job.thoughts)
-        for job, row in zip(jobs, rows, strict=True)
-    ]
+    return [replace(_reply(job, "", 0, steps=0), scores=tuple(row)) for job, row in zip(jobs, rows, strict=True)]
 
 
 def _attend(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
@@ -68,6 +75,7 @@ DO: dict[type[Any], Callable[[Any, HfTokens, Sequence[Job]], list[Reply]]] = {
     Write: _write,
     Permute: _permute,
     Weigh: _weigh,
+    Recite: _weigh,
     Attend: _attend,
 }
 
@@ -87,6 +95,11 @@ def chain_for(tokens: HfTokens, task: Permute, end: str, begun: str) -> Chain:
 @lru_cache(maxsize=64)
 def _pieces(tokens: HfTokens, items: tuple[str, ...], separator: str, end: str, begun: str) -> tuple[Any, Any]:
     return pieces(tokens.plain, items, separator, before=end, opening=begun)
+
+
+def _behind(tokens: HfTokens, job: Job, text: str) -> Ids:
+    """Tokens of a text behind a prompt; special tokens that it spells out are broken up, as in the prompt."""
+    return behind(tokens.plain, _end(tokens, job), tokens.chat.safe(text))
 
 
 def _end(tokens: HfTokens, job: Job) -> str:

@@ -5,23 +5,20 @@ Imports torch at its top, so it is imported only when a model is there. Knows to
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from copy import deepcopy
 from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from rerank.backends._borrowing import Borrowed
 from rerank.backends._forward import cache_of, forward
+from rerank.backends._head import Head
 from rerank.errors import UsageError
 
 _Ids = Sequence[int]
-#: Rows of the output matrix that are made float32 at a time.
-_SLICE = 1 << 14
 #: Continuations that are read side by side; each takes a copy of the prompt's keys and values.
 _BRANCHES = 8
 
@@ -33,8 +30,7 @@ def weigh(
 
     Prompts whose continuations differ in one token only, or that have a single one, share one forward pass, and only
     the logits that are needed are computed. Continuations that differ in more share their prompt's key-value cache.
-    The last matrix product and the log-softmax are in float32 whatever the model's dtype: in bfloat16, logits near 20
-    are steps of 1/8, so that many identifiers would tie.
+    The last matrix product (`Head`) and the log-softmax are in float32 whatever the model's dtype.
 
     Args:
         model: A causal language model of transformers.
@@ -53,7 +49,7 @@ def weigh(
     found: list[list[float]] = [[] for _ in prompts]
     asked = [at for at, texts in enumerate(continuations) if texts]
     simple = [at for at in asked if max(map(len, continuations[at])) <= len(_beginning(continuations[at])) + 1]
-    with torch.inference_mode(), Borrowed(model), _float32_logits(model):
+    with torch.inference_mode(), Borrowed(model), Head(model):
         if simple:
             rows = _one_pass(model, [prompts[at] for at in simple], [continuations[at] for at in simple], pad)
             for at, row in zip(simple, rows, strict=True):
@@ -130,30 +126,3 @@ def _read(model: Any, rows: Sequence[_Ids], kept: int, pad: int, *, keep: bool =
 def _sum(logs: Tensor, text: _Ids) -> float:
     """Log-probability of ``text``, whose tokens are predicted by the first ``len(text)`` rows of ``logs``."""
     return float(logs[range(len(text)), list(text)].sum())
-
-
-@contextmanager
-def _float32_logits(model: Any) -> Iterator[None]:
-    """Let the model's last matrix product run in float32; what it does to logits afterwards (caps) follows suit."""
-    head = model.get_output_embeddings()
-    if not _is_narrow(head):
-        yield
-        return
-
-    def product(layer: Any, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor:
-        hidden = inputs[0].to(layer.weight.device, torch.float32)
-        out = torch.cat([linear(hidden, part.float()) for part in layer.weight.split(_SLICE)], dim=-1)
-        return out if layer.bias is None else out + layer.bias.float()
-
-    handle = head.register_forward_hook(product)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _is_narrow(head: Any) -> bool:
-    """Whether a layer is a plain matrix of 16 bits; one that is quantised, spread or put away only it can multiply."""
-    if type(head) is not torch.nn.Linear or type(head.weight) is not torch.nn.Parameter:
-        return False
-    return head.weight.dtype in (torch.bfloat16, torch.float16) and head.weight.device.type != "meta"

@@ -32,7 +32,7 @@ def placement() -> dict[str, Any]:
             remedy="Run: torchrun --nproc-per-node DEVICES -m rerank ...; or take --device-map auto",
         )
     try:
-        from transformers.distributed import DistributedConfig
+        from transformers.distributed.configuration_utils import DistributedConfig
 
         return {"distributed_config": DistributedConfig(tp_plan="auto")}
     except (ImportError, TypeError):  # an older transformers

@@ -17,7 +17,8 @@ from rerank.backends._attention import sees_everything
 from rerank.backends._borrowing import Borrowed
 from rerank.backends._cache import roomy_cache
 from rerank.backends._chain import Chain, State
-from rerank.backends._forward import cache_of, forward
+from rerank.backends._forward import forward
+from rerank.backends._head import Head
 from rerank.backends._sampling import draw
 from rerank.backends.base import Sampling
 
@@ -47,15 +48,13 @@ class Row:
         self.written = self.state.forced()
         return [] if self.state.done else [*self.prompt, *self.written]
 
-    def choose(self, logits: torch.Tensor) -> list[int]:
+    def choose(self, scores: torch.Tensor) -> list[int]:
         """Take the best allowed token (the lowest of equals) and what follows by force; return what to read next.
 
         Args:
-            logits: (vocabulary,) of the next token.
+            scores: (allowed tokens,) their logits.
         """
-        ways = list(self.state.allowed())
-        scores = logits[ways]
-        token = ways[int(draw(scores, self.sampling, self.chance).argmax())]
+        token = self.state.allowed()[int(draw(scores, self.sampling, self.chance).argmax())]
         self.state.push(token)
         tokens = [token, *self.state.forced()]
         self.written += tokens
@@ -90,26 +89,28 @@ def permute(
         for prompt, chain, sampling, seed in zip(prompts, chains, samplings, seeds, strict=True)
     ]
     together = [rows] if sees_everything(model.config) else [[row] for row in rows]
-    with torch.inference_mode(), Borrowed(model) as fast:
+    with torch.inference_mode(), Borrowed(model), Head(model) as head:
         for some in together:
-            _complete(model, some, fast=fast)
+            _complete(model, some, head)
     return rows
 
 
-def _complete(model: Any, rows: Sequence[Row], *, fast: bool) -> None:
+def _complete(model: Any, rows: Sequence[Row], head: Head) -> None:
     """Write the chains of some rows together."""
     ahead = [row.begin() for row in rows]
     if not any(ahead):
         return
     # A step is as wide as the row that has most ahead, so rows of a batch take up room for one another.
     room = max(map(len, ahead)) + sum(row.state.longest for row in rows)
-    reader = _Reader(model, len(rows), roomy_cache(model.config, room) if fast else None)
+    reader = _Reader(model, len(rows), roomy_cache(model.config, room))
     while any(ahead):
+        ways = [row.state.allowed() for row in rows]
+        head.only = sorted({token for tokens in ways for token in tokens})
         logits = reader.read(ahead)
         for at, row in enumerate(rows):
             if ahead[at]:
                 row.steps += reader.passes > 1
-                ahead[at] = row.choose(logits[at])
+                ahead[at] = row.choose(head.of(logits[at], ways[at]))
 
 
 class _Reader:
@@ -118,7 +119,7 @@ class _Reader:
     Args:
         model: The model.
         rows: How many.
-        cache: An empty key-value cache; transformers' own if None.
+        cache: An empty key-value cache.
     """
 
     def __init__(self, model: Any, rows: int, cache: Any) -> None:
@@ -127,7 +128,7 @@ class _Reader:
         self.passes = 0
 
     def read(self, blocks: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Read one block a row; return (rows, vocabulary) logits of what follows each.
+        """Read one block a row; return (rows, tokens asked for) logits of what follows each.
 
         A row without a block reads padding, which nothing ever attends to.
         """
@@ -146,6 +147,5 @@ class _Reader:
             use_cache=True,
             logits_to_keep=1,
         )
-        self._cache = cache_of(self._model, out)
         self.passes += 1
         return out.logits[:, -1].float().cpu()  # type: ignore[no-any-return]

@@ -52,6 +52,11 @@ class Weigh:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Recite(Weigh):
+    """The same about texts of many tokens, such as a query; servers tell the likelihood of single tokens only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attend:
     """Say how much attention each passage gets from the end of the prompt; one number each, in ``scores``.
 
@@ -78,7 +83,7 @@ class Relate:
     """Say how relevant each passage of the window is to its query, pair by pair; one number each, in ``scores``."""
 
 
-Task = Write | Permute | Weigh | Attend | Relate
+Task = Write | Permute | Weigh | Recite | Attend | Relate
 
 
 def tasks_of(backend: Any) -> frozenset[type[Any]]:

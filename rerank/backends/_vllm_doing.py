@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rerank.backends._chain import Chain, Ids, behind
-from rerank.backends._doing import _end, _pieces, _reply
+from rerank.backends._chain import Chain, Ids
+from rerank.backends._doing import _behind, _end, _pieces, _reply
 from rerank.backends._jobs import Job
-from rerank.backends._thinking import _CLOSE, _opened
+from rerank.backends._thinking import CLOSE
 from rerank.backends._tokens import HfTokens
 from rerank.backends._vllm_grammar import chained, scripted
-from rerank.backends.base import Permute, Reply, Weigh, Write
+from rerank.backends.base import Permute, Recite, Reply, Weigh, Write
 
 #: The most tokens of which vLLM says the likelihood where they are named.
 NAMED = 128
@@ -81,7 +81,7 @@ def _weigh(run: Run, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
     nothing else: their prompt is then read once for all of them, where vLLM's log-probabilities of prompts would read
     it for each, past its cache. The two never share a batch: vLLM would answer some with the others' tokens.
     """
-    wanted = [[behind(tokens.plain, _end(tokens, j), text) for text in j.task.continuations] for j in jobs]
+    wanted = [[_behind(tokens, j, text) for text in j.task.continuations] for j in jobs]
     short = {at for at, texts in enumerate(wanted) if max(map(len, texts), default=0) <= 1}
     found = _named(run, [(at, jobs[at].prompt, wanted[at]) for at in sorted(short)])
     found |= _scripted(run, [(at, j.prompt, wanted[at]) for at, j in enumerate(jobs) if at not in short])
@@ -127,22 +127,15 @@ def _scripted(run: Run, questions: Sequence[_Question]) -> dict[int, dict[Ids, f
     return found
 
 
-def think(run: Run, tokens: HfTokens, jobs: Sequence[Job]) -> list[Job]:
-    """Let the model think about each job, within its budget; as `rerank.backends._thinking` does."""
-    prompts = [_opened(tokens, job) for job in jobs]
-    asked = [
-        Ask(prompt, {**_chance(j), "max_tokens": j.sampling.thinking, "stop": [_CLOSE], "detokenize": True})
-        for j, prompt in zip(jobs, prompts, strict=True)
-    ]
-    thought = []
-    for job, prompt, out in zip(jobs, prompts, run(asked), strict=True):
-        row = list(out.token_ids)
-        text, closed, _ = tokens.text(row, marks=True).partition(_CLOSE)
-        if not closed and out.finish_reason == "stop":  # it ended its turn instead
-            text = tokens.text(row[:-1], marks=True)
-        closing = tokens.plain(f"{text}{_CLOSE}\n\n{job.begun}")
-        thought.append(job.after(text.strip(), [*prompt, *closing], len(row)))
-    return thought
+def muse(run: Run, jobs: Sequence[Job]) -> list[tuple[list[int], bool]]:
+    """Thoughts; see `rerank.backends._thinking`."""
+    outs = run(
+        [
+            Ask(j.prompt, {**_chance(j), "max_tokens": j.sampling.max_tokens, "stop": [CLOSE], "detokenize": True})
+            for j in jobs
+        ]
+    )
+    return [(list(out.token_ids), out.finish_reason == "stop") for out in outs]
 
 
 #: Kind of task -> how it is done.
@@ -150,6 +143,7 @@ DO: dict[type[Any], Callable[[Run, HfTokens, Sequence[Job]], list[Reply]]] = {
     Write: _write,
     Permute: _permute,
     Weigh: _weigh,
+    Recite: _weigh,
 }
 
 

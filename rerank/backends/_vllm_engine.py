@@ -6,6 +6,7 @@ vLLM is imported when an engine is started. Written against vLLM 0.32.
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from weakref import WeakSet
 
 from rerank.backends._fingerprint import folder_hash
 from rerank.backends._loading import _adapter_folder, _not_loadable, quiet, require_torch
@@ -34,6 +36,13 @@ _ENVIRONMENT = {
 }
 
 
+#: Out of sight while an engine starts: vLLM looks through all modules for kernels to replace, and takes an object in
+#: this one for what it is not. bm25s brings it, by way of numba.
+_MISLEADING = "llvmlite.binding.ffi"
+#: vLLM's clients of engines that are running. Those in this process share state that has room for one.
+_running: WeakSet[Any] = WeakSet()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Engine:
     """vLLM, started.
@@ -52,9 +61,14 @@ class Engine:
     context_size: int
     adapter: Any = None
 
+    @property
+    def alive(self) -> bool:
+        """Whether no other engine has taken its place."""
+        return self.llm.llm_engine.engine_core in _running
+
 
 def start(name: str | Path, options: BackendOptions) -> Engine:
-    """Load a model from a folder or the hub.
+    """Load a model from a folder or the hub. An engine that runs in this process already is stopped.
 
     Raises:
         MissingPrerequisiteError: vLLM is not installed.
@@ -77,6 +91,7 @@ def start(name: str | Path, options: BackendOptions) -> Engine:
             settings |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": room_for(folder)}
             identity["adapter"] = folder_hash(folder)
             adapter = _lora_request(folder)
+        _stop_others()
         try:
             llm = vllm.LLM(model=str(name), **settings)
         except Exception as error:
@@ -85,9 +100,18 @@ def start(name: str | Path, options: BackendOptions) -> Engine:
                 remedy="A smaller --context-size needs less memory; VLLM_LOGGING_LEVEL=INFO shows what vLLM does; "
                 "--model hf:NAME runs the model through transformers",
             ) from error
+    _running.add(llm.llm_engine.engine_core)
     return Engine(
         llm=llm, tokenizer=tokenizer, identity=identity, context_size=settings["max_model_len"] - 1, adapter=adapter
     )
+
+
+def _stop_others() -> None:
+    """Make room in this process. Left to the garbage collector, an engine would take its successor along."""
+    if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0":
+        for client in list(_running):
+            client.shutdown()
+            _running.discard(client)
 
 
 def _import() -> ModuleType:
@@ -111,13 +135,17 @@ def _missing(why: object) -> MissingPrerequisiteError:
 
 @contextmanager
 def _as_it_was() -> Iterator[None]:
-    """Keep what starting vLLM changes for everybody else in this process: chance, and torch's number of threads."""
+    """Keep what starting vLLM changes for everybody else in this process: chance, and torch's number of threads.
+
+    What would keep it from starting is put aside meanwhile.
+    """
     import random
 
     import numpy
 
     torch: Any = require_torch()[0]
     chance, arrays, set_threads = random.getstate(), numpy.random.get_state(), torch.set_num_threads
+    misleading = sys.modules.pop(_MISLEADING, None)
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -126,6 +154,8 @@ def _as_it_was() -> Iterator[None]:
         random.setstate(chance)
         numpy.random.set_state(arrays)
         torch.set_num_threads = set_threads
+        if misleading is not None:
+            sys.modules[_MISLEADING] = misleading
 
 
 def _described(name: str | Path, options: BackendOptions) -> tuple[Any, Any]:

@@ -1,7 +1,8 @@
-"""The settings that vLLM is started with: context, memory, dtype, devices. Knows a model's description, not its weights."""
+"""What vLLM is started with: context, memory, dtype, devices. Knows a description of the model, not its weights."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
@@ -102,8 +103,7 @@ def _cache_bytes(config: Any, length: int) -> int:
 
     ``VLLM_CPU_KVCACHE_SPACE`` (GiB) in the environment overrides it inside vLLM.
     """
-    import psutil
-
+    psutil: Any = import_module("psutil")  # vLLM brings it
     text = config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads

@@ -70,7 +70,7 @@ class _Rule:
         return self.softcap is None and self.sinks is None
 
     def weights(self, scores: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        """(heads, queries, keys) scaled scores, which are overwritten, to weights; with sinks they sum to less than 1."""
+        """(heads, queries, keys) scaled scores, which are overwritten, to weights; beside sinks they sum to less."""
         if self.softcap is not None:
             scores = scores.div_(self.softcap).tanh_().mul_(self.softcap)
         scores = scores.masked_fill_(~seen, -torch.inf)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from rerank.backends._tasks import Attend, Permute, Relate, Task, Weigh, Write, tasks_of
+from rerank.backends._tasks import Attend, Permute, Recite, Relate, Task, Weigh, Write, tasks_of
 from rerank.prompts.base import Message, Prompt, TokenCounter
 from rerank.types import Query, Window
 
@@ -21,6 +21,7 @@ __all__ = [
     "Message",
     "Permute",
     "Prompt",
+    "Recite",
     "Relate",
     "Reply",
     "Request",

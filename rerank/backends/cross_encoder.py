@@ -105,7 +105,9 @@ class CrossEncoder:
         options = options or BackendOptions()
         for given, flag in ((options.adapter, "--adapter"), (options.device_map, "--device-map")):
             if given:
-                raise UsageError(f"{flag} {given} with a cross-encoder", expected="a model that one device holds whole")
+                raise UsageError(
+                    f"{flag} {given} with a cross-encoder", expected="neither: it is loaded whole, onto one device"
+                )
         device = pick_device(options.device)
         dtype = pick_dtype(options.dtype, device)
         with quiet(), _named_errors(name):

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, get_args
 from pydantic import InstanceOf
 
 from rerank.backends._words import WordTokens
-from rerank.backends.base import Attend, Permute, Relate, Reply, Request, Weigh, Write
+from rerank.backends.base import Attend, Permute, Recite, Relate, Reply, Request, Weigh, Write
 from rerank.errors import StorageError, UnknownNameError, UsageError
 from rerank.types import Order, Qrels, Window
 
@@ -53,7 +53,7 @@ class Fake:
         UsageError: A number out of its range.
     """
 
-    answers: ClassVar[frozenset[type[Any]]] = frozenset({Write, Permute, Weigh, Attend, Relate})
+    answers: ClassVar[frozenset[type[Any]]] = frozenset({Write, Permute, Weigh, Recite, Attend, Relate})
 
     kind: str
     _: KW_ONLY

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from rerank.backends._loading import load, quiet, require_torch
 from rerank.backends._options import BackendOptions
 from rerank.backends._parallel import is_split, lead_or_follow, tell
 from rerank.backends._tokens import HfTokens, context_size
-from rerank.backends.base import Attend, Permute, Reply, Request, Weigh, Write
+from rerank.backends.base import Attend, Permute, Recite, Reply, Request, Weigh, Write
 from rerank.errors import BackendError, UsageError
 from rerank.prompts.base import TokenCounter
 
@@ -37,7 +38,7 @@ class Hf:
         UsageError: The context is not stated by the model and not given.
     """
 
-    answers: ClassVar[frozenset[type[Any]]] = frozenset({Write, Permute, Weigh, Attend})
+    answers: ClassVar[frozenset[type[Any]]] = frozenset({Write, Permute, Weigh, Recite, Attend})
     #: A local model costs time, and its runs are kept in their own folders.
     costs_money = False
 
@@ -162,12 +163,11 @@ class Hf:
         return self._answer(jobs[:half]) | self._answer(jobs[half:])
 
     def _do(self, jobs: list[Job]) -> list[Reply]:
-        from rerank.backends._doing import DO
+        from rerank.backends._doing import DO, muse
         from rerank.backends._thinking import think
 
         with quiet():
-            if any(job.sampling.thinking for job in jobs):
-                jobs = think(self._model, self._tokens, jobs)
+            jobs = think(partial(muse, self._model, self._tokens), self._tokens, jobs)
             return DO[jobs[0].kind](self._model, self._tokens, jobs)
 
     def _release(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from rerank.backends._words import WordTokens
-from rerank.backends.base import Attend, Permute, Relate, Reply, Request, Weigh, Write
+from rerank.backends.base import Attend, Permute, Recite, Relate, Reply, Request, Weigh, Write
 
 #: Records are found by window, so no prompt may be refused or cut on their account.
 _NO_LIMIT = 1 << 40
@@ -49,7 +49,7 @@ class Replay:
         used: The records that requests were answered from, each once.
     """
 
-    answers = frozenset({Write, Permute, Weigh, Attend, Relate})
+    answers = frozenset({Write, Permute, Weigh, Recite, Attend, Relate})
     batch_size = 1024
     costs_money = False
 

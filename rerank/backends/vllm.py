@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,7 +17,7 @@ from rerank.backends._jobs import Job, limited
 from rerank.backends._loading import quiet
 from rerank.backends._options import BackendOptions
 from rerank.backends._tokens import HfTokens
-from rerank.backends.base import Permute, Reply, Request, Weigh, Write
+from rerank.backends.base import Permute, Recite, Reply, Request, Weigh, Write
 from rerank.errors import BackendError, UsageError
 from rerank.prompts.base import TokenCounter
 
@@ -32,14 +33,15 @@ DEFAULT_BATCH = 1024
 class Vllm:
     """A causal language model of vLLM as a backend.
 
-    Attention is not to be had from it: its kernels keep none.
+    Attention is not to be had from it: its kernels keep none. A process holds one such model: loading another ends the
+    one before.
 
     Args:
         engine: What `rerank.backends._vllm_engine` started.
         options: The batch size is used.
     """
 
-    answers: ClassVar[frozenset[type[Any]]] = frozenset({Write, Permute, Weigh})
+    answers: ClassVar[frozenset[type[Any]]] = frozenset({Write, Permute, Weigh, Recite})
     #: A local model costs time, and its runs are kept in their own folders.
     costs_money = False
 
@@ -109,12 +111,12 @@ class Vllm:
         return [replace(replies[at], seconds=seconds) for at in range(len(requests))]
 
     def _do(self, jobs: list[Job]) -> list[Reply]:
-        from rerank.backends._vllm_doing import DO, think
+        from rerank.backends._thinking import think
+        from rerank.backends._vllm_doing import DO, muse
 
         with quiet():
-            pensive = [job for job in jobs if job.sampling.thinking]
-            thought = {job.at: job for job in think(self._run, self._tokens, pensive)} if pensive else {}
-            return DO[jobs[0].kind](self._run, self._tokens, [thought.get(job.at, job) for job in jobs])
+            jobs = think(partial(muse, self._run), self._tokens, jobs)
+            return DO[jobs[0].kind](self._run, self._tokens, jobs)
 
     def _run(self, asked: Sequence[Ask]) -> list[Any]:
         """Ask the engine; what it was at when it failed would come back among later answers, so it is not asked again.
@@ -127,6 +129,11 @@ class Vllm:
             return []
         if self._dead:
             raise BackendError("vLLM has failed before", remedy="Load the model again")
+        if not self._engine.alive:
+            raise BackendError(
+                "Another model was loaded since, and vLLM holds one in a process",
+                remedy="Load this one again, or set VLLM_ENABLE_V1_MULTIPROCESSING=1, which gives each a process",
+            )
         params = [_parameters(ask) for ask in asked]
         prompts = [{"prompt_token_ids": list(ask.prompt)} for ask in asked]
         self._dead = True

@@ -18,8 +18,8 @@ _FIELDS = (
     *("qrels", "relevant", "device", "device_map"),
 )
 _EXAMPLE = (
-    "Example: rerank heads select --collection pydoc --depth 20 --max-queries 20 --method core --output heads.json; "
-    "then rerank run ... --method core,heads=heads.json"
+    "Example: rerank heads select --collection pydoc --depth 20 --max-queries 20 --method core --model smollm2-135m "
+    "--output heads.json"
 )
 Output = Annotated[Path, typer.Option("--output", "-o", help="The list, as JSON; FILE.calls beside it keeps replies.")]
 Way = Annotated[
@@ -52,7 +52,10 @@ def select(
     tau: Tau = 0.1,
     form: FormatOption = "text",
 ) -> None:
-    """Choose the heads of a model that find relevant passages, from a few judged queries."""
+    """Choose the heads of a model that find relevant passages, from a few judged queries.
+
+    The list is then used as in rerank run --method core,heads=heads.json.
+    """
     from rerank.experiment.heads import Choice, select_heads
     from rerank.textfiles import check_writable
 

@@ -17,11 +17,11 @@ FormatOption = Annotated[
 ]
 
 
-def emit(content: Mapping[str, Any], *, form: Format, text: Callable[[], None], rows: str = "") -> None:
+def emit(content: Mapping[str, Any] | Sequence[Any], *, form: Format, text: Callable[[], None], rows: str = "") -> None:
     """Print one result in the format that was asked for.
 
     Args:
-        content: The result; with ``json`` it is printed as one object.
+        content: The result; with ``json`` it is printed as one object, or as a list where it is one.
         form: The format.
         text: Prints it for people.
         rows: Key of the list that ``jsonl`` prints a line each of; empty: the whole result is one line.
@@ -31,8 +31,14 @@ def emit(content: Mapping[str, Any], *, form: Format, text: Callable[[], None], 
     elif form == "json":
         typer.echo(json.dumps(content, ensure_ascii=False, indent=None if not sys.stdout.isatty() else 2))
     else:
-        for row in content[rows] if rows else [content]:
+        for row in _rows(content, rows):
             typer.echo(json.dumps(row, ensure_ascii=False))
+
+
+def _rows(content: Mapping[str, Any] | Sequence[Any], key: str) -> Iterable[Any]:
+    if not isinstance(content, Mapping):
+        return content
+    return content[key] if key else [content]
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:

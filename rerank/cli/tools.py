@@ -22,14 +22,13 @@ def register(app: typer.Typer) -> None:
 
 
 def methods(form: FormatOption = "text") -> None:
-    """List the ways of reranking: strategy, judge, calls for 100 documents, paper."""
+    """List the ways of reranking: strategy, judge, calls for 100 documents at most, who can answer, paper."""
     from rerank.methods import describe_methods
 
     rows = describe_methods()
-    keys = ("name", "strategy", "judge", "calls_per_100", "paper")
-    emit(
-        {"methods": rows}, form=form, text=lambda: table(keys, [[r[key] for key in keys] for r in rows]), rows="methods"
-    )
+    keys = ("name", "strategy", "judge", "calls_per_100", "backends", "paper")
+    cells = [[" ".join(r[key]) if key == "backends" else r[key] for key in keys] for r in rows]
+    emit(rows, form=form, text=lambda: table(keys, cells))
 
 
 def list_cache(context: typer.Context, form: FormatOption = "text") -> None:

@@ -15,9 +15,9 @@ from rerank.backends.base import Backend
 from rerank.collections import Collection, judgments, open_collection
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.evaluation import parse_measures
-from rerank.judges import Asking, Limits, judges, open_judge, options_of
+from rerank.judges import Asking, Limits, check_judge, judges, open_judge, options_of
 from rerank.methods import Method, open_method
-from rerank.models import BackendOptions, open_backend, prompt_for
+from rerank.models import BackendOptions, backend_class, open_backend, prompt_for
 from rerank.prices import cost
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.retrieval import open_retriever
@@ -255,6 +255,8 @@ def prepare(
         concurrency=execution.concurrency,
         timeout=execution.timeout,
     )
+    if backend is None:  # loading a model can take minutes
+        check_judge(method.judge_selector, backend_class(spec.model, method.backend), spec.model)
     first_stage = retrieve(spec, collection, queries)
     backend = backend or open_backend(spec.model, options, qrels=qrels or None, kind=method.backend)
     open_judge(method.judge_selector, backend, template)  # a pair that cannot work is refused before a folder is made

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import cast
+from typing import Any, cast
 
 from rerank.backends.base import Backend
 from rerank.judges.base import FAILURES, STATUSES, Asking, Judge, Limits, Status, Verdict
 from rerank.prompts.template import PromptTemplate
 from rerank.registry import Registry
-from rerank.selector import build
+from rerank.selector import Selector, build
 
 __all__ = [
     "FAILURES",
@@ -19,6 +19,7 @@ __all__ = [
     "Limits",
     "Status",
     "Verdict",
+    "check_judge",
     "judges",
     "open_judge",
     "options_of",
@@ -31,6 +32,16 @@ _GIVEN = ("backend", "template", "limits")
 def options_of(name: str) -> tuple[str, ...]:
     """The options of a judge: its fields, less those that every judge is given."""
     return tuple(f.name for f in fields(judges.get(name)) if f.init and f.name not in _GIVEN)
+
+
+def check_judge(selector: str, backend: Any, model: str) -> None:
+    """Refuse a backend that cannot answer what a judge asks; its class will do, before a model is loaded.
+
+    Raises:
+        UnknownNameError: No such judge.
+        UsageError: It cannot.
+    """
+    judges.get(Selector.parse(selector).name).check(backend, model)
 
 
 def open_judge(selector: str, backend: Backend, template: PromptTemplate, limits: Limits | None = None) -> Asking:

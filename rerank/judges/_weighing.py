@@ -15,6 +15,8 @@ def weighing(
 ) -> Request:
     """Ask how likely each continuation of a window's prompt is, passages cut so that prompt and the longest one fit.
 
+    The question is of the first kind that the judge needs: about single tokens, or about longer texts.
+
     Args:
         judge: Who asks: its backend, template, budget and limits count.
         window: What is asked about.
@@ -31,7 +33,7 @@ def weighing(
     sampling = Sampling(
         max_tokens=longest, temperature=limits.temperature, seed=limits.seed, thinking=limits.thinking_tokens
     )
-    task = Weigh(continuations=tuple(continuations))
+    task: Weigh = judge.needs[0](continuations=tuple(continuations))
     return Request(prompt=fitted.prompt, sampling=sampling, window=window, task=task)
 
 

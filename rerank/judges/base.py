@@ -21,6 +21,9 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 #: Statuses that say nothing about the documents: the window keeps its order and counts as a failure.
 FAILURES: frozenset[Status] = frozenset({"empty", "refused", "error"})
 
+#: Requests that lie in memory at a time, with all their texts: comparing all pairs makes 9,900 of a list of 100.
+_TOGETHER = 8192
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
@@ -101,14 +104,7 @@ class Asking:
 
     def __post_init__(self) -> None:
         """Check that the backend can answer; make the budget, which remembers how long documents are."""
-        if not tasks_of(self.backend) & set(self.needs):
-            raise UsageError(
-                f"The judge {type(self).__name__.lower()!r} with model {self.backend.identity.get('model', '')!r}: its "
-                f"backend, {type(self.backend).__name__.lower()!r}, cannot be asked to "
-                f"{' or '.join(task.__name__.lower() for task in self.needs)}",
-                expected="a backend that can; `rerank methods` lists them",
-                remedy="Name the model with --model hf:NAME to run it through transformers, or take another method",
-            )
+        self.check(self.backend, self.backend.identity.get("model", ""))
         budget = Budget(
             self.backend.tokens,
             floor=self.limits.min_passage_tokens,
@@ -116,6 +112,27 @@ class Asking:
             context_size=self.limits.context_size,
         )
         object.__setattr__(self, "budget", budget)
+
+    @classmethod
+    def check(cls, backend: Any, model: str) -> None:
+        """Refuse a backend that does none of the tasks needed.
+
+        Args:
+            backend: The backend, or its class before a model is loaded.
+            model: What the user calls the model.
+
+        Raises:
+            UsageError: It does none of them.
+        """
+        if not tasks_of(backend) & set(cls.needs):
+            made = backend if isinstance(backend, type) else type(backend)
+            raise UsageError(
+                f"The judge {cls.__name__.lower()!r} with model {model!r}: its "
+                f"backend, {made.__name__.lower()!r}, cannot be asked to "
+                f"{' or '.join(task.__name__.lower() for task in cls.needs)}",
+                expected="a backend that can; `rerank methods` lists them",
+                remedy="Name the model with --model hf:NAME to run it through transformers, or take another method",
+            )
 
     @classmethod
     def calls(cls, n: int) -> int:
@@ -140,12 +157,17 @@ class Asking:
         """What the replies to a window's requests say."""
 
     def order(self, windows: Sequence[Window]) -> list[Verdict]:
-        """Judge all windows with one call to the backend.
+        """Judge all windows with one call to the backend, or with several where they are very many.
 
         Raises:
             ContextOverflowError: A window does not fit the context even with its passages at the floor.
             BackendError: Nothing can be answered.
         """
+        step = max(1, _TOGETHER // max((self.calls(len(window)) for window in windows), default=1))
+        parts = (windows[start : start + step] for start in range(0, len(windows), step))
+        return [verdict for part in parts for verdict in self._order(part)]
+
+    def _order(self, windows: Sequence[Window]) -> list[Verdict]:
         asked = [self.requests(window) for window in windows]
         replies = iter(self.backend.generate([request for requests in asked for request in requests]))
         return [
@@ -159,7 +181,21 @@ class Asking:
 
 
 class Whole(Asking):
-    """A judge whose one request shows the whole window, so that only so many documents fit."""
+    """A judge whose one request shows the whole window, so that only so many documents fit.
+
+    Raises:
+        UsageError: The prompt shows one passage.
+    """
+
+    def __post_init__(self) -> None:
+        """Check that the prompt is about several passages."""
+        super().__post_init__()
+        if self.template.method == "pointwise":
+            raise UsageError(
+                f"The judge {type(self).__name__.lower()!r} with the prompt {self.template.name!r} about one passage",
+                expected="a prompt about several passages",
+                remedy="Leave --prompt out",
+            )
 
     def capacity(self, window: Window) -> int:
         """How many of the window's documents fit, counted from its head; 0 if not even two do."""

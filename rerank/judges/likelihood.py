@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rerank.backends.base import Recite
 from rerank.errors import UsageError
 from rerank.judges._pointwise import Pointwise
 from rerank.prompts.passages import one_line
@@ -26,6 +27,7 @@ class Likelihood(Pointwise):
         UsageError: The prompt shows the query, so that its likelihood would say nothing, or several passages.
     """
 
+    needs = (Recite,)
     prompt = "query_likelihood"
 
     def __post_init__(self) -> None:

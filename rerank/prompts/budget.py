@@ -151,7 +151,8 @@ class Budget:
             f"A prompt of {count} passages needs {needed} tokens with every passage cut to {self._floor} "
             f"(instruction and query alone: {alone}), and {available} are available: a context of {self._context} "
             "less the reply",
-            remedy="Lower --depth or --min-passage-tokens, use --method sliding, or take a model with a longer context",
+            remedy=("Lower --depth, use --method sliding, lower" if count > 1 else "Lower")
+            + " --min-passage-tokens, or take a model with a longer context",
         )
 
 

@@ -140,6 +140,9 @@ class _Silent:
         self.device = torch.device("cpu")
         self.generation_config = None
 
+    def get_output_embeddings(self) -> None:
+        """It has none."""
+
 
 def test_the_backend_writes_the_chain_behind_a_begun_reply(
     tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]

@@ -80,7 +80,7 @@ def test_completion_of_a_command() -> None:
         (("run", "--colection", "pydoc"), "--collection"),
         (("eval", "x", "--qrel", "y"), "--qrels"),
         (("run", "--collection", "pydock"), "Did you mean 'pydoc'?"),
-        (("run", "--collection", "pydoc", "--method", "fulrank"), "Did you mean 'fullrank'?"),
+        (("run", "--collection", "pydoc", "--method", "fulrank"), "Did you mean 'fullrank'"),
         (("run", "--collection", "pydoc", "--method", "slidin:generate"), "Did you mean 'sliding'?"),
         (("run", "--collection", "pydoc", "--method", "sliding:generat"), "Did you mean 'generate'?"),
         (("run", "--collection", "pydoc", "--prompt", "listwize"), "Did you mean 'listwise'"),

@@ -13,13 +13,13 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def test_methods_in_all_formats(cli: Cli) -> None:
-    rows = json.loads(cli("methods", "--format", "json").stdout)["methods"]
+    rows = json.loads(cli("methods", "--format", "json").stdout)
     calls = {row["name"]: row["calls_per_100"] for row in rows}
     assert calls["fullrank"] == 1
     assert calls["sliding"] == 9
     assert [json.loads(line) for line in cli("methods", "--format", "jsonl").stdout.splitlines()] == rows
     head, *lines = cli("methods").stdout.splitlines()
-    assert head.split("\t") == ["name", "strategy", "judge", "calls_per_100", "paper"]
+    assert head.split("\t") == ["name", "strategy", "judge", "calls_per_100", "backends", "paper"]
     assert len(lines) == len(rows)
 
 

@@ -54,9 +54,7 @@ def spec(tmp_path: Path) -> Callable[..., RunSpec]:
 
 
 @pytest.mark.parametrize("method", ["qrhead", "qrhead-ndcg", "core"])
-def test_a_list_comes_out_and_nothing_is_asked_twice(
-    tmp_path: Path, spec: Callable[..., RunSpec], method: str
-) -> None:
+def test_a_list_comes_out_and_nothing_is_asked_twice(tmp_path: Path, spec: Callable[..., RunSpec], method: str) -> None:
     log = tmp_path / "heads.json.calls"
     replies: list[Any] = []
     for _ in range(2):

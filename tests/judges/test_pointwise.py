@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rerank.backends.base import Reply, Request, Weigh
+from rerank.backends.base import Recite, Reply, Request, Weigh
 from rerank.backends.fake import Fake
 from rerank.errors import ContextOverflowError, UsageError
 from rerank.judges import open_judge
@@ -38,7 +38,7 @@ def by_text(request: Request) -> Reply:
 
 @pytest.mark.parametrize("name", PROMPTS)
 def test_one_request_a_document_and_the_order_of_scores(name: str) -> None:
-    scripted = Scripted(by_text, Weigh)
+    scripted = Scripted(by_text, Weigh, Recite)
     made = judge(name, scripted)
     (verdict,) = made.order([THREE])
     assert (verdict.order, verdict.status) == ((2, 0, 1), "ok")
@@ -48,7 +48,7 @@ def test_one_request_a_document_and_the_order_of_scores(name: str) -> None:
 
 
 def test_score_is_the_log_odds() -> None:
-    made = judge("score", Scripted(by_text, Weigh))
+    made = judge("score", Scripted(by_text, Weigh, Recite))
     assert isinstance(made, Score)
     assert made.requests(THREE)[0].task == Weigh(continuations=("Yes", "No"))
     p = 0.8
@@ -64,9 +64,9 @@ def test_the_words_are_options() -> None:
 
 
 def test_the_query_is_weighed_and_not_shown() -> None:
-    scripted = Scripted(by_text, Weigh)
+    scripted = Scripted(by_text, Weigh, Recite)
     requests = judge("likelihood", scripted).requests(window("p1", "p2", query="how \n long?"))
-    assert {request.task for request in requests} == {Weigh(continuations=("how long?",))}
+    assert {request.task for request in requests} == {Recite(continuations=("how long?",))}
     assert all("how" not in message.content for request in requests for message in request.prompt)
     assert requests[0].sampling.max_tokens == 3
 
@@ -74,7 +74,7 @@ def test_the_query_is_weighed_and_not_shown() -> None:
 @pytest.mark.parametrize("name", PROMPTS)
 def test_equal_scores_keep_the_order(name: str) -> None:
     reply = Reply(scores=(-1.0, -1.0)[: 1 + (name == "score")])
-    assert judge(name, Scripted(always(reply), Weigh)).order([THREE])[0].order == (0, 1, 2)
+    assert judge(name, Scripted(always(reply), Weigh, Recite)).order([THREE])[0].order == (0, 1, 2)
 
 
 @pytest.mark.parametrize("name", PROMPTS)
@@ -97,14 +97,14 @@ def test_one_spoilt_reply_spoils_the_window(name: str, spoilt: Reply, status: st
 
     if name == "likelihood" and spoilt.scores == (-math.inf, -math.inf):
         status = "ok"  # an impossible query is a score
-    (verdict,) = judge(name, Scripted(say, Weigh)).order([THREE])
+    (verdict,) = judge(name, Scripted(say, Weigh, Recite)).order([THREE])
     assert verdict.status == status
     assert verdict.order == ((2, 0, 1) if status == "ok" else (0, 1, 2))
 
 
 @pytest.mark.parametrize("name", PROMPTS)
 def test_windows_of_any_length_fit_and_documents_are_cut_one_by_one(name: str) -> None:
-    scripted = Scripted(by_text, Weigh, context_size=100)
+    scripted = Scripted(by_text, Weigh, Recite, context_size=100)
     made = open_judge(name, scripted, load_prompt(PROMPTS[name]), Limits(min_passage_tokens=4))
     long = window(*["word " * 500] * 40, "short")
     ranking = Ranking.from_order(long.query, long.docs)
@@ -119,7 +119,7 @@ def test_windows_of_any_length_fit_and_documents_are_cut_one_by_one(name: str) -
 
 @pytest.mark.parametrize("name", PROMPTS)
 def test_a_query_that_leaves_no_room_is_an_error(name: str) -> None:
-    made = judge(name, Scripted(by_text, Weigh, context_size=200))
+    made = judge(name, Scripted(by_text, Weigh, Recite, context_size=200))
     with pytest.raises(ContextOverflowError, match="needs .* tokens"):
         made.order([window("word " * 50, query="word " * 300)])
 
@@ -142,7 +142,7 @@ def test_prompts_that_cannot_be_meant_are_refused() -> None:
 
 def test_a_prompt_may_show_the_scores() -> None:
     template = PromptTemplate(name="own", method="pointwise", prefix="{query}", body="{candidate} ({score})")
-    made = Score(backend=Scripted(by_text, Weigh), template=template)
+    made = Score(backend=Scripted(by_text, Weigh, Recite), template=template)
     shown = [request.prompt[0].content for request in made.requests(window("x", "y", scores=(2.0, 1.5)))]
     assert shown == ["a question\nx (2.000)\n", "a question\ny (1.500)\n"]
 

@@ -160,7 +160,8 @@ def test_user_text_is_never_interpreted(query: str, passages: list[str], jinja: 
 def test_hostile_text_stays_text(text: str) -> None:
     for name in prompt_names():
         assert text in shown(load_prompt(name).render("q", [text]))
-        assert text in shown(load_prompt(name).render(text, ["p"]))
+        if name != "query_likelihood":  # the model is to guess the query
+            assert text in shown(load_prompt(name).render(text, ["p"]))
 
 
 def test_brackets_can_be_left_alone() -> None:

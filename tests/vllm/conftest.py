@@ -43,10 +43,23 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def vllm(tiny: Path) -> Vllm:
+def started() -> dict[Path, Vllm]:
+    """Engines by folder; one at a time is alive."""
+    return {}
+
+
+@pytest.fixture
+def vllm(tiny: Path, started: dict[Path, Vllm]) -> Vllm:
+    return _alive(started, tiny, OPTIONS)
+
+
+def _alive(started: dict[Path, Vllm], folder: Path, options: BackendOptions) -> Vllm:
+    """The engine of a folder, started again if a test loaded another one."""
     from rerank.backends.vllm import Vllm
 
-    return Vllm.load(tiny, OPTIONS)
+    if folder not in started or not started[folder]._engine.alive:
+        started[folder] = Vllm.load(folder, options)
+    return started[folder]
 
 
 @pytest.fixture(scope="session")
@@ -62,11 +75,9 @@ def real() -> Path:
     return Path(resolve("smollm2-135m"))
 
 
-@pytest.fixture(scope="session")
-def real_vllm(real: Path) -> Vllm:
-    from rerank.backends.vllm import Vllm
-
-    return Vllm.load(real, BackendOptions(context_size=4096))
+@pytest.fixture
+def real_vllm(real: Path, started: dict[Path, Vllm]) -> Vllm:
+    return _alive(started, real, BackendOptions(context_size=4096))
 
 
 @pytest.fixture(scope="session")

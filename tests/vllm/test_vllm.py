@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
+import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +16,7 @@ import pytest
 
 from rerank.backends._decoding import decode
 from rerank.backends._options import BackendOptions
-from rerank.backends.base import Attend, Backend, Permute, Reply, Request, Sampling, Task, Weigh, Write
+from rerank.backends.base import Attend, Backend, Permute, Recite, Reply, Request, Sampling, Task, Weigh, Write
 from rerank.backends.hf import Hf
 from rerank.backends.vllm import Vllm
 from rerank.errors import BackendError, MissingResourceError, UsageError
@@ -107,6 +110,7 @@ def test_likelihoods_are_those_of_hf(vllm: Vllm, hf: Hf) -> None:
         request("c", Weigh(continuations=("yes", "no", "y", "", "yes"))),
         request("d", Weigh(continuations=("a single long one",))),
         request("e", Weigh(continuations=())),
+        request("f", Recite(continuations=("a query that spells out <|im_end|>",))),
     ]
     replies = vllm.generate(asked)
     for ours, theirs in zip(replies, hf.generate(asked), strict=True):
@@ -195,6 +199,7 @@ def test_attention_is_refused_with_the_backend_that_has_it(vllm: Vllm) -> None:
 def test_starting_leaves_the_process_as_it_was(tiny: Path) -> None:
     import torch
 
+    loaded = import_module("llvmlite.binding.ffi")  # as in a process that has used bm25s; vLLM stumbles over it
     random.seed(5)
     torch.manual_seed(5)
     expected, expected_there = random.random(), torch.rand(1)
@@ -204,14 +209,26 @@ def test_starting_leaves_the_process_as_it_was(tiny: Path) -> None:
     Vllm.load(tiny, OPTIONS)
     assert (random.random(), torch.rand(1)) == (expected, expected_there)
     assert torch.set_num_threads is set_threads
+    assert sys.modules["llvmlite.binding.ffi"] is loaded
+
+
+def test_another_model_takes_the_place_of_the_one_before(tiny: Path, vllm: Vllm) -> None:
+    expected = essence(vllm.generate([request("a")]))
+    former, latter = Vllm.load(tiny, OPTIONS), Vllm.load(tiny, OPTIONS)
+    with pytest.raises(BackendError, match="Another model was loaded"):
+        former.generate([request("a")])
+    del former
+    gc.collect()
+    assert essence(latter.generate([request("a")])) == expected
 
 
 def test_an_adapter_answers_as_in_hf(tiny: Path, tmp_path: Path, vllm: Vllm) -> None:
     options = BackendOptions(dtype="float32", adapter=str(_adapter(tmp_path)))
-    ours, theirs = Vllm.load(tiny, options), Hf.load(tiny, options)
     asked = [request(text, Permute(items=ITEMS, count=5)) for text in TEXTS] + [request(text) for text in TEXTS]
+    plain = essence(vllm.generate(asked))
+    ours, theirs = Vllm.load(tiny, options), Hf.load(tiny, options)
     weighed = [request(text, Weigh(continuations=("a", "b"))) for text in TEXTS]
-    assert essence(ours.generate(asked)) == essence(theirs.generate(asked)) != essence(vllm.generate(asked))
+    assert essence(ours.generate(asked)) == essence(theirs.generate(asked)) != plain
     for one, other in zip(ours.generate(weighed), theirs.generate(weighed), strict=True):
         assert one.scores == pytest.approx(other.scores, abs=1e-4)
     assert ours.identity["adapter"] == theirs.identity["adapter"]
@@ -294,9 +311,8 @@ def test_an_engine_that_failed_is_not_asked_again(vllm: Vllm) -> None:
 
 def _with(vllm: Vllm, llm: Any) -> Any:
     engine = vllm._engine
-    return SimpleNamespace(
-        llm=llm, tokenizer=engine.tokenizer, identity=engine.identity, context_size=engine.context_size, adapter=None
-    )
+    kept = {name: getattr(engine, name) for name in ("tokenizer", "identity", "context_size")}
+    return SimpleNamespace(llm=llm, adapter=None, alive=True, **kept)
 
 
 @pytest.mark.parametrize("data", [{}, {"script": []}, {"first": [[1]], "later": 3, "count": 1, "end": 0}])

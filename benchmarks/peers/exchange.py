@@ -1,0 +1,73 @@
+"""What every driver shares: read the order, open one system, time its queries one at a time, write the answer.
+
+    python run_X.py ORDER.json ANSWER.json
+
+Runs in the peer's interpreter, so it needs the standard library alone. Loading the model and one short query to warm
+up are not timed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+@dataclass
+class Order:
+    """What a driver is asked to do."""
+
+    system: str
+    model: str
+    dtype: str
+    window: int
+    stride: int
+    top: int
+    lists: list
+
+
+@dataclass
+class Tally:
+    """How a system's replies went: its own counts, or the replies themselves where it keeps none."""
+
+    replies: int = 0
+    malformed: int = 0
+    counted_by: str = "no replies: scores"
+    raw: list = field(default_factory=list)
+
+
+#: Query and documents ({"id", "text"}, as given) -> ids, best first.
+Rank = Callable[[Mapping[str, Any], Sequence[Mapping[str, str]]], Sequence[str]]
+
+
+def serve(distribution: str, systems: Mapping[str, Callable[[Order, Tally], Rank]]) -> None:
+    """Answer one order; an exception is an answer too."""
+    order = Order(**json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    try:
+        answer = _answer(order, systems[order.system])
+        answer["version"] = version(distribution)
+    except Exception as error:  # noqa: BLE001 - whatever a peer raises is what we came to know
+        traceback.print_exc()
+        answer = {"error": "{}: {}".format(type(error).__name__, str(error).strip().split("\n")[0])}
+    Path(sys.argv[2]).write_text(json.dumps(answer), encoding="utf-8")
+
+
+def _answer(order: Order, opened: Callable[[Order, Tally], Rank]) -> dict:
+    tally = Tally()
+    rank = opened(order, tally)
+    first = order.lists[0]
+    rank(first["query"], first["docs"][:3])
+    tally.replies, tally.malformed, tally.raw[:] = 0, 0, []
+    seconds, rankings = [], {}
+    for one in order.lists:
+        started = time.perf_counter()
+        ids = rank(one["query"], one["docs"])
+        seconds.append(time.perf_counter() - started)
+        rankings[one["query"]["id"]] = [str(doc_id) for doc_id in ids]
+    return {"seconds": seconds, "rankings": rankings, **vars(tally)}

@@ -1,0 +1,262 @@
+"""Our methods against those of peers that install: seconds a query, documents lost, replies malformed, nDCG@10.
+
+    python benchmarks/peers.py [--queries 5] [--depth 20] [--peer rank_llm=PYTHON] [--peer vllm=PYTHON] ...
+    python benchmarks/peers.py --collection requests:LISTS.json.gz --qrels QRELS ...
+
+All get the same lists of the same texts and run the same model in the same number type on the processor, one query
+after the other, each system in a process of its own and each peer, unmodified, in an environment of its own
+(benchmarks/peers/README.md says how to make them). Prompts, batches and decoding are each system's own. Loading is not
+timed.
+
+`seconds_per_query` small is good; `over_ours`, a peer's seconds / those of the counterpart of ours that its row names,
+is good above 1. `lost_documents` and `duplicates` count, over all queries, the given documents that an answer lacks and
+those that it repeats; 0 is right. `malformed` counts the replies that are not complete permutations as asked, of
+`replies`; null where a method reads scores. What did not run is in `not_run` with its reason, and has no row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rerank.collections import judgments, open_collection
+from rerank.evaluation import evaluate
+from rerank.models import resolve
+from rerank.parsing import parse
+from rerank.retrieval import open_retriever
+from rerank.types import Document, Qrels, Query, Ranking, Run
+
+MEASURE = "nDCG@10"
+DRIVERS = Path(__file__).parent / "peers"
+#: How to make a peer's environment; `vllm` is our own package in one where vLLM is.
+SETUPS = {
+    "rank_llm": "python3.12 -m venv ENV && ENV/bin/pip install -r tests/vllm/requirements.txt rank-llm==0.26.0 && "
+    "ENV/bin/pip uninstall -y torchaudio torchcodec",
+    "llm-rankers": "python3 -m venv ENV && ENV/bin/pip install -r benchmarks/peers/llm_rankers.txt",
+    "rerankers": "python3 -m venv ENV && ENV/bin/pip install -r benchmarks/peers/rerankers.txt",
+    "vllm": "make test-vllm, which leaves one in .venv-vllm",
+}
+#: No hub is asked; vLLM's cache has one size for all, for left to itself it takes most of the memory.
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "3"}
+
+
+@dataclass(frozen=True)
+class System:
+    """One method of one package.
+
+    Attributes:
+        peer: The environment that it runs in; ``hf`` is this one.
+        method: What its driver calls it.
+        driver: File that runs there.
+        ours: For a peer, the backend and method of ours that do the same.
+    """
+
+    peer: str
+    method: str
+    driver: str = "run_ours.py"
+    ours: str = ""
+
+    @property
+    def name(self) -> str:
+        """What its row is called."""
+        return f"{self.peer} {self.method}" if self.ours else f"listrank {self.method}"
+
+
+PEERS = (
+    System("rank_llm", "sliding", "run_rank_llm.py", "vllm sliding"),
+    System("rank_llm", "first", "run_rank_llm.py", "vllm first"),
+    System("llm-rankers", "sliding", "run_llm_rankers.py", "hf sliding"),
+    System("llm-rankers", "setwise", "run_llm_rankers.py", "hf setwise"),
+    System("llm-rankers", "pairwise", "run_llm_rankers.py", "hf pairwise"),
+    System("llm-rankers", "pointwise", "run_llm_rankers.py", "hf pointwise"),
+    System("rerankers", "rankgpt", "run_rerankers.py", "hf fullrank"),
+    System("rerankers", "pointwise", "run_rerankers.py", "hf pointwise"),
+)
+METHODS = ("sliding", "sliding-free", "fullrank", "fullrank-free", "first", "setwise", "pairwise", "pointwise", "icr")
+OURS = tuple(System(backend, f"{backend} {method}") for backend in ("hf", "vllm") for method in METHODS)
+
+
+def main() -> None:
+    """Run all systems, print one line."""
+    options = parsed()
+    rankings, qrels = given(options)
+    print(json.dumps({"lists": described(options, rankings, qrels)}), flush=True)
+    pythons = {"hf": sys.executable, **dict(pair.split("=", 1) for pair in options.peer)}
+    if unknown := set(pythons) - {"hf"} - set(SETUPS):
+        raise SystemExit(f"--peer {', '.join(sorted(unknown))}: expected {', '.join(SETUPS)}")
+    rows: list[dict[str, Any]] = []
+    not_run: list[dict[str, str]] = []
+    for system in in_turns():
+        if system.peer not in pythons:
+            not_run.append(
+                {
+                    "system": system.name,
+                    "reason": f"--peer {system.peer}=ENV/bin/python is not given; to make one: {SETUPS[system.peer]}",
+                }
+            )
+            continue
+        answer = asked(system, pythons[system.peer], order(system, options, rankings), options)
+        if "error" in answer:
+            not_run.append({"system": system.name, "reason": answer["error"]})
+        else:
+            rows.append({"system": system.name, **row(answer, rankings, qrels)})
+        print(json.dumps((not_run if "error" in answer else rows)[-1]), file=sys.stderr, flush=True)
+    print(json.dumps({"rows": compared(rows), "not_run": not_run}))
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--collection", default="pydoc", help="its own lists if it brings some, else those of BM25")
+    parser.add_argument("--qrels", default="", help="judgments, if the collection brings none")
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--queries", type=int, default=5)
+    parser.add_argument("--depth", type=int, default=20)
+    parser.add_argument("--window", type=int, default=10)
+    parser.add_argument("--stride", type=int, default=5)
+    parser.add_argument("--top", type=int, default=10, help="how many setwise and pairwise put in order")
+    parser.add_argument("--words", type=int, default=300, help="of a text; three of the peers' methods cut there")
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON", help=", ".join(SETUPS))
+    parser.add_argument("--limit", type=float, default=1800, help="seconds for one system, loading included")
+    parser.add_argument("--keep", type=Path, help="folder for the orders, answers and logs")
+    return parser.parse_args()
+
+
+def given(options: argparse.Namespace) -> tuple[list[Ranking], Qrels]:
+    """The lists, each text in one piece and cut to the same words for all, and their judgments."""
+    collection: Any = open_collection(options.collection)
+    qrels = judgments(options.qrels)[0] if options.qrels else collection.qrels()
+    queries = [query for query in collection.queries() if query.id in qrels][: options.queries]
+    stage = "candidates" if hasattr(collection, "candidates") else "bm25"
+    run = open_retriever(stage, collection).search(queries, options.depth)
+    rankings = [
+        Ranking.from_order(found.query, [shown(doc, options.words) for doc in found.docs]) for found in run.values()
+    ]
+    return rankings, Qrels({ranking.query.id: qrels[ranking.query.id] for ranking in rankings})
+
+
+def shown(doc: Document, words: int) -> Document:
+    """A document without a title: some peers know none."""
+    return Document(id=doc.id, text=" ".join(doc.full_text.split()[:words]))
+
+
+def described(options: argparse.Namespace, rankings: Sequence[Ranking], qrels: Qrels) -> dict[str, Any]:
+    """What all systems get, and what it is worth before."""
+    asked = {key: value for key, value in vars(options).items() if key not in ("peer", "limit", "keep", "qrels")}
+    return {**asked, "queries": len(rankings), "cores": os.cpu_count(), MEASURE: measured(rankings, qrels)}
+
+
+def in_turns() -> Iterable[System]:
+    """Every peer's method followed by its counterpart, for a machine's speed changes in time; then the rest of ours."""
+    ours = {system.method: system for system in OURS}
+    for peer in PEERS:
+        yield peer
+        if peer.ours in ours:
+            yield ours.pop(peer.ours)
+    yield from ours.values()
+
+
+def order(system: System, options: argparse.Namespace, rankings: Sequence[Ranking]) -> dict[str, Any]:
+    """What a driver is handed; ours knows its models by name, and then the prompt that suits them."""
+    lists = [
+        {
+            "query": {"id": ranking.query.id, "text": ranking.query.text},
+            "docs": [{"id": doc.id, "text": doc.text} for doc in ranking.docs],
+        }
+        for ranking in rankings
+    ]
+    same = {key: getattr(options, key) for key in ("dtype", "window", "stride", "top")}
+    model = str(resolve(options.model)) if system.ours else options.model
+    return {"system": system.method, "model": model, **same, "lists": lists}
+
+
+def asked(system: System, python: str, order: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Run a driver on an order; its answer, or the error in one line."""
+    with tempfile.TemporaryDirectory() as room:
+        folder = (options.keep or Path(room)).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        stem = system.name.replace(" ", "-")
+        paths = [folder / f"{stem}.{kind}" for kind in ("order.json", "answer.json", "log")]
+        paths[0].write_text(json.dumps(order), encoding="utf-8")
+        paths[1].unlink(missing_ok=True)
+        command = [python, str(DRIVERS / system.driver), str(paths[0]), str(paths[1])]
+        ended = finished(command, paths[2], options.limit)
+        if paths[1].is_file():
+            return dict(json.loads(paths[1].read_text(encoding="utf-8")))
+        said = [line.strip() for line in paths[2].read_text(encoding="utf-8", errors="replace").splitlines() if line]
+        return {"error": f"{ended}; it said last: {said[-1] if said else 'nothing'}"}
+
+
+def finished(command: Sequence[str], log: Path, limit: float) -> str:
+    """Run a command and all that it starts, at most so long; how it ended."""
+    with log.open("wb") as out:
+        try:
+            process = subprocess.Popen(
+                command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | ENVIRONMENT, start_new_session=True
+            )
+        except OSError as error:
+            return f"{command[0]} does not start: {error.strerror}"
+        try:
+            return f"exit code {process.wait(limit)}"
+        except subprocess.TimeoutExpired:
+            return f"not done after {limit:g} s"
+        finally:  # servers and engines that it left behind would slow down the next
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            process.wait()
+
+
+def row(answer: Mapping[str, Any], rankings: Sequence[Ranking], qrels: Qrels) -> dict[str, Any]:
+    """The figures of one system."""
+    lost = duplicates = 0
+    orders = []
+    for ranking in rankings:
+        ids, docs = answer["rankings"][ranking.query.id], {doc.id: doc for doc in ranking.docs}
+        lost += len(docs.keys() - set(ids))
+        duplicates += len(ids) - len(set(ids))
+        orders.append(Ranking.from_order(ranking.query, [docs[one] for one in dict.fromkeys(ids) if one in docs]))
+    replies = answer["replies"] + len(answer["raw"])
+    malformed = answer["malformed"] + sum(parse(text, count).status != "ok" for text, count in answer["raw"])
+    return {
+        "seconds_per_query": round(sum(answer["seconds"]) / len(answer["seconds"]), 3),
+        "lost_documents": lost,
+        "duplicates": duplicates,
+        "malformed": malformed if replies else None,
+        "replies": replies,
+        "counted_by": answer["counted_by"],
+        MEASURE: measured(orders, qrels),
+        "version": answer["version"],
+    }
+
+
+def measured(rankings: Iterable[Ranking], qrels: Qrels) -> float:
+    """The mean over the queries asked."""
+    return round(evaluate(qrels, Run(rankings), [MEASURE]).mean(MEASURE), 4)
+
+
+def compared(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, those of peers with their time over that of our counterpart, where it ran."""
+    seconds = {row["system"]: row["seconds_per_query"] for row in rows}
+    ours = {peer.name: f"listrank {peer.ours}" for peer in PEERS}
+    return [
+        {**row, "counterpart": ours[row["system"]], "over_ours": ratio}
+        if row["system"] in ours and (ratio := over(row, seconds.get(ours[row["system"]])))
+        else dict(row)
+        for row in rows
+    ]
+
+
+if __name__ == "__main__":
+    main()

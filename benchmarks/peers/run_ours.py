@@ -1,0 +1,45 @@
+"""Driver of listrank itself: the methods that the peers have too, and those that they lack; see exchange.py."""
+
+from __future__ import annotations
+
+from exchange import Order, Rank, Tally, serve
+
+#: Methods by name; those of one reply a window are also asked as the peers ask, without a grammar.
+METHODS = {
+    "sliding": "sliding,size={window},stride={stride}",
+    "sliding-free": "sliding,size={window},stride={stride},constrain=false",
+    "fullrank": "fullrank",
+    "fullrank-free": "fullrank,constrain=false",
+    "first": "first,size={window},stride={stride}",
+    "setwise": "setwise,top_k={top}",
+    "pairwise": "pairwise,top_k={top}",
+    "pointwise": "pointwise",
+    "icr": "icr",
+}
+
+
+def opened(order: Order, tally: Tally) -> Rank:
+    from rerank.models import BackendOptions
+    from rerank.reranker import Reranker
+
+    backend, method = order.system.split(" ")
+    reranker = Reranker.from_pretrained(
+        f"{backend}:{order.model}",
+        method=METHODS[method].format(**vars(order)),
+        options=BackendOptions(dtype=order.dtype, device="cpu"),
+    )
+    written = method.partition("-")[0] in ("sliding", "fullrank")
+    tally.counted_by = "its own windows" if written else tally.counted_by
+
+    def rank(query, docs):
+        hits = reranker.rank(query["text"], docs)
+        if written:
+            tally.replies += sum(hits.windows.values())
+            tally.malformed += sum(hits.windows.values()) - hits.windows["ok"]
+        return [hit.document.id for hit in hits]
+
+    return rank
+
+
+if __name__ == "__main__":
+    serve("listrank", {f"{backend} {method}": opened for backend in ("hf", "vllm") for method in METHODS})

@@ -17,6 +17,7 @@ those that it repeats; 0 is right. `malformed` counts the replies that are not c
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -33,20 +34,27 @@ from rerank.evaluation import evaluate
 from rerank.models import resolve
 from rerank.parsing import parse
 from rerank.retrieval import open_retriever
-from rerank.types import Document, Qrels, Query, Ranking, Run
+from rerank.types import Document, Qrels, Ranking, Run
 
 MEASURE = "nDCG@10"
 DRIVERS = Path(__file__).parent / "peers"
-#: How to make a peer's environment; `vllm` is our own package in one where vLLM is.
+MADE = "python3 -m venv ENV && ENV/bin/pip install -r benchmarks/peers/{}.txt"
+#: How to make each environment; `vllm` is our own package beside vLLM.
 SETUPS = {
     "rank_llm": "python3.12 -m venv ENV && ENV/bin/pip install -r tests/vllm/requirements.txt rank-llm==0.26.0 && "
     "ENV/bin/pip uninstall -y torchaudio torchcodec",
-    "llm-rankers": "python3 -m venv ENV && ENV/bin/pip install -r benchmarks/peers/llm_rankers.txt",
-    "rerankers": "python3 -m venv ENV && ENV/bin/pip install -r benchmarks/peers/rerankers.txt",
-    "vllm": "make test-vllm, which leaves one in .venv-vllm",
+    "llm-rankers": MADE.format("transformers4"),
+    "rerankers": MADE.format("transformers5"),
+    "rerankers4": MADE.format("transformers4"),
+    "vllm": "make test-vllm, which leaves it in .venv-vllm",
 }
 #: No hub is asked; vLLM's cache has one size for all, for left to itself it takes most of the memory.
-ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "3"}
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_CPU_KVCACHE_SPACE": "3",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+}
 
 
 @dataclass(frozen=True)
@@ -54,35 +62,37 @@ class System:
     """One method of one package.
 
     Attributes:
-        peer: The environment that it runs in; ``hf`` is this one.
+        package: Whose it is.
         method: What its driver calls it.
+        environment: Where it runs; ``hf`` is this interpreter.
         driver: File that runs there.
         ours: For a peer, the backend and method of ours that do the same.
     """
 
-    peer: str
+    package: str
     method: str
+    environment: str
     driver: str = "run_ours.py"
     ours: str = ""
 
     @property
     def name(self) -> str:
         """What its row is called."""
-        return f"{self.peer} {self.method}" if self.ours else f"listrank {self.method}"
+        return f"{self.package} {self.method}"
 
 
 PEERS = (
-    System("rank_llm", "sliding", "run_rank_llm.py", "vllm sliding"),
-    System("rank_llm", "first", "run_rank_llm.py", "vllm first"),
-    System("llm-rankers", "sliding", "run_llm_rankers.py", "hf sliding"),
-    System("llm-rankers", "setwise", "run_llm_rankers.py", "hf setwise"),
-    System("llm-rankers", "pairwise", "run_llm_rankers.py", "hf pairwise"),
-    System("llm-rankers", "pointwise", "run_llm_rankers.py", "hf pointwise"),
-    System("rerankers", "rankgpt", "run_rerankers.py", "hf fullrank"),
-    System("rerankers", "pointwise", "run_rerankers.py", "hf pointwise"),
+    System("rank_llm", "sliding", "rank_llm", "run_rank_llm.py", "vllm sliding"),
+    System("rank_llm", "first", "rank_llm", "run_rank_llm.py", "vllm first"),
+    System("llm-rankers", "sliding", "llm-rankers", "run_llm_rankers.py", "hf sliding"),
+    System("llm-rankers", "setwise", "llm-rankers", "run_llm_rankers.py", "hf setwise"),
+    System("llm-rankers", "pairwise", "llm-rankers", "run_llm_rankers.py", "hf pairwise"),
+    System("llm-rankers", "pointwise", "llm-rankers", "run_llm_rankers.py", "hf pointwise"),
+    System("rerankers", "rankgpt", "rerankers", "run_rerankers.py", "hf fullrank"),
+    System("rerankers", "pointwise", "rerankers4", "run_rerankers.py", "hf pointwise"),
 )
 METHODS = ("sliding", "sliding-free", "fullrank", "fullrank-free", "first", "setwise", "pairwise", "pointwise", "icr")
-OURS = tuple(System(backend, f"{backend} {method}") for backend in ("hf", "vllm") for method in METHODS)
+OURS = tuple(System("listrank", f"{backend} {method}", backend) for backend in ("hf", "vllm") for method in METHODS)
 
 
 def main() -> None:
@@ -96,15 +106,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     not_run: list[dict[str, str]] = []
     for system in in_turns():
-        if system.peer not in pythons:
-            not_run.append(
-                {
-                    "system": system.name,
-                    "reason": f"--peer {system.peer}=ENV/bin/python is not given; to make one: {SETUPS[system.peer]}",
-                }
-            )
-            continue
-        answer = asked(system, pythons[system.peer], order(system, options, rankings), options)
+        answer = asked(system, pythons.get(system.environment, ""), options, rankings)
         if "error" in answer:
             not_run.append({"system": system.name, "reason": answer["error"]})
         else:
@@ -180,21 +182,23 @@ def order(system: System, options: argparse.Namespace, rankings: Sequence[Rankin
     return {"system": system.method, "model": model, **same, "lists": lists}
 
 
-def asked(system: System, python: str, order: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """Run a driver on an order; its answer, or the error in one line."""
+def asked(system: System, python: str, options: argparse.Namespace, rankings: Sequence[Ranking]) -> dict[str, Any]:
+    """Run a driver; its answer, or the error in one line."""
+    if not python:
+        name = system.environment
+        return {"error": f"no environment was given with --peer {name}=ENV/bin/python; to make it: {SETUPS[name]}"}
     with tempfile.TemporaryDirectory() as room:
         folder = (options.keep or Path(room)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         stem = system.name.replace(" ", "-")
-        paths = [folder / f"{stem}.{kind}" for kind in ("order.json", "answer.json", "log")]
-        paths[0].write_text(json.dumps(order), encoding="utf-8")
-        paths[1].unlink(missing_ok=True)
-        command = [python, str(DRIVERS / system.driver), str(paths[0]), str(paths[1])]
-        ended = finished(command, paths[2], options.limit)
-        if paths[1].is_file():
-            return dict(json.loads(paths[1].read_text(encoding="utf-8")))
-        said = [line.strip() for line in paths[2].read_text(encoding="utf-8", errors="replace").splitlines() if line]
-        return {"error": f"{ended}; it said last: {said[-1] if said else 'nothing'}"}
+        order_file, answer_file, log = (folder / f"{stem}.{kind}" for kind in ("order.json", "answer.json", "log"))
+        order_file.write_text(json.dumps(order(system, options, rankings)), encoding="utf-8")
+        answer_file.unlink(missing_ok=True)
+        ended = finished([python, str(DRIVERS / system.driver), str(order_file), str(answer_file)], log, options.limit)
+        if answer_file.is_file():
+            return dict(json.loads(answer_file.read_text(encoding="utf-8")))
+        said = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        return {"error": f"{ended}; its last line: {said[-1].strip() if said else ''}"}
 
 
 def finished(command: Sequence[str], log: Path, limit: float) -> str:
@@ -211,10 +215,8 @@ def finished(command: Sequence[str], log: Path, limit: float) -> str:
         except subprocess.TimeoutExpired:
             return f"not done after {limit:g} s"
         finally:  # servers and engines that it left behind would slow down the next
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             process.wait()
 
 
@@ -247,15 +249,15 @@ def measured(rankings: Iterable[Ranking], qrels: Qrels) -> float:
 
 
 def compared(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, those of peers with their time over that of our counterpart, where it ran."""
+    """The rows, those of peers with the counterpart of ours and the ratio of times, where it ran."""
     seconds = {row["system"]: row["seconds_per_query"] for row in rows}
     ours = {peer.name: f"listrank {peer.ours}" for peer in PEERS}
-    return [
-        {**row, "counterpart": ours[row["system"]], "over_ours": ratio}
-        if row["system"] in ours and (ratio := over(row, seconds.get(ours[row["system"]])))
-        else dict(row)
-        for row in rows
-    ]
+
+    def ratio(name: str) -> dict[str, Any]:
+        own = ours.get(name, "")
+        return {"counterpart": own, "over_ours": round(seconds[name] / seconds[own], 2)} if own in seconds else {}
+
+    return [{**row, **ratio(row["system"])} for row in rows]
 
 
 if __name__ == "__main__":

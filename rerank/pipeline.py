@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rerank.judges.base import FAILURES, STATUSES, Judge, SupportsCapacity, Verdict
-from rerank.strategies._splitting import Capacity, Fitting
+from rerank.judges.base import FAILURES, STATUSES, Judge, SupportsParts, TooLong, Verdict
+from rerank.strategies._splitting import Answer, Fitting, FittingPlan
 from rerank.strategies.base import Strategy
-from rerank.types import Document, Order, Plan, Ranking, Window
+from rerank.types import Document, Plan, Ranking, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +21,13 @@ class Outcome:
     Attributes:
         rankings: One per ranking that went in, same order; score 1/r at rank r.
         judged: Every window, first-stage scores filled in, with its verdict, in the order in which they were asked.
-        split: How many windows were too long for the context, and were ranked in parts and merged.
+        split: The windows that were too long for the context, and were ranked in parts and merged, each with how many
+            of its documents fit, counted from its head.
     """
 
     rankings: tuple[Ranking, ...]
     judged: tuple[tuple[Window, Verdict], ...]
-    split: int = 0
+    split: tuple[tuple[Window, int], ...] = ()
 
     def windows(self) -> dict[str, int]:
         """How many windows ended in each status; all statuses are there."""
@@ -48,28 +49,27 @@ def drive(rankings: Iterable[Ranking], strategy: Strategy, judge: Judge, *, top_
         rankings: First-stage lists, of any length.
         strategy: Which windows to ask about.
         judge: Who puts them in order. It gets the next windows of all rankings at once. Windows of which it says that
-            they do not fit are ranked in parts and merged.
+            they are too long are ranked in parts and merged.
         top_k: Keep only that many of the new order; the rest follows in its given order. None for all.
     """
     given = list(rankings)
+    attempt = judge.attempt if isinstance(judge, SupportsParts) else judge.order
     fitting = Fitting()
     scores = [dict(zip(ranking.doc_ids, ranking.scores, strict=True)) for ranking in given]
-    plans = [
-        fitting(strategy(ranking), _capacity(judge, known)) if ranking.query.text.strip() else _as_given(ranking)
-        for ranking, known in zip(given, scores, strict=True)
-    ]
+    plans = [fitting(strategy(one) if one.query.text.strip() else _as_given(one)) for one in given]
     finished: dict[int, Ranking] = {}
     asked = _advance(plans, dict.fromkeys(range(len(plans))), finished)
     judged: list[tuple[Window, Verdict]] = []
     while asked:
         windows = [_scored(window, scores[index]) for index, wanted in asked.items() for window in wanted]
-        verdicts = judge.order(windows)
-        judged.extend(zip(windows, verdicts, strict=True))
-        orders = iter([verdict.order for verdict in verdicts])
-        answers = {index: [next(orders) for _ in wanted] for index, wanted in asked.items()}
+        verdicts = attempt(windows)
+        pairs = zip(windows, verdicts, strict=True)
+        judged.extend((window, verdict) for window, verdict in pairs if isinstance(verdict, Verdict))
+        given_back = iter(verdicts)
+        answers = {index: [_answer(next(given_back)) for _ in wanted] for index, wanted in asked.items()}
         asked = _advance(plans, answers, finished)
     done = tuple(_best_first(ranking, finished[at].docs[:top_k]) for at, ranking in enumerate(given))
-    return Outcome(done, tuple(judged), fitting.split)
+    return Outcome(done, tuple(judged), tuple(fitting.split))
 
 
 def _best_first(given: Ranking, best: Sequence[Document]) -> Ranking:
@@ -84,12 +84,8 @@ def _as_given(ranking: Ranking) -> Plan:
     return ranking
 
 
-def _capacity(judge: Judge, scores: Mapping[str, float]) -> Capacity:
-    """How many documents of a window the judge can take, its first-stage scores being known."""
-    if not isinstance(judge, SupportsCapacity):
-        return len
-    capacity = judge.capacity
-    return lambda window: capacity(_scored(window, scores))
+def _answer(verdict: Verdict | TooLong) -> Answer:
+    return verdict.room if isinstance(verdict, TooLong) else verdict.order
 
 
 def _scored(window: Window, scores: Mapping[str, float]) -> Window:
@@ -100,7 +96,7 @@ def _scored(window: Window, scores: Mapping[str, float]) -> Window:
 
 
 def _advance(
-    plans: Sequence[Plan], answers: dict[int, list[Order]] | dict[int, None], finished: dict[int, Ranking]
+    plans: Sequence[FittingPlan], answers: dict[int, list[Answer]] | dict[int, None], finished: dict[int, Ranking]
 ) -> dict[int, list[Window]]:
     """Send each plan its orders (None starts it); return what each asks next, file those that ended."""
     asked: dict[int, list[Window]] = {}

@@ -158,6 +158,8 @@ class Reranker(Transformer):
         asked = _query(query)
         docs = _documents(documents)
         # positions for ids: given ones may repeat, or be equal to the position of another document
+        if top_k == 0:
+            return Hits.make([], Outcome((), ()).windows())
         placed = [replace(doc, id=str(position)) for position, doc in enumerate(docs)]
         outcome = self._drive([Ranking.from_order(asked, placed)], top_k)
         (ranking,) = outcome.rankings

@@ -67,3 +67,8 @@ def test_a_pair_without_a_card() -> None:
 def test_unknown_methods(name: str, message: str) -> None:
     with pytest.raises(UnknownNameError, match=message):
         open_method(name)
+
+
+def test_identifiers_of_letters_come_with_a_prompt_that_speaks_of_letters() -> None:
+    assert open_method("sliding,identifiers=letters").own_prompt == "listwise_letters"
+    assert open_method("sliding,identifiers=numbers").own_prompt == open_method("sliding").own_prompt == ""

@@ -122,7 +122,7 @@ def test_top_k(reranker: Reranker) -> None:
     for k, expected in ((1, [3]), (2, [3, 2]), (0, []), (9, [3, 2, 1, 0]), (None, [3, 2, 1, 0])):
         hits = reranker.rank("q", TEXTS, top_k=k)
         assert [hit.corpus_id for hit in hits] == expected
-        assert hits.windows["ok"] == 1
+        assert hits.windows["ok"] == (k != 0)  # to return nothing, nothing is asked
     whole = reranker.rank("q", TEXTS)
     assert whole.top_k(2) == whole[:2]
     assert whole.top_k(2).windows == whole.windows

@@ -8,8 +8,11 @@ up are not timed.
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -71,3 +74,26 @@ def _answer(order: Order, opened: Callable[[Order, Tally], Rank]) -> dict:
         seconds.append(time.perf_counter() - started)
         rankings[one["query"]["id"]] = [str(doc_id) for doc_id in ids]
     return {"seconds": seconds, "rankings": rankings, **vars(tally)}
+
+
+def readable(model: str) -> str:
+    """The same weights in a folder whose settings transformers 4 reads as 5 does.
+
+    For drivers whose peer needs transformers 4. It does not know the tokenizer's class, and takes another base of the
+    rotary embedding, without a word, where the base does not stand by itself.
+    """
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    for file in Path(model).iterdir():
+        (folder / file.name).symlink_to(file.resolve())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    rewrite(folder / "config.json", config | {"rope_theta": config["rope_parameters"]["rope_theta"]})
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    known = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": ["input_ids", "attention_mask"]}
+    rewrite(folder / "tokenizer_config.json", tokenizer | known)
+    return str(folder)
+
+
+def rewrite(path: Path, table: dict) -> None:
+    path.unlink()
+    path.write_text(json.dumps(table), encoding="utf-8")

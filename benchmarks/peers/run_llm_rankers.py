@@ -5,13 +5,7 @@ Its sliding windows need transformers 4: with 5, `apply_chat_template` returns a
 
 from __future__ import annotations
 
-import atexit
-import json
-import shutil
-import tempfile
-from pathlib import Path
-
-from exchange import Order, Rank, Tally, serve
+from exchange import Order, Rank, Tally, readable, serve
 
 
 def results(docs):
@@ -37,28 +31,6 @@ def common(order: Order) -> dict:
     if order.dtype != "float32":
         raise ValueError("llm-rankers loads models in float32 on a processor, whatever is asked for")
     return {"model_name_or_path": readable(order.model), "tokenizer_name_or_path": None, "device": "cpu"}
-
-
-def readable(model: str) -> str:
-    """The same weights in a folder whose settings transformers 4 reads as 5 does.
-
-    It does not know the tokenizer's class, and takes another base of the rotary embedding, without a word, where the
-    base does not stand by itself.
-    """
-    folder = Path(tempfile.mkdtemp())
-    atexit.register(shutil.rmtree, folder)
-    for file in Path(model).iterdir():
-        (folder / file.name).symlink_to(file.resolve())
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    rewrite(folder / "config.json", config | {"rope_theta": config["rope_parameters"]["rope_theta"]})
-    tokenizer = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    rewrite(folder / "tokenizer_config.json", tokenizer | {"tokenizer_class": "PreTrainedTokenizerFast"})
-    return str(folder)
-
-
-def rewrite(path: Path, table: dict) -> None:
-    path.unlink()
-    path.write_text(json.dumps(table), encoding="utf-8")
 
 
 def setwise(order: Order, tally: Tally) -> Rank:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 
 from exchange import Order, Rank, Tally, serve
@@ -27,15 +28,23 @@ def request(query, docs):
     return Request(query=Query(text=query["text"], qid=query["id"]), candidates=candidates)
 
 
-def sliding(order: Order, tally: Tally) -> Rank:
+def asked(ranker, tally: Tally) -> Rank:
+    """Its asynchronous method, in one event loop: with the other, which makes a loop a call, the second call fails.
+
+    It goes on without the windows that fail and says nothing, so they are counted.
+    """
     from rank_llm.analysis.response_analysis import ResponseAnalyzer
 
-    ranker = opened(order)
+    loop = asyncio.new_event_loop()
     tally.counted_by = "its own ResponseAnalyzer"
 
     def rank(query, docs):
-        (result,) = ranker.rerank_batch([request(query, docs)], rank_end=len(docs), populate_invocations_history=True)
-        counts = ResponseAnalyzer.from_inline_results([result]).count_errors()
+        asking = ranker.rerank_async(request(query, docs), rank_end=len(docs), populate_invocations_history=True)
+        result = loop.run_until_complete(asking)
+        windows = ranker._count_windows(len(docs), 0, len(docs), ranker._window_size, ranker._stride)
+        if len(result.invocations_history) != windows:
+            raise RuntimeError(f"{windows} windows, and {len(result.invocations_history)} replies")
+        counts = ResponseAnalyzer.from_inline_results([result], use_alpha=ranker._use_alpha).count_errors()
         tally.replies += sum(counts.values())
         tally.malformed += sum(counts.values()) - counts["ok"]
         return [candidate.docid for candidate in result.candidates]
@@ -43,14 +52,12 @@ def sliding(order: Order, tally: Tally) -> Rank:
     return rank
 
 
+def sliding(order: Order, tally: Tally) -> Rank:
+    return asked(opened(order), tally)
+
+
 def first(order: Order, tally: Tally) -> Rank:
-    ranker = opened(order, use_logits=True, use_alpha=True)
-
-    def rank(query, docs):
-        (result,) = ranker.rerank_batch([request(query, docs)], rank_end=len(docs))
-        return [candidate.docid for candidate in result.candidates]
-
-    return rank
+    return asked(opened(order, use_logits=True, use_alpha=True), tally)
 
 
 if __name__ == "__main__":

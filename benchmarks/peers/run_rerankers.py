@@ -1,6 +1,8 @@
 """Driver of rerankers: RankGPT over the whole list, and pointwise scores by a causal model (mxbai); see exchange.py.
 
-RankGPT asks a server, so the model is served from the same environment, by `transformers serve` on this machine.
+RankGPT asks a server, so the model is served from the same environment, by `transformers serve` on this machine: that
+of transformers 5, for 4 streams its answers whether asked to or not. mxbai in turn needs transformers 4, whose
+tokenizers have `prepare_for_model`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from exchange import Order, Rank, Tally, serve
+from exchange import Order, Rank, Tally, readable, serve
 
 
 def served(order: Order) -> str:
@@ -61,7 +63,7 @@ def rankgpt(order: Order, tally: Tally) -> Rank:
 def pointwise(order: Order, tally: Tally) -> Rank:
     from rerankers import Reranker
 
-    ranker = Reranker(order.model, model_type="mxbaiv2", device="cpu", dtype=order.dtype, verbose=0)
+    ranker = Reranker(readable(order.model), model_type="mxbaiv2", device="cpu", dtype=order.dtype, verbose=0)
     if ranker is None:
         raise RuntimeError("rerankers made no ranker of this type and says only that dependencies are missing")
 

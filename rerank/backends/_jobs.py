@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rerank.backends.base import Request, Sampling
+from rerank.backends._tokens import HfTokens
+from rerank.backends.base import Reply, Request, Sampling
 from rerank.prompts.base import opening
 
 
@@ -66,3 +67,30 @@ class Job:
 def limited(sampling: Sampling, room: int) -> Sampling:
     """The same decoding, with no more new tokens than the context has room for."""
     return replace(sampling, max_tokens=min(sampling.max_tokens, room))
+
+
+def sort_out(requests: Sequence[Request], tokens: HfTokens, model: str) -> tuple[dict[int, Reply], list[list[Job]]]:
+    """Requests as jobs, those of one kind together.
+
+    Args:
+        requests: What is asked.
+        tokens: The model's tokenizer and context.
+        model: Its name, for messages.
+
+    Returns:
+        Place -> an error, for requests that do not fit the context; and the jobs of the others.
+    """
+    refused: dict[int, Reply] = {}
+    kinds: dict[type[Any], list[Job]] = {}
+    for at, (request, prompt) in enumerate(zip(requests, tokens.encode([r.prompt for r in requests]), strict=True)):
+        room = tokens.context_size - len(prompt) - request.sampling.thinking
+        if room < min(1, request.sampling.max_tokens):
+            error = (
+                f"The prompt has {len(prompt)} tokens, and the context of {model!r} holds {tokens.context_size} with "
+                "the reply"
+            )
+            refused[at] = Reply(tokens_in=len(prompt), finish="error", error=error)
+        else:
+            job = Job(at=at, request=request, prompt=prompt, sampling=limited(request.sampling, room))
+            kinds.setdefault(job.kind, []).append(job)
+    return refused, list(kinds.values())

@@ -11,6 +11,7 @@ from rerank.backends._openai_reply import kept, read
 from rerank.backends._openai_server import Server, unknown_model
 from rerank.backends._retries import Failed, Rejected
 from rerank.backends.base import Permute, Reply, Request, Weigh
+from rerank.errors import UsageError
 from rerank.prompts.base import opening
 
 _FILTERED = ("content_filter", "content_policy_violation")
@@ -35,12 +36,15 @@ class Acquaintance:
 
         Raises:
             BackendError: Nothing can be answered.
+            UsageError: The server cannot do what the method needs.
         """
         begun = opening(request.prompt)
         if isinstance(request.task, Weigh) and begun and not self.dialect.continues:
-            return failed(
-                f"The server does not go on with the beginning of a reply ({begun!r}), which this method needs: take "
-                "vLLM, SGLang or llama.cpp, or a method that reads text"
+            raise UsageError(
+                f"The server does not go on with the beginning of a reply ({begun!r}), which this method needs",
+                expected="vLLM, SGLang or llama.cpp",
+                remedy="Let the model write: --method setwise,by=generation and pairwise,by=generation do, as do "
+                "fullrank and sliding",
             )
         while True:  # every round but the last gives something up, so there are only so many
             phrased = self.dialect.phrase(request)

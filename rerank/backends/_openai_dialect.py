@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rerank.backends._openai_server import Kind
@@ -74,10 +74,13 @@ class Dialect:
         """
         constrained = isinstance(request.task, Permute) and CONSTRAINT not in self.refused
         begun = opening(request.prompt) if self.continues and not constrained else ""
-        optional = {key: value for key, value in self._optional(request.sampling).items() if key not in self.refused}
+        weighs = isinstance(request.task, Weigh)
+        # the first token of a thought says nothing about the answer
+        sampling = replace(request.sampling, thinking=0) if weighs else request.sampling
+        optional = {key: value for key, value in self._optional(sampling).items() if key not in self.refused}
         body = {"model": self.model, "messages": self._turns(request.prompt, begun=begun), **optional}
-        count, form = request.sampling.max_tokens, ""
-        if isinstance(request.task, Weigh):
+        count, form = sampling.max_tokens, ""
+        if weighs:
             count = 1
             body |= {"logprobs": True, "top_logprobs": TOP_LLAMACPP if self.kind == "llamacpp" else TOP}
         if begun and self.kind in ("vllm", "sglang"):
@@ -86,8 +89,7 @@ class Dialect:
             words, form = constraint(self.kind, request.task)
             body |= words
             count *= _JSON if form == "json" else 1
-        thinking = 0 if isinstance(request.task, Weigh) else request.sampling.thinking
-        body["max_completion_tokens" if "max_tokens" in self.refused else "max_tokens"] = count + thinking
+        body["max_completion_tokens" if "max_tokens" in self.refused else "max_tokens"] = count + sampling.thinking
         given_up = {*optional, CONSTRAINT} if form else {*optional}
         return Phrased(body=body, optional=frozenset(given_up), begun=begun, constraint=form)
 

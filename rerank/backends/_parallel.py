@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from rerank.errors import UsageError
+from rerank.errors import RerankError, UsageError
 
 
 def processes() -> int:
@@ -58,7 +58,7 @@ def lead_or_follow(do: Callable[[Any], Any]) -> None:
     while (told := _told()) is not None:
         try:
             do(told)
-        except (RuntimeError, MemoryError):  # the leader met it too, and says so
+        except (RuntimeError, MemoryError, RerankError):  # the leader met it too, and says so
             continue
     raise SystemExit(0)
 

@@ -12,6 +12,8 @@ from rerank.backends._jobs import Job
 from rerank.backends._tokens import HfTokens
 
 _OPEN, CLOSE = "<think>", "</think>"
+#: Tokens that a thought may grow by when it is tokenized again together with its end.
+_SPARE = 4
 
 #: Continues the prompts of jobs until `CLOSE` or their limits; token ids, and whether the last ends the model's turn.
 Writer = Callable[[Sequence[Job]], Sequence[tuple[list[int], bool]]]
@@ -23,31 +25,37 @@ def think(write: Writer, tokens: HfTokens, jobs: Sequence[Job]) -> list[Job]:
     The budget is ``sampling.thinking``: thoughts that are not closed by then are closed for the model, so that its
     answer always has its own room. A model that was not trained to think is put into a thought all the same.
     """
-    pensive = [job for job in jobs if job.sampling.thinking]
+    opened = [_opened(tokens, job) for job in jobs if job.sampling.thinking]
+    pensive = [job for job in opened if job.sampling.max_tokens]
     if not pensive:
         return list(jobs)
-    opened = [
-        replace(
-            job,
-            prompt=_opened(tokens, job),
-            sampling=replace(job.sampling, max_tokens=job.sampling.thinking, min_tokens=0),
-        )
-        for job in pensive
-    ]
+    given = {job.at: job for job in jobs}
     thought = {}
-    for job, begun, (row, ended) in zip(pensive, opened, write(opened), strict=True):
+    for begun, (row, ended) in zip(pensive, write(pensive), strict=True):
+        job = given[begun.at]
         text, closed, _ = tokens.text(row, marks=True).partition(CLOSE)
         if ended and not closed:  # the mark that ends its turn is no thought
             text = tokens.text(row[:-1], marks=True)
-        closing = tokens.plain(f"{text}{CLOSE}\n\n{job.begun}")
+        closing = tokens.plain(f"{text}{_close(job)}")
         thought[job.at] = job.after(text.strip(), [*begun.prompt, *closing], len(row))
     return [thought.get(job.at, job) for job in jobs]
 
 
-def _opened(tokens: HfTokens, job: Job) -> list[int]:
-    """The prompt up to an open thought; the beginning of the answer comes behind it."""
+def _close(job: Job) -> str:
+    return f"{CLOSE}\n\n{job.begun}"
+
+
+def _opened(tokens: HfTokens, job: Job) -> Job:
+    """The job of thinking: the prompt up to an open thought, and as many tokens as leave the answer its room.
+
+    None are left where the prompt fills the context.
+    """
     text = tokens.render(job.request.prompt, thinking=True)
     text = text[: len(text) - len(job.begun)] if job.begun else text
     if not text.rstrip().endswith(_OPEN):
         text += f"{_OPEN}\n"
-    return tokens.ids(text)
+    prompt = tokens.ids(text)
+    marks = len(tokens.plain(_close(job))) + _SPARE
+    room = tokens.context_size - len(prompt) - marks - job.sampling.max_tokens
+    sampling = replace(job.sampling, max_tokens=max(0, min(job.sampling.thinking, room)), min_tokens=0)
+    return replace(job, prompt=prompt, sampling=sampling)

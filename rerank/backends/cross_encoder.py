@@ -6,6 +6,7 @@ Sentence-transformers, torch and transformers are imported when a model is loade
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -84,6 +85,7 @@ class CrossEncoder:
             )
         self._model = model
         self._identity = dict(identity)
+        self._turn = threading.Lock()
         self._pairs = options.batch_size or DEFAULT_BATCH
         size = _context(model, name, options)
         self._tokens = PairTokens(model.tokenizer, context_size=size, marks=_marks(model))
@@ -134,7 +136,8 @@ class CrossEncoder:
         Raises:
             BackendError: The model fails for another reason than memory.
         """
-        return [self._answer(request) for request in requests]
+        with self._turn:
+            return [self._answer(request) for request in requests]
 
     def _answer(self, request: Request) -> Reply:
         started = time.perf_counter()

@@ -5,6 +5,7 @@ Torch and transformers are imported when a model is loaded, not when this module
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rerank.backends._jobs import Job, limited
+from rerank.backends._jobs import Job, sort_out
 from rerank.backends._loading import load, quiet, require_torch
 from rerank.backends._options import BackendOptions
 from rerank.backends._parallel import is_split, lead_or_follow, tell
@@ -65,6 +66,7 @@ class Hf:
         self._identity = dict(identity)
         self._tokens = HfTokens(tokenizer, context_size=size)
         self._batch_size = options.batch_size or DEFAULT_BATCH.get(model.device.type, 4)
+        self._turn = threading.Lock()  # a task changes the model while it runs: attention, last matrix, settings
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> Hf:
@@ -115,27 +117,19 @@ class Hf:
 
         Requests of one kind are done together, longer prompts first, so that a batch pads little and memory runs out
         early if it does. A request that does not fit the context, or not into memory even alone, is a reply with
-        ``finish="error"``.
+        ``finish="error"``. Threads that share a model take turns.
 
         Raises:
             BackendError: The model fails for another reason than memory.
             UsageError: The model is of a kind that cannot do the task.
         """
-        prompts = self._tokens.encode([r.prompt for r in requests])
-        replies: dict[int, Reply] = {}
-        fitting: dict[type[Any], list[Job]] = {}
-        for at, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
-            room = self._tokens.context_size - len(prompt) - request.sampling.thinking
-            if room < min(1, request.sampling.max_tokens):
-                replies[at] = self._too_long(len(prompt))
-            else:
-                job = Job(at=at, request=request, prompt=prompt, sampling=limited(request.sampling, room))
-                fitting.setdefault(job.kind, []).append(job)
-        for jobs in fitting.values():
+        replies, kinds = sort_out(requests, self._tokens, self._identity.get("model", ""))
+        for jobs in kinds:
             jobs.sort(key=lambda job: (-len(job.prompt), job.at))
             size = 1 if jobs[0].kind is Attend else self._batch_size
             for start in range(0, len(jobs), size):
-                replies |= self._answer(jobs[start : start + size])
+                with self._turn:
+                    replies |= self._answer(jobs[start : start + size])
         return [replies[at] for at in range(len(requests))]
 
     def _answer(self, jobs: list[Job]) -> dict[int, Reply]:
@@ -174,12 +168,3 @@ class Hf:
         torch, _ = require_torch()
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()
-
-    def _too_long(self, length: int) -> Reply:
-        return Reply(
-            text="",
-            tokens_in=length,
-            finish="error",
-            error=f"The prompt has {length} tokens, and the context of {self._identity.get('model', '')!r} "
-            f"holds {self._tokens.context_size} with the reply",
-        )

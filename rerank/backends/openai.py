@@ -125,13 +125,27 @@ class Openai:
 
     async def _answer(self, requests: Sequence[Request]) -> list[Reply]:
         async with self._exchange() as exchange:
+            from rerank.backends._openai_asking import failed
+
             met = await self._meet(exchange)
             exchange.forget()
             gate = asyncio.Semaphore(self._concurrency)
 
+            hopeless: list[BackendError] = []
+            answered = False
+
             async def answer(request: Request) -> Reply:
+                nonlocal answered
                 async with gate:
-                    return await met.ask(exchange, request)
+                    if hopeless and not answered:
+                        return failed(str(hopeless[0]))
+                    try:
+                        reply = await met.ask(exchange, request)
+                    except BackendError as error:
+                        hopeless.append(error)
+                        return failed(str(error))
+                    answered = answered or reply.finish != "error"
+                    return reply
 
             try:
                 async with asyncio.TaskGroup() as group:
@@ -139,6 +153,8 @@ class Openai:
             except ExceptionGroup as failures:  # the first ended the others
                 raise failures.exceptions[0] from None
         replies = [task.result() for task in tasks]
+        if hopeless and not answered:  # what was answered, and perhaps paid for, is not thrown away
+            raise hopeless[0]
         if exchange.reached is False:
             gone = next(reply.error for reply in replies if reply.error)
             raise BackendError(gone, remedy="Start the server again, then pass --resume; committed calls are kept")

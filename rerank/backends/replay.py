@@ -35,6 +35,14 @@ class Recorded(Protocol):
         """What came back."""
 
 
+class _Kept(WordTokens):
+    """Counts words; its names of one token are another tokenizer's."""
+
+    def __init__(self, context_size: int, letters: tuple[str, ...]) -> None:
+        super().__init__(context_size)
+        self.letters = letters
+
+
 class Replay:
     """Answers a request with what was recorded for its window and seed.
 
@@ -44,6 +52,7 @@ class Replay:
     Args:
         calls: What was recorded, from one run.
         identity: That of the backend that gave the replies.
+        letters: The names of one token that its tokenizer had, where the prompts used such.
 
     Attributes:
         used: The records that requests were answered from, each once.
@@ -53,13 +62,20 @@ class Replay:
     batch_size = 1024
     costs_money = False
 
-    def __init__(self, calls: Iterable[Recorded], *, identity: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        calls: Iterable[Recorded],
+        *,
+        identity: Mapping[str, str] | None = None,
+        letters: tuple[str, ...] = (),
+    ) -> None:
         """Index the records."""
         self._replies: dict[_Key, Reply] = {}
         self.used: dict[_Key, Reply] = {}
         for call in calls:
             self._replies.setdefault((call.query_id, tuple(call.doc_ids), call.seed), call.reply)
         self._identity = dict(identity or {"model": "replay"})
+        self._tokens = _Kept(_NO_LIMIT, letters)
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -69,7 +85,7 @@ class Replay:
     @property
     def tokens(self) -> WordTokens:
         """Counts words, in a context without end."""
-        return WordTokens(_NO_LIMIT)
+        return self._tokens
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """Look all requests up, in order; one that was never recorded is a reply with ``finish="error"``."""

@@ -6,6 +6,7 @@ is.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rerank.backends._jobs import Job, limited
+from rerank.backends._jobs import Job, sort_out
 from rerank.backends._loading import quiet
 from rerank.backends._options import BackendOptions
 from rerank.backends._tokens import HfTokens
@@ -51,6 +52,7 @@ class Vllm:
         self._tokens = HfTokens(engine.tokenizer, context_size=engine.context_size)
         self._batch_size = (options and options.batch_size) or DEFAULT_BATCH
         self._dead = False
+        self._turn = threading.Lock()
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> Vllm:
@@ -95,17 +97,8 @@ class Vllm:
             BackendError: The engine failed; it answers no more.
         """
         started = time.perf_counter()
-        prompts = self._tokens.encode([r.prompt for r in requests])
-        replies: dict[int, Reply] = {}
-        fitting: dict[type[Any], list[Job]] = {}
-        for at, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
-            room = self._tokens.context_size - len(prompt) - request.sampling.thinking
-            if room < min(1, request.sampling.max_tokens):
-                replies[at] = self._too_long(len(prompt))
-            else:
-                job = Job(at=at, request=request, prompt=prompt, sampling=limited(request.sampling, room))
-                fitting.setdefault(job.kind, []).append(job)
-        for jobs in fitting.values():
+        replies, kinds = sort_out(requests, self._tokens, self.identity.get("model", ""))
+        for jobs in kinds:
             replies |= {job.at: reply for job, reply in zip(jobs, self._do(jobs), strict=True)}
         seconds = (time.perf_counter() - started) / max(1, len(requests))
         return [replace(replies[at], seconds=seconds) for at in range(len(requests))]
@@ -114,7 +107,7 @@ class Vllm:
         from rerank.backends._thinking import think
         from rerank.backends._vllm_doing import DO, muse
 
-        with quiet():
+        with self._turn, quiet():
             jobs = think(partial(muse, self._run), self._tokens, jobs)
             return DO[jobs[0].kind](self._run, self._tokens, jobs)
 
@@ -147,14 +140,6 @@ class Vllm:
             ) from error
         self._dead = False
         return [out.outputs[0] for out in outs]
-
-    def _too_long(self, length: int) -> Reply:
-        return Reply(
-            tokens_in=length,
-            finish="error",
-            error=f"The prompt has {length} tokens, and the context of {self.identity.get('model', '')!r} holds "
-            f"{self._tokens.context_size} with the reply",
-        )
 
 
 def _parameters(ask: Ask) -> Any:

@@ -36,7 +36,7 @@ def demo(
     summaries = []
     for spec in demo_specs(model=model, everything=everything):
         prepared = prepare(spec, Execution())
-        note(f"{spec.method}: {prepared.windows()} windows over {len(prepared.first_stage)} questions, {model}")
+        note(f"{spec.method}: {prepared.calls()} calls for {len(prepared.first_stage)} questions, {model}")
         folder = out / default_folder(spec, identity_hash(prepared.identity())).name
         summaries.append(execute_with_progress(prepared, Execution(out=folder, resume=True)))
     report = demo_report(summaries)

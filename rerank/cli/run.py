@@ -101,7 +101,7 @@ def execute_with_progress(prepared: Prepared, execution: Execution) -> dict[str,
     from rerank.experiment import execute
 
     try:
-        with progress(prepared.method.name, prepared.windows()) as on_reply:
+        with progress(prepared.method.name, prepared.calls()) as on_reply:
             return execute(prepared, execution, on_reply=on_reply)
     except KeyboardInterrupt:
         note("Stopped. Committed calls are kept; the same command with --resume goes on.")

@@ -66,6 +66,8 @@ def execute(prepared: Prepared, execution: Execution, *, on_reply: OnReply = lam
         outcome, usage = _drive(prepared, execution, folder, on_reply)
         result = Run(outcome.rankings, name=run_name(prepared.spec))
         folder.write_run("run.trec", result)
+        if outcome.split:
+            folder.write_splits(outcome.split)
         queries = len(prepared.first_stage)
         scores = _scored(prepared, folder, result)
         summary = {

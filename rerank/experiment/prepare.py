@@ -79,9 +79,10 @@ class Prepared:
             **self.judge(self.backend).identity,
         }
 
-    def windows(self) -> int:
-        """How many windows the strategy will ask about, at most, if all fit the context."""
-        return sum(self.strategy.calls(len(ranking)) for ranking in self.first_stage.values())
+    def calls(self) -> int:
+        """How many requests it takes, at most, if all windows fit the context."""
+        each = judges.get(self.method.judge).calls
+        return sum(self.strategy.calls(len(one)) * int(each(len(one))) for one in self.first_stage.values())
 
 
 def settings(spec: RunSpec) -> dict[str, Any]:
@@ -200,13 +201,14 @@ def strategy_of(spec: RunSpec, method: Method) -> Strategy:
         UsageError: An option that this strategy has not, or a strategy of another package that is no dataclass.
     """
     given = {"size": spec.window_size, "stride": spec.stride, "passes": spec.passes, "top_k": spec.top_k}
+    given["seed"] = spec.seed or None
     given = {name: value for name, value in given.items() if value is not None}
     made = strategies.get(method.strategy)
     if not is_dataclass(made):  # its fields are its options, and its repr is part of a run's identity
         raise UsageError(f"The strategy {method.strategy!r} is no dataclass", expected="a frozen dataclass")
     known = {field.name for field in fields(made)}
-    if "top_k" not in known:
-        given.pop("top_k", None)  # the driver cuts what comes out
+    for name in {"top_k", "seed"} - known:  # the driver cuts what comes out; few strategies leave anything to chance
+        given.pop(name, None)
     flags = {"size": "--window-size", "stride": "--stride", "passes": "--passes"}
     for name in given:
         if name not in known:

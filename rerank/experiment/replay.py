@@ -6,6 +6,8 @@ Knows run folders; the work is done by the same driver, judge and measures as th
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,15 @@ from rerank.experiment.execute import run_name
 from rerank.experiment.prepare import settings, shuffled, strategy_of
 from rerank.experiment.summary import score, summarise
 from rerank.formats import write_run
-from rerank.judges import Limits, judges, open_judge
+from rerank.judges import Judge, Limits, Verdict, judges, open_judge
+from rerank.judges.base import TooLong
 from rerank.methods import open_method
 from rerank.pipeline import Outcome, drive
 from rerank.prompts import load_prompt
+from rerank.selector import Selector
 from rerank.spec import RunSpec
 from rerank.store import RunFolder, Usage, identity_hash
-from rerank.types import Run
+from rerank.types import Run, Window
 
 
 def replay(folder: RunFolder) -> tuple[Run, Outcome, Usage]:
@@ -31,18 +35,43 @@ def replay(folder: RunFolder) -> tuple[Run, Outcome, Usage]:
     """
     spec = RunSpec.make(folder.spec()["spec"])
     method = open_method(spec.method)
+    letters = tuple(folder.spec()["identity"].get("letters", "").split())
     with folder.calls(readonly=True) as log:
-        backend = Replay(log.calls())
+        backend = Replay(log.calls(), letters=letters)
     # Replies are found by window, so what the prompt would say does not matter, and texts are not needed.
     limits = Limits(temperature=spec.temperature, seed=settings(spec)["seed"])
     template = load_prompt(judges.get(method.judge).prompt or "listwise")
-    judge = open_judge(method.judge_selector, backend, template, limits)
+    judge = _Again(open_judge(_reading(method.judge_selector), backend, template, limits), folder.read_splits())
     candidates = shuffled(folder.read_candidates(), spec)
     outcome = drive(candidates.values(), strategy_of(spec, method), judge, top_k=spec.top_k)
     usage = Usage()
     for reply in backend.used.values():
         usage.add(reply, reused=False)
     return Run(outcome.rankings, name=run_name(spec)), outcome, usage
+
+
+@dataclass(frozen=True)
+class _Again:
+    """A judge that finds windows too long that were too long then."""
+
+    judge: Judge
+    splits: Mapping[tuple[str, tuple[str, ...]], int]
+
+    def order(self, windows: Sequence[Window]) -> list[Verdict]:
+        return self.judge.order(windows)
+
+    def attempt(self, windows: Sequence[Window]) -> list[Verdict | TooLong]:
+        rooms = [self.splits.get((window.query.id, tuple(doc.id for doc in window.docs))) for window in windows]
+        fitting = [window for window, room in zip(windows, rooms, strict=True) if room is None]
+        verdicts = iter(self.judge.order(fitting))
+        return [next(verdicts) if room is None else TooLong(room) for room in rooms]
+
+
+def _reading(selector: str) -> str:
+    """A judge's selector with the options that decide how replies are read; files that others name may be gone."""
+    parsed = Selector.parse(selector)
+    ignored = judges.get(parsed.name).asking_only
+    return parsed.name + "".join(f",{key}={value}" for key, value in parsed.options.items() if key not in ignored)
 
 
 def rescore(folder: RunFolder, measures: tuple[str, ...] = ()) -> dict[str, Any]:

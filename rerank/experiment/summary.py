@@ -40,7 +40,7 @@ def summarise(
         "queries": queries,
         **means(scores),
         "windows": windows,
-        "split_windows": outcome.split,  # too long for the context: ranked in parts and merged
+        "split_windows": len(outcome.split),  # too long for the context: ranked in parts and merged
         "complete": not windows["error"],  # else --resume asks the calls without a reply again
         "failure_rate": outcome.failure_rate(),
         "failures": _failures(outcome),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rerank.backends.base import Reply, Request, Weigh
 from rerank.errors import UsageError
@@ -56,7 +56,21 @@ class Pointwise(Asking):
         ]
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
-        """The order of falling scores, ties as given; one reply that never came spoils the window."""
+        """The order of falling scores, ties as given.
+
+        Documents whose reply never came keep their places, the others are put in order around them, and the window
+        counts as a failure.
+        """
         expected = len(self.continuations(window.query))
-        complete = [reply.scores for reply in replies if len(reply.scores) == expected]
-        return failed(replies, len(window)) or by_score([self.score(logs) for logs in complete], len(window))
+        heard = [at for at, reply in enumerate(replies) if len(reply.scores) == expected]
+        found = by_score([self.score(replies[at].scores) for at in heard], len(heard))
+        lost = failed(replies, len(window))
+        if lost is None and len(heard) < len(window):
+            lost = by_score((), len(window))
+        if lost is None:
+            return found
+        order = list(range(len(window)))
+        for place, best in zip(heard, found.order, strict=True):
+            order[place] = heard[best]
+        detail = f"{len(window) - len(heard)} of {len(window)} documents without a score: {lost.detail}"
+        return replace(lost, order=tuple(order), detail=detail)

@@ -40,6 +40,7 @@ class Attention(Whole):
     """
 
     needs = (Attend,)
+    asking_only = frozenset({"heads", "layers"})
     prompt = "icr_qa"
 
     heads: str = ""
@@ -69,7 +70,7 @@ class Attention(Whole):
     def request(self, window: Window, *, per_head: bool = False) -> Request:
         """The call; ``per_head`` asks for the numbers of every head apart, as choosing heads needs them."""
         shown = window if self.best_first else _turned(window)
-        fitted = self.budget.fit(self.template, shown, reply_tokens=0)
+        fitted = self.budget.fit(self.template, shown, reply_tokens=self._null_excess(window.query.text))
         spans, tail = self.template.spans(one_line(window.query.text), fitted.passages)
         task = Attend(
             spans=spans if self.best_first else spans[::-1],  # in the window's order, wherever they are shown
@@ -80,6 +81,13 @@ class Attention(Whole):
             per_head=per_head,
         )
         return Request(prompt=fitted.prompt, sampling=Sampling(max_tokens=0), window=window, task=task)
+
+    def _null_excess(self, query: str) -> int:
+        """Tokens by which the null query can be longer than the query: its prompt has to fit, too."""
+        if not self.calibrate:
+            return 0
+        null, asked = self.backend.tokens.lengths([NULL_QUERY, one_line(query)])
+        return max(0, null - asked + 1)
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         """The order of falling scores."""

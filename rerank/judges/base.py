@@ -30,7 +30,7 @@ class Verdict:
     """One judged window.
 
     Attributes:
-        order: A permutation of the window's positions; the identity if the window failed.
+        order: A permutation of the window's positions; the identity where nothing is known.
         status: How it was come by.
         detail: What was repaired or went wrong, in words; empty if nothing.
     """
@@ -38,6 +38,17 @@ class Verdict:
     order: Order
     status: Status
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TooLong:
+    """A window that a judge would have to see at once and cannot.
+
+    Attributes:
+        room: How many of its documents fit, counted from its head; two or more, but not all.
+    """
+
+    room: int
 
 
 class Judge(Protocol):
@@ -48,11 +59,11 @@ class Judge(Protocol):
 
 
 @runtime_checkable
-class SupportsCapacity(Protocol):
-    """A judge that sees a whole window at once, and so cannot take any."""
+class SupportsParts(Protocol):
+    """A judge that sees a whole window at once, and says of one that is too long how much of it fits."""
 
-    def capacity(self, window: Window) -> int:
-        """How many of the window's documents fit, counted from its head."""
+    def attempt(self, windows: Sequence[Window]) -> Sequence[Verdict | TooLong]:
+        """Judge all windows that are not too long, in the order given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +105,8 @@ class Asking:
 
     #: Kinds of task that will do, the best first.
     needs: ClassVar[tuple[type[Any], ...]]
+    #: Options that decide what is asked and not how replies are read.
+    asking_only: ClassVar[frozenset[str]] = frozenset()
     #: The shipped prompt that suits it; empty if any listwise prompt does.
     prompt: ClassVar[str] = ""
 
@@ -135,6 +148,11 @@ class Asking:
             )
 
     @classmethod
+    def suits(cls, options: Mapping[str, str]) -> str:
+        """The shipped prompt that suits it with some options; empty if any listwise prompt does."""
+        return cls.prompt
+
+    @classmethod
     def calls(cls, n: int) -> int:
         """How many requests a window of ``n`` documents takes."""
         return 1
@@ -156,23 +174,47 @@ class Asking:
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         """What the replies to a window's requests say."""
 
+    def ask(self, window: Window) -> list[Request] | TooLong:
+        """The calls for one window, or that it is too long for one.
+
+        Raises:
+            ContextOverflowError: It does not fit, and parts of it would not either.
+        """
+        return self.requests(window)
+
     def order(self, windows: Sequence[Window]) -> list[Verdict]:
-        """Judge all windows with one call to the backend, or with several where they are very many.
+        """Judge all windows.
 
         Raises:
             ContextOverflowError: A window does not fit the context even with its passages at the floor.
             BackendError: Nothing can be answered.
         """
+        verdicts = []
+        for window, found in zip(windows, self.attempt(windows), strict=True):
+            if isinstance(found, TooLong):
+                self.requests(window)  # says why
+                raise ContextOverflowError(f"A window of {len(window)} documents is too long for the context")
+            verdicts.append(found)
+        return verdicts
+
+    def attempt(self, windows: Sequence[Window]) -> list[Verdict | TooLong]:
+        """Judge all windows that fit with one call to the backend, or with several where they are very many.
+
+        Raises:
+            ContextOverflowError: Not even two documents of a window fit the context.
+            BackendError: Nothing can be answered.
+        """
         step = max(1, _TOGETHER // max((self.calls(len(window)) for window in windows), default=1))
         parts = (windows[start : start + step] for start in range(0, len(windows), step))
-        return [verdict for part in parts for verdict in self._order(part)]
+        return [found for part in parts for found in self._attempt(part)]
 
-    def _order(self, windows: Sequence[Window]) -> list[Verdict]:
-        asked = [self.requests(window) for window in windows]
-        replies = iter(self.backend.generate([request for requests in asked for request in requests]))
+    def _attempt(self, windows: Sequence[Window]) -> list[Verdict | TooLong]:
+        asked = [self.ask(window) for window in windows]
+        requests = [request for found in asked if not isinstance(found, TooLong) for request in found]
+        replies = iter(self.backend.generate(requests) if requests else ())
         return [
-            self.verdict(window, [next(replies) for _ in requests])
-            for window, requests in zip(windows, asked, strict=True)
+            found if isinstance(found, TooLong) else self.verdict(window, [next(replies) for _ in found])
+            for window, found in zip(windows, asked, strict=True)
         ]
 
     def does(self, task: type[Any]) -> bool:
@@ -197,23 +239,27 @@ class Whole(Asking):
                 remedy="Leave --prompt out",
             )
 
-    def capacity(self, window: Window) -> int:
-        """How many of the window's documents fit, counted from its head; 0 if not even two do."""
-        if self._fits(window):
-            return len(window)
+    def ask(self, window: Window) -> list[Request] | TooLong:
+        """The call for a window, or how much of it fits."""
+        try:
+            return self.requests(window)
+        except ContextOverflowError:
+            if (room := self._room(window)) < 2:
+                raise
+            return TooLong(room)
+
+    def _room(self, window: Window) -> int:
+        """How many documents fit of a window that does not, counted from its head."""
         fits, fails = 1, len(window)
         while fails - fits > 1:
             middle = (fits + fails) // 2
-            part = Window(window.query, window.docs[:middle], window.scores[:middle], window.best)
-            fits, fails = (middle, fails) if self._fits(part) else (fits, middle)
-        return fits if fits > 1 else 0
-
-    def _fits(self, window: Window) -> bool:
-        try:
-            self.requests(window)
-        except ContextOverflowError:
-            return False
-        return True
+            try:
+                self.requests(Window(window.query, window.docs[:middle], window.scores[:middle], window.best))
+            except ContextOverflowError:
+                fails = middle
+            else:
+                fits = middle
+        return fits
 
 
 def by_score(scores: Sequence[float], count: int) -> Verdict:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rerank.backends.base import Permute, Reply, Request, Sampling, Write
 from rerank.judges.base import Limits, Verdict, Whole
 from rerank.parsing import parse
-from rerank.prompts.identifiers import Alphabet, identifiers
+from rerank.prompts.identifiers import Alphabet, identifiers, letters_of
 from rerank.types import Window
 
 __all__ = ["SPARE_TOKENS", "Generate", "Limits", "verdict"]
@@ -32,6 +32,16 @@ class Generate(Whole):
     constrain: bool = True
     identifiers: Alphabet = "numbers"
     _reply_tokens: dict[tuple[str, ...], int] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @classmethod
+    def suits(cls, options: Mapping[str, str]) -> str:
+        """Letters want a prompt that speaks of letters."""
+        return "listwise_letters" if options.get("identifiers") == "letters" else ""
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """The names that the tokenizer at hand has: replies are read with them."""
+        return {"letters": " ".join(letters_of(self.backend.tokens))} if self.identifiers == "letters" else {}
 
     def requests(self, window: Window) -> list[Request]:
         """One call, its passages cut so that prompt and reply fit."""

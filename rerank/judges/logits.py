@@ -6,13 +6,13 @@ gives every identifier a logit, and these are in the order that it would write, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rerank.backends.base import Reply, Request, Weigh
 from rerank.judges._weighing import first_marks, weighing
 from rerank.judges.base import Verdict, Whole, by_score, failed
-from rerank.prompts.identifiers import identifiers
+from rerank.prompts.identifiers import identifiers, letters_of
 from rerank.types import Window
 
 
@@ -26,6 +26,11 @@ class Logits(Whole):
 
     needs = (Weigh,)
     prompt = "listwise_letters"
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """The names that the tokenizer at hand has: replies are read with them."""
+        return {"letters": " ".join(letters_of(self.backend.tokens))}
 
     def requests(self, window: Window) -> list[Request]:
         """One question: how likely is each identifier to be the first."""

@@ -6,7 +6,7 @@ ranking prompting, Qin et al., NAACL Findings 2024, arXiv 2306.17563, section 3.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,7 +15,7 @@ from rerank.errors import UsageError
 from rerank.judges._weighing import first_marks, weighing
 from rerank.judges.base import FAILURES, Verdict, Whole, by_score, failed
 from rerank.judges.generate import SPARE_TOKENS, verdict
-from rerank.prompts.identifiers import identifiers
+from rerank.prompts.identifiers import identifiers, letters_of
 from rerank.types import Window
 
 
@@ -48,6 +48,11 @@ class Pick(Whole):
                 f"by={self.by} with model {self.backend.identity.get('model', '')!r}, whose backend does not do that",
                 expected=f"by={'generation' if self._weighs else 'likelihood'}, which it does",
             )
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """The names that the tokenizer at hand has: replies are read with them."""
+        return {"letters": " ".join(letters_of(self.backend.tokens))}
 
     def requests(self, window: Window) -> list[Request]:
         """One question: which is the best."""

@@ -62,7 +62,7 @@ class Method:
     @property
     def own_prompt(self) -> str:
         """The prompt that suits it whatever the model; empty if any listwise one does."""
-        return self.prompt or str(judges.get(self.judge).prompt)
+        return self.prompt or str(judges.get(self.judge).suits(Selector.parse(self.judge_selector).options))
 
     def with_options(self, more: str) -> Method:
         """The same method with options that win over those it has."""

@@ -32,15 +32,21 @@ def identifiers(alphabet: Alphabet, count: int, tokens: TokenCounter) -> tuple[s
     """
     if alphabet == "numbers":
         return tuple(map(str, range(1, count + 1)))
-    found = _letters(cast(Hashable, tokens))
+    found = letters_of(tokens)
     if len(found) < count:
         raise UsageError(
             f"{count} candidates in one window, and this tokenizer has {len(found)} letters and pairs of letters "
             "that are one token",
             expected="no more candidates than identifiers",
-            remedy="Take smaller windows (--method first has 20), a smaller --depth, or identifiers=numbers",
+            remedy="Take smaller windows (--window-size where the method has one) or a smaller --depth",
         )
     return found[:count]
+
+
+def letters_of(tokens: TokenCounter) -> tuple[str, ...]:
+    """All names that are one token, the shortest first; those that a counter has kept from another, if it has."""
+    kept: tuple[str, ...] = getattr(tokens, "letters", ())
+    return kept or _letters(cast(Hashable, tokens))
 
 
 @lru_cache(maxsize=16)

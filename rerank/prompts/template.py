@@ -196,7 +196,7 @@ class PromptTemplate:
             First and past-last character of each passage, and the first character of the suffix that is not white.
 
         Raises:
-            UsageError: The passages are turns of their own, or shown by prefix or suffix.
+            UsageError: The passages are turns of their own, shown by prefix or suffix, or shown with scores.
         """
         shown_elsewhere = "passages" in self._section("prefix").names | self._section("suffix").names
         if self.body_assistant or shown_elsewhere or not self.body:
@@ -204,6 +204,10 @@ class PromptTemplate:
                 f"Prompt {self.name!r} has its passages in several turns, or in its prefix or suffix",
                 expected="a 'body' that shows one passage, all of them in one user turn",
                 remedy="Use --prompt icr_qa",
+            )
+        if "score" in self._section("body").names:
+            raise UsageError(
+                f"Prompt {self.name!r} shows first-stage scores", expected="a prompt without a placeholder for 'score'"
             )
         names = labels if labels is not None else [str(at) for at in range(1, len(passages) + 1)]
         shared = self._shared(query, passages)

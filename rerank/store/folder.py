@@ -7,6 +7,7 @@
     run.trec           the result
     qrels.trec         the judgments it was scored with, if any
     scores.json        means and per-query values
+    splits.jsonl       windows that were too long for the context, and how many of their documents fitted; if any
     summary.json       windows, calls, tokens, seconds; written last
 
 Knows these files, not how a run is made.
@@ -17,7 +18,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,10 +28,11 @@ from rerank.errors import DataError, MissingResourceError, StorageError, UsageEr
 from rerank.formats import read_qrels, read_run, write_qrels, write_run
 from rerank.store.calls import CallLog
 from rerank.textfiles import open_text, replace_text
-from rerank.types import Qrels, Query, Ranking, Run
+from rerank.types import Qrels, Query, Ranking, Run, Window
 
 #: In the order in which they may go: the calls first and the spec last, so that what is left is ours to go on with.
-_FILES = ("summary.json", "scores.json", "run.trec", "first_stage.trec", "queries.jsonl", "qrels.trec", "spec.json")
+_RESULTS = ("summary.json", "splits.jsonl", "scores.json", "run.trec")
+_FILES = (*_RESULTS, "first_stage.trec", "queries.jsonl", "qrels.trec", "spec.json")
 
 
 def identity_hash(identity: Mapping[str, Any]) -> str:
@@ -215,6 +217,25 @@ class RunFolder:
                 ) from error
         lists = [(query, found[query.id] if query.id in found else Ranking(query, (), ())) for query in queries]
         return Run((replace(ranking, query=query) for query, ranking in lists), name=found.name)
+
+    def write_splits(self, splits: Iterable[tuple[Window, int]]) -> None:
+        """Keep which windows were ranked in parts (documents by id only), so that the run can be replayed."""
+        with replace_text(self.path / "splits.jsonl") as file:
+            for window, room in splits:
+                row = {"query": window.query.id, "docs": [doc.id for doc in window.docs], "room": room}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def read_splits(self) -> dict[tuple[str, tuple[str, ...]], int]:
+        """(Query, documents) -> how many of the documents fitted; empty if every window fitted."""
+        path = self.path / "splits.jsonl"
+        if not path.is_file():
+            return {}
+        with open_text(path) as file:
+            try:
+                rows = [json.loads(line) for line in file]
+                return {(row["query"], tuple(row["docs"])): int(row["room"]) for row in rows}
+            except (ValueError, TypeError, KeyError) as error:
+                raise DataError(f"{str(path)!r}: {error!r}", expected="query, docs and room in every line") from error
 
     def read_qrels(self) -> Qrels:
         """The judgments the run was scored with; empty if there were none."""

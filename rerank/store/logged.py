@@ -26,6 +26,7 @@ class Usage:
         tokens_out: Generated tokens of all of them.
         seconds: Model time of all of them, as measured when they were made.
         steps: Forward passes after the prompts' own, where the backend could tell.
+        truncated: Replies that ended because they had no tokens left.
     """
 
     calls: int = 0
@@ -34,6 +35,7 @@ class Usage:
     tokens_out: int = 0
     seconds: float = 0.0
     steps: int = 0
+    truncated: int = 0
 
     def add(self, reply: Reply, *, reused: bool) -> None:
         """Count one reply."""
@@ -43,6 +45,7 @@ class Usage:
         self.tokens_out += reply.tokens_out
         self.seconds += reply.seconds
         self.steps += reply.steps
+        self.truncated += reply.finish == "length"
 
 
 @dataclass(kw_only=True)

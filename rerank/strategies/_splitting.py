@@ -1,6 +1,6 @@
 """Windows that are too long for a model: ranked in parts, and the parts merged by asking about their heads.
 
-Knows windows and how many documents fit, not why.
+Knows windows and how many of their documents fit, not why.
 """
 
 from __future__ import annotations
@@ -8,43 +8,47 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from itertools import pairwise
 
-from rerank.types import Document, Order, Plan, Window
+from rerank.types import Document, Order, Plan, Ranking, Window
 
-#: A plan for one window: what it asks, what it is sent, and the order it ends with.
-_Part = Generator[list[Window], list[Order], Order]
-#: How many documents of a window fit, counted from its head. Below two, it is asked as it is, and the judge says why.
-Capacity = Callable[[Window], int]
+#: What comes back for a window: its order, or how many of its documents fit (two or more), counted from its head.
+Answer = Order | int
+#: A plan that can be told that a window is too long.
+FittingPlan = Generator[list[Window], list[Answer], Ranking]
+#: The same for one window: what it asks, what it is sent, and the order it ends with.
+_Part = Generator[list[Window], list[Answer], Order]
+_Ask = Callable[[Window], _Part]
 
 
 class Fitting:
     """Makes plans ask only what fits; to them it looks as if the long window had been judged.
 
     Attributes:
-        split: How many windows were ranked in parts so far.
+        split: The windows that were ranked in parts, and how many of their documents fit.
     """
 
     def __init__(self) -> None:
         """Start with nothing split."""
-        self.split = 0
+        self.split: list[tuple[Window, int]] = []
 
-    def __call__(self, plan: Plan, capacity: Capacity) -> Plan:
-        """The same plan, its windows no longer than what fits."""
+    def __call__(self, plan: Plan) -> FittingPlan:
+        """The same plan, its windows ranked in parts where they are too long."""
         try:
             wanted = next(plan)
             while True:
-                parts = [self._part(window, capacity(window)) for window in wanted]
-                wanted = plan.send((yield from _together(parts)))
+                wanted = plan.send((yield from _together([self._ask(window) for window in wanted])))
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
 
-    def _part(self, window: Window, room: int) -> _Part:
-        if 1 < room < len(window):
-            self.split += 1
-            return split_and_merge(window, room)
-        return _as_it_is(window)
+    def _ask(self, window: Window) -> _Part:
+        """Ask about a window; parts and merges of one that is too long may be too long in turn."""
+        (answer,) = yield [window]
+        if not isinstance(answer, int):
+            return answer
+        self.split.append((window, answer))
+        return (yield from split_and_merge(window, answer, self._ask))
 
 
-def split_and_merge(window: Window, room: int) -> _Part:
+def split_and_merge(window: Window, room: int, ask: _Ask) -> _Part:
     """Rank parts of at most ``room`` documents, then merge them by ranking their heads together.
 
     Of the heads' order only the beginning is final, up to where one part has no head left in it: its next document
@@ -55,21 +59,23 @@ def split_and_merge(window: Window, room: int) -> _Part:
     count = -(-len(window) // room)
     edges = [at * len(window) // count for at in range(count + 1)]
     lists = [list(range(start, end)) for start, end in pairwise(edges)]
-    orders = yield [_of(window, part) for part in lists]
+    orders = yield from _together([ask(_of(window, part)) for part in lists])
     lists = [[part[at] for at in order] for part, order in zip(lists, orders, strict=True)]
     while len(lists) > 1:
-        merged = yield from _merge(window, lists[:room], room)
+        merged = yield from _merge(window, lists[:room], room, ask)
         lists = [*lists[room:], merged]
     return tuple(lists[0])
 
 
-def _merge(window: Window, lists: list[list[int]], room: int) -> Generator[list[Window], list[Order], list[int]]:
+def _merge(
+    window: Window, lists: list[list[int]], room: int, ask: _Ask
+) -> Generator[list[Window], list[Answer], list[int]]:
     done: list[int] = []
     while len(lists) > 1 and len(done) < window.wanted:
         share = room // len(lists)
         heads = [part[:share] for part in lists]
         shown = [at for head in heads for at in head]
-        (order,) = yield [_of(window, shown)]
+        order = yield from ask(_of(window, shown))
         ranked = [shown[at] for at in order]
         final = _settled(ranked, heads, lists)
         done += ranked[:final]
@@ -96,18 +102,13 @@ def _of(window: Window, positions: Sequence[int]) -> Window:
     return Window(window.query, docs, best=window.best)
 
 
-def _as_it_is(window: Window) -> _Part:
-    (order,) = yield [window]
-    return order
-
-
-def _together(parts: Sequence[_Part]) -> Generator[list[Window], list[Order], list[Order]]:
+def _together(parts: Sequence[_Part]) -> Generator[list[Window], list[Answer], list[Order]]:
     """Run the plans of several windows side by side: what they ask next is asked together."""
     results: dict[int, Order] = {}
     asked = {at: next(part) for at, part in enumerate(parts)}
     while asked:
-        orders = iter((yield [window for windows in asked.values() for window in windows]))
-        answers = {at: [next(orders) for _ in windows] for at, windows in asked.items()}
+        given = iter((yield [window for windows in asked.values() for window in windows]))
+        answers = {at: [next(given) for _ in windows] for at, windows in asked.items()}
         asked = {}
         for at, answer in answers.items():
             try:

@@ -20,6 +20,11 @@ class Multipass:
     With f = size - stride, passes p = 1 + ceil(max(0, n - size) / f); calls = the sum over k < p of the windows of
     a pass over n - k f positions. With 20/10 and n = 100: 9 passes, 9 + 8 + ... + 1 = 45 calls.
 
+    Attributes:
+        size: Documents in a window.
+        stride: How far the window moves.
+        top_k: How many of the best are wanted: passes that start behind them are left out. None for the whole order.
+
     Raises:
         UsageError: ``size < 2``, ``stride < 1`` or a stride above half the window. A window then hands on fewer
             documents than it moves, and passes would have to repeat before anything is settled.
@@ -27,6 +32,7 @@ class Multipass:
 
     size: int = 20
     stride: int = 10
+    top_k: int | None = None
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -56,6 +62,7 @@ class Multipass:
         """First open position of each pass; the pass whose rest fits one window is the last."""
         frozen = self.size - self.stride
         starts = [0]
-        while n - starts[-1] > self.size:
+        wanted = n if self.top_k is None else self.top_k
+        while n - starts[-1] > self.size and starts[-1] + frozen < wanted:
             starts.append(starts[-1] + frozen)
         return starts

@@ -39,7 +39,7 @@ class _Played:
     Attributes:
         left: Who is still in it, by position in the given list.
         points: Stages survived, one number a document.
-        places: Place in the last group that was survived.
+        places: Place in the last group that was survived; 0 where none was.
     """
 
     def __init__(self, n: int, chance: random.Random) -> None:
@@ -84,7 +84,7 @@ class Tournament:
     in it and who goes on, or else the fewest there can be. Each who goes on gets a point.
 
     Equal points: the paper keeps the given order. Here a judge puts in order whom it sends on, so the better place
-    in the last group that was survived comes first (the sum of these over the tournaments), and then the given order.
+    in the last group that was survived comes first (the mean over the tournaments with a point), then the given order.
 
     Calls for n documents: passes x the sum of the groups of all stages, groups of one left out. With n = 100 and
     groups of 20: 5 + 5 + 1 + 1 + 1 = 13 a tournament. The tournaments are played side by side: 5 rounds of calls,
@@ -125,7 +125,7 @@ class Tournament:
             for group in groups:
                 group.won(next(orders) if len(group.shown) > 1 else (0,))
         points = [sum(tournament.points[at] for tournament in played) for at in range(n)]
-        places = [sum(tournament.places[at] for tournament in played) for at in range(n)]
+        places = [_mean_place(played, at) for at in range(n)]
         return ranking.reorder(0, tuple(sorted(range(n), key=lambda at: (-points[at], places[at], at))))
 
     def calls(self, n: int) -> int:
@@ -144,6 +144,11 @@ class Tournament:
             stage = _Stage(left, groups, max(wanted, groups))
             yield stage
             left = stage.advancing if (groups, stage.advancing) != (1, 2) else 0
+
+
+def _mean_place(played: list[_Played], doc: int) -> float:
+    survived = [tournament.places[doc] for tournament in played if tournament.points[doc]]
+    return sum(survived) / len(survived) if survived else 0.0
 
 
 def _window(ranking: Ranking, shown: list[int], best: int) -> Window:

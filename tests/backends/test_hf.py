@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,7 @@ from rerank.backends.base import Reply, Request, Sampling
 from rerank.backends.hf import Hf
 from rerank.errors import BackendError, UsageError
 from rerank.prompts.base import Message
+from rerank.reranker import Reranker
 
 TEXTS = ("b", "a question of some length, so that others are padded", "a short one", "quite another thing")
 
@@ -203,3 +205,16 @@ def test_the_embedded_model_answers() -> None:
     reply = backend.generate([Request(prompt=prompt, sampling=Sampling(max_tokens=12))])[0]
     assert "Paris" in reply.text
     assert backend.tokens.context_size == 8192
+
+
+def test_threads_that_share_a_model_take_turns(
+    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
+) -> None:
+    """Tasks change the model while they run: how it attends, its last matrix, its settings."""
+    hf = Hf.from_loaded(tiny_model(max_position_embeddings=1024), tiny_tokenizer())
+    documents = [f"passage {at} about nothing much" for at in range(4)]
+    rerankers = [Reranker.from_backend(hf, method=name) for name in ("fullrank", "icr", "pointwise")]
+    alone = [[hit.corpus_id for hit in one.rank("what?", documents)] for one in rerankers]
+    with ThreadPoolExecutor(6) as threads:
+        together = [threads.submit(one.rank, "what?", documents) for one in rerankers * 4]
+        assert [[hit.corpus_id for hit in found.result()] for found in together] == alone * 4

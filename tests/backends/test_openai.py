@@ -332,9 +332,8 @@ class TestWeigh:
         assert all(map(math.isfinite, reply.scores))
 
     def test_a_beginning_that_the_server_would_not_go_on_with(self) -> None:
-        (reply,), sent = ask(weighed(A=-0.5), BEGUN, self.LETTERS)
-        assert (reply.finish, sent) == ("error", [])
-        assert "does not go on with the beginning of a reply" in reply.error
+        with pytest.raises(UsageError, match="does not go on with the beginning of a reply.*by=generation"):
+            ask(weighed(A=-0.5), BEGUN, self.LETTERS)
 
     def test_refused(self) -> None:
         (reply,), _ = ask(said("", "content_filter"), task=self.LETTERS)

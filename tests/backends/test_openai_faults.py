@@ -182,6 +182,14 @@ def test_a_rejected_key_ends_everything_at_once(status: int) -> None:
     assert KEY not in repr(caught.getrepr())
 
 
+def test_what_was_answered_before_a_refusal_is_kept() -> None:
+    """Gateways answer 403 to what their filters do not like; the replies beside it have been paid for."""
+    replies, server, _ = ask([FINE, error(403, "flagged by moderation"), FINE, FINE], count=4, concurrency=1)
+    assert [reply.finish for reply in replies] == ["stop", "error", "stop", "stop"]
+    assert "moderation" in replies[1].error
+    assert len(server.asked) == 4
+
+
 def test_a_missing_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(BackendError, match="expected a key in the environment variable RERANK_API_KEY or OPENAI"):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rerank.judges.base import Verdict
+from rerank.judges.base import TooLong, Verdict
 from rerank.pipeline import Outcome, drive
 from rerank.strategies import open_strategy, strategies
 from rerank.strategies.base import Strategy
@@ -104,16 +104,28 @@ def test_the_best_few_need_no_more_than_what_is_wanted(order: list[int], top_k: 
 
 
 class Narrow(Judge):
-    """A judge that can take few documents at a time."""
+    """A judge that can take few documents at a time; those with even numbers are three times as long as the others."""
 
-    def capacity(self, window: Window) -> int:
-        return min(len(window), 6)
+    ROOM = 12
+
+    def attempt(self, windows: Sequence[Window]) -> list[Verdict | TooLong]:
+        found = [self._fitting(window) for window in windows]
+        verdicts = iter(self.order([w for w, fits in zip(windows, found, strict=True) if fits == len(w)]))
+        return [
+            next(verdicts) if fits == len(window) else TooLong(fits)
+            for window, fits in zip(windows, found, strict=True)
+        ]
+
+    def _fitting(self, window: Window) -> int:
+        ends = itertools.accumulate(1 if int(doc.id) % 2 else 3 for doc in window.docs)
+        return sum(end <= self.ROOM for end in ends)
 
 
-def test_long_windows_are_split_and_nothing_changes(strategy: Strategy) -> None:
+@pytest.mark.parametrize("order", [list(reversed(range(45))), [*range(1, 45, 2), *range(0, 45, 2)]])
+def test_long_windows_are_split_and_nothing_changes(strategy: Strategy, order: list[int]) -> None:
     judge = Narrow(only_the_best)
-    result = drive([ranking(list(reversed(range(45))))], strategy, judge).rankings[0]
-    assert max(len(window) for windows in judge.asked for window in windows) <= 6
+    result = drive([ranking(order)], strategy, judge).rankings[0]
+    assert all(judge._fitting(window) == len(window) for windows in judge.asked for window in windows)
     assert sorted(map(int, result.doc_ids)) == list(range(45))
     assert result.doc_ids[0] == "0"
 

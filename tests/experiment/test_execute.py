@@ -14,8 +14,11 @@ from rerank.experiment import check_failures, estimate, prepare, rescore, run, v
 from rerank.experiment.execute import default_folder
 from rerank.experiment.prepare import shuffled
 from rerank.formats import read_run, write_run
+from rerank.methods import method_names
+from rerank.prompts import identifiers
 from rerank.spec import Execution, RunSpec
 from rerank.store import RunFolder
+from rerank.strategies.full import Full
 from rerank.types import Run
 
 Lists = Callable[..., RunSpec]
@@ -315,3 +318,51 @@ def test_a_changed_result_is_not_answered_from(lists: Lists, out: Execution) -> 
     path.write_text(path.read_text().replace("d0-3 1 ", "d0-3 2 "))
     with pytest.raises(DataError, match="not what the run left there"):
         run(lists(), out)
+
+
+@pytest.mark.parametrize("method", [*method_names(), "sliding,identifiers=letters", "fullrank,identifiers=letters"])
+def test_every_method_can_be_replayed_without_its_model(
+    lists: Lists, out: Execution, method: str, tmp_path: Path
+) -> None:
+    if method in ("core", "qrhead"):
+        heads = {"method": method, "model": {"model": "fake:reversed"}, "heads": [[0, 1]]}
+        (tmp_path / "heads.json").write_text(json.dumps(heads))
+        method += f",heads={tmp_path / 'heads.json'}"
+    summary = run(lists(model="fake:reversed", method=method, depth=12), out)
+    (tmp_path / "heads.json").unlink(missing_ok=True)
+    assert verify(RunFolder.existing(summary["folder"])) == []
+
+
+def test_a_run_with_windows_too_long_for_the_context_can_be_replayed(lists: Lists, out: Execution) -> None:
+    spec = lists(model="fake:perfect", depth=60, context_size=600, min_passage_tokens=6)
+    summary = run(spec, out)
+    assert (summary["split_windows"], summary["windows"]["error"]) == (4, 0)
+    assert summary["scores"]["nDCG@10"] == 1.0
+    assert verify(RunFolder.existing(summary["folder"])) == []
+
+
+def test_names_of_one_token_are_those_of_the_runs_tokenizer(
+    lists: Lists, out: Execution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past Z, which pairs of letters are one token is the tokenizer's affair."""
+    names = (*map(chr, range(65, 91)), "QX", "ZZ", "AB", "KJ")
+    with monkeypatch.context() as patch:
+        patch.setattr(identifiers, "_letters", lambda counter: names)
+        summary = run(lists(model="fake:perfect", depth=30, method="fullrank,identifiers=letters"), out)
+    assert summary["windows"]["ok"] == 4
+    assert verify(RunFolder.existing(summary["folder"])) == []
+
+
+@pytest.mark.parametrize("method", ["setwise", "setwise-bubble", "topdown", "pairwise"])
+@pytest.mark.parametrize("model", ["fake:reversed", "fake:perfect"])
+def test_what_adaptive_methods_ask_is_estimated_at_most(lists: Lists, out: Execution, method: str, model: str) -> None:
+    spec = lists(method=method, model=model, depth=40)
+    expected, summary = estimate(prepare(spec, Execution())), run(spec, out)
+    assert summary["calls"] <= expected["calls"]
+    assert summary["tokens_in"] <= 1.1 * expected["tokens_in"]  # windows are not all of one length
+
+
+def test_the_seed_reaches_strategies_that_shuffle(lists: Lists, tmp_path: Path) -> None:
+    runs = [prepare(lists(method="tourrank", seed=seed), Execution()) for seed in (0, 1)]
+    assert runs[0].strategy != runs[1].strategy
+    assert prepare(lists(method="fullrank", seed=1), Execution()).strategy == Full()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,18 @@ def test_what_is_written_is_plain_json(tmp_path: Path) -> None:
     HeadList(heads=((1, 2),), model={"model": "m"}, method="core", details={"tau": 0.1}).write(path)
     content = json.loads(path.read_text(encoding="utf-8"))
     assert content == {"heads": [[1, 2]], "model": {"model": "m"}, "method": "core", "details": {"tau": 0.1}}
+
+
+def test_the_prompt_of_a_long_null_query_fits_too() -> None:
+    """A query of one token is shorter than N/A."""
+    long = Window(Query(id="q", text="x"), tuple(Document(id=str(at), text="word " * 200) for at in range(4)))
+    made = open_judge("attention", Fake("perfect", qrels=QRELS, context_size=300), load_prompt("icr_qa"))
+    (request,) = made.requests(long)
+    assert isinstance(request.task, Attend)
+    assert made.backend.tokens.count(request.prompt) < made.backend.tokens.count(request.task.null) <= 300
+
+
+def test_a_prompt_with_scores_is_refused() -> None:
+    scored = replace(load_prompt("icr_qa"), body="[{rank}] ({score}) {candidate}")
+    with pytest.raises(UsageError, match="shows first-stage scores"):
+        open_judge("attention", Fake("perfect", qrels=QRELS), scored).requests(replace(WINDOW, scores=(3.0, 2.0, 1.0)))

@@ -11,7 +11,7 @@ from rerank.backends.base import Reply, Weigh, Write
 from rerank.backends.fake import Fake
 from rerank.errors import ContextOverflowError, UsageError
 from rerank.judges import open_judge
-from rerank.judges.base import Asking, Limits
+from rerank.judges.base import Asking, Limits, TooLong
 from rerank.judges.logits import Logits
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.types import Qrels
@@ -84,8 +84,10 @@ def test_room_is_kept_for_thoughts_and_the_identifier() -> None:
     (request,) = made.requests(long)
     assert request.sampling.thinking == 50
     assert 300 < scripted.tokens.count(request.prompt) <= 400 - 51
-    assert made.capacity(long) == 2
-    assert made.capacity(window(*["word " * 500] * 200)) < 100
+    assert isinstance(made.ask(long), list)
+    too_long = made.ask(window(*["word " * 500] * 100))
+    assert isinstance(too_long, TooLong)
+    assert 2 < too_long.room < 100
 
 
 def test_it_equals_the_logits_of_a_plain_pass() -> None:

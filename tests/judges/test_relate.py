@@ -60,7 +60,7 @@ def test_a_long_list_is_not_split() -> None:
     scripted = Scripted(always(Reply(scores=(0.0,) * 300)), Relate, context_size=100)
     long = window(*["word " * 90] * 300)
     outcome = drive([Ranking.from_order(long.query, long.docs)], open_strategy("full"), judge(scripted))
-    assert (len(scripted.asked), outcome.split) == (1, 0)
+    assert (len(scripted.asked), outcome.split) == (1, ())
 
 
 @pytest.mark.parametrize(

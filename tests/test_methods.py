@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from rerank.errors import UnknownNameError
+from rerank.errors import UnknownNameError, UsageError
 from rerank.judges import judges
 from rerank.methods import Method, describe_methods, method_names, open_method
 from rerank.strategies import open_strategy, strategies
@@ -72,3 +72,9 @@ def test_unknown_methods(name: str, message: str) -> None:
 def test_identifiers_of_letters_come_with_a_prompt_that_speaks_of_letters() -> None:
     assert open_method("sliding,identifiers=letters").own_prompt == "listwise_letters"
     assert open_method("sliding,identifiers=numbers").own_prompt == open_method("sliding").own_prompt == ""
+
+
+@pytest.mark.parametrize("name", ["sliding,size", "sliding,size,stride=5", "sliding:generate,10"])
+def test_an_option_without_a_value_is_not_dropped(name: str) -> None:
+    with pytest.raises(UsageError, match="options as KEY=VALUE"):
+        open_method(name)

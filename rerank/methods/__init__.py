@@ -14,7 +14,7 @@ from importlib.resources import files
 from typing import Any
 
 from rerank.backends.base import tasks_of
-from rerank.errors import UnknownNameError
+from rerank.errors import UnknownNameError, UsageError
 from rerank.judges import judges, options_of
 from rerank.registry import Registry
 from rerank.selector import Selector
@@ -87,7 +87,9 @@ def open_method(name: str) -> Method:
     Raises:
         UnknownNameError: There is none; the message suggests the nearest.
     """
-    name, _, options = name.partition(",")
+    whole, (name, _, options) = name, name.partition(",")
+    if options and "," in Selector.parse(f"{name.partition(':')[0]},{options}").name:
+        raise UsageError(f"Method {whole!r}", expected="options as KEY=VALUE after its name, as in sliding,size=10")
     if name in method_names():
         card = tomllib.loads((files(__name__) / f"{name}.toml").read_text(encoding="utf-8"))
         return Method(name=name, **card).with_options(options)

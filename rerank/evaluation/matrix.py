@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rerank.errors import DataError, UsageError
+from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.evaluation.scores import Scores
+from rerank.evaluation.significance.base import DECIMALS
 from rerank.textfiles import open_text
 
+_FORM = "a row of systems' names, then a row of scores a topic"
 #: What the column of topic ids may be called; an empty name will do too.
 _TOPIC = ("", "topic", "topic_id", "query", "query_id", "qid")
 
@@ -41,8 +44,9 @@ class Matrix:
         for kind, names in (("system", self.systems), ("topic", self.topics)):
             if len(names) < 2:
                 raise DataError(f"{len(names)} {kind} to compare", expected=f"at least two {kind}s")
-            if repeated := next((name for name in names if names.count(name) > 1), None):
-                raise DataError(f"Two {kind}s are called {repeated!r}", remedy="Give each another name")
+            name, times = Counter(names).most_common(1)[0]
+            if times > 1:
+                raise DataError(f"Two {kind}s are called {name!r}", remedy="Give each another name")
         if self.values.shape != (len(self.topics), len(self.systems)):
             raise DataError(
                 f"Scores of shape {self.values.shape}", expected=f"{len(self.topics)} x {len(self.systems)}"
@@ -53,6 +57,18 @@ class Matrix:
                 f"System {self.systems[system]!r} scores {self.values[topic, system]} on topic {self.topics[topic]!r}",
                 expected="a finite number",
             )
+
+    def deltas(self, a: str, b: str) -> npt.NDArray[np.float64]:
+        """(topics,) scores of system ``a`` less those of system ``b``.
+
+        Raises:
+            UnknownNameError: No such system.
+        """
+        for name in (a, b):
+            if name not in self.systems:
+                raise UnknownNameError("system", name, self.systems)
+        first, second = self.systems.index(a), self.systems.index(b)
+        return np.round(self.values[:, first] - self.values[:, second], DECIMALS)
 
     @classmethod
     def from_scores(cls, scores: Sequence[Scores], measure: str) -> Matrix:
@@ -71,6 +87,8 @@ class Matrix:
             if row.keys() != set(topics):
                 raise DataError(f"Run {entry.run!r} was measured on other queries than the first", expected="one qrels")
             columns.append([row[topic] for topic in topics])
+        if len(topics) == 1:
+            raise DataError("The runs have 1 judged query", expected="at least 2 to compare runs on")
         values = np.array(columns, dtype=np.float64).reshape(len(columns), len(topics)).T
         return cls(measure=measure, topics=topics, systems=tuple(entry.run for entry in scores), values=values)
 
@@ -87,30 +105,51 @@ def read_matrix(path: str | Path) -> Matrix:
         DataError: It is empty, or a row has other columns than the first, or something that is no finite number.
     """
     path = Path(path)
-    with open_text(path) as stream:
-        lines = [(number, line) for number, line in enumerate(stream, 1) if line.strip()]
-    if not lines:
-        raise DataError(f"{path} is empty", expected="a row of systems' names, then a row of scores a topic")
-    separator = "\t" if "\t" in lines[0][1] else ","
-    header, *rows = csv.reader((line for _, line in lines), delimiter=separator)
-    named = header[0].strip().lower() in _TOPIC
-    topics = [row[0].strip() if named else str(at) for at, row in enumerate(rows, 1)]
-    values = []
-    for (line, _), row in zip(lines[1:], rows, strict=True):
-        where = f"{path}, line {line}"
+    rows = _rows(path)
+    if not rows:
+        raise DataError(f"{path} is empty", expected=_FORM)
+    (_, header), *scored = rows
+    named = header[0].lower() in _TOPIC
+    systems, topics, values = tuple(header[named:]), [], []
+    if systems and all(map(_is_fraction, systems)):
+        raise DataError(f"{path} begins with numbers, such as {systems[0]!r}", expected=_FORM)
+    for at, (where, row) in enumerate(scored, 1):
         if len(row) != len(header):
             raise DataError(f"{where}: {len(row)} columns", expected=f"{len(header)}, as in the first line")
+        topics.append(row[0] if named else str(at))
         values.append([_number(cell, where) for cell in row[named:]])
-    return Matrix(
-        measure="",
-        topics=tuple(topics),
-        systems=tuple(name.strip() for name in header[named:]),
-        values=np.array(values, dtype=np.float64).reshape(len(rows), len(header) - named),
-    )
+    shaped = np.array(values, dtype=np.float64).reshape(len(scored), len(systems))
+    return Matrix(measure="", topics=tuple(topics), systems=systems, values=shaped)
+
+
+def _rows(path: Path) -> list[tuple[str, list[str]]]:
+    """Where each row stands, and its cells; empty lines are left out."""
+    with open_text(path) as stream:
+        first = next((line for line in stream if line.strip()), "")
+    found = []
+    with open_text(path) as stream:
+        reader = csv.reader(stream, delimiter="\t" if "\t" in first else ",", strict=True)
+        try:
+            for row in reader:
+                cells = [cell.strip() for cell in row]
+                if cells not in ([], [""]):
+                    found.append((f"{path}, line {reader.line_num}", cells))
+        except csv.Error as error:
+            raise DataError(f"{path}, line {reader.line_num}: {error}", expected="CSV, quotes in pairs") from error
+    return found
 
 
 def _number(cell: str, where: str) -> float:
     try:
         return float(cell)
     except ValueError as error:
-        raise DataError(f"{where}: {cell!r}", expected="a number") from error
+        remedy = "A first column of topics' ids must be called topic or query"
+        raise DataError(f"{where}: {cell!r}", expected="a number", remedy=remedy) from error
+
+
+def _is_fraction(text: str) -> bool:
+    """Whether it is a number that no system would be named by."""
+    try:
+        return not float(text).is_integer()
+    except (ValueError, OverflowError):
+        return False

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import DataError, UsageError
-from rerank.evaluation import Scores, compare, compare_scores, comparison_table
-from rerank.evaluation.comparison import Comparison
+from rerank.evaluation import Comparison, Scores, compare, compare_scores, comparison_table
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
 QUERIES = [f"q{n}" for n in range(30)]
@@ -175,10 +174,10 @@ def test_text_table() -> None:
     text = str(example())
     blocks = text.split("\n\n")
     assert blocks[0].splitlines() == [
-        "run         RR      95% interval",
-        "best|1  0.9833  [0.9492, 1.0174]",
-        "bad     0.5000  [0.5000, 0.5000]",
-        "same    0.5000  [0.5000, 0.5000]",
+        "   run         RR        95% interval",
+        "a  best|1  0.9833ᵇᶜ  [0.9492, 1.0174]",
+        "b  bad     0.5000    [0.5000, 0.5000]",
+        "c  same    0.5000    [0.5000, 0.5000]",
     ]
     rows = [line.split() for line in blocks[1].splitlines()]
     assert rows[1] == [
@@ -187,6 +186,7 @@ def test_text_table() -> None:
         "+0.4833",
         "[0.4492,",
         "0.5174]",
+        "+5.29",
         "29/1/0",
         "<0.0001",
         "<0.0001*",
@@ -194,12 +194,13 @@ def test_text_table() -> None:
         "<0.0001",
     ]
     assert rows[3][-5:] == ["0/30/0", "1.0000", "1.0000", "1.0000", "1.0000"]
-    assert blocks[2].startswith("* significant: p of the paired t-test, after Holm's correction over 3 pairs")
+    assert blocks[2].startswith("* significant: p (paired t, two-sided), after Holm's correction over 3 pairs, is")
     assert comparison_table(example()) == text
 
 
 def test_markdown_table() -> None:
     text = comparison_table(example(), markdown=True, digits=2)
-    assert "| best\\|1 | 0.98 | [0.95, 1.02] |" in text
-    assert "| --- | ---: | ---: |" in text
+    assert "| a | best\\|1 | 0.98<sup>bc</sup> | [0.95, 1.02] |" in text
+    assert "| --- | --- | ---: | ---: |" in text
+    assert example().to_markdown(2) == text
     assert "\n\n\\* significant" in text

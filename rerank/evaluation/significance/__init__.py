@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import cast
 
-from rerank.evaluation.significance._corrections import CORRECTIONS, correct
+from rerank.evaluation.significance._corrections import CORRECTIONS, TITLES, correct, least_wanted
 from rerank.evaluation.significance._single import (
     EXACT_UP_TO,
-    SMALLEST,
     holm,
     is_constant,
     mean_interval,
     paired_t,
     wilcoxon,
 )
-from rerank.evaluation.significance.base import PairTest
+from rerank.evaluation.significance.base import SMALLEST, PairTest
 from rerank.registry import Registry
 from rerank.selector import build
 
@@ -22,10 +21,12 @@ __all__ = [
     "CORRECTIONS",
     "EXACT_UP_TO",
     "SMALLEST",
+    "TITLES",
     "PairTest",
     "correct",
     "holm",
     "is_constant",
+    "least_wanted",
     "mean_interval",
     "open_test",
     "paired_t",

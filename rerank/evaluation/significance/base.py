@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from typing import ClassVar, Protocol
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+
+from rerank.errors import UsageError
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -27,6 +30,8 @@ _ROOM = 1 << 24
 class PairTest(Protocol):
     """A test of all pairs of systems at once. Its fields are its options."""
 
+    #: What it is called in tables and reports.
+    title: ClassVar[str]
     #: Whether it keeps the chance of any false positive among all pairs at the level by itself.
     family_wise: ClassVar[bool]
 
@@ -41,29 +46,58 @@ class PairTest(Protocol):
             to test.
         """
 
-    def significant(self, scores: Floats, alpha: float) -> Bools:
-        """Which pairs differ at a level, before any correction; (pairs,)."""
-
     def resolution(self, topics: int) -> float:
         """The least p-value that it can give with so many topics, however large the difference."""
 
 
-class ByPValue:
-    """A test that decides by its p-values, which have no lower bound of their own."""
+@runtime_checkable
+class SupportsDecision(Protocol):
+    """A test that can tell which pairs differ without their p-values, which cost more."""
 
+    def significant(self, scores: Floats, alpha: float) -> Bools:
+        """Which pairs differ at a level, before any correction; (pairs,)."""
+
+
+class ByPValue:
+    """What most tests are: one for single pairs, whose p-values have no lower bound of their own."""
+
+    title: ClassVar[str] = ""
     family_wise: ClassVar[bool] = False
 
     def p_values(self, scores: Floats) -> Floats:
         """See `PairTest`."""
         raise NotImplementedError
 
-    def significant(self, scores: Floats, alpha: float) -> Bools:
-        """See `PairTest`."""
-        return self.p_values(scores) <= alpha
-
     def resolution(self, topics: int) -> float:
         """See `PairTest`."""
         return SMALLEST
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByChance(ByPValue):
+    """A test that compares what was seen with what chance makes in many draws.
+
+    p = (1 + #{draws at least as extreme}) / (B + 1), so that the sample itself counts as one draw and p is never 0.
+    Source: Davison and Hinkley, Bootstrap methods and their application, 1997, section 4.2.
+
+    Attributes:
+        permutations: B, the number of draws.
+        seed: Of the draws.
+    """
+
+    permutations: int = 10_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if self.permutations < 1:
+            raise UsageError(f"permutations={self.permutations}", expected="at least 1", remedy="Take 1000 or more")
+        if self.seed < 0:
+            raise UsageError(f"seed={self.seed}", expected="a whole number from 0")
+
+    def resolution(self, topics: int) -> float:
+        """See `PairTest`."""
+        return 1 / (self.permutations + 1)
 
 
 def differences(scores: Floats, decimals: int | None = DECIMALS) -> Iterator[Floats]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
+from typing import ClassVar
 
 import numpy as np
 
-from rerank.evaluation.significance.base import ByPValue, Floats, bounded, differences
+from rerank.evaluation.significance.base import ByChance, Floats, bounded, differences
 
 #: Flips that are tried at a time.
 _STEP = 1000
@@ -16,19 +17,14 @@ _EPSILON = 1e-10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Permutation(ByPValue):
+class Permutation(ByChance):
     """If two systems were the same, each topic's difference could as well have the other sign.
 
     p = (1 + #{|mean of flipped| >= |mean|}) / (B + 1); where all 2^n flips are no more than B, they are all tried, and
-    p = # / 2^n. Source: Fisher 1935; Smucker, Allan and Carterette, CIKM 2007.
-
-    Attributes:
-        permutations: B.
-        seed: Of the flips, the same for all pairs.
+    p = # / 2^n. All pairs see the same flips. Source: Fisher 1935; Smucker, Allan and Carterette, CIKM 2007.
     """
 
-    permutations: int = 10_000
-    seed: int = 0
+    title: ClassVar[str] = "paired randomisation"
 
     def p_values(self, scores: Floats) -> Floats:
         """See `PairTest`."""
@@ -36,8 +32,7 @@ class Permutation(ByPValue):
 
     def resolution(self, topics: int) -> float:
         """See `PairTest`."""
-        exact = self._exact(topics)
-        return min(1.0, 2.0 ** (1 - topics)) if exact else 1 / (self.permutations + 1)
+        return min(1.0, 2.0 ** (1 - topics)) if self._exact(topics) else super().resolution(topics)
 
     def _exact(self, topics: int) -> bool:
         return topics < 63 and 2**topics <= self.permutations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -11,7 +12,13 @@ from rerank.evaluation.significance.base import ByPValue, Floats, bounded, diffe
 
 @dataclass(frozen=True)
 class Sign(ByPValue):
-    """Of the topics on which two systems differ, each is a fair coin: exact binomial, two-sided."""
+    """Of the topics on which two systems differ, each is a fair coin: exact binomial, two-sided.
+
+    With w wins and l losses, p = 2 P(X <= min(w, l)) for X of w + l coins; ties are left out. Source: Arbuthnot 1710;
+    Conover, Practical nonparametric statistics, section 3.4.
+    """
+
+    title: ClassVar[str] = "sign test, ties dropped"
 
     def p_values(self, scores: Floats) -> Floats:
         """See `PairTest`."""

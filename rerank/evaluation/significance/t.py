@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,8 +14,10 @@ from rerank.evaluation.significance.base import SMALLEST, ByPValue, Floats, boun
 class T(ByPValue):
     """Student's t on the differences d: t = mean(d) / (sd(d) / sqrt(n)), n - 1 degrees of freedom.
 
-    Differences that are all the same and not 0 are no sample that t could judge: p is 1.
+    Differences that are all the same and not 0 are no sample that t could judge: p is 1. Source: Student 1908.
     """
+
+    title: ClassVar[str] = "paired t"
 
     def p_values(self, scores: Floats) -> Floats:
         """See `PairTest`."""

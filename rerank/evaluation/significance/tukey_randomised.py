@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.evaluation.significance.base import ByPValue, Floats, bounded, mean_differences
+from rerank.evaluation.significance.base import ByChance, Floats, bounded, mean_differences
 
 #: Numbers that a thread permutes at a time.
 _ROOM = 1 << 20
@@ -18,22 +18,19 @@ _EPSILON = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
-class TukeyRandomised(ByPValue):
+class TukeyRandomised(ByChance):
     """If all systems were the same, each topic's scores could belong to any of them.
 
-    B times the scores of every topic are permuted over the systems; q* is the largest mean of a system less the smallest.
+    B times the scores of every topic are permuted over the systems; q* is the largest mean of a system less the least.
     p = (1 + #{q* >= |d|}) / (B + 1). It holds for all pairs together, so it needs no correction. Source: Carterette,
-    TOIS 2012, section 4.3; Sakai, Laboratory experiments in information retrieval, 2018.
-
-    Attributes:
-        permutations: B.
-        seed: Of the permutations; the same on any number of cores.
+    TOIS 2012, section 4.3; Sakai, Laboratory experiments in information retrieval, 2018. A seed gives the same on any
+    number of cores.
     """
 
+    title: ClassVar[str] = "randomised Tukey HSD"
     family_wise: ClassVar[bool] = True
 
     permutations: int = 100_000
-    seed: int = 0
 
     def p_values(self, scores: Floats) -> Floats:
         """See `PairTest`."""
@@ -42,10 +39,6 @@ class TukeyRandomised(ByPValue):
         largest.sort()
         below = np.searchsorted(largest, np.abs(mean_differences(scores)) - _EPSILON, side="left")
         return bounded((1 + len(largest) - below) / (len(largest) + 1))
-
-    def resolution(self, topics: int) -> float:
-        """See `PairTest`."""
-        return 1 / (self.permutations + 1)
 
     def _parts(self, scores: Floats) -> Iterator[tuple[Floats, int, np.random.SeedSequence]]:
         """What each task permutes, how often, and its chance."""

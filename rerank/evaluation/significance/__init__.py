@@ -11,7 +11,7 @@ from rerank.evaluation.significance._single import (
     is_constant,
     mean_interval,
     paired_t,
-    wilcoxon,
+    signed_rank,
 )
 from rerank.evaluation.significance.base import SMALLEST, PairTest
 from rerank.registry import Registry
@@ -30,8 +30,8 @@ __all__ = [
     "mean_interval",
     "open_test",
     "paired_t",
+    "signed_rank",
     "tests",
-    "wilcoxon",
 ]
 
 tests = Registry("evaluation.significance", "test")

@@ -57,7 +57,7 @@ def is_constant(differences: Sequence[float]) -> bool:
     return min(differences) == max(differences)
 
 
-def wilcoxon(differences: Sequence[float]) -> float:
+def signed_rank(differences: Sequence[float]) -> float:
     """Two-sided p-value of Wilcoxon's signed-rank test.
 
     Zero differences are dropped (Wilcoxon's own rule); equal sizes share their mean rank. With at most `EXACT_UP_TO`

@@ -7,8 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.evaluation.significance._single import EXACT_UP_TO
-from rerank.evaluation.significance._single import wilcoxon as one
+from rerank.evaluation.significance._single import EXACT_UP_TO, signed_rank
 from rerank.evaluation.significance.base import DECIMALS, SMALLEST, ByPValue, Floats, bounded, differences
 
 
@@ -43,7 +42,7 @@ def _of_some(d: Floats) -> Floats:
     d = np.where(np.abs(d) < 10.0**-DECIMALS / 2, 0.0, d)
     few = (d != 0).sum(axis=0) <= EXACT_UP_TO
     p = np.ones(d.shape[1])
-    p[few] = [one(column) for column in d[:, few].T.tolist()]
+    p[few] = [signed_rank(column) for column in d[:, few].T.tolist()]
     if not few.all():
         p[~few] = _approximate(d[:, ~few])
     return p

@@ -86,6 +86,7 @@ def plot_differences(decisions: Decisions, a: str, b: str, path: str | Path) -> 
 
 def plot_p_values(decisions: Decisions, path: str | Path) -> None:
     """Draw all pairs, the better one as the row; the darker, the smaller p after the correction. Raises as `plot`."""
+    check_plot(path)
     from matplotlib.colors import BoundaryNorm, ListedColormap
     from matplotlib.patches import Patch
 

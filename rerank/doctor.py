@@ -22,6 +22,7 @@ _PARTS = (
     ("httpx", "httpx", ""),
     ("tenacity", "tenacity", ""),
     ("ir-datasets", "ir_datasets", "irds"),
+    ("matplotlib", "matplotlib", "plots"),
     ("torch", "torch", "hf"),
     ("transformers", "transformers", "hf"),
     ("peft", "peft", "hf"),

@@ -39,11 +39,15 @@ def test_no_module_hides_a_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "room", ["evaluation", "retrieval", "collections", "strategies", "judges", "prompts", "formats"]
+    "room",
+    ["evaluation", "evaluation.significance", "retrieval", "collections", "strategies", "judges", "prompts", "formats"],
 )
 def test_the_names_of_the_rooms(room: str) -> None:
     module = importlib.import_module(f"rerank.{room}")
     assert [name for name in module.__all__ if not hasattr(module, name)] == []
+    assert {inner.name for inner in pkgutil.iter_modules(getattr(module, "__path__", []))} & set(
+        module.__all__
+    ) == set()
 
 
 def test_what_is_not_there() -> None:

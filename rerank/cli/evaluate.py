@@ -1,4 +1,4 @@
-"""`eval` and `compare`: scores of runs, and whether their differences mean anything."""
+"""`eval`: scores of runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from rerank.cli.output import FormatOption, emit, note, number, table
-from rerank.errors import UsageError
 
 Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run files: TREC, MS MARCO or JSON, also gzipped.")]
 QrelsOption = Annotated[str, typer.Option("--qrels", help="Judgments: a file, or a collection's selector.")]
@@ -19,11 +18,10 @@ Relevant = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands."""
+    """Add the command."""
     app.command("eval", epilog='Example: rerank eval a.trec b.trec --qrels qrels.txt -m nDCG@10 -m "AP(rel=2)"')(
         evaluate
     )
-    app.command("compare", epilog="Example: rerank compare a.trec b.trec --qrels qrels.txt -m nDCG@10")(compare)
 
 
 def evaluate(
@@ -59,28 +57,3 @@ def evaluate(
             note(f"Judged queries without a list, which score 0, in: {', '.join(missing)}")
 
     emit(report, form=form, text=show, rows="runs")
-
-
-def compare(
-    runs: Runs,
-    qrels: QrelsOption,
-    measures: Annotated[list[str], typer.Option("--measure", "-m", help="One measure.")] = ["nDCG@10"],  # noqa: B006
-    relevant: Relevant = None,
-    alpha: Annotated[float, typer.Option(help="Level of significance.")] = 0.05,
-    form: FormatOption = "text",
-) -> None:
-    """Compare runs pair by pair: differences, wins, paired t and Wilcoxon tests with Holm's correction."""
-    from rerank.collections import judgments
-    from rerank.evaluation import compare as test
-    from rerank.formats import read_run
-
-    if len(measures) > 1:
-        raise UsageError(
-            f"{len(measures)} measures: {', '.join(measures)}",
-            expected="one, since the correction is over the pairs of one measure",
-            remedy="Run compare once for each",
-        )
-    judged, lowest = judgments(qrels)
-    named = [read_run(path, name=str(path)) for path in runs]
-    comparison = test(judged, named, measures[0], relevant=lowest if relevant is None else relevant, alpha=alpha)
-    emit(comparison.to_dict(), form=form, text=lambda: typer.echo(comparison), rows="pairs")

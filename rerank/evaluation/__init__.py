@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from rerank.evaluation.comparison import Comparison, Pair, RunSummary, compare, compare_scores
+from rerank.evaluation.comparison import compare, compare_scores
+from rerank.evaluation.matrix import Matrix, read_matrix
 from rerank.evaluation.measures import parse_measures
+from rerank.evaluation.pairs import Decisions, decide
+from rerank.evaluation.power import paired_t_power, topics_needed
+from rerank.evaluation.report import Comparison, Pair, RunSummary
 from rerank.evaluation.scores import Scores, evaluate, evaluate_all, evaluation_report
 from rerank.evaluation.tables import comparison_table, scores_table
 
 __all__ = [
     "Comparison",
+    "Decisions",
+    "Matrix",
     "Pair",
     "RunSummary",
     "Scores",
     "compare",
     "compare_scores",
     "comparison_table",
+    "decide",
     "evaluate",
     "evaluate_all",
     "evaluation_report",
+    "paired_t_power",
     "parse_measures",
+    "read_matrix",
     "scores_table",
+    "topics_needed",
 ]

@@ -1,6 +1,6 @@
 """Runs against each other on one measure: means with confidence intervals, and every pair tested.
 
-Tests are paired by topic and corrected (Holm) over all pairs of the comparison. Knows no files and prints nothing.
+Tests are paired by topic and corrected over all pairs of the comparison. Knows no files and prints nothing.
 """
 
 from __future__ import annotations
@@ -8,126 +8,32 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
-from rerank.errors import DataError, UsageError
+import numpy as np
+
+from rerank.errors import UsageError
+from rerank.evaluation.matrix import Matrix
 from rerank.evaluation.measures import parse_measures
+from rerank.evaluation.pairs import Decisions, check_level, decide, reservations
+from rerank.evaluation.report import Comparison, Pair, RunSummary
 from rerank.evaluation.scores import Scores, evaluate_all
-from rerank.evaluation.significance import holm, is_constant, mean_interval, paired_t, wilcoxon
+from rerank.evaluation.significance import SMALLEST, correct, mean_interval, open_test
+from rerank.evaluation.significance.base import DECIMALS, Floats, bounded, differences
+from rerank.selector import Selector
 from rerank.types import Qrels, Run
 
-#: With fewer topics than this a note says so. Source of the number: Buckley and Voorhees, Evaluating evaluation
-#: measure stability, SIGIR 2000, who advise against fewer than 25.
-FEW_TOPICS = 25
 
-#: Differences of scores are rounded to so many decimals.
-DECIMALS = 12
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunSummary:
-    """One run of a comparison.
-
-    Attributes:
-        run: Its name.
-        mean: The mean over all judged queries.
-        low: Lower end of the mean's 95 % confidence interval (Student's t over queries).
-        high: Upper end.
-        missing: How many judged queries it lacks; they count as 0.
-    """
-
-    run: str
-    mean: float
-    low: float
-    high: float
-    missing: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """Two runs of a comparison.
-
-    Attributes:
-        a: Name of the first run.
-        b: Name of the second.
-        difference: Mean of a less mean of b.
-        low: Lower end of the difference's 95 % confidence interval (paired t, for this pair alone).
-        high: Upper end.
-        wins: Queries on which a is better.
-        ties: Queries on which both are equal.
-        losses: Queries on which b is better.
-        p: Two-sided p-value of the paired t-test; its limit where all differences are equal (`untestable`).
-        p_adjusted: The same after Holm's correction over all pairs; 1 where the pair is untestable.
-        p_wilcoxon: Two-sided p-value of Wilcoxon's signed-rank test, zero differences dropped.
-        p_wilcoxon_adjusted: The same after Holm's correction over all pairs.
-        significant: Whether p_adjusted is at most the level of the comparison.
-    """
-
-    a: str
-    b: str
-    difference: float
-    low: float
-    high: float
-    wins: int
-    ties: int
-    losses: int
-    p: float
-    p_adjusted: float
-    p_wilcoxon: float
-    p_wilcoxon_adjusted: float
-    significant: bool
-
-    @property
-    def untestable(self) -> bool:
-        """Whether all differences are equal and not 0: their spread is unknown, so t says nothing."""
-        return self.low == self.high and self.difference != 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """All runs and all pairs, in the order given.
-
-    Attributes:
-        measure: As ir_measures prints it.
-        alpha: The level of significance.
-        queries: How many judged queries there are, the n of every test.
-        runs: One summary a run.
-        pairs: One entry for each two runs, the earlier one as ``a``.
-        notes: What a reader must know before believing the numbers.
-    """
-
-    measure: str
-    alpha: float
-    queries: int
-    runs: tuple[RunSummary, ...]
-    pairs: tuple[Pair, ...]
-    notes: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        """Tables for people."""
-        from rerank.evaluation.tables import comparison_table
-
-        return comparison_table(self)
-
-    def to_dict(self) -> dict[str, Any]:
-        """What ``rerank compare --format json`` prints."""
-        return {
-            "measure": self.measure,
-            "alpha": self.alpha,
-            "queries": self.queries,
-            "runs": [
-                {"run": r.run, "queries": self.queries, "missing": r.missing, "mean": r.mean, "ci": [r.low, r.high]}
-                for r in self.runs
-            ],
-            "pairs": [_pair_dict(pair) for pair in self.pairs],
-            "tests": {"p": "paired t, two-sided", "p_wilcoxon": "Wilcoxon signed-rank, two-sided, zeros dropped"},
-            "correction": "Holm",
-            "notes": list(self.notes),
-        }
-
-
-def compare(qrels: Qrels, runs: Iterable[Run], measure: str, *, relevant: int = 1, alpha: float = 0.05) -> Comparison:
+def compare(
+    qrels: Qrels,
+    runs: Iterable[Run],
+    measure: str,
+    *,
+    relevant: int = 1,
+    test: str = "t",
+    correction: str = "auto",
+    alpha: float = 0.05,
+) -> Comparison:
     """Measure runs and test every pair of them.
 
     Args:
@@ -135,10 +41,15 @@ def compare(qrels: Qrels, runs: Iterable[Run], measure: str, *, relevant: int = 
         runs: At least two, with different names.
         measure: One name, see `rerank.evaluation.measures.parse_measures`.
         relevant: The lowest grade that binary measures count as relevant where the name gives none.
+        test: Selector of the main test: ``"t"``, ``"permutation,permutations=100000"`` ...
+        correction: none, bonferroni, holm, hochberg, bh or by; ``auto`` is holm, or none for Tukey's tests, which hold
+            for all pairs together.
         alpha: Level of significance, for the corrected p-values.
 
     Raises:
-        UsageError: Too few runs, two of one name, more than one measure, or an alpha outside 0 to 1.
+        UsageError: Too few runs, two of one name, more than one measure, an alpha outside 0 to 1, or a correction for a
+            test that needs none.
+        UnknownNameError: No such measure, test or correction.
         DataError: Fewer than two judged queries, or a run that shares none with the judgments.
         MissingPrerequisiteError: The measure needs something that is not installed.
     """
@@ -147,38 +58,34 @@ def compare(qrels: Qrels, runs: Iterable[Run], measure: str, *, relevant: int = 
     if len(names) != 1:
         raise UsageError(f"{measure!r} stands for {len(names)} measures", expected="one measure in a comparison")
     _check_names([run.name for run in runs])
-    return compare_scores(evaluate_all(qrels, runs, [measure], relevant=relevant), names[0], alpha=alpha)
+    scores = evaluate_all(qrels, runs, [measure], relevant=relevant)
+    return compare_scores(scores, names[0], test=test, correction=correction, alpha=alpha)
 
 
-def compare_scores(scores: Sequence[Scores], measure: str, *, alpha: float = 0.05) -> Comparison:
+def compare_scores(
+    scores: Sequence[Scores], measure: str, *, test: str = "t", correction: str = "auto", alpha: float = 0.05
+) -> Comparison:
     """Test every pair of runs that are measured already; see `compare`.
 
     Args:
         scores: At least two, with different names, over the same judged queries.
         measure: As ir_measures prints it; all of them must have it.
+        test: Selector of the main test.
+        correction: Its correction.
         alpha: Level of significance, for the corrected p-values.
     """
-    names = [entry.run for entry in scores]
-    _check_names(names)
-    if not 0 < alpha < 1:
-        raise UsageError(f"alpha={alpha}", expected="a number between 0 and 1")
-    columns = [_column(entry, measure, scores[0].queries) for entry in scores]
-    count = len(columns[0])
-    if count < 2:
-        raise DataError(f"The runs have {count} judged query", expected="at least 2 to compare runs on")
-    summaries = []
-    for entry, column in zip(scores, columns, strict=True):
-        low, high = mean_interval(column)
-        mean = entry.mean(measure)
-        summaries.append(RunSummary(run=entry.run, mean=mean, low=low, high=high, missing=len(entry.missing)))
-    pairs = _pairs(names, columns, alpha)
+    _check_names([entry.run for entry in scores])
+    check_level(alpha)
+    decisions = decide(Matrix.from_scores(scores, measure), _rounding(test), correction, alpha=alpha)
+    pairs = _pairs(decisions)
     return Comparison(
         measure=measure,
         alpha=alpha,
-        queries=count,
-        runs=tuple(summaries),
+        queries=len(decisions.matrix.topics),
+        runs=tuple(_summary(entry, measure) for entry in scores),
         pairs=pairs,
-        notes=_notes(scores, pairs, count),
+        decisions=decisions,
+        notes=_notes(scores, pairs, decisions),
     )
 
 
@@ -190,65 +97,73 @@ def _check_names(names: Sequence[str]) -> None:
             raise UsageError(f"Two runs are called {name!r}", remedy="Give each another name")
 
 
-def _column(entry: Scores, measure: str, queries: Sequence[str]) -> list[float]:
-    """The values of one run, in the order of ``queries``."""
-    row = entry.values.get(measure)
-    if row is None:
-        raise UsageError(f"Run {entry.run!r} has no {measure}", expected=f"one of: {', '.join(entry.measures)}")
-    if len(row) != len(queries) or any(query not in row for query in queries):
-        raise DataError(f"Run {entry.run!r} was measured on other queries than the first", expected="the same qrels")
-    return [row[query] for query in queries]
+def _rounding(test: str) -> str:
+    """Measured scores are sums of fractions, so what ties must tie here, whatever SciPy makes of given decimals."""
+    selector = Selector.parse(test)
+    return f"{test},decimals={DECIMALS}" if selector.name == "wilcoxon" and "decimals" not in selector.options else test
 
 
-def _pairs(names: Sequence[str], columns: Sequence[Sequence[float]], alpha: float) -> tuple[Pair, ...]:
-    couples = list(itertools.combinations(range(len(names)), 2))
-    # equal scores may differ in their last bits, which must make neither a win nor a rank of its own
-    deltas = [[round(x - y, DECIMALS) for x, y in zip(columns[a], columns[b], strict=True)] for a, b in couples]
-    p_t, p_w = [paired_t(d) for d in deltas], [wilcoxon(d) for d in deltas]
-    # without spread the t-test cannot be computed: such a pair counts in the correction and is never significant
-    adjusted_t = holm([1.0 if is_constant(d) else p for d, p in zip(deltas, p_t, strict=True)])
-    adjusted_w = holm(p_w)
-    pairs = []
-    for index, ((a, b), delta) in enumerate(zip(couples, deltas, strict=True)):
-        low, high = mean_interval(delta)
-        wins, losses = sum(d > 0 for d in delta), sum(d < 0 for d in delta)
-        pairs.append(
-            Pair(
-                a=names[a],
-                b=names[b],
-                difference=math.fsum(delta) / len(delta),
-                low=low,
-                high=high,
-                wins=wins,
-                ties=len(delta) - wins - losses,
-                losses=losses,
-                p=p_t[index],
-                p_adjusted=adjusted_t[index],
-                p_wilcoxon=p_w[index],
-                p_wilcoxon_adjusted=adjusted_w[index],
-                significant=adjusted_t[index] <= alpha,
-            )
-        )
-    return tuple(pairs)
+def _summary(entry: Scores, measure: str) -> RunSummary:
+    low, high = mean_interval(list(entry.values[measure].values()))
+    return RunSummary(run=entry.run, mean=entry.mean(measure), low=low, high=high, missing=len(entry.missing))
 
 
-def _notes(scores: Sequence[Scores], pairs: Sequence[Pair], count: int) -> tuple[str, ...]:
+def _pairs(decisions: Decisions) -> tuple[Pair, ...]:
+    matrix = decisions.matrix
+    deltas = np.concatenate(list(differences(matrix.values)), axis=1)
+    low, mean, high, effect = _sizes(deltas)
+    raw, adjusted = decisions.p_values()
+    if Selector.parse(decisions.test).name == "t":  # without spread t has no bound, which counts for nothing (adjusted)
+        raw = np.where((low == high) & (mean != 0), SMALLEST, raw)
+    signed = bounded(open_test(_rounding("wilcoxon")).p_values(matrix.values))
+    columns: dict[str, Any] = {
+        "difference": mean,
+        "low": low,
+        "high": high,
+        "effect": effect,
+        "wins": (deltas > 0).sum(axis=0),
+        "ties": (deltas == 0).sum(axis=0),
+        "losses": (deltas < 0).sum(axis=0),
+        "p": raw,
+        "p_adjusted": adjusted,
+        "p_wilcoxon": signed,
+        "p_wilcoxon_adjusted": correct(signed, "holm"),
+        "significant": decisions.significant,
+    }
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    couples = itertools.combinations(matrix.systems, 2)
+    return tuple(
+        Pair(a=a, b=b, **dict(zip(columns, row, strict=True))) for (a, b), row in zip(couples, rows, strict=True)
+    )
+
+
+def _sizes(deltas: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    """Lower end, mean, upper end (95 %, Student's t) and d_z of (queries, pairs) differences."""
+    from scipy.stats import t
+
+    constant = deltas.min(axis=0) == deltas.max(axis=0)  # rounding of the mean must not pass for spread
+    mean = np.where(constant, deltas[0], deltas.mean(axis=0))
+    spread = np.where(constant, 0.0, deltas.std(axis=0, ddof=1))
+    half = float(t.ppf(0.975, len(deltas) - 1)) * spread / math.sqrt(len(deltas))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        effect = np.where(mean == 0, 0.0, mean / spread)
+    return mean - half, mean, mean + half, effect
+
+
+def _notes(scores: Sequence[Scores], pairs: Sequence[Pair], decisions: Decisions) -> tuple[str, ...]:
+    count = len(decisions.matrix.topics)
     notes = [
         f"Run {entry.run!r} lacks {len(entry.missing)} of {count} judged queries; they count as 0."
         for entry in scores
         if entry.missing
     ]
-    notes += [
-        f"{pair.a!r} and {pair.b!r}: all {count} differences are equal, so the t-test cannot be computed; see Wilcoxon."
-        for pair in pairs
-        if pair.untestable
-    ]
-    if count < FEW_TOPICS:
-        notes.append(f"Only {count} queries: differences must be large to be found, and p-values are rough.")
-    return tuple(notes)
-
-
-def _pair_dict(pair: Pair) -> dict[str, Any]:
-    entry = asdict(pair)
-    ci = [entry.pop("low"), entry.pop("high")]
-    return {**entry, "ci": ci}
+    tester = open_test(decisions.test)
+    if Selector.parse(decisions.test).name == "t":
+        notes += [
+            f"{pair.a!r} and {pair.b!r}: all {count} differences are equal, so the t-test cannot be computed; "
+            "see Wilcoxon."
+            for pair in pairs
+            if pair.untestable
+        ]
+    told = reservations(decisions.matrix, tester, decisions.correction, decisions.alpha, noun="queries")
+    return (*notes, *told)

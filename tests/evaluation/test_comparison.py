@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import DataError, UsageError
-from rerank.evaluation import Scores, compare, compare_scores, comparison_table
-from rerank.evaluation.comparison import Comparison
+from rerank.evaluation import Comparison, Scores, compare, compare_scores, comparison_table
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
 QUERIES = [f"q{n}" for n in range(30)]
@@ -175,10 +175,10 @@ def test_text_table() -> None:
     text = str(example())
     blocks = text.split("\n\n")
     assert blocks[0].splitlines() == [
-        "run         RR      95% interval",
-        "best|1  0.9833  [0.9492, 1.0174]",
-        "bad     0.5000  [0.5000, 0.5000]",
-        "same    0.5000  [0.5000, 0.5000]",
+        "   run         RR        95% interval",
+        "a  best|1  0.9833ᵇᶜ  [0.9492, 1.0174]",
+        "b  bad     0.5000    [0.5000, 0.5000]",
+        "c  same    0.5000    [0.5000, 0.5000]",
     ]
     rows = [line.split() for line in blocks[1].splitlines()]
     assert rows[1] == [
@@ -187,6 +187,7 @@ def test_text_table() -> None:
         "+0.4833",
         "[0.4492,",
         "0.5174]",
+        "+5.29",
         "29/1/0",
         "<0.0001",
         "<0.0001*",
@@ -194,12 +195,90 @@ def test_text_table() -> None:
         "<0.0001",
     ]
     assert rows[3][-5:] == ["0/30/0", "1.0000", "1.0000", "1.0000", "1.0000"]
-    assert blocks[2].startswith("* significant: p of the paired t-test, after Holm's correction over 3 pairs")
+    assert blocks[2].startswith("* significant: p (paired t, two-sided), after Holm's correction over 3 pairs, is")
     assert comparison_table(example()) == text
 
 
 def test_markdown_table() -> None:
     text = comparison_table(example(), markdown=True, digits=2)
-    assert "| best\\|1 | 0.98 | [0.95, 1.02] |" in text
-    assert "| --- | ---: | ---: |" in text
+    assert "| a | best\\|1 | 0.98<sup>bc</sup> | [0.95, 1.02] |" in text
+    assert "| --- | --- | ---: | ---: |" in text
+    assert example().to_markdown(2) == text
     assert "\n\n\\* significant" in text
+
+
+def test_other_tests_and_corrections() -> None:
+    runs = [run("best", 29), run("good", 20), run("bad", 0)]
+    usual = compare(QRELS, runs, "RR")
+    for test, correction in (("sign", "bh"), ("permutation", "none"), ("tukey-anova", "auto"), ("wilcoxon", "by")):
+        other = compare(QRELS, runs, "RR", test=test, correction=correction)
+        assert [p.p_wilcoxon_adjusted for p in other.pairs] == [p.p_wilcoxon_adjusted for p in usual.pairs]
+        assert [p.significant for p in other.pairs] == [p.p_adjusted <= 0.05 for p in other.pairs]
+        assert all(0 < p.p <= p.p_adjusted <= 1 for p in other.pairs)
+    with pytest.raises(UsageError, match="Leave the correction out"):
+        compare(QRELS, runs, "RR", test="tukey-anova", correction="holm")
+
+
+def test_only_t_needs_spread() -> None:
+    runs = [scores("a", *[0.5] * 30), scores("b", *[0.4] * 30)]
+    assert not compare_scores(runs, "AP").pairs[0].significant
+    found = compare_scores(runs, "AP", test="sign")
+    assert found.pairs[0].significant
+    assert found.notes == ()
+
+
+def test_effects() -> None:
+    values = [0.3, 0.1, 0.4, 0.1, 0.5, 0.9]
+    result = compare_scores([scores("a", *values), scores("b", *[0.0] * 6)], "AP")
+    (pair,) = result.pairs
+    spread = math.sqrt(sum((v - sum(values) / 6) ** 2 for v in values) / 5)
+    assert pair.effect == pytest.approx(sum(values) / 6 / spread)
+    # Hedges' own approximation of the factor is 1 - 3 / (4 v - 1)
+    assert pair.hedges == pytest.approx(pair.effect * (1 - 3 / (4 * 5 - 1)), rel=3e-3)
+    assert result.to_dict()["effects"] == [{"a": "a", "b": "b", "d_z": pair.effect, "hedges_g": pair.hedges}]
+    constant = compare_scores([scores("a", 0.3, 0.3), scores("b", 0.2, 0.2), scores("c", 0.2, 0.2)], "AP")
+    assert [(p.effect, p.hedges) for p in constant.pairs] == [(math.inf, 0.0), (math.inf, 0.0), (0.0, 0.0)]
+    assert constant.to_dict()["effects"][0]["d_z"] is None
+
+
+def test_deltas_by_query() -> None:
+    result = compare_scores([scores("a", 0.3, 0.1 + 0.2), scores("b", 0.1, 0.3)], "AP")
+    assert result.deltas("a", "b") == {"q0": 0.2, "q1": 0.0}
+    assert result.deltas("b", "a") == {"q0": -0.2, "q1": 0.0}
+    with pytest.raises(UsageError, match="Unknown system 'c'"):
+        result.deltas("a", "c")
+
+
+def odd() -> Comparison:
+    return compare(QRELS, [run("a&b_<1>|$", 29), run("[x]", 0), run("100%*", 0)], "RR")
+
+
+def test_latex_is_escaped() -> None:
+    text = odd().to_latex(2)
+    assert r"a & a\&b\_\textless{}1\textgreater{}\textbar{}\$ & 0.98$^{bc}$ & {[}0.95, 1.02] \\" in text
+    assert text.count(r"\begin{tabular}{llrr}") == text.count(r"\toprule") - 1 == 1
+    assert r"100\%\textasteriskcentered{} & " in text
+    assert text.count("{") == text.count("}")
+
+
+def test_html_is_escaped() -> None:
+    text = odd().to_html(2)
+    assert '<td>a&amp;b_&lt;1&gt;|$</td><td style="text-align: right">0.98<sup>bc</sup></td>' in text
+    assert "<1>" not in text
+    assert text.count("<table>") == text.count("</table>") == 2
+    assert "<p>* significant" in text
+
+
+def test_many_runs_get_numbers_instead_of_letters() -> None:
+    result = compare(QRELS, [run(f"r{n}", n) for n in range(27)], "RR", test="sign", correction="none")
+    head, first, *_, last = str(result).split("\n\n")[0].splitlines()
+    assert head.split()[-1] == "beats"
+    assert (first.split()[-1], last.split()[-1]) == ("0", "21")
+    assert "Letters" not in str(result)
+    assert "sup" not in result.to_html()
+
+
+def test_plot(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    example().plot(tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000

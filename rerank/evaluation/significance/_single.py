@@ -8,11 +8,12 @@ are no sample that t could judge (`is_constant`): its p is then a limit, not evi
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 
-#: The least p-value that is reported.
-SMALLEST = sys.float_info.min
+import numpy as np
+
+from rerank.evaluation.significance._corrections import correct
+from rerank.evaluation.significance.base import SMALLEST
 
 #: Up to so many non-zero differences the Wilcoxon test is exact, above it uses the normal approximation.
 EXACT_UP_TO = 25
@@ -56,7 +57,7 @@ def is_constant(differences: Sequence[float]) -> bool:
     return min(differences) == max(differences)
 
 
-def wilcoxon(differences: Sequence[float]) -> float:
+def signed_rank(differences: Sequence[float]) -> float:
     """Two-sided p-value of Wilcoxon's signed-rank test.
 
     Zero differences are dropped (Wilcoxon's own rule); equal sizes share their mean rank. With at most `EXACT_UP_TO`
@@ -75,16 +76,8 @@ def wilcoxon(differences: Sequence[float]) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment: the i-th smallest of m becomes the largest (m - j + 1) p_j over j <= i, at most 1.
-
-    Source: Holm, A simple sequentially rejective multiple test procedure, 1979.
-    """
-    adjusted = [1.0] * len(p_values)
-    largest = 0.0
-    for step, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, (len(p_values) - step) * p_values[index])
-        adjusted[index] = min(1.0, largest)
-    return adjusted
+    """Holm's step-down adjustment of a list, see `rerank.evaluation.significance.correct`."""
+    return [float(p) for p in correct(np.asarray(p_values, dtype=np.float64), "holm")]
 
 
 def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
@@ -103,12 +96,14 @@ def _exact_signed_rank(ranks: Sequence[int], observed: int) -> float:
         ranks: Twice the mid-ranks, so that they are whole.
         observed: The sum of those whose difference is positive.
     """
-    ways = [1]  # ways[s]: how many choices of signs give the sum s
+    total = sum(ranks)
+    ways = np.zeros(total + 1, dtype=np.int64)  # ways[s]: how many choices of signs give the sum s
+    ways[0], reach = 1, 0
     for rank in ranks:
-        taken = [0] * rank + ways
-        ways = [a + b for a, b in zip(ways + [0] * rank, taken, strict=True)]
-    smaller = min(observed, sum(ranks) - observed)
-    return _bounded(2 * sum(ways[: smaller + 1]) / 2 ** len(ranks))
+        ways[rank : reach + rank + 1] += ways[: reach + 1].copy()
+        reach += rank
+    smaller = min(observed, total - observed)
+    return _bounded(2 * int(ways[: smaller + 1].sum()) / 2 ** len(ranks))
 
 
 def _bounded(p: float) -> float:

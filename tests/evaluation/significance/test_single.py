@@ -1,4 +1,4 @@
-"""The tests on differences: against SciPy, against counting by hand, and where there is nothing to test."""
+"""The tests of one pair: against SciPy, against counting by hand, and where there is nothing to test."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from rerank.evaluation.significance import SMALLEST, holm, is_constant, mean_interval, paired_t, wilcoxon
+from rerank.evaluation.significance import SMALLEST, holm, is_constant, mean_interval, paired_t, signed_rank
 
 differences = st.lists(st.integers(-20, 20).map(lambda n: n / 20), min_size=1, max_size=40)
 
 
 @given(differences)
 def test_p_values_are_never_0_nor_nan(values: list[float]) -> None:
-    for p in (paired_t(values), wilcoxon(values)):
+    for p in (paired_t(values), signed_rank(values)):
         assert SMALLEST <= p <= 1
 
 
@@ -25,7 +25,7 @@ def test_p_values_are_never_0_nor_nan(values: list[float]) -> None:
 def test_the_sign_of_the_differences_does_not_matter(values: list[float]) -> None:
     mirrored = [-v for v in values]
     assert paired_t(values) == pytest.approx(paired_t(mirrored), rel=1e-9)
-    assert wilcoxon(values) == pytest.approx(wilcoxon(mirrored), rel=1e-9)
+    assert signed_rank(values) == pytest.approx(signed_rank(mirrored), rel=1e-9)
 
 
 @given(st.lists(st.floats(-1, 1).map(lambda x: round(x, 3)), min_size=3, max_size=40))
@@ -47,34 +47,36 @@ def signed_rank_by_hand(values: list[float]) -> float:
 
 @given(st.lists(st.integers(-4, 4).map(float), min_size=1, max_size=9))
 def test_wilcoxon_of_few_topics_is_exact_ties_included(values: list[float]) -> None:
-    assert wilcoxon(values) == pytest.approx(signed_rank_by_hand(values))
+    assert signed_rank(values) == pytest.approx(signed_rank_by_hand(values))
 
 
 def test_wilcoxon_without_ties_is_scipys_exact_one() -> None:
     values = [0.01 * n * (-1) ** (n % 3 == 0) for n in range(1, 26)]
-    assert wilcoxon(values) == pytest.approx(float(stats.wilcoxon(values, method="exact").pvalue))
+    assert signed_rank(values) == pytest.approx(float(stats.wilcoxon(values, method="exact").pvalue))
 
 
 def test_wilcoxon_of_many_topics_is_scipys_approximation() -> None:
     values = [0.01 * n * (-1) ** (n % 3 == 0) for n in range(1, 31)] + [0.0] * 5
     nonzero = [v for v in values if v]
-    assert wilcoxon(values) == pytest.approx(float(stats.wilcoxon(nonzero, method="approx", correction=False).pvalue))
+    assert signed_rank(values) == pytest.approx(
+        float(stats.wilcoxon(nonzero, method="approx", correction=False).pvalue)
+    )
 
 
 def test_few_topics_cannot_be_significant() -> None:
     """Five wins out of five: the normal approximation would call it significant."""
-    assert wilcoxon([0.1] * 5) == pytest.approx(2 / 32)
+    assert signed_rank([0.1] * 5) == pytest.approx(2 / 32)
 
 
 @pytest.mark.parametrize("values", [[0.0], [0.0] * 50, [-0.0, 0.0]])
 def test_identical_runs(values: list[float]) -> None:
     assert paired_t(values) == 1.0
-    assert wilcoxon(values) == 1.0
+    assert signed_rank(values) == 1.0
 
 
 def test_one_topic_tells_nothing() -> None:
     assert paired_t([0.5]) == 1.0
-    assert wilcoxon([0.5]) == 1.0
+    assert signed_rank([0.5]) == 1.0
 
 
 def test_the_same_difference_everywhere() -> None:

@@ -1,0 +1,138 @@
+"""`rerank compare` with tests, corrections, matrices and pictures."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+RUNS = ("compare", "good.trec", "bad.trec", "--qrels", "qrels.txt")
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path) -> None:
+    """Two runs over thirty queries, and a matrix of three systems on as many topics."""
+    rows = {"good": [], "bad": []}  # type: dict[str, list[str]]
+    for q in range(30):
+        for d in range(3):
+            rows["good"].append(f"q{q} Q0 d{d} {d + 1} {9 - d} good")
+            place = d if q % 3 else 2 - d
+            rows["bad"].append(f"q{q} Q0 d{d} {place + 1} {9 - place} bad")
+    for name, lines in rows.items():
+        (tmp_path / f"{name}.trec").write_text("\n".join(lines))
+    (tmp_path / "qrels.txt").write_text("\n".join(f"q{q} 0 d{d} {2 - d}" for q in range(30) for d in range(3)))
+    values = np.random.default_rng(1).normal([0.2, 0.2, 0.5], 0.1, (30, 3))
+    np.savetxt(tmp_path / "m.csv", values, "%.4f", ",", header="a,b,c", comments="")
+
+
+def result(cli: Cli, *arguments: str) -> dict[str, Any]:
+    done = cli(*arguments, "--format", "json")
+    assert (done.returncode, done.stderr) == (0, "")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+TESTS = ("t", "wilcoxon", "sign", "permutation", "bootstrap", "tukey-randomised", "tukey-anova")
+
+
+@pytest.mark.parametrize("test", TESTS)
+def test_a_matrix_by_every_test(cli: Cli, test: str) -> None:
+    found = result(cli, "compare", "--matrix", "m.csv", "--test", test)
+    assert found.keys() >= {
+        "topics",
+        "systems",
+        "pairs",
+        "significant",
+        "test",
+        "correction",
+        "alpha",
+        "means",
+        "notes",
+    }
+    assert (found["topics"], found["systems"], found["pairs"], found["significant"]) == (30, 3, 3, 2)
+    assert (found["test"], found["correction"]) == (test, "none" if test.startswith("tukey") else "holm")
+    assert [entry["beats"] for entry in found["means"]] == [0, 0, 2]
+
+
+@pytest.mark.parametrize("correction", ["none", "bonferroni", "holm", "hochberg", "bh", "by"])
+def test_a_matrix_by_every_correction(cli: Cli, correction: str) -> None:
+    found = result(cli, "compare", "--matrix", "m.csv", "--test", "t", "--correction", correction, "--alpha", "0.01")
+    assert (found["correction"], found["alpha"], found["significant"]) == (correction, 0.01, 2)
+
+
+def test_draws_and_their_seed(cli: Cli) -> None:
+    flags = ("--matrix", "m.csv", "--test", "bootstrap", "--permutations", "50", "--seed", "7")
+    assert result(cli, "compare", *flags)["options"] == {"permutations": 50, "seed": 7}
+    assert "50" not in cli("compare", *flags[:4]).stdout
+
+
+def test_a_matrix_as_text_and_as_lines(cli: Cli) -> None:
+    text = cli("compare", "--matrix", "m.csv").stdout
+    assert text.splitlines()[1].split()[::2] == ["c", "2"]
+    assert "2 of 3 pairs of 3 systems differ on 30 topics: paired t, correction Holm, level 0.05." in text
+    lines = cli("compare", "--matrix", "m.csv", "--format", "jsonl").stdout.splitlines()
+    assert [json.loads(line)["system"] for line in lines] == ["a", "b", "c"]
+
+
+def test_runs_with_another_test(cli: Cli) -> None:
+    usual, other = result(cli, *RUNS), result(cli, *RUNS, "--test", "permutation", "--correction", "bh", "--seed", "3")
+    assert (usual["test"], usual["correction"], usual["tests"]["p"]) == ("t", "Holm", "paired t, two-sided")
+    assert (other["test"], other["correction"]) == ("permutation", "Benjamini-Hochberg")
+    assert other["tests"]["p"] == "paired randomisation, two-sided"
+    assert other["options"] == {"permutations": 10_000, "seed": 3}
+    (before,), (after,) = usual["pairs"], other["pairs"]
+    assert before.keys() == after.keys()
+    assert before["p"] != after["p"] == after["p_adjusted"]
+    assert before["p_wilcoxon"] == after["p_wilcoxon"]
+    assert usual["effects"][0].keys() == {"a", "b", "d_z", "hedges_g"}
+    wilcoxon = result(cli, *RUNS, "--test", "wilcoxon")["pairs"][0]
+    assert wilcoxon["p"] == wilcoxon["p_wilcoxon"]
+
+
+def test_letters_of_what_is_beaten(cli: Cli) -> None:
+    lines = cli(*RUNS).stdout.splitlines()
+    assert lines[1].split()[:3] == ["a", "good.trec", "1.0000ᵇ"]
+    assert lines[2].split()[1] == "bad.trec"
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_pictures(cli: Cli, tmp_path: Path, ending: str) -> None:
+    pytest.importorskip("matplotlib")
+    for number, flags in enumerate([RUNS, ("compare", "--matrix", "m.csv", "--test", "tukey-anova")]):
+        done = cli(*flags, "--plot", f"{number}.{ending}", "--format", "json")
+        assert (done.returncode, done.stderr) == (0, f"Drawn: {number}.{ending}\n")
+        assert json.loads(done.stdout)
+        assert (tmp_path / f"{number}.{ending}").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("good.trec", "--matrix", "m.csv"), 2, "good.trec beside --matrix m.csv. expected either runs with judgments"),
+        (("--matrix", "m.csv", "--qrels", "q"), 2, "--qrels beside --matrix m.csv"),
+        (("--matrix", "m.csv", "-m", "AP"), 2, "--measure beside --matrix"),
+        (("--matrix", "m.csv", "--relevant", "2"), 2, "--relevant beside --matrix"),
+        (("--matrix", "none.csv"), 4, "There is no file none.csv"),
+        (("--matrix", "qrels.txt"), 5, "qrels.txt, line 2: 'q0 0 d1 1'. expected a number"),
+        (("--matrix", "m.csv", "--test", "f"), 2, "Unknown test 'f'"),
+        (("--matrix", "m.csv", "--correction", "hb"), 2, "Unknown correction 'hb'"),
+        (("--matrix", "m.csv", "--permutations", "9"), 2, "permutations=9 for the test 't'"),
+        (("--matrix", "m.csv", "--test", "sign", "--seed", "9"), 2, "Leave seed out, or take another test"),
+        (("--matrix", "m.csv", "--test", "tukey-anova", "--correction", "by"), 2, "Leave the correction out"),
+        (("--matrix", "m.csv", "--plot", "a.gif"), 2, "expected a name that ends in .png, .svg, .pdf"),
+        (("--matrix", "m.csv", "--alpha", "0"), 2, "alpha=0"),
+        ((*RUNS[1:], "--test", "tukey-anova", "--correction", "holm"), 2, "Leave the correction out"),
+        (("good.trec", "bad.trec"), 2, "No --qrels. expected runs and judgments, or --matrix"),
+        ((), 2, "No --qrels"),
+    ],
+)
+def test_wrong_arguments(cli: Cli, arguments: tuple[str, ...], code: int, message: str) -> None:
+    done = cli("compare", *arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert message in done.stderr

@@ -1,0 +1,67 @@
+"""How many topics a difference takes: statsmodels' numbers, a printed table, and a simulation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from rerank.errors import UsageError
+from rerank.evaluation import paired_t_power, topics_needed
+
+
+@pytest.mark.parametrize(("effect", "needed"), [(0.2, 199), (0.5, 34), (0.8, 15), (1.0, 10)])
+def test_cohens_small_medium_and_large_effects(effect: float, needed: int) -> None:
+    """Level 5 %, power 80 %: the sizes that G*Power and R's power.t.test print for paired samples."""
+    assert topics_needed(effect, 1.0) == needed
+    assert topics_needed(-effect / 10, 0.1) == needed, "neither the sign nor the unit matters"
+
+
+@pytest.mark.parametrize("effect", [0.05, 0.3, 1.5])
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+@pytest.mark.parametrize("power", [0.5, 0.9])
+def test_it_is_statsmodels(effect: float, alpha: float, power: float) -> None:
+    theirs = pytest.importorskip("statsmodels.stats.power").TTestPower()
+    assert topics_needed(effect, 1, alpha, power) == math.ceil(theirs.solve_power(effect, alpha=alpha, power=power))
+    assert paired_t_power(20, effect, 1, alpha) == pytest.approx(theirs.power(effect, 20, alpha))
+
+
+def test_the_number_is_the_least() -> None:
+    for effect, alpha, wanted in ((0.03, 0.05, 0.8), (0.2, 0.05 / 666, 0.95), (3.0, 0.001, 0.99)):
+        needed = topics_needed(effect, 1, alpha, wanted)
+        assert paired_t_power(needed - 1, effect, 1, alpha) < wanted <= paired_t_power(needed, effect, 1, alpha)
+    assert topics_needed(50.0, 1.0) == 2
+
+
+def test_a_simulation_finds_it_as_often() -> None:
+    d = np.random.default_rng(1).normal(0.4, 1, (34, 4000))
+    found = np.mean(stats.ttest_1samp(d, 0).pvalue <= 0.05)
+    assert paired_t_power(34, 0.4, 1) == pytest.approx(found, abs=0.03)
+
+
+def test_at_the_extremes() -> None:
+    assert paired_t_power(50, 100.0, 1) == 1.0
+    assert paired_t_power(50, 1e-9, 1) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"difference": 0.0, "sd": 1}, "difference=0.0. expected a number other than 0"),
+        ({"difference": math.nan, "sd": 1}, "difference=nan"),
+        ({"difference": 1, "sd": 0.0}, "sd=0.0. expected a number above 0"),
+        ({"difference": 1, "sd": 1, "alpha": 1.0}, "alpha=1.0"),
+        ({"difference": 1, "sd": 1, "power": 1.0}, "power=1.0"),
+        ({"difference": 1e-9, "sd": 1}, "one that can be found"),
+    ],
+)
+def test_what_makes_no_sense(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        topics_needed(**arguments)
+
+
+def test_one_topic_has_no_power() -> None:
+    with pytest.raises(UsageError, match="1 topics. expected at least 2"):
+        paired_t_power(1, 0.1, 1)

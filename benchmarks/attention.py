@@ -89,7 +89,8 @@ def request(backend: Any, *, documents: int, tokens: int | None = None, words: i
     docs = [doc for doc in ranking.docs if len(doc.text.split()) >= max(words, 50)][:documents]
     if words:
         docs = [Document(id=doc.id, text=" ".join(doc.text.split()[:words])) for doc in docs]
-    judge = open_judge("attention", backend, load_prompt("icr_qa"), Limits(min_passage_tokens=8, max_passage_tokens=tokens))
+    limits = Limits(min_passage_tokens=8, max_passage_tokens=tokens)
+    judge = open_judge("attention", backend, load_prompt("icr_qa"), limits)
     (made,) = judge.requests(Window(query, tuple(docs)))
     return made
 

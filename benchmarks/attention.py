@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,6 +56,7 @@ def main() -> None:
         lambda: run(backend, half),
         lambda: forward(backend, long, fast=True),
     )
+    print(f"attention {ours:.2f} s, prefill {plain:.2f} s, early exit {early:.2f} s", file=sys.stderr)
     memory = {name: child(options.model, name) for name in ("attend", "forward")}
     words = request(backend, documents=20, words=90)
     quick, eager = interleaved(options.repeat, lambda: run(backend, words), lambda: reference(backend, words))
@@ -154,11 +155,17 @@ def interleaved(repeat: int, *actions: Callable[[], Any]) -> list[float]:
 
 
 def peak(action: Callable[[], Any]) -> int:
-    """KiB by which the process's peak memory rises."""
+    """KiB by which the process's peak memory rises; Linux only, since `getrusage` counts the parent's peak, too."""
     torch.zeros(1 << 20).sum()  # what torch needs for itself is there before
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _memory("VmRSS")
     action()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    return _memory("VmHWM") - before
+
+
+def _memory(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(key)))
 
 
 def child(model: str, name: str) -> int:

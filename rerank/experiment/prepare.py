@@ -202,12 +202,15 @@ def strategy_of(spec: RunSpec, method: Method) -> Strategy:
     """
     given = {"size": spec.window_size, "stride": spec.stride, "passes": spec.passes, "top_k": spec.top_k}
     given["seed"] = spec.seed or None
+    if spec.window_size and not spec.stride and "stride" not in Selector.parse(method.strategy_selector).options:
+        given["stride"] = max(1, spec.window_size // 2)  # windows that do not overlap hand nothing on
     given = {name: value for name, value in given.items() if value is not None}
     made = strategies.get(method.strategy)
     if not is_dataclass(made):  # its fields are its options, and its repr is part of a run's identity
         raise UsageError(f"The strategy {method.strategy!r} is no dataclass", expected="a frozen dataclass")
     known = {field.name for field in fields(made)}
-    for name in {"top_k", "seed"} - known:  # the driver cuts what comes out; few strategies leave anything to chance
+    unasked = {"top_k", "seed"} | ({"stride"} if not spec.stride else set())
+    for name in unasked - known:  # the driver cuts what comes out; few strategies have a stride, or chance
         given.pop(name, None)
     flags = {"size": "--window-size", "stride": "--stride", "passes": "--passes"}
     for name in given:

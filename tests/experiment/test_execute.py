@@ -19,6 +19,7 @@ from rerank.prompts import identifiers
 from rerank.spec import Execution, RunSpec
 from rerank.store import RunFolder
 from rerank.strategies.full import Full
+from rerank.strategies.sliding import Sliding
 from rerank.types import Run
 
 Lists = Callable[..., RunSpec]
@@ -366,3 +367,13 @@ def test_the_seed_reaches_strategies_that_shuffle(lists: Lists, tmp_path: Path) 
     runs = [prepare(lists(method="tourrank", seed=seed), Execution()) for seed in (0, 1)]
     assert runs[0].strategy != runs[1].strategy
     assert prepare(lists(method="fullrank", seed=1), Execution()).strategy == Full()
+
+
+@pytest.mark.parametrize(
+    ("given", "stride"),
+    [({}, 10), ({"window_size": 8}, 4), ({"window_size": 8, "stride": 2}, 2), ({"window_size": 3}, 1)],
+)
+def test_windows_overlap_by_half_unless_told_otherwise(lists: Lists, given: dict[str, int], stride: int) -> None:
+    strategy = prepare(lists(method="sliding", **given), Execution()).strategy
+    assert isinstance(strategy, Sliding)
+    assert strategy.stride == stride

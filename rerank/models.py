@@ -203,6 +203,12 @@ def open_backend(
     if name == "replay":
         raise UsageError(f"{selector!r} cannot be chosen as a model", remedy="Use: rerank replay FOLDER")
     found = BACKENDS.get(name)
+    if options.base_url and not hasattr(found, "connect"):
+        raise UsageError(
+            f"--base-url {options.base_url} with --model {selector}, which asks no server",
+            expected="--model openai:NAME, NAME being the model's name on that server",
+            remedy="Name it so, or leave --base-url out",
+        )
     if hasattr(found, "load"):  # reads weights
         return cast(Backend, found.load(resolve(argument), options))
     if hasattr(found, "connect"):  # asks a server, which knows its models by names of its own

@@ -72,7 +72,7 @@ class RunSpec(_Frozen):
     top_k: int | None = Field(default=None, ge=1)
     """Rank only the best so many; the rest follows in its given order."""
     model: str = "smollm2-135m"
-    """A name of `rerank models`, a folder, a hub id, or ``fake:KIND``."""
+    """A name of `rerank models`, a folder, a hub id, ``openai:NAME`` on a server, ``vllm:NAME``, or ``fake:KIND``."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     adapter: str | None = None

@@ -127,3 +127,9 @@ def test_the_prompt_that_suits_a_model_is_the_same_whoever_runs_it(name: str) ->
 def test_a_backend_that_cannot_is_refused_before_a_model_is_loaded() -> None:
     with pytest.raises(UsageError, match=r"'vllm', cannot be asked to attend.*--model hf:NAME"):
         Reranker.from_pretrained("vllm:./none", method="icr")
+
+
+@pytest.mark.parametrize("model", ["fake:reversed", "org/some-model", "vllm:org/some-model"])
+def test_a_servers_address_for_a_model_that_asks_none_is_refused(model: str) -> None:
+    with pytest.raises(UsageError, match="which asks no server.*--model openai:NAME"):
+        open_backend(model, BackendOptions(base_url="http://127.0.0.1:9/v1"))

@@ -149,21 +149,38 @@ def _placement(options: BackendOptions) -> dict[str, Any]:
 
 
 def _parts(name: str | Path, options: BackendOptions, dtype: str, placement: dict[str, Any]) -> tuple[Any, Any]:
-    """Model and tokenizer; whatever can go wrong with strangers' files becomes an error of ours."""
+    """Model and tokenizer."""
     _, transformers = require_torch()
-    from safetensors import SafetensorError
-
     origin: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
     if options.revision and not Path(name).is_dir():
         origin["revision"] = options.revision
-    try:
+    with named_errors(name, next(iter(placement.values()), options.device)):
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **origin)
         model = transformers.AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, use_safetensors=True, **placement, **origin
         )
         return model.eval(), tokenizer
+
+
+@contextmanager
+def named_errors(name: str | Path, where: object = "") -> Iterator[None]:
+    """Whatever can go wrong with strangers' files becomes an error of ours.
+
+    Args:
+        name: What is loaded.
+        where: Onto which device, for messages.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
     except (OSError, ValueError, KeyError) as error:
-        raise _not_loadable(name, error) from error
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise MissingResourceError(
+            f"Model {str(name)!r} cannot be loaded: {first}",
+            expected="a folder with config.json, safetensors weights and a tokenizer, or such an id on the hub",
+            remedy="Check the name; for an id on the hub, check the network",
+        ) from error
     except ImportError as error:
         raise MissingPrerequisiteError(
             f"Model {str(name)!r} needs a package that is not installed: {error}", remedy="Install it with pip"
@@ -173,17 +190,7 @@ def _parts(name: str | Path, options: BackendOptions, dtype: str, placement: dic
             f"The weights of model {str(name)!r} are damaged: {error}", remedy="Remove the model and get it again"
         ) from error
     except RuntimeError as error:
-        where = next(iter(placement.values()))
         raise BackendError(f"Model {str(name)!r} does not load on {where}: {error}") from error
-
-
-def _not_loadable(name: str | Path, error: Exception) -> MissingResourceError:
-    first = next(iter(str(error).splitlines()), type(error).__name__)
-    return MissingResourceError(
-        f"Model {str(name)!r} cannot be loaded: {first}",
-        expected="a folder with config.json, safetensors weights and a tokenizer, or such an id on the hub",
-        remedy="Check the name; for an id on the hub, check the network",
-    )
 
 
 def _with_adapter(model: Any, adapter: str) -> tuple[Any, str]:
@@ -197,7 +204,7 @@ def _with_adapter(model: Any, adapter: str) -> tuple[Any, str]:
         ) from error
     import torch
 
-    folder = _adapter_folder(adapter)
+    folder = adapter_folder(adapter)
     try:
         wrapped = peft.PeftModel.from_pretrained(model, str(folder))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -210,7 +217,7 @@ def _with_adapter(model: Any, adapter: str) -> tuple[Any, str]:
     return base.eval(), folder_hash(folder)
 
 
-def _adapter_folder(adapter: str) -> Path:
+def adapter_folder(adapter: str) -> Path:
     folder = Path(adapter)
     if not folder.is_dir():
         from huggingface_hub import snapshot_download

@@ -56,3 +56,25 @@ class BackendOptions:
                 raise UsageError(f"{name} {value}", expected="at least 1")
         if self.timeout is not None and self.timeout <= 0:
             raise UsageError(f"Timeout {self.timeout}", expected="more than 0 seconds")
+
+
+def context_of(stated: int | None, options: BackendOptions, model: str) -> int:
+    """Tokens that a model takes: what it states, else what was given.
+
+    Raises:
+        UsageError: More was given than the model states, or neither says.
+    """
+    if stated and options.context_size and options.context_size > stated:
+        raise UsageError(
+            f"--context-size {options.context_size}",
+            expected=f"at most {stated}, which is what the model was made for",
+            remedy="Leave it out to use all of it",
+        )
+    size = stated or options.context_size
+    if size is None:
+        raise UsageError(
+            f"Model {model!r} does not say how long its context is",
+            expected="max_position_embeddings in its config",
+            remedy="Say it: --context-size TOKENS",
+        )
+    return size

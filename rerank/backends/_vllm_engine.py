@@ -18,7 +18,7 @@ from typing import Any
 from weakref import WeakSet
 
 from rerank.backends._fingerprint import folder_hash
-from rerank.backends._loading import _adapter_folder, _not_loadable, quiet, require_torch
+from rerank.backends._loading import adapter_folder, named_errors, quiet, require_torch
 from rerank.backends._options import BackendOptions
 from rerank.backends._vllm_adapter import room_for
 from rerank.backends._vllm_settings import settings_for
@@ -87,7 +87,7 @@ def start(name: str | Path, options: BackendOptions) -> Engine:
         identity = _identity(name, config, options, settings["dtype"])
         adapter = None
         if options.adapter:
-            folder = _adapter_folder(options.adapter)
+            folder = adapter_folder(options.adapter)
             settings |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": room_for(folder)}
             identity["adapter"] = folder_hash(folder)
             adapter = _lora_request(folder)
@@ -164,11 +164,9 @@ def _described(name: str | Path, options: BackendOptions) -> tuple[Any, Any]:
     origin: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
     if options.revision and not Path(name).is_dir():
         origin["revision"] = options.revision
-    try:
+    with named_errors(name):
         config = transformers.AutoConfig.from_pretrained(name, **origin)
         return config, transformers.AutoTokenizer.from_pretrained(name, **origin)
-    except (OSError, ValueError, KeyError) as error:
-        raise _not_loadable(name, error) from error
 
 
 def _identity(name: str | Path, config: Any, options: BackendOptions, dtype: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from rerank.backends._loading import pick_dtype, require_torch
-from rerank.backends._options import BackendOptions
+from rerank.backends._options import BackendOptions, context_of
 from rerank.backends._tokens import context_size
 from rerank.errors import UsageError
 
@@ -58,21 +58,8 @@ def settings_for(config: Any, tokenizer: Any, options: BackendOptions) -> dict[s
 def _length(config: Any, tokenizer: Any, options: BackendOptions) -> int:
     """Tokens of prompt and reply, and one that vLLM writes even where none is wanted."""
     stated = context_size(SimpleNamespace(config=config), tokenizer)
-    if options.context_size and stated and options.context_size > stated:
-        raise UsageError(
-            f"--context-size {options.context_size}",
-            expected=f"at most {stated}, which is what the model was made for",
-            remedy="Leave it out to use all of it",
-        )
-    if options.context_size and options.context_size != stated:
-        return options.context_size + 1
-    if stated is None:
-        raise UsageError(
-            "The model does not say how long its context is",
-            expected="max_position_embeddings in its config",
-            remedy="Say it: --context-size TOKENS",
-        )
-    return stated
+    size = context_of(stated, options, getattr(config, "model_type", ""))
+    return options.context_size + 1 if options.context_size and options.context_size != stated else size
 
 
 def _dtype(device: str, options: BackendOptions) -> str:

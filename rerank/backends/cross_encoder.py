@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from rerank.backends._fingerprint import folder_hash
-from rerank.backends._loading import pick_device, pick_dtype, quiet
-from rerank.backends._options import BackendOptions
+from rerank.backends._loading import named_errors, pick_device, pick_dtype, quiet
+from rerank.backends._options import BackendOptions, context_of
 from rerank.backends._tokens import HfTokens
 from rerank.backends.base import Relate, Reply, Request
-from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
+from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
 from rerank.prompts.base import Prompt, TokenCounter
 
 #: Pairs scored together where nobody says how many.
@@ -87,7 +86,8 @@ class CrossEncoder:
         self._identity = dict(identity)
         self._turn = threading.Lock()
         self._pairs = options.batch_size or DEFAULT_BATCH
-        size = _context(model, name, options)
+        stated = model.max_seq_length if 0 < (model.max_seq_length or 0) < _NO_LIMIT else None
+        size = context_of(stated, options, name)
         self._tokens = PairTokens(model.tokenizer, context_size=size, marks=_marks(model))
 
     @classmethod
@@ -112,7 +112,9 @@ class CrossEncoder:
                 )
         device = pick_device(options.device)
         dtype = pick_dtype(options.dtype, device)
-        with quiet(), _named_errors(name):
+        with quiet():
+            _require()
+        with quiet(), named_errors(name, device):
             model = _open(name, options, device=device, dtype=dtype)
         folder = Path(name) if Path(name).is_dir() else None
         commit = str(getattr(model.config, "_commit_hash", None) or options.revision)
@@ -200,36 +202,19 @@ def _open(name: str | Path, options: BackendOptions, *, device: str, dtype: str)
     )
 
 
-@contextmanager
-def _named_errors(name: str | Path) -> Iterator[None]:
-    """Whatever can go wrong with strangers' files becomes an error of ours."""
+def _require() -> None:
+    """Check that sentence-transformers is there.
+
+    Raises:
+        MissingPrerequisiteError: It does not import.
+    """
     try:
         import sentence_transformers  # noqa: F401
-        from safetensors import SafetensorError
     except ImportError as error:
         raise MissingPrerequisiteError(
             f"A cross-encoder needs sentence-transformers, and it does not import: {error}",
             remedy="Run: pip install 'listrank[cross-encoder]'",
         ) from error
-    try:
-        yield
-    except (OSError, ValueError, KeyError) as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise MissingResourceError(
-            f"Model {str(name)!r} cannot be loaded: {first}",
-            expected="a folder with config.json, safetensors weights and a tokenizer, or such an id on the hub",
-            remedy="Check the name; for an id on the hub, check the network",
-        ) from error
-    except ImportError as error:
-        raise MissingPrerequisiteError(
-            f"Model {str(name)!r} needs a package that is not installed: {error}", remedy="Install it with pip"
-        ) from error
-    except SafetensorError as error:
-        raise DataError(
-            f"The weights of model {str(name)!r} are damaged: {error}", remedy="Remove the model and get it again"
-        ) from error
-    except RuntimeError as error:
-        raise BackendError(f"Model {str(name)!r} does not load: {error}") from error
 
 
 def _marks(model: Any) -> int:
@@ -238,22 +223,3 @@ def _marks(model: Any) -> int:
     instruction = (getattr(model, "prompts", None) or {}).get(getattr(model, "default_prompt_name", None))
     whole = len(model.preprocess([tuple(pair)], prompt=instruction)["input_ids"][0])
     return whole - sum(len(ids) for ids in model.tokenizer(pair, add_special_tokens=False)["input_ids"])
-
-
-def _context(model: Any, name: str, options: BackendOptions) -> int:
-    """Tokens of one pair: what the model states, else what was given."""
-    stated = model.max_seq_length if 0 < (model.max_seq_length or 0) < _NO_LIMIT else None
-    if stated and options.context_size and options.context_size > stated:
-        raise UsageError(
-            f"--context-size {options.context_size}",
-            expected=f"at most {stated}, which is what the model was made for",
-            remedy="Leave it out to use all of it",
-        )
-    size = stated or options.context_size
-    if size is None:
-        raise UsageError(
-            f"Model {name!r} does not say how long a pair may be",
-            expected="max_position_embeddings in its config",
-            remedy="Say it: --context-size TOKENS",
-        )
-    return int(size)

@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 
 from rerank.backends._jobs import Job, sort_out
 from rerank.backends._loading import load, quiet, require_torch
-from rerank.backends._options import BackendOptions
+from rerank.backends._options import BackendOptions, context_of
 from rerank.backends._parallel import is_split, lead_or_follow, tell
 from rerank.backends._tokens import HfTokens, context_size
 from rerank.backends.base import Attend, Permute, Recite, Reply, Request, Weigh, Write
-from rerank.errors import BackendError, UsageError
+from rerank.errors import BackendError
 from rerank.prompts.base import TokenCounter
 
 #: Requests decoded together where nobody says how many: on a CPU more bring little and cost memory.
@@ -48,20 +48,7 @@ class Hf:
     ) -> None:
         """Wrap what is loaded; see `load`."""
         options = options or BackendOptions()
-        stated = context_size(model, tokenizer)
-        if options.context_size and stated and options.context_size > stated:
-            raise UsageError(
-                f"--context-size {options.context_size}",
-                expected=f"at most {stated}, which is what the model was made for",
-                remedy="Leave it out to use all of it",
-            )
-        size = stated or options.context_size
-        if size is None:
-            raise UsageError(
-                f"Model {identity.get('model', '')!r} does not say how long its context is",
-                expected="max_position_embeddings in its config",
-                remedy="Say it: --context-size TOKENS",
-            )
+        size = context_of(context_size(model, tokenizer), options, identity.get("model", ""))
         self._model = model
         self._identity = dict(identity)
         self._tokens = HfTokens(tokenizer, context_size=size)

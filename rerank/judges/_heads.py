@@ -117,7 +117,7 @@ def _published(method: str, identity: Mapping[str, str]) -> HeadList:
             f"No {method} heads were published for {model!r}{' with an adapter' if identity.get('adapter') else ''}",
             expected=f"one of: {', '.join(table)}",
             remedy=f"Choose them from a few judged queries: rerank heads select --method {method} --model {model} "
-            f"--output heads.json; then run --method {method},heads=heads.json",
+            f"--collection pydoc --output heads.json; then run --method {method},heads=heads.json",
         )
     pairs = (pair.split("-") for pair in table[name].split())
     heads = tuple((int(layer), int(head)) for layer, head in pairs)

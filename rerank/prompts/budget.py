@@ -93,7 +93,12 @@ class Budget:
         self._tokens = Remembered(tokens)
         self._floor = floor
         self._max = max_passage_tokens
-        self._context = context_size or tokens.context_size
+        self._given, self._model = context_size, tokens
+
+    @property
+    def _context(self) -> int:
+        """Asked for when it is needed: a server has to be there to say it."""
+        return self._given or self._model.context_size
 
     def fit(
         self, template: PromptTemplate, window: Window, *, reply_tokens: int, labels: Sequence[str] | None = None

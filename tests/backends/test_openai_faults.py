@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +21,11 @@ from rerank.backends._retries import FIRST_TRIES, SLOW_TRIES, TRIES
 from rerank.backends.base import Reply, Request, Sampling
 from rerank.backends.openai import Openai
 from rerank.errors import BackendError, UsageError
+from rerank.experiment import run
 from rerank.judges import open_judge
 from rerank.prompts import load_prompt
 from rerank.prompts.base import Message
+from rerank.spec import Execution, RunSpec
 from rerank.types import Document, Query, Window
 from tests.backends.faulty_server import Act, Answer, FaultyServer, error, models, raw, said
 
@@ -311,3 +314,15 @@ def test_a_key_that_no_header_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="OPENAI_API_KEY holds characters that no key has") as caught:
         ask([FINE])
     assert "secret" not in str(caught.value)
+
+
+def test_a_finished_run_is_answered_when_its_server_is_gone(tmp_path: Path) -> None:
+    lists = {"query": {"qid": "q", "text": "rank"}, "candidates": [{"docid": d, "doc": d, "score": 1} for d in "ab"]}
+    (tmp_path / "lists.jsonl").write_text(json.dumps(lists))
+    values = {"collection": f"requests:{tmp_path / 'lists.jsonl'}", "first_stage": "candidates", "model": "openai:m"}
+    execution = Execution(out=tmp_path / "run", call_cache=False)
+    with FaultyServer([FINE]) as server:
+        spec = RunSpec.make({**values, "base_url": server.url, "method": "fullrank"})
+        first = run(spec, execution)
+    assert first["calls"] == 1
+    assert run(spec, execution)["reused_calls"] == 1

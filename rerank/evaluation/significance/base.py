@@ -6,6 +6,7 @@ Systems are compared on the same topics, so every test here is paired. Knows not
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
@@ -58,15 +59,15 @@ class SupportsDecision(Protocol):
         """Which pairs differ at a level, before any correction; (pairs,)."""
 
 
-class ByPValue:
+class ByPValue(ABC):
     """What most tests are: one for single pairs, whose p-values have no lower bound of their own."""
 
     title: ClassVar[str] = ""
     family_wise: ClassVar[bool] = False
 
+    @abstractmethod
     def p_values(self, scores: Floats) -> Floats:
         """See `PairTest`."""
-        raise NotImplementedError
 
     def resolution(self, topics: int) -> float:
         """See `PairTest`."""

@@ -151,15 +151,21 @@ def _placement(options: BackendOptions) -> dict[str, Any]:
 def _parts(name: str | Path, options: BackendOptions, dtype: str, placement: dict[str, Any]) -> tuple[Any, Any]:
     """Model and tokenizer."""
     _, transformers = require_torch()
-    origin: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
-    if options.revision and not Path(name).is_dir():
-        origin["revision"] = options.revision
+    origin = origin_of(name, options)
     with named_errors(name, next(iter(placement.values()), options.device)):
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, **origin)
         model = transformers.AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, use_safetensors=True, **placement, **origin
         )
         return model.eval(), tokenizer
+
+
+def origin_of(name: str | Path, options: BackendOptions) -> dict[str, Any]:
+    """What ``from_pretrained`` is told of where a model comes from; a folder has no revisions."""
+    origin: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
+    if options.revision and not Path(name).is_dir():
+        origin["revision"] = options.revision
+    return origin
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 from weakref import WeakSet
 
 from rerank.backends._fingerprint import folder_hash
-from rerank.backends._loading import adapter_folder, named_errors, quiet, require_torch
+from rerank.backends._loading import adapter_folder, named_errors, origin_of, quiet, require_torch
 from rerank.backends._options import BackendOptions
 from rerank.backends._vllm_adapter import room_for
 from rerank.backends._vllm_settings import settings_for
@@ -161,9 +161,7 @@ def _as_it_was() -> Iterator[None]:
 def _described(name: str | Path, options: BackendOptions) -> tuple[Any, Any]:
     """The model's settings and its tokenizer."""
     _, transformers = require_torch()
-    origin: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
-    if options.revision and not Path(name).is_dir():
-        origin["revision"] = options.revision
+    origin = origin_of(name, options)
     with named_errors(name):
         config = transformers.AutoConfig.from_pretrained(name, **origin)
         return config, transformers.AutoTokenizer.from_pretrained(name, **origin)

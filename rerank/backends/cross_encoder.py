@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rerank.backends._fingerprint import folder_hash
-from rerank.backends._loading import named_errors, pick_device, pick_dtype, quiet
+from rerank.backends._loading import named_errors, origin_of, pick_device, pick_dtype, quiet
 from rerank.backends._options import BackendOptions, context_of
 from rerank.backends._tokens import HfTokens
 from rerank.backends.base import Relate, Reply, Request
@@ -183,9 +183,7 @@ def _open(name: str | Path, options: BackendOptions, *, device: str, dtype: str)
     import torch
     import transformers
 
-    origin: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
-    if options.revision and not Path(name).is_dir():
-        origin["revision"] = options.revision
+    origin = origin_of(name, options)
     kinds = transformers.AutoConfig.from_pretrained(name, **origin).architectures or []
     if not any(kind.endswith(_KIND) for kind in kinds):
         raise UsageError(

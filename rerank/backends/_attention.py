@@ -30,6 +30,9 @@ _PLAIN_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 #: Queries handled at a time in bfloat16; their scores stay in the processor's cache.
 _BLOCK = 128
 
+#: Keys are taken in multiples of so many: the library that multiplies keeps half a megabyte for every shape it has met.
+_WIDTH = 1024
+
 #: Up to that many queries on top of a cache are a step of decoding.
 _FEW = 16
 
@@ -150,12 +153,14 @@ def _in_blocks(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scal
 
     def block(start: int) -> None:
         end = min(length, start + _BLOCK)
+        width = min(length, -(-end // _WIDTH) * _WIDTH)
         with torch.inference_mode():
-            rows = grouped[:, :, start:end].flatten(1, 2)
-            scores = torch.bmm(rows, keys[:, :end].transpose(1, 2)).view(batch * groups, -1, end - start, end)
-            scores[..., start:end] += later[: end - start, : end - start]
-            weights = scores.softmax(dim=-1).flatten(1, 2)
-            out[:, :, start:end] = torch.bmm(weights, values[:, :end]).view(batch * groups, -1, end - start, size)
+            for at in range(batch * groups):  # heads of one group at a time: their scores are most of the memory
+                scores = (grouped[at, :, start:end].flatten(0, 1) @ keys[at, :width].T).view(-1, end - start, width)
+                scores[..., start:end] += later[: end - start, : end - start]
+                scores[..., end:] = -torch.inf
+                weights = scores.softmax(dim=-1).flatten(0, 1)
+                out[at, :, start:end] = (weights @ values[at, :width]).view(-1, end - start, size)
 
     longest_first = range((length - 1) // _BLOCK * _BLOCK, -1, -_BLOCK)
     list(_pool(torch.get_num_threads()).map(block, longest_first))

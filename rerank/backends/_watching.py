@@ -23,8 +23,8 @@ from rerank.errors import UsageError
 #: Name under which transformers finds it.
 NAME = "rerank_watched"
 
-#: Weights that exist at a time, in float32: 64 MiB.
-_AT_A_TIME = 1 << 24
+#: Weights that exist at a time, in float32: 4 MiB, and as much again for each step from scores to weights.
+_AT_A_TIME = 1 << 20
 
 
 class Finished(Exception):

@@ -71,7 +71,11 @@ def test_bfloat16_gives_the_numbers_of_eager_attention(
 
 @pytest.mark.parametrize("heads", [(4, 1), (4, 2), (4, 4)])
 @pytest.mark.parametrize("length", [1, 127, 128, 129, 300])
-def test_blocks_equal_the_formula(heads: tuple[int, int], length: int) -> None:
+@pytest.mark.parametrize("width", [64, 200, 1024])
+def test_blocks_equal_the_formula(
+    heads: tuple[int, int], length: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_attention, "_WIDTH", width)
     torch.manual_seed(0)
     query = torch.randn(2, heads[0], length, 8)
     key, value = torch.randn(2, heads[1], length, 8), torch.randn(2, heads[1], length, 8)

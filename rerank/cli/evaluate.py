@@ -38,6 +38,7 @@ def evaluate(
     from rerank.collections import judgments
     from rerank.evaluation import evaluate as score
     from rerank.evaluation import evaluation_report
+    from rerank.evaluation.grades import grade_note
     from rerank.formats import read_run
 
     judged, lowest = judgments(qrels)
@@ -47,13 +48,17 @@ def evaluate(
     report = evaluation_report(qrels, list(zip(map(str, runs), results, strict=True)), per_query=per_query)
 
     def show() -> None:
-        names = list(report["runs"][0]["scores"])
+        names, by_query = results[0].measures, list(results[0].values)
         rows = [[r["run"], r["queries"], r["missing"], *map(number, r["scores"].values())] for r in report["runs"]]
         table(["run", "queries", "missing", *names], rows)
-        if per_query:
+        if per_query and by_query:
             keys = [(r["run"], q, values) for r in report["runs"] for q, values in r["per_query"].items()]
-            table(["run", "query", *names], [[run, q, *map(number, v.values())] for run, q, v in keys])
+            table(["run", "query", *by_query], [[run, q, *map(number, v.values())] for run, q, v in keys])
         if missing := [r["run"] for r in report["runs"] if r["missing"]]:
             note(f"Judged queries without a list, which score 0, in: {', '.join(missing)}")
+        if per_query and results[0].overall:
+            note(f"One value for the whole run, none for a query: {', '.join(results[0].overall)}")
+        if relevant is None and (told := grade_note(judged, names)):
+            note(told)
 
     emit(report, form=form, text=show, rows="runs")

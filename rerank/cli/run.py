@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,11 +17,11 @@ from rerank.cli.specs import RETRIEVAL, with_spec
 from rerank.spec import Execution, RunSpec
 
 if TYPE_CHECKING:
-    from rerank.backends.base import Reply
     from rerank.experiment import Prepared
-    from rerank.experiment.execute import OnReply
     from rerank.types import Run
 
+#: Seconds between two signs of life in a log.
+_EVERY = 30.0
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Count calls, tokens and money; ask the model nothing.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write the run there instead of on stdout.")]
 
@@ -109,10 +110,10 @@ def execute_with_progress(prepared: Prepared, execution: Execution) -> dict[str,
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[OnReply]:
-    """A bar that advances with every reply, where stderr is a terminal."""
+def progress(title: str, total: int) -> Iterator[Callable[[object], None]]:
+    """A bar that advances with every call of what it yields; where stderr is no terminal, a line now and then."""
     if not sys.stderr.isatty():
-        yield lambda reply: None
+        yield _lines(title, total)
         return
     from rich.console import Console
     from rich.progress import (
@@ -128,10 +129,24 @@ def progress(title: str, total: int) -> Iterator[OnReply]:
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=total)
 
-        def advance(reply: Reply) -> None:
+        def advance(done: object) -> None:
             bar.advance(task)
 
         yield advance
+
+
+def _lines(title: str, total: int) -> Callable[[object], None]:
+    """Say how far it is, at most twice a minute."""
+    done, said = 0, time.monotonic()
+
+    def advance(what: object) -> None:
+        nonlocal done, said
+        done += 1
+        if time.monotonic() - said >= _EVERY:
+            said = time.monotonic()
+            note(f"{title}: {done} of at most {total}")
+
+    return advance
 
 
 def _write(run: Run, output: Path | None) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from rerank.evaluation.comparison import compare, compare_scores
 from rerank.evaluation.matrix import Matrix, read_matrix
 from rerank.evaluation.measures import parse_measures
+from rerank.evaluation.measuring import evaluate, evaluate_all
 from rerank.evaluation.pairs import Decisions, decide
 from rerank.evaluation.power import paired_t_power, topics_needed
 from rerank.evaluation.report import Comparison, Pair, RunSummary
-from rerank.evaluation.scores import Scores, evaluate, evaluate_all, evaluation_report
+from rerank.evaluation.scores import Scores, evaluation_report
 from rerank.evaluation.tables import comparison_table, scores_table
 
 __all__ = [

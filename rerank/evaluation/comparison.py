@@ -8,16 +8,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from rerank.errors import UsageError
+from rerank.evaluation.grades import grade_note
 from rerank.evaluation.matrix import Matrix
-from rerank.evaluation.measures import parse_measures
+from rerank.evaluation.measures import check_by_query, parse_measures
+from rerank.evaluation.measuring import evaluate_all
 from rerank.evaluation.pairs import Decisions, check_level, decide, reservations
 from rerank.evaluation.report import Comparison, Pair, RunSummary
-from rerank.evaluation.scores import Scores, evaluate_all
+from rerank.evaluation.scores import Scores
 from rerank.evaluation.significance import SMALLEST, correct, mean_interval, open_test
 from rerank.evaluation.significance.base import DECIMALS, Floats, bounded, differences
 from rerank.selector import Selector
@@ -47,8 +50,8 @@ def compare(
         alpha: Level of significance, for the corrected p-values.
 
     Raises:
-        UsageError: Too few runs, two of one name, more than one measure, an alpha outside 0 to 1, or a correction for a
-            test that needs none.
+        UsageError: Too few runs, two of one name, more than one measure or one without values query by query, an alpha
+            outside 0 to 1, or a correction for a test that needs none.
         UnknownNameError: No such measure, test or correction.
         DataError: Fewer than two judged queries, or a run that shares none with the judgments.
         MissingPrerequisiteError: The measure needs something that is not installed.
@@ -57,9 +60,12 @@ def compare(
     names = [str(m) for m in parse_measures([measure], relevant=relevant)]
     if len(names) != 1:
         raise UsageError(f"{measure!r} stands for {len(names)} measures", expected="one measure in a comparison")
+    check_by_query(names[0])
     _check_names([run.name for run in runs])
     scores = evaluate_all(qrels, runs, [measure], relevant=relevant)
-    return compare_scores(scores, names[0], test=test, correction=correction, alpha=alpha)
+    found = compare_scores(scores, names[0], test=test, correction=correction, alpha=alpha)
+    told = grade_note(qrels, names)
+    return replace(found, notes=(*found.notes, told)) if told else found
 
 
 def compare_scores(

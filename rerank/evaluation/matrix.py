@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from rerank.errors import DataError, UnknownNameError, UsageError
+from rerank.errors import DataError, UnknownNameError
 from rerank.evaluation.scores import Scores
 from rerank.evaluation.significance.base import DECIMALS
 from rerank.textfiles import open_text
@@ -75,15 +75,13 @@ class Matrix:
         """The values of one measure of runs that were measured on the same queries.
 
         Raises:
-            UsageError: A run without that measure.
+            UsageError: A run without that measure, or a measure without values query by query.
             DataError: Runs that were measured on different queries, or fewer than two runs or queries.
         """
         topics = scores[0].queries if scores else ()
         columns = []
         for entry in scores:
-            row = entry.values.get(measure)
-            if row is None:
-                raise UsageError(f"Run {entry.run!r} has no {measure}", expected=f"one of: {', '.join(entry.measures)}")
+            row = entry.by_measure(measure)
             if row.keys() != set(topics):
                 raise DataError(f"Run {entry.run!r} was measured on other queries than the first", expected="one qrels")
             columns.append([row[topic] for topic in topics])

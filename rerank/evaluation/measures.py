@@ -1,7 +1,8 @@
 """Names -> measures: ir_measures' names (``nDCG@10``, ``AP(rel=2)``) and trec_eval's (``ndcg_cut_10``, ``map``).
 
-The measures themselves are ir_measures'. Names are read here, because its own reader uses parts of Python that
-newer versions drop, and because a bad parameter must be an error with a remedy. Knows neither runs nor judgments.
+The measures are ir_measures', and those of `own_measures` beside them. Names are read here, because its own reader uses
+parts of Python that newer versions drop, and because a bad parameter must be an error with a remedy. Knows neither runs
+nor judgments.
 """
 
 from __future__ import annotations
@@ -83,6 +84,32 @@ def is_total(name: str) -> bool:
     return re.match(r"Num(Q|Rel|Ret)\b", name) is not None
 
 
+def is_binary(measure: Measure) -> bool:
+    """Whether it knows relevant and not relevant only, so that a lowest grade decides; see its parameter ``rel``."""
+    rel = measure.SUPPORTED_PARAMS.get("rel")
+    return rel is not None and (rel.default == 1 or "rel" in measure.params)
+
+
+def whole_run(measure: Measure) -> str:
+    """Why it has one value for a whole run and none for a query; empty where it has one for each query."""
+    return str(getattr(measure, "WHOLE_RUN", ""))
+
+
+def check_by_query(name: str) -> None:
+    """Refuse a measure that has no values query by query.
+
+    Raises:
+        UsageError: It has none; says why, and what to take instead.
+    """
+    (measure,) = parse_measures([name])
+    if whole_run(measure):
+        raise UsageError(
+            f"{name} has no value for each query: {whole_run(measure)}",
+            expected="a measure that has one, since that is what paired tests compare",
+            remedy=f"Take {name.partition('_')[2]}, whose mean is over all judged queries",
+        )
+
+
 def _from_trec(name: str) -> list[str]:
     """The names in ir_measures' form, from either form."""
     form = _TREC_FORM.fullmatch(name)
@@ -124,9 +151,7 @@ def _build(call: _Call, text: str, relevant: int) -> Measure:
     params = {**template.params, **call.params}
     if call.at is not None:
         params[template.AT_PARAM] = call.at
-    rel = template.SUPPORTED_PARAMS.get("rel")
-    is_binary = rel is not None and (rel.default == 1 or "rel" in template.params)
-    if is_binary and "rel" not in call.params and relevant != 1:
+    if is_binary(template) and "rel" not in call.params and relevant != 1:
         params["rel"] = relevant
     return type(template)(**_checked(params, template, text))
 
@@ -134,6 +159,9 @@ def _build(call: _Call, text: str, relevant: int) -> Measure:
 def _lookup(name: str) -> Measure:
     from ir_measures.measures import registry
 
+    from rerank.evaluation.own_measures import register
+
+    register()
     known: dict[str, Measure] = registry
     if name in known:
         return known[name]

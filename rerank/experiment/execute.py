@@ -90,10 +90,12 @@ def check_failures(summary: dict[str, Any], max_failure_rate: float) -> None:
     if rate > max_failure_rate:
         counts = ", ".join(f"{summary['windows'][status]} {status}" for status in sorted(FAILURES))
         first = "; ".join(f"query {f['query']}: {f['detail'] or f['status']}" for f in summary["failures"][:3])
+        resumed = "--resume asks the calls without a reply again"  # and no others: a reply that says nothing is a reply
+        other = "try another --prompt or model, or accept them with --max-failure-rate"
         raise PartialFailureError(
             f"{rate:.0%} of the windows failed ({counts}). {first}",
             expected=f"at most {max_failure_rate:.0%} (--max-failure-rate)",
-            remedy=f"Results so far are in {summary['folder']!r}; --resume asks the calls without a reply again",
+            remedy=f"Results so far are in {summary['folder']!r}; {resumed if summary['windows']['error'] else other}",
         )
 
 

@@ -28,6 +28,10 @@ def test_eval_json_is_the_contract(cli: Cli) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     report = json.loads(done.stdout)
     assert report["qrels"] == "qrels.txt"
+    assert report["grades"] == {
+        "nDCG@10": "gain: grade, discount: log2(rank + 1)",
+        "AP(rel=2)": "relevant: grade >= 2",
+    }
     first, second = report["runs"]
     assert (first["run"], first["queries"], first["missing"]) == ("good.trec", 5, 0)
     assert first["scores"] == {"nDCG@10": 1.0, "AP(rel=2)": 1.0}
@@ -64,6 +68,43 @@ def test_the_lowest_relevant_grade(cli: Cli, data: Path) -> None:
 
     assert precision() == pytest.approx(2 / 3)
     assert precision("--relevant", "2") == pytest.approx(1 / 3)
+
+
+def test_which_grade_counted_is_visible(cli: Cli) -> None:
+    graded = ("eval", "good.trec", "--qrels", "qrels.txt", "-m", "AP", "-m", "nDCG@10")
+    done = cli(*graded)
+    assert done.stdout.splitlines()[0].split("\t")[-2:] == ["AP", "nDCG@10"]
+    assert done.stderr == (
+        "AP: grades from 1 count as relevant, and these judgments go up to 2. "
+        "TREC Deep Learning counts from 2: AP(rel=2).\n"
+    )
+    done = cli(*graded, "--relevant", "2")
+    assert done.stdout.splitlines()[0].split("\t")[-2:] == ["AP(rel=2)", "nDCG@10"]
+    assert done.stderr == cli(*graded, "--relevant", "1").stderr == ""
+    compared = cli("compare", "good.trec", "bad.trec", "--qrels", "qrels.txt", "-m", "AP")
+    assert "AP: grades from 1 count as relevant" in compared.stdout
+
+
+def test_a_measure_of_the_whole_run(cli: Cli) -> None:
+    flags = ("bad.trec", "--qrels", "qrels.txt", "-m", "T2Ranking_RR@10", "-m", "RR", "-q")
+    done = cli("eval", *flags)
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert lines[0][3:] == ["RR", "T2Ranking_RR@10"]
+    assert lines[1][3:] == ["0.4000", "0.5000"]
+    assert lines[2] == ["run", "query", "RR"]
+    assert "One value for the whole run, none for a query: T2Ranking_RR@10" in done.stderr
+    report = json.loads(cli("eval", *flags, "--format", "json").stdout)
+    assert report["runs"][0]["scores"] == {"RR": pytest.approx(0.4), "T2Ranking_RR@10": pytest.approx(0.5)}
+    assert report["runs"][0]["per_query"]["q0"] == {"RR": 0.5}
+    alone = cli("eval", *flags[:5], "-q")
+    assert len(alone.stdout.splitlines()) == 2
+
+
+def test_a_measure_of_the_whole_run_is_not_compared(cli: Cli) -> None:
+    done = cli("compare", "good.trec", "bad.trec", "--qrels", "qrels.txt", "-m", "T2Ranking_R@2")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "T2Ranking_R@2 has no value for each query: it adds up the documents of all queries" in done.stderr
+    assert "Take R@2" in done.stderr
 
 
 def test_judgments_of_a_collection(cli: Cli, data: Path) -> None:

@@ -167,6 +167,7 @@ def test_report_is_the_contract() -> None:
     third = pytest.approx(1 / 3)
     assert report == {
         "qrels": "my.qrels",
+        "grades": {"RR": "relevant: grade >= 1"},
         "runs": [
             {"run": "a.run", "queries": 3, "missing": 2, "unjudged": 0, "scores": {"RR": third}},
             {"run": "b.run", "queries": 3, "missing": 2, "unjudged": 1, "scores": {"RR": third}},

@@ -9,9 +9,10 @@ after the other, each system in a process of its own and each peer, unmodified, 
 timed.
 
 `seconds_per_query` small is good; `over_ours`, a peer's seconds / those of the counterpart of ours that its row names,
-is good above 1. `lost_documents` and `duplicates` count, over all queries, the given documents that an answer lacks and
-those that it repeats; 0 is right. `malformed` counts the replies that are not complete permutations as asked, of
-`replies`; null where a method reads scores. What did not run is in `not_run` with its reason, and has no row.
+is good above 1. `calls_per_query` are prompts: sorting asks fewer where a model's replies say little, so compare
+`seconds_per_call` there. `lost_documents` and `duplicates` count, over all queries, the given documents that an answer
+lacks and those that it repeats; 0 is right. `malformed` counts the replies that are not complete permutations as asked,
+of `replies`; null where a method reads scores. What did not run is in `not_run` with its reason, and has no row.
 """
 
 from __future__ import annotations
@@ -106,6 +107,8 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     not_run: list[dict[str, str]] = []
     for system in in_turns():
+        if options.only and system.method not in options.only:
+            continue
         answer = asked(system, pythons.get(system.environment, ""), options, rankings)
         if "error" in answer:
             not_run.append({"system": system.name, "reason": answer["error"]})
@@ -129,6 +132,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--top", type=int, default=10, help="how many setwise and pairwise put in order")
     parser.add_argument("--words", type=int, default=300, help="of a text; three of the peers' methods cut there")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON", help=", ".join(SETUPS))
+    parser.add_argument("--only", action="append", default=[], metavar="METHOD", help="such as 'setwise', 'hf setwise'")
     parser.add_argument("--limit", type=float, default=1800, help="seconds for one system, loading included")
     parser.add_argument("--keep", type=Path, help="folder for the orders, answers and logs")
     return parser.parse_args()
@@ -154,7 +158,9 @@ def shown(doc: Document, words: int) -> Document:
 
 def described(options: argparse.Namespace, rankings: Sequence[Ranking], qrels: Qrels) -> dict[str, Any]:
     """What all systems get, and what it is worth before."""
-    asked = {key: value for key, value in vars(options).items() if key not in ("peer", "limit", "keep", "qrels")}
+    asked = {
+        key: value for key, value in vars(options).items() if key not in ("peer", "only", "limit", "keep", "qrels")
+    }
     return {**asked, "queries": len(rankings), "cores": os.cpu_count(), MEASURE: measured(rankings, qrels)}
 
 
@@ -231,8 +237,11 @@ def row(answer: Mapping[str, Any], rankings: Sequence[Ranking], qrels: Qrels) ->
         orders.append(Ranking.from_order(ranking.query, [docs[one] for one in dict.fromkeys(ids) if one in docs]))
     replies = answer["replies"] + len(answer["raw"])
     malformed = answer["malformed"] + sum(parse(text, count).status != "ok" for text, count in answer["raw"])
+    calls, seconds = answer["calls"] or replies, sum(answer["seconds"])
     return {
-        "seconds_per_query": round(sum(answer["seconds"]) / len(answer["seconds"]), 3),
+        "seconds_per_query": round(seconds / len(answer["seconds"]), 3),
+        "calls_per_query": round(calls / len(answer["seconds"]), 1) if calls else None,
+        "seconds_per_call": round(seconds / calls, 3) if calls else None,
         "lost_documents": lost,
         "duplicates": duplicates,
         "malformed": malformed if replies else None,

@@ -37,8 +37,12 @@ class Order:
 
 @dataclass
 class Tally:
-    """How a system's replies went: its own counts, or the replies themselves where it keeps none."""
+    """How a system's replies went: its own counts, or the replies themselves where it keeps none.
 
+    `calls` counts the prompts that the model was asked, where that is not the number of replies.
+    """
+
+    calls: int = 0
     replies: int = 0
     malformed: int = 0
     counted_by: str = "no replies: scores"
@@ -66,7 +70,7 @@ def _answer(order: Order, opened: Callable[[Order, Tally], Rank]) -> dict:
     rank = opened(order, tally)
     first = order.lists[0]
     rank(first["query"], first["docs"][:3])
-    tally.replies, tally.malformed, tally.raw[:] = 0, 0, []
+    tally.calls, tally.replies, tally.malformed, tally.raw[:] = 0, 0, 0, []
     seconds, rankings = [], {}
     for one in order.lists:
         started = time.perf_counter()

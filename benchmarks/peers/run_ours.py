@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from exchange import Order, Rank, Tally, serve
 
 #: Methods by name; those of one reply a window are also asked as the peers ask, without a grammar.
@@ -18,6 +20,20 @@ METHODS = {
 }
 
 
+class Counted:
+    """A backend that counts what it is asked."""
+
+    def __init__(self, backend, tally: Tally) -> None:
+        self._backend, self._tally = backend, tally
+
+    def __getattr__(self, name):
+        return getattr(self._backend, name)
+
+    def generate(self, requests):
+        self._tally.calls += len(requests)
+        return self._backend.generate(requests)
+
+
 def opened(order: Order, tally: Tally) -> Rank:
     from rerank.models import BackendOptions
     from rerank.reranker import Reranker
@@ -28,6 +44,7 @@ def opened(order: Order, tally: Tally) -> Rank:
         method=METHODS[method].format(**vars(order)),
         options=BackendOptions(dtype=order.dtype, device="cpu"),
     )
+    reranker.judge = replace(reranker.judge, backend=Counted(reranker.judge.backend, tally))
     written = method.partition("-")[0] in ("sliding", "fullrank")
     tally.counted_by = "its own windows" if written else tally.counted_by
 

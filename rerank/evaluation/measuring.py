@@ -112,7 +112,7 @@ class _Evaluator:
         result = self._own.calc(whole)
         for metric in result.per_query:
             found[str(metric.measure), metric.query_id] = float(metric.value)
-        return {str(measure): float(value) for measure, value in result.aggregated.items() if whole_run(measure)}
+        return {str(m): float(result.aggregated[m]) for m in self._measures if whole_run(m)}  # in the order asked
 
     def _scored(self, ranking: Ranking, scores: Sequence[float]) -> dict[str, float]:
         known = self._docs.get(ranking.query.id, {})

@@ -34,6 +34,7 @@ ARROWS = {
     "collections": GROUND,
     "retrieval": GROUND,
     "evaluation": GROUND,
+    "adjudication": GROUND | {"evaluation", "backends", "judges", "prompts"},
     "backends": GROUND | {"prompts"},
     "judges": GROUND | {"prompts", "parsing", "backends"},
     "methods": GROUND | {"strategies", "judges", "backends"},

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rerank.cli import compare, data, demo, evaluate, folders, heads, prompts, robustness, run, tools
+from rerank.cli import compare, data, demo, evaluate, folders, heads, prompts, qrels, robustness, run, tools
 
 
 def _dashed(name: str) -> str:
@@ -48,5 +48,5 @@ def root(
     """
 
 
-for module in (demo, run, robustness, heads, evaluate, compare, folders, data, prompts, tools):
+for module in (demo, run, robustness, heads, evaluate, compare, qrels, folders, data, prompts, tools):
     module.register(app)

@@ -1,0 +1,26 @@
+"""Weights of rank-biased precision, summed over the runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from rerank.adjudication.orders._rbp import _Persistent
+from rerank.adjudication.orders.base import ByScore
+from rerank.adjudication.pools import Floats, Topic
+
+
+@dataclass(frozen=True, kw_only=True)
+class RbpA(_Persistent, ByScore):
+    """score(d) = sum over runs of w; w = (1 - p) p^(rank - 1).
+
+    Source: method A of Moffat, Webber and Zobel, Strategic system comparisons via targeted relevance judgments, 2007.
+    """
+
+    title: ClassVar[str] = "RBP, summed weights"
+
+    def scores(self, topic: Topic) -> Floats:
+        """See `ByScore`."""
+        return np.asarray(self.weights(topic).sum(axis=0))

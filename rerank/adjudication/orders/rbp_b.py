@@ -1,0 +1,23 @@
+"""Weights of rank-biased precision, for runs of which much is unknown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rerank.adjudication.orders._rbp import Residuals
+from rerank.adjudication.pools import Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class RbpB(Residuals):
+    """score(d) = sum over runs of w resid; resid = 1 - sum of w over what is judged of the run.
+
+    Source: method B of Moffat, Webber and Zobel, Strategic system comparisons via targeted relevance judgments, 2007.
+    """
+
+    title: ClassVar[str] = "RBP, by residual"
+
+    def worth(self, base: Floats, residual: Floats) -> Floats:
+        """See `Residuals`."""
+        return residual

@@ -1,0 +1,109 @@
+"""A study as one page for the browser, with everything it needs inside. Computes nothing that the study lacks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rerank.adjudication.categories import NAMES
+from rerank.adjudication.ordering import open_order
+from rerank.adjudication.results import Cell, Study
+from rerank.evaluation.significance import TITLES, open_test
+from rerank.textfiles import replace_text
+
+#: Pairs of systems that are drawn in all cells together, a character each; beyond it, only those of the first measure
+#: and test.
+_DRAWN = 4_000_000
+_CURVES = ("recall", "precision", "f1", "balanced_accuracy", "tau", "tau_ap")
+
+
+def write_report(study: Study, path: Path) -> Path:
+    """Write the page.
+
+    Raises:
+        StorageError: It could not be written.
+    """
+    with replace_text(path) as stream:
+        stream.write(report(study))
+    return path
+
+
+def report(study: Study) -> str:
+    """The page as HTML."""
+    from jinja2 import Environment
+
+    room = files("rerank.adjudication")
+    texts = {name: (room / f"report.{name}").read_text(encoding="utf-8") for name in ("html.j2", "css", "js")}
+    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(texts["html.j2"])
+    content = study.to_dict()
+    return template.render(
+        css=texts["css"],
+        js=texts["js"],
+        data=_embedded(_data(study, content)),
+        study=content,
+        golds=[{**row, "title": _title(row)} for row in content["gold"]["all"]],
+        methods=[{"name": name, "title": open_order(name).title} for name in dict.fromkeys(study.design.methods)],
+        message=message(content["results"]),
+    )
+
+
+def message(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Where the method that ranks the systems best is not the one that keeps most of the significant differences.
+
+    Returns:
+        A row for every measure, test and budget: the best methods by tau and by recall, with both numbers of each.
+    """
+    found = []
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["tau"] is not None and row["recall"] is not None:
+            groups.setdefault((row["measure"], row["test"], row["correction"], row["budget"]), []).append(row)
+    for (measure, test, correction, budget), group in groups.items():
+        ranks, keeps = (max(group, key=lambda row, by=by: row[by]) for by in ("tau", "recall"))  # type: ignore[misc]
+        if ranks["tau"] > keeps["tau"] and keeps["recall"] > ranks["recall"]:
+            about = {"measure": measure, "test": test, "correction": correction, "budget": budget}
+            found.append({**about, "ranks": ranks, "keeps": keeps})
+    return found
+
+
+def _title(row: Mapping[str, Any]) -> str:
+    test = str(open_test(row["test"]).title)
+    return test if row["correction"] == "none" else f"{test}, {TITLES[row['correction']]}"
+
+
+def _data(study: Study, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page's script draws."""
+    first = study.cells[0]
+    codes = sum(len(cells[0].codes) for cells in study.groups().values())
+    drawn = {
+        "|".join(key): _letters(cells[0])
+        for key, cells in study.groups().items()
+        if codes <= _DRAWN or key[2:] == first.key[2:]
+    }
+    order = study.gold[first.measure].ranking
+    return {
+        "rows": content["results"],
+        "systems": list(study.pool.systems),
+        "orders": {name: verdicts.ranking.tolist() for name, verdicts in study.gold.items()},
+        "order": order.tolist(),
+        "codes": drawn,
+        "names": list(NAMES),
+        "documents": len(study.pool),
+        "curves": list(_CURVES),
+    }
+
+
+def _letters(cell: Cell) -> str:
+    """The category of every pair as a digit, by the first seed."""
+    return (cell.codes + ord("0")).astype(np.uint8).tobytes().decode("ascii")
+
+
+def _embedded(data: Mapping[str, Any]) -> str:
+    """JSON that no text in it can end the script element of."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

@@ -1,0 +1,178 @@
+"""What a study found: a cell for every method, seed, budget, measure and test; rows with the mean over seeds; files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING, Any
+
+from rerank.adjudication.budgets import Budget
+from rerank.adjudication.categories import Codes, by_system
+from rerank.adjudication.pools import Pool
+from rerank.adjudication.verdicts import Procedure, Verdicts, row
+from rerank.textfiles import replace_text
+
+if TYPE_CHECKING:
+    from rerank.adjudication.studies import Design
+
+#: What a row is about.
+KEYS = ("method", "budget", "measure", "test", "correction")
+
+
+@dataclass(frozen=True, eq=False, slots=True, kw_only=True)
+class Cell:
+    """One walk through the pool, stopped at one budget, by one measure and one test.
+
+    Attributes:
+        method: Selector of the order of judging.
+        seed: Of its chance.
+        budget: How much is judged.
+        measure: Name of the measure.
+        procedure: The test with its correction.
+        judged: How many documents that is, over all topics.
+        relevant: How many of them are relevant.
+        codes: (pairs,) the category of every two systems, see `categories.NAMES`.
+        alike: How near the ranking of systems is to gold's.
+    """
+
+    method: str
+    seed: int
+    budget: Budget
+    measure: str
+    procedure: Procedure
+    judged: int
+    relevant: int
+    codes: Codes
+    alike: Mapping[str, float | None]
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What it is about, but for the seed; see `KEYS`."""
+        return (self.method, str(self.budget), self.measure, self.procedure.test, self.procedure.correction)
+
+    def numbers(self) -> dict[str, Any]:
+        """All its numbers by name."""
+        return {"judged": self.judged, "relevant": self.relevant, **row(self.codes, dict(self.alike))}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Study:
+    """What was found.
+
+    Attributes:
+        design: What was studied.
+        pool: What was judged.
+        topics: Gold's topics, which all count.
+        gold: Measure -> what gold judgments say.
+        cells: One for every method, seed, budget, measure and test.
+        notes: What a reader must know before believing gold's verdicts.
+    """
+
+    design: Design
+    pool: Pool
+    topics: tuple[str, ...]
+    gold: Mapping[str, Verdicts]
+    cells: tuple[Cell, ...]
+    notes: tuple[str, ...] = ()
+
+    def groups(self) -> dict[tuple[str, ...], list[Cell]]:
+        """Cells that differ by the seed only."""
+        found: dict[tuple[str, ...], list[Cell]] = {}
+        for cell in self.cells:
+            found.setdefault(cell.key, []).append(cell)
+        return found
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for every method, budget, measure and test: means over seeds, and their standard deviations."""
+        return [_mean(key, [cell.numbers() for cell in cells]) for key, cells in self.groups().items()]
+
+    def golds(self) -> list[dict[str, Any]]:
+        """What gold says: a row for every measure and test."""
+        return [
+            {
+                "measure": measure,
+                "test": procedure.test,
+                "correction": procedure.correction,
+                "pairs": len(found),
+                "significant": int(found.sum()),
+            }
+            for measure, verdicts in self.gold.items()
+            for procedure, found in zip(self.design.procedures, verdicts.significant, strict=True)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``rerank qrels study --format json`` prints."""
+        design, golds = self.design, self.golds()
+        return {
+            "gold": {
+                "pairs": golds[0]["pairs"],
+                "significant": golds[0]["significant"],
+                "topics": len(self.topics),
+                "systems": len(self.pool.systems),
+                "all": golds,
+            },
+            "pool": {"depth": design.depth, "unjudged": design.unjudged, **self.pool.to_dict()},
+            "options": {
+                "relevant": design.relevant,
+                "alpha": design.alpha,
+                "seeds": design.seeds,
+                "seed": design.seed,
+            },
+            "notes": list(self.notes),
+            "results": self.rows(),
+        }
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write ``study.json`` (as `to_dict`), ``study.csv`` (a line a seed) and ``systems.csv`` (fairness).
+
+        Raises:
+            StorageError: A file could not be written.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.to_dict(), ensure_ascii=False, indent=1, allow_nan=False)
+        files = {
+            "study.json": text + "\n",
+            "study.csv": _csv(
+                {**dict(zip(KEYS, c.key, strict=True)), "seed": c.seed, **c.numbers()} for c in self.cells
+            ),
+            "systems.csv": _csv(self._by_system()),
+        }
+        for name, content in files.items():
+            with replace_text(folder / name) as stream:
+                stream.write(content)
+        return [folder / name for name in files]
+
+    def _by_system(self) -> Iterator[dict[str, Any]]:
+        """How many pairs of each system are missed and spurious, the mean over seeds."""
+        systems = self.pool.systems
+        for key, cells in self.groups().items():
+            missed, spurious = zip(*(by_system(cell.codes, len(systems)) for cell in cells), strict=True)
+            for at, system in enumerate(systems):
+                counts = {"missed": fmean(m[at] for m in missed), "spurious": fmean(s[at] for s in spurious)}
+                yield {**dict(zip(KEYS, key, strict=True)), "system": system, **counts}
+
+
+def _mean(key: tuple[str, ...], found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean of every number, and its spread if there are several; None counts as no number."""
+    means: dict[str, Any] = {**dict(zip(KEYS, key, strict=True)), "seeds": len(found)}
+    spread = {}
+    for name in found[0]:
+        values = [numbers[name] for numbers in found if numbers[name] is not None]
+        means[name] = (values[0] if len(found) == 1 else fmean(values)) if values else None
+        spread[name] = stdev(values) if len(values) > 1 else 0.0
+    return {**means, "spread": spread} if len(found) > 1 else means
+
+
+def _csv(rows: Iterator[dict[str, Any]]) -> str:
+    out = io.StringIO()
+    first = next(rows)
+    writer = csv.DictWriter(out, list(first), lineterminator="\n")
+    writer.writeheader()
+    writer.writerow(first)
+    writer.writerows(rows)
+    return out.getvalue()

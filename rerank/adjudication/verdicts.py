@@ -1,0 +1,148 @@
+"""What a test says of every two systems by some judgments, beside what it says by gold ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from rerank.adjudication.categories import Categories, Codes, categorise
+from rerank.adjudication.correlation import max_drop, ranked, rbo, tau, tau_ap
+from rerank.adjudication.pools import Bools, Floats, Ints
+from rerank.evaluation import Matrix
+from rerank.evaluation.pairs import check_level, correction_of, reservations
+from rerank.evaluation.significance import correct, open_test, tests
+from rerank.evaluation.significance.base import SupportsDecision, mean_differences
+from rerank.selector import Selector
+
+
+@dataclass(frozen=True, slots=True)
+class Procedure:
+    """A test with its correction.
+
+    Attributes:
+        test: Selector of a test.
+        correction: Name of a correction.
+    """
+
+    test: str
+    correction: str
+
+    @property
+    def family_wise(self) -> bool:
+        """Whether the test holds for all pairs together by itself."""
+        return bool(tests.get(Selector.parse(self.test).name).family_wise)
+
+    def __str__(self) -> str:
+        """Both names, or the test's alone where it needs no correction."""
+        return self.test if self.family_wise else f"{self.test} + {self.correction}"
+
+
+def crossed(test: Iterable[str], corrections: Iterable[str]) -> tuple[Procedure, ...]:
+    """Every test with every correction; one that needs none stands once, without.
+
+    Raises:
+        UnknownNameError: No such test or correction.
+        UsageError: A correction is asked for, and no test takes one.
+    """
+    given, wanted = list(test), list(corrections)
+    found: dict[Procedure, None] = {}
+    alone = all(Procedure(name, "none").family_wise for name in given)
+    for name in given:
+        bare = Procedure(name, "none").family_wise and not alone
+        for correction in ["none"] if bare else wanted:
+            found[Procedure(name, correction_of(name, correction))] = None
+    return tuple(found)
+
+
+def significant(values: Floats, procedures: Sequence[Procedure], alpha: float) -> list[Bools]:
+    """Which pairs differ, by every procedure; a test's p-values are computed once for all its corrections.
+
+    Args:
+        values: (topics, systems).
+        procedures: Tests and corrections.
+        alpha: The level.
+    """
+    check_level(alpha)
+    raw: dict[str, Floats] = {}
+    found = []
+    for procedure in procedures:
+        test = open_test(procedure.test)
+        if procedure.correction == "none" and isinstance(test, SupportsDecision):
+            found.append(test.significant(values, alpha))
+            continue
+        if procedure.test not in raw:
+            raw[procedure.test] = test.p_values(values)
+        found.append(correct(raw[procedure.test], procedure.correction) <= alpha)
+    return found
+
+
+def notes(matrices: Iterable[Matrix], procedures: Sequence[Procedure], alpha: float) -> tuple[str, ...]:
+    """What a reader must know before believing the tests, each thing once; see `rerank.evaluation.pairs`."""
+    return tuple(
+        dict.fromkeys(
+            note
+            for matrix in matrices
+            for procedure in procedures
+            for note in reservations(matrix, open_test(procedure.test), procedure.correction, alpha)
+        )
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Verdicts:
+    """A topic x system matrix and what every procedure says of it.
+
+    Attributes:
+        values: (topics, systems).
+        systems: Their names.
+        significant: For every procedure, (pairs,).
+    """
+
+    values: Floats
+    systems: tuple[str, ...]
+    significant: tuple[Bools, ...]
+
+    @classmethod
+    def of(cls, values: Floats, systems: tuple[str, ...], procedures: Sequence[Procedure], alpha: float) -> Verdicts:
+        """Test every pair."""
+        return cls(values, systems, tuple(significant(values, procedures, alpha)))
+
+    @cached_property
+    def differences(self) -> Floats:
+        """(pairs,) of the means."""
+        return mean_differences(self.values)
+
+    @cached_property
+    def means(self) -> Floats:
+        """(systems,)."""
+        return np.asarray(self.values.mean(axis=0).round(12))
+
+    @cached_property
+    def ranking(self) -> Ints:
+        """(systems,) their places, best first."""
+        return ranked(self.means, self.systems)
+
+    def beside(self, gold: Verdicts) -> list[Codes]:
+        """For every procedure, (pairs,) the category of each pair, see `categorise`."""
+        return [
+            categorise(gold.differences, by_gold, self.differences, by_cheap)
+            for by_gold, by_cheap in zip(gold.significant, self.significant, strict=True)
+        ]
+
+    def alike(self, gold: Verdicts) -> dict[str, float | None]:
+        """How near the ranking of systems is to gold's."""
+        return {
+            "tau": tau(gold.means, self.means),
+            "tau_ap": tau_ap(gold.ranking, self.ranking),
+            "rbo": rbo(gold.ranking, self.ranking),
+            "max_drop": max_drop(gold.ranking, self.ranking),
+        }
+
+
+def row(codes: Codes, alike: dict[str, float | None]) -> dict[str, Any]:
+    """The numbers of one comparison with gold, under the names that reports use."""
+    return {**Categories.of(codes).to_dict(), **alike}

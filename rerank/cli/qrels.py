@@ -1,0 +1,280 @@
+"""`qrels`: how judgments are made, and what cheaper ones keep of the conclusions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rerank.cli import judging
+from rerank.cli.groups import unfolded
+from rerank.cli.output import FormatOption, emit, note, number, table
+from rerank.cli.run import progress
+from rerank.errors import UsageError
+from rerank.types import Run
+
+RunsArgument = Annotated[
+    list[Path],
+    typer.Argument(metavar="RUN...", help="Run files, or folders of them: TREC, MS MARCO or JSON, gzipped too."),
+]
+_STUDY = (
+    "Example: rerank qrels study a.trec b.trec --qrels qrels.txt --method depth --method mtf --budget 10% --budget 20% "
+    "--out study"
+)
+_COMPARE = "Example: rerank qrels compare qrels.txt pydoc --runs a.trec b.trec -m nDCG@10 --test t --correction bh"
+_POOL = "Example: rerank qrels pool a.trec b.trec --depth 50 --out pool.trec"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command group."""
+    qrels = typer.Typer(help="How judgments are made, and what cheaper ones keep.", no_args_is_help=True)
+    qrels.command("study", epilog=_STUDY)(study)
+    qrels.command("compare", epilog=_COMPARE)(compare)
+    qrels.command("pool", epilog=_POOL)(pool)
+    judging.register(qrels)
+    app.add_typer(qrels, name="qrels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tested:
+    """How conclusions are drawn; everything may be given several times."""
+
+    measures: Annotated[
+        list[str] | None, typer.Option("--measure", "-m", help="A measure; repeatable. (default: nDCG@10)")
+    ] = None
+    test: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="t, wilcoxon, sign, permutation, bootstrap, tukey-randomised or tukey-anova; repeatable. (default: t)"
+        ),
+    ] = None
+    correction: Annotated[
+        list[str] | None,
+        typer.Option(help="none, bonferroni, holm, hochberg, bh or by; repeatable, with every test. (default: bh)"),
+    ] = None
+    alpha: Annotated[float, typer.Option(help="Level of significance.")] = 0.05
+    relevant: Annotated[
+        int | None,
+        typer.Option(min=1, help="Lowest grade that counts as relevant; 2 for TREC Deep Learning. (default: 1)"),
+    ] = None
+
+    @property
+    def procedures(self) -> Any:
+        """Every test with every correction."""
+        from rerank.adjudication.verdicts import crossed
+
+        return crossed(self.test or ["t"], self.correction or ["bh"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """How judging goes."""
+
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="An order of judging; repeatable; `all` for all of them. (default: depth and mtf)"),
+    ] = None
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="10 (documents a topic), 10% (of each pool) or total:5000; repeatable. (default: 10% to 100%)"
+        ),
+    ] = None
+    depth: Annotated[int, typer.Option(min=1, help="Documents of each run that are pooled.")] = 100
+    unjudged: Annotated[
+        bool, typer.Option("--unjudged", help="Pool documents without a gold judgment too; judging one finds nothing.")
+    ] = False
+    seeds: Annotated[int, typer.Option(min=1, help="How often a method with chance in it is asked.")] = 10
+    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0
+
+
+@unfolded
+def study(
+    judged: Judged,
+    tested: Tested,
+    *,
+    runs: RunsArgument,
+    qrels: Annotated[str, typer.Option("--qrels", help="Gold judgments: a file, or a collection's selector.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for study.json, study.csv, systems.csv and report.html.")
+    ] = None,
+    form: FormatOption = "text",
+) -> None:
+    """Judge fewer documents, by several methods, and see which significant differences between the runs are kept.
+
+    Gold judgments answer what a method asks. A report for the browser is written to --out.
+    """
+    from rerank.adjudication.budgets import Budget
+    from rerank.adjudication.report import write_report
+    from rerank.adjudication.studies import Design
+    from rerank.adjudication.studies import study as run_study
+    from rerank.collections import judgments
+    from rerank.textfiles import check_writable
+
+    methods = _methods(judged.method or ["depth", "mtf"])
+    budgets = tuple(Budget.parse(text) for text in judged.budget or [f"{share}%" for share in range(10, 101, 10)])
+    procedures = tested.procedures
+    gold, lowest = judgments(qrels)
+    design = Design(
+        methods=methods,
+        budgets=budgets,
+        measures=tuple(tested.measures or ["nDCG@10"]),
+        procedures=procedures,
+        relevant=tested.relevant or lowest,
+        depth=judged.depth,
+        unjudged=judged.unjudged,
+        alpha=tested.alpha,
+        seeds=judged.seeds,
+        seed=judged.seed,
+    )
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        check_writable(out / "report.html")
+    with progress("judging", len(design.walks)) as on_walk:
+        found = run_study(read_runs(runs), gold, design, on_walk=on_walk)
+    content = found.to_dict()
+    emit(content, form=form, text=lambda: _show_study(content), rows="results")
+    if out is not None:
+        for path in [*found.write(out), write_report(found, out / "report.html")]:
+            note(f"Written: {path}")
+
+
+@unfolded
+def compare(
+    tested: Tested,
+    *,
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="QRELS_A QRELS_B", help="Judgments that are believed, and those held against them."),
+    ],
+    runs: Annotated[list[Path], typer.Option("--runs", metavar="RUN...", help="Run files, or folders of them.")],
+    form: FormatOption = "text",
+) -> None:
+    """Hold the conclusions of one set of judgments against those of another, on the topics that both judge.
+
+    Says too how far the two agree on the documents that both judge (Cohen's kappa).
+    """
+    from rerank.adjudication.comparing import compare_qrels
+    from rerank.collections import judgments
+
+    procedures = tested.procedures
+    if len(files) < 2:
+        raise UsageError(f"One set of judgments: {files[0]}", expected="two: rerank qrels compare A B --runs RUN...")
+    gold, other, *more = files  # an option takes one value, so the runs behind the first stand among the files
+    believed, lowest = judgments(gold)
+    found = compare_qrels(
+        read_runs([*runs, *map(Path, more)]),
+        believed,
+        judgments(other)[0],
+        tested.measures or ["nDCG@10"],
+        procedures=procedures,
+        relevant=tested.relevant or lowest,
+        alpha=tested.alpha,
+    )
+    content = found.to_dict()
+    emit(content, form=form, text=lambda: _show_comparison(content), rows="results")
+
+
+def pool(
+    runs: RunsArgument,
+    out: Annotated[Path, typer.Option(help="Where the pool is written, as a TREC run.")],
+    depth: Annotated[int, typer.Option(min=1, help="Documents of each run that are pooled.")] = 100,
+    method: Annotated[str, typer.Option(help="The order they are put in; one that judgments do not change.")] = "rrf",
+    form: FormatOption = "text",
+) -> None:
+    """Write the union of the runs' first documents as one run, for a reranker to put in order.
+
+    What it makes of them is an order of judging: rerank qrels study --method llm:reranked.trec.
+    """
+    from rerank.adjudication.ordering import as_run, open_order
+    from rerank.adjudication.pools import pool as pooled
+    from rerank.formats import write_run
+
+    order = open_order(method)
+    found = pooled(read_runs(runs), depth=depth)
+    write_run(as_run(found, order), out)
+    content = {**found.to_dict(), "out": str(out)}
+    emit(content, form=form, text=lambda: table(list(content), [list(content.values())]))
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Read run files, and all files of folders; a run is called as its file, or by its path where names repeat."""
+    from rerank.formats import read_run
+
+    files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
+    files = [file for file in files if not file.is_dir() and not file.name.startswith(".")]
+    stems = [_stem(file) for file in files]
+    return [
+        read_run(file, name=stem if stems.count(stem) == 1 else str(file))
+        for file, stem in zip(files, stems, strict=True)
+    ]
+
+
+def _stem(file: Path) -> str:
+    name = file.name.removesuffix(".gz")
+    return next(
+        (name.removesuffix(end) for end in (".trec", ".run", ".txt", ".json", ".tsv") if name.endswith(end)), name
+    )
+
+
+def _methods(given: Sequence[str]) -> tuple[str, ...]:
+    """What was asked for, with all that need no argument in the place of ``all``."""
+    from rerank.adjudication.ordering import open_order, orders
+
+    every = [name.replace("_", "-") for name in orders.names() if name != "llm"]
+    found = dict.fromkeys(name for text in given for name in (every if text == "all" else [text]))
+    for name in found:
+        open_order(name)  # a wrong one is told before files are read
+    return tuple(found)
+
+
+_COLUMNS = ("AA", "AD", "MA", "MD", "PA", "PD", "precision", "recall", "balanced_accuracy", "tau", "tau_ap")
+
+
+def _show_study(content: dict[str, Any]) -> None:
+    for row in content["gold"]["all"]:
+        note(
+            f"gold: {row['significant']} of {row['pairs']} pairs differ significantly by {row['measure']}, "
+            f"{_procedure(row)}, {content['gold']['topics']} topics"
+        )
+    heads = ["method", "budget", "measure", "test"]
+    cells = [[r["method"], r["budget"], r["measure"], _procedure(r), *_numbers(r)] for r in content["results"]]
+    table([*heads, *(name.replace("_", " ") for name in _COLUMNS)], cells)
+    _notes(content)
+    if any(row["seeds"] > 1 for row in content["results"]):
+        note("methods with chance in them: means over seeds; --format json has the spread")
+
+
+def _show_comparison(content: dict[str, Any]) -> None:
+    cells = [[r["measure"], _procedure(r), *_numbers(r)] for r in content["results"]]
+    table(["measure", "test", *(name.replace("_", " ") for name in _COLUMNS)], cells)
+    alike = content["agreement"]
+    note(
+        f"{content['topics']} topics that both judge ({content['topics_left_out']} left out), {content['systems']} runs"
+    )
+    note(
+        f"{alike['documents']} documents that both judge: same grade {number(alike['overlap'], 3)}, kappa "
+        f"{number(alike['kappa'], 3)}, weighted (quadratic) {number(alike['kappa_quadratic'], 3)}; relevant or not:  "
+        f"{number(alike['binary_overlap'], 3)}, kappa {number(alike['binary_kappa'], 3)}"
+    )
+    _notes(content)
+
+
+def _notes(content: dict[str, Any]) -> None:
+    for text in content["notes"]:
+        note(f"note: {text}")
+
+
+def _procedure(row: dict[str, Any]) -> str:
+    return str(row["test"]) if row["correction"] == "none" else f"{row['test']} + {row['correction']}"
+
+
+def _numbers(row: dict[str, Any]) -> list[str]:
+    """Counts whole, or with a digit where they are means; rates with three."""
+    return [
+        f"{row[name]:g}" if isinstance(row[name], int) else number(row[name], 1 if name.isupper() else 3)
+        for name in _COLUMNS
+    ]

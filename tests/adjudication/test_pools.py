@@ -1,0 +1,88 @@
+"""Pools and budgets."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rerank.adjudication.budgets import Budget
+from rerank.adjudication.pools import pool
+from rerank.errors import DataError, UsageError
+from rerank.types import Document, Qrels, Query, Ranking, Run
+
+
+def run(name: str, **lists: str) -> Run:
+    return Run(
+        (Ranking.from_order(Query(id=q), [Document(id=doc) for doc in docs]) for q, docs in lists.items()), name=name
+    )
+
+
+RUNS = [run("one", q1="abcd", q2="xy"), run("two", q1="bea", q3="z")]
+QRELS = Qrels({"q2": {"y": 1}, "q1": {"a": 2, "e": 0, "n": 1}})
+
+
+def test_the_union_with_ranks() -> None:
+    found = pool(RUNS)
+    assert [topic.id for topic in found.topics] == ["q1", "q2", "q3"]
+    first = found.topics[0]
+    assert first.docs == tuple("abcde")
+    assert first.ranks.tolist() == [[1, 2, 3, 4, 0], [3, 1, 0, 0, 2]]
+    assert (first.lengths.tolist(), first.union) == ([4, 3], 5)
+    assert first.lists == ([0, 1, 2, 3], [1, 4, 0])
+    assert first.finders == ([0, 1], [0, 1], [0], [0], [1])
+    assert found.to_dict() == {"topics": 3, "runs": 2, "documents": 8, "smallest": 1, "largest": 5}
+
+
+def test_what_gold_judges_with_the_ranks_it_had() -> None:
+    found = pool(RUNS, qrels=QRELS)
+    assert [(topic.id, topic.docs) for topic in found.topics] == [("q2", ("y",)), ("q1", ("a", "e"))]
+    assert found.topics[1].ranks.tolist() == [[1, 0], [3, 2]]
+    assert (found.topics[1].lengths.tolist(), found.topics[1].union) == ([4, 3], 5)
+    everything = pool(RUNS, qrels=QRELS, unjudged=True)
+    assert [topic.docs for topic in everything.topics] == [("x", "y"), tuple("abcde")]
+
+
+def test_depth() -> None:
+    assert pool(RUNS, depth=1).topics[0].docs == ("a", "b")
+    with pytest.raises(UsageError, match="depth=0"):
+        pool(RUNS, depth=0)
+
+
+def test_bad_input() -> None:
+    with pytest.raises(DataError, match="No runs"):
+        pool([])
+    with pytest.raises(DataError, match="2 runs are called 'one'"):
+        pool([RUNS[0], RUNS[0]])
+    with pytest.raises(DataError, match="no document that gold judges"):
+        pool(RUNS, qrels=Qrels({"q9": {"a": 1}}, name="gold"))
+
+
+@pytest.mark.parametrize("text", ["10", "10%", "total:5000", "2.5%"])
+def test_budgets_read_as_they_print(text: str) -> None:
+    assert str(Budget.parse(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "0", "ten", "1.5", "-3", "120%", "0%", "total:5%", "total:0.5", "10 %%"])
+def test_bad_budgets(text: str) -> None:
+    with pytest.raises(UsageError, match="documents a topic"):
+        Budget.parse(text)
+
+
+def test_sizes() -> None:
+    pools = [42, 5, 100]
+    assert Budget.parse("10").sizes(pools).tolist() == [10, 5, 10]
+    assert Budget.parse("10%").sizes(pools).tolist() == [4, 0, 10]  # 0.5 is rounded to even
+    assert Budget.parse("50%").sizes([5, 7]).tolist() == [2, 4]  # as Python's round
+    assert Budget.parse("total:30").sizes(pools).tolist() == [13, 5, 12]  # 10, 5, 10, then round
+    assert Budget.parse("total:9999").sizes(pools).tolist() == pools
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=8), st.integers(1, 300))
+def test_a_total_is_spent_exactly_and_evenly(pools: list[int], total: int) -> None:
+    sizes = Budget("total", float(total)).sizes(pools)
+    assert sizes.sum() == min(total, sum(pools))
+    assert all(0 <= size <= pool for size, pool in zip(sizes, pools, strict=True))
+    full = [size == pool for size, pool in zip(sizes, pools, strict=True)]
+    open_ = [int(size) for size, done in zip(sizes, full, strict=True) if not done]
+    assert not open_ or max(open_) - min(open_) <= 1

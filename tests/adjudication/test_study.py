@@ -1,0 +1,202 @@
+"""Studies: on made-up runs, and against the figures for the runs of TREC Deep Learning 2019."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rerank.adjudication.budgets import Budget
+from rerank.adjudication.comparing import compare_qrels
+from rerank.adjudication.report import message, report
+from rerank.adjudication.results import Study
+from rerank.adjudication.studies import Design, study
+from rerank.adjudication.verdicts import Procedure, crossed
+from rerank.errors import DataError, UnknownNameError, UsageError
+from rerank.formats import read_qrels, read_run
+from rerank.types import Document, Qrels, Query, Ranking, Run
+
+BUDGETS = tuple(Budget.parse(text) for text in ("10%", "50%", "100%"))
+
+
+def made(topics: int = 30) -> tuple[list[Run], Qrels]:
+    """Six systems of falling quality; what all judge is in the qrels."""
+    chance = np.random.default_rng(4)
+    grades = {f"q{t}": {f"d{d:02d}": int(g) for d, g in enumerate(chance.integers(0, 4, 60))} for t in range(topics)}
+    runs = []
+    for system in range(6):
+        lists = []
+        for query, judged in grades.items():
+            noise = chance.normal(0, 0.6 + 0.5 * system, len(judged))
+            order = sorted(judged, key=lambda doc: -(judged[doc] + noise[int(doc[1:])]))
+            lists.append(Ranking.from_order(Query(id=query), [Document(id=doc) for doc in order[:25]]))
+        runs.append(Run(lists, name=f"<s{system}>"))
+    return runs, Qrels(grades)
+
+
+@pytest.fixture(scope="module")
+def found() -> Study:
+    """A small study of everything that differs."""
+    runs, qrels = made()
+    design = Design(
+        methods=("docid", "depth", "mtf", "mm", "mtf-global"),
+        budgets=BUDGETS,
+        measures=("nDCG@10", "AP"),
+        procedures=crossed(["t", "tukey-anova"], ["bh", "holm"]),
+        relevant=2,
+        seeds=3,
+    )
+    return study(runs, qrels, design)
+
+
+def test_a_row_for_everything(found: Study) -> None:
+    rows = found.rows()
+    assert len(rows) == 5 * 3 * 2 * 3
+    assert {row["seeds"] for row in rows} == {1, 3}
+    assert all(("spread" in row) == (row["seeds"] > 1) for row in rows)
+    assert {(row["test"], row["correction"]) for row in rows} == {("t", "bh"), ("t", "holm"), ("tukey-anova", "none")}
+    for row in rows:
+        assert row["AA"] + row["AD"] + row["MA"] + row["MD"] + row["PA"] + row["PD"] == pytest.approx(15)
+        assert row["MA"] == pytest.approx(row["MA_missed"] + row["MA_spurious"])
+
+
+def test_everything_judged_keeps_everything(found: Study) -> None:
+    """These qrels judge more than the pool, so that gold may still differ a little in nDCG and AP, but not in kind."""
+    for row in found.rows():
+        if row["budget"] == "100%":
+            assert row["judged"] == len(found.pool)
+            assert row["recall"] >= 0.8
+            assert row["tau"] >= 0.8
+
+
+def test_a_larger_budget_finds_more(found: Study) -> None:
+    rows = {(row["method"], row["budget"]): row for row in found.rows()}
+    for method in found.design.methods:
+        few, half, all_ = (rows[method, str(budget)]["relevant"] for budget in BUDGETS)
+        assert few < half < all_
+    assert rows["mtf", "10%"]["relevant"] > rows["docid", "10%"]["relevant"]
+
+
+def test_what_the_command_prints(found: Study) -> None:
+    content = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert content["gold"]["pairs"] == 15
+    assert content["gold"]["significant"] == content["gold"]["all"][0]["significant"]
+    assert content["results"][0].keys() >= {"method", "budget", "measure", "AA", "tau_ap", "balanced_accuracy", "rbo"}
+
+
+def test_files(found: Study, tmp_path: Path) -> None:
+    found.write(tmp_path)
+    assert json.loads((tmp_path / "study.json").read_text()) == json.loads(json.dumps(found.to_dict()))
+    seeds = list(csv.DictReader((tmp_path / "study.csv").read_text().splitlines()))
+    assert len(seeds) == (2 + 3 * 3) * 3 * 2 * 3
+    mtf = [float(row["recall"]) for row in seeds if (row["method"], row["budget"]) == ("mtf", "10%")][::6]
+    rows = {(row["method"], row["budget"]): row for row in found.rows()[::-1]}
+    assert len(mtf) == 3
+    systems = list(csv.DictReader((tmp_path / "systems.csv").read_text().splitlines()))
+    assert len(systems) == len(rows) * 6 * 6
+    total = sum(float(row["missed"]) for row in systems)
+    assert total == pytest.approx(2 * sum(row["MA_missed"] + row["MD_missed"] for row in found.rows()))
+
+
+def test_the_report_is_one_page_that_needs_nothing_else(found: Study) -> None:
+    page = report(found)
+    assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
+    assert "<s0>" not in page  # names of systems are not markup
+    assert "src=" not in page
+    data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    assert data["rows"] == found.to_dict()["results"]
+    codes = data["codes"]["depth|10%|nDCG@10|t|bh"]
+    assert len(codes) == 15
+    row = next(row for row in data["rows"] if row["method"] == "depth" and row["budget"] == "10%")
+    assert codes.count(str(data["names"].index("AA"))) == row["AA"]
+
+
+def test_the_message() -> None:
+    def row(method: str, tau: float, recall: float | None, budget: str = "10%") -> dict[str, object]:
+        about = {"measure": "AP", "test": "t", "correction": "bh", "budget": budget}
+        return {**about, "method": method, "tau": tau, "recall": recall}
+
+    (found,) = message([row("a", 0.9, 0.5), row("b", 0.8, 0.7), row("a", 0.9, 0.9, "20%"), row("b", 0.8, 0.7, "20%")])
+    assert (found["ranks"]["method"], found["keeps"]["method"], found["budget"]) == ("a", "b", "10%")
+    assert message([row("a", 0.9, None)]) == []
+
+
+def test_crossed() -> None:
+    assert crossed(["t", "tukey-anova"], ["bh", "holm"]) == (
+        Procedure("t", "bh"),
+        Procedure("t", "holm"),
+        Procedure("tukey-anova", "none"),
+    )
+    assert crossed(["tukey-anova"], ["auto"]) == (Procedure("tukey-anova", "none"),)
+    with pytest.raises(UsageError, match="Leave the correction out"):
+        crossed(["tukey-anova"], ["bh"])
+    with pytest.raises(UnknownNameError, match="bonferroni"):
+        crossed(["t"], ["bonferoni"])
+
+
+def test_bad_designs() -> None:
+    runs, qrels = made(4)
+    with pytest.raises(UsageError, match="without a method"):
+        Design(methods=(), budgets=BUDGETS)
+    with pytest.raises(UsageError, match="seeds=0"):
+        Design(methods=("mtf",), budgets=BUDGETS, seeds=0)
+    with pytest.raises(UnknownNameError, match="depth"):
+        study(runs, qrels, Design(methods=("dept",), budgets=BUDGETS))
+    with pytest.raises(DataError, match="at least two systems"):
+        study(runs[:1], qrels, Design(methods=("depth",), budgets=BUDGETS))
+
+
+def test_two_sets_of_judgments() -> None:
+    runs, qrels = made()
+    same = compare_qrels(runs, qrels, qrels, ["nDCG@10", "P@5"], relevant=2).to_dict()
+    for row in same["results"]:
+        assert row["AA"] + row["PA"] == 15
+        assert (row["precision"], row["recall"], row["tau"]) == (1, 1, pytest.approx(1))
+    assert same["agreement"]["kappa"] == 1
+    worse = Qrels({topic: {doc: (g + 1) % 4 for doc, g in judged.items()} for topic, judged in qrels.items()})
+    other = compare_qrels(runs, qrels, Qrels({**worse, "more": {"d": 1}}), relevant=2).to_dict()
+    assert (other["topics"], other["topics_left_out"]) == (30, 1)
+    assert other["results"][0]["tau"] < 1
+    with pytest.raises(DataError, match="1 topics are judged by both"):
+        compare_qrels(runs, qrels, Qrels({"q1": {"d01": 1}}))
+
+
+@pytest.mark.shared
+def test_the_figures_for_deep_learning_2019(shared: Path) -> None:
+    """Published with the reference data: 37 official runs, nDCG@10, t + BH; methods without chance to the pair."""
+    runs = [read_run(path, name=path.name) for path in sorted((shared / "data/trec_dl_runs/dl19/official").iterdir())]
+    qrels = read_qrels(shared / "data/qrels/qrels.dl19-passage.txt")
+    design = Design(
+        methods=("docid", "depth", "ntcir", "rrf", "mtf", "mm", "mm-ns"),
+        budgets=tuple(Budget.parse(text) for text in ("10%", "20%", "50%")),
+        relevant=2,
+        seeds=5,
+    )
+    found = study(runs, qrels, design)
+    assert found.golds()[0]["significant"] == 465
+    rows = {(row["method"], row["budget"]): row for row in found.rows()}
+    exact = {
+        ("docid", "20%"): (36, 413, 16, 117, 84, 1.000, 0.077, 0.700),
+        ("depth", "10%"): (389, 85, 1, 132, 59, 0.975, 0.837, 0.820),
+        ("depth", "20%"): (366, 111, 0, 140, 49, 0.968, 0.787, 0.853),
+        ("ntcir", "10%"): (181, 196, 96, 79, 106, 0.883, 0.389, 0.369),
+        ("rrf", "10%"): (286, 112, 87, 82, 99, 0.935, 0.615, 0.441),
+    }
+    for key, expected in exact.items():
+        row = rows[key]
+        counts = tuple(row[name] for name in ("AA", "MA", "MD", "PA", "PD"))
+        rates = tuple(round(row[name], 3) for name in ("precision", "recall", "tau"))
+        assert (*counts, *rates) == expected, key
+    for key, recall in {
+        ("mtf", "10%"): 0.968,
+        ("mm", "10%"): 0.826,
+        ("mm-ns", "10%"): 0.862,
+        ("mtf", "50%"): 0.985,
+    }.items():
+        assert rows[key]["recall"] == pytest.approx(recall, abs=0.12), key  # one seed there, the mean of five here
+    higher, lower = rows["depth", "20%"], rows["depth", "10%"]
+    assert higher["tau"] > lower["tau"]
+    assert higher["recall"] < lower["recall"]

@@ -1,0 +1,120 @@
+"""`rerank qrels study`, `compare` and `pool`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+STUDY = ("qrels", "study", "runs", "--qrels", "gold.txt")
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path) -> None:
+    """Four runs over thirty topics in a folder, and two sets of judgments."""
+    chance = np.random.default_rng(2)
+    grades = chance.integers(0, 4, (30, 20))
+    (tmp_path / "runs").mkdir()
+    for system in range(4):
+        scores = grades + chance.normal(0, 0.5 + system, grades.shape)
+        lines = [
+            f"q{topic} Q0 d{doc} {rank} {20 - rank} s{system}"
+            for topic, row in enumerate(scores)
+            for rank, doc in enumerate(np.argsort(-row)[:12], 1)
+        ]
+        (tmp_path / "runs" / f"s{system}.trec").write_text("\n".join(lines))
+    for name, noise in (("gold", 0), ("other", 1)):
+        judged = np.clip(grades + noise * chance.integers(-1, 2, grades.shape), 0, 3)
+        rows = [f"q{topic} 0 d{doc} {g}" for topic, row in enumerate(judged) for doc, g in enumerate(row)]
+        (tmp_path / f"{name}.txt").write_text("\n".join(rows))
+
+
+def result(cli: Cli, *arguments: str) -> dict[str, Any]:
+    done = cli(*arguments, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_a_study(cli: Cli, tmp_path: Path) -> None:
+    options = ("--method", "depth", "--method", "mtf", "--budget", "10%", "--budget", "5", "--relevant", "2")
+    found = result(cli, *STUDY, *options, "--test", "t", "--correction", "bh", "--seeds", "2", "--out", "study")
+    assert found["gold"]["pairs"] == 6
+    assert [(row["method"], row["budget"], row["seeds"]) for row in found["results"]] == [
+        ("depth", "10%", 1),
+        ("depth", "5", 1),
+        ("mtf", "10%", 2),
+        ("mtf", "5", 2),
+    ]
+    assert found["options"]["relevant"] == 2
+    written = sorted(path.name for path in (tmp_path / "study").iterdir())
+    assert written == ["report.html", "study.csv", "study.json", "systems.csv"]
+    assert json.loads((tmp_path / "study" / "study.json").read_text()) == found
+
+
+def test_a_study_for_people(cli: Cli) -> None:
+    done = cli(*STUDY, "--budget", "50%", "--seeds", "2")
+    assert done.returncode == 0
+    head, *rows = done.stdout.splitlines()
+    assert head.split("\t")[:6] == ["method", "budget", "measure", "test", "AA", "AD"]
+    assert [row.split("\t")[0] for row in rows] == ["depth", "mtf"]
+    assert "of 6 pairs differ significantly by nDCG@10, t + bh, 30 topics" in done.stderr
+    assert "means over seeds" in done.stderr
+
+
+def test_all_methods(cli: Cli) -> None:
+    found = result(cli, *STUDY, "--method", "all", "--budget", "30%", "--seeds", "1")
+    named = "docid random depth ntcir borda combmnz condorcet rrf dcg rbp-a rbp-b rbp-c mtf mtf-global hedge mm ts "
+    named += "ucb1-tuned eps-n-greedy mm-ns"
+    assert {row["method"] for row in found["results"]} == set(named.split())
+
+
+def test_the_order_of_a_reranked_pool(cli: Cli, tmp_path: Path) -> None:
+    done = cli("qrels", "pool", "runs", "--depth", "8", "--out", "pool.trec")
+    assert done.returncode == 0
+    assert (tmp_path / "pool.trec").read_text().startswith("q0 Q0 d")
+    found = result(cli, *STUDY, "--method", "llm:pool.trec", "--method", "rrf", "--budget", "40%", "--depth", "8")
+    llm, rrf = found["results"]
+    assert llm["method"] == "llm:pool.trec"
+    assert [llm[name] for name in ("AA", "recall", "tau")] == [rrf[name] for name in ("AA", "recall", "tau")]
+
+
+def test_two_sets_of_judgments(cli: Cli) -> None:
+    found = result(cli, "qrels", "compare", "gold.txt", "other.txt", "--runs", "runs", "--relevant", "2", "-m", "P@5")
+    assert (found["topics"], found["systems"], found["pairs"]) == (30, 4, 6)
+    assert found["results"][0]["measure"] == "P(rel=2)@5"
+    assert 0 < found["agreement"]["kappa"] < found["agreement"]["kappa_quadratic"] < 1
+    listed = ("runs/s0.trec", "runs/s1.trec", "runs/s2.trec", "runs/s3.trec")
+    assert (
+        result(cli, "qrels", "compare", "gold.txt", "other.txt", "--runs", *listed, "--relevant", "2", "-m", "P@5")
+        == found
+    )
+    text = cli("qrels", "compare", "gold.txt", "gold.txt", "--runs", "runs")
+    assert "600 documents that both judge: same grade 1.000, kappa 1.000" in text.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ((*STUDY, "--method", "dept"), 2, "Did you mean 'depth'"),
+        ((*STUDY, "--budget", "ten"), 2, "'ten' is no budget"),
+        ((*STUDY, "--test", "tukey-anova", "--correction", "bh"), 2, "Leave the correction out"),
+        ((*STUDY, "--method", "llm"), 2, "llm:PATH"),
+        ((*STUDY, "--method", "llm:nothing.trec"), 4, "nothing.trec"),
+        (("qrels", "study", "nowhere", "--qrels", "gold.txt"), 4, "nowhere"),
+        (("qrels", "study", "runs/s0.trec", "--qrels", "gold.txt"), 5, "at least two systems"),
+        (("qrels", "compare", "gold.txt", "--runs", "runs"), 2, "compare A B"),
+        (("qrels", "pool", "runs", "--method", "mtf", "--out", "p.trec"), 2, "rests on judgments or chance"),
+        ((*STUDY, "--alpha", "2"), 2, "alpha=2"),
+    ],
+)
+def test_wrong_input(cli: Cli, arguments: tuple[str, ...], code: int, message: str) -> None:
+    done = cli(*arguments)
+    assert message in done.stderr
+    assert done.returncode == code

@@ -1,0 +1,142 @@
+"""What every order of judging must show. Runs over everything that is registered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rerank.adjudication.budgets import Budget
+from rerank.adjudication.ordering import open_order, orders, walk
+from rerank.adjudication.orders.base import Order, SupportsAcross
+from rerank.adjudication.pools import Bools, Pool, pool
+from rerank.formats import write_run
+from rerank.types import Document, Query, Ranking, Run
+
+Drawn = tuple[Pool, list[Bools]]
+every = pytest.mark.parametrize("name", orders.names())
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Callable[[str], Order]:
+    """Opens an order by name; those that read a run get one."""
+
+    def opener(name: str) -> Order:
+        if name != "llm":
+            return open_order(name)
+        ranking = Ranking.from_order(Query(id="t0"), [Document(id=f"d{n}") for n in (3, 1, 99)])
+        write_run(Run([ranking]), tmp_path / "llm.trec")
+        return open_order(f"llm:{tmp_path / 'llm.trec'}")
+
+    return opener
+
+
+@st.composite
+def pools(draw: Callable[..., int]) -> Drawn:
+    """A few runs of unequal length over a few topics, and what is relevant."""
+    topics, systems = draw(st.integers(1, 3)), draw(st.integers(1, 4))
+    chance = np.random.default_rng(draw(st.integers(0, 10**6)))
+    runs = [
+        Run(
+            [
+                Ranking.from_order(
+                    Query(id=f"t{topic}"),
+                    [Document(id=f"d{doc}") for doc in chance.permutation(9)[: chance.integers(1, 8)]],
+                )
+                for topic in range(topics)
+            ],
+            name=f"s{system}",
+        )
+        for system in range(systems)
+    ]
+    found = pool(runs)
+    return found, [chance.random(len(topic)) < 0.4 for topic in found.topics]
+
+
+relaxed = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@every
+@relaxed
+@given(drawn=pools(), seed=st.integers(0, 5))
+def test_every_document_is_judged_once(opened: Callable[[str], Order], name: str, drawn: Drawn, seed: int) -> None:
+    found = walk(opened(name), *drawn, seed=seed)
+    for docs, topic in zip(found.docs, drawn[0].topics, strict=True):
+        assert sorted(docs.tolist()) == list(range(len(topic)))
+
+
+@every
+@relaxed
+@given(drawn=pools(), seed=st.integers(0, 5))
+def test_a_seed_gives_the_same_and_what_has_no_chance_needs_none(
+    opened: Callable[[str], Order], name: str, drawn: Drawn, seed: int
+) -> None:
+    order = opened(name)
+    first = walk(order, *drawn, seed=seed)
+    again = walk(order, *drawn, seed=seed if order.random else seed + 1)
+    assert [docs.tolist() for docs in first.docs] == [docs.tolist() for docs in again.docs]
+
+
+@every
+@relaxed
+@given(drawn=pools(), at=st.integers(0, 8))
+def test_what_comes_next_rests_on_what_was_judged_before_only(
+    opened: Callable[[str], Order], name: str, drawn: Drawn, at: int
+) -> None:
+    """Judging a document otherwise changes nothing up to it: a smaller budget is the head of a larger one."""
+    found, relevant = drawn
+    order = opened(name)
+    before = walk(order, found, relevant)
+    for topic, docs in enumerate(before.docs):
+        if at < len(docs):
+            turned = [answers.copy() for answers in relevant]
+            turned[topic][docs[at]] ^= True
+            after = walk(order, found, turned)
+            assert after.docs[topic][: at + 1].tolist() == docs[: at + 1].tolist()
+
+
+@every
+@relaxed
+@given(drawn=pools(), smaller=st.integers(1, 5), more=st.integers(0, 5))
+def test_a_larger_budget_is_a_superset(
+    opened: Callable[[str], Order], name: str, drawn: Drawn, smaller: int, more: int
+) -> None:
+    found = walk(opened(name), *drawn)
+    few, many = (found.sizes(Budget("topic", float(amount))) for amount in (smaller, smaller + more))
+    assert (few <= many).all()
+    assert few.sum() == sum(min(smaller, len(topic)) for topic in drawn[0].topics)
+
+
+@every
+def test_topics_do_not_touch_one_another(opened: Callable[[str], Order], name: str) -> None:
+    """Unless it is an order across topics, a topic is judged as it would be alone."""
+    order = opened(name)
+    if isinstance(order, SupportsAcross):
+        pytest.skip("it spends one budget on all topics")
+    chance = np.random.default_rng(7)
+    runs = [
+        Run(
+            [
+                Ranking.from_order(Query(id=f"t{t}"), [Document(id=f"d{d}") for d in chance.permutation(20)[:12]])
+                for t in range(3)
+            ],
+            name=str(system),
+        )
+        for system in range(4)
+    ]
+    found = pool(runs)
+    relevant = [chance.random(len(topic)) < 0.4 for topic in found.topics]
+    together = walk(order, found, relevant)
+    alone = walk(order, Pool(topics=found.topics[1:2], systems=found.systems), relevant[1:2])
+    assert alone.docs[0].tolist() == together.docs[1].tolist()
+
+
+@every
+def test_it_says_what_it_is(opened: Callable[[str], Order], name: str) -> None:
+    order = opened(name)
+    assert order.title
+    assert type(order).__doc__

@@ -14,12 +14,11 @@ from rerank.adjudication.correlation import max_drop, ranked, rbo, tau, tau_ap
 from rerank.adjudication.pools import Bools, Floats, Ints
 from rerank.evaluation import Matrix
 from rerank.evaluation.pairs import check_level, correction_of, reservations
-from rerank.evaluation.significance import correct, open_test, tests
+from rerank.evaluation.significance import PairTest, correct, open_test
 from rerank.evaluation.significance.base import SupportsDecision, mean_differences
-from rerank.selector import Selector
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Procedure:
     """A test with its correction.
 
@@ -31,10 +30,15 @@ class Procedure:
     test: str
     correction: str
 
+    @cached_property
+    def opened(self) -> PairTest:
+        """The test. Looked up once, for a study asks it thousands of times."""
+        return open_test(self.test)
+
     @property
     def family_wise(self) -> bool:
         """Whether the test holds for all pairs together by itself."""
-        return bool(tests.get(Selector.parse(self.test).name).family_wise)
+        return self.opened.family_wise
 
     def __str__(self) -> str:
         """Both names, or the test's alone where it needs no correction."""
@@ -70,7 +74,7 @@ def significant(values: Floats, procedures: Sequence[Procedure], alpha: float) -
     raw: dict[str, Floats] = {}
     found = []
     for procedure in procedures:
-        test = open_test(procedure.test)
+        test = procedure.opened
         if procedure.correction == "none" and isinstance(test, SupportsDecision):
             found.append(test.significant(values, alpha))
             continue
@@ -87,7 +91,7 @@ def notes(matrices: Iterable[Matrix], procedures: Sequence[Procedure], alpha: fl
             note
             for matrix in matrices
             for procedure in procedures
-            for note in reservations(matrix, open_test(procedure.test), procedure.correction, alpha)
+            for note in reservations(matrix, procedure.opened, procedure.correction, alpha)
         )
     )
 

@@ -13,7 +13,7 @@ from rerank.adjudication.pools import Ints
 from rerank.errors import UsageError
 
 _FORM = re.compile(r"(?P<total>total:)?(?P<amount>\d+(?:\.\d+)?)(?P<share>%)?")
-_EXPECTED = "10 (documents a topic), 10% (of each topic's pool) or total:5000 (documents over all topics)"
+_EXPECTED = "10 (documents a topic), 10% (of each topic's pool; at most 100%) or total:5000 (documents over all topics)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Budget:
 
     def __str__(self) -> str:
         """As it is written."""
-        return {"topic": "{:g}", "share": "{:g}%", "total": "total:{:g}"}[self.kind].format(self.amount)
+        return {"topic": "{:.15g}", "share": "{:.15g}%", "total": "total:{:.15g}"}[self.kind].format(self.amount)
 
     @classmethod
     def parse(cls, text: str) -> Budget:

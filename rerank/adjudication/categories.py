@@ -6,8 +6,8 @@ With d the difference of two systems' means and `significant` a test's verdict, 
     | same sign of d   | AA active agreement   | MA mixed agreement   | PA passive agreement  |
     | opposite sign    | AD active disagreement| MD mixed disagreement| PD passive disagreement|
 
-Signs are equal if they are both 0. Source: Moffat, Scholer and Thomas, ADCS 2012; Otero, Parapar and Ferro, How
-discriminative are your qrels?, CIKM 2023. Knows arrays only.
+Signs are equal if both are 0, and opposite if one of them is. Source: Moffat, Scholer and Thomas, ADCS 2012; Otero,
+Parapar and Ferro, How discriminative are your qrels?, CIKM 2023. Knows arrays only.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ Codes = npt.NDArray[np.int8]
 
 #: The categories of a pair; its place here is its code.
 NAMES = ("AA", "AD", "MA_missed", "MA_spurious", "MD_missed", "MD_spurious", "PA", "PD")
+_WRONG = {"missed": ("MA_missed", "MD_missed"), "spurious": ("MA_spurious", "MD_spurious"), "turned": ("AD",)}
 _AGREE = np.array([[6, 3], [2, 0]], dtype=np.int8)  # by gold's verdict, then the cheap one's
 _DISAGREE = np.array([[7, 5], [4, 1]], dtype=np.int8)
 
@@ -163,8 +164,8 @@ def categorise(gold: Floats, gold_significant: Bools, cheap: Floats, cheap_signi
     return np.asarray(np.where(np.sign(gold) == np.sign(cheap), _AGREE[verdicts], _DISAGREE[verdicts]))
 
 
-def by_system(codes: Codes, systems: int) -> tuple[Ints, Ints]:
-    """For every system, how many of its pairs are missed, and how many spurious.
+def by_system(codes: Codes, systems: int) -> dict[str, Ints]:
+    """For every system, how many of its pairs are missed, spurious, or turned round (AD).
 
     A study is fair if these do not pile up on few systems. Source: Otero, Parapar and Barreiro, SIGIR 2025.
 
@@ -173,11 +174,11 @@ def by_system(codes: Codes, systems: int) -> tuple[Ints, Ints]:
         systems: How many there are.
     """
     first, second = np.triu_indices(systems, 1)
-    both = []
-    for kinds in ((2, 4), (3, 5)):
-        found = np.isin(codes, kinds)
-        both.append(np.bincount(np.concatenate((first[found], second[found])), minlength=systems))
-    return both[0], both[1]
+    counts = {}
+    for wrong, kinds in _WRONG.items():
+        found = np.isin(codes, [NAMES.index(kind) for kind in kinds])
+        counts[wrong] = np.bincount(np.concatenate((first[found], second[found])), minlength=systems)
+    return counts
 
 
 def _ratio(part: float, whole: float) -> float | None:

@@ -12,7 +12,8 @@ from typing import Any
 from rerank.adjudication.agreement import Agreement, agreement, shared
 from rerank.adjudication.categories import Codes
 from rerank.adjudication.measuring import by_measure
-from rerank.adjudication.verdicts import Procedure, Verdicts, notes, row
+from rerank.adjudication.notes import about_grades, about_tests
+from rerank.adjudication.verdicts import Procedure, Verdicts, row
 from rerank.errors import DataError
 from rerank.evaluation import parse_measures
 from rerank.types import Qrels, Run
@@ -80,7 +81,7 @@ def compare_qrels(
     relevant: int = 1,
     alpha: float = 0.05,
 ) -> Conclusions:
-    """Hold the conclusions of one set of judgments against those of another.
+    """Hold the conclusions of one set of judgments, which is believed, against those of another.
 
     Args:
         runs: The systems; two or more.
@@ -106,6 +107,8 @@ def compare_qrels(
     believed, held = (
         {name: Verdicts.of(m.values, m.systems, procedures, alpha) for name, m in found.items()} for found in matrices
     )
+    told = list(about_tests((matrix for found in matrices for matrix in found.values()), procedures, alpha))
+    told += [note for part in parts for note in about_grades(part, names, relevant)]
     return Conclusions(
         topics=topics,
         left_out=len(set(gold) ^ set(other)),
@@ -115,5 +118,5 @@ def compare_qrels(
         other=held,
         agreement=agreement(gold, other),
         relevant=relevant,
-        notes=notes((matrix for found in matrices for matrix in found.values()), procedures, alpha),
+        notes=tuple(dict.fromkeys(told)),
     )

@@ -32,14 +32,14 @@ def tau_ap(gold: Ints, cheap: Ints) -> float:
     at = places(gold)[cheap]  # gold's ranks, in the cheap order
     many = len(at)
     right = np.tril(at[None] < at[:, None], -1).sum(axis=1)
-    return float(2 / (many - 1) * (right[1:] / np.arange(1, many)).sum() - 1)
+    return round(float(2 / (many - 1) * (right[1:] / np.arange(1, many)).sum() - 1), 12)
 
 
 def rbo(gold: Ints, cheap: Ints, p: float = P) -> float:
     """Rank-biased overlap, extrapolated: A_m p^m + (1 - p) / p sum over d = 1 .. m of A_d p^d.
 
     A_d: the share of the first d that both rankings have. Source: Webber, Moffat and Zobel, A similarity measure for
-    indefinite rankings, TOIS 2010, equation 30.
+    indefinite rankings, TOIS 2010, for rankings of the same length.
 
     Args:
         gold: (systems,) as `tau_ap`.
@@ -50,7 +50,7 @@ def rbo(gold: Ints, cheap: Ints, p: float = P) -> float:
     later = np.maximum(places(gold), places(cheap))  # the depth at which both have the system
     depths = np.arange(1, many + 1)
     agreement = np.bincount(later, minlength=many).cumsum() / depths
-    return float(agreement[-1] * p**many + (1 - p) / p * (agreement * p**depths).sum())
+    return round(float(agreement[-1] * p**many + (1 - p) / p * (agreement * p**depths).sum()), 12)
 
 
 def max_drop(gold: Ints, cheap: Ints) -> int:

@@ -115,7 +115,7 @@ def pool(runs: Sequence[Run], *, depth: int = DEPTH, qrels: Qrels | None = None,
         raise DataError("No runs", expected="at least one to take documents from")
     name, times = Counter(names).most_common(1)[0]
     if times > 1:
-        raise DataError(f"{times} runs are called {name!r}", remedy="Give each another name")
+        raise DataError(f"{times} runs are called {name!r}", remedy="Give each run once, and each another name")
     ids = dict.fromkeys(qrels or (query for run in runs for query in run))
     topics = []
     for query in ids:

@@ -6,7 +6,7 @@ const DASHES = ["", "6 3", "2 3", "9 3 2 3"];
 const KINDS = { AA: "#2b7a4b", PA: "#d3e6d8", MA_missed: "#8fb8de", MD_missed: "#3d6fa8", MA_spurious: "#f2b37c", MD_spurious: "#d9742b",
   PD: "#b9b4bd", AD: "#b3132b" };
 const WORDS = { AA: "AA: both find it", PA: "PA: neither does", MA_missed: "MA, missed", MD_missed: "MD, missed", MA_spurious: "MA, spurious",
-  MD_spurious: "MD, spurious", PD: "PD: neither, and the order turns", AD: "AD: both find it, the wrong way round" };
+  MD_spurious: "MD, spurious", PD: "PD: neither, and the order differs", AD: "AD: both find it, the wrong way round" };
 const byId = (id) => document.getElementById(id);
 const unique = (values) => [...new Set(values)];
 const testOf = (row) => row.correction === "none" ? row.test : `${row.test} + ${row.correction}`;
@@ -36,21 +36,23 @@ function curve(place, rows, name) {
   const low = Math.min(0.9, Math.floor(10 * Math.min(...points.map((row) => row[name]))) / 10);
   const y = (value) => T + (H - T - B) * (1 - (value - low) / (1 - low));
   const svg = made("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": name });
-  const step = low >= 0.5 ? 0.1 : low >= 0 ? 0.2 : 0.5;
+  if (!points.length) { place.replaceChildren(made("p", { class: "hint" }, "Undefined here: nothing is significant.")); return; }
+  const step = low >= 0.8 ? 0.02 * Math.ceil(5 * (1 - low) + 0.01) : low >= 0.5 ? 0.1 : low >= 0 ? 0.2 : 0.5;
+  const shown = methods.filter((m) => !hidden.has(m));
   for (let n = 0; 1 - n * step > low - 1e-9; n++) {
-    const tick = Math.round(10 * (1 - n * step)) / 10;
+    const tick = Math.round(100 * (1 - n * step)) / 100;
     svg.append(made("line", { class: "axis", x1: L, x2: W - R, y1: y(tick), y2: y(tick) }),
       made("text", { x: L - 5, y: y(tick) + 4, "text-anchor": "end" }, String(tick)));
   }
   for (const tick of [0, 0.25, 0.5, 0.75, 1])
     svg.append(made("text", { x: L + (W - L - R) * tick, y: H - B + 15, "text-anchor": "middle" }, `${tick * 100}%`));
   svg.append(made("text", { x: (W + L) / 2, y: H - 4, "text-anchor": "middle" }, "documents judged, of the pool"));
-  for (const method of methods.filter((m) => !hidden.has(m))) {
+  for (const method of shown) {
     const mine = points.filter((row) => row.method === method).sort((a, b) => a.judged - b.judged);
     if (!mine.length) continue;
     const { colour, dash } = style.get(method);
     const spread = (row) => row.spread ? row.spread[name] : 0;
-    if (mine.some((row) => spread(row) > 0)) {
+    if (shown.length <= 6 && mine.some((row) => spread(row) > 0)) {
       const at = (row, sign) => `${x(row)},${y(Math.max(low, Math.min(1, row[name] + sign * spread(row))))}`;
       const edge = [...mine.map((row) => at(row, 1)), ...[...mine].reverse().map((row) => at(row, -1))];
       svg.append(made("path", { d: `M${edge.join("L")}Z`, fill: colour, opacity: 0.15 }));
@@ -119,18 +121,20 @@ function drawMap() {
   }
   byId("key").replaceChildren(...Object.keys(WORDS).map((name) =>
     made("li", {}, made("span", { style: `background:${KINDS[name]}` }), `${WORDS[name]} (${counts.get(name) || 0})`)));
-  byId("pair").textContent = "Point at a square.";
-  canvas.onmousemove = (event) => {
+  byId("pair").textContent = "";
+  canvas.onpointerdown = canvas.onpointermove = (event) => {
     const box = canvas.getBoundingClientRect();
     const [i, j] = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height].map((part) => Math.floor(part * many));
     const code = i >= 0 && j >= 0 && i < many && j < many ? grid[i * many + j] : -1;
     byId("pair").textContent = code < 0 ? "" : `${data.systems[order[Math.min(i, j)]]} and ${data.systems[order[Math.max(i, j)]]}: ${WORDS[data.names[code]]}`;
   };
+  const wrong = (system) => `${missed[system]} missed, ${spurious[system]} spurious`;
   const most = Math.max(1, ...missed.map((count, at) => count + spurious[at]));
-  byId("fairness").replaceChildren(...order.map((system) => made("div", { class: "bar", title: `${missed[system]} missed, ${spurious[system]} spurious` },
+  byId("fairness").replaceChildren(...order.map((system) => made("div", { class: "bar", title: wrong(system) },
     made("b", {}, data.systems[system]), made("div", {},
-      made("i", { style: `width:${100 * missed[system] / most}%;background:${KINDS.MD_missed}` }),
-      made("i", { style: `width:${100 * spurious[system] / most}%;background:${KINDS.MD_spurious}` })))),
+      made("i", { style: `width:${88 * missed[system] / most}%;background:${KINDS.MD_missed}` }),
+      made("i", { style: `width:${88 * spurious[system] / most}%;background:${KINDS.MD_spurious}` }),
+      made("span", {}, ` ${missed[system]} + ${spurious[system]}`)))),
     made("p", { class: "hint" }, made("span", { class: "swatch", style: `background:${KINDS.MD_missed}` }), "missed  ",
       made("span", { class: "swatch", style: `background:${KINDS.MD_spurious}` }), "spurious"));
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 
 from rerank.adjudication.categories import NAMES
 from rerank.adjudication.ordering import open_order
-from rerank.adjudication.results import Cell, Study
+from rerank.adjudication.results import Cell, Study, printable
 from rerank.evaluation.significance import TITLES, open_test
 from rerank.textfiles import replace_text
 
@@ -29,7 +30,7 @@ def write_report(study: Study, path: Path) -> Path:
         StorageError: It could not be written.
     """
     with replace_text(path) as stream:
-        stream.write(report(study))
+        stream.write(printable(report(study)))
     return path
 
 
@@ -44,6 +45,7 @@ def report(study: Study) -> str:
     return template.render(
         css=texts["css"],
         js=texts["js"],
+        version=version("listrank"),
         data=_embedded(_data(study, content)),
         study=content,
         golds=[{**row, "title": _title(row)} for row in content["gold"]["all"]],
@@ -57,6 +59,7 @@ def message(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     Returns:
         A row for every measure, test and budget: the best methods by tau and by recall, with both numbers of each.
+        Differences that are within the two methods' standard deviations over seeds are left out.
     """
     found = []
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
@@ -65,10 +68,14 @@ def message(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             groups.setdefault((row["measure"], row["test"], row["correction"], row["budget"]), []).append(row)
     for (measure, test, correction, budget), group in groups.items():
         ranks, keeps = (max(group, key=lambda row, by=by: row[by]) for by in ("tau", "recall"))  # type: ignore[misc]
-        if ranks["tau"] > keeps["tau"] and keeps["recall"] > ranks["recall"]:
+        if all(abs(ranks[by] - keeps[by]) > _spread(ranks, by) + _spread(keeps, by) for by in ("tau", "recall")):
             about = {"measure": measure, "test": test, "correction": correction, "budget": budget}
             found.append({**about, "ranks": ranks, "keeps": keeps})
     return found
+
+
+def _spread(row: Mapping[str, Any], name: str) -> float:
+    return float(row.get("spread", {}).get(name, 0.0))
 
 
 def _title(row: Mapping[str, Any]) -> str:

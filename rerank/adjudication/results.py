@@ -35,6 +35,7 @@ class Cell:
         measure: Name of the measure.
         procedure: The test with its correction.
         judged: How many documents that is, over all topics.
+        topics: On how many topics anything is judged.
         relevant: How many of them are relevant.
         codes: (pairs,) the category of every two systems, see `categories.NAMES`.
         alike: How near the ranking of systems is to gold's.
@@ -46,6 +47,7 @@ class Cell:
     measure: str
     procedure: Procedure
     judged: int
+    topics: int
     relevant: int
     codes: Codes
     alike: Mapping[str, float | None]
@@ -57,7 +59,8 @@ class Cell:
 
     def numbers(self) -> dict[str, Any]:
         """All its numbers by name."""
-        return {"judged": self.judged, "relevant": self.relevant, **row(self.codes, dict(self.alike))}
+        counts = {"judged": self.judged, "topics_judged": self.topics, "relevant": self.relevant}
+        return {**counts, **row(self.codes, dict(self.alike))}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -67,17 +70,21 @@ class Study:
     Attributes:
         design: What was studied.
         pool: What was judged.
+        qrels: What gold is called.
         topics: Gold's topics, which all count.
         gold: Measure -> what gold judgments say.
         cells: One for every method, seed, budget, measure and test.
+        whole: One for every measure and test, with the whole pool judged: the most that any method could reach.
         notes: What a reader must know before believing gold's verdicts.
     """
 
     design: Design
     pool: Pool
+    qrels: str
     topics: tuple[str, ...]
     gold: Mapping[str, Verdicts]
     cells: tuple[Cell, ...]
+    whole: tuple[Cell, ...]
     notes: tuple[str, ...] = ()
 
     def groups(self) -> dict[tuple[str, ...], list[Cell]]:
@@ -92,18 +99,14 @@ class Study:
         return [_mean(key, [cell.numbers() for cell in cells]) for key, cells in self.groups().items()]
 
     def golds(self) -> list[dict[str, Any]]:
-        """What gold says: a row for every measure and test."""
-        return [
-            {
-                "measure": measure,
-                "test": procedure.test,
-                "correction": procedure.correction,
-                "pairs": len(found),
-                "significant": int(found.sum()),
-            }
-            for measure, verdicts in self.gold.items()
-            for procedure, found in zip(self.design.procedures, verdicts.significant, strict=True)
-        ]
+        """What gold says, and how much of it the whole pool keeps: a row for every measure and test."""
+        rows = []
+        for cell in self.whole:
+            found = self.gold[cell.measure].significant[self.design.procedures.index(cell.procedure)]
+            about = {"measure": cell.measure, "test": cell.procedure.test, "correction": cell.procedure.correction}
+            kept = {name: cell.numbers()[name] for name in ("precision", "recall", "tau")}
+            rows.append({**about, "pairs": len(found), "significant": int(found.sum()), "whole_pool": kept})
+        return rows
 
     def to_dict(self) -> dict[str, Any]:
         """What ``rerank qrels study --format json`` prints."""
@@ -116,6 +119,7 @@ class Study:
                 "systems": len(self.pool.systems),
                 "all": golds,
             },
+            "qrels": self.qrels,
             "pool": {"depth": design.depth, "unjudged": design.unjudged, **self.pool.to_dict()},
             "options": {
                 "relevant": design.relevant,
@@ -144,28 +148,37 @@ class Study:
         }
         for name, content in files.items():
             with replace_text(folder / name) as stream:
-                stream.write(content)
+                stream.write(printable(content))
         return [folder / name for name in files]
 
     def _by_system(self) -> Iterator[dict[str, Any]]:
-        """How many pairs of each system are missed and spurious, the mean over seeds."""
+        """How many pairs of each system are missed, spurious and turned round, the mean over seeds."""
         systems = self.pool.systems
         for key, cells in self.groups().items():
-            missed, spurious = zip(*(by_system(cell.codes, len(systems)) for cell in cells), strict=True)
+            found = [by_system(cell.codes, len(systems)) for cell in cells]
             for at, system in enumerate(systems):
-                counts = {"missed": fmean(m[at] for m in missed), "spurious": fmean(s[at] for s in spurious)}
+                counts = {wrong: fmean(one[wrong][at] for one in found) for wrong in found[0]}
                 yield {**dict(zip(KEYS, key, strict=True)), "system": system, **counts}
 
 
+def printable(text: str) -> str:
+    """Text as it can be written: file names, and so names of runs, need not be UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _mean(key: tuple[str, ...], found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The mean of every number, and its spread if there are several; None counts as no number."""
+    """The mean of every number, and its spread if there are several.
+
+    A rate that some seeds do not have is the mean of the others; ``undefined`` says how many have none.
+    """
     means: dict[str, Any] = {**dict(zip(KEYS, key, strict=True)), "seeds": len(found)}
     spread = {}
     for name in found[0]:
         values = [numbers[name] for numbers in found if numbers[name] is not None]
         means[name] = (values[0] if len(found) == 1 else fmean(values)) if values else None
         spread[name] = stdev(values) if len(values) > 1 else 0.0
-    return {**means, "spread": spread} if len(found) > 1 else means
+    undefined = {name: gone for name in found[0] if (gone := sum(numbers[name] is None for numbers in found))}
+    return {**means, "spread": spread, "undefined": undefined} if len(found) > 1 else means
 
 
 def _csv(rows: Iterator[dict[str, Any]]) -> str:

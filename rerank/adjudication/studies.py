@@ -7,15 +7,19 @@ document adjudication methods, CIKM 2023.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from rerank.adjudication.budgets import Budget
 from rerank.adjudication.measuring import Measurer
+from rerank.adjudication.notes import about_budgets, about_grades, about_pool, about_tests
 from rerank.adjudication.ordering import open_order, walk
+from rerank.adjudication.orders.base import Order
 from rerank.adjudication.pools import DEPTH, pool
 from rerank.adjudication.results import Cell, Study
-from rerank.adjudication.verdicts import Procedure, Verdicts, notes
+from rerank.adjudication.verdicts import Procedure, Verdicts
 from rerank.errors import UsageError
+from rerank.evaluation.pairs import check_level
 from rerank.types import Qrels, Run
 
 #: Told the method after every walk; there are `Design.walks`.
@@ -51,20 +55,28 @@ class Design:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the options."""
-        for name, given in (("method", self.methods), ("budget", self.budgets), ("test", self.procedures)):
+        """Check the options; what is given twice counts once."""
+        for name in ("methods", "budgets", "measures", "procedures"):
+            given = tuple(dict.fromkeys(getattr(self, name)))
+            object.__setattr__(self, name, given)
             if not given:
-                raise UsageError(f"A study without a {name}", expected="at least one")
+                raise UsageError(f"A study without {name}", expected="at least one")
         if self.seeds < 1:
             raise UsageError(f"seeds={self.seeds}", expected="at least 1")
+        check_level(self.alpha)
+
+    @cached_property
+    def orders(self) -> dict[str, Order]:
+        """Method -> its order of judging, opened once."""
+        return {method: open_order(method) for method in self.methods}
 
     @property
     def walks(self) -> list[tuple[str, int]]:
         """Every method with every seed it is asked with."""
         return [
             (method, self.seed + turn)
-            for method in dict.fromkeys(self.methods)
-            for turn in range(self.seeds if open_order(method).random else 1)
+            for method, order in self.orders.items()
+            for turn in range(self.seeds if order.random else 1)
         ]
 
 
@@ -82,32 +94,41 @@ def study(runs: Sequence[Run], qrels: Qrels, design: Design, *, on_walk: OnWalk 
         UsageError: An option that does not fit.
         DataError: Fewer than two runs or topics, or runs and judgments that share nothing.
     """
-    walks = design.walks
     pooled = pool(runs, depth=design.depth, qrels=qrels, unjudged=design.unjudged)
     measurer = Measurer(pooled, runs, qrels, design.measures, relevant=design.relevant)
     gold = {
         name: Verdicts.of(matrix.values, matrix.systems, design.procedures, design.alpha)
         for name, matrix in measurer.gold.items()
     }
+    everything = replace(design, methods=("docid",), budgets=(Budget("share", 100),))
+    whole = tuple(_walked("docid", 0, everything, measurer, gold))
     cells: list[Cell] = []
-    for method, seed in walks:
+    for method, seed in design.walks:
         cells += _walked(method, seed, design, measurer, gold)
         if on_walk:
             on_walk(method)
+    told = [
+        *about_tests(measurer.gold.values(), design.procedures, design.alpha),
+        *about_grades(qrels, measurer.names, design.relevant),
+        *about_pool(pooled, qrels, whole, depth=design.depth, relevant=design.relevant),
+        *about_budgets(cells, len(pooled.topics)),
+    ]
     return Study(
         design=design,
         pool=pooled,
+        qrels=qrels.name,
         topics=measurer.topics,
         gold=gold,
         cells=tuple(cells),
-        notes=notes(measurer.gold.values(), design.procedures, design.alpha),
+        whole=whole,
+        notes=tuple(dict.fromkeys(told)),
     )
 
 
 def _walked(method: str, seed: int, design: Design, measurer: Measurer, gold: dict[str, Verdicts]) -> Iterator[Cell]:
     """All cells of one walk through the pool."""
     relevant = measurer.relevant_documents(design.relevant)
-    ordering = walk(open_order(method), measurer.pool, relevant, seed=seed)
+    ordering = walk(design.orders[method], measurer.pool, relevant, seed=seed)
     values = measurer.measured(ordering, design.budgets)
     hits = [answers[docs].cumsum() for answers, docs in zip(relevant, ordering.docs, strict=True)]
     for at, budget in enumerate(design.budgets):
@@ -124,6 +145,7 @@ def _walked(method: str, seed: int, design: Design, measurer: Measurer, gold: di
                     measure=measure,
                     procedure=procedure,
                     judged=int(sizes.sum()),
+                    topics=int((sizes > 0).sum()),
                     relevant=found,
                     codes=codes,
                     alike=alike,

@@ -12,8 +12,7 @@ import numpy as np
 from rerank.adjudication.categories import Categories, Codes, categorise
 from rerank.adjudication.correlation import max_drop, ranked, rbo, tau, tau_ap
 from rerank.adjudication.pools import Bools, Floats, Ints
-from rerank.evaluation import Matrix
-from rerank.evaluation.pairs import check_level, correction_of, reservations
+from rerank.evaluation.pairs import check_level, correction_of
 from rerank.evaluation.significance import PairTest, correct, open_test
 from rerank.evaluation.significance.base import SupportsDecision, mean_differences
 
@@ -84,18 +83,6 @@ def significant(values: Floats, procedures: Sequence[Procedure], alpha: float) -
     return found
 
 
-def notes(matrices: Iterable[Matrix], procedures: Sequence[Procedure], alpha: float) -> tuple[str, ...]:
-    """What a reader must know before believing the tests, each thing once; see `rerank.evaluation.pairs`."""
-    return tuple(
-        dict.fromkeys(
-            note
-            for matrix in matrices
-            for procedure in procedures
-            for note in reservations(matrix, procedure.opened, procedure.correction, alpha)
-        )
-    )
-
-
 @dataclass(frozen=True, eq=False)
 class Verdicts:
     """A topic x system matrix and what every procedure says of it.
@@ -138,9 +125,12 @@ class Verdicts:
         ]
 
     def alike(self, gold: Verdicts) -> dict[str, float | None]:
-        """How near the ranking of systems is to gold's."""
+        """How near the ranking of systems is to gold's; all None where either ranks none of them above another."""
+        found = tau(gold.means, self.means)
+        if found is None:
+            return dict.fromkeys(("tau", "tau_ap", "rbo", "max_drop"))
         return {
-            "tau": tau(gold.means, self.means),
+            "tau": found,
             "tau_ap": tau_ap(gold.ranking, self.ranking),
             "rbo": rbo(gold.ranking, self.ranking),
             "max_drop": max_drop(gold.ranking, self.ranking),

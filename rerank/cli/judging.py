@@ -44,7 +44,10 @@ class Task:
     depth: Annotated[int, typer.Option(min=1, help="Documents of each run that are pooled.")] = 100
     relevant: Annotated[
         int | None,
-        typer.Option(min=1, help="Lowest grade that tells the method: relevant. (default: the collection's)"),
+        typer.Option(
+            min=1,
+            help="Lowest grade that tells the method: relevant. (default: of 0,1,2,3 it is 2; else the collection's)",
+        ),
     ] = None
     grades: Annotated[str, typer.Option(help="The grades that can be given, the least relevant first.")] = "0,1,2,3"
     seed: Annotated[int, typer.Option(min=0, help="Of the chance in the method.")] = 0
@@ -143,7 +146,8 @@ def judge(
     collection = open_collection(task.collection)
     terms = _terms(task, who, collection)
     people = judgments(files.against)[0] if files.against is not None else None
-    pooled = pool(read_runs(runs), depth=task.depth)
+    ordered = sorted(read_runs(runs), key=lambda run: run.name)  # so that the order they are given in is no matter
+    pooled = pool(ordered, depth=task.depth)
     session = Session.open(files.out, pooled, terms)
     waiting: Mapping[str, str] = {}
     stopped = False
@@ -165,7 +169,7 @@ def judge(
 def _terms(task: Task, who: Who, collection: Collection) -> Terms:
     """How is judged; everything that can be wrong with it is told before a run is read."""
     from rerank.adjudication.budgets import Budget
-    from rerank.adjudication.judging.terms import Terms, parse_grades
+    from rerank.adjudication.judging.terms import SCALE, Terms, parse_grades
     from rerank.adjudication.ordering import open_order
 
     open_order(task.method)
@@ -175,7 +179,7 @@ def _terms(task: Task, who: Who, collection: Collection) -> Terms:
         budget=Budget.parse(task.budget),
         seed=task.seed,
         depth=task.depth,
-        relevant=collection.relevant if task.relevant is None else task.relevant,
+        relevant=task.relevant or (2 if grades == SCALE else collection.relevant),
         grades=grades,
         judge={"judge": "person"} if who.judge == "person" else _model_terms(who, grades),
     )

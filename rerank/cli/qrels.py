@@ -13,7 +13,7 @@ from rerank.cli import judging
 from rerank.cli.groups import unfolded
 from rerank.cli.output import FormatOption, emit, note, number, table
 from rerank.cli.run import progress
-from rerank.errors import UsageError
+from rerank.errors import DataError, StorageError, UsageError
 from rerank.types import Run
 
 RunsArgument = Annotated[
@@ -75,7 +75,11 @@ class Judged:
 
     method: Annotated[
         list[str] | None,
-        typer.Option(help="An order of judging; repeatable; `all` for all of them. (default: depth and mtf)"),
+        typer.Option(
+            help="An order of judging: docid, random, depth, ntcir, borda, combmnz, condorcet, rrf, dcg, rbp-a, rbp-b, "
+            "rbp-c, mtf, mtf-global, hedge, mm, mm-ns, ts, ucb1-tuned, eps-n-greedy, llm:RUN; repeatable; all: every "
+            "one but the last. (default: depth and mtf)"
+        ),
     ] = None
     budget: Annotated[
         list[str] | None,
@@ -112,7 +116,6 @@ def study(
     from rerank.adjudication.studies import Design
     from rerank.adjudication.studies import study as run_study
     from rerank.collections import judgments
-    from rerank.textfiles import check_writable
 
     methods = _methods(judged.method or ["depth", "mtf"])
     budgets = tuple(Budget.parse(text) for text in judged.budget or [f"{share}%" for share in range(10, 101, 10)])
@@ -131,15 +134,14 @@ def study(
         seed=judged.seed,
     )
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        check_writable(out / "report.html")
+        check_folder(out)
     with progress("judging", len(design.walks)) as on_walk:
         found = run_study(read_runs(runs), gold, design, on_walk=on_walk)
-    content = found.to_dict()
-    emit(content, form=form, text=lambda: _show_study(content), rows="results")
-    if out is not None:
+    if out is not None:  # before anything is printed: a reader may close the pipe
         for path in [*found.write(out), write_report(found, out / "report.html")]:
             note(f"Written: {path}")
+    content = found.to_dict()
+    emit(content, form=form, text=lambda: _show_study(content), rows="results")
 
 
 @unfolded
@@ -194,6 +196,8 @@ def pool(
     from rerank.formats import write_run
 
     order = open_order(method)
+    if any(out.resolve() == file.resolve() for file in run_files(runs)):
+        raise UsageError(f"--out {out} is one of the runs", expected="another file", remedy="The run would be lost")
     found = pooled(read_runs(runs), depth=depth)
     write_run(as_run(found, order), out)
     content = {**found.to_dict(), "out": str(out)}
@@ -204,8 +208,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     """Read run files, and all files of folders; a run is called as its file, or by its path where names repeat."""
     from rerank.formats import read_run
 
-    files = [file for path in paths for file in (sorted(path.iterdir()) if path.is_dir() else [path])]
-    files = [file for file in files if not file.is_dir() and not file.name.startswith(".")]
+    files = run_files(paths)
     stems = [_stem(file) for file in files]
     return [
         read_run(file, name=stem if stems.count(stem) == 1 else str(file))
@@ -213,11 +216,49 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     ]
 
 
+def run_files(paths: Sequence[Path]) -> list[Path]:
+    """The files that are named, and in the place of folders the files in them.
+
+    Raises:
+        DataError: A folder without files.
+    """
+    files: list[Path] = []
+    for path in paths:
+        inside = sorted(path.iterdir()) if path.is_dir() else []
+        found = [file for file in inside if file.is_file() and not file.name.startswith(".")]
+        if path.is_dir() and not found:
+            folders = ", ".join(file.name for file in inside if file.is_dir())
+            raise DataError(
+                f"The folder {path} holds no files" + (f", only the folders {folders}" if folders else ""),
+                expected="run files in it",
+                remedy="Name the folders that hold them" if folders else "Check the path",
+            )
+        files += found or [path]
+    return files
+
+
 def _stem(file: Path) -> str:
     name = file.name.removesuffix(".gz")
     return next(
         (name.removesuffix(end) for end in (".trec", ".run", ".txt", ".json", ".tsv") if name.endswith(end)), name
     )
+
+
+def check_folder(path: Path) -> None:
+    """Make a folder to write into, before the work whose results it is to hold.
+
+    Raises:
+        StorageError: It is a file, or cannot be made.
+    """
+    from rerank.textfiles import check_writable
+
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"The folder {path} cannot be made: {error.strerror}", remedy="Name another with --out"
+        ) from error
+    check_writable(path / "report.html")
 
 
 def _methods(given: Sequence[str]) -> tuple[str, ...]:
@@ -257,8 +298,11 @@ def _show_comparison(content: dict[str, Any]) -> None:
     )
     note(
         f"{alike['documents']} documents that both judge: same grade {number(alike['overlap'], 3)}, kappa "
-        f"{number(alike['kappa'], 3)}, weighted (quadratic) {number(alike['kappa_quadratic'], 3)}; relevant or not:  "
-        f"{number(alike['binary_overlap'], 3)}, kappa {number(alike['binary_kappa'], 3)}"
+        f"{number(alike['kappa'], 3)}, weighted (quadratic) {number(alike['kappa_quadratic'], 3)}"
+    )
+    note(
+        f"relevant (from grade {content['relevant']}) or not: same {number(alike['binary_overlap'], 3)}, kappa "
+        f"{number(alike['binary_kappa'], 3)}"
     )
     _notes(content)
 

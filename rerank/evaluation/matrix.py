@@ -43,7 +43,9 @@ class Matrix:
         """Check the invariants."""
         for kind, names in (("system", self.systems), ("topic", self.topics)):
             if len(names) < 2:
-                raise DataError(f"{len(names)} {kind} to compare", expected=f"at least two {kind}s")
+                raise DataError(
+                    f"{len(names)} {kind}{'' if len(names) == 1 else 's'} to compare", expected=f"at least two {kind}s"
+                )
             name, times = Counter(names).most_common(1)[0]
             if times > 1:
                 raise DataError(f"Two {kind}s are called {name!r}", remedy="Give each another name")

@@ -51,7 +51,7 @@ READ: list[tuple[str, int | None]] = [
     ('```json\n{"grade": "3"}\n```', 3),
     ('{"final_score": 1, "reason": "3 of 4 points"}', 1),
     ("I would rate this passage as 2.", 2),
-    ("The passage gets a 2 because it names 3 of 5 causes.", 2),
+    ("The passage gets a 2 because it names 3 of 5 causes.", None),
     ("On a scale from 0 to 3, this is a 2.", 2),
     ("(0-3): 1", 1),
     ("One of 0, 1, 2 or 3: I choose 2", 2),

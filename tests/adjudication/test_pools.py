@@ -52,13 +52,13 @@ def test_depth() -> None:
 def test_bad_input() -> None:
     with pytest.raises(DataError, match="No runs"):
         pool([])
-    with pytest.raises(DataError, match="2 runs are called 'one'"):
+    with pytest.raises(DataError, match="2 runs are called 'one'. Give each run once"):
         pool([RUNS[0], RUNS[0]])
     with pytest.raises(DataError, match="no document that gold judges"):
         pool(RUNS, qrels=Qrels({"q9": {"a": 1}}, name="gold"))
 
 
-@pytest.mark.parametrize("text", ["10", "10%", "total:5000", "2.5%"])
+@pytest.mark.parametrize("text", ["10", "10%", "total:5000", "2.5%", "total:1234567", "total:100000000", "0.001%"])
 def test_budgets_read_as_they_print(text: str) -> None:
     assert str(Budget.parse(text)) == text
 

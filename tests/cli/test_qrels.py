@@ -21,6 +21,7 @@ def files(tmp_path: Path) -> None:
     chance = np.random.default_rng(2)
     grades = chance.integers(0, 4, (30, 20))
     (tmp_path / "runs").mkdir()
+    (tmp_path / "empty" / "inside").mkdir(parents=True)
     for system in range(4):
         scores = grades + chance.normal(0, 0.5 + system, grades.shape)
         lines = [
@@ -112,6 +113,9 @@ def test_two_sets_of_judgments(cli: Cli) -> None:
         (("qrels", "compare", "gold.txt", "--runs", "runs"), 2, "compare A B"),
         (("qrels", "pool", "runs", "--method", "mtf", "--out", "p.trec"), 2, "rests on judgments or chance"),
         ((*STUDY, "--alpha", "2"), 2, "alpha=2"),
+        ((*STUDY, "--out", "gold.txt"), 6, "gold.txt cannot be made"),
+        (("qrels", "pool", "runs", "--out", "runs/s0.trec"), 2, "one of the runs"),
+        (("qrels", "study", "empty", "--qrels", "gold.txt"), 5, "only the folders inside"),
     ],
 )
 def test_wrong_input(cli: Cli, arguments: tuple[str, ...], code: int, message: str) -> None:

@@ -49,7 +49,7 @@ def test_tabs_a_byte_order_mark_and_gzip(tmp_path: Path) -> None:
         ("a,b\n1,2\nnan,1\n", "System 'a' scores nan on topic '2'. expected a finite number"),
         ("topic,a,b\n7,1,2\n8,1,inf\n", "System 'b' scores inf on topic '8'"),
         ("a,b\n1,2\n", "1 topic to compare. expected at least two topics"),
-        ("a,b\n", "0 topic to compare"),
+        ("a,b\n", "0 topics to compare"),
         ("a\n1\n2\n", "1 system to compare"),
         ("a,b,a\n1,2,3\n1,2,3\n", "Two systems are called 'a'. Give each another name"),
         ("topic,a,b\n7,1,2\n7,1,2\n", "Two topics are called '7'"),

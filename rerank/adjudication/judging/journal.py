@@ -69,6 +69,8 @@ class Journal:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            if not self._size:
+                _sync_folder(self.path)
         except OSError as error:
             raise StorageError(
                 f"{self.path} could not be written: {error.strerror or error}",
@@ -116,6 +118,15 @@ class Journal:
                 remedy="Take the listrank that wrote it",
             )
         return row
+
+
+def _sync_folder(path: Path) -> None:
+    """A new file's name is on the disk only once its folder is."""
+    folder = os.open(path.resolve().parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _bytes(path: Path) -> bytes:

@@ -59,6 +59,11 @@ class ByScore(ABC):
         """(docs,) larger is earlier."""
 
 
+def summed(values: Floats) -> Floats:
+    """(docs,) sums over (runs, docs), the same to the last bit for the same values in any order of runs."""
+    return np.asarray(np.sort(values, axis=0).sum(axis=0))
+
+
 class Adaptive(ABC):
     """An order that judges the document of the largest score, and scores anew after every judgment.
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.adjudication.orders.base import ByScore
+from rerank.adjudication.orders.base import ByScore, summed
 from rerank.adjudication.pools import Floats, Topic
 
 
@@ -24,4 +24,4 @@ class Borda(ByScore):
     def scores(self, topic: Topic) -> Floats:
         """See `ByScore`."""
         rest = (topic.lengths + 1 + topic.union) / 2
-        return np.asarray(-np.where(topic.retrieved, topic.ranks, rest[:, None]).sum(axis=0))
+        return -summed(np.where(topic.retrieved, topic.ranks, rest[:, None]))

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.adjudication.orders.base import ByScore
+from rerank.adjudication.orders.base import ByScore, summed
 from rerank.adjudication.pools import Floats, Topic
 
 
@@ -24,4 +24,4 @@ class Combmnz(ByScore):
     def scores(self, topic: Topic) -> Floats:
         """See `ByScore`."""
         similar = 1 - (topic.ranks - 1) / np.maximum(topic.lengths, 1)[:, None]
-        return np.asarray(topic.retrieved.sum(axis=0) * np.where(topic.retrieved, similar, 0.0).sum(axis=0))
+        return np.asarray(topic.retrieved.sum(axis=0) * summed(np.where(topic.retrieved, similar, 0.0)))

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from rerank.adjudication.orders._rbp import _Persistent
-from rerank.adjudication.orders.base import ByScore
+from rerank.adjudication.orders.base import ByScore, summed
 from rerank.adjudication.pools import Floats, Topic
 
 
@@ -23,4 +21,4 @@ class RbpA(_Persistent, ByScore):
 
     def scores(self, topic: Topic) -> Floats:
         """See `ByScore`."""
-        return np.asarray(self.weights(topic).sum(axis=0))
+        return summed(self.weights(topic))

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.adjudication.orders.base import ByScore
+from rerank.adjudication.orders.base import ByScore, summed
 from rerank.adjudication.pools import Floats, Topic
 
 
@@ -25,4 +25,4 @@ class Rrf(ByScore):
 
     def scores(self, topic: Topic) -> Floats:
         """See `ByScore`."""
-        return np.asarray(np.where(topic.retrieved, 1 / (self.k + np.maximum(topic.ranks, 1)), 0.0).sum(axis=0))
+        return summed(np.where(topic.retrieved, 1 / (self.k + np.maximum(topic.ranks, 1)), 0.0))

@@ -28,7 +28,7 @@ from rerank.adjudication.ordering import open_order, walk
 from rerank.adjudication.pools import pool
 from rerank.adjudication.studies import Design, study
 from rerank.adjudication.verdicts import Procedure
-from rerank.cli.qrels import read_runs
+from rerank.cli.runfiles import read_runs
 from rerank.formats import read_qrels
 from rerank.types import Document, Qrels, Query, Ranking, Run
 

@@ -57,7 +57,11 @@ def read_table(text: str, source: str, convert: Callable[[object], Number]) -> d
     except _TwiceError as error:
         raise DataError(f"{source}: the key {error.args[0]!r} stands twice in one object") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{source} starts like JSON and is none: {error}") from error
+        raise DataError(
+            f"{source} starts like JSON and is none: {error}",
+            expected="one object, or another format of runs and judgments",
+            remedy="Of a file that `rerank qrels judge` made, take the one of its --qrels-out",
+        ) from error
     result = {query: _row(found, convert, f"{source}: query {query!r}") for query, found in table.items()}
     if not any(result.values()):
         raise DataError(f"{source} holds no documents", expected="at least one")

@@ -61,7 +61,7 @@ class Registry:
             module = importlib.import_module(f"rerank.{self.room}.{wanted}")
             return getattr(module, class_name(wanted))
         if wanted not in added:
-            raise UnknownNameError(self.kind, name, self.names())
+            raise UnknownNameError(self.kind, name, [known.replace("_", "-") for known in self.names()])
         return self._load(added[wanted])
 
     def usable(self) -> dict[str, Any]:

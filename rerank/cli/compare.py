@@ -10,6 +10,7 @@ import typer
 
 from rerank.cli.groups import unfolded
 from rerank.cli.output import FormatOption, emit, note
+from rerank.cli.runfiles import run_files
 from rerank.errors import UsageError
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ def compare(
     tested: Tested,
     *,
     runs: Annotated[
-        list[Path] | None, typer.Argument(metavar="RUN...", help="Run files: TREC, MS MARCO or JSON, also gzipped.")
+        list[Path] | None,
+        typer.Argument(metavar="RUN...", help="Run files, or folders of them: TREC, MS MARCO or JSON, also gzipped."),
     ] = None,
     matrix: Annotated[
         Path | None,
@@ -135,7 +137,7 @@ def _of_runs(runs: list[Path], measured: Measured, tested: Tested) -> Comparison
     judged, lowest = judgments(measured.qrels)
     return test(
         judged,
-        [read_run(path, name=str(path)) for path in runs],
+        [read_run(path, name=str(path)) for path in run_files(runs)],
         measures[0],
         relevant=lowest if measured.relevant is None else measured.relevant,
         test=selector,

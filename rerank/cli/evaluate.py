@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rerank.cli.output import FormatOption, emit, note, number, table
+from rerank.cli.runfiles import RunsArgument, run_files
 
-Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run files: TREC, MS MARCO or JSON, also gzipped.")]
 QrelsOption = Annotated[str, typer.Option("--qrels", help="Judgments: a file, or a collection's selector.")]
 Relevant = Annotated[
     int | None,
@@ -25,7 +24,7 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    runs: Runs,
+    runs: RunsArgument,
     qrels: QrelsOption,
     measures: Annotated[
         list[str], typer.Option("--measure", "-m", help="Name as ir_measures or trec_eval writes it; repeatable.")
@@ -42,10 +41,11 @@ def evaluate(
     from rerank.formats import read_run
 
     judged, lowest = judgments(qrels)
+    files = run_files(runs)
     results = [
-        score(judged, read_run(path), measures, relevant=lowest if relevant is None else relevant) for path in runs
+        score(judged, read_run(path), measures, relevant=lowest if relevant is None else relevant) for path in files
     ]
-    report = evaluation_report(qrels, list(zip(map(str, runs), results, strict=True)), per_query=per_query)
+    report = evaluation_report(qrels, list(zip(map(str, files), results, strict=True)), per_query=per_query)
 
     def show() -> None:
         names, by_query = results[0].measures, list(results[0].values)

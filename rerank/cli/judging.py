@@ -137,7 +137,7 @@ def judge(
     from rerank.adjudication.judging.session import Session
     from rerank.adjudication.judging.texts import Texts
     from rerank.adjudication.pools import pool
-    from rerank.cli.qrels import read_runs
+    from rerank.cli.runfiles import read_runs
     from rerank.collections import judgments, open_collection
     from rerank.formats import write_qrels
 

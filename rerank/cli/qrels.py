@@ -13,13 +13,9 @@ from rerank.cli import judging
 from rerank.cli.groups import unfolded
 from rerank.cli.output import FormatOption, emit, note, number, table
 from rerank.cli.run import progress
-from rerank.errors import DataError, StorageError, UsageError
-from rerank.types import Run
+from rerank.cli.runfiles import RunsArgument, read_runs, run_files
+from rerank.errors import StorageError, UsageError
 
-RunsArgument = Annotated[
-    list[Path],
-    typer.Argument(metavar="RUN...", help="Run files, or folders of them: TREC, MS MARCO or JSON, gzipped too."),
-]
 _STUDY = (
     "Example: rerank qrels study a.trec b.trec --qrels qrels.txt --method depth --method mtf --budget 10% --budget 20% "
     "--out study"
@@ -202,46 +198,6 @@ def pool(
     write_run(as_run(found, order), out)
     content = {**found.to_dict(), "out": str(out)}
     emit(content, form=form, text=lambda: table(list(content), [list(content.values())]))
-
-
-def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """Read run files, and all files of folders; a run is called as its file, or by its path where names repeat."""
-    from rerank.formats import read_run
-
-    files = run_files(paths)
-    stems = [_stem(file) for file in files]
-    return [
-        read_run(file, name=stem if stems.count(stem) == 1 else str(file))
-        for file, stem in zip(files, stems, strict=True)
-    ]
-
-
-def run_files(paths: Sequence[Path]) -> list[Path]:
-    """The files that are named, and in the place of folders the files in them.
-
-    Raises:
-        DataError: A folder without files.
-    """
-    files: list[Path] = []
-    for path in paths:
-        inside = sorted(path.iterdir()) if path.is_dir() else []
-        found = [file for file in inside if file.is_file() and not file.name.startswith(".")]
-        if path.is_dir() and not found:
-            folders = ", ".join(file.name for file in inside if file.is_dir())
-            raise DataError(
-                f"The folder {path} holds no files" + (f", only the folders {folders}" if folders else ""),
-                expected="run files in it",
-                remedy="Name the folders that hold them" if folders else "Check the path",
-            )
-        files += found or [path]
-    return files
-
-
-def _stem(file: Path) -> str:
-    name = file.name.removesuffix(".gz")
-    return next(
-        (name.removesuffix(end) for end in (".trec", ".run", ".txt", ".json", ".tsv") if name.endswith(end)), name
-    )
 
 
 def check_folder(path: Path) -> None:

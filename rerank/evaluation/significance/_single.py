@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
 
 from rerank.evaluation.significance._corrections import correct
 from rerank.evaluation.significance.base import SMALLEST
@@ -72,7 +74,7 @@ def signed_rank(differences: Sequence[float]) -> float:
     if len(nonzero) > EXACT_UP_TO:
         return _bounded(float(stats.wilcoxon(nonzero, zero_method="wilcox", method="approx").pvalue))
     doubled = [round(2 * rank) for rank in stats.rankdata([abs(d) for d in nonzero])]
-    return _exact_signed_rank(doubled, sum(r for r, d in zip(doubled, nonzero, strict=True) if d > 0))
+    return exact_signed_rank(sorted(doubled), sum(r for r, d in zip(doubled, nonzero, strict=True) if d > 0))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -89,21 +91,26 @@ def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (count - 1) / count)
 
 
-def _exact_signed_rank(ranks: Sequence[int], observed: int) -> float:
+def exact_signed_rank(ranks: Sequence[int], observed: int) -> float:
     """Two-sided p of a sum of positive ranks, when each sign is a fair coin.
 
     Args:
-        ranks: Twice the mid-ranks, so that they are whole.
+        ranks: Twice the mid-ranks, so that they are whole, ascending.
         observed: The sum of those whose difference is positive.
     """
-    total = sum(ranks)
-    ways = np.zeros(total + 1, dtype=np.int64)  # ways[s]: how many choices of signs give the sum s
+    smaller = min(observed, sum(ranks) - observed)
+    return _bounded(2 * int(_choices(tuple(ranks))[smaller]) / 2 ** len(ranks))
+
+
+@lru_cache(maxsize=1 << 14)
+def _choices(ranks: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """How many choices of signs give a sum of at most 0, 1, ... sum(ranks). Without ties it is one table a length."""
+    ways = np.zeros(sum(ranks) + 1, dtype=np.int64)
     ways[0], reach = 1, 0
     for rank in ranks:
         ways[rank : reach + rank + 1] += ways[: reach + 1].copy()
         reach += rank
-    smaller = min(observed, total - observed)
-    return _bounded(2 * int(ways[: smaller + 1].sum()) / 2 ** len(ranks))
+    return ways.cumsum()
 
 
 def _bounded(p: float) -> float:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from rerank.evaluation.significance._single import EXACT_UP_TO, signed_rank
+from rerank.evaluation.significance._single import EXACT_UP_TO, exact_signed_rank
 from rerank.evaluation.significance.base import DECIMALS, SMALLEST, ByPValue, Floats, bounded, differences
 
 
@@ -39,34 +39,31 @@ class Wilcoxon(ByPValue):
 
 
 def _of_some(d: Floats) -> Floats:
-    """(pairs,) p-values of (topics, pairs) differences."""
-    d = np.where(np.abs(d) < 10.0**-DECIMALS / 2, 0.0, d)
-    few = (d != 0).sum(axis=0) <= EXACT_UP_TO
-    p = np.ones(d.shape[1])
-    p[few] = [signed_rank(column) for column in d[:, few].T.tolist()]
-    if not few.all():
-        p[~few] = _approximate(d[:, ~few])
-    return p
-
-
-def _approximate(d: Floats) -> Floats:
-    """Mean ranks and ties come from one sort, for studies test thousands of matrices."""
-    from scipy.stats import norm
-
-    d = np.ascontiguousarray(d.T)
+    """(pairs,) p-values of (topics, pairs) differences. Ranks and ties come from one sort: studies test thousands."""
+    d = np.ascontiguousarray(np.where(np.abs(d) < 10.0**-DECIMALS / 2, 0.0, d).T)
     sizes = np.abs(d)
     order = np.argsort(sizes, axis=1)
     sizes, positive = np.take_along_axis(sizes, order, axis=1), np.take_along_axis(d > 0, order, axis=1)
     low, high = _ends(sizes)
     left = (sizes > 0).sum(axis=1)
     zeros = d.shape[1] - left
-    ranks = (low + high) / 2 + 1 - zeros[:, None]
-    ties = np.where(sizes > 0, (high - low + 1.0) ** 2 - 1, 0.0).sum(axis=1)  # t elements of t^2 - 1 make t^3 - t
+    doubled = np.where(sizes > 0, low + high + 2 - 2 * zeros[:, None], 0)  # twice the mid-ranks are whole
+    above = np.where(positive, doubled, 0).sum(axis=1)
+    few = left <= EXACT_UP_TO
+    p = np.empty(len(d))
+    rows = zip(doubled[few].tolist(), zeros[few].tolist(), above[few].tolist(), strict=True)
+    p[few] = [exact_signed_rank(row[start:], observed) for row, start, observed in rows]
+    ties = np.where(sizes > 0, (high - low + 1.0) ** 2 - 1, 0.0)[~few].sum(axis=1)  # t elements of t^2 - 1: t^3 - t
+    p[~few] = _approximate(above[~few] / 2, left[~few], ties)
+    return p
+
+
+def _approximate(above: Floats, left: Floats, ties: Floats) -> Floats:
+    """The normal approximation, from W+, N and the sum of t^3 - t."""
+    from scipy.stats import norm
+
     variance = left * (left + 1) * (2 * left + 1) / 24 - ties / 48
-    above = np.where(positive, ranks, 0.0).sum(axis=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        p = 2 * norm.sf(np.abs(above - left * (left + 1) / 4) / np.sqrt(variance))
-    return np.where(variance > 0, p, 1.0)
+    return np.asarray(2 * norm.sf(np.abs(above - left * (left + 1) / 4) / np.sqrt(variance)))
 
 
 def _ends(ascending: Floats) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:

@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-all test test-vllm check lint types docs fix clean
+.PHONY: help demo demo-all test test-vllm test-browser check lint types docs fix clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ test: $(VENV)/.dev ## the default test suite: no network, no model, no data from
 test-vllm: $(VLLM)/.vllm ## the tests that need vLLM, on a CPU, in an environment of their own (gigabytes)
 	$(VLLM)/bin/rerank models pull smollm2-135m
 	$(VLLM)/bin/python -m coverage run -m pytest -q -m "not slow and not network" tests/vllm
+
+test-browser: $(VENV)/.dev $(VENV)/.browser ## the tests of pages; needs Chromium on the PATH
+	$(BIN)/python -m coverage run -m pytest -q -m browser tests
 
 check: lint types ## everything that is checked without running it
 

@@ -220,6 +220,56 @@ def test_bad_designs() -> None:
         study(runs[:1], qrels, Design(methods=("depth",), budgets=BUDGETS))
 
 
+ONE = Design(methods=("depth", "mtf", "hedge", "mm"), budgets=(Budget.parse("20%"), Budget.parse("1000")), seeds=2)
+
+
+def test_one_topic_is_not_enough() -> None:
+    runs, qrels = made(1)
+    with pytest.raises(DataError, match="1 judged query. expected at least 2"):
+        study(runs, qrels, ONE)
+
+
+def test_topics_that_do_not_match() -> None:
+    runs, qrels = made(4)
+    with pytest.raises(DataError, match="no document that other judges"):
+        study(runs, Qrels({"elsewhere": {"d": 1}, "too": {"d": 1}}, name="other"), ONE)
+    some = study(runs, Qrels({**qrels, "q9": {"d01": 2}}), ONE)
+    assert any("1 of 5 topics have no document in the pool" in note for note in some.notes)
+
+
+def test_runs_that_are_the_same_differ_in_nothing() -> None:
+    runs, qrels = made(30)
+    same = [Run(runs[0].values(), name=name) for name in "abcde"]
+    found = study(same, qrels, ONE)
+    for row in found.rows():
+        assert (row["PA"], row["precision"], row["recall"], row["tau"]) == (10, None, None, None)
+    assert any("tells none of them apart" in note for note in found.notes)
+
+
+def test_a_run_without_a_judged_document_scores_0() -> None:
+    runs, qrels = made(30)
+    nothing = Run([Ranking.from_order(Query(id="q1"), [Document(id="unknown")])], name="nothing")
+    found = study([*runs, nothing], qrels, ONE)
+    assert found.gold["nDCG@10"].means[-1] == 0
+    assert all(row["AA"] + row["PA"] > 0 for row in found.rows())
+
+
+def test_negative_grades_are_judged_and_not_relevant() -> None:
+    runs, qrels = made(30)
+    spam = Qrels({topic: {doc: -1 if g == 0 else g for doc, g in judged.items()} for topic, judged in qrels.items()})
+    assert study(runs, spam, ONE).rows() == study(runs, qrels, ONE).rows()
+    everything = Qrels({topic: dict.fromkeys(judged, -1) for topic, judged in qrels.items()})
+    found = study(runs, everything, ONE)
+    assert {row["relevant"] for row in found.rows()} == {0}
+    assert any("tells none of them apart" in note for note in found.notes)
+
+
+def test_a_budget_above_the_pool_is_the_pool() -> None:
+    runs, qrels = made()
+    found = study(runs, qrels, ONE)
+    assert {row["judged"] for row in found.rows() if row["budget"] == "1000"} == {len(found.pool)}
+
+
 def test_two_sets_of_judgments() -> None:
     runs, qrels = made()
     same = compare_qrels(runs, qrels, qrels, ["nDCG@10", "P@5"], relevant=2).to_dict()

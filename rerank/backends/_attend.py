@@ -29,6 +29,9 @@ from rerank.prompts.base import Prompt
 #: Tokens of the query's part that may stand before the first one that asks: a token that reaches over the border.
 _BORDER = 8
 
+#: Tokens that are read at a time: what a layer holds of them is most of the memory beside keys and values.
+_PIECE = 2048
+
 #: Tokens of equal attention differ by that share of it in float32.
 _ROUNDING = 1e-5
 
@@ -158,8 +161,10 @@ class _Reader:
         _watching.register()
         cache = roomy_cache(self._model.config, max(len(prompt.ids) for prompt in prompts))
         with torch.inference_mode(), Borrowed(self._model, attention=_watching.NAME):
-            if common:
-                self._run(prompts[0].ids[:common], cache, Watch(last=self._last, plain=self._plain))
+            step = _PIECE if self._plain else max(1, common)  # other kernels would need a mask of length squared
+            for start in range(0, common, step):
+                piece = prompts[0].ids[start : min(common, start + step)]
+                self._run(piece, cache, Watch(last=self._last, plain=self._plain))
             kept = snapshot(cache)
             found = []
             for prompt in prompts:

@@ -64,15 +64,23 @@ def register() -> None:
 def padding(**asked: Any) -> torch.Tensor | None:
     """Stand-in for transformers' mask: the (batch, keys) padding mask, or None where nothing is padded.
 
-    Where more than "all before me" is asked for, and for several queries on top of a cache, it is transformers' own
-    mask of four dimensions.
+    Where more than "all before me" is asked for, and for few queries on top of a cache, it is transformers' own mask of
+    four dimensions; so it is for many of them where something is padded.
     """
     several_on_top = asked["q_length"] > 1 and asked["q_length"] != asked["kv_length"]
+    if several_on_top and asked["q_length"] > _FEW and _is_whole(asked):
+        several_on_top = False  # a later piece of a long prompt: its keys are all that came before
     if asked["mask_function"] is not causal_mask_function or asked.get("local_size") or several_on_top:
         full: torch.Tensor | None = sdpa_mask(**asked | {"allow_is_causal_skip": False})
         return full
     mask: torch.Tensor | None = asked["attention_mask"]
     return None if mask is None or bool(mask.all()) else mask[:, : asked["kv_length"]]
+
+
+def _is_whole(asked: dict[str, Any]) -> bool:
+    """Whether a block's keys are the tokens before it and its own, none of them padding."""
+    mask = asked["attention_mask"]
+    return asked.get("q_offset", 0) + asked["q_length"] == asked["kv_length"] and (mask is None or bool(mask.all()))
 
 
 def attend(
@@ -134,18 +142,23 @@ def _few(
 
 
 def _by_kernel(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
-    return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
+    length, keys = query.shape[2], key.shape[2]
+    if length == keys:
+        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
+    seen = torch.ones(length, keys, dtype=torch.bool, device=query.device).tril(keys - length)
+    return scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scale, enable_gqa=True)
 
 
 def _in_blocks(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
-    """Causal attention by matrix products, a block of queries at a time, over the keys up to it.
+    """Causal attention by matrix products, a block of queries at a time, over the keys up to it; queries are the last.
 
     Scores are rounded to bfloat16 and the softmax is taken in float32 inside, as in transformers' eager attention.
     Each block is one task of one thread: threads that shared every small product would wait for each other more than
     they work, above all where something else runs on the machine.
     """
     batch, heads, length, size = query.shape
-    groups = key.shape[1]
+    groups, many = key.shape[1], key.shape[2]
+    earlier = many - length
     keys, values = key.flatten(0, 1), value.flatten(0, 1)
     grouped = (query * scale).reshape(batch * groups, heads // groups, length, size)
     out = torch.empty_like(grouped)
@@ -153,12 +166,13 @@ def _in_blocks(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scal
 
     def block(start: int) -> None:
         end = min(length, start + _BLOCK)
-        width = min(length, -(-end // _WIDTH) * _WIDTH)
+        first, past = earlier + start, earlier + end  # the block's own keys
+        width = min(many, -(-past // _WIDTH) * _WIDTH)
         with torch.inference_mode():
             for at in range(batch * groups):  # heads of one group at a time: their scores are most of the memory
                 scores = (grouped[at, :, start:end].flatten(0, 1) @ keys[at, :width].T).view(-1, end - start, width)
-                scores[..., start:end] += later[: end - start, : end - start]
-                scores[..., end:] = -torch.inf
+                scores[..., first:past] += later[: end - start, : end - start]
+                scores[..., past:] = -torch.inf
                 weights = scores.softmax(dim=-1).flatten(0, 1)
                 out[at, :, start:end] = (weights @ values[at, :width]).view(-1, end - start, size)
 

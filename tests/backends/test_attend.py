@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 
 import torch
 
-from rerank.backends import _watching
+from rerank.backends import _attend, _watching
 from rerank.backends._attend import relevance
 from rerank.backends._loading import quiet
 from rerank.backends.base import Attend, Request, Sampling
@@ -131,6 +131,21 @@ def test_it_is_the_definition(tiny_model: Callable[..., Any], tiny_tokenizer: Ca
         expected = Reference(model, tokenizer).scores("when does snow fall?", task(), everything)
     assert close(found, expected)
     assert len(set(expected)) == len(expected)
+
+
+@pytest.mark.parametrize("piece", [7, 20, 64])
+@pytest.mark.parametrize("name", ["Llama", "Qwen3", "Gemma2"])
+def test_long_prompts_are_read_in_pieces(
+    tiny_model: Callable[..., Any],
+    tiny_tokenizer: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    piece: int,
+) -> None:
+    hf = Hf.from_loaded(tiny_model(name, **KINDS[name]), tiny_tokenizer())
+    whole = ask(hf, task())
+    monkeypatch.setattr(_attend, "_PIECE", piece)
+    assert close(ask(hf, task()), whole)
 
 
 @pytest.mark.parametrize("name", ["Llama", "Gemma2"])

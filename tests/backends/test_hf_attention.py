@@ -85,6 +85,9 @@ def test_blocks_equal_the_formula(
     expected = scores.softmax(-1) @ value.repeat_interleave(repeat, 1)
     assert torch.allclose(_attention._in_blocks(query, key, value, 0.3), expected, atol=1e-5)
     assert torch.allclose(_attention._by_kernel(query, key, value, 0.3), expected, atol=1e-5)
+    last = (slice(None), slice(None), slice(length // 3, None))  # a later piece, its keys those of all before it too
+    for causal in (_attention._in_blocks, _attention._by_kernel):
+        assert torch.allclose(causal(query[last], key, value, 0.3), expected[last], atol=1e-5)
 
 
 def test_only_plain_models_take_the_fast_path(tiny_model: Callable[..., Any]) -> None:
@@ -104,7 +107,9 @@ def test_a_model_with_sliding_layers_is_decoded_by_transformers_alone(tiny_model
         assert decode(model, rows, [Sampling(max_tokens=8)] * 2, [0, 0]) == plain_greedy(model, rows, 8)
 
 
-def test_more_tokens_on_top_of_a_cache_take_transformers_own_mask(tiny_model: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("first", [30, 16])
+def test_more_tokens_on_top_of_a_cache(tiny_model: Callable[..., Any], first: int) -> None:
+    """A few of them by transformers' own mask, many as a piece of a long prompt."""
     model = tiny_model()
     ids = torch.tensor(prompts(40))
     with torch.inference_mode():
@@ -112,9 +117,9 @@ def test_more_tokens_on_top_of_a_cache_take_transformers_own_mask(tiny_model: Ca
         _attention.register()
         model.set_attn_implementation(_attention.NAME)
         cache = roomy_cache(model.config, 64)
-        first = model(ids[:, :30], cache=cache, use_cache=True).logits
-        second = model(ids[:, 30:], cache=cache, use_cache=True).logits
-    assert torch.allclose(torch.cat([first, second], 1), expected, atol=1e-4)
+        one = model(ids[:, :first], cache=cache, use_cache=True).logits
+        two = model(ids[:, first:], cache=cache, use_cache=True).logits
+    assert torch.allclose(torch.cat([one, two], 1), expected, atol=1e-4)
 
 
 def test_the_cache_writes_in_place_and_grows() -> None:

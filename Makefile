@@ -4,11 +4,12 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
 VLLM := .venv-vllm
+LUCENE := .venv-lucene
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-all test test-vllm test-browser check lint types docs fix clean
+.PHONY: help demo demo-all test test-vllm test-lucene test-browser check lint types docs fix clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +26,9 @@ test: $(VENV)/.dev ## the default test suite: no network, no model, no data from
 test-vllm: $(VLLM)/.vllm ## the tests that need vLLM, on a CPU, in an environment of their own (gigabytes)
 	$(VLLM)/bin/rerank models pull smollm2-135m
 	$(VLLM)/bin/python -m coverage run -m pytest -q -m "not slow and not network" tests/vllm
+
+test-lucene: $(LUCENE)/.lucene ## the tests that need Pyserini, in an environment of their own, and a JDK from 21 up
+	$(LUCENE)/bin/python -m coverage run -m pytest -q -m lucene tests/retrieval
 
 test-browser: $(VENV)/.dev $(VENV)/.browser ## the tests of pages; needs Chromium on the PATH
 	$(BIN)/python -m coverage run -m pytest -q -m browser tests
@@ -46,7 +50,7 @@ fix: $(VENV)/.dev ## repair style
 	$(BIN)/ruff format .
 
 clean: ## remove what was built here, the environment too
-	rm -rf $(VENV) $(VLLM) build dist site .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(VLLM) $(LUCENE) build dist site .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and not on the PATH; set PYTHON=/path/to/python" >&2; exit 3; }
@@ -59,6 +63,12 @@ $(VENV)/.base: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.%: $(VENV)/.base
 	$(PIP) -e '.[$*]'
+	@touch $@
+
+# Pyserini brings much that nothing else needs.
+$(LUCENE)/.lucene: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(LUCENE)
+	$(LUCENE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[lucene,dev]'
 	@touch $@
 
 # vLLM pins its own torch and transformers. Two packages that it brings do not load beside the CPU build of that torch.

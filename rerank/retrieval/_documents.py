@@ -53,6 +53,11 @@ class Documents:
         """How many documents there are."""
         return len(self.id_ranks)
 
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Shape (documents,): bytes that each takes, id and title included; to order them by size."""
+        return np.diff(self._offsets)
+
     def __getitem__(self, position: int) -> Document:
         """The document at a position (0-based, the collection's order)."""
         start, end = self._offsets[position], self._offsets[position + 1]

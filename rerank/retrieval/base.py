@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rerank.corpus import Corpus
 from rerank.types import Query, Run
 
-__all__ = ["Corpus", "FirstStage", "Retriever"]
+__all__ = ["Corpus", "FirstStage", "NeedsParts", "Retriever"]
 
 
 class Retriever(Protocol):
@@ -30,3 +30,15 @@ class FirstStage(Protocol):
 
     def over(self, corpus: Corpus) -> Retriever:
         """Make it ready to search ``corpus`` (builds or opens an index)."""
+
+
+@runtime_checkable
+class NeedsParts(Protocol):
+    """A first stage that runs on more than the base install."""
+
+    def check_parts(self) -> None:
+        """See that what it runs on is there, quickly, so that a pipeline can ask before any other stage works.
+
+        Raises:
+            MissingPrerequisiteError: An extra or a program is not installed.
+        """

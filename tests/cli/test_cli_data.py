@@ -66,10 +66,14 @@ def test_describe_refuses(cli: Cli, data: Path, selector: str, code: int, messag
 
 def test_models_in_all_formats(cli: Cli) -> None:
     for words in (("models",), ("models", "list")):
-        (row,) = json.loads(cli(*words, "--format", "json").stdout)["models"]
-        assert (row["name"], row["pulled"]) == ("smollm2-135m", False)
-        assert json.loads(cli(*words, "--format", "jsonl").stdout) == row
-    assert cli("models").stdout.splitlines()[0] == "name\thub_id\tlicence\tpulled"
+        rows = json.loads(cli(*words, "--format", "json").stdout)["models"]
+        assert [(row["name"], row["kind"], row["pulled"]) for row in rows] == [
+            ("smollm2-135m", "language", False),
+            ("all-minilm-l6-v2", "embedding", False),
+        ]
+        lines = cli(*words, "--format", "jsonl").stdout.splitlines()
+        assert [json.loads(line) for line in lines] == rows
+    assert cli("models").stdout.splitlines()[0] == "name\tkind\thub_id\tlicence\tpulled"
 
 
 def test_a_model_that_is_there_is_not_pulled_again(cli: Cli) -> None:

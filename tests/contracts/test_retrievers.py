@@ -11,6 +11,7 @@ from rerank.errors import MissingPrerequisiteError, UsageError
 from rerank.retrieval import first_stages, open_retriever
 from rerank.stages import Search
 from rerank.types import Document, Query, Ranking, Run
+from tests.retrieval.encoders import save_encoder
 
 WORDS = ["wing", "water", "air", "flow", "heat"]
 DOCS = {
@@ -38,14 +39,25 @@ class Corpus:
         return Run((Ranking.from_order(query, DOCS.values()) for query in QUERIES[:3]), name="own")
 
 
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of embeddings with random weights."""
+    pytest.importorskip("sentence_transformers")
+    return save_encoder(tmp_path_factory.mktemp("models"))
+
+
 @pytest.fixture(params=first_stages.names())
 def retriever(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Search:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     file = tmp_path / "run.trec"
     rows = [f"{query.id} Q0 {doc_id} 0 {20 - i} tag\n" for query in QUERIES[:3] for i, doc_id in enumerate(DOCS)]
     file.write_text("".join(rows))
+    if request.param == "dense":
+        pytest.importorskip("faiss")
+        return open_retriever(f"dense:{request.getfixturevalue('encoder')},device=cpu", Corpus())
     try:
-        return open_retriever({"run": f"run:{file}"}.get(request.param, request.param), Corpus())
+        selectors = {"run": f"run:{file}", "hybrid": "hybrid:bm25+candidates"}
+        return open_retriever(selectors.get(request.param, request.param), Corpus())
     except MissingPrerequisiteError as error:
         pytest.skip(str(error))
 

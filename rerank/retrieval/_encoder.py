@@ -1,0 +1,209 @@
+"""Text -> embeddings with a sentence-transformers model, and what tells one model from another.
+
+Torch, transformers and sentence-transformers are imported when a model is loaded. Knows no index and no collection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rerank.backends._fingerprint import folder_hash
+from rerank.backends._loading import named_errors, origin_of, pick_device, pick_dtype, quiet
+from rerank.backends._options import BackendOptions
+from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
+from rerank.models import MODELS, resolve
+
+if TYPE_CHECKING:
+    from rerank.retrieval.dense import Dense
+
+Floats = NDArray[np.float32]
+
+#: Half a surrogate pair, which collections may hold and tokenizers do not take.
+_LONE = re.compile("[\ud800-\udfff]")
+_MODULES = "modules.json"
+#: The names under which models keep their prompts, in the order in which sentence-transformers looks.
+_PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
+
+
+class Encoder(Protocol):
+    """Something that embeds; a fake in tests."""
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """What the embeddings of passages depend on, apart from the passages."""
+
+    @property
+    def query_prompt(self) -> str:
+        """What is set before every query."""
+
+    @property
+    def size(self) -> int:
+        """Numbers in an embedding."""
+
+    def queries(self, texts: Sequence[str]) -> Floats:
+        """Embed queries, each for itself: shape (texts, size), float32."""
+
+    def passages(self, texts: Sequence[str]) -> Floats:
+        """Embed passages together: shape (texts, size), float32."""
+
+
+class SentenceEncoder:
+    """A sentence-transformers model with its prompts.
+
+    Vectors are cut to ``dim`` first and normalised then, so that a cut vector has length 1 again.
+    """
+
+    def __init__(self, model: Any, options: Dense, *, identity: Mapping[str, str]) -> None:
+        """Wrap what is loaded; see `load_encoder`.
+
+        Raises:
+            UsageError: The model has fewer dimensions than are asked for.
+        """
+        self._model = model
+        self._normalise = options.normalise
+        self._dim: int | None = None
+        self.query_prompt = _prompt(model, options.query_prompt, "query")
+        self._passage_prompt = _prompt(model, options.passage_prompt, "document")
+        whole = self.passages(["a"]).shape[1]
+        if options.dim > whole:
+            raise UsageError(
+                f"Dense retrieval with dim={options.dim}", expected=f"at most {whole}, which is what the model gives"
+            )
+        self._dim = self.size = options.dim or whole
+        self.identity = {
+            **identity,
+            "passage_prompt": self._passage_prompt,
+            "normalise": str(self._normalise),
+            "dim": str(self.size),
+        }
+
+    def queries(self, texts: Sequence[str]) -> Floats:
+        """Embed queries one by one: what stands beside a text in a batch changes the last digits of its vector.
+
+        Raises:
+            BackendError: The model fails, or gives numbers that are not finite.
+        """
+        rows = [self._encode(self._model.encode_query, [text], self.query_prompt) for text in texts]
+        return np.concatenate(rows) if rows else np.empty((0, self.size), dtype=np.float32)
+
+    def passages(self, texts: Sequence[str]) -> Floats:
+        """Embed passages in one batch, in smaller ones where memory does not hold it.
+
+        Raises:
+            BackendError: The model fails, or gives numbers that are not finite.
+        """
+        return self._encode(self._model.encode_document, texts, self._passage_prompt)
+
+    def _encode(self, encode: Callable[..., Any], texts: Sequence[str], prompt: str) -> Floats:
+        from rerank.backends._decoding import is_out_of_memory
+
+        given = [_LONE.sub("\N{REPLACEMENT CHARACTER}", text) for text in texts]
+        size = len(given)
+        while True:
+            try:
+                with quiet():
+                    rows = encode(given, prompt=prompt, batch_size=size, show_progress_bar=False)
+                return self._finished(np.asarray(rows, dtype=np.float32))
+            except (RuntimeError, ValueError, MemoryError) as error:
+                if size == 1 or not is_out_of_memory(error):
+                    raise BackendError(f"The model failed on {len(given)} texts: {error}") from error
+                size //= 2
+
+    def _finished(self, rows: Floats) -> Floats:
+        rows = rows[:, : self._dim]
+        if not np.isfinite(rows).all():
+            raise BackendError("The model gave an embedding that is not finite", remedy="Try dtype=float32")
+        if self._normalise:
+            lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+            rows = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
+        return np.ascontiguousarray(rows, dtype=np.float32)
+
+
+def load_encoder(options: Dense) -> SentenceEncoder:
+    """Load the model that the options name, from a folder or the hub.
+
+    Raises:
+        MissingPrerequisiteError: The extra ``dense`` is not installed.
+        MissingResourceError: There is no such model, or it was not pulled.
+        UsageError: It is a language model, or an option does not fit this machine or model.
+        UnknownNameError: It is no known name, folder or hub id.
+        DataError: Its weights are damaged, or pickled.
+    """
+    name = _locate(options.model)
+    require()
+    import sentence_transformers
+
+    given = BackendOptions(revision=options.revision, trust_remote_code=options.trust_remote_code)
+    device = pick_device(options.device)
+    dtype = pick_dtype(options.dtype, device)
+    with quiet(), named_errors(name, device):
+        model = sentence_transformers.SentenceTransformer(
+            str(name),
+            device=device,
+            model_kwargs={"dtype": dtype, "use_safetensors": True},
+            **origin_of(name, given),
+        ).eval()
+    return SentenceEncoder(model, options, identity={**_origin(name, model, options), "dtype": dtype})
+
+
+def require() -> None:
+    """Check that everything is there before hours are spent.
+
+    Raises:
+        MissingPrerequisiteError: A part of the extra does not import.
+    """
+    try:
+        import torch  # noqa: F401
+        import transformers  # noqa: F401
+
+        with quiet():
+            import faiss  # noqa: F401
+            import sentence_transformers  # noqa: F401
+    except ImportError as error:
+        raise MissingPrerequisiteError(
+            f"Dense retrieval needs sentence-transformers and faiss, and they do not import: {error}",
+            remedy="Run: pip install 'listrank[dense]'",
+        ) from error
+
+
+def model_hash(folder: Path) -> str:
+    """Hex SHA-256 of a model's folder and of the sub-folders that its ``modules.json`` names (pooling, layers)."""
+    names = {""}
+    if (folder / _MODULES).is_file():
+        names |= {str(module.get("path", "")) for module in json.loads((folder / _MODULES).read_text("utf-8"))}
+    parts = [f"{name}\0{folder_hash(folder / name)}\n" for name in sorted(names) if (folder / name).is_dir()]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def _locate(name: str) -> Path | str:
+    """The folder or hub id. A folder with ``modules.json`` may keep its weights in sub-folders."""
+    if name in MODELS and MODELS[name].kind != "embedding":
+        known = [card.name for card in MODELS.values() if card.kind == "embedding"]
+        raise UsageError(f"{name!r} is a language model", expected=f"an embedding model, such as {known[0]}")
+    folder = Path(name).expanduser()
+    return folder if name not in MODELS and (folder / _MODULES).is_file() else resolve(name)
+
+
+def _origin(name: Path | str, model: Any, options: Dense) -> dict[str, str]:
+    """Hash of a folder, wherever it lies; name and commit of a model on the hub."""
+    if isinstance(name, Path):
+        return {"weights": model_hash(name)}
+    config = getattr(getattr(model[0], "auto_model", None), "config", None)
+    return {"model": name, "revision": str(getattr(config, "_commit_hash", None) or options.revision)}
+
+
+def _prompt(model: Any, asked: str, kind: str) -> str:
+    """The text before queries or documents: as asked, or for ``auto`` what the model was saved with."""
+    if asked != "auto":
+        return "" if asked == "none" else asked
+    prompts: Mapping[str, str] = getattr(model, "prompts", None) or {}
+    names = (*_PROMPT_NAMES[kind], str(getattr(model, "default_prompt_name", "")))
+    return next((prompts[name] for name in names if name in prompts), "")

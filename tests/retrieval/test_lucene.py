@@ -1,0 +1,156 @@
+"""Lucene's options, checks and lists, without Java. test_lucene_real.py runs the real thing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol
+
+import pytest
+
+from rerank.corpus import Corpus
+from rerank.errors import MissingPrerequisiteError, MissingResourceError, RerankError, UnknownNameError, UsageError
+from rerank.retrieval import _prebuilt, first_stages, lucene, open_retriever
+from rerank.retrieval._lucene_index import analysis
+from rerank.retrieval.base import NeedsParts
+from rerank.retrieval.lucene import Lucene, LuceneRetriever
+from rerank.selector import build
+from rerank.types import Document, Query
+
+
+class MakeCorpus(Protocol):
+    def __call__(self, *documents: Document | str, language: str = "en") -> Corpus: ...
+
+
+@pytest.mark.parametrize(
+    ("selector", "error", "message"),
+    [
+        ("lucene,k1=-1", UsageError, "BM25 with k1=-1.0"),
+        ("lucene,k1=inf", UsageError, "BM25 with k1=inf"),
+        ("lucene,b=1.1", UsageError, "BM25 with b=1.1"),
+        ("lucene,fb_docs=3,fb_terms=2", UsageError, "fb_docs=3, fb_terms=2 without RM3.*rm3=true"),
+        ("lucene,rm3=true,fb_docs=0", UsageError, "RM3 with fb_docs=0.*at least 1"),
+        ("lucene,rm3=true,fb_terms=0", UsageError, "RM3 with fb_terms=0"),
+        ("lucene,rm3=true,original_weight=nan", UsageError, "original_weight=nan.*from 0 to 1"),
+        ("lucene,rm3=perhaps", UsageError, "rm3='perhaps'"),
+        ("lucene:index,fields=text", UsageError, "fields=text with the ready index index"),
+        ("lucene,fields=title", UsageError, r"one of: title\+text, text"),
+        ("lucene,k=9", UnknownNameError, "option of 'lucene'.*Did you mean 'k1'"),
+    ],
+)
+def test_options_that_do_not_fit(selector: str, error: type[RerankError], message: str) -> None:
+    with pytest.raises(error, match=message):
+        build(first_stages, selector)
+
+
+def test_feedback() -> None:
+    assert Lucene().feedback is None
+    assert Lucene(rm3=True).feedback == (10, 10, 0.5)
+    made = build(first_stages, "lucene:ix,rm3=true,fb-docs=3,fb-terms=20,original-weight=0")
+    assert made == Lucene("ix", rm3=True, fb_docs=3, fb_terms=20, original_weight=0.0)
+    assert made.feedback == (3, 20, 0.0)
+    assert isinstance(made, NeedsParts)
+
+
+@pytest.mark.parametrize("selector", ["lucene", "lucene:index", "hybrid:bm25+lucene"])
+def test_missing_pyserini_is_said_before_any_work(
+    make_corpus: MakeCorpus, cache: Path, monkeypatch: pytest.MonkeyPatch, selector: str
+) -> None:
+    monkeypatch.setattr(lucene, "find_spec", lambda name: None)
+    message = r"no module pyserini or jnius.*pip install 'listrank\[lucene\]'.*openjdk-21-jdk-headless"
+    with pytest.raises(MissingPrerequisiteError, match=message):
+        open_retriever(selector, make_corpus("wing"))
+    assert not cache.exists()
+
+
+def test_missing_java_is_said_before_any_work(
+    make_corpus: MakeCorpus, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(lucene, "find_spec", lambda name: name)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    with pytest.raises(MissingPrerequisiteError, match="JAVA_HOME leads to .*apt-get install openjdk-21-jdk-headless"):
+        open_retriever("lucene", make_corpus("wing"))
+    assert not cache.exists()
+
+
+def test_languages() -> None:
+    assert [analysis(code) for code in ("en", "EN-us", "zh-TW", "nn", "yue", "xx", "")] == [
+        "en",
+        "en",
+        "zh",
+        "no",
+        "zh",
+        "*",
+        "*",
+    ]
+
+
+def test_ties_at_the_cut_are_settled_by_the_collections_ids() -> None:
+    ids = {"0": "b", "1": "a", "2": "c", "3": "d"}
+    asked: list[set[str]] = []
+
+    def texts(inner: Iterable[str]) -> Mapping[str, Document]:
+        asked.append(set(inner))
+        return {key: Document(id=ids[key], text=ids[key].upper()) for key in asked[-1]}
+
+    def find(text: str, k: int) -> list[tuple[str, float]]:
+        return [("3", 2.0), ("0", 1.0), ("1", 1.0), ("2", 1.0)] if text else []
+
+    queries = [Query(id="x", text="t"), Query(id="e"), Query(id="y", text="t")]
+    run = LuceneRetriever(find, ids.__getitem__, texts).search(queries, 3)
+    assert {query_id: ranking.doc_ids for query_id, ranking in run.items()} == {
+        "x": ("d", "c", "b"),
+        "e": (),
+        "y": ("d", "c", "b"),
+    }
+    assert (run["x"].scores, run["x"].docs[0].text, run.name) == ((2.0, 1.0, 1.0), "D", "lucene")
+    assert asked == [{"3", "2", "0"}]  # what is cut off is not read
+    with pytest.raises(UsageError, match="0 documents"):
+        LuceneRetriever(find, ids.__getitem__, texts).search(queries, 0)
+
+
+@pytest.fixture
+def pyserini(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Modules in place of Pyserini's; the names that were downloaded."""
+    downloaded: list[str] = []
+
+    def download(name: str, *, verbose: bool) -> str:
+        sys.stdout.write("Downloading")
+        downloaded.append(name)
+        if name == "unreachable":
+            raise ValueError("Unable to download prebuilt index at any known URLs.")
+        return f"/kept/{name}"
+
+    package, info, util = (ModuleType(f"pyserini{name}") for name in ("", ".prebuilt_index_info", ".util"))
+    info.__dict__["TF_INDEX_INFO"] = {"msmarco-v1-passage": {}, "unreachable": {}}
+    util.__dict__["download_prebuilt_index"] = download
+    for module in (package, info, util):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    return downloaded
+
+
+def test_a_folder_is_taken_before_a_name(tmp_path: Path, pyserini: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "msmarco-v1-passage").mkdir()
+    assert _prebuilt.index_folder("msmarco-v1-passage") == Path("msmarco-v1-passage")
+    assert pyserini == []
+
+
+def test_a_name_is_downloaded_and_nothing_printed(pyserini: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert _prebuilt.index_folder("msmarco-v1-passage") == Path("/kept/msmarco-v1-passage")
+    assert pyserini == ["msmarco-v1-passage"]
+    assert capsys.readouterr().out == ""
+
+
+def test_indexes_that_are_not_there(tmp_path: Path, pyserini: list[str]) -> None:
+    with pytest.raises(MissingResourceError, match="is no folder"):
+        _prebuilt.index_folder(str(tmp_path / "gone"))
+    with pytest.raises(
+        UnknownNameError, match="prebuilt index of Pyserini 'msmarco-passage'.*Did you mean 'msmarco-v1"
+    ):
+        _prebuilt.index_folder("msmarco-passage")
+    assert pyserini == []
+    with pytest.raises(MissingResourceError, match="'unreachable' cannot be downloaded: Unable.*folder of an index"):
+        _prebuilt.index_folder("unreachable")

@@ -13,7 +13,19 @@ import pytest
 import rerank
 
 ROOT = Path(rerank.__file__).parent
-GROUND = {"types", "errors", "registry", "selector", "textfiles", "formats", "jsontables", "paths", "corpus", "stages"}
+GROUND = {
+    "progress",
+    "types",
+    "errors",
+    "registry",
+    "selector",
+    "textfiles",
+    "formats",
+    "jsontables",
+    "paths",
+    "corpus",
+    "stages",
+}
 #: Room -> the rooms that it may import besides itself.
 ARROWS = {
     "errors": set(),
@@ -24,6 +36,7 @@ ARROWS = {
     "jsontables": {"errors", "textfiles", "types"},
     "formats": {"errors", "types", "textfiles", "jsontables"},
     "paths": set(),
+    "progress": set(),
     "corpus": {"errors", "types"},
     "stages": {"errors", "types"},
     "prices": {"errors"},

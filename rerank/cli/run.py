@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +13,13 @@ import typer
 
 from rerank.cli.output import FormatOption, counts, emit, note, number, table
 from rerank.cli.specs import RETRIEVAL, with_spec
+from rerank.progress import progress as count
 from rerank.spec import Execution, RunSpec
 
 if TYPE_CHECKING:
     from rerank.experiment import Prepared
     from rerank.types import Run
 
-#: Seconds between two signs of life in a log.
-_EVERY = 30.0
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Count calls, tokens and money; ask the model nothing.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write the run there instead of on stdout.")]
 
@@ -111,42 +109,9 @@ def execute_with_progress(prepared: Prepared, execution: Execution) -> dict[str,
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Callable[[object], None]]:
-    """A bar that advances with every call of what it yields; where stderr is no terminal, a line now and then."""
-    if not sys.stderr.isatty():
-        yield _lines(title, total)
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total)
-
-        def advance(done: object) -> None:
-            bar.advance(task)
-
-        yield advance
-
-
-def _lines(title: str, total: int) -> Callable[[object], None]:
-    """Say how far it is, at most twice a minute."""
-    done, said = 0, time.monotonic()
-
-    def advance(what: object) -> None:
-        nonlocal done, said
-        done += 1
-        if time.monotonic() - said >= _EVERY:
-            said = time.monotonic()
-            note(f"{title}: {done} of at most {total}")
-
-    return advance
+    """What `rerank.progress` shows, advanced by one with every call of what it yields, whatever that is told."""
+    with count(title, total, bound="at most") as advance:
+        yield lambda done: advance(1)
 
 
 def _write(run: Run, output: Path | None) -> None:

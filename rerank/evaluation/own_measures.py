@@ -7,6 +7,7 @@ Their names follow one rule: the benchmark, an underscore, and what ir_measures 
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -27,7 +28,7 @@ _PARAMS = {
 }
 
 
-class BenchmarkMeasure(Measure):
+class BenchmarkMeasure(Measure, ABC):
     """One of these measures: a cutoff, and the lowest grade that counts as relevant.
 
     Attributes:
@@ -37,9 +38,9 @@ class BenchmarkMeasure(Measure):
     SUPPORTED_PARAMS = _PARAMS
     WHOLE_RUN: ClassVar[str] = ""
 
+    @abstractmethod
     def value(self, listed: Listed) -> float:
         """The measure of one query."""
-        raise NotImplementedError
 
     def aggregator(self) -> Agg:
         """The mean over queries, or parts over wholes where only the whole run has a value."""

@@ -19,10 +19,10 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from rerank.progress import progress, say
 from rerank.retrieval._documents import Documents
 from rerank.retrieval._encoder import Encoder, Floats
 from rerank.retrieval._folders import open_folder, storing
-from rerank.retrieval._progress import progress, say
 from rerank.types import Document
 
 _FILE, _COUNT = "embeddings.npy", "committed.json"

@@ -1,4 +1,4 @@
-"""How far a long build is: a bar where stderr is a terminal, else a line now and then. Knows no work of any kind."""
+"""How far long work is: a bar where stderr is a terminal, else a line now and then. Knows no work of any kind."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def progress(title: str, total: int, done: int = 0) -> Generator[Callable[[int], None]]:
+def progress(title: str, total: int, done: int = 0, *, bound: str = "") -> Generator[Callable[[int], None]]:
     """Yield a function that is told how many more are done.
 
     Args:
         title: What is counted.
         total: How many there are.
         done: How many of them an earlier process did.
+        bound: What stands before the total where it is one, such as ``at most``.
     """
     if not sys.stderr.isatty():
-        yield _lines(title, total, done)
+        yield _lines(title, f"{bound} {total}".strip(), done)
         return
     from rich.console import Console
     from rich.progress import (
@@ -45,8 +46,8 @@ def progress(title: str, total: int, done: int = 0) -> Generator[Callable[[int],
         yield lambda more: bar.advance(task, more)
 
 
-def _lines(title: str, total: int, done: int) -> Callable[[int], None]:
-    """Say how far it is, at most twice a minute: short builds stay silent."""
+def _lines(title: str, total: str, done: int) -> Callable[[int], None]:
+    """Say how far it is, at most twice a minute: short work stays silent."""
     said = time.monotonic()
 
     def advance(more: int) -> None:

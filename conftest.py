@@ -7,19 +7,21 @@ from importlib.util import find_spec
 from pathlib import Path
 
 _IMPORT = re.compile(r"^(?:import|from) ([\w.]+)(?: import (\w+))?", re.M)
-_BACKENDS = Path(__file__).parent / "rerank/backends"
+_ROOT = Path(__file__).parent
+_ROOMS = (_ROOT / "rerank/backends", _ROOT / "rerank/finetune")
 _IMPORTS = {
     path: {name for found in _IMPORT.findall(path.read_text(encoding="utf-8")) for name in (found[0], ".".join(found))}
-    for path in _BACKENDS.glob("_*.py")
+    for room in _ROOMS
+    for path in room.rglob("_*.py")
 }
 
 
 def _unusable() -> set[Path]:
     """The modules that import what is not installed, and those that import these."""
-    lacking = {name for name in ("torch", "vllm") if not find_spec(name)}
+    lacking = {name for name in ("torch", "peft", "vllm") if not find_spec(name)}
     while True:
         found = {p for p, names in _IMPORTS.items() if lacking & {*names, *(name.split(".")[0] for name in names)}}
-        more = {f"rerank.backends.{path.stem}" for path in found} - lacking
+        more = {".".join(path.relative_to(_ROOT).with_suffix("").parts) for path in found} - lacking
         if not more:
             return found
         lacking |= more

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rerank.backends._loading import adapter_folder
 from rerank.backends.base import Backend
 from rerank.errors import DataError, UsageError, shorten
 from rerank.judges import FAILURES, Judge, Limits, check_judge, open_judge
@@ -26,11 +27,15 @@ from rerank.pipeline import Outcome, drive
 from rerank.prompts import load_prompt
 from rerank.stages import Transformer
 from rerank.strategies import Strategy, open_strategy
+from rerank.trained import as_trained
 from rerank.types import Document, Query, Ranking, Run
 
 #: How a document may be given: its text, a `Document`, or a mapping with ``text`` and perhaps ``id`` (text or a whole
 #: number) and ``title``. An id or title that is None is one that is not given.
 DocumentLike = str | Document | Mapping[str, Any]
+
+#: What of a token budget an adapter decides.
+_LIMITS = ("min_passage_tokens", "max_passage_tokens", "context_size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +100,7 @@ class Reranker(Transformer):
         cls,
         model: str,
         *,
-        method: str = "fullrank",
+        method: str = "auto",
         prompt: str = "auto",
         limits: Limits | None = None,
         options: BackendOptions | None = None,
@@ -104,9 +109,11 @@ class Reranker(Transformer):
 
         Args:
             model: A name of `rerank models`, a folder, a Hugging Face id, or ``fake:KIND``.
-            method: A method's name; options of its strategy follow it, as in ``"sliding,size=10,stride=5"``.
-            prompt: Name of a shipped prompt, or path of a YAML file; ``auto`` takes the one that suits the model.
-            limits: Token budget and decoding.
+            method: A method's name; options of its strategy follow it, as in ``"sliding,size=10,stride=5"``. ``auto``
+                is what the adapter was trained for, where there is one that says so, else ``fullrank``.
+            prompt: Name of a shipped prompt, or path of a YAML file; ``auto`` takes the adapter's, else the one that
+                suits the model.
+            limits: Token budget and decoding; the adapter's if left out.
             options: Device, dtype, adapter and the like.
 
         Raises:
@@ -114,6 +121,12 @@ class Reranker(Transformer):
             MissingResourceError: The model is not there.
             MissingPrerequisiteError: The extra that the model needs is not installed.
         """
+        if options and options.adapter and method == "auto":
+            trained = as_trained(adapter_folder(options.adapter), {"model": model})
+            method = trained.get("method", method)
+            prompt = trained.get("prompt", prompt) if prompt == "auto" else prompt
+            limits = limits or Limits(**{key: trained[key] for key in _LIMITS if key in trained})
+        method = "fullrank" if method == "auto" else method
         card = open_method(method)
         check_judge(card.judge_selector, backend_class(model, card.backend), model)
         backend = open_backend(model, options or BackendOptions(), kind=card.backend)

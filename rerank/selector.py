@@ -91,28 +91,45 @@ def build(registry: Registry, text: str, **given: Any) -> Any:
         UsageError: An option's value does not fit, or the argument is missing or too much.
     """
     selector = Selector.parse(text)
-    made = registry.get(selector.name)
+    arguments = (selector.argument,) if selector.argument else ()
+    return make(registry, selector.name, selector.options, *arguments, **given)
+
+
+def make(registry: Registry, name: str, options: Mapping[str, Any], *arguments: Any, **given: Any) -> Any:
+    """Look a name up and make the thing from options as a selector or a TOML table holds them.
+
+    Args:
+        registry: Where to look.
+        name: What for.
+        options: Keyword arguments, converted to the annotated types.
+        arguments: Positional arguments.
+        given: Further keyword arguments, which options cannot name.
+
+    Raises:
+        UnknownNameError: No such thing, or no such option; the message suggests the nearest.
+        UsageError: An option's value does not fit, or the argument is missing or too much.
+    """
+    made = registry.get(name)
     signature = inspect.signature(made)
     hints = get_type_hints(made if is_dataclass(made) else getattr(made, "__init__", made), include_extras=True)
     keyword = {n: p for n, p in signature.parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    keyword = {name: parameter for name, parameter in keyword.items() if name not in given}
-    options = {}
-    for key, value in selector.options.items():
+    keyword = {n: parameter for n, parameter in keyword.items() if n not in given}
+    converted = {}
+    for key, value in options.items():
         if key not in keyword:
-            raise UnknownNameError(f"option of {selector.name!r}:", key, keyword, if_none="It takes no options")
+            raise UnknownNameError(f"option of {name!r}:", key, keyword, if_none="It takes no options")
         try:
-            options[key] = TypeAdapter(hints.get(key, str)).validate_python(value)
+            converted[key] = TypeAdapter(hints.get(key, str)).validate_python(value)
         except ValidationError as error:
             raise UsageError(
-                f"Option {key}={value!r} of {selector.name!r}: {error.errors()[0]['msg']}",
+                f"Option {key}={value!r} of {name!r}: {error.errors()[0]['msg']}",
                 expected=_kind(hints.get(key, str)),
             ) from error
-    arguments = (selector.argument,) if selector.argument else ()
     try:
-        signature.bind(*arguments, **options, **given)
+        signature.bind(*arguments, **converted, **given)
     except TypeError as error:
-        raise UsageError(f"{text!r}: {error}", expected=usage(selector.name, made)) from error
-    return made(*arguments, **options, **given)
+        raise UsageError(f"{':'.join([name, *map(str, arguments)])!r}: {error}", expected=usage(name, made)) from error
+    return made(*arguments, **converted, **given)
 
 
 def usage(name: str, made: Any) -> str:

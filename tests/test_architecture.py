@@ -55,9 +55,10 @@ ARROWS = {
     "models": GROUND | {"backends", "prompts", "_pull"},
     "_pull": GROUND | {"backends", "models"},
     "store": GROUND | {"backends", "prompts"},
-    "reranker": GROUND | {"backends", "judges", "methods", "models", "pipeline", "prompts", "strategies"},
+    "trained": GROUND,
+    "reranker": GROUND | {"backends", "judges", "methods", "models", "pipeline", "prompts", "strategies", "trained"},
 }
-EVERYTHING = {"experiment", "doctor", "cli", "__main__", "__init__"}
+EVERYTHING = {"experiment", "finetune", "doctor", "cli", "__main__", "__init__"}
 
 
 def room_of(path: Path) -> str:

@@ -7,7 +7,7 @@ own rows are all that is ever computed. Imports torch at its top, so it is impor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +73,8 @@ def attend(model: Any, tokens: HfTokens, prompt: Prompt, task: Attend) -> Seen:
     asked = [locate(tokens, prompt, task.spans, task.tail)]
     if task.null:
         asked.append(locate(tokens, task.null, task.spans, task.tail))
-    weights = _Reader(model, wanted, per_head=task.per_head).read(asked)
+    counts = dict(zip(task.heads, task.weights, strict=True)) if task.weights else {}
+    weights = _Reader(model, wanted, counts=counts, per_head=task.per_head).read(asked)
     if task.per_head:
         apart = weights[0] - weights[1] if task.null else weights[0]
         layers, heads, _ = apart.shape
@@ -138,11 +139,23 @@ class _Reader:
     Args:
         model: The model.
         wanted: Layer -> heads that count.
+        counts: (layer, head) -> how much it counts; 1 where it is not named.
         per_head: Collect by head and passage instead of by token.
     """
 
-    def __init__(self, model: Any, wanted: dict[int, tuple[int, ...]], *, per_head: bool) -> None:
+    def __init__(
+        self,
+        model: Any,
+        wanted: dict[int, tuple[int, ...]],
+        *,
+        counts: Mapping[tuple[int, int], float],
+        per_head: bool,
+    ) -> None:
         self._model, self._wanted, self._per_head = model, wanted, per_head
+        self._counts = {
+            layer: torch.tensor([counts.get((layer, head), 1.0) for head in heads], device=model.device)
+            for layer, heads in wanted.items()
+        }
         self._last, self._plain = max(wanted), is_plain(model)
 
     def read(self, prompts: Sequence[Located]) -> list[torch.Tensor]:
@@ -182,7 +195,7 @@ class _Reader:
 
         def note(layer: int, weights: torch.Tensor) -> None:
             if not self._per_head:  # keys that a sliding layer has let go of get nothing
-                total[length - weights.shape[1] :] += weights.sum(dim=0).cpu()
+                total[length - weights.shape[1] :] += (self._counts[layer] @ weights).cpu()
                 return
             whole = torch.zeros(weights.shape[0], length)
             whole[:, length - weights.shape[1] :] = weights.cpu()

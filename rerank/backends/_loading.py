@@ -219,8 +219,28 @@ def _with_adapter(model: Any, adapter: str) -> tuple[Any, str]:
         ) from error
     if any(config.is_prompt_learning for config in wrapped.peft_config.values()):
         raise UsageError(f"Adapter {adapter!r} is a learned prompt", expected="one that changes weights, such as LoRA")
-    base = wrapped.merge_and_unload() if model.dtype == torch.float32 else wrapped.get_base_model()
-    return base.eval(), folder_hash(folder)
+    if model.dtype == torch.float32:
+        untie(wrapped)
+        return wrapped.merge_and_unload().eval(), folder_hash(folder)
+    return wrapped.get_base_model().eval(), folder_hash(folder)
+
+
+def untie(wrapped: Any) -> None:
+    """Give the last matrix weights of its own where it or the embeddings are adapted and both are one tensor.
+
+    Merging an adapter of one of them would change the other as well, which the adapter itself does not.
+    """
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    model: Any = wrapped.get_base_model()
+    first, last = model.get_input_embeddings(), model.get_output_embeddings()
+    if not any(isinstance(layer, BaseTunerLayer) for layer in (first, last)):
+        return
+    first, last = (getattr(layer, "base_layer", layer) for layer in (first, last))
+    if first.weight is last.weight:
+        last.weight = torch.nn.Parameter(last.weight.detach().clone())
+        model.config.tie_word_embeddings = False
 
 
 def adapter_folder(adapter: str) -> Path:
@@ -229,7 +249,7 @@ def adapter_folder(adapter: str) -> Path:
         from huggingface_hub import snapshot_download
 
         try:
-            folder = Path(snapshot_download(adapter, allow_patterns=["*.json", "*.safetensors"]))
+            folder = Path(snapshot_download(adapter, allow_patterns=["*.json", "*.safetensors", "*.yaml"]))
         except (OSError, ValueError) as error:
             raise MissingResourceError(
                 f"Adapter {adapter!r} is no folder and cannot be had from the hub: {error}",

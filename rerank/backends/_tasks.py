@@ -65,6 +65,7 @@ class Attend:
         tail: First character of the late instruction there; from it on, everything asks.
         null: The same chat with a content-free query, to calibrate by; empty for none.
         heads: (layer, head) pairs that count, from 0; empty for all.
+        weights: How much each of them counts, in their order; empty: all the same, 1.
         layers: First and last layer that count; all of them if None.
         per_head: Give the numbers of every head apart, layers first, then heads, then passages; the reply's text says
             how many layers and heads, as ``30x9``. The token filter is then left out.
@@ -74,6 +75,7 @@ class Attend:
     tail: int
     null: Prompt = ()
     heads: tuple[tuple[int, int], ...] = ()
+    weights: tuple[float, ...] = ()
     layers: tuple[int, int] | None = None
     per_head: bool = False
 

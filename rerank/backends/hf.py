@@ -85,6 +85,11 @@ class Hf:
         return cls(model.eval(), tokenizer, identity={"model": name, "dtype": dtype}, options=options)
 
     @property
+    def model(self) -> Any:
+        """The model, for those who train it."""
+        return self._model
+
+    @property
     def identity(self) -> Mapping[str, str]:
         """Name, hash or revision, dtype, adapter."""
         return self._identity

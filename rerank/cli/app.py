@@ -6,7 +6,23 @@ from typing import Annotated
 
 import typer
 
-from rerank.cli import compare, data, demo, evaluate, folders, heads, prompts, qrels, robustness, run, tools
+from rerank.cli import (
+    compare,
+    data,
+    demo,
+    evaluate,
+    folders,
+    heads,
+    inspect,
+    label,
+    merge,
+    prompts,
+    qrels,
+    robustness,
+    run,
+    tools,
+    train,
+)
 
 
 def _dashed(name: str) -> str:
@@ -48,5 +64,8 @@ def root(
     """
 
 
-for module in (demo, run, robustness, heads, evaluate, compare, qrels, folders, data, prompts, tools):
+_RANKING = (demo, run, robustness, heads)
+_MEASURING = (evaluate, compare, qrels)
+_TRAINING = (label, train, inspect, merge)
+for module in (*_RANKING, *_MEASURING, *_TRAINING, folders, data, prompts, tools):
     module.register(app)

@@ -9,8 +9,10 @@ import hashlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
+from rerank.backends._loading import adapter_folder
 from rerank.backends.base import Backend
 from rerank.collections import Collection, judgments, open_collection
 from rerank.errors import DataError, UnknownNameError, UsageError
@@ -24,6 +26,7 @@ from rerank.retrieval import open_retriever
 from rerank.selector import Selector
 from rerank.spec import Execution, RunSpec
 from rerank.strategies import Strategy, open_strategy, strategies
+from rerank.trained import as_trained
 from rerank.types import Qrels, Query, Ranking, Run
 
 
@@ -229,6 +232,14 @@ def prompt_of(spec: RunSpec, method: Method) -> str:
     return method.own_prompt if method.own_prompt and spec.prompt == "auto" else prompt_for(spec.model, spec.prompt)
 
 
+def as_trained_for(spec: RunSpec) -> RunSpec:
+    """The specification with what its adapter, or its model, says of its own use, where the user says nothing."""
+    given = spec.model_dump(include=spec.model_fields_set)
+    if spec.adapter:
+        return spec.model_copy(update=as_trained(adapter_folder(spec.adapter), given))
+    return spec.model_copy(update=as_trained(Path(spec.model), given | {"model": spec.model}))
+
+
 def prepare(
     spec: RunSpec, execution: Execution, *, judged_only: bool = True, backend: Backend | None = None
 ) -> Prepared:
@@ -240,6 +251,7 @@ def prepare(
         judged_only: See `load`.
         backend: One that is loaded already, for several runs with one model; it must be what ``spec`` names.
     """
+    spec = as_trained_for(spec)
     method = open_method(spec.method)
     cost(spec.model, 0, 0)  # a broken price table must not be found after the last call
     strategy = strategy_of(spec, method)

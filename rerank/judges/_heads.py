@@ -14,12 +14,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from rerank.backends._fingerprint import folder_hash
 from rerank.errors import DataError, MissingResourceError, UsageError
 from rerank.textfiles import replace_text
 
 #: What of a backend's identity tells whose heads a list is about; the number type does not matter.
 _OF_THE_MODEL = ("model", "weights", "revision", "adapter")
 _PUBLISHED = ("qrhead", "core")
+#: What a list says of the weights whose folder it lies in.
+BESIDE = "beside"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +31,10 @@ class HeadList:
 
     Attributes:
         heads: (layer, head) pairs, from 0.
-        model: Identity of the model they were chosen for.
-        method: How: ``qrhead`` or ``core``.
+        weights: How much each counts, in their order; empty: all the same.
+        model: Identity of the model they were chosen for. `BESIDE` for its weights or its adapter stands for those in
+            whose folder the file lies: their hash cannot stand in it.
+        method: How: ``qrhead``, ``core``, or ``trained`` with an adapter.
         details: What they were chosen on and with, and their scores; for people.
     """
 
@@ -37,11 +42,15 @@ class HeadList:
     model: Mapping[str, str]
     method: str
     details: Mapping[str, Any] = field(default_factory=dict)
+    weights: tuple[float, ...] = ()
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of the heads, in whatever order."""
-        return hashlib.sha256(json.dumps(sorted(self.heads)).encode()).hexdigest()
+        """Hex SHA-256 of the heads, in whatever order, with their weights if they have some."""
+        content: Any = sorted(self.heads)
+        if self.weights:
+            content = sorted(zip(self.heads, self.weights, strict=True))
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def write(self, path: str | Path) -> None:
         """Write a JSON file that `open_heads` reads."""
@@ -68,8 +77,10 @@ def open_heads(name: str, identity: Mapping[str, str]) -> HeadList:
     """
     if name in _PUBLISHED:
         return _published(name, identity)
-    found = _read(Path(name))
+    path = Path(name)
+    found = _read(path)
     mine, theirs = of_model(identity), of_model(found.model)
+    theirs = {key: folder_hash(path.parent) if value == BESIDE else value for key, value in theirs.items()}
     # A folder's name is only where it lies; its hash says what is in it.
     keys = [key for key in _OF_THE_MODEL if key != "model" or not theirs.get("weights")]
     if any(mine.get(key) != theirs.get(key) for key in keys):
@@ -93,8 +104,13 @@ def _read(path: Path) -> HeadList:
         raise DataError(f"The head list {str(path)!r} is no JSON: {error}") from error
     try:
         heads = tuple((int(layer), int(head)) for layer, head in content["heads"])
+        weights = tuple(map(float, content.get("weights", ())))
         found = HeadList(
-            heads=heads, model=content["model"], method=content["method"], details=content.get("details", {})
+            heads=heads,
+            model=content["model"],
+            method=content["method"],
+            details=content.get("details", {}),
+            weights=weights,
         )
         of_model(found.model)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -104,6 +120,8 @@ def _read(path: Path) -> HeadList:
         ) from error
     if not heads:
         raise DataError(f"The head list {str(path)!r} is empty", expected="at least one head")
+    if weights and len(weights) != len(heads):
+        raise DataError(f"The head list {str(path)!r} has {len(weights)} weights for {len(heads)} heads")
     return found
 
 

@@ -6,6 +6,7 @@ model is the backend's business; which heads are worth reading is in `rerank.jud
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from functools import cached_property
 from rerank.backends.base import Attend, Reply, Request, Sampling
 from rerank.errors import UsageError
 from rerank.judges._heads import HeadList, open_heads
-from rerank.judges.base import Verdict, Whole, by_score, failed
+from rerank.judges.base import Verdict, Whole, by_score, failed, z_scores
 from rerank.prompts.passages import one_line
 from rerank.types import Window
 
@@ -37,6 +38,12 @@ class Attention(Whole):
             run.
         calibrate: Take off what the null query gives, and leave out each passage's tokens that fall far below its mean.
         best_first: Show the first stage's best passage first instead of last.
+        first_stage: Add the first stage's score, this many times: both as z-scores within the window, that of attention
+            of its logarithm where all scores are above 0. Where the first stage's scores are not known, attention
+            decides alone, and the verdict says so.
+
+    Raises:
+        UsageError: A negative ``first_stage``.
     """
 
     needs = (Attend,)
@@ -47,11 +54,14 @@ class Attention(Whole):
     layers: str = ""
     calibrate: bool = True
     best_first: bool = False
+    first_stage: float = 0.0
 
     def __post_init__(self) -> None:
         """Read the heads, so that a missing file is found before the first call."""
         super().__post_init__()
-        _band(self.layers)
+        band(self.layers)
+        if self.first_stage < 0:
+            raise UsageError(f"first_stage={self.first_stage}", expected="a weight of at least 0")
         _ = self._heads
 
     @cached_property
@@ -77,7 +87,8 @@ class Attention(Whole):
             tail=tail,
             null=self.template.render(NULL_QUERY, fitted.passages) if self.calibrate else (),
             heads=self._heads.heads if self._heads and not per_head else (),
-            layers=_band(self.layers),
+            weights=self._heads.weights if self._heads and not per_head else (),
+            layers=band(self.layers),
             per_head=per_head,
         )
         return Request(prompt=fitted.prompt, sampling=Sampling(max_tokens=0), window=window, task=task)
@@ -91,14 +102,25 @@ class Attention(Whole):
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         """The order of falling scores."""
-        return failed(replies, len(window)) or by_score(replies[0].scores, len(window))
+        return failed(replies, len(window)) or self._ordered(replies[0].scores, window)
+
+    def _ordered(self, scores: Sequence[float], window: Window) -> Verdict:
+        if not self.first_stage or len(scores) != len(window):
+            return by_score(scores, len(window))
+        if not window.scores:
+            alone = by_score(scores, len(window))
+            return replace(alone, detail="no first-stage scores were given, so attention decided alone")
+        positive = all(score > 0 for score in scores)
+        mine = z_scores([math.log(score) for score in scores] if positive else scores)
+        theirs = z_scores(window.scores)
+        return by_score([a + self.first_stage * b for a, b in zip(mine, theirs, strict=True)], len(window))
 
 
 def _turned(window: Window) -> Window:
     return replace(window, docs=window.docs[::-1], scores=window.scores[::-1])
 
 
-def _band(layers: str) -> tuple[int, int] | None:
+def band(layers: str) -> tuple[int, int] | None:
     """``8-15`` as numbers.
 
     Raises:

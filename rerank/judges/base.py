@@ -276,6 +276,17 @@ def by_score(scores: Sequence[float], count: int) -> Verdict:
     return Verdict(order=tuple(sorted(given, key=lambda at: -scores[at])), status="ok")
 
 
+def z_scores(scores: Sequence[float]) -> list[float]:
+    """Scores less their mean, over their standard deviation (with n); all 0 where they are equal.
+
+    >>> z_scores([1.0, 3.0])
+    [-1.0, 1.0]
+    """
+    mean = sum(scores) / len(scores)
+    deviation = (sum((score - mean) ** 2 for score in scores) / len(scores)) ** 0.5
+    return [(score - mean) / deviation if deviation else 0.0 for score in scores]
+
+
 def failed(replies: Sequence[Reply], count: int) -> Verdict | None:
     """The verdict on a window one of whose replies never came; None if all did."""
     for reply in replies:

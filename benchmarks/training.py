@@ -1,0 +1,142 @@
+"""A training step against a plain one with logits of every place: memory of the logits, tokens a second.
+
+    python benchmarks/training.py [--model smollm2-135m] [--steps 3]
+
+Lists come from the embedded collection. Each measurement is a process of its own; memory is the rise of its peak over
+the step before. "Memory for logits" is that rise less the rise of a step whose loss needs no logits at all (the mean of
+the last hidden states). Ratios: `logits_memory_ratio` plain / ours, `tokens_per_second_ratio` ours / plain, both large
+when we are good; all from one run of this script, variants in turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+VARIANTS = ("ours", "plain", "none")
+
+
+def main() -> None:
+    """Measure everything, print one line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--child", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--documents", type=int, default=20, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(measured(options)))
+        return
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    for documents in (20, 100):
+        for variant in VARIANTS:
+            command = [sys.executable, __file__, "--child", variant, "--documents", str(documents)]
+            command += ["--model", options.model, "--steps", str(options.steps)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            found[variant, documents] = json.loads(done.stdout.splitlines()[-1])
+            print(documents, variant, found[variant, documents], file=sys.stderr)
+    logits = {
+        (variant, n): max(0.1, found[variant, n]["rise_mb"] - found["none", n]["rise_mb"])
+        for variant in ("ours", "plain")
+        for n in (20, 100)
+    }
+    speed = {n: found["ours", n]["tokens_per_second"] / found["plain", n]["tokens_per_second"] for n in (20, 100)}
+    result = {
+        "logits_memory_ratio": round(logits["plain", 20] / logits["ours", 20], 2),
+        "logits_memory_ratio_100_documents": round(logits["plain", 100] / logits["ours", 100], 2),
+        "tokens_per_second_ratio": round(speed[20], 3),
+        "tokens_per_second_ratio_100_documents": round(speed[100], 3),
+        "peak_mb_20_documents": found["ours", 20]["peak_mb"],
+        "peak_mb_100_documents": found["ours", 100]["peak_mb"],
+        "plain_peak_mb_100_documents": found["plain", 100]["peak_mb"],
+    }
+    print(json.dumps(result))
+
+
+def measured(options: Any) -> dict[str, float]:
+    """One variant: its peak, its rise, its speed."""
+    from rerank.backends._loading import quiet
+    from rerank.finetune.training import peak_mb
+
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        module, batches, tokens = prepared(options, Path(folder))
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        step(options.child, module, batches[0], parameters)  # everything is loaded, and small things are allocated
+        before = peak_mb()
+        seconds = []
+        for batch in batches[1:]:
+            began = time.perf_counter()
+            step(options.child, module, batch, parameters)
+            seconds.append(time.perf_counter() - began)
+    peak = peak_mb()
+    return {"peak_mb": peak, "rise_mb": peak - before, "tokens_per_second": tokens / statistics.median(seconds)}
+
+
+def prepared(options: Any, folder: Path) -> tuple[Any, list[Any], int]:
+    """A LoRA under the importance loss; a short batch, then as many of one full list."""
+    from rerank.collections import open_collection
+    from rerank.finetune._module import collate
+    from rerank.finetune._run import Run
+    from rerank.finetune.recipe import Recipe
+    from rerank.finetune.schedule import pick
+    from rerank.finetune.training import read_data
+
+    docs = list(open_collection("pydoc").docs())[: options.documents]
+    rows = [{"_id": doc.id, "title": doc.title, "text": doc.text} for doc in docs]
+    (folder / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "how do I open a file"}) + "\n")
+    ids = [doc.id for doc in docs]
+    label = {"qid": "q", "initial_list": ids, "final_list": random.Random(1).sample(ids, len(ids))}
+    (folder / "labels.jsonl").write_text(json.dumps(label) + "\n")
+    recipe = Recipe.make(
+        {
+            "model": options.model,
+            "data": {
+                "lists": [str(folder / "labels.jsonl")],
+                "collection": f"beir:{folder}",
+                "documents": options.documents,
+            },
+            "method": {"max_passage_tokens": 60, "prompt": "listwise"},
+            "losses": [{"name": "importance"}],
+            "adapter": {"name": "lora", "r": 16},
+            "training": {"steps": 1, "accumulation": 1},
+        }
+    )
+    run = Run(recipe, recipe.parts(), folder / "out", device="cpu")
+    module = run._attached()
+    module.train()
+    (given,) = read_data(recipe)
+    short, full = (run._places.examples.make(pick(given, range(n))) for n in (2, len(given)))
+    return module, [collate([short]), *[collate([full])] * options.steps], len(full)
+
+
+def step(variant: str, module: Any, batch: Any, parameters: list[Any]) -> None:
+    """Forward and backward of one batch, as the trainer does it."""
+    import torch
+
+    for parameter in parameters:
+        parameter.grad = None
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=module.model.dtype == torch.bfloat16):
+        if variant == "ours":
+            loss = module(**batch)["loss"]
+        elif variant == "plain":
+            example = batch["examples"][0]
+            labels = batch["ids"].clone()
+            labels[:, : example.label + 1] = -100
+            loss = module.model(input_ids=batch["ids"], labels=labels, use_cache=False).loss
+        else:
+            hidden = module.model.get_base_model().get_decoder()(input_ids=batch["ids"], use_cache=False)
+            loss = hidden.last_hidden_state.float().mean()
+    loss.backward()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""`train`: a recipe becomes an adapter with its card."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rerank.cli.output import FormatOption, emit, note, number, table
+from rerank.progress import progress
+
+_EXAMPLE = "Example: rerank train training/first/recipe.toml --out adapters/first"
+Recipe = Annotated[Path, typer.Argument(help="The recipe, a TOML file.", show_default=False)]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the adapter, its checkpoints and its metrics.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
+Device = Annotated[str, typer.Option(help="Torch device.")]
+Push = Annotated[str, typer.Option("--push", metavar="OWNER/NAME", help="Send it to the hub; needs HF_TOKEN.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("train", epilog=_EXAMPLE)(train)
+
+
+def train(
+    recipe: Recipe,
+    out: Out,
+    resume: Resume = False,
+    device: Device = "auto",
+    push: Push = "",
+    form: FormatOption = "text",
+) -> None:
+    """Train an adapter; rerank run --adapter FOLDER then ranks as it was trained to.
+
+    Ended by whatever means, it goes on with --resume, and comes to the same weights.
+    """
+    from rerank.finetune.folder import push_to_hub
+    from rerank.finetune.recipe import read_recipe
+    from rerank.finetune.training import train as run
+
+    read = read_recipe(recipe)
+    read.parts()
+    result = run(read, out, resume=resume, device=device, progress=progress)
+    content = dataclasses.asdict(result)
+    rows: list[list[object]] = [
+        ["steps", result.steps],
+        ["loss", number(result.loss)],
+        ["numbers that train", f"{result.trainable:,}"],
+        ["seconds", result.seconds],
+        ["peak MiB", result.peak_mb],
+    ]
+    for title, values in (("first stage", result.first_stage), ("trained", result.validation)):
+        rows += [[f"{name}, {title}", number(value)] for name, value in values.items()]
+    emit(content, form=form, text=lambda: table(["", result.folder], rows))
+    if push:
+        note(push_to_hub(out, push))
+    note(f"Use it: rerank run --collection COLLECTION --adapter {out}")

@@ -1,0 +1,337 @@
+"""One training while it goes on: model, data, parts and files. Imports torch at its top."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import TrainingArguments
+from transformers.trainer_utils import set_seed
+
+from rerank.backends._decoding import is_out_of_memory
+from rerank.backends._loading import pick_device, pick_dtype, quiet
+from rerank.backends._options import BackendOptions
+from rerank.backends.base import Backend
+from rerank.backends.hf import Hf
+from rerank.errors import BackendError, ContextOverflowError, DataError, UsageError
+from rerank.finetune import _attention
+from rerank.finetune._calibrating import Batches
+from rerank.finetune._fitting import chosen_heads, cut, load_base, plain, state_bytes, to_keep, within
+from rerank.finetune._module import Listwise, Readout, Term, checkpoint_activations
+from rerank.finetune._trainer import METRICS, ListTrainer, Metrics, Patience, Places, checkpoints
+from rerank.finetune.adapters.base import SupportsCallbacks
+from rerank.finetune.examples import Examples
+from rerank.finetune.folder import Saved, draft_heads, write_adapter
+from rerank.finetune.recipe import Parts, Recipe
+from rerank.finetune.schedule import Schedule
+from rerank.finetune.training import Asked, Progress, looks_of, peak_mb, read_data
+from rerank.finetune.validation import Validation
+from rerank.formats import read_run, write_run
+from rerank.strategies import open_strategy
+from rerank.textfiles import replace_text
+from rerank.types import Run as Ranked
+
+_RECIPE, _RESULT = "recipe.json", "result.json"
+#: The validation queries' lists: as they came, by the model as it was, and as it is in the end.
+_FIRST, _UNTRAINED, _TRAINED = "first_stage.trec", "untrained.trec", "trained.trec"
+
+
+class Run:
+    """A training.
+
+    Args:
+        recipe: What to do.
+        parts: Its parts.
+        folder: Where everything goes.
+        device: Torch device.
+    """
+
+    def __init__(self, recipe: Recipe, parts: Parts, folder: Path, *, device: str) -> None:
+        """Load model and data; see `rerank.finetune.training.train` for errors."""
+        self._recipe, self._parts, self._folder = recipe, parts, folder
+        self._device = pick_device(device)
+        self._dtype = pick_dtype(recipe.training.dtype, self._device)
+        self._lists = read_data(recipe)
+        self._validation = Validation.of(recipe.validation) if recipe.validation else None
+        # Weights that train are kept in float32 whatever the arithmetic.
+        kept = "float32" if parts.adapter.shape == "full" else self._dtype
+        self._backend, self._tokenizer = load_base(recipe, dtype=kept, device=self._device)
+        self._asked = Asked.of(recipe.method, recipe.model)
+        self._strategy = open_strategy(self._asked.method.strategy_selector)
+        looks = looks_of(recipe, parts)
+        heads = chosen_heads(recipe.readout, self._backend) if looks.attention else []
+        self._readout = Readout(heads, learnt=recipe.readout.learn) if heads else None
+        self._places = self._schedule(Examples(self._asked.judge(cast(Backend, self._backend)), looks))
+        self._outcome: dict[str, Any] = {}
+
+    def _schedule(self, examples: Examples) -> Places:
+        """What comes when; what does not fit is found before the first step.
+
+        Raises:
+            DataError: One of the longest lists does not fit the context.
+        """
+        data, table = self._recipe.data, self._recipe.training
+        together = table.batch_size * table.accumulation * int(os.environ.get("WORLD_SIZE", "1"))
+        self._steps = table.steps or max(1, math.ceil(table.epochs * len(self._lists) / together))
+        schedule = Schedule(
+            lists=self._lists,
+            length=self._steps * together,
+            documents=data.documents,
+            shuffle=data.shuffle,
+            seed=self._recipe.seed,
+        )
+        for longest in sorted(self._lists, key=lambda one: -sum(len(doc.text) for doc in one.docs))[:2]:
+            try:
+                examples.make(replace(schedule, lists=[longest], length=1)[0])
+            except ContextOverflowError as error:
+                raise DataError(f"A training list does not fit: {error.found}", remedy=error.remedy) from error
+        return Places(schedule, examples)
+
+    # Setting up
+
+    def _attached(self) -> Listwise:
+        """The module that trains."""
+        recipe, model, adapter = self._recipe, self._backend.model, self._parts.adapter
+        if self._readout and recipe.readout.cut:
+            layers = 1 + max(layer for layer, _ in self._readout.heads)
+            if cut(model, layers):
+                adapter = within(adapter, layers)
+        self._own_attention = model.config._attn_implementation
+        if self._packs:
+            _attention.register()
+            model.set_attn_implementation(_attention.NAME)
+        if self._parts.ranks:
+            pattern = self._parts.ranks.pattern(model, adapter.names(model), adapter.r, self._batches)
+            adapter = replace(adapter, rank_pattern=dict(pattern))
+        self._adapter = adapter
+        before = set(model.state_dict())
+        set_seed(recipe.seed)
+        module = self._module(adapter.attach(model, self._batches, seed=recipe.seed))
+        self._kept = to_keep(module, before, moved=adapter.moves_base)
+        if recipe.training.checkpointing:
+            checkpoint_activations(model)
+        return module
+
+    @property
+    def _packs(self) -> bool:
+        """Whether texts are packed or attention is looked at, so that our own attention has to be used."""
+        apart = self._asked.method.judge == "score"
+        return self._readout is not None or self._recipe.training.batch_size > 1 or apart
+
+    @property
+    def _batches(self) -> Batches:
+        """The first batches, for parts that look before they train."""
+        size = self._recipe.training.batch_size
+        return Batches(places=self._places, size=size, module=self._module, device=self._device, dtype=self._dtype)
+
+    def _module(self, model: Any) -> Listwise:
+        terms = [
+            Term(name=named.name, loss=loss, source=named.on or "logits", weight=named.weight)
+            for named, loss in zip(self._recipe.losses, self._parts.losses, strict=True)
+        ]
+        return Listwise(model, terms, self._readout, packs=self._packs)
+
+    def _arguments(self) -> TrainingArguments:
+        table, optimizer, looks = self._recipe.training, self._recipe.optimizer, self._recipe.validation
+        logs = importlib.util.find_spec("tensorboard") is not None
+        if logs:
+            os.environ["TENSORBOARD_LOGGING_DIR"] = str(self._folder / "tensorboard")
+        return TrainingArguments(
+            output_dir=str(self._folder),
+            max_steps=self._steps,
+            per_device_train_batch_size=table.batch_size,
+            gradient_accumulation_steps=table.accumulation,
+            learning_rate=optimizer.lr,
+            weight_decay=optimizer.weight_decay,
+            lr_scheduler_type=table.schedule,
+            warmup_steps=round(table.warmup * self._steps),
+            max_grad_norm=table.max_grad_norm,
+            neftune_noise_alpha=table.neftune or None,
+            bf16=self._dtype == "bfloat16",
+            use_cpu=self._device == "cpu",
+            seed=self._recipe.seed,
+            save_strategy="steps",
+            save_steps=table.save_every,
+            save_total_limit=table.keep,
+            eval_strategy="steps" if looks else "no",
+            eval_steps=looks.every if looks else None,
+            metric_for_best_model=f"eval_{looks.measure}" if looks else None,
+            greater_is_better=True,
+            logging_steps=table.log_every,
+            logging_nan_inf_filter=False,
+            report_to=["tensorboard"] if logs else [],
+            remove_unused_columns=False,
+            dataloader_pin_memory=self._device.startswith("cuda"),
+            disable_tqdm=True,
+            average_tokens_across_devices=False,
+        )
+
+    def _trainer(self, module: Listwise, advance: Callable[[int], None]) -> ListTrainer:
+        looks = self._recipe.validation
+        trainer = ListTrainer(
+            module,
+            self._arguments(),
+            self._places,
+            optimizer=self._parts.optimizer,
+            kept=self._kept,
+            validate=(lambda: self._validated(module)) if looks else None,
+        )
+        trainer.add_callback(Metrics(self._folder / METRICS, advance))
+        if looks and looks.patience:
+            trainer.add_callback(Patience(looks.measure, looks.patience))
+        between = [*([self._parts.layers] if self._parts.layers else []), *self._parts.callbacks]
+        for part in between:
+            trainer.add_callback(part.callback(module.model, self._batches, seed=self._recipe.seed))
+        if isinstance(self._adapter, SupportsCallbacks):
+            for callback in self._adapter.callbacks(module.model):
+                trainer.add_callback(callback)
+        return trainer
+
+    # Going on
+
+    def train(self, *, resume: bool, progress: Progress) -> None:
+        """Train to the end and save; see `rerank.finetune.training.train`."""
+        if self._finished(resume):
+            self._outcome = json.loads((self._folder / _RESULT).read_text(encoding="utf-8"))
+            return
+        with quiet(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*pin_memory.*")
+            module = self._attached()
+            last = checkpoints(self._folder)[-1:] if resume else []
+            if self._validation and leads() and not last:
+                write_run(self._validation.candidates, self._folder / _FIRST)
+                write_run(self._rank(module, "untrained")[0], self._folder / _UNTRAINED)
+            with progress("steps", self._steps, int(last[0].name.rpartition("-")[2]) if last else 0) as advance:
+                trainer = self._trainer(module, advance)
+                done = trainer.train(resume_from_checkpoint=str(last[0]) if last else None)
+            if (self._folder / "best").is_dir():
+                trainer.load_weights(self._folder / "best")
+            if leads():
+                self._save(module, trainer, done)
+
+    def _finished(self, resume: bool) -> bool:
+        """Whether the folder holds this training, done; otherwise note there what is trained.
+
+        Raises:
+            UsageError: It holds another one, or one that is to be gone on with.
+        """
+        if not leads():
+            return (self._folder / _RESULT).is_file()
+        path = self._folder / _RECIPE
+        mine = json.loads(self._recipe.model_dump_json())
+        if path.is_file():
+            if json.loads(path.read_text(encoding="utf-8")) != mine:
+                raise UsageError(
+                    f"{str(self._folder)!r} holds a training of another recipe",
+                    expected="an empty folder, or one of the same recipe",
+                    remedy="Choose another --out",
+                )
+            if not resume:
+                raise UsageError(
+                    f"{str(self._folder)!r} holds this training already",
+                    expected="an empty folder",
+                    remedy="Go on with --resume, or choose another --out",
+                )
+            return (self._folder / _RESULT).is_file()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with replace_text(path) as file:
+            file.write(json.dumps(mine, indent=1, ensure_ascii=False) + "\n")
+        return False
+
+    @contextlib.contextmanager
+    def _as_used(self, module: Listwise) -> Iterator[Hf]:
+        """The model as it will be used, as a backend; afterwards it trains on."""
+        model = plain(module.model)
+        training, now = module.model.training, model.config._attn_implementation
+        model.set_attn_implementation(self._own_attention)
+        options = BackendOptions(context_size=self._recipe.method.context_size)
+        try:
+            yield Hf(model.eval(), self._tokenizer, identity=self._backend.identity, options=options)
+        finally:
+            model.set_attn_implementation(now)
+            module.model.train(training)
+
+    def _rank(self, module: Listwise, name: str) -> tuple[Ranked, float]:
+        """The validation lists by the model as it is, and the share of windows that said nothing."""
+        with self._as_used(module) as backend, torch.no_grad():
+            heads = draft_heads(self._folder, self._readout, backend.identity) if self._readout else None
+            judge = self._asked.judge(cast(Backend, backend), f"heads={heads}" if heads else "")
+            return cast(Validation, self._validation).rank(self._strategy, judge, name)
+
+    def _validated(self, module: Listwise) -> dict[str, float]:
+        validation = cast(Validation, self._validation)
+        run, failures = self._rank(module, "trained")
+        return {validation.measure: validation.measured(run), "failures": failures}
+
+    # Coming to an end
+
+    def _save(self, module: Listwise, trainer: ListTrainer, done: Any) -> None:
+        validation, comparison, worth = self._validation, None, {}
+        if validation:
+            write_run(self._rank(module, "trained")[0], self._folder / _TRAINED)
+            files = {"first stage": _FIRST, "untrained": _UNTRAINED, "trained": _TRAINED}
+            runs = [Ranked(read_run(self._folder / file).values(), name=name) for name, file in files.items()]
+            comparison = validation.compared(runs)
+            worth = {key: {validation.measure: run.mean} for key, run in zip(files, comparison.runs, strict=True)}
+        self._outcome = {
+            "steps": trainer.state.global_step,
+            "loss": round(float(done.training_loss), 6),
+            "validation": worth.get("trained", {}),
+            "first_stage": worth.get("first stage", {}),
+            "trainable": sum(value.numel() for value in module.parameters() if value.requires_grad),
+            "state_mb": round(state_bytes(trainer.optimizer) / 2**20, 2),
+            "tokens": int(trainer.tokens),
+        }
+        saved = Saved(
+            recipe=self._recipe,
+            asked=self._asked,
+            adapter=self._adapter,
+            readout=self._readout,
+            identity=dict(self._backend.identity),
+            tokenizer=self._tokenizer,
+            lists=len(self._lists),
+            outcome=self._outcome,
+            comparison=comparison,
+        )
+        write_adapter(saved, module.model, self._folder)
+        with replace_text(self._folder / _RESULT) as file:
+            file.write(json.dumps(self._outcome, indent=1) + "\n")
+
+    def outcome(self) -> dict[str, Any]:
+        """What came of it, less what only this process knows; empty where another process leads."""
+        return self._outcome
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Say with numbers what to do where memory runs out.
+
+        Raises:
+            BackendError: It did.
+        """
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            table, data = self._recipe.training, self._recipe.data
+            raise BackendError(
+                f"Out of memory at {peak_mb():.0f} MiB, with {table.batch_size} lists of {data.documents} documents of "
+                f"up to {self._recipe.method.max_passage_tokens or 'any number of'} tokens at a time, and "
+                f"{sum(p.numel() for p in self._backend.model.parameters() if p.requires_grad):,} numbers that train",
+                remedy="In this order: batch_size = 1 with a larger accumulation (the same gradients), checkpointing = "
+                "true, a smaller max_passage_tokens or documents, an adapter or optimizer that keeps less",
+            ) from error
+
+
+def leads() -> bool:
+    """Whether this is the process that writes: the only one, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"

@@ -1,0 +1,87 @@
+"""What the methods that train between fixed bases share. Knows where the parts go, not how bases are found."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from rerank.finetune.adapters._targets import LinearTargets, at_least, fits, share
+from rerank.finetune.base import Calibrate, Shape
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenBasis(LinearTargets, ABC):
+    """B R A with fixed B and A, which `parts` finds for each matrix; saved as a plain LoRA.
+
+    Attributes:
+        r: How many directions the bases have.
+        dropout: Share of the inputs to A that is dropped in training.
+    """
+
+    r: int = 16
+    dropout: float = 0.0
+
+    shape: ClassVar[Shape] = "other"
+    identity: ClassVar[bool] = True
+    moves_base: ClassVar[bool] = False
+    merges: ClassVar[bool] = True
+    saves: ClassVar[Literal["adapter", "model"]] = "adapter"
+    vllm: ClassVar[bool] = True
+    needs: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        at_least("r", self.r, 1)
+        share("dropout", self.dropout)
+
+    def attach(self, model: Any, calibrate: Calibrate, *, seed: int) -> Any:
+        """See `Adapter`.
+
+        Raises:
+            UsageError: A matrix has fewer directions than are asked for.
+        """
+        import torch
+
+        from rerank.finetune.adapters import _peft
+
+        names = self.names(model)
+        fits("r", dict.fromkeys(names, self.r), self.shapes(model))
+        guides = self.guides(model, names, calibrate)
+        ranks = dict.fromkeys(names, self.rank)
+        config = _peft.lora_config(ranks, {name: float(self.rank) for name in names}, lora_dropout=self.dropout)
+        wrapped = _peft.wrap(model, config, seed=seed)
+        torch.manual_seed(seed)
+        for name, layer in _peft.lora_layers(wrapped):
+            weight = layer.get_base_layer().weight.detach()
+            layer.lora_A[_peft.ADAPTER], layer.lora_B[_peft.ADAPTER] = self.parts(guides.get(name, weight).float())
+        return wrapped.train(model.training)
+
+    def save(self, model: Any, folder: Path) -> None:
+        """See `Adapter`."""
+        from rerank.finetune.adapters import _peft
+
+        _peft.save_factors(model, _peft.factors(model), folder)
+
+    @property
+    def rank(self) -> int:
+        """The rank of the LoRA that is saved."""
+        return self.r
+
+    def guides(self, model: Any, names: Sequence[str], calibrate: Calibrate) -> Mapping[str, torch.Tensor]:
+        """Module name -> the matrix that gives the bases, where it is not the weight itself."""
+        return {}
+
+    @abstractmethod
+    def parts(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
+        """What stands for A and for B, from a matrix (rows, columns) in float32."""
+
+    @abstractmethod
+    def trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """See `Adapter`."""

@@ -1,0 +1,97 @@
+"""AdaLoRA."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rerank.errors import UsageError
+from rerank.finetune.adapters._family import PeftMethod
+from rerank.finetune.adapters._targets import LinearTargets, at_least, share
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adalora(LinearTargets, PeftMethod):
+    """W + alpha / start P diag(e) Q, whose least important terms are taken away in training; `peft.AdaLoraConfig`.
+
+    Importance is a running mean of |weight times gradient|, over all matrices at once, so that ranks differ by matrix
+    in the end. That needs `callbacks`; without them every matrix keeps its ``start`` terms. Saved as a plain LoRA of
+    rank ``start``, with e in the second factor and zeros for what was taken away. The running means are not part of a
+    checkpoint: training that is resumed begins them anew. The paper's penalty that keeps P and Q orthogonal is added by
+    peft where the model computes the loss from ``labels``, which this package's losses do not use.
+
+    The nearest to be had to TriAdaptLoRA, which lets ranks grow instead.
+
+    Attributes:
+        r: Mean rank in the end.
+        start: Rank at the start; None for 1.5 r, as in the paper.
+        alpha: What the product is multiplied by, times ``start``.
+        dropout: Share of the inputs to Q that is dropped in training.
+        warm: Share of the steps before anything is taken away.
+        rest: Share of the steps, at the end, in which ranks are final.
+        every: Ranks change every so many steps between.
+    """
+
+    r: int = 16
+    start: int | None = None
+    alpha: int = 32
+    dropout: float = 0.0
+    warm: float = 0.1
+    rest: float = 0.3
+    every: int = 10
+
+    paper: ClassVar[str] = "Zhang et al., ICLR 2023, arXiv 2303.10512 (AdaLoRA)"
+    summary: ClassVar[str] = "LoRA that moves rank to the matrices that need it while it trains"
+    vllm: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        for option, value in (("r", self.r), ("alpha", self.alpha), ("every", self.every)):
+            at_least(option, value, 1)
+        at_least("start", self.begins, self.r)
+        for option, part in (("dropout", self.dropout), ("warm", self.warm), ("rest", self.rest)):
+            share(option, part)
+        if self.warm + self.rest >= 1:
+            raise UsageError(
+                f"warm={self.warm} and rest={self.rest} leave no steps to take terms away in", expected="a sum below 1"
+            )
+
+    @property
+    def begins(self) -> int:
+        """The rank at the start."""
+        return self.r * 3 // 2 if self.start is None else self.start
+
+    def config(self, model: Any, seed: int) -> Any:
+        """See `PeftMethod`."""
+        from peft import AdaLoraConfig
+
+        return AdaLoraConfig(
+            init_r=self.begins,
+            target_r=self.r,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            deltaT=self.every,
+            total_step=1,  # peft wants a number; the real one is known when training begins
+            target_modules=self.names(model),
+            task_type="CAUSAL_LM",
+        )
+
+    def callbacks(self, model: Any) -> list[Any]:
+        """See `SupportsCallbacks`."""
+        from rerank.finetune.adapters._budget import Budget
+
+        return [Budget(model, warm=self.warm, rest=self.rest)]
+
+    def save(self, model: Any, folder: Path) -> None:
+        """See `Adapter`."""
+        from rerank.finetune.adapters import _peft
+        from rerank.finetune.adapters._budget import folded
+
+        _peft.save_factors(model, folded(model), folder)
+
+    def trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """A matrix: start (rows + columns + 1) a matrix; what is taken away is set to 0 and still counts."""
+        return sum(self.begins * (rows + columns + 1) for rows, columns in shapes)

@@ -1,0 +1,1 @@
+"""What is done to a model between steps: one a file, opened by name."""

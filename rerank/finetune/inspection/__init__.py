@@ -1,0 +1,1 @@
+"""What is in a trained adapter, and what it did to the model."""

@@ -1,0 +1,128 @@
+"""A picture of an inspection: layers down, kinds of matrix across, one field each for size, rank and intruders.
+
+Drawn with matplotlib (the extra ``plots``) on a figure of its own, so that no global state of it is read or changed.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rerank.errors import StorageError, UsageError
+from rerank.evaluation.plots import check_plot
+from rerank.finetune.inspection.report import Inspection, Row
+
+_LAYER = re.compile(r"(?P<before>.*?)\.(?P<layer>\d+)\.(?P<kind>.+)")
+#: Where a matrix that is in no layer stands.
+_OUTSIDE = "outside"
+#: Kinds of matrix that come first, in the order in which a layer uses them.
+_ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+#: Up to so many cells their numbers are written into them.
+_WRITTEN = 400
+_COLOURS = "Blues"
+#: What no change was made to.
+_EMPTY = "#f2f2f2"
+
+
+def plot_inspection(inspection: Inspection, path: str | Path) -> None:
+    """Draw the changed matrices as heat maps: relative norm, rank, and intruders where they were looked for.
+
+    Args:
+        inspection: What to draw.
+        path: Ends in .png, .svg or .pdf.
+
+    Raises:
+        UsageError: Another ending, or nothing that was changed.
+        MissingPrerequisiteError: matplotlib is not installed.
+        MissingResourceError: The folder is not there.
+        StorageError: It cannot be written.
+    """
+    check_plot(path)
+    if not inspection.rows:
+        raise UsageError("Nothing to draw: no matrix was changed", remedy="Leave --plot out")
+    from matplotlib.figure import Figure
+
+    layers, kinds, places = _grid(inspection.rows)
+    fields: list[tuple[str, Callable[[Row], float | None], str]] = [
+        (
+            "size of the change, % of the matrix",
+            lambda row: None if row.relative is None else 100 * row.relative,
+            ".3g",
+        ),
+        ("rank of the change, by entropy", lambda row: row.entropy_rank, ".1f"),
+    ]
+    if inspection.looking.top:
+        fields.append((f"intruders in the first {inspection.looking.top}", lambda row: row.intruders, ".0f"))
+    width = len(fields) * max(2.6, 0.62 * len(kinds) + 1.2)
+    figure = Figure(figsize=(min(20.0, width), min(16.0, 1.9 + 0.24 * len(layers))), layout="constrained")
+    figure.suptitle(f"{_short(inspection.subject.folder.name)} ({inspection.subject.kind})", fontsize=10)
+    for axes, (title, value, form) in zip(np.atleast_1d(figure.subplots(1, len(fields))), fields, strict=True):
+        table = np.full((len(layers), len(kinds)), np.nan)
+        for row, place in zip(inspection.rows, places, strict=True):
+            found = value(row)
+            table[place] = np.nan if found is None else found
+        _draw(figure, axes, table, (title, form), (layers, kinds))
+    _save(figure, Path(path))
+
+
+def _grid(rows: Sequence[Row]) -> tuple[list[str], list[str], list[tuple[int, int]]]:
+    """Names of lines and columns, and each row's place among them."""
+    found = []
+    for row in rows:
+        match = _LAYER.fullmatch(row.name)
+        found.append((match["layer"], match["kind"]) if match else (_OUTSIDE, row.name.rpartition(".")[2]))
+    numbers = sorted({int(layer) for layer, _ in found if layer != _OUTSIDE})
+    layers = [*map(str, numbers), *([_OUTSIDE] if any(layer == _OUTSIDE for layer, _ in found) else [])]
+    usual = {name: place for place, name in enumerate(_ORDER)}
+    kinds = sorted(dict.fromkeys(kind for _, kind in found), key=lambda kind: usual.get(kind.rpartition(".")[2], 99))
+    return layers, kinds, [(layers.index(layer), kinds.index(kind)) for layer, kind in found]
+
+
+def _draw(
+    figure: Any,
+    axes: Any,
+    table: npt.NDArray[np.float64],
+    what: tuple[str, str],
+    names: tuple[Sequence[str], Sequence[str]],
+) -> None:
+    """One field: a colour a matrix, and its number where there is room."""
+    title, form = what
+    layers, kinds = names
+    top = np.nanmax(table) if np.isfinite(table).any() else 1.0
+    axes.set_facecolor(_EMPTY)
+    image = axes.imshow(table, cmap=_COLOURS, vmin=0, vmax=top or 1.0, aspect="auto", interpolation="nearest")
+    axes.set_title(title, fontsize=9)
+    axes.set_xticks(range(len(kinds)), [kind.rpartition(".")[2] for kind in kinds], rotation=60, ha="right", fontsize=7)
+    axes.set_yticks(range(len(layers)), layers, fontsize=7)
+    axes.set_ylabel("layer", fontsize=8)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    for row, column in np.argwhere(np.isfinite(table)) if table.size <= _WRITTEN else ():
+        dark = table[row, column] > 0.6 * (top or 1.0)
+        text = format(table[row, column], form)
+        axes.text(column, row, text, ha="center", va="center", fontsize=6, color="white" if dark else "black")
+    bar = figure.colorbar(image, ax=axes, shrink=0.6, pad=0.02)
+    bar.ax.tick_params(labelsize=6)
+    bar.outline.set_visible(False)
+
+
+def _save(figure: Any, path: Path) -> None:
+    """Write the file whole."""
+    form, drawn = path.suffix.lower().removeprefix("."), io.BytesIO()
+    dateless = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
+    figure.savefig(drawn, format=form, dpi=160, metadata=dateless)
+    try:
+        path.write_bytes(drawn.getvalue())
+    except OSError as error:
+        raise StorageError(f"{path} could not be written: {error.strerror}", remedy="Free space") from error
+
+
+def _short(name: str, limit: int = 60) -> str:
+    """The end of a long name; ``$`` would start a formula."""
+    return (name if len(name) <= limit else f"…{name[1 - limit :]}").replace("$", r"\$")

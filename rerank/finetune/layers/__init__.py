@@ -1,0 +1,1 @@
+"""Ways of training some layers at a time: one a file, opened by name."""

@@ -1,0 +1,63 @@
+"""Distillation: the scores' distribution over a list is to be the teacher's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from rerank.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rerank.finetune.losses.base import Wanted
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distill:
+    """L = KL(softmax(t / teacher_temperature) || softmax(s / temperature)) over the documents of a list.
+
+    Source: Hinton et al. 2015, arXiv 1503.02531; over the candidates of a query in Lin et al. 2020, arXiv 2010.11386.
+
+    Attributes:
+        temperature: Divides the model's scores.
+        teacher_temperature: Divides the teacher's.
+        normalise: Whether the teacher's scores are first brought to mean 0 and standard deviation 1 within the list, so
+            that one temperature serves teachers of any scale.
+
+    Raises:
+        UsageError: A temperature of 0 or less.
+    """
+
+    of: ClassVar[Literal["scores"]] = "scores"
+    paper: ClassVar[str] = "Hinton et al., arXiv 1503.02531; Lin et al., arXiv 2010.11386"
+    summary: ClassVar[str] = "Kullback-Leibler divergence from the teacher's distribution over the list"
+
+    temperature: float = 1.0
+    teacher_temperature: float = 1.0
+    normalise: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the temperatures."""
+        if min(self.temperature, self.teacher_temperature) <= 0:
+            raise UsageError(
+                f"temperature={self.temperature}, teacher_temperature={self.teacher_temperature}", expected="above 0"
+            )
+
+    def __call__(self, scores: Tensor, wanted: Wanted) -> Tensor:
+        """See `ListLoss`.
+
+        Raises:
+            DataError: The label has no scores.
+        """
+        given = wanted.scores
+        if not len(given):
+            raise DataError(
+                "The loss 'distill' and a training list without scores",
+                expected="a label file whose lists have 'scores', one for each document of 'initial_list'",
+                remedy="Make it with a teacher that scores, or take a loss of ranks such as ranknet or listnet",
+            )
+        if self.normalise:
+            given = (given - given.mean()) / given.std(correction=0).clamp(min=1e-6)
+        target = (given / self.teacher_temperature).log_softmax(dim=0)
+        return (target.exp() * (target - (scores / self.temperature).log_softmax(dim=0))).sum()

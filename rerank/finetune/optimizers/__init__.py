@@ -1,0 +1,1 @@
+"""Optimizers: one a file, opened by name."""

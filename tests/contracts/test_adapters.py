@@ -1,0 +1,238 @@
+"""What every adapter must show. Runs over everything that is registered."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+peft = pytest.importorskip("peft")
+transformers = pytest.importorskip("transformers")
+
+from rerank.finetune.base import SHAPES  # noqa: E402
+from rerank.registry import Registry  # noqa: E402
+from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_logits, tiny_loss, tiny_model  # noqa: E402
+
+ADAPTERS = Registry("finetune.adapters", "adapter")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*projection_prng_key.*"),  # RandLoRA and VeRA on loading: it is in their cards
+    pytest.mark.filterwarnings("ignore:.*past_key_values.*:FutureWarning"),  # peft's ShadowPEFT, in every pass
+    pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning"),  # peft's own, on loading
+]
+
+
+@pytest.fixture(params=ADAPTERS.names())
+def name(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    if needs := ADAPTERS.get(found).needs:
+        pytest.skip(f"{found} needs {needs}, and the tiny models are on the CPU")
+    return found
+
+
+def made(name: str, **options: Any) -> Any:
+    """An adapter that is small enough for the tiny model."""
+    adapter = ADAPTERS.get(name)
+    return adapter(**({"r": 4} if any(field.name == "r" for field in fields(adapter)) else {}), **options)
+
+
+def attached(adapter: Any, seed: int = 5) -> Any:
+    return adapter.attach(tiny_model(), TinyBatches(), seed=seed)
+
+
+def train(model: Any, steps: int = 3) -> list[float]:
+    """The losses of a few steps on one batch."""
+    model.train()
+    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-2, weight_decay=0.0)
+    losses = []
+    for _ in range(steps):
+        loss = tiny_loss(model, tiny_ids(9))
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    model.eval()
+    return losses
+
+
+def state(model: Any) -> dict[str, Any]:
+    """Everything that saving could change."""
+    found: dict[str, Any] = {name: one.detach().clone() for name, one in model.state_dict().items()}
+    found["asks"] = [(name, one.requires_grad) for name, one in model.named_parameters()]
+    found["training"] = [(name, one.training) for name, one in model.named_modules()]
+    found["config"] = {key: repr(one) for key, one in getattr(model, "peft_config", {}).items()}
+    return found
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(
+        torch.equal(one[key], other[key]) if torch.is_tensor(one[key]) else one[key] == other[key] for key in one
+    )
+
+
+def reload(adapter: Any, folder: Path) -> Any:
+    if adapter.saves == "model":
+        return transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    return peft.PeftModel.from_pretrained(tiny_model(), folder).eval()
+
+
+@pytest.mark.parametrize("name", ADAPTERS.names())
+def test_it_says_what_it_is(name: str) -> None:
+    assert is_dataclass(ADAPTERS.get(name))
+    adapter = ADAPTERS.get(name)
+    assert adapter.__dataclass_params__.frozen
+    assert all(field.kw_only for field in fields(adapter))
+    assert adapter.__doc__
+    assert 0 < len(adapter.summary) <= 90
+    assert adapter.paper or name == "full"
+    assert adapter.shape in SHAPES
+    assert adapter.saves in {"adapter", "model"}
+    assert adapter.needs in {"", "cuda"}
+    assert not (adapter.vllm and adapter.saves == "model")
+    assert {type(flag) for flag in (adapter.identity, adapter.moves_base, adapter.merges, adapter.vllm)} == {bool}
+    adapter()
+
+
+def test_nothing_heavy_is_imported_to_list_them() -> None:
+    code = (
+        "import sys; from rerank.registry import Registry; rooms = Registry('finetune.adapters', 'adapter')\n"
+        "[rooms.get(name)() for name in rooms.names()]\n"
+        "print({'torch', 'peft', 'transformers', 'safetensors'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_it_begins_as_the_model_is(name: str) -> None:
+    adapter, before = made(name), tiny_logits(tiny_model())
+    moved = float((tiny_logits(attached(adapter)) - before).abs().max())
+    assert moved <= 1e-5 if adapter.identity else moved > 0
+
+
+def test_the_base_model_moves_only_where_it_says_so(name: str) -> None:
+    adapter, model = made(name), tiny_model()
+    before = {key: one.clone() for key, one in model.state_dict().items()}
+    wrapped = adapter.attach(model, TinyBatches(), seed=5)
+    after = {
+        key.removeprefix("base_model.model.").replace(".base_layer.", "."): one
+        for key, one in wrapped.state_dict().items()
+    }
+    moved = [key for key, one in before.items() if not torch.equal(one, after[key])]
+    assert bool(moved) == adapter.moves_base
+
+
+def test_only_what_trains_has_gradients_and_moves(name: str) -> None:
+    model = attached(made(name))
+    before = {key: one.detach().clone() for key, one in model.named_parameters()}
+    tiny_loss(model, tiny_ids(9)).backward()  # type: ignore[no-untyped-call]
+    for key, one in model.named_parameters():
+        assert (one.grad is not None) == one.requires_grad, key
+    model.zero_grad()
+    assert all(map(torch.isfinite, map(torch.tensor, train(model))))
+    moved = {key for key, one in model.named_parameters() if not torch.equal(one, before[key])}
+    asks = {key for key, one in model.named_parameters() if one.requires_grad}
+    assert moved == asks
+
+
+def test_the_formula_counts_what_trains(name: str) -> None:
+    adapter = made(name)
+    counted = sum(one.numel() for one in attached(adapter).parameters() if one.requires_grad)
+    assert adapter.trainable(adapter.shapes(tiny_model())) == counted
+
+
+def test_the_same_seed_gives_the_same_bits(name: str) -> None:
+    adapter = made(name)
+    first = state(attached(adapter))
+    torch.manual_seed(99)  # what was drawn before does not matter
+    assert same(first, state(attached(adapter)))
+
+
+def test_it_stays_in_the_mode_that_the_model_is_in(name: str) -> None:
+    assert not any(module.training for module in attached(made(name)).modules())
+
+
+def test_what_is_saved_loads_as_what_was_trained(name: str, tmp_path: Path) -> None:
+    adapter = made(name)
+    model = attached(adapter)
+    before = tiny_logits(model)
+    train(model)
+    wanted = tiny_logits(model)
+    assert (wanted - before).abs().max() > 1e-3, "nothing was learnt that could be lost"
+    kept = state(model)
+    adapter.save(model, tmp_path)
+    assert same(kept, state(model)), "saving changed the model"
+    assert (tiny_logits(reload(adapter, tmp_path)) - wanted).abs().max() <= 1e-4
+    if adapter.saves == "adapter":
+        assert {"adapter_config.json", "adapter_model.safetensors"} == {one.name for one in tmp_path.iterdir()}
+
+
+def test_what_trains_is_all_that_a_checkpoint_needs(name: str) -> None:
+    """Attached again with the same seed and data, it goes on from the numbers that train."""
+    adapter = made(name)
+    model = attached(adapter)
+    train(model)
+    kept = {key: one.detach().clone() for key, one in model.named_parameters() if one.requires_grad}
+    again = attached(adapter)
+    assert not again.load_state_dict(kept, strict=False).unexpected_keys
+    assert torch.equal(tiny_logits(again), tiny_logits(model))
+
+
+def test_a_model_of_16_bits(name: str, tmp_path: Path) -> None:
+    adapter = made(name)
+    model = adapter.attach(tiny_model().bfloat16(), TinyBatches(), seed=5)
+    assert all(map(torch.isfinite, map(torch.tensor, train(model))))
+    wanted = tiny_logits(model)
+    adapter.save(model, tmp_path)
+    if adapter.saves == "model":
+        loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16).eval()
+    else:
+        loaded = peft.PeftModel.from_pretrained(tiny_model().bfloat16(), tmp_path).eval()
+    error = float((tiny_logits(loaded) - wanted).float().abs().max() / wanted.float().std())
+    assert error <= 0.1
+
+
+def test_merging_changes_nothing(name: str) -> None:
+    adapter = made(name)
+    model = attached(adapter)
+    if not adapter.merges:
+        pytest.skip("it cannot be merged")
+    train(model)
+    wanted = tiny_logits(model)
+    merged = model.merge_and_unload()
+    assert (tiny_logits(merged) - wanted).abs().max() <= 1e-4
+    assert {name for name, _ in merged.named_parameters()} == {name for name, _ in tiny_model().named_parameters()}
+
+
+def test_the_first_layers_alone(name: str) -> None:
+    if not any(field.name == "layers" for field in fields(ADAPTERS.get(name))):
+        pytest.skip("it has no such option")
+    adapter = made(name, layers=1)
+    trained = {key: one for key, one in attached(adapter).named_parameters() if one.requires_grad}
+    assert not any(".model.layers.1." in key for key in trained)
+    assert any(".model.layers.0." in key for key in trained)
+    assert adapter.trainable(adapter.shapes(tiny_model())) == sum(one.numel() for one in trained.values())
+
+
+def against_vllm(folder: Path) -> list[str]:
+    """Why vLLM would refuse an adapter, or compute something else with it."""
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    if config["peft_type"] != "LORA":
+        return ["it is no LoRA"]
+    parts = ("bias", "lora_bias", "modules_to_save", "use_dora", "rank_pattern", "alpha_pattern")
+    found = [f"it has {part}: {config[part]}" for part in parts if config[part] not in (None, False, {}, "none")]
+    # What begins with something else than 0 has moved the base model.
+    return found + ([] if config["init_lora_weights"] is True else ["it changes the base model on loading"])
+
+
+def test_what_is_for_vllm_is_a_plain_lora(name: str, tmp_path: Path) -> None:
+    adapter = made(name)
+    if adapter.saves == "model":
+        pytest.skip("it saves a model")
+    adapter.save(attached(adapter), tmp_path)
+    reasons = against_vllm(tmp_path)
+    assert adapter.vllm == (not reasons), reasons

@@ -1,0 +1,156 @@
+"""How many numbers adapters train, by formula: figures from papers, worked by hand, and peft's own counts. No torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from rerank.errors import UsageError
+from rerank.finetune.adapters.adalora import Adalora
+from rerank.finetune.adapters.base import SupportsCallbacks
+from rerank.finetune.adapters.dora import Dora
+from rerank.finetune.adapters.full import Full
+from rerank.finetune.adapters.lift import Lift
+from rerank.finetune.adapters.lokr import Lokr, _split
+from rerank.finetune.adapters.loldu import Loldu
+from rerank.finetune.adapters.lora import Lora
+from rerank.finetune.adapters.lora_ga import LoraGa
+from rerank.finetune.adapters.lora_sb import LoraSb
+from rerank.finetune.adapters.lora_xs import LoraXs
+from rerank.finetune.adapters.lr_qat import LrQat
+from rerank.finetune.adapters.oft import Oft
+from rerank.finetune.adapters.osf import Osf
+from rerank.finetune.adapters.pissa import Pissa
+from rerank.finetune.adapters.qlora import Qlora
+from rerank.finetune.adapters.randlora import Randlora
+from rerank.finetune.adapters.rslora import Rslora
+from rerank.finetune.adapters.salt import Salt
+from rerank.finetune.adapters.shadow import Shadow
+from rerank.finetune.adapters.vera import Vera
+from rerank.registry import Registry
+from rerank.selector import build
+
+Shapes = list[tuple[int, int]]
+ADAPTERS = Registry("finetune.adapters", "adapter")
+
+
+def layers(count: int, hidden: int, inner: int, heads: int) -> Shapes:
+    """The matrices of so many layers of a Llama; ``heads`` is the width of keys and values."""
+    return [
+        *((hidden, hidden), (heads, hidden), (heads, hidden), (hidden, hidden)),
+        *((inner, hidden), (inner, hidden), (hidden, inner)),
+    ] * count
+
+
+LARGE = layers(28, 3584, 18944, 512)  # of a model of 7.6 billion parameters
+SMALL = layers(4, 128, 256, 64)
+
+
+def test_the_large_model_has_the_weights_of_one() -> None:
+    assert sum(rows * columns for rows, columns in LARGE) == pytest.approx(6.53e9, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "millions"),
+    [
+        (Lora(r=16), 40.37),
+        (Rslora(r=16), 40.37),
+        (Pissa(r=16), 40.37),
+        (LoraGa(r=16), 40.37),
+        (Qlora(r=16), 40.37),
+        (LrQat(r=16), 40.37),
+        (Lora(r=64), 161.5),
+        (Dora(r=16), 41.76),
+        (Randlora(r=32), 57.2),
+        (LoraSb(r=64), 0.803),
+        (LoraSb(r=32), 0.201),
+        (LoraXs(r=64), 0.803),
+        (Loldu(r=256), 0.050),
+        (Lift(r=64), 161.5),
+    ],
+    ids=lambda value: f"{type(value).__name__}-{value.r}" if hasattr(value, "r") else "",
+)
+def test_a_model_of_seven_billion(adapter: Any, millions: float) -> None:
+    assert adapter.trainable(LARGE) / 1e6 == pytest.approx(millions, rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "numbers"),
+    [
+        (Lora(r=8), 65_536),
+        (Dora(r=8), 69_632),
+        (Randlora(r=32), 14_336),
+        (Randlora(r=8), 48_128),
+        (LoraXs(r=16), 7_168),
+        (Osf(keep=0.5), 476_672),
+        (Lift(r=4), 32_768),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, int) else "",
+)
+def test_counts_that_were_seen_in_peft(adapter: Any, numbers: int) -> None:
+    assert adapter.trainable(SMALL) == numbers
+
+
+def test_by_hand() -> None:
+    one = [(6, 4)]
+    assert Full().trainable([(6, 4), (1, 6)]) == 30
+    assert Adalora(r=2, start=3).trainable(one) == 3 * (6 + 4 + 1)
+    assert Vera(r=5).trainable(one) == 6 + 5
+    assert Oft(block=2).trainable(one) == 2 * 1  # two blocks of 2 x 2, with one angle each
+    assert Salt(r=1, d=2).trainable(one) == 2 * 1 + 2 * (2 * 3)  # three singular values are left
+    assert Lokr(r=8).trainable(one) == 2 * 2 + 3 * 2  # 6 = 2 x 3, 4 = 2 x 2
+    assert Lokr(r=1).trainable([(64, 64)]) == 8 * 8 + 1 * (8 + 8)
+    assert Vera(r=64).trainable([(128, 128)] * 8) == 1_536
+    assert [_split(size) for size in (512, 3584, 18944, 7)] == [(16, 32), (56, 64), (128, 148), (1, 7)]
+
+
+def test_a_shadow_by_hand() -> None:
+    hidden, inner, heads, r = 4, 6, 2, 3
+    network = 2 * 4 * 4 + 2 * 2 * 4 + 3 * 6 * 4 + 2 * 4 + 4  # a layer, its norms, the last norm
+    correction = 2 * 4 * 3
+    move = 2 * (4 * 3 + 3 + 3 * 4 + 4)
+    assert Shadow(r=r).trainable(layers(5, hidden, inner, heads)) == network + 5 * correction + 4 * move
+
+
+def test_a_pattern_of_ranks_counts_in_its_order() -> None:
+    adapter = Lora(r=2, rank_pattern={"a": 3, "b": 0, "c": 1})
+    assert adapter.trainable([(6, 4), (10, 10)]) == 3 * 10 + 1 * 20
+    with pytest.raises(UsageError, match=r"adapts 2 matrices. expected 1, one for each shape"):
+        adapter.trainable([(6, 4)])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lora,r=0", r"r=0. expected at least 1"),
+        ("lora,alpha=0", r"alpha=0. expected at least 1"),
+        ("lora,dropout=1", r"dropout=1.0. expected at least 0 and below 1"),
+        ("lora,layers=0", r"layers=0. expected at least 1"),
+        ("adalora,start=3", r"start=3. expected at least 16"),
+        ("adalora,warm=0.5,rest=0.5", r"leave no steps"),
+        ("osf,keep=1", r"keep=1.0. expected above 0 and below 1"),
+        ("lr-qat,bits=1", r"bits=1. expected 2 to 8"),
+        ("lora-sb,eta=0", r"eta=0.0. expected above 0"),
+        ("oft,block=1", r"block=1. expected at least 2"),
+        ("shadow,depth=0", r"depth=0. expected at least 1"),
+        ("salt,d=0", r"d=0. expected at least 1"),
+        ("qlora,init=gptq", r"expected one of: lora, loftq"),
+        ("lora,rank_pattern=x", r"rank_pattern"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build(ADAPTERS, text)
+
+
+def test_they_are_written_as_selectors() -> None:
+    assert build(ADAPTERS, "lora") == Lora()
+    assert build(ADAPTERS, "lora,r=8,targets=attention,layers=4") == Lora(r=8, targets="attention", layers=4)
+    assert build(ADAPTERS, "lora-xs,targets=q_proj,v_proj,r=8").targets == "q_proj,v_proj"
+    assert build(ADAPTERS, "lora-ga,gamma=64").gamma == 64
+
+
+def test_who_acts_between_steps() -> None:
+    acts = [name for name in ADAPTERS.names() if issubclass(ADAPTERS.get(name), SupportsCallbacks)]
+    assert acts == ["adalora"]

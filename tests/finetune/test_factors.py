@@ -1,0 +1,149 @@
+"""Optimizers of pairs of factors, against least squares, formulas and peft."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rerank.errors import UsageError
+from rerank.finetune.optimizers.lora_fa import LoraFa
+from rerank.finetune.optimizers.lora_plus import LoraPlus
+from rerank.finetune.optimizers.lora_pro import LoraPro
+from rerank.finetune.optimizers.riemannian import Riemannian
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+pytest.importorskip("peft")
+
+from rerank.finetune.optimizers._factors import Pair, frozen_a, nearest, pairs  # noqa: E402
+from tests.finetune.stepping import backward, gradients, lora_model  # noqa: E402
+from tests.finetune.tiny import tiny_ids, tiny_loss, tiny_model  # noqa: E402
+
+
+def a_pair(m: int = 12, n: int = 10, r: int = 3) -> tuple[Pair, Any, Any, Any]:
+    """A pair in float64, a gradient g of its matrix, and what autograd makes of it: dA and dB."""
+    g, a, b = gradients(3, m, n)
+    a, b = a[:r], b[:, :r].contiguous()
+    kept_a, kept_b = (torch.nn.Parameter(factor, requires_grad=False) for factor in (a, b))
+    pair = Pair(kept_a, kept_b, 2.0)
+    return pair, g, 2.0 * b.T @ g, 2.0 * g @ a.T
+
+
+def onto(rows: Any) -> Any:
+    """The projection onto the span of the rows of a matrix (r x n)."""
+    return rows.T @ torch.linalg.inv(rows @ rows.T) @ rows
+
+
+def test_lora_pro_comes_as_near_to_the_gradient_as_factors_can() -> None:
+    pair, g, da, db = a_pair()
+    a, b = pair.a.detach(), pair.b.detach()
+    ga, gb = nearest(1e-12)(pair, da, db)
+    found = 2.0 * (b @ ga + gb @ a)
+    by_b, by_a = onto(b.T), onto(a)
+    eye = torch.eye(12, dtype=torch.float64)
+    assert torch.allclose(found, by_b @ g + (eye - by_b) @ g @ by_a, atol=1e-8)
+    # All that a pair of gradients can reach is the column space of this map of (gA, gB).
+    reach = np.concatenate(
+        [np.kron(b.numpy(), np.eye(10)), np.kron(np.eye(12), a.numpy().T)], axis=1
+    )  # of row-major g: (120 x 30 + 36)
+    best = np.linalg.lstsq(reach, g.numpy().ravel(), rcond=None)[0]
+    distance = np.linalg.norm(reach @ best - g.numpy().ravel())
+    assert float((found - g).norm()) == pytest.approx(distance, rel=1e-9)
+    assert distance < 0.99 * float((2.0 * (b @ da + db @ a) - g).norm())
+
+
+def test_lora_pro_is_of_all_solutions_the_nearest_to_the_plain_gradients() -> None:
+    """(X A, -B X) changes nothing in the sum, whatever X is."""
+    pair, _, da, db = a_pair()
+    a, b = pair.a.detach(), pair.b.detach()
+    ga, gb = nearest(1e-12)(pair, da, db)
+
+    def off(x: Any) -> float:
+        return float((ga + x @ a - da).square().sum() + (gb - b @ x - db).square().sum())
+
+    best = off(torch.zeros(3, 3, dtype=torch.float64))
+    for move in gradients(8, 3, 3, seed=9):
+        for size in (0.01, 1.0):
+            assert off(size * move) > best
+
+
+def test_lora_pro_begins_from_a_factor_of_zeros() -> None:
+    pair, g, _, db = a_pair()
+    pair.b.data.zero_()
+    a = pair.a.detach()
+    ga, gb = nearest(1e-8)(pair, torch.zeros(3, 10, dtype=torch.float64), db)
+    assert torch.equal(ga, torch.zeros(3, 10, dtype=torch.float64))
+    assert torch.allclose(gb, db @ torch.linalg.inv(a @ a.T) / 4, atol=1e-6)
+    assert torch.allclose(2.0 * gb @ a, g @ onto(a), atol=1e-6)
+
+
+def test_lora_fa_comes_as_near_as_a_frozen_factor_lets_it() -> None:
+    pair, g, da, db = a_pair()
+    a = pair.a.detach()
+    _, gb = frozen_a(1e-12)(pair, da, db)
+    assert torch.allclose(2.0 * gb @ a, g @ onto(a), atol=1e-9)
+
+
+def test_lora_fa_freezes_the_first_factor() -> None:
+    model = lora_model()
+    optimizer = LoraFa().build(model, lr=0.1, weight_decay=0.0)
+    held = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for pair in pairs(model):
+        assert not pair.a.requires_grad
+        assert any(pair.b is weight for weight in held)
+        assert not any(pair.a is weight for weight in held)
+
+
+def test_pairs_carry_the_scale_of_their_layer() -> None:
+    found = pairs(lora_model())
+    assert len(found) == 4
+    assert {pair.scale for pair in found} == {2.0}
+    assert {(tuple(pair.a.shape), tuple(pair.b.shape)) for pair in found} == {((4, 64), (64, 4)), ((4, 64), (32, 4))}
+
+
+@pytest.mark.parametrize("spec", [LoraPro(), LoraFa(), Riemannian()])
+def test_without_pairs_they_say_what_to_do(spec: Any) -> None:
+    with pytest.raises(UsageError, match="no trainable pair"):
+        spec.build(tiny_model(), lr=0.1, weight_decay=0.0)
+
+
+def test_lora_plus_gives_factors_the_rates_that_peft_does_and_leaves_vectors_alone() -> None:
+    from peft.optimizers import create_loraplus_optimizer
+
+    model = lora_model(dora=True)
+    ours = LoraPlus(ratio=8.0).build(model, lr=0.1, weight_decay=0.01)
+    pefts = create_loraplus_optimizer(
+        model, torch.optim.AdamW, lr=0.1, loraplus_lr_ratio=8.0, loraplus_weight_decay=0.01
+    )
+    first, second = (
+        {weight: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for weight in group["params"]}
+        for optimizer in (ours, pefts)
+    )
+    assert first.keys() == second.keys()
+    assert {weight for weight in first if first[weight] != second[weight]} == {w for w in first if w.ndim < 2}
+    assert {first[weight] for weight in first if weight.ndim < 2} == {(0.1, 0.0)}
+    assert {first[weight] for weight in first if weight.ndim == 2} == {(0.1, 0.01), (0.8, 0.01)}
+
+
+def test_riemannian_preconditions_each_factor_by_the_other() -> None:
+    """Next to torch's AdamW on gradients that are preconditioned by hand."""
+    ours, other = lora_model(), lora_model()
+    other.load_state_dict(ours.state_dict())
+    optimizer = Riemannian(reg=0.1).build(ours, lr=0.01, weight_decay=0.0)
+    second = torch.optim.AdamW([w for w in other.parameters() if w.requires_grad], lr=0.01, weight_decay=0.0)
+    for step in range(2):
+        for model in (ours, other):
+            model.zero_grad()
+            backward(tiny_loss(model, tiny_ids(step)))
+        optimizer.step()
+        for pair in pairs(other):
+            a, b, eye = pair.a.detach().clone(), pair.b.detach().clone(), torch.eye(4)
+            pair.a.grad = torch.linalg.solve(b.T @ b + 0.1 * eye, pair.a.grad)
+            assert pair.b.grad is not None
+            pair.b.grad = torch.linalg.solve(a @ a.T + 0.1 * eye, pair.b.grad.T).T
+        second.step()
+    for mine, theirs in zip(pairs(ours), pairs(other), strict=True):
+        assert torch.allclose(mine.a, theirs.a, atol=1e-4)
+        assert torch.allclose(mine.b, theirs.b, atol=1e-4)

@@ -1,0 +1,205 @@
+"""The probe: it flags what form gives away, and is silent where form says nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import mannwhitneyu
+
+from rerank.collections import open_collection
+from rerank.finetune.labels.checking import check, statistics
+from rerank.finetune.labels.cutting import cut_title
+from rerank.finetune.labels.lists import LabelList
+from rerank.finetune.labels.probe import FEW, FIRST_WORDS, LENGTH, Probed, Telling, auc, extremes, probe
+from rerank.finetune.lists import TrainingList
+from rerank.retrieval import open_retriever
+from rerank.types import Document, Query
+
+TOPICS = [f"topic{at}" for at in range(30)]
+STARTS = ["the", "a", "in", "we", "this", "results", "for", "an"]
+
+
+Show = Callable[[Document, bool], Document]
+
+
+def lists(count: int, show: Show, *, docs: int = 12, seed: int = 0) -> list[TrainingList]:
+    """Lists with one right document each; ``show`` makes each document's text, told whether it is the right one."""
+    chance = random.Random(seed)
+    made = []
+    for at in range(count):
+        found = []
+        for number in range(docs):
+            words = [chance.choice(STARTS), *(chance.choice(TOPICS) for _ in range(chance.randint(20, 60)))]
+            title = f"{chance.choice(TOPICS).title()} and {chance.choice(TOPICS)} under {chance.choice(TOPICS)}"
+            doc = Document(id=f"{at}-{number}", title=title, text=" ".join(words))
+            found.append(show(doc, number == 0))
+        scores = (1.0, *[0.0] * (docs - 1))
+        query = Query(id=f"q{at}", text=f"{found[0].title} {at}")
+        made.append(TrainingList(query=query, docs=tuple(found), order=tuple(range(docs)), scores=scores))
+    return made
+
+
+def whole(doc: Document) -> Document:
+    """Title and body in one text, as most training files have it."""
+    return replace(doc, title="", text=f"{doc.title}. {doc.text}")
+
+
+def told(found: Probed) -> dict[str, Telling]:
+    return {one.feature: one for one in found.features}
+
+
+def test_titles_that_only_the_right_documents_lack_are_flagged() -> None:
+    cut = lists(60, lambda doc, right: replace(doc, title="") if right else whole(doc))
+    found = probe(cut)
+    assert found.warns
+    assert told(found)[FIRST_WORDS].auc > 0.95
+    assert any("The first words give the labels away" in note for note in found.notes)
+    fields = probe(lists(60, lambda doc, right: replace(doc, title="") if right else doc))
+    assert told(fields)[FIRST_WORDS].auc == 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_titles_that_all_documents_have_or_lack_are_not(seed: int) -> None:
+    for show in (lambda doc, right: whole(doc), lambda doc, right: replace(doc, title=""), lambda doc, right: doc):
+        found = probe(lists(60, show, seed=seed))
+        assert (found.warns, found.notes) == (False, ())
+
+
+def test_texts_that_were_cut_are_flagged_by_their_length() -> None:
+    short = lists(40, lambda doc, right: replace(doc, text=" ".join(doc.text.split()[:12])) if right else doc)
+    found = probe(short)
+    length = told(found)[LENGTH]
+    assert length.warns
+    assert length.high < 0.5
+    assert any("the best documents have" in note for note in found.notes)
+    assert told(probe([replace(one, scores=tuple(1 - s for s in one.scores)) for one in short]))[LENGTH].low > 0.5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_it_is_silent_where_labels_are_drawn_by_chance(seed: int) -> None:
+    """The very lists that are flagged above, with an order that has nothing to do with them."""
+    chance = random.Random(seed)
+    cut = lists(80, lambda doc, right: replace(doc, title="") if right else whole(doc))
+    shuffled = [replace(one, order=tuple(chance.sample(range(12), 12)), scores=()) for one in cut]
+    assert not probe(shuffled).warns
+
+
+def test_a_document_that_is_often_the_best_is_no_matter_of_form() -> None:
+    """Ten right documents for sixty queries: their own first words would be a perfect feature."""
+    made = lists(60, lambda doc, right: doc)
+    hubs = [one.docs[0] for one in made[:10]]
+    same = [replace(one, docs=(hubs[at % 10], *one.docs[1:])) for at, one in enumerate(made)]
+    assert told(probe(same))[FIRST_WORDS].auc < 0.65
+    twins = [replace(one, docs=(replace(one.docs[0], id=f"twin{at}"), *one.docs[1:])) for at, one in enumerate(same)]
+    assert told(probe(twins))[FIRST_WORDS].auc > 0.8  # as it would be if each were known by its words
+
+
+def test_several_lists_of_a_query_count_as_one() -> None:
+    made = lists(40, lambda doc, right: doc)
+    copies = [one for one in made for _ in range(5)]
+    once, often = told(probe(made)), told(probe(copies))
+    for a, b in ((once[name], often[name]) for name in (LENGTH, FIRST_WORDS)):
+        assert (b.auc, b.low, b.high) == pytest.approx((a.auc, a.low, a.high))
+    assert probe(copies).queries == 40
+
+
+def test_the_ends_of_a_list() -> None:
+    docs = tuple(Document(id=f"{at}") for at in range(9))
+    one = TrainingList(query=Query(id="q"), docs=docs, order=(8, 7, 6, 5, 4, 3, 2, 1, 0))
+    assert extremes(one) == ((8, 7), (1, 0))
+    graded = replace(one, scores=(3.0, 0.0, 1.0, 3.0, 0.0, 1.0, 1.0, 1.0, 2.0))
+    assert extremes(graded) == ((0, 3), (1, 4))
+    assert extremes(replace(one, scores=tuple(map(float, range(9))))) == ((8, 7), (1, 0))
+    assert extremes(replace(one, scores=(1.0,) * 9)) == ((), ())
+    assert extremes(TrainingList(query=Query(id="q"), docs=docs[:1], order=(0,))) == ((), ())
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=8), st.lists(st.integers(0, 5), min_size=1, max_size=8))
+def test_auc_is_mann_whitneys(best: list[int], worst: list[int]) -> None:
+    expected = mannwhitneyu(best, worst, method="asymptotic").statistic / (len(best) * len(worst))
+    assert auc(best, worst) == pytest.approx(expected)
+
+
+def test_intervals_hold_their_mean_and_depend_on_the_seed_alone() -> None:
+    made = lists(50, lambda doc, right: doc)
+    for one in probe(made).features:
+        assert one.low <= one.auc <= one.high
+    assert probe(made) == probe(made)
+    assert probe(made, seed=1) != probe(made)
+
+
+def test_few_lists_are_said_to_be_few_and_none_to_be_none() -> None:
+    few = probe(lists(FEW - 1, lambda doc, right: doc))
+    assert any("Only" in note for note in few.notes)
+    none = probe([replace(one, scores=(1.0,) * 12) for one in lists(3, lambda doc, right: doc)])
+    assert (none.lists, none.features, none.warns) == (0, (), False)
+    assert none.notes == ("No list has two documents that its label tells apart.",)
+
+
+def test_texts_without_words() -> None:
+    blank = [
+        replace(one, docs=tuple(replace(d, title="", text="") for d in one.docs)) for one in lists(30, lambda d, r: d)
+    ]
+    assert [one.auc for one in probe(blank).features] == [0.5, 0.5]
+
+
+def test_statistics_by_hand() -> None:
+    labels = [
+        LabelList(qid="1", initial=("a", "b"), final=("a", "b"), teacher="t", scores=(2.0, 1.0)),
+        LabelList(qid="1", initial=("a", "b"), final=("a", "b")),
+        LabelList(qid="2", initial=("a", "c", "d"), final=("d", "c", "a"), query="w", teacher="t"),
+    ]
+    found = statistics(labels)
+    assert found == {
+        "lists": 3,
+        "queries": 2,
+        "documents": 4,
+        "docs_per_list": {"min": 2, "mean": 7 / 3, "max": 3},
+        "tau": pytest.approx(1 / 3),
+        "unchanged": 2,
+        "with_scores": 1,
+        "with_query": 1,
+        "repeated": 1,
+        "teachers": {"t": 2},
+    }
+    report = check(labels, None, texts={"2": "one two"}, against={"theirs": {"x": "one, two!"}})
+    assert (report["probe"], report["leaks"]) == (None, 1)
+    assert report["leaking"][0]["where"] == "theirs"
+    assert check(labels, None, texts={}, against={})["leaks"] is None
+
+
+@pytest.mark.shared
+def test_title_queries_of_cranfield(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trial that the probe is made for: titles as queries, the title's own document against BM25's other ones."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    collection = open_collection(f"cranfield:{shared / 'data/cranfield'}")
+    documents = [doc for doc in collection.docs() if doc.title and len(doc.text.split()) > 20]
+    sources = random.Random(1).sample(documents, 400)
+    run = open_retriever("bm25", collection).search([Query(id=doc.id, text=doc.title) for doc in sources], 20)
+
+    def made(show: Show) -> dict[str, Telling]:
+        found = []
+        for doc in sources:
+            others = [other for other in run[doc.id].docs if other.id != doc.id][:15]
+            docs = (show(doc, True), *(show(other, False) for other in others))
+            scores = (1.0, *[0.0] * len(others))
+            query = Query(id=doc.id, text=doc.title)
+            found.append(TrainingList(query=query, docs=docs, order=tuple(range(len(docs))), scores=scores))
+        return told(probe(found))
+
+    def cut(doc: Document, right: bool) -> Document:
+        return cut_title(doc)[1]
+
+    only_right = made(lambda doc, right: cut(doc, right) if right else whole(doc))
+    assert only_right[FIRST_WORDS].auc == pytest.approx(0.82, abs=0.02)
+    assert only_right[FIRST_WORDS].warns
+    assert only_right[LENGTH].warns
+    for others in (made(cut), made(lambda doc, right: whole(doc))):
+        assert others[FIRST_WORDS].auc == pytest.approx(0.5, abs=0.03)
+        assert not any(one.warns for one in others.values())

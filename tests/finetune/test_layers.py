@@ -1,0 +1,278 @@
+"""Sampling of layers: what is drawn, what trains, what the optimizer keeps, and training that is resumed."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rerank.errors import UsageError
+from rerank.finetune.layers.base import Between
+from rerank.finetune.layers.lisa import Lisa
+from rerank.finetune.layers.owlore import Owlore
+from rerank.finetune.optimizers.adamw import Adamw
+from rerank.finetune.optimizers.galore import Galore
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+peft = pytest.importorskip("peft")
+
+from rerank.finetune.layers._outliers import outlier_shares  # noqa: E402
+from rerank.finetune.layers._sampling import blocks, draw  # noqa: E402
+from rerank.finetune.optimizers._groups import trained_shapes  # noqa: E402
+from tests.finetune.stepping import backward, same_weights, trainer  # noqa: E402
+from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_loss, tiny_model  # noqa: E402
+
+
+class Watch(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
+    """Which layers had a gradient in each step, and how many numbers the optimizer kept after it."""
+
+    def __init__(self) -> None:
+        self.layers: list[list[int]] = []
+        self.rest: list[bool] = []
+        self.kept: list[int] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        model = given["model"].model
+        self.layers.append([at for at, one in enumerate(model.layers) if one.mlp.up_proj.weight.grad is not None])
+        self.rest.append(model.embed_tokens.weight.grad is not None)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        states = given["optimizer"].state.values()
+        self.kept.append(sum(v.numel() for one in states for key, v in one.items() if key != "step"))
+
+
+def run(folder: Path, spec: Any, optimizer: Any = None, resume: Path | None = None) -> tuple[Any, Watch]:
+    """A training of a tiny model of four layers over eight steps, or its rest."""
+    model, watch = tiny_model(layers=4), Watch()
+    callbacks = [spec.callback(model, TinyBatches(), seed=5), watch]
+    training = trainer(model, optimizer or Adamw(), folder, callbacks=callbacks, max_steps=8, save_steps=1)
+    training.train(resume_from_checkpoint=str(resume) if resume else None)
+    return training, watch
+
+
+# ---- what is drawn -------------------------------------------------------------------------------------------------
+
+
+def test_a_draw_depends_on_seed_and_interval_alone() -> None:
+    odds = [1.0] * 8
+    first = [draw(odds, 2, 3, interval) for interval in range(20)]
+    assert first == [draw(odds, 2, 3, interval) for interval in range(20)]
+    assert first != [draw(odds, 2, 4, interval) for interval in range(20)]
+    assert all(len(set(drawn)) == 2 and drawn == sorted(drawn) for drawn in first)
+    assert {at for drawn in first for at in drawn} == set(range(8))
+
+
+def test_layers_are_drawn_as_often_as_their_odds_say() -> None:
+    counts = Counter(draw([1.0, 2.0, 3.0, 4.0], 1, 0, interval)[0] for interval in range(4000))
+    assert [counts[at] / 4000 for at in range(4)] == pytest.approx([0.1, 0.2, 0.3, 0.4], abs=0.03)
+
+
+def test_odds_of_nothing_are_drawn_only_where_others_are_too_few() -> None:
+    assert all(draw([0.0, 1.0, 0.0], 1, 0, interval) == [1] for interval in range(50))
+    assert {tuple(draw([0.0, 1.0, 0.0], 2, 0, interval)) for interval in range(50)} == {(0, 1), (1, 2)}
+    assert {tuple(draw([0.0] * 3, 1, 0, interval)) for interval in range(50)} == {(0,), (1,), (2,)}
+
+
+def test_layers_are_the_largest_list_of_modules() -> None:
+    model = tiny_model(layers=3)
+    assert blocks(model) is model.model.layers
+    with warnings.catch_warnings():
+        # peft asks transformers for a name that transformers is about to drop.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        adapted = peft.get_peft_model(model, peft.OSFConfig(effective_rank=32, target_modules=["q_proj", "up_proj"]))
+    assert blocks(adapted) is model.model.layers
+    experts = torch.nn.ModuleList([torch.nn.ModuleList([torch.nn.Linear(2, 2) for _ in range(5)]) for _ in range(2)])
+    assert blocks(torch.nn.Sequential(experts)) is experts
+
+
+def test_what_cannot_be_drawn_is_refused() -> None:
+    with pytest.raises(UsageError, match="5 layers at a time were asked for, and the model has 2"):
+        Lisa(n=5).callback(tiny_model(), TinyBatches(), seed=0)
+    with pytest.raises(UsageError, match="A Linear has no list of layers"):
+        Lisa().callback(torch.nn.Linear(2, 2), TinyBatches(), seed=0)
+    with pytest.raises(UsageError, match="Option n is 0"):
+        Lisa(n=0)
+    with pytest.raises(UsageError, match="Option every is 0"):
+        Lisa(every=0)
+    with pytest.raises(UsageError, match=r"Option over is 0\.0"):
+        Owlore(over=0.0)
+
+
+# ---- what trains ---------------------------------------------------------------------------------------------------
+
+
+def test_some_layers_train_at_a_time_and_the_optimizer_keeps_only_these(tmp_path: Path) -> None:
+    spec = Lisa(n=2, every=2)
+    training, watch = run(tmp_path, spec)
+    expected = [draw([1.0] * 4, 2, 5, step // 2) for step in range(8)]
+    assert watch.layers == expected
+    assert {at for drawn in expected for at in drawn} == {0, 1, 2, 3}
+    assert all(watch.rest)
+    model = training.model
+    layers = Adamw().state(trained_shapes(model.model.layers[0])) * 2
+    rest = 2 * sum(weight.numel() for name, weight in model.named_parameters() if ".layers." not in name)
+    assert watch.kept == [layers + rest] * 8
+    assert all(weight.requires_grad for weight in model.parameters())
+
+
+def test_the_rest_can_be_left_out(tmp_path: Path) -> None:
+    training, watch = run(tmp_path, Lisa(n=1, every=3, train_rest=False))
+    assert not any(watch.rest)
+    assert watch.kept == [Adamw().state(trained_shapes(training.model.model.layers[0]))] * 8
+    before, after = tiny_model(layers=4), training.model
+    assert torch.equal(before.model.embed_tokens.weight, after.model.embed_tokens.weight)
+    assert torch.equal(before.lm_head.weight, after.lm_head.weight)
+    drawn = {at for layers in watch.layers for at in layers}
+    for at in range(4):
+        same = torch.equal(before.model.layers[at].mlp.up_proj.weight, after.model.layers[at].mlp.up_proj.weight)
+        assert same == (at not in drawn)
+
+
+def test_layers_that_are_frozen_again_lose_their_gradients_at_once() -> None:
+    model = tiny_model(layers=4)
+    callback = Lisa(n=1, every=1).callback(model, TinyBatches(), seed=5)
+    optimizer = Adamw().build(model, lr=1e-3, weight_decay=0.0)
+    backward(tiny_loss(model, tiny_ids()))
+    callback.on_train_begin(None, transformers.TrainerState(global_step=0), None, optimizer=optimizer)
+    (active,) = callback.active(0)
+    for at, layer in enumerate(model.model.layers):
+        assert all((weight.grad is None) == (at != active) for weight in layer.parameters())
+
+
+def test_parameters_that_were_frozen_before_stay_so(tmp_path: Path) -> None:
+    model, watch = tiny_model(layers=4), Watch()
+    for layer in model.model.layers:
+        layer.self_attn.requires_grad_(False)
+    spec = Lisa(n=4, every=2)
+    trainer(model, Adamw(), tmp_path, callbacks=[spec.callback(model, TinyBatches(), seed=0), watch]).train()
+    assert watch.layers == [[0, 1, 2, 3]] * 6
+    assert not any(weight.requires_grad for layer in model.model.layers for weight in layer.self_attn.parameters())
+
+
+def test_an_optimizer_that_was_built_after_freezing_is_refused(tmp_path: Path) -> None:
+    model = tiny_model(layers=4)
+    callback = Lisa().callback(model, TinyBatches(), seed=0)
+    model.model.layers[1].requires_grad_(False)
+    with pytest.raises(UsageError, match="The optimizer lacks 9 parameters of layers"):
+        trainer(model, Adamw(), tmp_path, callbacks=[callback]).train()
+
+
+# ---- resuming ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", [3, 4, 5], ids=["mid-interval", "between intervals", "in the next"])
+@pytest.mark.parametrize("optimizer", [Adamw(), Galore(rank=4, gap=3)], ids=["adamw", "galore"])
+def test_training_that_is_resumed_is_the_same_to_the_bit(tmp_path: Path, optimizer: Any, at: int) -> None:
+    spec = Lisa(n=2, every=2)
+    whole, seen = run(tmp_path / "whole", spec, optimizer)
+    resumed, again = run(tmp_path / "resumed", spec, optimizer, tmp_path / "whole" / f"checkpoint-{at}")
+    assert again.layers == seen.layers[at:]
+    assert again.kept == seen.kept[at:]
+    assert same_weights(whole.model, resumed.model)
+    first, second = (training.optimizer.state_dict()["state"] for training in (whole, resumed))
+    assert first.keys() == second.keys()
+    for index, state in first.items():
+        assert all(torch.equal(torch.as_tensor(state[key]), torch.as_tensor(second[index][key])) for key in state)
+
+
+def test_the_checkpoint_holds_no_state_of_frozen_layers(tmp_path: Path) -> None:
+    run(tmp_path, Lisa(n=1, every=2))
+    saved = torch.load(tmp_path / "checkpoint-5" / "optimizer.pt", weights_only=True)
+    held = sum(len(group["params"]) for group in saved["param_groups"])
+    assert held == 4 * 9 + 3
+    assert len(saved["state"]) == 9 + 3
+
+
+# ---- outliers ------------------------------------------------------------------------------------------------------
+
+
+def test_outlier_shares_are_numpys() -> None:
+    """W and X of two layers of two maps by hand, over two batches."""
+    torch.manual_seed(0)
+    layers = [torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Linear(5, 6)) for _ in range(2)]
+    model = torch.nn.Sequential(*layers)
+    batches = [torch.randn(2, 3, 6), torch.randn(1, 4, 6)]
+
+    class Two:
+        def forward(self, given: Any) -> None:
+            with torch.no_grad():
+                for batch in batches:
+                    given(batch)
+
+        def backward(self, given: Any) -> None:
+            raise NotImplementedError
+
+    found = outlier_shares(model, layers, Two(), 2.0)
+    x = np.concatenate([batch.numpy().reshape(-1, 6) for batch in batches])
+    expected = []
+    for layer in layers:
+        shares = []
+        for linear in layer:
+            weight, bias = linear.weight.detach().numpy(), linear.bias.detach().numpy()
+            a = np.abs(weight) * np.linalg.norm(x, axis=0)
+            shares.append((a > 2.0 * a.mean()).mean())
+            x = x @ weight.T + bias
+        expected.append(np.mean(shares))
+    assert found == pytest.approx(expected)
+    assert min(found) > 0
+
+
+def test_a_layer_with_more_outliers_is_drawn_more_often() -> None:
+    model = tiny_model(layers=4)
+    with torch.no_grad():
+        model.model.layers[2].mlp.up_proj.weight.view(-1)[::97] = 2.0
+    spec = Owlore(n=1, every=1)
+    callback = spec.callback(model, TinyBatches(), seed=0)
+    assert max(range(4), key=callback.odds.__getitem__) == 2
+    drawn = Counter(callback.active(step)[0] for step in range(400))
+    expected = [odds / sum(callback.odds) for odds in callback.odds]
+    assert [drawn[at] / 400 for at in range(4)] == pytest.approx(expected, abs=0.08)
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_owlore_resumes_to_the_bit_with_galore(tmp_path: Path) -> None:
+    spec = Owlore(n=2, every=2, over=3.0)
+    whole, seen = run(tmp_path / "whole", spec, Galore(rank=4, gap=3))
+    resumed, again = run(tmp_path / "resumed", spec, Galore(rank=4, gap=3), tmp_path / "whole" / "checkpoint-3")
+    assert again.layers == seen.layers[3:]
+    assert same_weights(whole.model, resumed.model)
+
+
+def test_layers_without_linear_maps_have_no_outliers_to_count() -> None:
+    model = torch.nn.Sequential(torch.nn.ModuleList([torch.nn.Bilinear(2, 2, 2)]))
+
+    class Nothing:
+        def forward(self, given: Any) -> None:
+            pass
+
+        def backward(self, given: Any) -> None:
+            pass
+
+    with pytest.raises(UsageError, match="No linear map of layer 0 saw a batch"):
+        Owlore(n=1).callback(model, Nothing(), seed=0)
+
+
+def test_osf_has_outliers_too() -> None:
+    """Its layers keep the linear maps that they replace, and run them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        model = peft.get_peft_model(
+            tiny_model(), peft.OSFConfig(effective_rank=32, target_modules=["q_proj", "up_proj"])
+        )
+    callback = Owlore(n=1, over=2.0).callback(model, TinyBatches(), seed=0)
+    assert all(odds > 0 for odds in callback.odds)
+    backward(tiny_loss(model, tiny_ids()))
+
+
+def test_both_are_of_full_weights_alone() -> None:
+    kinds: list[Between] = [Lisa(), Owlore()]
+    for spec in kinds:
+        assert spec.fits == {"full"}
+        assert spec.reason
+        assert spec.paper
+        assert spec.summary

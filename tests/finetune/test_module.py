@@ -1,0 +1,217 @@
+"""The module: what it reads off a model is what the judges see, packed or not, and no more logits than are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from rerank.backends.hf import Hf  # noqa: E402
+from rerank.finetune import _attention  # noqa: E402
+from rerank.finetune._module import Listwise, Readout, Term, checkpoint_activations, collate  # noqa: E402
+from rerank.finetune.examples import Example, Examples, Looks  # noqa: E402
+from rerank.finetune.lists import TrainingList  # noqa: E402
+from rerank.finetune.losses.base import Source, Wanted  # noqa: E402
+from rerank.finetune.recipe import LOSSES  # noqa: E402
+from rerank.judges import Limits, open_judge  # noqa: E402
+from rerank.prompts import load_prompt  # noqa: E402
+from rerank.types import Document, Query, Window  # noqa: E402
+from tests.finetune.small import WORDS, byte_tokenizer  # noqa: E402
+from tests.finetune.tiny import tiny_model  # noqa: E402
+
+HEADS = [(layer, head) for layer in (1, 2) for head in range(4)]
+
+
+class Seen:
+    """A loss that keeps the scores that it is shown."""
+
+    of: ClassVar[Literal["scores"]] = "scores"
+    paper = summary = ""
+
+    def __init__(self) -> None:
+        self.scores: list[Any] = []
+
+    def __call__(self, scores: Any, wanted: Wanted) -> Any:
+        self.scores.append(scores.detach())
+        return scores.sum()
+
+
+def backend(**options: Any) -> Any:
+    tokenizer = byte_tokenizer()
+    model = tiny_model(layers=3, vocabulary=len(tokenizer), max_position_embeddings=4096, **options)
+    return Hf.from_loaded(model, tokenizer)
+
+
+def training_list(n: int = 5, query: str = "lift of a wing") -> TrainingList:
+    docs = tuple(Document(id=f"d{at}", text=" ".join([*WORDS[at : at + 3], "and so on"][: 2 + at])) for at in range(n))
+    order = tuple(reversed(range(n)))
+    return TrainingList(query=Query(id="q", text=query), docs=docs, order=order, scores=tuple(map(float, range(n))))
+
+
+def read(
+    asked: Any, judge: Any, lists: Sequence[TrainingList], looks: Looks, loss: Any, source: Source = "logits"
+) -> dict[str, Any]:
+    examples = [Examples(judge, looks).make(one) for one in lists]
+    readout = Readout(HEADS, learnt=True) if looks.attention else None
+    module = Listwise(asked.model, [Term(name="it", loss=loss, source=source)], readout)
+    before = asked.model.config._attn_implementation
+    _attention.register()
+    asked.model.set_attn_implementation(_attention.NAME)
+    try:
+        found: dict[str, Any] = module(**collate(examples))
+        return found
+    finally:
+        asked.model.set_attn_implementation(before)
+
+
+def judge_of(asked: Any, selector: str, prompt: str) -> Any:
+    return open_judge(selector, asked, load_prompt(prompt), Limits(max_passage_tokens=30, min_passage_tokens=1))
+
+
+def judged(asked: Any, judge: Any, one: TrainingList) -> list[Any]:
+    return [reply.scores for reply in asked.generate(judge.requests(Window(one.query, one.docs)))]
+
+
+@pytest.mark.parametrize("options", ["", ",best_first=true"])
+def test_attention_is_what_the_judge_sees(options: str) -> None:
+    asked = backend()
+    judge = judge_of(asked, f"attention,layers=1-2,calibrate=false{options}", "icr_ie")
+    lists = [training_list(), training_list(4, "a jet")]
+    seen = Seen()
+    read(asked, judge, lists, Looks(attention=True), seen, "attention")
+    for one, scores in zip(lists, seen.scores, strict=True):
+        (said,) = judged(asked, judge, one)
+        assert scores.tolist() == pytest.approx([score / len(HEADS) for score in said], rel=1e-4)
+
+
+def test_first_token_logits_are_what_the_judge_sees() -> None:
+    asked = backend()
+    judge = judge_of(asked, "logits", "listwise_letters")
+    seen = Seen()
+    read(asked, judge, [training_list(), training_list(3)], Looks(logits=True), seen)
+    for one, scores in zip([training_list(), training_list(3)], seen.scores, strict=True):
+        (said,) = judged(asked, judge, one)
+        assert scores.tolist() == pytest.approx(list(said), rel=1e-4)
+
+
+def test_pointwise_scores_are_what_the_judge_says() -> None:
+    asked = backend()
+    judge = judge_of(asked, "score,yes=Y,no=N", "pointwise")
+    seen = Seen()
+    read(asked, judge, [training_list()], Looks(logits=True), seen)
+    said = [yes - no for yes, no in judged(asked, judge, training_list())]
+    assert seen.scores[0].tolist() == pytest.approx(said, rel=1e-3, abs=1e-4)
+
+
+def test_letters_and_the_order_behind_them_in_one_pass() -> None:
+    asked = backend()
+    judge = judge_of(asked, "generate,identifiers=letters", "listwise_letters")
+    example = Examples(judge, Looks(tokens=True, logits=True)).make(training_list())
+    alone = Examples(judge_of(asked, "logits", "listwise_letters"), Looks(logits=True)).make(training_list())
+    assert [term[0][1:] for term in example.terms] == [term[0][1:] for term in alone.terms]
+    assert example.terms[0][0][0] == alone.terms[0][0][0]
+
+
+@pytest.mark.parametrize("prompt", ["listwise", "listwise_examples"])
+def test_the_lm_loss_is_transformers_own(prompt: str) -> None:
+    asked = backend()
+    judge = judge_of(asked, "generate", prompt)
+    lists = [training_list(), training_list(4)]
+    found = read(asked, judge, lists, Looks(tokens=True), LOSSES.get("lm")())
+    own = []
+    for one in lists:
+        example = Examples(judge, Looks(tokens=True)).make(one)
+        ids = torch.tensor([example.texts[0]])
+        labels = ids.clone()
+        labels[:, : example.label + 1] = -100
+        own.append(float(asked.model(input_ids=ids, labels=labels).loss.detach()))
+    assert float(found["loss"].detach()) == pytest.approx(sum(own) / 2, rel=1e-5)
+
+
+def test_a_constant_weight_is_the_lm_loss_times_it() -> None:
+    class Twice:
+        of: ClassVar[Literal["tokens"]] = "tokens"
+        paper = summary = ""
+
+        def weights(self, ranks: Any) -> Any:
+            return torch.full_like(ranks, 2.0)
+
+    asked = backend()
+    judge = judge_of(asked, "generate", "listwise")
+    once = read(asked, judge, [training_list()], Looks(tokens=True), LOSSES.get("lm")())
+    twice = read(asked, judge, [training_list()], Looks(tokens=True), Twice())
+    assert float(twice["loss"].detach()) == pytest.approx(2 * float(once["loss"].detach()), rel=1e-6)
+
+
+def test_only_the_label_gets_logits() -> None:
+    asked = backend()
+    judge = judge_of(asked, "generate", "listwise")
+    shapes: list[tuple[int, ...]] = []
+    handle = asked.model.lm_head.register_forward_hook(lambda _, __, out: shapes.append(tuple(out.shape)))
+    example = Examples(judge, Looks(tokens=True)).make(training_list())
+    read(asked, judge, [training_list()], Looks(tokens=True), LOSSES.get("lm")())
+    handle.remove()
+    assert shapes == [(1, len(example.label_ranks), len(asked.tokens.tokenizer))]
+
+
+def gradients(asked: Any, batches: Sequence[Sequence[Example]], *, again: bool) -> dict[str, Any]:
+    asked.model.zero_grad()
+    asked.model.requires_grad_(True).train()
+    module = Listwise(
+        asked.model,
+        [
+            Term(name="lm", loss=LOSSES.get("importance")()),
+            Term(name="at", loss=LOSSES.get("distill")(), source="log-attention"),
+        ],
+        Readout(HEADS, learnt=True),
+    )
+    if again:
+        checkpoint_activations(asked.model)
+    _attention.register()
+    asked.model.set_attn_implementation(_attention.NAME)
+    for batch in batches:
+        (module(**collate(batch))["loss"] / len(batches)).backward()
+    return {name: value.grad.clone() for name, value in module.named_parameters() if value.grad is not None}
+
+
+def test_packed_lists_and_recomputed_activations_have_the_same_gradients() -> None:
+    asked = backend()
+    judge = judge_of(asked, "generate", "listwise")
+    looks = Looks(tokens=True, attention=True)
+    examples = [Examples(judge, looks).make(training_list(n)) for n in (5, 3)]
+    alone = gradients(asked, [[example] for example in examples], again=False)
+    packed = gradients(asked, [examples], again=False)
+    again = gradients(asked, [examples], again=True)
+    assert "readout.logits" in alone
+    for name, value in alone.items():
+        torch.testing.assert_close(packed[name], value, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(again[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_sliding_window_is_kept() -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizer = byte_tokenizer()
+    torch.manual_seed(0)
+    config = transformers.MistralConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        vocab_size=len(tokenizer),
+        sliding_window=64,
+        max_position_embeddings=4096,
+    )
+    asked = Hf.from_loaded(transformers.MistralForCausalLM(config), tokenizer)
+    judge = judge_of(asked, "generate", "listwise")
+    found = read(asked, judge, [training_list()], Looks(tokens=True), LOSSES.get("lm")())
+    example = Examples(judge, Looks(tokens=True)).make(training_list())
+    ids = torch.tensor([example.texts[0]])
+    labels = ids.clone()
+    labels[:, : example.label + 1] = -100
+    assert ids.shape[1] > 200
+    own = float(asked.model(input_ids=ids, labels=labels).loss.detach())
+    assert float(found["loss"].detach()) == pytest.approx(own, rel=1e-5)

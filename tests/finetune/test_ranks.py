@@ -1,0 +1,150 @@
+"""Ranks from spectra and from gradients, on matrices made by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+
+from rerank.errors import UsageError  # noqa: E402
+from rerank.finetune.ranks.contribution import Contribution, in_proportion  # noqa: E402
+from rerank.finetune.ranks.welore import Welore, above_one_threshold  # noqa: E402
+from rerank.registry import Registry  # noqa: E402
+from tests.finetune.tiny import TinyBatches, tiny_model  # noqa: E402
+
+RANKS = Registry("finetune.ranks", "way of choosing ranks")
+
+
+def linear(**weights: Any) -> Any:
+    """A model of linear maps with given weights."""
+    model = torch.nn.ModuleDict()
+    for name, weight in weights.items():
+        model[name] = torch.nn.Linear(*reversed(weight.shape), bias=False)
+        model[name].weight.data = weight
+    return model
+
+
+@dataclass(frozen=True)
+class Pulls:
+    """A loss whose gradients are given matrices."""
+
+    gradients: dict[str, Any]
+
+    def forward(self, model: Any) -> None:
+        """See `Calibrate`."""
+
+    def backward(self, model: Any) -> None:
+        """See `Calibrate`."""
+        torch.stack([(model[name].weight * one).sum() for name, one in self.gradients.items()]).sum().backward()
+
+
+def turned(values: list[float], rows: int, columns: int) -> Any:
+    """A matrix with given singular values, in directions of its own."""
+    chance = torch.Generator().manual_seed(rows)
+    u, v = (torch.linalg.qr(torch.randn(n, n, generator=chance))[0][:, : len(values)] for n in (rows, columns))
+    return (u * torch.tensor(values)) @ v.T
+
+
+def test_welore_on_matrices_made_by_hand() -> None:
+    """Over their largest: flat 1 .9 .8 .7, steep 1 .1 .01. Four of six pass at a mean of 2, the lowest of them .8."""
+    model = linear(flat=turned([20.0, 18, 16, 14], 6, 4), steep=turned([0.5, 0.05, 0.005], 4, 5))
+    found = Welore().pattern(model, ["flat", "steep"], 2, TinyBatches())
+    assert found == {"flat": 3, "steep": 1}
+
+
+def test_welore_against_bisection() -> None:
+    """As the paper finds its threshold: halve the interval until the mean rank meets the budget."""
+    model = tiny_model()
+    targets = [name for name, one in model.named_modules() if isinstance(one, torch.nn.Linear) and name != "lm_head"]
+    spectra = [torch.linalg.svdvals(model.get_submodule(name).weight.detach()) for name in targets]
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        over = sum(int((one / one[0] > middle).sum()) for one in spectra) > 20 * len(targets)
+        low, high = (middle, high) if over else (low, middle)
+    wanted = {name: int((one / one[0] > high).sum()) for name, one in zip(targets, spectra, strict=True)}
+    found = Welore().pattern(model, targets, 20, TinyBatches())
+    assert found == wanted
+    assert sum(found.values()) == 20 * len(targets)
+
+
+def test_contribution_on_matrices_made_by_hand() -> None:
+    """Squared norms 9 and 3: of 8 ranks, 6 and 2."""
+    model = linear(a=torch.zeros(7, 9), b=torch.zeros(8, 8))
+    pulls = Pulls({"a": torch.full((7, 9), 3 / 63**0.5), "b": torch.full((8, 8), 3**0.5 / 8)})
+    assert Contribution().pattern(model, ["a", "b"], 4, pulls) == {"a": 6, "b": 2}
+    assert Contribution(least=3).pattern(model, ["a", "b"], 4, pulls) == {"a": 5, "b": 3}
+    assert model["a"].weight.grad is None
+
+
+def test_contribution_gives_no_matrix_more_than_it_has() -> None:
+    model = linear(a=torch.zeros(2, 9), b=torch.zeros(8, 8), c=torch.zeros(8, 8))
+    pulls = Pulls({"a": torch.ones(2, 9), "b": torch.ones(8, 8) * 0.1, "c": torch.zeros(8, 8)})
+    assert Contribution().pattern(model, ["a", "b", "c"], 3, pulls) == {"a": 2, "b": 7, "c": 0}
+
+
+def test_contribution_on_a_model() -> None:
+    model = tiny_model()
+    targets = [name for name, one in model.named_modules() if isinstance(one, torch.nn.Linear) and name != "lm_head"]
+    found = Contribution().pattern(model, targets, 4, TinyBatches())
+    assert list(found) == targets
+    assert sum(found.values()) == 4 * len(targets)
+    assert len(set(found.values())) > 2
+
+
+@pytest.mark.parametrize("name", RANKS.names())
+def test_every_way_keeps_the_budget_and_the_order(name: str) -> None:
+    made = RANKS.get(name)()
+    model = tiny_model()
+    targets = [f"model.layers.{n}.self_attn.{part}_proj" for n in (1, 0) for part in ("v", "q")]
+    found = made.pattern(model, targets, 3, TinyBatches())
+    assert list(found) == targets
+    assert all(0 <= rank <= 32 if "v_proj" in one else rank <= 64 for one, rank in found.items())
+    assert 0 < sum(found.values()) <= 12
+    assert made.summary
+    assert made.paper
+    with pytest.raises(UsageError, match="mean rank of 0 for 4 matrices"):
+        made.pattern(model, targets, 0, TinyBatches())
+    with pytest.raises(UsageError, match="for 0 matrices"):
+        made.pattern(model, [], 1, TinyBatches())
+
+
+def test_least_is_checked() -> None:
+    with pytest.raises(UsageError, match=r"least=-1. expected at least 0"):
+        Contribution(least=-1)
+    with pytest.raises(UsageError, match="with least=5"):
+        Contribution(least=5).pattern(tiny_model(), ["model.layers.0.mlp.up_proj"], 4, TinyBatches())
+
+
+weights = st.lists(st.tuples(st.floats(0, 1e6), st.integers(1, 9)), min_size=1, max_size=8)
+
+
+@given(drawn=weights, budget=st.integers(0, 60), least=st.integers(0, 2))
+def test_shares(drawn: list[tuple[float, int]], budget: int, least: int) -> None:
+    shares = {str(at): weight for at, (weight, _) in enumerate(drawn)}
+    most = {str(at): limit for at, (_, limit) in enumerate(drawn)}
+    budget = max(budget, least * len(drawn))
+    found = in_proportion(shares, budget, most, least=least)
+    assert sum(found.values()) == min(budget, sum(most.values()))
+    assert all(min(least, most[name]) <= found[name] <= most[name] for name in shares)
+    free = [name for name in shares if found[name] < most[name]]
+    for one in free:
+        for other in free:
+            assert shares[one] < shares[other] or found[one] >= found[other] - 1
+
+
+spectrum = st.lists(st.floats(0, 1), max_size=6).map(lambda rest: [1.0, *sorted(rest, reverse=True)])
+
+
+@given(drawn=st.lists(spectrum, min_size=1, max_size=6), mean=st.integers(1, 8))
+def test_one_threshold(drawn: list[list[float]], mean: int) -> None:
+    found = above_one_threshold({str(at): one for at, one in enumerate(drawn)}, mean * len(drawn))
+    assert sum(found.values()) <= mean * len(drawn)
+    kept = [value for at, one in enumerate(drawn) for value in one[: found[str(at)]]]
+    dropped = [value for at, one in enumerate(drawn) for value in one[found[str(at)] :]]
+    assert min(kept, default=2) > max(dropped, default=-1)

@@ -1,0 +1,103 @@
+"""Recipes: what is read, and what is refused before a model is loaded."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
+from rerank.finetune.recipe import Recipe, read_recipe
+
+LEAST: dict[str, Any] = {"data": {"lists": ["labels.jsonl"]}}
+
+
+def test_the_defaults_make_a_recipe() -> None:
+    recipe = Recipe.make(LEAST)
+    assert (recipe.adapter.name, recipe.optimizer.name, recipe.losses[0].name) == ("lora", "adamw", "importance")
+    recipe.parts()
+
+
+def test_json_and_back() -> None:
+    recipe = Recipe.make(
+        {
+            **LEAST,
+            "adapter": {"name": "dora", "r": 4},
+            "losses": [{"name": "lm"}, {"name": "infonce", "on": "attention", "weight": 0.1, "temperature": 0.1}],
+        }
+    )
+    again = Recipe.make(json.loads(recipe.model_dump_json()))
+    assert again == recipe
+    assert again.adapter.options == {"r": 4}
+    assert again.parts().losses[1].temperature == 0.1
+
+
+def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(
+        "seed = 2\n[data]\nlists = ['a.jsonl']\nmax-lists = 3\n[training]\nbatch-size = 2\n"
+    )
+    recipe = read_recipe(tmp_path / "recipe.toml")
+    assert recipe.data.lists == (str(tmp_path / "a.jsonl"),)
+    assert (recipe.seed, recipe.data.max_lists, recipe.training.batch_size) == (2, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"sed": 1}, UnknownNameError, "seed"),
+        ({"training": {"step": 1}}, UnknownNameError, "steps"),
+        ({"data": {}}, UsageError, r"no data\.lists"),
+        ({"data": {"lists": ["a"], "documents": 1}}, UsageError, r"data\.documents = 1"),
+        ({"losses": []}, UsageError, "at least one"),
+        ({"losses": [{"name": "lm"}, {"name": "lm"}]}, UsageError, "none twice"),
+        ({"losses": [{"name": "lm", "weight": 0}]}, UsageError, "weight = 0"),
+        ({"training": {"schedule": "wild"}}, UsageError, "schedule"),
+    ],
+)
+def test_values_that_do_not_fit(changes: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        Recipe.make({**LEAST, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"adapter": {"name": "loar"}}, UnknownNameError, "lora"),
+        ({"adapter": {"name": "lora", "rank": 3}}, UnknownNameError, "option of 'lora'"),
+        ({"losses": [{"name": "lm", "on": "logits"}]}, UsageError, "no 'on'"),
+        ({"losses": [{"name": "importance", "alpha": -1}]}, UsageError, "alpha"),
+        ({"optimizer": {"name": "galore"}}, UsageError, "adapter 'lora'"),
+        ({"optimizer": {"name": "lora-pro"}, "adapter": {"name": "full"}}, UsageError, "lora"),
+        ({"layers": {"name": "lisa"}}, UsageError, "full"),
+        ({"callbacks": [{"name": "refactor"}], "adapter": {"name": "vera"}}, UsageError, "lora"),
+        ({"ranks": {"name": "welore"}, "adapter": {"name": "full"}}, UsageError, "low rank"),
+    ],
+)
+def test_parts_that_do_not_fit_together(changes: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        Recipe.make({**LEAST, **changes}).parts()
+
+
+def test_the_preset_of_dora_and_galore() -> None:
+    Recipe.make({**LEAST, "adapter": {"name": "dora"}, "optimizer": {"name": "galore", "factors": True}}).parts()
+
+
+def test_files_that_are_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(MissingResourceError, match="No recipe"):
+        read_recipe(tmp_path / "none.toml")
+    (tmp_path / "broken.toml").write_text("seed = ")
+    with pytest.raises(DataError, match="TOML"):
+        read_recipe(tmp_path / "broken.toml")
+
+
+def test_checking_a_recipe_imports_no_torch() -> None:
+    code = (
+        "import sys; from rerank.finetune.recipe import Recipe; "
+        f"Recipe.make({LEAST!r}).parts(); print([m for m in ('torch', 'transformers', 'peft') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,296 @@
+"""Whole trainings of a tiny model: files, resuming to the bit, being killed, and everything that goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("peft")
+
+from rerank.errors import BackendError, DataError, StorageError, UsageError  # noqa: E402
+from rerank.experiment import run  # noqa: E402
+from rerank.finetune import _trainer  # noqa: E402
+from rerank.finetune.training import train  # noqa: E402
+from rerank.models import BackendOptions  # noqa: E402
+from rerank.reranker import Reranker  # noqa: E402
+from rerank.spec import Execution, RunSpec  # noqa: E402
+from tests.finetune.small import collection_folder, model_folder, recipe  # noqa: E402
+
+ATTENTION = {
+    "method": {"method": "full:attention,calibrate=false", "prompt": "icr_ie"},
+    "losses": [{"name": "distill", "on": "log-attention"}],
+    "readout": {"layers": "1-1"},
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return model_folder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return collection_folder(tmp_path_factory.mktemp("collection"))
+
+
+def validation(collection: Path, **more: Any) -> dict[str, Any]:
+    return {"collection": f"jsonl:{collection}", "depth": 6, "max_queries": 4, "every": 2, **more}
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(str(folder / "adapter_model.safetensors"))
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return set(one) == set(other) and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def losses(folder: Path) -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"]) for line in lines if "loss" in line]
+
+
+def test_a_training_from_recipe_to_run(model: Path, collection: Path, tmp_path: Path) -> None:
+    asked = recipe(model, collection, **ATTENTION, validation=validation(collection))
+    result = train(asked, tmp_path / "out", device="cpu")
+    assert result.steps == 4
+    # 2 of 3 layers are left; q, k, v, o, gate, up, down of each with r = 4, and 4 heads of layer 1
+    linear = (64 + 64) * 2 + (64 + 32) * 2 + (64 + 128) * 3
+    assert result.trainable == 4 * linear * 2 + 4
+    assert set(result.validation) == {"nDCG@10"}
+    assert result.tokens > 0
+    moved = 4 * (linear + (64 + 64) + (64 + 32)) + 4  # behind the attention of the last layer nothing is looked at
+    assert result.state_mb == pytest.approx(2 * 4 * moved / 2**20, abs=0.006)
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "heads.json", "prompt.yaml", "rerank.json"} <= files
+    assert not {"heads.now.json", ".unfinished"} & files
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "trained against first stage" in card
+    assert "p = " in card
+
+    spec = RunSpec(collection=f"jsonl:{collection}", depth=6, max_queries=4, adapter=str(tmp_path / "out"))
+    summary = run(spec, Execution(out=tmp_path / "run", device="cpu"))
+    assert summary["scores"]["nDCG@10"] == pytest.approx(result.validation["nDCG@10"], abs=1e-9)
+    kept = json.loads((tmp_path / "run" / "spec.json").read_text())["spec"]
+    assert kept["model"] == str(model)
+    assert kept["method"].startswith("full:attention,calibrate=false,heads=")
+
+    reranker = Reranker.from_pretrained(str(model), options=BackendOptions(adapter=str(tmp_path / "out"), device="cpu"))
+    hits = reranker.rank("wing lift heat", ["jet tail", "wing lift heat"])
+    assert sorted(hit.corpus_id for hit in hits) == [0, 1]
+
+
+def test_a_whole_model_ranks_as_it_was_trained_to(model: Path, collection: Path, tmp_path: Path) -> None:
+    asked = recipe(
+        model,
+        collection,
+        **ATTENTION,
+        adapter={"name": "full"},
+        optimizer={"lr": 1e-4},
+        validation=validation(collection),
+    )
+    result = train(asked, tmp_path / "out", device="cpu")
+    spec = RunSpec(collection=f"jsonl:{collection}", depth=6, max_queries=4, model=str(tmp_path / "out"))
+    summary = run(spec, Execution(out=tmp_path / "run", device="cpu"))
+    assert summary["scores"]["nDCG@10"] == pytest.approx(result.validation["nDCG@10"], abs=1e-9)
+
+
+def test_heads_are_bound_to_their_adapter(model: Path, collection: Path, tmp_path: Path) -> None:
+    train(recipe(model, collection, **ATTENTION), tmp_path / "out", device="cpu")
+    spec = RunSpec(
+        collection=f"jsonl:{collection}",
+        depth=4,
+        max_queries=1,
+        model=str(model),
+        method=f"full:attention,calibrate=false,heads={tmp_path / 'out' / 'heads.json'}",
+    )
+    with pytest.raises(UsageError, match="were chosen for"):
+        run(spec, Execution(out=tmp_path / "run", device="cpu"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"training": {"batch_size": 2, "accumulation": 1, "neftune": 5.0}, "adapter": {"name": "lora", "dropout": 0.1}},
+        {**ATTENTION, "data": {"shuffle": True}},
+        {"adapter": {"name": "full"}, "optimizer": {"name": "galore", "rank": 4, "lr": 1e-3}},
+        {"adapter": {"name": "full"}, "layers": {"name": "lisa", "n": 1, "every": 3}},
+    ],
+    ids=["lora", "packed-noise", "attention", "full-galore", "lisa"],
+)
+def test_stopped_and_gone_on_with_comes_to_the_same_bits(
+    model: Path, collection: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    asked = recipe(model, collection, **changes)
+    train(asked, tmp_path / "whole", device="cpu")
+
+    class Stopped(Exception):
+        """The process ends here."""
+
+    steps: list[int] = []
+
+    def end(more: int) -> None:
+        steps.append(more)
+        if len(steps) == 3:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(asked, tmp_path / "parts", device="cpu", progress=lambda *_: nullcontext(end))
+    train(asked, tmp_path / "parts", device="cpu", resume=True)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    name = "model.safetensors" if asked.adapter.name == "full" else "adapter_model.safetensors"
+    assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_killed_and_gone_on_with(model: Path, collection: Path, tmp_path: Path) -> None:
+    asked = recipe(model, collection, training={"steps": 30})
+    train(asked, tmp_path / "whole", device="cpu")
+    code = f"""
+from pathlib import Path
+from rerank.finetune.recipe import Recipe
+from rerank.finetune.training import train
+import json
+train(Recipe.make(json.loads({asked.model_dump_json()!r})), Path({str(tmp_path / "killed")!r}), device="cpu")
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while len(_trainer.checkpoints(tmp_path / "killed")) < 2 and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "rerank.json").exists()
+    train(asked, tmp_path / "killed", device="cpu", resume=True)
+    assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+def test_a_finished_training_is_answered_from_its_folder(model: Path, collection: Path, tmp_path: Path) -> None:
+    asked = recipe(model, collection)
+    first = train(asked, tmp_path, device="cpu")
+    again = train(asked, tmp_path, device="cpu", resume=True)
+    assert (again.steps, again.loss, again.trainable) == (first.steps, first.loss, first.trainable)
+    with pytest.raises(UsageError, match="--resume"):
+        train(asked, tmp_path, device="cpu")
+    with pytest.raises(UsageError, match="another recipe"):
+        train(recipe(model, collection, seed=4), tmp_path, device="cpu", resume=True)
+
+
+def test_patience_ends_it(model: Path, collection: Path, tmp_path: Path) -> None:
+    asked = recipe(
+        model,
+        collection,
+        optimizer={"lr": 1e-9},
+        training={"steps": 20},
+        validation=validation(collection, every=1, patience=2),
+    )
+    assert train(asked, tmp_path, device="cpu").steps == 3
+
+
+def test_gradients_that_are_no_numbers(
+    model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rerank.finetune.losses.importance import Importance
+
+    def weights_of(self: Any, ranks: Any) -> Any:
+        return ranks.new_full(ranks.shape, float("inf"))
+
+    monkeypatch.setattr(Importance, "weights", weights_of)
+    with pytest.raises(BackendError, match=r"The loss is inf on the lists of queries q\d"):
+        train(recipe(model, collection), tmp_path, device="cpu")
+
+
+def test_a_gradient_that_is_no_number_leaves_the_weights(
+    model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import Trainer
+
+    monkeypatch.setattr(Trainer, "_get_grad_norm", lambda *_, **__: torch.tensor(float("nan")))
+    with pytest.raises(BackendError, match="The gradient is nan at step 1"):
+        train(recipe(model, collection), tmp_path, device="cpu")
+
+
+def test_a_full_disk(model: Path, collection: Path, tmp_path: Path) -> None:
+    asked = recipe(model, collection, adapter={"name": "lora", "r": 64}, training={"steps": 4})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    try:
+        with pytest.raises(StorageError, match="checkpoint could not be written"):
+            train(asked, tmp_path / "out", device="cpu")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert _trainer.checkpoints(tmp_path / "out") == []
+    assert not (tmp_path / "out" / "rerank.json").exists()
+    assert train(asked, tmp_path / "out", device="cpu", resume=True).steps == 4
+
+
+def rewritten(collection: Path, folder: Path, **changes: Any) -> Path:
+    """The collection with its first label changed."""
+    folder.mkdir()
+    for path in collection.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    rows = [json.loads(line) for line in (folder / "labels.jsonl").read_text().splitlines()]
+    rows[0] |= changes
+    (folder / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"final_list": ["q1d0", "elsewhere"]}, "elsewhere|lacks|not in"),
+        ({"initial_list": [], "final_list": [], "scores": []}, "empty|no documents"),
+        ({"scores": [1.0]}, "scores"),
+    ],
+)
+def test_labels_that_are_wrong(
+    model: Path, collection: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        train(recipe(model, rewritten(collection, tmp_path / "c", **changes)), tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_list_longer_than_the_context(model: Path, collection: Path, tmp_path: Path) -> None:
+    asked = recipe(model, collection, method={"context_size": 200})
+    with pytest.raises(DataError, match="does not fit"):
+        train(asked, tmp_path / "out", device="cpu")
+
+
+def test_several_processes(model: Path, collection: Path, tmp_path: Path) -> None:
+    """Two processes share the lists of a step, and come to what one comes to, up to the order of sums."""
+    asked = recipe(model, collection, training={"accumulation": 2})
+    train(asked, tmp_path / "one", device="cpu")
+    shared = recipe(model, collection, training={"accumulation": 1})
+    (tmp_path / "recipe.json").write_text(shared.model_dump_json())
+    code = (
+        "import json, sys; from pathlib import Path; from rerank.finetune.recipe import Recipe; "
+        "from rerank.finetune.training import train; "
+        f"train(Recipe.make(json.loads(Path({str(tmp_path / 'recipe.json')!r}).read_text())), "
+        f"Path({str(tmp_path / 'two')!r}), device='cpu')"
+    )
+    (tmp_path / "go.py").write_text(code)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [*command, str(tmp_path / "go.py")], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    two, one = weights(tmp_path / "two"), weights(tmp_path / "one")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5)

@@ -1,0 +1,110 @@
+"""The fullrank paper's ablation in small: losses, labels and ways of ranking, on SmolLM2-135M, three seeds each.
+
+    python training/ablation/ablation.py --collection C --validation V --out DIR [--lists 300]
+
+Teacher: all-MiniLM-L6-v2, which puts the documents of a window in the order of their cosine to the query. A *complete*
+label orders all 20 documents; a *sliding* label is what one pass of windows of 8, 4 at a time, makes of the first
+stage's order, so that only its head is the teacher's. Students write orders of 20 documents, trained on the same lists
+under the same seeds; they rank the validation queries with the whole list at once and with windows of 10, 5 at a time.
+What is done is not done again: a second call goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rerank.collections import open_collection
+from rerank.finetune.recipe import Recipe
+from rerank.finetune.training import train
+from rerank.judges.base import Verdict, by_score
+from rerank.pipeline import drive
+from rerank.retrieval import open_retriever
+from rerank.strategies.sliding import Sliding
+from rerank.types import Ranking, Window
+
+SEEDS = (1, 2, 3)
+#: Loss and label of each student.
+STUDENTS = (("lm", "complete"), ("importance", "complete"), ("importance", "sliding"))
+
+
+@dataclass(frozen=True)
+class Known:
+    """A judge that knows the scores of all documents."""
+
+    scores: dict[str, dict[str, float]]
+
+    def order(self, windows: Sequence[Window]) -> list[Verdict]:
+        """Sort each window."""
+        return [
+            by_score([self.scores[window.query.id][doc.id] for doc in window.docs], len(window)) for window in windows
+        ]
+
+
+def label(folder: Path, selector: str, count: int) -> None:
+    """Write both label files, of the same lists."""
+    if (folder / "sliding.jsonl").exists():
+        return
+    from sentence_transformers import SentenceTransformer
+
+    from rerank.models import resolve
+
+    collection = open_collection(selector)
+    run = open_retriever("bm25", collection).search(collection.queries(), 20)
+    lists = [ranking for ranking in run.values() if len(ranking) == 20][:count]
+    encoder = SentenceTransformer(str(resolve("all-minilm-l6-v2")))
+    scores: dict[str, dict[str, float]] = {}
+    for ranking in lists:
+        vectors = encoder.encode([ranking.query.text, *(doc.text for doc in ranking.docs)], normalize_embeddings=True)
+        scores[ranking.query.id] = dict(zip(ranking.doc_ids, (vectors[1:] @ vectors[0]).tolist(), strict=True))
+    judge = Known(scores)
+    slid = drive(lists, Sliding(size=8, stride=4), judge).rankings
+    whole = [
+        Ranking.from_order(one.query, sorted(one.docs, key=lambda doc: -scores[one.query.id][doc.id])) for one in lists
+    ]
+    for name, labels in (("complete", whole), ("sliding", slid)):
+        with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
+            for given, made in zip(lists, labels, strict=True):
+                row = {"qid": given.query.id, "initial_list": given.doc_ids, "final_list": made.doc_ids}
+                file.write(json.dumps(row) + "\n")
+
+
+def main() -> None:
+    """Train and rank whatever is missing."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--collection", required=True)
+    parser.add_argument("--validation", required=True)
+    parser.add_argument("--queries", type=int, default=60)
+    parser.add_argument("--lists", type=int, default=300)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    label(given.out, given.collection, given.lists)
+    for seed in SEEDS:
+        for loss, kind in STUDENTS:
+            folder = given.out / f"{loss}-{kind}-{seed}"
+            recipe = Recipe.make(
+                {
+                    "model": "smollm2-135m",
+                    "seed": seed,
+                    "data": {
+                        "lists": [str((given.out / f"{kind}.jsonl").resolve())],
+                        "collection": given.collection,
+                        "documents": 20,
+                    },
+                    "method": {"method": "fullrank", "prompt": "listwise", "max_passage_tokens": 40},
+                    "losses": [{"name": loss}],
+                    "adapter": {"name": "lora", "r": 16},
+                    "optimizer": {"name": "adamw", "lr": 5e-4},
+                    "training": {"epochs": 1, "accumulation": 4, "warmup": 0.1, "save_every": 25},
+                }
+            )
+            result = train(recipe, folder, resume=True)
+            print(folder.name, result.loss, f"{result.seconds} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -91,12 +91,7 @@ def attend(
     Raises:
         UsageError: The layer makes weights of its scores in a way of its own.
     """
-    if more.get("softcap") is not None or more.get("s_aux") is not None or more.get("position_bias") is not None:
-        raise UsageError(
-            f"{type(module).__name__} caps its attention scores, has sinks or adds biases to them",
-            expected="plain softmax attention for packed texts and attention losses",
-            remedy="Set batch_size = 1 in [training] and use losses of tokens or logits",
-        )
+    _check(module, more)
     now: Packing = more["packing"]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     groups = query.shape[1] // key.shape[1]
@@ -113,6 +108,15 @@ def attend(
         # A layer whose activations are computed again for the backward pass comes here twice; the first time counts.
         now.seen.setdefault((at, module.layer_idx), found)
     return torch.cat(out, dim=2).transpose(1, 2), None
+
+
+def _check(module: Any, more: Mapping[str, Any]) -> None:
+    if more.get("softcap") is not None or more.get("s_aux") is not None or more.get("position_bias") is not None:
+        raise UsageError(
+            f"{type(module).__name__} caps its attention scores, has sinks or adds biases to them",
+            expected="plain softmax attention for packed texts and attention losses",
+            remedy="Set batch_size = 1 in [training] and use losses of tokens or logits",
+        )
 
 
 def _band(length: int, window: int, device: torch.device) -> Tensor:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import resource
 import sys
 import time
+import warnings
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -113,7 +115,11 @@ def read_data(recipe: Recipe) -> list[TrainingList]:
     from rerank.finetune.labels.reading import read_lists
 
     collection = open_collection(recipe.data.collection) if recipe.data.collection else None
-    lists = [one for path in recipe.data.lists for one in read_lists(path, collection)]
+    skipped: Counter[str] = Counter()
+    lists = [one for path in recipe.data.lists for one in read_lists(path, collection, skipped=skipped)]
+    if skipped:
+        said = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
+        warnings.warn(f"Training lists that were left out: {said}", stacklevel=2)
     lists = [one for one in lists[: recipe.data.max_lists] if len(one) > 1]
     if not lists:
         raise DataError(

@@ -54,8 +54,9 @@ class HeadList:
 
     def write(self, path: str | Path) -> None:
         """Write a JSON file that `open_heads` reads."""
+        content = {key: value for key, value in asdict(self).items() if key != "weights" or value}
         with replace_text(path) as file:
-            file.write(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+            file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def of_model(identity: Mapping[str, str]) -> dict[str, str]:

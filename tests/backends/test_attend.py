@@ -158,6 +158,8 @@ def test_heads_and_layers_are_chosen(
     with quiet():
         heads = ask(hf, task(heads=((2, 1), (0, 3))))
         band = ask(hf, task(layers=(1, 2)))
+        weighted = ask(hf, task(heads=((2, 1), (0, 3)), weights=(0.25, 2.0)))
+        assert close(weighted, reference.scores(query, task(), lambda w: 0.25 * w[2, 1] + 2 * w[0, 3]))
         assert close(heads, reference.scores(query, task(), lambda w: w[2, 1] + w[0, 3]))
         assert close(band, reference.scores(query, task(), lambda w: w[1:3].sum((0, 1))))
         (real, begin), (null, _) = reference.weights(query, task()), reference.weights("N/A", task())

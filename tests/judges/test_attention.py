@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rerank.backends.base import Attend
+from rerank.backends._fingerprint import folder_hash
+from rerank.backends.base import Attend, Reply
 from rerank.backends.fake import Fake
 from rerank.errors import DataError, MissingResourceError, UsageError
 from rerank.judges import open_judge
-from rerank.judges._heads import HeadList, open_heads
+from rerank.judges._heads import BESIDE, HeadList, open_heads
 from rerank.judges.attention import Attention
+from rerank.judges.base import Verdict, z_scores
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.types import Document, Qrels, Query, Window
 
@@ -171,3 +174,67 @@ def test_a_prompt_with_scores_is_refused() -> None:
     scored = replace(load_prompt("icr_qa"), body="[{rank}] ({score}) {candidate}")
     with pytest.raises(UsageError, match="shows first-stage scores"):
         open_judge("attention", Fake("perfect", qrels=QRELS), scored).requests(replace(WINDOW, scores=(3.0, 2.0, 1.0)))
+
+
+def test_weights_of_heads_are_asked_for_and_told_from_others(tmp_path: Path) -> None:
+    path, mine = tmp_path / "heads.json", {"model": "fake:perfect"}
+    HeadList(heads=((1, 2), (0, 3)), weights=(0.75, 0.25), model=mine, method="trained").write(path)
+    one = judge(f",heads={path}")
+    (request,) = one.requests(WINDOW)
+    assert isinstance(request.task, Attend)
+    assert request.task.weights == (0.75, 0.25)
+    assert one.request(WINDOW, per_head=True).task.weights == ()  # type: ignore[union-attr]
+    HeadList(heads=((1, 2), (0, 3)), weights=(0.5, 0.5), model=mine, method="trained").write(path)
+    assert judge(f",heads={path}").identity != one.identity
+    path.write_text('{"model": {}, "method": "trained", "heads": [[1, 2], [0, 3]], "weights": [1]}')
+    with pytest.raises(DataError, match="1 weights for 2 heads"):
+        open_heads(str(path), mine)
+
+
+def test_a_request_without_weights_is_what_it_was_before_there_were_any() -> None:
+    (request,) = judge().requests(WINDOW)
+    with_weights = replace(request, task=replace(request.task, heads=((0, 0),), weights=(1.0,)))  # type: ignore[type-var]
+    without = replace(request, task=replace(request.task, heads=((0, 0),)))  # type: ignore[type-var]
+    assert with_weights.digest({}) != without.digest({})
+    assert without.digest({"model": "m"}) == "4498c32dde8e03db763bb675e13ce4447272174b92b5fdf075bc04cab24a36cc"
+
+
+def test_heads_that_lie_beside_their_adapter(tmp_path: Path) -> None:
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"weights")
+    path = tmp_path / "heads.json"
+    HeadList(heads=((0, 4),), model={"model": "m", "adapter": BESIDE}, method="trained").write(path)
+    right = {"model": "m", "adapter": folder_hash(tmp_path)}
+    assert open_heads(str(path), right).heads == ((0, 4),)
+    with pytest.raises(UsageError, match="were chosen for"):
+        open_heads(str(path), right | {"adapter": "another"})
+
+
+SCORED = replace(WINDOW, scores=(9.0, 1.0, 8.0))
+
+
+def ordered(options: str, window: Window, scores: tuple[float, ...]) -> Verdict:
+    return judge(options).verdict(window, [Reply(scores=scores)])
+
+
+def test_the_first_stage_has_a_say_where_it_is_asked() -> None:
+    attention = (0.1, 0.4, 0.2)
+    assert ordered("", SCORED, attention).order == (1, 2, 0)
+    assert ordered(",first_stage=0.01", SCORED, attention).order == (1, 2, 0)
+    assert ordered(",first_stage=100", SCORED, attention).order == (0, 2, 1)
+
+
+def test_both_are_z_scores_and_attention_is_taken_by_its_logarithm() -> None:
+    attention, weight = (0.1, 0.4, 0.2), 0.8
+    logs = [math.log(value) for value in attention]
+    mixed = [a + weight * b for a, b in zip(z_scores(logs), z_scores(SCORED.scores), strict=True)]
+    expected = tuple(sorted(range(3), key=lambda at: -mixed[at]))
+    assert ordered(f",first_stage={weight}", SCORED, attention).order == expected
+    assert ordered(",first_stage=1", SCORED, (-0.1, 0.4, 0.2)).status == "ok", "calibrated scores may be negative"
+
+
+def test_without_first_stage_scores_attention_decides_and_says_so() -> None:
+    found = ordered(",first_stage=5", WINDOW, (0.1, 0.4, 0.2))
+    assert (found.order, found.status) == ((1, 2, 0), "ok")
+    assert "attention decided alone" in found.detail
+    with pytest.raises(UsageError, match="first_stage=-1"):
+        judge(",first_stage=-1")

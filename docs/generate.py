@@ -1,4 +1,4 @@
-"""Writes `docs/commands.md` and `docs/methods/index.md` from the code: `python docs/generate.py`. A test compares them.
+"""Writes the pages of commands, methods and training methods from the code: `python docs/generate.py`; a test compares.
 
 Reads names, help texts and examples, never drawn help, so that neither the width of a terminal nor the version of the
 library that draws it matters. Knows no command by name but those whose examples the tests leave out.
@@ -15,6 +15,7 @@ import yaml
 
 from rerank.cli.app import app
 from rerank.collections import providers
+from rerank.finetune.table import describe_training, parts_of
 from rerank.methods import describe_methods
 from rerank.models import BACKENDS, MODELS
 from rerank.prompts import prompt_names, prompt_text
@@ -46,14 +47,120 @@ _PAGES_OF = {
     "pairwise-allpair": "pairwise",
     "pairwise-sliding": "pairwise",
 }
+_TRAINING = """# Training methods
+
+<!-- Written by docs/generate.py; change the cards in rerank/finetune and rerank/finetune/papers.toml instead. -->
+
+A recipe names an adapter, an optimizer and losses or an objective, and perhaps a way of sampling layers, callbacks,
+and a way of choosing ranks. The pages say of each what it computes, what it costs and where it bites:
+[adapters](adapters.md), [optimizers](optimizers.md), [losses](losses.md), [layers, callbacks and ranks](layers.md).
+The same table for scripts: `rerank methods --training --format json`, a list of objects with `name`, `kind`, `status`,
+`summary`, `paper` and `reason`.
+
+What an adapter *trains* decides what fits it: `lora`, pairs of factors of a product that is added to a matrix;
+`other`, new numbers of another kind; `full`, the model's own weights. A recipe whose parts do not fit is refused
+before anything is loaded.
+"""
+_SIZES = """
+Numbers are by default options, for the matrices in the layers of a model of 7 billion parameters (28 layers, width
+3,584, inner width 18,944, keys and values 512 wide: 6.53 billion weights). They come from the formulas; nothing was
+loaded. In full training embeddings, head and vectors come on top. A number takes 4 bytes.
+"""
+_TITLES = {
+    "adapter": "Adapters",
+    "optimizer": "Optimizers",
+    "layers": "Sampling of layers",
+    "callback": "Callbacks",
+    "objective": "Objectives",
+    "analysis": "Ranks and analysis",
+}
+#: Kind of training method -> the page that describes its parts.
+_PAGE_OF_KIND = {
+    "adapter": "adapters.md",
+    "optimizer": "optimizers.md",
+    "layers": "layers.md",
+    "callback": "layers.md",
+    "objective": "losses.md",
+    "analysis": "layers.md",
+}
+#: Training method that is no part -> where it is described.
+_ELSEWHERE = {
+    "gradnormlorp": "optimizers.md#galore",
+    "icr": "../methods/icr.md",
+    "qrels-agreement": "../adjudication.md",
+    "intruder-dimensions": "../inspecting.md",
+    "update-sparsity": "../inspecting.md",
+    "fed-sb": "../inspecting.md#averaging-adapters-of-shards",
+}
 _FOR_TESTS = ("fake", "replay")
 #: Examples that tests cannot run, and why.
-_NOT_RUN = {"rerank doctor": "looks at this machine", "rerank models pull": "downloads a model"}
+_NOT_RUN = {
+    "rerank doctor": "looks at this machine",
+    "rerank models pull": "downloads a model",
+    "rerank train": "trains for minutes",
+    "rerank inspect": "needs a trained adapter",
+    "rerank merge": "needs a trained adapter",
+    "rerank transfer": "trains for minutes",
+}
 
 
 def pages() -> dict[str, str]:
     """Path below docs/ -> the whole page."""
-    return {"commands.md": _commands(), "methods/index.md": _methods()}
+    return {"commands.md": _commands(), "methods/index.md": _methods(), "training/index.md": _training()}
+
+
+def _training() -> str:
+    """Every method of training, and every paper that is none here."""
+    rows = describe_training()
+    parts = [_TRAINING]
+    for kind, title in _TITLES.items():
+        here = [row for row in rows if row["kind"] == kind and row["status"] == "available"]
+        cells = [[_linked(row), row["summary"], row["paper"]] for row in here]
+        parts += [f"## {title}\n", _table(("name", "what it does", "source"), cells), ""]
+    away = [[row["name"], row["summary"], row["reason"], row["paper"]] for row in rows if row["reason"]]
+    parts += ["## Out of scope\n", _table(("name", "what it is", "why it is not here", "source"), away), ""]
+    parts += ["## Side by side\n", _SIZES.lstrip(), _adapters(), "", _optimizers()]
+    return "\n".join(parts) + "\n"
+
+
+def _linked(row: dict[str, str]) -> str:
+    name = row["name"]
+    page = f"{_PAGE_OF_KIND[row['kind']]}#{name}" if name in parts_of(row["kind"]) else _ELSEWHERE.get(name)
+    return f"[`{name}`]({page})" if page else f"`{name}`"
+
+
+def _large() -> list[tuple[int, int]]:
+    """(rows, columns) of the matrices in the layers of a model of 7 billion parameters."""
+    width, inner, heads = 3584, 18944, 512
+    attention = [(width, width), (heads, width), (heads, width), (width, width)]
+    return [*attention, (inner, width), (inner, width), (width, inner)] * 28
+
+
+def _adapters() -> str:
+    """What adapters train, and what comes out."""
+    head = ("adapter", "trains", "numbers", "share", "starts as the model is", "saved as", "a LoRA for vLLM", "merges")
+    shapes, cells = _large(), []
+    whole = sum(rows * columns for rows, columns in shapes)
+    for name, part in parts_of("adapter").items():
+        count = part().trainable(shapes)
+        start, vllm, merges = ("yes" if value else "" for value in (part.identity, part.vllm, part.merges))
+        numbers = [part.shape, f"{count:,}", f"{100 * count / whole:.3g} %"]
+        needs = f" (needs {part.needs})" if part.needs else ""
+        cells.append([f"`{name}`{needs}", *numbers, start, part.saves, vllm, merges])
+    return _table(head, cells)
+
+
+def _optimizers() -> str:
+    """What optimizers fit and keep."""
+    head = ("optimizer", "fits what trains", "numbers kept in full training", "of AdamW's")
+    shapes, cells = _large(), []
+    most = 2 * sum(rows * columns for rows, columns in shapes)
+    for name, part in parts_of("optimizer").items():
+        one = part()
+        kept = one.state(shapes)
+        sizes = [f"{kept:,}", f"{kept / most:.3f}"] if "full" in one.fits else ["", ""]
+        cells.append([f"`{name}`", ", ".join(sorted(one.fits)), *sizes])
+    return _table(head, cells)
 
 
 def _methods() -> str:

@@ -25,6 +25,7 @@ GROUND = {
     "paths",
     "corpus",
     "stages",
+    "trained",
 }
 #: Room -> the rooms that it may import besides itself.
 ARROWS = {
@@ -55,7 +56,7 @@ ARROWS = {
     "models": GROUND | {"backends", "prompts", "_pull"},
     "_pull": GROUND | {"backends", "models"},
     "store": GROUND | {"backends", "prompts"},
-    "trained": GROUND,
+    "trained": {"errors", "selector", "textfiles"},
     "reranker": GROUND | {"backends", "judges", "methods", "models", "pipeline", "prompts", "strategies", "trained"},
 }
 EVERYTHING = {"experiment", "finetune", "doctor", "cli", "__main__", "__init__"}
@@ -118,7 +119,10 @@ HEAVY = (
 
 @pytest.mark.parametrize(
     "arguments",
-    ["--help", "--version", "run --help", "methods", "prompts", "models", "parse --count 2 --format json", "cache"],
+    [
+        *("--help", "--version", "run --help", "methods", "methods --training", "prompts", "models"),
+        *("parse --count 2 --format json", "cache"),
+    ],
 )
 def test_commands_without_a_model_import_nothing_heavy(arguments: str, tmp_path: Path) -> None:
     code = f"""

@@ -14,6 +14,7 @@ from rerank.backends._fingerprint import folder_hash
 from rerank.backends._options import BackendOptions
 from rerank.backends._parallel import placement as tensor_parallel
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
+from rerank.trained import shipped
 
 #: Flags of x86 processors that multiply bfloat16 matrices in hardware.
 _BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
@@ -244,7 +245,12 @@ def untie(wrapped: Any) -> None:
 
 
 def adapter_folder(adapter: str) -> Path:
-    folder = Path(adapter)
+    """Where an adapter lies: one that comes with the package, a folder, or what the hub has under that id.
+
+    Raises:
+        MissingResourceError: There is none, or it lacks a file.
+    """
+    folder = shipped().get(adapter, Path(adapter))
     if not folder.is_dir():
         from huggingface_hub import snapshot_download
 

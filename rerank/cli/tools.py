@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rerank.cli.output import FormatOption, emit, note, table
+from rerank.cli.output import Format, FormatOption, emit, note, table
 from rerank.errors import MissingPrerequisiteError
 
 
@@ -21,14 +21,32 @@ def register(app: typer.Typer) -> None:
     app.command("doctor", epilog="Example: rerank doctor")(doctor)
 
 
-def methods(form: FormatOption = "text") -> None:
-    """List the ways of reranking: strategy, judge, calls for 100 documents at most, who can answer, paper."""
+def methods(
+    training: Annotated[
+        bool, typer.Option("--training", help="List the parts of trainings instead, and what is out of scope, and why.")
+    ] = False,
+    form: FormatOption = "text",
+) -> None:
+    """List the ways of reranking: strategy, judge, calls for 100 documents at most, who can answer, paper.
+
+    With --training, those of training: adapters, optimizers, layers, callbacks, objectives, analysis.
+    """
+    if training:
+        _training(form)
+        return
     from rerank.methods import describe_methods
 
     rows = describe_methods()
     keys = ("name", "strategy", "judge", "calls_per_100", "backends", "paper")
     cells = [[" ".join(r[key]) if key == "backends" else r[key] for key in keys] for r in rows]
     emit(rows, form=form, text=lambda: table(keys, cells))
+
+
+def _training(form: Format) -> None:
+    from rerank.finetune.table import KEYS, describe_training
+
+    rows = describe_training()
+    emit(rows, form=form, text=lambda: table(KEYS, [[row[key] for key in KEYS] for row in rows]))
 
 
 def list_cache(context: typer.Context, form: FormatOption = "text") -> None:

@@ -29,7 +29,7 @@ from rerank.finetune._fitting import chosen_heads, cut, load_base, plain, state_
 from rerank.finetune._module import Listwise, Readout, Term, checkpoint_activations
 from rerank.finetune._trainer import METRICS, ListTrainer, Metrics, Patience, Places, checkpoints
 from rerank.finetune.adapters.base import SupportsCallbacks
-from rerank.finetune.examples import Examples
+from rerank.finetune.examples import Examples, Looks
 from rerank.finetune.folder import Saved, draft_heads, write_adapter
 from rerank.finetune.recipe import Parts, Recipe
 from rerank.finetune.schedule import Schedule
@@ -70,8 +70,11 @@ class Run:
         looks = looks_of(recipe, parts)
         heads = chosen_heads(recipe.readout, self._backend) if looks.attention else []
         self._readout = Readout(heads, learnt=recipe.readout.learn) if heads else None
-        self._places = self._schedule(Examples(self._asked.judge(cast(Backend, self._backend)), looks))
+        self._places = self._schedule(self._examples(looks))
         self._outcome: dict[str, Any] = {}
+
+    def _examples(self, looks: Looks) -> Examples:
+        return Examples(self._asked.judge(cast(Backend, self._backend)), looks)
 
     def _schedule(self, examples: Examples) -> Places:
         """What comes when; what does not fit is found before the first step.
@@ -141,50 +144,46 @@ class Run:
         return Listwise(model, terms, self._readout, packs=self._packs)
 
     def _arguments(self) -> TrainingArguments:
+        return TrainingArguments(**self._settings())
+
+    def _settings(self) -> dict[str, Any]:
         table, optimizer, looks = self._recipe.training, self._recipe.optimizer, self._recipe.validation
         logs = importlib.util.find_spec("tensorboard") is not None
         if logs:
             os.environ["TENSORBOARD_LOGGING_DIR"] = str(self._folder / "tensorboard")
-        return TrainingArguments(
-            output_dir=str(self._folder),
-            max_steps=self._steps,
-            per_device_train_batch_size=table.batch_size,
-            gradient_accumulation_steps=table.accumulation,
-            learning_rate=optimizer.lr,
-            weight_decay=optimizer.weight_decay,
-            lr_scheduler_type=table.schedule,
-            warmup_steps=round(table.warmup * self._steps),
-            max_grad_norm=table.max_grad_norm,
-            neftune_noise_alpha=table.neftune or None,
-            bf16=self._dtype == "bfloat16",
-            use_cpu=self._device == "cpu",
-            seed=self._recipe.seed,
-            save_strategy="steps",
-            save_steps=table.save_every,
-            save_total_limit=table.keep,
-            eval_strategy="steps" if looks else "no",
-            eval_steps=looks.every if looks else None,
-            metric_for_best_model=f"eval_{looks.measure}" if looks else None,
-            greater_is_better=True,
-            logging_steps=table.log_every,
-            logging_nan_inf_filter=False,
-            report_to=["tensorboard"] if logs else [],
-            remove_unused_columns=False,
-            dataloader_pin_memory=self._device.startswith("cuda"),
-            disable_tqdm=True,
-            average_tokens_across_devices=False,
-        )
+        return {
+            "output_dir": str(self._folder),
+            "max_steps": self._steps,
+            "per_device_train_batch_size": table.batch_size,
+            "gradient_accumulation_steps": table.accumulation,
+            "learning_rate": optimizer.lr,
+            "weight_decay": optimizer.weight_decay,
+            "lr_scheduler_type": table.schedule,
+            "warmup_steps": round(table.warmup * self._steps),
+            "max_grad_norm": table.max_grad_norm,
+            "neftune_noise_alpha": table.neftune or None,
+            "bf16": self._dtype == "bfloat16",
+            "use_cpu": self._device == "cpu",
+            "seed": self._recipe.seed,
+            "save_strategy": "steps",
+            "save_steps": table.save_every,
+            "save_total_limit": table.keep,
+            "eval_strategy": "steps" if looks else "no",
+            "eval_steps": looks.every if looks else None,
+            "metric_for_best_model": f"eval_{looks.measure}" if looks else None,
+            "greater_is_better": True,
+            "logging_steps": table.log_every,
+            "logging_nan_inf_filter": False,
+            "report_to": ["tensorboard"] if logs else [],
+            "remove_unused_columns": False,
+            "dataloader_pin_memory": self._device.startswith("cuda"),
+            "disable_tqdm": True,
+            "average_tokens_across_devices": False,
+        }
 
     def _trainer(self, module: Listwise, advance: Callable[[int], None]) -> ListTrainer:
         looks = self._recipe.validation
-        trainer = ListTrainer(
-            module,
-            self._arguments(),
-            self._places,
-            optimizer=self._parts.optimizer,
-            kept=self._kept,
-            validate=(lambda: self._validated(module)) if looks else None,
-        )
+        trainer = self._bare_trainer(module, (lambda: self._validated(module)) if looks else None)
         trainer.add_callback(Metrics(self._folder / METRICS, advance))
         if looks and looks.patience:
             trainer.add_callback(Patience(looks.measure, looks.patience))
@@ -195,6 +194,17 @@ class Run:
             for callback in self._adapter.callbacks(module.model):
                 trainer.add_callback(callback)
         return trainer
+
+    def _bare_trainer(self, module: Listwise, validate: Callable[[], dict[str, float]] | None) -> ListTrainer:
+        """The trainer without its callbacks."""
+        return ListTrainer(
+            module,
+            self._arguments(),
+            self._places,
+            optimizer=self._parts.optimizer,
+            kept=self._kept,
+            validate=validate,
+        )
 
     # Going on
 
@@ -229,7 +239,8 @@ class Run:
         path = self._folder / _RECIPE
         mine = json.loads(self._recipe.model_dump_json())
         if path.is_file():
-            if json.loads(path.read_text(encoding="utf-8")) != mine:
+            # Read as a recipe, so that one of before a field existed is still the same.
+            if Recipe.make(json.loads(path.read_text(encoding="utf-8"))) != Recipe.make(mine):
                 raise UsageError(
                     f"{str(self._folder)!r} holds a training of another recipe",
                     expected="an empty folder, or one of the same recipe",

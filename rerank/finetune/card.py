@@ -44,7 +44,9 @@ def card_text(saved: Any) -> str:
         "",
         f"- Adapter: {_named(recipe.adapter)}, {outcome['trainable']:,} numbers that train",
         f"- Optimizer: {_named(recipe.optimizer)}, learning rate {recipe.optimizer.lr:g}",
-        f"- Loss: {losses}; mean over the training {outcome['loss']:.4f}",
+        f"- Objective: {_named(recipe.objective)}"
+        if recipe.objective
+        else f"- Loss: {losses}; mean over the training {outcome['loss']:.4f}",
         f"- Lists: {saved.lists}, {recipe.data.documents} documents each at most; {outcome['steps']} steps of "
         f"{recipe.training.batch_size * recipe.training.accumulation} lists; seed {recipe.seed}",
         "",

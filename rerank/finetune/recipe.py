@@ -18,6 +18,7 @@ from rerank.finetune.adapters.base import Adapter
 from rerank.finetune.base import Shape
 from rerank.finetune.layers.base import Between
 from rerank.finetune.losses.base import ListLoss, Source, TokenLoss
+from rerank.finetune.objectives.base import Objective
 from rerank.finetune.optimizers.base import Optimizer
 from rerank.finetune.ranks.base import Ranks
 from rerank.registry import Registry
@@ -29,6 +30,7 @@ LAYERS = Registry("finetune.layers", "way of sampling layers")
 CALLBACKS = Registry("finetune.callbacks", "callback")
 LOSSES = Registry("finetune.losses", "loss")
 RANKS = Registry("finetune.ranks", "way of choosing ranks")
+OBJECTIVES = Registry("finetune.objectives", "objective")
 
 
 class _Table(BaseModel):
@@ -72,8 +74,8 @@ class DataTable(_Table):
 
     lists: tuple[str, ...]
     """Label files; relative to the recipe's folder."""
-    collection: str = ""
-    """Where the ids of a label file that holds ids only are looked up."""
+    collection: str | tuple[str, ...] = ""
+    """Where ids are looked up, for label files that hold ids only: one for all files, or one for each."""
     documents: int = Field(default=20, ge=2)
     """Documents of a list; longer ones are cut to as many, drawn anew each time they come."""
     shuffle: bool = False
@@ -178,6 +180,7 @@ class Recipe(_Table):
     data: DataTable
     method: MethodTable = MethodTable()
     losses: tuple[LossTable, ...] = (LossTable(name="importance"),)
+    objective: _Named | None = None
     adapter: _Named = _Named(name="lora")
     optimizer: OptimizerTable = OptimizerTable()
     ranks: _Named | None = None
@@ -187,9 +190,26 @@ class Recipe(_Table):
     training: TrainingTable = TrainingTable()
     validation: ValidationTable | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _in_place_of_losses(cls, values: Any) -> Any:
+        named = isinstance(values, Mapping) and values.get("objective") is not None
+        return {"losses": (), **values} if named else values
+
     @model_validator(mode="after")
     def _checked(self) -> Self:
+        collections = self.data.collection
+        if not isinstance(collections, str) and len(collections) != len(self.data.lists):
+            raise ValueError(
+                f"{len(collections)} collections for {len(self.data.lists)} files; one for all or for each"
+            )
         names = [loss.name for loss in self.losses]
+        if self.objective:
+            if names:
+                raise ValueError(
+                    f"losses are {names} and the objective is {self.objective.name!r}; one of both decides"
+                )
+            return self
         if not names or len(set(names)) < len(names):
             raise ValueError(f"losses are {names}; at least one is needed, and none twice")
         return self
@@ -228,6 +248,7 @@ class Parts(BaseModel):
     callbacks: tuple[Any, ...] = ()
     ranks: Any = None
     losses: tuple[Any, ...]
+    objective: Any = None
 
     @classmethod
     def of(cls, recipe: Recipe) -> Parts:
@@ -255,7 +276,19 @@ class Parts(BaseModel):
                     f"on = {named_loss.on!r} for the loss {named_loss.name!r}",
                     expected="no 'on' for a loss of the written order",
                 )
-        return cls(adapter=adapter, optimizer=optimizer, layers=layers, callbacks=callbacks, ranks=ranks, losses=losses)
+        objective: Objective | None = None
+        if recipe.objective:
+            objective = make(OBJECTIVES, recipe.objective.name, recipe.objective.options)
+            objective.check(recipe, adapter)
+        return cls(
+            adapter=adapter,
+            optimizer=optimizer,
+            layers=layers,
+            callbacks=callbacks,
+            ranks=ranks,
+            losses=losses,
+            objective=objective,
+        )
 
 
 def _fit(who: str, part: Optimizer | Between, shape: Shape, adapter: str) -> None:

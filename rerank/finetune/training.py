@@ -114,16 +114,20 @@ def read_data(recipe: Recipe) -> list[TrainingList]:
     """
     from rerank.finetune.labels.reading import read_lists
 
-    collection = open_collection(recipe.data.collection) if recipe.data.collection else None
+    data = recipe.data
+    selectors = [data.collection] * len(data.lists) if isinstance(data.collection, str) else data.collection
     skipped: Counter[str] = Counter()
-    lists = [one for path in recipe.data.lists for one in read_lists(path, collection, skipped=skipped)]
+    lists: list[TrainingList] = []
+    for path, selector in zip(data.lists, selectors, strict=True):
+        collection = open_collection(selector) if selector else None
+        lists += read_lists(path, collection, skipped=skipped)
     if skipped:
         said = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
         warnings.warn(f"Training lists that were left out: {said}", stacklevel=2)
-    lists = [one for one in lists[: recipe.data.max_lists] if len(one) > 1]
+    lists = [one for one in lists[: data.max_lists] if len(one) > 1]
     if not lists:
         raise DataError(
-            f"No list of two documents or more in {', '.join(recipe.data.lists)}", expected="at least one to learn from"
+            f"No list of two documents or more in {', '.join(data.lists)}", expected="at least one to learn from"
         )
     return lists
 
@@ -156,7 +160,7 @@ def train(
     from rerank.finetune._run import Run  # brings torch
 
     started = time.monotonic()
-    run = Run(recipe, parts, folder, device=device)
+    run: Run = (parts.objective.run if parts.objective else Run)(recipe, parts, folder, device=device)
     with run.guarded():
         run.train(resume=resume, progress=progress)
     found = run.outcome()

@@ -23,6 +23,19 @@ def test_methods_in_all_formats(cli: Cli) -> None:
     assert len(lines) == len(rows)
 
 
+def test_methods_of_training_in_all_formats(cli: Cli) -> None:
+    rows = json.loads(cli("methods", "--training", "--format", "json").stdout)
+    of = {row["name"]: row for row in rows}
+    assert (of["galore"]["kind"], of["galore"]["status"], of["galore"]["reason"]) == ("optimizer", "available", "")
+    assert of["soka"]["status"] == "out-of-scope"
+    assert "lokr" in of["soka"]["reason"]
+    lines = cli("methods", "--training", "--format", "jsonl").stdout.splitlines()
+    assert [json.loads(line) for line in lines] == rows
+    head, *lines = cli("methods", "--training").stdout.splitlines()
+    assert head.split("\t") == ["name", "kind", "status", "summary", "paper", "reason"]
+    assert [line.split("\t")[0] for line in lines] == [row["name"] for row in rows]
+
+
 def test_the_cache_is_filled_listed_and_cleaned(cli: Cli, lists: tuple[str, ...], tmp_path: Path) -> None:
     place = tmp_path / "cache" / "listrank" / "calls" / "calls.sqlite"
     assert json.loads(cli("cache", "--format", "json").stdout) == {"path": str(place), "models": []}

@@ -52,6 +52,7 @@ def test_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
         ({"training": {"step": 1}}, UnknownNameError, "steps"),
         ({"data": {}}, UsageError, r"no data\.lists"),
         ({"data": {"lists": ["a"], "documents": 1}}, UsageError, r"data\.documents = 1"),
+        ({"data": {"lists": ["a"], "collection": ["b", "c"]}}, UsageError, "2 collections for 1 files"),
         ({"losses": []}, UsageError, "at least one"),
         ({"losses": [{"name": "lm"}, {"name": "lm"}]}, UsageError, "none twice"),
         ({"losses": [{"name": "lm", "weight": 0}]}, UsageError, "weight = 0"),

@@ -193,8 +193,9 @@ def test_weights_of_heads_are_asked_for_and_told_from_others(tmp_path: Path) -> 
 
 def test_a_request_without_weights_is_what_it_was_before_there_were_any() -> None:
     (request,) = judge().requests(WINDOW)
-    with_weights = replace(request, task=replace(request.task, heads=((0, 0),), weights=(1.0,)))  # type: ignore[type-var]
-    without = replace(request, task=replace(request.task, heads=((0, 0),)))  # type: ignore[type-var]
+    assert isinstance(request.task, Attend)
+    without = replace(request, task=replace(request.task, heads=((0, 0),)))
+    with_weights = replace(request, task=replace(request.task, heads=((0, 0),), weights=(1.0,)))
     assert with_weights.digest({}) != without.digest({})
     assert without.digest({"model": "m"}) == "4498c32dde8e03db763bb675e13ce4447272174b92b5fdf075bc04cab24a36cc"
 

@@ -1,0 +1,69 @@
+"""Objectives in recipes: what is read and what is refused before anything is loaded. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rerank.errors import MissingPrerequisiteError, UnknownNameError, UsageError
+from rerank.finetune.objectives import grpo
+from rerank.finetune.recipe import OBJECTIVES, Recipe
+
+GRPO = {"name": "grpo"}
+
+
+def made(**changes: Any) -> Recipe:
+    return Recipe.make({"data": {"lists": ["l.jsonl"]}, "objective": GRPO, **changes})
+
+
+def test_an_objective_stands_in_the_place_of_losses() -> None:
+    asked = made(objective={"name": "grpo", "group": 4, "max-tokens": 30})
+    assert asked.losses == ()
+    parts = asked.parts()
+    assert (parts.objective, parts.losses) == (grpo.Grpo(group=4, max_tokens=30), ())
+    assert Recipe.make(json.loads(asked.model_dump_json())) == asked
+    assert Recipe.make({"data": {"lists": ["l.jsonl"]}}).parts().objective is None
+
+
+@pytest.mark.parametrize("name", OBJECTIVES.names())
+def test_it_says_what_it_is(name: str) -> None:
+    objective = OBJECTIVES.get(name)
+    assert objective.summary
+    assert objective.__doc__
+    assert "import torch" not in Path(str(grpo.__file__)).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"losses": [{"name": "lm"}]}, "losses are .*lm.* and the objective is 'grpo'"),
+        ({"objective": {"name": "gpro"}}, "Did you mean 'grpo'"),
+        ({"objective": {**GRPO, "groups": 4}}, "Did you mean 'group'"),
+        ({"objective": {**GRPO, "group": 1}}, "group=1.*at least 2"),
+        ({"objective": {**GRPO, "together": 3}}, "together=3 with group=8.*divisor"),
+        ({"objective": {**GRPO, "temperature": 0}}, "temperature=0.*above 0"),
+        ({"objective": {**GRPO, "beta": -1}}, "beta=-1"),
+        ({"objective": {**GRPO, "max_tokens": 0}}, "max_tokens=0"),
+        ({"method": {"method": "icr"}}, "judge 'attention'.*fullrank"),
+        ({"method": {"method": "first"}}, "judge 'logits'"),
+        ({"method": {"method": "pointwise"}}, "expected a method whose judge is generate"),
+        ({"adapter": {"name": "lora", "dropout": 0.1}}, "dropout = 0.1"),
+        ({"training": {"neftune": 5.0}}, "neftune = 5.0"),
+        ({"objective": {**GRPO, "beta": 0.1}, "adapter": {"name": "pissa"}}, "adapter 'pissa': the base model"),
+        ({"objective": {**GRPO, "beta": 0.1}, "adapter": {"name": "full"}}, "such as lora"),
+    ],
+)
+def test_what_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises((UsageError, UnknownNameError), match=message):
+        made(**changes).parts()
+
+
+def test_a_package_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(grpo, "find_spec", lambda name: None)
+    asked = made()
+    parts = asked.parts()
+    with pytest.raises(MissingPrerequisiteError, match=r"needs trl and datasets.*listrank\[train\]"):
+        parts.objective.run(asked, parts, tmp_path, device="cpu")

@@ -1,0 +1,205 @@
+"""The table of training methods, and the pages that say more of each. No torch."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rerank.errors import UsageError
+from rerank.finetune import table
+from rerank.finetune.recipe import Recipe
+from rerank.finetune.table import KEYS, ROOMS, STATUSES, describe_training
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "training"
+#: The page of each kind.
+PAGES = {
+    "adapter": "adapters.md",
+    "optimizer": "optimizers.md",
+    "layers": "layers.md",
+    "callback": "layers.md",
+    "objective": "losses.md",
+    "analysis": "layers.md",
+}
+#: The papers that were looked at, by the name that each is known by, and the row that answers for it.
+PAPERS = {
+    "Fullrank": "importance",
+    "RandLoRA": "randlora",
+    "Fira": "fira",
+    "TLoRA": "tlora",
+    "SALT": "salt",
+    "GaLore": "galore",
+    "SLTrain": "sltrain",
+    "OwLore": "owlore",
+    "SST": "sst",
+    "RL finetunes small subnetworks": "update-sparsity",
+    "Parameter- and memory-efficient pretraining": "refactor",
+    "Natural GaLore": "natural-galore",
+    "Fed-SB": "fed-sb",
+    "INQUIRE": "inquire",
+    "LoRA vs full fine-tuning": "intruder-dimensions",
+    "Combiner": "combiner",
+    "T2Ranking": "t2ranking",
+    "Sculpting Subspaces": "osf",
+    "BiPFT": "bipft",
+    "LoRA-SB": "lora-sb",
+    "LR-QAT": "lr-qat",
+    "LoLDU": "loldu",
+    "TriAdaptLoRA": "triadaptlora",
+    "LoRA-Pro": "lora-pro",
+    "LoRA-GA": "lora-ga",
+    "LIFT": "lift",
+    "R-Sparse": "r-sparse",
+    "SVD-free DCT": "dct",
+    "CoLoRA": "contribution",
+    "GradNormLoRP": "gradnormlorp",
+    "RecLoRA": "reclora",
+    "Computational limits of LoRA": "lora-limits",
+    "SaRA": "sara",
+    "WeLore": "welore",
+    "LQ-LoRA": "lq-lora",
+    "Little by Little": "mora",
+    "ICR": "icr",
+    "Trans-LoRA": "transfer",
+    "Global MMLU": "global-mmlu",
+    "Language understanding by PPO": "ppo",
+    "BNN surrogates": "bnn-surrogates",
+    "LISA": "lisa",
+    "Scattered or Connected": "iaa",
+    "SoKA": "soka",
+    "My3DGen": "my3dgen",
+    "How discriminative are your qrels": "qrels-agreement",
+    "MMTEB": "mmteb",
+    "MotionDirector": "motiondirector",
+    "SOFT": "soft",
+}
+#: Methods that have no publication to name.
+COMMON = {"full", "lm", "reciprocal"}
+
+
+def rows() -> dict[str, dict[str, str]]:
+    return {row["name"]: row for row in describe_training()}
+
+
+def names(kind: str) -> list[str]:
+    return [name.replace("_", "-") for room in ROOMS[kind] for name in room.names()]
+
+
+def test_what_is_written_meanwhile_is_there() -> None:
+    assert (rows()["grpo"]["kind"], rows()["grpo"]["status"]) == ("objective", "available")
+    assert (rows()["transfer"]["kind"], rows()["transfer"]["status"]) == ("analysis", "available")
+
+
+def test_all_papers_have_a_row() -> None:
+    assert len(PAPERS) == 49
+    assert len(set(PAPERS.values())) == 49
+    assert set(PAPERS.values()) - set(rows()) == set()
+
+
+def test_every_part_has_a_row_of_its_kind() -> None:
+    found = {(row["kind"], row["name"]): row["status"] for row in describe_training()}
+    parts = [(kind, name) for kind in ROOMS for name in names(kind)]
+    assert len(parts) > 40
+    assert {found[part] for part in parts} == {"available"}
+
+
+def test_rows_say_all_that_they_have_to() -> None:
+    found = describe_training()
+    assert len({(row["kind"], row["name"]) for row in found}) == len(found)
+    assert {frozenset(row) for row in found} == {frozenset(KEYS)}
+    assert set(KEYS) == {"name", "kind", "status", "summary", "paper", "reason"}
+    for row in found:
+        assert row["status"] in STATUSES
+        assert row["kind"] in ROOMS
+        assert row["summary"], row
+        assert row["paper"] or row["name"] in COMMON, row
+        assert (row["reason"] != "") == (row["status"] == "out-of-scope"), row
+        assert row["reason"] == "" or row["reason"].endswith("."), row
+        assert len(row["reason"]) < 200, row
+
+
+def test_available_comes_first_within_a_kind() -> None:
+    kinds = list(ROOMS)
+    order = [(kinds.index(row["kind"]), row["status"], row["name"]) for row in describe_training()]
+    assert order == sorted(order)
+    assert [row["status"] for row in describe_training() if row["kind"] == "adapter"].index("out-of-scope") > 15
+
+
+def test_an_adapter_says_what_it_trains() -> None:
+    assert rows()["lora"]["summary"].endswith("(trains: lora)")
+    assert rows()["full"]["summary"].endswith("(trains: full)")
+    assert rows()["vera"]["summary"].endswith("(trains: other)")
+    assert "trains:" not in rows()["adamw"]["summary"]
+
+
+def test_a_new_part_takes_the_place_of_its_paper(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Soka:
+        summary = "Kronecker"
+        paper = "somebody"
+        shape = "other"
+
+    class Room:
+        def usable(self) -> dict[str, Any]:
+            return {"soka": Soka, "brand_new": Soka}
+
+    monkeypatch.setattr(table, "ROOMS", {**ROOMS, "adapter": (Room(),)})
+    found = [row for row in describe_training() if row["name"] == "soka"]
+    (row,) = found
+    assert (row["status"], row["reason"], row["summary"]) == ("available", "", "Kronecker (trains: other)")
+    assert rows()["brand-new"]["kind"] == "adapter"
+    assert rows()["iaa"]["status"] == "out-of-scope"
+
+
+def test_the_table_needs_nothing_heavy() -> None:
+    code = (
+        "import sys; from rerank.finetune.table import describe_training; describe_training();"
+        "print([name for name in ('torch', 'transformers', 'peft', 'scipy') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def sections(page: str) -> dict[str, str]:
+    """Name of a part -> what the page says of it."""
+    parts = re.split(r"^## `([\w-]+)`$", (DOCS / page).read_text("utf-8"), flags=re.M)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+@pytest.mark.parametrize("page", sorted(set(PAGES.values())))
+def test_every_part_is_on_its_page_and_nothing_else_is(page: str) -> None:
+    assert set(sections(page)) == {name for kind in ROOMS if PAGES[kind] == page for name in names(kind)}
+
+
+@pytest.mark.parametrize("page", sorted(set(PAGES.values())))
+def test_every_section_says_the_same_things(page: str) -> None:
+    for name, text in sections(page).items():
+        # Losses have no state, which their page says once.
+        own = ("Reads",) if page == "losses.md" else ("Trains", "State")
+        for word in ("Formula", *own, "Take it", "Traps", "Source"):
+            assert f"- **{word}:**" in text, (name, word)
+        assert len(re.findall(r"^```toml$", text, flags=re.M)) >= 1, name
+        paper = rows()[name]["paper"]
+        assert set(re.findall(r"\d{4}\.\d{5}", paper)) <= set(re.findall(r"\d{4}\.\d{5}", text)), name
+
+
+@pytest.mark.parametrize("page", sorted(set(PAGES.values())))
+def test_what_the_pages_write_is_a_recipe_that_fits(page: str) -> None:
+    for name, text in sections(page).items():
+        for block in re.findall(r"^```toml\n(.*?)^```$", text, flags=re.M | re.S):
+            recipe = Recipe.make({"data": {"lists": ["lists.jsonl"]}} | tomllib.loads(block))
+            parts = recipe.parts()
+            named = [recipe.adapter.name, recipe.optimizer.name, *(loss.name for loss in recipe.losses)]
+            named += [one.name for one in (recipe.layers, recipe.ranks, recipe.objective, *recipe.callbacks) if one]
+            assert name in named, block
+            assert parts.adapter is not None
+
+
+def test_a_pair_that_does_not_fit_is_refused() -> None:
+    given = {"data": {"lists": ["lists.jsonl"]}, "optimizer": {"name": "galore"}}
+    with pytest.raises(UsageError, match="methods --training"):
+        Recipe.make(given).parts()

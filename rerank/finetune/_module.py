@@ -22,7 +22,7 @@ from rerank.finetune.losses.base import ListLoss, Source, TokenLoss, Wanted
 _AT_A_TIME = 256
 #: The weights of heads are softmax(this times the parameter), so that one learning rate serves them and an adapter:
 #: Adam moves a parameter by about the learning rate a step, whatever its gradient.
-_STEEPNESS = 30.0
+STEEPNESS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,27 +43,32 @@ class Term:
 
 
 class Readout(nn.Module):
-    """Weights of heads: S_d = sum over heads h of w_h times the attention that document d gets in h, w = softmax.
+    """How heads are read: S_d = |d|^power times the sum over heads h of w_h times the attention that d gets in h.
+
+    w = softmax, |d| is the number of tokens of document d. A sum favours long documents, a mean short ones; which power
+    is right is learnt.
 
     Args:
         heads: (layer, head) pairs.
-        learnt: Whether the weights train; otherwise all heads count the same.
+        learnt: Whether weights and power train; otherwise they stay as they are.
     """
 
     def __init__(self, heads: Sequence[tuple[int, int]], *, learnt: bool) -> None:
-        """All heads begin with the same weight."""
+        """All heads begin with the same weight, and lengths without a say."""
         super().__init__()
         self.heads = tuple(sorted(heads))
         self.logits = nn.Parameter(torch.zeros(len(heads)), requires_grad=learnt)
+        self.power = nn.Parameter(torch.zeros(()), requires_grad=learnt)
 
     @property
     def weights(self) -> Tensor:
         """(heads,), above 0, with a sum of 1."""
-        return (_STEEPNESS * self.logits).softmax(dim=0)
+        return (STEEPNESS * self.logits).softmax(dim=0)
 
-    def forward(self, shares: Tensor) -> Tensor:
-        """(heads, documents) to (documents,)."""
-        return self.weights @ shares
+    def forward(self, shares: Tensor, lengths: Tensor) -> Tensor:
+        """(heads, documents) attention and (documents,) tokens to (documents,) scores."""
+        # No matrix product: under autocast that would round to bfloat16.
+        return (self.weights[:, None] * shares).sum(dim=0) * lengths**self.power
 
 
 class Listwise(nn.Module):
@@ -109,16 +114,7 @@ class Listwise(nn.Module):
         Raises:
             BackendError: The loss is no number; the message names the queries.
         """
-        layout = _Layout(examples, self.losses, ids.device)
-        row = Packing(texts=layout.texts, looks=layout.looks, heads=self._heads)
-        out = self.model(
-            input_ids=ids,
-            position_ids=positions,
-            use_cache=False,
-            logits_to_keep=layout.kept if len(layout.kept) else 1,
-            **({"packing": row} if self._packs else {}),
-        )
-        logs = _log_probabilities(out.logits[0], layout.pairs) if len(layout.kept) else ids.new_zeros(0)
+        layout, logs, row = self._read(ids, positions, examples)
         values: dict[str, list[Tensor]] = {term.name: [] for term in self.losses}
         for at, example in enumerate(examples):
             wanted = _wanted(example, ids.device)
@@ -134,6 +130,32 @@ class Listwise(nn.Module):
             )
         return {"loss": loss, "parts": {name: value.detach() for name, value in means.items()}}
 
+    def _read(self, ids: Tensor, positions: Tensor, examples: Sequence[Example]) -> tuple[_Layout, Tensor, Packing]:
+        """Run the model: where everything lies, the log-probabilities that are wanted, and what was watched."""
+        layout = _Layout(examples, self.losses, ids.device)
+        row = Packing(texts=layout.texts, looks=layout.looks, heads=self._heads)
+        out = self.model(
+            input_ids=ids,
+            position_ids=positions,
+            use_cache=False,
+            logits_to_keep=layout.kept if len(layout.kept) else 1,
+            **({"packing": row} if self._packs else {}),
+        )
+        logs = _log_probabilities(out.logits[0], layout.pairs) if len(layout.kept) else ids.new_zeros(0)
+        return layout, logs, row
+
+    def shares(self, ids: Tensor, positions: Tensor, examples: Sequence[Example]) -> list[Tensor]:
+        """(heads, documents) the attention that each document gets in each head, one an example."""
+        _, _, row = self._read(ids, positions, examples)
+        return [torch.cat([row.seen[at, layer] for layer in self._heads]) for at in range(len(examples))]
+
+    def scored(self, term: Term, shares: Tensor, example: Example) -> Tensor:
+        """The value of a loss on attention for one example."""
+        lengths = torch.tensor([max(1, end - start) for start, end in example.passages], device=shares.device)
+        mixed = cast(Readout, self.readout)(shares, lengths.float())
+        scores = mixed if term.source == "attention" else mixed.clamp(min=1e-9).log()
+        return cast(ListLoss, term.loss)(scores, _wanted(example, shares.device))
+
     def _value(self, term: Term, layout: _Layout, at: int, logs: Tensor, row: Packing, wanted: Wanted) -> Tensor:
         if term.loss.of == "tokens":
             start, end = layout.labels[at]
@@ -144,9 +166,7 @@ class Listwise(nn.Module):
             start, end = layout.scores[at]
             factors, owner, n = layout.factors(at)
             return score(logs.new_zeros(n).index_add(0, owner, factors * logs[start:end]), wanted)
-        shares = torch.cat([row.seen[at, layer] for layer in self._heads])
-        mixed = cast(Readout, self.readout)(shares)
-        return score(mixed if term.source == "attention" else mixed.clamp(min=1e-9).log(), wanted)
+        return self.scored(term, torch.cat([row.seen[at, layer] for layer in self._heads]), layout.examples[at])
 
 
 def _wanted(example: Example, device: torch.device) -> Wanted:

@@ -217,6 +217,9 @@ class Run:
             warnings.filterwarnings("ignore", message=".*pin_memory.*")
             module = self._attached()
             last = checkpoints(self._folder)[-1:] if resume else []
+            if self._recipe.readout.fit and not last:
+                size = self._recipe.training.batch_size
+                replace(self._batches, count=math.ceil(self._recipe.readout.fit / size)).fit(module)
             if self._validation and leads() and not last:
                 write_run(self._validation.candidates, self._folder / _FIRST)
                 write_run(self._rank(module, "untrained")[0], self._folder / _UNTRAINED)

@@ -53,8 +53,14 @@ class Saved:
 
 def _heads(readout: Any, model: dict[str, str]) -> HeadList:
     pairs = sorted(zip(readout.heads, readout.weights.tolist(), strict=True), key=lambda pair: -pair[1])
-    weights = tuple(round(weight, 6) for _, weight in pairs) if readout.logits.requires_grad else ()
-    return HeadList(heads=tuple(head for head, _ in pairs), model=model, method="trained", weights=weights)
+    weights = tuple(round(weight, 6) for _, weight in pairs) if len({weight for _, weight in pairs}) > 1 else ()
+    return HeadList(
+        heads=tuple(head for head, _ in pairs),
+        model=model,
+        method="trained",
+        weights=weights,
+        length_power=round(float(readout.power.detach()), 4),
+    )
 
 
 def draft_heads(folder: Path, readout: Any, identity: Any) -> Path:

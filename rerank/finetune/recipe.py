@@ -107,7 +107,9 @@ class ReadoutTable(_Table):
     heads: str = ""
     """A head list of ``rerank heads select``; empty for all heads of the layers."""
     learn: bool = True
-    """Learn how much each head counts."""
+    """Learn how much each head counts, and what power of a passage's length."""
+    fit: int = Field(default=0, ge=0)
+    """Fit both to the model as it is on so many lists, before anything else trains."""
     cut: bool = True
     """Leave the layers above the last one out: nothing that trains depends on them."""
 

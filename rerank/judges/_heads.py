@@ -32,6 +32,7 @@ class HeadList:
     Attributes:
         heads: (layer, head) pairs, from 0.
         weights: How much each counts, in their order; empty: all the same.
+        length_power: What power of a passage's length its attention is multiplied by.
         model: Identity of the model they were chosen for. `BESIDE` for its weights or its adapter stands for those in
             whose folder the file lies: their hash cannot stand in it.
         method: How: ``qrhead``, ``core``, or ``trained`` with an adapter.
@@ -43,18 +44,22 @@ class HeadList:
     method: str
     details: Mapping[str, Any] = field(default_factory=dict)
     weights: tuple[float, ...] = ()
+    length_power: float = 0.0
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of the heads, in whatever order, with their weights if they have some."""
+        """Hex SHA-256 of the heads, in whatever order, with weights and power if they have some."""
         content: Any = sorted(self.heads)
         if self.weights:
             content = sorted(zip(self.heads, self.weights, strict=True))
+        if self.length_power:
+            content = [content, self.length_power]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def write(self, path: str | Path) -> None:
         """Write a JSON file that `open_heads` reads."""
-        content = {key: value for key, value in asdict(self).items() if key != "weights" or value}
+        later = ("weights", "length_power")
+        content = {key: value for key, value in asdict(self).items() if value or key not in later}
         with replace_text(path) as file:
             file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
@@ -112,6 +117,7 @@ def _read(path: Path) -> HeadList:
             method=content["method"],
             details=content.get("details", {}),
             weights=weights,
+            length_power=float(content.get("length_power", 0.0)),
         )
         of_model(found.model)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

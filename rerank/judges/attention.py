@@ -82,12 +82,14 @@ class Attention(Whole):
         shown = window if self.best_first else _turned(window)
         fitted = self.budget.fit(self.template, shown, reply_tokens=self._null_excess(window.query.text))
         spans, tail = self.template.spans(one_line(window.query.text), fitted.passages)
+        listed = None if per_head else self._heads
         task = Attend(
             spans=spans if self.best_first else spans[::-1],  # in the window's order, wherever they are shown
             tail=tail,
             null=self.template.render(NULL_QUERY, fitted.passages) if self.calibrate else (),
-            heads=self._heads.heads if self._heads and not per_head else (),
-            weights=self._heads.weights if self._heads and not per_head else (),
+            heads=listed.heads if listed else (),
+            weights=listed.weights if listed else (),
+            length_power=listed.length_power if listed else 0.0,
             layers=band(self.layers),
             per_head=per_head,
         )

@@ -67,12 +67,12 @@ def test_a_training_from_recipe_to_run(model: Path, collection: Path, tmp_path: 
     asked = recipe(model, collection, **ATTENTION, validation=validation(collection))
     result = train(asked, tmp_path / "out", device="cpu")
     assert result.steps == 4
-    # 2 of 3 layers are left; q, k, v, o, gate, up, down of each with r = 4, and 4 heads of layer 1
+    # 2 of 3 layers are left; q, k, v, o, gate, up, down of each with r = 4, 4 heads of layer 1, and the power of lengths
     linear = (64 + 64) * 2 + (64 + 32) * 2 + (64 + 128) * 3
-    assert result.trainable == 4 * linear * 2 + 4
+    assert result.trainable == 4 * linear * 2 + 4 + 1
     assert set(result.validation) == {"nDCG@10"}
     assert result.tokens > 0
-    moved = 4 * (linear + (64 + 64) + (64 + 32)) + 4  # behind the attention of the last layer nothing is looked at
+    moved = 4 * (linear + (64 + 64) + (64 + 32)) + 5  # behind the attention of the last layer nothing is looked at
     assert result.state_mb == pytest.approx(2 * 4 * moved / 2**20, abs=0.006)
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"adapter_config.json", "adapter_model.safetensors", "heads.json", "prompt.yaml", "rerank.json"} <= files

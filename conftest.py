@@ -18,7 +18,7 @@ _IMPORTS = {
 
 def _unusable() -> set[Path]:
     """The modules that import what is not installed, and those that import these."""
-    lacking = {name for name in ("torch", "peft", "vllm") if not find_spec(name)}
+    lacking = {name for name in ("torch", "peft", "trl", "vllm") if not find_spec(name)}
     while True:
         found = {p for p, names in _IMPORTS.items() if lacking & {*names, *(name.split(".")[0] for name in names)}}
         more = {".".join(path.relative_to(_ROOT).with_suffix("").parts) for path in found} - lacking

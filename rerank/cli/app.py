@@ -22,6 +22,7 @@ from rerank.cli import (
     run,
     tools,
     train,
+    transfer,
 )
 
 
@@ -66,6 +67,6 @@ def root(
 
 _RANKING = (demo, run, robustness, heads)
 _MEASURING = (evaluate, compare, qrels)
-_TRAINING = (label, train, inspect, merge)
+_TRAINING = (label, train, transfer, inspect, merge)
 for module in (*_RANKING, *_MEASURING, *_TRAINING, folders, data, prompts, tools):
     module.register(app)

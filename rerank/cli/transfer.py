@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from rerank.cli.groups import unfolded
 from rerank.cli.output import FormatOption, emit, note, number, table
 from rerank.cli.run import execute_with_progress
-from rerank.cli.specs import RETRIEVAL, with_spec
 from rerank.progress import progress
-from rerank.spec import Execution, RunSpec
+from rerank.spec import RunSpec
 
 _EXAMPLE = (
     "Example: rerank transfer adapters/first --to Qwen/Qwen3-0.6B --collection pydoc --max-queries 100 "
@@ -22,24 +23,46 @@ _EXAMPLE = (
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("transfer", epilog=_EXAMPLE)(transfer)
+    app.command("transfer", epilog=_EXAMPLE)(unfolded(transfer))
 
 
-@with_spec(only=RETRIEVAL, depth="20")
+@dataclass(frozen=True, kw_only=True)
+class Lists:
+    """What is ranked and learnt."""
+
+    collection: Annotated[str, typer.Option("--collection", "--dataset", help="Selector of the collection.")]
+    first_stage: Annotated[str, typer.Option(help="Selector of the first stage.")] = "bm25"
+    depth: Annotated[int, typer.Option(help="Candidates a query.")] = 20
+    max_queries: Annotated[int | None, typer.Option(help="Take only the first so many queries.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning:
+    """Who learns, and how."""
+
+    to: Annotated[str, typer.Option("--to", metavar="MODEL", help="The base model that learns.")]
+    recipe: Annotated[Path, typer.Option(help="A recipe; model, lists and collection in it are replaced.")]
+    held_out: Annotated[float, typer.Option(help="Share of the queries that are labelled and not learnt from.")] = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Going:
+    """Where it is done."""
+
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of everything; the adapter is student/ in it.")]
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False
+    device: Annotated[str, typer.Option(help="Torch device.")] = "auto"
+
+
 def transfer(
-    spec: RunSpec,
-    execution: Execution,
+    lists: Lists,
+    learning: Learning,
+    going: Going,
     *,
     adapter: Annotated[str, typer.Argument(help="What `rerank train` left: the teacher.", show_default=False)],
-    to: Annotated[str, typer.Option("--to", help="The base model that learns.")],
-    recipe: Annotated[Path, typer.Option(help="How it learns; model, lists and collection in it are replaced.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of everything; the adapter is student/ in it.")],
-    held_out: Annotated[float, typer.Option(help="Share of the queries that are not learnt from.")] = 0.1,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
-    device: Annotated[str, typer.Option(help="Torch device.")] = "auto",
     form: FormatOption = "text",
 ) -> None:
-    """Let an adapter rank lists without judgments, and train another base model on its orders.
+    """Let an adapter rank lists, which need no judgments, and train another base model on its orders.
 
     Says how far student and teacher agree before and after: mean Kendall tau, on the lists that were learnt from and
     on those that were not.
@@ -48,17 +71,23 @@ def transfer(
     from rerank.finetune.transfer import Transfer
     from rerank.finetune.transfer import transfer as run
 
-    del execution
-    asked = Transfer(adapter=adapter, model=to, spec=spec, recipe=read_recipe(recipe), folder=out, held_out=held_out)
-    report = run(asked, resume=resume, device=device, run=execute_with_progress, progress=progress)
+    asked = Transfer(
+        adapter=adapter,
+        model=learning.to,
+        spec=RunSpec.make(asdict(lists)),
+        recipe=read_recipe(learning.recipe),
+        folder=going.out,
+        held_out=learning.held_out,
+    )
+    report = run(asked, resume=going.resume, device=going.device, run=execute_with_progress, progress=progress)
     emit(report, form=form, text=lambda: _show(report))
     note(f"Use it: rerank run --collection COLLECTION --adapter {report['folder']}")
 
 
 def _show(report: Mapping[str, Any]) -> None:
-    lists = {"train": report["lists"], "held_out": report["held_out"]}
+    counts = {"train": report["lists"], "held_out": report["held_out"]}
     rows = [
-        [part.replace("_", " "), lists[part], number(taus["before"]), number(taus["after"])]
+        [part.replace("_", " "), counts[part], number(taus["before"]), number(taus["after"])]
         for part, taus in report["agreement"].items()
     ]
     table(["lists", "number", "tau before", "tau after"], rows)

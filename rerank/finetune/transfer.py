@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from rerank.backends._loading import adapter_folder
 from rerank.errors import DataError, UsageError
 from rerank.experiment import Prepared, check_failures, execute, prepare
 from rerank.experiment.robustness import kendall_tau
-from rerank.finetune.labels.files import write_labels
+from rerank.finetune.labels.files import read_labels, write_labels
 from rerank.finetune.labels.lists import LabelList
 from rerank.finetune.labels.making import Made, Plan, get_ready, make_labels
 from rerank.finetune.labels.splits import Shares, split
@@ -44,7 +45,7 @@ TEACHER, LABELS, HELD_OUT, BEFORE, AFTER, STUDENT, REPORT = (
     "transfer.json",
 )
 #: What says which lists are ranked.
-_LISTS = frozenset({"collection", "first_stage", "depth", "max_queries", "queries"})
+_LISTS = frozenset({"collection", "first_stage", "depth", "max_queries", "queries", "qrels"})
 
 #: Executes a run, as `rerank.experiment.execute` does.
 Execute = Callable[[Prepared, Execution], dict[str, Any]]
@@ -57,7 +58,8 @@ class Transfer:
     Attributes:
         adapter: What `rerank train` left, a folder or a hub id: the teacher.
         model: The base model that is to learn: a name of `rerank models`, a folder, or a hub id.
-        spec: The lists: collection, first stage, depth and queries are read, nothing else.
+        spec: The lists: collection, first stage, depth and queries are read, and judgments for the runs' scores if
+            there are any; nothing else.
         recipe: How the model learns; its model, its lists and its collection are replaced.
         folder: Where everything goes.
         held_out: Share of the queries that are labelled and not learnt from, for agreement on lists that are new; 0
@@ -79,10 +81,13 @@ class Transfer:
         if not 0 <= self.held_out < 1:
             raise UsageError(f"--held-out {self.held_out}", expected="a share, at least 0 and below 1")
 
-    @property
-    def lists(self) -> dict[str, Any]:
-        """What both models rank, as values of a run specification."""
-        return self.spec.model_dump(include=set(_LISTS))
+    def ranked_with(self, how: Mapping[str, Any]) -> RunSpec:
+        """The run over the lists with some model and method.
+
+        Args:
+            how: Values of a run specification.
+        """
+        return RunSpec.make(self.spec.model_dump(include=set(_LISTS), exclude_none=True) | dict(how))
 
     def learning(self) -> Recipe:
         """The recipe for the new model and the teacher's lists."""
@@ -108,54 +113,37 @@ def transfer(
         asked: What to do.
         resume: Go on where an earlier call stopped.
         device: Torch device.
-        run: Who executes runs, e.g. with a progress bar.
+        run: Who executes runs.
         progress: See `rerank.finetune.training.train`.
 
     Returns:
-        What is written as ``transfer.json``: ``folder`` (of the new adapter), ``teacher``, ``model``, ``lists``,
-        ``held_out`` (how many), ``left_out`` (reason -> lists without a label), ``agreement`` (``train`` and
-        ``held_out``, each ``before`` and ``after``: mean Kendall tau of the student's order and the teacher's, None
-        without lists), ``failure_rate`` (of the student's windows) and ``training`` (a
-        `rerank.finetune.training.Result`).
+        What is written as ``transfer.json``: ``folder`` (of the new adapter), ``teacher``, ``model``, ``left_out``
+        (reason -> lists without a label), ``lists`` and ``held_out`` (how many), ``agreement`` (``train`` and
+        ``held_out``, each ``before`` and ``after``: mean Kendall tau of student and teacher, None without lists),
+        ``failure_rate`` (of the student's windows) and ``training`` (a `rerank.finetune.training.Result`).
 
     Raises:
         UsageError: The adapter says nothing of its base, the recipe makes no sense, or the folder holds another work.
-        DataError: No list has a label, or there are too few to keep some apart.
-        PartialFailureError: The teacher failed too often to learn from.
         RerankError: What labelling, training and ranking raise; what was done before stays.
     """
     recipe = asked.learning()
     recipe.parts()
-    teacher = used(asked.adapter)
-    if not resume and (asked.folder / TEACHER).exists():
-        raise UsageError(
-            f"{str(asked.folder)!r} holds a transfer already", remedy="Go on with --resume, or choose another --out"
-        )
-
-    def execution(name: str) -> Execution:
-        return Execution(out=asked.folder / name, resume=resume, device=device)
-
-    made = _labelled(RunSpec(**asked.lists, **teacher), execution(TEACHER), run)
+    teacher = asked.ranked_with(used(asked.adapter))
+    _unused(asked.folder / TEACHER, resume=resume)
+    execution = partial(Execution, resume=resume, device=device)
+    made = _labelled(teacher, execution(out=asked.folder / TEACHER), run)
     parts = _parted(made.labels, asked, recipe.seed)
-    method = recipe.method.model_dump()
-    plain = {key: getattr(recipe, key) for key in ("model", "revision", "trust_remote_code")}
-    before = _ranked(RunSpec(**asked.lists, **method, **plain), execution(BEFORE), run)
-    result = train(recipe, asked.folder / STUDENT, resume=resume, device=device, progress=progress)
     trusted = {"trust_remote_code": recipe.trust_remote_code}
-    after = _ranked(RunSpec(**asked.lists, **used(result.folder), **trusted), execution(AFTER), run)
-    orders = {"before": before["folder"], "after": after["folder"]}
+    plain = {"model": recipe.model, "revision": recipe.revision, **recipe.method.model_dump()}
+    before = _ranked(asked.ranked_with(plain | trusted), execution(out=asked.folder / BEFORE), run)
+    result = train(recipe, asked.folder / STUDENT, resume=resume, device=device, progress=progress)
+    after = _ranked(asked.ranked_with(used(result.folder) | trusted), execution(out=asked.folder / AFTER), run)
     report = {
         "folder": result.folder,
         "teacher": asked.adapter,
         "model": asked.model,
-        "lists": len(parts["train"]),
-        "held_out": len(parts["held_out"]),
         "left_out": made.report["left_out"],
-        "agreement": {
-            part: {when: agreement(labels, Path(folder)) for when, folder in orders.items()}
-            for part, labels in parts.items()
-        },
-        "failure_rate": {"before": before["failure_rate"], "after": after["failure_rate"]},
+        **_compared(parts, {"before": before, "after": after}),
         "training": dataclasses.asdict(result),
     }
     with replace_text(asked.folder / REPORT) as file:
@@ -170,18 +158,20 @@ def used(adapter: str) -> dict[str, Any]:
         adapter: A folder or a hub id; one with a whole model is its own base.
 
     Raises:
+        MissingResourceError: There is no such adapter.
         UsageError: It does not say.
     """
-    folder = adapter_folder(adapter)
+    whole = Path(adapter).is_dir() and not (Path(adapter) / "adapter_config.json").is_file()
+    folder = Path(adapter) if whole else adapter_folder(adapter)
     values = as_trained(folder, {})
     if not values:
         raise UsageError(
             f"The adapter {adapter!r} does not say what it is used with",
             expected="the folder that `rerank train` left, with rerank.json",
         )
-    if (folder / "adapter_config.json").is_file():
-        return values | {"adapter": adapter}
-    return {key: value for key, value in values.items() if key != "revision"} | {"model": str(folder)}
+    if whole:
+        return {key: value for key, value in values.items() if key != "revision"} | {"model": adapter}
+    return values | {"adapter": adapter}
 
 
 def agreement(labels: Sequence[LabelList], folder: Path) -> float | None:
@@ -203,7 +193,33 @@ def agreement(labels: Sequence[LabelList], folder: Path) -> float | None:
     return sum(taus) / len(taus) if taus else None
 
 
+def _compared(parts: Mapping[str, Sequence[LabelList]], runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """How many lists there are, how far each run agrees with their labels, and how often it failed."""
+    return {
+        "lists": len(parts["train"]),
+        "held_out": len(parts["held_out"]),
+        "agreement": {
+            part: {when: agreement(labels, Path(run["folder"])) for when, run in runs.items()}
+            for part, labels in parts.items()
+        },
+        "failure_rate": {when: run["failure_rate"] for when, run in runs.items()},
+    }
+
+
+def _unused(folder: Path, *, resume: bool) -> None:
+    if folder.exists() and not resume:
+        raise UsageError(
+            f"{str(folder.parent)!r} holds a transfer already", remedy="Go on with --resume, or choose another --out"
+        )
+
+
 def _labelled(spec: RunSpec, execution: Execution, run: Execute) -> Made:
+    """Labels by the teacher's run.
+
+    Raises:
+        DataError: No list has one.
+        PartialFailureError: The teacher failed too often to learn from.
+    """
     made = make_labels(get_ready(spec, execution, Plan(), run=run))
     for told in made.report["teachers"].values():
         check_failures(told, spec.max_failure_rate)
@@ -212,15 +228,21 @@ def _labelled(spec: RunSpec, execution: Execution, run: Execute) -> Made:
 
 
 def _parted(labels: tuple[LabelList, ...], asked: Transfer, seed: int) -> Mapping[str, tuple[LabelList, ...]]:
-    """Lists to learn from and lists to look at, written down."""
-    kept, apart = labels, ()
+    """Lists to learn from and lists to look at, written down; what was learnt from before stays what it was."""
+    parts: dict[str, tuple[LabelList, ...]] = {"train": labels, "held_out": ()}
     if asked.held_out:
         shares = split(labels, Shares(dev=0.0, test=asked.held_out, seed=seed), texts=query_texts(labels))
-        kept, apart = shares.train, shares.test
-    for name, part in ((LABELS, kept), (HELD_OUT, apart)):
+        parts = {"train": shares.train, "held_out": shares.test}
+    for name, part in ((LABELS, parts["train"]), (HELD_OUT, parts["held_out"])):
+        path = asked.folder / name
+        if (tuple(read_labels(path)) if path.is_file() else part) != part:
+            raise UsageError(
+                f"{str(path)!r} holds other lists than are asked for now",
+                remedy="Ask for the same, or start anew in another folder",
+            )
         if part:
-            write_labels(part, asked.folder / name)
-    return {"train": kept, "held_out": apart}
+            write_labels(part, path)
+    return parts
 
 
 def _ranked(spec: RunSpec, execution: Execution, run: Execute) -> dict[str, Any]:

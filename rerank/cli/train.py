@@ -56,4 +56,5 @@ def train(
     emit(content, form=form, text=lambda: table(["", result.folder], rows))
     if push:
         note(push_to_hub(out, push))
-    note(f"Use it: rerank run --collection COLLECTION --adapter {out}")
+    flag = "--adapter" if (out / "adapter_config.json").is_file() else "--model"
+    note(f"Use it: rerank run --collection COLLECTION {flag} {out}")

@@ -34,7 +34,7 @@ def card_text(saved: Any) -> str:
         f"Trained for `{recipe.method.method}` by listrank. Its folder holds the prompt, the method and the token "
         "budget, so this alone uses it as it was trained:",
         "",
-        "    rerank run --collection COLLECTION --adapter FOLDER",
+        f"    rerank run --collection COLLECTION --{'adapter' if saved.adapter.saves == 'adapter' else 'model'} FOLDER",
         "",
         "## What it was worth",
         "",

@@ -73,7 +73,7 @@ class DataTable(_Table):
     """What is learnt from."""
 
     lists: tuple[str, ...]
-    """Label files; relative to the recipe's folder."""
+    """Label files; paths here and in selectors are relative to where the command runs."""
     collection: str | tuple[str, ...] = ""
     """Where ids are looked up, for label files that hold ids only: one for all files, or one for each."""
     documents: int = Field(default=20, ge=2)
@@ -303,23 +303,20 @@ def _fit(who: str, part: Optimizer | Between, shape: Shape, adapter: str) -> Non
 
 
 def read_recipe(path: str | Path) -> Recipe:
-    """Read a recipe; paths in it are relative to its folder.
+    """Read a recipe.
 
     Raises:
         MissingResourceError: There is no such file.
         DataError: It is no TOML.
         UsageError: It says something that makes no sense.
     """
-    file = Path(path)
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
+        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError) as error:
         raise MissingResourceError(f"No recipe at {str(path)!r}", expected="a TOML file") from error
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DataError(f"The recipe {str(path)!r}: {error}", expected="TOML") from error
-    recipe = Recipe.make(values)
-    lists = tuple(str(file.parent / name) for name in recipe.data.lists)
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"lists": lists})})
+    return Recipe.make(values)
 
 
 def _underscored(values: Any) -> Any:

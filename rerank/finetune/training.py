@@ -10,8 +10,8 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -161,12 +161,24 @@ def train(
 
     started = time.monotonic()
     run: Run = (parts.objective.run if parts.objective else Run)(recipe, parts, folder, device=device)
-    with run.guarded():
+    with run.guarded(), _together():
         run.train(resume=resume, progress=progress)
     found = run.outcome()
     if not found:  # a process that only lent a hand
         found = dict.fromkeys(_LED, 0) | {"validation": {}, "first_stage": {}}
     return Result(folder=str(folder), seconds=round(time.monotonic() - started, 1), peak_mb=peak_mb(), **found)
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Let processes that train together part in order; otherwise their threads may still talk when they end."""
+    import torch.distributed
+
+    try:
+        yield
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def peak_mb() -> float:

@@ -67,7 +67,7 @@ def test_a_training_from_recipe_to_run(model: Path, collection: Path, tmp_path: 
     asked = recipe(model, collection, **ATTENTION, validation=validation(collection))
     result = train(asked, tmp_path / "out", device="cpu")
     assert result.steps == 4
-    # 2 of 3 layers are left; q, k, v, o, gate, up, down of each with r = 4, 4 heads of layer 1, and the power of lengths
+    # 2 of 3 layers are left: q, k, v, o, gate, up, down of each with r = 4; 4 heads of layer 1, the power of lengths
     linear = (64 + 64) * 2 + (64 + 32) * 2 + (64 + 128) * 3
     assert result.trainable == 4 * linear * 2 + 4 + 1
     assert set(result.validation) == {"nDCG@10"}

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from rerank.backends.hf import Hf
     from rerank.backends.vllm import Vllm
 
-collect_ignore = [] if find_spec("vllm") else ["test_vllm.py", "test_vllm_embedded.py", "test_vllm_server.py"]
+collect_ignore = (
+    []
+    if find_spec("vllm")
+    else ["test_vllm.py", "test_vllm_embedded.py", "test_vllm_server.py", "test_vllm_trained.py"]
+)
 
 OPTIONS = BackendOptions(dtype="float32")
 #: Heads as wide as vLLM's kernels want them.

@@ -146,6 +146,13 @@ def test_a_file_cut_off_anywhere_goes_on(data: st.DataObject, method: str) -> No
         assert Session.open(path, POOL, made).left == 0
 
 
+def test_a_file_of_its_first_line_alone_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "j.jsonl"
+    judge(Session.open(path, POOL, terms()), 3)
+    path.write_bytes(path.read_bytes().partition(b"\n")[0] + b"\n")
+    assert Session.open(path, POOL, terms()).history == []
+
+
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 

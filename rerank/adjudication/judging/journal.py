@@ -93,7 +93,8 @@ class Journal:
             self._before = (b"" if ended else b"\n") + _encoded(_TORN)
         elif not ended:  # all there but the line's end
             self._before = b"\n"
-        for number, (row, behind) in enumerate(zip(rows[1:], [*lines[2:], _encoded(_TORN)], strict=True), 2):
+        followers = [*lines[2:], _encoded(_TORN)]  # one too many where the first line is all there is
+        for number, (row, behind) in enumerate(zip(rows[1:], followers, strict=False), 2):
             if row is not None:
                 self.lines += [(number, row)] if row != _TORN else []
             elif not behind or not _encoded(_TORN).startswith(behind):  # even that line may have been cut off

@@ -76,7 +76,7 @@ class RunSpec(_Frozen):
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     adapter: str | None = None
-    """Folder or hub id of a PEFT adapter, or a name of `rerank models`; one that listrank trained brings its method."""
+    """Folder or hub id of a PEFT adapter; one that listrank trained brings its model and method."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number type of the weights; auto takes bfloat16 where the processor is fast with it."""
     trust_remote_code: bool = False

@@ -14,7 +14,6 @@ from rerank.backends._fingerprint import folder_hash
 from rerank.backends._options import BackendOptions
 from rerank.backends._parallel import placement as tensor_parallel
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
-from rerank.trained import shipped
 
 #: Flags of x86 processors that multiply bfloat16 matrices in hardware.
 _BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
@@ -244,14 +243,26 @@ def untie(wrapped: Any) -> None:
         model.config.tie_word_embeddings = False
 
 
+def _check_hub_id(name: str) -> None:
+    """Refuse a name that is no folder and can be no id on the hub: nobody is to wait for the network over a typo."""
+    if Path(name).expanduser().is_file():
+        raise MissingResourceError(f"Adapter {name!r} is a file", expected="the folder that holds it")
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise MissingResourceError(
+            f"There is no adapter folder {name!r}",
+            expected="a folder, or an id owner/name on the hub",
+        )
+
+
 def adapter_folder(adapter: str) -> Path:
-    """Where an adapter lies: one that comes with the package, a folder, or what the hub has under that id.
+    """Where an adapter lies: a folder, or what the hub has under that id.
 
     Raises:
         MissingResourceError: There is none, or it lacks a file.
     """
-    folder = shipped().get(adapter, Path(adapter))
+    folder = Path(adapter)
     if not folder.is_dir():
+        _check_hub_id(adapter)
         from huggingface_hub import snapshot_download
 
         try:

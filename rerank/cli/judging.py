@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from rerank.cli.groups import unfolded
+from rerank.cli.machine import PANEL, Machine
 from rerank.cli.output import FormatOption, emit, note, number, table
 from rerank.errors import PartialFailureError, UsageError
 
@@ -26,7 +27,6 @@ _EXAMPLE = (
     "Example: rerank qrels judge a.trec b.trec --collection pydoc --method mtf --budget 10% --out judgments.jsonl "
     "--qrels-out judged.txt --judge llm --model smollm2-135m --against pydoc"
 )
-_MODEL = "The model that judges"
 
 
 def register(group: typer.Typer) -> None:
@@ -54,34 +54,21 @@ class Task:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Who:
+class Who(Machine):
     """Who judges."""
 
     judge: Annotated[Literal["person", "llm"], typer.Option(help="You, at the keyboard, or a model.")] = "person"
-    model: Annotated[str | None, typer.Option(help="The model of --judge llm.", rich_help_panel=_MODEL)] = None
+    model: Annotated[str | None, typer.Option(help="The model of --judge llm.", rich_help_panel=PANEL)] = None
     prompt: Annotated[
-        str | None, typer.Option(help="A prompt by name or file. (default: grade)", rich_help_panel=_MODEL)
+        str | None, typer.Option(help="A prompt by name or file. (default: grade)", rich_help_panel=PANEL)
     ] = None
     by: Annotated[
         str | None,
         typer.Option(
             help="likelihood (of each grade), generation (of a reply), or auto: the first that the model can do. "
             "(default: auto)",
-            rich_help_panel=_MODEL,
+            rich_help_panel=PANEL,
         ),
-    ] = None
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, mps or auto. (default: auto)", rich_help_panel=_MODEL)
-    ] = None
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="float32, bfloat16, float16 or auto. (default: auto)", rich_help_panel=_MODEL),
-    ] = None
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Documents asked about together.", rich_help_panel=_MODEL)
-    ] = None
-    base_url: Annotated[
-        str | None, typer.Option(help="Where a server is, for --model openai:NAME.", rich_help_panel=_MODEL)
     ] = None
 
     def check(self) -> None:
@@ -237,13 +224,10 @@ def _ask_model(session: Session, texts: Texts, who: Who, collection: Collection)
 
 def _grader(session: Session, who: Who, collection: Collection) -> Grader:
     from rerank.adjudication.judging.grading import Grader
-    from rerank.models import BackendOptions, open_backend
+    from rerank.models import open_backend
     from rerank.prompts import load_prompt
 
-    options = BackendOptions(
-        device=who.device or "auto", dtype=who.dtype or "auto", batch_size=who.batch_size, base_url=who.base_url or ""
-    )
-    backend = open_backend(who.model or "", options, qrels=collection.qrels() or None)
+    backend = open_backend(who.model or "", who.options(), qrels=collection.qrels() or None)
     by: Any = who.by or "auto"
     template = load_prompt(who.prompt or Grader.prompt)
     return Grader(backend=backend, template=template, grades=session.terms.grades, by=by)

@@ -11,12 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from rerank.cli.groups import unfolded
+from rerank.cli.machine import PANEL, Machine
 from rerank.cli.output import FormatOption, emit, note, table
 from rerank.cli.run import progress
 from rerank.errors import PartialFailureError, UsageError
 
 _EXAMPLE = "Example: rerank label queries --collection pydoc --from first-sentence --count 50 -o queries"
-_MODEL = "The model of --from llm"
 
 
 def register(group: typer.Typer) -> None:
@@ -43,29 +43,16 @@ class Taken:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class Model(Machine):
     """Who writes."""
 
-    model: Annotated[str | None, typer.Option(help="The model.", rich_help_panel=_MODEL)] = None
-    each: Annotated[int | None, typer.Option(help="Queries a document. (default: 1)", rich_help_panel=_MODEL)] = None
+    model: Annotated[str | None, typer.Option(help="The model.", rich_help_panel=PANEL)] = None
+    each: Annotated[int | None, typer.Option(help="Queries a document. (default: 1)", rich_help_panel=PANEL)] = None
     temperature: Annotated[
-        float | None, typer.Option(help="0 is greedy; several queries need more. (default: 0)", rich_help_panel=_MODEL)
+        float | None, typer.Option(help="0 is greedy; several queries need more. (default: 0)", rich_help_panel=PANEL)
     ] = None
     prompt: Annotated[
-        str | None, typer.Option(help="A prompt file about one passage. (default: our own)", rich_help_panel=_MODEL)
-    ] = None
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, mps or auto. (default: auto)", rich_help_panel=_MODEL)
-    ] = None
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="float32, bfloat16, float16 or auto. (default: auto)", rich_help_panel=_MODEL),
-    ] = None
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Documents asked about together.", rich_help_panel=_MODEL)
-    ] = None
-    base_url: Annotated[
-        str | None, typer.Option(help="Where a server is, for --model openai:NAME.", rich_help_panel=_MODEL)
+        str | None, typer.Option(help="A prompt file about one passage. (default: our own)", rich_help_panel=PANEL)
     ] = None
 
     def writer(self, source: str, seed: int) -> Any:
@@ -86,17 +73,11 @@ class Model:
         if self.model is None:
             raise UsageError("--from llm without --model", expected="a model that writes; see rerank models")
         from rerank.finetune.labels.writing import Writer, prompt_of
-        from rerank.models import BackendOptions, open_backend
+        from rerank.models import open_backend
 
         template = prompt_of(self.prompt)
-        options = BackendOptions(
-            device=self.device or "auto",
-            dtype=self.dtype or "auto",
-            batch_size=self.batch_size,
-            base_url=self.base_url or "",
-        )
         return Writer(
-            backend=open_backend(self.model, options),
+            backend=open_backend(self.model, self.options()),
             template=template,
             each=self.each or 1,
             temperature=self.temperature or 0.0,

@@ -11,7 +11,7 @@ import typer
 from rerank.cli.output import FormatOption, emit, note, number, table
 from rerank.progress import progress
 
-_EXAMPLE = "Example: rerank train training/first/recipe.toml --out adapters/first"
+_EXAMPLE = "Example: rerank train recipe.toml --out adapters/first"
 Recipe = Annotated[Path, typer.Argument(help="The recipe, a TOML file.", show_default=False)]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the adapter, its checkpoints and its metrics.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]

@@ -17,7 +17,7 @@ from rerank.spec import RunSpec
 
 _EXAMPLE = (
     "Example: rerank transfer adapters/first --to Qwen/Qwen3-0.6B --collection pydoc --max-queries 100 "
-    "--recipe training/first/recipe.toml --out adapters/second"
+    "--recipe recipe.toml --out adapters/second"
 )
 
 

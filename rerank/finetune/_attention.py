@@ -111,6 +111,12 @@ def attend(
 
 
 def _check(module: Any, more: Mapping[str, Any]) -> None:
+    if "packing" not in more:
+        raise UsageError(
+            f"{type(module).__name__} of this model is not told which texts lie in a row",
+            expected="a model, and an adapter without a network of its own, that hand on what they are called with",
+            remedy="Set batch_size = 1 in [training] and use losses of tokens or logits, or take another adapter",
+        )
     if more.get("softcap") is not None or more.get("s_aux") is not None or more.get("position_bias") is not None:
         raise UsageError(
             f"{type(module).__name__} caps its attention scores, has sinks or adds biases to them",

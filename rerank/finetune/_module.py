@@ -6,7 +6,7 @@ with one call. Only the places that a loss looks at get logits: there is never a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -263,8 +263,3 @@ def checkpoint_activations(model: Any) -> None:
         model.activation_checkpointing_enable(how)
     else:  # before transformers 5.24
         model.gradient_checkpointing_enable(how)
-
-
-def head_weights(readout: Readout) -> Mapping[tuple[int, int], float]:
-    """What each head counts, as learnt."""
-    return dict(zip(readout.heads, readout.weights.tolist(), strict=True))

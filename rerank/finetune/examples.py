@@ -193,8 +193,3 @@ class Examples:
                 remedy="Take method = 'first-full', or the option identifiers=letters",
             )
         return replace(example, terms=tuple(((place, mark, 1.0),) for mark in marks))
-
-
-def packed(examples: Sequence[Example]) -> int:
-    """Tokens of examples that are read together."""
-    return sum(map(len, examples))

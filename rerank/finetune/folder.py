@@ -145,9 +145,3 @@ def push_to_hub(folder: Path, repository: str, *, private: bool = True) -> str:
             f"The hub did not take {repository!r}: {error}", remedy="Check HF_TOKEN and the name"
         ) from error
     return address
-
-
-def read_result(folder: Path) -> dict[str, Any]:
-    """Numbers of a finished training."""
-    found: dict[str, Any] = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    return found

@@ -336,7 +336,11 @@ def _said(error: ValidationError) -> UsageError:
             table = _table_of(table, part)
         return UnknownNameError("key of a recipe", where[-1], getattr(table, "model_fields", {}))
     if problem["type"] == "missing":
-        return UsageError(f"The recipe has no {name}", expected="it to be given")
+        return UsageError(
+            f"The recipe has no {name}",
+            expected="it to be given; all else has defaults",
+            remedy='The least that a recipe says: [data] with lists = ["labels.jsonl"]',
+        )
     shown = "" if isinstance(problem["input"], dict) else f" = {problem['input']!r}"
     return UsageError(f"{name}{shown}: {problem['msg']}")
 

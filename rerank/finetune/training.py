@@ -23,7 +23,7 @@ from rerank.finetune.lists import TrainingList
 from rerank.finetune.recipe import MethodTable, Parts, Recipe
 from rerank.judges import Asking, Limits, open_judge
 from rerank.methods import Method, open_method
-from rerank.models import prompt_for
+from rerank.models import prompt_for, resolve
 from rerank.prompts import load_prompt
 
 #: As `rerank.progress.progress`.
@@ -157,6 +157,7 @@ def train(
         StorageError: The disk is full; what was written before stays.
     """
     parts = recipe.parts()
+    resolve(recipe.model)  # a model that is not there is found before the data are read
     from rerank.finetune._run import Run  # brings torch
 
     started = time.monotonic()

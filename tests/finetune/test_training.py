@@ -21,6 +21,8 @@ pytest.importorskip("peft")
 from rerank.errors import BackendError, DataError, StorageError, UsageError  # noqa: E402
 from rerank.experiment import run  # noqa: E402
 from rerank.finetune import _trainer  # noqa: E402
+from rerank.finetune._trainer import checkpoints  # noqa: E402
+from rerank.finetune.recipe import ADAPTERS, Recipe  # noqa: E402
 from rerank.finetune.training import train  # noqa: E402
 from rerank.models import BackendOptions  # noqa: E402
 from rerank.reranker import Reranker  # noqa: E402
@@ -93,6 +95,12 @@ def test_a_training_from_recipe_to_run(model: Path, collection: Path, tmp_path: 
     assert sorted(hit.corpus_id for hit in hits) == [0, 1]
 
 
+def test_tensorboard_s_files_are_written_where_it_is_installed(model: Path, collection: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    train(recipe(model, collection), tmp_path / "out", device="cpu")
+    assert list((tmp_path / "out" / "tensorboard").glob("events.*"))
+
+
 def test_a_whole_model_ranks_as_it_was_trained_to(model: Path, collection: Path, tmp_path: Path) -> None:
     asked = recipe(
         model,
@@ -135,8 +143,38 @@ def test_heads_are_bound_to_their_adapter(model: Path, collection: Path, tmp_pat
 def test_stopped_and_gone_on_with_comes_to_the_same_bits(
     model: Path, collection: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    asked = recipe(model, collection, **changes)
-    train(asked, tmp_path / "whole", device="cpu")
+    stopped_and_gone_on_with(recipe(model, collection, **changes), tmp_path)
+
+
+ADAPTERS_HERE = [name for name in ADAPTERS.names() if not ADAPTERS.get(name).needs]
+
+
+@pytest.mark.parametrize("name", ADAPTERS_HERE)
+def test_every_adapter_is_gone_on_with_to_the_same_bits(
+    model: Path, collection: Path, tmp_path: Path, name: str
+) -> None:
+    small: dict[str, Any] = {key: {"r": 8} for key in ("loldu", "lift", "lora_sb", "lora_xs", "salt")}
+    options = {**small, "adalora": {"r": 2, "start": 4, "every": 1, "rest": 0.25}}.get(name, {})
+    changes = {"adapter": {"name": name, **options}, "training": {"steps": 8, "save_every": 3}}
+    stopped_and_gone_on_with(recipe(model, collection, **changes), tmp_path, after=5)
+
+
+def test_an_adapter_with_a_network_of_its_own_is_not_watched(model: Path, collection: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="take another adapter"):
+        train(recipe(model, collection, **{**ATTENTION, "adapter": {"name": "shadow"}}), tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["lora", "adalora", "full"])
+def test_adapters_where_the_last_layer_is_only_looked_at(
+    model: Path, collection: Path, tmp_path: Path, name: str
+) -> None:
+    asked = recipe(model, collection, **{**ATTENTION, "adapter": {"name": name}, "training": {"steps": 8}})
+    stopped_and_gone_on_with(asked, tmp_path, after=7)
+
+
+def stopped_and_gone_on_with(asked: Recipe, folder: Path, *, after: int = 3) -> None:
+    """Train in one go, and in two with an end in between; hold one against the other."""
+    train(asked, folder / "whole", device="cpu")
 
     class Stopped(Exception):
         """The process ends here."""
@@ -145,15 +183,18 @@ def test_stopped_and_gone_on_with_comes_to_the_same_bits(
 
     def end(more: int) -> None:
         steps.append(more)
-        if len(steps) == 3:
+        if len(steps) == after:
             raise Stopped
 
     with pytest.raises(Stopped):
-        train(asked, tmp_path / "parts", device="cpu", progress=lambda *_: nullcontext(end))
-    train(asked, tmp_path / "parts", device="cpu", resume=True)
-    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
-    name = "model.safetensors" if asked.adapter.name == "full" else "adapter_model.safetensors"
-    assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        train(asked, folder / "parts", device="cpu", progress=lambda *_: nullcontext(end))
+    assert checkpoints(folder / "parts"), "there is nothing to go on from"
+    train(asked, folder / "parts", device="cpu", resume=True)
+    assert losses(folder / "parts") == losses(folder / "whole")
+    saved = {path.name for path in (folder / "whole").glob("*.safetensors")}
+    assert saved
+    for name in saved:
+        assert (folder / "parts" / name).read_bytes() == (folder / "whole" / name).read_bytes()
 
 
 def test_killed_and_gone_on_with(model: Path, collection: Path, tmp_path: Path) -> None:

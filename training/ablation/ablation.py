@@ -6,27 +6,38 @@ Teacher: all-MiniLM-L6-v2, which puts the documents of a window in the order of 
 label orders all 20 documents; a *sliding* label is what one pass of windows of 8, 4 at a time, makes of the first
 stage's order, so that only its head is the teacher's. Students write orders of 20 documents, trained on the same lists
 under the same seeds; they rank the validation queries with the whole list at once and with windows of 10, 5 at a time.
+`scores.csv` has a row a query and a column a way of training and ranking, nDCG@10 as the mean over the seeds:
+
+    rerank compare --matrix DIR/scores.csv
+
 What is done is not done again: a second call goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rerank.collections import open_collection
+from rerank.evaluation import evaluate
+from rerank.experiment import run
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.training import train
 from rerank.judges.base import Verdict, by_score
 from rerank.pipeline import drive
 from rerank.retrieval import open_retriever
+from rerank.spec import Execution, RunSpec
+from rerank.store import RunFolder
 from rerank.strategies.sliding import Sliding
+from rerank.trained import PROMPT
 from rerank.types import Ranking, Window
 
-SEEDS = (1, 2, 3)
+#: The whole list at once, and windows over it.
+METHODS = ("fullrank", "sliding,size=10,stride=5")
 #: Loss and label of each student.
 STUDENTS = (("lm", "complete"), ("importance", "complete"), ("importance", "sliding"))
 
@@ -53,8 +64,8 @@ def label(folder: Path, selector: str, count: int) -> None:
     from rerank.models import resolve
 
     collection = open_collection(selector)
-    run = open_retriever("bm25", collection).search(collection.queries(), 20)
-    lists = [ranking for ranking in run.values() if len(ranking) == 20][:count]
+    found = open_retriever("bm25", collection).search(collection.queries(), 20)
+    lists = [ranking for ranking in found.values() if len(ranking) == 20][:count]
     encoder = SentenceTransformer(str(resolve("all-minilm-l6-v2")))
     scores: dict[str, dict[str, float]] = {}
     for ranking in lists:
@@ -72,38 +83,78 @@ def label(folder: Path, selector: str, count: int) -> None:
                 file.write(json.dumps(row) + "\n")
 
 
+def trained(given: argparse.Namespace, loss: str, kind: str, seed: int) -> Path:
+    """The folder of one student."""
+    folder: Path = given.out / f"{loss}-{kind}-{seed}"
+    recipe = Recipe.make(
+        {
+            "model": "smollm2-135m",
+            "seed": seed,
+            "data": {
+                "lists": [str((given.out / f"{kind}.jsonl").resolve())],
+                "collection": given.collection,
+                "documents": 20,
+            },
+            "method": {"method": "fullrank", "prompt": "listwise", "max_passage_tokens": 40},
+            "losses": [{"name": loss}],
+            "adapter": {"name": "lora", "r": 16},
+            "optimizer": {"name": "adamw", "lr": 5e-4},
+            "training": {"epochs": 1, "accumulation": 4, "warmup": 0.1, "save_every": 25},
+        }
+    )
+    result = train(recipe, folder, resume=True)
+    print(folder.name, "loss", result.loss, f"{result.seconds} s", flush=True)
+    return folder
+
+
+def scored(given: argparse.Namespace, adapter: Path, method: str) -> tuple[dict[str, float], dict[str, float]]:
+    """nDCG@10 of each validation query, ranked by a student and as the first stage had it."""
+    spec = RunSpec(
+        collection=given.validation,
+        depth=20,
+        max_queries=given.queries,
+        model="smollm2-135m",
+        adapter=str(adapter),
+        method=method,
+        prompt=str(adapter / PROMPT),
+        max_passage_tokens=40,
+    )
+    out = given.out / "runs" / f"{adapter.name}-{method.partition(',')[0]}"
+    run(spec, Execution(out=out, resume=out.exists()))
+    folder = RunFolder(out)
+    qrels = folder.read_qrels()
+    runs = (folder.read_run("run.trec"), folder.read_candidates())
+    found, before = ({q: v["nDCG@10"] for q, v in evaluate(qrels, r, ["nDCG@10"]).by_query().items()} for r in runs)
+    return found, before
+
+
 def main() -> None:
-    """Train and rank whatever is missing."""
+    """Train and rank whatever is missing, and write the scores."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--collection", required=True)
     parser.add_argument("--validation", required=True)
     parser.add_argument("--queries", type=int, default=60)
     parser.add_argument("--lists", type=int, default=300)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     label(given.out, given.collection, given.lists)
-    for seed in SEEDS:
+    columns: dict[str, list[dict[str, float]]] = {}
+    for seed in range(1, given.seeds + 1):
         for loss, kind in STUDENTS:
-            folder = given.out / f"{loss}-{kind}-{seed}"
-            recipe = Recipe.make(
-                {
-                    "model": "smollm2-135m",
-                    "seed": seed,
-                    "data": {
-                        "lists": [str((given.out / f"{kind}.jsonl").resolve())],
-                        "collection": given.collection,
-                        "documents": 20,
-                    },
-                    "method": {"method": "fullrank", "prompt": "listwise", "max_passage_tokens": 40},
-                    "losses": [{"name": loss}],
-                    "adapter": {"name": "lora", "r": 16},
-                    "optimizer": {"name": "adamw", "lr": 5e-4},
-                    "training": {"epochs": 1, "accumulation": 4, "warmup": 0.1, "save_every": 25},
-                }
-            )
-            result = train(recipe, folder, resume=True)
-            print(folder.name, result.loss, f"{result.seconds} s", flush=True)
+            folder = trained(given, loss, kind, seed)
+            for method in METHODS:
+                found, before = scored(given, folder, method)
+                columns.setdefault(f"{loss}, {kind} label, {method.partition(',')[0]}", []).append(found)
+                columns["bm25"] = [before]
+    with (given.out / "scores.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["query", *columns])
+        for query in sorted(columns["bm25"][0]):
+            writer.writerow([query, *(sum(seed[query] for seed in seeds) / len(seeds) for seeds in columns.values())])
+    for name, seeds in columns.items():
+        print(f"{name}: {', '.join(f'{sum(one.values()) / len(one):.4f}' for one in seeds)}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from rerank.errors import UsageError
 from rerank.finetune.adapters._family import PeftMethod
 from rerank.finetune.adapters._targets import LinearTargets, at_least, share
+from rerank.finetune.base import Calibrate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,9 +19,9 @@ class Adalora(LinearTargets, PeftMethod):
 
     Importance is a running mean of |weight times gradient|, over all matrices at once, so that ranks differ by matrix
     in the end. That needs `callbacks`; without them every matrix keeps its ``start`` terms. Saved as a plain LoRA of
-    rank ``start``, with e in the second factor and zeros for what was taken away. The running means are not part of a
-    checkpoint: training that is resumed begins them anew. The paper's penalty that keeps P and Q orthogonal is added by
-    peft where the model computes the loss from ``labels``, which this package's losses do not use.
+    rank ``start``, with e in the second factor and zeros for what was taken away. The paper's penalty that keeps P and
+    Q orthogonal is left out: peft adds it where the model computes the loss from ``labels``, which the losses here do
+    not use.
 
     The nearest to be had to TriAdaptLoRA, which lets ranks grow instead.
 
@@ -78,6 +79,14 @@ class Adalora(LinearTargets, PeftMethod):
             target_modules=self.names(model),
             task_type="CAUSAL_LM",
         )
+
+    def attach(self, model: Any, calibrate: Calibrate, *, seed: int) -> Any:
+        """See `Adapter`; what importance is measured by becomes part of the model's state."""
+        from rerank.finetune.adapters._budget import remember
+
+        wrapped = super().attach(model, calibrate, seed=seed)
+        remember(wrapped)
+        return wrapped
 
     def callbacks(self, model: Any) -> list[Any]:
         """See `SupportsCallbacks`."""

@@ -58,7 +58,7 @@ def open_subject(name: str, model: str = "") -> Subject:
     if folder.is_dir() and not (folder / _SETTINGS).is_file():
         folder, kind, written = _model_folder(folder), FULL, {}
     else:
-        folder = adapter_folder(str(folder) if folder.is_dir() else _hub_id(name))
+        folder = adapter_folder(str(folder) if folder.is_dir() else name)
         written = _settings(folder)
         kind = str(written.get("peft_type", ""))
     if model:
@@ -113,17 +113,6 @@ def read_settings(folder: Path) -> Any:
             expected="what save_pretrained of PEFT writes",
             remedy="Update PEFT, if a newer one wrote it",
         ) from error
-
-
-def _hub_id(name: str) -> str:
-    """A name that is no folder here, if it can be an id on the hub: nobody is to wait for the network over a typo."""
-    if Path(name).expanduser().is_file():
-        raise MissingResourceError(f"Adapter {name!r} is a file", expected="the folder that holds it")
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise MissingResourceError(
-            f"There is no adapter folder {name!r}", expected="a folder, or an id owner/name on the hub"
-        )
-    return name
 
 
 def _model_folder(folder: Path) -> Path:

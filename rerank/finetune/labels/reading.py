@@ -64,7 +64,9 @@ def read_lists(
         return found if skipped is not None else _warning(found, counted, path)
     if collection is None:
         raise UsageError(
-            f"{path} holds ids and no texts", expected="the collection that they belong to", remedy="Pass --collection"
+            f"{path} holds ids and no texts",
+            expected="the collection that they belong to",
+            remedy="Pass --collection, or name it in [data] of the recipe",
         )
     return with_texts(map(label_of, records), collection)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
+from rerank.errors import DataError
 from rerank.finetune.base import Part
 
 if TYPE_CHECKING:
@@ -30,6 +31,21 @@ class Wanted:
 
     ranks: Tensor
     scores: Tensor
+
+
+def teacher_scores(wanted: Wanted, loss: str) -> Tensor:
+    """(documents,) the teacher's scores, for a loss that needs them.
+
+    Raises:
+        DataError: The label has none.
+    """
+    if not len(wanted.scores):
+        raise DataError(
+            f"The loss {loss!r} and a training list without scores",
+            expected="a label file whose lists have 'scores', one for each document of 'initial_list'",
+            remedy="Make it with a teacher that scores, or take a loss of ranks such as ranknet or listnet",
+        )
+    return wanted.scores
 
 
 class TokenLoss(Part, Protocol):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from rerank.errors import DataError, UsageError
+from rerank.errors import UsageError
+from rerank.finetune.losses.base import teacher_scores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,13 +51,7 @@ class Distill:
         Raises:
             DataError: The label has no scores.
         """
-        given = wanted.scores
-        if not len(given):
-            raise DataError(
-                "The loss 'distill' and a training list without scores",
-                expected="a label file whose lists have 'scores', one for each document of 'initial_list'",
-                remedy="Make it with a teacher that scores, or take a loss of ranks such as ranknet or listnet",
-            )
+        given = teacher_scores(wanted, "distill")
         if self.normalise:
             given = (given - given.mean()) / given.std(correction=0).clamp(min=1e-6)
         target = (given / self.teacher_temperature).log_softmax(dim=0)

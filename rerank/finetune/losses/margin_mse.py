@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from rerank.errors import DataError
+from rerank.finetune.losses.base import teacher_scores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,11 +31,5 @@ class MarginMse:
         Raises:
             DataError: The label has no scores.
         """
-        given = wanted.scores
-        if not len(given):
-            raise DataError(
-                "The loss 'margin-mse' and a training list without scores",
-                expected="a label file whose lists have 'scores', one for each document of 'initial_list'",
-                remedy="Make it with a teacher that scores, or take a loss of ranks such as ranknet",
-            )
+        given = teacher_scores(wanted, "margin-mse")
         return (((scores - scores.mean()) - (given - given.mean())) ** 2).mean()

@@ -4,8 +4,8 @@
 
 One seed, the same lists in the same order, the same loss, learning rates of their own kind (full training and sparse
 ones a tenth of low-rank ones). Each row is a process of its own; rows are kept in --rows as they come, and a second
-call measures only those that are not there. What cannot run here (CUDA) is left out and named. Quality is nDCG@10 on
-the validation collection after the last step, not the best of several looks.
+call measures only those that are not there. What cannot run has a row with the reason and no figures. Quality is
+nDCG@10 on the validation collection after the last step, not the best of several looks.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import Any
 #: Optimizers are measured with what they are made for.
 FULL, LOW_RANK = {"name": "full"}, {"name": "lora"}
 SMALL_RATE = ("full", "osf", "lift")
+#: What a row says of a training.
+FIGURES = ("nDCG@10", "first_stage", "loss", "seconds", "peak_mb", "trainable", "state_mb")
 
 
 def main() -> None:
@@ -38,6 +40,7 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=Path("tuning.jsonl"))
     options = parser.parse_args()
     rows = [json.loads(line) for line in options.rows.read_text().splitlines()] if options.rows.exists() else []
+    rows = [row for row in rows if not row["reason"]]
     done = {(row["adapter"], row["optimizer"]) for row in rows}
     for adapter, optimizer, extra in pairs():
         name = (shown(adapter), shown({**optimizer, **extra}))
@@ -55,14 +58,13 @@ def pairs() -> list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
     """Adapter, optimizer and further tables of every row."""
     from rerank.finetune.recipe import ADAPTERS, CALLBACKS, LAYERS, OPTIMIZERS
 
-    runnable = [name for name in ADAPTERS.names() if not ADAPTERS.get(name).needs]
-    found = [({"name": name}, {"name": "adamw"}, {}) for name in runnable]
+    found = [({"name": name}, {"name": "adamw"}, {}) for name in ADAPTERS.names()]
     for name in OPTIMIZERS.names():
         if name == "adamw":
             continue
         fits = OPTIMIZERS.get(name)().fits
-        found.append((LOW_RANK if "lora" in fits else FULL, {"name": name}, {}))
-    found.append(({"name": "dora"}, {"name": "galore", "factors": True, "rank": 4}, {}))
+        suits = {"name": "dora"} if name == "gradnormlorp" else LOW_RANK if "lora" in fits else FULL
+        found.append((suits, {"name": name}, {}))
     found += [(FULL, {"name": "adamw"}, {"layers": {"name": name}}) for name in LAYERS.names()]
     found += [(LOW_RANK, {"name": "adamw"}, {"callbacks": [{"name": name}]}) for name in CALLBACKS.names()]
     return found
@@ -113,9 +115,11 @@ def measured(options: Any, adapter: dict[str, Any], optimizer: dict[str, Any], e
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if done.returncode:
-        return {"error": done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no message"}
+        said = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return {"reason": said.partition(": ")[2] or said, **dict.fromkeys(FIGURES)}
     result = json.loads(done.stdout.splitlines()[-1])
     return {
+        "reason": "",
         "nDCG@10": round(next(iter(result["validation"].values())), 4),
         "first_stage": round(next(iter(result["first_stage"].values())), 4),
         "loss": result["loss"],

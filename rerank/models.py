@@ -20,6 +20,7 @@ from rerank.backends.base import Backend
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
 from rerank.registry import Registry
 from rerank.selector import Selector, build
+from rerank.trained import read_trained, shipped
 from rerank.types import Qrels
 
 __all__ = [
@@ -117,7 +118,12 @@ def is_pulled(name: str) -> bool:
 
 
 def known_models() -> list[dict[str, Any]]:
-    """A row for every embedded model: name, kind, hub id, licence, whether it is here."""
+    """A row for every embedded model: name, kind, hub id, licence, whether it is here; adapters come along."""
+    adapters = [
+        {"name": name, "kind": f"adapter of {trained.model}", "hub_id": "", "licence": "Apache-2.0", "pulled": True}
+        for name, folder in shipped().items()
+        if (trained := read_trained(folder))
+    ]
     return [
         {
             "name": card.name,
@@ -127,7 +133,7 @@ def known_models() -> list[dict[str, Any]]:
             "pulled": is_pulled(card.name),
         }
         for card in MODELS.values()
-    ]
+    ] + adapters
 
 
 def prompt_for(model: str, prompt: str = "auto") -> str:
@@ -167,6 +173,10 @@ def resolve(name: str) -> Path | str:
                 remedy=f"Run: rerank models pull {name}",
             )
         return folder
+    if name in shipped():
+        raise UsageError(
+            f"Model {name!r} is an adapter", expected="a model", remedy=f"Use --adapter {name}: it brings its model"
+        )
     path = Path(name).expanduser()
     if path.is_dir():
         return _checked(path)

@@ -24,6 +24,8 @@ PROMPT = "prompt.yaml"
 HEADS = "heads.json"
 
 _FORMAT = 1
+#: Where the adapters lie that come with the package, a folder each.
+_SHIPPED = Path(__file__).parent / "shipped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,11 @@ class Trained:
         """Write it into the adapter's folder; the prompt is written beside it by whoever has it."""
         with replace_text(folder / SETTINGS) as file:
             file.write(json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n")
+
+
+def shipped() -> dict[str, Path]:
+    """The adapters that come with the package: name -> folder."""
+    return {path.parent.name: path.parent for path in sorted(_SHIPPED.glob(f"*/{SETTINGS}"))}
 
 
 def read_trained(folder: Path) -> Trained | None:

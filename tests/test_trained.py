@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from rerank.errors import DataError
-from rerank.trained import HEADS, PROMPT, SETTINGS, Trained, as_trained, read_trained
+from rerank.backends._loading import adapter_folder
+from rerank.errors import DataError, MissingResourceError, UsageError
+from rerank.methods import open_method
+from rerank.models import MODELS, known_models, resolve
+from rerank.trained import HEADS, PROMPT, SETTINGS, Trained, as_trained, read_trained, shipped
 
 SAID = Trained(model="smollm2-135m", method="icr,calibrate=false,heads=heads.json", max_passage_tokens=64)
 
@@ -53,3 +56,27 @@ def test_files_that_say_something_else(tmp_path: Path, text: str) -> None:
     (tmp_path / SETTINGS).write_text(text)
     with pytest.raises(DataError, match="format 1"):
         read_trained(tmp_path)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_adapters_that_come_along_are_whole(name: str) -> None:
+    folder = shipped()[name]
+    said = read_trained(folder)
+    assert said is not None
+    assert MODELS[said.model].kind == "language"
+    open_method(as_trained(folder, {})["method"])
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 20 * 2**20
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    for words in ("license:", "base_model:", "nDCG@10"):
+        assert words in card
+    assert {path.suffix for path in folder.iterdir()} <= {".json", ".yaml", ".safetensors", ".md", ".toml"}
+
+
+def test_they_are_known_by_name() -> None:
+    name = next(iter(shipped()))
+    assert adapter_folder(name) == shipped()[name]
+    assert name in [row["name"] for row in known_models()]
+    with pytest.raises(UsageError, match=f"--adapter {name}"):
+        resolve(name)
+    with pytest.raises(MissingResourceError, match=name):
+        adapter_folder("smollm2-atention")

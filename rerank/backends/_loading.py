@@ -14,6 +14,7 @@ from rerank.backends._fingerprint import folder_hash
 from rerank.backends._options import BackendOptions
 from rerank.backends._parallel import placement as tensor_parallel
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
+from rerank.trained import shipped
 
 #: Flags of x86 processors that multiply bfloat16 matrices in hardware.
 _BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16"})
@@ -101,12 +102,23 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
 
 
-def load(name: str | Path, options: BackendOptions) -> tuple[Any, Any, dict[str, str]]:
+#: Classes of transformers that open a language model: its weights, and what turns texts into token ids.
+LANGUAGE = ("AutoModelForCausalLM", "AutoTokenizer")
+
+
+def load(
+    name: str | Path, options: BackendOptions, classes: tuple[str, str] = LANGUAGE
+) -> tuple[Any, Any, dict[str, str]]:
     """Load a model from a folder or the hub.
 
+    Args:
+        name: Which.
+        options: How.
+        classes: Classes of transformers that open it.
+
     Returns:
-        The model in evaluation mode on its device, its tokenizer, and the identity: ``model``, ``weights`` (hash of
-        a folder) or ``revision`` (commit on the hub), ``dtype``, and ``adapter`` if there is one.
+        The model in evaluation mode on its device, its tokenizer (or processor), and the identity: ``model``,
+        ``weights`` (hash of a folder) or ``revision`` (commit on the hub), ``dtype``, and ``adapter`` if there is one.
 
     Raises:
         MissingResourceError: It cannot be found or read.
@@ -120,7 +132,7 @@ def load(name: str | Path, options: BackendOptions) -> tuple[Any, Any, dict[str,
     dtype = pick_dtype(options.dtype, device)
     folder = Path(name) if Path(name).is_dir() else None
     with quiet():
-        model, tokenizer = _parts(name, options, dtype, placement or {"device_map": device})
+        model, tokenizer = _parts(name, options, dtype, placement or {"device_map": device}, classes)
         identity = {"model": folder.name if folder else str(name)}
         if folder:
             identity["weights"] = folder_hash(folder)
@@ -148,13 +160,15 @@ def _placement(options: BackendOptions) -> dict[str, Any]:
     return tensor_parallel() if options.device_map == "tp" else {"device_map": options.device_map}
 
 
-def _parts(name: str | Path, options: BackendOptions, dtype: str, placement: dict[str, Any]) -> tuple[Any, Any]:
+def _parts(
+    name: str | Path, options: BackendOptions, dtype: str, placement: dict[str, Any], classes: tuple[str, str]
+) -> tuple[Any, Any]:
     """Model and tokenizer."""
     _, transformers = require_torch()
     origin = origin_of(name, options)
     with named_errors(name, next(iter(placement.values()), options.device)):
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **origin)
-        model = transformers.AutoModelForCausalLM.from_pretrained(
+        tokenizer = getattr(transformers, classes[1]).from_pretrained(name, **origin)
+        model = getattr(transformers, classes[0]).from_pretrained(
             name, dtype=dtype, use_safetensors=True, **placement, **origin
         )
         return model.eval(), tokenizer
@@ -189,7 +203,8 @@ def named_errors(name: str | Path, where: object = "") -> Iterator[None]:
         ) from error
     except ImportError as error:
         raise MissingPrerequisiteError(
-            f"Model {str(name)!r} needs a package that is not installed: {error}", remedy="Install it with pip"
+            f"Model {str(name)!r} needs a package that is not installed: {' '.join(str(error).split())}",
+            remedy="Install it with pip",
         ) from error
     except SafetensorError as error:
         raise DataError(
@@ -250,17 +265,17 @@ def _check_hub_id(name: str) -> None:
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise MissingResourceError(
             f"There is no adapter folder {name!r}",
-            expected="a folder, or an id owner/name on the hub",
+            expected=f"a folder, an id owner/name on the hub, or one that comes along: {', '.join(shipped())}",
         )
 
 
 def adapter_folder(adapter: str) -> Path:
-    """Where an adapter lies: a folder, or what the hub has under that id.
+    """Where an adapter lies: one that comes with the package, a folder, or what the hub has under that id.
 
     Raises:
         MissingResourceError: There is none, or it lacks a file.
     """
-    folder = Path(adapter)
+    folder = shipped().get(adapter, Path(adapter))
     if not folder.is_dir():
         _check_hub_id(adapter)
         from huggingface_hub import snapshot_download

@@ -113,9 +113,8 @@ def _merge(adapter: str, out: Path, model: str, alone: Alone, form: Format) -> N
     note(f"{made.changed} matrices and vectors changed; written in {made.dtype}: {made.out}")
     if made.rounded is not None and made.rounded > 0.01:
         note(f"Rounding to {made.dtype} moved the change by {number(100 * made.rounded, 1)} % of its size")
-    use = read_trained(subject.folder)
-    if use is not None:
-        note(f"It was trained for --method {use.method}, with the prompt in {subject.folder}: name both with it")
+    if use := read_trained(made.out):
+        note(f"Use it: rerank run --collection COLLECTION --model {made.out} (method {use.method})")
 
 
 def _average(adapters: list[str], out: Path, model: str, *, core: bool, form: Format) -> None:

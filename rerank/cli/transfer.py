@@ -81,7 +81,8 @@ def transfer(
     )
     report = run(asked, resume=going.resume, device=going.device, run=execute_with_progress, progress=progress)
     emit(report, form=form, text=lambda: _show(report))
-    note(f"Use it: rerank run --collection COLLECTION --adapter {report['folder']}")
+    flag = "--adapter" if (Path(report["folder"]) / "adapter_config.json").is_file() else "--model"
+    note(f"Use it: rerank run --collection COLLECTION {flag} {report['folder']}")
 
 
 def _show(report: Mapping[str, Any]) -> None:

@@ -104,7 +104,8 @@ def attend(
         out.append(scaled_dot_product_attention(asks, keys, values, seen, dropout, seen is None, scale=scale))
     for at, look in enumerate(now.looks if module.layer_idx in now.heads else ()):
         heads = list(now.heads[module.layer_idx])
-        found = _watched(query[0, heads], key[0, [h // groups for h in heads]], look, now.texts[look.text], scale)
+        bounds = now.texts[look.text]
+        found = _watched(query[0, heads], key[0, [h // groups for h in heads]], look, bounds, scale, window)
         # A layer whose activations are computed again for the backward pass comes here twice; the first time counts.
         now.seen.setdefault((at, module.layer_idx), found)
     return torch.cat(out, dim=2).transpose(1, 2), None
@@ -131,7 +132,9 @@ def _band(length: int, window: int, device: torch.device) -> Tensor:
     return seen.triu(1 - window)
 
 
-def _watched(query: Tensor, key: Tensor, look: Look, bounds: tuple[int, int], scale: float) -> Tensor:
+def _watched(
+    query: Tensor, key: Tensor, look: Look, bounds: tuple[int, int], scale: float, window: int | None
+) -> Tensor:
     """(heads, documents) mean attention of the look's rows, in float32.
 
     Args:
@@ -140,13 +143,16 @@ def _watched(query: Tensor, key: Tensor, look: Look, bounds: tuple[int, int], sc
         look: What is watched.
         bounds: First and past-last place of its text.
         scale: Factor of the scores.
+        window: How many keys up to its own a row sees; None for all.
     """
     first, last = look.rows
     start, _ = bounds
     keys = key[:, start:last].float()  # what comes behind the last row is seen by none
     with torch.autocast(query.device.type, enabled=False):  # as the judge computes it
         scores = query[:, first:last].float() @ keys.transpose(1, 2) * scale
-    later = torch.ones(last - first, last - start, dtype=torch.bool, device=query.device).triu(1 + first - start)
-    weights = scores.masked_fill(later, -torch.inf).softmax(dim=-1).mean(dim=1)
+    unseen = torch.ones(last - first, last - start, dtype=torch.bool, device=query.device).triu(1 + first - start)
+    if window:
+        unseen |= torch.ones_like(unseen).tril(first - start - window)
+    weights = scores.masked_fill(unseen, -torch.inf).softmax(dim=-1).mean(dim=1)
     summed = weights.new_zeros(len(weights), look.documents + 1)
     return summed.index_add(1, look.owner[: last - start], weights)[:, :-1]

@@ -27,7 +27,16 @@ from rerank.finetune import _attention
 from rerank.finetune._calibrating import Batches
 from rerank.finetune._fitting import chosen_heads, cut, load_base, plain, state_bytes, to_keep, within
 from rerank.finetune._module import Listwise, Readout, Term, checkpoint_activations
-from rerank.finetune._trainer import METRICS, ListTrainer, Metrics, Patience, Places, checkpoints
+from rerank.finetune._trainer import (
+    METRICS,
+    LastLook,
+    ListTrainer,
+    Metrics,
+    Patience,
+    Places,
+    checkpoints,
+    written_whole,
+)
 from rerank.finetune.adapters.base import SupportsCallbacks
 from rerank.finetune.examples import Examples, Looks
 from rerank.finetune.folder import Saved, draft_heads, write_adapter
@@ -58,7 +67,7 @@ class Run:
     def __init__(self, recipe: Recipe, parts: Parts, folder: Path, *, device: str) -> None:
         """Load model and data; see `rerank.finetune.training.train` for errors."""
         self._recipe, self._parts, self._folder = recipe, parts, folder
-        self._device = pick_device(device)
+        self._device = _placed(device)
         self._dtype = pick_dtype(recipe.training.dtype, self._device)
         self._lists = read_data(recipe)
         self._validation = Validation.of(recipe.validation) if recipe.validation else None
@@ -67,7 +76,7 @@ class Run:
         self._backend, self._tokenizer = load_base(recipe, dtype=kept, device=self._device)
         self._asked = Asked.of(recipe.method, recipe.model)
         self._strategy = open_strategy(self._asked.method.strategy_selector)
-        looks = looks_of(recipe, parts)
+        self._looks = looks = looks_of(recipe, parts)
         heads = chosen_heads(recipe.readout, self._backend) if looks.attention else []
         self._readout = Readout(heads, learnt=recipe.readout.learn) if heads else None
         self._places = self._schedule(self._examples(looks))
@@ -80,7 +89,7 @@ class Run:
         """What comes when; what does not fit is found before the first step.
 
         Raises:
-            DataError: One of the longest lists does not fit the context.
+            DataError: The list with most text, or that with most documents, does not fit the context.
         """
         data, table = self._recipe.data, self._recipe.training
         together = table.batch_size * table.accumulation * int(os.environ.get("WORLD_SIZE", "1"))
@@ -92,9 +101,10 @@ class Run:
             shuffle=data.shuffle,
             seed=self._recipe.seed,
         )
-        for longest in sorted(self._lists, key=lambda one: -sum(len(doc.text) for doc in one.docs))[:2]:
+        longest = max(self._lists, key=lambda one: sum(len(doc.text) for doc in one.docs))
+        for one in (longest, max(self._lists, key=len)):
             try:
-                examples.make(replace(schedule, lists=[longest], length=1)[0])
+                examples.make(replace(schedule, lists=[one], length=1)[0])
             except ContextOverflowError as error:
                 raise DataError(f"A training list does not fit: {error.found}", remedy=error.remedy) from error
         return Places(schedule, examples)
@@ -104,7 +114,7 @@ class Run:
     def _attached(self) -> Listwise:
         """The module that trains."""
         recipe, model, adapter = self._recipe, self._backend.model, self._parts.adapter
-        if self._readout and recipe.readout.cut:
+        if self._readout and recipe.readout.cut and not (self._looks.tokens or self._looks.logits):
             layers = 1 + max(layer for layer, _ in self._readout.heads)
             if cut(model, layers):
                 adapter = within(adapter, layers)
@@ -144,7 +154,9 @@ class Run:
         return Listwise(model, terms, self._readout, packs=self._packs)
 
     def _arguments(self) -> TrainingArguments:
-        return TrainingArguments(**self._settings())
+        args = TrainingArguments(**self._settings())
+        args._n_gpu = min(1, args.n_gpu)  # several without torchrun would be DataParallel, with other batches than ours
+        return args
 
     def _settings(self) -> dict[str, Any]:
         table, optimizer, looks = self._recipe.training, self._recipe.optimizer, self._recipe.validation
@@ -185,6 +197,8 @@ class Run:
         looks = self._recipe.validation
         trainer = self._bare_trainer(module, (lambda: self._validated(module)) if looks else None)
         trainer.add_callback(Metrics(self._folder / METRICS, advance))
+        if looks:
+            trainer.add_callback(LastLook())
         if looks and looks.patience:
             trainer.add_callback(Patience(looks.measure, looks.patience))
         between = [*([self._parts.layers] if self._parts.layers else []), *self._parts.callbacks]
@@ -224,12 +238,22 @@ class Run:
                 write_run(self._validation.candidates, self._folder / _FIRST)
                 write_run(self._rank(module, "untrained")[0], self._folder / _UNTRAINED)
             with progress("steps", self._steps, int(last[0].name.rpartition("-")[2]) if last else 0) as advance:
+                if last and self._ended(last[0]):
+                    per_step = len(self._places) // self._steps
+                    self._steps = int(last[0].name.rpartition("-")[2])
+                    self._places = self._places.until(self._steps * per_step)
                 trainer = self._trainer(module, advance)
                 done = trainer.train(resume_from_checkpoint=str(last[0]) if last else None)
             if (self._folder / "best").is_dir():
                 trainer.load_weights(self._folder / "best")
             if leads():
                 self._save(module, trainer, done)
+
+    def _ended(self, checkpoint: Path) -> bool:
+        """Whether patience was at its end there: transformers forgets that it stopped."""
+        looks = self._recipe.validation
+        history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+        return bool(looks and looks.patience and Patience(looks.measure, looks.patience).ended(history))
 
     def _finished(self, resume: bool) -> bool:
         """Whether the folder holds this training, done; otherwise note there what is trained.
@@ -243,9 +267,10 @@ class Run:
         mine = json.loads(self._recipe.model_dump_json())
         if path.is_file():
             # Read as a recipe, so that one of before a field existed is still the same.
-            if Recipe.make(json.loads(path.read_text(encoding="utf-8"))) != Recipe.make(mine):
+            before, now = Recipe.make(json.loads(path.read_text(encoding="utf-8"))), Recipe.make(mine)
+            if other := [name for name in Recipe.model_fields if getattr(before, name) != getattr(now, name)]:
                 raise UsageError(
-                    f"{str(self._folder)!r} holds a training of another recipe",
+                    f"{str(self._folder)!r} holds a training of another recipe: {', '.join(other)} differ",
                     expected="an empty folder, or one of the same recipe",
                     remedy="Choose another --out",
                 )
@@ -277,7 +302,8 @@ class Run:
     def _rank(self, module: Listwise, name: str) -> tuple[Ranked, float]:
         """The validation lists by the model as it is, and the share of windows that said nothing."""
         with self._as_used(module) as backend, torch.no_grad():
-            heads = draft_heads(self._folder, self._readout, backend.identity) if self._readout else None
+            watched = self._readout if self._asked.method.judge == "attention" else None
+            heads = draft_heads(self._folder, watched, backend.identity) if watched else None
             judge = self._asked.judge(cast(Backend, backend), f"heads={heads}" if heads else "")
             return cast(Validation, self._validation).rank(self._strategy, judge, name)
 
@@ -296,9 +322,11 @@ class Run:
             runs = [Ranked(read_run(self._folder / file).values(), name=name) for name, file in files.items()]
             comparison = validation.compared(runs)
             worth = {key: {validation.measure: run.mean} for key, run in zip(files, comparison.runs, strict=True)}
+        # What transformers returns is a mean over this process's steps only.
+        losses = [done.training_loss, *(line["loss"] for line in trainer.state.log_history if "loss" in line)]
         self._outcome = {
             "steps": trainer.state.global_step,
-            "loss": round(float(done.training_loss), 6),
+            "loss": round(float(losses[-1]), 6),
             "validation": worth.get("trained", {}),
             "first_stage": worth.get("first stage", {}),
             "trainable": sum(value.numel() for value in module.parameters() if value.requires_grad),
@@ -316,9 +344,10 @@ class Run:
             outcome=self._outcome,
             comparison=comparison,
         )
-        write_adapter(saved, module.model, self._folder)
-        with replace_text(self._folder / _RESULT) as file:
-            file.write(json.dumps(self._outcome, indent=1) + "\n")
+        with written_whole():
+            write_adapter(saved, module.model, self._folder)
+            with replace_text(self._folder / _RESULT) as file:
+                file.write(json.dumps(self._outcome, indent=1) + "\n")
 
     def outcome(self) -> dict[str, Any]:
         """What came of it, less what only this process knows; empty where another process leads."""
@@ -344,6 +373,20 @@ class Run:
                 remedy="In this order: batch_size = 1 with a larger accumulation (the same gradients), checkpointing = "
                 "true, a smaller max_passage_tokens or documents, an adapter or optimizer that keeps less",
             ) from error
+
+
+def _placed(device: str) -> str:
+    """The device of this process: under torchrun, each has a GPU of its own.
+
+    Raises:
+        UsageError: One GPU of several is named, which transformers' trainer does not take.
+    """
+    picked = pick_device(device)
+    if picked.startswith("cuda:"):
+        raise UsageError(
+            f"--device {device}", expected="cuda", remedy=f"Set CUDA_VISIBLE_DEVICES={picked[5:]}, and no --device"
+        )
+    return f"cuda:{os.environ['LOCAL_RANK']}" if picked == "cuda" and "LOCAL_RANK" in os.environ else picked
 
 
 def leads() -> bool:

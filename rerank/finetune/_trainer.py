@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import SequentialSampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from rerank.errors import BackendError, DataError, StorageError
+from rerank.errors import BackendError, DataError, StorageError, UsageError
 from rerank.finetune._module import Listwise, collate
 from rerank.finetune.examples import Examples
 from rerank.finetune.optimizers.base import Optimizer
@@ -33,6 +35,8 @@ WEIGHTS = "trained.safetensors"
 METRICS = "metrics.jsonl"
 _CHECKPOINTS = "checkpoints"
 _UNFINISHED = ".unfinished"
+#: Key of a checkpoint's metadata: how many lists a step has, over all processes.
+_PER_STEP = "lists_per_step"
 _DISK = ("write", "No space", "I/O", os.strerror(errno.ENOSPC))
 
 
@@ -46,6 +50,10 @@ class Places(torch.utils.data.Dataset[Any]):
     def __len__(self) -> int:
         """How many places there are."""
         return len(self._schedule)
+
+    def until(self, length: int) -> Places:
+        """The first so many."""
+        return Places(replace(self._schedule, length=length), self.examples)
 
     def __getitem__(self, place: int) -> Any:
         """The example at a place."""
@@ -78,6 +86,12 @@ class ListTrainer(Trainer):
         super().__init__(
             model=module, args=args, train_dataset=places, eval_dataset=[] if validate else None, data_collator=collate
         )
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise UsageError(
+                "FSDP or DeepSpeed is asked for, which share out one model's weights",
+                expected="processes that hold the whole model each: validation and the last save run in one of them",
+                remedy="Start with torchrun alone; for less memory, see 'Memory and speed' in docs/training/first.md",
+            )
         self.remove_callback(PrinterCallback)
         self._part, self._kept, self._validate = optimizer, frozenset(kept), validate
         self._parts: dict[str, list[Tensor]] = {}
@@ -110,7 +124,7 @@ class ListTrainer(Trainer):
             raise BackendError(
                 f"The gradient is {float(norm)} at step {self.state.global_step + 1}, and the weights are untouched",
                 expected="finite numbers",
-                remedy="Lower the learning rate, or train in float32 (dtype in [training]); then go on with --resume",
+                remedy="Take a lower learning rate, or dtype = 'float32' in [training], and begin in a new folder",
             )
         return norm
 
@@ -134,6 +148,11 @@ class ListTrainer(Trainer):
 
     # Checkpoints
 
+    @property
+    def _per_step(self) -> int:
+        """How many lists a step has, over all processes."""
+        return int(self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size)
+
     def _tensors(self, state: dict[str, Tensor] | None) -> dict[str, Tensor]:
         whole = cast(Any, self.model).state_dict() if state is None else state
         return {name: value.detach().cpu().contiguous() for name, value in whole.items() if name in self._kept}
@@ -145,7 +164,7 @@ class ListTrainer(Trainer):
         with written_whole():
             folder.mkdir(parents=True, exist_ok=True)
             draft = folder / f"{WEIGHTS}.new"
-            safetensors.torch.save_file(self._tensors(state_dict), str(draft))
+            safetensors.torch.save_file(self._tensors(state_dict), str(draft), {_PER_STEP: str(self._per_step)})
             os.replace(draft, folder / WEIGHTS)
 
     def load_weights(self, folder: Path) -> None:
@@ -163,6 +182,14 @@ class ListTrainer(Trainer):
                 own[name].copy_(value)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with safetensors.safe_open(str(Path(resume_from_checkpoint) / WEIGHTS), "pt") as file:
+            before = (file.metadata() or {}).get(_PER_STEP, str(self._per_step))
+        if before != str(self._per_step):
+            raise UsageError(
+                f"The training was begun with {before} lists a step and goes on with {self._per_step}",
+                expected="as many processes as before",
+                remedy="Start as many with torchrun, or begin in a new folder",
+            )
         self.load_weights(Path(resume_from_checkpoint))
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -196,19 +223,36 @@ class Metrics(TrainerCallback):
         if not state.is_world_process_zero:
             return
         lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
+        kept = [line for line in lines if _step(line) <= state.global_step]
         with replace_text(self._path) as file:
             file.writelines(f"{line}\n" for line in kept)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Write a line."""
         if state.is_world_process_zero and logs:
-            with self._path.open("a", encoding="utf-8") as file:
+            with written_whole(), self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """One more."""
         self._advance(1)
+
+
+def _step(line: str) -> float:
+    """The step of a line of the metrics; of one that was cut off, a step that never comes."""
+    try:
+        return float(json.loads(line)["step"])
+    except ValueError:
+        return math.inf
+
+
+class LastLook(TrainerCallback):
+    """Has the last step validated, so that no step is thrown away unseen."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Look where the training ends."""
+        if state.global_step >= state.max_steps:
+            control.should_evaluate = True
 
 
 class Patience(TrainerCallback):
@@ -221,10 +265,14 @@ class Patience(TrainerCallback):
         """Keep both."""
         self._key, self._patience = f"eval_{measure}", patience
 
+    def ended(self, history: Sequence[Mapping[str, Any]]) -> bool:
+        """Whether the training ends with this history."""
+        seen = [entry[self._key] for entry in history if self._key in entry]
+        return bool(seen) and len(seen) - 1 - seen.index(max(seen)) >= self._patience
+
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Look back."""
-        seen = [entry[self._key] for entry in state.log_history if self._key in entry]
-        if seen and len(seen) - 1 - seen.index(max(seen)) >= self._patience:
+        if self.ended(state.log_history):
             control.should_training_stop = True
 
 
@@ -236,7 +284,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 @contextmanager
 def written_whole() -> Iterator[None]:
-    """A full or failing disk while a checkpoint is written becomes an error of ours; earlier ones stay as they are.
+    """A full or failing disk becomes an error of ours; what was whole before stays as it is.
 
     Raises:
         StorageError: It did.
@@ -248,6 +296,6 @@ def written_whole() -> Iterator[None]:
         if not isinstance(error, OSError) and not any(word in str(error) for word in _DISK):
             raise
         raise StorageError(
-            f"A checkpoint could not be written: {error}",
+            f"The training's files could not be written: {error}",
             remedy="Make room on the disk, then go on with --resume; earlier checkpoints are whole",
         ) from error

@@ -7,7 +7,10 @@ listing parts costs nothing.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from rerank.finetune.recipe import Recipe
 
 #: What trains: pairs of factors ``lora_A`` and ``lora_B`` whose product is added to a matrix; other new parameters; or
 #: the model's own weights.
@@ -22,6 +25,34 @@ class Part(Protocol):
     paper: ClassVar[str]
     #: One line on what it does.
     summary: ClassVar[str]
+
+
+@runtime_checkable
+class FitsSome(Protocol):
+    """A part that goes with some recipes only, for reasons that shapes do not tell."""
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Refuse a recipe that names it and cannot work, before anything is loaded.
+
+        Args:
+            recipe: The whole recipe.
+
+        Raises:
+            UsageError: Something in it does not go with the part; the message says why.
+            MissingResourceError: A folder that its options name holds not what they want.
+        """
+
+
+@runtime_checkable
+class RunsOnSome(Protocol):
+    """A part that some machines cannot run."""
+
+    def check_machine(self) -> None:
+        """See whether this one can, before anything is loaded.
+
+        Raises:
+            MissingPrerequisiteError: A device or a package is not there.
+        """
 
 
 class Calibrate(Protocol):

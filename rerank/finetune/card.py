@@ -46,7 +46,7 @@ def card_text(saved: Any) -> str:
         f"- Optimizer: {_named(recipe.optimizer)}, learning rate {recipe.optimizer.lr:g}",
         f"- Objective: {_named(recipe.objective)}"
         if recipe.objective
-        else f"- Loss: {losses}; mean over the training {outcome['loss']:.4f}",
+        else f"- Loss: {losses}; mean over the last steps {outcome['loss']:.4f}",
         f"- Lists: {saved.lists}, {recipe.data.documents} documents each at most; {outcome['steps']} steps of "
         f"{recipe.training.batch_size * recipe.training.accumulation} lists; seed {recipe.seed}",
         "",

@@ -30,6 +30,10 @@ from rerank.types import Window
 Term = tuple[int, int, float]
 
 
+#: What to do about a list that is too long.
+_SHORTER = "Lower documents or min_passage_tokens in the recipe, or take a model with a longer context"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
     """One training list as tokens, in one text or in several that are read apart.
@@ -86,7 +90,7 @@ class Examples:
         looks: What the losses look at.
 
     Raises:
-        UsageError: The judge gives nothing of what the losses look at.
+        UsageError: The judge gives nothing of what the losses look at, or makes something else of it.
     """
 
     def __init__(self, judge: Asking, looks: Looks) -> None:
@@ -101,6 +105,13 @@ class Examples:
             raise UsageError(
                 f"The judge {name!r} sees one document at a time, and a loss looks at the order or at attention",
                 expected="losses on logits, such as margin-mse or ranknet",
+            )
+
+        if looks.attention and isinstance(judge, Attention) and judge.calibrate:
+            raise UsageError(
+                "A loss on attention, and a method that calibrates: it would rank by what was not trained",
+                expected="a method that ranks by attention as it is",
+                remedy="Set method = 'full:attention,calibrate=false'",
             )
 
     def make(self, given: TrainingList) -> Example:
@@ -145,7 +156,10 @@ class Examples:
         plain, _ = written(tuple(range(n)), order)
         reply = self._tokens.lengths([plain])[0] + 2 if self._looks.tokens else 1
         labels = names if alphabet == "letters" else None
-        fitted = judge.budget.fit(judge.template, shown, reply_tokens=reply, labels=labels)
+        try:
+            fitted = judge.budget.fit(judge.template, shown, reply_tokens=reply, labels=labels)
+        except ContextOverflowError as error:  # whose remedy is for those who rank
+            raise ContextOverflowError(error.found, remedy=_SHORTER) from error
         rendered = self._tokens.render(fitted.prompt)
         text, spans = written(tuple(range(n)), order, opening(fitted.prompt))
         label = tokenized(self._tokens, rendered, text, spans)
@@ -171,7 +185,7 @@ class Examples:
             raise ContextOverflowError(
                 f"The prompt and the label of query {given.query.id!r} with {len(given)} documents have {length} "
                 f"tokens, and the context holds {room}",
-                remedy="Lower documents or min_passage_tokens in the recipe, or take a model with a longer context",
+                remedy=_SHORTER,
             )
 
     def _with_terms(self, example: Example, rendered: str, names: Sequence[str], label: Label, prompt: int) -> Example:

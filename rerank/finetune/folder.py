@@ -92,8 +92,11 @@ def write_adapter(saved: Saved, model: Any, folder: Path) -> None:
     (draft / "README.md").write_text(card_text(saved), encoding="utf-8")
     table = saved.recipe.method
     method, kind = table.method, "adapter" if saved.adapter.saves == "adapter" else "weights"
-    if saved.readout is not None:
-        _heads(saved.readout, of_model(saved.identity) | {kind: BESIDE}).write(draft / HEADS)
+    if saved.readout is not None and saved.asked.method.judge == "attention":
+        model = of_model(saved.identity)
+        if kind == "weights":  # a whole model is no commit of its base any more
+            model.pop("revision", None)
+        _heads(saved.readout, model | {kind: BESIDE}).write(draft / HEADS)
         method = f"{method},heads={HEADS}"
     Trained(
         model=saved.recipe.model,

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
 from rerank.finetune.adapters.base import Adapter
-from rerank.finetune.base import Shape
+from rerank.finetune.base import FitsSome, Shape
 from rerank.finetune.layers.base import Between
 from rerank.finetune.losses.base import ListLoss, Source, TokenLoss
 from rerank.finetune.objectives.base import Objective
@@ -282,6 +282,9 @@ class Parts(BaseModel):
         if recipe.objective:
             objective = make(OBJECTIVES, recipe.objective.name, recipe.objective.options)
             objective.check(recipe, adapter)
+        for part in (adapter, optimizer):
+            if isinstance(part, FitsSome):
+                part.check_recipe(recipe)
         return cls(
             adapter=adapter,
             optimizer=optimizer,

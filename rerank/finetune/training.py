@@ -18,6 +18,7 @@ from pathlib import Path
 from rerank.backends.base import Backend
 from rerank.collections import open_collection
 from rerank.errors import DataError
+from rerank.finetune.base import RunsOnSome
 from rerank.finetune.examples import Looks
 from rerank.finetune.lists import TrainingList
 from rerank.finetune.recipe import MethodTable, Parts, Recipe
@@ -72,7 +73,7 @@ class Result:
     Attributes:
         folder: Where the adapter lies.
         steps: Optimizer steps.
-        loss: Mean training loss since the last log.
+        loss: Mean of the training loss over the last line of the metrics.
         validation: The deciding measure at its best; empty without validation.
         first_stage: The same of the candidates as they were.
         seconds: Wall time of this process.
@@ -157,6 +158,8 @@ def train(
         StorageError: The disk is full; what was written before stays.
     """
     parts = recipe.parts()
+    if isinstance(parts.adapter, RunsOnSome):
+        parts.adapter.check_machine()
     resolve(recipe.model)  # a model that is not there is found before the data are read
     from rerank.finetune._run import Run  # brings torch
 

@@ -84,7 +84,7 @@ def open_heads(name: str, identity: Mapping[str, str]) -> HeadList:
     if name in _PUBLISHED:
         return _published(name, identity)
     path = Path(name)
-    found = _read(path)
+    found = read_heads(path)
     mine, theirs = of_model(identity), of_model(found.model)
     theirs = {key: folder_hash(path.parent) if value == BESIDE else value for key, value in theirs.items()}
     # A folder's name is only where it lies; its hash says what is in it.
@@ -98,7 +98,13 @@ def open_heads(name: str, identity: Mapping[str, str]) -> HeadList:
     return found
 
 
-def _read(path: Path) -> HeadList:
+def read_heads(path: Path) -> HeadList:
+    """The list in a file, whatever model it is for.
+
+    Raises:
+        MissingResourceError: There is no such file.
+        DataError: It holds something else.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError) as error:

@@ -196,6 +196,13 @@ def test_a_model_of_16_bits(name: str, tmp_path: Path) -> None:
     assert error <= 0.1
 
 
+def test_what_trains_is_wide_in_a_model_of_16_bits(name: str) -> None:
+    """But for the model's own weights, which have the type that they were loaded in."""
+    model = made(name).attach(tiny_model().bfloat16(), TinyBatches(), seed=5)
+    kinds = {one.dtype for one in model.parameters() if one.requires_grad}
+    assert kinds == {torch.bfloat16 if name == "full" else torch.float32}
+
+
 def test_merging_changes_nothing(name: str) -> None:
     adapter = made(name)
     model = attached(adapter)

@@ -95,7 +95,7 @@ def test_counts_that_were_seen_in_peft(adapter: Any, numbers: int) -> None:
 def test_by_hand() -> None:
     one = [(6, 4)]
     assert Full().trainable([(6, 4), (1, 6)]) == 30
-    assert Adalora(r=2, start=3).trainable(one) == 3 * (6 + 4 + 1)
+    assert Adalora(r=2, init_r=3).trainable(one) == 3 * (6 + 4 + 1)
     assert Vera(r=5).trainable(one) == 6 + 5
     assert Oft(block=2).trainable(one) == 2 * 1  # two blocks of 2 x 2, with one angle each
     assert Salt(r=1, d=2).trainable(one) == 2 * 1 + 2 * (2 * 3)  # three singular values are left
@@ -127,8 +127,8 @@ def test_a_pattern_of_ranks_counts_in_its_order() -> None:
         ("lora,alpha=0", r"alpha=0. expected at least 1"),
         ("lora,dropout=1", r"dropout=1.0. expected at least 0 and below 1"),
         ("lora,layers=0", r"layers=0. expected at least 1"),
-        ("adalora,start=3", r"start=3. expected at least 16"),
-        ("adalora,warm=0.5,rest=0.5", r"leave no steps"),
+        ("adalora,init_r=3", r"init_r=3. expected at least 16"),
+        ("adalora,tinit=0.5,tfinal=0.5", r"leave no steps"),
         ("osf,keep=1", r"keep=1.0. expected above 0 and below 1"),
         ("lr-qat,bits=1", r"bits=1. expected 2 to 8"),
         ("lora-sb,eta=0", r"eta=0.0. expected above 0"),

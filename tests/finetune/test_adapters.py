@@ -100,7 +100,7 @@ def test_gradients_that_cannot_be() -> None:
         def backward(self, model: Any) -> None:
             """No loss at all."""
 
-    with pytest.raises(BackendError, match=rf"The loss does not depend on {KEYS}"):
+    with pytest.raises(BackendError, match=rf"The loss depends on none of the 1 matrices, such as {KEYS}"):
         gradients(tiny_model(), [KEYS], Nothing())
     broken = tiny_model()
     torch.nn.init.constant_(broken.lm_head.weight, float("nan"))
@@ -240,6 +240,21 @@ def test_loldu_replaces_pivots() -> None:
     assert np.allclose(weight(DOWN) + added(model, DOWN), (lower * new) @ (upper / pivots[:, None]), atol=1e-4)
 
 
+def test_loldu_trains_all_pivots_where_there_are_fewer(tmp_path: Path) -> None:
+    """Queries have 64, keys 32: the default of 256 is more than either."""
+    adapter = Loldu()
+    model = attached(adapter)
+    assert len(layer(model, KEYS).lora_A["default"].core) == 32
+    assert sum(one.numel() for one in model.parameters() if one.requires_grad) == adapter.trainable(
+        adapter.shapes(tiny_model())
+    )
+    assert adapter.trainable([(64, 64), (32, 64), (512, 300)]) == 64 + 32 + 256
+    disturb(model)
+    adapter.save(model, tmp_path)
+    loaded = peft.PeftModel.from_pretrained(tiny_model(), tmp_path)
+    assert torch.allclose(tiny_logits(loaded), tiny_logits(model), atol=1e-4)
+
+
 def test_loldu_of_a_matrix_that_has_no_more_pivots() -> None:
     down: Any
     down, up = Loldu(r=3).parts(torch.tensor([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [0.0, 0.0, 0.0]]))
@@ -329,7 +344,7 @@ def test_the_shadow_after_the_last_layer_does_not_train() -> None:
 
 
 def test_adalora_moves_ranks_while_transformers_trains(tmp_path: Path) -> None:
-    adapter = Adalora(r=2, start=4, every=2, warm=0.1, rest=0.2)
+    adapter = Adalora(r=2, init_r=4, delta_t=2, tinit=0.1, tfinal=0.2)
     model = attached(adapter)
     rows = [{"input_ids": tiny_ids(seed, rows=1)[0], "labels": tiny_ids(seed, rows=1)[0]} for seed in range(40)]
     arguments = transformers.TrainingArguments(

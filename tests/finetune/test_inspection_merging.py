@@ -209,7 +209,7 @@ class TestFolders:
 
 
 def sharded(base: Path, folder: Path, *, same_basis: bool = True, count: int = 3) -> list[Path]:
-    """LoRA-SB adapters of shards as they are saved: B and A = (R - R0) A0 with one basis, and the core R beside."""
+    """LoRA-SB adapters of shards as they are saved: B and A = (R - R0) A0 with one basis."""
     write_adapter(folder / "0", base, lora())
     first = load_file(folder / "0" / WEIGHTS)
     made = []
@@ -217,16 +217,14 @@ def sharded(base: Path, folder: Path, *, same_basis: bool = True, count: int = 3
         target = folder / str(shard)
         write_adapter(target, base, lora())
         chance = torch.Generator().manual_seed(100 + shard)
-        tensors, cores = {}, {}
+        tensors = {}
         for key, tensor in first.items():
             basis = tensor if same_basis else tensor + torch.randn(tensor.shape, generator=chance)
             tensors[key] = basis
             if "lora_A" in key:
-                module = key.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
                 core, start = torch.randn(4, 4, generator=chance), torch.diag(torch.arange(4.0))
-                tensors[key], cores[module] = (core - start) @ basis, core
+                tensors[key] = (core - start) @ basis
         save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
-        save_file(cores, target / "core.safetensors")
         made.append(target)
     return made
 
@@ -242,9 +240,6 @@ def test_the_mean_core_is_the_mean_change(base: Path, tmp_path: Path) -> None:
     wanted, found = mean_delta(adapters), deltas(tmp_path / "mean")
     for name, delta in wanted.items():
         assert torch.allclose(found[name], delta, atol=1e-6)
-    cores = [load_file(adapter / "core.safetensors") for adapter in adapters]
-    for name, core in load_file(tmp_path / "mean/core.safetensors").items():
-        assert torch.allclose(core, torch.stack([one[name] for one in cores]).mean(dim=0))
     with quiet():
         peft.PeftModel.from_pretrained(load_base(base), str(tmp_path / "mean"))
 

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import UsageError
-from rerank.finetune.labels.augment import Variants, cut_texts, varied, vary
+from rerank.finetune.labels.augment import Variants, cut_texts, varied
 from rerank.finetune.labels.lists import LabelList
-from rerank.finetune.labels.texts import as_label
 from rerank.finetune.lists import TrainingList
 from rerank.types import Document, Query
 
@@ -67,16 +66,6 @@ def test_seed_query_and_place_decide() -> None:
 def test_lists_of_one_document_stay() -> None:
     single = LabelList(qid="q", initial=("a",), final=("a",))
     assert list(varied([single], Variants(draw=True, shuffle=True))) == [single]
-
-
-def test_a_variant_with_its_texts() -> None:
-    wanted = Variants(shuffle=True, draw=True)
-    made = [vary(LIST, wanted, place=place) for place in range(5)]
-    assert len({one.docs for one in made}) > 1
-    for one in made:
-        assert list(as_label(one).final) == sorted((doc.id for doc in one.docs), reverse=True)
-        assert as_label(one).scores == tuple(float("abcdefgh".index(doc.id)) for doc in one.docs)
-    assert vary(LIST, wanted, place=2) == made[2]
 
 
 def test_texts_are_cut_alike() -> None:

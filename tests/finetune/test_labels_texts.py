@@ -39,6 +39,15 @@ def test_texts_are_looked_up(folder: str) -> None:
     assert lengths([LABEL], collection) == {"a": 2, "b": 2}
 
 
+def test_of_a_query_with_several_lists_the_first_text_counts(folder: str) -> None:
+    labels = [
+        replace(LABEL, qid=qid, query=text) for qid, text in (("q1", "mine"), ("q1", ""), ("q2", ""), ("q2", "w"))
+    ]
+    assert query_texts([*labels, LABEL]) == {"q1": "mine", "q2": "w"}
+    assert query_texts([LABEL, labels[0]], open_collection(folder)) == {"q1": "mine"}
+    assert query_texts([LABEL, labels[2]], open_collection(folder)) == {"q1": "what"}
+
+
 def test_a_collection_that_finds_by_id_is_asked_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rerank.finetune.labels.texts._TOGETHER", 2)
     collection = open_collection("pydoc")

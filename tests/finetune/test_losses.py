@@ -147,6 +147,12 @@ def test_a_teacher_without_scores(name: str) -> None:
         ("infonce", {"positives": 0}),
         ("distill", {"temperature": -1}),
         ("adr-mse", {"temperature": 0}),
+        ("adr-mse", {"temperature": float("nan")}),
+        ("listnet", {"temperature": 0}),
+        ("listnet", {"temperature": -1}),
+        ("lambdarank", {"sigma": 0}),
+        ("lambdarank", {"sigma": float("inf")}),
+        ("importance", {"alpha": float("nan")}),
     ],
 )
 def test_options_out_of_range(name: str, options: dict[str, float]) -> None:

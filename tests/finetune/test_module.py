@@ -191,13 +191,14 @@ def test_packed_lists_and_recomputed_activations_have_the_same_gradients() -> No
         torch.testing.assert_close(again[name], value, rtol=1e-4, atol=1e-6)
 
 
-def test_a_sliding_window_is_kept() -> None:
+def windowed() -> Any:
+    """A model whose rows see 64 keys."""
     transformers = pytest.importorskip("transformers")
     tokenizer = byte_tokenizer()
     torch.manual_seed(0)
     config = transformers.MistralConfig(
         hidden_size=32,
-        num_hidden_layers=2,
+        num_hidden_layers=3,
         num_attention_heads=4,
         num_key_value_heads=2,
         intermediate_size=64,
@@ -205,7 +206,21 @@ def test_a_sliding_window_is_kept() -> None:
         sliding_window=64,
         max_position_embeddings=4096,
     )
-    asked = Hf.from_loaded(transformers.MistralForCausalLM(config), tokenizer)
+    return Hf.from_loaded(transformers.MistralForCausalLM(config), tokenizer)
+
+
+def test_attention_in_a_sliding_window_is_what_the_judge_sees() -> None:
+    asked = windowed()
+    judge = judge_of(asked, "attention,layers=1-2,calibrate=false", "icr_ie")
+    seen = Seen()
+    read(asked, judge, [training_list()], Looks(attention=True), seen, "attention")
+    (said,) = judged(asked, judge, training_list())
+    assert min(said) == 0  # the window has let go of the first
+    assert seen.scores[0].tolist() == pytest.approx([score / len(HEADS) for score in said], rel=1e-4, abs=1e-9)
+
+
+def test_a_sliding_window_is_kept() -> None:
+    asked = windowed()
     judge = judge_of(asked, "generate", "listwise")
     found = read(asked, judge, [training_list()], Looks(tokens=True), LOSSES.get("lm")())
     example = Examples(judge, Looks(tokens=True)).make(training_list())

@@ -15,12 +15,14 @@ from rerank.finetune.optimizers.base import Optimizer
 from rerank.finetune.optimizers.dct import Dct
 from rerank.finetune.optimizers.fira import Fira
 from rerank.finetune.optimizers.galore import Galore
+from rerank.finetune.optimizers.gradnormlorp import Gradnormlorp
 from rerank.finetune.optimizers.lora_fa import LoraFa
 from rerank.finetune.optimizers.lora_plus import LoraPlus
 from rerank.finetune.optimizers.lora_pro import LoraPro
 from rerank.finetune.optimizers.natural_galore import NaturalGalore
 from rerank.finetune.optimizers.riemannian import Riemannian
 from rerank.finetune.optimizers.sara import Sara
+from rerank.finetune.recipe import Recipe
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -72,8 +74,20 @@ def test_what_is_no_matrix_keeps_two_moments() -> None:
 def test_gradnorm_keeps_little_of_what_adamw_keeps_of_factors() -> None:
     model = lora_model(dora=True, targets=("q_proj", "k_proj", "v_proj", "o_proj"), r=16)
     factors = [shape for shape in trained_shapes(model) if min(shape) > 1]
-    ratio = Galore(factors=True, rank=4).state(factors) / Adamw().state(factors)
+    ratio = Gradnormlorp().state(factors) / Adamw().state(factors)
     assert ratio == pytest.approx(0.286, abs=0.005)
+
+
+def test_gradnorm_is_galore_on_the_factors_of_dora_alone() -> None:
+    made: list[Optimizer] = [Gradnormlorp(), Galore(factors=True, rank=4)]
+    ours, galore = (one.build(lora_model(dora=True, r=16), lr=1e-3, weight_decay=0.0) for one in made)
+    assert ours.rule == galore.rule
+    with pytest.raises(UsageError, match=r"without DoRA's magnitudes\. expected the adapter dora\. For other factors"):
+        Gradnormlorp().build(lora_model(), lr=1e-3, weight_decay=0.0)
+    least = {"data": {"lists": ["a"]}, "optimizer": {"name": "gradnormlorp"}}
+    Gradnormlorp().check_recipe(Recipe.make({**least, "adapter": {"name": "dora"}}))
+    with pytest.raises(UsageError, match="The optimizer 'gradnormlorp' with the adapter 'lora'"):
+        Gradnormlorp().check_recipe(Recipe.make(least))
 
 
 def test_adamw_is_torchs_to_the_bit() -> None:

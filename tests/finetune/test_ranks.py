@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from rerank.errors import UsageError  # noqa: E402
+from rerank.finetune.inspection.spectra import above_one_threshold  # noqa: E402
 from rerank.finetune.ranks.contribution import Contribution, in_proportion  # noqa: E402
-from rerank.finetune.ranks.welore import Welore, above_one_threshold  # noqa: E402
+from rerank.finetune.ranks.welore import Welore  # noqa: E402
 from rerank.registry import Registry  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_model  # noqa: E402
 
@@ -57,6 +58,12 @@ def test_welore_on_matrices_made_by_hand() -> None:
     assert found == {"flat": 3, "steep": 1}
 
 
+def test_welore_leaves_every_matrix_a_rank() -> None:
+    """All values of a rotation are equal: none lies above another, and the matrix is adapted all the same."""
+    model = linear(a=torch.eye(4), b=torch.eye(5))
+    assert Welore().pattern(model, ["a", "b"], 2, TinyBatches()) == {"a": 1, "b": 1}
+
+
 def test_welore_against_bisection() -> None:
     """As the paper finds its threshold: halve the interval until the mean rank meets the budget."""
     model = tiny_model()
@@ -86,6 +93,13 @@ def test_contribution_gives_no_matrix_more_than_it_has() -> None:
     model = linear(a=torch.zeros(2, 9), b=torch.zeros(8, 8), c=torch.zeros(8, 8))
     pulls = Pulls({"a": torch.ones(2, 9), "b": torch.ones(8, 8) * 0.1, "c": torch.zeros(8, 8)})
     assert Contribution().pattern(model, ["a", "b", "c"], 3, pulls) == {"a": 2, "b": 7, "c": 0}
+
+
+def test_what_takes_no_part_in_the_loss_contributes_nothing() -> None:
+    model = linear(a=torch.zeros(7, 9), b=torch.zeros(8, 8), out=torch.zeros(8, 8))
+    pulls = Pulls({"a": torch.full((7, 9), 3 / 63**0.5), "b": torch.full((8, 8), 3**0.5 / 8)})
+    assert Contribution().pattern(model, ["a", "b", "out"], 4, pulls) == {"a": 7, "b": 5, "out": 0}
+    assert Contribution(least=1).pattern(model, ["a", "b", "out"], 4, pulls) == {"a": 7, "b": 4, "out": 1}
 
 
 def test_contribution_on_a_model() -> None:
@@ -143,8 +157,11 @@ spectrum = st.lists(st.floats(0, 1), max_size=6).map(lambda rest: [1.0, *sorted(
 
 @given(drawn=st.lists(spectrum, min_size=1, max_size=6), mean=st.integers(1, 8))
 def test_one_threshold(drawn: list[list[float]], mean: int) -> None:
-    found = above_one_threshold({str(at): one for at, one in enumerate(drawn)}, mean * len(drawn))
-    assert sum(found.values()) <= mean * len(drawn)
-    kept = [value for at, one in enumerate(drawn) for value in one[: found[str(at)]]]
-    dropped = [value for at, one in enumerate(drawn) for value in one[found[str(at)] :]]
-    assert min(kept, default=2) > max(dropped, default=-1)
+    drop = sum(map(len, drawn)) - mean * len(drawn)
+    threshold, found = above_one_threshold({str(at): one for at, one in enumerate(drawn)}, drop, lambda values: 1)
+    assert len(drawn) <= sum(found.values()) <= mean * len(drawn)
+    for at, one in enumerate(drawn):
+        assert all(value <= threshold for value in one[found[str(at)] :])
+        assert all(value > threshold for value in one[1 : found[str(at)]])
+    lower = sum(value >= threshold for one in drawn for value in one)
+    assert threshold < 0 or lower > mean * len(drawn), "a lower threshold would have done"

@@ -130,6 +130,16 @@ def test_available_comes_first_within_a_kind() -> None:
     assert [row["status"] for row in describe_training() if row["kind"] == "adapter"].index("out-of-scope") > 15
 
 
+def test_a_name_that_is_called_a_part_is_one() -> None:
+    """What a row of papers calls an adapter, an optimizer, layers or a callback, a recipe can name."""
+    kinds = ("adapter", "optimizer", "layers", "callback")
+    found = {
+        kind: {r["name"] for r in describe_training() if (r["kind"], r["status"]) == (kind, "available")}
+        for kind in kinds
+    }
+    assert found == {kind: set(names(kind)) for kind in kinds}
+
+
 def test_an_adapter_says_what_it_trains() -> None:
     assert rows()["lora"]["summary"].endswith("(trains: lora)")
     assert rows()["full"]["summary"].endswith("(trains: full)")

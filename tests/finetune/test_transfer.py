@@ -216,3 +216,19 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     assert again.exit_code == 0, again.output
     assert again.stdout.splitlines()[0] == "lists\tnumber\ttau before\ttau after"
     assert again.stdout.splitlines()[1].startswith("train\t3\t")
+
+
+def test_a_student_whose_weights_all_train_is_named_as_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(asked: Transfer, **_: Any) -> dict[str, Any]:
+        return {"folder": str(asked.folder), "lists": 1, "held_out": 0, "left_out": {}, "agreement": {}}
+
+    monkeypatch.setattr("rerank.finetune.transfer.transfer", made)
+    (tmp_path / "recipe.toml").write_text("data.lists = []\nadapter = {name = 'full'}\n")
+    app = typer.Typer()
+    app.command("other")(lambda: None)
+    command.register(app)
+    flags = ["--to", "b", "--collection", "pydoc", "--recipe", tmp_path / "recipe.toml", "--out", tmp_path]
+    line = list(map(str, ["transfer", "teacher", *flags]))
+    assert f"--collection COLLECTION --model {tmp_path}" in CliRunner().invoke(app, line).stderr
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert f"--collection COLLECTION --adapter {tmp_path}" in CliRunner().invoke(app, line).stderr

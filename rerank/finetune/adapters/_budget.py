@@ -26,22 +26,22 @@ class Budget(TrainerCallback):
 
     Args:
         model: A `peft.PeftModel` with AdaLoRA.
-        warm: Share of the steps before anything is taken away.
-        rest: Share of the steps, at the end, in which ranks are final.
+        tinit: Share of the steps before anything is taken away.
+        tfinal: Share of the steps, at the end, in which ranks are final.
     """
 
-    def __init__(self, model: Any, *, warm: float, rest: float) -> None:
+    def __init__(self, model: Any, *, tinit: float, tfinal: float) -> None:
         """Remember the model; the number of steps comes when training begins."""
         self.model = model
-        self.warm = warm
-        self.rest = rest
+        self.tinit = tinit
+        self.tfinal = tfinal
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Set the schedule from the number of steps."""
         config = self.model.peft_config[_peft.ADAPTER]
         config.total_step = state.max_steps
-        config.tinit = int(state.max_steps * self.warm)
-        config.tfinal = int(state.max_steps * self.rest)
+        config.tinit = int(state.max_steps * self.tinit)
+        config.tfinal = int(state.max_steps * self.tfinal)
         if state.global_step >= config.total_step - config.tfinal and not config.rank_pattern:
             # Gone on with when ranks are final: what was taken away is 0, and nothing else is.
             kept = ((name, value) for name, value in _numbers(self.model) if "lora_E" in name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -13,6 +13,9 @@ from rerank.finetune.base import Calibrate, Shape
 
 if TYPE_CHECKING:
     import torch
+
+#: Module name and weight (rows, columns) in float32 -> what stands for A and for B.
+Maker = Callable[[str, "torch.Tensor"], tuple["torch.nn.Module", "torch.nn.Module"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,16 +54,14 @@ class FrozenBasis(LinearTargets, ABC):
 
         from rerank.finetune.adapters import _peft
 
-        names = self.names(model)
-        fits("r", dict.fromkeys(names, self.r), self.shapes(model))
-        guides = self.guides(model, names, calibrate)
-        ranks = dict.fromkeys(names, self.rank)
-        config = _peft.lora_config(ranks, {name: float(self.rank) for name in names}, lora_dropout=self.dropout)
-        wrapped = _peft.wrap(model, config, seed=seed)
+        ranks = self.ranks(model)
+        made = self.maker(model, list(ranks), calibrate)
+        alphas = {name: float(rank) for name, rank in ranks.items()}
+        wrapped = _peft.wrap(model, _peft.lora_config(ranks, alphas, lora_dropout=self.dropout), seed=seed)
         torch.manual_seed(seed)
         for name, layer in _peft.lora_layers(wrapped):
             weight = layer.get_base_layer().weight.detach()
-            layer.lora_A[_peft.ADAPTER], layer.lora_B[_peft.ADAPTER] = self.parts(guides.get(name, weight).float())
+            layer.lora_A[_peft.ADAPTER], layer.lora_B[_peft.ADAPTER] = made(name, weight.float())
         return wrapped.train(model.training)
 
     def save(self, model: Any, folder: Path) -> None:
@@ -69,18 +70,23 @@ class FrozenBasis(LinearTargets, ABC):
 
         _peft.save_factors(model, _peft.factors(model), folder)
 
-    @property
-    def rank(self) -> int:
-        """The rank of the LoRA that is saved."""
-        return self.r
+    def ranks(self, model: Any) -> dict[str, int]:
+        """Module name -> the rank of the LoRA that is saved.
 
-    def guides(self, model: Any, names: Sequence[str], calibrate: Calibrate) -> Mapping[str, torch.Tensor]:
-        """Module name -> the matrix that gives the bases, where it is not the weight itself."""
-        return {}
+        Raises:
+            UsageError: A matrix has fewer directions than are asked for.
+        """
+        ranks = dict.fromkeys(self.names(model), self.r)
+        fits("r", ranks, self.shapes(model))
+        return ranks
+
+    def maker(self, model: Any, names: Sequence[str], calibrate: Calibrate) -> Maker:
+        """What gives the parts of each matrix, once it has looked at the untouched model."""
+        return lambda name, weight: self.parts(weight)
 
     @abstractmethod
     def parts(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
-        """What stands for A and for B, from a matrix (rows, columns) in float32."""
+        """What stands for A and for B, from the matrix (rows, columns) that gives the bases, in float32."""
 
     @abstractmethod
     def trainable(self, shapes: Sequence[tuple[int, int]]) -> int:

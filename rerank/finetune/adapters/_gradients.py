@@ -14,11 +14,13 @@ from rerank.finetune.base import Calibrate
 def gradients(model: Any, names: Sequence[str], calibrate: Calibrate) -> dict[str, torch.Tensor]:
     """Module name -> (rows, columns) the gradient of the mean loss with respect to its weight, in float32.
 
-    The model is as before afterwards. It holds a gradient for each of these weights meanwhile, in their number type.
+    It is 0 for a weight that takes no part in the loss, as behind the attention of the last layer that a loss on
+    attention watches. The model is as before afterwards. It holds a gradient for each of these weights meanwhile, in
+    their number type.
 
     Raises:
         UsageError: A weight is packed, so it has no gradient.
-        BackendError: A weight takes no part in the loss, or a gradient is not finite.
+        BackendError: None of the weights takes part in the loss, or a gradient is not finite.
     """
     weights = {name: model.get_submodule(name).weight for name in names}
     for name, weight in weights.items():
@@ -36,16 +38,22 @@ def gradients(model: Any, names: Sequence[str], calibrate: Calibrate) -> dict[st
             weight.requires_grad_(True)
         with torch.enable_grad():
             calibrate.backward(model)
-        return {name: _finite(name, weight.grad) for name, weight in weights.items()}
+        if all(weight.grad is None for weight in weights.values()):
+            raise BackendError(
+                f"The loss depends on none of the {len(names)} matrices, such as {names[0]}",
+                expected="targets that the loss depends on",
+                remedy="Name others in targets, or let the loss look at higher layers",
+            )
+        return {name: _gradient(name, weight) for name, weight in weights.items()}
     finally:
         for parameter, wanted, gradient in asked:
             parameter.requires_grad_(wanted)
             parameter.grad = gradient
 
 
-def _finite(name: str, gradient: torch.Tensor | None) -> torch.Tensor:
-    if gradient is None:
-        raise BackendError(f"The loss does not depend on {name}", remedy="Leave the module out of targets")
-    if not torch.isfinite(gradient).all():
+def _gradient(name: str, weight: torch.Tensor) -> torch.Tensor:
+    if weight.grad is None:
+        return torch.zeros_like(weight, dtype=torch.float32)
+    if not torch.isfinite(weight.grad).all():
         raise BackendError(f"The gradient of {name} is not finite", remedy="Calibrate in float32 or bfloat16")
-    return gradient.detach().float()
+    return weight.grad.detach().float()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 
 
 def wrap(model: Any, config: Any, *, seed: int) -> Any:
-    """A `peft.PeftModel` with one new adapter, which alone trains; what is drawn comes from the seed.
+    """A `peft.PeftModel` with one new adapter, which alone trains, in float32; what is drawn comes from the seed.
 
     Args:
         model: A model of transformers.
@@ -38,6 +38,10 @@ def wrap(model: Any, config: Any, *, seed: int) -> Any:
         # peft asks for an attribute by the name that it had before transformers 5.24.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         wrapped = get_peft_model(model, config)
+    # peft does so itself, but for what lies outside the layers that it replaces.
+    for parameter in wrapped.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
     # New modules come in training mode, which would make dropout act in a model that is being evaluated.
     return wrapped.train(model.training)
 
@@ -97,7 +101,7 @@ def save(model: Any, folder: Path) -> None:
     """Write the adapter as it is."""
     # Asked whether embeddings changed, peft would look the base model up on the hub.
     tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
-    _write(model.peft_config[ADAPTER], tensors, folder)
+    _write(model.peft_config[ADAPTER], model.targeted_module_names, tensors, folder)
 
 
 def save_factors(model: Any, factors: Factors, folder: Path, *, scaling: float = 1.0) -> None:
@@ -113,19 +117,19 @@ def save_factors(model: Any, factors: Factors, folder: Path, *, scaling: float =
     config = lora_config(ranks, {name: scaling * rank for name, rank in ranks.items()})
     trained = model.peft_config[ADAPTER]
     config.base_model_name_or_path = trained.base_model_name_or_path or model.get_base_model().name_or_path or None
-    config.target_modules = trained.target_modules  # which peft has made short
     tensors = {}
     for name, (b, a) in factors.items():
         tensors[f"{_INSIDE}{name}.lora_A.weight"] = a
         tensors[f"{_INSIDE}{name}.lora_B.weight"] = b
-    _write(config, tensors, folder)
+    _write(config, list(factors), tensors, folder)
 
 
-def _write(config: Any, tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
+def _write(config: Any, names: Sequence[str], tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
     config = copy.copy(config)
     config.inference_mode = True
-    if not isinstance(config.target_modules, str | None):
-        config.target_modules = sorted(config.target_modules)  # a set is written in any order
+    # In full: peft makes them as short as tells them apart in the model at hand, which may lack the last layers of the
+    # one that the adapter is loaded on.
+    config.target_modules = sorted(names)
     # Copies, because tensors that share their memory are refused.
     kept = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     save_file(kept, folder / "adapter_model.safetensors", metadata={"format": "pt"})

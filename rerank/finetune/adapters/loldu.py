@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rerank.finetune.adapters._frozen import FrozenBasis
 
@@ -18,12 +18,19 @@ class Loldu(FrozenBasis):
 
     What is added to W is P L (Z - D) U over the first r columns of L and rows of U, with Z beginning as D. The paper
     also trains a scale for each matrix, which is one factor of Z more and is left out.
+
+    Attributes:
+        r: How many numbers train; all of D where a matrix has fewer, min(rows, columns).
     """
 
     r: int = 256
 
     paper: ClassVar[str] = "Shi et al., 2024, arXiv 2410.13618 (LoLDU)"
     summary: ClassVar[str] = "Trains the first r pivots of each matrix's LDU decomposition"
+
+    def ranks(self, model: Any) -> dict[str, int]:
+        """See `FrozenBasis`; D ends where the smaller side does, and then all of it trains."""
+        return {name: min(self.r, *shape) for name, shape in zip(self.names(model), self.shapes(model), strict=True)}
 
     def parts(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
         """See `FrozenBasis`."""
@@ -39,5 +46,5 @@ class Loldu(FrozenBasis):
         return Down(unit[: self.r], start, start), Up(permutation @ lower[:, : self.r])
 
     def trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """A matrix: r."""
-        return self.r * len(shapes)
+        """A matrix: r, or its smaller side if that is less."""
+        return sum(min(self.r, *shape) for shape in shapes)

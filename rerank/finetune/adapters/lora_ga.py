@@ -22,6 +22,8 @@ class LoraGa(MovedStart):
     singular values and by rows^(1/4) / sqrt(gamma), A0 by nothing, while the authors multiply both by the fourth root
     and neither by singular values. So the speed that the paper reports says nothing about this version.
 
+    A matrix that takes no part in the loss has no gradient to begin along: it begins as in LoRA.
+
     Attributes:
         gamma: Larger begins smaller.
     """
@@ -36,7 +38,7 @@ class LoraGa(MovedStart):
 
         Raises:
             UsageError: A matrix has fewer than 2 r singular directions, or is quantised.
-            BackendError: A matrix has no finite gradient.
+            BackendError: The loss depends on none of the matrices, or a gradient is not finite.
         """
         from rerank.finetune.adapters._gradients import gradients
 
@@ -45,7 +47,7 @@ class LoraGa(MovedStart):
         found = gradients(model, list(ranks), calibrate)
         # Where peft looks for it. `peft.preprocess_loraga` would divide what is a mean over batches already by their
         # number once more, and B0 with it.
-        modules = {name: model.get_submodule(name) for name in found}
+        modules = {name: model.get_submodule(name) for name, gradient in found.items() if gradient.any()}
         try:
             for name, module in modules.items():
                 module._peft_loraga_grad = found[name]

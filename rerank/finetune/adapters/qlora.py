@@ -41,10 +41,10 @@ class Qlora(LoraFamily):
         """See `Adapter`.
 
         Raises:
-            MissingPrerequisiteError: No CUDA device, or no bitsandbytes.
+            MissingPrerequisiteError: See `check_machine`.
             UsageError: ``loftq`` for a model that is packed already, or for a matrix smaller than the rank.
         """
-        _require()
+        self.check_machine()
         from rerank.finetune.adapters import _four_bit
 
         ranks, packed = self.ranks(model), getattr(model, "is_loaded_in_4bit", False)
@@ -64,20 +64,24 @@ class Qlora(LoraFamily):
             _four_bit.make_up(wrapped, before)
         return wrapped
 
+    def check_machine(self) -> None:
+        """See `RunsOnSome`.
 
-def _require() -> None:
-    import torch
+        Raises:
+            MissingPrerequisiteError: No CUDA device, or no bitsandbytes.
+        """
+        import torch
 
-    if not torch.cuda.is_available():
-        raise MissingPrerequisiteError(
-            "The adapter 'qlora' trains on a base model of four bits, and there is no CUDA device",
-            remedy="Run it on a machine with an NVIDIA GPU, or take another adapter, such as lora",
-        )
-    if find_spec("bitsandbytes") is None:
-        raise MissingPrerequisiteError(
-            "The adapter 'qlora' packs the base model with bitsandbytes, which is not installed",
-            remedy="pip install bitsandbytes",
-        )
+        if not torch.cuda.is_available():
+            raise MissingPrerequisiteError(
+                "The adapter 'qlora' trains on a base model of four bits, and there is no CUDA device",
+                remedy="Run it on a machine with an NVIDIA GPU, or take another adapter, such as lora",
+            )
+        if find_spec("bitsandbytes") is None:
+            raise MissingPrerequisiteError(
+                "The adapter 'qlora' packs the base model with bitsandbytes, which is not installed",
+                remedy="pip install bitsandbytes",
+            )
 
 
 def _on_device(model: Any) -> Any:

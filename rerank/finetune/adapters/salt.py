@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rerank.finetune.adapters._frozen import FrozenBasis
 from rerank.finetune.adapters._targets import at_least
@@ -37,10 +37,9 @@ class Salt(FrozenBasis):
         super().__post_init__()
         at_least("d", self.d, 1)
 
-    @property
-    def rank(self) -> int:
-        """The rank of the LoRA that is saved."""
-        return self.r + self.d
+    def ranks(self, model: Any) -> dict[str, int]:
+        """See `FrozenBasis`."""
+        return {name: rank + self.d for name, rank in super().ranks(model).items()}
 
     def parts(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
         """See `FrozenBasis`."""

@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from rerank.errors import UsageError
 from rerank.finetune.adapters._family import PeftMethod
 from rerank.finetune.adapters._targets import LinearTargets, at_least, share
 from rerank.finetune.base import Calibrate
+
+if TYPE_CHECKING:
+    from rerank.finetune.recipe import Recipe
 
 Shapes = Sequence[tuple[int, int]]
 
@@ -54,7 +58,33 @@ class Shadow(PeftMethod):
         # Nobody reads where the shadow goes after the last layer.
         last.shadow_update_gate.requires_grad_(False)
         last.shadow_update_transform.requires_grad_(False)
+        # The network trains in float32, and gets the embeddings of a model that may be of 16 bits.
+        for network in wrapped.base_model.shadow_backbone.values():
+            network.register_forward_pre_hook(_widened, with_kwargs=True)
         return wrapped
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """See `FitsSome`: the network beside the model cannot be told of texts that lie in one row.
+
+        Raises:
+            UsageError: A loss looks at attention, or texts are packed.
+        """
+        from rerank.methods import open_method
+
+        watched = [loss.name for loss in recipe.losses if loss.on in ("attention", "log-attention")]
+        judge, size = open_method(recipe.method.method).judge, recipe.training.batch_size
+        reasons = [
+            *([f"the loss {watched[0]!r} on attention"] if watched else []),
+            *([f"batch_size = {size}"] if size > 1 else []),
+            *(["a method that scores one document at a time"] if judge == "score" else []),
+        ]
+        if reasons:
+            raise UsageError(
+                f"The adapter 'shadow' with {' and '.join(reasons)}: its own network cannot be told which texts lie in "
+                "a row, or be watched",
+                expected="losses of tokens or logits, batch_size = 1 and a method that asks about lists",
+                remedy="Raise accumulation instead of batch_size, or take another adapter, such as lora",
+            )
 
     def config(self, model: Any, seed: int) -> Any:
         """See `PeftMethod`."""
@@ -91,6 +121,10 @@ class Shadow(PeftMethod):
     def _inside(self) -> LinearTargets:
         # Only what is in a numbered layer, which a limit on layers that none has says.
         return LinearTargets(layers=2**31 if self.layers is None else self.layers)
+
+
+def _widened(module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return given, named | {"inputs_embeds": named["inputs_embeds"].float()}
 
 
 def _period(shapes: Shapes) -> Shapes:

@@ -20,16 +20,15 @@ from rerank.finetune.inspection.checkpoints import Checkpoint
 from rerank.finetune.inspection.deltas import factors_of, is_plain, scaling
 from rerank.finetune.inspection.folders import new_folder
 from rerank.finetune.inspection.subject import Subject
+from rerank.judges._heads import HeadList, read_heads
 from rerank.trained import HEADS, PROMPT, SETTINGS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: What of an adapter's folder says how it is used.
-_USE = (SETTINGS, PROMPT, HEADS)
+#: What of an adapter's folder says how it is used, and has to be the same in all.
+_USE = (SETTINGS, PROMPT)
 _WEIGHTS = "adapter_model.safetensors"
-#: Module -> core of a LoRA-SB adapter, beside its folded factors.
-CORE = "core.safetensors"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -58,14 +57,14 @@ def average_core(adapters: Sequence[Subject], out: Path) -> int:
 
     Args:
         adapters: Two or more.
-        out: A new folder, which gets a plain LoRA adapter, and the mean core where all of them keep theirs.
+        out: A new folder, which gets a plain LoRA adapter, and their prompt, settings and mean heads if they have some.
 
     Returns:
         How many matrices it adapts.
 
     Raises:
         UsageError: Fewer than two, or one that is no plain LoRA.
-        DataError: They differ in more than A, or were trained on other models or for other methods.
+        DataError: They differ in more than A, or were trained on other models, for other methods or with other heads.
     """
     shards = _shards(adapters)
     first = shards[0]
@@ -76,13 +75,13 @@ def average_core(adapters: Sequence[Subject], out: Path) -> int:
             if other.scale(module) != first.scale(module) or not b.equal(other.factor(module, "B")):
                 raise DataError(
                     f"{first.folder} and {other.folder} have other B or another scale in {module}",
-                    expected="adapters that share their B to the bit, as LoRA-SB adapters with one basis do",
-                    remedy="Use --concatenate: the mean of A times the mean of B is not the mean of their products",
+                    expected="adapters that share their B to the bit, as LoRA-SB adapters of one basis do",
+                    remedy="Train shards with basis = FOLDER of one LoRA-SB adapter, or use --concatenate: the mean of "
+                    "A times the mean of B is not the mean of their products",
                 )
         averaged[keys["A"]] = _mean([shard.factor(module, "A") for shard in shards])
         averaged[keys["B"]] = b
-    cores = _mean_cores([shard.folder / CORE for shard in shards])
-    _write(out, first.config, averaged, first, cores)
+    _write(out, first.config, averaged, shards)
     return len(first.modules)
 
 
@@ -93,14 +92,14 @@ def concatenate(adapters: Sequence[Subject], out: Path) -> int:
 
     Args:
         adapters: Two or more.
-        out: A new folder, which gets a plain LoRA adapter.
+        out: A new folder, which gets a plain LoRA adapter, and the rest as `average_core` has it.
 
     Returns:
         How many matrices it adapts.
 
     Raises:
         UsageError: Fewer than two, or one that is no plain LoRA.
-        DataError: They adapt other matrices, or were trained on other models or for other methods.
+        DataError: They adapt other matrices, or were trained on other models, for other methods or with other heads.
     """
     import torch
 
@@ -118,7 +117,7 @@ def concatenate(adapters: Sequence[Subject], out: Path) -> int:
     config = dataclasses.replace(
         first.config, r=rank, lora_alpha=rank, rank_pattern=pattern, alpha_pattern=dict(pattern), use_rslora=False
     )
-    _write(out, config, joined, first, {})
+    _write(out, config, joined, shards)
     return len(ranks)
 
 
@@ -159,7 +158,7 @@ def _check_use(first: Path, other: Path) -> None:
         if texts[0] != texts[1]:
             raise DataError(
                 f"{first / name} and {other / name} differ",
-                expected="adapters that were trained for one method, with one prompt and one list of heads",
+                expected="adapters that were trained for one method, with one prompt",
             )
 
 
@@ -173,26 +172,51 @@ def _mean(tensors: Sequence[Tensor]) -> Tensor:
     return (total / len(tensors)).float()
 
 
-def _mean_cores(paths: Sequence[Path]) -> dict[str, Tensor]:
-    """Module -> mean core; empty unless all adapters keep theirs."""
-    if not all(path.is_file() for path in paths):
-        return {}
-    files = [Checkpoint(path) for path in paths]
-    if len({tuple(file) for file in files}) > 1:
-        raise DataError(f"The cores in {paths[0]} and others are of other matrices", expected="adapters of one recipe")
-    return {name: _mean([file.read(name) for file in files]) for name in files[0]}
+def _mean_heads(paths: Sequence[Path]) -> HeadList | None:
+    """How much each head counts in the mean, and the mean power of lengths; None where no adapter has heads.
+
+    Scores are read off heads that are weighted and then multiplied by a power of lengths: their mean is that of the
+    weights where powers are the same, and near it where they are nearly so.
+    """
+    if not any(path.is_file() for path in paths):
+        return None
+    lists = [read_heads(path) for path in paths]
+    first = lists[0]
+    for path, other in zip(paths, lists, strict=True):
+        if set(other.heads) != set(first.heads) or other.model != first.model:
+            raise DataError(
+                f"{paths[0]} and {path} are of other heads or models",
+                expected="adapters that read the same heads of one model",
+            )
+    weights = {head: sum(_weight(one, head) for one in lists) / len(lists) for head in first.heads}
+    order = sorted(first.heads, key=lambda head: -weights[head])
+    return dataclasses.replace(
+        first,
+        heads=tuple(order),
+        weights=tuple(weights[head] for head in order) if any(one.weights for one in lists) else (),
+        length_power=sum(one.length_power for one in lists) / len(lists),
+    )
 
 
-def _write(out: Path, config: Any, tensors: Mapping[str, Tensor], first: _Shard, cores: Mapping[str, Tensor]) -> None:
+def _weight(heads: HeadList, head: tuple[int, int]) -> float:
+    """How much a head counts, of 1 in all."""
+    if not heads.weights:
+        return 1 / len(heads.heads)
+    return heads.weights[heads.heads.index(head)] / sum(heads.weights)
+
+
+def _write(out: Path, config: Any, tensors: Mapping[str, Tensor], shards: Sequence[_Shard]) -> None:
     """Write an adapter as PEFT does; weights are of the first adapter's number type."""
     from safetensors.torch import save_file
 
+    first = shards[0]
+    heads = _mean_heads([shard.folder / HEADS for shard in shards])
     kept = {key: tensor.to(first.stored.dtype(key)).contiguous() for key, tensor in tensors.items()}
     with new_folder(out) as made:
         save_file(kept, made / _WEIGHTS, metadata={"format": "pt"})
-        if cores:
-            save_file({name: core.contiguous() for name, core in cores.items()}, made / CORE)
         for name in _USE:
             if (first.folder / name).is_file():
                 shutil.copyfile(first.folder / name, made / name)
+        if heads is not None:
+            heads.write(made / HEADS)
         config.save_pretrained(str(made))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from rerank.finetune.inspection.checkpoints import Checkpoint
 from rerank.finetune.inspection.deltas import check_places
 from rerank.finetune.inspection.folders import check_new, new_folder
 from rerank.finetune.inspection.subject import FULL, Subject
+from rerank.judges._heads import BESIDE, read_heads
+from rerank.trained import HEADS, PROMPT, SETTINGS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,7 +115,9 @@ class Merged:
 def merge(subject: Subject, out: Path, merging: Merging | None = None) -> Merged:
     """Write a model folder that holds what the adapter computes: config, safetensors, tokenizer.
 
-    Weights are merged in float32 and rounded once. It needs the untrained model in float32 in memory.
+    Weights are merged in float32 and rounded once. It needs the untrained model in float32 in memory. What an adapter
+    of `rerank train` says of its use (method, prompt, limits, heads) goes along, so that ``--model FOLDER`` ranks as
+    the adapter did.
 
     Args:
         subject: An adapter, or a whole model whose intruders are to be reduced.
@@ -142,6 +147,7 @@ def merge(subject: Subject, out: Path, merging: Merging | None = None) -> Merged
         tokenizer.save_pretrained(made)
         said = {"base": str(subject.base), "trained": str(subject.folder), **asdict(merging)}
         (made / MARKER).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+        _carry_use(subject.folder, made)
     return Merged(
         out=out,
         dtype=str(dtype).removeprefix("torch."),
@@ -149,6 +155,17 @@ def merge(subject: Subject, out: Path, merging: Merging | None = None) -> Merged
         rounded=math.sqrt(squares[0] / squares[1]) if squares[1] else None,
         reduced=tuple(rows),
     )
+
+
+def _carry_use(trained: Path, made: Path) -> None:
+    """Say in a model's folder how it is used, where the adapter's, or the unreduced model's, said so."""
+    for name in (SETTINGS, PROMPT):
+        if (trained / name).is_file():
+            shutil.copyfile(trained / name, made / name)
+    if (trained / HEADS).is_file():
+        heads = read_heads(trained / HEADS)
+        # Chosen for the untrained model and this adapter; now for the weights that they are in one folder with.
+        replace(heads, model={"model": heads.model.get("model", ""), "weights": BESIDE}).write(made / HEADS)
 
 
 def _loaded(subject: Subject, base: Checkpoint, merging: Merging) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ its outputs do. Knows no models, adapters or files. Torch is imported where a de
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rerank.errors import UsageError
@@ -168,14 +168,35 @@ def rank_profile(spectra: Mapping[str, Sequence[float]], reduction: float) -> tu
     if not 0 <= reduction < 1:
         raise UsageError(f"A rank reduction of {reduction}", expected="a share from 0, below 1")
     scaled = {name: [value / max(values) for value in values] for name, values in spectra.items()}
-    steps = sorted((value, 1 / len(values) / len(scaled)) for values in scaled.values() for value in values)
-    threshold, dropped = -1.0, 0.0  # below every value, so that those that are 0 are kept where nothing is asked for
-    for value, share in steps:
-        if dropped >= reduction - 1e-12:  # a sum of shares is off by rounding
-            break
-        threshold, dropped = value, dropped + share
-    kept = {name: max(1, sum(value > threshold for value in values)) for name, values in scaled.items()}
+    threshold, kept = above_one_threshold(scaled, reduction, lambda values: 1 / len(values) / len(scaled))
     return max(threshold, 0.0), kept
+
+
+def above_one_threshold(
+    spectra: Mapping[str, Sequence[float]], drop: float, weight: Callable[[Sequence[float]], float]
+) -> tuple[float, dict[str, int]]:
+    """The lowest of the values, as a threshold for all, up to which there is enough to drop. Equal values go together.
+
+    This is where bisection on the threshold ends, found by sorting.
+
+    Args:
+        spectra: Name -> singular values over the largest of them, so that the first is 1.
+        drop: What the dropped values are to weigh together, at least.
+        weight: What each value of a spectrum weighs.
+
+    Returns:
+        The threshold, below 0 where nothing is to be dropped, and how many values of each lie above it, at least 1.
+
+    >>> above_one_threshold({"flat": [1, 0.9, 0.8], "steep": [1, 0.2, 0.1]}, 2, lambda values: 1)
+    (0.2, {'flat': 3, 'steep': 1})
+    """
+    steps = sorted((value, weight(values)) for values in spectra.values() for value in values)
+    threshold, dropped = -1.0, 0.0  # below every value, so that those that are 0 are kept where nothing is asked for
+    for value, heavy in steps:
+        if dropped >= drop - 1e-12:  # a sum of shares is off by rounding
+            break
+        threshold, dropped = value, dropped + heavy
+    return threshold, {name: max(1, sum(value > threshold for value in values)) for name, values in spectra.items()}
 
 
 def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:

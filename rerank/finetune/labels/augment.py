@@ -77,25 +77,6 @@ def varied(labels: Iterable[LabelList], wanted: Variants) -> Iterator[LabelList]
             yield label.take(wanted.positions(len(label), chance))
 
 
-def vary(one: TrainingList, wanted: Variants, *, place: int) -> TrainingList:
-    """One variant of a list with its texts, for training that draws a new one every time.
-
-    Args:
-        one: The list.
-        wanted: What is drawn; copies and keep do not count.
-        place: Which draw; another one gives another variant.
-    """
-    chance = random.Random(f"{wanted.seed}/{one.query.id}/{place}")
-    positions = wanted.positions(len(one), chance)
-    new = {old: at for at, old in enumerate(positions)}
-    return replace(
-        one,
-        docs=tuple(one.docs[at] for at in positions),
-        order=tuple(new[at] for at in one.order if at in new),
-        scores=tuple(one.scores[at] for at in positions) if one.scores else (),
-    )
-
-
 def cut_texts(one: TrainingList, words: int) -> TrainingList:
     """The list with every document's text cut after so many words, title and body each; all of them alike.
 

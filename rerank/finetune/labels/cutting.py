@@ -24,8 +24,9 @@ Cut = Callable[[Document], tuple[str, Document]]
 def cut_title(doc: Document) -> tuple[str, Document]:
     """The title as a query, and the document without it; a body that begins with the title loses that too.
 
-    >>> cut_title(Document(id="1", title="On Fleas", text="On fleas. They live for months."))
-    ('On Fleas', Document(id='1', text='They live for months.', title=''))
+    >>> query, left = cut_title(Document(id="1", title="On Fleas", text="On fleas. They live for months."))
+    >>> query, left.title, left.text
+    ('On Fleas', '', 'They live for months.')
     """
     return one_line(doc.title), replace(doc, title="", text=_behind(doc.text, doc.title))
 
@@ -33,8 +34,9 @@ def cut_title(doc: Document) -> tuple[str, Document]:
 def cut_first_sentence(doc: Document) -> tuple[str, Document]:
     """The body's first sentence as a query, and the document without it; the title stays.
 
-    >>> cut_first_sentence(Document(id="1", text="What are fleas? They live for months."))
-    ('What are fleas?', Document(id='1', text='They live for months.', title=''))
+    >>> query, left = cut_first_sentence(Document(id="1", text="What are fleas? They live for months."))
+    >>> query, left.text
+    ('What are fleas?', 'They live for months.')
     """
     end = _END.search(doc.text)
     if end is None:

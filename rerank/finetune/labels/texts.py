@@ -43,10 +43,16 @@ def with_texts(labels: Iterable[LabelList], collection: Collection) -> Iterator[
 
 
 def query_texts(labels: Sequence[LabelList], collection: Collection | None = None) -> dict[str, str]:
-    """Query id -> text, for the queries of some labels; what is known nowhere is left out."""
+    """Query id -> text, for the queries of some labels; what is known nowhere is left out.
+
+    Of a query with several lists the first that has a text counts, and the collection where none has.
+    """
     known = {query.id: query.text for query in collection.queries()} if collection is not None else {}
-    found = {label.qid: label.query or known.get(label.qid, "") for label in labels}
-    return {qid: text for qid, text in found.items() if text.strip()}
+    found: dict[str, str] = {}
+    for label in labels:
+        if label.query.strip():
+            found.setdefault(label.qid, label.query)
+    return {label.qid: text for label in labels if (text := found.get(label.qid) or known.get(label.qid, "")).strip()}
 
 
 def lengths(labels: Iterable[LabelList], collection: Collection) -> dict[str, int]:

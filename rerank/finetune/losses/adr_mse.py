@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from rerank.errors import UsageError
+from rerank.finetune.losses.base import above_zero
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,8 +35,7 @@ class AdrMse:
 
     def __post_init__(self) -> None:
         """Check the temperature."""
-        if self.temperature <= 0:
-            raise UsageError(f"temperature={self.temperature}", expected="a number above 0")
+        above_zero(temperature=self.temperature)
 
     def __call__(self, scores: Tensor, wanted: Wanted) -> Tensor:
         """See `ListLoss`."""

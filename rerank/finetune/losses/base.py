@@ -6,10 +6,11 @@ the scores come from is the recipe's choice, so one formula serves first-token l
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
-from rerank.errors import DataError
+from rerank.errors import DataError, UsageError
 from rerank.finetune.base import Part
 
 if TYPE_CHECKING:
@@ -31,6 +32,17 @@ class Wanted:
 
     ranks: Tensor
     scores: Tensor
+
+
+def above_zero(**options: float) -> None:
+    """Refuse options that divide or stretch scores and are no number above 0, NaN and infinity among them.
+
+    Raises:
+        UsageError: One is none.
+    """
+    for name, value in options.items():
+        if not 0 < value < math.inf:
+            raise UsageError(f"{name}={value}", expected="a number above 0")
 
 
 def teacher_scores(wanted: Wanted, loss: str) -> Tensor:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from rerank.errors import UsageError
-from rerank.finetune.losses.base import teacher_scores
+from rerank.finetune.losses.base import above_zero, teacher_scores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,10 +39,7 @@ class Distill:
 
     def __post_init__(self) -> None:
         """Check the temperatures."""
-        if min(self.temperature, self.teacher_temperature) <= 0:
-            raise UsageError(
-                f"temperature={self.temperature}, teacher_temperature={self.teacher_temperature}", expected="above 0"
-            )
+        above_zero(temperature=self.temperature, teacher_temperature=self.teacher_temperature)
 
     def __call__(self, scores: Tensor, wanted: Wanted) -> Tensor:
         """See `ListLoss`.

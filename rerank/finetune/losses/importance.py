@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -22,7 +23,7 @@ class Importance:
         alpha: Weight of separators and of the end of the text; at most 1 in the paper, 1 in its code.
 
     Raises:
-        UsageError: A negative alpha.
+        UsageError: An alpha that is no number of at least 0.
     """
 
     of: ClassVar[Literal["tokens"]] = "tokens"
@@ -33,7 +34,7 @@ class Importance:
 
     def __post_init__(self) -> None:
         """Check the weight."""
-        if self.alpha < 0:
+        if not 0 <= self.alpha < math.inf:
             raise UsageError(f"alpha={self.alpha}", expected="a weight of at least 0")
 
     def weights(self, ranks: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from rerank.errors import UsageError
+from rerank.finetune.losses.base import above_zero
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,10 +38,9 @@ class Infonce:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        if self.temperature <= 0 or self.positives < 1:
-            raise UsageError(
-                f"temperature={self.temperature} with positives={self.positives}", expected="above 0, and at least 1"
-            )
+        above_zero(temperature=self.temperature)
+        if self.positives < 1:
+            raise UsageError(f"positives={self.positives}", expected="at least 1")
 
     def __call__(self, scores: Tensor, wanted: Wanted) -> Tensor:
         """See `ListLoss`."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from rerank.finetune.losses.base import above_zero
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -21,6 +23,9 @@ class Lambdarank:
 
     Attributes:
         sigma: Steepness.
+
+    Raises:
+        UsageError: A sigma of 0 or less.
     """
 
     of: ClassVar[Literal["scores"]] = "scores"
@@ -28,6 +33,10 @@ class Lambdarank:
     summary: ClassVar[str] = "Every pair in the label's order, by how much nDCG it decides"
 
     sigma: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the steepness."""
+        above_zero(sigma=self.sigma)
 
     def __call__(self, scores: Tensor, wanted: Wanted) -> Tensor:
         """See `ListLoss`."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from rerank.finetune.losses.base import above_zero
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -19,6 +21,9 @@ class Listnet:
 
     Attributes:
         temperature: How much of P the best documents have; 1 gives the first 63 %.
+
+    Raises:
+        UsageError: A temperature of 0 or less.
     """
 
     of: ClassVar[Literal["scores"]] = "scores"
@@ -26,6 +31,10 @@ class Listnet:
     summary: ClassVar[str] = "Cross-entropy between softmaxes of the label's ranks and of the scores"
 
     temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the temperature."""
+        above_zero(temperature=self.temperature)
 
     def __call__(self, scores: Tensor, wanted: Wanted) -> Tensor:
         """See `ListLoss`."""

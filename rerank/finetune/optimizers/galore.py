@@ -16,8 +16,8 @@ class Galore(Subspace):
     Keeps r (2 long + short) numbers of a matrix instead of 2 long short: 66 % less at r = 1024 in a model of 7B. Each
     choice of the subspace costs a singular value decomposition of every gradient.
 
-    With ``factors`` it projects the gradients of an adapter's factors instead, with a ``rank`` below the adapter's:
-    together with the adapter `dora` that is GradNormLoRP (Huang et al., arXiv 2412.19616).
+    With ``factors`` it projects the gradients of an adapter's factors instead, with a ``rank`` below the adapter's; on
+    those of `dora` that is `gradnormlorp`.
 
     Attributes:
         factors: Whether an adapter's factors train, and not the model's weights.

@@ -17,6 +17,7 @@ class Contribution:
 
     The paper measures what filters of networks for images contribute, by integrated gradients; here the squared norm at
     the untouched weights stands for that. No rank exceeds the smaller side of its matrix; what is over goes to others.
+    A matrix that takes no part in the loss contributes nothing.
 
     Attributes:
         least: What each matrix gets before the rest is shared out; at 0 some get nothing and are not adapted.
@@ -37,7 +38,7 @@ class Contribution:
 
         Raises:
             UsageError: No targets, a mean rank below 1 or below ``least``, or a model that is quantised.
-            BackendError: A matrix has no finite gradient.
+            BackendError: The loss depends on none of the matrices, or a gradient is not finite.
         """
         from rerank.finetune.adapters._gradients import gradients
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from rerank.errors import UsageError
 from rerank.finetune.base import Calibrate
+from rerank.finetune.inspection.spectra import above_one_threshold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,26 +32,9 @@ class Welore:
         if not targets or r < 1:
             raise UsageError(f"A mean rank of {r} for {len(targets)} matrices", expected="at least 1 of each")
         spectra = {name: _spectrum(model.get_submodule(name).weight) for name in targets}
-        return above_one_threshold(spectra, r * len(targets))
-
-
-def above_one_threshold(spectra: Mapping[str, Sequence[float]], budget: int) -> dict[str, int]:
-    """How many values of each matrix lie above the lowest threshold that lets no more than ``budget`` pass.
-
-    This is where bisection on the threshold ends, found by sorting.
-
-    Args:
-        spectra: Module name -> its singular values over the largest of them, so that the first is 1.
-        budget: At least the number of matrices.
-
-    >>> above_one_threshold({"flat": [1, 0.9, 0.8], "steep": [1, 0.2, 0.1]}, 4)
-    {'flat': 3, 'steep': 1}
-    >>> above_one_threshold({"flat": [1, 0.5, 0.5], "steep": [1, 0.2, 0.1]}, 3)
-    {'flat': 1, 'steep': 1}
-    """
-    values = sorted((value for spectrum in spectra.values() for value in spectrum), reverse=True)
-    threshold = values[budget] if budget < len(values) else -1.0
-    return {name: sum(value > threshold for value in spectrum) for name, spectrum in spectra.items()}
+        values = sum(map(len, spectra.values()))
+        _, ranks = above_one_threshold(spectra, values - r * len(targets), lambda spectrum: 1)
+        return ranks
 
 
 def _spectrum(weight: Any) -> list[float]:

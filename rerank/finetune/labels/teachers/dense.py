@@ -64,7 +64,9 @@ class Dense(Searching):
             "fields": self.fields,
             "encoder": json.dumps(dict(encoder.identity), sort_keys=True),
         }
-        matrix = _embeddings.open_embeddings(documents, encoder, made_from, text=self._text, batch_size=self.batch_size)
+        matrix = _embeddings.open_embeddings(
+            documents, encoder, made_from, text=self.text_of, batch_size=self.batch_size
+        )
         rows = {doc.id: at for at, doc in enumerate(texts.documents)}
         found = {}
         for query, ranking in task.candidates.items():

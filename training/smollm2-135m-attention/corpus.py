@@ -4,7 +4,7 @@ Both are written by SmolLM2-135M-Instruct (Apache-2.0), which is told a noun, it
 free to use, copy and distribute) and what to write about. They are fluent and often wrong, which does no harm here:
 a teacher says how near a passage is to a question, and neither is ever shown as true.
 
-    python training/embedded-attention/corpus.py --wordnet /usr/share/wordnet --topics 3000 --out passages.jsonl
+    python training/smollm2-135m-attention/corpus.py --wordnet /usr/share/wordnet --topics 3000 --out passages.jsonl
 
 One JSON object a line: id, topic, gloss, text, question. A second call with the same --out goes on where it stopped.
 """

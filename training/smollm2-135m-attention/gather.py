@@ -1,6 +1,6 @@
 """Turn free texts into collections with queries, in BEIR's layout, for `rerank label` to make training lists from.
 
-    python training/embedded-attention/gather.py --out collections/ --passages passages.jsonl \\
+    python training/smollm2-135m-attention/gather.py --out collections/ --passages passages.jsonl \\
         --foldoc /usr/share/dictd --wordnet /usr/share/wordnet --cranfield FOLDER --vaswani FOLDER
 
 Whatever is not given is left out. Texts and terms: passages written by SmolLM2-135M-Instruct (Apache-2.0) about nouns

@@ -6,10 +6,13 @@ VENV := .venv
 VLLM := .venv-vllm
 LUCENE := .venv-lucene
 BIN := $(VENV)/bin
+# Files of TREC Deep Learning 2019 as eval/leaderboard/dl19.toml names them, and run folders of your own beside them.
+DATA ?= ../shared/data
+RUNS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-all test test-vllm test-lucene test-browser check lint types docs fix clean
+.PHONY: help demo demo-all leaderboard test test-vllm test-lucene test-browser check lint types docs fix clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -19,6 +22,10 @@ demo: $(VENV)/.hf ## rerank a sample of questions about Python's library with a 
 
 demo-all: $(VENV)/.hf ## the same with all questions
 	$(BIN)/rerank demo --all
+
+leaderboard: $(VENV)/.base ## build the board of TREC Deep Learning 2019 into build/leaderboard, of the files in DATA and of RUNS
+	$(BIN)/rerank leaderboard build $(RUNS) --board eval/leaderboard/dl19.toml --data $(DATA) \
+		--title "TREC Deep Learning 2019" --out build/leaderboard
 
 test: $(VENV)/.dev ## the default test suite: no network, no model, no data from elsewhere
 	$(BIN)/python -m coverage run -m pytest -q

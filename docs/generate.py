@@ -39,6 +39,7 @@ The same table for scripts: `rerank methods --format json`. Which one to take: [
 """
 #: Method -> the page that it shares with others.
 _PAGES_OF = {
+    "fullrank-images": "../images",
     "multipass": "sliding",
     "qrhead": "icr",
     "core": "icr",
@@ -46,6 +47,7 @@ _PAGES_OF = {
     "setwise-bubble": "setwise",
     "pairwise-allpair": "pairwise",
     "pairwise-sliding": "pairwise",
+    "pointwise-images": "../images",
 }
 _TRAINING = """# Training methods
 
@@ -85,8 +87,8 @@ _PAGE_OF_KIND = {
 }
 #: Training method that is no part -> where it is described.
 _ELSEWHERE = {
-    "gradnormlorp": "optimizers.md#galore",
     "icr": "../methods/icr.md",
+    "mmteb": "../benchmarks/mmteb.md",
     "qrels-agreement": "../adjudication.md",
     "intruder-dimensions": "../inspecting.md",
     "update-sparsity": "../inspecting.md",
@@ -96,6 +98,14 @@ _FOR_TESTS = ("fake", "replay")
 #: Examples that tests cannot run, and why.
 _NOT_RUN = {
     "rerank doctor": "looks at this machine",
+    "rerank bench": "needs a suite's file",
+    "rerank leaderboard build": "needs runs over one collection",
+    "rerank leaderboard open": "opens a browser",
+    "rerank leaderboard check": "needs a submission's card",
+    "rerank mteb tasks": "needs the extra mteb",
+    "rerank mteb run": "needs the extra mteb, a model and data",
+    "rerank mteb choose tasks": "needs a table of scores",
+    "rerank mteb choose queries": "needs a table of scores",
     "rerank models pull": "downloads a model",
     "rerank train": "trains for minutes",
     "rerank inspect": "needs a trained adapter",

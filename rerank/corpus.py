@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
 from rerank.errors import DataError
@@ -43,6 +43,14 @@ class SaysDropSelf(Protocol):
     @property
     def drop_self(self) -> bool:
         """Whether a retrieved document whose id equals the query's is dropped."""
+
+
+@runtime_checkable
+class SupportsQueryFields(Protocol):
+    """A collection that says more about its queries than their words, such as categories or languages."""
+
+    def query_fields(self) -> Mapping[str, Mapping[str, str]]:
+        """Field -> query id -> value, for scores by group; a query without a value is left out."""
 
 
 @runtime_checkable

@@ -30,6 +30,11 @@ _PARTS = (
     ("peft", "peft", "hf"),
     ("sentence-transformers", "sentence_transformers", "cross-encoder"),
     ("faiss-cpu", "faiss", "dense"),
+    ("jieba", "jieba", "cjk"),
+    ("fugashi", "fugashi", "cjk"),
+    ("pillow", "PIL", "images"),
+    ("trl", "trl", "train"),
+    ("mteb", "mteb", "mteb"),
     ("pyserini", "pyserini", "lucene"),
     ("vllm", "vllm", "vllm"),
 )

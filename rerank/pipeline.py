@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rerank.judges.base import FAILURES, STATUSES, Judge, SupportsParts, TooLong, Verdict
+from rerank.strategies._passages import Cutting
 from rerank.strategies._splitting import Answer, Fitting, FittingPlan
 from rerank.strategies.base import Strategy
 from rerank.types import Document, Plan, Ranking, Window
@@ -42,7 +43,14 @@ class Outcome:
         return failed / len(self.judged) if self.judged else 0.0
 
 
-def drive(rankings: Iterable[Ranking], strategy: Strategy, judge: Judge, *, top_k: int | None = None) -> Outcome:
+def drive(
+    rankings: Iterable[Ranking],
+    strategy: Strategy,
+    judge: Judge,
+    *,
+    top_k: int | None = None,
+    passages: Cutting | None = None,
+) -> Outcome:
     """Rerank every ranking. A list whose query is blank asks nothing and keeps its order: there is no question.
 
     Args:
@@ -51,12 +59,16 @@ def drive(rankings: Iterable[Ranking], strategy: Strategy, judge: Judge, *, top_
         judge: Who puts them in order. It gets the next windows of all rankings at once. Windows of which it says that
             they are too long are ranked in parts and merged.
         top_k: Keep only that many of the new order; the rest follows in its given order. None for all.
+        passages: How documents are cut for the judge; None shows them whole. The rankings that come out are of
+            documents in any case, and the windows are of what was shown.
     """
     given = list(rankings)
+    asking = [bool(one.query.text.strip()) for one in given]
+    shown = [passages.expand(one) if passages and asks else one for one, asks in zip(given, asking, strict=True)]
     attempt = judge.attempt if isinstance(judge, SupportsParts) else judge.order
     fitting = Fitting()
-    scores = [dict(zip(ranking.doc_ids, ranking.scores, strict=True)) for ranking in given]
-    plans = [fitting(strategy(one) if one.query.text.strip() else _as_given(one)) for one in given]
+    scores = [dict(zip(ranking.doc_ids, ranking.scores, strict=True)) for ranking in shown]
+    plans = [fitting(strategy(one) if asks else _as_given(one)) for one, asks in zip(shown, asking, strict=True)]
     finished: dict[int, Ranking] = {}
     asked = _advance(plans, dict.fromkeys(range(len(plans))), finished)
     judged: list[tuple[Window, Verdict]] = []
@@ -68,6 +80,8 @@ def drive(rankings: Iterable[Ranking], strategy: Strategy, judge: Judge, *, top_
         given_back = iter(verdicts)
         answers = {index: [_answer(next(given_back)) for _ in wanted] for index, wanted in asked.items()}
         asked = _advance(plans, answers, finished)
+    if passages:
+        finished |= {at: passages.collect(given[at], one) for at, one in finished.items() if asking[at]}
     done = tuple(_best_first(ranking, finished[at].docs[:top_k]) for at, ranking in enumerate(given))
     return Outcome(done, tuple(judged), tuple(fitting.split))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
 import warnings
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -41,6 +42,10 @@ class Registry:
     def names(self) -> list[str]:
         """All names, sorted, built-in and added."""
         return sorted({*_built_in(self.room), *self._added()})
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is something called ``name`` (dashes and underscores are the same)."""
+        return name.replace("-", "_") in self.names()
 
     def get(self, name: str) -> Any:
         """Import and return the thing called ``name`` (dashes and underscores are the same).
@@ -75,7 +80,8 @@ class Registry:
         return found
 
     def _added(self) -> dict[str, EntryPoint]:
-        return {point.name.replace("-", "_"): point for point in entry_points(group=f"rerank.{self.room}")}
+        points = _points(f"rerank.{self.room}", tuple(sys.path))
+        return {point.name.replace("-", "_"): point for point in points}
 
     def _load(self, point: EntryPoint) -> Any:
         try:
@@ -85,6 +91,12 @@ class Registry:
                 f"The {self.kind} {point.name!r} from {point.value!r} does not load: {error!r}",
                 remedy="Repair or uninstall the distribution that brings it",
             ) from error
+
+
+@cache
+def _points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """Entry points of a group; finding them reads the metadata of all distributions on the path, so it is done once."""
+    return tuple(entry_points(group=group))
 
 
 @cache

@@ -26,12 +26,12 @@ from rerank.models import BackendOptions, backend_class, open_backend, prompt_fo
 from rerank.pipeline import Outcome, drive
 from rerank.prompts import load_prompt
 from rerank.stages import Transformer
-from rerank.strategies import Strategy, open_strategy
+from rerank.strategies import Passages, Strategy, open_strategy
 from rerank.trained import as_trained
 from rerank.types import Document, Query, Ranking, Run
 
-#: How a document may be given: its text, a `Document`, or a mapping with ``text`` and perhaps ``id`` (text or a whole
-#: number) and ``title``. An id or title that is None is one that is not given.
+#: How a document may be given: its text, a `Document`, or a mapping with ``text`` and perhaps ``id`` (text or a
+#: whole number) and ``title``; or with ``image``, a picture's path. An id or title of None is one that is not given.
 DocumentLike = str | Document | Mapping[str, Any]
 
 #: What of a token budget an adapter decides.
@@ -88,11 +88,13 @@ class Reranker(Transformer):
         strategy: Which windows are judged.
         judge: Who judges them.
         name: The tag of runs that come out of it.
+        passages: How long documents are cut for the judge; None shows them whole.
     """
 
     strategy: Strategy
     judge: Judge
     name: str = "reranker"
+    passages: Passages | None = None
     _turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
@@ -104,6 +106,7 @@ class Reranker(Transformer):
         prompt: str = "auto",
         limits: Limits | None = None,
         options: BackendOptions | None = None,
+        passages: str | Passages | None = None,
     ) -> Reranker:
         """Load a model.
 
@@ -115,9 +118,10 @@ class Reranker(Transformer):
                 suits the model.
             limits: Token budget and decoding; the adapter's if left out.
             options: Device, dtype, adapter and the like.
+            passages: Judge long documents in passages, as in ``"max,size=150,stride=75"``; None shows them whole.
 
         Raises:
-            UnknownNameError: No such method or prompt.
+            UnknownNameError: No such method or prompt, or no such way of putting passages together.
             MissingResourceError: The model is not there.
             MissingPrerequisiteError: The extra that the model needs is not installed.
         """
@@ -132,11 +136,17 @@ class Reranker(Transformer):
         backend = open_backend(model, options or BackendOptions(), kind=card.backend)
         if prompt == "auto":
             prompt = card.own_prompt or prompt_for(model)
-        return cls.from_backend(backend, method=method, prompt=prompt, limits=limits)
+        return cls.from_backend(backend, method=method, prompt=prompt, limits=limits, passages=passages)
 
     @classmethod
     def from_backend(
-        cls, backend: Backend, *, method: str = "fullrank", prompt: str = "auto", limits: Limits | None = None
+        cls,
+        backend: Backend,
+        *,
+        method: str = "fullrank",
+        prompt: str = "auto",
+        limits: Limits | None = None,
+        passages: str | Passages | None = None,
     ) -> Reranker:
         """Use a backend that is there already, so that several methods share one loaded model.
 
@@ -145,7 +155,12 @@ class Reranker(Transformer):
         card = open_method(method)
         name = (card.own_prompt or "listwise") if prompt == "auto" else prompt
         judge = open_judge(card.judge_selector, backend, load_prompt(name), limits)
-        return cls(strategy=open_strategy(card.strategy_selector), judge=judge, name=card.name.replace(":", "-"))
+        return cls(
+            strategy=open_strategy(card.strategy_selector),
+            judge=judge,
+            name=card.name.replace(":", "-"),
+            passages=Passages.parse(passages) if isinstance(passages, str) else passages,
+        )
 
     def rank(self, query: str | Query, documents: Sequence[DocumentLike], *, top_k: int | None = None) -> Hits:
         """Put documents in order.
@@ -192,10 +207,10 @@ class Reranker(Transformer):
 
     def _drive(self, rankings: Iterable[Ranking], top_k: int | None = None) -> Outcome:
         strategy = self.strategy
-        if top_k and getattr(strategy, "top_k", top_k) != top_k:
+        if top_k and not self.passages and getattr(strategy, "top_k", top_k) != top_k:
             strategy = replace(strategy, top_k=top_k)  # type: ignore[type-var]
         with self._turn:
-            outcome = drive(rankings, strategy, self.judge, top_k=top_k or None)
+            outcome = drive(rankings, strategy, self.judge, top_k=top_k or None, passages=self.passages)
         failed = {status: n for status, n in outcome.windows().items() if n and status in FAILURES}
         if failed:
             counts = ", ".join(f"{n} {status}" for status, n in failed.items())
@@ -230,21 +245,21 @@ def _document(position: int, given: object) -> Document:
     if isinstance(given, str):
         return Document(id=str(position), text=given)
     if isinstance(given, Document):
-        found: Mapping[Any, Any] = {"id": given.id, "text": given.text, "title": given.title}
+        found: Mapping[Any, Any] = {key: getattr(given, key) for key in ("id", "text", "title", "image")}
     elif isinstance(given, Mapping):
         found = given
     else:
         raise DataError(f"Document {position} is {shorten(given)}", expected="a text, a Document or a mapping")
-    if "text" not in found:
-        raise DataError(f"Document {position} has the keys {shorten(list(found))}", expected="a key 'text'")
-    own, title = found.get("id"), found.get("title")
-    own, title = position if own is None else own, "" if title is None else title
+    if "text" not in found and not found.get("image"):
+        raise DataError(f"Document {position} has the keys {shorten(list(found))}", expected="a key 'text' or 'image'")
+    own = position if found.get("id") is None else found["id"]
     if not isinstance(own, (str, int)) or isinstance(own, bool):
         raise DataError(f"Document {position} has the id {shorten(own)}", expected="text or a whole number")
-    for key, value in (("text", found["text"]), ("title", title)):
+    texts = {"text": found.get("text", ""), "title": found.get("title") or "", "image": found.get("image") or ""}
+    for key, value in texts.items():
         if not _is_text(value):
             raise DataError(f"Document {position} has the {key} {shorten(value)}", expected="text")
-    return given if isinstance(given, Document) else Document(id=str(own), text=found["text"], title=title)
+    return given if isinstance(given, Document) else Document(id=str(own), **texts)
 
 
 def _is_text(value: object) -> bool:

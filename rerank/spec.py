@@ -50,7 +50,7 @@ class RunSpec(_Frozen):
     collection: str
     """Selector of the collection, e.g. ``pydoc`` or ``beir:data/scifact``."""
     first_stage: str = "bm25"
-    """Selector of the first stage: ``bm25``, ``dense``, ``lucene``, ``hybrid:A+B``, ``run:FILE`` or ``candidates``."""
+    """First stage: ``bm25``, ``dense``, ``sparse:MODEL``, ``lucene``, ``hybrid:A+B``, ``run:FILE``, ``candidates``."""
     depth: int = Field(default=100, ge=1)
     """Candidates a query."""
     max_queries: int | None = Field(default=None, ge=1)
@@ -71,12 +71,14 @@ class RunSpec(_Frozen):
     """How often the strategy is repeated, where it can be."""
     top_k: int | None = Field(default=None, ge=1)
     """Rank only the best so many; the rest follows in its given order."""
+    passages: str | None = None
+    """Judge documents in passages put together by ``max``, ``first`` or ``sum``, as in ``max,size=150,stride=75``."""
     model: str = "smollm2-135m"
     """A name of `rerank models`, a folder, a hub id, ``openai:NAME`` on a server, ``vllm:NAME``, or ``fake:KIND``."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     adapter: str | None = None
-    """Folder or hub id of a PEFT adapter; one that listrank trained brings its model and method."""
+    """Name of `rerank models`, folder or hub id of a PEFT adapter; one listrank trained brings model and method."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number type of the weights; auto takes bfloat16 where the processor is fast with it."""
     trust_remote_code: bool = False

@@ -35,17 +35,21 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """One retrievable passage.
+    """One retrievable passage or picture.
 
     Attributes:
         id: Identifier, always text.
         text: The body; empty where only the identifier is known, as in a run file.
         title: The title, empty if there is none.
+        image: Path of its picture; empty if it has none.
+        part_of: Id of the document that it is a passage of; empty for a whole one.
     """
 
     id: str
     text: str = ""
     title: str = ""
+    image: str = ""
+    part_of: str = ""
 
     @property
     def full_text(self) -> str:

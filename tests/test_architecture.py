@@ -23,6 +23,7 @@ GROUND = {
     "formats",
     "jsontables",
     "paths",
+    "pictures",
     "corpus",
     "stages",
     "trained",
@@ -37,6 +38,7 @@ ARROWS = {
     "jsontables": {"errors", "textfiles", "types"},
     "formats": {"errors", "types", "textfiles", "jsontables"},
     "paths": set(),
+    "pictures": {"errors"},
     "progress": set(),
     "corpus": {"errors", "types"},
     "stages": {"errors", "types"},
@@ -49,6 +51,8 @@ ARROWS = {
     "retrieval": GROUND | {"backends", "models"},
     "evaluation": GROUND,
     "adjudication": GROUND | {"evaluation", "backends", "judges", "prompts"},
+    "downsampling": GROUND | {"evaluation", "adjudication"},
+    "mmteb": GROUND | {"backends", "collections", "retrieval", "experiment", "spec", "store"},
     "backends": GROUND | {"prompts"},
     "judges": GROUND | {"prompts", "parsing", "backends"},
     "methods": GROUND | {"strategies", "judges", "backends"},
@@ -59,7 +63,7 @@ ARROWS = {
     "trained": {"errors", "selector", "textfiles"},
     "reranker": GROUND | {"backends", "judges", "methods", "models", "pipeline", "prompts", "strategies", "trained"},
 }
-EVERYTHING = {"experiment", "finetune", "doctor", "cli", "__main__", "__init__"}
+EVERYTHING = {"experiment", "finetune", "leaderboard", "doctor", "cli", "__main__", "__init__"}
 
 
 def room_of(path: Path) -> str:

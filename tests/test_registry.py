@@ -16,13 +16,16 @@ STRATEGIES = Registry("strategies", "strategy")
 
 def plug_in(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     point = EntryPoint(name, value, "rerank.strategies")
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == point.group else [])
+    monkeypatch.setattr(registry, "_points", lambda group, path: [point] if group == point.group else [])
 
 
 def test_built_ins_are_found_by_file_name() -> None:
     assert {"full", "sliding", "multipass"} <= set(STRATEGIES.names())
     assert "base" not in STRATEGIES.names()
     assert STRATEGIES.get("sliding") is Sliding
+    assert "top-down" in STRATEGIES
+    assert "top_down" in STRATEGIES
+    assert "base" not in STRATEGIES
 
 
 @pytest.mark.parametrize("room", ["strategies", "judges", "backends", "collections", "retrieval"])

@@ -6,6 +6,7 @@ Knows templates and special tokens; knows no model and nothing of ranking.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 from jinja2 import TemplateError
@@ -49,7 +50,7 @@ class Chat:
         """
         begun = opening(prompt)
         asked = prompt[:-1] if begun else prompt
-        safe = tuple(Message(m.role, self.safe(m.content)) for m in asked)
+        safe = tuple(replace(m, content=self.safe(m.content)) for m in asked)
         if not self.has_template:
             return "\n\n".join(m.content for m in safe) + "\n\n" + begun
         try:
@@ -85,7 +86,7 @@ def merge_system(prompt: Prompt) -> Prompt:
     turns = [m for m in prompt if m.role != "system"]
     for at, turn in enumerate(turns):
         if turn.role == "user":
-            turns[at] = Message("user", "\n\n".join([*system, turn.content]))
+            turns[at] = replace(turn, content="\n\n".join([*system, turn.content]))
             break
     return tuple(turns)
 

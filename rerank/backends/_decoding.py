@@ -5,7 +5,7 @@ Imports torch at its top, so it is imported only when a model is there. Knows to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,6 +32,7 @@ def decode(
     seeds: Sequence[int],
     *,
     until: tuple[str, Any] | None = None,
+    seen: Mapping[str, Any] | None = None,
 ) -> list[list[int]]:
     """Continue each prompt, end-of-sequence token included where one came.
 
@@ -41,6 +42,7 @@ def decode(
         samplings: How to decode each row.
         seeds: Where each row's chance starts; a row's draws do not depend on the rest of its batch.
         until: A text that ends a row too, and the tokenizer that finds it.
+        seen: What the model is given besides, such as pictures; for a single row.
 
     Returns:
         New token ids of each row.
@@ -65,6 +67,7 @@ def decode(
             generation_config=config,
             logits_processor=LogitsProcessorList([_Rows(samplings, seeds, ends, width)]),
             stopping_criteria=_endings(samplings, width, until),
+            **(seen or {}),
             **cache,
         )
     rows = out[:, width:].tolist()

@@ -27,12 +27,14 @@ _TAIL = 32
 def _write(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
     """Text, as it comes."""
     rows = decode(model, [j.prompt for j in jobs], [j.sampling for j in jobs], [j.seed for j in jobs])
-    replies = []
-    for job, row in zip(jobs, rows, strict=True):
-        ended = bool(row) and row[-1] in eos_ids(model)
-        text = job.begun + tokens.text(row[:-1] if ended else row)
-        replies.append(_reply(job, text, len(row), steps=len(row) - 1, ended=ended))
-    return replies
+    return [written(model, tokens, job, row) for job, row in zip(jobs, rows, strict=True)]
+
+
+def written(model: Any, tokens: HfTokens, job: Job, row: list[int]) -> Reply:
+    """The reply that new token ids are."""
+    ended = bool(row) and row[-1] in eos_ids(model)
+    text = job.begun + tokens.text(row[:-1] if ended else row)
+    return _reply(job, text, len(row), steps=len(row) - 1, ended=ended)
 
 
 def muse(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[tuple[list[int], bool]]:
@@ -45,12 +47,11 @@ def muse(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[tuple[list[i
 
 def _permute(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
     """Chains of identifiers."""
-    chains = [chain_for(tokens, job.task, _end(tokens, job), job.begun) for job in jobs]
+    chains = [chain_of(tokens, job) for job in jobs]
     rows = permute(model, [j.prompt for j in jobs], chains, [j.sampling for j in jobs], [j.seed for j in jobs])
     replies = []
     for job, row in zip(jobs, rows, strict=True):
-        text = job.task.separator.join(job.task.items[at] for at in row.state.order)
-        replies.append(_reply(job, text, len(row.written), steps=row.steps))
+        replies.append(_reply(job, chain_text(job.task, row.state.order), len(row.written), steps=row.steps))
     return replies
 
 
@@ -80,6 +81,16 @@ DO: dict[type[Any], Callable[[Any, HfTokens, Sequence[Job]], list[Reply]]] = {
 }
 
 
+def chain_text(task: Permute, order: Sequence[int]) -> str:
+    """Identifiers as they are written, from their places."""
+    return task.separator.join(task.items[at] for at in order)
+
+
+def chain_of(tokens: HfTokens, job: Job) -> Chain:
+    """The grammar of a job's reply."""
+    return chain_for(tokens, job.task, _end(tokens, job), job.begun)
+
+
 def chain_for(tokens: HfTokens, task: Permute, end: str, begun: str) -> Chain:
     """The grammar of a task's reply in the tokens of this tokenizer.
 
@@ -107,6 +118,7 @@ def _end(tokens: HfTokens, job: Job) -> str:
 
 
 def _reply(job: Job, text: str, count: int, *, steps: int, ended: bool = True) -> Reply:
+    """The reply to a job: its text, how many tokens were written in how many steps, and whether it ended by itself."""
     return Reply(
         text=text,
         thoughts=job.thoughts,

@@ -36,6 +36,10 @@ class WordTokens:
         """Words and marks of each text."""
         return [sum(1 for _ in _WORD.finditer(text)) for text in texts]
 
+    def picture_tokens(self, path: str) -> int:
+        """One, for the mark that stands where it is shown; nobody looks at it."""
+        return 1
+
     def cut(self, text: str, tokens: int) -> str:
         """The longest prefix that ends with a token and has at most ``tokens`` of them."""
         found = list(islice(_WORD.finditer(text), max(0, tokens) + 1))

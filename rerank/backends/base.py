@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from rerank.backends._tasks import Attend, Permute, Recite, Relate, Task, Weigh, Write, tasks_of
+from rerank.pictures import picture_hash
 from rerank.prompts.base import Message, Prompt, TokenCounter
 from rerank.types import Query, Window
 
@@ -77,18 +78,27 @@ class Request:
     def digest(self, identity: Mapping[str, str]) -> str:
         """Hex SHA-256 of what was asked: the backend's identity, chat, sampling, task, and the window it is about.
 
+        Pictures count by what is in their files, not by where these lie.
+
         The window counts although models never see it: two queries may have the same words.
         """
         about = [self.window.query.id, [doc.id for doc in self.window.docs]]
         sampling = asdict(self.sampling)
         if not self.sampling.thinking:
             del sampling["thinking"]  # requests that were committed before there was such a thing stay what they were
-        content: list[Any] = [dict(identity), [[m.role, m.content] for m in self.prompt], sampling, about]
+        turns = [[m.role, m.content, *map(picture_hash, m.images)] for m in self.prompt]
+        content: list[Any] = [dict(identity), turns, sampling, about]
         if not isinstance(self.task, Write):
             later = ("weights", "length_power")  # likewise
-            task = {key: value for key, value in asdict(self.task).items() if value or key not in later}
+            fields = asdict(self.task, dict_factory=_without_images)
+            task = {key: value for key, value in fields.items() if value or key not in later}
             content.append({"task": type(self.task).__name__, **task})
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _without_images(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A turn as it was before turns could have pictures, if it has none."""
+    return dict(pair for pair in pairs if pair != ("images", ()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

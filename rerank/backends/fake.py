@@ -20,7 +20,7 @@ from pydantic import InstanceOf
 from rerank.backends._words import WordTokens
 from rerank.backends.base import Attend, Permute, Recite, Relate, Reply, Request, Weigh, Write
 from rerank.errors import StorageError, UnknownNameError, UsageError
-from rerank.types import Order, Qrels, Window
+from rerank.types import Document, Order, Qrels, Window
 
 Kind = Literal["perfect", "reversed", "stutter", "talk", "fail"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -167,7 +167,7 @@ class Fake:
             return chance.random()
         sign = -1 if self.kind == "reversed" else 1
         grades = self.qrels.get(window.query.id, {}) if self.qrels is not None else {}
-        return sign * grades.get(window.docs[0].id, 0)
+        return sign * grades.get(_judged(window.docs[0]), 0)
 
     def _perfect(self, window: Window) -> Order:
         if self.qrels is None:
@@ -176,7 +176,7 @@ class Fake:
                 warnings.warn(f"fake:{self.kind} has no judgments, so it keeps the given order", stacklevel=2)
             return tuple(range(len(window)))
         grades = self.qrels.get(window.query.id, {})
-        return tuple(sorted(range(len(window)), key=lambda at: -grades.get(window.docs[at].id, 0)))
+        return tuple(sorted(range(len(window)), key=lambda at: -grades.get(_judged(window.docs[at]), 0)))
 
     def _note(self, digest: str) -> None:
         self.served.append(digest)
@@ -188,6 +188,11 @@ class Fake:
                 raise StorageError(
                     f"The log {str(self.log)!r} of fake:{self.kind} cannot be written: {error}"
                 ) from error
+
+
+def _judged(doc: Document) -> str:
+    """The id that judgments know: a passage is judged with its document."""
+    return doc.part_of or doc.id
 
 
 def _chain(order: Order) -> str:

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from rerank.backends._jobs import Job, sort_out
-from rerank.backends._loading import load, quiet, require_torch
+from rerank.backends._loading import LANGUAGE, load, quiet, require_torch
 from rerank.backends._options import BackendOptions, context_of
 from rerank.backends._parallel import is_split, lead_or_follow, tell
 from rerank.backends._tokens import HfTokens, context_size
@@ -42,6 +42,8 @@ class Hf:
     answers: ClassVar[frozenset[type[Any]]] = frozenset({Write, Permute, Weigh, Recite, Attend})
     #: A local model costs time, and its runs are kept in their own folders.
     costs_money = False
+    #: Classes of transformers that open it.
+    classes: ClassVar[tuple[str, str]] = LANGUAGE
 
     def __init__(
         self, model: Any, tokenizer: Any, *, identity: Mapping[str, str], options: BackendOptions | None = None
@@ -56,7 +58,7 @@ class Hf:
         self._turn = threading.Lock()  # a task changes the model while it runs: attention, last matrix, settings
 
     @classmethod
-    def load(cls, name: str | Path, options: BackendOptions | None = None) -> Hf:
+    def load(cls, name: str | Path, options: BackendOptions | None = None) -> Self:
         """Load a model from a folder or from the hub.
 
         Args:
@@ -69,7 +71,7 @@ class Hf:
             UsageError: An option does not fit this machine or model.
         """
         options = options or BackendOptions()
-        model, tokenizer, identity = load(name, options)
+        model, tokenizer, identity = load(name, options, cls.classes)
         made = cls(model, tokenizer, identity=identity, options=options)
         if is_split(model):
             lead_or_follow(made._do)
@@ -78,7 +80,7 @@ class Hf:
     @classmethod
     def from_loaded(
         cls, model: Any, tokenizer: Any, *, name: str = "in-memory", options: BackendOptions | None = None
-    ) -> Hf:
+    ) -> Self:
         """Wrap a model that is in memory already. Its identity is the name alone: two models need two names."""
         require_torch()
         dtype = str(model.dtype).removeprefix("torch.")

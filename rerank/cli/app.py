@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from rerank.cli import (
+    bench,
     compare,
     data,
     demo,
@@ -15,7 +16,9 @@ from rerank.cli import (
     heads,
     inspect,
     label,
+    leaderboard,
     merge,
+    mmteb,
     prompts,
     qrels,
     robustness,
@@ -66,7 +69,7 @@ def root(
 
 
 _RANKING = (demo, run, robustness, heads)
-_MEASURING = (evaluate, compare, qrels)
+_MEASURING = (evaluate, compare, bench, leaderboard, mmteb, qrels)
 _TRAINING = (label, train, transfer, inspect, merge)
 for module in (*_RANKING, *_MEASURING, *_TRAINING, folders, data, prompts, tools):
     module.register(app)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -31,29 +33,35 @@ def evaluate(
     ] = ["nDCG@10"],  # noqa: B006 (typer reads the default, nobody writes to it)
     relevant: Relevant = None,
     per_query: Annotated[bool, typer.Option("--per-query", "-q", help="Also print every query's value.")] = False,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="Also score groups: a field of the collection's queries, such as category, or a file of two columns, "
+            "query and group."
+        ),
+    ] = "",
     form: FormatOption = "text",
 ) -> None:
     """Score runs. A judged query that a run has no list for scores 0 and is counted as missing."""
-    from rerank.collections import judgments
+    from rerank.collections import judgments, query_field
     from rerank.evaluation import evaluate as score
-    from rerank.evaluation import evaluation_report
+    from rerank.evaluation import evaluate_by, evaluation_report, read_groups, with_groups
     from rerank.evaluation.grades import grade_note
     from rerank.formats import read_run
 
     judged, lowest = judgments(qrels)
+    lowest = lowest if relevant is None else relevant
     files = run_files(runs)
-    results = [
-        score(judged, read_run(path), measures, relevant=lowest if relevant is None else relevant) for path in files
-    ]
+    results = [score(judged, read_run(path), measures, relevant=lowest) for path in files]
     report = evaluation_report(qrels, list(zip(map(str, files), results, strict=True)), per_query=per_query)
+    if by:
+        groups = read_groups(by) if Path(by).is_file() else query_field(qrels, by)
+        found = [evaluate_by(judged, read_run(path), measures, groups, relevant=lowest) for path in files]
+        report = with_groups(report, by, found)
 
     def show() -> None:
-        names, by_query = results[0].measures, list(results[0].values)
-        rows = [[r["run"], r["queries"], r["missing"], *map(number, r["scores"].values())] for r in report["runs"]]
-        table(["run", "queries", "missing", *names], rows)
-        if per_query and by_query:
-            keys = [(r["run"], q, values) for r in report["runs"] for q, values in r["per_query"].items()]
-            table(["run", "query", *by_query], [[run, q, *map(number, v.values())] for run, q, v in keys])
+        names = results[0].measures
+        _show(report, names, list(results[0].values) if per_query else [])
         if missing := [r["run"] for r in report["runs"] if r["missing"]]:
             note(f"Judged queries without a list, which score 0, in: {', '.join(missing)}")
         if per_query and results[0].overall:
@@ -62,3 +70,19 @@ def evaluate(
             note(told)
 
     emit(report, form=form, text=show, rows="runs")
+
+
+def _show(report: Mapping[str, Any], names: Sequence[str], by_query: Sequence[str]) -> None:
+    """Print a table of the runs, and one each of their queries and groups where they are wanted."""
+    runs = report["runs"]
+    table(["run", "queries", "missing", *names], [[r["run"], *_counted(r)] for r in runs])
+    if by_query:
+        keys = [(r["run"], q, values) for r in runs for q, values in r["per_query"].items()]
+        table(["run", "query", *by_query], [[run, q, *map(number, v.values())] for run, q, v in keys])
+    if "by" in report:
+        rows = [[r["run"], group, *_counted(part)] for r in runs for group, part in r["groups"].items()]
+        table(["run", Path(report["by"]).name, "queries", "missing", *names], rows)
+
+
+def _counted(row: Mapping[str, Any]) -> list[object]:
+    return [row["queries"], row["missing"], *map(number, row["scores"].values())]

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Count calls, tokens and money; ask the model nothing.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write the run there instead of on stdout.")]
+SearchOutput = Annotated[
+    Path | None, typer.Option("--output", "--out", "-o", help="Write the run there instead of on stdout.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -54,16 +57,32 @@ def run(spec: RunSpec, execution: Execution, *, dry_run: DryRun = False, form: F
 
 
 @with_spec(only=RETRIEVAL)
-def retrieve(spec: RunSpec, execution: Execution, *, output: Output = None) -> None:
-    """Search only: write the first stage's lists as a TREC run."""
-    from rerank.experiment.prepare import load, retrieve
+def retrieve(spec: RunSpec, execution: Execution, *, output: SearchOutput = None, form: FormatOption = "text") -> None:
+    """Search only: write the first stage's lists as a TREC run.
+
+    With --format json, what it took and how good it is stands on stdout instead, and the run in the file of --out.
+    """
+    from rerank.experiment.searching import search
+    from rerank.textfiles import check_writable
 
     del execution
-    collection, queries, _ = load(spec, judged_only=False)
-    found = retrieve(spec, collection, queries)
-    if not any(map(len, found.values())):
+    if output is not None:
+        check_writable(output)  # now, not after an hour of indexing
+    found = search(spec)
+    if not any(map(len, found.run.values())):
         note("Nothing was found for any query, so the run is empty")
-    _write(found, output)
+    if form == "text" or output is not None:
+        _write(found.run, output)
+    else:
+        note("The lists themselves are not kept; --out FILE writes them")
+    content = {
+        "run": None if output is None else str(output),
+        "queries": len(found.run),
+        "seconds": found.seconds,
+        "index_mb": found.index_mb,
+        "scores": dict(found.scores),
+    }
+    emit(content, form=form, text=lambda: None)
 
 
 @with_spec(first_stage="candidates")

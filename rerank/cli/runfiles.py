@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rerank.errors import DataError
+from rerank.errors import DataError, MissingResourceError
 
 if TYPE_CHECKING:
     from rerank.types import Run
@@ -35,12 +35,19 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
 def run_files(paths: Sequence[Path]) -> list[Path]:
     """The files that are named, and in the place of folders the files in them.
 
+    A run folder stands for its result, and a folder of run folders, as `rerank bench` makes it, for theirs.
+
     Raises:
         DataError: A folder without files.
     """
     files: list[Path] = []
     for path in paths:
         inside = sorted(path.iterdir()) if path.is_dir() else []
+        results = [result for folder in (path, *inside) if (result := _result(folder)) is not None]
+        if results:  # beside run folders, only what is called as a run counts: rerank bench leaves tables there
+            named = [file for file in inside if file.is_file() and file.name.removesuffix(".gz").endswith(_ENDS)]
+            files += results if (path / "spec.json").is_file() else results + named
+            continue
         found = [file for file in inside if file.is_file() and not file.name.startswith(".")]
         if path.is_dir() and not found:
             folders = ", ".join(file.name for file in inside if file.is_dir())
@@ -51,6 +58,22 @@ def run_files(paths: Sequence[Path]) -> list[Path]:
             )
         files += found or [path]
     return files
+
+
+def _result(folder: Path) -> Path | None:
+    """The result of a run folder; None if it is none.
+
+    Raises:
+        MissingResourceError: The run in it has no result yet.
+    """
+    if not (folder / "spec.json").is_file():
+        return None
+    if not (folder / "run.trec").is_file():
+        raise MissingResourceError(
+            f"The run in {str(folder)!r} has no result yet",
+            remedy="Finish it with the command that began it, or name the finished runs",
+        )
+    return folder / "run.trec"
 
 
 def _stem(file: Path) -> str:

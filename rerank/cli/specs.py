@@ -34,8 +34,8 @@ _SHORT = {"measures", "queries"}  # only the aliases are offered: the flag takes
 
 
 Command = Callable[..., None]
-#: What a first stage needs; the rest of a specification is about reranking.
-RETRIEVAL = ("collection", "first_stage", "depth", "max_queries", "queries", "qrels")
+#: What a first stage needs, and what scores it; the rest of a specification is about reranking.
+RETRIEVAL = ("collection", "first_stage", "depth", "max_queries", "queries", "qrels", "measures", "relevant")
 
 
 def with_spec(*, only: Sequence[str] = (), **defaults: str) -> Callable[[Command], Command]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from rerank.collections.base import Collection, SupportsCandidates, SupportsLookup, fetch
-from rerank.errors import UsageError
+from rerank.collections.base import Collection, SupportsCandidates, SupportsLookup, SupportsQueryFields, fetch
+from rerank.errors import UnknownNameError, UsageError
 from rerank.formats import read_qrels
 from rerank.registry import Registry
 from rerank.selector import Selector, build, usage
@@ -17,12 +18,14 @@ __all__ = [
     "Collection",
     "SupportsCandidates",
     "SupportsLookup",
+    "SupportsQueryFields",
     "collections",
     "describe",
     "fetch",
     "judgments",
     "open_collection",
     "providers",
+    "query_field",
 ]
 
 collections = Registry("collections", "collection")
@@ -36,7 +39,7 @@ def open_collection(selector: str) -> Collection:
         MissingResourceError: The folder, file or data set is not there.
     """
     name = Selector.parse(selector).name
-    if name not in collections.names() and Path(selector).exists():
+    if name not in collections and Path(selector).exists():
         raise UsageError(
             f"{selector!r} is a path, and its format is not said",
             expected=f"one of {', '.join(f'{provider}:{selector}' for provider in ('beir', 'jsonl', 'requests'))}, ...",
@@ -47,17 +50,42 @@ def open_collection(selector: str) -> Collection:
 
 def judgments(text: str) -> tuple[Qrels, int]:
     """Judgments and the lowest relevant grade, from a file or from the collection that a selector names."""
-    if not Path(text).is_file() and Selector.parse(text).name in collections.names():
+    if not Path(text).is_file() and Selector.parse(text).name in collections:
         collection = open_collection(text)
         return collection.qrels(), collection.relevant
     return read_qrels(text), 1
+
+
+def query_field(text: str, field: str) -> Mapping[str, str]:
+    """Query id -> value of one field of a collection's queries, such as their category.
+
+    Args:
+        text: The collection's selector.
+        field: The field's name.
+
+    Raises:
+        UsageError: It is no selector of a collection whose queries have fields.
+        UnknownNameError: They have no such field; the message suggests the nearest.
+    """
+    named = not Path(text).is_file() and Selector.parse(text).name in collections
+    collection: object = open_collection(text) if named else None
+    if not isinstance(collection, SupportsQueryFields):
+        raise UsageError(
+            f"Nothing says the {field} of the queries of {text!r}",
+            expected="a collection that does, such as inquire:FOLDER",
+            remedy="Or name a file of two columns, query and group",
+        )
+    fields = collection.query_fields()
+    if field not in fields:
+        raise UnknownNameError("field of queries", field, fields)
+    return fields[field]
 
 
 def providers() -> list[dict[str, str]]:
     """A row for every provider: name, how it is written, the first line of its documentation."""
     return [
         {"name": name, "usage": usage(name, made), "about": (inspect.getdoc(made) or "").partition("\n")[0]}
-        for name, made in collections.usable().items()
+        for name, made in ((name.replace("_", "-"), made) for name, made in collections.usable().items())
     ]
 
 

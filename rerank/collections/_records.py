@@ -68,11 +68,17 @@ class Record:
 
     def document(self) -> Document:
         """The object as a document."""
+        image = self.image()
         return Document(
             id=self.identifier(DOC_IDS, "document"),
-            text=self.text(TEXTS),
+            text=self.text(TEXTS) if not image or self.get(TEXTS) is not None else "",
             title=text(self.fields.get("title") or "", self.where),
+            image=image,
         )
+
+    def image(self) -> str:
+        """The path under ``image``; empty if there is none."""
+        return text(self.fields.get("image") or "", self.where)
 
     def query(self) -> Query:
         """The object as a query."""

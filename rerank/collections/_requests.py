@@ -115,10 +115,17 @@ def _candidate(entry: object, where: str, default_id: str) -> tuple[Document, fl
         doc_id = inner.get(("docid", *DOC_IDS))
     made = Document(
         id=default_id if doc_id in (None, "") else identifier(doc_id, "document", where),
-        text=text(doc, where) if isinstance(doc, str) else inner.text(TEXTS),
+        text=_body(doc, inner),
         title=text(inner.get(("title",)) or "", where),
+        image=inner.image(),
     )
     return made, _score(outer.get(("score",)), where)
+
+
+def _body(doc: object, inner: Record) -> str:
+    if isinstance(doc, str):
+        return text(doc, inner.where)
+    return inner.text(TEXTS) if not inner.image() or inner.get(TEXTS) is not None else ""
 
 
 def _score(value: object, where: str) -> float | None:
@@ -153,4 +160,5 @@ def request_rows(candidates: Run, result: Run) -> list[dict[str, Any]]:
 
 
 def _content(doc: Document) -> dict[str, str]:
-    return {"title": doc.title, "text": doc.text} if doc.title else {"text": doc.text}
+    content = {"title": doc.title, "text": doc.text} if doc.title else {"text": doc.text}
+    return {**content, "image": doc.image} if doc.image else content

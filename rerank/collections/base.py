@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from rerank.corpus import Corpus, SaysDropSelf, SupportsCandidates, SupportsLookup, fetch
+from rerank.corpus import Corpus, SaysDropSelf, SupportsCandidates, SupportsLookup, SupportsQueryFields, fetch
 from rerank.types import Qrels, Query
 
-__all__ = ["Collection", "SupportsCandidates", "SupportsLookup", "fetch"]
+__all__ = ["Collection", "SupportsCandidates", "SupportsLookup", "SupportsQueryFields", "fetch"]
 
 
 @runtime_checkable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from rerank.collections._files import FileCollection, Files, existing, locate, require, stem
@@ -20,7 +21,8 @@ class Jsonl(FileCollection):
 
     A document is ``{"id": ..., "text": ..., "title": ...}``, a query ``{"id": ..., "text": ...}``. The id may also be
     called _id, pid, docid, docno, doc_id (queries: _id, qid, query_id) and the text segment, contents, content, body,
-    passage (queries: query, question); the first of these that is there counts.
+    passage (queries: query, question); the first of these that is there counts. A document may be a picture, or have
+    one: ``{"id": ..., "image": "photos/1.jpg"}``; paths start from the folder of the documents' file.
 
     Args:
         path: The folder, or the file of the documents; may be left out where ``docs`` or ``queries`` are given.
@@ -58,11 +60,14 @@ class Jsonl(FileCollection):
 
     def docs(self) -> Iterator[Document]:
         """Stream the documents."""
-        return read_documents(self.files.docs[0]) if self.files.docs else iter(())
+        return (self._placed(doc) for doc in read_documents(self.files.docs[0])) if self.files.docs else iter(())
 
     def queries(self) -> list[Query]:
         """All queries in file order."""
         return read_queries(self.files.queries[0]) if self.files.queries else []
+
+    def _placed(self, doc: Document) -> Document:
+        return replace(doc, image=str(self.files.docs[0].resolve().parent / doc.image)) if doc.image else doc
 
 
 def _found(path: str, *, alone: bool) -> dict[str, tuple[Path, ...]]:

@@ -68,7 +68,7 @@ class Requests(FileCollection):
         seen: dict[str, bytes] = {}
         for request in self._requests():
             for doc in request.docs:
-                content = hashlib.sha256(f"{doc.title}\0{doc.text}".encode()).digest()
+                content = hashlib.sha256(f"{doc.title}\0{doc.text}\0{doc.image}".encode()).digest()
                 if doc.id not in seen:
                     seen[doc.id] = content
                     yield doc

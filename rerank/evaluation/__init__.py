@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rerank.evaluation.comparison import compare, compare_scores
+from rerank.evaluation.groups import evaluate_by, read_groups, with_groups
 from rerank.evaluation.matrix import Matrix, read_matrix
 from rerank.evaluation.measures import parse_measures
 from rerank.evaluation.measuring import evaluate, evaluate_all
@@ -25,10 +26,13 @@ __all__ = [
     "decide",
     "evaluate",
     "evaluate_all",
+    "evaluate_by",
     "evaluation_report",
     "paired_t_power",
     "parse_measures",
+    "read_groups",
     "read_matrix",
     "scores_table",
     "topics_needed",
+    "with_groups",
 ]

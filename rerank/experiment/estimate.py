@@ -52,7 +52,8 @@ def estimate(prepared: Prepared) -> dict[str, Any]:
         ``queries``; ``calls``, ``tokens_in``, ``tokens_out``, all at most; ``cost`` in US dollars or None if unknown.
     """
     counting = _Counting(judge=prepared.judge(prepared.backend), counter=prepared.backend.tokens)
-    drive(shuffled(prepared.first_stage, prepared.spec).values(), prepared.strategy, counting)
+    lists = shuffled(prepared.first_stage, prepared.spec).values()
+    drive(lists, prepared.strategy, counting, passages=prepared.passages)
     calls = max(prepared.calls(), counting.calls) if counting.calls else 0
     tokens_in, tokens_out = (
         math.ceil(tokens * calls / max(1, counting.calls)) for tokens in (counting.tokens_in, counting.tokens_out)

@@ -6,6 +6,7 @@ Knows the order of things and what is written when; results are made in ``pipeli
 from __future__ import annotations
 
 import platform
+import re
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rerank.backends._loading import adapter_folder
 from rerank.backends.base import Reply
 from rerank.errors import DataError, PartialFailureError
 from rerank.experiment.prepare import Prepared, prepare, shuffled
@@ -22,6 +24,7 @@ from rerank.judges import FAILURES
 from rerank.pipeline import Outcome, drive
 from rerank.spec import Execution, RunSpec
 from rerank.store import Logged, RunFolder, Usage, identity_hash, shared_cache
+from rerank.trained import as_trained
 from rerank.types import Run
 
 #: Called after each reply.
@@ -61,6 +64,8 @@ def execute(prepared: Prepared, execution: Execution, *, on_reply: OnReply = lam
         if folder.finished:
             return _answered(prepared, folder)
         folder.write_candidates(prepared.first_stage)
+        if prepared.passages:
+            folder.write_passages(map(prepared.passages.expand, prepared.first_stage.values()))
         files = {name: folder.file_hash(name) for name in ("first_stage.trec", "queries.jsonl")}
         folder.write_json("spec.json", folder.spec() | {"files": files})
         outcome, usage = _drive(prepared, execution, folder, on_reply)
@@ -106,8 +111,17 @@ def default_folder(spec: RunSpec, name: str) -> Path:
 
 
 def run_name(spec: RunSpec) -> str:
-    """The tag of a reranked run."""
-    return spec.method.translate(str.maketrans(":,=", "---"))
+    """The tag of a reranked run: its method, or its adapter, with the method where that is not the adapter's own.
+
+    Where passages are judged, how they are put together follows.
+    """
+    plain = str.maketrans(":,=", "---")
+    method = re.sub(r"=[^,]*/", "=", spec.method).translate(plain)
+    passages = "" if spec.passages is None else f"-passages-{spec.passages.translate(plain)}"
+    if not spec.adapter:
+        return method + passages
+    own = as_trained(adapter_folder(spec.adapter), {}).get("method") == spec.method
+    return Path(spec.adapter).name + ("" if own else f"-{method}") + passages
 
 
 def environment() -> dict[str, str]:
@@ -133,7 +147,8 @@ def _drive(prepared: Prepared, execution: Execution, folder: RunFolder, on_reply
         )
         candidates = shuffled(prepared.first_stage, prepared.spec)
         judge = prepared.judge(backend)
-        outcome = drive(candidates.values(), prepared.strategy, judge, top_k=prepared.spec.top_k)
+        top_k, passages = prepared.spec.top_k, prepared.passages
+        outcome = drive(candidates.values(), prepared.strategy, judge, top_k=top_k, passages=passages)
         return outcome, backend.usage
 
 

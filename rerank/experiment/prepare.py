@@ -20,14 +20,31 @@ from rerank.evaluation import parse_measures
 from rerank.judges import Asking, Limits, check_judge, judges, open_judge, options_of
 from rerank.methods import Method, open_method
 from rerank.models import BackendOptions, backend_class, open_backend, prompt_for
+from rerank.pictures import picture_hash
 from rerank.prices import cost
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.retrieval import open_retriever
 from rerank.selector import Selector
 from rerank.spec import Execution, RunSpec
-from rerank.strategies import Strategy, open_strategy, strategies
+from rerank.stages import Searches
+from rerank.strategies import Passages, Strategy, open_strategy, strategies
 from rerank.trained import as_trained
 from rerank.types import Qrels, Query, Ranking, Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What several runs over the same candidates share. Made by `find`.
+
+    Attributes:
+        collection: Where they come from.
+        qrels: The judgments of the queries that take part; empty if there are none.
+        first_stage: The first-stage lists.
+    """
+
+    collection: Collection
+    qrels: Qrels
+    first_stage: Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +59,7 @@ class Prepared:
         relevant: Lowest grade that binary measures count.
         method: The method's card.
         strategy: Which windows.
+        passages: How documents are cut for the judge; None where they are shown whole.
         template: Which prompt.
         backend: Who answers.
     """
@@ -53,6 +71,7 @@ class Prepared:
     relevant: int
     method: Method
     strategy: Strategy
+    passages: Passages | None = None
     template: PromptTemplate
     backend: Backend
 
@@ -85,7 +104,9 @@ class Prepared:
     def calls(self) -> int:
         """How many requests it takes, at most, if all windows fit the context."""
         each = judges.get(self.method.judge).calls
-        return sum(self.strategy.calls(len(one)) * int(each(len(one))) for one in self.first_stage.values())
+        lists = self.first_stage.values()
+        counts = [len(self.passages.expand(one) if self.passages else one) for one in lists]
+        return sum(self.strategy.calls(count) * int(each(count)) for count in counts)
 
 
 def settings(spec: RunSpec) -> dict[str, Any]:
@@ -101,6 +122,7 @@ def settings(spec: RunSpec) -> dict[str, Any]:
         "temperature": spec.temperature,
         "seed": _seed(spec),
         **({"top_k": spec.top_k} if spec.top_k is not None else {}),
+        **({"passages": repr(passages)} if (passages := passages_of(spec)) else {}),
         **({"thinking_tokens": spec.thinking_tokens} if spec.thinking_tokens else {}),
     }
 
@@ -118,12 +140,14 @@ def _seed(spec: RunSpec) -> int:
 
 
 def digest(run: Run) -> str:
-    """Hex SHA-256 of lists as a reranker sees them: queries, documents, texts, order."""
+    """Hex SHA-256 of lists as a reranker sees them: queries, documents, texts, pictures, order."""
     whole = hashlib.sha256()
     for ranking in run.values():
         parts = [ranking.query.id, ranking.query.text]
         for doc in ranking.docs:
             parts += [doc.id, doc.title, doc.text]
+            if doc.image:
+                parts += ["picture", picture_hash(doc.image)]
         for part in parts:
             data = part.encode("utf-8", "surrogatepass")
             whole.update(len(data).to_bytes(8, "big") + data)
@@ -149,11 +173,34 @@ def load(spec: RunSpec, *, judged_only: bool = True) -> tuple[Collection, list[Q
     return collection, queries, qrels
 
 
-def retrieve(spec: RunSpec, collection: Collection, queries: Sequence[Query]) -> Run:
-    """First-stage lists of a specification, cut to the depth: one for every query, empty where nothing was found."""
-    found = open_retriever(spec.first_stage, collection).search(queries, spec.depth)
+def lowest_relevant(spec: RunSpec, collection: Collection) -> int:
+    """The lowest grade that binary measures count: the one asked for, else that of the judgments' collection.
+
+    Judgments from a file say nothing of it, so there it is that of the collection that is searched.
+    """
+    if spec.relevant is not None:
+        return spec.relevant
+    if spec.qrels and not Path(spec.qrels).is_file():
+        return open_collection(spec.qrels).relevant
+    return collection.relevant
+
+
+def retrieve(
+    spec: RunSpec, collection: Collection, queries: Sequence[Query], *, retriever: Searches | None = None
+) -> Run:
+    """First-stage lists of a specification, cut to the depth: one for every query, empty where nothing was found.
+
+    ``retriever`` is its first stage, if that is open already.
+    """
+    found = (retriever or open_retriever(spec.first_stage, collection)).search(queries, spec.depth)
     lists = (found[query.id] if query.id in found else Ranking(query, (), ()) for query in queries)
     return Run(lists, name=Selector.parse(spec.first_stage).name)
+
+
+def find(spec: RunSpec, *, judged_only: bool = True) -> Found:
+    """Load the collection of a specification and retrieve its candidates, for runs that differ in what follows."""
+    collection, queries, qrels = load(spec, judged_only=judged_only)
+    return Found(collection=collection, qrels=qrels, first_stage=retrieve(spec, collection, queries))
 
 
 def shuffled(run: Run, spec: RunSpec) -> Run:
@@ -197,13 +244,25 @@ def _shuffled(ranking: Ranking, spec: RunSpec) -> Ranking:
     return Ranking.from_order(ranking.query, docs)
 
 
+def passages_of(spec: RunSpec) -> Passages | None:
+    """How documents are cut for the judge; None where they are shown whole.
+
+    Raises:
+        UsageError: An option that does not exist or does not fit.
+    """
+    return None if spec.passages is None else Passages.parse(spec.passages)
+
+
 def strategy_of(spec: RunSpec, method: Method) -> Strategy:
     """The method's strategy with the options that were given.
+
+    Where passages are judged, how many documents are wanted says nothing of how many passages are.
 
     Raises:
         UsageError: An option that this strategy has not, or a strategy of another package that is no dataclass.
     """
-    given = {"size": spec.window_size, "stride": spec.stride, "passes": spec.passes, "top_k": spec.top_k}
+    given = {"size": spec.window_size, "stride": spec.stride, "passes": spec.passes}
+    given["top_k"] = spec.top_k if spec.passages is None else None
     given["seed"] = spec.seed or None
     if spec.window_size and not spec.stride and "stride" not in Selector.parse(method.strategy_selector).options:
         given["stride"] = max(1, spec.window_size // 2)  # windows that do not overlap hand nothing on
@@ -241,7 +300,12 @@ def as_trained_for(spec: RunSpec) -> RunSpec:
 
 
 def prepare(
-    spec: RunSpec, execution: Execution, *, judged_only: bool = True, backend: Backend | None = None
+    spec: RunSpec,
+    execution: Execution,
+    *,
+    judged_only: bool = True,
+    backend: Backend | None = None,
+    found: Found | None = None,
 ) -> Prepared:
     """Open everything a run needs and check all that can be checked; asks the model nothing.
 
@@ -250,16 +314,45 @@ def prepare(
         execution: How.
         judged_only: See `load`.
         backend: One that is loaded already, for several runs with one model; it must be what ``spec`` names.
+        found: What `find` gave for this collection and first stage, for several runs over the same candidates.
     """
     spec = as_trained_for(spec)
     method = open_method(spec.method)
     cost(spec.model, 0, 0)  # a broken price table must not be found after the last call
     strategy = strategy_of(spec, method)
+    passages = passages_of(spec)
     template = load_prompt(prompt_of(spec, method))
-    collection, queries, qrels = load(spec, judged_only=judged_only)
-    relevant = spec.relevant if spec.relevant is not None else collection.relevant
+    collection, queries, qrels = (found.collection, [], found.qrels) if found else load(spec, judged_only=judged_only)
+    relevant = lowest_relevant(spec, collection)
     parse_measures(spec.measures, relevant=relevant)
-    options = BackendOptions(
+    if backend is None:  # loading a model can take minutes
+        check_judge(method.judge_selector, backend_class(spec.model, method.backend), spec.model)
+    first_stage = found.first_stage if found else retrieve(spec, collection, queries)
+    backend = backend or open_backend(
+        spec.model, backend_options(spec, execution), qrels=qrels or None, kind=method.backend
+    )
+    open_judge(method.judge_selector, backend, template)  # a pair that cannot work is refused before a folder is made
+    return Prepared(
+        spec=spec,
+        collection=collection,
+        first_stage=first_stage,
+        qrels=qrels,
+        relevant=relevant,
+        method=method,
+        strategy=strategy,
+        passages=passages,
+        template=template,
+        backend=backend,
+    )
+
+
+def backend_options(spec: RunSpec, execution: Execution) -> BackendOptions:
+    """How a run's model is loaded and run.
+
+    Raises:
+        UsageError: A value out of its range.
+    """
+    return BackendOptions(
         revision=spec.revision or "",
         adapter=spec.adapter or "",
         dtype=spec.dtype,
@@ -271,20 +364,4 @@ def prepare(
         base_url=spec.base_url or "",
         concurrency=execution.concurrency,
         timeout=execution.timeout,
-    )
-    if backend is None:  # loading a model can take minutes
-        check_judge(method.judge_selector, backend_class(spec.model, method.backend), spec.model)
-    first_stage = retrieve(spec, collection, queries)
-    backend = backend or open_backend(spec.model, options, qrels=qrels or None, kind=method.backend)
-    open_judge(method.judge_selector, backend, template)  # a pair that cannot work is refused before a folder is made
-    return Prepared(
-        spec=spec,
-        collection=collection,
-        first_stage=first_stage,
-        qrels=qrels,
-        relevant=relevant,
-        method=method,
-        strategy=strategy,
-        template=template,
-        backend=backend,
     )

@@ -13,7 +13,7 @@ from typing import Any
 
 from rerank.backends.replay import Replay
 from rerank.experiment.execute import run_name
-from rerank.experiment.prepare import settings, shuffled, strategy_of
+from rerank.experiment.prepare import passages_of, settings, shuffled, strategy_of
 from rerank.experiment.summary import score, summarise
 from rerank.formats import write_run
 from rerank.judges import Judge, Limits, Verdict, judges, open_judge
@@ -24,7 +24,8 @@ from rerank.prompts import load_prompt
 from rerank.selector import Selector
 from rerank.spec import RunSpec
 from rerank.store import RunFolder, Usage, identity_hash
-from rerank.types import Run, Window
+from rerank.strategies._passages import Passages, named, spread
+from rerank.types import Ranking, Run, Window
 
 
 def replay(folder: RunFolder) -> tuple[Run, Outcome, Usage]:
@@ -43,11 +44,37 @@ def replay(folder: RunFolder) -> tuple[Run, Outcome, Usage]:
     template = load_prompt(judges.get(method.judge).prompt or "listwise")
     judge = _Again(open_judge(_reading(method.judge_selector), backend, template, limits), folder.read_splits())
     candidates = shuffled(folder.read_candidates(), spec)
-    outcome = drive(candidates.values(), strategy_of(spec, method), judge, top_k=spec.top_k)
+    passages = _recut(spec, folder)
+    outcome = drive(candidates.values(), strategy_of(spec, method), judge, top_k=spec.top_k, passages=passages)
     usage = Usage()
     for reply in backend.used.values():
         usage.add(reply, reused=False)
     return Run(outcome.rankings, name=run_name(spec)), outcome, usage
+
+
+@dataclass(frozen=True)
+class _Recut:
+    """Cuts documents without a text into as many passages as there were.
+
+    Attributes:
+        passages: What they were cut with.
+        counts: Query -> document -> its passages.
+    """
+
+    passages: Passages
+    counts: Mapping[str, Mapping[str, int]]
+
+    def expand(self, ranking: Ranking) -> Ranking:
+        counts = self.counts.get(ranking.query.id, {})
+        return spread(ranking, lambda doc: [named(doc, n, "") for n in range(1, counts.get(doc.id, 1) + 1)])
+
+    def collect(self, given: Ranking, passages: Ranking) -> Ranking:
+        return self.passages.collect(given, passages)
+
+
+def _recut(spec: RunSpec, folder: RunFolder) -> _Recut | None:
+    passages = passages_of(spec)
+    return None if passages is None else _Recut(passages, folder.read_passages())
 
 
 @dataclass(frozen=True)

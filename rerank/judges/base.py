@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 from rerank.backends.base import Backend, Reply, Request, tasks_of
 from rerank.errors import ContextOverflowError, UsageError
+from rerank.prompts.base import SeesPictures
 from rerank.prompts.budget import Budget
 from rerank.prompts.template import PromptTemplate
 from rerank.types import Order, Window
@@ -100,7 +101,8 @@ class Asking:
         limits: Token budget and decoding.
 
     Raises:
-        UsageError: The backend does none of the tasks, or the limits contradict each other or the model.
+        UsageError: The backend does none of the tasks, or the prompt shows pictures and the backend sees none, or the
+            limits contradict each other or the model.
     """
 
     #: Kinds of task that will do, the best first.
@@ -117,7 +119,14 @@ class Asking:
 
     def __post_init__(self) -> None:
         """Check that the backend can answer; make the budget, which remembers how long documents are."""
-        self.check(self.backend, self.backend.identity.get("model", ""))
+        model = self.backend.identity.get("model", "")
+        self.check(self.backend, model)
+        if self.template.pictures and not isinstance(self.backend.tokens, SeesPictures):
+            raise UsageError(
+                f"The prompt {self.template.name!r} shows pictures, and model {model!r} is asked in texts alone",
+                expected="a model that sees pictures",
+                remedy="Name one with --model vlm:NAME, or take another method",
+            )
         budget = Budget(
             self.backend.tokens,
             floor=self.limits.min_passage_tokens,

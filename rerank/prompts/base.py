@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 Role = Literal["system", "user", "assistant"]
+
+#: Stands in the text of a turn where a picture is shown (U+FFFC, Unicode's object replacement character).
+PICTURE = "\ufffc"
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a chat."""
+    """One turn of a chat.
+
+    Attributes:
+        role: Whose.
+        content: What is said; where there are pictures, `PICTURE` in the place of each.
+        images: Paths of its pictures, in the order in which they are shown.
+    """
 
     role: Role
     content: str
+    images: tuple[str, ...] = ()
 
 
 #: A chat, oldest turn first; the model answers after the last one. A last turn of the assistant is the beginning of
@@ -41,3 +51,11 @@ class TokenCounter(Protocol):
 
     def cut(self, text: str, tokens: int) -> str:
         """The longest prefix of ``text`` (cut at a token, never inside a character) of at most ``tokens`` tokens."""
+
+
+@runtime_checkable
+class SeesPictures(Protocol):
+    """The `TokenCounter` of a model that sees pictures: ``count`` counts those of a prompt too."""
+
+    def picture_tokens(self, path: str) -> int:
+        """Tokens that a picture takes; 0 if it cannot be read."""

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rerank.errors import ContextOverflowError, UsageError
-from rerank.prompts.base import Prompt, TokenCounter
+from rerank.prompts.base import PICTURE, Prompt, TokenCounter
 from rerank.prompts.counting import Remembered
-from rerank.prompts.passages import one_line, passage_text
+from rerank.prompts.passages import one_line, passage_text, picture_marks, with_pictures
 from rerank.prompts.template import PromptTemplate
 from rerank.types import Window
 
@@ -107,6 +107,7 @@ class Budget:
 
         All passages longer than one common cap are cut to it, and it is the largest that fits (up to what merging
         at the borders may hide). Few prompts are counted: one without passages, and most often one or two more.
+        Pictures are never cut.
 
         Args:
             template: How the question is put.
@@ -115,10 +116,13 @@ class Budget:
             labels: The passages' identifiers, if they are not 1, 2, ...
 
         Raises:
-            ContextOverflowError: It does not fit with every passage at the floor.
-            DataError: The prompt shows scores and the window has none, or a Jinja section fails.
+            ContextOverflowError: It does not fit with every passage at the floor, or with its pictures.
+            DataError: The prompt shows scores and the window has none, or a Jinja section fails; or documents lack
+                what it shows, text or picture.
         """
         available = self._context - reply_tokens
+        if template.pictures:
+            return self._pictured(template, window, available=available, labels=labels)
         query = one_line(window.query.text)
         texts = [passage_text(doc, escape=template.escape_brackets) for doc in window.docs]
         scores = window.scores or None
@@ -128,6 +132,24 @@ class Budget:
         if fitted.tokens > available:
             raise self._overflow(len(texts), needed=fitted.tokens, alone=alone, available=available)
         return fitted
+
+    def _pictured(
+        self, template: PromptTemplate, window: Window, *, available: int, labels: Sequence[str] | None
+    ) -> Fitted:
+        """The prompt about a window's pictures, which fits or does not."""
+        query = one_line(window.query.text.replace(PICTURE, " "))
+        marks = picture_marks(window.docs)
+        rendered = template.render(query, marks, scores=window.scores or None, labels=labels)
+        prompt = with_pictures(rendered, window.docs)
+        tokens = self._tokens.count(prompt)
+        if tokens > available:
+            raise ContextOverflowError(
+                f"A prompt of {len(marks)} pictures needs {tokens} tokens, and {available} are available: a context "
+                f"of {self._context} less the reply",
+                remedy=("Lower --depth, use --method sliding, or take" if len(marks) > 1 else "Take")
+                + " smaller pictures or a model with a longer context",
+            )
+        return Fitted(prompt=prompt, tokens=tokens, passages=(PICTURE,) * len(marks))
 
     def _search(self, attempt: _Attempt, *, alone: int, available: int) -> Fitted:
         """The attempt with the largest cap that fits; the one at the lowest cap if none does."""

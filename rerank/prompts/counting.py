@@ -50,7 +50,7 @@ class Remembered:
 
     def count(self, prompt: Prompt) -> int:
         """Tokens of a whole prompt."""
-        key = _key(repr([(message.role, message.content) for message in prompt]), _PROMPT)
+        key = _key(repr([(message.role, message.content, message.images) for message in prompt]), _PROMPT)
         tokens = self._get(key)
         if tokens is None:
             tokens = self._tokens.count(prompt)

@@ -30,6 +30,7 @@ _KEYS = (
     "escape_brackets",
     "reply_prefix",
     "examples",
+    "shows",
     *_SECTIONS,
     *_WITHOUT_EFFECT,
 )
@@ -66,12 +67,16 @@ def template_from_yaml(text: str, name: str) -> PromptTemplate:
     escape = table.get("escape_brackets", True)
     if not isinstance(escape, bool):
         raise _wrong(name, "escape_brackets", escape, "true or false")
+    shows = table.get("shows", "text")
+    if shows not in ("text", "pictures"):
+        raise _wrong(name, "shows", shows, "'text' or 'pictures'")
     return PromptTemplate(
         name=name,
         method=_method(table, name),
         syntax=_syntax(table, name, sections),
         escape_brackets=escape,
         reply_prefix=reply_prefix,
+        pictures=shows == "pictures",
         examples=_examples(table, name),
         **sections,
     )

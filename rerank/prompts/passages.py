@@ -7,8 +7,15 @@ RankGPT's heirs feed their models.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 
+from rerank.errors import DataError
+from rerank.prompts.base import PICTURE, Prompt
 from rerank.types import Document
+
+#: The picture of a window's document in a prompt that is being rendered, until `with_pictures` puts it there.
+_MARK = re.compile(f"{PICTURE}([0-9]+){PICTURE}")
 
 #: Whatever the parser takes for a square bracket, and for a number: also full-width, raised and ringed ones.
 _OPENING, _CLOSING, _ROUND = "[［【〔〖⟦", "]］】〕〗⟧", "()（）"
@@ -58,7 +65,51 @@ def passage_text(doc: Document, *, escape: bool = True) -> str:
 
     >>> passage_text(Document(id="1", title="Fleas", text="They live [2] months."))
     'Title: Fleas Content: They live (2) months.'
+
+    Raises:
+        DataError: It is a picture without a word.
     """
     title, body = one_line(doc.title), one_line(doc.text)
+    if doc.image and not title and not body:
+        raise DataError(
+            f"Document {doc.id!r} is a picture without text, and this prompt shows texts",
+            expected="documents with text, or a prompt with 'shows: pictures'",
+            remedy="Use --method pointwise-images or fullrank-images, with a model that sees pictures",
+        )
     text = f"Title: {title} Content: {body}" if title else body
     return escape_brackets(text) if escape else text
+
+
+def picture_marks(docs: Sequence[Document]) -> list[str]:
+    """What stands for the documents' pictures where a prompt is rendered.
+
+    Raises:
+        DataError: A document has none.
+    """
+    for doc in docs:
+        if not doc.image:
+            raise DataError(
+                f"Document {doc.id!r} has no picture, and this prompt shows pictures",
+                expected="a collection of pictures",
+                remedy="Use a method for texts, such as --method fullrank",
+            )
+    return [f"{PICTURE}{at}{PICTURE}" for at in range(len(docs))]
+
+
+def with_pictures(prompt: Prompt, docs: Sequence[Document]) -> Prompt:
+    """A rendered prompt with the documents' pictures in place of their marks.
+
+    Raises:
+        DataError: It does not show all of them.
+    """
+    shown = [[int(at) for at in _MARK.findall(message.content)] for message in prompt]
+    if {at for found in shown for at in found} != set(range(len(docs))):
+        raise DataError(
+            f"The prompt shows {len({at for found in shown for at in found})} of {len(docs)} pictures",
+            expected="all of them",
+            remedy="Put {candidate} into the 'body' of the prompt",
+        )
+    return tuple(
+        replace(message, content=_MARK.sub(PICTURE, message.content), images=tuple(docs[at].image for at in found))
+        for message, found in zip(prompt, shown, strict=True)
+    )

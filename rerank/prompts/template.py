@@ -77,6 +77,7 @@ class PromptTemplate:
         examples: Worked questions, each a chat turn in the same words, answered as ``[2] > [1]``.
         syntax: ``braces`` or ``jinja``.
         escape_brackets: Whether ``[12]`` in passages and query becomes ``(12)``.
+        pictures: Whether documents are shown as their pictures, which then stand where passages would.
 
     Raises:
         UnknownNameError: A placeholder that has no value where it stands.
@@ -95,6 +96,7 @@ class PromptTemplate:
     examples: tuple[Example, ...] = ()
     syntax: Syntax = "braces"
     escape_brackets: bool = True
+    pictures: bool = False
 
     def __post_init__(self) -> None:
         """Compile all sections and check that they make a chat about passages and a query."""
@@ -108,6 +110,10 @@ class PromptTemplate:
         asks = any("query" in names[key] for key in ("system", "prefix", "body", "suffix"))
         if not asks and self.method != "pointwise":
             raise DataError(f"Prompt {self.name!r} never shows the query", expected="a placeholder for 'query'")
+        if self.examples and self.pictures:
+            raise DataError(
+                f"Prompt {self.name!r} has 'examples' and shows pictures, and examples are text", expected="one of both"
+            )
         if self.examples and "score" in names["body"]:
             raise DataError(
                 f"Prompt {self.name!r} has 'examples' and shows scores, and examples have none", expected="one of both"
@@ -118,6 +124,8 @@ class PromptTemplate:
     def digest(self) -> str:
         """Hex SHA-256 of everything but the name."""
         content = {key: value for key, value in asdict(self).items() if key != "name"}
+        if not self.pictures:
+            del content["pictures"]  # so that prompts are what they were before there was such a thing
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def render(

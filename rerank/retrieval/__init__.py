@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import cast
 
 from rerank.corpus import SaysDropSelf
 from rerank.registry import Registry
 from rerank.retrieval._lists import WithoutSelf
-from rerank.retrieval.base import Corpus, FirstStage, Retriever
+from rerank.retrieval.base import Corpus, FirstStage, KeepsIndex, Retriever
 from rerank.selector import build
 from rerank.stages import Search
 
-__all__ = ["Corpus", "FirstStage", "Retriever", "first_stages", "open_retriever"]
+__all__ = ["Corpus", "FirstStage", "Retriever", "first_stages", "index_bytes", "index_folders", "open_retriever"]
 
 first_stages = Registry("retrieval", "first stage")
 
@@ -27,3 +28,16 @@ def open_retriever(selector: str, corpus: Corpus) -> Search:
     retriever = cast(FirstStage, build(first_stages, selector)).over(corpus)
     drops = isinstance(corpus, SaysDropSelf) and corpus.drop_self
     return Search(WithoutSelf(retriever) if drops else retriever)
+
+
+def index_folders(retriever: Retriever) -> frozenset[Path]:
+    """The folders of what a retriever searches, whatever it is wrapped in; none where it keeps nothing of its own."""
+    if isinstance(retriever, Search | WithoutSelf):
+        return index_folders(retriever.retriever)
+    return frozenset(retriever.folders if isinstance(retriever, KeepsIndex) else ())
+
+
+def index_bytes(retriever: Retriever) -> int:
+    """Bytes on disk of what a retriever searches, documents' texts left out; 0 where it keeps nothing of its own."""
+    files = (file for folder in index_folders(retriever) for file in folder.rglob("*") if file.is_file())
+    return sum(file.stat().st_size for file in files)

@@ -1,9 +1,10 @@
 """Text -> the terms that a first stage indexes and searches for.
 
 Words are runs of at least two letters, digits or underscores, in lower case (bm25s' own rule), with the marks that
-scripts such as Devanagari or Arabic write on them. Scripts without spaces give overlapping pairs of characters, the
-convention of Lucene's CJKAnalyzer, whatever the collection's language, so that mixed text works. Stop words and
-stemmers come from bm25s and PyStemmer by language; knows nothing of documents or scores.
+scripts such as Devanagari or Arabic write on them. Scripts without spaces give the words of a segmenter where the
+language has one (Chinese, Japanese) and overlapping pairs of characters everywhere else, the convention of Lucene's
+CJKAnalyzer, so that mixed text works. Stop words and stemmers come from bm25s and PyStemmer by language; knows nothing
+of documents or scores.
 """
 
 from __future__ import annotations
@@ -13,18 +14,20 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 from rerank.errors import UnknownNameError, UsageError
+from rerank.retrieval._languages import language_code
+from rerank.retrieval._segmenters import Segmenter, segmenter
 
 #: Thai, Lao, Myanmar, Hangul, Khmer, kana, Han: written without spaces, or (Hangul) with them in other places.
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff"
 )
-#: Languages in those scripts: pairs of characters are no words, so lists of stop words do not apply.
+#: Languages in those scripts. Pairs of characters are no words, so lists of stop words do not apply; where words are
+#: found, the weights take care of frequent ones, and questions of such words alone ("how is it made") keep some.
 _UNSPACED_LANGUAGES = frozenset({"zh", "yue", "ja", "ko", "th", "lo", "km", "my"})
-#: ISO codes of the two written forms of Norwegian, which the libraries know as one.
-_SAME = {"nb": "no", "nn": "no"}
 _ASCII_WORD = re.compile(r"\w\w+")
 
 
@@ -37,8 +40,13 @@ def _patterns() -> tuple[re.Pattern[str], re.Pattern[str], Callable[[str], objec
     return words, runs, re.compile(f"[{_UNSPACED}]").search
 
 
-def split(text: str) -> list[str]:
+def split(text: str, words_of: Segmenter | None = None) -> list[str]:
     """Cut text into lower-case terms; wide and compatibility forms become the plain ones (NFKC).
+
+    Args:
+        text: Anything.
+        words_of: What finds words in scripts without spaces; without it, and for what it does not read, they give
+            pairs of characters.
 
     >>> split("The F-16's wing, 東京都へ, a ﬁn")
     ['the', '16', 'wing', '東京', '京都', '都へ', 'fin']
@@ -52,13 +60,26 @@ def split(text: str) -> list[str]:
             terms += [word] if len(word) > 1 else []
             continue
         for run in runs.finditer(word):
-            terms += _pairs(run[0]) if run[1] else [run[0]] if len(run[0]) > 1 else []
+            if run[1]:
+                terms += _segmented(run[0], words_of) if words_of else _pairs(run[0])
+            elif len(run[0]) > 1:
+                terms.append(run[0])
     return terms
+
+
+def _segmented(run: str, words_of: Segmenter) -> list[str]:
+    terms: list[str] = []
+    end = 0
+    for part in words_of.reads.finditer(run):
+        terms += _pairs(run[end : part.start()])
+        terms += words_of.cut(part[0])
+        end = part.end()
+    return terms + _pairs(run[end:])
 
 
 def _pairs(run: str) -> list[str]:
     """Overlapping pairs of characters; a lone character stands for itself."""
-    return [run[i : i + 2] for i in range(max(1, len(run) - 1))]
+    return [run[i : i + 2] for i in range(max(1, len(run) - 1))] if run else []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,34 +89,44 @@ class Analyzer:
     Attributes:
         stop_words: Terms to drop, in the form they have before stemming.
         stem: Stems a list of terms; None leaves them as they are.
+        words_of: Finds words in scripts without spaces; None gives pairs of characters.
     """
 
     stop_words: frozenset[str]
     stem: Callable[[list[str]], list[str]] | None
+    words_of: Segmenter | None = None
 
     def __call__(self, text: str) -> list[str]:
         """The terms of a text, in order, repeats kept."""
-        terms = [term for term in split(text) if term not in self.stop_words]
+        terms = [term for term in split(text, self.words_of) if term not in self.stop_words]
         return self.stem(terms) if self.stem else terms
 
 
-def analyzer(language: str, *, stemmer: str = "auto", stop_words: str = "auto") -> Analyzer:
+def analyzer(
+    language: str, *, stemmer: str = "auto", stop_words: str = "auto", segmenting: Literal["auto", "pairs"] = "auto"
+) -> Analyzer:
     """Make the analyzer for a language.
 
     Args:
-        language: ISO 639-1 code; a region after it (``zh-TW``) is ignored.
+        language: ISO 639 code, see `language_code`; a region after it (``zh-TW``) is ignored.
         stemmer: A Snowball algorithm (``english``, ``porter``, ``de`` ...), ``none``, or ``auto``: the language's
-            own, none where there is no such algorithm (Chinese, Japanese ...).
+            own, none where there is no such algorithm. For words of Japanese, ``auto`` gives the form under which
+            dictionaries list them.
         stop_words: The list of a language as bm25s names it (``en``, ``english_plus``, ``de`` ...), ``none``, or
             ``auto``: the language's own, none where bm25s has no list and for scripts without spaces.
+        segmenting: ``auto``: words, where the language has a segmenter (Chinese, Japanese); or ``pairs`` of characters.
 
     Raises:
+        MissingPrerequisiteError: The language's segmenter is not installed.
         UnknownNameError: No such stemmer.
-        UsageError: No such list of stop words.
+        UsageError: No such language, or list of stop words.
     """
-    code = re.split(r"[-_]", language.strip().lower())[0]
-    code = _SAME.get(code, code)
-    return Analyzer(stem=_stemmer(stemmer, code), stop_words=_stop_words(stop_words, code))
+    code = language_code(language)
+    return Analyzer(
+        stem=_stemmer(stemmer, code),
+        stop_words=_stop_words(stop_words, code),
+        words_of=segmenter(code, base_forms=stemmer == "auto") if segmenting == "auto" else None,
+    )
 
 
 def _stemmer(name: str, code: str) -> Callable[[list[str]], list[str]] | None:

@@ -5,7 +5,7 @@ Knows terms and positions, not where documents come from.
 
 from __future__ import annotations
 
-from array import array
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rerank.errors import DataError
 from rerank.retrieval._folders import storing
+from rerank.retrieval._postings import Postings, Weights
 
 if TYPE_CHECKING:
     import bm25s
@@ -36,17 +37,23 @@ def write_index(folder: Path, documents: Iterable[list[str]], options: Mapping[s
     """
     import bm25s
 
-    vocabulary: dict[str, int] = {}
-    numbered = [array("i", [vocabulary.setdefault(t, len(vocabulary)) for t in terms]) for terms in documents]
-    if not vocabulary:
-        raise DataError(
-            f"None of the {len(numbered)} documents has a word to index",
-            expected="text",
-            remedy="Check the collection's files and the option 'fields'",
-        )
-    index = bm25s.BM25(**options)
-    index.index((numbered, vocabulary), create_empty_token=False, show_progress=False)
-    with storing(folder):
+    with storing(folder), tempfile.TemporaryDirectory(prefix=f"{folder.name}-", dir=folder.parent) as aside:
+        with Postings(Path(aside)) as postings:
+            for terms in documents:
+                postings.add(terms)
+            postings.finish()
+            if not postings.vocabulary:
+                raise DataError(
+                    f"None of the {len(postings.lengths)} documents has a word to index",
+                    expected="text",
+                    remedy="Check the collection's files and the option 'fields'",
+                )
+            weight = Weights.of(postings, **options)
+            data, indices, indptr = postings.by_term(weight)
+        index = bm25s.BM25(**options)
+        index.scores = {"data": data, "indices": indices, "indptr": indptr, "num_docs": len(postings.lengths)}
+        index.vocab_dict = postings.vocabulary
+        index.nonoccurrence_array = None  # of formulas that we do not offer
         index.save(folder, allow_pickle=False)
 
 

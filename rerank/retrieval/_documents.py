@@ -62,13 +62,13 @@ class Documents:
         """The document at a position (0-based, the collection's order)."""
         start, end = self._offsets[position], self._offsets[position + 1]
         try:
-            doc_id, title, text = json.loads(self._texts[start:end].tobytes().decode("utf-8", "surrogatepass"))
+            doc_id, title, text, *image = json.loads(self._texts[start:end].tobytes().decode("utf-8", "surrogatepass"))
         except ValueError as error:
             raise DataError(
                 f"Document number {position} in {self.folder} cannot be read: {error}",
                 remedy=f"Remove {self.folder}; it is made anew from the collection",
             ) from error
-        return Document(id=doc_id, title=title, text=text)
+        return Document(id=doc_id, title=title, text=text, image=image[0] if image else "")
 
     def __iter__(self) -> Iterator[Document]:
         """Stream the documents."""
@@ -124,7 +124,7 @@ def _write(corpus: Corpus, folder: Path) -> None:
 
 def _write_one(file: IO[bytes], doc: Document, folder: Path) -> int:
     """Append a document and return its length in bytes. Half a surrogate pair is kept, as JSON files may hold one."""
-    line = _encode([doc.id, doc.title, doc.text]) + "\n"
+    line = _encode([doc.id, doc.title, doc.text, *([doc.image] if doc.image else [])]) + "\n"
     with storing(folder):
         return file.write(line.encode("utf-8", "surrogatepass"))
 

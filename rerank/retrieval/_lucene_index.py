@@ -6,7 +6,6 @@ and its searcher rounds scores and breaks ties its own way. Knows ids and scores
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import BackendError, shorten
+from rerank.retrieval._languages import language_code
 
 #: The field that Anserini indexes and searches.
 FIELD = "contents"
@@ -21,7 +21,7 @@ FIELD = "contents"
 WORDS_ONLY = "*"
 #: Languages that it has one for, besides English (its ``AnalyzerMap``).
 _LANGUAGES = frozenset("ar bn da de es fa fi fr hi hu id it ja ko nl no pl pt ru sv te th tr uk zh".split())  # noqa: SIM905
-_SAME = {"nb": "no", "nn": "no", "yue": "zh"}
+_SAME = {"yue": "zh"}
 #: Java forgets the levels of loggers that nothing refers to.
 _LOGGERS: list[Any] = []
 
@@ -44,10 +44,13 @@ class Scoring:
 def analysis(language: str) -> str:
     """Which analysis a language gets: its own code, ``en``, or ``*``, which splits words and no more.
 
+    Raises:
+        UsageError: There is no such language.
+
     >>> [analysis(code) for code in ("en-GB", "nb", "zh_TW", "eo")]
     ['en', 'no', 'zh', '*']
     """
-    code = re.split(r"[-_]", language.strip().lower())[0]
+    code = language_code(language)
     code = _SAME.get(code, code)
     return code if code == "en" or code in _LANGUAGES else WORDS_ONLY
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from rerank.corpus import Corpus
 from rerank.types import Query, Run
 
-__all__ = ["Corpus", "FirstStage", "NeedsParts", "Retriever"]
+__all__ = ["Corpus", "FirstStage", "KeepsIndex", "NeedsParts", "Retriever"]
 
 
 class Retriever(Protocol):
@@ -30,6 +31,15 @@ class FirstStage(Protocol):
 
     def over(self, corpus: Corpus) -> Retriever:
         """Make it ready to search ``corpus`` (builds or opens an index)."""
+
+
+@runtime_checkable
+class KeepsIndex(Protocol):
+    """A retriever that searches files of its own."""
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where they are; the folder of the documents' texts, which all stages share, is left out."""
 
 
 @runtime_checkable

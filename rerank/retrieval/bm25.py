@@ -35,6 +35,8 @@ class Bm25:
         fields: What is indexed: title and body, or the body alone.
         stemmer: ``auto`` (the collection's language), ``none``, or a Snowball algorithm.
         stop_words: ``auto`` (the collection's language), ``none``, or a list of bm25s such as ``en_plus``.
+        segmenter: ``auto``: words in Chinese and Japanese, by jieba and by MeCab (extra ``cjk``), where the collection
+            is in that language; or ``pairs`` of characters, which is what other scripts without spaces give anyway.
 
     Raises:
         UsageError: ``k1`` or ``b`` is out of range.
@@ -46,6 +48,7 @@ class Bm25:
     fields: Literal["title+text", "text"] = "title+text"
     stemmer: str = "auto"
     stop_words: str = "auto"
+    segmenter: Literal["auto", "pairs"] = "auto"
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -59,8 +62,9 @@ class Bm25:
 
         Raises:
             DataError: The collection has no documents, none with a word, or two with one id.
+            MissingPrerequisiteError: The language's segmenter is not installed.
             StorageError: The cache folder cannot be written.
-            UsageError: No such stemmer or list of stop words.
+            UsageError: No such stemmer, list of stop words, or language.
         """
         return Bm25Retriever(self, corpus)
 
@@ -69,7 +73,11 @@ class Bm25:
 
 
 class Bm25Retriever:
-    """BM25 over one collection. Made by `Bm25.over`."""
+    """BM25 over one collection. Made by `Bm25.over`.
+
+    Attributes:
+        folders: Where the index is.
+    """
 
     def __init__(self, options: Bm25, corpus: Corpus) -> None:
         """Open or build the documents and the index."""
@@ -77,21 +85,30 @@ class Bm25Retriever:
         from rerank.retrieval import _bm25_index, _documents
         from rerank.retrieval._folders import open_folder
 
-        self._analyze: Analyzer = analyzer(corpus.language, stemmer=options.stemmer, stop_words=options.stop_words)
+        self._analyze: Analyzer = analyzer(
+            corpus.language,
+            stemmer=options.stemmer,
+            stop_words=options.stop_words,
+            segmenting=options.segmenter,
+        )
+        words_of = self._analyze.words_of
         self._documents = documents = _documents.open_documents(corpus)
         made_from = {
             "format": _FORMAT,
             "fingerprint": corpus.fingerprint,
             "language": corpus.language,
-            "options": json.dumps(asdict(options), sort_keys=True),
+            "options": json.dumps({k: v for k, v in asdict(options).items() if k != "segmenter"}, sort_keys=True),
             "bm25s": version("bm25s"),
             "pystemmer": version("pystemmer"),
             "unicode": unicodedata.unidata_version,
+            **({"segmenter": words_of.identity} if words_of else {}),
         }
         key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
+        folder = documents.folder.with_name(f"bm25-{key}")
+        self.folders = (folder,)
         scoring = {"k1": options.k1, "b": options.b, "method": options.method}
         self._index = open_folder(
-            documents.folder.with_name(f"bm25-{key}"),
+            folder,
             made_from,
             lambda folder: _bm25_index.write_index(
                 folder, (self._analyze(options._text(doc)) for doc in documents), scoring

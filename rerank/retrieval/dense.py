@@ -8,51 +8,34 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from rerank.corpus import Corpus
-from rerank.errors import UsageError
+from rerank.retrieval._vector_options import VectorOptions
 from rerank.stages import checked_depth
 from rerank.types import Document, Query, Ranking, Run
 
 if TYPE_CHECKING:
-    from rerank.retrieval._encoder import Encoder
-    from rerank.retrieval._vector_index import Kind
+    from pathlib import Path
+
+    from rerank.retrieval._documents import Documents
+    from rerank.retrieval._encoder import Encoder, Floats
+    from rerank.retrieval._vector_index import Kind, Searcher
 
 _FORMAT = "1"
-#: Options that are counts, and the least that each may be.
-_LEAST = {
-    **dict.fromkeys(("dim", "nlist", "pq", "rescore"), 0),
-    **dict.fromkeys(("batch_size", "ef_construction", "ef_search", "nprobe"), 1),
-    "m": 2,
-}
 
 
 @dataclass(frozen=True, slots=True)
-class Dense:
-    """Options of dense retrieval.
+class Dense(VectorOptions):
+    """Options of dense retrieval, beside those of `VectorOptions`.
 
     Attributes:
         model: A name that ``rerank models`` lists, a folder, or ``owner/model`` on the hub.
-        index: ``flat`` compares every document; ``hnsw`` and ``ivfpq`` are faster on millions and may miss some.
         fields: What is embedded: title and body, or the body alone.
         query_prompt: Text set before every query; ``auto`` is what the model was saved with, ``none`` is none.
         passage_prompt: Text set before every document, in the same way.
         normalise: Bring vectors to length 1, so that scores are cosines; else they are inner products.
         dim: Leading dimensions that are kept, for models trained so (Kusupati et al., NeurIPS 2022); 0 keeps all.
-        dtype: Number format of the model: ``float32``, ``bfloat16``, ``float16``, or ``auto``, which depends on the
-            machine. Embeddings are always saved as float32.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: the first accelerator, else the processor.
-        batch_size: Documents embedded together; what a kill can lose.
-        revision: Branch, tag or commit on the hub; empty is the default branch.
-        trust_remote_code: Run the Python code that comes with a model. Off unless asked for.
-        m: HNSW: links of a document.
-        ef_construction: HNSW: candidates looked at when a document is linked.
-        ef_search: HNSW: candidates looked at in a search.
-        nlist: IVF-PQ: cells; 0 chooses by the number of documents.
-        pq: IVF-PQ: bytes of a document's code (the m of product quantisation); 0 is a quarter of the dimensions.
-        nprobe: IVF-PQ: cells that a search looks into.
-        rescore: IVF-PQ: candidates scored anew with their full embeddings; 0 leaves the scores of the codes.
 
     Raises:
         UsageError: A number is out of range.
@@ -60,30 +43,16 @@ class Dense:
 
     model: str = "all-minilm-l6-v2"
     _: KW_ONLY
-    index: Literal["flat", "hnsw", "ivfpq"] = "flat"
     fields: Literal["title+text", "text"] = "title+text"
     query_prompt: str = "auto"
     passage_prompt: str = "auto"
     normalise: bool = True
     dim: int = 0
-    dtype: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
-    device: str = "auto"
-    batch_size: int = 32
-    revision: str = ""
-    trust_remote_code: bool = False
-    m: int = 32
-    ef_construction: int = 200
-    ef_search: int = 128
-    nlist: int = 0
-    pq: int = 0
-    nprobe: int = 32
-    rescore: int = 1000
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name, least in _LEAST.items():
-            if (value := getattr(self, name)) < least:
-                raise UsageError(f"Dense retrieval with {name}={value}", expected=f"a whole number from {least} up")
+        VectorOptions.__post_init__(self)
+        self._at_least({"dim": 0})
 
     def over(self, corpus: Corpus) -> DenseRetriever:
         """Load the model and open the saved index of ``corpus``; embed and build the first time.
@@ -110,15 +79,13 @@ class Dense:
 
         require()
 
-    def _text(self, doc: Document) -> str:
+    def text_of(self, doc: Document) -> str:
+        """Title and body, or the body alone."""
         return doc.text if self.fields == "text" else doc.full_text
 
-    def _kind(self) -> Kind:
-        from rerank.retrieval._vector_index import Flat, Hnsw, IvfPq
-
-        if self.index == "hnsw":
-            return Hnsw(self.m, self.ef_construction, self.ef_search)
-        return IvfPq(self.nlist, self.pq, self.nprobe, self.rescore) if self.index == "ivfpq" else Flat()
+    def made_from(self, documents: Documents) -> Mapping[str, str]:
+        """Which of the two."""
+        return {"fields": self.fields}
 
 
 class DenseRetriever:
@@ -126,9 +93,13 @@ class DenseRetriever:
 
     Attributes:
         identity: What the saved index was made from.
+        folders: Where embeddings and index are.
     """
 
-    def __init__(self, options: Dense, corpus: Corpus, encoder: Encoder) -> None:
+    #: The first stage that it belongs to: names its folders and its runs.
+    stage: ClassVar[str] = "dense"
+
+    def __init__(self, options: VectorOptions, corpus: Corpus, encoder: Encoder) -> None:
         """Open or build documents, embeddings and index."""
         # numpy is loaded from here on, not when options are only looked at
         from rerank.retrieval import _documents, _embeddings, _vector_index
@@ -139,22 +110,24 @@ class DenseRetriever:
         made_from = {
             "format": _FORMAT,
             "fingerprint": corpus.fingerprint,
-            "fields": options.fields,
+            **options.made_from(documents),
             "encoder": json.dumps(dict(encoder.identity), sort_keys=True),
         }
         matrix = _embeddings.open_embeddings(
-            documents, encoder, made_from, text=options._text, batch_size=options.batch_size
+            documents, encoder, made_from, text=options.text_of, batch_size=options.batch_size
         )
-        kind = options._kind()
+        kind = options.kind()
         self.identity: Mapping[str, str] = made_from | {
             "query_prompt": encoder.query_prompt,
             "index": json.dumps({"kind": options.index, **kind.made_with}, sort_keys=True),
         }
+        folder = documents.folder.with_name(f"{self.stage}-{_embeddings.key_of(self.identity)}")
+        self.folders = (_embeddings.folder_of(documents, made_from), folder)
         self._search = open_folder(
-            documents.folder.with_name(f"dense-{_embeddings.key_of(self.identity)}"),
+            folder,
             self.identity,
-            lambda folder: kind.write(matrix, folder),
-            lambda folder: kind.read(matrix, folder),
+            lambda folder: self._write(kind, matrix, folder),
+            lambda folder: self._read(kind, matrix, folder),
         )
         self._nearest = _vector_index.nearest
 
@@ -177,4 +150,10 @@ class DenseRetriever:
             )
             for query, best in zip(asked, found, strict=True)
         }
-        return Run((ranked.get(query.id) or Ranking(query, (), ()) for query in queries), name="dense")
+        return Run((ranked.get(query.id) or Ranking(query, (), ()) for query in queries), name=self.stage)
+
+    def _write(self, kind: Kind, matrix: Floats, folder: Path) -> None:
+        kind.write(matrix, folder)
+
+    def _read(self, kind: Kind, matrix: Floats, folder: Path) -> Searcher:
+        return kind.read(matrix, folder)

@@ -9,11 +9,12 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
 from typing import Literal
 
 from rerank.corpus import Corpus
 from rerank.errors import UsageError
-from rerank.retrieval import first_stages, open_retriever
+from rerank.retrieval import first_stages, index_folders, open_retriever
 from rerank.retrieval._fusion import Votes, min_max, reciprocal_ranks, weighted_sum, z_score
 from rerank.retrieval.base import NeedsParts, Retriever
 from rerank.selector import Selector, build, split_outside
@@ -103,6 +104,11 @@ class HybridRetriever:
 
     options: Hybrid
     retrievers: tuple[Retriever, ...]
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where the stages' indexes are."""
+        return tuple(sorted(frozenset().union(*map(index_folders, self.retrievers))))
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return the ``k`` documents with the highest fused scores for each query, of all that any stage found.

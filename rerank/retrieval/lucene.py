@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
 from rerank.corpus import Corpus, fetch
@@ -121,11 +122,13 @@ class LuceneRetriever:
         find: Text and depth -> ids in the index and scores, best first, with all that tie with the last.
         order: Id in the index -> what decides ties, descending.
         texts: Ids in the index -> documents.
+        folders: Where the index is.
     """
 
     find: Callable[[str, int], list[tuple[str, float]]]
     order: Callable[[str], Any]
     texts: Callable[[Iterable[str]], Mapping[str, Document]]
+    folders: tuple[Path, ...] = ()
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return the up to ``k`` documents with the highest scores for each query, of those that share a term with it.
@@ -160,7 +163,7 @@ def _over_named(options: Lucene, corpus: Corpus) -> LuceneRetriever:
         index = LuceneIndex(folder, analysis(corpus.language), scoring)
     except ValueError as error:
         raise DataError(f"{folder} is {error}", expected="the folder of an index made by Anserini") from error
-    return LuceneRetriever(index.search, lambda doc_id: doc_id, lambda ids: fetch(corpus, ids))
+    return LuceneRetriever(index.search, lambda doc_id: doc_id, lambda ids: fetch(corpus, ids), (folder,))
 
 
 def _over_own(options: Lucene, corpus: Corpus) -> LuceneRetriever:
@@ -179,8 +182,9 @@ def _over_own(options: Lucene, corpus: Corpus) -> LuceneRetriever:
     }
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     texts = (doc.text if options.fields == "text" else doc.full_text for doc in documents)
+    place = documents.folder.with_name(f"lucene-{key}")
     index = open_folder(
-        documents.folder.with_name(f"lucene-{key}"),
+        place,
         made_from,
         lambda folder: write_index(folder, texts, language),
         lambda folder: LuceneIndex(folder, language, Scoring(k1=options.k1, b=options.b, feedback=options.feedback)),
@@ -189,4 +193,5 @@ def _over_own(options: Lucene, corpus: Corpus) -> LuceneRetriever:
         index.search,
         lambda position: int(documents.id_ranks[int(position)]),
         lambda positions: {position: documents[int(position)] for position in positions},
+        (place,),
     )

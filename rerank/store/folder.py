@@ -18,6 +18,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -236,6 +237,25 @@ class RunFolder:
                 return {(row["query"], tuple(row["docs"])): int(row["room"]) for row in rows}
             except (ValueError, TypeError, KeyError) as error:
                 raise DataError(f"{str(path)!r}: {error!r}", expected="query, docs and room in every line") from error
+
+    def write_passages(self, lists: Iterable[Ranking]) -> None:
+        """Keep into how many passages each document was cut, so that the run can be replayed without texts."""
+        with replace_text(self.path / "passages.jsonl") as file:
+            for ranking in lists:
+                counts = dict(Counter(doc.part_of for doc in ranking.docs))
+                file.write(json.dumps({"query": ranking.query.id, "docs": counts}, ensure_ascii=False) + "\n")
+
+    def read_passages(self) -> dict[str, dict[str, int]]:
+        """Query -> document -> its passages; empty if documents were shown whole."""
+        path = self.path / "passages.jsonl"
+        if not path.is_file():
+            return {}
+        with open_text(path) as file:
+            try:
+                rows = [json.loads(line) for line in file]
+                return {row["query"]: {doc: int(count) for doc, count in row["docs"].items()} for row in rows}
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise DataError(f"{str(path)!r}: {error!r}", expected="query and docs in every line") from error
 
     def read_qrels(self) -> Qrels:
         """The judgments the run was scored with; empty if there were none."""

@@ -6,9 +6,10 @@ from typing import cast
 
 from rerank.registry import Registry
 from rerank.selector import build
+from rerank.strategies._passages import Passages
 from rerank.strategies.base import Strategy
 
-__all__ = ["Strategy", "open_strategy", "strategies"]
+__all__ = ["Passages", "Strategy", "open_strategy", "strategies"]
 
 strategies = Registry("strategies", "strategy")
 

@@ -8,8 +8,8 @@ from typing import Any
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{at}" for at in range(90))]
 
 
-def save(folder: Path, *, labels: int = 1, base: bool = False, **config: Any) -> Path:
-    """A BERT with random weights that knows ninety words."""
+def save(folder: Path, *, labels: int = 1, base: bool = False, head: str = "", **config: Any) -> Path:
+    """A BERT with random weights that knows ninety words; without a head (``base``), or with the class ``head``."""
     import torch
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -24,7 +24,7 @@ def save(folder: Path, *, labels: int = 1, base: bool = False, **config: Any) ->
     settings: Any = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
     settings |= {"max_position_embeddings": 24, "num_labels": labels, "initializer_range": 0.5, **config}
     torch.manual_seed(0)
-    kind: Any = transformers.BertModel if base else transformers.BertForSequenceClassification
+    kind: Any = getattr(transformers, head or ("BertModel" if base else "BertForSequenceClassification"))
     kind(transformers.BertConfig(vocab_size=len(WORDS), **settings)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -70,6 +70,7 @@ def test_models_in_all_formats(cli: Cli) -> None:
         assert [(row["name"], row["kind"], row["pulled"]) for row in rows] == [
             ("smollm2-135m", "language", False),
             ("all-minilm-l6-v2", "embedding", False),
+            ("smollm2-135m-attention", "adapter of smollm2-135m", True),
         ]
         lines = cli(*words, "--format", "jsonl").stdout.splitlines()
         assert [json.loads(line) for line in lines] == rows

@@ -162,3 +162,34 @@ def test_compare_takes_one_measure(cli: Cli) -> None:
     done = cli("compare", "a.trec", "b.trec", "--qrels", "q.txt", "-m", "AP", "-m", "nDCG@10")
     assert (done.returncode, done.stdout) == (2, "")
     assert "2 measures: AP, nDCG@10" in done.stderr
+
+
+def test_eval_by_group(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "language.tsv").write_text("q0\ten\nq1\tde\nq4\tde\n")
+    flags = ("good.trec", "bad.trec", "--qrels", "qrels.txt", "-m", "RR(rel=2)", "--by", "language.tsv")
+    report = json.loads(cli("eval", *flags, "--format", "json").stdout)
+    assert report["by"] == "language.tsv"
+    assert report["runs"][1]["groups"] == {
+        "de": {"queries": 2, "missing": 1, "scores": {"RR(rel=2)": pytest.approx(1 / 6)}},
+        "en": {"queries": 1, "missing": 0, "scores": {"RR(rel=2)": pytest.approx(1 / 3)}},
+        "(none)": {"queries": 2, "missing": 0, "scores": {"RR(rel=2)": pytest.approx(1 / 3)}},
+    }
+    lines = [line.split("\t") for line in cli("eval", *flags).stdout.splitlines()]
+    assert lines[3] == ["run", "language.tsv", "queries", "missing", "RR(rel=2)"]
+    assert lines[7] == ["bad.trec", "de", "2", "1", "0.1667"]
+
+
+def test_eval_by_a_field_that_nobody_knows(cli: Cli) -> None:
+    done = cli("eval", "good.trec", "--qrels", "qrels.txt", "--by", "category")
+    assert done.returncode == 2
+    assert "Nothing says the category of the queries of 'qrels.txt'" in done.stderr
+
+
+def test_eval_by_a_field_of_the_collection(cli: Cli, tmp_path: Path) -> None:
+    row = {"query": "a bird", "relevant": 1, "clip_score": 0.5, "inat24_image_id": 7, "inat24_file_name": "7.jpg"}
+    kinds = {"supercategory": "Species", "category": "Species ID", "iconic_group": "Birds"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps({**row, **kinds}))
+    (tmp_path / "run.trec").write_text("1 Q0 7 1 1.0 x")
+    flags = ("run.trec", "--qrels", "inquire-rerank:rows.jsonl", "-m", "INQUIRE_AP@100", "--by", "category")
+    (run,) = json.loads(cli("eval", *flags, "--format", "json").stdout)["runs"]
+    assert run["groups"] == {"Species ID": {"queries": 1, "missing": 0, "scores": {"INQUIRE_AP@100": 1.0}}}

@@ -182,6 +182,26 @@ def test_retrieve_writes_a_run(cli: Cli, data: Path) -> None:
     assert all(len(ranking) <= 2 for ranking in run.values())
 
 
+@pytest.mark.parametrize("stage", ["bm25", "run:bm25.trec", "hybrid:bm25+(run:bm25.trec)"])
+def test_retrieve_tells_what_it_took(cli: Cli, data: Path, stage: str) -> None:
+    collection = ("retrieve", "--collection", f"jsonl:{data / 'jsonl'}")
+    cli(*collection, "-o", "bm25.trec")
+    asked = (*collection, "--first-stage", stage, "-m", "nDCG@10", "-m", "P@1", "--format", "json")
+    done = cli(*asked, "--out", "again.trec")
+    assert (done.returncode, done.stderr) == (0, "")
+    told = json.loads(done.stdout)
+    assert list(told) == ["run", "queries", "seconds", "index_mb", "scores"]
+    assert (told["run"], told["queries"]) == ("again.trec", len(read_run(Path("again.trec"))))
+    assert (told["index_mb"] > 0) is ("bm25" in stage.removeprefix("run:bm25"))
+    assert told["seconds"] > 0
+    assert list(told["scores"]) == ["nDCG@10", "P@1"]
+    scored = cli("eval", "--qrels", data / "jsonl/qrels.txt", "again.trec", *asked[-6:])
+    assert told["scores"] == json.loads(scored.stdout)["runs"][0]["scores"]
+    bare = cli(*asked)
+    assert json.loads(bare.stdout) | {"seconds": 0} == told | {"seconds": 0, "run": None}
+    assert "--out FILE" in bare.stderr
+
+
 def test_beirs_rule_drops_the_query_itself(cli: Cli, data: Path) -> None:
     def rows(options: str) -> list[list[str]]:
         done = cli("retrieve", "--collection", f"beir:{data / 'beir'}{options}")

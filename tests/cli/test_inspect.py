@@ -144,7 +144,8 @@ def test_merge_tells_of_rounding_and_of_what_was_trained_for(cli: Cli, adapter: 
     found = json.loads(done.stdout)
     assert (found["dtype"], found["changed"], found["matrices"], found["intruders"]) == ("bfloat16", 6, [], 0)
     assert found["rounded"] > 0
-    assert "--method first" in done.stderr
+    assert "Use it: rerank run --collection COLLECTION --model half (method first)" in done.stderr
+    assert json.loads(Path("half/rerank.json").read_text())["method"] == "first"
     write_adapter(tmp_path / "small", tmp_path / "base", lora(), partial(noisy, std=0.01))
     told = cli("merge", "small", "--out", "half-small", "--dtype", "bfloat16")
     assert "Rounding to bfloat16 moved the change by" in told.stderr

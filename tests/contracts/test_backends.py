@@ -90,12 +90,22 @@ def _cross_encoder() -> Backend:
     return backend
 
 
+def _vlm() -> Backend:
+    pytest.importorskip("transformers")
+    pytest.importorskip("PIL")
+    from tests.backends.seeing import make_llava
+
+    backend: Backend = BACKENDS.get("vlm").load(make_llava(Path(tempfile.mkdtemp())))
+    return backend
+
+
 MAKERS: dict[str, Callable[[], Backend]] = {
     **{f"fake:{kind}": partial(Fake, kind, qrels=Qrels({"q": {"d1": 1}})) for kind in KINDS},
     "replay": lambda: Replay(map(_Call, requests())),
     "hf": _hf,
     "openai": _openai,
     "cross_encoder": _cross_encoder,
+    "vlm": _vlm,
 }
 
 

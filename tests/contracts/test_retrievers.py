@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from rerank.errors import MissingPrerequisiteError, UsageError
-from rerank.retrieval import first_stages, open_retriever
+from rerank.retrieval import first_stages, index_bytes, open_retriever
 from rerank.stages import Search
 from rerank.types import Document, Query, Ranking, Run
-from tests.retrieval.encoders import save_encoder
+from tests.retrieval.encoders import save_encoder, save_splade
 
 WORDS = ["wing", "water", "air", "flow", "heat"]
 DOCS = {
@@ -46,6 +46,27 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_encoder(tmp_path_factory.mktemp("models"))
 
 
+@pytest.fixture(scope="session")
+def splade(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of sparse vectors with random weights."""
+    pytest.importorskip("sentence_transformers")
+    return save_splade(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model of pictures with random weights, and ready embeddings of the documents."""
+    pytest.importorskip("transformers")
+    import numpy as np
+
+    from tests.backends.seeing import make_clip
+
+    folder = make_clip(tmp_path_factory.mktemp("models") / "clip")
+    np.save(folder / "rows.npy", np.random.default_rng(0).standard_normal((len(DOCS), 12)).astype(np.float32))
+    (folder / "ids.txt").write_text("\n".join(DOCS))
+    return f"{folder},embeddings={folder / 'rows.npy'},ids={folder / 'ids.txt'}"
+
+
 @pytest.fixture(params=first_stages.names())
 def retriever(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Search:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -55,6 +76,12 @@ def retriever(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     if request.param == "dense":
         pytest.importorskip("faiss")
         return open_retriever(f"dense:{request.getfixturevalue('encoder')},device=cpu", Corpus())
+    if request.param == "images":
+        pytest.importorskip("faiss")
+        pytest.importorskip("PIL")
+        return open_retriever(f"images:{request.getfixturevalue('ready')},device=cpu", Corpus())
+    if request.param == "sparse":
+        return open_retriever(f"sparse:{request.getfixturevalue('splade')},device=cpu", Corpus())
     try:
         selectors = {"run": f"run:{file}", "hybrid": "hybrid:bm25+candidates"}
         return open_retriever(selectors.get(request.param, request.param), Corpus())
@@ -108,3 +135,9 @@ def test_shorter_lists_are_the_beginning_of_longer_ones(retriever: Search) -> No
 def test_depth_below_one_is_refused(retriever: Search) -> None:
     with pytest.raises(UsageError, match="expected at least 1"):
         retriever.search(QUERIES, 0)
+
+
+def test_the_size_of_the_index_is_told(retriever: Search, tmp_path: Path) -> None:
+    built = [path for path in (tmp_path / "cache").glob("listrank/indexes/*/*") if path.is_dir()]
+    files = [file for path in built if not path.name.startswith("documents-") for file in path.rglob("*")]
+    assert index_bytes(retriever) == sum(file.stat().st_size for file in files if file.is_file())

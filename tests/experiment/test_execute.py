@@ -11,8 +11,8 @@ import pytest
 
 from rerank.errors import DataError, PartialFailureError, UnknownNameError, UsageError
 from rerank.experiment import check_failures, estimate, prepare, rescore, run, verify
-from rerank.experiment.execute import default_folder
-from rerank.experiment.prepare import shuffled
+from rerank.experiment.execute import default_folder, run_name
+from rerank.experiment.prepare import as_trained_for, shuffled
 from rerank.formats import read_run, write_run
 from rerank.methods import method_names
 from rerank.prompts import identifiers
@@ -20,6 +20,7 @@ from rerank.spec import Execution, RunSpec
 from rerank.store import RunFolder
 from rerank.strategies.full import Full
 from rerank.strategies.sliding import Sliding
+from rerank.trained import Trained
 from rerank.types import Run
 
 Lists = Callable[..., RunSpec]
@@ -205,6 +206,18 @@ def test_the_default_folder_is_named_by_method_model_and_hash() -> None:
     assert default_folder(spec, "0123456789abcdef") == Path("runs/sliding-generate-some-model-0123456789ab")
 
 
+def test_a_run_is_named_by_its_adapter(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors", "heads.json"):
+        (folder / name).write_text("{}")
+    Trained(model="m", method="icr,heads=heads.json").write(folder)
+    asked = {"collection": "pydoc", "adapter": str(folder)}
+    assert run_name(as_trained_for(RunSpec.make(asked))) == "mine"
+    assert run_name(as_trained_for(RunSpec.make(asked | {"method": "sliding,size=4"}))) == "mine-sliding-size-4"
+    assert run_name(RunSpec.make({"collection": "pydoc", "method": "icr,heads=/a/b.json"})) == "icr-heads-b.json"
+
+
 def test_the_call_cache_serves_other_runs(lists: Lists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     spec = lists(model="fake:reversed")
@@ -321,7 +334,11 @@ def test_a_changed_result_is_not_answered_from(lists: Lists, out: Execution) -> 
         run(lists(), out)
 
 
-@pytest.mark.parametrize("method", [*method_names(), "sliding,identifiers=letters", "fullrank,identifiers=letters"])
+#: Methods for pictures are replayed in tests/cli/test_cli_images.py: these documents have none.
+TEXTUAL = [name for name in method_names() if not name.endswith("-images")]
+
+
+@pytest.mark.parametrize("method", [*TEXTUAL, "sliding,identifiers=letters", "fullrank,identifiers=letters"])
 def test_every_method_can_be_replayed_without_its_model(
     lists: Lists, out: Execution, method: str, tmp_path: Path
 ) -> None:

@@ -11,11 +11,12 @@ import pytest
 
 from rerank.errors import BackendError, MissingResourceError, UnknownNameError, UsageError
 from rerank.experiment import prepare, rescore, run, verify
-from rerank.experiment.demo import DEPTH, METHODS, demo_specs
+from rerank.experiment.demo import ADAPTER, BASE, DEPTH, METHODS, demo_specs
 from rerank.experiment.execute import environment
 from rerank.experiment.prepare import digest
 from rerank.spec import Execution, RunSpec
 from rerank.store import RunFolder
+from rerank.trained import shipped
 
 Lists = Callable[..., RunSpec]
 
@@ -110,6 +111,9 @@ def test_the_demo_names_its_folders(tmp_path: Path) -> None:
     assert all((spec.depth, spec.model) == (DEPTH, "some/where/model/") for spec in specs)
     assert all(len(spec.queries) >= 12 for spec in specs)
     assert all(spec.queries == () for spec in demo_specs(model="m", everything=True))
+    *_, adapted = demo_specs(model=BASE)
+    assert (adapted.adapter, adapted.depth) == (ADAPTER, DEPTH)
+    assert adapted.adapter in shipped()
 
 
 def test_a_strategy_that_is_no_dataclass_is_refused(lists: Lists, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from rerank.errors import UnknownNameError, UsageError
 from rerank.retrieval._analysis import analyzer, split
+from rerank.retrieval._languages import TREATED
 
 
 @pytest.mark.parametrize(
@@ -66,17 +67,36 @@ def test_norwegian_has_one_analyzer(code: str) -> None:
 
 def test_region_and_case_of_the_code_do_not_matter() -> None:
     assert analyzer("EN-us")("the wings") == ["wing"]
-    assert analyzer("zh_TW")("我们的") == ["我们", "们的"]  # though bm25s lists stop words for zh
+    pairs = analyzer("zh_TW", segmenting="pairs")
+    assert pairs("我们的") == ["我们", "们的"]  # though bm25s lists stop words for zh
 
 
-@pytest.mark.parametrize("code", ["xx", "", "ja"])
-def test_unknown_language_is_only_split(code: str) -> None:
+@pytest.mark.parametrize("code", ["sw", "und", "mul", "th"])
+def test_a_language_without_rules_is_only_split(code: str) -> None:
     assert analyzer(code)("the wings") == ["the", "wings"]
+
+
+@pytest.mark.parametrize("code", ["xx", "", "english", "12"])
+def test_unknown_language_is_refused_with_a_list(code: str) -> None:
+    with pytest.raises(UsageError, match=rf"Unknown language '{code}'.*ISO 639-1.*\bde, .*\bzh\b.*und") as caught:
+        analyzer(code)
+    assert caught.value.exit_code == 2
+
+
+def test_country_for_language() -> None:
+    with pytest.raises(UsageError, match="jp is a country's; its language is ja"):
+        analyzer("jp")
+
+
+@pytest.mark.parametrize("code", TREATED)
+def test_languages_with_rules_have_some(code: str) -> None:
+    made = analyzer(code, segmenting="pairs")
+    assert made.stem or made.stop_words or made("搜索引擎") == ["搜索", "索引", "引擎"]
 
 
 def test_options_override_the_language() -> None:
     assert analyzer("en", stemmer="none", stop_words="none")("the wings") == ["the", "wings"]
-    assert analyzer("xx", stemmer="english", stop_words="en")("the wings") == ["wing"]
+    assert analyzer("und", stemmer="english", stop_words="en")("the wings") == ["wing"]
     assert "about" not in analyzer("en", stop_words="english_plus")("about wings")
 
 

@@ -72,8 +72,8 @@ def test_queries_keep_their_order(make_corpus: MakeCorpus) -> None:
 
 def test_chinese_and_mixed_text(make_corpus: MakeCorpus) -> None:
     corpus = make_corpus("北京是中国的首都", "上海在东海边", "用Python搜索", language="zh")
-    assert ids(corpus, "中国首都")[0] == "d1"
-    assert ids(corpus, "python") == ("d3",)
+    assert ids(corpus, "中国首都", selector="bm25,segmenter=pairs")[0] == "d1"
+    assert ids(corpus, "python", selector="bm25,segmenter=pairs") == ("d3",)
 
 
 def test_ties_at_the_cut_are_decided_by_id(make_corpus: MakeCorpus) -> None:

@@ -1,0 +1,180 @@
+"""The runs of a board: found in files and folders, each with its card. Knows no measures and no pages."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from rerank.collections.requests import Requests
+from rerank.errors import DataError, MissingResourceError
+from rerank.formats import read_run
+from rerank.leaderboard.card import Card, read_card
+from rerank.store import RunFolder
+from rerank.textfiles import open_text
+from rerank.types import Run
+
+_ENDS = (".trec", ".run", ".txt", ".jsonl", ".json", ".tsv")
+#: What may stand beside runs in a folder and is none.
+_BESIDE = (".toml", ".md", ".jsonl", ".csv")  # cards, notes, and the tables of rerank bench
+_LISTS = {"candidates", "hits", "ctxs"}
+#: The card in a run folder, where there is one.
+_CARD = "card.toml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One run of a board.
+
+    Attributes:
+        card: What is declared of it; has a name.
+        run: Its lists.
+        source: Where it was read.
+        first: The lists that it reranked, where a run folder keeps them.
+        queries: Texts of queries, as far as its source knows them.
+    """
+
+    card: Card
+    run: Run
+    source: Path
+    first: Run | None = None
+    queries: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What the board calls it."""
+        return self.card.name
+
+    def per_query(self, total: float | None) -> float | None:
+        """Tokens, seconds or dollars a query; None where the total is unknown."""
+        many = self.card.queries or len(self.run)
+        return None if total is None or not many else total / many
+
+
+def stem(path: Path) -> str:
+    """A run file's name without its endings."""
+    name = path.name.removesuffix(".gz")
+    return next((name.removesuffix(end) for end in _ENDS if name.endswith(end)), name)
+
+
+def find_entries(
+    paths: Iterable[Path], *, defaults: Card | None = None, cards: Path | None = None
+) -> tuple[list[Entry], list[str]]:
+    """Read runs: run folders, run files, and folders of either, however deep.
+
+    Args:
+        paths: Where they are; one that comes twice is read once.
+        defaults: What holds for all of them where no card says otherwise.
+        cards: A folder of cards, named as the run files; else a card stands beside its file under the same name,
+            or in the run folder as card.toml.
+
+    Returns:
+        The runs, and a sentence for each unfinished run folder, which is left out.
+
+    Raises:
+        MissingResourceError: A path is not there.
+        DataError: A folder without runs, a file that is none, or a card that is wrong or of another file.
+    """
+    entries: list[Entry] = []
+    notes: list[str] = []
+    for place in dict.fromkeys(found.resolve() for path in paths for found in _places(Path(path))):
+        if place.is_dir():
+            folder = RunFolder.existing(place)
+            if not folder.finished:
+                notes.append(f"The run folder {place.name!r} is unfinished and left out.")
+                continue
+            entries.append(_from_folder(folder, defaults or Card()))
+        else:
+            entries.append(_from_file(place, defaults or Card(), cards))
+    return _unlike(entries), notes
+
+
+def _places(path: Path) -> Iterator[Path]:
+    """Run folders and files at or below a path."""
+    if not path.exists():
+        raise MissingResourceError(f"There is no run {str(path)!r}", remedy="Check the path")
+    if not path.is_dir() or (path / "spec.json").is_file():
+        yield path
+        return
+    inside = [p for p in sorted(path.iterdir()) if not p.name.startswith(".") and p.suffix not in _BESIDE]
+    if not inside:
+        raise DataError(f"The folder {str(path)!r} holds no runs", expected="run folders or run files in it")
+    for entry in inside:
+        yield from _places(entry)
+
+
+def _from_folder(folder: RunFolder, defaults: Card) -> Entry:
+    spec = folder.spec()["spec"]
+    summary = folder.read_json("summary.json", "tokens_in", "tokens_out", "seconds", "queries")
+    known = Card(
+        name=folder.path.name,
+        first_stage=spec["first_stage"],
+        depth=spec["depth"],
+        model=spec["model"] + (f" + {Path(spec['adapter']).name}" if spec.get("adapter") else ""),
+        method=spec["method"],
+        tokens=summary["tokens_in"] + summary["tokens_out"],
+        seconds=summary["seconds"],
+        queries=max(1, summary["queries"]),
+        **({} if summary.get("cost") is None else {"cost": summary["cost"]}),
+    )
+    own = folder.path / _CARD
+    card = (read_card(own) if own.is_file() else Card()).over(known).over(defaults)
+    first = folder.read_candidates()
+    texts = {query: ranking.query.text for query, ranking in first.items() if ranking.query.text}
+    return Entry(card=card, run=folder.read_run("run.trec"), source=folder.path, first=first, queries=texts)
+
+
+def _from_file(path: Path, defaults: Card, cards: Path | None) -> Entry:
+    name = stem(path)
+    places = [folder / f"{name}.toml" for folder in (cards, path.parent) if folder is not None]
+    written = next((read_card(place) for place in places if place.is_file()), Card())
+    card = written.over(defaults).named(name)
+    if card.sha256 and card.sha256 != file_hash(path):
+        raise DataError(
+            f"{str(path)!r} has the SHA-256 {file_hash(path)}",
+            expected=f"{card.sha256}, as its card says",
+            remedy="Take the file that the card was written for, or correct the card",
+        )
+    run = _read(path)
+    texts = {query: ranking.query.text for query, ranking in run.items() if ranking.query.text}
+    return Entry(card=card, run=run, source=path, queries=texts)
+
+
+def _read(path: Path) -> Run:
+    """A run in any of our forms; a file of rerank requests is the run that its lists are."""
+    return Requests(str(path)).candidates() if _holds_requests(path) else read_run(path)
+
+
+def _holds_requests(path: Path) -> bool:
+    with open_text(path) as stream:
+        first = next((line.strip() for line in stream if line.strip()), "")
+    if not first.startswith("{"):
+        return first.startswith("[")
+    try:
+        found = json.loads(first)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and bool(_LISTS & found.keys()) and bool({"query", "question"} & found.keys())
+
+
+def file_hash(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _unlike(entries: list[Entry]) -> list[Entry]:
+    """The same with different names: where some are equal, the folders they lie in are added."""
+    names = [entry.name for entry in entries]
+    long = [
+        entry.name if names.count(entry.name) == 1 else f"{entry.source.parent.name}/{entry.name}" for entry in entries
+    ]
+    unlike = [
+        name if long.count(name) == 1 else f"{name} ({long[:at].count(name) + 1})" for at, name in enumerate(long)
+    ]
+    return [
+        replace(entry, card=entry.card.model_copy(update={"name": name}))
+        for entry, name in zip(entries, unlike, strict=True)
+    ]

@@ -1,0 +1,255 @@
+"use strict";
+// Sorts and filters the tables of the page, and shows what a run did to each query. Texts go in as text nodes only, so none can be markup.
+// Numbers and lists come from files beside the page, as calls of the two functions below: a page opened as a file may not fetch.
+document.documentElement.classList.add("scripted");
+const boards = new Map(), lists = new Map(), waiting = new Map();
+window.listrankBoard = (board) => boards.set(board.key, board);
+window.listrankLists = (found) => lists.set(`${found.key}/${found.number}`, found);
+
+const SHOWN = 20;
+const all = (selector, within = document) => [...within.querySelectorAll(selector)];
+function made(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [key, value] of Object.entries(attributes)) if (value !== null) node.setAttribute(key, value);
+  node.append(...children);
+  return node;
+}
+const many = (count, one, more) => `${count} ${count === 1 ? one : more}`;
+
+// Colours: as the system, light, dark; kept where the browser allows it.
+const THEMES = { "": "as the system", light: "light", dark: "dark" };
+function stored(value) {
+  try { if (value === undefined) return localStorage.getItem("listrank-theme") || ""; localStorage.setItem("listrank-theme", value); } catch { /* no storage here */ }
+  return value || "";
+}
+function paint(theme) {
+  const known = theme in THEMES ? theme : "";
+  if (known) document.documentElement.dataset.theme = known; else delete document.documentElement.dataset.theme;
+  const button = document.getElementById("theme");
+  if (button) button.textContent = `Colours: ${THEMES[known]}`;
+}
+paint(stored());
+
+// Sorting: a column's button turns its order; what is not known comes last either way.
+function sortBy(table, key, direction) {
+  const heads = all("thead th", table), at = heads.findIndex((head) => head.dataset.key === key), numeric = heads[at].dataset.kind === "n";
+  const value = (row) => row.children[at].dataset.value;
+  const places = new Map(all("tbody tr", table).map((row) => [row, Number(row.children[0].dataset.value)]));
+  const rows = [...places.keys()].sort((a, b) => {
+    const [x, y] = [value(a), value(b)];
+    if ((x === "") !== (y === "")) return x === "" ? 1 : -1;
+    const order = numeric ? Number(x) - Number(y) : x.localeCompare(y, undefined, { numeric: true, sensitivity: "base" });
+    return direction * order || places.get(a) - places.get(b);
+  });
+  heads.forEach((head) => head.removeAttribute("aria-sort"));
+  heads[at].setAttribute("aria-sort", direction > 0 ? "ascending" : "descending");
+  table.tBodies[0].append(...rows);
+}
+const BEST_FIRST = new Set(["mean", "low", "beats"]);
+function sortable(table, kept) {
+  all("thead th", table).forEach((head) => head.querySelector("button").addEventListener("click", () => {
+    const now = head.getAttribute("aria-sort"), first = BEST_FIRST.has(head.dataset.key) ? -1 : 1;
+    sortBy(table, head.dataset.key, now === null ? first : now === "ascending" ? -1 : 1);
+    if (kept) kept(head.dataset.key, head.getAttribute("aria-sort"));
+  }));
+}
+
+function setUp(section) {
+  const key = section.id, form = section.querySelector("form"), detail = section.querySelector(".detail");
+  const field = (name) => form.querySelector(`[data-filter="${name}"]`);
+  const chosenValue = (name) => { const found = field(name); return found ? found.value : ""; };
+  const measure = () => Number((form.querySelector("[data-role=measure]") || { value: 0 }).value);
+  const state = { run: null, query: null, against: null };
+
+  function filter() {
+    const words = chosenValue("text").toLowerCase().split(/\s+/).filter(Boolean), tied = field("tied").checked;
+    for (const part of all(".measure", section)) {
+      part.classList.toggle("chosen", Number(part.dataset.measure) === measure());
+      const shown = new Set();
+      for (const row of all(".runs tbody tr", part)) {
+        const text = row.textContent.toLowerCase();
+        const fits = ["group", "stage"].every((name) => { const want = chosenValue(name); return !want || (want === "?" ? row.dataset[name] === "" : row.dataset[name] === want); })
+          && words.every((word) => text.includes(word)) && (!tied || row.dataset.tied === "1");
+        row.hidden = !fits;
+        if (fits) shown.add(row.dataset.run);
+      }
+      all(".point", part).forEach((point) => { point.style.display = shown.has(point.dataset.run) ? "" : "none"; });
+      const filtered = shown.size < all(".runs tbody tr", part).length;
+      all(".front", part).forEach((line) => { line.style.display = filtered ? "none" : ""; }); // the front is that of all runs
+      if (Number(part.dataset.measure) === measure()) form.querySelector(".count").textContent = `${shown.size} of ${many(all(".runs tbody tr", part).length, "run", "runs")}`;
+    }
+  }
+
+  function load(number) {
+    const name = `${key}/${number}`;
+    if (lists.has(name)) return Promise.resolve(lists.get(name));
+    if (!waiting.has(name)) waiting.set(name, new Promise((resolve, reject) => {
+      const script = made("script", { src: `${boards.get(key).folder}/${number}.js` });
+      script.onload = () => resolve(lists.get(name));
+      script.onerror = () => { waiting.delete(name); reject(new Error(`${script.src} is missing`)); };
+      document.head.append(script);
+    }));
+    return waiting.get(name);
+  }
+
+  function open(run, query = null, against = undefined) {
+    const board = boards.get(key), known = board.runs[run];
+    if (state.run !== run) state.against = known.before;
+    if (against !== undefined) state.against = against;
+    Object.assign(state, { run, query });
+    all(".runs tbody tr", section).forEach((row) => row.classList.toggle("open", Number(row.dataset.run) === run));
+    const close = made("button", { type: "button" }, "Close");
+    close.onclick = shut;
+    const choice = made("select", {}, made("option", { value: "" }, "nothing"), ...board.runs.map((other, at) => made("option", { value: at }, other.name)));
+    all("option", choice).forEach((option) => { if (option.value === String(run)) option.disabled = true; });
+    choice.value = state.against === null ? "" : String(state.against);
+    choice.onchange = () => open(run, state.query, choice.value === "" ? null : Number(choice.value));
+    const before = known.before === null ? "The lists that it reranked are not on this board." : `It reranked ${board.runs[known.before].name}.`;
+    detail.replaceChildren(
+      made("header", {}, made("h3", {}, known.name), close),
+      made("p", { class: "hint" }, known.note ? `${before} ${known.note}` : before),
+      made("div", { class: "controls" }, made("label", {}, "Held against ", choice)),
+      made("div", { class: "wide queries", tabindex: "0", role: "region", "aria-label": "Queries" }, queryTable(board, run)),
+      made("div", { class: "answer", "aria-live": "polite" }));
+    detail.hidden = false;
+    if (query !== null) show(query);
+    remember();
+  }
+  function shut() {
+    const row = section.querySelector(`.measure.chosen tr[data-run="${state.run}"] .run`);
+    Object.assign(state, { run: null, query: null, against: null });
+    detail.hidden = true;
+    detail.replaceChildren();
+    all("tr.open", section).forEach((open) => open.classList.remove("open"));
+    remember();
+    if (row) row.focus();
+  }
+
+  function queryTable(board, run) {
+    const m = measure(), mine = board.values[m][run], other = state.against === null ? null : board.values[m][state.against];
+    const names = [["place", "n", "#"], ["id", "t", "query"], ["text", "t", "text"], ["mean", "n", board.measures[m]]];
+    if (other) names.push(["other", "n", state.against === boards.get(key).runs[run].before ? "before" : "other run"], ["change", "n", "change"]);
+    const head = made("tr", {}, ...names.map(([id, kind, words], at) => made("th", { scope: "col", "data-key": id, "data-kind": kind, class: kind === "n" ? "n" : null, "aria-sort": at ? null : "ascending" },
+      made("button", { type: "button" }, words))));
+    const rows = board.queries.map((query, at) => {
+      const button = made("button", { type: "button", class: "query" }, query.id);
+      button.onclick = () => { state.query = at; show(at, true); remember(); };
+      const row = made("tr", { "data-query": at }, made("td", { class: "n", "data-value": at + 1 }, String(at + 1)), made("th", { scope: "row", "data-value": query.id }, button),
+        made("td", { "data-value": query.text }, query.text || "–"), made("td", { class: "n", "data-value": mine[at] }, mine[at].toFixed(4)));
+      if (other) {
+        const change = mine[at] - other[at], sign = change > 1e-9 ? "up" : change < -1e-9 ? "down" : "same";
+        row.append(made("td", { class: "n", "data-value": other[at] }, other[at].toFixed(4)),
+          made("td", { class: `n ${sign}`, "data-value": change }, `${sign === "up" ? "+" : ""}${sign === "same" ? "0" : change.toFixed(4)}`));
+      }
+      return row;
+    });
+    const table = made("table", {}, made("thead", {}, head), made("tbody", {}, ...rows));
+    sortable(table);
+    return table;
+  }
+
+  async function show(number, scroll = false) {
+    const board = boards.get(key), place = detail.querySelector(".answer"), { run, against } = state;
+    all(".queries tr", detail).forEach((row) => row.classList.toggle("open", row.dataset.query === String(number)));
+    let found;
+    try { found = await load(number); } catch (error) { place.replaceChildren(made("p", { class: "down" }, `The lists of this query cannot be shown: ${error.message}.`)); return; }
+    if (state.run !== run || state.query !== number || state.against !== against) return; // another was asked for meanwhile
+    const query = board.queries[number], m = measure(), after = found.lists[run], first = against === null ? null : found.lists[against];
+    const value = (at) => board.values[m][at][number].toFixed(4);
+    const rankOf = (list) => new Map((list || []).map((doc, at) => [doc, at + 1]));
+    const before = rankOf(first), now = rankOf(after);
+    const parts = [made("h4", {}, `${query.id}${query.text ? `: ${query.text}` : ""}`)];
+    const relevant = (list) => (list || []).slice(0, 10).filter((doc) => (found.grades[doc] || 0) >= board.relevant).length;
+    if (first && after) parts.push(made("p", {}, `${board.measures[m]}: ${value(against)} → ${value(run)}. Of the first 10, ${after.slice(0, 10).filter((doc) => !(before.get(doc) <= 10)).length} are new there. `
+      + `Grade ${board.relevant} or more in the first 10: ${relevant(first)} → ${relevant(after)}.`));
+    else parts.push(made("p", {}, `${board.measures[m]}: ${value(run)}. Grade ${board.relevant} or more in the first 10: ${relevant(after)}.`));
+    const columns = [column(found, after, first ? before : null, board.runs[run].name, found.lengths[run], first ? found.lengths[against] : 0)];
+    if (against !== null) columns.unshift(column(found, first, null, board.runs[against].name, found.lengths[against], 0, now));
+    parts.push(made("div", { class: "lists" }, ...columns));
+    place.replaceChildren(...parts);
+    if (scroll) place.scrollIntoView({ block: "nearest" });
+  }
+
+  // One list. `before` gives each document's rank in the other list, for what moved; `later` the same the other way round.
+  function column(found, list, before, title, length, otherLength, later = null) {
+    const kept = boards.get(key).kept, box = made("div", {}, made("h4", {}, title));
+    if (!list) { box.append(made("p", {}, "This run has no list for this query.")); return box; }
+    const items = list.map((doc, at) => {
+      const grade = found.grades[doc], judged = grade !== null;
+      const badge = made("span", { class: `grade${judged ? "" : " none"}`, "data-grade": judged ? Math.max(0, Math.min(3, grade)) : null, title: judged ? `grade ${grade}` : "not judged" }, judged ? String(grade) : "?");
+      const [sign, words, title] = before ? moved(at + 1, before.get(doc), otherLength > kept) : later ? (later.has(doc) ? ["same", `→ ${later.get(doc)}`, `place ${later.get(doc)} afterwards`] : ["same", "→ –", "not kept afterwards"]) : ["same", "", null];
+      const text = found.texts && found.texts[doc];
+      const item = made("li", at === 9 ? { class: "cut" } : {}, made("span", { class: "n same" }, String(at + 1)), badge, made("span", { class: `move ${sign}`, title }, words),
+        made("span", {}, found.docs[doc], ...(text ? [made("p", {}, text)] : [])));
+      item.hidden = at >= SHOWN;
+      return item;
+    });
+    box.append(made("ol", { class: before || later ? null : "alone" }, ...items));
+    if (items.length > SHOWN) {
+      const more = made("button", { type: "button" }, `Show all ${items.length}`);
+      more.onclick = () => { items.forEach((item) => { item.hidden = false; }); more.remove(); };
+      box.append(more);
+    }
+    if (length > kept) box.append(made("p", {}, `The first ${kept} of ${length} documents are kept here.`));
+    return box;
+  }
+  function moved(rank, before, cut) {
+    if (before === undefined) return ["up", "new", cut ? "was not among the documents that are kept here" : "was not in the list before"];
+    if (before === rank) return ["same", "=", `was at ${before}`];
+    return before > rank ? ["up", `▲ ${before - rank}`, `was at ${before}`] : ["down", `▼ ${rank - before}`, `was at ${before}`];
+  }
+
+  function remember() {
+    const asked = new URLSearchParams();
+    if (state.run !== null) {
+      asked.set("board", key);
+      asked.set("run", boards.get(key).runs[state.run].name);
+      if (state.query !== null) asked.set("query", boards.get(key).queries[state.query].id);
+    }
+    history.replaceState(null, "", `#${asked}`);
+  }
+
+  form.addEventListener("input", () => { filter(); });
+  const choice = form.querySelector("[data-role=measure]");
+  if (choice) choice.addEventListener("change", () => { filter(); if (state.run !== null) open(state.run, state.query, state.against); });
+  all(".runs", section).forEach((table) => sortable(table));
+  section.addEventListener("click", (event) => {
+    const button = event.target.closest(".run"), point = event.target.closest(".point");
+    if (!button && !point) return;
+    open(Number((point || button.closest("tr")).dataset.run));
+    detail.focus({ preventScroll: true });
+    detail.scrollIntoView({ block: "start" });
+  });
+  section.addEventListener("keydown", (event) => { if (event.key === "Escape" && state.run !== null) shut(); });
+  filter();
+  return open;
+}
+
+function filterBoards() {
+  const value = (id) => { const found = document.getElementById(id); return found ? found.value : ""; };
+  let shown = 0;
+  for (const section of all(".board")) {
+    const fits = (!value("collection") || section.id === value("collection")) && ["category", "language"].every((name) => !value(name) || section.dataset[name] === value(name));
+    section.hidden = !fits;
+    shown += fits;
+  }
+  const status = document.getElementById("shown");
+  if (status) status.textContent = `${shown} of ${many(all(".board").length, "collection", "collections")}`;
+}
+
+addEventListener("DOMContentLoaded", () => {
+  paint(stored());
+  document.getElementById("theme").onclick = () => {
+    const order = Object.keys(THEMES), next = order[(order.indexOf(stored()) + 1) % order.length];
+    stored(next);
+    paint(next);
+  };
+  const openers = new Map(all(".board").map((section) => [section.id, setUp(section)]));
+  const choices = document.getElementById("boards");
+  if (choices) { choices.addEventListener("input", filterBoards); filterBoards(); }
+  const asked = new URLSearchParams(location.hash.slice(1)), board = boards.get(asked.get("board"));
+  if (board) {
+    const run = board.runs.findIndex((one) => one.name === asked.get("run")), query = board.queries.findIndex((one) => one.id === asked.get("query"));
+    if (run >= 0) openers.get(board.key)(run, query >= 0 ? query : null);
+  }
+});

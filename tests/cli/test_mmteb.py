@@ -1,0 +1,143 @@
+"""`rerank mteb`: choosing needs nothing; tasks and run are asked where mteb is installed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+Cli = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def scores(tmp_path: Path) -> Path:
+    """Six models on five tasks, two of which say the same; and on 60 queries each."""
+    chance = np.random.default_rng(1)
+    skill = np.array([0.0, 0.1, 0.2, 0.4, 0.6, 0.8])
+    means = skill + 0.03 * chance.normal(size=(5, 6))
+    means[1] = means[0] * 2
+    rows = [[f"m{at}", *map(str, column)] for at, column in enumerate(means.T)]
+    (tmp_path / "tasks.csv").write_text("\n".join(map(",".join, [["model", *"ABCDE"], *rows])))
+    with (tmp_path / "queries.jsonl").open("w") as file:
+        for query in range(60):
+            for at, mean in enumerate(means[0]):
+                value = float(mean + 0.2 * chance.normal())
+                file.write(json.dumps({"model": f"m{at}", "task": "A", "query": query, "score": value}) + "\n")
+    return tmp_path
+
+
+def result(cli: Cli, *arguments: object) -> dict[str, Any]:
+    done = cli("mteb", "choose", *arguments, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_choosing_tasks(cli: Cli, scores: Path) -> None:
+    found = result(cli, "tasks", scores / "tasks.csv", "--min-tau", "0.8", "--always", "C")
+    assert (found["kind"], found["systems"], found["rows"]) == ("tasks", 6, 5)
+    assert found["steps"][0]["tau"] == 1.0
+    assert found["steps"][1]["tau"] >= 0.8
+    assert "C" in found["kept"]
+    assert len(found["kept"]) == found["chosen"]["size"] < 5
+    kept = result(cli, "tasks", scores / "tasks.csv", "--keep", "significance", "--order", "significance")
+    assert all(step["recall"] >= 0.9 for step in kept["steps"])
+    done = cli("mteb", "choose", "tasks", scores / "tasks.csv")
+    assert done.returncode == 0
+    assert "pairs differ significantly" in done.stderr
+    assert done.stdout.startswith("size\tchange\tmet\tpredicted\ttau\tspearman\tAA")
+    rows = cli("mteb", "choose", "tasks", scores / "tasks.csv", "--format", "jsonl").stdout.splitlines()
+    assert json.loads(rows[0])["size"] == 5
+
+
+def test_choosing_queries(cli: Cli, scores: Path) -> None:
+    options = ("--keep", "both", "--size", "10", "--size", "30", "--seeds", "5")
+    found = result(cli, "queries", scores / "queries.jsonl", *options)
+    assert [step["size"] for step in found["steps"]] == [60, 30, 10]
+    assert found["chosen"] is None or len(found["kept"]) == found["chosen"]["size"]
+    done = cli("mteb", "choose", "queries", scores / "tasks.csv")
+    assert done.returncode == 2
+    assert "scores of single queries" in done.stderr
+
+
+def test_choosing_a_pool(cli: Cli, tmp_path: Path) -> None:
+    for name, order in (("a", "abcdef"), ("b", "fbcdea"), ("c", "defabc")):
+        lines = [f"q{q} Q0 {d} {r} {9 - r} {name}" for q in range(3) for r, d in enumerate(order)]
+        (tmp_path / f"{name}.trec").write_text("\n".join(lines))
+    (tmp_path / "qrels.txt").write_text("\n".join(f"q{q} 0 b 1" for q in range(3)))
+    runs = [tmp_path / f"{name}.trec" for name in "abc"]
+    pool = ("pool", *runs, "--qrels", tmp_path / "qrels.txt", "--from", "a", "-m", "RR")
+    found = result(cli, *pool, "--k", "1", "--k", "6", "--out", tmp_path / "pool.jsonl")
+    assert [(step["size"], step["documents"]) for step in found["steps"]] == [(6, 6), (1, 2)]
+    assert found["makers"] == ["a"]
+    rows = [json.loads(line) for line in (tmp_path / "pool.jsonl").read_text().splitlines()]
+    assert [row["query-id"] for row in rows] == ["q0", "q1", "q2"]
+    assert set(rows[0]["corpus-ids"]) <= set("abcdef")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("tasks", "none.csv"), 4, "none.csv"),
+        (("tasks", "tasks.csv", "--keep", "all"), 2, "ranking, significance or both"),
+        (("tasks", "tasks.csv", "--order", "name"), 2, "correlation or significance"),
+        (("tasks", "tasks.csv", "--unit", "query"), 2, "scores of single queries"),
+        (("tasks", "tasks.csv", "--always", "Z"), 2, "task 'Z'"),
+        (("tasks", "tasks.csv", "--test", "tt"), 2, "Unknown test"),
+        (("queries", "queries.jsonl", "--size", "100"), 2, "sizes from 2 to 60"),
+    ],
+)
+def test_what_does_not_fit(cli: Cli, scores: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
+    done = cli("mteb", "choose", *arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert message in " ".join(done.stderr.split())
+
+
+def test_tasks_of_a_benchmark(cli: Cli) -> None:
+    pytest.importorskip("mteb")
+    done = cli("mteb", "tasks", "--benchmark", "MTEB(eng, v2)", "--type", "Reranking", "--format", "json")
+    assert [row["task"] for row in json.loads(done.stdout)] == ["AskUbuntuDupQuestions", "MindSmallReranking"]
+    assert "Did you mean" in cli("mteb", "tasks", "--benchmark", "MTEB(eng, v3)").stderr
+
+
+def test_a_run(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mteb")
+    from rerank import mmteb
+    from tests.mmteb import tasks
+
+    def named(benchmark: str, names: list[str], kinds: object) -> list[Any]:
+        return [tasks.filled(getattr(tasks, name)()) for name in names]
+
+    monkeypatch.setattr(mmteb, "tasks_of", named)
+    command = ["mteb", "run", "--benchmark", "any", "--tasks", "LocalRetrieval", "--tasks", "LocalReranking"]
+    command += ["--first-stage", "bm25", "--depth", "3", "--model", "fake:reversed", "--out", str(tmp_path / "out")]
+    done = cli(*command, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [(row["task"], row["main_score"]) for row in found["results"]] == [
+        ("LocalRetrieval", "ndcg_at_10"),
+        ("LocalReranking", "map_at_1000"),
+    ]
+    assert found["first_stage"]["model"] == "listrank/bm25"
+    assert all(Path(row["path"]).is_file() for row in found["results"])
+    again = cli(*command)
+    assert again.returncode == 0
+    assert "read from its file" in again.stdout
+    # what could not be had does not take the rest with it
+    away = tasks.LocalRetrieval()
+
+    def fail(**more: object) -> None:
+        raise OSError("no route")
+
+    monkeypatch.setattr(away, "load_data", fail)
+    both = [away, tasks.filled(tasks.LocalReranking())]
+    monkeypatch.setattr(mmteb, "tasks_of", lambda benchmark, names, kinds: both)
+    half = cli(*command, "--seed", "2", "--format", "json")
+    assert half.returncode == 7
+    assert json.loads(half.stdout)["failed"].keys() == {"LocalRetrieval"}
+    assert "1 tasks have no score: LocalRetrieval" in half.stderr

@@ -1,0 +1,147 @@
+"""Dropping tasks, on tables whose right choice is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rerank.adjudication.verdicts import Verdicts
+from rerank.downsampling import Design, Goal, Paired, Procedure, Table, choose_tasks
+from rerank.downsampling.goals import compared, pairs_by_fate, spearman
+from rerank.errors import UnknownNameError, UsageError
+
+
+def table(values: np.ndarray) -> Table:
+    """(tasks, models), or (tasks, queries, models)."""
+    names = [f"T{at}" for at in range(len(values))]
+    rows = values if values.ndim == 3 else values[:, None]
+    queries = tuple(f"q{at}" for at in range(rows.shape[1])) if values.ndim == 3 else ()
+    return Table(
+        models=tuple(f"m{at}" for at in range(values.shape[-1])),
+        tasks=dict(zip(names, rows, strict=True)),
+        queries=dict.fromkeys(names, queries),
+    )
+
+
+def twins() -> Table:
+    """T0, T2 and T4 say the same; T1 and T3 each say something of their own."""
+    chance = np.random.default_rng(5)
+    base, one, other = chance.normal(size=(3, 12))
+    return table(np.stack([base, one, base + 0.01 * other, other, base * 2 + 1]))
+
+
+def test_what_is_said_twice_goes_first() -> None:
+    found = choose_tasks(twins(), Design(goal=Goal(tau=0.0), least=3))
+    assert {step.label for step in found.steps[1:]} <= {"T0", "T2", "T4"}
+    assert {"T1", "T3"} < set(found.kept)
+    assert [step.size for step in found.steps] == [5, 4, 3]
+    assert found.steps[0].figures["tau"] == found.steps[0].figures["spearman"] == 1.0
+    assert all(0.9 < step.more["predicted"] <= 1 for step in found.steps[1:])
+
+
+def test_the_ranking_is_kept_or_nothing_more_is_dropped() -> None:
+    found = choose_tasks(twins(), Design(goal=Goal(tau=0.95)))
+    assert all(step.figures["tau"] >= 0.95 for step in found.steps)
+    assert found.chosen == found.steps[-1]
+    assert len(found.kept) == found.steps[-1].size
+    # whatever else could be dropped would miss the goal
+    values = twins()
+    for name in found.kept:
+        rest = [task for task in found.kept if task != name]
+        both = [values.rows(names, unit="task").mean(axis=0) for names in (list(values.tasks), rest)]
+        concordance = [np.sign(np.subtract.outer(m, m))[np.triu_indices(12, 1)] for m in both]
+        assert np.mean(concordance[0] * concordance[1]) < 0.95
+
+
+def test_tasks_that_must_stay() -> None:
+    found = choose_tasks(twins(), Design(goal=Goal(tau=0.0), least=1, always=("T0", "T2")))
+    assert {"T0", "T2"} <= set(found.kept)
+    with pytest.raises(UnknownNameError, match="Did you mean 'T0'"):
+        choose_tasks(twins(), Design(always=("T00",)))
+
+
+def test_significant_differences_are_kept() -> None:
+    """Eight tasks tell three groups of models apart, four more are noise of which the ranking hardly takes notice."""
+    chance = np.random.default_rng(2)
+    groups = np.repeat([0.0, 0.3, 0.6], 3)
+    clear = groups + 0.02 * chance.normal(size=(8, 9))
+    noise = 0.2 * chance.normal(size=(4, 9))
+    scores = table(np.concatenate([clear, noise]))
+    goal = Goal(tau=None, recall=0.95, precision=0.95)
+    found = choose_tasks(scores, Design(goal=goal, order="significance"))
+    assert len(found.kept) < 12
+    assert all(step.figures["recall"] >= 0.95 and step.figures["precision"] >= 0.95 for step in found.steps)
+    assert found.whole["significant"] >= 25
+    fates = found.pairs
+    assert len(fates["kept"]) + len(fates["lost"]) + len(fates["reversed"]) == found.whole["significant"]
+    assert len(fates["kept"]) == found.steps[-1].figures["AA"]
+    assert all(int(better[1]) // 3 > int(worse[1]) // 3 for better, worse in fates["kept"])
+
+
+def test_rows_of_queries_are_tested_together() -> None:
+    chance = np.random.default_rng(3)
+    scores = table(chance.normal(size=(3, 40, 4)) + np.array([0.0, 0.0, 1.0, 1.0]))
+    found = choose_tasks(scores, Design(unit="query", goal=Goal(tau=None, recall=1.0, precision=1.0), least=1))
+    assert found.whole["rows"] == 120
+    assert found.whole["significant"] == 4
+    assert len(found.pairs["kept"]) == 4
+    assert any("all queries together" in note for note in found.notes)
+
+
+def test_models_that_are_held_out() -> None:
+    design = Design(goal=Goal(tau=0.8), hold_out=0.5, seed=1)
+    found = choose_tasks(twins(), design)
+    assert found.whole["systems"] == 6
+    assert all(step.more["held_out"].keys() == {"tau", "spearman", "recall", "precision"} for step in found.steps)
+    assert found.steps[0].more["held_out"]["tau"] == 1.0
+    assert not any("hold_out" in note for note in found.notes)
+    assert any("hold_out" in note for note in choose_tasks(twins(), Design()).notes)
+    with pytest.raises(UsageError, match="2 models to choose by and 10 held out"):
+        choose_tasks(twins(), Design(hold_out=0.8))
+
+
+def test_fates_of_pairs_by_hand() -> None:
+    names = ("a", "b", "c")  # pairs ab, ac, bc
+    gold = Verdicts(np.array([[3.0, 2.0, 1.0]]), names, (np.array([True, True, False]),))
+    cheap = Verdicts(np.array([[2.0, 3.0, 1.0]]), names, (np.array([True, False, True]),))
+    assert pairs_by_fate(gold, cheap) == {
+        "kept": [],
+        "lost": [["a", "c"]],
+        "new": [["b", "c"]],
+        "reversed": [["a", "b"]],
+    }
+    figures = compared(gold, cheap)
+    assert (figures["AD"], figures["MA_missed"], figures["MA_spurious"]) == (1, 1, 1)
+    assert figures["tau"] == pytest.approx(1 / 3)
+    assert figures["spearman"] == pytest.approx(0.5)
+
+
+def test_spearman_is_scipys() -> None:
+    from scipy.stats import spearmanr
+
+    chance = np.random.default_rng(4)
+    a, b = chance.integers(0, 6, (2, 20)).astype(float)
+    assert spearman(a, b) == pytest.approx(spearmanr(a, b).statistic)
+    assert spearman(a, np.ones(20)) is None
+
+
+def test_goals() -> None:
+    with pytest.raises(UsageError, match="Nothing must be kept"):
+        Goal(tau=None)
+    with pytest.raises(UsageError, match="least recall of 90"):
+        Goal(recall=90)
+    goal = Goal(tau=0.5, recall=0.5)
+    assert goal.met({"tau": 0.5, "recall": None})
+    assert not goal.met({"tau": None, "recall": 1.0})
+    assert not goal.met({"tau": 0.6, "recall": 0.4})
+    with pytest.raises(UsageError, match="least=0"):
+        Design(least=0)
+
+
+def test_a_task_alone_tests_nothing() -> None:
+    scores = table(np.random.default_rng(6).normal(size=(2, 5)))
+    design = Design(least=1, goal=Goal(tau=0.0), paired=Paired(procedure=Procedure("t", "none")))
+    found = choose_tasks(scores, design)
+    assert found.steps[-1].size >= 1
+    if found.steps[-1].size == 1:
+        assert found.steps[-1].figures["AA"] == 0

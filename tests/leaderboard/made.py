@@ -1,0 +1,82 @@
+"""A small board's files, made by the tests: two run folders, three run files with and without cards, judgments."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rerank.formats import write_qrels, write_run
+from rerank.leaderboard.board import Board, make_board
+from rerank.leaderboard.plan import Plan
+from rerank.store import RunFolder
+from rerank.types import Document, Qrels, Query, Ranking, Run
+
+HOSTILE = "<script>alert('x')</script>"
+TOPICS = 30
+DOCS = 25
+
+
+def judged() -> Qrels:
+    """Thirty topics with grades 0 to 3 of twenty-five documents each."""
+    grades = np.random.default_rng(5).integers(0, 4, (TOPICS, DOCS))
+    return Qrels({f"q{t}": {f"d{t}-{d}": int(g) for d, g in enumerate(row)} for t, row in enumerate(grades)})
+
+
+def noisy(qrels: Qrels, noise: float, seed: int, *, name: str = "run", depth: int = DOCS) -> Run:
+    """A run that knows the grades up to some noise."""
+    chance = np.random.default_rng(seed)
+    rankings = []
+    for query, grades in qrels.items():
+        scores = np.array(list(grades.values())) + chance.normal(0, noise, len(grades))
+        ids = [list(grades)[at] for at in np.argsort(-scores)[:depth]]
+        text = HOSTILE if query == "q3" else f"question {query}"
+        rankings.append(Ranking.from_order(Query(id=query, text=text), [Document(id=doc) for doc in ids]))
+    return Run(rankings, name=name)
+
+
+def run_folder(path: Path, run: Run, first: Run, **changed: Any) -> Path:
+    """A finished run folder, as `rerank run` leaves it."""
+    folder = RunFolder(path)
+    path.mkdir(parents=True)
+    spec = {"first_stage": "bm25", "depth": DOCS, "model": "openai:some-model", "method": "sliding", "adapter": None}
+    summary = {"tokens_in": 9000, "tokens_out": 900, "seconds": 60.0, "queries": TOPICS, "cost": 0.03, "complete": True}
+    folder.write_json("spec.json", {"hash": "0" * 64, "spec": spec | changed.get("spec", {}), "identity": {}})
+    folder.write_candidates(first)
+    folder.write_run("run.trec", run)
+    folder.write_json("summary.json", summary | changed.get("summary", {}))
+    return path
+
+
+def card(path: Path, **values: object) -> None:
+    """A card."""
+    path.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()), encoding="utf-8")
+
+
+def files(folder: Path) -> Path:
+    """Judgments in qrels.txt and the runs in runs/."""
+    qrels, runs = judged(), folder / "runs"
+    runs.mkdir(parents=True)
+    write_qrels(qrels, folder / "qrels.txt")
+    first = noisy(qrels, 3.0, 1)
+    run_folder(runs / "good", noisy(qrels, 0.4, 2), first)
+    dear = {"tokens_in": 900_000, "cost": None}
+    run_folder(runs / "better", noisy(qrels, 0.1, 3), first, spec={"method": "fullrank"}, summary=dear)
+    write_run(noisy(qrels, 0.5, 4), runs / "plain.trec")
+    write_run(noisy(qrels, 2.0, 5), runs / "carded.run.gz")
+    told = {"name": f"<b>{HOSTILE}</b>", "group": "official", "first_stage": "dense", "model": "m & n"}
+    card(runs / "carded.toml", **told, reference="https://example.org/paper?a=1&b=2", tokens=0, seconds=3.0)
+    write_run(noisy(qrels, 0.1, 3, depth=10), runs / "short.txt")
+    return folder
+
+
+def plan(**changed: Any) -> Plan:
+    """The board's plan, paths seen from the folder of `files`."""
+    return Plan(**{"title": "Made up", "qrels": "qrels.txt", "category": "tests", "language": "en", **changed})
+
+
+def board(folder: Path, **changed: Any) -> Board:
+    """The board of `files`."""
+    return make_board(plan(**changed), home=folder, runs=[folder / "runs"])

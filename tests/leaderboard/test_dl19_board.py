@@ -1,0 +1,106 @@
+"""The board of TREC Deep Learning 2019, built from the shared data, against NIST's numbers and the golden file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rerank.formats import read_qrels
+from rerank.leaderboard.board import Board, make_board
+from rerank.leaderboard.entries import find_entries
+from rerank.leaderboard.plan import read_plan
+from rerank.leaderboard.site import write_site
+from rerank.leaderboard.submission import check_submission
+
+pytestmark = pytest.mark.shared
+HOME = Path(__file__).resolve().parents[2] / "eval" / "leaderboard"
+
+
+@pytest.fixture(scope="module")
+def board(shared: Path) -> Board:
+    """The board, as `make leaderboard` builds it."""
+    return make_board(read_plan(HOME / "dl19.toml"), home=HOME, data=shared / "data")
+
+
+def means(board: Board, table: int = 0) -> dict[str, float]:
+    runs = board.tables[table].runs
+    return {entry.name: run.mean for entry, run in zip(board.entries, runs, strict=True)}
+
+
+def test_official_runs_score_as_nist_says(board: Board, shared: Path) -> None:
+    nist: dict[str, Any] = json.loads((shared / "data/nist_summaries/dl2019.json").read_text())
+    official = [entry.name for entry in board.entries if entry.card.group == "official"]
+    assert len(official) == 37
+    found = means(board)
+    assert {name: f"{found[name]:.4f}" for name in official} == {
+        name: f"{nist[name]['passages-eval']['ndcg_cut_10']:.4f}" for name in official
+    }
+
+
+def test_first_stages(board: Board) -> None:
+    found = means(board)
+    assert f"{found['BM25']:.4f}" == "0.5058"
+    assert f"{found['SPLADE++ EnsembleDistil']:.4f}" == "0.7308"
+
+
+def test_the_board_is_the_golden_one(board: Board) -> None:
+    golden = json.loads((HOME / "dl19.golden.json").read_text(encoding="utf-8"))
+    assert board.to_dict() == golden
+
+
+def test_official_runs_alone_give_the_reference(shared: Path) -> None:
+    """465 of 666 pairs by t with Benjamini and Hochberg's correction: reference/evaluation.md, section 1.4."""
+    plan = read_plan(HOME / "dl19.toml")
+    official = plan.model_copy(update={"runs": plan.runs[:1], "measures": ("nDCG@10",)})
+    (table,) = make_board(official, home=HOME, data=shared / "data").tables
+    assert (table.pairs, table.significant) == (666, 465)
+
+
+def test_rerankers_stand_with_their_first_stage(board: Board) -> None:
+    names = [entry.name for entry in board.entries]
+    before = {name: names[b] for name, b in zip(names, board.before, strict=True) if b is not None}
+    assert set(before.values()) == {"BM25"}
+    assert len(before) == 16
+    found = means(board)
+    assert found["colbert_rankgpt4"] > found["tirex_rankgpt4"] > found["BM25"]
+    assert found["colbert_rankzephyr"] > found["tirex_rankzephyr"]
+    stages = {entry.name: entry.card.first_stage for entry in board.entries}
+    assert (stages["colbert_rankgpt4"], stages["tirex_rankzephyr"]) == ("ColBERT", "TIREx BM25")
+
+
+def test_only_the_first_twenty_were_reranked_where_a_card_says_so(board: Board) -> None:
+    first = next(entry.run for entry in board.entries if entry.name == "BM25")
+    cut = [entry for entry in board.entries if "first 20 only" in entry.card.method]
+    assert len(cut) == 3
+    assert all(entry.run[query].doc_ids[20:] == first[query].doc_ids[20:] for entry in cut for query in first)
+
+
+def test_every_card_has_its_run(board: Board, shared: Path) -> None:
+    cards = {path.stem for path in (HOME / "dl19").glob("*.toml")}
+    files = (*(shared / "data/trec_dl_runs/dl19/extra").iterdir(), *(shared / "data/llm_rerank_runs").iterdir())
+    assert cards == {path.name.removesuffix(".gz").rpartition(".")[0] for path in files if path.suffix == ".gz"}
+
+
+def test_the_site_holds_no_passage(board: Board, tmp_path: Path) -> None:
+    page = write_site([board], tmp_path)
+    data = list((tmp_path / "data").rglob("*.js"))
+    assert len(data) == 44
+    assert all('"texts"' not in path.read_text() for path in data)
+    assert "ref</a>" in page.read_text()
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < 4_000_000
+
+
+def test_a_run_of_the_board_as_a_submission(shared: Path, tmp_path: Path) -> None:
+    source = shared / "data/trec_dl_runs/dl19/extra/colbert_rankgpt4.run.gz"
+    (tmp_path / source.name).write_bytes(source.read_bytes())
+    card = (HOME / "dl19/colbert_rankgpt4.toml").read_text()
+    (tmp_path / "colbert_rankgpt4.toml").write_text(card)
+    qrels = read_qrels(shared / "data/qrels/qrels.dl19-passage.txt")
+    found = check_submission(tmp_path / "colbert_rankgpt4.toml", qrels)
+    assert found.problems == ["The card has no sha256: the hash of the run file."]
+    (tmp_path / "colbert_rankgpt4.toml").write_text(card + found.notes[0].partition(": ")[2])
+    assert check_submission(tmp_path / "colbert_rankgpt4.toml", qrels).problems == []
+    assert find_entries([tmp_path])[0][0].card.sha256 == found.sha256

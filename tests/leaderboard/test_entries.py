@@ -1,0 +1,102 @@
+"""Runs found in files, run folders and folders of both."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from rerank.errors import DataError, MissingResourceError
+from rerank.formats import write_run
+from rerank.leaderboard.card import Card
+from rerank.leaderboard.entries import file_hash, find_entries, stem
+from tests.leaderboard.made import HOSTILE, TOPICS, card, files, judged, noisy, run_folder
+
+
+def test_a_folder_of_everything(tmp_path: Path) -> None:
+    entries, notes = find_entries([files(tmp_path) / "runs"])
+    assert notes == []
+    found = {entry.name: entry for entry in entries}
+    assert set(found) == {"good", "better", "plain", f"<b>{HOSTILE}</b>", "short"}
+    good = found["good"].card
+    assert (good.first_stage, good.depth, good.model, good.method) == ("bm25", 25, "openai:some-model", "sliding")
+    assert (good.tokens, good.seconds, good.cost, good.queries) == (9900, 60.0, 0.03, TOPICS)
+    assert found["better"].card.cost is None
+    assert found["good"].first is not None
+    assert found["good"].queries["q3"] == HOSTILE
+    assert found["plain"].card == Card(name="plain")
+    assert found["good"].per_query(9900) == 330
+    assert found["good"].per_query(None) is None
+
+
+def test_an_unfinished_run_is_left_out_and_named(tmp_path: Path) -> None:
+    first = noisy(judged(), 1, 1)
+    run_folder(tmp_path / "done", first, first)
+    run_folder(tmp_path / "half", first, first, summary={"complete": False})
+    entries, notes = find_entries([tmp_path])
+    assert [entry.name for entry in entries] == ["done"]
+    assert notes == ["The run folder 'half' is unfinished and left out."]
+
+
+def test_a_run_folder_may_have_a_card(tmp_path: Path) -> None:
+    first = noisy(judged(), 1, 1)
+    card(run_folder(tmp_path / "done", first, first) / "card.toml", name="mine", group="ours")
+    ((entry,), _) = find_entries([tmp_path])
+    assert (entry.name, entry.card.group, entry.card.method) == ("mine", "ours", "sliding")
+
+
+def test_a_file_of_requests_is_a_run(tmp_path: Path) -> None:
+    rows = [{"query": "what", "hits": [{"content": "text", "qid": 7, "docid": d, "score": 1.0}]} for d in ("a",)]
+    (tmp_path / "list.json").write_bytes(gzip.compress(json.dumps(rows).encode()))
+    (tmp_path / "lines.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    (tmp_path / "table.json").write_text('{"7": {"b": 1.0}}')
+    entries, _ = find_entries([tmp_path, tmp_path / "lines.jsonl"])  # in folders, such files are tables of benchmarks
+    assert {entry.name: entry.run["7"].doc_ids for entry in entries} == {
+        "list": ("a",),
+        "lines": ("a",),
+        "table": ("b",),
+    }
+    assert next(e for e in entries if e.name == "list").queries == {"7": "what"}
+
+
+def test_equal_names_get_their_folders(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write_run(noisy(judged(), 1, 1), tmp_path / folder / "same.trec")
+    entries, _ = find_entries([tmp_path / "a" / "same.trec", tmp_path, tmp_path / "b"])
+    assert [entry.name for entry in entries] == ["a/same", "b/same"]
+
+
+def test_defaults_and_a_folder_of_cards(tmp_path: Path) -> None:
+    write_run(noisy(judged(), 1, 1), tmp_path / "x.run.gz")
+    (tmp_path / "cards").mkdir()
+    card(tmp_path / "cards" / "x.toml", model="m")
+    ((entry,), _) = find_entries(
+        [tmp_path / "x.run.gz"], defaults=Card(model="other", group="g"), cards=tmp_path / "cards"
+    )
+    assert (entry.name, entry.card.model, entry.card.group) == ("x", "m", "g")
+
+
+def test_the_hash_of_a_card_is_held_against_the_file(tmp_path: Path) -> None:
+    write_run(noisy(judged(), 1, 1), tmp_path / "x.trec")
+    card(tmp_path / "x.toml", sha256=file_hash(tmp_path / "x.trec"))
+    find_entries([tmp_path / "x.trec"])
+    card(tmp_path / "x.toml", sha256="0" * 64)
+    with pytest.raises(DataError, match="as its card says"):
+        find_entries([tmp_path / "x.trec"])
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(MissingResourceError, match="no run"):
+        find_entries([tmp_path / "missing.trec"])
+    with pytest.raises(DataError, match="holds no runs"):
+        find_entries([tmp_path])
+    (tmp_path / "notes.txt").write_text("this is no run\n")
+    with pytest.raises(DataError, match=r"notes\.txt"):
+        find_entries([tmp_path])
+
+
+def test_names_without_endings() -> None:
+    assert [stem(Path(name)) for name in ("a.run.gz", "b.trec", "c.v2.txt", "d")] == ["a", "b", "c.v2", "d"]

@@ -1,0 +1,261 @@
+"""The site as a reader sees it: sorted, filtered, looked into, with mouse and keyboard, in Chromium."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rerank.leaderboard.site import write_site
+from tests.leaderboard.made import HOSTILE, board, files
+
+pytestmark = pytest.mark.browser
+CHOSEN = "#made-up .measure.chosen"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two collections; the first by two measures."""
+    folder = files(tmp_path_factory.mktemp("board"))
+    first = board(folder, measures=("nDCG@10", "P(rel=2)@5"))
+    second = board(folder, title="Another", category="other", language="zh")
+    return write_site([first, second], folder / "site", title="Mine")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """Chromium, once for all tests."""
+    from playwright.sync_api import sync_playwright
+
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    assert found, "Chromium is not installed: apt-get install chromium"
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium: Any, site: Path) -> Iterator[Any]:
+    """The page, opened; what its script complains about fails the test, and so does any request to elsewhere."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    opened = context.new_page()
+    wrong: list[str] = []
+    opened.on("pageerror", lambda error: wrong.append(str(error)))
+    opened.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+
+    def refuse(dialog: Any) -> None:
+        wrong.append(dialog.message)
+        dialog.dismiss()
+
+    opened.on("dialog", refuse)
+    local = ("file:", "data:")
+    opened.on("request", lambda asked: wrong.append(asked.url) if not asked.url.startswith(local) else None)
+    opened.goto(site.as_uri())
+    yield opened
+    context.close()
+    assert wrong == []
+
+
+def names(page: Any) -> list[str]:
+    """The runs that are shown, from top to bottom."""
+    return [text for text in page.locator(f"{CHOSEN} .runs .run:visible").all_inner_texts() if text]
+
+
+def test_columns_are_sorted_by_mouse(page: Any) -> None:
+    best_first = names(page)
+    assert len(best_first) == 6
+    head = page.locator(f'{CHOSEN} th[data-key="mean"]')
+    head.get_by_role("button").click()
+    assert head.get_attribute("aria-sort") == "descending"
+    assert names(page) == best_first
+    head.get_by_role("button").click()
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert names(page)[0] == best_first[-1]
+    assert page.locator(f"{CHOSEN} th[aria-sort]").count() == 1
+
+
+def test_unknown_values_come_last_both_ways(page: Any) -> None:
+    button = page.locator(f'{CHOSEN} th[data-key="tokens"] button')
+    for direction in (1, -1):
+        button.click()
+        cells = page.locator(f"{CHOSEN} .runs tbody tr").evaluate_all(
+            "rows => rows.map(row => row.children[row.children.length - 2].dataset.value)"
+        )
+        known = [float(value) for value in cells[:3]]
+        assert known == sorted(known, reverse=direction < 0)
+        assert cells[3:] == ["", "", ""]
+
+
+def test_columns_are_sorted_by_keyboard(page: Any) -> None:
+    page.locator(f'{CHOSEN} th[data-key="name"] button').focus()
+    style = "getComputedStyle(document.activeElement).outlineStyle"
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Tab")
+    assert page.evaluate(style) != "none"
+    page.keyboard.press("Enter")
+    shown = names(page)
+    assert shown == sorted(shown, key=str.casefold)
+    page.keyboard.press("Space")
+    assert names(page) == shown[::-1]
+
+
+def test_filters(page: Any) -> None:
+    form = page.locator("#made-up form")
+    form.get_by_label("Group", exact=True).select_option("official")
+    assert names(page) == [f"<b>{HOSTILE}</b>"]
+    assert form.locator(".count").inner_text() == "1 of 6 runs"
+    form.get_by_label("Group", exact=True).select_option("")
+    form.get_by_label("First stage", exact=True).select_option("bm25")
+    assert sorted(names(page)) == ["better", "bm25, first 25", "good"]
+    assert page.locator(f"{CHOSEN} [data-cost=tokens] .point:visible").count() == 2
+    form.get_by_label("First stage", exact=True).select_option("?")
+    assert sorted(names(page)) == ["plain", "short"]
+    form.get_by_label("First stage", exact=True).select_option("")
+    form.get_by_label("Find").fill("FULLRANK some")
+    assert names(page) == ["better"]
+    form.get_by_label("Find").fill("")
+    form.get_by_label("only those that tie").check()
+    assert names(page) == ["better", "short"]
+
+
+def test_collections_by_language_and_category(page: Any) -> None:
+    page.get_by_label("Language").select_option("zh")
+    assert page.locator(".board:visible").get_attribute("id") == "another"
+    assert page.locator("#shown").inner_text() == "1 of 2 collections"
+    page.get_by_label("Category").select_option("tests")
+    assert page.locator(".board:visible").count() == 0
+    page.get_by_label("Language").select_option("")
+    page.get_by_label("Collection").select_option("made-up")
+    assert page.locator(".board:visible").get_attribute("id") == "made-up"
+
+
+def test_another_measure(page: Any) -> None:
+    page.locator("#made-up").get_by_label("Measure").select_option("P(rel=2)@5")
+    assert page.locator(f"{CHOSEN} h3").first.inner_text().startswith("P(rel=2)@5")
+    assert page.locator("#made-up .measure:visible").count() == 1
+    page.get_by_role("button", name="good", exact=True).locator("visible=true").first.click()
+    assert page.locator("#made-up .queries th[data-key=mean]").inner_text() == "P(rel=2)@5"
+
+
+def test_a_query_before_and_after(page: Any) -> None:
+    page.locator(f"{CHOSEN} .run", has_text="good").click()
+    detail = page.locator("#made-up .detail")
+    assert "It reranked bm25, first 25." in detail.inner_text()
+    detail.locator("th[data-key=change] button").click()
+    detail.get_by_role("button", name="q3", exact=True).click()
+    detail.locator(".lists").wait_for()
+    assert detail.locator("h4").first.inner_text() == f"q3: {HOSTILE}"
+    before, after = (detail.locator(".lists > div").nth(at) for at in (0, 1))
+    assert before.locator("h4").inner_text() == "bm25, first 25"
+    shown = after.locator("li:visible")
+    assert shown.count() == 20
+    after.get_by_role("button", name="Show all 25").click()
+    assert shown.count() == 25
+    ids = after.locator("li > span:last-child").all_inner_texts()
+    was = before.locator("li > span:last-child").evaluate_all("spans => spans.map(span => span.textContent)")
+    moves = after.locator(".move").all_inner_texts()
+    for rank, (doc, move) in enumerate(zip(ids, moves, strict=True)):
+        moved = was.index(doc) - rank
+        assert move == ("=" if moved == 0 else f"▲ {moved}" if moved > 0 else f"▼ {-moved}")
+    assert "→" in detail.locator(".answer > p").inner_text()
+    detail.get_by_label("Held against").select_option("plain")
+    before.locator("h4", has_text="plain").wait_for()
+
+
+def test_a_run_without_lists_before(page: Any) -> None:
+    page.locator(f"{CHOSEN} .run", has_text="short").click()
+    detail = page.locator("#made-up .detail")
+    assert "not on this board" in detail.inner_text()
+    detail.get_by_role("button", name="q0", exact=True).click()
+    detail.locator(".lists").wait_for()
+    assert detail.locator(".lists > div").count() == 1
+    assert detail.locator("li").count() == 10
+
+
+def test_looked_into_by_keyboard_and_closed(page: Any) -> None:
+    run = page.locator(f"{CHOSEN} .run", has_text="good")
+    run.focus()
+    page.keyboard.press("Enter")
+    detail = page.locator("#made-up .detail")
+    assert detail.evaluate("node => node === document.activeElement")
+    detail.locator(".query").first.focus()
+    page.keyboard.press("Enter")
+    detail.locator(".lists").wait_for()
+    page.keyboard.press("Escape")
+    assert not detail.is_visible()
+    assert run.evaluate("node => node === document.activeElement")
+
+
+def test_an_address_leads_to_a_query(page: Any, site: Path) -> None:
+    page.locator(f"{CHOSEN} .run", has_text="good").click()
+    page.locator("#made-up .query").nth(4).click()
+    address = page.evaluate("location.href")
+    page.goto("about:blank")
+    page.goto(address)
+    page.locator("#made-up .lists").wait_for()
+    assert page.locator("#made-up .answer h4").first.inner_text() == "q4: question q4"
+
+
+def test_missing_lists_are_said_to_be_missing(chromium: Any, tmp_path: Path) -> None:
+    site = write_site([board(files(tmp_path))], tmp_path / "site")
+    (next((site.parent / "data").glob("made-up-*")) / "7.js").unlink()
+    opened = chromium.new_page()
+    opened.goto(site.as_uri())
+    opened.locator(f"{CHOSEN} .run", has_text="good").click()
+    opened.get_by_role("button", name="q7", exact=True).click()
+    opened.locator("#made-up .answer .down").wait_for()
+    assert "7.js is missing" in opened.locator("#made-up .answer").inner_text()
+    opened.close()
+
+
+def luminance(page: Any) -> int:
+    """Red, green and blue of the page's ground, added up."""
+    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    return sum(map(int, re.findall("[0-9]+", colour)[:3]))
+
+
+def test_light_and_dark(page: Any) -> None:
+    page.emulate_media(color_scheme="light")
+    assert luminance(page) > 600
+    page.emulate_media(color_scheme="dark")
+    assert luminance(page) < 150
+    switch = page.get_by_role("button", name="Colours")
+    switch.click()
+    assert switch.inner_text() == "Colours: light"
+    assert luminance(page) > 600
+    switch.click()
+    page.emulate_media(color_scheme="light")
+    assert luminance(page) < 150
+    page.reload()
+    assert luminance(page) < 150
+
+
+def test_it_fits_a_phone(page: Any) -> None:
+    page.set_viewport_size({"width": 375, "height": 800})
+    width = "document.documentElement.scrollWidth"
+    assert page.evaluate(width) <= 375
+    page.locator(f"{CHOSEN} .run", has_text="good").click()
+    page.locator("#made-up .query").first.click()
+    page.locator("#made-up .lists").wait_for()
+    assert page.evaluate(width) <= 375
+
+
+def test_it_is_printed_without_what_only_a_screen_can(page: Any) -> None:
+    page.emulate_media(media="print", color_scheme="dark")
+    assert luminance(page) > 600
+    assert page.locator("form:visible").count() == 0
+    assert page.locator(f"{CHOSEN} .wide").evaluate("node => getComputedStyle(node).overflowX") == "visible"
+
+
+def test_without_scripts_the_tables_stand(chromium: Any, site: Path) -> None:
+    context = chromium.new_context(java_script_enabled=False)
+    opened = context.new_page()
+    opened.goto(site.as_uri())
+    assert opened.locator("table:visible").count() == 3
+    assert opened.locator("form:visible").count() == 0
+    context.close()

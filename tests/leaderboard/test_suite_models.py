@@ -1,0 +1,109 @@
+"""Models of weights in a suite: described without being loaded, loaded once, told apart by their files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+from rerank.backends._words import WordTokens
+from rerank.backends.base import Backend
+from rerank.backends.hf import Hf
+from rerank.errors import BackendError, MissingResourceError
+from rerank.leaderboard._suite_models import Described, Shelf, describe
+from rerank.leaderboard.bench import make, plan
+from rerank.leaderboard.suites import Suite
+from rerank.spec import Execution, RunSpec
+from tests.finetune.small import model_folder
+from tests.leaderboard.lists import suite_of, write_lists
+
+HOW = Execution(device="cpu")
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The folders of the models that are loaded, in order."""
+    asked: list[str] = []
+    load = Hf.load.__func__  # type: ignore[attr-defined]
+
+    def noting(cls: type[Hf], name: Any, options: Any = None) -> Any:
+        asked.append(Path(name).name)
+        return load(cls, name, options)
+
+    monkeypatch.setattr(Hf, "load", classmethod(noting))
+    return asked
+
+
+def over(folder: Path, *models: Path, **values: Any) -> Suite:
+    given = {"methods": ["fullrank", "icr"], "depths": [4, 3], "options": {"dtype": "float32"}, **values}
+    return suite_of(write_lists(folder, queries=2), models=[str(model) for model in models], **given)
+
+
+def test_a_model_is_described_for_the_plan_and_loaded_once_for_all_its_runs(tmp_path: Path, loads: list[str]) -> None:
+    suite = over(tmp_path, model_folder(tmp_path / "one"), model_folder(tmp_path / "two", layers=2))
+    planned = plan(suite, tmp_path / "out", HOW)
+    assert [one.problem for one in planned] == [""] * 8
+    assert loads == [], "a plan loads weights"
+    made = list(make(planned, tmp_path / "out", HOW))
+    assert [one.problem for one in made] == [""] * 8
+    assert loads == ["one", "two"]
+    for one in made:
+        assert one.summary
+        expected = one.planned.expected
+        assert (one.summary["calls"], one.summary["tokens_in"]) == (expected["calls"], expected["tokens_in"])
+    again = plan(suite, tmp_path / "out", HOW)
+    assert [one.status for one in again] == ["done"] * 8
+    assert [one.problem for one in make(again, tmp_path / "out", HOW)] == [""] * 8
+    assert loads == ["one", "two"], "a finished run loads its model"
+
+
+def test_other_weights_in_the_same_folder_are_another_model(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "one")
+    suite = over(tmp_path, folder, methods=["icr"], depths=[3])
+    assert [one.problem for one in make(plan(suite, tmp_path / "out", HOW), tmp_path / "out", HOW)] == [""]
+    asked = suite.model_copy(update={"options": {"dtype": "bfloat16"}})
+    assert [one.status for one in plan(asked, tmp_path / "out", HOW)] == ["missing"]
+    assert [one.status for one in plan(suite, tmp_path / "out", HOW)] == ["done"]
+    model_folder(folder, layers=2)
+    (planned,) = plan(suite, tmp_path / "out", HOW)
+    assert planned.status == "missing"
+    assert planned.to_dict()["seconds"] > 0, "the speed of the model of that name is not used"
+    assert [one.problem for one in make([planned], tmp_path / "out", HOW)] == [""]
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+def test_a_model_that_is_not_there_is_a_problem_of_its_runs(tmp_path: Path) -> None:
+    suite = over(tmp_path, tmp_path / "nowhere", methods=["icr"], depths=[3])
+    (planned,) = plan(suite, tmp_path / "out", HOW)
+    assert "There is no model folder" in planned.problem
+    assert planned.to_dict()["tokens"] is None
+    (made,) = make([planned], tmp_path / "out", HOW)
+    assert made.problem == planned.problem
+
+
+def test_what_is_described_answers_nothing(tmp_path: Path) -> None:
+    spec = RunSpec(collection="pydoc", model=str(model_folder(tmp_path / "one")))
+    described = describe(spec, "")
+    assert described.answers == Hf.answers
+    with pytest.raises(BackendError, match="only described"):
+        described.generate([])
+    with pytest.raises(MissingResourceError):
+        describe(spec.model_copy(update={"adapter": str(tmp_path / "nowhere")}), "")
+
+
+def test_one_model_is_held_at_a_time(tmp_path: Path) -> None:
+    shelf = Shelf()
+    one, two = RunSpec(collection="c", model="a/one"), RunSpec(collection="c", model="a/two")
+    backend: Backend = Described(identity={}, tokens=WordTokens(9), answers=frozenset())
+    assert shelf.take(one, "") is None
+    shelf.put(one, "", backend)
+    assert shelf.take(one.model_copy(update={"depth": 3}), "") is backend
+    assert shelf.take(one.model_copy(update={"dtype": "float32"}), "") is None
+    shelf.put(one, "", backend)
+    assert shelf.take(two, "") is None
+    assert shelf.take(one, "") is None, "the first is held beside the second"
+    shelf.put(RunSpec(collection="c", model="fake:perfect"), "", backend)
+    assert shelf.take(RunSpec(collection="c", model="fake:perfect"), "") is None

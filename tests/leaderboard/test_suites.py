@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rerank.collections import open_collection
+from rerank.errors import DataError, MissingResourceError, RerankError, UnknownNameError, UsageError
+from rerank.experiment.prepare import lowest_relevant
+from rerank.leaderboard.suites import Suite, read_suite
+from rerank.spec import RunSpec
+
+SUITES = Path(__file__).resolve().parents[2] / "eval" / "suites"
+LEAST: dict[str, Any] = {"name": "mine", "collections": ["pydoc"], "models": ["fake:perfect"]}
+
+
+def made(**values: Any) -> Suite:
+    return Suite.make({**LEAST, **values})
+
+
+def test_the_least_is_one_run_with_a_specifications_defaults() -> None:
+    (run,) = made().expand()
+    assert run.spec == RunSpec(collection="pydoc", model="fake:perfect")
+    assert str(run) == "pydoc, bm25, depth 100: fullrank fake:perfect, seed 0"
+
+
+def test_the_product_of_all_keys() -> None:
+    suite = made(
+        collections=[
+            {"collection": "pydoc", "max-queries": 3},
+            {"name": "b", "collection": "irds:vaswani", "depths": [7], "first-stages": ["lucene"], "measures": ["AP"]},
+        ],
+        first_stages=["bm25", "bm25,k1=2"],
+        depths=[10, 20],
+        methods=["fullrank", "sliding,size=4,stride=2"],
+        models=["fake:perfect", "openai:m"],
+        seeds=[0, 1, 2],
+        shuffle="random",
+        options={"max_passage_tokens": 40},
+    )
+    runs = suite.expand()
+    assert len(runs) == len(set(runs)) == (2 * 2 + 1) * 2 * 2 * 3
+    specs = [run.spec for run in runs]
+    assert len(set(specs)) == len(specs)
+    assert {s.max_passage_tokens for s in specs} == {40}
+    assert {(s.first_stage, s.depth, s.measures, s.max_queries) for s in specs if s.collection == "irds:vaswani"} == {
+        ("lucene", 7, ("AP",), None)
+    }
+    assert {s.max_queries for s in specs if s.collection == "pydoc"} == {3}
+    models = [spec.model for spec in specs]
+    assert models == sorted(models, key=["fake:perfect", "openai:m"].index), "a model's runs do not stand together"
+
+
+def test_adapters_and_rerankers_are_runs_of_their_own() -> None:
+    suite = made(
+        models=[],
+        adapters=["some/adapter"],
+        rerankers=[
+            {"name": "short", "method": "sliding", "model": "fake:perfect", "max_passage_tokens": 9},
+            {"method": "icr", "model": "a/b"},
+            {"adapter": "x/y"},
+        ],
+        options={"max_passage_tokens": 40},
+    )
+    assert list(suite.systems()) == ["adapter", "short", "icr b", "y"]
+    first, second, third, fourth = (run.spec for run in suite.expand())
+    # What an adapter was trained with is read from its folder where the specification says nothing.
+    assert first.model_fields_set & {"model", "method", "max_passage_tokens"} == set()
+    assert (first.adapter, fourth.adapter) == ("some/adapter", "x/y")
+    assert (second.method, second.max_passage_tokens) == ("sliding", 9)
+    assert (third.method, third.model, third.max_passage_tokens) == ("icr", "a/b", None)
+
+
+def test_other_models_take_the_place_of_all_rerankers() -> None:
+    suite = made(adapters=["some/adapter"], rerankers=[{"model": "a/b"}], methods=["sliding"])
+    assert list(suite.with_models(["fake:talk"]).systems()) == ["sliding fake:talk"]
+    only_adapters = made(models=[], methods=[], adapters=["some/adapter"])
+    assert list(only_adapters.with_models(["fake:talk"]).systems()) == ["fullrank fake:talk"]
+
+
+WRONG: list[tuple[dict[str, Any], type[RerankError], str]] = [
+    ({"modles": ["m"]}, UnknownNameError, "Unknown key of a suite 'modles'.*Did you mean 'models'"),
+    ({"collections": [{"colection": "x"}]}, UnknownNameError, "key of a collection in a suite.*'collection'"),
+    ({"options": {"temprature": 1}}, UnknownNameError, r"key of \[options\] in a suite 'temprature'.*'temperature'"),
+    ({"options": {"model": "m"}}, UnknownNameError, r"key of \[options\] in a suite 'model'"),
+    ({"options": {"depth": 5}}, UnknownNameError, r"key of \[options\] in a suite 'depth'"),
+    ({"rerankers": [{"modell": "x"}]}, UnknownNameError, "key of a reranker in a suite 'modell'.*'model'"),
+    ({"methods": ["slidng"]}, UnknownNameError, "method 'slidng'.*'sliding'"),
+    ({"models": []}, UsageError, "nothing to run"),
+    ({"methods": []}, UsageError, "no methods to run them with"),
+    ({"models": ["m", "m"]}, UsageError, "models has 'm' 2 times"),
+    ({"seeds": [1, 1]}, UsageError, "seeds has 1 2 times"),
+    ({"models": ["a/m", "b/m"]}, UsageError, "Two rerankers of the suite 'mine' are called 'fullrank m'"),
+    ({"collections": ["pydoc", {"collection": "pydoc"}]}, UsageError, "'pydoc' 2 times; give each a name"),
+    ({"collections": []}, UsageError, "collections"),
+    ({"collections": "pydoc"}, UsageError, "collections = 'pydoc'"),
+    ({"collections": [{"name": "x"}]}, UsageError, r"no collections\.0\.collection"),
+    ({"depths": [0]}, UsageError, "every depth is at least 1"),
+    ({"depths": ["deep"]}, UsageError, r"depths\.0 = 'deep'"),
+    ({"shuffle": "some"}, UsageError, "shuffle = 'some'"),
+    ({"name": "a/b"}, UsageError, "name = 'a/b'"),
+    ({"options": {"temperature": "hot"}}, UsageError, "--temperature 'hot'"),
+    ({"alpha": 2}, UsageError, "alpha = 2"),
+]
+
+
+@pytest.mark.parametrize(("values", "kind", "message"), WRONG, ids=[message for *_, message in WRONG])
+def test_what_makes_no_sense_is_refused(values: dict[str, Any], kind: type[RerankError], message: str) -> None:
+    with pytest.raises(kind, match=message):
+        made(**values)
+
+
+def test_a_suite_without_a_name() -> None:
+    with pytest.raises(UsageError, match=r"The suite has no name.*The least that a suite says"):
+        Suite.make({})
+
+
+def test_files(tmp_path: Path) -> None:
+    path = tmp_path / "suite.toml"
+    with pytest.raises(MissingResourceError, match="No suite at"):
+        read_suite(path)
+    path.write_text("name = ", encoding="utf-8")
+    with pytest.raises(DataError, match=r"The suite .*Invalid value"):
+        read_suite(path)
+    path.write_text('name = "x"\nmodels = ["m"]\ncollections = ["beir:{data}/scifact"]\n', encoding="utf-8")
+    with pytest.raises(UsageError, match=r"'beir:\{data\}/scifact'.*--data FOLDER"):
+        read_suite(path)
+    assert read_suite(path, data="there").collections[0].collection == "beir:there/scifact"
+
+
+@pytest.mark.parametrize("path", sorted(SUITES.glob("*.toml")), ids=lambda path: path.stem)
+def test_the_suites_of_the_checkout_count_from_the_right_grade(path: Path) -> None:
+    """2 for the passages of TREC Deep Learning, 1 for all others, whatever brings the judgments."""
+    suite = read_suite(path, data="nowhere")
+    assert suite.name == path.stem
+    assert suite.about
+    for group in suite.groups():
+        table = group.table
+        spec = RunSpec.make(group.values())
+        known = table.collection.partition(":")[0] in ("irds", "pydoc")
+        grade = spec.relevant or lowest_relevant(spec, open_collection(table.collection if known else "pydoc"))
+        assert grade == (2 if table.title.startswith("dl") else 1), table.title
+
+
+def test_there_are_suites_for_the_tracks() -> None:
+    named = " ".join(path.read_text(encoding="utf-8") for path in SUITES.glob("*.toml"))
+    for year in range(2019, 2024):
+        assert f"trec-dl-{year}" in named
+    for part in ("trec-robust-2004", "trec7", "trec8", "cord19/trec-covid", "beir/scifact/test", "cranfield"):
+        assert part in named
+
+
+def test_judgments_by_a_selector_bring_their_grade(tmp_path: Path) -> None:
+    file = tmp_path / "qrels.txt"
+    file.write_text("q 0 d 1\n", encoding="utf-8")
+    plain = open_collection("pydoc")
+    assert lowest_relevant(RunSpec(collection="pydoc"), plain) == 1
+    deep = "irds:msmarco-passage/trec-dl-2019/judged"
+    assert lowest_relevant(RunSpec(collection="pydoc", qrels=deep), plain) == 2
+    assert lowest_relevant(RunSpec(collection="pydoc", qrels=deep, relevant=3), plain) == 3
+    assert lowest_relevant(RunSpec(collection=deep, qrels=str(file)), open_collection(deep)) == 2

@@ -1,0 +1,65 @@
+"""mteb's benchmarks, by name. The lists are mteb's; these are what its version 2.26 held when this was written."""
+
+from __future__ import annotations
+
+import pytest
+
+from rerank.errors import UnknownNameError, UsageError
+
+pytest.importorskip("mteb")
+
+from rerank.mmteb.listing import BENCHMARKS, described, tasks_of
+
+RERANKING = {
+    "MTEB(Multilingual, v2)": {
+        "AlloprofReranking",
+        "RuBQReranking",
+        "T2Reranking",
+        "VoyageMMarcoReranking",
+        "WebLINXCandidatesReranking",
+        "WikipediaRerankingMultilingual",
+    },
+    "MTEB(eng, v2)": {"AskUbuntuDupQuestions", "MindSmallReranking"},
+    "MTEB(cmn, v1)": {"T2Reranking", "MMarcoReranking", "CMedQAv1-reranking", "CMedQAv2-reranking"},
+}
+
+
+@pytest.mark.parametrize(("benchmark", "retrieval"), list(zip(BENCHMARKS, (18, 10, 8), strict=True)))
+def test_the_tasks_of_the_three_benchmarks(benchmark: str, retrieval: int) -> None:
+    assert {task.metadata.name for task in tasks_of(benchmark, kinds=["Reranking"])} == RERANKING[benchmark]
+    assert len(tasks_of(benchmark, kinds=["Retrieval"])) == retrieval
+    told = [described(task) for task in tasks_of(benchmark)]
+    assert all(row["licence"] and row["data"] and row["splits"] for row in told)
+
+
+def test_a_row() -> None:
+    (task,) = tasks_of("MTEB(cmn, v1)", ["T2Reranking"])
+    assert described(task) == {
+        "task": "T2Reranking",
+        "type": "Reranking",
+        "languages": ["cmn"],
+        "subsets": 1,
+        "splits": ["dev"],
+        "main_score": "map_at_1000",
+        "licence": "not specified",
+        "data": task.metadata.dataset["path"],
+        "revision": task.metadata.dataset["revision"],
+    }
+
+
+def test_an_alias_and_tasks_without_a_benchmark() -> None:
+    assert len(tasks_of("MMTEB", kinds=["InstructionReranking"])) == 3
+    assert [task.metadata.name for task in tasks_of(names=["SCIDOCS"])] == ["SCIDOCS"]
+
+
+def test_names_that_are_none() -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'MTEB"):
+        tasks_of("MTEB(cmn, v2)")
+    with pytest.raises(UnknownNameError, match="task of MTEB.*SCIDOC'.*Did you mean 'SCIDOCS'"):
+        tasks_of("MTEB(eng, v2)", ["SCIDOC"])
+    with pytest.raises(UnknownNameError, match="type of task"):
+        tasks_of("MTEB(eng, v2)", kinds=["STS"])
+    with pytest.raises(UsageError, match="Neither a benchmark nor a task"):
+        tasks_of()
+    with pytest.raises(UsageError, match="holds no task of the type InstructionReranking"):
+        tasks_of("MTEB(cmn, v1)", kinds=["InstructionReranking"])

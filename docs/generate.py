@@ -88,7 +88,9 @@ _PAGE_OF_KIND = {
 #: Training method that is no part -> where it is described.
 _ELSEWHERE = {
     "icr": "../methods/icr.md",
+    "inquire": "../benchmarks/inquire.md",
     "mmteb": "../benchmarks/mmteb.md",
+    "t2ranking": "../benchmarks/t2ranking.md",
     "qrels-agreement": "../adjudication.md",
     "intruder-dimensions": "../inspecting.md",
     "update-sparsity": "../inspecting.md",

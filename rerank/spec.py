@@ -7,6 +7,7 @@ knows fields and files, not what they lead to.
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -105,6 +106,11 @@ class RunSpec(_Frozen):
     """Lowest grade that binary measures count as relevant; the collection's own if left out."""
     max_failure_rate: float = Field(default=0.2, ge=0.0, le=1.0)
     """Share of failed windows past which the exit code says so."""
+
+    @property
+    def shown_method(self) -> str:
+        """The method for a reader: of files that its options name, the names alone."""
+        return re.sub(r"=[^,]*/", "=", self.method)
 
 
 class Execution(_Frozen):

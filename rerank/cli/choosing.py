@@ -11,7 +11,7 @@ import typer
 from rerank.cli.groups import unfolded
 from rerank.cli.output import FormatOption, emit, note, number, table
 from rerank.cli.runfiles import RunsArgument, read_runs
-from rerank.errors import UsageError
+from rerank.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from rerank.downsampling import Choice, Goal, Paired, Table
@@ -181,7 +181,8 @@ def pool(
     runs: RunsArgument,
     qrels: Annotated[str, typer.Option("--qrels", help="Judgments: a file, or a collection's selector.")],
     out: Annotated[
-        Path | None, typer.Option(help="Write the chosen pools there, in mteb's form, as JSON lines.")
+        Path | None,
+        typer.Option(help="Write the ids of the chosen corpus there, the union of all queries' pools, as JSON lines."),
     ] = None,
     form: FormatOption = "text",
 ) -> None:
@@ -199,19 +200,25 @@ def pool(
         systems, judged, kept.goal, makers=makers, measure=pooling.measure, depths=depths, paired=kept.paired
     )
     if out is not None and found.chosen is not None:
-        _write_pool(out, [run for run in systems if not makers or run.name in makers], judged, found.chosen.size)
+        _write_corpus(out, [run for run in systems if not makers or run.name in makers], judged, found.chosen.size)
     _print(found, form)
+    if out is not None and found.chosen is None:
+        raise DataError(
+            f"No depth meets the goal, so {out} was not written",
+            expected="one that does, as do all larger ones",
+            remedy="Ask for less with --min-tau, --min-recall or --min-precision, or try deeper pools with --k",
+        )
 
 
-def _write_pool(out: Path, makers: list[Any], judged: Any, depth: int) -> None:
+def _write_corpus(out: Path, makers: list[Any], judged: Any, depth: int) -> None:
     import json
 
-    from rerank.downsampling.pools import pooled, top_ranked
+    from rerank.downsampling.pools import corpus_of, pooled
     from rerank.textfiles import replace_text
 
     with replace_text(out) as file:
-        for row in top_ranked(pooled(makers, judged, depth)):
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        for doc_id in sorted(corpus_of(pooled(makers, judged, depth))):
+            file.write(json.dumps({"id": doc_id}, ensure_ascii=False) + "\n")
     note(f"Written: {out}")
 
 

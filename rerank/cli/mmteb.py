@@ -70,12 +70,11 @@ def run(
     Retrieval tasks take the lists of --first-stage: a selector such as bm25, or predictions that mteb saved (their
     folder). Reranking tasks bring their own lists, which are shuffled. What is scored already is not asked again.
     """
-    from rerank.mmteb import MtebFirstStage, MtebReranker, evaluate, lists_from, tasks_of
+    from rerank.mmteb import MtebReranker, evaluate, first_stage_of, lists_from, tasks_of
     from rerank.mmteb.listing import KINDS
 
     chosen = tasks_of(benchmark, task or (), kind or KINDS)
-    first: Any = spec.first_stage
-    first = Path(first) if Path(first).exists() else MtebFirstStage(first)
+    first = first_stage_of(spec.first_stage)
     lists = lists_from(first, spec.depth) if any(one.metadata.type == "Retrieval" for one in chosen) else {}
     reranker = MtebReranker(spec, out=out, execution=execution, first_stage=lists)
     found: list[Evaluated] = []
@@ -98,13 +97,12 @@ def run(
 def _content(reranker: Any, found: list[Evaluated], failed: dict[str, RerankError]) -> dict[str, Any]:
     meta = reranker.mteb_model_meta
     rows = [
-        {"task": one.task, "main_score": one.main_score, **row, "path": str(one.path)}
+        {"task": one.task, "revision": one.revision, "main_score": one.main_score, **row, "path": str(one.path)}
         for one in found
         for row in one.rows
     ]
     return {
         "model": meta.name,
-        "revision": meta.revision,
         "first_stage": reranker.first_stage,
         "results": rows,
         "failed": {name: str(error) for name, error in failed.items()},
@@ -122,7 +120,8 @@ def _show(content: dict[str, Any]) -> None:
         for row in content["results"]
     ]
     table(["task", "subset", "split", "main score", "first stage", "reranked", "windows"], rows)
-    note(f"{content['model']}, revision {content['revision']}")
+    revisions = dict.fromkeys(row["revision"] for row in content["results"])
+    note(f"{content['model']}, revision {' and '.join(revisions) or 'of nothing yet'}")
 
 
 def _check(content: dict[str, Any], failed: dict[str, RerankError], allowed: float) -> None:

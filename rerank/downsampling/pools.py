@@ -20,7 +20,7 @@ from rerank.types import Qrels, Ranking, Run
 
 #: Depths that are tried if none are named.
 DEPTHS = (1, 2, 3, 5, 10, 20, 30, 50, 75, 100, 150, 250)
-#: Query -> the documents of its corpus.
+#: Query -> the documents of its pool.
 Docs = Mapping[str, frozenset[str]]
 
 
@@ -59,8 +59,7 @@ def choose_pool(
     longest = max(len(ranking) for run in runs for ranking in run.values())
     steps, found = [], {}
     for depth in sorted({min(depth, longest) for depth in depths}, reverse=True):
-        docs = pooled(chosen_runs, qrels, depth)
-        corpus = frozenset().union(*docs.values())
+        corpus = corpus_of(pooled(chosen_runs, qrels, depth))
         values = by_measure(qrels, [restricted(run, corpus) for run in runs], [name])[name].values
         found[depth] = judged(values, whole.systems, tested)
         more = {"documents": len(corpus), "share": len(corpus) / len(everything)}
@@ -104,9 +103,9 @@ def restricted(run: Run, corpus: frozenset[str]) -> Run:
     return Run((_within(ranking, corpus) for ranking in run.values()), name=run.name)
 
 
-def top_ranked(docs: Docs) -> list[dict[str, Any]]:
-    """Rows in the form in which mteb's data sets hold a query's candidates; in order of ids, which says nothing."""
-    return [{"query-id": query, "corpus-ids": sorted(ids)} for query, ids in docs.items()]
+def corpus_of(docs: Docs) -> frozenset[str]:
+    """The one corpus of all queries, which systems are scored on: the union of their pools."""
+    return frozenset().union(*docs.values())
 
 
 def _within(ranking: Ranking, docs: frozenset[str]) -> Ranking:

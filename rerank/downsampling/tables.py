@@ -1,7 +1,7 @@
 """Scores of models on tasks, with or without those of single queries, from files. Knows no tests and no choice.
 
 What is read: CSV with a row a model and a column a task; CSV or JSON lines with one score a line (model, task, score
-and perhaps query); JSON lines with a model and its scores; a folder of results as mteb keeps them.
+and perhaps query); JSON lines with a model and its scores; a folder of results as mteb keeps them (`_mteb_results`).
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ from __future__ import annotations
 import csv
 import json
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rerank.downsampling._mteb_results import mean_scores
 from rerank.errors import DataError, UsageError
 from rerank.evaluation import Matrix
 from rerank.evaluation.significance.base import Floats
@@ -39,12 +41,14 @@ class Table:
         tasks: Task -> (queries, models); one row where the scores of single queries are not known.
         queries: Task -> the rows' ids; empty where there is one row for the task as a whole.
         left_out: Models that lacked a score and were dropped.
+        notes: What else is not in the scores, in sentences.
     """
 
     models: tuple[str, ...]
     tasks: Mapping[str, Floats]
     queries: Mapping[str, tuple[str, ...]]
     left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def by_query(self) -> bool:
@@ -88,15 +92,20 @@ def read_table(path: str | Path, *, drop_incomplete: bool = False) -> Table:
         path: A file, plain or gzipped, or a folder of mteb's results.
         drop_incomplete: Leave out models that lack a score that another has, instead of stopping.
 
+    A task's score in mteb's results is the mean over the splits and subsets that all models have; that others were
+    left out is a warning, and in the table's notes.
+
     Raises:
         MissingResourceError: There is no such file.
         DataError: Another form, a score twice, no number, or scores that are missing.
     """
     where = Path(path)
-    cells = list(_mteb_folder(where) if where.is_dir() else _file(where))
+    cells, notes = mean_scores(where) if where.is_dir() else (list(_file(where)), ())
     if not cells:
         raise DataError(f"{path} holds no scores", expected="a row a model and a column a task, or a score a line")
-    return _tabulated(cells, str(path), drop_incomplete=drop_incomplete)
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    return replace(_tabulated(cells, str(path), drop_incomplete=drop_incomplete), notes=notes)
 
 
 def _tabulated(cells: Sequence[_Cell], source: str, *, drop_incomplete: bool) -> Table:
@@ -191,25 +200,3 @@ def _number(value: Any, where: str) -> float:
     if not math.isfinite(found):
         raise DataError(f"{where}: {value!r}", expected="a finite number")
     return found
-
-
-def _mteb_folder(folder: Path) -> Iterable[_Cell]:
-    """Main scores, averaged over a task's splits and subsets, of results in mteb's folders."""
-    root = folder / "results" if (folder / "results").is_dir() else folder
-    files = [path for path in sorted(root.glob("*/*/*.json")) if path.name != "model_meta.json"]
-    revisions: dict[str, set[str]] = {}
-    for path in files:
-        revisions.setdefault(path.parent.parent.name, set()).add(path.parent.name)
-    for path in files:
-        model, revision = path.parent.parent.name, path.parent.name
-        try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-            scores = [row["main_score"] for rows in result["scores"].values() for row in rows]
-            task = str(result["task_name"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path} is no result of mteb ({error!r})", expected="task_name and scores") from error
-        if not scores:
-            raise DataError(f"{path} holds no score", expected="at least one split")
-        mean = sum(_number(score, str(path)) for score in scores) / len(scores)
-        name = model.replace("__", "/", 1)
-        yield (name if len(revisions[model]) == 1 else f"{name}@{revision}", task, "", mean, str(path))

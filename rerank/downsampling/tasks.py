@@ -163,6 +163,7 @@ def _divided(table: Table, design: Design) -> tuple[list[int], list[int]]:
 
 
 def _notes(table: Table, design: Design, whole: Verdicts, unseen: Sequence[int]) -> Iterator[str]:
+    yield from table.notes
     if table.left_out:
         yield f"{len(table.left_out)} models lack scores and are left out: {', '.join(table.left_out[:5])}"
     if not unseen:

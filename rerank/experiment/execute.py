@@ -6,7 +6,6 @@ Knows the order of things and what is written when; results are made in ``pipeli
 from __future__ import annotations
 
 import platform
-import re
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -15,7 +14,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from rerank.backends._loading import adapter_folder
 from rerank.backends.base import Reply
 from rerank.errors import DataError, PartialFailureError
 from rerank.experiment.prepare import Prepared, prepare, shuffled
@@ -24,7 +22,6 @@ from rerank.judges import FAILURES
 from rerank.pipeline import Outcome, drive
 from rerank.spec import Execution, RunSpec
 from rerank.store import Logged, RunFolder, Usage, identity_hash, shared_cache
-from rerank.trained import as_trained
 from rerank.types import Run
 
 #: Called after each reply.
@@ -113,15 +110,14 @@ def default_folder(spec: RunSpec, name: str) -> Path:
 def run_name(spec: RunSpec) -> str:
     """The tag of a reranked run: its method, or its adapter, with the method where that is not the adapter's own.
 
+    An adapter's own method is known by the files that it names: heads beside the weights. Where they lie is not told.
     Where passages are judged, how they are put together follows.
     """
-    plain = str.maketrans(":,=", "---")
-    method = re.sub(r"=[^,]*/", "=", spec.method).translate(plain)
-    passages = "" if spec.passages is None else f"-passages-{spec.passages.translate(plain)}"
-    if not spec.adapter:
-        return method + passages
-    own = as_trained(adapter_folder(spec.adapter), {}).get("method") == spec.method
-    return Path(spec.adapter).name + ("" if own else f"-{method}") + passages
+    method = spec.shown_method
+    if spec.adapter:
+        method = Path(spec.adapter).name + ("" if method != spec.method else f"-{method}")
+    passages = "" if spec.passages is None else f"-passages-{spec.passages}"
+    return (method + passages).translate(str.maketrans(":,=", "---"))
 
 
 def environment() -> dict[str, str]:
@@ -163,7 +159,7 @@ def _answered(prepared: Prepared, folder: RunFolder) -> dict[str, Any]:
     summary = folder.read_json("summary.json", "calls") | {"folder": str(folder.path)}
     if prepared.qrels:  # without judgments now, those of before stay
         summary |= means(_scored(prepared, folder, folder.read_run("run.trec")))
-    summary |= {key: getattr(prepared.spec, key) for key in ("method", "model", "depth")}
+    summary |= {"method": prepared.spec.shown_method, "model": prepared.spec.model, "depth": prepared.spec.depth}
     folder.write_json("summary.json", summary)
     return summary | {"reused_calls": summary["calls"]}
 

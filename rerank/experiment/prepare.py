@@ -129,7 +129,8 @@ def settings(spec: RunSpec) -> dict[str, Any]:
 
 def _described(method: Method) -> str:
     """A judge with all its options, those that were not given too; what a file holds is in `Asking.identity`."""
-    given = Selector.parse(method.judge_selector).options
+    # Where a file lies decides nothing: a run that was sent elsewhere is the same run.
+    given = {key: value.rpartition("/")[2] for key, value in Selector.parse(method.judge_selector).options.items()}
     known = {f.name: f.default for f in fields(judges.get(method.judge)) if f.name in options_of(method.judge)}
     return f"{method.judge}({', '.join(f'{key}={given.get(key, default)}' for key, default in known.items())})"
 

@@ -34,7 +34,7 @@ def summarise(
     """
     windows = outcome.windows()
     return {
-        "method": spec.method,
+        "method": spec.shown_method,
         "model": spec.model,
         "depth": spec.depth,
         "queries": queries,

@@ -230,6 +230,7 @@ class Run:
         with quiet(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*pin_memory.*")
             module = self._attached()
+            self._begin()
             last = checkpoints(self._folder)[-1:] if resume else []
             if self._recipe.readout.fit and not last:
                 size = self._recipe.training.batch_size
@@ -256,7 +257,7 @@ class Run:
         return bool(looks and looks.patience and Patience(looks.measure, looks.patience).ended(history))
 
     def _finished(self, resume: bool) -> bool:
-        """Whether the folder holds this training, done; otherwise note there what is trained.
+        """Whether the folder holds this training, done.
 
         Raises:
             UsageError: It holds another one, or one that is to be gone on with.
@@ -264,10 +265,10 @@ class Run:
         if not leads():
             return (self._folder / _RESULT).is_file()
         path = self._folder / _RECIPE
-        mine = json.loads(self._recipe.model_dump_json())
         if path.is_file():
             # Read as a recipe, so that one of before a field existed is still the same.
-            before, now = Recipe.make(json.loads(path.read_text(encoding="utf-8"))), Recipe.make(mine)
+            before = Recipe.make(json.loads(path.read_text(encoding="utf-8")))
+            now = Recipe.make(json.loads(self._recipe.model_dump_json()))
             if other := [name for name in Recipe.model_fields if getattr(before, name) != getattr(now, name)]:
                 raise UsageError(
                     f"{str(self._folder)!r} holds a training of another recipe: {', '.join(other)} differ",
@@ -281,10 +282,15 @@ class Run:
                     remedy="Go on with --resume, or choose another --out",
                 )
             return (self._folder / _RESULT).is_file()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with replace_text(path) as file:
-            file.write(json.dumps(mine, indent=1, ensure_ascii=False) + "\n")
         return False
+
+    def _begin(self) -> None:
+        """Note in the folder what is trained, once all parts are known to fit the model."""
+        path = self._folder / _RECIPE
+        if leads() and not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replace_text(path) as file:
+                file.write(self._recipe.model_dump_json(indent=1) + "\n")
 
     @contextlib.contextmanager
     def _as_used(self, module: Listwise) -> Iterator[Hf]:

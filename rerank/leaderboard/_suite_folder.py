@@ -39,7 +39,7 @@ class Kept:
         """Whether it holds this run, which has this identity: the same candidates, prompt, settings and model.
 
         A model that was only described is the same if its name, its weights (or revision) and its adapter are, and it
-        is asked for in the same number type.
+        is asked for in the same number type; one that sees pictures also needs the same processor for them.
         """
         theirs, ours = dict(self.document["identity"]), dict(identity)
         model, wanted = dict(theirs.pop("model", {})), dict(ours.pop("model"))
@@ -48,6 +48,8 @@ class Kept:
         if not isinstance(prepared.backend, Described):
             return model == wanted
         asked = {key: self.document["spec"].get(key) for key in ("model", "dtype")}
+        if model.get("processor") != wanted.get("processor"):
+            return False
         return of_model(model) == of_model(wanted) and asked == {key: getattr(prepared.spec, key) for key in asked}
 
     def replies(self) -> int:

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from rerank.backends._fingerprint import folder_hash
-from rerank.backends._loading import adapter_folder, named_errors, origin_of, quiet, require_torch
+from rerank.backends._loading import LANGUAGE, adapter_folder, named_errors, origin_of, quiet, require_torch
 from rerank.backends._options import BackendOptions, context_of
 from rerank.backends.base import Backend, Relate, Reply, Request, tasks_of
 from rerank.errors import BackendError
@@ -74,7 +74,7 @@ def describe(spec: RunSpec, kind: str) -> Described:
         kind: As for `has_weights`.
 
     Raises:
-        MissingPrerequisiteError: Transformers is not installed.
+        MissingPrerequisiteError: Transformers is not installed; or Pillow, for a model that sees pictures.
         MissingResourceError: There is no such model or adapter.
         UsageError: A context size beyond the model's.
     """
@@ -84,25 +84,40 @@ def describe(spec: RunSpec, kind: str) -> Described:
     origin = origin_of(name, options)
     with quiet(), named_errors(name):
         config = transformers.AutoConfig.from_pretrained(name, **origin)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name, **origin)
+        reader = getattr(transformers, _reader(backend_class(spec.model, kind))).from_pretrained(name, **origin)
     folder = Path(name) if Path(name).is_dir() else None
     identity = {"model": folder.name if folder else str(name)}
     if folder:
         identity["weights"] = folder_hash(folder)
     else:
         identity["revision"] = str(getattr(config, "_commit_hash", None) or options.revision)
+    if hasattr(reader, "image_processor"):  # as the backend says which one it sees with
+        identity["processor"] = type(reader.image_processor).__name__
     if spec.adapter:
         identity["adapter"] = folder_hash(adapter_folder(spec.adapter))
     answers = tasks_of(backend_class(spec.model, kind))
-    tokens = _counter(config, tokenizer, options, pairs=Relate in answers, name=identity["model"])
+    tokens = _counter(config, reader, options, pairs=Relate in answers, name=identity["model"])
     return Described(identity=identity, tokens=tokens, answers=answers)
 
 
-def _counter(config: Any, tokenizer: Any, options: BackendOptions, *, pairs: bool, name: str) -> TokenCounter:
+def _reader(made: Any) -> str:
+    """Class of transformers that turns what a backend is asked into tokens: a processor where it sees pictures."""
+    return str(getattr(made, "classes", LANGUAGE)[1])
+
+
+def _counter(config: Any, reader: Any, options: BackendOptions, *, pairs: bool, name: str) -> TokenCounter:
     from rerank.backends._tokens import HfTokens, context_size
     from rerank.backends.cross_encoder import PairTokens
 
+    sees = hasattr(reader, "image_processor")
+    tokenizer = reader.tokenizer if sees else reader
     size = context_of(context_size(SimpleNamespace(config=config), tokenizer), options, name)
+    if sees:
+        from rerank.backends._vlm_tokens import VlmTokens
+        from rerank.pictures import require_pillow
+
+        require_pillow()
+        return VlmTokens(reader, context_size=size)
     if pairs:
         return PairTokens(tokenizer, context_size=size, marks=_MARKS)
     return HfTokens(tokenizer, context_size=size)

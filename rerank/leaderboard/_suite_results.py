@@ -131,6 +131,12 @@ def _group(suite: Suite, made: Sequence[Made]) -> dict[str, Any]:
     result["systems"] = [_system(name, scores, main) for name, scores in systems]
     result["rivals"], notes = _rivals(group, found, relevant)
     result["notes"] += notes
+    result["notes"] += [
+        f"Left out of the comparison, since it is unfinished: {one.planned.run.system}, seed {one.planned.spec.seed}. "
+        f"{one.problem}"
+        for one in made
+        if one.summary and not _complete(one)
+    ]
     try:
         result["comparison"] = _compared(suite, systems, main)
     except RerankError as error:
@@ -139,8 +145,8 @@ def _group(suite: Suite, made: Sequence[Made]) -> dict[str, Any]:
 
 
 def _systems(group: Group, found: Found, made: Sequence[Made], relevant: int) -> list[tuple[str, list[Scores]]]:
-    """The candidates, and each reranker that has a result, with a measurement for each seed."""
-    finished = [(one, RunFolder(one.summary["folder"])) for one in made if one.summary]
+    """The candidates, and each reranker that has a finished result, with a measurement for each seed."""
+    finished = [(one, RunFolder(one.summary["folder"])) for one in made if one.summary and _complete(one)]
     check_same_candidates([folder for _, folder in finished], digest(found.first_stage))
     runs = [found.first_stage, *(folder.read_run("run.trec") for _, folder in finished)]
     first, *rest = evaluate_all(found.qrels, runs, group.measures, relevant=relevant)
@@ -148,6 +154,11 @@ def _systems(group: Group, found: Found, made: Sequence[Made], relevant: int) ->
     for (one, _), scores in zip(finished, rest, strict=True):
         systems.setdefault(one.planned.run.system, []).append(scores)
     return list(systems.items())
+
+
+def _complete(one: Made) -> bool:
+    """Whether every call got a reply; the plan calls other runs missing, and makes them again."""
+    return bool(one.summary and one.summary.get("complete", True))
 
 
 def _system(name: str, scores: Sequence[Scores], main: str) -> dict[str, Any]:

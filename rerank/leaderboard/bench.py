@@ -84,7 +84,7 @@ class Made:
     Attributes:
         planned: Which.
         summary: Its summary; None if there is none.
-        problem: Why it failed; empty if it did not. A run with too many failed windows has both.
+        problem: Why it failed or is unfinished; empty if neither. A run with failed windows has both.
     """
 
     planned: Planned
@@ -159,7 +159,15 @@ def make(planned: Sequence[Planned], out: Path, execution: Execution, *, run: Ru
         except RerankError as error:
             yield Made(planned=one, summary=summary, problem=str(error))
         else:
-            yield Made(planned=one, summary=summary)
+            yield Made(planned=one, summary=summary, problem=_unfinished(summary))
+
+
+def _unfinished(summary: dict[str, Any]) -> str:
+    """Why a run that its limit of failures lets pass counts as missing all the same; empty if it does not."""
+    if summary.get("complete", True):
+        return ""
+    errors = summary["windows"]["error"]
+    return f"It is unfinished: {errors} of its windows got no reply. The same command asks these again."
 
 
 def _answered(one: Planned, execution: Execution) -> dict[str, Any]:

@@ -18,8 +18,10 @@ from rerank.errors import DataError
 from rerank.evaluation import Scores, evaluate_all, parse_measures
 from rerank.evaluation.grades import grade_note
 from rerank.evaluation.measures import check_by_query
+from rerank.leaderboard.belonging import Ground, of_board
 from rerank.leaderboard.candidates import field, first_stages
 from rerank.leaderboard.entries import Entry, find_entries
+from rerank.leaderboard.labels import labelled
 from rerank.leaderboard.plan import Plan
 from rerank.leaderboard.standings import Standings, rank
 from rerank.selector import Selector
@@ -95,11 +97,16 @@ def make_board(plan: Plan, *, home: Path, data: Path | None = None, runs: Sequen
         check_by_query(measure)
     base = data or home
     entries, notes = _entries(plan, home, base, runs)
+    qrels, lowest = judgments(_place(plan.qrels, base))
+    opened = _opened(plan, base)
+    texts = {query.id: query.text for query in opened.queries()} if opened else {}
+    entries, others = of_board(entries, _ground(plan, base, qrels, texts, entries))
+    entries, split = labelled(entries)
+    notes = [*others, *split, *notes]
     if not entries:
         raise DataError(
             " ".join(notes) or f"The board {plan.title!r} has no runs", expected="at least one finished run"
         )
-    qrels, lowest = judgments(_place(plan.qrels, base))
     ranked = field(entries)
     named = [Run(entry.run.values(), name=entry.name) for entry in ranked.entries]
     relevant = plan.relevant or lowest
@@ -111,7 +118,7 @@ def make_board(plan: Plan, *, home: Path, data: Path | None = None, runs: Sequen
         plan=plan,
         qrels=qrels,
         relevant=relevant,
-        queries=_queries(plan, base, ranked.entries),
+        queries={query: text for entry in ranked.entries for query, text in entry.queries.items()} | texts,
         docs=_documents(plan, base, ranked.entries, qrels),
         entries=ranked.entries,
         before=ranked.before,
@@ -164,17 +171,21 @@ def _is_selector(text: str) -> bool:
     return not Path(text).exists() and Selector.parse(text).name in collections.names()
 
 
-def _queries(plan: Plan, base: Path, entries: Sequence[Entry]) -> dict[str, str]:
-    """Texts of queries: those that were named, else those of the runs' own sources."""
-    found = {query: text for entry in entries for query, text in entry.queries.items()}
+def _opened(plan: Plan, base: Path) -> Collection | None:
+    """Where the texts of the queries are looked up: what was named for it, else the collection of the judgments."""
     source = _place(plan.queries or plan.qrels, base)
     if _is_selector(source):
-        opened = open_collection(source)
-    elif plan.queries:
-        opened = Trec(topics=source)
-    else:
-        return found
-    return found | {query.id: query.text for query in opened.queries()}
+        return open_collection(source)
+    return Trec(topics=source) if plan.queries else None
+
+
+def _ground(plan: Plan, base: Path, qrels: Qrels, texts: Mapping[str, str], entries: Sequence[Entry]) -> Ground:
+    """What the board knows of its collection, to tell runs of others by."""
+    named = _place(plan.qrels, base)
+    claims = [entry.origin for entry in entries if entry.origin and entry.origin.fingerprint]
+    asked = any(named not in (origin.collection, origin.qrels) for origin in claims)  # it may read all documents
+    fingerprint = open_collection(named).fingerprint if asked and _is_selector(named) else ""
+    return Ground(named=named, qrels=qrels, fingerprint=fingerprint, queries=texts)
 
 
 def _documents(plan: Plan, base: Path, entries: Sequence[Entry], qrels: Qrels) -> dict[str, Document]:

@@ -42,17 +42,20 @@ def field(entries: Sequence[Entry]) -> Field:
         UsageError: It names the card's own run.
     """
     everything = list(entries)
-    lists = [_lists(entry.run) for entry in everything]
+    # A reranker that changed nothing has its candidates' lists and is still not where they come from.
+    sources = [(_lists(entry.run), at) for at, entry in enumerate(entries) if not _reranks(entry)]
     before: list[int | None] = []
     for entry in entries:
         if entry.card.before:
             before.append(_named(entry, entries))
         elif entry.first is not None:
             wanted = _lists(entry.first)
-            if wanted not in lists:
+            at = next((at for lists, at in sources if lists == wanted), None)
+            if at is None:
+                at = len(everything)
                 everything.append(_first_stage(entry, [other.name for other in everything]))
-                lists.append(wanted)
-            before.append(lists.index(wanted))
+                sources.append((wanted, at))
+            before.append(at)
         else:
             before.append(None)
     before += [None] * (len(everything) - len(entries))
@@ -64,6 +67,11 @@ def field(entries: Sequence[Entry]) -> Field:
 def first_stages(entries: Iterable[Entry]) -> list[str]:
     """What runs declare as their first stage, each once, unknown ones left out."""
     return list(dict.fromkeys(entry.card.first_stage for entry in entries if entry.card.first_stage))
+
+
+def _reranks(entry: Entry) -> bool:
+    """Whether a run is known to have put another's lists in order."""
+    return entry.first is not None or bool(entry.card.before or entry.card.method)
 
 
 def _lists(run: Run) -> dict[str, tuple[str, ...]]:

@@ -12,16 +12,19 @@ from rerank.collections.requests import Requests
 from rerank.errors import DataError, MissingResourceError
 from rerank.formats import read_run
 from rerank.leaderboard.card import Card, read_card
+from rerank.leaderboard.cards import Cards, stem
+from rerank.leaderboard.origin import Origin, origin_of
 from rerank.store import RunFolder
 from rerank.textfiles import open_text
 from rerank.types import Run
 
-_ENDS = (".trec", ".run", ".txt", ".jsonl", ".json", ".tsv")
 #: What may stand beside runs in a folder and is none.
 _BESIDE = (".toml", ".md", ".jsonl", ".csv")  # cards, notes, and the tables of rerank bench
 _LISTS = {"candidates", "hits", "ctxs"}
 #: The card in a run folder, where there is one.
 _CARD = "card.toml"
+#: And its run.
+_RESULT = "run.trec"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +37,7 @@ class Entry:
         source: Where it was read.
         first: The lists that it reranked, where a run folder keeps them.
         queries: Texts of queries, as far as its source knows them.
+        origin: What its run folder says of its making; None for a run file.
     """
 
     card: Card
@@ -41,6 +45,7 @@ class Entry:
     source: Path
     first: Run | None = None
     queries: Mapping[str, str] = field(default_factory=dict)
+    origin: Origin | None = None
 
     @property
     def name(self) -> str:
@@ -53,12 +58,6 @@ class Entry:
         return None if total is None or not many else total / many
 
 
-def stem(path: Path) -> str:
-    """A run file's name without its endings."""
-    name = path.name.removesuffix(".gz")
-    return next((name.removesuffix(end) for end in _ENDS if name.endswith(end)), name)
-
-
 def find_entries(
     paths: Iterable[Path], *, defaults: Card | None = None, cards: Path | None = None
 ) -> tuple[list[Entry], list[str]]:
@@ -67,8 +66,8 @@ def find_entries(
     Args:
         paths: Where they are; one that comes twice is read once.
         defaults: What holds for all of them where no card says otherwise.
-        cards: A folder of cards, named as the run files; else a card stands beside its file under the same name,
-            or in the run folder as card.toml.
+        cards: A folder of cards, for runs that lie elsewhere; else a card stands beside its file, or in the run folder
+            as card.toml. A card is of the file that it names in ``run``, or of the one of its own name.
 
     Returns:
         The runs, and a sentence for each unfinished run folder, which is left out.
@@ -79,6 +78,7 @@ def find_entries(
     """
     entries: list[Entry] = []
     notes: list[str] = []
+    known = Cards(cards)
     for place in dict.fromkeys(found.resolve() for path in paths for found in _places(Path(path))):
         if place.is_dir():
             folder = RunFolder.existing(place)
@@ -87,7 +87,7 @@ def find_entries(
                 continue
             entries.append(_from_folder(folder, defaults or Card()))
         else:
-            entries.append(_from_file(place, defaults or Card(), cards))
+            entries.append(_from_file(place, known.of(place).over(defaults or Card())))
     return _unlike(entries), notes
 
 
@@ -120,26 +120,41 @@ def _from_folder(folder: RunFolder, defaults: Card) -> Entry:
         **({} if summary.get("cost") is None else {"cost": summary["cost"]}),
     )
     own = folder.path / _CARD
-    card = (read_card(own) if own.is_file() else Card()).over(known).over(defaults)
+    declared = read_card(own) if own.is_file() else Card()
+    if declared.run not in ("", _RESULT):
+        raise DataError(
+            f"The card {str(own)!r} names the run {declared.run!r}",
+            expected=f"{_RESULT}, the run of the folder that it lies in, or no run",
+        )
+    card = declared.over(known).over(defaults)
+    _check_hash(card, folder.path / _RESULT)
     first = folder.read_candidates()
     texts = {query: ranking.query.text for query, ranking in first.items() if ranking.query.text}
-    return Entry(card=card, run=folder.read_run("run.trec"), source=folder.path, first=first, queries=texts)
+    return Entry(
+        card=card,
+        run=folder.read_run(_RESULT),
+        source=folder.path,
+        first=first,
+        queries=texts,
+        origin=origin_of(folder),
+    )
 
 
-def _from_file(path: Path, defaults: Card, cards: Path | None) -> Entry:
-    name = stem(path)
-    places = [folder / f"{name}.toml" for folder in (cards, path.parent) if folder is not None]
-    written = next((read_card(place) for place in places if place.is_file()), Card())
-    card = written.over(defaults).named(name)
+def _from_file(path: Path, card: Card) -> Entry:
+    _check_hash(card, path)
+    run = _read(path)
+    texts = {query: ranking.query.text for query, ranking in run.items() if ranking.query.text}
+    return Entry(card=card.named(stem(path)), run=run, source=path, queries=texts)
+
+
+def _check_hash(card: Card, path: Path) -> None:
+    """Refuse a file that is not the one that its card was written for."""
     if card.sha256 and card.sha256 != file_hash(path):
         raise DataError(
             f"{str(path)!r} has the SHA-256 {file_hash(path)}",
             expected=f"{card.sha256}, as its card says",
             remedy="Take the file that the card was written for, or correct the card",
         )
-    run = _read(path)
-    texts = {query: ranking.query.text for query, ranking in run.items() if ranking.query.text}
-    return Entry(card=card, run=run, source=path, queries=texts)
 
 
 def _read(path: Path) -> Run:

@@ -14,7 +14,8 @@ from typing import Any
 
 from rerank.errors import DataError, MissingResourceError, RerankError, shorten
 from rerank.leaderboard.card import Card, checked_card, read_toml
-from rerank.leaderboard.entries import file_hash, stem
+from rerank.leaderboard.cards import stem
+from rerank.leaderboard.entries import file_hash
 from rerank.textfiles import open_text
 from rerank.types import Qrels, float32
 

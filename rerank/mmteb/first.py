@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from rerank.collections._mteb_part import Part
 from rerank.errors import UsageError
 from rerank.mmteb._meta import model_meta, revision_of
-from rerank.retrieval import open_retriever
+from rerank.retrieval import first_stages, open_retriever
+from rerank.retrieval._content import content_of
 from rerank.selector import Selector
 from rerank.stages import Search
 from rerank.types import strictly_decreasing
@@ -36,11 +37,17 @@ class MtebFirstStage:
         self._part: Part | None = None
         self._search: Search | None = None
 
-    @cached_property
+    @property
     def mteb_model_meta(self) -> Any:
-        """Name and revision: the selector with all its options."""
+        """Name and revision: the selector with all its options, and what the files and models that it names hold now.
+
+        Raises:
+            RerankError: No such first stage or option, or a file that cannot be read.
+        """
         name = Selector.parse(self.selector).name
-        revision = revision_of({"selector": self.selector, "listrank": version("listrank")})
+        content = content_of(self.selector)
+        identity = {"selector": self.selector, "listrank": version("listrank")}
+        revision = revision_of({**identity, **({"content": content} if content else {})})
         return model_meta(self.selector, revision, kind=_KINDS.get(name, "hybrid"))
 
     def index(self, corpus: Any, *, task_metadata: Any, hf_split: str, hf_subset: str, **more: Any) -> None:
@@ -74,3 +81,14 @@ class MtebFirstStage:
             }
             for query_id, ranking in found.items()
         }
+
+
+def first_stage_of(text: str) -> MtebFirstStage | Path:
+    """What a user means by the lists of retrieval tasks: a first stage by its selector, or a place of predictions.
+
+    The name of a first stage is one, whatever lies in the folder that the user works in; ``./bm25`` is a place.
+    """
+    if Selector.parse(text).name in first_stages:
+        return MtebFirstStage(text)
+    place = Path(text).expanduser()
+    return place if "/" in text or place.exists() else MtebFirstStage(text)

@@ -6,6 +6,7 @@ what went wrong is counted there. Knows mteb's protocol, not its scores.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -73,6 +74,13 @@ class MtebReranker:
         """A reranker from the fields of a run specification, such as ``model`` and ``method``."""
         spec = RunSpec.make({"collection": "mteb", **values})
         return cls(spec, out=out, backend=backend, first_stage=first_stage)
+
+    def over(self, first_stage: Mapping[str, Any]) -> MtebReranker:
+        """The same reranker over other lists, or, given nothing, over tasks' own; model and ``reports`` are shared."""
+        other = copy.copy(self)
+        other.first_stage = dict(first_stage)
+        vars(other).pop("mteb_model_meta", None)
+        return other
 
     @cached_property
     def mteb_model_meta(self) -> Any:

@@ -10,6 +10,7 @@ Knows the order of things and these places; scores are mteb's.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,9 +22,12 @@ from rerank.collections.mteb import saved_at
 from rerank.errors import DataError, UsageError
 from rerank.mmteb.first import MtebFirstStage
 from rerank.mmteb.model import MtebReranker
+from rerank.retrieval._file_hashes import file_hash
 
 #: Where the lists of retrieval tasks come from: one of our first stages, or predictions that mteb saved.
 FirstStage = MtebFirstStage | str | Path
+#: Where `lists_from` says what predictions hold.
+_CONTENT = "predictions"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,7 @@ class Evaluated:
 
     Attributes:
         task: Its name.
+        revision: The reranker's, over the lists of this task; see `evaluate`.
         main_score: Name of the score that counts.
         rows: For every split and subset: the score, the first stage's if it was measured here, and what the reranking
             took and how its windows went, if this process asked.
@@ -39,6 +44,7 @@ class Evaluated:
     """
 
     task: str
+    revision: str
     main_score: str
     rows: tuple[Mapping[str, Any], ...]
     path: Path
@@ -54,6 +60,9 @@ def evaluate(
     overwrite: bool = False,
 ) -> Evaluated:
     """Rerank a task and let mteb score it; what is scored already is read from its file.
+
+    The revision follows what the task's result depends on: for a retrieval task the lists of the first stage, the
+    file of its own predictions alone where there are several; for a task with lists of its own no first stage.
 
     Args:
         task: One of mteb's tasks. It is not changed.
@@ -73,8 +82,7 @@ def evaluate(
     place = Path(out)
     mine = _own_copy(checked(task))
     by_lists = mine.metadata.type == "Retrieval"
-    if by_lists:
-        _check_lists(mine, reranker, first_stage, depth)
+    reranker = reranker.over(_checked_lists(mine, reranker, first_stage, depth) if by_lists else {})
     result = None if overwrite else _known(mine, reranker, place)
     before = _known(mine, first_stage, place) if isinstance(first_stage, MtebFirstStage) and by_lists else None
     seen = len(reranker.reports)
@@ -85,26 +93,29 @@ def evaluate(
         result = _scored(mine, reranker, place, overwrite=overwrite)
     return Evaluated(
         task=mine.metadata.name,
+        revision=reranker.mteb_model_meta.revision,
         main_score=mine.metadata.main_score,
         rows=tuple(_rows(result, before, reranker.reports[seen:])),
         path=_result_path(mine, reranker, place),
     )
 
 
-def _check_lists(task: Any, reranker: MtebReranker, first_stage: FirstStage | None, depth: int) -> None:
-    """See that there are lists for a retrieval task, and that they are those of the reranker's revision."""
+def _checked_lists(task: Any, reranker: MtebReranker, first_stage: FirstStage | None, depth: int) -> dict[str, Any]:
+    """What is said of a retrieval task's lists, once they are seen to be there and to be those of the reranker."""
     if first_stage is None:
         raise DataError(
             f"{task.metadata.name} is a retrieval task: it brings no lists to rerank",
             expected="a first stage, or the predictions of one",
             remedy="Pass --first-stage bm25, or the folder of predictions that mteb saved",
         )
-    lists = lists_from(first_stage, depth)
-    if reranker.first_stage != lists:
+    lists = lists_from(first_stage, depth, task=task.metadata.name)
+    # the folder of predictions grows from task to task, so its content is not compared
+    if {**reranker.first_stage, _CONTENT: ""} != {**lists, _CONTENT: ""}:
         raise UsageError(
             f"The reranker was made for lists of {reranker.first_stage or 'no first stage'}, and these are of {lists}",
             remedy="MtebReranker(..., first_stage=lists_from(first_stage, depth))",
         )
+    return lists
 
 
 def _listed(task: Any, place: Path, first_stage: FirstStage, depth: int, *, overwrite: bool) -> Any:
@@ -117,8 +128,18 @@ def _listed(task: Any, place: Path, first_stage: FirstStage, depth: int, *, over
     return result
 
 
-def lists_from(first_stage: FirstStage | None, depth: int) -> dict[str, Any]:
-    """What a reranker's revision says of where its lists come from."""
+def lists_from(first_stage: FirstStage | None, depth: int, *, task: str = "") -> dict[str, Any]:
+    """What a reranker's revision says of where its lists come from, and of what they are.
+
+    Args:
+        first_stage: See `evaluate`.
+        depth: How many documents of each list.
+        task: For a folder of predictions: the task whose lists are meant; all that are there if empty.
+
+    Raises:
+        DataError: No predictions, or those of several models.
+        MissingResourceError: None for the task.
+    """
     if first_stage is None:
         return {}
     if isinstance(first_stage, MtebFirstStage):
@@ -133,7 +154,10 @@ def lists_from(first_stage: FirstStage | None, depth: int) -> dict[str, Any]:
         raise DataError(
             f"The predictions in {first_stage} are those of {len(makers)} models", expected="one model's in a folder"
         )
-    return {**(json.loads(makers.pop()) or {}), "depth": depth}
+    meant = [saved_at(found, task)] if task else files
+    named = "".join(f"{path.name}\0{file_hash(path)}\n" for path in meant)
+    content = hashlib.sha256(named.encode("utf-8", "surrogatepass")).hexdigest()
+    return {**(json.loads(makers.pop()) or {}), "depth": depth, _CONTENT: content}
 
 
 def _first(task: Any, first_stage: MtebFirstStage, place: Path, *, overwrite: bool) -> tuple[Any, Path]:

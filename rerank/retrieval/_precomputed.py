@@ -14,9 +14,7 @@ import numpy as np
 
 from rerank.errors import DataError, MissingResourceError, UsageError
 from rerank.retrieval._encoder import Encoder, Floats
-
-#: Rows that tell one file from another: two files of one shape by two models differ in all of them.
-_SAMPLE = 1024
+from rerank.retrieval._file_hashes import file_hash
 
 
 class Precomputed:
@@ -30,7 +28,7 @@ class Precomputed:
         encoder: What embeds the queries.
 
     Attributes:
-        identity: A hash of the ids and of some rows.
+        identity: A hash of the ids and of all rows.
         query_prompt: That of the encoder.
         size: Numbers in an embedding.
 
@@ -57,7 +55,7 @@ class Precomputed:
                 expected="the model that made them",
             )
         self._encoder, self.query_prompt = encoder, encoder.query_prompt
-        self.identity: Mapping[str, str] = {"embeddings": _digest(self._rows, names)}
+        self.identity: Mapping[str, str] = {"embeddings": _digest(self._path, names)}
 
     def queries(self, texts: Sequence[str]) -> Floats:
         """Embed queries with the model."""
@@ -111,9 +109,7 @@ def _ids(path: Path) -> list[str]:
         raise DataError(f"{path} is no text: {error}", expected="one id on each line, or an .npy file") from error
 
 
-def _digest(rows: Any, names: Sequence[str]) -> str:
-    whole = hashlib.sha256(repr((rows.shape, str(rows.dtype))).encode())
+def _digest(rows: Path, names: Sequence[str]) -> str:
+    whole = hashlib.sha256(file_hash(rows).encode())
     whole.update("\n".join(names).encode("utf-8", "surrogatepass"))
-    chosen = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _SAMPLE)).astype(np.int64))
-    whole.update(np.ascontiguousarray(rows[chosen]).tobytes())
     return whole.hexdigest()

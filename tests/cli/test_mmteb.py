@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,21 @@ def test_choosing_tasks(cli: Cli, scores: Path) -> None:
     assert json.loads(rows[0])["size"] == 5
 
 
+def test_results_over_other_parts_are_told(cli: Cli, tmp_path: Path) -> None:
+    for at, model in enumerate("xyz"):
+        for task in "AB":
+            place = tmp_path / "results" / f"org__{model}" / "r"
+            place.mkdir(parents=True, exist_ok=True)
+            rows = [{"main_score": (at + 1) / 4, "hf_subset": name} for name in ("en", "sw")[: at + 1]]
+            (place / f"{task}.json").write_text(json.dumps({"task_name": task, "scores": {"test": rows}}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        done = cli("mteb", "choose", "tasks", tmp_path, "--format", "json")
+    assert "A: not all models have test/sw" in done.stderr
+    found = json.loads(done.stdout)
+    assert [note[:30] for note in found["notes"][:2]] == [f"{task}: not all models have test/sw" for task in "AB"]
+
+
 def test_choosing_queries(cli: Cli, scores: Path) -> None:
     options = ("--keep", "both", "--size", "10", "--size", "30", "--seeds", "5")
     found = result(cli, "queries", scores / "queries.jsonl", *options)
@@ -76,8 +92,38 @@ def test_choosing_a_pool(cli: Cli, tmp_path: Path) -> None:
     assert [(step["size"], step["documents"]) for step in found["steps"]] == [(6, 6), (1, 2)]
     assert found["makers"] == ["a"]
     rows = [json.loads(line) for line in (tmp_path / "pool.jsonl").read_text().splitlines()]
-    assert [row["query-id"] for row in rows] == ["q0", "q1", "q2"]
-    assert set(rows[0]["corpus-ids"]) <= set("abcdef")
+    assert found["chosen"]["documents"] == len(rows)
+    assert [row["id"] for row in rows] == sorted({row["id"] for row in rows})
+
+
+def test_what_is_written_is_what_was_measured(cli: Cli, tmp_path: Path) -> None:
+    """By hand: pools of the first document of a, and the relevant one; the corpus is their union."""
+    (tmp_path / "a.trec").write_text("q Q0 a 1 2 a\nq Q0 b 2 1 a\nr Q0 c 1 2 a\nr Q0 d 2 1 a\n")
+    (tmp_path / "b.trec").write_text("q Q0 c 1 2 b\nq Q0 b 2 1 b\nr Q0 d 1 2 b\nr Q0 e 2 1 b\n")
+    (tmp_path / "qrels.txt").write_text("q 0 b 1\nr 0 d 1\n")
+    pool = ("pool", tmp_path / "a.trec", tmp_path / "b.trec", "--qrels", tmp_path / "qrels.txt", "--from", "a")
+    found = result(cli, *pool, "-m", "RR", "--k", "1", "--min-tau", "0", "--out", tmp_path / "pool.jsonl")
+    assert found["chosen"]["documents"] == 4
+    written = [json.loads(line) for line in (tmp_path / "pool.jsonl").read_text().splitlines()]
+    assert written == [{"id": name} for name in "abcd"]  # c for q too, which b finds there first
+
+
+def test_no_pool_is_good_enough(cli: Cli, tmp_path: Path) -> None:
+    """Over the corpus a, c the run b is left with c, a and passes the run a, which was ahead."""
+    for name, orders in (("a", ("acb", "acb")), ("b", ("bdca", "bdeca"))):
+        lists = zip("qr", orders, strict=True)
+        lines = [f"{q} Q0 {doc} {rank} {9 - rank} {name}" for q, order in lists for rank, doc in enumerate(order)]
+        (tmp_path / f"{name}.trec").write_text("\n".join(lines))
+    (tmp_path / "qrels.txt").write_text("q 0 c 1\nr 0 c 1\n")
+    pool = ("pool", tmp_path / "a.trec", tmp_path / "b.trec", "--qrels", tmp_path / "qrels.txt", "--from", "a")
+    out = tmp_path / "pool.jsonl"
+    done = cli("mteb", "choose", *pool, "-m", "RR", "--k", "1", "--min-tau", "1", "--out", out, "--format", "json")
+    assert done.returncode == 5
+    assert json.loads(done.stdout)["chosen"] is None
+    assert "No depth meets the goal" in done.stderr
+    assert "was not written" in done.stderr
+    assert not out.exists()
+    assert cli("mteb", "choose", *pool, "-m", "RR", "--k", "1", "--min-tau", "1").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -124,10 +170,20 @@ def test_a_run(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ("LocalReranking", "map_at_1000"),
     ]
     assert found["first_stage"]["model"] == "listrank/bm25"
+    assert len({row["revision"] for row in found["results"]}) == 2
     assert all(Path(row["path"]).is_file() for row in found["results"])
     again = cli(*command)
     assert again.returncode == 0
     assert "read from its file" in again.stdout
+    # reranking tasks bring their lists: another depth asks nothing of them, and a folder called bm25 says nothing
+    (tmp_path / "bm25").mkdir()
+    monkeypatch.chdir(tmp_path)
+    deeper = json.loads(cli(*command, "--depth", "4", "--format", "json").stdout)["results"]
+    assert [row["path"] == before["path"] for row, before in zip(deeper, found["results"], strict=True)] == [
+        False,
+        True,
+    ]
+    assert ["calls" in row for row in deeper] == [True, False]
     # what could not be had does not take the rest with it
     away = tasks.LocalRetrieval()
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rerank.downsampling import Goal, choose_pool, choose_queries
-from rerank.downsampling.pools import pooled, restricted, top_ranked
+from rerank.downsampling.pools import corpus_of, pooled, restricted
 from rerank.downsampling.results import Step, smallest
 from rerank.errors import UnknownNameError, UsageError
 from rerank.evaluation import Matrix, evaluate
@@ -67,7 +67,7 @@ def test_pools_by_hand() -> None:
     corpus = frozenset("adeh")
     assert restricted(B, corpus)["q"].doc_ids == ("a",)
     assert restricted(B, corpus)["r"].doc_ids == ("h", "e")
-    assert top_ranked({"q": frozenset("da")}) == [{"query-id": "q", "corpus-ids": ["a", "d"]}]
+    assert corpus_of({"q": frozenset("da"), "r": frozenset("ae")}) == set("ade")
 
 
 def test_a_document_of_another_querys_pool_is_in_the_corpus() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rerank.downsampling import Table, read_table
+from rerank.downsampling import Design, Goal, Table, choose_tasks, read_table
 from rerank.errors import DataError, MissingResourceError, UsageError
 
 FORMS = {
@@ -56,13 +56,59 @@ def test_results_of_mteb(tmp_path: Path) -> None:
         (place / "model_meta.json").write_text("{}")
 
     write("org__one", "r", "A", 0.25, 0.75)
-    write("org__two", "r", "A", 1.0)
-    write("org__two", "s", "A", 0.0)
+    write("org__two", "r", "A", 1.0, 1.0)
+    write("org__two", "s", "A", 0.0, 0.0)
     found = read_table(tmp_path)
     assert found.models == ("org/one", "org/two@r", "org/two@s")
     assert np.array_equal(found.means, [[0.5, 1.0, 0.0]])
     (tmp_path / "results/org__one/r/A.json").write_text("{}")
     with pytest.raises(DataError, match="is no result of mteb"):
+        read_table(tmp_path)
+
+
+def save_result(folder: Path, model: str, task: str, **splits: dict[str, float]) -> None:
+    place = folder / f"org__{model}" / "r"
+    place.mkdir(parents=True, exist_ok=True)
+    scores = {s: [{"main_score": v, "hf_subset": k} for k, v in rows.items()] for s, rows in splits.items()}
+    (place / f"{task}.json").write_text(json.dumps({"task_name": task, "scores": scores}))
+
+
+def test_means_are_over_the_parts_that_all_models_have(tmp_path: Path) -> None:
+    save_result(tmp_path, "x", "A", test={"en": 0.5})
+    save_result(tmp_path, "y", "A", test={"en": 0.4, "sw": 0.9}, dev={"en": 0.8})
+    save_result(tmp_path, "x", "B", test={"en": 0.1, "sw": 0.3})
+    save_result(tmp_path, "y", "B", test={"sw": 0.5, "en": 0.5})
+    for task in "AB":
+        save_result(tmp_path, "z", task, test={"en": 1, "sw": 0})
+    said = "A: not all models have dev/en, test/sw; the scores are means over the 1 parts that all have"
+    with pytest.warns(UserWarning, match=said):
+        found = read_table(tmp_path)
+    assert found.means == pytest.approx(np.array([[0.5, 0.4, 1], [0.2, 0.5, 0.5]]))
+    assert found.notes == (said,)
+    assert said in choose_tasks(found, Design(goal=Goal(tau=0.0))).to_dict()["notes"]
+
+
+def test_a_model_that_is_left_out_takes_no_parts_away(tmp_path: Path) -> None:
+    for model in "xy":
+        save_result(tmp_path, model, "A", test={"en": 0.5, "sw": 0.7})
+        save_result(tmp_path, model, "B", test={"en": 0.5})
+    save_result(tmp_path, "z", "A", test={"fr": 0.5})
+    found = read_table(tmp_path, drop_incomplete=True)
+    assert (found.left_out, found.notes) == (("org/z",), ())
+    assert found.means == pytest.approx(np.array([[0.6, 0.6], [0.5, 0.5]]))
+
+
+def test_results_that_have_nothing_in_common_or_a_part_twice(tmp_path: Path) -> None:
+    save_result(tmp_path, "x", "A", test={"en": 0.5})
+    save_result(tmp_path, "y", "A", dev={"en": 0.5})
+    with pytest.raises(DataError, match="2 models on A have no split and subset in common"):
+        read_table(tmp_path)
+    twice = {"task_name": "A", "scores": {"test": [{"main_score": 1, "hf_subset": "en"}] * 2}}
+    (tmp_path / "org__y/r/A.json").write_text(json.dumps(twice))
+    with pytest.raises(DataError, match="a split and subset twice"):
+        read_table(tmp_path)
+    save_result(tmp_path, "y", "A", test={"en": float("nan")})
+    with pytest.raises(DataError, match="test/en: nan.*a finite number"):
         read_table(tmp_path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -213,8 +214,11 @@ def test_a_run_is_named_by_its_adapter(tmp_path: Path) -> None:
         (folder / name).write_text("{}")
     Trained(model="m", method="icr,heads=heads.json").write(folder)
     asked = {"collection": "pydoc", "adapter": str(folder)}
-    assert run_name(as_trained_for(RunSpec.make(asked))) == "mine"
-    assert run_name(as_trained_for(RunSpec.make(asked | {"method": "sliding,size=4"}))) == "mine-sliding-size-4"
+    own = as_trained_for(RunSpec.make(asked))
+    shutil.rmtree(folder)  # a run is named, and replayed, without it
+    assert run_name(own) == "mine"
+    assert own.shown_method == "icr,heads=heads.json"
+    assert run_name(RunSpec.make(asked | {"method": "sliding,size=4"})) == "mine-sliding-size-4"
     assert run_name(RunSpec.make({"collection": "pydoc", "method": "icr,heads=/a/b.json"})) == "icr-heads-b.json"
 
 

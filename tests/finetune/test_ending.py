@@ -173,3 +173,11 @@ def test_one_gpu_of_several_is_not_named(
     monkeypatch.setattr(_run, "pick_device", lambda device: device)
     with pytest.raises(UsageError, match="CUDA_VISIBLE_DEVICES=1"):
         train(recipe(model, collection), tmp_path, device="cuda:1")
+
+
+def test_a_recipe_that_does_not_fit_the_model_leaves_the_folder_free(
+    model: Path, collection: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="atention"):
+        train(recipe(model, collection, adapter={"name": "lora", "targets": "atention"}), tmp_path, device="cpu")
+    assert train(recipe(model, collection), tmp_path, device="cpu").steps == 4

@@ -43,7 +43,10 @@ def run_folder(path: Path, run: Run, first: Run, **changed: Any) -> Path:
     path.mkdir(parents=True)
     spec = {"first_stage": "bm25", "depth": DOCS, "model": "openai:some-model", "method": "sliding", "adapter": None}
     summary = {"tokens_in": 9000, "tokens_out": 900, "seconds": 60.0, "queries": TOPICS, "cost": 0.03, "complete": True}
-    folder.write_json("spec.json", {"hash": "0" * 64, "spec": spec | changed.get("spec", {}), "identity": {}})
+    document = {"hash": "0" * 64, "spec": spec | changed.get("spec", {}), "identity": {}}
+    folder.write_json("spec.json", document | {"dataset": changed.get("dataset", {})})
+    if "qrels" in changed:
+        folder.write_qrels(changed["qrels"])
     folder.write_candidates(first)
     folder.write_run("run.trec", run)
     folder.write_json("summary.json", summary | changed.get("summary", {}))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from rerank.backends.base import Reply
 from rerank.backends.fake import Fake
 from rerank.errors import BackendError, DataError
 from rerank.evaluation import Scores
@@ -236,14 +237,35 @@ def test_a_failing_run_leaves_the_others_alone(tmp_path: Path, monkeypatch: pyte
     assert "p=7" in problems[False, "fake:stutter,p=7"].problem
     assert problems[False, "fake:perfect"].problem == ""
     here, gone = compare_groups(suite, made)
-    # What was saved is shown; a run all of whose windows failed kept the order of its candidates.
-    assert [system["system"] for system in here["systems"]] == [
-        "first stage",
-        "fullrank fake:fail",
-        "fullrank fake:perfect",
-    ]
+    assert [system["system"] for system in here["systems"]] == ["first stage", "fullrank fake:perfect"]
     assert gone["comparison"] is None
     assert "nowhere" in gone["notes"][0]
+
+
+def test_an_unfinished_run_is_not_compared_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite, out = suite_of(write_lists(tmp_path), options={"max_failure_rate": 0.5}), tmp_path / "out"
+    generate = Fake.generate
+
+    def failing(self: Fake, requests: Any) -> Any:
+        replies = list(generate(self, requests))
+        if self.kind == "perfect":
+            replies[0] = Reply(finish="error", error="the server hung up")
+        return replies
+
+    monkeypatch.setattr(Fake, "generate", failing)
+    made = done(suite, out)
+    assert "unfinished: 1 of its windows got no reply" in made[0].problem
+    assert row(suite, made[0])["problem"] == made[0].problem
+    (group,) = compare_groups(suite, made)
+    assert [one["system"] for one in group["systems"]] == ["first stage", "fullrank fake:reversed"]
+    assert [run.run for run in group["comparison"].runs] == ["first stage", "fullrank fake:reversed"]
+    (said,) = group["notes"]
+    assert "since it is unfinished: fullrank fake:perfect, seed 0" in said
+    monkeypatch.setattr(Fake, "generate", generate)
+    assert statuses(plan(suite, out, HOW)) == ["missing", "done"]
+    again = done(suite, out)
+    assert [one.problem for one in again] == ["", ""]
+    assert len(compare_groups(suite, again)[0]["systems"]) == 3
 
 
 def test_rerankers_of_other_candidates_are_not_compared(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
 from rerank.evaluation import compare, evaluate
-from rerank.formats import read_run, write_run
+from rerank.formats import read_run, write_qrels, write_run
 from rerank.leaderboard.board import make_board
 from rerank.leaderboard.plan import read_plan
 from tests.leaderboard.made import HOSTILE, board, card, files, judged, noisy, plan, run_folder
@@ -43,6 +43,22 @@ def test_the_numbers_are_those_of_eval_and_compare(folder: Path) -> None:
     found = compare(judged(), runs, "nDCG@10")
     assert made.tables[0].significant == found.decisions.significant.sum()
     assert made.tables[0].pairs == 15
+
+
+def test_a_reranker_that_changed_nothing_does_not_take_its_first_stages_place(tmp_path: Path) -> None:
+    qrels, first = judged(), noisy(judged(), 1, 1)
+    write_qrels(qrels, tmp_path / "qrels.txt")
+    run_folder(tmp_path / "runs" / "idle", first, first)
+    run_folder(tmp_path / "runs" / "works", noisy(qrels, 0.1, 2), first)
+    made = board(tmp_path)
+    assert [entry.name for entry in made.entries] == ["idle", "works", "bm25, first 25"]
+    assert made.before == (2, 2, None)
+    write_run(first, tmp_path / "runs" / "lists.trec")  # a run file that is no reranker is the first stage
+    made = board(tmp_path)
+    assert [entry.name for entry in made.entries] == ["idle", "lists", "works"]
+    assert made.before == (1, None, 1)
+    card(tmp_path / "runs" / "lists.toml", method="pointwise")
+    assert board(tmp_path).entries[-1].name == "bm25, first 25"
 
 
 def test_different_first_stages_are_told(folder: Path) -> None:

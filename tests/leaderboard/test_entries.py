@@ -11,7 +11,8 @@ import pytest
 from rerank.errors import DataError, MissingResourceError
 from rerank.formats import write_run
 from rerank.leaderboard.card import Card
-from rerank.leaderboard.entries import file_hash, find_entries, stem
+from rerank.leaderboard.cards import stem
+from rerank.leaderboard.entries import file_hash, find_entries
 from tests.leaderboard.made import HOSTILE, TOPICS, card, files, judged, noisy, run_folder
 
 
@@ -86,6 +87,55 @@ def test_the_hash_of_a_card_is_held_against_the_file(tmp_path: Path) -> None:
     card(tmp_path / "x.toml", sha256="0" * 64)
     with pytest.raises(DataError, match="as its card says"):
         find_entries([tmp_path / "x.trec"])
+
+
+def test_a_card_names_its_run(tmp_path: Path) -> None:
+    write_run(noisy(judged(), 1, 1), tmp_path / "x.trec")
+    card(tmp_path / "about.toml", run="x.trec", model="m", sha256=file_hash(tmp_path / "x.trec"))
+    (tmp_path / "board.toml").write_text('title = "no card"\n')
+    ((entry,), _) = find_entries([tmp_path])
+    assert (entry.name, entry.card.model) == ("x", "m")
+    card(tmp_path / "about.toml", run="x.trec", sha256="0" * 64)
+    with pytest.raises(DataError, match="as its card says"):
+        find_entries([tmp_path])
+    card(tmp_path / "about.toml", run="x.trec")
+    card(tmp_path / "again.toml", run="x.trec")
+    with pytest.raises(DataError, match="2 cards name the run file"):
+        find_entries([tmp_path])
+
+
+def test_a_card_that_names_another_run_is_not_the_one_of_its_name(tmp_path: Path) -> None:
+    for name in ("x", "y"):
+        write_run(noisy(judged(), 1, 1), tmp_path / f"{name}.trec")
+    card(tmp_path / "x.toml", run="y.trec", model="m")
+    entries, _ = find_entries([tmp_path])
+    assert {entry.name: entry.card.model for entry in entries} == {"x": "", "y": "m"}
+    card(tmp_path / "x.toml", run="nowhere.trec", model="m")
+    with pytest.raises(DataError, match=r"names the run file 'nowhere\.trec', which is not there"):
+        find_entries([tmp_path])
+
+
+def test_a_card_in_a_folder_of_cards_names_its_run(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "cards").mkdir()
+    write_run(noisy(judged(), 1, 1), tmp_path / "runs" / "x.trec")
+    for said in ("x.trec", "../runs/x.trec"):
+        card(tmp_path / "cards" / "about.toml", run=said, model="m")
+        ((entry,), _) = find_entries([tmp_path / "runs"], cards=tmp_path / "cards")
+        assert entry.card.model == "m"
+
+
+def test_the_card_of_a_run_folder_is_held_against_its_run(tmp_path: Path) -> None:
+    first = noisy(judged(), 1, 1)
+    folder = run_folder(tmp_path / "done", first, first)
+    card(folder / "card.toml", run="run.trec", sha256=file_hash(folder / "run.trec"))
+    find_entries([tmp_path])
+    card(folder / "card.toml", sha256="0" * 64)
+    with pytest.raises(DataError, match="as its card says"):
+        find_entries([tmp_path])
+    card(folder / "card.toml", run="first_stage.trec")
+    with pytest.raises(DataError, match="names the run 'first_stage"):
+        find_entries([tmp_path])
 
 
 def test_nothing_there(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from rerank.leaderboard._suite_models import Described, Shelf, describe
 from rerank.leaderboard.bench import make, plan
 from rerank.leaderboard.suites import Suite
 from rerank.spec import Execution, RunSpec
+from tests.backends.seeing import draw, make_llava
 from tests.finetune.small import model_folder
 from tests.leaderboard.lists import suite_of, write_lists
 
@@ -82,6 +83,34 @@ def test_a_model_that_is_not_there_is_a_problem_of_its_runs(tmp_path: Path) -> N
     assert planned.to_dict()["tokens"] is None
     (made,) = make([planned], tmp_path / "out", HOW)
     assert made.problem == planned.problem
+
+
+@pytest.mark.parametrize("method", ["pointwise-images", "fullrank-images"])
+def test_a_vision_language_model_is_described_with_its_pictures(tmp_path: Path, method: str) -> None:
+    pytest.importorskip("PIL")
+    photos = draw(tmp_path / "photos")
+    ids = [Path(photo).name for photo in photos]
+    (tmp_path / "q.jsonl").write_text('{"id": "1", "text": "a red bird"}\n{"id": "2", "text": "snow"}\n')
+    (tmp_path / "qrels.txt").write_text(f"1 0 {ids[0]} 1\n2 0 {ids[3]} 1\n")
+    rows = "".join(f"{q} Q0 {doc} {n + 1} {9 - n} t\n" for q in (1, 2) for n, doc in enumerate(ids[:4]))
+    (tmp_path / "lists.trec").write_text(rows)
+    table = {
+        "collection": f"pictures:{tmp_path / 'photos'},queries={tmp_path / 'q.jsonl'}",
+        "qrels": str(tmp_path / "qrels.txt"),
+        "first_stages": [f"run:{tmp_path / 'lists.trec'}"],
+    }
+    model, out = str(make_llava(tmp_path / "llava")), tmp_path / "out"
+    suite = suite_of([table], models=[model], methods=[method], depths=[4], options={"dtype": "float32"})
+    (planned,) = plan(suite, out, HOW)
+    assert (planned.problem, planned.status) == ("", "missing")
+    (made,) = make([planned], out, HOW)
+    assert made.problem == ""
+    assert made.summary
+    assert made.summary["tokens_in"] == planned.expected["tokens_in"] > 0
+    (again,) = plan(suite, out, HOW)
+    assert (again.problem, again.status) == ("", "done")
+    assert [m.problem for m in make([again], out, HOW)] == [""]
+    assert len([path for path in out.iterdir() if path.is_dir()]) == 1
 
 
 def test_what_is_described_answers_nothing(tmp_path: Path) -> None:

@@ -151,6 +151,19 @@ def test_there_are_suites_for_the_tracks() -> None:
         assert part in named
 
 
+def test_the_suite_of_beir_says_what_it_lacks() -> None:
+    text = (SUITES / "beir.toml").read_text(encoding="utf-8")
+    page = (SUITES.parents[1] / "docs" / "benchmarks" / "trec.md").read_text(encoding="utf-8")
+    sets = [table.collection for table in read_suite(SUITES / "beir.toml").collections if "beir/" in table.collection]
+    head = text.partition("name =")[0]
+    assert f"{len(sets)} of BEIR's 18" in head
+    assert f"{len(sets)} of BEIR's 18 sets" in page
+    for said in (head, page):
+        for name in ("CQADupStack", "MS MARCO", "BioASQ", "Signal-1M", "TREC-NEWS", "no BEIR average"):
+            assert name in said
+            assert name.lower() not in text.partition("collections =")[2]
+
+
 def test_judgments_by_a_selector_bring_their_grade(tmp_path: Path) -> None:
     file = tmp_path / "qrels.txt"
     file.write_text("q 0 d 1\n", encoding="utf-8")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
 from rerank.backends.fake import Fake
-from rerank.errors import DataError, MissingResourceError, PartialFailureError, UsageError
+from rerank.errors import DataError, MissingResourceError, PartialFailureError, UnknownNameError, UsageError
 from rerank.evaluation import evaluate as measure
 from rerank.experiment.replay import replay
 from rerank.store import RunFolder
@@ -17,7 +18,7 @@ from rerank.types import Qrels
 
 mteb = pytest.importorskip("mteb")
 
-from rerank.mmteb import MtebFirstStage, MtebReranker, evaluate, lists_from  # noqa: E402
+from rerank.mmteb import MtebFirstStage, MtebReranker, evaluate, first_stage_of, lists_from  # noqa: E402
 from tests.mmteb import tasks  # noqa: E402
 
 BM25 = MtebFirstStage("bm25")
@@ -61,11 +62,12 @@ def test_our_first_stage_then_a_reranker(tmp_path: Path) -> None:
 def test_mteb_reads_the_results_and_its_folders_are_its_own(tmp_path: Path) -> None:
     model = made(tmp_path, perfect(), BM25, 2)
     found = evaluate(tasks.filled(tasks.LocalRetrieval()), model, out=tmp_path, first_stage=BM25, depth=2)
-    evaluate(tasks.filled(tasks.LocalReranking()), model, out=tmp_path)
+    own = evaluate(tasks.filled(tasks.LocalReranking()), model, out=tmp_path)
     meta = model.mteb_model_meta
     place = tmp_path / "results" / "listrank__fullrank-fake-perfect" / meta.revision
     assert found.path == place / "LocalRetrieval.json"
-    names = {"LocalRetrieval.json", "LocalReranking.json", "model_meta.json", "run_settings.jsonl"}
+    assert own.path == place.with_name(own.revision) / "LocalReranking.json"
+    names = {"LocalRetrieval.json", "model_meta.json", "run_settings.jsonl"}
     assert {path.name for path in place.iterdir()} == names
     assert {path.parent.parent.name for path in (tmp_path / "results").rglob("*.json")} == {
         "listrank__fullrank-fake-perfect",
@@ -80,7 +82,8 @@ def test_mteb_reads_the_results_and_its_folders_are_its_own(tmp_path: Path) -> N
     assert row["previous_results_model_meta"] == {"model_name": "listrank/bm25", "revision": first.revision}
     loaded = mteb.ResultCache(tmp_path).load_results(validate_and_filter=False)
     assert {(one.model_name, one.model_revision): sorted(one.task_names) for one in loaded.model_results} == {
-        (meta.name, meta.revision): ["LocalReranking", "LocalRetrieval"],
+        (meta.name, meta.revision): ["LocalRetrieval"],
+        (meta.name, own.revision): ["LocalReranking"],
         ("listrank/bm25", first.revision): ["LocalRetrieval"],
     }
     written = json.loads((place / "model_meta.json").read_text())
@@ -107,7 +110,7 @@ def test_predictions_that_mteb_saved_of_an_encoder(tmp_path: Path) -> None:
     assert found.rows[0]["score"] == theirs["main_score"]
     assert found.rows[0]["first_stage_score"] is None
     assert found.rows[0]["reused_calls"] == 3
-    assert model.first_stage == {**saved["mteb_model_meta"], "depth": 4}
+    assert model.first_stage == {**saved["mteb_model_meta"], "depth": 4, "predictions": ANY}
 
 
 def test_run_folders_are_replayed_and_verified(tmp_path: Path) -> None:
@@ -169,6 +172,120 @@ def test_other_lists_are_another_revision_and_never_mixed(tmp_path: Path) -> Non
         evaluate(task, model, out=tmp_path, first_stage=BM25, depth=3)
     with pytest.raises(DataError, match="retrieval task: it brings no lists.*--first-stage bm25"):
         evaluate(task, model, out=tmp_path)
+
+
+def write_run(path: Path, *orders: str) -> None:
+    lines = [f"q{q} Q0 d{doc} {at} {-at} r" for q, order in enumerate(orders, 1) for at, doc in enumerate(order)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("form", ["run:{}", "hybrid:bm25+(run:{})"])
+def test_a_run_that_is_written_again_is_another_first_stage(tmp_path: Path, form: str) -> None:
+    path, task, backend = tmp_path / "x.trec", tasks.filled(tasks.LocalRetrieval()), Fake("reversed")
+    stage, found = MtebFirstStage(form.format(path)), []
+    for orders in (("123", "123", "123"), ("456", "456", "456"), ("123", "123", "123")):
+        write_run(path, *orders)
+        revision = stage.mteb_model_meta.revision
+        assert MtebFirstStage(form.format(path)).mteb_model_meta.revision == revision
+        model = made(tmp_path, backend, stage)
+        row = evaluate(task, model, out=tmp_path, first_stage=stage).rows[0]
+        found.append((revision, row["first_stage_score"], row["score"], len(model.reports)))
+    assert found[0][0] != found[1][0]
+    assert found[0][1] != found[1][1]
+    assert found[2] == (*found[0][:3], 0)  # the first lists again: their scores are read
+
+
+def test_another_model_in_the_same_folder_is_another_first_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    (folder / "1_Dense").mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "modules.json").write_text(json.dumps([{"path": ""}, {"path": "1_Dense"}]))
+
+    def revision() -> str:
+        return str(MtebFirstStage(f"dense:{folder}").mteb_model_meta.revision)
+
+    seen = [revision()]
+    for name, content in (("model.safetensors", "one"), ("model.safetensors", "other"), ("1_Dense/config.json", "[1]")):
+        (folder / name).write_text(content)
+        seen.append(revision())
+    assert len(set(seen)) == 4
+    (folder / "README.md").write_text("no weights")
+    assert revision() == seen[-1]
+    monkeypatch.chdir(tmp_path)
+    before = [MtebFirstStage(text).mteb_model_meta.revision for text in ("bm25", "dense,index=flat")]
+    (tmp_path / "flat").mkdir()  # what a choice of words is called is no place
+    (tmp_path / "flat" / "x").write_text("x")
+    assert [MtebFirstStage(text).mteb_model_meta.revision for text in ("bm25", "dense,index=flat")] == before
+    (folder / "modules.json").write_text("[1]")
+    with pytest.raises(DataError, match="its parts in another form"):
+        revision()
+
+
+def test_an_index_that_changes_is_another_first_stage(tmp_path: Path) -> None:
+    stage = MtebFirstStage(f"lucene:{tmp_path / 'index'}")
+    seen = [stage.mteb_model_meta.revision]
+    for name, content in (("a/segments", "1"), ("a/segments", "2"), ("b", "2")):
+        (tmp_path / "index" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "index" / name).write_text(content)
+        seen.append(stage.mteb_model_meta.revision)
+    assert len(set(seen)) == 4
+
+
+def save_lists(folder: Path, task: str, order: str) -> None:
+    folder.mkdir(exist_ok=True)
+    lists = {q: {f"d{doc}": float(-at) for at, doc in enumerate(order)} for q in tasks.QUERIES}
+    content = {"mteb_model_meta": {"model_name": "a", "revision": "1"}, "default": {"test": lists}}
+    (folder / f"{task}_predictions.json").write_text(json.dumps(content))
+
+
+def test_predictions_that_are_saved_again_are_other_lists(tmp_path: Path) -> None:
+    saved, task, found = tmp_path / "saved", tasks.filled(tasks.LocalRetrieval()), []
+    for order in ("1245", "6541"):
+        save_lists(saved, "LocalRetrieval", order)
+        model = made(tmp_path, Fake("reversed"), saved, 4)
+        found.append(evaluate(task, model, out=tmp_path, first_stage=saved, depth=4))
+        assert len(model.reports) == 1
+    assert found[0].revision != found[1].revision
+    assert found[0].rows[0]["score"] != found[1].rows[0]["score"]
+    before = lists_from(saved, 4)
+    save_lists(saved, "LocalRetrieval", "1245")
+    assert lists_from(saved, 4) != before
+
+
+def test_lists_of_another_task_change_nothing(tmp_path: Path) -> None:
+    saved, task = tmp_path / "saved", tasks.filled(tasks.LocalRetrieval())
+    save_lists(saved, "LocalRetrieval", "1245")
+    model = made(tmp_path, Fake("reversed"), saved, 4)
+    first = evaluate(task, model, out=tmp_path, first_stage=saved, depth=4)
+    save_lists(saved, "LocalSelf", "1245")
+    for again in (model, made(tmp_path, Fake("reversed"), saved, 4)):
+        assert evaluate(task, again, out=tmp_path, first_stage=saved, depth=4).path == first.path
+    assert len(model.reports) == 1
+
+
+def test_a_task_with_its_own_lists_does_not_depend_on_a_first_stage(tmp_path: Path) -> None:
+    task, backend, found = tasks.filled(tasks.LocalReranking()), perfect(), []
+    for stage, depth in ((None, 100), (BM25, 2), (BM25, 3), (MtebFirstStage("bm25,k1=2"), 3)):
+        model = made(tmp_path, backend, stage, depth)
+        found.append(evaluate(task, model, out=tmp_path, first_stage=stage, depth=depth))
+    assert len({one.path for one in found}) == 1
+    assert len(backend.served) == 3  # one for each query, and never again
+
+
+def test_a_first_stages_name_is_one_whatever_lies_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("bm25", "saved"):
+        (tmp_path / name).mkdir()
+    for text in ("bm25", "bm25,k1=1.2", "run:saved/x.trec", "unknown"):
+        stage = first_stage_of(text)
+        assert isinstance(stage, MtebFirstStage)
+        assert stage.selector == text
+    for text in ("./bm25", "saved", "elsewhere/saved"):
+        assert first_stage_of(text) == Path(text)
+    with pytest.raises(UnknownNameError, match="first stage 'unknown'"):
+        lists_from(first_stage_of("unknown"), 3)
 
 
 def test_predictions_that_do_not_fit(tmp_path: Path) -> None:

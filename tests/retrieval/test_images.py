@@ -324,6 +324,18 @@ def test_other_embeddings_are_another_index(clip: Path, make_corpus: MakeCorpus,
     assert found[0] != found[1]
 
 
+def test_any_row_that_changes_is_another_index(clip: Path, make_corpus: MakeCorpus, tmp_path: Path) -> None:
+    names = [f"d{at}" for at in range(3000)]
+    rows = np.random.default_rng(1).standard_normal((3000, 12)).astype(np.float32)
+    corpus, found = make_corpus(*(Document(id=name) for name in names)), []
+    for _ in range(2):
+        options = save_rows(tmp_path, rows, names)
+        found.append(open_retriever(f"images:{clip},device=cpu,{options}", corpus).search(QUERIES, 3000)["q0"])
+        rows[1] = -rows[1]
+    one, two = (dict(zip(r.doc_ids, r.scores, strict=True))["d1"] for r in found)
+    assert one == pytest.approx(-two, abs=1e-6)
+
+
 def test_memory_that_runs_out_halves_the_batch(clip: Path, paths: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = load_image_encoder(Images(str(clip), device="cpu"))
     wanted, pictures, tried = encoder.passages(paths), encoder._pictures, []

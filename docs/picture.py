@@ -18,7 +18,7 @@ from rich.text import Text
 def on_a_terminal(*command: str) -> str:
     """What a command prints on a terminal, colours included; its notes on stderr are left out."""
     leader, follower = pty.openpty()
-    environment = os.environ | {"COLUMNS": "110", "TERM": "xterm-256color"}
+    environment = os.environ | {"COLUMNS": "136", "TERM": "xterm-256color"}
     with subprocess.Popen(command, stdout=follower, stderr=subprocess.DEVNULL, env=environment):
         os.close(follower)
         printed = b""
@@ -33,7 +33,7 @@ def main() -> None:
     """Run the demonstration once more and keep its picture."""
     text = Text.from_ansi(on_a_terminal("rerank", "demo"))
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
-        console = Console(record=True, width=110, file=nowhere, force_terminal=True)
+        console = Console(record=True, width=136, file=nowhere, force_terminal=True)
         console.print(text)
     picture = Path(__file__).parent / "images" / "demo.svg"
     picture.parent.mkdir(exist_ok=True)

@@ -9,11 +9,12 @@ import contextlib
 import gzip
 import io
 import os
+import tomllib
 import zlib
 from collections.abc import Generator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TextIO, cast
+from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 from rerank.errors import DataError, MissingResourceError, StorageError
 
@@ -167,4 +168,25 @@ def replace_text(path: str | Path) -> Generator[TextIO]:
     except OSError as error:
         raise StorageError(
             f"{path} could not be written: {error.strerror or error}", remedy="Free space, or write to another folder"
+        ) from error
+
+
+def read_toml(path: str | Path, what: str) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Args:
+        path: The file.
+        what: What it is to its reader, for messages: a recipe, a suite.
+
+    Raises:
+        MissingResourceError: There is no such file.
+        DataError: It is no TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise MissingResourceError(f"No {what} at {str(path)!r}", expected="a TOML file") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DataError(
+            f"The {what} {str(path)!r} is not TOML: {error}", expected='lines such as name = "..."'
         ) from error

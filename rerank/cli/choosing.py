@@ -261,6 +261,8 @@ def _show(content: dict[str, Any]) -> None:
     table([head.replace("_", " ") for head in heads], rows)
     chosen = content["chosen"]
     note(f"chosen: {_chosen(content['kind'], chosen['size'])}" if chosen else "no size meets the goal")
+    if chosen and (checked := chosen.get("held_out")):
+        note("on the systems held out: " + ", ".join(f"{name} {_cell(value)}" for name, value in checked.items()))
     if content["kept"]:
         note(
             ", ".join(content["kept"][:20]) + (f" and {len(content['kept']) - 20} more" if content["kept"][20:] else "")

@@ -46,17 +46,18 @@ def evaluate(
     from rerank.collections import judgments, query_field
     from rerank.evaluation import evaluate as score
     from rerank.evaluation import evaluate_by, evaluation_report, read_groups, with_groups
-    from rerank.evaluation.grades import grade_note
+    from rerank.evaluation.grades import grade_note, overlap_note
     from rerank.formats import read_run
 
     judged, lowest = judgments(qrels)
     lowest = lowest if relevant is None else relevant
     files = run_files(runs)
-    results = [score(judged, read_run(path), measures, relevant=lowest) for path in files]
+    read = [read_run(path) for path in files]
+    results = [score(judged, run, measures, relevant=lowest) for run in read]
     report = evaluation_report(qrels, list(zip(map(str, files), results, strict=True)), per_query=per_query)
     if by:
         groups = read_groups(by) if Path(by).is_file() else query_field(qrels, by)
-        found = [evaluate_by(judged, read_run(path), measures, groups, relevant=lowest) for path in files]
+        found = [evaluate_by(judged, run, measures, groups, relevant=lowest) for run in read]
         report = with_groups(report, by, found)
 
     def show() -> None:
@@ -64,6 +65,8 @@ def evaluate(
         _show(report, names, list(results[0].values) if per_query else [])
         if missing := [r["run"] for r in report["runs"] if r["missing"]]:
             note(f"Judged queries without a list, which score 0, in: {', '.join(missing)}")
+        for told in filter(None, (overlap_note(judged, run) for run in read)):
+            note(told)
         if per_query and results[0].overall:
             note(f"One value for the whole run, none for a query: {', '.join(results[0].overall)}")
         if relevant is None and (told := grade_note(judged, names)):

@@ -83,6 +83,8 @@ def retrieve(spec: RunSpec, execution: Execution, *, output: SearchOutput = None
         "scores": dict(found.scores),
     }
     emit(content, form=form, text=lambda: None)
+    if form == "text" and "measures" in spec.model_fields_set:
+        note(", ".join(f"{name}: {number(value)}" for name, value in found.scores.items()))
 
 
 @with_spec(first_stage="candidates")

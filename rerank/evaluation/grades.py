@@ -1,11 +1,14 @@
-"""How measures read grades, in words: which grade counts as relevant, what a grade gains. Computes no measure."""
+"""What to know of judgments before one reads a measure: which grade counts, what it gains, whether any is there.
+
+Words only: no measure is computed here.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from rerank.evaluation.measures import is_binary, parse_measures
-from rerank.types import Qrels
+from rerank.types import Qrels, Run
 
 _GAINS = {"log2": "grade", "exp-log2": "2^grade - 1"}
 
@@ -42,3 +45,11 @@ def grade_note(qrels: Qrels, names: Iterable[str]) -> str:
         f"{', '.join(silent)}: grades from 1 count as relevant, and these judgments go up to {highest}. "
         f"TREC Deep Learning counts from 2: {marked}."
     )
+
+
+def overlap_note(qrels: Qrels, run: Run) -> str:
+    """What to beware of where none of a run's documents is judged, though its queries are; else nothing."""
+    shared = [query for query, ranking in run.items() if query in qrels and len(ranking)]
+    if not shared or any(doc in qrels[query] for query in shared for doc in run[query].doc_ids):
+        return ""
+    return f"No document of run {run.name!r} is judged in {qrels.name}: are these judgments of another collection?"

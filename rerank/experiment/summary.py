@@ -5,10 +5,12 @@ Knows outcomes, usage and scores; knows no folder and no model.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rerank.evaluation import Scores, evaluate
+from rerank.evaluation.grades import overlap_note
 from rerank.judges import FAILURES
 from rerank.pipeline import Outcome
 from rerank.prices import cost
@@ -70,6 +72,8 @@ def score(
     """
     if not qrels:
         return None
+    if told := overlap_note(qrels, first_stage):
+        warnings.warn(told, stacklevel=2)
     made = {"run": result, "first_stage": first_stage}
     return {
         "measures": list(measures),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import math
 import os
@@ -24,6 +23,7 @@ from rerank.backends.base import Backend
 from rerank.backends.hf import Hf
 from rerank.errors import BackendError, ContextOverflowError, DataError, UsageError
 from rerank.finetune import _attention
+from rerank.finetune._arguments import arguments, trainer_settings
 from rerank.finetune._calibrating import Batches
 from rerank.finetune._fitting import chosen_heads, cut, load_base, plain, state_bytes, to_keep, within
 from rerank.finetune._module import Listwise, Readout, Term, checkpoint_activations
@@ -153,45 +153,10 @@ class Run:
         ]
         return Listwise(model, terms, self._readout, packs=self._packs)
 
-    def _arguments(self) -> TrainingArguments:
-        args = TrainingArguments(**self._settings())
-        args._n_gpu = min(1, args.n_gpu)  # several without torchrun would be DataParallel, with other batches than ours
-        return args
-
     def _settings(self) -> dict[str, Any]:
-        table, optimizer, looks = self._recipe.training, self._recipe.optimizer, self._recipe.validation
-        logs = importlib.util.find_spec("tensorboard") is not None
-        if logs:
-            os.environ["TENSORBOARD_LOGGING_DIR"] = str(self._folder / "tensorboard")
-        return {
-            "output_dir": str(self._folder),
-            "max_steps": self._steps,
-            "per_device_train_batch_size": table.batch_size,
-            "gradient_accumulation_steps": table.accumulation,
-            "learning_rate": optimizer.lr,
-            "weight_decay": optimizer.weight_decay,
-            "lr_scheduler_type": table.schedule,
-            "warmup_steps": round(table.warmup * self._steps),
-            "max_grad_norm": table.max_grad_norm,
-            "neftune_noise_alpha": table.neftune or None,
-            "bf16": self._dtype == "bfloat16",
-            "use_cpu": self._device == "cpu",
-            "seed": self._recipe.seed,
-            "save_strategy": "steps",
-            "save_steps": table.save_every,
-            "save_total_limit": table.keep,
-            "eval_strategy": "steps" if looks else "no",
-            "eval_steps": looks.every if looks else None,
-            "metric_for_best_model": f"eval_{looks.measure}" if looks else None,
-            "greater_is_better": True,
-            "logging_steps": table.log_every,
-            "logging_nan_inf_filter": False,
-            "report_to": ["tensorboard"] if logs else [],
-            "remove_unused_columns": False,
-            "dataloader_pin_memory": self._device.startswith("cuda"),
-            "disable_tqdm": True,
-            "average_tokens_across_devices": False,
-        }
+        return trainer_settings(
+            self._recipe, self._folder, steps=self._steps, device=self._device, half=self._dtype == "bfloat16"
+        )
 
     def _trainer(self, module: Listwise, advance: Callable[[int], None]) -> ListTrainer:
         looks = self._recipe.validation
@@ -213,7 +178,7 @@ class Run:
         """The trainer without its callbacks."""
         return ListTrainer(
             module,
-            self._arguments(),
+            arguments(TrainingArguments, self._settings()),
             self._places,
             optimizer=self._parts.optimizer,
             kept=self._kept,

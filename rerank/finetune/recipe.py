@@ -6,14 +6,13 @@ is imported, so that a recipe that cannot work is refused before a model is load
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
+from rerank.errors import UnknownNameError, UsageError
 from rerank.finetune.adapters.base import Adapter
 from rerank.finetune.base import FitsSome, Shape
 from rerank.finetune.layers.base import Between
@@ -23,6 +22,7 @@ from rerank.finetune.optimizers.base import Optimizer
 from rerank.finetune.ranks.base import Ranks
 from rerank.registry import Registry
 from rerank.selector import make
+from rerank.textfiles import read_toml
 
 ADAPTERS = Registry("finetune.adapters", "adapter")
 OPTIMIZERS = Registry("finetune.optimizers", "optimizer")
@@ -313,13 +313,7 @@ def read_recipe(path: str | Path) -> Recipe:
         DataError: It is no TOML.
         UsageError: It says something that makes no sense.
     """
-    try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise MissingResourceError(f"No recipe at {str(path)!r}", expected="a TOML file") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DataError(f"The recipe {str(path)!r}: {error}", expected="TOML") from error
-    return Recipe.make(values)
+    return Recipe.make(read_toml(path, "recipe"))
 
 
 def _underscored(values: Any) -> Any:

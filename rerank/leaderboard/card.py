@@ -5,7 +5,6 @@ Knows the keys and their values, not the run beside it.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +12,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rerank.errors import DataError, UnknownNameError
-from rerank.textfiles import open_text
+from rerank.textfiles import read_toml
 
 
 class Card(BaseModel):
@@ -69,25 +68,10 @@ def read_card(path: str | Path) -> Card:
         MissingResourceError: It is not there.
         DataError: It is no TOML, or a key or value is wrong; names every fault.
     """
-    card, problems = checked_card(read_toml(path))
+    card, problems = checked_card(read_toml(path, "card"))
     if problems:
         raise DataError(f"The card {str(path)!r}: {'; '.join(problems)}", remedy="See `rerank leaderboard check`")
     return card
-
-
-def read_toml(path: str | Path) -> dict[str, Any]:
-    """The keys of a TOML file.
-
-    Raises:
-        MissingResourceError: It is not there.
-        DataError: It is no TOML.
-    """
-    with open_text(path) as stream:
-        text = stream.read()
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"{str(path)!r} is not TOML: {error}", expected='lines such as name = "..."') from error
 
 
 def checked_card(values: Mapping[str, Any]) -> tuple[Card, list[str]]:

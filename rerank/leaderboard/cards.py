@@ -5,12 +5,14 @@ Knows where cards lie, not what they say beyond that.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 from rerank.errors import DataError
-from rerank.leaderboard.card import Card, read_card, read_toml
+from rerank.leaderboard.card import Card, read_card
+from rerank.textfiles import read_toml
 
 _ENDS = (".trec", ".run", ".txt", ".jsonl", ".json", ".tsv")
 
@@ -69,7 +71,12 @@ class Cards:
 
 def _named(folder: Path) -> dict[Path, str]:
     """The cards in a folder that name their run; other TOML files may lie there too."""
-    said = {path: read_toml(path).get("run") for path in sorted(folder.glob("*.toml")) if path.is_file()}
+    said = {}
+    for path in sorted(path for path in folder.glob("*.toml") if path.is_file()):
+        try:
+            said[path] = read_toml(path, "file").get("run")
+        except DataError as error:  # whose card it is nobody can tell; a run of its name will not take it silently
+            warnings.warn(f"{error.found}, so it is taken for no card", stacklevel=2)
     return {path: run for path, run in said.items() if isinstance(run, str) and run}
 
 

@@ -20,7 +20,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rerank.errors import DataError, MissingResourceError, UnknownNameError
-from rerank.leaderboard.card import Card, read_toml
+from rerank.leaderboard.card import Card
+from rerank.textfiles import read_toml
 
 
 class Chosen(Card):
@@ -90,7 +91,7 @@ def read_plan(path: str | Path) -> Plan:
         MissingResourceError: It is not there.
         DataError: It is no TOML, or a key or value is wrong; names every fault.
     """
-    values = read_toml(path)
+    values = read_toml(path, "board")
     problems = list(_unknown(values))
     try:
         plan = Plan(**{key: value for key, value in values.items() if key in Plan.model_fields})

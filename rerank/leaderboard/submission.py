@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, MissingResourceError, RerankError, shorten
-from rerank.leaderboard.card import Card, checked_card, read_toml
+from rerank.leaderboard.card import Card, checked_card
 from rerank.leaderboard.cards import stem
 from rerank.leaderboard.entries import file_hash
-from rerank.textfiles import open_text
+from rerank.textfiles import open_text, read_toml
 from rerank.types import Qrels, float32
 
 #: Faults of one kind that are told one by one; the rest is counted.
@@ -64,7 +64,7 @@ def check_submission(card: Path, qrels: Qrels) -> Submission:
         DataError: The card is no TOML at all.
     """
     found = Submission(card=card)
-    values = read_toml(card)
+    values = read_toml(card, "card")
     read, found.problems = checked_card(values)
     found.problems += _left_out(values)
     found.run = _run_file(card, values.get("run"), found.problems)

@@ -6,7 +6,6 @@ Knows fields and files, not how runs are made or compared.
 from __future__ import annotations
 
 import itertools
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,11 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from rerank.errors import DataError, MissingResourceError, UsageError
+from rerank.errors import UsageError
 from rerank.leaderboard._suite_values import known, once, placed, said, underscored
 from rerank.methods import open_method
 from rerank.spec import RunSpec, Shuffle
+from rerank.textfiles import read_toml
 
 #: What a collection, or the suite as a whole, decides about a run; the rest of a specification is the reranker's.
 _OF_CANDIDATES = {"collection", "first_stage", "depth", "max_queries", "queries", "qrels", "measures", "relevant"}
@@ -265,13 +265,7 @@ def read_suite(path: str | Path, *, data: str | Path | None = None) -> Suite:
         DataError: It is no TOML.
         UsageError: It says something that makes no sense.
     """
-    try:
-        values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise MissingResourceError(f"No suite at {str(path)!r}", expected="a TOML file") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise DataError(f"The suite {str(path)!r}: {error}", expected="TOML") from error
-    return Suite.make(values, data=data)
+    return Suite.make(read_toml(path, "suite"), data=data)
 
 
 def _label(values: Mapping[str, Any]) -> str:

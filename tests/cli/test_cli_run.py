@@ -182,6 +182,12 @@ def test_retrieve_writes_a_run(cli: Cli, data: Path) -> None:
     assert all(len(ranking) <= 2 for ranking in run.values())
 
 
+def test_retrieve_tells_the_measures_that_are_asked(cli: Cli, data: Path) -> None:
+    done = cli("retrieve", "--collection", f"jsonl:{data / 'jsonl'}", "-m", "P@1", "-o", "bm25.trec")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.startswith("P@1: ")
+
+
 @pytest.mark.parametrize("stage", ["bm25", "run:bm25.trec", "hybrid:bm25+(run:bm25.trec)"])
 def test_retrieve_tells_what_it_took(cli: Cli, data: Path, stage: str) -> None:
     collection = ("retrieve", "--collection", f"jsonl:{data / 'jsonl'}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rerank.evaluation import compare
-from rerank.evaluation.grades import grade_note, reading
+from rerank.evaluation.grades import grade_note, overlap_note, reading
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
 GRADED = Qrels({"q": {"a": 3, "b": 1}, "p": {"a": 0, "b": 2}})
@@ -48,3 +48,14 @@ def test_compare_tells() -> None:
     runs = [Run([Ranking.from_order(Query(id="q"), [Document(id=doc)])], name=doc) for doc in "ab"]
     assert any("grades from 1 count" in note for note in compare(GRADED, runs, "AP").notes)
     assert not any("grades from" in note for note in compare(GRADED, runs, "AP", relevant=2).notes)
+
+
+def test_judgments_of_another_collection() -> None:
+    run = Run(
+        [Ranking.from_order(Query(id="1", text=""), [Document(id="a", text=""), Document(id="b", text="")])], name="r"
+    )
+    assert "No document of run 'r' is judged in other" in overlap_note(
+        Qrels({"1": {"x": 1}, "2": {"a": 1}}, name="other"), run
+    )
+    assert overlap_note(Qrels({"1": {"b": 0}}), run) == ""  # judged, and not relevant
+    assert overlap_note(Qrels({"2": {"x": 1}}), run) == ""  # no query in common, which is an error of its own

@@ -115,3 +115,16 @@ def recipe(model: Path, collection: Path, **changes: Any) -> Recipe:
         ).get("name")
         values[key] = {**({} if another else values.get(key, {})), **value} if isinstance(value, dict) else value
     return Recipe.make(values)
+
+
+#: A recipe's tables for a judge that reads attention, in one layer of three.
+ATTENTION = {
+    "method": {"method": "full:attention,calibrate=false", "prompt": "icr_ie"},
+    "losses": [{"name": "distill", "on": "log-attention"}],
+    "readout": {"layers": "1-1"},
+}
+
+
+def validation(collection: Path, **more: Any) -> dict[str, Any]:
+    """A recipe's table of a validation on a few queries."""
+    return {"collection": f"jsonl:{collection}", "depth": 6, "max_queries": 4, "every": 2, **more}

@@ -16,27 +16,7 @@ from rerank.experiment import run  # noqa: E402
 from rerank.finetune._trainer import checkpoints  # noqa: E402
 from rerank.finetune.training import train  # noqa: E402
 from rerank.spec import Execution, RunSpec  # noqa: E402
-from tests.finetune.small import collection_folder, model_folder, recipe  # noqa: E402
-
-ATTENTION = {
-    "method": {"method": "full:attention,calibrate=false", "prompt": "icr_ie"},
-    "losses": [{"name": "distill", "on": "log-attention"}],
-    "readout": {"layers": "1-1"},
-}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return model_folder(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return collection_folder(tmp_path_factory.mktemp("collection"))
-
-
-def validation(collection: Path, **more: Any) -> dict[str, Any]:
-    return {"collection": f"jsonl:{collection}", "depth": 6, "max_queries": 4, "every": 2, **more}
+from tests.finetune.small import ATTENTION, recipe, validation  # noqa: E402
 
 
 def looks(folder: Path) -> list[int]:

@@ -20,6 +20,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from rerank.backends._tokens import HfTokens
 from rerank.backends.base import Backend
 from rerank.errors import ContextOverflowError, MissingPrerequisiteError
+from rerank.finetune._arguments import arguments
 from rerank.finetune._calibrating import Batches
 from rerank.finetune._module import Listwise, Term
 from rerank.finetune._run import Run
@@ -239,7 +240,7 @@ class GroupRun(Run):
     def _bare_trainer(self, module: Listwise, validate: Callable[[], dict[str, float]] | None) -> ListTrainer:
         trainer = GroupTrainer(
             module,
-            GRPOConfig(**self._settings()),
+            arguments(GRPOConfig, self._settings()),
             self._places,
             optimizer=self._parts.optimizer,
             kept=[name.removeprefix("model.") for name in self._kept],

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rerank.experiment.prepare import Prepared, shuffled
+from rerank.experiment.candidates import shuffled
+from rerank.experiment.prepare import Prepared
 from rerank.judges.base import Asking, TooLong, Verdict
 from rerank.pipeline import drive
 from rerank.prices import cost

@@ -16,7 +16,8 @@ from typing import Any
 
 from rerank.backends.base import Reply
 from rerank.errors import DataError, PartialFailureError
-from rerank.experiment.prepare import Prepared, prepare, shuffled
+from rerank.experiment.candidates import shuffled
+from rerank.experiment.prepare import Prepared, prepare
 from rerank.experiment.summary import means, score, summarise
 from rerank.judges import FAILURES
 from rerank.pipeline import Outcome, drive

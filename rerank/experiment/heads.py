@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from rerank.backends.base import Reply
 from rerank.errors import BackendError, DataError, UnknownNameError, UsageError
 from rerank.evaluation import evaluate_all
-from rerank.experiment.prepare import Prepared, prepare, shuffled
+from rerank.experiment.candidates import shuffled
+from rerank.experiment.prepare import Prepared, prepare
 from rerank.judges._heads import HeadList, of_model
 from rerank.judges.attention import Attention
 from rerank.spec import Execution, RunSpec

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from rerank.backends.replay import Replay
+from rerank.experiment.candidates import shuffled
 from rerank.experiment.execute import run_name
-from rerank.experiment.prepare import passages_of, settings, shuffled, strategy_of
+from rerank.experiment.prepare import passages_of, settings, strategy_of
 from rerank.experiment.summary import score, summarise
 from rerank.formats import write_run
 from rerank.judges import Judge, Limits, Verdict, judges, open_judge

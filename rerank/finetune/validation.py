@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rerank.evaluation import Comparison, compare, evaluate
-from rerank.experiment.prepare import load, retrieve
+from rerank.experiment.candidates import load, retrieve
 from rerank.finetune.recipe import ValidationTable
 from rerank.judges.base import Asking
 from rerank.pipeline import drive

@@ -16,7 +16,7 @@ from typing import Any
 
 from rerank.errors import DataError, MissingResourceError, RerankError, StorageError
 from rerank.evaluation import Comparison, Scores, compare_scores, evaluate, evaluate_all
-from rerank.experiment.prepare import Found, digest, lowest_relevant
+from rerank.experiment.candidates import Found, digest, lowest_relevant
 from rerank.formats import read_run
 from rerank.leaderboard.bench import Made
 from rerank.leaderboard.suites import Group, Suite

@@ -15,8 +15,9 @@ from rerank.backends.base import Backend
 from rerank.backends.replay import Replay
 from rerank.errors import RerankError
 from rerank.experiment import check_failures, estimate, execute, prepare
+from rerank.experiment.candidates import Found, find
 from rerank.experiment.execute import default_folder
-from rerank.experiment.prepare import Found, Prepared, as_trained_for, find
+from rerank.experiment.prepare import Prepared, as_trained_for
 from rerank.leaderboard._suite_folder import Kept, read_folder, seconds_of
 from rerank.leaderboard._suite_models import Described, Shelf, describe, has_weights, key_of
 from rerank.leaderboard.suites import Group, Suite, SuiteRun

@@ -16,8 +16,9 @@ from rerank.backends.base import Backend
 from rerank.collections import Collection
 from rerank.collections._mteb_part import Part, writable
 from rerank.errors import PartialFailureError, UsageError
+from rerank.experiment.candidates import Found
 from rerank.experiment.execute import execute, run_name
-from rerank.experiment.prepare import Found, Prepared, prepare
+from rerank.experiment.prepare import Prepared, prepare
 from rerank.mmteb._meta import model_meta, revision_of
 from rerank.progress import progress
 from rerank.spec import Execution, RunSpec

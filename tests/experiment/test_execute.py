@@ -12,8 +12,9 @@ import pytest
 
 from rerank.errors import DataError, PartialFailureError, UnknownNameError, UsageError
 from rerank.experiment import check_failures, estimate, prepare, rescore, run, verify
+from rerank.experiment.candidates import shuffled
 from rerank.experiment.execute import default_folder, run_name
-from rerank.experiment.prepare import as_trained_for, shuffled
+from rerank.experiment.prepare import as_trained_for
 from rerank.formats import read_run, write_run
 from rerank.methods import method_names
 from rerank.prompts import identifiers

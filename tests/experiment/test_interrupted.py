@@ -11,9 +11,9 @@ import pytest
 
 from rerank.errors import BackendError, MissingResourceError, UnknownNameError, UsageError
 from rerank.experiment import prepare, rescore, run, verify
+from rerank.experiment.candidates import digest
 from rerank.experiment.demo import ADAPTER, BASE, DEPTH, METHODS, demo_specs
 from rerank.experiment.execute import environment
-from rerank.experiment.prepare import digest
 from rerank.spec import Execution, RunSpec
 from rerank.store import RunFolder
 from rerank.trained import shipped

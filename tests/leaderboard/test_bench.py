@@ -16,7 +16,7 @@ from rerank.errors import BackendError, DataError
 from rerank.evaluation import Scores
 from rerank.experiment import run as run_once
 from rerank.experiment import verify
-from rerank.experiment.prepare import digest
+from rerank.experiment.candidates import digest
 from rerank.formats import write_run
 from rerank.leaderboard import bench as bench_module
 from rerank.leaderboard._suite_results import averaged, check_same_candidates, compare_groups, row, write_results

@@ -7,7 +7,7 @@ import pytest
 
 from rerank.collections import open_collection
 from rerank.errors import DataError, MissingResourceError, RerankError, UnknownNameError, UsageError
-from rerank.experiment.prepare import lowest_relevant
+from rerank.experiment.candidates import lowest_relevant
 from rerank.leaderboard.suites import Suite, read_suite
 from rerank.spec import RunSpec
 

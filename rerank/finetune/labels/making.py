@@ -9,8 +9,8 @@ from typing import Any
 
 from rerank.errors import DataError, UsageError
 from rerank.experiment import Prepared, execute, prepare
+from rerank.experiment.candidates import load, retrieve
 from rerank.experiment.estimate import estimate
-from rerank.experiment.prepare import load, retrieve
 from rerank.finetune.labels.fusing import Fusion, check_names, no_scores
 from rerank.finetune.labels.lists import LabelList
 from rerank.finetune.labels.teachers import Opinion, Task, Teacher, open_teacher

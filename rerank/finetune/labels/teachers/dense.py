@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rerank.errors import UsageError
-from rerank.experiment.prepare import digest
+from rerank.experiment.candidates import digest
 from rerank.finetune.labels.teachers.base import Opinion, Task, by_scores
 from rerank.retrieval.dense import Dense as Searching
 from rerank.spec import RunSpec

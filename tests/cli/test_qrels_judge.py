@@ -25,9 +25,13 @@ NAMED = ("a.trec", "b.trec", "--collection", "jsonl:docs", "--method", "mtf", "-
 JUDGE = ("qrels", "judge", *NAMED, "--budget", "2", "--relevant", "2")
 LLM = (*JUDGE, "--judge", "llm", "--model", "fake:perfect")
 
-#: `_OWN` takes the terminal for its own, so that Ctrl-C reaches it as from a shell.
+#: `_OWN` takes the terminal for its own, so that Ctrl-C reaches it as from a shell, and is not ignored, as it is in
+#: all that a script starts in the background: these tests too may have been.
 _MAIN = "import sys; from rerank.cli import main; sys.argv[0] = 'rerank'; main()"
-_OWN = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); " + _MAIN
+_OWN = (
+    "import fcntl, signal, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "signal.signal(signal.SIGINT, signal.default_int_handler); " + _MAIN
+)
 _EVIL = "\x1b[2J[bold]red[/bold] {query} \x07bell\r\x9b31m \u202eturned"
 
 

@@ -95,7 +95,7 @@ def measured(options: Any, adapter: dict[str, Any], optimizer: dict[str, Any], e
         "readout": {"layers": options.layers},
         "adapter": adapter,
         "optimizer": {**optimizer, "lr": options.lr / (10 if small else 1)},
-        "training": {"steps": options.steps, "accumulation": 4, "save_every": options.steps, "warmup": 0.1},
+        "training": {"steps": options.steps, "accumulation": 2, "save_every": options.steps, "warmup": 0.1},
         "validation": {
             "collection": options.validation,
             "depth": 20,

@@ -176,7 +176,7 @@ class _Reader:
             )
         _watching.register()
         cache = roomy_cache(self._model.config, max(len(prompt.ids) for prompt in prompts))
-        with torch.inference_mode(), Borrowed(self._model, attention=_watching.NAME):
+        with Borrowed(self._model, attention=_watching.NAME):
             step = _PIECE if self._plain else max(1, common)  # other kernels would need a mask of length squared
             for start in range(0, common, step):
                 piece = prompts[0].ids[start : min(common, start + step)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from transformers import GenerationConfig
 
 from rerank.backends import _attention
@@ -15,7 +16,8 @@ from rerank.backends import _attention
 class Borrowed:
     """Changes a model while a ``with`` block runs.
 
-    Its own decoding defaults go (a repetition penalty would forbid identifiers), and an attention comes in.
+    Its own decoding defaults go (a repetition penalty would forbid identifiers), an attention comes in, and nothing is
+    kept for gradients.
 
     Args:
         model: A causal language model of transformers.
@@ -29,8 +31,13 @@ class Borrowed:
         self._model, self._config = model, config
         self._own = model.config._attn_implementation
         self._attention = attention or (_attention.NAME if _attention.is_plain(model) else "")
+        # Weights that processes share out are gathered again and again into the same tensors, which may not become
+        # tensors of inference.
+        shared = any(hasattr(value, "full_tensor") for value in model.parameters())
+        self._mode = torch.no_grad() if shared else torch.inference_mode()
 
     def __enter__(self) -> bool:
+        self._mode.__enter__()
         self._kept = self._model.generation_config
         if self._config is not None:
             self._model.generation_config = self._config
@@ -43,3 +50,4 @@ class Borrowed:
         self._model.generation_config = self._kept
         if self._attention:
             self._model.set_attn_implementation(self._own)
+        self._mode.__exit__(None, None, None)

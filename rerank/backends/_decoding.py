@@ -59,7 +59,7 @@ def decode(
         pad_token_id=pad,
         use_cache=True,
     )
-    with torch.inference_mode(), Borrowed(model, config) as fast:
+    with Borrowed(model, config) as fast:
         cache = {cache_name(model): roomy_cache(model.config, width + config.max_new_tokens)} if fast else {}
         out = model.generate(
             input_ids=ids,

@@ -49,7 +49,7 @@ def weigh(
     found: list[list[float]] = [[] for _ in prompts]
     asked = [at for at, texts in enumerate(continuations) if texts]
     simple = [at for at in asked if max(map(len, continuations[at])) <= len(_beginning(continuations[at])) + 1]
-    with torch.inference_mode(), Borrowed(model), Head(model):
+    with Borrowed(model), Head(model):
         if simple:
             rows = _one_pass(model, [prompts[at] for at in simple], [continuations[at] for at in simple], pad)
             for at, row in zip(simple, rows, strict=True):

@@ -89,7 +89,7 @@ def permute(
         for prompt, chain, sampling, seed in zip(prompts, chains, samplings, seeds, strict=True)
     ]
     together = [rows] if sees_everything(model.config) else [[row] for row in rows]
-    with torch.inference_mode(), Borrowed(model), Head(model) as head:
+    with Borrowed(model), Head(model) as head:
         for some in together:
             _complete(model, some, head)
     return rows

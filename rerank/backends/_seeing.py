@@ -91,7 +91,7 @@ def weigh_seen(model: Any, inputs: Mapping[str, Any], continuations: Sequence[Se
     """
     known: dict[tuple[int, ...], torch.Tensor] = {}
     found = []
-    with torch.inference_mode(), Borrowed(model), Head(model):
+    with Borrowed(model), Head(model):
         for ids in continuations:
             before = tuple(ids[:-1])
             if ids and before not in known:
@@ -129,7 +129,7 @@ def permute_seen(model: Any, job: Seeing, chain: Chain) -> tuple[State, int]:
     config = GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=chain.longest, do_sample=False, use_cache=True, pad_token_id=(eos_ids(model) or [0])[0]
     )
-    with torch.inference_mode(), Borrowed(model, config), Head(model):
+    with Borrowed(model, config), Head(model):
         out = model.generate(
             **job.inputs,
             generation_config=config,

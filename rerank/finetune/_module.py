@@ -87,6 +87,9 @@ class Listwise(nn.Module):
         """Keep the parts; where heads are read, remember which of them lie in which layer."""
         super().__init__()
         self.model, self.losses, self.readout, self._packs = model, tuple(losses), readout, packs
+        #: Whether processes share out the weights. A layer is then gathered for the backward pass when a gradient comes
+        #: to its output, so one has to, though a loss may look only at what is inside.
+        self.shared_out = False
         self._heads: dict[int, list[int]] = {}
         for layer, head in readout.heads if readout else ():
             self._heads.setdefault(layer, []).append(head)
@@ -114,7 +117,7 @@ class Listwise(nn.Module):
         Raises:
             BackendError: The loss is no number; the message names the queries.
         """
-        layout, logs, row = self._read(ids, positions, examples)
+        layout, logs, row, end = self._read(ids, positions, examples)
         values: dict[str, list[Tensor]] = {term.name: [] for term in self.losses}
         for at, example in enumerate(examples):
             wanted = _wanted(example, ids.device)
@@ -122,6 +125,8 @@ class Listwise(nn.Module):
                 values[term.name].append(self._value(term, layout, at, logs, row, wanted))
         means = {name: torch.stack(found).mean() for name, found in values.items()}
         loss = cast(Tensor, sum(term.weight * means[term.name] for term in self.losses))
+        if self.shared_out:
+            loss = loss + 0.0 * end
         if not torch.isfinite(loss):
             raise BackendError(
                 f"The loss is {float(loss.detach())} on the lists of queries {', '.join(e.query for e in examples)}",
@@ -130,8 +135,10 @@ class Listwise(nn.Module):
             )
         return {"loss": loss, "parts": {name: value.detach() for name, value in means.items()}}
 
-    def _read(self, ids: Tensor, positions: Tensor, examples: Sequence[Example]) -> tuple[_Layout, Tensor, Packing]:
-        """Run the model: where everything lies, the log-probabilities that are wanted, and what was watched."""
+    def _read(
+        self, ids: Tensor, positions: Tensor, examples: Sequence[Example]
+    ) -> tuple[_Layout, Tensor, Packing, Tensor]:
+        """Run the model: where all lies, the log-probabilities that are wanted, what was watched, and a last number."""
         layout = _Layout(examples, self.losses, ids.device)
         row = Packing(texts=layout.texts, looks=layout.looks, heads=self._heads)
         out = self.model(
@@ -142,11 +149,11 @@ class Listwise(nn.Module):
             **({"packing": row} if self._packs else {}),
         )
         logs = _log_probabilities(out.logits[0], layout.pairs) if len(layout.kept) else ids.new_zeros(0)
-        return layout, logs, row
+        return layout, logs, row, out.logits[0, -1, 0].float()
 
     def shares(self, ids: Tensor, positions: Tensor, examples: Sequence[Example]) -> list[Tensor]:
         """(heads, documents) the attention that each document gets in each head, one an example."""
-        _, _, row = self._read(ids, positions, examples)
+        _, _, row, _ = self._read(ids, positions, examples)
         return [torch.cat([row.seen[at, layer] for layer in self._heads]) for at in range(len(examples))]
 
     def scored(self, term: Term, shares: Tensor, example: Example) -> Tensor:

@@ -27,6 +27,7 @@ from rerank.finetune._arguments import arguments, trainer_settings
 from rerank.finetune._calibrating import Batches
 from rerank.finetune._fitting import chosen_heads, cut, load_base, plain, state_bytes, to_keep, within
 from rerank.finetune._module import Listwise, Readout, Term, checkpoint_activations
+from rerank.finetune._sharing import let_go, share_out
 from rerank.finetune._trainer import (
     METRICS,
     LastLook,
@@ -66,6 +67,12 @@ class Run:
 
     def __init__(self, recipe: Recipe, parts: Parts, folder: Path, *, device: str) -> None:
         """Load model and data; see `rerank.finetune.training.train` for errors."""
+        if recipe.training.fsdp and os.environ.get("WORLD_SIZE", "1") == "1":
+            raise UsageError(
+                "fsdp = true, and there is one process",
+                expected="several, which share out the model's weights",
+                remedy="torchrun --standalone --nproc-per-node=GPUS -m rerank train ..., or leave fsdp out",
+            )
         self._recipe, self._parts, self._folder = recipe, parts, folder
         self._device = _placed(device)
         self._dtype = pick_dtype(recipe.training.dtype, self._device)
@@ -132,6 +139,8 @@ class Run:
         self._kept = to_keep(module, before, moved=adapter.moves_base)
         if recipe.training.checkpointing:
             checkpoint_activations(model)
+        if recipe.training.fsdp:
+            share_out(module, self._kept, self._device)
         return module
 
     @property
@@ -200,9 +209,10 @@ class Run:
             if self._recipe.readout.fit and not last:
                 size = self._recipe.training.batch_size
                 replace(self._batches, count=math.ceil(self._recipe.readout.fit / size)).fit(module)
-            if self._validation and leads() and not last:
-                write_run(self._validation.candidates, self._folder / _FIRST)
-                write_run(self._rank(module, "untrained")[0], self._folder / _UNTRAINED)
+            if self._validation and not last:
+                if leads():
+                    write_run(self._validation.candidates, self._folder / _FIRST)
+                self._rank_into(_UNTRAINED, module)
             with progress("steps", self._steps, int(last[0].name.rpartition("-")[2]) if last else 0) as advance:
                 if last and self._ended(last[0]):
                     per_step = len(self._places) // self._steps
@@ -212,6 +222,8 @@ class Run:
                 done = trainer.train(resume_from_checkpoint=str(last[0]) if last else None)
             if (self._folder / "best").is_dir():
                 trainer.load_weights(self._folder / "best")
+            if self._validation:
+                self._rank_into(_TRAINED, module)
             if leads():
                 self._save(module, trainer, done)
 
@@ -252,8 +264,8 @@ class Run:
     def _begin(self) -> None:
         """Note in the folder what is trained, once all parts are known to fit the model."""
         path = self._folder / _RECIPE
+        path.parent.mkdir(parents=True, exist_ok=True)
         if leads() and not path.is_file():
-            path.parent.mkdir(parents=True, exist_ok=True)
             with replace_text(path) as file:
                 file.write(self._recipe.model_dump_json(indent=1) + "\n")
 
@@ -267,6 +279,8 @@ class Run:
         try:
             yield Hf(model.eval(), self._tokenizer, identity=self._backend.identity, options=options)
         finally:
+            if self._recipe.training.fsdp:
+                let_go(module)
             model.set_attn_implementation(now)
             module.model.train(training)
 
@@ -278,6 +292,13 @@ class Run:
             judge = self._asked.judge(cast(Backend, backend), f"heads={heads}" if heads else "")
             return cast(Validation, self._validation).rank(self._strategy, judge, name)
 
+    def _rank_into(self, file: str, module: Listwise) -> None:
+        """Rank the validation lists into a file; where weights are shared out, all processes have to."""
+        if leads() or self._recipe.training.fsdp:
+            found, _ = self._rank(module, file.removesuffix(".trec"))
+            if leads():
+                write_run(found, self._folder / file)
+
     def _validated(self, module: Listwise) -> dict[str, float]:
         validation = cast(Validation, self._validation)
         run, failures = self._rank(module, "trained")
@@ -288,7 +309,6 @@ class Run:
     def _save(self, module: Listwise, trainer: ListTrainer, done: Any) -> None:
         validation, comparison, worth = self._validation, None, {}
         if validation:
-            write_run(self._rank(module, "trained")[0], self._folder / _TRAINED)
             files = {"first stage": _FIRST, "untrained": _UNTRAINED, "trained": _TRAINED}
             runs = [Ranked(read_run(self._folder / file).values(), name=name) for name, file in files.items()]
             comparison = validation.compared(runs)

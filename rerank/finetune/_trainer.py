@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +26,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from rerank.errors import BackendError, DataError, StorageError, UsageError
 from rerank.finetune._module import Listwise, collate
+from rerank.finetune._sharing import average
 from rerank.finetune.examples import Examples
 from rerank.finetune.optimizers.base import Optimizer
 from rerank.finetune.schedule import Schedule
@@ -88,10 +90,12 @@ class ListTrainer(Trainer):
         )
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise UsageError(
-                "FSDP or DeepSpeed is asked for, which share out one model's weights",
-                expected="processes that hold the whole model each: validation and the last save run in one of them",
-                remedy="Start with torchrun alone; for less memory, see 'Memory and speed' in docs/training/first.md",
+                "The environment asks accelerate for FSDP or DeepSpeed, which share out what trains, too",
+                expected="processes that torchrun alone started",
+                remedy="Share out the frozen weights with fsdp = true in [training]",
             )
+        if module.shared_out:  # accelerate's wrapper for several processes takes no such weights; `average` stands in
+            self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
         self.remove_callback(PrinterCallback)
         self._part, self._kept, self._validate = optimizer, frozenset(kept), validate
         self._parts: dict[str, list[Tensor]] = {}
@@ -117,6 +121,14 @@ class ListTrainer(Trainer):
         for name, value in out["parts"].items():
             self._parts.setdefault(name, []).append(value)
         return (out["loss"], out) if return_outputs else out["loss"]
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        """One batch; after the last of a step, processes that share out weights come to one gradient."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        module = cast(Listwise, self.model)
+        if module.shared_out and self.accelerator.sync_gradients:
+            average(module)
+        return loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]

@@ -137,6 +137,8 @@ class TrainingTable(_Table):
     """Number type of the frozen weights and of the arithmetic; what trains is kept in float32."""
     checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, a third more time."""
+    fsdp: bool = False
+    """Share out the frozen weights of the layers over the processes that torchrun starts."""
     save_every: int = Field(default=50, ge=1)
     """Steps between checkpoints."""
     keep: int = Field(default=2, ge=1)
@@ -282,6 +284,8 @@ class Parts(BaseModel):
         if recipe.objective:
             objective = make(OBJECTIVES, recipe.objective.name, recipe.objective.options)
             objective.check(recipe, adapter)
+        if recipe.training.fsdp:
+            _check_shared(recipe, adapter)
         for part in (adapter, optimizer):
             if isinstance(part, FitsSome):
                 part.check_recipe(recipe)
@@ -303,6 +307,21 @@ def _fit(who: str, part: Optimizer | Between, shape: Shape, adapter: str) -> Non
             expected=f"an adapter of which this trains: {', '.join(sorted(part.fits))}",
             remedy="`rerank methods --training` says of every adapter what it trains",
         )
+
+
+def _check_shared(recipe: Recipe, adapter: Adapter) -> None:
+    """Refuse to share out weights that train, change, are packed into bits, or are asked for one token at a time."""
+    named = f"fsdp = true with the adapter {recipe.adapter.name!r}"
+    frozen = "an adapter over a base that stays as it is, such as lora, rslora or dora"
+    if recipe.objective:
+        raise UsageError(
+            f"fsdp = true with the objective {recipe.objective.name!r}, for which processes write texts of their own",
+            expected="losses: all processes have to run each layer equally often",
+        )
+    if adapter.shape == "full" or adapter.moves_base:
+        raise UsageError(f"{named}, which changes the base model's own weights", expected=frozen)
+    if adapter.needs:
+        raise UsageError(f"{named}, whose base is packed into four bits", expected=frozen)
 
 
 def read_recipe(path: str | Path) -> Recipe:

@@ -143,6 +143,10 @@ class _Silent:
     def get_output_embeddings(self) -> None:
         """It has none."""
 
+    def parameters(self) -> tuple[()]:
+        """None either."""
+        return ()
+
 
 def test_the_backend_writes_the_chain_behind_a_begun_reply(
     tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -293,25 +294,79 @@ def test_a_list_longer_than_the_context(model: Path, collection: Path, tmp_path:
         train(asked, tmp_path / "out", device="cpu")
 
 
+#: Told on the way: the share of the layers' weights that is left on a process once they are shared out.
+_TOLD = """
+import json, sys
+from pathlib import Path
+from rerank.finetune import _run
+from rerank.finetune.recipe import Recipe
+from rerank.finetune.training import train
+
+share = _run.share_out
+
+def held(module):
+    layers = [value for name, value in module.named_parameters() if ".layers." in name and not value.requires_grad]
+    return sum(getattr(value, "to_local", lambda: value)().numel() for value in layers)
+
+def told(module, *rest):
+    before = held(module)
+    share(module, *rest)
+    print("held", held(module) / before, flush=True)
+
+_run.share_out = told
+recipe, folder = map(Path, sys.argv[1:3])
+train(Recipe.make(json.loads(recipe.read_text())), folder, device="cpu", resume=len(sys.argv) > 3)
+"""
+
+
+def in_two(asked: Recipe, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Train in two processes."""
+    script, file = folder.with_suffix(".py"), folder.with_suffix(".json")
+    script.write_text(_TOLD)
+    file.write_text(asked.model_dump_json())
+    return subprocess.run(
+        [*(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"), script, file, folder],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
+        timeout=300,
+    )
+
+
 def test_several_processes(model: Path, collection: Path, tmp_path: Path) -> None:
     """Two processes share the lists of a step, and come to what one comes to, up to the order of sums."""
-    asked = recipe(model, collection, training={"accumulation": 2})
-    train(asked, tmp_path / "one", device="cpu")
-    shared = recipe(model, collection, training={"accumulation": 1})
-    (tmp_path / "recipe.json").write_text(shared.model_dump_json())
-    code = (
-        "import json, sys; from pathlib import Path; from rerank.finetune.recipe import Recipe; "
-        "from rerank.finetune.training import train; "
-        f"train(Recipe.make(json.loads(Path({str(tmp_path / 'recipe.json')!r}).read_text())), "
-        f"Path({str(tmp_path / 'two')!r}), device='cpu')"
-    )
-    (tmp_path / "go.py").write_text(code)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(
-        [*command, str(tmp_path / "go.py")], capture_output=True, text=True, env=environment, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    train(recipe(model, collection, training={"accumulation": 2}), tmp_path / "one", device="cpu")
+    done = in_two(recipe(model, collection, training={"accumulation": 1}), tmp_path / "two")
+    assert done.returncode == 0, done.stderr
     two, one = weights(tmp_path / "two"), weights(tmp_path / "one")
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        ATTENTION,
+        {**ATTENTION, "training": {"checkpointing": True}},
+        {"adapter": {"name": "dora", "r": 4}},
+        {"adapter": {"name": "lora-xs", "r": 4}, "training": {"checkpointing": True}},
+    ],
+)
+def test_shared_out_weights(model: Path, collection: Path, tmp_path: Path, more: dict[str, Any]) -> None:
+    """Each of two processes holds half of the frozen weights, and what comes out is the same to the bit."""
+    asked = {**more, "validation": validation(collection)}
+    for name, shared in (("whole", False), ("shared", True)):
+        training = {**more.get("training", {}), "accumulation": 1, "fsdp": shared}
+        done = in_two(recipe(model, collection, **{**asked, "training": training}), tmp_path / name)
+        assert done.returncode == 0, done.stderr
+    assert re.findall(r"held ([\d.]+)", done.stdout) == ["0.5", "0.5"]
+    assert same(weights(tmp_path / "shared"), weights(tmp_path / "whole"))
+    assert losses(tmp_path / "shared") == losses(tmp_path / "whole")
+    for run_file in ("untrained.trec", "trained.trec"):
+        assert (tmp_path / "shared" / run_file).read_bytes() == (tmp_path / "whole" / run_file).read_bytes()
+
+
+def test_shared_out_weights_and_one_process(model: Path, collection: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is one process"):
+        train(recipe(model, collection, training={"fsdp": True}), tmp_path / "out", device="cpu")

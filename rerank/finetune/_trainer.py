@@ -74,6 +74,9 @@ class ListTrainer(Trainer):
         validate: Ranks the validation collection and returns its measures, the deciding one first; None for none.
     """
 
+    #: Whether processes share out weights.
+    _shares = False
+
     def __init__(
         self,
         module: Listwise,
@@ -94,7 +97,8 @@ class ListTrainer(Trainer):
                 expected="processes that torchrun alone started",
                 remedy="Share out the frozen weights with fsdp = true in [training]",
             )
-        if module.shared_out:  # accelerate's wrapper for several processes takes no such weights; `average` stands in
+        self._shares = module.shared_out
+        if self._shares:  # accelerate's wrapper for several processes takes no such weights; `average` stands in
             self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
         self.remove_callback(PrinterCallback)
         self._part, self._kept, self._validate = optimizer, frozenset(kept), validate
@@ -125,9 +129,8 @@ class ListTrainer(Trainer):
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         """One batch; after the last of a step, processes that share out weights come to one gradient."""
         loss = super().training_step(model, inputs, num_items_in_batch)
-        module = cast(Listwise, self.model)
-        if module.shared_out and self.accelerator.sync_gradients:
-            average(module)
+        if self._shares and self.accelerator.sync_gradients:
+            average(cast(Listwise, self.model))
         return loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:

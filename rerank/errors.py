@@ -18,7 +18,9 @@ nothing of what the rest of the package does.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 #: How many names a message lists.
 _SHOWN = 12
@@ -48,6 +50,17 @@ def shorten(value: object, limit: int = 60) -> str:
     """A value as a message shows it: its ``repr``, cut to ``limit`` characters."""
     shown = repr(value)
     return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+
+
+def in_words(fault: Mapping[str, Any]) -> str:
+    """What pydantic found wrong with a value, for people who write TOML.
+
+    >>> in_words({"type": "tuple_type", "msg": "Input should be a valid tuple", "input": "AP"})
+    'should be a list, as in ["AP"]'
+    """
+    if fault["type"] in ("tuple_type", "list_type"):
+        return f"should be a list, as in [{json.dumps(fault['input'], default=str)}]"
+    return str(fault["msg"]).removeprefix("Value error, ").replace("Input should", "should")
 
 
 class UsageError(RerankError):

@@ -79,6 +79,9 @@ def bench(
     if dry_run:
         content = {"suite": read.name, "out": str(folder), "total": expected, "runs": [p.to_dict() for p in planned]}
         emit(content, form=form, text=lambda: _show_plan(read, planned, expected), rows="runs")
+        if expected["problems"]:
+            first = next(one.problem for one in planned if one.problem)
+            raise PartialFailureError(f"{expected['problems']} of {len(planned)} runs cannot be made: {first}")
         return
     note(_say_plan(read, expected))
     _make(read, planned, folder, execution, form)

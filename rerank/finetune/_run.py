@@ -88,6 +88,8 @@ class Run:
         self._readout = Readout(heads, learnt=recipe.readout.learn) if heads else None
         self._places = self._schedule(self._examples(looks))
         self._outcome: dict[str, Any] = {}
+        #: The best look of this process: what decides, and the lists.
+        self._best: tuple[float, Ranked] | None = None
 
     def _examples(self, looks: Looks) -> Examples:
         return Examples(self._asked.judge(cast(Backend, self._backend)), looks)
@@ -223,7 +225,7 @@ class Run:
             if (self._folder / "best").is_dir():
                 trainer.load_weights(self._folder / "best")
             if self._validation:
-                self._rank_into(_TRAINED, module)
+                self._last_ranking(trainer.state.best_metric, module)
             if leads():
                 self._save(module, trainer, done)
 
@@ -299,10 +301,21 @@ class Run:
             if leads():
                 write_run(found, self._folder / file)
 
+    def _last_ranking(self, best: float | None, module: Listwise) -> None:
+        """Write the lists of the weights that are kept, from the look that chose them if this process made it."""
+        if self._best and self._best[0] == best:
+            if leads():
+                write_run(self._best[1], self._folder / _TRAINED)
+        else:
+            self._rank_into(_TRAINED, module)
+
     def _validated(self, module: Listwise) -> dict[str, float]:
         validation = cast(Validation, self._validation)
         run, failures = self._rank(module, "trained")
-        return {validation.measure: validation.measured(run), "failures": failures}
+        found = validation.measured(run)
+        if self._best is None or found > self._best[0]:
+            self._best = found, run
+        return {validation.measure: found, "failures": failures}
 
     # Coming to an end
 

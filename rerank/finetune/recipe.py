@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from rerank.errors import UnknownNameError, UsageError
+from rerank.errors import UnknownNameError, UsageError, in_words
 from rerank.finetune.adapters.base import Adapter
 from rerank.finetune.base import FitsSome, Shape
 from rerank.finetune.layers.base import Between
@@ -358,7 +358,7 @@ def _said(error: ValidationError) -> UsageError:
             remedy='The least that a recipe says: [data] with lists = ["labels.jsonl"]',
         )
     shown = "" if isinstance(problem["input"], dict) else f" = {problem['input']!r}"
-    return UsageError(f"{name}{shown}: {problem['msg']}")
+    return UsageError(f"{name}{shown}: {in_words(problem)}")
 
 
 def _table_of(table: Any, key: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rerank.errors import UnknownNameError, UsageError
+from rerank.errors import UnknownNameError, UsageError, in_words
 
 #: What stands in a suite for the folder of ``--data``.
 DATA = "{data}"
@@ -64,5 +64,5 @@ def said(error: ValidationError) -> UsageError:
             remedy='The least that a suite says: name = "mine", collections = ["pydoc"], models = ["smollm2-135m"]',
         )
     shown = "" if isinstance(problem["input"], dict) else f" = {problem['input']!r:.80}"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = in_words(problem)
     return UsageError(f"{where}{shown}: {message}" if where else f"The suite: {message}")

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rerank.errors import DataError, UnknownNameError
+from rerank.errors import DataError, UnknownNameError, in_words
 from rerank.textfiles import read_toml
 
 
@@ -83,12 +83,12 @@ def checked_card(values: Mapping[str, Any]) -> tuple[Card, list[str]]:
     except ValidationError as error:
         for fault in error.errors():
             name = str(fault["loc"][0])
-            problems.append(f"{name} = {fault['input']!r:.60}: {_wanted(fault['msg'], name)}")
+            problems.append(f"{name} = {fault['input']!r:.60}: {_wanted(fault, name)}")
             known.pop(name, None)
     return Card(**known), problems
 
 
-def _wanted(message: str, name: str) -> str:
+def _wanted(fault: Any, name: str) -> str:
     if name == "sha256":
         return "should be 64 hexadecimal digits in small letters"
-    return message.replace("Input should", "should")
+    return in_words(fault)

@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rerank.errors import DataError, MissingResourceError, UnknownNameError
+from rerank.errors import DataError, MissingResourceError, UnknownNameError, in_words
 from rerank.leaderboard.card import Card
 from rerank.textfiles import read_toml
 
@@ -97,7 +97,7 @@ def read_plan(path: str | Path) -> Plan:
         plan = Plan(**{key: value for key, value in values.items() if key in Plan.model_fields})
     except ValidationError as error:
         problems += [
-            f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+            f"{'.'.join(map(str, fault['loc']))}: {in_words(fault)}"
             for fault in error.errors()
             if fault["type"] != "extra_forbidden"
         ]

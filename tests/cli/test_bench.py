@@ -134,8 +134,8 @@ def test_failures_are_listed_at_the_end_and_in_the_exit_code(cli: Cli, tmp_path:
     assert "1 of them with a problem" in done.stderr
     assert [run["scores"] for run in content["runs"]][2] == {}
     text = cli("bench", suite, "--dry-run", "--out", "out")
-    assert text.returncode == 0
-    assert "Unknown fake model 'nobody'" in text.stderr
+    assert text.returncode == 7
+    assert "1 of 3 runs cannot be made: Unknown fake model 'nobody'" in text.stderr
 
 
 def test_other_models_and_the_folder_of_the_data(cli: Cli, tmp_path: Path) -> None:

@@ -225,7 +225,7 @@ class Run:
             if (self._folder / "best").is_dir():
                 trainer.load_weights(self._folder / "best")
             if self._validation:
-                self._last_ranking(trainer.state.best_metric, module)
+                self._last_ranking(module, resumed=bool(last))
             if leads():
                 self._save(module, trainer, done)
 
@@ -301,9 +301,9 @@ class Run:
             if leads():
                 write_run(found, self._folder / file)
 
-    def _last_ranking(self, best: float | None, module: Listwise) -> None:
-        """Write the lists of the weights that are kept, from the look that chose them if this process made it."""
-        if self._best and self._best[0] == best:
+    def _last_ranking(self, module: Listwise, *, resumed: bool) -> None:
+        """Write the lists of the weights that are kept, from the look that chose them if it was this process's."""
+        if self._best and not resumed:
             if leads():
                 write_run(self._best[1], self._folder / _TRAINED)
         else:

@@ -72,9 +72,14 @@ def pairs() -> list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
 
 def shown(table: dict[str, Any]) -> str:
     """A table's name, with whatever else it says."""
-    more = [
-        f"{key}={value['name'] if isinstance(value, dict) else value}" for key, value in table.items() if key != "name"
-    ]
+    named = {
+        key: ",".join(one["name"] for one in ([value] if isinstance(value, dict) else value))
+        if isinstance(value, (dict, list))
+        else value
+        for key, value in table.items()
+        if key != "name"
+    }
+    more = [f"{key}={value}" for key, value in named.items()]
     return " ".join([table["name"].replace("_", "-"), *more])
 
 

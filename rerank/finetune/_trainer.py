@@ -214,6 +214,7 @@ class ListTrainer(Trainer):
         """Write a checkpoint beside its place, and move it there when it is whole."""
         with written_whole():
             super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()  # each process writes its own generators' state there
             if not self.args.should_save:
                 return
             name = f"checkpoint-{self.state.global_step}"

@@ -311,7 +311,7 @@ def held(module):
 def told(module, *rest):
     before = held(module)
     share(module, *rest)
-    print("held", held(module) / before, flush=True)
+    sys.stdout.write(f"held {held(module) / before}\\n")  # in one piece, as the other process writes there, too
 
 _run.share_out = told
 recipe, folder = map(Path, sys.argv[1:3])

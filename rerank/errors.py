@@ -60,6 +60,8 @@ def in_words(fault: Mapping[str, Any]) -> str:
     """
     if fault["type"] in ("tuple_type", "list_type"):
         return f"should be a list, as in [{json.dumps(fault['input'], default=str)}]"
+    if str(fault["type"]).startswith("bool_"):
+        return "should be true or false"
     return str(fault["msg"]).removeprefix("Value error, ").replace("Input should", "should")
 
 

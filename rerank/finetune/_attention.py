@@ -7,6 +7,7 @@ torch at its top.
 
 from __future__ import annotations
 
+from collections import UserDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,7 +54,9 @@ class Packing:
     texts: Sequence[tuple[int, int]]
     looks: Sequence[Look] = ()
     heads: Mapping[int, Sequence[int]] = field(default_factory=dict)
-    seen: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    #: No dict: FSDP makes new ones of the containers that it finds among a layer's arguments, and what is seen would be
+    #: lost with the copy.
+    seen: UserDict[tuple[int, int], Tensor] = field(default_factory=UserDict)
 
 
 def register() -> None:

@@ -347,8 +347,8 @@ def test_several_processes(model: Path, collection: Path, tmp_path: Path) -> Non
     "more",
     [
         {},
-        ATTENTION,
-        {**ATTENTION, "training": {"checkpointing": True}},
+        {**ATTENTION, "readout": {"layers": "0-2"}},
+        {**ATTENTION, "readout": {"layers": "0-2"}, "training": {"checkpointing": True}},
         {"adapter": {"name": "dora", "r": 4}},
         {"adapter": {"name": "lora-xs", "r": 4}, "training": {"checkpointing": True}},
     ],

@@ -29,7 +29,7 @@ from rerank.adjudication.pools import pool
 from rerank.adjudication.studies import Design, study
 from rerank.adjudication.verdicts import Procedure
 from rerank.cli.runfiles import read_runs
-from rerank.formats import read_qrels
+from rerank.io.run_files import read_qrels
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
 METHODS = (

@@ -24,16 +24,16 @@ from typing import Any
 
 import torch
 
-from rerank.backends._attend import relevance
-from rerank.backends._borrowing import Borrowed
-from rerank.backends._loading import quiet
-from rerank.backends._locating import locate
-from rerank.backends.base import Attend, Request
 from rerank.collections import open_collection
 from rerank.judges import Limits, open_judge
+from rerank.lm.icr_scoring import relevance
+from rerank.lm.loading import quiet
+from rerank.lm.passage_spans import locate
+from rerank.lm.temporary_settings import Borrowed
 from rerank.models import BackendOptions, open_backend
 from rerank.prompts import load_prompt
 from rerank.retrieval import open_retriever
+from rerank.tasks import Attend, Request
 from rerank.types import Document, Window
 
 

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rerank.backends.base import Backend, Reply, Request
 from rerank.judges import Limits, open_judge
 from rerank.methods import open_method
-from rerank.pipeline import drive
+from rerank.pipeline.driver import drive
 from rerank.prompts import load_prompt
 from rerank.store.calls import CallLog
 from rerank.store.logged import Logged
 from rerank.strategies import open_strategy
+from rerank.tasks import Backend, Reply, Request
 from rerank.types import Ranking
 
 

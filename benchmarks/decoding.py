@@ -22,16 +22,16 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from rerank.backends._borrowing import Borrowed
-from rerank.backends._chain import Chain
-from rerank.backends._doing import chain_for
-from rerank.backends._loading import quiet
-from rerank.backends.base import Permute, Request
 from rerank.collections import open_collection
 from rerank.judges import Limits, open_judge
+from rerank.lm.loading import quiet
+from rerank.lm.local_tasks import chain_for
+from rerank.lm.permutation_grammar import Chain
+from rerank.lm.temporary_settings import Borrowed
 from rerank.models import BackendOptions, open_backend
 from rerank.prompts import load_prompt
 from rerank.retrieval import open_retriever
+from rerank.tasks import Permute, Request
 from rerank.types import Window
 
 

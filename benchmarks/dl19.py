@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank.experiment import run
-from rerank.spec import Execution, RunSpec
+from rerank.experiment.spec import Execution, RunSpec
 
 
 def main() -> None:

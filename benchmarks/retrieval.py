@@ -104,7 +104,7 @@ def measure_bm25(_: str, file: Path) -> tuple[float, float]:
 
 def measure_vectors(name: str, file: Path) -> tuple[float, float]:
     """The same for an index of vectors."""
-    from rerank.retrieval._vector_index import nearest
+    from rerank.indexing.vector_index import nearest
     from rerank.retrieval.dense import Dense
 
     matrix = np.asarray(np.load(file, mmap_mode="r"))

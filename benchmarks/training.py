@@ -67,8 +67,8 @@ def main() -> None:
 
 def measured(options: Any) -> dict[str, float]:
     """One variant: its peak, its rise, its speed."""
-    from rerank.backends._loading import quiet
-    from rerank.finetune.training import peak_mb
+    from rerank.finetune.trainer.training import peak_mb
+    from rerank.lm.loading import quiet
 
     with tempfile.TemporaryDirectory() as folder, quiet():
         module, batches, tokens = prepared(options, Path(folder))
@@ -87,11 +87,11 @@ def measured(options: Any) -> dict[str, float]:
 def prepared(options: Any, folder: Path) -> tuple[Any, list[Any], int]:
     """A LoRA under the importance loss; a short batch, then as many of one full list."""
     from rerank.collections import open_collection
-    from rerank.finetune._module import collate
-    from rerank.finetune._run import Run
     from rerank.finetune.recipe import Recipe
-    from rerank.finetune.schedule import pick
-    from rerank.finetune.training import read_data
+    from rerank.finetune.trainer.module import collate
+    from rerank.finetune.trainer.run import Run
+    from rerank.finetune.trainer.schedule import pick
+    from rerank.finetune.trainer.training import read_data
 
     docs = list(open_collection("pydoc").docs())[: options.documents]
     rows = [{"_id": doc.id, "title": doc.title, "text": doc.text} for doc in docs]

@@ -20,14 +20,14 @@ from typing import Any
 
 import torch
 
-from rerank.backends._doing import _end, _pieces
-from rerank.backends._jobs import Job
-from rerank.backends.base import Reply, Request
 from rerank.backends.hf import Hf
 from rerank.collections import open_collection
 from rerank.judges import Limits, open_judge
+from rerank.lm.jobs import Job
+from rerank.lm.local_tasks import _end, _pieces
 from rerank.models import BackendOptions, open_backend
 from rerank.prompts import load_prompt
+from rerank.tasks import Reply, Request
 from rerank.types import Window
 
 #: Logits nearer than this may change places between two programs in float32.

@@ -16,14 +16,14 @@ _HOMES = {
     "Ranking": "rerank.types",
     "Run": "rerank.types",
     "Reranker": "rerank.reranker",
-    "RunSpec": "rerank.spec",
+    "RunSpec": "rerank.experiment.spec",
     "compare": "rerank.evaluation",
     "evaluate": "rerank.evaluation",
     "open_collection": "rerank.collections",
     "open_retriever": "rerank.retrieval",
-    "read_qrels": "rerank.formats",
-    "read_run": "rerank.formats",
-    "write_run": "rerank.formats",
+    "read_qrels": "rerank.io.run_files",
+    "read_run": "rerank.io.run_files",
+    "write_run": "rerank.io.run_files",
 }
 __all__ = [*_HOMES, "__version__"]
 

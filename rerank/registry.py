@@ -1,11 +1,9 @@
 """Names -> objects, without importing what is not asked for.
 
-A room (``strategies``, ``collections`` ...) is a package. Each of its modules is one thing: ``sliding.py`` holds the
-class ``Sliding`` and is found as ``sliding``; modules named ``base`` or with a leading underscore are the room's own.
-Other distributions add things through entry points of the group ``rerank.<room>``. So adding a thing is adding its
-file, and listing names imports none of them.
-
-This module knows names, not what the things do.
+A plug-in package (``strategies``, ``collections``, ...) holds its ``base`` and its plug-ins. Each module or sub-package
+is one plug-in: ``sliding.py`` defines the class ``Sliding``, which is registered as ``sliding``. Other distributions
+add plug-ins through entry points of the group ``rerank.<package>``. To add a plug-in is to add its file, and listing
+names imports none of them.
 """
 
 from __future__ import annotations
@@ -22,71 +20,87 @@ from rerank.errors import MissingPrerequisiteError, RerankError, UnknownNameErro
 
 
 def class_name(module: str) -> str:
-    """The class a module holds: ``bm25`` -> ``Bm25``, ``top_down`` -> ``TopDown``."""
+    """Return the name of the class that a module defines.
+
+    >>> class_name("top_down")
+    'TopDown'
+    """
     return "".join(part.capitalize() for part in module.split("_"))
 
 
 class Registry:
-    """The things of one room, by name.
+    """The plug-ins of one package, by name.
 
     Args:
-        room: Name of the sub-package of ``rerank``, and of the entry-point group ``rerank.<room>``.
-        kind: What one of its things is called in messages, e.g. ``"strategy"``.
+        package: Name of the sub-package of ``rerank``; the entry-point group is ``rerank.<package>``.
+        kind: What a plug-in is called in messages, such as ``"strategy"``.
+        experimental: Name of a second sub-package whose plug-ins belong to the same registry and are marked as
+            experimental in listings; empty if there is none.
     """
 
-    def __init__(self, room: str, kind: str) -> None:
-        """Remember where to look; nothing is imported yet."""
-        self.room = room
+    def __init__(self, package: str, kind: str, *, experimental: str = "") -> None:
+        """Store where to look; nothing is imported yet."""
+        self.package = package
         self.kind = kind
+        self.experimental = experimental
 
     def names(self) -> list[str]:
-        """All names, sorted, built-in and added."""
-        return sorted({*_built_in(self.room), *self._added()})
+        """Return all names, built-in and added, sorted."""
+        return sorted({*self._built_in(), *self._added()})
 
     def __contains__(self, name: str) -> bool:
-        """Whether there is something called ``name`` (dashes and underscores are the same)."""
+        """Return whether a plug-in has this name (dashes and underscores are the same)."""
         return name.replace("-", "_") in self.names()
 
     def get(self, name: str) -> Any:
-        """Import and return the thing called ``name`` (dashes and underscores are the same).
+        """Import and return the plug-in with this name (dashes and underscores are the same).
 
         Raises:
-            UnknownNameError: There is none; the message suggests the nearest.
-            MissingPrerequisiteError: It is there, but something that it imports is not.
-            UsageError: An added thing has the name of a built-in one.
+            UnknownNameError: No plug-in has this name; the message suggests the nearest.
+            MissingPrerequisiteError: The plug-in exists, but something that it imports is not installed.
+            UsageError: A plug-in of another distribution has the name of a built-in one.
         """
-        wanted = name.replace("-", "_")
+        module = name.replace("-", "_")
         added = self._added()
-        if wanted in _built_in(self.room):
-            if wanted in added:
+        built_in = self._built_in()
+        if module in built_in:
+            if module in added:
                 raise UsageError(
-                    f"The {self.kind} {name!r} is built in, and {added[wanted].value!r} claims the same name",
+                    f"The {self.kind} {name!r} is built in, and {added[module].value!r} claims the same name",
                     remedy="Rename or uninstall the added one",
                 )
-            module = importlib.import_module(f"rerank.{self.room}.{wanted}")
-            return getattr(module, class_name(wanted))
-        if wanted not in added:
+            return getattr(importlib.import_module(f"rerank.{built_in[module]}.{module}"), class_name(module))
+        if module not in added:
             raise UnknownNameError(self.kind, name, [known.replace("_", "-") for known in self.names()])
-        return self._load(added[wanted])
+        return self._load(added[module])
 
     def usable(self) -> dict[str, Any]:
-        """Everything that loads; what does not is warned about and left out, so one bad plug-in breaks nothing."""
-        found: dict[str, Any] = {}
+        """Return every plug-in that loads; warn about the others, so that one broken plug-in breaks nothing else."""
+        plugins: dict[str, Any] = {}
         for name in self.names():
             try:
-                found[name] = self.get(name)
+                plugins[name] = self.get(name)
             except RerankError as error:
                 warnings.warn(f"The {self.kind} {name!r} is left out: {error}", stacklevel=2)
-        return found
+        return plugins
+
+    def is_experimental(self, name: str) -> bool:
+        """Return whether a built-in plug-in lies in the package of experimental ones."""
+        return bool(self.experimental) and self._built_in().get(name.replace("-", "_")) == self.experimental
+
+    def _built_in(self) -> dict[str, str]:
+        """Return the built-in plug-ins: name -> package that holds it."""
+        packages = (package for package in (self.package, self.experimental) if package)
+        return {name: package for package in packages for name in _modules(package)}
 
     def _added(self) -> dict[str, EntryPoint]:
-        points = _points(f"rerank.{self.room}", tuple(sys.path))
+        points = _points(f"rerank.{self.package}", tuple(sys.path))
         return {point.name.replace("-", "_"): point for point in points}
 
     def _load(self, point: EntryPoint) -> Any:
         try:
             return point.load()
-        except Exception as error:  # whatever a stranger's module does at import must not end the program
+        except Exception as error:  # a plug-in may raise anything when it is imported; that must not end the program
             raise MissingPrerequisiteError(
                 f"The {self.kind} {point.name!r} from {point.value!r} does not load: {error!r}",
                 remedy="Repair or uninstall the distribution that brings it",
@@ -95,12 +109,12 @@ class Registry:
 
 @cache
 def _points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
-    """Entry points of a group; finding them reads the metadata of all distributions on the path, so it is done once."""
+    """Return the entry points of a group; cached, since this reads the metadata of all distributions on the path."""
     return tuple(entry_points(group=group))
 
 
 @cache
-def _built_in(room: str) -> frozenset[str]:
-    package = importlib.import_module(f"rerank.{room}")
-    names = (module.name for module in pkgutil.iter_modules(package.__path__))
-    return frozenset(name for name in names if name != "base" and not name.startswith("_"))
+def _modules(package: str) -> tuple[str, ...]:
+    """Return the names of the plug-in modules of a package."""
+    path = importlib.import_module(f"rerank.{package}").__path__
+    return tuple(module.name for module in pkgutil.iter_modules(path) if module.name != "base")

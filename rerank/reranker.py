@@ -17,17 +17,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rerank.backends._loading import adapter_folder
-from rerank.backends.base import Backend
 from rerank.errors import DataError, UsageError, shorten
 from rerank.judges import FAILURES, Judge, Limits, check_judge, open_judge
+from rerank.lm.loading import adapter_folder
 from rerank.methods import open_method
 from rerank.models import BackendOptions, backend_class, open_backend, prompt_for
-from rerank.pipeline import Outcome, drive
+from rerank.models.trained import as_trained
+from rerank.pipeline.driver import Outcome, drive
 from rerank.prompts import load_prompt
-from rerank.stages import Transformer
+from rerank.retrieval.base.stages import Transformer
 from rerank.strategies import Passages, Strategy, open_strategy
-from rerank.trained import as_trained
+from rerank.tasks import Backend
 from rerank.types import Document, Query, Ranking, Run
 
 #: How a document may be given: its text, a `Document`, or a mapping with ``text`` and perhaps ``id`` (text or a

@@ -18,7 +18,7 @@ import typer
 from typer.testing import CliRunner
 
 from rerank.cli.app import app
-from rerank.spec import Execution, RunSpec, read_spec
+from rerank.experiment.spec import Execution, RunSpec, read_spec
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))]

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from rerank.experiment import run, verify
-from rerank.spec import Execution, RunSpec
+from rerank.experiment.spec import Execution, RunSpec
 from rerank.store import RunFolder
 
 #: Seconds after which a process that should have ended or come to its moment counts as stuck.

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from rerank import Reranker
-from rerank.backends.base import Reply, Request
 from rerank.backends.fake import Fake
 from rerank.collections import open_collection
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
 from rerank.judges.generate import Generate, Limits
 from rerank.models import BackendOptions
 from rerank.retrieval import open_retriever
-from rerank.stages import Search
+from rerank.retrieval.base.stages import Search
+from rerank.tasks import Reply, Request
 from rerank.types import Document, Query, Ranking, Run
 
 TEXTS = ["first", "second", "third", "fourth"]

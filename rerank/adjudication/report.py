@@ -15,7 +15,7 @@ from rerank.adjudication.categories import NAMES
 from rerank.adjudication.ordering import open_order
 from rerank.adjudication.results import Cell, Study, printable
 from rerank.evaluation.significance import TITLES, open_test
-from rerank.textfiles import replace_text
+from rerank.io.text_files import replace_text
 
 #: Pairs of systems that are drawn in all cells together, a character each; beyond it, only those of the first measure
 #: and test.

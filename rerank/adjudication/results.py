@@ -15,7 +15,7 @@ from rerank.adjudication.budgets import Budget
 from rerank.adjudication.categories import Codes, by_system
 from rerank.adjudication.pools import Pool
 from rerank.adjudication.verdicts import Procedure, Verdicts, row
-from rerank.textfiles import replace_text
+from rerank.io.text_files import replace_text
 
 if TYPE_CHECKING:
     from rerank.adjudication.studies import Design

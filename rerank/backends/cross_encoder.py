@@ -12,13 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rerank.backends._fingerprint import folder_hash
-from rerank.backends._loading import named_errors, origin_of, pick_device, pick_dtype, quiet
-from rerank.backends._options import BackendOptions, context_of
-from rerank.backends._tokens import HfTokens
-from rerank.backends.base import Relate, Reply, Request
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
+from rerank.io.model_hash import folder_hash
+from rerank.lm.loading import named_errors, origin_of, pick_device, pick_dtype, quiet
+from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Prompt, TokenCounter
+from rerank.tasks import BackendOptions, Relate, Reply, Request, context_of
 
 #: Pairs scored together where nobody says how many.
 DEFAULT_BATCH = 32
@@ -158,7 +157,7 @@ class CrossEncoder:
 
     def _scores(self, pairs: Sequence[tuple[str, str]]) -> tuple[float, ...] | None:
         """A logit a pair; None if not even one pair at a time fits into memory."""
-        from rerank.backends._decoding import is_out_of_memory
+        from rerank.lm.decoding import is_out_of_memory
 
         if not pairs:
             return ()

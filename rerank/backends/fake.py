@@ -17,9 +17,9 @@ from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import InstanceOf
 
-from rerank.backends._words import WordTokens
-from rerank.backends.base import Attend, Permute, Recite, Relate, Reply, Request, Weigh, Write
 from rerank.errors import StorageError, UnknownNameError, UsageError
+from rerank.prompts.word_tokens import WordTokens
+from rerank.tasks import Attend, Permute, Recite, Relate, Reply, Request, Weigh, Write
 from rerank.types import Document, Order, Qrels, Window
 
 Kind = Literal["perfect", "reversed", "stutter", "talk", "fail"]

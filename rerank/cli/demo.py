@@ -27,8 +27,8 @@ def demo(
     from rerank.experiment import prepare
     from rerank.experiment.demo import demo_report, demo_specs
     from rerank.experiment.execute import default_folder, run_name
+    from rerank.experiment.spec import Execution
     from rerank.models import MODELS
-    from rerank.spec import Execution
     from rerank.store import identity_hash
 
     if model in MODELS:

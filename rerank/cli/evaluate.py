@@ -47,7 +47,7 @@ def evaluate(
     from rerank.evaluation import evaluate as score
     from rerank.evaluation import evaluate_by, evaluation_report, read_groups, with_groups
     from rerank.evaluation.grades import grade_note, overlap_note
-    from rerank.formats import read_run
+    from rerank.io.run_files import read_run
 
     judged, lowest = judgments(qrels)
     lowest = lowest if relevant is None else relevant

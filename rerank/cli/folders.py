@@ -72,8 +72,8 @@ def parse(
     form: FormatOption = "text",
 ) -> None:
     """Read a model's reply: which order it gives, and what is missing, repeated or foreign (numbers from 1)."""
+    from rerank.io.text_files import open_text
     from rerank.parsing import parse as read
-    from rerank.textfiles import open_text
 
     if count < 0:
         raise UsageError(f"--count {count}", expected="0 or more")

@@ -10,7 +10,7 @@ import typer
 from rerank.cli.output import FormatOption, emit, note, table
 from rerank.cli.run import progress
 from rerank.cli.specs import with_spec
-from rerank.spec import Execution, RunSpec
+from rerank.experiment.spec import Execution, RunSpec
 
 _FIELDS = (
     *("collection", "first_stage", "depth", "max_queries", "queries", "shuffle", "seed", "model", "revision"),
@@ -57,7 +57,7 @@ def select(
     The list is then used as in rerank run --method core,heads=heads.json.
     """
     from rerank.experiment.heads import Choice, select_heads
-    from rerank.textfiles import check_writable
+    from rerank.io.text_files import check_writable
 
     choice = Choice(method=method, count=count, tau=tau)
     check_writable(output)

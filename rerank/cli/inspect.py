@@ -64,10 +64,10 @@ def inspect(
 
     With --forgetting, also what it made the model forget: perplexity of general texts and simple sentences to finish.
     """
-    from rerank.backends._loading import pick_device
     from rerank.evaluation.plots import check_plot
     from rerank.finetune.inspection.report import Looking, inspect_subject
     from rerank.finetune.inspection.subject import open_subject
+    from rerank.lm.loading import pick_device
 
     if picture is not None:
         check_plot(picture)
@@ -93,9 +93,9 @@ def inspect(
 
 
 def _forgetting(found: Inspection, device: str) -> Forgetting:
-    from rerank.backends._options import BackendOptions
     from rerank.finetune.inspection.forgetting import count, measure_forgetting
     from rerank.progress import progress
+    from rerank.tasks import BackendOptions
 
     with progress("texts and sentences", 2 * count()) as advance:
         return measure_forgetting(found.subject, BackendOptions(device=device), advance=advance)

@@ -96,7 +96,7 @@ class Files:
 
     def check(self) -> None:
         """See whether they could be written."""
-        from rerank.textfiles import check_writable
+        from rerank.io.text_files import check_writable
 
         check_writable(self.out)
         if self.qrels_out is not None:
@@ -126,7 +126,7 @@ def judge(
     from rerank.adjudication.pools import pool
     from rerank.cli.runfiles import read_runs
     from rerank.collections import judgments, open_collection
-    from rerank.formats import write_qrels
+    from rerank.io.run_files import write_qrels
 
     who.check()
     files.check()

@@ -28,7 +28,7 @@ from rerank.cli.output import FormatOption, counts, emit, note, number, table
 from rerank.cli.run import DryRun, execute_with_progress
 from rerank.cli.specs import with_spec
 from rerank.errors import DataError
-from rerank.spec import Execution, RunSpec
+from rerank.experiment.spec import Execution, RunSpec
 
 _MAKE = (
     "Example: rerank label make --collection pydoc --method multipass --model smollm2-135m --depth 30 --max-queries 20 "
@@ -96,7 +96,7 @@ def make(
     from rerank.experiment import check_failures
     from rerank.finetune.labels.files import write_labels
     from rerank.finetune.labels.making import get_ready, make_labels
-    from rerank.textfiles import check_writable
+    from rerank.io.text_files import check_writable
 
     plan = _plan(labelling)
     check_writable(labelling.output)  # now, not after hours of calls

@@ -154,7 +154,7 @@ def _words(labels: Sequence[LabelList], collection: str | None) -> dict[str, int
 
 
 def _check_other(file: Path, output: Path) -> None:
-    from rerank.textfiles import check_writable
+    from rerank.io.text_files import check_writable
 
     check_writable(output)
     if file.resolve() == output.resolve():

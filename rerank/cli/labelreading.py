@@ -14,7 +14,7 @@ from rerank.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from rerank.finetune.labels.lists import LabelList
-    from rerank.finetune.lists import TrainingList
+    from rerank.finetune.labels.training_list import TrainingList
 
 Lists = Annotated[
     Path, typer.Argument(metavar="FILE", help="A label file, FlagEmbedding's form or conversations; also gzipped.")

@@ -92,11 +92,11 @@ def merge(
 
 
 def _merge(adapter: str, out: Path, model: str, alone: Alone, form: Format) -> None:
-    from rerank.backends._loading import pick_device
     from rerank.finetune.inspection.merging import Merging
     from rerank.finetune.inspection.merging import merge as merge_
     from rerank.finetune.inspection.subject import open_subject
-    from rerank.trained import read_trained
+    from rerank.lm.loading import pick_device
+    from rerank.models.trained import read_trained
 
     merging = Merging(
         reduce=alone.reduce,

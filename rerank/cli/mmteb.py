@@ -11,7 +11,7 @@ from rerank.cli import choosing
 from rerank.cli.output import FormatOption, counts, emit, note, number, table
 from rerank.cli.specs import with_spec
 from rerank.errors import PartialFailureError, RerankError
-from rerank.spec import Execution, RunSpec
+from rerank.experiment.spec import Execution, RunSpec
 
 if TYPE_CHECKING:
     from rerank.mmteb import Evaluated

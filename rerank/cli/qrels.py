@@ -189,7 +189,7 @@ def pool(
     """
     from rerank.adjudication.ordering import as_run, open_order
     from rerank.adjudication.pools import pool as pooled
-    from rerank.formats import write_run
+    from rerank.io.run_files import write_run
 
     order = open_order(method)
     if any(out.resolve() == file.resolve() for file in run_files(runs)):
@@ -206,7 +206,7 @@ def check_folder(path: Path) -> None:
     Raises:
         StorageError: It is a file, or cannot be made.
     """
-    from rerank.textfiles import check_writable
+    from rerank.io.text_files import check_writable
 
     try:
         path.mkdir(parents=True, exist_ok=True)

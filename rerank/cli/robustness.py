@@ -9,7 +9,7 @@ import typer
 from rerank.cli.output import FormatOption, emit, note, number, table
 from rerank.cli.run import execute_with_progress
 from rerank.cli.specs import with_spec
-from rerank.spec import Execution, RunSpec
+from rerank.experiment.spec import Execution, RunSpec
 
 if TYPE_CHECKING:
     from rerank.experiment import Prepared

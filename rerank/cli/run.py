@@ -13,8 +13,8 @@ import typer
 
 from rerank.cli.output import FormatOption, counts, emit, note, number, table
 from rerank.cli.specs import RETRIEVAL, with_spec
+from rerank.experiment.spec import Execution, RunSpec
 from rerank.progress import progress as count
-from rerank.spec import Execution, RunSpec
 
 if TYPE_CHECKING:
     from rerank.experiment import Prepared
@@ -63,7 +63,7 @@ def retrieve(spec: RunSpec, execution: Execution, *, output: SearchOutput = None
     With --format json, what it took and how good it is stands on stdout instead, and the run in the file of --out.
     """
     from rerank.experiment.searching import search
-    from rerank.textfiles import check_writable
+    from rerank.io.text_files import check_writable
 
     del execution
     if output is not None:
@@ -100,8 +100,8 @@ def rerank(
     Writes a TREC run, or with --format jsonl one object a query in rank_llm's shape. Needs no judgments.
     """
     from rerank.experiment import check_failures, prepare
+    from rerank.io.text_files import check_writable
     from rerank.store import RunFolder
-    from rerank.textfiles import check_writable
 
     if output is not None:
         check_writable(output)  # now, not after hours of calls
@@ -136,14 +136,14 @@ def progress(title: str, total: int) -> Iterator[Callable[[object], None]]:
 
 
 def _write(run: Run, output: Path | None) -> None:
-    from rerank.formats import write_run
+    from rerank.io.run_files import write_run
 
     write_run(run, output or sys.stdout)
 
 
 def _write_rows(prepared: Prepared, result: Run, output: Path | None, *, whole: bool) -> None:
-    from rerank.collections._requests import request_rows
-    from rerank.textfiles import replace_text
+    from rerank.io.rerank_requests import request_rows
+    from rerank.io.text_files import replace_text
 
     rows = request_rows(prepared.first_stage, result)
     lines = [json.dumps(rows, ensure_ascii=False)] if whole else [json.dumps(row, ensure_ascii=False) for row in rows]

@@ -22,7 +22,7 @@ _ENDS = (".trec", ".run", ".txt", ".json", ".tsv")
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
     """Read run files, and all files of folders; a run is called as its file, or by its path where names repeat."""
-    from rerank.formats import read_run
+    from rerank.io.run_files import read_run
 
     files = run_files(paths)
     stems = [_stem(file) for file in files]

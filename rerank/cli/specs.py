@@ -18,7 +18,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from rerank.errors import UnknownNameError
-from rerank.spec import Execution, RunSpec, read_spec
+from rerank.experiment.spec import Execution, RunSpec, read_spec
 
 #: Names that other tools have taught people, beside the field's own.
 _ALIASES: Mapping[str, tuple[str, ...]] = {

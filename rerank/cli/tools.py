@@ -75,7 +75,7 @@ def clean(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] 
 
 def doctor(form: FormatOption = "text") -> None:
     """Check what is installed and what each missing part is needed for. Exit code 3 if the base is broken."""
-    from rerank.doctor import examine
+    from rerank.cli.doctor import examine
 
     checks = examine()
     emit(

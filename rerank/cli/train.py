@@ -36,9 +36,9 @@ def train(
 
     Ended by whatever means, it goes on with --resume, and comes to the same weights.
     """
-    from rerank.finetune.folder import push_to_hub
     from rerank.finetune.recipe import read_recipe
-    from rerank.finetune.training import train as run
+    from rerank.finetune.trainer.adapter_folder import push_to_hub
+    from rerank.finetune.trainer.training import train as run
 
     read = read_recipe(recipe)
     read.parts()

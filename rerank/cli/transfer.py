@@ -12,8 +12,8 @@ import typer
 from rerank.cli.groups import unfolded
 from rerank.cli.output import FormatOption, emit, note, number, table
 from rerank.cli.run import execute_with_progress
+from rerank.experiment.spec import RunSpec
 from rerank.progress import progress
-from rerank.spec import RunSpec
 
 _EXAMPLE = (
     "Example: rerank transfer adapters/first --to Qwen/Qwen3-0.6B --collection pydoc --max-queries 100 "

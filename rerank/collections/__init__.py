@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from rerank.collections.base import Collection, SupportsCandidates, SupportsLookup, SupportsQueryFields, fetch
 from rerank.errors import UnknownNameError, UsageError
-from rerank.formats import read_qrels
+from rerank.io.run_files import read_qrels
 from rerank.registry import Registry
 from rerank.selector import Selector, build, usage
 from rerank.types import Qrels

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from rerank.collections._files import FileCollection, Files, existing_folder, locate, require, stem
-from rerank.collections._records import read_documents, read_queries
+from rerank.collections.base.files import FileCollection, Files, existing_folder, locate, require, stem
 from rerank.errors import DataError, UnknownNameError
+from rerank.io.json_records import read_documents, read_queries
 from rerank.types import Document, Query
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from rerank.collections._files import FileCollection, Files, existing_folder, locate, require
-from rerank.collections._records import once
-from rerank.collections._smart import one_line, read_records
+from rerank.collections.base.files import FileCollection, Files, existing_folder, locate, require
 from rerank.errors import DataError
-from rerank.textfiles import open_text
+from rerank.io.json_records import once
+from rerank.io.smart import one_line, read_records
+from rerank.io.text_files import open_text
 from rerank.types import Document, Qrels, Query
 
 

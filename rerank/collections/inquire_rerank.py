@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from rerank.collections._files import FileCollection, Files, existing, existing_folder, stem
-from rerank.collections._inquire import FIELDS, by_field, picture
-from rerank.collections._records import Record, read_lines
+from rerank.collections.base.files import FileCollection, Files, existing, existing_folder, stem
+from rerank.collections.inquire.files import FIELDS, by_field, picture
 from rerank.errors import DataError, shorten
+from rerank.io.json_records import Record, read_lines
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
 _IMAGE, _PATH = ("inat24_image_id",), ("inat24_file_name",)

@@ -10,12 +10,12 @@ from collections.abc import Generator, Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
-from rerank.collections._files import checked_language, checked_relevant
-from rerank.collections._records import identifier, once, text
-from rerank.collections._smart import one_line
+from rerank.collections.base.corpus import fetch
+from rerank.collections.base.files import checked_language, checked_relevant
 from rerank.collections.cranfield import gain
-from rerank.corpus import fetch
 from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, UnknownNameError
+from rerank.io.json_records import identifier, once, text
+from rerank.io.smart import one_line
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
 _SHOWN = 12

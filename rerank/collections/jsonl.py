@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from rerank.collections._files import FileCollection, Files, existing, locate, require, stem
-from rerank.collections._records import read_documents, read_queries
+from rerank.collections.base.files import FileCollection, Files, existing, locate, require, stem
 from rerank.errors import UsageError
+from rerank.io.json_records import read_documents, read_queries
 from rerank.types import Document, Query
 
 _DOCS = ("docs.jsonl", "corpus.jsonl")

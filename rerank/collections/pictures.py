@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from rerank.collections._files import FileCollection, Files, existing, existing_folder, stem
-from rerank.collections._records import read_queries
+from rerank.collections.base.files import FileCollection, Files, existing, existing_folder, stem
 from rerank.errors import DataError
-from rerank.pictures import picture_hash
+from rerank.io.json_records import read_queries
+from rerank.io.pictures import picture_hash
 from rerank.types import Document, Query
 
 #: Endings of files that are taken for pictures, whatever their case.

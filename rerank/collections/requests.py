@@ -8,11 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from rerank.collections._files import FileCollection, Files, existing, stem
-from rerank.collections._records import Record, parse, read_lines
-from rerank.collections._requests import Request
+from rerank.collections.base.files import FileCollection, Files, existing, stem
 from rerank.errors import DataError
-from rerank.textfiles import open_text
+from rerank.io.json_records import Record, parse, read_lines
+from rerank.io.rerank_requests import Request
+from rerank.io.text_files import open_text
 from rerank.types import Document, Query, Run
 
 

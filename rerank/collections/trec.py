@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from rerank.collections._files import FileCollection, Files, existing, stem
-from rerank.collections._markup import Block, element, elements, plain, read_blocks, without
-from rerank.collections._records import identifier, once
-from rerank.collections._smart import one_line
-from rerank.collections._topics import check_fields, read_topics
+from rerank.collections.base.files import FileCollection, Files, existing, stem
 from rerank.errors import DataError, MissingResourceError, UsageError
+from rerank.io.json_records import identifier, once
+from rerank.io.sgml import Block, element, elements, plain, read_blocks, without
+from rerank.io.smart import one_line
+from rerank.io.trec_topics import check_fields, read_topics
 from rerank.types import Document, Query
 
 _IDS = ("docno", "docid", "id")

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from rerank.downsampling._mteb_results import mean_scores
+from rerank.downsampling.mteb_results import mean_scores
 from rerank.errors import DataError, UsageError
 from rerank.evaluation import Matrix
 from rerank.evaluation.significance.base import Floats
-from rerank.textfiles import open_text
+from rerank.io.text_files import open_text
 
 _MODEL = ("model", "system", "model_name", "run", "")
 _TASK = ("task", "task_name")

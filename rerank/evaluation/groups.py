@@ -9,7 +9,7 @@ from typing import Any
 from rerank.errors import DataError
 from rerank.evaluation.measuring import evaluate
 from rerank.evaluation.scores import Scores
-from rerank.textfiles import open_text
+from rerank.io.text_files import open_text
 from rerank.types import Qrels, Run
 
 #: The group of queries that have none.

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from rerank.errors import DataError, UnknownNameError
 from rerank.evaluation.scores import Scores
 from rerank.evaluation.significance.base import DECIMALS
-from rerank.textfiles import open_text
+from rerank.io.text_files import open_text
 
 _FORM = "a row of systems' names, then a row of scores a topic"
 #: What the column of topic ids may be called; an empty name will do too.

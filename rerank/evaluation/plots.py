@@ -16,7 +16,7 @@ import numpy as np
 from rerank.errors import MissingPrerequisiteError, StorageError, UsageError
 from rerank.evaluation.pairs import Decisions
 from rerank.evaluation.significance import TITLES
-from rerank.textfiles import check_writable
+from rerank.io.text_files import check_writable
 
 #: What a picture's name may end in.
 FORMS = (".png", ".svg", ".pdf")

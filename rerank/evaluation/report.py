@@ -12,7 +12,7 @@ from rerank.evaluation.significance import TITLES
 from rerank.selector import Selector
 
 if TYPE_CHECKING:
-    from rerank.evaluation._render import Form
+    from rerank.io.table_formats import Form
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

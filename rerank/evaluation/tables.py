@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rerank.evaluation._render import LETTERS, Cell, Form, Grid, render
 from rerank.evaluation.pairs import Decisions
 from rerank.evaluation.report import Comparison, Pair
 from rerank.evaluation.scores import Scores
 from rerank.evaluation.significance import TITLES
+from rerank.io.table_formats import LETTERS, Cell, Form, Grid, render
 from rerank.selector import Selector
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from rerank.collections import Collection, judgments, open_collection
 from rerank.errors import DataError, UnknownNameError
-from rerank.pictures import picture_hash
+from rerank.experiment.spec import RunSpec
+from rerank.io.pictures import picture_hash
 from rerank.retrieval import open_retriever
+from rerank.retrieval.base.stages import Searches
 from rerank.selector import Selector
-from rerank.spec import RunSpec
-from rerank.stages import Searches
 from rerank.types import Qrels, Query, Ranking, Run
 
 

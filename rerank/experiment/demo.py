@@ -10,7 +10,7 @@ from typing import Any
 
 from rerank.collections.pydoc import DEMO_SAMPLE
 from rerank.evaluation import compare
-from rerank.spec import RunSpec
+from rerank.experiment.spec import RunSpec
 from rerank.store import RunFolder
 from rerank.types import Run
 

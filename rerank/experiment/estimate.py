@@ -14,9 +14,9 @@ from typing import Any
 
 from rerank.experiment.candidates import shuffled
 from rerank.experiment.prepare import Prepared
+from rerank.experiment.prices import cost
 from rerank.judges.base import Asking, TooLong, Verdict
-from rerank.pipeline import drive
-from rerank.prices import cost
+from rerank.pipeline.driver import drive
 from rerank.prompts.base import TokenCounter
 from rerank.types import Window
 

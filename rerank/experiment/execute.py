@@ -14,15 +14,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from rerank.backends.base import Reply
 from rerank.errors import DataError, PartialFailureError
 from rerank.experiment.candidates import shuffled
 from rerank.experiment.prepare import Prepared, prepare
+from rerank.experiment.spec import Execution, RunSpec
 from rerank.experiment.summary import means, score, summarise
 from rerank.judges import FAILURES
-from rerank.pipeline import Outcome, drive
-from rerank.spec import Execution, RunSpec
+from rerank.pipeline.driver import Outcome, drive
 from rerank.store import Logged, RunFolder, Usage, identity_hash, shared_cache
+from rerank.tasks import Reply
 from rerank.types import Run
 
 #: Called after each reply.

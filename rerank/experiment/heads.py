@@ -14,16 +14,16 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank.backends.base import Reply
 from rerank.errors import BackendError, DataError, UnknownNameError, UsageError
 from rerank.evaluation import evaluate_all
 from rerank.experiment.candidates import shuffled
 from rerank.experiment.prepare import Prepared, prepare
-from rerank.judges._heads import HeadList, of_model
+from rerank.experiment.spec import Execution, RunSpec
 from rerank.judges.attention import Attention
-from rerank.spec import Execution, RunSpec
+from rerank.judges.attention.heads import HeadList, of_model
 from rerank.store.calls import CallLog
 from rerank.store.logged import Logged
+from rerank.tasks import Reply
 from rerank.types import Qrels, Ranking, Run, Window
 
 Weights = NDArray[np.float64]

@@ -9,21 +9,21 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from rerank.backends._loading import adapter_folder
-from rerank.backends.base import Backend
 from rerank.collections import Collection
 from rerank.errors import UsageError
 from rerank.evaluation import parse_measures
 from rerank.experiment.candidates import Found, digest, load, lowest_relevant, retrieve
+from rerank.experiment.prices import cost
+from rerank.experiment.spec import Execution, RunSpec
 from rerank.judges import Asking, Limits, check_judge, judges, open_judge, options_of
+from rerank.lm.loading import adapter_folder
 from rerank.methods import Method, open_method
 from rerank.models import BackendOptions, backend_class, open_backend, prompt_for
-from rerank.prices import cost
+from rerank.models.trained import as_trained
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.selector import Selector
-from rerank.spec import Execution, RunSpec
 from rerank.strategies import Passages, Strategy, open_strategy, strategies
-from rerank.trained import as_trained
+from rerank.tasks import Backend
 from rerank.types import Qrels, Run
 
 

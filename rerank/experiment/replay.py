@@ -15,17 +15,17 @@ from rerank.backends.replay import Replay
 from rerank.experiment.candidates import shuffled
 from rerank.experiment.execute import run_name
 from rerank.experiment.prepare import passages_of, settings, strategy_of
+from rerank.experiment.spec import RunSpec
 from rerank.experiment.summary import score, summarise
-from rerank.formats import write_run
+from rerank.io.run_files import write_run
 from rerank.judges import Judge, Limits, Verdict, judges, open_judge
 from rerank.judges.base import TooLong
 from rerank.methods import open_method
-from rerank.pipeline import Outcome, drive
+from rerank.pipeline.driver import Outcome, drive
+from rerank.pipeline.passages import Passages, named, spread
 from rerank.prompts import load_prompt
 from rerank.selector import Selector
-from rerank.spec import RunSpec
 from rerank.store import RunFolder, Usage, identity_hash
-from rerank.strategies._passages import Passages, named, spread
 from rerank.types import Ranking, Run, Window
 
 

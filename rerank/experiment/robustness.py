@@ -16,7 +16,7 @@ from rerank.errors import UsageError
 from rerank.experiment.estimate import estimate
 from rerank.experiment.execute import default_folder, execute
 from rerank.experiment.prepare import Prepared, prepare
-from rerank.spec import Execution, RunSpec
+from rerank.experiment.spec import Execution, RunSpec
 from rerank.store import RunFolder, identity_hash
 from rerank.types import Run
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from rerank.evaluation import evaluate, parse_measures
 from rerank.experiment.candidates import load, lowest_relevant, retrieve
+from rerank.experiment.spec import RunSpec
 from rerank.retrieval import index_bytes, open_retriever
-from rerank.spec import RunSpec
 from rerank.types import Run
 
 

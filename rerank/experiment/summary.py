@@ -11,10 +11,10 @@ from typing import Any
 
 from rerank.evaluation import Scores, evaluate
 from rerank.evaluation.grades import overlap_note
+from rerank.experiment.prices import cost
+from rerank.experiment.spec import RunSpec
 from rerank.judges import FAILURES
-from rerank.pipeline import Outcome
-from rerank.prices import cost
-from rerank.spec import RunSpec
+from rerank.pipeline.driver import Outcome
 from rerank.store import Usage
 from rerank.types import Qrels, Run
 

@@ -14,23 +14,23 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from rerank.errors import UnknownNameError, UsageError, in_words
 from rerank.finetune.adapters.base import Adapter
-from rerank.finetune.base import FitsSome, Shape
-from rerank.finetune.layers.base import Between
+from rerank.finetune.extra.layers.base import Between
+from rerank.finetune.extra.objectives.base import Objective
+from rerank.finetune.extra.ranks.base import Ranks
 from rerank.finetune.losses.base import ListLoss, Source, TokenLoss
-from rerank.finetune.objectives.base import Objective
 from rerank.finetune.optimizers.base import Optimizer
-from rerank.finetune.ranks.base import Ranks
+from rerank.finetune.parts import FitsSome, Shape
+from rerank.io.text_files import read_toml
 from rerank.registry import Registry
 from rerank.selector import make
-from rerank.textfiles import read_toml
 
-ADAPTERS = Registry("finetune.adapters", "adapter")
-OPTIMIZERS = Registry("finetune.optimizers", "optimizer")
-LAYERS = Registry("finetune.layers", "way of sampling layers")
-CALLBACKS = Registry("finetune.callbacks", "callback")
+ADAPTERS = Registry("finetune.adapters", "adapter", experimental="finetune.extra.adapters")
+OPTIMIZERS = Registry("finetune.optimizers", "optimizer", experimental="finetune.extra.optimizers")
+LAYERS = Registry("finetune.extra.layers", "way of sampling layers")
+CALLBACKS = Registry("finetune.extra.callbacks", "callback")
 LOSSES = Registry("finetune.losses", "loss")
-RANKS = Registry("finetune.ranks", "way of choosing ranks")
-OBJECTIVES = Registry("finetune.objectives", "objective")
+RANKS = Registry("finetune.extra.ranks", "way of choosing ranks")
+OBJECTIVES = Registry("finetune.extra.objectives", "objective")
 
 
 class _Table(BaseModel):

@@ -17,21 +17,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rerank.backends._loading import adapter_folder
 from rerank.errors import DataError, UsageError
 from rerank.experiment import Prepared, check_failures, execute, prepare
 from rerank.experiment.robustness import kendall_tau
+from rerank.experiment.spec import Execution, RunSpec
 from rerank.finetune.labels.files import read_labels, write_labels
 from rerank.finetune.labels.lists import LabelList
 from rerank.finetune.labels.making import Made, Plan, get_ready, make_labels
 from rerank.finetune.labels.splits import Shares, split
 from rerank.finetune.labels.texts import query_texts
 from rerank.finetune.recipe import Recipe
-from rerank.finetune.training import Progress, train
-from rerank.spec import Execution, RunSpec
+from rerank.finetune.trainer.training import Progress, train
+from rerank.io.text_files import replace_text
+from rerank.lm.loading import adapter_folder
+from rerank.models.trained import as_trained
 from rerank.store import RunFolder
-from rerank.textfiles import replace_text
-from rerank.trained import as_trained
 
 #: What lies in the folder: the teacher's run, its lists to train on and those kept apart, the student's runs before and
 #: after, its adapter, and the report.
@@ -114,13 +114,13 @@ def transfer(
         resume: Go on where an earlier call stopped.
         device: Torch device.
         run: Who executes runs.
-        progress: See `rerank.finetune.training.train`.
+        progress: See `rerank.finetune.trainer.training.train`.
 
     Returns:
         What is written as ``transfer.json``: ``folder`` (of the new adapter), ``teacher``, ``model``, ``left_out``
         (reason -> lists without a label), ``lists`` and ``held_out`` (how many), ``agreement`` (``train`` and
         ``held_out``, each ``before`` and ``after``: mean Kendall tau of student and teacher, None without lists),
-        ``failure_rate`` (of the student's windows) and ``training`` (a `rerank.finetune.training.Result`).
+        ``failure_rate`` (of the student's windows) and ``training`` (a `rerank.finetune.trainer.training.Result`).
 
     Raises:
         UsageError: The adapter says nothing of its base, the recipe makes no sense, or the folder holds another work.

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, cast
 
-from rerank.backends.base import Backend
 from rerank.judges.base import FAILURES, STATUSES, Asking, Judge, Limits, Status, Verdict
 from rerank.prompts.template import PromptTemplate
 from rerank.registry import Registry
 from rerank.selector import Selector, build
+from rerank.tasks import Backend
 
 __all__ = [
     "FAILURES",

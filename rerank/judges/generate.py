@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rerank.backends.base import Permute, Reply, Request, Sampling, Write
 from rerank.judges.base import Limits, Verdict, Whole
 from rerank.parsing import parse
 from rerank.prompts.identifiers import Alphabet, identifiers, letters_of
+from rerank.tasks import Permute, Reply, Request, Sampling, Write
 from rerank.types import Window
 
 __all__ = ["SPARE_TOKENS", "Generate", "Limits", "verdict"]

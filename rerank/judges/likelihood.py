@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rerank.backends.base import Recite
 from rerank.errors import UsageError
-from rerank.judges._pointwise import Pointwise
+from rerank.judges.base.pointwise import Pointwise
 from rerank.prompts.passages import one_line
+from rerank.tasks import Recite
 from rerank.types import Query
 
 

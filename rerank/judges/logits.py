@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rerank.backends.base import Reply, Request, Weigh
-from rerank.judges._weighing import first_marks, weighing
 from rerank.judges.base import Verdict, Whole, by_score, failed
+from rerank.judges.base.continuations import first_marks, weighing
 from rerank.prompts.identifiers import identifiers, letters_of
+from rerank.tasks import Reply, Request, Weigh
 from rerank.types import Window
 
 

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rerank.backends.base import Permute, Reply, Request, Sampling, Weigh, Write
 from rerank.errors import UsageError
-from rerank.judges._weighing import first_marks, weighing
 from rerank.judges.base import FAILURES, Verdict, Whole, by_score, failed
+from rerank.judges.base.continuations import first_marks, weighing
 from rerank.judges.generate import SPARE_TOKENS, verdict
 from rerank.prompts.identifiers import identifiers, letters_of
+from rerank.tasks import Permute, Reply, Request, Sampling, Weigh, Write
 from rerank.types import Window
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rerank.backends.base import Message, Reply, Request, Sampling
-from rerank.backends.base import Relate as Task
 from rerank.errors import UsageError
 from rerank.judges.base import Asking, Verdict, by_score, failed
 from rerank.prompts import load_prompt
+from rerank.prompts.base import Message
 from rerank.prompts.passages import one_line
+from rerank.tasks import Relate as Task
+from rerank.tasks import Reply, Request, Sampling
 from rerank.types import Document, Query, Window
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rerank.errors import UsageError
-from rerank.judges._pointwise import Pointwise
+from rerank.judges.base.pointwise import Pointwise
 from rerank.types import Query
 
 

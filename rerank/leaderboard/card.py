@@ -12,7 +12,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rerank.errors import DataError, UnknownNameError, in_words
-from rerank.textfiles import read_toml
+from rerank.io.text_files import read_toml
 
 
 class Card(BaseModel):

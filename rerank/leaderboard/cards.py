@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 
 from rerank.errors import DataError
+from rerank.io.text_files import read_toml
 from rerank.leaderboard.card import Card, read_card
-from rerank.textfiles import read_toml
 
 _ENDS = (".trec", ".run", ".txt", ".jsonl", ".json", ".tsv")
 

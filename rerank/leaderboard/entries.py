@@ -10,12 +10,12 @@ from pathlib import Path
 
 from rerank.collections.requests import Requests
 from rerank.errors import DataError, MissingResourceError
-from rerank.formats import read_run
+from rerank.io.run_files import read_run
+from rerank.io.text_files import open_text
 from rerank.leaderboard.card import Card, read_card
 from rerank.leaderboard.cards import Cards, stem
 from rerank.leaderboard.origin import Origin, origin_of
 from rerank.store import RunFolder
-from rerank.textfiles import open_text
 from rerank.types import Run
 
 #: What may stand beside runs in a folder and is none.

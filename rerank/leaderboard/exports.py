@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from rerank.evaluation._render import Cell, Grid, render
+from rerank.io.table_formats import Cell, Grid, render
 from rerank.leaderboard.board import Board
 from rerank.leaderboard.standings import Standings, ranges
 

@@ -20,8 +20,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, in_words
+from rerank.io.text_files import read_toml
 from rerank.leaderboard.card import Card
-from rerank.textfiles import read_toml
 
 
 class Chosen(Card):

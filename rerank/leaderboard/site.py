@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, StorageError, UsageError
+from rerank.io.text_files import replace_text
 from rerank.leaderboard.board import Board
 from rerank.leaderboard.candidates import first_stages
 from rerank.leaderboard.embedded import board_script, lists_script
 from rerank.leaderboard.exports import as_csv, as_latex
 from rerank.leaderboard.plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Plot, plot
 from rerank.leaderboard.standings import Standings, ranges
-from rerank.textfiles import replace_text
 
 _LIST = "site.json"
 #: What a run may cost: key, what the picture's axis says, what the table's column says, by what it is multiplied.

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, MissingResourceError, RerankError, shorten
+from rerank.io.text_files import open_text, read_toml
 from rerank.leaderboard.card import Card, checked_card
 from rerank.leaderboard.cards import stem
 from rerank.leaderboard.entries import file_hash
-from rerank.textfiles import open_text, read_toml
 from rerank.types import Qrels, float32
 
 #: Faults of one kind that are told one by one; the rest is counted.

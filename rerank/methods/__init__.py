@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
-from rerank.backends.base import tasks_of
 from rerank.errors import UnknownNameError, UsageError
 from rerank.judges import judges, options_of
 from rerank.registry import Registry
 from rerank.selector import Selector
 from rerank.strategies import open_strategy, strategies
+from rerank.tasks import tasks_of
 
 __all__ = ["Method", "backends_of", "describe_methods", "method_names", "open_method"]
 

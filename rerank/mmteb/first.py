@@ -6,13 +6,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from rerank.collections._mteb_part import Part
+from rerank.collections.mteb.part import Part
 from rerank.errors import UsageError
-from rerank.mmteb._meta import model_meta, revision_of
+from rerank.indexing.content_hashes import content_of
+from rerank.mmteb.model_meta import model_meta, revision_of
 from rerank.retrieval import first_stages, open_retriever
-from rerank.retrieval._content import content_of
+from rerank.retrieval.base.stages import Search
 from rerank.selector import Selector
-from rerank.stages import Search
 from rerank.types import strictly_decreasing
 
 #: mteb's types of model, by the names of first stages; others are ``hybrid``.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rerank.collections._mteb import named, package
+from rerank.collections.mteb.package import named, package
 from rerank.errors import UnknownNameError, UsageError
 
 #: The benchmarks that this package is tested against; `tasks_of` takes any other name that mteb knows.

@@ -12,17 +12,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-from rerank.backends.base import Backend
 from rerank.collections import Collection
-from rerank.collections._mteb_part import Part, writable
+from rerank.collections.mteb.part import Part, writable
 from rerank.errors import PartialFailureError, UsageError
 from rerank.experiment.candidates import Found
 from rerank.experiment.execute import execute, run_name
 from rerank.experiment.prepare import Prepared, prepare
-from rerank.mmteb._meta import model_meta, revision_of
+from rerank.experiment.spec import Execution, RunSpec
+from rerank.mmteb.model_meta import model_meta, revision_of
 from rerank.progress import progress
-from rerank.spec import Execution, RunSpec
 from rerank.store import RunFolder
+from rerank.tasks import Backend
 from rerank.types import Qrels, Run
 
 

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rerank.collections._mteb import checked, load, package
 from rerank.collections.mteb import saved_at
+from rerank.collections.mteb.package import checked, load, package
 from rerank.errors import DataError, UsageError
+from rerank.io.file_hashes import file_hash
 from rerank.mmteb.first import MtebFirstStage
 from rerank.mmteb.model import MtebReranker
-from rerank.retrieval._file_hashes import file_hash
 
 #: Where the lists of retrieval tasks come from: one of our first stages, or predictions that mteb saved.
 FirstStage = MtebFirstStage | str | Path

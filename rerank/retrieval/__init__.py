@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
-from rerank.corpus import SaysDropSelf
+from rerank.collections.base.corpus import SaysDropSelf
 from rerank.registry import Registry
-from rerank.retrieval._lists import WithoutSelf
 from rerank.retrieval.base import Corpus, FirstStage, KeepsIndex, Retriever
+from rerank.retrieval.base.lists import WithoutSelf
+from rerank.retrieval.base.stages import Search
 from rerank.selector import build
-from rerank.stages import Search
 
 __all__ = ["Corpus", "FirstStage", "Retriever", "first_stages", "index_bytes", "index_folders", "open_retriever"]
 

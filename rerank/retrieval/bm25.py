@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Literal
 
-from rerank.corpus import Corpus
+from rerank.collections.base.corpus import Corpus
 from rerank.errors import UsageError
-from rerank.retrieval._analysis import Analyzer, analyzer
-from rerank.stages import checked_depth
+from rerank.indexing.text_analysis import Analyzer, analyzer
+from rerank.retrieval.base.stages import checked_depth
 from rerank.types import Document, Query, Ranking, Run
 
 _FORMAT = "1"
@@ -82,8 +82,9 @@ class Bm25Retriever:
     def __init__(self, options: Bm25, corpus: Corpus) -> None:
         """Open or build the documents and the index."""
         # numpy is loaded from here on, not when options are only looked at
-        from rerank.retrieval import _bm25_index, _documents
-        from rerank.retrieval._folders import open_folder
+        from rerank.indexing import bm25_index
+        from rerank.indexing import documents as document_files
+        from rerank.io.sealed_folders import open_folder
 
         self._analyze: Analyzer = analyzer(
             corpus.language,
@@ -92,7 +93,7 @@ class Bm25Retriever:
             segmenting=options.segmenter,
         )
         words_of = self._analyze.words_of
-        self._documents = documents = _documents.open_documents(corpus)
+        self._documents = documents = document_files.open_documents(corpus)
         made_from = {
             "format": _FORMAT,
             "fingerprint": corpus.fingerprint,
@@ -110,12 +111,12 @@ class Bm25Retriever:
         self._index = open_folder(
             folder,
             made_from,
-            lambda folder: _bm25_index.write_index(
+            lambda folder: bm25_index.write_index(
                 folder, (self._analyze(options._text(doc)) for doc in documents), scoring
             ),
-            lambda folder: _bm25_index.read_index(folder, len(documents)),
+            lambda folder: bm25_index.read_index(folder, len(documents)),
         )
-        self._best = _bm25_index.best
+        self._best = bm25_index.best
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return the up to ``k`` documents with the highest scores above zero for each query.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rerank.corpus import Corpus, SupportsCandidates
+from rerank.collections.base.corpus import Corpus, SupportsCandidates
 from rerank.errors import UsageError
-from rerank.retrieval._lists import lists_of
+from rerank.retrieval.base.lists import lists_of
 from rerank.types import Query, Run
 
 

@@ -10,17 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from rerank.corpus import Corpus
-from rerank.retrieval._vector_options import VectorOptions
-from rerank.stages import checked_depth
+from rerank.collections.base.corpus import Corpus
+from rerank.indexing.vector_options import VectorOptions
+from rerank.retrieval.base.stages import checked_depth
 from rerank.types import Document, Query, Ranking, Run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rerank.retrieval._documents import Documents
-    from rerank.retrieval._encoder import Encoder, Floats
-    from rerank.retrieval._vector_index import Kind, Searcher
+    from rerank.indexing.documents import Documents
+    from rerank.indexing.text_encoder import Encoder, Floats
+    from rerank.indexing.vector_index import Kind, Searcher
 
 _FORMAT = "1"
 
@@ -65,7 +65,7 @@ class Dense(VectorOptions):
             StorageError: The cache folder cannot be written.
             UsageError: An option does not fit the model, the collection or this machine.
         """
-        from rerank.retrieval._encoder import load_encoder
+        from rerank.indexing.text_encoder import load_encoder
 
         return DenseRetriever(self, corpus, load_encoder(self))
 
@@ -75,7 +75,7 @@ class Dense(VectorOptions):
         Raises:
             MissingPrerequisiteError: One of them does not import.
         """
-        from rerank.retrieval._encoder import require
+        from rerank.indexing.text_encoder import require
 
         require()
 
@@ -102,18 +102,20 @@ class DenseRetriever:
     def __init__(self, options: VectorOptions, corpus: Corpus, encoder: Encoder) -> None:
         """Open or build documents, embeddings and index."""
         # numpy is loaded from here on, not when options are only looked at
-        from rerank.retrieval import _documents, _embeddings, _vector_index
-        from rerank.retrieval._folders import open_folder
+        from rerank.indexing import documents as document_files
+        from rerank.indexing import embeddings as embedding_files
+        from rerank.indexing import vector_index
+        from rerank.io.sealed_folders import open_folder
 
         self._encoder = encoder
-        self._documents = documents = _documents.open_documents(corpus)
+        self._documents = documents = document_files.open_documents(corpus)
         made_from = {
             "format": _FORMAT,
             "fingerprint": corpus.fingerprint,
             **options.made_from(documents),
             "encoder": json.dumps(dict(encoder.identity), sort_keys=True),
         }
-        matrix = _embeddings.open_embeddings(
+        matrix = embedding_files.open_embeddings(
             documents, encoder, made_from, text=options.text_of, batch_size=options.batch_size
         )
         kind = options.kind()
@@ -121,15 +123,15 @@ class DenseRetriever:
             "query_prompt": encoder.query_prompt,
             "index": json.dumps({"kind": options.index, **kind.made_with}, sort_keys=True),
         }
-        folder = documents.folder.with_name(f"{self.stage}-{_embeddings.key_of(self.identity)}")
-        self.folders = (_embeddings.folder_of(documents, made_from), folder)
+        folder = documents.folder.with_name(f"{self.stage}-{embedding_files.key_of(self.identity)}")
+        self.folders = (embedding_files.folder_of(documents, made_from), folder)
         self._search = open_folder(
             folder,
             self.identity,
             lambda folder: self._write(kind, matrix, folder),
             lambda folder: self._read(kind, matrix, folder),
         )
-        self._nearest = _vector_index.nearest
+        self._nearest = vector_index.nearest
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return the ``k`` documents with the highest cosine or inner product for each query; all have one.

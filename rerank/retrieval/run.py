@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rerank.corpus import Corpus, fetch
-from rerank.formats import read_run
-from rerank.retrieval._lists import lists_of
+from rerank.collections.base.corpus import Corpus, fetch
+from rerank.io.run_files import read_run
+from rerank.retrieval.base.lists import lists_of
 from rerank.types import Query
 from rerank.types import Run as RankedRun
 
@@ -17,7 +17,7 @@ class Run:
     """An existing run as first stage.
 
     Attributes:
-        path: The file, in any form that `rerank.formats.read_run` reads.
+        path: The file, in any form that `rerank.io.run_files.read_run` reads.
     """
 
     path: str

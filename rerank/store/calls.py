@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rerank.backends.base import Reply, Request
 from rerank.errors import DataError, MissingResourceError, StorageError
-from rerank.paths import cache_dir
+from rerank.io.paths import cache_dir
+from rerank.tasks import Reply, Request
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS calls (

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, MissingResourceError, StorageError, UsageError
-from rerank.formats import read_qrels, read_run, write_qrels, write_run
+from rerank.io.run_files import read_qrels, read_run, write_qrels, write_run
+from rerank.io.text_files import open_text, replace_text
 from rerank.store.calls import CallLog
-from rerank.textfiles import open_text, replace_text
 from rerank.types import Qrels, Query, Ranking, Run, Window
 
 #: In the order in which they may go: the calls first and the spec last, so that what is left is ours to go on with.

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rerank.backends.base import Backend, Reply, Request, tasks_of
 from rerank.prompts.base import TokenCounter
 from rerank.store.calls import CallLog
+from rerank.tasks import Backend, Reply, Request, tasks_of
 
 
 @dataclass(kw_only=True)

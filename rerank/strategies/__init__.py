@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import cast
 
+from rerank.pipeline.passages import Passages
 from rerank.registry import Registry
 from rerank.selector import build
-from rerank.strategies._passages import Passages
 from rerank.strategies.base import Strategy
 
 __all__ = ["Passages", "Strategy", "open_strategy", "strategies"]

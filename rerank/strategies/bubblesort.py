@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rerank.strategies._contests import check_choice, contests
+from rerank.strategies.base.contests import check_choice, contests
 from rerank.strategies.sliding import span_count, spans
 from rerank.types import Plan, Ranking
 

@@ -12,7 +12,7 @@ class Full:
     """Ask once about all documents.
 
     Calls for n documents: 1 if n > 1, else 0. A list that is too long for the model's context takes more: it is ranked
-    in parts which are merged (`rerank.strategies._splitting`), and the run's summary counts it.
+    in parts which are merged (`rerank.pipeline.splitting`), and the run's summary counts it.
 
     Attributes:
         top_k: How many of the best are wanted; None for the whole order.

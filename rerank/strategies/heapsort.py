@@ -10,7 +10,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 from rerank.errors import UsageError
-from rerank.strategies._contests import check_choice, contest_windows, contests
+from rerank.strategies.base.contests import check_choice, contest_windows, contests
 from rerank.types import Order, Plan, Ranking, Window
 
 

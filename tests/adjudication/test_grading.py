@@ -20,13 +20,13 @@ from rerank.adjudication.judging.session import Session
 from rerank.adjudication.judging.terms import SCALE, Terms
 from rerank.adjudication.judging.texts import Texts
 from rerank.adjudication.pools import pool
-from rerank.backends._words import WordTokens
-from rerank.backends.base import Reply, Request, Weigh, Write
 from rerank.backends.cross_encoder import CrossEncoder
 from rerank.backends.fake import Fake
 from rerank.errors import ContextOverflowError, DataError, UsageError
 from rerank.judges import Limits
 from rerank.prompts import load_prompt
+from rerank.prompts.word_tokens import WordTokens
+from rerank.tasks import Reply, Request, Weigh, Write
 from rerank.types import Document, Qrels, Query, Ranking, Run, Window
 from tests.judges.scripted import Scripted, always, window
 

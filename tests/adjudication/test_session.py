@@ -20,7 +20,7 @@ from rerank.adjudication.judging.terms import Terms, fingerprint, parse_grades
 from rerank.adjudication.ordering import open_order, walk
 from rerank.adjudication.pools import Pool, pool
 from rerank.errors import DataError, MissingResourceError, RerankError, StorageError, UsageError
-from rerank.formats import read_qrels, write_qrels
+from rerank.io.run_files import read_qrels, write_qrels
 from rerank.types import Document, Query, Ranking, Run
 
 METHODS = ("mtf", "mtf_global", "random", "depth", "hedge", "ts")

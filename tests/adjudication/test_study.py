@@ -17,7 +17,7 @@ from rerank.adjudication.results import Study
 from rerank.adjudication.studies import Design, study
 from rerank.adjudication.verdicts import Procedure, crossed
 from rerank.errors import DataError, UnknownNameError, UsageError
-from rerank.formats import read_qrels, read_run
+from rerank.io.run_files import read_qrels, read_run
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
 BUDGETS = tuple(Budget.parse(text) for text in ("10%", "50%", "100%"))

@@ -13,12 +13,12 @@ pytest.importorskip("sentence_transformers")
 
 import torch
 
-from rerank.backends._options import BackendOptions
-from rerank.backends.base import Message, Relate, Reply, Request, Sampling
 from rerank.backends.cross_encoder import CrossEncoder
 from rerank.errors import BackendError, DataError, MissingResourceError, RerankError, UsageError
 from rerank.models import open_backend
+from rerank.prompts.base import Message
 from rerank.reranker import Reranker
+from rerank.tasks import BackendOptions, Relate, Reply, Request, Sampling
 from tests.backends.pairs import save
 
 FLOAT32 = BackendOptions(dtype="float32", device="cpu")

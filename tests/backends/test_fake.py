@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.backends.base import Reply, Request, Sampling
 from rerank.backends.fake import KINDS, Fake
 from rerank.errors import StorageError, UnknownNameError, UsageError
 from rerank.parsing import parse
 from rerank.prompts.base import Message
+from rerank.tasks import Reply, Request, Sampling
 from rerank.types import Document, Qrels, Query, Window
 
 QRELS = Qrels({"q": {"d3": 3, "d1": 1, "d4": 1, "d0": 0, "d2": -1}})

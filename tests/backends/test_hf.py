@@ -12,13 +12,12 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from rerank.backends._decoding import decode
-from rerank.backends._options import BackendOptions
-from rerank.backends.base import Reply, Request, Sampling
 from rerank.backends.hf import Hf
 from rerank.errors import BackendError, UsageError
+from rerank.lm.decoding import decode
 from rerank.prompts.base import Message
 from rerank.reranker import Reranker
+from rerank.tasks import BackendOptions, Reply, Request, Sampling
 
 TEXTS = ("b", "a question of some length, so that others are padded", "a short one", "quite another thing")
 
@@ -95,7 +94,7 @@ def test_sampling_draws_from_the_models_distribution(hf: Hf) -> None:
     """The Gumbel-max trick: frequencies of 2,000 draws against softmax probabilities."""
     import torch
 
-    from rerank.backends._decoding import _Rows
+    from rerank.lm.decoding import _Rows
 
     scores = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
     rows = _Rows([Sampling(max_tokens=1, temperature=1.0)], [5], [], 0)

@@ -16,13 +16,12 @@ pytest.importorskip("transformers")
 
 import torch
 
-from rerank.backends import _loading
-from rerank.backends._fingerprint import folder_hash
-from rerank.backends._options import BackendOptions
-from rerank.backends.base import Request, Sampling
 from rerank.backends.hf import Hf
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
+from rerank.io.model_hash import folder_hash
+from rerank.lm import loading
 from rerank.prompts.base import Message
+from rerank.tasks import BackendOptions, Request, Sampling
 
 FP32 = BackendOptions(dtype="float32", device="cpu")
 ASKED = Request(prompt=(Message("user", "a"),), sampling=Sampling(max_tokens=8, min_tokens=8))
@@ -30,7 +29,7 @@ ASKED = Request(prompt=(Message("user", "a"),), sampling=Sampling(max_tokens=8, 
 
 @pytest.fixture
 def folder(tmp_path: Path, tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]) -> Path:
-    with _loading.quiet():
+    with loading.quiet():
         tiny_model().save_pretrained(tmp_path / "tiny")
         tiny_tokenizer().save_pretrained(tmp_path / "tiny")
     return tmp_path / "tiny"
@@ -40,7 +39,7 @@ def folder(tmp_path: Path, tiny_model: Callable[..., Any], tiny_tokenizer: Calla
 def adapter(tmp_path: Path, tiny_model: Callable[..., Any]) -> Path:
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
-    with _loading.quiet():
+    with loading.quiet():
         peft.get_peft_model(tiny_model(), config).save_pretrained(str(tmp_path / "lora"))
     return tmp_path / "lora"
 
@@ -116,7 +115,7 @@ def test_an_adapter_that_is_neither_here_nor_on_the_hub(folder: Path, monkeypatc
 def test_a_learned_prompt_is_refused(folder: Path, tmp_path: Path, tiny_model: Callable[..., Any]) -> None:
     peft = pytest.importorskip("peft")
     config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
-    with _loading.quiet():
+    with loading.quiet():
         peft.get_peft_model(tiny_model(), config).save_pretrained(str(tmp_path / "prompt"))
     with pytest.raises(UsageError, match="learned prompt"):
         Hf.load(folder, BackendOptions(device="cpu", dtype="float32", adapter=str(tmp_path / "prompt")))
@@ -159,38 +158,38 @@ def test_other_failures_of_loading(
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert _loading.pick_device("auto") == "cpu"
+    assert loading.pick_device("auto") == "cpu"
     for bad in ("cuda", "mps", "tpu", "cpu:x"):
         with pytest.raises(UsageError, match="one of: auto, cpu"):
-            _loading.pick_device(bad)
+            loading.pick_device(bad)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert _loading.pick_device("auto") == "cuda"
-    assert _loading.pick_device("cuda:1") == "cuda:1"
+    assert loading.pick_device("auto") == "cuda"
+    assert loading.pick_device("cuda:1") == "cuda:1"
     with pytest.raises(UsageError, match="cuda:2"):
-        _loading.pick_device("cuda:2")
+        loading.pick_device("cuda:2")
 
 
 def test_number_formats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_loading, "cpu_flags", lambda: frozenset({"sse2"}))
-    assert _loading.pick_dtype("auto", "cpu") == "float32"
-    assert _loading.pick_dtype("bfloat16", "cpu") == "bfloat16"
-    assert _loading.pick_dtype("auto", "mps") == "float32"
+    monkeypatch.setattr(loading, "cpu_flags", lambda: frozenset({"sse2"}))
+    assert loading.pick_dtype("auto", "cpu") == "float32"
+    assert loading.pick_dtype("bfloat16", "cpu") == "bfloat16"
+    assert loading.pick_dtype("auto", "mps") == "float32"
     for flag in ("amx_bf16", "avx512_bf16"):
-        monkeypatch.setattr(_loading, "cpu_flags", lambda flag=flag: frozenset({flag}))
-        assert _loading.pick_dtype("auto", "cpu") == "bfloat16"
+        monkeypatch.setattr(loading, "cpu_flags", lambda flag=flag: frozenset({flag}))
+        assert loading.pick_dtype("auto", "cpu") == "bfloat16"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
-    assert _loading.pick_dtype("auto", "cuda:0") == "float32"
+    assert loading.pick_dtype("auto", "cuda:0") == "float32"
 
 
 def test_processor_flags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     info = tmp_path / "cpuinfo"
     info.write_text("processor : 0\nflags\t\t: fpu amx_bf16\nflags : other\n")
     for path, expected in ((info, True), (tmp_path / "none", False)):
-        monkeypatch.setattr(_loading, "_CPUINFO", path)
-        _loading.cpu_flags.cache_clear()
-        assert ("amx_bf16" in _loading.cpu_flags()) is expected
-    _loading.cpu_flags.cache_clear()
+        monkeypatch.setattr(loading, "_CPUINFO", path)
+        loading.cpu_flags.cache_clear()
+        assert ("amx_bf16" in loading.cpu_flags()) is expected
+    loading.cpu_flags.cache_clear()
 
 
 def test_quiet_leaves_transformers_as_it_was() -> None:
@@ -198,7 +197,7 @@ def test_quiet_leaves_transformers_as_it_was() -> None:
 
     logging: Any = transformers_logging
     before = (logging.get_verbosity(), logging.is_progress_bar_enabled())
-    with _loading.quiet():
+    with loading.quiet():
         assert not logging.is_progress_bar_enabled()
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from rerank.backends._options import BackendOptions
-from rerank.backends.base import Attend, Message, Permute, Prompt, Reply, Request, Sampling, Task, Weigh, Write
 from rerank.backends.openai import Openai
 from rerank.errors import UsageError
 from rerank.models import open_backend
+from rerank.prompts.base import Message, Prompt
+from rerank.tasks import Attend, BackendOptions, Permute, Reply, Request, Sampling, Task, Weigh, Write
 from tests.backends.faulty_server import Act, Answer, FaultyServer, error, models, raw, said, weighed
 
 pytestmark = pytest.mark.enable_socket

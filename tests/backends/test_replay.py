@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rerank.backends.base import Reply, Request, Sampling
 from rerank.backends.replay import Replay
 from rerank.prompts.base import Message
+from rerank.tasks import Reply, Request, Sampling
 from rerank.types import Document, Query, Window
 
 

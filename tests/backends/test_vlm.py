@@ -16,8 +16,6 @@ pytest.importorskip("PIL")
 
 import torch
 
-from rerank.backends._options import BackendOptions
-from rerank.backends.base import Attend, Permute, Recite, Request, Sampling, Weigh
 from rerank.backends.vlm import Vlm
 from rerank.errors import (
     BackendError,
@@ -26,12 +24,13 @@ from rerank.errors import (
     MissingResourceError,
     UsageError,
 )
+from rerank.io.pictures import open_picture
 from rerank.judges import Limits, open_judge
 from rerank.models import open_backend
-from rerank.pictures import open_picture
 from rerank.prompts import load_prompt
 from rerank.prompts.base import PICTURE, Message, SeesPictures
 from rerank.reranker import Reranker
+from rerank.tasks import Attend, BackendOptions, Permute, Recite, Request, Sampling, Weigh
 from rerank.types import Document, Query, Window
 from tests.backends.conftest import make_tokenizer
 from tests.backends.seeing import MAKERS, draw, make_qwen
@@ -116,7 +115,7 @@ def test_pictures_decide(vlm: Vlm, paths: list[str]) -> None:
 
 
 def test_what_is_written_is_what_transformers_writes(vlm: Vlm, paths: list[str]) -> None:
-    from rerank.backends.base import Write
+    from rerank.tasks import Write
 
     request = ask(Write(), *paths[:2], max_tokens=6)
     (reply,) = vlm.generate([request])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.backends._words import WordTokens
 from rerank.prompts.base import Message
+from rerank.prompts.word_tokens import WordTokens
 
 WORDS = WordTokens(100)
 

@@ -14,7 +14,7 @@ pytest.importorskip("faiss")
 pytest.importorskip("transformers")
 pytest.importorskip("PIL")
 
-from rerank.formats import read_run
+from rerank.io.run_files import read_run
 from tests.backends.seeing import draw, make_clip, make_llava
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rerank.formats import read_run
+from rerank.io.run_files import read_run
 from rerank.store import RunFolder
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]

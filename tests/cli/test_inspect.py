@@ -137,7 +137,7 @@ def test_merge_writes_a_model_that_a_run_takes(cli: Cli, adapter: Path, lists: t
 
 
 def test_merge_tells_of_rounding_and_of_what_was_trained_for(cli: Cli, adapter: Path, tmp_path: Path) -> None:
-    from rerank.trained import Trained
+    from rerank.models.trained import Trained
 
     Trained(model=str(tmp_path / "base"), method="first").write(adapter)
     done = cli("merge", adapter, "--out", "half", "--dtype", "bfloat16", "--format", "json")

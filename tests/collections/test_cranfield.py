@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.collections._smart import read_records
 from rerank.collections.cranfield import Cranfield, gain
 from rerank.errors import DataError, MissingResourceError
+from rerank.io.smart import read_records
 from rerank.types import Document, Query
 
 DATA = Path(__file__).resolve().parents[2] / "data"

@@ -18,8 +18,10 @@ mteb = pytest.importorskip("mteb")
 
 from datasets import concatenate_datasets  # noqa: E402
 
-from rerank.collections import _mteb, _mteb_part, open_collection  # noqa: E402
+from rerank.collections import open_collection  # noqa: E402
 from rerank.collections.mteb import Mteb, cut  # noqa: E402
+from rerank.collections.mteb import package as mteb_package  # noqa: E402
+from rerank.collections.mteb.part import Part, writable  # noqa: E402
 from tests.mmteb import tasks  # noqa: E402
 
 
@@ -57,7 +59,7 @@ def test_titles_instructions_conversations_are_put_together_as_mteb_does() -> No
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # mteb says that it took every turn for the user's
             theirs = _retrieval_texts(queries, PromptType.query)
-        part = _mteb_part.Part(tasks.LocalRetrieval.metadata, "default", "test", {"corpus": corpus, "queries": queries})
+        part = Part(tasks.LocalRetrieval.metadata, "default", "test", {"corpus": corpus, "queries": queries})
         assert [query.text for query in part.queries()] == list(theirs)
     assert list(part.docs()) == [Document(id="a", title="Title", text="body"), Document(id="b", text="alone")]
 
@@ -77,7 +79,7 @@ def test_ids_that_run_files_cannot_hold_are_written_otherwise() -> None:
     found = Mteb.of(tasks.filled(tasks.LocalRetrieval(), default=data))
     assert [doc.id for doc in found.docs()] == ["a%20b", "50%25", '%7B"x']
     assert dict(found.qrels()["my%20query"]) == {"a%20b": 1}
-    assert len({_mteb_part.writable(one) for one in ("a b", "a%20b", "a%2520b", "a\tb")}) == 4
+    assert len({writable(one) for one in ("a b", "a%20b", "a%2520b", "a\tb")}) == 4
 
 
 def test_subsets_and_splits_must_be_named_where_there_are_several() -> None:
@@ -98,13 +100,13 @@ def test_subsets_and_splits_must_be_named_where_there_are_several() -> None:
 @pytest.mark.parametrize(("code", "language"), [("acm-Arab", "und"), ("zul-Latn", "zu"), ("cmn-Hant", "zh")])
 def test_languages(code: str, language: str) -> None:
     metadata = tasks.metadata("Local", "Retrieval", eval_langs=[code])
-    assert _mteb.language_of(metadata, "default") == language
+    assert mteb_package.language_of(metadata, "default") == language
 
 
 def test_fingerprints_follow_the_texts_or_the_published_commit() -> None:
     def mark(revision: str, **more: Any) -> str:
         metadata = tasks.metadata("Local", "Retrieval", dataset={"path": "some/where", "revision": revision})
-        return _mteb_part.Part(metadata, "default", "test", tasks.part(**more)).fingerprint
+        return Part(metadata, "default", "test", tasks.part(**more)).fingerprint
 
     other = {**tasks.DOCS, "d1": "changed"}
     assert mark("1") == mark("1")

@@ -11,7 +11,7 @@ import pytest
 from rerank.collections import open_collection
 from rerank.collections.base import Collection
 from rerank.errors import DataError, MissingResourceError
-from rerank.formats import read_qrels
+from rerank.io.run_files import read_qrels
 from rerank.types import Document, Query
 
 
@@ -76,7 +76,7 @@ def test_json_lines_may_name_pictures(tmp_path: Path, gone: dict[str, Any]) -> N
 
 
 def test_candidates_keep_their_pictures(tmp_path: Path) -> None:
-    from rerank.collections._requests import request_rows
+    from rerank.io.rerank_requests import request_rows
     from rerank.types import Ranking, Run
 
     given = Run(

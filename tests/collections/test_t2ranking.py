@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from rerank.collections import describe, open_collection
-from rerank.collections._numbered import look_up, whole
 from rerank.collections.t2ranking import T2ranking
 from rerank.errors import DataError, MissingResourceError, StorageError, UsageError
 from rerank.evaluation import evaluate
+from rerank.io.numbered_rows import look_up, whole
 from rerank.retrieval import open_retriever
 from rerank.types import Document, Query, Ranking, Run
 
@@ -320,7 +320,7 @@ CHILD = """
 import json, resource, sys
 from pathlib import Path
 from rerank.collections import open_collection
-from rerank.retrieval._documents import open_documents
+from rerank.indexing.documents import open_documents
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

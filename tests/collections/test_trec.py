@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.collections._markup import plain
 from rerank.collections.trec import Trec
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
+from rerank.io.sgml import plain
 from rerank.types import Document, Query
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "trec"

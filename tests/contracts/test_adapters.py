@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
-from rerank.finetune.base import SHAPES  # noqa: E402
+from rerank.finetune.parts import SHAPES  # noqa: E402
 from rerank.registry import Registry  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_logits, tiny_loss, tiny_model  # noqa: E402
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from rerank.backends.base import Backend, Reply, Request, Sampling
 from rerank.backends.fake import KINDS, Fake
 from rerank.backends.replay import Replay
 from rerank.models import BACKENDS
 from rerank.prompts.base import Message
+from rerank.tasks import Backend, Reply, Request, Sampling
 from rerank.types import Document, Qrels, Query, Window
 
 
@@ -69,8 +69,8 @@ def _hf() -> Backend:
 def _openai() -> Backend:
     import httpx
 
-    from rerank.backends._address import Address
     from rerank.backends.openai import Openai
+    from rerank.backends.openai.address import Address
 
     def answer(asked: httpx.Request) -> httpx.Response:
         if asked.method == "GET":

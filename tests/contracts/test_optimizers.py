@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rerank.finetune.base import SHAPES
+from rerank.finetune.parts import SHAPES
 from rerank.registry import Registry
 from rerank.selector import build
 
@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from rerank.finetune.optimizers._groups import trained, trained_shapes  # noqa: E402
+from rerank.finetune.optimizers.base.parameter_groups import trained, trained_shapes  # noqa: E402
 from tests.finetune.stepping import backward, lora_model  # noqa: E402
 from tests.finetune.tiny import tiny_ids, tiny_loss, tiny_model  # noqa: E402
 

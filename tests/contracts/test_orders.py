@@ -14,7 +14,7 @@ from rerank.adjudication.budgets import Budget
 from rerank.adjudication.ordering import open_order, orders, walk
 from rerank.adjudication.orders.base import Order, SupportsAcross
 from rerank.adjudication.pools import Bools, Pool, pool
-from rerank.formats import write_run
+from rerank.io.run_files import write_run
 from rerank.types import Document, Query, Ranking, Run
 
 Drawn = tuple[Pool, list[Bools]]

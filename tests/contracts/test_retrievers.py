@@ -9,7 +9,7 @@ import pytest
 
 from rerank.errors import MissingPrerequisiteError, UsageError
 from rerank.retrieval import first_stages, index_bytes, open_retriever
-from rerank.stages import Search
+from rerank.retrieval.base.stages import Search
 from rerank.types import Document, Query, Ranking, Run
 from tests.retrieval.encoders import save_encoder, save_splade
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rerank.judges.base import TooLong, Verdict
-from rerank.pipeline import Outcome, drive
+from rerank.pipeline.driver import Outcome, drive
 from rerank.strategies import open_strategy, strategies
 from rerank.strategies.base import Strategy
 from rerank.types import Document, Query, Ranking, Window

@@ -8,7 +8,7 @@ import pytest
 
 from rerank.downsampling import Goal, choose_pool, choose_queries
 from rerank.evaluation import read_matrix
-from rerank.formats import read_qrels, read_run
+from rerank.io.run_files import read_qrels, read_run
 
 pytestmark = pytest.mark.shared
 BOTH = Goal(tau=0.9, recall=0.9, precision=0.9)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from rerank.evaluation import Scores, evaluate_all
-from rerank.formats import read_qrels, read_run
+from rerank.io.run_files import read_qrels, read_run
 from rerank.types import Run
 
 pytestmark = pytest.mark.shared

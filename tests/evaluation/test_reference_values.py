@@ -12,7 +12,7 @@ import pytest
 
 from rerank.collections import SupportsCandidates, open_collection
 from rerank.evaluation import Scores, compare_scores, evaluate_all
-from rerank.formats import read_qrels
+from rerank.io.run_files import read_qrels
 
 pytestmark = pytest.mark.shared
 

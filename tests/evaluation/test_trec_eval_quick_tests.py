@@ -22,7 +22,7 @@ import pytrec_eval
 
 from rerank.errors import UnknownNameError
 from rerank.evaluation import evaluate, parse_measures
-from rerank.formats import read_qrels, read_run, write_qrels, write_run
+from rerank.io.run_files import read_qrels, read_run, write_qrels, write_run
 from rerank.types import Qrels, Run
 
 pytestmark = pytest.mark.shared

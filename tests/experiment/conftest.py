@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rerank.spec import RunSpec
+from rerank.experiment.spec import RunSpec
 
 Lists = Callable[..., RunSpec]
 

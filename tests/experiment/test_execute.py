@@ -15,14 +15,14 @@ from rerank.experiment import check_failures, estimate, prepare, rescore, run, v
 from rerank.experiment.candidates import shuffled
 from rerank.experiment.execute import default_folder, run_name
 from rerank.experiment.prepare import as_trained_for
-from rerank.formats import read_run, write_run
+from rerank.experiment.spec import Execution, RunSpec
+from rerank.io.run_files import read_run, write_run
 from rerank.methods import method_names
+from rerank.models.trained import Trained
 from rerank.prompts import identifiers
-from rerank.spec import Execution, RunSpec
 from rerank.store import RunFolder
 from rerank.strategies.full import Full
 from rerank.strategies.sliding import Sliding
-from rerank.trained import Trained
 from rerank.types import Run
 
 Lists = Callable[..., RunSpec]

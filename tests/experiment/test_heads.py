@@ -12,7 +12,7 @@ import pytest
 
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.experiment.heads import Choice, contrast, gold_mass, select_heads
-from rerank.spec import Execution, RunSpec
+from rerank.experiment.spec import Execution, RunSpec
 
 WEIGHTS = np.array([[[0.2, 0.5, 0.1], [0.3, 0.3, 0.3]]])  # one layer, two heads, three passages
 GOLD = np.array([False, True, False])

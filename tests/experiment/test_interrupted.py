@@ -14,9 +14,9 @@ from rerank.experiment import prepare, rescore, run, verify
 from rerank.experiment.candidates import digest
 from rerank.experiment.demo import ADAPTER, BASE, DEPTH, METHODS, demo_specs
 from rerank.experiment.execute import environment
-from rerank.spec import Execution, RunSpec
+from rerank.experiment.spec import Execution, RunSpec
+from rerank.models.trained import shipped
 from rerank.store import RunFolder
-from rerank.trained import shipped
 
 Lists = Callable[..., RunSpec]
 

@@ -13,7 +13,7 @@ from rerank.errors import UnknownNameError
 from rerank.experiment import estimate, prepare, run
 from rerank.experiment.execute import run_name
 from rerank.experiment.replay import rescore, verify
-from rerank.spec import Execution, RunSpec
+from rerank.experiment.spec import Execution, RunSpec
 from rerank.store import RunFolder
 
 Lists = Callable[..., RunSpec]

@@ -20,7 +20,7 @@ from rerank.experiment.robustness import (
     prepare_cells,
     robustness,
 )
-from rerank.spec import Execution, RunSpec
+from rerank.experiment.spec import Execution, RunSpec
 from rerank.types import Document, Query, Ranking, Run
 
 Lists = Callable[..., RunSpec]

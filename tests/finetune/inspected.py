@@ -10,7 +10,7 @@ import peft
 import torch
 from transformers import AutoModelForCausalLM
 
-from rerank.backends._loading import quiet
+from rerank.lm.loading import quiet
 from tests.backends.conftest import make_tokenizer
 from tests.finetune.tiny import tiny_ids, tiny_loss, tiny_model
 

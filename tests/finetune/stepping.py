@@ -12,7 +12,7 @@ import torch
 import transformers
 from torch import nn
 
-from rerank.finetune.optimizers._factors import pairs
+from rerank.finetune.optimizers.base.factor_pairs import pairs
 from tests.finetune.tiny import tiny_ids, tiny_model
 
 

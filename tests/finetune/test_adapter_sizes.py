@@ -11,23 +11,23 @@ from rerank.finetune.adapters.adalora import Adalora
 from rerank.finetune.adapters.base import SupportsCallbacks
 from rerank.finetune.adapters.dora import Dora
 from rerank.finetune.adapters.full import Full
-from rerank.finetune.adapters.lift import Lift
 from rerank.finetune.adapters.lokr import Lokr, _split
-from rerank.finetune.adapters.loldu import Loldu
 from rerank.finetune.adapters.lora import Lora
 from rerank.finetune.adapters.lora_ga import LoraGa
-from rerank.finetune.adapters.lora_sb import LoraSb
 from rerank.finetune.adapters.lora_xs import LoraXs
-from rerank.finetune.adapters.lr_qat import LrQat
 from rerank.finetune.adapters.oft import Oft
-from rerank.finetune.adapters.osf import Osf
 from rerank.finetune.adapters.pissa import Pissa
 from rerank.finetune.adapters.qlora import Qlora
-from rerank.finetune.adapters.randlora import Randlora
 from rerank.finetune.adapters.rslora import Rslora
-from rerank.finetune.adapters.salt import Salt
-from rerank.finetune.adapters.shadow import Shadow
 from rerank.finetune.adapters.vera import Vera
+from rerank.finetune.extra.adapters.lift import Lift
+from rerank.finetune.extra.adapters.loldu import Loldu
+from rerank.finetune.extra.adapters.lora_sb import LoraSb
+from rerank.finetune.extra.adapters.lr_qat import LrQat
+from rerank.finetune.extra.adapters.osf import Osf
+from rerank.finetune.extra.adapters.randlora import Randlora
+from rerank.finetune.extra.adapters.salt import Salt
+from rerank.finetune.extra.adapters.shadow import Shadow
 from rerank.registry import Registry
 from rerank.selector import build
 

@@ -12,15 +12,15 @@ torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 
 from rerank.errors import UsageError  # noqa: E402
-from rerank.finetune.adapters._targets import LinearTargets  # noqa: E402
-from rerank.finetune.adapters.lift import Lift  # noqa: E402
+from rerank.finetune.adapters.base.targets import LinearTargets  # noqa: E402
 from rerank.finetune.adapters.lora import Lora  # noqa: E402
 from rerank.finetune.adapters.lora_ga import LoraGa  # noqa: E402
 from rerank.finetune.adapters.lora_xs import LoraXs  # noqa: E402
 from rerank.finetune.adapters.oft import Oft  # noqa: E402
-from rerank.finetune.adapters.osf import Osf  # noqa: E402
 from rerank.finetune.adapters.pissa import Pissa  # noqa: E402
 from rerank.finetune.adapters.rslora import Rslora  # noqa: E402
+from rerank.finetune.extra.adapters.lift import Lift  # noqa: E402
+from rerank.finetune.extra.adapters.osf import Osf  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_logits, tiny_loss, tiny_model  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft's own

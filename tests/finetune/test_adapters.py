@@ -16,19 +16,19 @@ transformers = pytest.importorskip("transformers")
 from safetensors.torch import load_file  # noqa: E402
 
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError  # noqa: E402
-from rerank.finetune.adapters._gradients import gradients  # noqa: E402
 from rerank.finetune.adapters.adalora import Adalora  # noqa: E402
-from rerank.finetune.adapters.lift import Lift  # noqa: E402
-from rerank.finetune.adapters.loldu import Loldu  # noqa: E402
+from rerank.finetune.adapters.base.gradients import gradients  # noqa: E402
 from rerank.finetune.adapters.lora_ga import LoraGa  # noqa: E402
-from rerank.finetune.adapters.lora_sb import LoraSb  # noqa: E402
 from rerank.finetune.adapters.lora_xs import LoraXs  # noqa: E402
-from rerank.finetune.adapters.osf import Osf  # noqa: E402
 from rerank.finetune.adapters.pissa import Pissa  # noqa: E402
 from rerank.finetune.adapters.qlora import Qlora  # noqa: E402
-from rerank.finetune.adapters.randlora import Randlora  # noqa: E402
-from rerank.finetune.adapters.salt import Salt  # noqa: E402
-from rerank.finetune.adapters.shadow import Shadow  # noqa: E402
+from rerank.finetune.extra.adapters.lift import Lift  # noqa: E402
+from rerank.finetune.extra.adapters.loldu import Loldu  # noqa: E402
+from rerank.finetune.extra.adapters.lora_sb import LoraSb  # noqa: E402
+from rerank.finetune.extra.adapters.osf import Osf  # noqa: E402
+from rerank.finetune.extra.adapters.randlora import Randlora  # noqa: E402
+from rerank.finetune.extra.adapters.salt import Salt  # noqa: E402
+from rerank.finetune.extra.adapters.shadow import Shadow  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_logits, tiny_loss, tiny_model  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft's own

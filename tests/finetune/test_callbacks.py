@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 
 from rerank.errors import UsageError
-from rerank.finetune.callbacks.refactor import Refactor
-from rerank.finetune.layers.base import Between
+from rerank.finetune.extra.callbacks.refactor import Refactor
+from rerank.finetune.extra.layers.base import Between
+from rerank.finetune.extra.optimizers.lora_pro import LoraPro
 from rerank.finetune.optimizers.adamw import Adamw
-from rerank.finetune.optimizers.lora_pro import LoraPro
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from rerank.finetune.callbacks._refactoring import balanced  # noqa: E402
-from rerank.finetune.optimizers._factors import pairs  # noqa: E402
+from rerank.finetune.extra.callbacks.refactor.balancing import balanced  # noqa: E402
+from rerank.finetune.optimizers.base.factor_pairs import pairs  # noqa: E402
 from tests.finetune.stepping import gradients, lora_model, same_weights, trainer  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_logits, tiny_model  # noqa: E402
 

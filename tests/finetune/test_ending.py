@@ -13,9 +13,9 @@ pytest.importorskip("peft")
 
 from rerank.errors import DataError, StorageError, UsageError  # noqa: E402
 from rerank.experiment import run  # noqa: E402
-from rerank.finetune._trainer import checkpoints  # noqa: E402
-from rerank.finetune.training import train  # noqa: E402
-from rerank.spec import Execution, RunSpec  # noqa: E402
+from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
+from rerank.finetune.trainer.list_trainer import checkpoints  # noqa: E402
+from rerank.finetune.trainer.training import train  # noqa: E402
 from tests.finetune.small import ATTENTION, recipe, validation  # noqa: E402
 
 
@@ -133,12 +133,12 @@ def test_a_list_of_many_documents_is_found_before_the_first_step(model: Path, co
 def test_a_disk_that_is_full_at_the_end(
     model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rerank.finetune import _run
+    from rerank.finetune.trainer import run
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_run, "write_adapter", full)
+    monkeypatch.setattr(run, "write_adapter", full)
     with pytest.raises(StorageError, match="No space"):
         train(recipe(model, collection), tmp_path, device="cpu")
     monkeypatch.undo()
@@ -148,9 +148,9 @@ def test_a_disk_that_is_full_at_the_end(
 def test_one_gpu_of_several_is_not_named(
     model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rerank.finetune import _run
+    from rerank.finetune.trainer import run
 
-    monkeypatch.setattr(_run, "pick_device", lambda device: device)
+    monkeypatch.setattr(run, "pick_device", lambda device: device)
     with pytest.raises(UsageError, match="CUDA_VISIBLE_DEVICES=1"):
         train(recipe(model, collection), tmp_path, device="cuda:1")
 

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from rerank.errors import UsageError
-from rerank.finetune.optimizers.lora_fa import LoraFa
+from rerank.finetune.extra.optimizers.lora_fa import LoraFa
+from rerank.finetune.extra.optimizers.lora_pro import LoraPro
+from rerank.finetune.extra.optimizers.riemannian import Riemannian
 from rerank.finetune.optimizers.lora_plus import LoraPlus
-from rerank.finetune.optimizers.lora_pro import LoraPro
-from rerank.finetune.optimizers.riemannian import Riemannian
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from rerank.finetune.optimizers._factors import Pair, frozen_a, nearest, pairs  # noqa: E402
+from rerank.finetune.optimizers.base.factor_pairs import Pair, frozen_a, nearest, pairs  # noqa: E402
 from tests.finetune.stepping import backward, gradients, lora_model  # noqa: E402
 from tests.finetune.tiny import tiny_ids, tiny_loss, tiny_model  # noqa: E402
 

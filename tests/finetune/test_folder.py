@@ -10,8 +10,8 @@ import pytest
 huggingface_hub = pytest.importorskip("huggingface_hub")
 
 from rerank.errors import BackendError, MissingResourceError  # noqa: E402
-from rerank.finetune.folder import base_name, push_to_hub  # noqa: E402
-from rerank.trained import Trained  # noqa: E402
+from rerank.finetune.trainer.adapter_folder import base_name, push_to_hub  # noqa: E402
+from rerank.models.trained import Trained  # noqa: E402
 
 
 class Hub:

@@ -13,12 +13,12 @@ peft = pytest.importorskip("peft")
 
 from rerank.errors import DataError, MissingResourceError, UsageError  # noqa: E402
 from rerank.finetune.adapters.lora import Lora  # noqa: E402
-from rerank.finetune.adapters.lora_sb import LoraSb  # noqa: E402
+from rerank.finetune.extra.adapters.lora_sb import LoraSb  # noqa: E402
 from rerank.finetune.inspection.averaging import average_core  # noqa: E402
 from rerank.finetune.inspection.subject import open_subject  # noqa: E402
 from rerank.finetune.recipe import Recipe  # noqa: E402
-from rerank.judges._heads import HeadList  # noqa: E402
-from rerank.trained import HEADS, Trained  # noqa: E402
+from rerank.judges.attention.heads import HeadList  # noqa: E402
+from rerank.models.trained import HEADS, Trained  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_logits, tiny_loss, tiny_model  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft's own

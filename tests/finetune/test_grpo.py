@@ -20,9 +20,9 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast  # noqa: 
 
 from rerank.backends.hf import Hf  # noqa: E402
 from rerank.errors import DataError  # noqa: E402
-from rerank.finetune._fitting import load_base  # noqa: E402
-from rerank.finetune.objectives import _grpo  # noqa: E402
-from rerank.finetune.training import train  # noqa: E402
+from rerank.finetune.extra.objectives.grpo import group_trainer  # noqa: E402
+from rerank.finetune.trainer.base_model import load_base  # noqa: E402
+from rerank.finetune.trainer.training import train  # noqa: E402
 from rerank.models import BackendOptions  # noqa: E402
 from rerank.reranker import Reranker  # noqa: E402
 from tests.finetune.small import WORDS, collection_folder, recipe  # noqa: E402
@@ -61,12 +61,12 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> Heard:
     """Rewards that nearly always differ within a group; what they were given for."""
     found: Heard = []
 
-    def reward(self: _grpo.Question, reply: Sequence[int]) -> float:
+    def reward(self: group_trainer.Question, reply: Sequence[int]) -> float:
         value = sum(token % 2 for token in reply) / len(reply)
         found.append((self.ids, tuple(reply), value))
         return value
 
-    monkeypatch.setattr(_grpo.Question, "reward", reward)
+    monkeypatch.setattr(group_trainer.Question, "reward", reward)
     return found
 
 
@@ -241,7 +241,7 @@ def test_what_trains_stays_in_float32_over_four_bits(
         return backend, tokenizer
 
     train(asked(model, collection), tmp_path / "plain", device="cpu")
-    monkeypatch.setattr("rerank.finetune._run.load_base", packed)
+    monkeypatch.setattr("rerank.finetune.trainer.run.load_base", packed)
     train(asked(model, collection), tmp_path / "packed", device="cpu")
     assert same(tmp_path / "plain", tmp_path / "packed")
 

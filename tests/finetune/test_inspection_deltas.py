@@ -289,7 +289,7 @@ def test_options_out_of_range(options: dict[str, Any]) -> None:
 
 
 def test_our_own_note_of_the_base_comes_first(base: Path, tmp_path: Path) -> None:
-    from rerank.trained import Trained as Use
+    from rerank.models.trained import Trained as Use
 
     write_adapter(tmp_path / "a", base, lora(), noisy)
     settings = json.loads((tmp_path / "a/adapter_config.json").read_text())

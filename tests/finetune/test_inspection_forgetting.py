@@ -16,9 +16,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 pytest.importorskip("transformers")
 
-from rerank.backends._options import BackendOptions  # noqa: E402
 from rerank.finetune.inspection import forgetting  # noqa: E402
 from rerank.finetune.inspection.subject import open_subject  # noqa: E402
+from rerank.tasks import BackendOptions  # noqa: E402
 from tests.backends.conftest import make_tokenizer  # noqa: E402
 from tests.finetune.inspected import VOCABULARY, load_base, lora, noisy, write_adapter, write_base  # noqa: E402
 from tests.finetune.tiny import tiny_model  # noqa: E402

@@ -15,9 +15,6 @@ pytest.importorskip("transformers")
 
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from rerank.backends._fingerprint import folder_hash  # noqa: E402
-from rerank.backends._loading import load, quiet  # noqa: E402
-from rerank.backends._options import BackendOptions  # noqa: E402
 from rerank.errors import DataError, MissingResourceError, StorageError, UsageError  # noqa: E402
 from rerank.finetune.inspection import folders  # noqa: E402
 from rerank.finetune.inspection.averaging import average_core, concatenate  # noqa: E402
@@ -25,7 +22,10 @@ from rerank.finetune.inspection.checkpoints import Checkpoint  # noqa: E402
 from rerank.finetune.inspection.deltas import changes  # noqa: E402
 from rerank.finetune.inspection.merging import MARKER, Merging, merge  # noqa: E402
 from rerank.finetune.inspection.subject import Subject, open_subject  # noqa: E402
+from rerank.io.model_hash import folder_hash  # noqa: E402
+from rerank.lm.loading import load, quiet  # noqa: E402
 from rerank.models import resolve  # noqa: E402
+from rerank.tasks import BackendOptions  # noqa: E402
 from tests.finetune.inspected import answers, load_base, lora, noisy, write_adapter, write_base  # noqa: E402
 
 pytestmark = [  # what PEFT says when these adapters are made and saved
@@ -329,8 +329,8 @@ class TestWhatCannotBeAveraged:
             average_core([opened(a), opened(b)], tmp_path / "mean")
 
     def test_another_use(self, base: Path, tmp_path: Path) -> None:
-        from rerank.trained import SETTINGS
-        from rerank.trained import Trained as Use
+        from rerank.models.trained import SETTINGS
+        from rerank.models.trained import Trained as Use
 
         a, b = sharded(base, tmp_path, count=2)
         Use(model=str(base), method="fullrank").write(a)

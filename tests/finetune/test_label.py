@@ -8,9 +8,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from rerank.backends._tokens import HfTokens  # noqa: E402
-from rerank.finetune.label import Label, tokenized, written  # noqa: E402
 from rerank.finetune.recipe import LOSSES  # noqa: E402
+from rerank.finetune.trainer.target_text import Label, tokenized, written  # noqa: E402
+from rerank.lm.tokenizers import HfTokens  # noqa: E402
 from tests.finetune.small import byte_tokenizer, word_tokenizer  # noqa: E402
 
 ORDER = (11, 0, 99)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rerank.errors import UsageError
 from rerank.finetune.labels.augment import Variants, cut_texts, varied
 from rerank.finetune.labels.lists import LabelList
-from rerank.finetune.lists import TrainingList
+from rerank.finetune.labels.training_list import TrainingList
 from rerank.types import Document, Query
 
 LABEL = LabelList(qid="q", initial=tuple("abcdefgh"), final=tuple("hgfedcba"), scores=tuple(map(float, range(8))))

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from rerank.collections._records import Record
 from rerank.collections.jsonl import Jsonl
 from rerank.errors import DataError, UsageError
 from rerank.finetune.labels.conversations import passages_in, read_conversations
 from rerank.finetune.labels.flag_embedding import read_flag_embedding
 from rerank.finetune.labels.reading import read_lists
-from rerank.finetune.lists import TrainingList
+from rerank.finetune.labels.training_list import TrainingList
+from rerank.io.json_records import Record
 
 PASSAGES = ["Fleas live for months.", "Bees make honey.", "A flea is small."]
 

@@ -17,7 +17,7 @@ from rerank.finetune.labels.checking import check, statistics
 from rerank.finetune.labels.cutting import cut_title
 from rerank.finetune.labels.lists import LabelList
 from rerank.finetune.labels.probe import FEW, FIRST_WORDS, LENGTH, Probed, Telling, auc, extremes, probe
-from rerank.finetune.lists import TrainingList
+from rerank.finetune.labels.training_list import TrainingList
 from rerank.retrieval import open_retriever
 from rerank.types import Document, Query
 

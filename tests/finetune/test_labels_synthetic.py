@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from rerank.backends.base import Reply, Request, Weigh, Write
 from rerank.collections import Collection, open_collection
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.finetune.labels.cutting import cut_first_sentence, cut_title
 from rerank.finetune.labels.probe import probe
 from rerank.finetune.labels.synthetic import Wanted, make_queries
+from rerank.finetune.labels.training_list import TrainingList
 from rerank.finetune.labels.writing import Writer, own_prompt, prompt_of, query_in
-from rerank.finetune.lists import TrainingList
 from rerank.prompts import load_prompt
+from rerank.tasks import Reply, Request, Weigh, Write
 from rerank.types import Document, Query
 from tests.judges.scripted import Scripted
 

@@ -12,13 +12,13 @@ import pytest
 
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.experiment import run
+from rerank.experiment.spec import Execution, RunSpec
 from rerank.finetune.labels.fusing import Fusion
 from rerank.finetune.labels.making import Made, Plan, get_ready, make_labels
 from rerank.finetune.labels.teachers import Opinion, open_teacher, teachers
 from rerank.finetune.labels.teachers.base import by_ranking, by_scores
 from rerank.finetune.labels.teachers.dense import Dense
 from rerank.finetune.labels.teachers.method import Method, scores_of
-from rerank.spec import Execution, RunSpec
 from rerank.store import RunFolder
 from rerank.types import Document, Query, Ranking
 from tests.retrieval.encoders import Fake
@@ -31,7 +31,7 @@ every = pytest.mark.parametrize("name", teachers.names())
 def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rerank.retrieval._encoder.load_encoder", lambda options: Fake(8))
+    monkeypatch.setattr("rerank.indexing.text_encoder.load_encoder", lambda options: Fake(8))
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_embeddings_score_the_candidates_alone(spec: Spec) -> None:
 def test_embeddings_are_kept(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
     first = labelled(spec(), "dense")
     fake = Fake(8)
-    monkeypatch.setattr("rerank.retrieval._encoder.load_encoder", lambda options: fake)
+    monkeypatch.setattr("rerank.indexing.text_encoder.load_encoder", lambda options: fake)
     assert labelled(spec(), "dense").labels == first.labels
     assert fake.batches == []
     assert first.report["left_out"] == {"the query is blank": 1}

@@ -13,7 +13,7 @@ from rerank.errors import DataError, UsageError
 from rerank.finetune.labels.files import read_labels
 from rerank.finetune.labels.lists import LabelList
 from rerank.finetune.labels.texts import as_label, lengths, query_texts, with_texts, write_folder
-from rerank.finetune.lists import TrainingList
+from rerank.finetune.labels.training_list import TrainingList
 from rerank.types import Document, Query
 
 LABEL = LabelList(qid="q1", initial=("a", "b"), final=("b", "a"), where="labels:4")

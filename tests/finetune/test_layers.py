@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from rerank.errors import UsageError
-from rerank.finetune.layers.base import Between
-from rerank.finetune.layers.lisa import Lisa
-from rerank.finetune.layers.owlore import Owlore
+from rerank.finetune.extra.layers.base import Between
+from rerank.finetune.extra.layers.lisa import Lisa
+from rerank.finetune.extra.layers.owlore import Owlore
 from rerank.finetune.optimizers.adamw import Adamw
 from rerank.finetune.optimizers.galore import Galore
 
@@ -21,9 +21,9 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
-from rerank.finetune.layers._outliers import outlier_shares  # noqa: E402
-from rerank.finetune.layers._sampling import blocks, draw  # noqa: E402
-from rerank.finetune.optimizers._groups import trained_shapes  # noqa: E402
+from rerank.finetune.extra.layers.base.sampling import blocks, draw  # noqa: E402
+from rerank.finetune.extra.layers.owlore.outliers import outlier_shares  # noqa: E402
+from rerank.finetune.optimizers.base.parameter_groups import trained_shapes  # noqa: E402
 from tests.finetune.stepping import backward, same_weights, trainer  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_loss, tiny_model  # noqa: E402
 

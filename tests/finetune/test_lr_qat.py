@@ -14,8 +14,8 @@ transformers = pytest.importorskip("transformers")
 from safetensors.torch import load_file  # noqa: E402
 
 from rerank.errors import UsageError  # noqa: E402
-from rerank.finetune.adapters._fake_quant import grid, round_through  # noqa: E402
-from rerank.finetune.adapters.lr_qat import INTEGERS, LrQat  # noqa: E402
+from rerank.finetune.extra.adapters.lr_qat import INTEGERS, LrQat  # noqa: E402
+from rerank.finetune.extra.adapters.lr_qat.fake_quantisation import grid, round_through  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_logits, tiny_loss, tiny_model  # noqa: E402
 
 DOWN = "model.layers.1.mlp.down_proj"

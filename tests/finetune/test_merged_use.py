@@ -12,11 +12,11 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
 from rerank.experiment import run  # noqa: E402
+from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 from rerank.finetune.inspection.merging import Merging, merge  # noqa: E402
 from rerank.finetune.inspection.subject import open_subject  # noqa: E402
-from rerank.finetune.training import train  # noqa: E402
-from rerank.formats import read_run  # noqa: E402
-from rerank.spec import Execution, RunSpec  # noqa: E402
+from rerank.finetune.trainer.training import train  # noqa: E402
+from rerank.io.run_files import read_run  # noqa: E402
 from tests.finetune.small import collection_folder, model_folder, recipe  # noqa: E402
 
 ATTENTION: dict[str, Any] = {

@@ -10,12 +10,12 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from rerank.backends.hf import Hf  # noqa: E402
-from rerank.finetune import _attention  # noqa: E402
-from rerank.finetune._module import Listwise, Readout, Term, checkpoint_activations, collate  # noqa: E402
-from rerank.finetune.examples import Example, Examples, Looks  # noqa: E402
-from rerank.finetune.lists import TrainingList  # noqa: E402
+from rerank.finetune.labels.training_list import TrainingList  # noqa: E402
 from rerank.finetune.losses.base import Source, Wanted  # noqa: E402
 from rerank.finetune.recipe import LOSSES  # noqa: E402
+from rerank.finetune.trainer import packed_attention  # noqa: E402
+from rerank.finetune.trainer.examples import Example, Examples, Looks  # noqa: E402
+from rerank.finetune.trainer.module import Listwise, Readout, Term, checkpoint_activations, collate  # noqa: E402
 from rerank.judges import Limits, open_judge  # noqa: E402
 from rerank.prompts import load_prompt  # noqa: E402
 from rerank.types import Document, Query, Window  # noqa: E402
@@ -58,8 +58,8 @@ def read(
     readout = Readout(HEADS, learnt=True) if looks.attention else None
     module = Listwise(asked.model, [Term(name="it", loss=loss, source=source)], readout)
     before = asked.model.config._attn_implementation
-    _attention.register()
-    asked.model.set_attn_implementation(_attention.NAME)
+    packed_attention.register()
+    asked.model.set_attn_implementation(packed_attention.NAME)
     try:
         found: dict[str, Any] = module(**collate(examples))
         return found
@@ -170,8 +170,8 @@ def gradients(asked: Any, batches: Sequence[Sequence[Example]], *, again: bool) 
     )
     if again:
         checkpoint_activations(asked.model)
-    _attention.register()
-    asked.model.set_attn_implementation(_attention.NAME)
+    packed_attention.register()
+    asked.model.set_attn_implementation(packed_attention.NAME)
     for batch in batches:
         (module(**collate(batch))["loss"] / len(batches)).backward()
     return {name: value.grad.clone() for name, value in module.named_parameters() if value.grad is not None}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rerank.errors import MissingPrerequisiteError, UnknownNameError, UsageError
-from rerank.finetune.objectives import grpo
+from rerank.finetune.extra.objectives import grpo
 from rerank.finetune.recipe import OBJECTIVES, Recipe
 
 GRPO = {"name": "grpo"}

@@ -9,27 +9,27 @@ from typing import Any
 import pytest
 
 from rerank.errors import UsageError
+from rerank.finetune.extra.optimizers.dct import Dct
+from rerank.finetune.extra.optimizers.fira import Fira
+from rerank.finetune.extra.optimizers.gradnormlorp import Gradnormlorp
+from rerank.finetune.extra.optimizers.lora_fa import LoraFa
+from rerank.finetune.extra.optimizers.lora_pro import LoraPro
+from rerank.finetune.extra.optimizers.natural_galore import NaturalGalore
+from rerank.finetune.extra.optimizers.riemannian import Riemannian
+from rerank.finetune.extra.optimizers.sara import Sara
 from rerank.finetune.optimizers.adamw import Adamw
 from rerank.finetune.optimizers.apollo import Apollo
 from rerank.finetune.optimizers.base import Optimizer
-from rerank.finetune.optimizers.dct import Dct
-from rerank.finetune.optimizers.fira import Fira
 from rerank.finetune.optimizers.galore import Galore
-from rerank.finetune.optimizers.gradnormlorp import Gradnormlorp
-from rerank.finetune.optimizers.lora_fa import LoraFa
 from rerank.finetune.optimizers.lora_plus import LoraPlus
-from rerank.finetune.optimizers.lora_pro import LoraPro
-from rerank.finetune.optimizers.natural_galore import NaturalGalore
-from rerank.finetune.optimizers.riemannian import Riemannian
-from rerank.finetune.optimizers.sara import Sara
 from rerank.finetune.recipe import Recipe
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from rerank.finetune.optimizers._exact import ExactAdamW  # noqa: E402
-from rerank.finetune.optimizers._groups import matrices, parameter_groups, trained_shapes  # noqa: E402
+from rerank.finetune.optimizers.base.exact_adamw import ExactAdamW  # noqa: E402
+from rerank.finetune.optimizers.base.parameter_groups import matrices, parameter_groups, trained_shapes  # noqa: E402
 from tests.finetune.stepping import One, backward, gradients, lora_model, same_weights, stepped, trainer  # noqa: E402
 from tests.finetune.tiny import tiny_model  # noqa: E402
 

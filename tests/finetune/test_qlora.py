@@ -12,9 +12,12 @@ peft = pytest.importorskip("peft")
 pytest.importorskip("bitsandbytes")
 
 from rerank.errors import UsageError  # noqa: E402
-from rerank.finetune.adapters import _four_bit, _peft  # noqa: E402
-from rerank.finetune.adapters._targets import LinearTargets  # noqa: E402
-from rerank.finetune.adapters.qlora import Qlora  # noqa: E402
+from rerank.finetune.adapters.base import peft_files  # noqa: E402
+from rerank.finetune.adapters.base.targets import LinearTargets  # noqa: E402
+from rerank.finetune.adapters.qlora import (  # noqa: E402
+    Qlora,
+    four_bit,
+)
 from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_logits, tiny_loss, tiny_model  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # bitsandbytes and peft have much to say, none of it about this
@@ -29,7 +32,7 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def packed() -> Any:
     model = tiny_model()
-    _four_bit.pack(model, LinearTargets().names(model))
+    four_bit.pack(model, LinearTargets().names(model))
     return model
 
 
@@ -71,8 +74,8 @@ def test_it_begins_as_a_packed_model_is() -> None:
 def test_loftq_makes_up_for_what_packing_loses() -> None:
     """By as much as a product of this rank can: what is left has the singular values from the fifth on."""
     model = attached(Qlora(r=4, init="loftq"))
-    layer = dict(_peft.lora_layers(model))[DOWN]
-    lost = tiny_model().get_submodule(DOWN).weight.detach() - _four_bit.unpacked(layer.get_base_layer())
+    layer = dict(peft_files.lora_layers(model))[DOWN]
+    lost = tiny_model().get_submodule(DOWN).weight.detach() - four_bit.unpacked(layer.get_base_layer())
     made_up = layer.scaling["default"] * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     best = torch.linalg.svdvals(lost)[4:].square().sum().sqrt()
     assert (lost - made_up.detach()).norm().item() == pytest.approx(best.item(), rel=1e-4)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from rerank.errors import UsageError  # noqa: E402
+from rerank.finetune.extra.ranks.contribution import Contribution, in_proportion  # noqa: E402
+from rerank.finetune.extra.ranks.welore import Welore  # noqa: E402
 from rerank.finetune.inspection.spectra import above_one_threshold  # noqa: E402
-from rerank.finetune.ranks.contribution import Contribution, in_proportion  # noqa: E402
-from rerank.finetune.ranks.welore import Welore  # noqa: E402
 from rerank.registry import Registry  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_model  # noqa: E402
 

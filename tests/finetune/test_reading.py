@@ -11,11 +11,11 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from rerank.finetune._module import Listwise, Readout, Term  # noqa: E402
-from rerank.finetune._reading import fit_readout  # noqa: E402
-from rerank.finetune.examples import Example  # noqa: E402
 from rerank.finetune.recipe import LOSSES  # noqa: E402
-from rerank.finetune.training import train  # noqa: E402
+from rerank.finetune.trainer.examples import Example  # noqa: E402
+from rerank.finetune.trainer.module import Listwise, Readout, Term  # noqa: E402
+from rerank.finetune.trainer.readout import fit_readout  # noqa: E402
+from rerank.finetune.trainer.training import train  # noqa: E402
 from tests.finetune.small import collection_folder, model_folder, recipe  # noqa: E402
 from tests.finetune.tiny import tiny_model  # noqa: E402
 

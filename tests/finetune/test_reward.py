@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from rerank.evaluation import evaluate
-from rerank.finetune.lists import TrainingList
-from rerank.finetune.objectives._reward import gains, ndcg, reward
+from rerank.finetune.extra.objectives.grpo.reward import gains, ndcg, reward
+from rerank.finetune.labels.training_list import TrainingList
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
 QUERY = Query(id="q")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rerank.finetune.lists import TrainingList
-from rerank.finetune.schedule import Schedule
+from rerank.finetune.labels.training_list import TrainingList
+from rerank.finetune.trainer.schedule import Schedule
 from rerank.types import Document, Query
 
 

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from scipy.fft import dct
 
+from rerank.finetune.extra.optimizers.dct import Dct
+from rerank.finetune.extra.optimizers.fira import Fira
+from rerank.finetune.extra.optimizers.natural_galore import NaturalGalore
 from rerank.finetune.optimizers.apollo import Apollo
-from rerank.finetune.optimizers.dct import Dct
-from rerank.finetune.optimizers.fira import Fira
 from rerank.finetune.optimizers.galore import Galore
-from rerank.finetune.optimizers.natural_galore import NaturalGalore
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from rerank.finetune.optimizers._subspace import cosines, natural  # noqa: E402
+from rerank.finetune.optimizers.base.subspace_adamw import cosines, natural  # noqa: E402
 from tests.finetune.stepping import One, gradients, stepped  # noqa: E402
 
 

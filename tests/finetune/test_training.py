@@ -23,13 +23,13 @@ from safetensors.torch import load_file  # noqa: E402
 
 from rerank.errors import BackendError, DataError, StorageError, UsageError  # noqa: E402
 from rerank.experiment import run  # noqa: E402
-from rerank.finetune import _trainer  # noqa: E402
-from rerank.finetune._trainer import checkpoints  # noqa: E402
+from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 from rerank.finetune.recipe import ADAPTERS, Recipe  # noqa: E402
-from rerank.finetune.training import train  # noqa: E402
+from rerank.finetune.trainer import list_trainer  # noqa: E402
+from rerank.finetune.trainer.list_trainer import checkpoints  # noqa: E402
+from rerank.finetune.trainer.training import train  # noqa: E402
 from rerank.models import BackendOptions  # noqa: E402
 from rerank.reranker import Reranker  # noqa: E402
-from rerank.spec import Execution, RunSpec  # noqa: E402
 from tests.finetune.small import ATTENTION, recipe, validation  # noqa: E402
 
 
@@ -184,13 +184,13 @@ def test_killed_and_gone_on_with(model: Path, collection: Path, tmp_path: Path) 
     code = f"""
 from pathlib import Path
 from rerank.finetune.recipe import Recipe
-from rerank.finetune.training import train
+from rerank.finetune.trainer.training import train
 import json
 train(Recipe.make(json.loads({asked.model_dump_json()!r})), Path({str(tmp_path / "killed")!r}), device="cpu")
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
-    while len(_trainer.checkpoints(tmp_path / "killed")) < 2 and process.poll() is None:
+    while len(list_trainer.checkpoints(tmp_path / "killed")) < 2 and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
@@ -256,7 +256,7 @@ def test_a_full_disk(model: Path, collection: Path, tmp_path: Path) -> None:
             train(asked, tmp_path / "out", device="cpu")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert _trainer.checkpoints(tmp_path / "out") == []
+    assert list_trainer.checkpoints(tmp_path / "out") == []
     assert not (tmp_path / "out" / "rerank.json").exists()
     assert train(asked, tmp_path / "out", device="cpu", resume=True).steps == 4
 
@@ -300,7 +300,7 @@ import json, sys
 from pathlib import Path
 from rerank.finetune import _run
 from rerank.finetune.recipe import Recipe
-from rerank.finetune.training import train
+from rerank.finetune.trainer.training import train
 
 share = _run.share_out
 

@@ -19,10 +19,10 @@ from rerank.cli import transfer as command  # noqa: E402
 from rerank.errors import DataError, UsageError  # noqa: E402
 from rerank.experiment import run  # noqa: E402
 from rerank.experiment.robustness import kendall_tau  # noqa: E402
-from rerank.finetune.training import train  # noqa: E402
+from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
+from rerank.finetune.trainer.training import train  # noqa: E402
 from rerank.finetune.transfer import Transfer, agreement, transfer, used  # noqa: E402
-from rerank.spec import Execution, RunSpec  # noqa: E402
-from rerank.trained import read_trained  # noqa: E402
+from rerank.models.trained import read_trained  # noqa: E402
 from tests.finetune.small import collection_folder, model_folder, recipe  # noqa: E402
 
 ATTENTION: dict[str, Any] = {

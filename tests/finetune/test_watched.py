@@ -13,12 +13,12 @@ pytest.importorskip("peft")
 from safetensors.torch import load_file  # noqa: E402
 
 from rerank.errors import UsageError  # noqa: E402
-from rerank.finetune.adapters.shadow import Shadow  # noqa: E402
+from rerank.finetune.extra.adapters.shadow import Shadow  # noqa: E402
 from rerank.finetune.inspection.checkpoints import Checkpoint  # noqa: E402
 from rerank.finetune.inspection.deltas import left_out  # noqa: E402
 from rerank.finetune.inspection.subject import read_settings  # noqa: E402
 from rerank.finetune.recipe import Recipe  # noqa: E402
-from rerank.finetune.training import train  # noqa: E402
+from rerank.finetune.trainer.training import train  # noqa: E402
 from tests.finetune.small import collection_folder, model_folder, recipe  # noqa: E402
 
 WATCHED: dict[str, Any] = {

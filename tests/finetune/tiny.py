@@ -53,7 +53,7 @@ def tiny_logits(model: Any, ids: torch.Tensor | None = None) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class TinyBatches:
-    """A `rerank.finetune.base.Calibrate` over a few random batches."""
+    """A `rerank.finetune.parts.Calibrate` over a few random batches."""
 
     batches: int = 2
     seed: int = 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rerank.backends._words import WordTokens
-from rerank.backends.base import Reply, Request, Write
+from rerank.prompts.word_tokens import WordTokens
+from rerank.tasks import Reply, Request, Write
 from rerank.types import Document, Query, Window
 
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from rerank.backends._fingerprint import folder_hash
-from rerank.backends.base import Attend, Reply
 from rerank.backends.fake import Fake
 from rerank.errors import DataError, MissingResourceError, UsageError
+from rerank.io.model_hash import folder_hash
 from rerank.judges import open_judge
-from rerank.judges._heads import BESIDE, HeadList, open_heads
 from rerank.judges.attention import Attention
+from rerank.judges.attention.heads import BESIDE, HeadList, open_heads
 from rerank.judges.base import Verdict, z_scores
 from rerank.prompts import PromptTemplate, load_prompt
+from rerank.tasks import Attend, Reply
 from rerank.types import Document, Qrels, Query, Window
 
 QRELS = Qrels({"q": {"b": 2, "c": 1}})

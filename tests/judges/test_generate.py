@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from rerank.backends._words import WordTokens
-from rerank.backends.base import Reply, Request
 from rerank.backends.fake import Fake
 from rerank.errors import ContextOverflowError, UsageError
 from rerank.judges.generate import SPARE_TOKENS, Generate, Limits, verdict
 from rerank.prompts import load_prompt
 from rerank.prompts.base import TokenCounter
+from rerank.prompts.word_tokens import WordTokens
+from rerank.tasks import Reply, Request
 from rerank.types import Document, Qrels, Query, Window
 
 LISTWISE = load_prompt("listwise")

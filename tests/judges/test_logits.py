@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from rerank.backends.base import Reply, Weigh, Write
 from rerank.backends.fake import Fake
 from rerank.errors import ContextOverflowError, UsageError
 from rerank.judges import open_judge
 from rerank.judges.base import Asking, Limits, TooLong
 from rerank.judges.logits import Logits
 from rerank.prompts import PromptTemplate, load_prompt
+from rerank.tasks import Reply, Weigh, Write
 from rerank.types import Qrels
 from tests.judges.scripted import Scripted, always, window
 

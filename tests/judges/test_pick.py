@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from rerank.backends.base import Permute, Reply, Weigh, Write
 from rerank.backends.fake import Fake
 from rerank.errors import UnknownNameError, UsageError
 from rerank.judges import open_judge
 from rerank.judges.generate import SPARE_TOKENS
 from rerank.judges.pick import Pick
 from rerank.prompts import load_prompt
+from rerank.tasks import Permute, Reply, Weigh, Write
 from rerank.types import Qrels
 from tests.judges.scripted import Scripted, always, window
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from rerank.backends.base import Recite, Reply, Request, Weigh
 from rerank.backends.fake import Fake
 from rerank.errors import ContextOverflowError, UsageError
 from rerank.judges import open_judge
@@ -15,9 +14,10 @@ from rerank.judges.base import Asking, Limits
 from rerank.judges.likelihood import Likelihood
 from rerank.judges.score import Score
 from rerank.methods import calls, open_method
-from rerank.pipeline import drive
+from rerank.pipeline.driver import drive
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.strategies import open_strategy
+from rerank.tasks import Recite, Reply, Request, Weigh
 from rerank.types import Qrels, Ranking
 from tests.judges.scripted import Scripted, always, window
 

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from rerank.backends.base import Message, Relate, Reply, Write
 from rerank.backends.fake import Fake
 from rerank.errors import ContextOverflowError, UsageError
 from rerank.judges import open_judge
 from rerank.judges.base import Asking, Limits
-from rerank.pipeline import drive
+from rerank.pipeline.driver import drive
 from rerank.prompts import load_prompt
+from rerank.prompts.base import Message
 from rerank.strategies import open_strategy
+from rerank.tasks import Relate, Reply, Write
 from rerank.types import Document, Qrels, Query, Ranking, Window
 from tests.judges.scripted import Scripted, always, window
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rerank.leaderboard.suites import Suite
+from rerank.leaderboard.suites.suite import Suite
 
 
 def write_lists(folder: Path, name: str = "lists", *, queries: int = 5, depth: int = 12, shift: int = 0) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rerank.formats import write_qrels, write_run
+from rerank.io.run_files import write_qrels, write_run
 from rerank.leaderboard.board import Board, make_board
 from rerank.leaderboard.plan import Plan
 from rerank.store import RunFolder

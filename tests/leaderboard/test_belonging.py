@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from rerank.errors import DataError
-from rerank.formats import write_qrels, write_run
+from rerank.experiment.spec import Execution
+from rerank.io.run_files import write_qrels, write_run
 from rerank.leaderboard.belonging import Ground, belongs
-from rerank.leaderboard.bench import make, plan
 from rerank.leaderboard.board import Board, make_board
 from rerank.leaderboard.entries import find_entries
 from rerank.leaderboard.plan import Plan
-from rerank.spec import Execution
+from rerank.leaderboard.suites.bench import make, plan
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.leaderboard.lists import suite_of, write_lists
 from tests.leaderboard.made import judged, noisy, run_folder

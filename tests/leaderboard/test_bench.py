@@ -10,20 +10,20 @@ from typing import Any
 
 import pytest
 
-from rerank.backends.base import Reply
 from rerank.backends.fake import Fake
 from rerank.errors import BackendError, DataError
 from rerank.evaluation import Scores
 from rerank.experiment import run as run_once
 from rerank.experiment import verify
 from rerank.experiment.candidates import digest
-from rerank.formats import write_run
-from rerank.leaderboard import bench as bench_module
-from rerank.leaderboard._suite_results import averaged, check_same_candidates, compare_groups, row, write_results
-from rerank.leaderboard.bench import Made, Planned, make, plan, totals
-from rerank.leaderboard.suites import Suite
-from rerank.spec import Execution
+from rerank.experiment.spec import Execution
+from rerank.io.run_files import write_run
+from rerank.leaderboard.suites import bench as bench_module
+from rerank.leaderboard.suites.bench import Made, Planned, make, plan, totals
+from rerank.leaderboard.suites.results import averaged, check_same_candidates, compare_groups, row, write_results
+from rerank.leaderboard.suites.suite import Suite
 from rerank.store import RunFolder
+from rerank.tasks import Reply
 from rerank.types import Ranking, Run
 from tests.leaderboard.lists import suite_of, write_lists
 
@@ -344,7 +344,7 @@ def test_results_are_rows(tmp_path: Path) -> None:
 @pytest.mark.shared
 def test_dl19(shared: Path, tmp_path: Path) -> None:
     """BM25's and SPLADE++'s lists are what they are known to be, and the runs that reranked BM25's are recognised."""
-    from rerank.leaderboard.suites import read_suite
+    from rerank.leaderboard.suites.suite import read_suite
 
     path = Path(__file__).resolve().parents[2] / "eval" / "suites" / "dl19.toml"
     suite = read_suite(path, data=shared / "data").with_models(["fake:perfect"])

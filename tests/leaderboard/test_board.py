@@ -9,7 +9,7 @@ import pytest
 
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
 from rerank.evaluation import compare, evaluate
-from rerank.formats import read_run, write_qrels, write_run
+from rerank.io.run_files import read_run, write_qrels, write_run
 from rerank.leaderboard.board import make_board
 from rerank.leaderboard.plan import read_plan
 from tests.leaderboard.made import HOSTILE, board, card, files, judged, noisy, plan, run_folder

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rerank.formats import read_qrels
+from rerank.io.run_files import read_qrels
 from rerank.leaderboard.board import Board, make_board
 from rerank.leaderboard.entries import find_entries
 from rerank.leaderboard.plan import read_plan

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rerank.errors import DataError, MissingResourceError
-from rerank.formats import write_run
+from rerank.io.run_files import write_run
 from rerank.leaderboard.card import Card
 from rerank.leaderboard.cards import Cards, stem
 from rerank.leaderboard.entries import file_hash, find_entries

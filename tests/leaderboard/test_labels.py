@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rerank.formats import write_qrels, write_run
+from rerank.io.run_files import write_qrels, write_run
 from rerank.leaderboard.board import Board, make_board
 from rerank.leaderboard.candidates import first_stages
 from rerank.leaderboard.plan import Plan

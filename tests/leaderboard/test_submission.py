@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rerank.errors import DataError, MissingResourceError
-from rerank.formats import write_run
+from rerank.io.run_files import write_run
 from rerank.leaderboard.entries import file_hash
 from rerank.leaderboard.submission import SHOWN, check_submission
 from tests.leaderboard.made import TOPICS, card, judged, noisy

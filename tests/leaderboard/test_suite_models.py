@@ -9,14 +9,14 @@ import pytest
 
 pytest.importorskip("torch")
 
-from rerank.backends._words import WordTokens
-from rerank.backends.base import Backend
 from rerank.backends.hf import Hf
 from rerank.errors import BackendError, MissingResourceError
-from rerank.leaderboard._suite_models import Described, Shelf, describe
-from rerank.leaderboard.bench import make, plan
-from rerank.leaderboard.suites import Suite
-from rerank.spec import Execution, RunSpec
+from rerank.experiment.spec import Execution, RunSpec
+from rerank.leaderboard.suites.bench import make, plan
+from rerank.leaderboard.suites.models import Described, Shelf, describe
+from rerank.leaderboard.suites.suite import Suite
+from rerank.prompts.word_tokens import WordTokens
+from rerank.tasks import Backend
 from tests.backends.seeing import draw, make_llava
 from tests.finetune.small import model_folder
 from tests.leaderboard.lists import suite_of, write_lists

@@ -8,8 +8,8 @@ import pytest
 from rerank.collections import open_collection
 from rerank.errors import DataError, MissingResourceError, RerankError, UnknownNameError, UsageError
 from rerank.experiment.candidates import lowest_relevant
-from rerank.leaderboard.suites import Suite, read_suite
-from rerank.spec import RunSpec
+from rerank.experiment.spec import RunSpec
+from rerank.leaderboard.suites.suite import Suite, read_suite
 
 SUITES = Path(__file__).resolve().parents[2] / "eval" / "suites"
 LEAST: dict[str, Any] = {"name": "mine", "collections": ["pydoc"], "models": ["fake:perfect"]}

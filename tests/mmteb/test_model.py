@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from rerank.backends.base import Reply, Request
 from rerank.backends.fake import Fake
 from rerank.errors import PartialFailureError, UsageError
 from rerank.store import RunFolder
+from rerank.tasks import Reply, Request
 from rerank.types import Qrels
 
 mteb = pytest.importorskip("mteb")

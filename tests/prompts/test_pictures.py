@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from rerank.backends._words import WordTokens
-from rerank.backends.base import Request, Sampling
 from rerank.errors import ContextOverflowError, DataError
 from rerank.prompts import load_prompt
 from rerank.prompts.base import PICTURE, Message, Prompt
 from rerank.prompts.budget import Budget
 from rerank.prompts.loading import template_from_yaml
 from rerank.prompts.template import PromptTemplate
+from rerank.prompts.word_tokens import WordTokens
+from rerank.tasks import Request, Sampling
 from rerank.types import Document, Query, Window
 
 PICTURES = tuple(Document(id=f"d{at}", image=f"{at}.png") for at in range(3))

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rerank.collections import open_collection
-from rerank.corpus import Corpus
+from rerank.collections.base.corpus import Corpus
 from rerank.errors import DataError, UnknownNameError, UsageError
+from rerank.indexing.bm25_index import best
 from rerank.retrieval import open_retriever
-from rerank.retrieval._bm25_index import best
 from rerank.retrieval.bm25 import Bm25
 from rerank.types import Document, Query, tie_key
 

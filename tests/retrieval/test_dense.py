@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 pytest.importorskip("faiss")
 
-from rerank.corpus import Corpus
+from rerank.collections.base.corpus import Corpus
 from rerank.errors import MissingPrerequisiteError, UnknownNameError, UsageError
+from rerank.indexing.vector_index import nearest
 from rerank.retrieval import first_stages, open_retriever
-from rerank.retrieval._vector_index import nearest
 from rerank.retrieval.dense import Dense, DenseRetriever
 from rerank.types import Document, Query, tie_key
 from tests.retrieval.encoders import Fake, Floats

@@ -17,11 +17,11 @@ pytest.importorskip("faiss")
 import sentence_transformers
 
 from rerank.collections import open_collection
-from rerank.corpus import Corpus
+from rerank.collections.base.corpus import Corpus
 from rerank.errors import BackendError, DataError, MissingResourceError, UsageError
+from rerank.indexing.text_encoder import SentenceEncoder, load_encoder, model_hash
 from rerank.models import folder_of, is_pulled
 from rerank.retrieval import open_retriever
-from rerank.retrieval._encoder import SentenceEncoder, load_encoder, model_hash
 from rerank.retrieval.dense import Dense
 from rerank.types import Query
 from tests.retrieval.encoders import Floats, save_encoder

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from rerank.corpus import SaysDropSelf
+from rerank.collections.base.corpus import SaysDropSelf
 from rerank.errors import UsageError
 from rerank.retrieval import open_retriever
-from rerank.retrieval._lists import WithoutSelf
-from rerank.stages import Transformer
+from rerank.retrieval.base.lists import WithoutSelf
+from rerank.retrieval.base.stages import Transformer
 from rerank.types import Document, Query, Ranking, Run
 
 DOCS = tuple(Document(id=doc_id, text=f"text {doc_id}") for doc_id in "abcd")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.retrieval._fusion import Votes, min_max, reciprocal_ranks, weighted_sum, z_score
+from rerank.retrieval.hybrid.fusion import Votes, min_max, reciprocal_ranks, weighted_sum, z_score
 from rerank.types import Document, Query, Ranking
 
 

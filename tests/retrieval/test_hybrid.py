@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.corpus import Corpus
+from rerank.collections.base.corpus import Corpus
 from rerank.errors import DataError, MissingPrerequisiteError, RerankError, UnknownNameError, UsageError
 from rerank.retrieval import first_stages, open_retriever
+from rerank.retrieval.base.stages import checked_depth
 from rerank.retrieval.hybrid import Hybrid, HybridRetriever, parse_weights, split_stages
-from rerank.stages import checked_depth
 from rerank.types import Document, Query, Ranking, Run
 
 QUERY = Query(id="q", text="wing")

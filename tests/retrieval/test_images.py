@@ -18,12 +18,12 @@ pytest.importorskip("faiss")
 pytest.importorskip("transformers")
 pytest.importorskip("PIL")
 
-from rerank.corpus import Corpus
+from rerank.collections.base.corpus import Corpus
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
-from rerank.pictures import open_picture
+from rerank.io.pictures import open_picture
 from rerank.retrieval import index_folders, open_retriever
-from rerank.retrieval._image_encoder import ImageEncoder, load_image_encoder
 from rerank.retrieval.images import ImageRetriever, Images
+from rerank.retrieval.images.encoder import ImageEncoder, load_image_encoder
 from rerank.types import Document, Query, Run
 from tests.backends.seeing import COLOURS, draw, make_clip, make_siglip
 from tests.retrieval.encoders import Fake, Floats

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rerank.errors import MissingPrerequisiteError
-from rerank.retrieval._java import find_java
+from rerank.retrieval.lucene.java import find_java
 
 
 @pytest.fixture(autouse=True)

@@ -10,12 +10,12 @@ from typing import Protocol
 
 import pytest
 
-from rerank.corpus import Corpus
+from rerank.collections.base.corpus import Corpus
 from rerank.errors import MissingPrerequisiteError, MissingResourceError, RerankError, UnknownNameError, UsageError
-from rerank.retrieval import _prebuilt, first_stages, lucene, open_retriever
-from rerank.retrieval._lucene_index import analysis
+from rerank.retrieval import first_stages, lucene, open_retriever
 from rerank.retrieval.base import NeedsParts
-from rerank.retrieval.lucene import Lucene, LuceneRetriever
+from rerank.retrieval.lucene import Lucene, LuceneRetriever, prebuilt
+from rerank.retrieval.lucene.index import analysis
 from rerank.selector import build
 from rerank.types import Document, Query
 
@@ -134,23 +134,23 @@ def pyserini(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_folder_is_taken_before_a_name(tmp_path: Path, pyserini: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "msmarco-v1-passage").mkdir()
-    assert _prebuilt.index_folder("msmarco-v1-passage") == Path("msmarco-v1-passage")
+    assert prebuilt.index_folder("msmarco-v1-passage") == Path("msmarco-v1-passage")
     assert pyserini == []
 
 
 def test_a_name_is_downloaded_and_nothing_printed(pyserini: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert _prebuilt.index_folder("msmarco-v1-passage") == Path("/kept/msmarco-v1-passage")
+    assert prebuilt.index_folder("msmarco-v1-passage") == Path("/kept/msmarco-v1-passage")
     assert pyserini == ["msmarco-v1-passage"]
     assert capsys.readouterr().out == ""
 
 
 def test_indexes_that_are_not_there(tmp_path: Path, pyserini: list[str]) -> None:
     with pytest.raises(MissingResourceError, match="is no folder"):
-        _prebuilt.index_folder(str(tmp_path / "gone"))
+        prebuilt.index_folder(str(tmp_path / "gone"))
     with pytest.raises(
         UnknownNameError, match="prebuilt index of Pyserini 'msmarco-passage'.*Did you mean 'msmarco-v1"
     ):
-        _prebuilt.index_folder("msmarco-passage")
+        prebuilt.index_folder("msmarco-passage")
     assert pyserini == []
     with pytest.raises(MissingResourceError, match="'unreachable' cannot be downloaded: Unable.*folder of an index"):
-        _prebuilt.index_folder("unreachable")
+        prebuilt.index_folder("unreachable")

@@ -14,7 +14,7 @@ import pytest
 from ir_measures import AP, R, nDCG
 
 from rerank.collections import open_collection
-from rerank.corpus import Corpus
+from rerank.collections.base.corpus import Corpus
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError
 from rerank.retrieval import open_retriever
 from rerank.retrieval.lucene import Lucene
@@ -114,7 +114,7 @@ def test_no_text_at_all(make_corpus: MakeCorpus) -> None:
 
 
 def test_indexer_that_fails(make_corpus: MakeCorpus, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rerank.retrieval._lucene_build._INDEXER", "pyserini.no.such.module")
+    monkeypatch.setattr("rerank.retrieval.lucene.index_building._INDEXER", "pyserini.no.such.module")
     with pytest.raises(BackendError, match="indexer ended with code 1: .*No module named"):
         open_retriever("lucene", make_corpus("wing"))
     assert [path.name.split("-")[0] for path in cache.glob("indexes/*/*")] == ["documents"]

@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from rerank.corpus import Corpus
+from rerank.collections.base.corpus import Corpus
 from rerank.errors import BackendError, MissingPrerequisiteError, StorageError, UsageError
 from rerank.retrieval import first_stages, open_retriever
-from rerank.retrieval._sparse_vectors import _cut, _ranges, _Rows
 from rerank.retrieval.sparse import Sparse, SparseRetriever
+from rerank.retrieval.sparse.vectors import _cut, _ranges, _Rows
 from rerank.types import Document, Query, tie_key
 from tests.retrieval.encoders import FakeSparse
 
@@ -52,7 +52,7 @@ def folders(cache: Path) -> list[Path]:
 def test_lists_are_those_of_a_dense_product(
     make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch, documents: int, k: int
 ) -> None:
-    monkeypatch.setattr("rerank.retrieval._sparse_vectors._DOCUMENTS", documents)
+    monkeypatch.setattr("rerank.retrieval.sparse.vectors._DOCUMENTS", documents)
     retriever = retriever_of(make_corpus(*MANY))
     queries = [Query(id=text, text=text) for text in MANY[:20]]
     for query, ranking in retriever.search(queries, k).items():
@@ -67,8 +67,8 @@ def test_lists_are_those_of_a_dense_product(
 )
 def test_blocks_cover_every_document_and_keep_to_their_bounds(counts: list[int], documents: int, weights: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rerank.retrieval._sparse_vectors._DOCUMENTS", documents)
-        patch.setattr("rerank.retrieval._sparse_vectors._WEIGHTS", weights)
+        patch.setattr("rerank.retrieval.sparse.vectors._DOCUMENTS", documents)
+        patch.setattr("rerank.retrieval.sparse.vectors._WEIGHTS", weights)
         edges = _cut(np.array(counts)).tolist()
     assert (edges[0], edges[-1]) == (0, len(counts))
     for start, end in zip(edges[:-1], edges[1:], strict=True):

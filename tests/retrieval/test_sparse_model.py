@@ -14,12 +14,12 @@ pytest.importorskip("sentence_transformers")
 
 import sentence_transformers
 
-from rerank.corpus import Corpus
+from rerank.collections.base.corpus import Corpus
 from rerank.errors import BackendError, UsageError
+from rerank.indexing.text_encoder import model_hash
 from rerank.retrieval import open_retriever
-from rerank.retrieval._encoder import model_hash
-from rerank.retrieval._sparse_encoder import SentenceSparseEncoder, load_sparse_encoder
 from rerank.retrieval.sparse import Sparse
+from rerank.retrieval.sparse.encoder import SentenceSparseEncoder, load_sparse_encoder
 from rerank.types import Query
 from tests.retrieval.encoders import Floats, save_encoder, save_inference_free, save_splade
 

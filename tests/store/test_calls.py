@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from rerank.backends.base import Message, Reply, Request, Sampling
 from rerank.errors import DataError, StorageError
+from rerank.prompts.base import Message
 from rerank.store import CallLog, shared_cache
+from rerank.tasks import Reply, Request, Sampling
 from rerank.types import Document, Query, Window
 
 

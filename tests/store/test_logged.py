@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from rerank.backends._words import WordTokens
-from rerank.backends.base import Backend, Message, Reply, Request, Sampling
 from rerank.errors import BackendError
-from rerank.prompts.base import TokenCounter
+from rerank.prompts.base import Message, TokenCounter
+from rerank.prompts.word_tokens import WordTokens
 from rerank.store import CallLog, Logged
+from rerank.tasks import Backend, Reply, Request, Sampling
 
 
 class Echo:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from rerank.judges.base import Verdict
-from rerank.pipeline import drive
+from rerank.pipeline.driver import drive
 from rerank.strategies import open_strategy
 from rerank.types import Document, Query, Ranking, Window
 

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rerank.strategies import _kemeny
-from rerank.strategies._kemeny import against, kemeny, votes_of
+from rerank.strategies.self_consistency.kemeny import against, kemeny, votes_of
 
 
 def ballots(n: int, most: int = 6) -> st.SearchStrategy[list[list[int]]]:
@@ -57,7 +56,7 @@ def test_large_knots_are_locally_best_and_keep_to_majorities_between_knots(case:
     n, orders = case
     votes = votes_of(orders, n)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_kemeny, "EXACT_UP_TO", 1)
+        patch.setattr("rerank.strategies.self_consistency.kemeny.EXACT_UP_TO", 1)
         found = kemeny(votes)
     assert sorted(found) == list(range(n))
     for a, b in zip(found, found[1:], strict=False):

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rerank.backends._options import BackendOptions
 from rerank.models import resolve
+from rerank.tasks import BackendOptions
 from tests.backends.conftest import make_model, make_tokenizer
 
 if TYPE_CHECKING:

@@ -14,14 +14,13 @@ from typing import Any
 
 import pytest
 
-from rerank.backends._decoding import decode
-from rerank.backends._options import BackendOptions
-from rerank.backends.base import Attend, Backend, Permute, Recite, Reply, Request, Sampling, Task, Weigh, Write
 from rerank.backends.hf import Hf
 from rerank.backends.vllm import Vllm
 from rerank.errors import BackendError, MissingResourceError, UsageError
 from rerank.judges.base import Asking
+from rerank.lm.decoding import decode
 from rerank.prompts.base import Message
+from rerank.tasks import Attend, Backend, BackendOptions, Permute, Recite, Reply, Request, Sampling, Task, Weigh, Write
 from tests.backends.conftest import make_model
 from tests.vllm.conftest import OPTIONS, SHAPE
 
@@ -124,7 +123,7 @@ def test_more_tokens_than_vllm_names_at_a_time_are_asked_for_in_parts(
 ) -> None:
     asked = [request("a", Weigh(continuations=("b", "!", "c", "a", "d"))), request("b", Weigh(continuations=("!",)))]
     whole = [reply.scores for reply in vllm.generate(asked)]
-    monkeypatch.setattr("rerank.backends._vllm_doing.NAMED", 2)
+    monkeypatch.setattr("rerank.backends.vllm.tasks.NAMED", 2)
     for scores, expected in zip([reply.scores for reply in vllm.generate(asked)], whole, strict=True):
         assert scores == pytest.approx(expected, abs=1e-5)
 
@@ -319,7 +318,7 @@ def _with(vllm: Vllm, llm: Any) -> Any:
 def test_the_processor_refuses_what_it_cannot_read_before_the_engine_does(vllm: Vllm, data: dict[str, Any]) -> None:
     from vllm import SamplingParams
 
-    from rerank.backends._vllm_grammar import KEY
+    from rerank.backends.vllm.grammar import KEY
 
     bad: Callable[[], Any] = lambda: vllm._engine.llm.generate(  # noqa: E731
         [{"prompt_token_ids": [1, 2]}], SamplingParams(extra_args={KEY: data}), use_tqdm=False

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rerank.backends._vllm_adapter import room_for
+from rerank.backends.vllm.adapters import room_for
 from rerank.errors import DataError, UsageError
 
 PLAIN = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"], "bias": "none"}

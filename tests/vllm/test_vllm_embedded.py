@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rerank.backends.base import Request, Sampling, Weigh
 from rerank.prompts.base import Message
 from rerank.reranker import Reranker
+from rerank.tasks import Request, Sampling, Weigh
 
 if TYPE_CHECKING:
     from rerank.backends.hf import Hf

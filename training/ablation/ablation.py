@@ -25,15 +25,15 @@ from pathlib import Path
 from rerank.collections import open_collection
 from rerank.evaluation import evaluate
 from rerank.experiment import run
+from rerank.experiment.spec import Execution, RunSpec
 from rerank.finetune.recipe import Recipe
-from rerank.finetune.training import train
+from rerank.finetune.trainer.training import train
 from rerank.judges.base import Verdict, by_score
-from rerank.pipeline import drive
+from rerank.models.trained import PROMPT
+from rerank.pipeline.driver import drive
 from rerank.retrieval import open_retriever
-from rerank.spec import Execution, RunSpec
 from rerank.store import RunFolder
 from rerank.strategies.sliding import Sliding
-from rerank.trained import PROMPT
 from rerank.types import Ranking, Window
 
 #: The whole list at once, and windows over it.

@@ -13,12 +13,12 @@ from typing import Literal
 
 from rerank.adjudication.judging.replies import grade_in
 from rerank.adjudication.judging.terms import SCALE
-from rerank.backends.base import Reply, Request, Sampling, Weigh, Write
 from rerank.errors import UsageError
 from rerank.judges import Asking, Verdict
-from rerank.judges._weighing import weighing
 from rerank.judges.base import by_score, failed
+from rerank.judges.base.continuations import weighing
 from rerank.prompts import PromptTemplate
+from rerank.tasks import Reply, Request, Sampling, Weigh, Write
 from rerank.types import Window
 
 #: Room for a reply that is written: a digit, or a line or two around it.

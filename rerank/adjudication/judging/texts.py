@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rerank.adjudication.judging.judgment import Asked
 from rerank.adjudication.pools import Pool
-from rerank.corpus import Corpus, fetch
+from rerank.collections.base.corpus import Corpus, fetch
 from rerank.errors import DataError
 from rerank.types import Document, Query, Window
 

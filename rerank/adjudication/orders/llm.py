@@ -12,7 +12,7 @@ from rerank.adjudication.orders.base import ByScore
 from rerank.adjudication.orders.depth import Depth
 from rerank.adjudication.pools import Floats, Topic
 from rerank.errors import DataError
-from rerank.formats import read_run
+from rerank.io.run_files import read_run
 
 
 class Llm(ByScore):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rerank.adjudication.orders._rbp import _Persistent
 from rerank.adjudication.orders.base import ByScore, summed
+from rerank.adjudication.orders.base.rank_biased import _Persistent
 from rerank.adjudication.pools import Floats, Topic
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rerank.adjudication.orders._rbp import Residuals
+from rerank.adjudication.orders.base.rank_biased import Residuals
 from rerank.adjudication.pools import Floats
 
 

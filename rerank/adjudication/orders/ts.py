@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rerank.adjudication.orders._bandit import Arms, Forgetful
 from rerank.adjudication.orders.base import Chance
+from rerank.adjudication.orders.base.bandit import Arms, Forgetful
 from rerank.adjudication.pools import Floats
 
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.adjudication.orders._bandit import Arms, Bandit
 from rerank.adjudication.orders.base import Chance
+from rerank.adjudication.orders.base.bandit import Arms, Bandit
 from rerank.adjudication.pools import Floats
 
 

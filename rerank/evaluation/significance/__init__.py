@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import cast
 
-from rerank.evaluation.significance._corrections import CORRECTIONS, TITLES, correct, least_wanted
-from rerank.evaluation.significance._single import (
+from rerank.evaluation.significance.base import SMALLEST, PairTest
+from rerank.evaluation.significance.base.corrections import CORRECTIONS, TITLES, correct, least_wanted
+from rerank.evaluation.significance.base.paired_tests import (
     EXACT_UP_TO,
     holm,
     is_constant,
@@ -13,7 +14,6 @@ from rerank.evaluation.significance._single import (
     paired_t,
     signed_rank,
 )
-from rerank.evaluation.significance.base import SMALLEST, PairTest
 from rerank.registry import Registry
 from rerank.selector import build
 

@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from rerank.evaluation.significance._single import EXACT_UP_TO, exact_signed_rank
 from rerank.evaluation.significance.base import DECIMALS, SMALLEST, ByPValue, Floats, bounded, differences
+from rerank.evaluation.significance.base.paired_tests import EXACT_UP_TO, exact_signed_rank
 
 
 @dataclass(frozen=True, kw_only=True)

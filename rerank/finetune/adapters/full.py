@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from rerank.finetune.base import Calibrate, Shape
+from rerank.finetune.parts import Calibrate, Shape
 
 
 @dataclass(frozen=True, kw_only=True)

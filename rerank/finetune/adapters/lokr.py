@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rerank.finetune.adapters._family import PeftMethod
-from rerank.finetune.adapters._targets import LinearTargets, at_least
+from rerank.finetune.adapters.base.peft_methods import PeftMethod
+from rerank.finetune.adapters.base.targets import LinearTargets, at_least
 
 
 @dataclass(frozen=True, kw_only=True)

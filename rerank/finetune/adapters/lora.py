@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rerank.finetune.adapters._family import LoraFamily
+from rerank.finetune.adapters.base.peft_methods import LoraFamily
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rerank.finetune.adapters._family import MovedStart
-from rerank.finetune.adapters._targets import fits
-from rerank.finetune.base import Calibrate
+from rerank.finetune.adapters.base.peft_methods import MovedStart
+from rerank.finetune.adapters.base.targets import fits
+from rerank.finetune.parts import Calibrate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class LoraGa(MovedStart):
             UsageError: A matrix has fewer than 2 r singular directions, or is quantised.
             BackendError: The loss depends on none of the matrices, or a gradient is not finite.
         """
-        from rerank.finetune.adapters._gradients import gradients
+        from rerank.finetune.adapters.base.gradients import gradients
 
         ranks = self.ranks(model)
         fits("2 r", {name: 2 * rank for name, rank in ranks.items()}, self.shapes(model))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from rerank.finetune.adapters._frozen import FrozenBasis
+from rerank.finetune.adapters.base.frozen_basis import FrozenBasis
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ class LoraXs(FrozenBasis):
         """See `FrozenBasis`."""
         import torch
 
-        from rerank.finetune.adapters._frozen_basis import Down, Up
+        from rerank.finetune.adapters.base.frozen_basis_layers import Down, Up
 
         u, s, v = torch.linalg.svd(matrix, full_matrices=False)
         nothing = matrix.new_zeros(self.r, self.r)

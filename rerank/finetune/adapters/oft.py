@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rerank.errors import UsageError
-from rerank.finetune.adapters._family import PeftMethod
-from rerank.finetune.adapters._targets import LinearTargets, at_least, share
+from rerank.finetune.adapters.base.peft_methods import PeftMethod
+from rerank.finetune.adapters.base.targets import LinearTargets, at_least, share
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rerank.finetune.adapters._family import MovedStart
-from rerank.finetune.adapters._targets import at_least, fits
-from rerank.finetune.base import Calibrate
+from rerank.finetune.adapters.base.peft_methods import MovedStart
+from rerank.finetune.adapters.base.targets import at_least, fits
+from rerank.finetune.parts import Calibrate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rerank.finetune.adapters._family import LoraFamily
+from rerank.finetune.adapters.base.peft_methods import LoraFamily
 
 
 @dataclass(frozen=True, kw_only=True)

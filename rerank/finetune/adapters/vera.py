@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rerank.finetune.adapters._family import PeftMethod
-from rerank.finetune.adapters._targets import LinearTargets, at_least, share
+from rerank.finetune.adapters.base.peft_methods import PeftMethod
+from rerank.finetune.adapters.base.targets import LinearTargets, at_least, share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,9 @@ class Vera(LinearTargets, PeftMethod):
         """See `PeftMethod`."""
         from peft import VeraConfig
 
-        from rerank.finetune.adapters import _peft
+        from rerank.finetune.adapters.base import peft_files
 
-        with _peft.bases_drawn_again():
+        with peft_files.bases_drawn_again():
             return VeraConfig(
                 r=self.r,
                 d_initial=self.d,

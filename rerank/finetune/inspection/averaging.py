@@ -20,8 +20,8 @@ from rerank.finetune.inspection.checkpoints import Checkpoint
 from rerank.finetune.inspection.deltas import factors_of, is_plain, scaling
 from rerank.finetune.inspection.folders import new_folder
 from rerank.finetune.inspection.subject import Subject
-from rerank.judges._heads import HeadList, read_heads
-from rerank.trained import HEADS, PROMPT, SETTINGS
+from rerank.judges.attention.heads import HeadList, read_heads
+from rerank.models.trained import HEADS, PROMPT, SETTINGS
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -182,7 +182,7 @@ def _of_factors(stored: Checkpoint, base: Checkpoint, config: Any) -> Iterator[C
 
 
 def _of_merged(subject: Subject, base: Checkpoint) -> Iterator[Change]:
-    from rerank.finetune.inspection._merging import merged
+    from rerank.finetune.inspection.peft_merging import merged
 
     model, _ = merged(subject)
     parameters = dict(model.named_parameters())

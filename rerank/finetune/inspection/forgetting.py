@@ -1,7 +1,7 @@
 """What a model unlearned: how well it predicts general text, and whether it still finishes simple sentences rightly.
 
 The same texts and sentences before and after, so both are compared pair by pair. Knows models only as something that
-weighs continuations (`rerank.backends._likelihood.weigh`); the texts are in ``general.toml`` and in the docstrings of
+weighs continuations (`rerank.lm.log_likelihood.weigh`); the texts are in ``general.toml`` and in the docstrings of
 Python's standard library.
 """
 
@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from rerank.backends._chain import behind
-from rerank.backends._loading import load, quiet
-from rerank.backends._options import BackendOptions
-from rerank.backends._tokens import context_size
 from rerank.collections.pydoc import Pydoc
 from rerank.errors import BackendError, UsageError
 from rerank.evaluation.significance import open_test
 from rerank.finetune.inspection.subject import FULL, Subject
+from rerank.lm.loading import load, quiet
+from rerank.lm.permutation_grammar import behind
+from rerank.lm.tokenizers import context_size
+from rerank.tasks import BackendOptions
 
 #: Docstrings are taken evenly from those of at least so many characters.
 _LONG = 400
@@ -256,7 +256,7 @@ def count() -> int:
 
 
 def _weigh(model: Any, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:
-    from rerank.backends._likelihood import weigh
+    from rerank.lm.log_likelihood import weigh
 
     with quiet():
         return weigh(model, prompts, texts)

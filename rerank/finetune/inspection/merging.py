@@ -14,16 +14,16 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rerank.backends._loading import load, named_errors, quiet
-from rerank.backends._options import DTYPES, BackendOptions
 from rerank.errors import UsageError, shorten
 from rerank.finetune.inspection import spectra
 from rerank.finetune.inspection.checkpoints import Checkpoint
 from rerank.finetune.inspection.deltas import check_places
 from rerank.finetune.inspection.folders import check_new, new_folder
 from rerank.finetune.inspection.subject import FULL, Subject
-from rerank.judges._heads import BESIDE, read_heads
-from rerank.trained import HEADS, PROMPT, SETTINGS
+from rerank.judges.attention.heads import BESIDE, read_heads
+from rerank.lm.loading import load, named_errors, quiet
+from rerank.models.trained import HEADS, PROMPT, SETTINGS
+from rerank.tasks import DTYPES, BackendOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -178,7 +178,7 @@ def _loaded(subject: Subject, base: Checkpoint, merging: Merging) -> tuple[Any, 
             )
         model, tokenizer, _ = load(subject.folder, BackendOptions(dtype="float32", device="cpu"))
         return model, tokenizer
-    from rerank.finetune.inspection._merging import merged
+    from rerank.finetune.inspection.peft_merging import merged
 
     check_places(Checkpoint(subject.folder / "adapter_model.safetensors"), base)
     return merged(subject)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rerank.backends._loading import adapter_folder
 from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, RerankError, UsageError
+from rerank.lm.loading import adapter_folder
 from rerank.models import MODELS, is_pulled, resolve
-from rerank.trained import read_trained
+from rerank.models.trained import read_trained
 
 #: Kind of a model whose own weights were trained; adapters are of the kind that PEFT calls them.
 FULL = "full"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from rerank.errors import UsageError
 from rerank.finetune.labels.lists import LabelList
-from rerank.finetune.lists import TrainingList
+from rerank.finetune.labels.training_list import TrainingList
 from rerank.types import Document
 
 _WORD = re.compile(r"\S+")

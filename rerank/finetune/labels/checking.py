@@ -9,7 +9,7 @@ from typing import Any
 from rerank.finetune.labels.leaks import THRESHOLD, leaks
 from rerank.finetune.labels.lists import LabelList
 from rerank.finetune.labels.probe import probe
-from rerank.finetune.lists import TrainingList
+from rerank.finetune.labels.training_list import TrainingList
 
 #: Leaks that a report shows; all are counted.
 SHOWN = 20

@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from rerank.collections._records import QUERY_IDS, Record, text
 from rerank.errors import DataError, shorten
-from rerank.finetune.lists import TrainingList
+from rerank.finetune.labels.training_list import TrainingList
+from rerank.io.json_records import QUERY_IDS, Record, text
 from rerank.parsing import parse
 from rerank.types import Document, Query
 

@@ -12,10 +12,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TextIO
 
-from rerank.collections._records import Record, identifier, read_lines, text
 from rerank.errors import DataError, shorten
 from rerank.finetune.labels.lists import LabelList
-from rerank.textfiles import replace_text
+from rerank.io.json_records import Record, identifier, read_lines, text
+from rerank.io.text_files import replace_text
 
 
 def read_labels(path: str | Path) -> Iterator[LabelList]:

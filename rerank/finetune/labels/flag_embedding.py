@@ -12,10 +12,10 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from rerank.collections._records import QUERY_IDS, Record, text
 from rerank.errors import DataError, shorten
 from rerank.finetune.labels.files import numbers
-from rerank.finetune.lists import TrainingList
+from rerank.finetune.labels.training_list import TrainingList
+from rerank.io.json_records import QUERY_IDS, Record, text
 from rerank.types import Document, Query
 
 #: What a text without a teacher's score counts as.

@@ -8,8 +8,8 @@ from typing import Literal, get_args
 
 from rerank.errors import UnknownNameError, UsageError
 from rerank.finetune.labels.teachers.base import Opinion
-from rerank.retrieval._fusion import Votes, min_max, reciprocal_ranks, weighted_sum, z_score
 from rerank.retrieval.hybrid import parse_weights
+from rerank.retrieval.hybrid.fusion import Votes, min_max, reciprocal_ranks, weighted_sum, z_score
 from rerank.types import Document, Ranking
 
 How = Literal["rrf", "z-score", "min-max"]

@@ -1,6 +1,6 @@
 """One labelled list as it is kept: ids alone, in the order in which they were shown and in the label's.
 
-Knows neither files nor texts; with its documents it is a `rerank.finetune.lists.TrainingList`.
+Knows neither files nor texts; with its documents it is a `rerank.finetune.labels.training_list.TrainingList`.
 """
 
 from __future__ import annotations

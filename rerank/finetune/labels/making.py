@@ -11,10 +11,10 @@ from rerank.errors import DataError, UsageError
 from rerank.experiment import Prepared, execute, prepare
 from rerank.experiment.candidates import load, retrieve
 from rerank.experiment.estimate import estimate
+from rerank.experiment.spec import Execution, RunSpec
 from rerank.finetune.labels.fusing import Fusion, check_names, no_scores
 from rerank.finetune.labels.lists import LabelList
 from rerank.finetune.labels.teachers import Opinion, Task, Teacher, open_teacher
-from rerank.spec import Execution, RunSpec
 from rerank.types import Ranking
 
 #: Reasons that a report names; the rest is counted.

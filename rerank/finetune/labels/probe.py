@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from rerank.finetune.lists import TrainingList
+from rerank.finetune.labels.training_list import TrainingList
 from rerank.prompts.passages import passage_text
 
 #: From here on form is reported to give labels away. Real teachers' liking for longer passages stays below it.

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Literal
 
 from rerank.collections import Collection
-from rerank.collections._records import Record, parse, read_lines
 from rerank.errors import DataError, UsageError, shorten
 from rerank.finetune.labels.conversations import read_conversations
 from rerank.finetune.labels.files import label_of
 from rerank.finetune.labels.flag_embedding import read_flag_embedding
 from rerank.finetune.labels.texts import with_texts
-from rerank.finetune.lists import TrainingList
-from rerank.textfiles import open_text
+from rerank.finetune.labels.training_list import TrainingList
+from rerank.io.json_records import Record, parse, read_lines
+from rerank.io.text_files import open_text
 
 Form = Literal["labels", "flag-embedding", "conversations"]
 _KEYS: dict[str, Form] = {

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from rerank.backends.base import Reply
 from rerank.collections import Collection
 from rerank.collections.jsonl import Jsonl
 from rerank.errors import DataError, PartialFailureError, RerankError, UnknownNameError, UsageError
@@ -24,11 +23,12 @@ from rerank.finetune.labels.cutting import CUTS
 from rerank.finetune.labels.leaks import normalised
 from rerank.finetune.labels.texts import DOCS, QUERIES, doc_row, make_folder, write_mark
 from rerank.finetune.labels.writing import Writer
-from rerank.formats import write_qrels
+from rerank.io.run_files import write_qrels
+from rerank.io.text_files import replace_text
 from rerank.retrieval import open_retriever
 from rerank.store.calls import CallLog
 from rerank.store.logged import Logged
-from rerank.textfiles import replace_text
+from rerank.tasks import Reply
 from rerank.types import Document, Qrels, Query
 
 From = Literal["title", "first-sentence", "llm"]

@@ -16,8 +16,8 @@ from typing import Any, TextIO
 from rerank.collections import Collection, SupportsLookup
 from rerank.errors import DataError, StorageError, UsageError, shorten
 from rerank.finetune.labels.lists import LabelList
-from rerank.finetune.lists import TrainingList
-from rerank.textfiles import replace_text
+from rerank.finetune.labels.training_list import TrainingList
+from rerank.io.text_files import replace_text
 from rerank.types import Document, Query
 
 #: Lists whose documents are looked up together.

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from rerank.backends.base import Backend, Request, Sampling, Write, tasks_of
 from rerank.errors import UsageError
 from rerank.parsing.clean import answer
 from rerank.parsing.refusal import declines
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.prompts.budget import Budget
 from rerank.prompts.loading import template_from_yaml
+from rerank.tasks import Backend, Request, Sampling, Write, tasks_of
 from rerank.types import Document, Query, Window
 
 #: Room for a reply: a query, and a few words around it.

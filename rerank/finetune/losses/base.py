@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from rerank.errors import DataError, UsageError
-from rerank.finetune.base import Part
+from rerank.finetune.parts import Part
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rerank.finetune.base import SHAPES, Shape
-from rerank.finetune.optimizers._options import Adam
+from rerank.finetune.optimizers.base.options import Adam
+from rerank.finetune.parts import SHAPES, Shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class Adamw(Adam):
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
         """See `rerank.finetune.optimizers.base.Optimizer`."""
-        from rerank.finetune.optimizers._exact import ExactAdamW
-        from rerank.finetune.optimizers._groups import parameter_groups
+        from rerank.finetune.optimizers.base.exact_adamw import ExactAdamW
+        from rerank.finetune.optimizers.base.parameter_groups import parameter_groups
 
         return ExactAdamW(parameter_groups(model, weight_decay), lr=lr, **self.moments)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from rerank.finetune.optimizers._options import Rule, Subspace
+from rerank.finetune.optimizers.base.options import Rule, Subspace
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rerank.finetune.base import Shape
-from rerank.finetune.optimizers._options import FULL, LORA, Subspace
+from rerank.finetune.optimizers.base.options import FULL, LORA, Subspace
+from rerank.finetune.parts import Shape
 
 
 @dataclass(frozen=True, kw_only=True)

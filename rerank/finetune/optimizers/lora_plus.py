@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rerank.finetune.base import Shape
-from rerank.finetune.optimizers._options import LORA, Adam, require
+from rerank.finetune.optimizers.base.options import LORA, Adam, require
+from rerank.finetune.parts import Shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,8 @@ class LoraPlus(Adam):
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
         """See `rerank.finetune.optimizers.base.Optimizer`."""
-        from rerank.finetune.optimizers._exact import ExactAdamW
-        from rerank.finetune.optimizers._groups import parameter_groups
+        from rerank.finetune.optimizers.base.exact_adamw import ExactAdamW
+        from rerank.finetune.optimizers.base.parameter_groups import parameter_groups
 
         def rate(name: str, weight: Any) -> dict[str, float]:
             is_b = "lora_B" in name or "lora_embedding_B" in name

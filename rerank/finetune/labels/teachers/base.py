@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from rerank.collections import Collection
-from rerank.spec import Execution, RunSpec
+from rerank.experiment.spec import Execution, RunSpec
 from rerank.types import Qrels, Ranking, Run
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 
 from rerank.errors import UsageError
 from rerank.experiment.candidates import digest
+from rerank.experiment.spec import RunSpec
 from rerank.finetune.labels.teachers.base import Opinion, Task, by_scores
 from rerank.retrieval.dense import Dense as Searching
-from rerank.spec import RunSpec
 from rerank.types import Document, Query, Ranking, Run
 
 _FORMAT = "1"
@@ -50,21 +50,22 @@ class Dense(Searching):
             BackendError: The model fails; embeddings that were committed stay.
             RerankError: What `rerank.retrieval.dense.Dense.over` raises.
         """
-        from rerank.retrieval import _documents, _embeddings
-        from rerank.retrieval._encoder import load_encoder
+        from rerank.indexing import documents as document_files
+        from rerank.indexing import embeddings as embedding_files
+        from rerank.indexing.text_encoder import load_encoder
 
         encoder = load_encoder(self)
         texts = _Candidates.of(task)
         if not texts.documents:
             return {query: Opinion(order=()) for query in task.candidates}, {}
-        documents = _documents.open_documents(texts)
+        documents = document_files.open_documents(texts)
         made_from = {
             "format": _FORMAT,
             "fingerprint": texts.fingerprint,
             "fields": self.fields,
             "encoder": json.dumps(dict(encoder.identity), sort_keys=True),
         }
-        matrix = _embeddings.open_embeddings(
+        matrix = embedding_files.open_embeddings(
             documents, encoder, made_from, text=self.text_of, batch_size=self.batch_size
         )
         rows = {doc.id: at for at, doc in enumerate(texts.documents)}

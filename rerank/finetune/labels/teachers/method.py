@@ -12,14 +12,14 @@ from typing import Any, ClassVar
 from rerank.backends.replay import Replay
 from rerank.errors import UsageError
 from rerank.experiment.replay import replay
+from rerank.experiment.spec import RunSpec
 from rerank.finetune.labels.teachers.base import Opinion, Task
 from rerank.judges import FAILURES, judges, open_judge
-from rerank.judges._pointwise import Pointwise
+from rerank.judges.base.pointwise import Pointwise
 from rerank.judges.relate import Relate
 from rerank.methods import open_method
-from rerank.pipeline import Outcome
+from rerank.pipeline.driver import Outcome
 from rerank.prompts import load_prompt
-from rerank.spec import RunSpec
 from rerank.store import RunFolder
 from rerank.types import Ranking
 

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from rerank.collections import judgments
 from rerank.errors import DataError
+from rerank.experiment.spec import RunSpec
 from rerank.finetune.labels.teachers.base import Opinion, Task, by_scores
-from rerank.spec import RunSpec
 
 
 @dataclass(frozen=True, slots=True)

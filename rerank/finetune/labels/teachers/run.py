@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from rerank.experiment.spec import RunSpec
 from rerank.finetune.labels.teachers.base import Opinion, Task, by_run
-from rerank.formats import read_run
-from rerank.spec import RunSpec
+from rerank.io.run_files import read_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Run:
     Scores that a listwise reranker's run has are positions (1 at rank 1, 1/2 at rank 2 ...), not estimates.
 
     Attributes:
-        path: The file, in any form that `rerank.formats.read_run` reads.
+        path: The file, in any form that `rerank.io.run_files.read_run` reads.
     """
 
     runs: ClassVar[bool] = False

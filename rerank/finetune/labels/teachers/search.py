@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from rerank.experiment.spec import RunSpec
 from rerank.finetune.labels.teachers.base import Opinion, Task, by_run
 from rerank.retrieval import first_stages, open_retriever
 from rerank.selector import build
-from rerank.spec import RunSpec
 
 #: How deep is searched: documents that are not found by then come last and are counted.
 DEPTH = 1000

@@ -1,0 +1,1 @@
+"""Adapters of the research literature that few trainings need, one per file."""

@@ -1,0 +1,1 @@
+"""The training itself: data, model, loss, checkpoints, validation and the adapter folder that results."""

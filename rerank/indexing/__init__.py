@@ -1,0 +1,1 @@
+"""What first stages share: text analysis, encoders, and indexes on disk."""

@@ -1,0 +1,170 @@
+"""Words of Chinese and Japanese by dictionaries. The packages are the extra ``cjk``; without them most are skipped."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rerank.collections.base.corpus import Corpus
+from rerank.errors import MissingPrerequisiteError
+from rerank.indexing import segmenters
+from rerank.indexing.text_analysis import analyzer
+from rerank.retrieval import open_retriever
+from rerank.types import Query
+
+MakeCorpus = Callable[..., Corpus]
+
+
+def need(*modules: str) -> None:
+    """Skip where one is not installed; not imported here, since jieba's source makes Python warn."""
+    for name in modules:
+        if find_spec(name) is None:
+            pytest.skip(f"the extra cjk is not installed (no {name})")
+
+
+@pytest.fixture
+def chinese() -> Callable[[str], list[str]]:
+    need("jieba")
+    return analyzer("zh")
+
+
+@pytest.fixture
+def japanese() -> Callable[[str], list[str]]:
+    need("unidic_lite", "fugashi")
+    return analyzer("ja")
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("", []),
+        ("，。！", []),
+        ("北京是中国的首都。", ["北京", "是", "中国", "的", "首都"]),
+        ("研究生命的起源", ["研究", "生命", "的", "起源"]),
+        ("用Ｐｙｔｈｏｎ搜索引擎", ["用", "python", "搜索", "索引", "引擎", "搜索引擎"]),
+        ("验证码，收不到？", ["验证", "验证码", "不到", "收不到"]),
+        ("猫", ["猫"]),
+        ("中文カタカナ中文", ["中文", "カタ", "タカ", "カナ", "中文"]),
+        ("中文 한국어", ["中文", "한국", "국어"]),
+        ("𠀀", ["𠀀"]),
+        ("the wings", ["the", "wings"]),
+    ],
+)
+def test_chinese(chinese: Callable[[str], list[str]], text: str, terms: list[str]) -> None:
+    assert chinese(text) == terms
+
+
+def test_traditional_and_simplified_are_not_converted(chinese: Callable[[str], list[str]]) -> None:
+    assert not set(chinese("龍馬")) & set(chinese("龙马")) - {"馬", "马"}
+
+
+@pytest.mark.parametrize(
+    ("text", "terms"),
+    [
+        ("", []),
+        ("猫が魚を食べました。", ["猫", "が", "魚", "を", "食べる", "ます", "た"]),
+        ("走らなかった", ["走る", "ない", "た"]),
+        ("関西国際空港", ["関西", "国際", "空港"]),
+        ("ＣＰＵの速度、100倍", ["cpu", "の", "速度", "100", "倍"]),
+        ("ｺﾝﾋﾟｭｰﾀｰ", ["コンピューター"]),
+        ("検索 한국어", ["検索", "한국", "국어"]),
+    ],
+)
+def test_japanese(japanese: Callable[[str], list[str]], text: str, terms: list[str]) -> None:
+    assert japanese(text) == terms
+
+
+def test_japanese_as_written(japanese: Callable[[str], list[str]]) -> None:
+    assert analyzer("ja", stemmer="none")("走らなかった") == ["走ら", "なかっ", "た"]
+
+
+@pytest.mark.parametrize("code", ["zh", "ja"])
+@given(text=st.text(alphabet="東京都へ行く。龙𠀀ーxyé1 ，ｶﾞ"))
+def test_no_character_is_lost(code: str, text: str) -> None:
+    """Every Han character is in some word, whatever stands around it."""
+    need("jieba", "unidic_lite", "fugashi")
+    words = analyzer(code, stemmer="none")(text)
+    assert all(words)
+    assert {c for c in text if c in "東京都行龙𠀀"} <= set("".join(words))
+
+
+@pytest.mark.parametrize(
+    ("language", "module", "package"),
+    [("zh", "jieba", "Chinese"), ("ja", "fugashi", "Japanese"), ("cmn", "jieba", "Chinese")],
+)
+def test_without_the_package(
+    make_corpus: MakeCorpus,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    language: str,
+    module: str,
+    package: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    for made in (segmenters._chinese, segmenters._japanese):
+        made.cache_clear()
+    corpus = make_corpus("北京是首都", language=language)
+    with pytest.raises(MissingPrerequisiteError, match=rf"{package} .*pip install 'listrank\[cjk\]'.*segmenter=pairs"):
+        open_retriever("bm25", corpus)
+    assert not cache.exists(), "nothing was read before it was said"
+    run = open_retriever("bm25,segmenter=pairs", corpus).search([Query(id="q", text="首都")], 5)
+    assert run["q"].doc_ids == ("d1",)
+    assert analyzer("en")("the wings") == ["wing"]
+
+
+def markers(cache: Path) -> Iterator[dict[str, str]]:
+    for path in sorted(cache.glob("indexes/*/bm25-*/marker.json")):
+        yield json.loads(path.read_text("utf-8"))["made_from"]
+
+
+def test_the_segmenter_is_part_of_the_index(
+    make_corpus: MakeCorpus, cache: Path, chinese: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = make_corpus("蜂巢取快递验证码", "上海在东海边", language="zh")
+    query = [Query(id="q", text="证码")]
+    assert open_retriever("bm25,segmenter=pairs", corpus).search(query, 5)["q"].doc_ids == ("d1",)
+    assert open_retriever("bm25", corpus).search([Query(id="q", text="验证")], 5)["q"].doc_ids == ("d1",)
+    told = [made.get("segmenter", "") for made in markers(cache)]
+    assert sorted(told)[0] == ""
+    assert sorted(told)[1].startswith("jieba ")
+    monkeypatch.setattr("rerank.indexing.segmenters.version", lambda name: "99")
+    open_retriever("bm25", corpus)
+    assert "jieba 99" in [made.get("segmenter") for made in markers(cache)]
+
+
+def test_other_languages_keep_the_index_that_they_have(make_corpus: MakeCorpus, cache: Path) -> None:
+    corpus = make_corpus("wing")
+    for selector in ("bm25", "bm25,segmenter=pairs", "bm25,segmenter=auto"):
+        open_retriever(selector, corpus)
+    (made,) = markers(cache)
+    assert "segmenter" not in made
+    assert "segmenter" not in made["options"]
+
+
+def test_japanese_verbs_are_found_in_another_form(
+    make_corpus: MakeCorpus, japanese: Callable[[str], list[str]]
+) -> None:
+    corpus = make_corpus("彼は駅まで走った", "猫が好き", language="ja")
+    assert open_retriever("bm25", corpus).search([Query(id="q", text="走る")], 5)["q"].doc_ids == ("d1",)
+    assert len(open_retriever("bm25,segmenter=pairs", corpus).search([Query(id="q", text="走る")], 5)["q"]) == 0
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(("part", "longer"), [("ecom", 1.4), ("medical", 1.4), ("video", 1.4)])
+def test_real_queries(shared: Path, chinese: Callable[[str], list[str]], part: str, longer: float) -> None:
+    lines = (shared / "data" / "multi_cpr" / f"{part}.dev.query.txt").read_text("utf-8").splitlines()
+    queries = [line.split("\t", 1)[1] for line in lines]
+    assert len(queries) == 1000
+    cut = [chinese(query) for query in queries]
+    assert [query for query, words in zip(queries, cut, strict=True) if not words] == []
+    words = [word for found in cut for word in found]
+    assert sum(map(len, words)) / len(words) > longer
+    assert sum(len(word) > 1 for word in words) / len(words) > 0.5
+    assert max(map(len, words)) < 30

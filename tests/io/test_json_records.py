@@ -1,0 +1,109 @@
+"""JSON records, ids and texts, as all formats read them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rerank.errors import DataError
+from rerank.io.json_records import read_documents, read_queries
+from rerank.types import Document, Query
+
+IDS = st.text(st.characters(exclude_categories=["Cs", "Z", "Cc"]), min_size=1, max_size=8).filter(
+    lambda text: "\ufeff" not in text and not any(c.isspace() for c in text)
+)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+
+
+def write(folder: Path, *lines: str) -> Path:
+    path = folder / "records.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8", newline="\n")
+    return path
+
+
+@given(st.dictionaries(IDS, st.tuples(TEXTS, TEXTS), min_size=1, max_size=8), st.booleans())
+def test_documents_come_back_as_they_were(
+    tmp_path_factory: pytest.TempPathFactory, table: dict[str, tuple[str, str]], ascii_only: bool
+) -> None:
+    docs = [Document(id=doc_id, title=title, text=text) for doc_id, (title, text) in table.items()]
+    lines = [json.dumps({"id": d.id, "title": d.title, "text": d.text}, ensure_ascii=ascii_only) for d in docs]
+    assert list(read_documents(write(tmp_path_factory.mktemp("docs"), *lines))) == docs
+
+
+@pytest.mark.parametrize("key", ["text", "segment", "contents", "content", "body", "passage"])
+@pytest.mark.parametrize("id_key", ["id", "_id", "pid", "docid", "docno", "doc_id"])
+def test_names_of_the_fields(tmp_path: Path, key: str, id_key: str) -> None:
+    path = write(tmp_path, json.dumps({id_key: 7, key: "words"}))
+    assert list(read_documents(path)) == [Document(id="7", text="words")]
+
+
+def test_the_first_name_counts_and_null_is_no_value(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        '{"docid": "page", "pid": "passage", "text": null, "contents": "b", "segment": "a", "title": null}',
+        "",
+        "   ",
+        '{"id": "2", "text": "", "title": "only a title"}',
+    )
+    assert list(read_documents(path)) == [
+        Document(id="passage", text="a"),
+        Document(id="2", text="", title="only a title"),
+    ]
+
+
+def test_queries(tmp_path: Path) -> None:
+    path = write(tmp_path, '{"qid": 1, "query": "a"}', '{"_id": "b", "text": "复旦大学在哪个城市？"}')
+    assert read_queries(path) == [Query(id="1", text="a"), Query(id="b", text="复旦大学在哪个城市？")]
+
+
+def test_half_a_surrogate_pair_becomes_the_replacement_character(tmp_path: Path) -> None:
+    path = write(tmp_path, r'{"id": "a", "text": "x\ud83dy \ud83d\ude00"}')
+    assert [doc.text for doc in read_documents(path)] == ["x\ufffdy \U0001f600"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "a"}', "no document id among the keys text. expected one of id, _id"),
+        ('{"id": "a"}', "no text among the keys id. expected one of text, segment"),
+        ("{}", r"no document id among the keys \(none\)"),
+        ('{"id": "", "text": "a"}', "document id ''"),
+        ('{"id": "a b", "text": "a"}', "document id 'a b'. expected one or more characters without white space"),
+        (r'{"id": "a\u0000", "text": "a"}', "document id"),
+        (r'{"id": "\ufeffa", "text": "a"}', "document id"),
+        (r'{"id": "\ud83d", "text": "a"}', "document id"),
+        ('{"id": 1.5, "text": "a"}', "document id 1.5. expected text or a whole number"),
+        ('{"id": true, "text": "a"}', "document id True"),
+        ('{"id": "a", "text": ["b"]}', r"\['b'\]. expected a text"),
+        ('{"id": "a", "text": "b", "title": 3}', "3. expected a text"),
+        ('{"id": "a", "text": "b"', "this is no JSON"),
+        ('{"id": "a", "id": "b", "text": "c"}', r"this is no JSON \(the key 'id' stands twice\)"),
+        ("[" * 100_000, "this is no JSON"),
+        ("1" * 5000, "this is no JSON"),
+        ('["a"]', r"\['a'\]. expected a JSON object"),
+        ('"' + "long" * 40 + '"', "'longlong.*lo…. expected a JSON object"),
+        ('{"id": "ok", "text": "again"}', "document 'ok' stands twice. expected each id once"),
+    ],
+)
+def test_faults_name_file_and_line(tmp_path: Path, line: str, message: str) -> None:
+    path = write(tmp_path, '{"id": "ok", "text": "fine"}', "", line)
+    with pytest.raises(DataError, match=rf"records\.jsonl:3: {message}"):
+        list(read_documents(path))
+
+
+@pytest.mark.parametrize("content", ["", "\n\n  \n"])
+def test_an_empty_file(tmp_path: Path, content: str) -> None:
+    with pytest.raises(DataError, match="is empty"):
+        list(read_documents(write(tmp_path, content)))
+    with pytest.raises(DataError, match="is empty"):
+        read_queries(write(tmp_path, content))
+
+
+def test_a_query_twice(tmp_path: Path) -> None:
+    path = write(tmp_path, '{"id": "1", "text": "a"}', '{"qid": 1, "text": "b"}')
+    with pytest.raises(DataError, match=r":2: query '1' stands twice"):
+        read_queries(path)

@@ -1,0 +1,293 @@
+"""Runs and judgments from every form, and back."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import itertools
+import json
+import math
+from pathlib import Path
+
+import pytest
+import pytrec_eval
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rerank.errors import DataError, MissingResourceError
+from rerank.io.run_files import read_qrels, read_run, write_qrels, write_run
+from rerank.types import Document, Qrels, Query, Ranking, Run
+
+TREC = "q1 Q0 b 1 1.5 tag\nq1\tQ0\ta\t7\t2.5\ttag\nq2 Q0 c 1 -3e-2 tag\n"
+
+
+def save(folder: Path, text: str, name: str = "x.run") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def ids(run: Run) -> dict[str, tuple[str, ...]]:
+    return {query: ranking.doc_ids for query, ranking in run.items()}
+
+
+def test_trec_run_ignores_ranks_and_takes_its_tag(tmp_path: Path) -> None:
+    run = read_run(save(tmp_path, TREC))
+    assert ids(run) == {"q1": ("a", "b"), "q2": ("c",)}
+    assert run.name == "tag"
+    assert run["q1"].scores == (2.5, 1.5)
+    assert read_run(save(tmp_path, TREC), name="mine").name == "mine"
+
+
+def test_gzip_and_blank_lines(tmp_path: Path) -> None:
+    path = tmp_path / "x.run"
+    path.write_bytes(gzip.compress(("\n \n" + TREC + "\n").encode()))
+    assert ids(read_run(path)) == {"q1": ("a", "b"), "q2": ("c",)}
+
+
+def test_what_follows_the_tag_is_ignored(tmp_path: Path) -> None:
+    run = read_run(save(tmp_path, "q Q0 a 1 2 my tag\nq Q0 b 2 1 my\n"))
+    assert ids(run) == {"q": ("a", "b")}
+    assert run.name == "my"
+
+
+def test_ties_go_by_descending_id(tmp_path: Path) -> None:
+    run = read_run(save(tmp_path, "q Q0 a 1 1 t\nq Q0 c 2 1 t\nq Q0 b 3 1 t\n"))
+    assert run["q"].doc_ids == ("c", "b", "a")
+
+
+def test_scores_that_differ_only_in_double_precision_are_ties_as_in_trec_eval(tmp_path: Path) -> None:
+    run = read_run(save(tmp_path, "q Q0 a 1 1.000000001 t\nq Q0 b 2 1 t\n"))
+    assert run["q"].doc_ids == ("b", "a")
+
+
+def test_huge_scores_stay_finite(tmp_path: Path) -> None:
+    run = read_run(save(tmp_path, "q Q0 a 1 1e300 t\nq Q0 b 2 -1e300 t\n"))
+    assert run["q"].doc_ids == ("a", "b")
+
+
+def test_msmarco_run(tmp_path: Path) -> None:
+    run = read_run(save(tmp_path, "q\tb\t2\nq\ta\t1\nr\tz\t10\n", "top.dev.tsv"))
+    assert ids(run) == {"q": ("a", "b"), "r": ("z",)}
+    assert run["q"].scores == (1.0, 0.5)
+    assert run.name == "top.dev"
+
+
+def test_json_run(tmp_path: Path) -> None:
+    run = read_run(save(tmp_path, json.dumps({"q": {"a": 1, "b": 2.5}, "empty": {}}, indent=1), "sys.json"))
+    assert ids(run) == {"q": ("b", "a"), "empty": ()}
+    assert run.name == "sys"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("\n\n", "is empty"),
+        ("q Q0 a 1 1\n", r"x\.run:1: 5 columns"),
+        ("q Q0 a 1 1 t\nq Q0 b 1\n", r"x\.run:2: 4 columns"),
+        ("q a 1\nq Q0 b 2 1 t\n", r"x\.run:2: 6 columns"),
+        ("q Q0 a 1 nan t\n", r"x\.run:1: score 'nan' of document 'a'"),
+        ("q Q0 a 1 inf t\n", "score 'inf'"),
+        ("q Q0 a 1 1e999 t\n", "score '1e999'"),
+        ("q Q0 a 1 high t\n", "score 'high'"),
+        ("q Q0 a 1 1_0 t\n", "score '1_0'"),
+        ("q Q0 a 1 2 t\nq Q0 a 2 1 t\n", r"x\.run:2: document 'a' stands twice in query 'q'"),
+        ("q a 0\n", "rank '0'"),
+        ("q a one\n", "rank 'one'"),
+        ("q a 1.5\n", "rank '1.5'"),
+        ("q a 1\nq b 1\n", r"x\.run:2: rank '1'"),
+        ("q a 1\nq a 2\n", "stands twice"),
+        ('{"q": {"a": NaN}}', "nan for document 'a'"),
+        ('{"q": {"a": Infinity}}', "inf for document 'a'"),
+        ('{"q": {"a": "1"}}', "'1' for document 'a'"),
+        ('{"q": {"a": true}}', "True for document 'a'"),
+        ('{"q": {"a": null}}', "None for document"),
+        ('{"q": {"a": 1, "a": 2}}', "key 'a' stands twice"),
+        ('{"q": {"a": 1}, "q": {"b": 2}}', "key 'q' stands twice"),
+        ('{"q": [1, 2]}', r"query 'q' has \[1, 2\]"),
+        ('{"q": "' + "x" * 99 + '"}', "x…"),
+        ('{"q": {}}', "holds no documents"),
+        ("{}", "holds no documents"),
+        ('{"q": {"a": 1}', "starts like JSON"),
+        ('{"q":' + "[" * 100_000, "starts like JSON"),
+    ],
+)
+def test_bad_runs(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_run(save(tmp_path, text))
+
+
+def test_missing_binary_and_cut_off_files(tmp_path: Path) -> None:
+    with pytest.raises(MissingResourceError, match="no file"):
+        read_run(tmp_path / "none")
+    (tmp_path / "bin").write_bytes(b"q Q0 a 1 1 t\n\0")
+    with pytest.raises(DataError, match="binary"):
+        read_run(tmp_path / "bin")
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(TREC.encode() * 100)[:-9])
+    with pytest.raises(DataError, match="cut-off gzip"):
+        read_qrels(tmp_path / "cut.gz")
+
+
+def test_the_folder_of_a_run_is_not_its_file(tmp_path: Path) -> None:
+    save(tmp_path, "q Q0 d 1 1 tag\n", "run.trec")
+    with pytest.raises(MissingResourceError, match=f"{tmp_path} is a folder.*Did you mean {tmp_path}/run.trec"):
+        read_run(tmp_path)
+    with pytest.raises(MissingResourceError, match="is a folder. expected a file$"):
+        read_qrels(tmp_path)
+
+
+def test_no_folder_to_write_in(tmp_path: Path) -> None:
+    with pytest.raises(MissingResourceError, match="there is no folder"):
+        write_run(Run([]), tmp_path / "no" / "x.trec")
+    assert not list(tmp_path.iterdir())
+
+
+def test_huge_whole_numbers_in_json(tmp_path: Path) -> None:
+    run = read_run(save(tmp_path, '{"q": {"a": 1' + "0" * 400 + ', "b": 1}}'))
+    assert run["q"].doc_ids == ("a", "b")
+
+
+def ranking(query: str, /, **scores: float) -> Ranking:
+    return Ranking.from_scores(Query(id=query), [(Document(id=doc), score) for doc, score in scores.items()])
+
+
+def test_written_form() -> None:
+    out = io.StringIO()
+    write_run(Run([ranking("q", a=2.0, b=2.0, c=0.5)], name="my run"), out)
+    assert out.getvalue() == "q Q0 b 1 2 my_run\nq Q0 a 2 1.99999988 my_run\nq Q0 c 3 0.5 my_run\n"
+
+
+def test_unnamed_runs_get_a_tag() -> None:
+    out = io.StringIO()
+    write_run(Run([ranking("q", a=1.0)], name=""), out)
+    assert out.getvalue().endswith(" run\n")
+
+
+@pytest.mark.parametrize("bad", ["", "a b", "a\tb", "a\n", "a\u3000b", "\ufeffa", '{"a', "{}", "a\0", "\ud800"])
+def test_ids_that_the_form_cannot_hold(tmp_path: Path, bad: str) -> None:
+    path = save(tmp_path, "old")
+    for run in (Run([ranking("q", **{bad: 1.0})]), Run([ranking(bad, a=1.0)])):
+        with pytest.raises(DataError, match="cannot stand in a TREC file"):
+            write_run(run, path)
+    with pytest.raises(DataError, match="cannot stand in a TREC file"):
+        write_qrels(Qrels({"q": {bad: 1}}), path)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+writable = st.text(st.characters(exclude_categories=("Cs", "Cc", "Z")), min_size=1, max_size=5).filter(
+    lambda name: not name.startswith(("\ufeff", '{"', "{}")) and not any(map(str.isspace, name))
+)
+# values that share single-precision numbers, ties, tiny and huge ones
+scores = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.floats(width=32, allow_nan=False, allow_infinity=False),
+    st.sampled_from([0.0, -0.0, 1.0, 1.0 + 1e-12, 1e-45, -1e-45, 5e-324, 1e300, -1e300, 16777217.0, 0.1, 0.1 + 1e-9]),
+)
+
+
+def trec_eval_order(text: str) -> dict[str, list[str]]:
+    """The order trec_eval finds in a run file, asked of pytrec_eval one rank at a time."""
+    run = pytrec_eval.parse_run(io.StringIO(text))
+    order: dict[str, list[str]] = {}
+    for query, found in run.items():
+        ranks: dict[int, str] = {}
+        for doc in found:
+            evaluator = pytrec_eval.RelevanceEvaluator({query: {doc: 1}}, {"recip_rank"})
+            ranks[round(1 / evaluator.evaluate({query: found})[query]["recip_rank"])] = doc
+        order[query] = [ranks[rank] for rank in range(1, len(found) + 1)]
+    return order
+
+
+@given(st.dictionaries(writable, scores, min_size=1, max_size=8))
+def test_written_order_is_the_order_that_trec_eval_finds(found: dict[str, float]) -> None:
+    run = Run([ranking("q", **found)])
+    out = io.StringIO()
+    write_run(run, out)
+    assert trec_eval_order(out.getvalue())["q"] == list(run["q"].doc_ids)
+    written = [float(line.split()[4]) for line in out.getvalue().splitlines()]
+    assert all(above > below for above, below in itertools.pairwise(written))
+
+
+@given(st.dictionaries(writable, st.dictionaries(writable, scores, min_size=1, max_size=8), min_size=1, max_size=3))
+def test_round_trip(tmp_path_factory: pytest.TempPathFactory, table: dict[str, dict[str, float]]) -> None:
+    path = tmp_path_factory.getbasetemp() / "round.trec"
+    run = Run([ranking(query, **found) for query, found in table.items()], name="r")
+    write_run(run, path)
+    first = path.read_bytes()
+    again = read_run(path)
+    assert ids(again) == ids(run)
+    assert again.name == "r"
+    write_run(again, path)
+    assert path.read_bytes() == first, "scores come back exactly"
+
+
+def test_an_id_may_start_with_a_brace(tmp_path: Path) -> None:
+    assert ids(read_run(save(tmp_path, "{ Q0 a 1 1 t\n"))) == {"{": ("a",)}
+    assert ids(read_run(save(tmp_path, "{7} Q0 a 1 1 t\n"))) == {"{7}": ("a",)}
+
+
+def test_written_gzip_is_read(tmp_path: Path) -> None:
+    write_run(Run([ranking("q", a=1.0)]), tmp_path / "r.gz")
+    assert (tmp_path / "r.gz").read_bytes()[:2] == b"\x1f\x8b"
+    assert ids(read_run(tmp_path / "r.gz")) == {"q": ("a",)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "q 0 a 2\nq 0 b 0\nr 0 c -1\n",
+        "q\tQ0\ta\t2\nq\tQ0\tb\t0.0\nr\t0\tc\t-1\n",
+        "query-id\tcorpus-id\tscore\nq\ta\t2\nq\tb\t0\nr\tc\t-1\n",
+        "q a 2\nq b 0\nr c -1\n",
+        "qid\t-\tpid\trel\nq\t0\ta\t2\nq\t0\tb\t0\nr\t0\tc\t-1\n",
+        '{"q": {"a": 2, "b": 0.0}, "r": {"c": -1}}',
+        "\ufeffq 0 a 2\r\nq 0 a +2\r\nq 0 b 00\r\nr 0 c -1\r\n",
+    ],
+)
+def test_judgments_in_every_form(tmp_path: Path, text: str) -> None:
+    qrels = read_qrels(save(tmp_path, text))
+    assert {query: dict(judged) for query, judged in qrels.items()} == {"q": {"a": 2, "b": 0}, "r": {"c": -1}}
+    assert qrels.name.endswith("x.run")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("query-id\tcorpus-id\tscore\n", "header and no judgments"),
+        ("q a\n", r"x\.run:1: 2 columns"),
+        ("q 0 a 1 x\n", r"x\.run:1: 5 columns"),
+        ("q 0 a 1\nq a 1\n", r"x\.run:2: 3 columns. expected 4"),
+        ("q 0 a 1.5\n", r"x\.run:1: grade '1.5' of document 'a'"),
+        ("q 0 a high\n", "grade 'high'"),
+        ("q 0 a 1000000\n", "at most six digits"),
+        ("q 0 a 1\nq 0 a 2\n", r"x\.run:2: document 'a' of query 'q' has grade 2 here and 1 above"),
+        ('{"q": {"a": 1.5}}', "1.5 for document 'a'"),
+        ('{"q": {"a": true}}', "True for document 'a'"),
+        ('{"q": {"a": 12345678}}', "at most six digits"),
+    ],
+)
+def test_bad_judgments(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_qrels(save(tmp_path, text))
+
+
+@given(st.dictionaries(writable, st.dictionaries(writable, st.integers(-9, 9), min_size=1, max_size=5), min_size=1))
+def test_judgments_round_trip(tmp_path_factory: pytest.TempPathFactory, table: dict[str, dict[str, int]]) -> None:
+    path = tmp_path_factory.getbasetemp() / "round.qrels"
+    write_qrels(Qrels(table), path)
+    assert {query: dict(judged) for query, judged in read_qrels(path).items()} == table
+
+
+def test_a_query_without_documents_has_no_line() -> None:
+    out = io.StringIO()
+    write_run(Run([Ranking(Query(id="q"), (), ())]), out)
+    assert out.getvalue() == ""
+
+
+def test_no_score_is_lost_to_infinity() -> None:
+    out = io.StringIO()
+    write_run(Run([ranking("q", a=1e308, b=1e307)]), out)
+    assert all(math.isfinite(float(line.split()[4])) for line in out.getvalue().splitlines())

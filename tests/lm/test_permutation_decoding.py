@@ -1,0 +1,174 @@
+"""Constrained decoding with skipping, against plain greedy decoding under the same mask: same tokens, fewer passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import permutations
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import torch
+from transformers import GenerationConfig
+
+from rerank.backends.hf import Hf
+from rerank.lm.loading import quiet
+from rerank.lm.permutation_decoding import permute
+from rerank.lm.permutation_grammar import Chain, pieces
+from rerank.prompts.base import Message
+from rerank.tasks import Permute, Request, Sampling
+from rerank.types import Document, Query, Window
+
+SEPARATOR = " > "
+GREEDY = Sampling(max_tokens=1)
+
+
+def items(size: int) -> tuple[str, ...]:
+    return tuple(f"[{number}]" for number in range(1, size + 1))
+
+
+def grammar(size: int, count: int) -> set[str]:
+    """Every text that is right, written out: knows nothing of trees."""
+    return {SEPARATOR.join(order) for order in permutations(items(size), count)}
+
+
+def next_bytes(texts: set[str], written: str) -> list[int]:
+    return sorted({ord(text[len(written)]) for text in texts if text.startswith(written) and text != written})
+
+
+class Plain:
+    """One token a pass, no cache, no padding, nothing skipped."""
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self._model, self._tokenizer = model, tokenizer
+        self.passes = 0
+
+    def __call__(self, prompt: Sequence[int], texts: set[str]) -> str:
+        written = ""
+        while ways := next_bytes(texts, written):
+            tokens = [self._tokenizer.convert_tokens_to_ids(self._tokenizer.tokenize(chr(way))[0]) for way in ways]
+            ids = [*prompt, *self._tokenizer(written)["input_ids"]]
+            with torch.inference_mode():
+                logits = self._model(torch.tensor([ids]), use_cache=False).logits[0, -1]
+            self.passes += 1
+            written += chr(ways[int(logits[tokens].argmax())])
+        return written
+
+
+def chain(tokenizer: Any, size: int, count: int) -> Chain:
+    def encode(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    return Chain(*pieces(encode, items(size), SEPARATOR), count)
+
+
+def prompts(*lengths: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randint(0, 256, (length,), generator=generator).tolist() for length in lengths]
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Qwen3", "Mistral", "Gemma2"])
+@pytest.mark.parametrize(("size", "count"), [(6, 6), (12, 3)])
+def test_it_is_greedy_decoding_under_the_same_mask(
+    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any], kind: str, size: int, count: int
+) -> None:
+    more: dict[str, Any] = {"sliding_window": 16} if kind in ("Mistral", "Gemma2") else {}
+    model, tokenizer = tiny_model(kind, **more), tiny_tokenizer()
+    rows, texts = prompts(40, 7, 23), grammar(size, count)
+    plain = Plain(model, tokenizer)
+    expected = [plain(row, texts) for row in rows]
+    with quiet():
+        made = permute(model, rows, [chain(tokenizer, size, count)] * 3, [GREEDY] * 3, [0] * 3)
+    assert [tokenizer.decode(row.written) for row in made] == expected
+    assert sum(row.steps + 1 for row in made) < plain.passes / 2
+
+
+def test_it_is_what_generate_gives_under_the_same_mask(
+    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
+) -> None:
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    (prompt,), texts = prompts(30), grammar(5, 5)
+
+    def allowed(_: int, ids: torch.Tensor) -> list[int]:
+        written = tokenizer.decode(ids[30:])
+        ways = next_bytes(texts, written)
+        return [tokenizer(chr(way))["input_ids"][0] for way in ways] or [257]
+
+    config = GenerationConfig(max_new_tokens=60, do_sample=False, eos_token_id=257, pad_token_id=258)  # type: ignore[no-untyped-call]
+    with quiet():
+        out = model.generate(torch.tensor([prompt]), generation_config=config, prefix_allowed_tokens_fn=allowed)
+        (row,) = permute(model, [prompt], [chain(tokenizer, 5, 5)], [GREEDY], [0])
+    assert out[0, 30:-1].tolist() == row.written
+
+
+def test_the_best_few_take_fewer_steps(tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]) -> None:
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    (prompt,) = prompts(30)
+    (whole,) = permute(model, [prompt], [chain(tokenizer, 30, 30)], [GREEDY], [0])
+    (few,) = permute(model, [prompt], [chain(tokenizer, 30, 3)], [GREEDY], [0])
+    assert few.state.order == whole.state.order[:3]
+    assert few.steps < whole.steps / 5
+    assert sorted(whole.state.order) == list(range(30))
+
+
+def test_chance_is_each_rows_own(tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]) -> None:
+    model, made = tiny_model(), chain(tiny_tokenizer(), 9, 9)
+    warm = Sampling(max_tokens=1, temperature=1.5)
+    rows = prompts(20, 33)
+    together = permute(model, rows, [made, made], [warm, warm], [4, 5])
+    (second,) = permute(model, rows[1:], [made], [warm], [5])
+    assert second.state.order == together[1].state.order
+    orders = {tuple(permute(model, rows[:1], [made], [warm], [seed])[0].state.order) for seed in range(8)}
+    assert len(orders) > 4
+
+
+def test_where_there_is_no_choice_the_model_is_not_asked(tiny_tokenizer: Callable[..., Any]) -> None:
+    (row,) = permute(_Silent(), [[1, 2]], [chain(tiny_tokenizer(), 1, 1)], [GREEDY], [0])
+    assert (row.state.order, row.steps) == ([0], 0)
+
+
+class _Silent:
+    """A model that fails when asked."""
+
+    def __init__(self) -> None:
+        from types import SimpleNamespace
+
+        self.config = SimpleNamespace(model_type="silent", _attn_implementation="sdpa")
+        self.device = torch.device("cpu")
+        self.generation_config = None
+
+    def get_output_embeddings(self) -> None:
+        """It has none."""
+
+    def parameters(self) -> tuple[()]:
+        """None either."""
+        return ()
+
+
+def test_the_backend_writes_the_chain_behind_a_begun_reply(
+    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
+) -> None:
+    hf = Hf.from_loaded(tiny_model(), tiny_tokenizer())
+    docs = tuple(Document(id=str(at)) for at in range(4))
+    asked = [
+        Request(
+            prompt=(Message("user", "Order these."), *begun),
+            sampling=Sampling(max_tokens=40),
+            window=Window(Query(id="q", text="q"), docs),
+            task=Permute(items=items(4), count=count),
+        )
+        for begun in ((), (Message("assistant", "["),))
+        for count in (4, 2)
+    ]
+    replies = hf.generate(asked)
+    for request, reply in zip(asked, replies, strict=True):
+        assert isinstance(request.task, Permute)
+        named = reply.text.split(SEPARATOR)
+        assert len(set(named)) == len(named) == request.task.count
+        assert set(named) <= set(items(4))
+        assert (reply.finish, reply.error) == ("stop", "")
+        assert 0 < reply.steps + 1 < reply.tokens_out
+    assert replies[1].text.split(SEPARATOR) == replies[0].text.split(SEPARATOR)[:2]

@@ -1,0 +1,100 @@
+"""Thoughts before an answer: budgeted, kept apart from it, and never part of what is parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from rerank.backends.hf import Hf
+from rerank.lm import decoding, local_tasks
+from rerank.lm.jobs import Job
+from rerank.lm.thinking import think
+from rerank.prompts.base import Message
+from rerank.tasks import Permute, Request, Sampling, Task, Weigh, Write
+from rerank.types import Document, Query, Window
+
+#: A template with a thinking mode, as in Qwen 3: switched off by an empty thought, open where it is on.
+REASONING = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "<|im_start|>assistant\n{% if enable_thinking %}<think>\n{% else %}<think>\n\n</think>\n\n{% endif %}"
+)
+PLAIN = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+
+
+@pytest.fixture(params=[REASONING, PLAIN])
+def hf(request: pytest.FixtureRequest, tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]) -> Hf:
+    model = tiny_model(eos_token_id=None)
+    model.generation_config.eos_token_id = None
+    return Hf.from_loaded(model, tiny_tokenizer(request.param))
+
+
+def asked(thinking: int, task: Task = Write(), begun: str = "") -> Request:  # noqa: B008 - frozen and empty
+    return Request(
+        prompt=(Message("user", "Order these."), *((Message("assistant", begun),) if begun else ())),
+        sampling=Sampling(max_tokens=30, thinking=thinking),
+        window=Window(Query(id="q", text="q"), tuple(Document(id=str(at)) for at in range(3))),
+        task=task,
+    )
+
+
+def test_thoughts_end_with_their_budget_and_the_answer_has_its_own_room(hf: Hf) -> None:
+    plain, thought = hf.generate([asked(0), asked(8)])
+    assert plain.thoughts == ""
+    assert plain.tokens_out == 30
+    assert 0 < len(thought.thoughts.encode()) <= 3 * 8  # a byte a token; one that is no text takes three
+    assert thought.tokens_out == 30 + 8
+    assert "</think>" not in thought.text
+    assert plain.tokens_in == hf.tokens.count(asked(0).prompt)
+    assert thought.tokens_in > 0
+
+
+def test_thoughts_that_close_themselves_are_not_spun_out(hf: Hf, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "so be it</think> and more"
+    real = decoding.decode
+
+    def closing(model: Any, prompts: Any, samplings: Any, seeds: Any, *, until: Any = None) -> list[list[int]]:
+        if until is None:
+            return real(model, prompts, samplings, seeds)
+        assert until[0] == "</think>"
+        return [list(hf.tokens.plain(said)) for _ in prompts]  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(local_tasks, "decode", closing)
+    (reply,) = hf.generate([asked(64)])
+    assert reply.thoughts == "so be it"
+
+
+@pytest.mark.parametrize(("ended", "thoughts"), [(True, "so be i"), (False, "so be it")])
+def test_the_mark_that_ends_a_turn_is_no_thought(hf: Hf, ended: bool, thoughts: str) -> None:
+    tokens: Any = hf.tokens
+    request = asked(64)
+    job = Job(at=0, request=request, prompt=tokens.ids("x"), sampling=request.sampling)
+    (thought,) = think(lambda jobs: [(list(tokens.plain("so be it")), ended) for _ in jobs], tokens, [job])
+    assert thought.thoughts == thoughts
+
+
+def test_an_order_can_be_thought_about(hf: Hf) -> None:
+    items = ("[1]", "[2]", "[3]")
+    for begun in ("", "["):
+        (reply,) = hf.generate([asked(8, Permute(items=items, count=3), begun)])
+        assert sorted(reply.text.split(" > ")) == list(items)
+        assert reply.thoughts
+        assert reply.steps >= 8
+
+
+def test_likelihoods_are_those_after_the_thought(hf: Hf) -> None:
+    task = Weigh(continuations=("A", "B"))
+    (plain,) = hf.generate([asked(0, task)])
+    (thought,) = hf.generate([asked(8, task)])
+    assert plain.scores != thought.scores
+    assert thought.thoughts
+
+
+def test_a_thought_that_leaves_no_room_for_the_answer_is_an_error_reply(hf: Hf) -> None:
+    (reply,) = hf.generate([asked(600)])
+    assert (reply.finish, reply.text) == ("error", "")
+    assert "context" in reply.error

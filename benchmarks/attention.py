@@ -33,7 +33,7 @@ from rerank.lm.temporary_settings import Borrowed
 from rerank.models import BackendOptions, open_backend
 from rerank.prompts import load_prompt
 from rerank.retrieval import open_retriever
-from rerank.tasks import Attend, Request
+from rerank.tasks import AttentionTask, Request
 from rerank.types import Document, Window
 
 
@@ -114,7 +114,7 @@ def forward(backend: Any, asked: Request, *, fast: bool = False) -> None:
         backend._model(torch.tensor([ids]), use_cache=True, logits_to_keep=1)
 
 
-def weights(backend: Any, prompt: Any, task: Attend) -> tuple[torch.Tensor, Any]:
+def weights(backend: Any, prompt: Any, task: AttentionTask) -> tuple[torch.Tensor, Any]:
     """Attention by token, from all weights of all layers."""
     found = locate(backend.tokens, prompt, task.spans, task.tail)
     with torch.inference_mode(), Borrowed(backend._model, attention="eager"):
@@ -128,7 +128,7 @@ def weights(backend: Any, prompt: Any, task: Attend) -> tuple[torch.Tensor, Any]
 def reference(backend: Any, asked: Request) -> list[torch.Tensor]:
     """The authors' two passes; calibrated attention of each passage's tokens."""
     task = asked.task
-    assert isinstance(task, Attend)
+    assert isinstance(task, AttentionTask)
     with quiet():
         (real, found), (null, _) = weights(backend, asked.prompt, task), weights(backend, task.null, task)
     return [(real - null)[span] for span in found.spans]

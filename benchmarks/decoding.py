@@ -31,7 +31,7 @@ from rerank.lm.temporary_settings import Borrowed
 from rerank.models import BackendOptions, open_backend
 from rerank.prompts import load_prompt
 from rerank.retrieval import open_retriever
-from rerank.tasks import Permute, Request
+from rerank.tasks import PermutationTask, Request
 from rerank.types import Window
 
 
@@ -90,7 +90,7 @@ def request(backend: Any, documents: int, tokens: int) -> Request:
 
 def grammar(backend: Any, asked: Request) -> Chain:
     """The grammar of the reply."""
-    assert isinstance(asked.task, Permute)
+    assert isinstance(asked.task, PermutationTask)
     return chain_for(backend.tokens, asked.task, backend.tokens.render(asked.prompt)[-32:], "")
 
 
@@ -124,7 +124,7 @@ def named(chain: Chain, tokens: Sequence[int]) -> list[int]:
 
 def order_of(asked: Request, text: str) -> list[int]:
     """The order that a reply names."""
-    assert isinstance(asked.task, Permute)
+    assert isinstance(asked.task, PermutationTask)
     return [asked.task.items.index(name) for name in text.split(asked.task.separator)]
 
 

@@ -17,7 +17,7 @@ from rerank.io.model_hash import folder_hash
 from rerank.lm.loading import named_errors, origin_of, pick_device, pick_dtype, quiet
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Prompt, TokenCounter
-from rerank.tasks import BackendOptions, Relate, Reply, Request, context_of
+from rerank.tasks import BackendOptions, CrossEncoderTask, Reply, Request, context_of
 
 #: Pairs scored together where nobody says how many.
 DEFAULT_BATCH = 32
@@ -67,7 +67,7 @@ class CrossEncoder:
         UsageError: The model has more than two labels, or its context is not stated by it and not given.
     """
 
-    answers: ClassVar[frozenset[type[Any]]] = frozenset({Relate})
+    answers: ClassVar[frozenset[type[Any]]] = frozenset({CrossEncoderTask})
     costs_money = False
     #: A request is a whole list of pairs already.
     batch_size = 1
@@ -142,7 +142,7 @@ class CrossEncoder:
 
     def _answer(self, request: Request) -> Reply:
         started = time.perf_counter()
-        if not isinstance(request.task, Relate):
+        if not isinstance(request.task, CrossEncoderTask):
             task = type(request.task).__name__.lower()
             return Reply(finish="error", error=f"A cross-encoder scores pairs, and cannot {task}")
         query, *passages = [message.content for message in request.prompt]

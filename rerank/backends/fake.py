@@ -19,7 +19,16 @@ from pydantic import InstanceOf
 
 from rerank.errors import StorageError, UnknownNameError, UsageError
 from rerank.prompts.word_tokens import WordTokens
-from rerank.tasks import Attend, Permute, Recite, Relate, Reply, Request, Weigh, Write
+from rerank.tasks import (
+    AttentionTask,
+    ContinuationTask,
+    CrossEncoderTask,
+    GenerationTask,
+    LikelihoodTask,
+    PermutationTask,
+    Reply,
+    Request,
+)
 from rerank.types import Document, Order, Qrels, Window
 
 Kind = Literal["perfect", "reversed", "stutter", "talk", "fail"]
@@ -53,7 +62,9 @@ class Fake:
         UsageError: A number out of its range.
     """
 
-    answers: ClassVar[frozenset[type[Any]]] = frozenset({Write, Permute, Weigh, Recite, Attend, Relate})
+    answers: ClassVar[frozenset[type[Any]]] = frozenset(
+        {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, AttentionTask, CrossEncoderTask}
+    )
 
     kind: str
     _: KW_ONLY
@@ -124,8 +135,8 @@ class Fake:
         chance = random.Random(f"{self.seed} {digest}")
         if self.kind == "fail" and chance.random() < self.rate:
             reply = Reply(text="", tokens_in=tokens_in, finish="error", error="fake:fail does not answer this request")
-        elif not isinstance(request.task, Write | Permute):
-            shape = "1x1" if isinstance(request.task, Attend) and request.task.per_head else ""  # a single head
+        elif not isinstance(request.task, GenerationTask | PermutationTask):
+            shape = "1x1" if isinstance(request.task, AttentionTask) and request.task.per_head else ""  # a single head
             reply = Reply(text=shape, scores=self._scores(request, chance), tokens_in=tokens_in)
         else:
             text = self._text(request, chance)
@@ -137,7 +148,9 @@ class Fake:
 
     def _text(self, request: Request, chance: random.Random) -> str:
         window = request.window
-        if isinstance(request.task, Permute):  # what can be said is prescribed, so no kind of fake can say it badly
+        if isinstance(
+            request.task, PermutationTask
+        ):  # what can be said is prescribed, so no kind of fake can say it badly
             order = self._order(window, chance)[: request.task.count]
             return request.task.separator.join(request.task.items[at] for at in order)
         if self.kind == "stutter":
@@ -155,7 +168,7 @@ class Fake:
     def _scores(self, request: Request, chance: random.Random) -> tuple[float, ...]:
         """One number for every answer that there could be: documents fall by place, a single one counts by grade."""
         window, task = request.window, request.task
-        count = len(task.continuations) if isinstance(task, Weigh) else len(window)
+        count = len(task.continuations) if isinstance(task, ContinuationTask) else len(window)
         if len(window) == 1:  # yes or no; likely or not
             grade = float(self._grade(window, chance))
             return (grade, *[0.0] * (count - 1))

@@ -19,7 +19,17 @@ from rerank.lm.loading import LANGUAGE, load, quiet, require_torch
 from rerank.lm.tensor_parallel import is_split, lead_or_follow, tell
 from rerank.lm.tokenizers import HfTokens, context_size
 from rerank.prompts.base import TokenCounter
-from rerank.tasks import Attend, BackendOptions, Permute, Recite, Reply, Request, Weigh, Write, context_of
+from rerank.tasks import (
+    AttentionTask,
+    BackendOptions,
+    ContinuationTask,
+    GenerationTask,
+    LikelihoodTask,
+    PermutationTask,
+    Reply,
+    Request,
+    context_of,
+)
 
 #: Requests decoded together where nobody says how many: on a CPU more bring little and cost memory.
 DEFAULT_BATCH = {"cpu": 4, "mps": 8, "cuda": 16}
@@ -38,7 +48,9 @@ class Hf:
         UsageError: The context is not stated by the model and not given.
     """
 
-    answers: ClassVar[frozenset[type[Any]]] = frozenset({Write, Permute, Weigh, Recite, Attend})
+    answers: ClassVar[frozenset[type[Any]]] = frozenset(
+        {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, AttentionTask}
+    )
     #: A local model costs time, and its runs are kept in their own folders.
     costs_money = False
     #: Classes of transformers that open it.
@@ -119,7 +131,7 @@ class Hf:
         replies, kinds = sort_out(requests, self._tokens, self._identity.get("model", ""))
         for jobs in kinds:
             jobs.sort(key=lambda job: (-len(job.prompt), job.at))
-            size = 1 if jobs[0].kind is Attend else self._batch_size
+            size = 1 if jobs[0].kind is AttentionTask else self._batch_size
             for start in range(0, len(jobs), size):
                 with self._turn:
                     replies |= self._answer(jobs[start : start + size])

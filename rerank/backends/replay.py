@@ -6,7 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from rerank.prompts.word_tokens import WordTokens
-from rerank.tasks import Attend, Permute, Recite, Relate, Reply, Request, Weigh, Write
+from rerank.tasks import (
+    AttentionTask,
+    ContinuationTask,
+    CrossEncoderTask,
+    GenerationTask,
+    LikelihoodTask,
+    PermutationTask,
+    Reply,
+    Request,
+)
 
 #: Records are found by window, so no prompt may be refused or cut on their account.
 _NO_LIMIT = 1 << 40
@@ -58,7 +67,9 @@ class Replay:
         used: The records that requests were answered from, each once.
     """
 
-    answers = frozenset({Write, Permute, Weigh, Recite, Attend, Relate})
+    answers = frozenset(
+        {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, AttentionTask, CrossEncoderTask}
+    )
     batch_size = 1024
     costs_money = False
 

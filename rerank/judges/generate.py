@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from rerank.judges.base import Limits, Verdict, Whole
 from rerank.parsing import parse
 from rerank.prompts.identifiers import Alphabet, identifiers, letters_of
-from rerank.tasks import Permute, Reply, Request, Sampling, Write
+from rerank.tasks import GenerationTask, PermutationTask, Reply, Request, Sampling
 from rerank.types import Window
 
 __all__ = ["SPARE_TOKENS", "Generate", "Limits", "verdict"]
@@ -27,7 +27,7 @@ class Generate(Whole):
         identifiers: ``numbers``, as in the published models' training, or ``letters``, of one token each.
     """
 
-    needs = (Permute, Write)
+    needs = (PermutationTask, GenerationTask)
 
     constrain: bool = True
     identifiers: Alphabet = "numbers"
@@ -53,8 +53,8 @@ class Generate(Whole):
             max_tokens=reply_tokens, temperature=self.limits.temperature, seed=self.limits.seed, thinking=thinking
         )
         items = tuple(f"[{label}]" for label in labels)
-        constrained = self.constrain and self.does(Permute)
-        task = Permute(items=items, count=window.wanted) if constrained and window.wanted else Write()
+        constrained = self.constrain and self.does(PermutationTask)
+        task = PermutationTask(items=items, count=window.wanted) if constrained and window.wanted else GenerationTask()
         return [Request(prompt=fitted.prompt, sampling=sampling, window=window, task=task)]
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:

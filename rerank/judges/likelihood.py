@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from rerank.errors import UsageError
 from rerank.judges.base.pointwise import Pointwise
 from rerank.prompts.passages import one_line
-from rerank.tasks import Recite
+from rerank.tasks import LikelihoodTask
 from rerank.types import Query
 
 
@@ -27,7 +27,7 @@ class Likelihood(Pointwise):
         UsageError: The prompt shows the query, so that its likelihood would say nothing, or several passages.
     """
 
-    needs = (Recite,)
+    needs = (LikelihoodTask,)
     prompt = "query_likelihood"
 
     def __post_init__(self) -> None:

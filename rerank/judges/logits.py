@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rerank.judges.base import Verdict, Whole, by_score, failed
 from rerank.judges.base.continuations import first_marks, weighing
 from rerank.prompts.identifiers import identifiers, letters_of
-from rerank.tasks import Reply, Request, Weigh
+from rerank.tasks import ContinuationTask, Reply, Request
 from rerank.types import Window
 
 
@@ -24,7 +24,7 @@ class Logits(Whole):
     tokenizer has such names is a `UsageError` that says how many there are. One request a window, one forward pass.
     """
 
-    needs = (Weigh,)
+    needs = (ContinuationTask,)
     prompt = "listwise_letters"
 
     @property

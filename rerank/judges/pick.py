@@ -15,7 +15,7 @@ from rerank.judges.base import FAILURES, Verdict, Whole, by_score, failed
 from rerank.judges.base.continuations import first_marks, weighing
 from rerank.judges.generate import SPARE_TOKENS, verdict
 from rerank.prompts.identifiers import identifiers, letters_of
-from rerank.tasks import Permute, Reply, Request, Sampling, Weigh, Write
+from rerank.tasks import ContinuationTask, GenerationTask, PermutationTask, Reply, Request, Sampling
 from rerank.types import Window
 
 
@@ -34,7 +34,7 @@ class Pick(Whole):
         UsageError: The backend cannot answer in that way.
     """
 
-    needs = (Weigh, Permute, Write)
+    needs = (ContinuationTask, PermutationTask, GenerationTask)
     prompt = "pick"
 
     by: Literal["likelihood", "generation"] = "likelihood"
@@ -42,7 +42,7 @@ class Pick(Whole):
     def __post_init__(self) -> None:
         """Check that the backend answers in the way that is asked for."""
         super().__post_init__()
-        tasks = (Weigh,) if self._weighs else (Permute, Write)
+        tasks = (ContinuationTask,) if self._weighs else (PermutationTask, GenerationTask)
         if not any(map(self.does, tasks)):
             raise UsageError(
                 f"by={self.by} with model {self.backend.identity.get('model', '')!r}, whose backend does not do that",
@@ -66,7 +66,7 @@ class Pick(Whole):
         sampling = Sampling(
             max_tokens=reply_tokens, temperature=limits.temperature, seed=limits.seed, thinking=thinking
         )
-        task = Permute(items=items, count=1) if self.does(Permute) else Write()
+        task = PermutationTask(items=items, count=1) if self.does(PermutationTask) else GenerationTask()
         return [Request(prompt=fitted.prompt, sampling=sampling, window=window, task=task)]
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:

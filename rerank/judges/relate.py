@@ -13,7 +13,7 @@ from rerank.judges.base import Asking, Verdict, by_score, failed
 from rerank.prompts import load_prompt
 from rerank.prompts.base import Message
 from rerank.prompts.passages import one_line
-from rerank.tasks import Relate as Task
+from rerank.tasks import CrossEncoderTask as Task
 from rerank.tasks import Reply, Request, Sampling
 from rerank.types import Document, Query, Window
 

@@ -24,7 +24,7 @@ from rerank.lm.temporary_settings import Borrowed
 from rerank.lm.tensor_parallel import is_split
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Prompt
-from rerank.tasks import Attend
+from rerank.tasks import AttentionTask
 
 #: Tokens of the query's part that may stand before the first one that asks: a token that reaches over the border.
 _BORDER = 8
@@ -51,7 +51,7 @@ class Seen:
     shape: str = ""
 
 
-def attend(model: Any, tokens: HfTokens, prompt: Prompt, task: Attend) -> Seen:
+def attend(model: Any, tokens: HfTokens, prompt: Prompt, task: AttentionTask) -> Seen:
     """Do one task.
 
     Args:
@@ -108,7 +108,7 @@ def relevance(real: torch.Tensor, null: torch.Tensor, *, filtered: bool = True) 
     return float(c.sum())
 
 
-def chosen(config: Any, task: Attend) -> dict[int, tuple[int, ...]]:
+def chosen(config: Any, task: AttentionTask) -> dict[int, tuple[int, ...]]:
     """Layer -> the heads of it that count.
 
     Raises:

@@ -18,7 +18,7 @@ from rerank.lm.permutation_decoding import permute
 from rerank.lm.permutation_grammar import Chain, Ids, behind, pieces
 from rerank.lm.thinking import CLOSE
 from rerank.lm.tokenizers import HfTokens
-from rerank.tasks import Attend, Permute, Recite, Reply, Weigh, Write
+from rerank.tasks import AttentionTask, ContinuationTask, GenerationTask, LikelihoodTask, PermutationTask, Reply
 
 #: So much of a prompt's end is tokenized again with what follows it; no token is longer.
 _TAIL = 32
@@ -73,15 +73,15 @@ def _attend(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
 
 #: Kind of task -> how it is done.
 DO: dict[type[Any], Callable[[Any, HfTokens, Sequence[Job]], list[Reply]]] = {
-    Write: _write,
-    Permute: _permute,
-    Weigh: _weigh,
-    Recite: _weigh,
-    Attend: _attend,
+    GenerationTask: _write,
+    PermutationTask: _permute,
+    ContinuationTask: _weigh,
+    LikelihoodTask: _weigh,
+    AttentionTask: _attend,
 }
 
 
-def chain_text(task: Permute, order: Sequence[int]) -> str:
+def chain_text(task: PermutationTask, order: Sequence[int]) -> str:
     """Identifiers as they are written, from their places."""
     return task.separator.join(task.items[at] for at in order)
 
@@ -91,7 +91,7 @@ def chain_of(tokens: HfTokens, job: Job) -> Chain:
     return chain_for(tokens, job.task, _end(tokens, job), job.begun)
 
 
-def chain_for(tokens: HfTokens, task: Permute, end: str, begun: str) -> Chain:
+def chain_for(tokens: HfTokens, task: PermutationTask, end: str, begun: str) -> Chain:
     """The grammar of a task's reply in the tokens of this tokenizer.
 
     Args:

@@ -14,12 +14,12 @@ from rerank.prompts.base import Prompt
 
 
 @dataclass(frozen=True, slots=True)
-class Write:
+class GenerationTask:
     """Go on with the prompt; the reply is text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Permute:
+class PermutationTask:
     """Write identifiers in an order of the model's choice, none twice; the reply is their chain as text.
 
     Attributes:
@@ -41,7 +41,7 @@ class Permute:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Weigh:
+class ContinuationTask:
     """Say how likely each continuation is; the reply has one log-probability each, in ``scores``.
 
     Attributes:
@@ -52,12 +52,12 @@ class Weigh:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recite(Weigh):
+class LikelihoodTask(ContinuationTask):
     """The same about texts of many tokens, such as a query; servers tell the likelihood of single tokens only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attend:
+class AttentionTask:
     """Say how much attention each passage gets from the end of the prompt; one number each, in ``scores``.
 
     Attributes:
@@ -84,14 +84,14 @@ class Attend:
 
 
 @dataclass(frozen=True, slots=True)
-class Relate:
+class CrossEncoderTask:
     """Say how relevant each passage of the window is to its query, pair by pair; one number each, in ``scores``."""
 
 
-Task = Write | Permute | Weigh | Recite | Attend | Relate
+Task = GenerationTask | PermutationTask | ContinuationTask | LikelihoodTask | AttentionTask | CrossEncoderTask
 
 
 def tasks_of(backend: Any) -> frozenset[type[Any]]:
     """The kinds of task that a backend (or its class) does; one that does not say so writes."""
-    said: frozenset[type[Any]] = getattr(backend, "answers", frozenset({Write}))
+    said: frozenset[type[Any]] = getattr(backend, "answers", frozenset({GenerationTask}))
     return said

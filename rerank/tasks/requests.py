@@ -13,23 +13,32 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from rerank.io.pictures import picture_hash
 from rerank.prompts.base import Message, Prompt, TokenCounter
-from rerank.tasks.kinds import Attend, Permute, Recite, Relate, Task, Weigh, Write, tasks_of
+from rerank.tasks.kinds import (
+    AttentionTask,
+    ContinuationTask,
+    CrossEncoderTask,
+    GenerationTask,
+    LikelihoodTask,
+    PermutationTask,
+    Task,
+    tasks_of,
+)
 from rerank.types import Query, Window
 
 __all__ = [
-    "Attend",
+    "AttentionTask",
     "Backend",
+    "ContinuationTask",
+    "CrossEncoderTask",
+    "GenerationTask",
+    "LikelihoodTask",
     "Message",
-    "Permute",
+    "PermutationTask",
     "Prompt",
-    "Recite",
-    "Relate",
     "Reply",
     "Request",
     "Sampling",
     "Task",
-    "Weigh",
-    "Write",
     "tasks_of",
 ]
 
@@ -73,7 +82,7 @@ class Request:
     prompt: Prompt
     sampling: Sampling
     window: Window = field(default_factory=lambda: Window(Query(id=""), ()))
-    task: Task = Write()  # noqa: RUF009 - frozen and empty
+    task: Task = GenerationTask()  # noqa: RUF009 - frozen and empty
 
     def digest(self, identity: Mapping[str, str]) -> str:
         """Hex SHA-256 of what was asked: the backend's identity, chat, sampling, task, and the window it is about.
@@ -88,7 +97,7 @@ class Request:
             del sampling["thinking"]  # requests that were committed before there was such a thing stay what they were
         turns = [[m.role, m.content, *map(picture_hash, m.images)] for m in self.prompt]
         content: list[Any] = [dict(identity), turns, sampling, about]
-        if not isinstance(self.task, Write):
+        if not isinstance(self.task, GenerationTask):
             later = ("weights", "length_power")  # likewise
             fields = asdict(self.task, dict_factory=_without_images)
             task = {key: value for key, value in fields.items() if value or key not in later}

@@ -26,7 +26,7 @@ from rerank.errors import ContextOverflowError, DataError, UsageError
 from rerank.judges import Limits
 from rerank.prompts import load_prompt
 from rerank.prompts.word_tokens import WordTokens
-from rerank.tasks import Reply, Request, Weigh, Write
+from rerank.tasks import ContinuationTask, GenerationTask, Reply, Request
 from rerank.types import Document, Qrels, Query, Ranking, Run, Window
 from tests.judges.scripted import Scripted, always, window
 
@@ -101,10 +101,10 @@ def test_a_grade_alone_is_found_in_any_words(grade: int, words: str) -> None:
 
 
 def test_grades_are_weighed_where_the_backend_can() -> None:
-    scripted = Scripted(always(Reply(scores=(-3.0, -0.2, -2.0, -9.0))), Weigh, Write)
+    scripted = Scripted(always(Reply(scores=(-3.0, -0.2, -2.0, -9.0))), ContinuationTask, GenerationTask)
     made = grader(scripted)
     request = made.request(window("about rain", query="why does it rain"))
-    assert request.task == Weigh(continuations=("3", "2", "1", "0"))
+    assert request.task == ContinuationTask(continuations=("3", "2", "1", "0"))
     shown = request.prompt[-1].content
     assert "Query: why does it rain" in shown
     assert "Passage: about rain" in shown
@@ -122,30 +122,30 @@ def test_grades_are_weighed_where_the_backend_can() -> None:
     ],
 )
 def test_the_likeliest_grade(scores: tuple[float, ...], grade: int | None) -> None:
-    read = grader(Scripted(always(Reply()), Weigh)).read(Reply(scores=scores))
+    read = grader(Scripted(always(Reply()), ContinuationTask)).read(Reply(scores=scores))
     assert (read.grade, read.answered) == (grade, True)
     assert bool(read.detail) == (grade is None)
 
 
 def test_grades_are_written_where_the_backend_cannot_weigh_or_is_not_to() -> None:
-    for tasks, by in (((Write,), "auto"), ((Write, Weigh), "generation")):
+    for tasks, by in (((GenerationTask,), "auto"), ((GenerationTask, ContinuationTask), "generation")):
         scripted = Scripted(always(Reply(text="Grade: 1")), *tasks)
         made = grader(scripted, by=by)
         request = made.request(window("about rain"))
-        assert (request.task, request.sampling.max_tokens) == (Write(), REPLY_TOKENS)
+        assert (request.task, request.sampling.max_tokens) == (GenerationTask(), REPLY_TOKENS)
         assert made.read(scripted.generate([request])[0]) == Graded(grade=1, reply="Grade: 1")
 
 
 def test_what_has_no_grade() -> None:
-    made = grader(Scripted(always(Reply()), Write))
+    made = grader(Scripted(always(Reply()), GenerationTask))
     assert made.read(Reply(text="Hm.")) == Graded(grade=None, reply="Hm.", detail="no grade in the reply")
     assert made.read(Reply(finish="refused")).detail == "the provider refused to answer"
     assert made.read(Reply(finish="error", error="gone")) == Graded(grade=None, detail="gone", answered=False)
-    assert not grader(Scripted(always(Reply()), Weigh)).read(Reply()).answered
+    assert not grader(Scripted(always(Reply()), ContinuationTask)).read(Reply()).answered
 
 
 def test_long_documents_are_cut_and_long_queries_refused() -> None:
-    for tasks in ((Weigh,), (Write,)):
+    for tasks in ((ContinuationTask,), (GenerationTask,)):
         scripted = Scripted(always(Reply()), *tasks, context_size=300)
         made = grader(scripted, limits=Limits(min_passage_tokens=4))
         request = made.request(window("word " * 900))
@@ -155,7 +155,7 @@ def test_long_documents_are_cut_and_long_queries_refused() -> None:
 
 
 def test_it_is_a_judge_like_any_other() -> None:
-    scripted = Scripted(lambda r: Reply(text="3" if "hail" in r.prompt[-1].content else "1"), Write)
+    scripted = Scripted(lambda r: Reply(text="3" if "hail" in r.prompt[-1].content else "1"), GenerationTask)
     (verdict,) = grader(scripted).order([window("snow", "hail", "rain")])
     assert (verdict.order, verdict.status) == ((1, 0, 2), "ok")
     scripted.say = lambda r: Reply(text="?" if "snow" in r.prompt[-1].content else "1")
@@ -166,7 +166,7 @@ def test_what_cannot_be_meant_is_refused() -> None:
     with pytest.raises(UsageError, match="prompt 'listwise', which is listwise.*take 'grade'"):
         Grader(backend=Fake("perfect"), template=load_prompt("listwise"))
     with pytest.raises(UsageError, match="--by generation with model 'scripted'"):
-        grader(Scripted(always(Reply()), Weigh), by="generation")
+        grader(Scripted(always(Reply()), ContinuationTask), by="generation")
     with pytest.raises(UsageError, match="cannot be asked to weigh or write"):
         Grader.check(CrossEncoder, "cross_encoder:x")
 
@@ -210,7 +210,7 @@ class Batches(Scripted):
     """Keeps which documents were asked about together."""
 
     def __init__(self, say: Any, size: int = 8) -> None:
-        super().__init__(say, Write)
+        super().__init__(say, GenerationTask)
         self.batch_size = size
         self.batches: list[list[tuple[str, str]]] = []
 

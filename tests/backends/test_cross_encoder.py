@@ -18,7 +18,7 @@ from rerank.errors import BackendError, DataError, MissingResourceError, RerankE
 from rerank.models import open_backend
 from rerank.prompts.base import Message
 from rerank.reranker import Reranker
-from rerank.tasks import BackendOptions, Relate, Reply, Request, Sampling
+from rerank.tasks import BackendOptions, CrossEncoderTask, Reply, Request, Sampling
 from tests.backends.pairs import save
 
 FLOAT32 = BackendOptions(dtype="float32", device="cpu")
@@ -37,7 +37,7 @@ def loaded(folder: Path) -> CrossEncoder:
 
 def request(*passages: str, query: str = "w1 w9") -> Request:
     prompt = tuple(Message("user", text) for text in (query, *passages))
-    return Request(prompt=prompt, sampling=Sampling(max_tokens=0), task=Relate())
+    return Request(prompt=prompt, sampling=Sampling(max_tokens=0), task=CrossEncoderTask())
 
 
 def plainly(folder: Path, passages: tuple[str, ...], query: str = "w1 w9") -> list[list[float]]:

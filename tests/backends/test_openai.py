@@ -14,14 +14,24 @@ from rerank.backends.openai import Openai
 from rerank.errors import UsageError
 from rerank.models import open_backend
 from rerank.prompts.base import Message, Prompt
-from rerank.tasks import Attend, BackendOptions, Permute, Reply, Request, Sampling, Task, Weigh, Write
+from rerank.tasks import (
+    AttentionTask,
+    BackendOptions,
+    ContinuationTask,
+    GenerationTask,
+    PermutationTask,
+    Reply,
+    Request,
+    Sampling,
+    Task,
+)
 from tests.backends.faulty_server import Act, Answer, FaultyServer, error, models, raw, said, weighed
 
 pytestmark = pytest.mark.enable_socket
 
 PLAIN: Prompt = (Message("system", "You rank."), Message("user", "Rank these."))
 BEGUN: Prompt = (*PLAIN, Message("assistant", "["))
-THREE = Permute(items=("[1]", "[2]", "[3]"), count=3)
+THREE = PermutationTask(items=("[1]", "[2]", "[3]"), count=3)
 KINDS = ("vllm", "sglang", "llamacpp", "somebody")
 
 
@@ -41,7 +51,7 @@ def ask(
     **sampling: Any,
 ) -> tuple[list[Reply], list[dict[str, Any]]]:
     """Replies, and what was sent for them."""
-    request = Request(prompt=prompt, sampling=Sampling(**{"max_tokens": 20, **sampling}), task=task or Write())
+    request = Request(prompt=prompt, sampling=Sampling(**{"max_tokens": 20, **sampling}), task=task or GenerationTask())
     listing = models("m", owner=owner, max_model_len=4096)
     with FaultyServer(acts if isinstance(acts, Sequence) else [acts], listing=listing) as server:
         backend = Openai.connect("m", BackendOptions(base_url=server.url, concurrency=1))
@@ -49,8 +59,8 @@ def ask(
 
 
 def test_what_it_does() -> None:
-    assert Openai.answers == {Write, Permute, Weigh}
-    assert Attend not in Openai.answers
+    assert Openai.answers == {GenerationTask, PermutationTask, ContinuationTask}
+    assert AttentionTask not in Openai.answers
 
 
 class TestConnecting:
@@ -250,7 +260,7 @@ class TestPermute:
         assert (fields["vllm"]["max_tokens"], fields["somebody"]["max_tokens"]) == (20, 60)
 
     def test_one_alone(self) -> None:
-        _, (sent,) = ask(said("[1]"), task=Permute(items=("[1]",), count=1), owner="llamacpp")
+        _, (sent,) = ask(said("[1]"), task=PermutationTask(items=("[1]",), count=1), owner="llamacpp")
         assert sent["grammar"] == 'root ::= item\nitem ::= "[1]"'
 
     @pytest.mark.parametrize("owner", ["vllm", "sglang", "llamacpp"])
@@ -293,7 +303,7 @@ class TestPermute:
 
 
 class TestWeigh:
-    LETTERS = Weigh(continuations=("A", "B", "C"))
+    LETTERS = ContinuationTask(continuations=("A", "B", "C"))
 
     def test_likelihoods_of_single_tokens(self) -> None:
         (reply,), (sent,) = ask(weighed(B=-0.5, A=-1.5, X=-3.0), BEGUN, self.LETTERS, owner="vllm")
@@ -306,11 +316,13 @@ class TestWeigh:
         assert sent["top_logprobs"] == 200
 
     def test_blanks_count_only_where_the_text_itself_is_not_there(self) -> None:
-        (reply,), _ = ask(weighed(Yes=-0.5, _Yes=-1.0, _No=-2.0, No_=-2.0), task=Weigh(continuations=("Yes", "No")))
+        (reply,), _ = ask(
+            weighed(Yes=-0.5, _Yes=-1.0, _No=-2.0, No_=-2.0), task=ContinuationTask(continuations=("Yes", "No"))
+        )
         assert reply.scores == pytest.approx((-0.5, math.log(2 * math.exp(-2.0))))
 
     def test_several_tokens_cannot_be_weighed(self) -> None:
-        (reply,), sent = ask(weighed(A=-0.5, B=-2.0), task=Weigh(continuations=("[1]", "[2]")))
+        (reply,), sent = ask(weighed(A=-0.5, B=-2.0), task=ContinuationTask(continuations=("[1]", "[2]")))
         assert (reply.finish, reply.scores, len(sent)) == ("error", (), 1)
         assert "single tokens only" in reply.error
 

@@ -19,7 +19,7 @@ from rerank.cli.app import app
 from rerank.errors import MissingResourceError
 from rerank.models import MODELS, folder_of
 from rerank.prompts.base import Message
-from rerank.tasks import BackendOptions, Permute, Request, Sampling, Task, Weigh, Write
+from rerank.tasks import BackendOptions, ContinuationTask, GenerationTask, PermutationTask, Request, Sampling, Task
 
 pytestmark = [
     pytest.mark.model,
@@ -71,7 +71,7 @@ def test_it_says_its_context_for_one_request(url: str) -> None:
 
 
 def test_text_and_the_same_again(url: str) -> None:
-    backend, request = ask(url, Write(), ("user", "Name a colour."))
+    backend, request = ask(url, GenerationTask(), ("user", "Name a colour."))
     one, two = backend.generate([request, request])
     assert one.text
     assert one.text == two.text
@@ -80,13 +80,13 @@ def test_text_and_the_same_again(url: str) -> None:
 
 
 def test_it_goes_on_with_the_beginning_of_a_reply(url: str) -> None:
-    backend, request = ask(url, Write(), ("user", "Name a colour."), ("assistant", "Ultramar"))
+    backend, request = ask(url, GenerationTask(), ("user", "Name a colour."), ("assistant", "Ultramar"))
     assert backend.generate([request])[0].text.startswith("Ultramar")
 
 
 def test_only_identifiers_can_be_written(url: str) -> None:
     items = tuple(f"[{at}]" for at in range(1, 6))
-    task = Permute(items=items, count=5)
+    task = PermutationTask(items=items, count=5)
     backend, request = ask(url, task, ("user", "Tell me a story about the sea."), ("assistant", "["), max_tokens=40)
     (reply,) = backend.generate([request])
     assert reply.finish == "stop"
@@ -95,7 +95,7 @@ def test_only_identifiers_can_be_written(url: str) -> None:
 
 
 def test_likelihoods_of_letters(url: str) -> None:
-    task = Weigh(continuations=("A", "B"))
+    task = ContinuationTask(continuations=("A", "B"))
     backend, request = ask(url, task, ("user", "Which is a fruit? [A] apple [B] brick"), ("assistant", "["))
     (reply,) = backend.generate([request])
     assert len(reply.scores) == 2
@@ -103,7 +103,7 @@ def test_likelihoods_of_letters(url: str) -> None:
 
 
 def test_a_prompt_that_is_too_long(url: str) -> None:
-    backend, request = ask(url, Write(), ("user", "word " * 2000))
+    backend, request = ask(url, GenerationTask(), ("user", "word " * 2000))
     (reply,) = backend.generate([request])
     assert reply.finish == "error"
     assert "exceeds the available context size" in reply.error

@@ -30,7 +30,15 @@ from rerank.models import open_backend
 from rerank.prompts import load_prompt
 from rerank.prompts.base import PICTURE, Message, SeesPictures
 from rerank.reranker import Reranker
-from rerank.tasks import Attend, BackendOptions, Permute, Recite, Request, Sampling, Weigh
+from rerank.tasks import (
+    AttentionTask,
+    BackendOptions,
+    ContinuationTask,
+    LikelihoodTask,
+    PermutationTask,
+    Request,
+    Sampling,
+)
 from rerank.types import Document, Query, Window
 from tests.backends.conftest import make_tokenizer
 from tests.backends.seeing import MAKERS, draw, make_qwen
@@ -99,7 +107,7 @@ def by_hand(vlm: Vlm, request: Request, text: str) -> float:
 def test_yes_and_no_are_as_likely_as_the_models_logits_say(vlm: Vlm, paths: list[str]) -> None:
     words = ("Yes", "No", "N")  # the tokenizer's tokens are bytes
     for shown in (paths[:1], paths[:3]):
-        request = ask(Weigh(continuations=words), *shown)
+        request = ask(ContinuationTask(continuations=words), *shown)
         (reply,) = vlm.generate([request])
         assert reply.scores == pytest.approx([by_hand(vlm, request, word) for word in words], abs=1e-4)
         assert reply.tokens_in == inputs_of(vlm, request)["input_ids"].shape[1] == vlm.tokens.count(request.prompt)
@@ -107,7 +115,7 @@ def test_yes_and_no_are_as_likely_as_the_models_logits_say(vlm: Vlm, paths: list
 
 
 def test_pictures_decide(vlm: Vlm, paths: list[str]) -> None:
-    task = Weigh(continuations=("Y", "N"))
+    task = ContinuationTask(continuations=("Y", "N"))
     replies = vlm.generate([ask(task, path) for path in paths[:4]])
     assert len({reply.scores for reply in replies}) == 4
     one, two = vlm.generate([ask(task, *paths[:2]), ask(task, *paths[1::-1])])
@@ -115,9 +123,9 @@ def test_pictures_decide(vlm: Vlm, paths: list[str]) -> None:
 
 
 def test_what_is_written_is_what_transformers_writes(vlm: Vlm, paths: list[str]) -> None:
-    from rerank.tasks import Write
+    from rerank.tasks import GenerationTask
 
-    request = ask(Write(), *paths[:2], max_tokens=6)
+    request = ask(GenerationTask(), *paths[:2], max_tokens=6)
     (reply,) = vlm.generate([request])
     inputs = inputs_of(vlm, request)
     with torch.no_grad():
@@ -149,7 +157,7 @@ def chain_by_hand(vlm: Vlm, request: Request) -> list[int]:
 @pytest.mark.parametrize("kind", ["idefics3", "qwen2-vl"])
 def test_a_constrained_order_is_the_greedy_one_by_hand(backends: dict[str, Vlm], paths: list[str], kind: str) -> None:
     vlm = backends[kind]
-    request = ask(Permute(items=("[1]", "[2]", "[3]"), count=3), *paths[:3])
+    request = ask(PermutationTask(items=("[1]", "[2]", "[3]"), count=3), *paths[:3])
     (reply,) = vlm.generate([request])
     assert reply.text == " > ".join(f"[{at + 1}]" for at in chain_by_hand(vlm, request))
     assert (reply.finish, reply.tokens_out) == ("stop", len("[1] > [2] > [3]"))
@@ -159,25 +167,25 @@ def test_orders_of_any_kind_are_permutations(vlm: Vlm, paths: list[str]) -> None
     items = tuple(f"[{at}]" for at in range(1, 9))
     few, one, hot = vlm.generate(
         [
-            ask(Permute(items=items, count=3), *paths),
-            ask(Permute(items=items[:1], count=1), paths[0]),
-            ask(Permute(items=items, count=8), *paths, temperature=2.0, seed=3),
+            ask(PermutationTask(items=items, count=3), *paths),
+            ask(PermutationTask(items=items[:1], count=1), paths[0]),
+            ask(PermutationTask(items=items, count=8), *paths, temperature=2.0, seed=3),
         ]
     )
     assert len({*few.text.split(" > ")} & {*items}) == 3
     assert (one.text, one.steps) == ("[1]", 2)
     assert sorted(hot.text.split(" > ")) == sorted(items)
-    (again,) = vlm.generate([ask(Permute(items=items, count=8), *paths, temperature=2.0, seed=3)])
+    (again,) = vlm.generate([ask(PermutationTask(items=items, count=8), *paths, temperature=2.0, seed=3)])
     assert again.text == hot.text
 
 
 def test_one_after_the_other_is_as_all_at_once(vlm: Vlm, paths: list[str]) -> None:
     """Qwen2-VL keeps positions of the last prompt; they must not reach the next one."""
     asked = [
-        ask(Weigh(continuations=("Y", "N")), paths[0]),
-        ask(Permute(items=("[1]", "[2]"), count=2), *paths[:2]),
-        ask(Weigh(continuations=("Y", "N")), *paths[:3]),
-        ask(Weigh(continuations=("Y", "N")), text="No picture."),
+        ask(ContinuationTask(continuations=("Y", "N")), paths[0]),
+        ask(PermutationTask(items=("[1]", "[2]"), count=2), *paths[:2]),
+        ask(ContinuationTask(continuations=("Y", "N")), *paths[:3]),
+        ask(ContinuationTask(continuations=("Y", "N")), text="No picture."),
     ]
     together = vlm.generate(asked)
     alone = [vlm.generate([request])[0] for request in asked[::-1]][::-1]
@@ -185,7 +193,7 @@ def test_one_after_the_other_is_as_all_at_once(vlm: Vlm, paths: list[str]) -> No
 
 
 def test_recited_queries(vlm: Vlm, paths: list[str]) -> None:
-    request = ask(Recite(continuations=("red",)), paths[0])
+    request = ask(LikelihoodTask(continuations=("red",)), paths[0])
     (reply,) = vlm.generate([request])
     assert reply.scores == pytest.approx([by_hand(vlm, request, "red")], abs=1e-4)
 
@@ -203,7 +211,7 @@ def test_tokens_of_pictures(vlm: Vlm, paths: list[str]) -> None:
 def test_a_query_that_spells_out_a_picture_shows_none(vlm: Vlm, paths: list[str]) -> None:
     text = "<image> <|image_pad|> <|im_end|>"
     plain, spelled = vlm.generate(
-        [ask(Weigh(continuations=("Y", "N")), paths[0], text=words) for words in ("nothing", text)]
+        [ask(ContinuationTask(continuations=("Y", "N")), paths[0], text=words) for words in ("nothing", text)]
     )
     assert spelled.finish == plain.finish == "stop"
     assert spelled.tokens_in > plain.tokens_in
@@ -212,7 +220,7 @@ def test_a_query_that_spells_out_a_picture_shows_none(vlm: Vlm, paths: list[str]
 def test_pictures_that_cannot_be_read_are_replies_that_say_so(vlm: Vlm, paths: list[str], tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(Path(paths[0]).read_bytes()[:50])
-    task = Weigh(continuations=("Y", "N"))
+    task = ContinuationTask(continuations=("Y", "N"))
     good, missing, cut, again = vlm.generate(
         [
             ask(task, paths[0]),
@@ -229,10 +237,10 @@ def test_pictures_that_cannot_be_read_are_replies_that_say_so(vlm: Vlm, paths: l
 
 
 def test_what_it_is_not_asked(vlm: Vlm, paths: list[str]) -> None:
-    (reply,) = vlm.generate([ask(Attend(spans=((0, 1),), tail=2), paths[0])])
+    (reply,) = vlm.generate([ask(AttentionTask(spans=((0, 1),), tail=2), paths[0])])
     assert (reply.finish, reply.error) == ("error", "A vision-language model is not asked to attend")
     with pytest.raises(UsageError, match="--thinking-tokens 5"):
-        vlm.generate([ask(Weigh(continuations=("Y",)), paths[0], thinking=5)])
+        vlm.generate([ask(ContinuationTask(continuations=("Y",)), paths[0], thinking=5)])
 
 
 def test_a_prompt_longer_than_the_context(
@@ -240,7 +248,7 @@ def test_a_prompt_longer_than_the_context(
 ) -> None:
     vlm: Any = backends["idefics3"]
     monkeypatch.setattr(vlm._pictures, "_context_size", 60)
-    fits, long = vlm.generate([ask(Weigh(continuations=("Y",)), *paths[:n]) for n in (1, 3)])
+    fits, long = vlm.generate([ask(ContinuationTask(continuations=("Y",)), *paths[:n]) for n in (1, 3)])
     assert fits.finish == "stop"
     assert long.finish == "error"
     assert "tokens with its pictures" in long.error
@@ -321,7 +329,7 @@ def test_loading(folders: dict[str, Path], tmp_path: Path) -> None:
     assert len(opened.identity["weights"]) == 64
     half = Vlm.load(folders["llava"], BackendOptions(dtype="bfloat16", device="cpu"))
     assert half.identity["dtype"] == "bfloat16"
-    (reply,) = half.generate([ask(Weigh(continuations=("Y", "N")), *draw(tmp_path / "p")[:2])])
+    (reply,) = half.generate([ask(ContinuationTask(continuations=("Y", "N")), *draw(tmp_path / "p")[:2])])
     assert len(reply.scores) == 2
     with pytest.raises(UsageError, match="--device-map tp with a vision-language model"):
         Vlm.load(folders["llava"], BackendOptions(device_map="tp"))
@@ -349,7 +357,7 @@ def test_a_template_that_leaves_pictures_out(folders: dict[str, Path], tmp_path:
     folder = Path(shutil.copytree(folders["idefics3"], tmp_path / "blind"))
     (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'][-1]['text'] }}{% endfor %}")
     with pytest.raises(BackendError, match="template leaves pictures out"):
-        Vlm.load(folder, FLOAT32).generate([ask(Weigh(continuations=("Y",)), paths[0])])
+        Vlm.load(folder, FLOAT32).generate([ask(ContinuationTask(continuations=("Y",)), paths[0])])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="about its absence")

@@ -19,7 +19,7 @@ from rerank.finetune.labels.synthetic import Wanted, make_queries
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.finetune.labels.writing import Writer, own_prompt, prompt_of, query_in
 from rerank.prompts import load_prompt
-from rerank.tasks import Reply, Request, Weigh, Write
+from rerank.tasks import ContinuationTask, GenerationTask, Reply, Request
 from rerank.types import Document, Query
 from tests.judges.scripted import Scripted
 
@@ -180,7 +180,7 @@ def echo(request: Request) -> Reply:
 
 
 def writer(say: Callable[[Request], Reply] = echo, **more: Any) -> tuple[Writer, Scripted]:
-    scripted = Scripted(say, Write)
+    scripted = Scripted(say, GenerationTask)
     return Writer(backend=scripted, template=own_prompt(), **more), scripted
 
 
@@ -202,9 +202,9 @@ def test_a_model_is_shown_the_passage_and_no_query() -> None:
 
 def test_models_that_cannot_and_numbers_that_do_not_fit() -> None:
     with pytest.raises(UsageError, match="which is listwise"):
-        Writer(backend=Scripted(echo, Write), template=load_prompt("listwise"))
+        Writer(backend=Scripted(echo, GenerationTask), template=load_prompt("listwise"))
     with pytest.raises(UsageError, match="it writes nothing"):
-        Writer(backend=Scripted(echo, Weigh), template=own_prompt())
+        Writer(backend=Scripted(echo, ContinuationTask), template=own_prompt())
     with pytest.raises(UsageError, match="2 queries a document at temperature 0"):
         writer(each=2)
     assert prompt_of("pointwise").name == "pointwise"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rerank.prompts.word_tokens import WordTokens
-from rerank.tasks import Reply, Request, Write
+from rerank.tasks import GenerationTask, Reply, Request
 from rerank.types import Document, Query, Window
 
 
@@ -25,7 +25,7 @@ class Scripted:
 
     def __init__(self, say: Callable[[Request], Reply], *tasks: type[Any], context_size: int = 4096) -> None:
         self.say = say
-        self.answers = frozenset(tasks or (Write,))
+        self.answers = frozenset(tasks or (GenerationTask,))
         self.tokens = WordTokens(context_size)
         self.asked: list[Request] = []
 

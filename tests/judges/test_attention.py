@@ -17,7 +17,7 @@ from rerank.judges.attention import Attention
 from rerank.judges.attention.heads import BESIDE, HeadList, open_heads
 from rerank.judges.base import Verdict, z_scores
 from rerank.prompts import PromptTemplate, load_prompt
-from rerank.tasks import Attend, Reply
+from rerank.tasks import AttentionTask, Reply
 from rerank.types import Document, Qrels, Query, Window
 
 QRELS = Qrels({"q": {"b": 2, "c": 1}})
@@ -44,7 +44,7 @@ def test_spans_are_those_of_the_passages_wherever_they_stand(prompt: str, first:
     (request,) = judge(f",best_first={first}", prompt).requests(WINDOW)
     content = request.prompt[-1].content
     task = request.task
-    assert isinstance(task, Attend)
+    assert isinstance(task, AttentionTask)
     shown = [content[start:end] for start, end in task.spans]
     numbers = (1, 2, 3) if first == "true" else (3, 2, 1)
     assert shown == [f"[{n}] {text}".rstrip() for n, text in zip(numbers, TEXTS.values(), strict=True)]
@@ -56,25 +56,25 @@ def test_spans_are_those_of_the_passages_wherever_they_stand(prompt: str, first:
 
 def test_the_null_query_differs_in_the_query_alone() -> None:
     (request,) = judge().requests(WINDOW)
-    assert isinstance(request.task, Attend)
+    assert isinstance(request.task, AttentionTask)
     (null,) = request.task.null
     assert null.content == request.prompt[-1].content.replace("when?", "N/A")
     (plain,) = judge(",calibrate=false").requests(WINDOW)
-    assert isinstance(plain.task, Attend)
+    assert isinstance(plain.task, AttentionTask)
     assert plain.task.null == ()
 
 
 def test_a_query_of_white_space_and_brackets_keeps_spans_right() -> None:
     window = Window(Query(id="q", text="what\n is [3] ?"), WINDOW.docs)
     (request,) = judge().requests(window)
-    assert isinstance(request.task, Attend)
+    assert isinstance(request.task, AttentionTask)
     content = request.prompt[-1].content
     assert content[request.task.tail :].endswith("Query: what is (3) ?")
 
 
 def test_layers_are_a_band() -> None:
     (request,) = judge(",layers=3-7").requests(WINDOW)
-    assert isinstance(request.task, Attend)
+    assert isinstance(request.task, AttentionTask)
     assert request.task.layers == (3, 7)
     for wrong in ("7-3", "3", "a-b", "-1-2"):
         with pytest.raises(UsageError, match="the first and the last"):
@@ -97,7 +97,7 @@ def test_a_list_of_heads_goes_with_its_model(tmp_path: Path) -> None:
     HeadList(heads=((1, 2), (0, 3)), model=mine, method="core").write(path)
     one = judge(f",heads={path}")
     (request,) = one.requests(WINDOW)
-    assert isinstance(request.task, Attend)
+    assert isinstance(request.task, AttentionTask)
     assert request.task.heads == ((1, 2), (0, 3))
     assert one.request(WINDOW, per_head=True).task.heads == ()  # type: ignore[union-attr]
     before = one.identity["heads"]
@@ -166,7 +166,7 @@ def test_the_prompt_of_a_long_null_query_fits_too() -> None:
     long = Window(Query(id="q", text="x"), tuple(Document(id=str(at), text="word " * 200) for at in range(4)))
     made = open_judge("attention", Fake("perfect", qrels=QRELS, context_size=300), load_prompt("icr_qa"))
     (request,) = made.requests(long)
-    assert isinstance(request.task, Attend)
+    assert isinstance(request.task, AttentionTask)
     assert made.backend.tokens.count(request.prompt) < made.backend.tokens.count(request.task.null) <= 300
 
 
@@ -181,7 +181,7 @@ def test_weights_of_heads_are_asked_for_and_told_from_others(tmp_path: Path) -> 
     HeadList(heads=((1, 2), (0, 3)), weights=(0.75, 0.25), model=mine, method="trained").write(path)
     one = judge(f",heads={path}")
     (request,) = one.requests(WINDOW)
-    assert isinstance(request.task, Attend)
+    assert isinstance(request.task, AttentionTask)
     assert request.task.weights == (0.75, 0.25)
     assert one.request(WINDOW, per_head=True).task.weights == ()  # type: ignore[union-attr]
     HeadList(heads=((1, 2), (0, 3)), weights=(0.5, 0.5), model=mine, method="trained").write(path)
@@ -193,7 +193,7 @@ def test_weights_of_heads_are_asked_for_and_told_from_others(tmp_path: Path) -> 
 
 def test_a_request_without_weights_is_what_it_was_before_there_were_any() -> None:
     (request,) = judge().requests(WINDOW)
-    assert isinstance(request.task, Attend)
+    assert isinstance(request.task, AttentionTask)
     without = replace(request, task=replace(request.task, heads=((0, 0),)))
     with_weights = replace(request, task=replace(request.task, heads=((0, 0),), weights=(1.0,)))
     assert with_weights.digest({}) != without.digest({})

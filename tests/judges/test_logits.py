@@ -13,7 +13,7 @@ from rerank.judges import open_judge
 from rerank.judges.base import Asking, Limits, TooLong
 from rerank.judges.logits import Logits
 from rerank.prompts import PromptTemplate, load_prompt
-from rerank.tasks import Reply, Weigh, Write
+from rerank.tasks import ContinuationTask, GenerationTask, Reply
 from rerank.types import Qrels
 from tests.judges.scripted import Scripted, always, window
 
@@ -26,11 +26,11 @@ def judge(backend: Any, template: PromptTemplate = LETTERS) -> Logits:
 
 
 def test_the_order_is_that_of_the_log_probabilities_and_ties_stay_as_given() -> None:
-    scripted = Scripted(always(Reply(scores=(-3.0, -0.1, -3.0))), Weigh)
+    scripted = Scripted(always(Reply(scores=(-3.0, -0.1, -3.0))), ContinuationTask)
     (verdict,) = judge(scripted).order([THREE])
     assert (verdict.order, verdict.status) == ((1, 0, 2), "ok")
     (request,) = scripted.asked
-    assert request.task == Weigh(continuations=("A", "B", "C"))
+    assert request.task == ContinuationTask(continuations=("A", "B", "C"))
     assert request.prompt[-1].content == "["
     assert "[A] about snow\n[B] \n[C] about rain\n" in request.prompt[-2].content
     assert request.sampling.max_tokens == 1
@@ -54,31 +54,31 @@ def test_the_fakes_answer() -> None:
     ],
 )
 def test_replies_that_say_nothing_keep_the_order(reply: Reply, status: str) -> None:
-    (verdict,) = judge(Scripted(always(reply), Weigh)).order([THREE])
+    (verdict,) = judge(Scripted(always(reply), ContinuationTask)).order([THREE])
     assert (verdict.order, verdict.status) == ((0, 1, 2), status)
     assert verdict.detail
 
 
 def test_a_prompt_without_the_bracket_has_it_weighed() -> None:
     template = PromptTemplate(name="own", prefix="{query}", body="[{rank}] {candidate}")
-    (request,) = judge(Scripted(always(Reply()), Weigh), template).requests(THREE)
-    assert request.task == Weigh(continuations=("[A", "[B", "[C"))
+    (request,) = judge(Scripted(always(Reply()), ContinuationTask), template).requests(THREE)
+    assert request.task == ContinuationTask(continuations=("[A", "[B", "[C"))
 
 
 def test_more_candidates_than_identifiers_is_an_error_with_the_remedy() -> None:
     many = window(*map(str, range(26 + 26 * 26 + 1)))
     with pytest.raises(UsageError, match=r"703 candidates.*has 702 letters.*smaller --depth") as caught:
-        judge(Scripted(always(Reply()), Weigh, context_size=10**6)).order([many])
+        judge(Scripted(always(Reply()), ContinuationTask, context_size=10**6)).order([many])
     assert not isinstance(caught.value, ContextOverflowError)
 
 
 def test_a_backend_that_writes_only_is_refused() -> None:
     with pytest.raises(UsageError, match="'logits'.*cannot be asked to weigh"):
-        judge(Scripted(always(Reply()), Write))
+        judge(Scripted(always(Reply()), GenerationTask))
 
 
 def test_room_is_kept_for_thoughts_and_the_identifier() -> None:
-    scripted = Scripted(always(Reply()), Weigh, context_size=400)
+    scripted = Scripted(always(Reply()), ContinuationTask, context_size=400)
     made = Logits(backend=scripted, template=LETTERS, limits=Limits(thinking_tokens=50, min_passage_tokens=4))
     long = window("word " * 500, "word " * 500)
     (request,) = made.requests(long)

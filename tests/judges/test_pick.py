@@ -12,7 +12,7 @@ from rerank.judges import open_judge
 from rerank.judges.generate import SPARE_TOKENS
 from rerank.judges.pick import Pick
 from rerank.prompts import load_prompt
-from rerank.tasks import Permute, Reply, Weigh, Write
+from rerank.tasks import ContinuationTask, GenerationTask, PermutationTask, Reply
 from rerank.types import Qrels
 from tests.judges.scripted import Scripted, always, window
 
@@ -27,18 +27,18 @@ def judge(backend: Any, by: str = "likelihood") -> Pick:
 
 
 def test_likelihood_orders_the_whole_window() -> None:
-    scripted = Scripted(always(Reply(scores=(-2.0, -3.0, -1.0))), Weigh)
+    scripted = Scripted(always(Reply(scores=(-2.0, -3.0, -1.0))), ContinuationTask)
     (verdict,) = judge(scripted).order([THREE])
     assert (verdict.order, verdict.status) == ((2, 0, 1), "ok")
-    assert scripted.asked[0].task == Weigh(continuations=("A", "B", "C"))
+    assert scripted.asked[0].task == ContinuationTask(continuations=("A", "B", "C"))
 
 
 def test_generation_writes_one_identifier_where_it_can_be_constrained() -> None:
-    scripted = Scripted(always(Reply(text="[C]")), Permute, Write)
+    scripted = Scripted(always(Reply(text="[C]")), PermutationTask, GenerationTask)
     (verdict,) = judge(scripted, "generation").order([THREE])
     assert (verdict.order, verdict.status, verdict.detail) == ((2, 0, 1), "ok", "")
     (request,) = scripted.asked
-    assert request.task == Permute(items=("[A]", "[B]", "[C]"), count=1)
+    assert request.task == PermutationTask(items=("[A]", "[B]", "[C]"), count=1)
     assert request.sampling.max_tokens == scripted.tokens.lengths(["[A]"])[0] + SPARE_TOKENS
 
 
@@ -58,15 +58,15 @@ def test_generation_writes_one_identifier_where_it_can_be_constrained() -> None:
     ],
 )
 def test_generation_without_constraint_is_read(text: str, order: tuple[int, ...], status: str) -> None:
-    scripted = Scripted(always(Reply(text=text)), Write)
+    scripted = Scripted(always(Reply(text=text)), GenerationTask)
     (verdict,) = judge(scripted, "generation").order([THREE])
     assert (verdict.order, verdict.status) == (order, status)
-    assert scripted.asked[0].task == Write()
+    assert scripted.asked[0].task == GenerationTask()
 
 
 @pytest.mark.parametrize("by", ["likelihood", "generation"])
 def test_a_reply_that_never_came_keeps_the_order(by: str) -> None:
-    scripted = Scripted(always(Reply(finish="error", error="[B] is gone")), Weigh, Permute)
+    scripted = Scripted(always(Reply(finish="error", error="[B] is gone")), ContinuationTask, PermutationTask)
     (verdict,) = judge(scripted, by).order([THREE])
     assert (verdict.order, verdict.status, verdict.detail) == ((0, 1, 2), "error", "[B] is gone")
 
@@ -78,7 +78,7 @@ def test_the_fakes_answer(by: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("by", "task", "other"), [("likelihood", Write, "generation"), ("generation", Weigh, "likeli")]
+    ("by", "task", "other"), [("likelihood", GenerationTask, "generation"), ("generation", ContinuationTask, "likeli")]
 )
 def test_a_backend_that_cannot_is_refused_with_the_way_that_it_can(by: str, task: type[Any], other: str) -> None:
     with pytest.raises(UsageError, match=f"by={by} with model 'scripted'.*expected by={other}"):

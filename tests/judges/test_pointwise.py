@@ -17,7 +17,7 @@ from rerank.methods import calls, open_method
 from rerank.pipeline.driver import drive
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.strategies import open_strategy
-from rerank.tasks import Recite, Reply, Request, Weigh
+from rerank.tasks import ContinuationTask, LikelihoodTask, Reply, Request
 from rerank.types import Qrels, Ranking
 from tests.judges.scripted import Scripted, always, window
 
@@ -38,7 +38,7 @@ def by_text(request: Request) -> Reply:
 
 @pytest.mark.parametrize("name", PROMPTS)
 def test_one_request_a_document_and_the_order_of_scores(name: str) -> None:
-    scripted = Scripted(by_text, Weigh, Recite)
+    scripted = Scripted(by_text, ContinuationTask, LikelihoodTask)
     made = judge(name, scripted)
     (verdict,) = made.order([THREE])
     assert (verdict.order, verdict.status) == ((2, 0, 1), "ok")
@@ -48,25 +48,25 @@ def test_one_request_a_document_and_the_order_of_scores(name: str) -> None:
 
 
 def test_score_is_the_log_odds() -> None:
-    made = judge("score", Scripted(by_text, Weigh, Recite))
+    made = judge("score", Scripted(by_text, ContinuationTask, LikelihoodTask))
     assert isinstance(made, Score)
-    assert made.requests(THREE)[0].task == Weigh(continuations=("Yes", "No"))
+    assert made.requests(THREE)[0].task == ContinuationTask(continuations=("Yes", "No"))
     p = 0.8
     assert made.score((math.log(p), math.log(1 - p))) == pytest.approx(math.log(p / (1 - p)))
 
 
 def test_the_words_are_options() -> None:
     made = judge("score,yes=true,no=false", Fake("perfect"), "pointwise")
-    assert made.requests(THREE)[0].task == Weigh(continuations=("true", "false"))
+    assert made.requests(THREE)[0].task == ContinuationTask(continuations=("true", "false"))
     for options in ("yes=No", "yes=", "no="):
         with pytest.raises(UsageError, match="two words that differ"):
             judge(f"score,{options}", Fake("perfect"), "pointwise")
 
 
 def test_the_query_is_weighed_and_not_shown() -> None:
-    scripted = Scripted(by_text, Weigh, Recite)
+    scripted = Scripted(by_text, ContinuationTask, LikelihoodTask)
     requests = judge("likelihood", scripted).requests(window("p1", "p2", query="how \n long?"))
-    assert {request.task for request in requests} == {Recite(continuations=("how long?",))}
+    assert {request.task for request in requests} == {LikelihoodTask(continuations=("how long?",))}
     assert all("how" not in message.content for request in requests for message in request.prompt)
     assert requests[0].sampling.max_tokens == 3
 
@@ -74,7 +74,7 @@ def test_the_query_is_weighed_and_not_shown() -> None:
 @pytest.mark.parametrize("name", PROMPTS)
 def test_equal_scores_keep_the_order(name: str) -> None:
     reply = Reply(scores=(-1.0, -1.0)[: 1 + (name == "score")])
-    assert judge(name, Scripted(always(reply), Weigh, Recite)).order([THREE])[0].order == (0, 1, 2)
+    assert judge(name, Scripted(always(reply), ContinuationTask, LikelihoodTask)).order([THREE])[0].order == (0, 1, 2)
 
 
 @pytest.mark.parametrize("name", PROMPTS)
@@ -99,7 +99,7 @@ def test_one_spoilt_reply_is_a_failure_and_the_others_are_put_in_order_around_it
 
     if name == "likelihood" and spoilt.scores == (-math.inf, -math.inf):
         status = "ok"  # an impossible query is a score
-    (verdict,) = judge(name, Scripted(say, Weigh, Recite)).order([THREE])
+    (verdict,) = judge(name, Scripted(say, ContinuationTask, LikelihoodTask)).order([THREE])
     assert verdict.status == status
     orders = {"ok": (2, 0, 1), "empty": (0, 1, 2)}
     assert verdict.order == orders.get(status, (2, 1, 0))
@@ -107,7 +107,7 @@ def test_one_spoilt_reply_is_a_failure_and_the_others_are_put_in_order_around_it
 
 @pytest.mark.parametrize("name", PROMPTS)
 def test_windows_of_any_length_fit_and_documents_are_cut_one_by_one(name: str) -> None:
-    scripted = Scripted(by_text, Weigh, Recite, context_size=100)
+    scripted = Scripted(by_text, ContinuationTask, LikelihoodTask, context_size=100)
     made = open_judge(name, scripted, load_prompt(PROMPTS[name]), Limits(min_passage_tokens=4))
     long = window(*["word " * 500] * 40, "short")
     ranking = Ranking.from_order(long.query, long.docs)
@@ -122,7 +122,7 @@ def test_windows_of_any_length_fit_and_documents_are_cut_one_by_one(name: str) -
 
 @pytest.mark.parametrize("name", PROMPTS)
 def test_a_query_that_leaves_no_room_is_an_error(name: str) -> None:
-    made = judge(name, Scripted(by_text, Weigh, Recite, context_size=200))
+    made = judge(name, Scripted(by_text, ContinuationTask, LikelihoodTask, context_size=200))
     with pytest.raises(ContextOverflowError, match="needs .* tokens"):
         made.order([window("word " * 50, query="word " * 300)])
 
@@ -145,7 +145,7 @@ def test_prompts_that_cannot_be_meant_are_refused() -> None:
 
 def test_a_prompt_may_show_the_scores() -> None:
     template = PromptTemplate(name="own", method="pointwise", prefix="{query}", body="{candidate} ({score})")
-    made = Score(backend=Scripted(by_text, Weigh, Recite), template=template)
+    made = Score(backend=Scripted(by_text, ContinuationTask, LikelihoodTask), template=template)
     shown = [request.prompt[0].content for request in made.requests(window("x", "y", scores=(2.0, 1.5)))]
     assert shown == ["a question\nx (2.000)\n", "a question\ny (1.500)\n"]
 

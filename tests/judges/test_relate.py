@@ -15,7 +15,7 @@ from rerank.pipeline.driver import drive
 from rerank.prompts import load_prompt
 from rerank.prompts.base import Message
 from rerank.strategies import open_strategy
-from rerank.tasks import Relate, Reply, Write
+from rerank.tasks import CrossEncoderTask, GenerationTask, Reply
 from rerank.types import Document, Qrels, Query, Ranking, Window
 from tests.judges.scripted import Scripted, always, window
 
@@ -27,12 +27,12 @@ def judge(backend: Any, **limits: Any) -> Asking:
 
 
 def test_one_request_holds_the_query_and_the_documents() -> None:
-    scripted = Scripted(always(Reply(scores=(0.5, -8.0, 0.7))), Relate)
+    scripted = Scripted(always(Reply(scores=(0.5, -8.0, 0.7))), CrossEncoderTask)
     (verdict,) = judge(scripted).order([THREE])
     assert (verdict.order, verdict.status) == ((2, 0, 1), "ok")
     (request,) = scripted.asked
     assert [message.content for message in request.prompt] == ["a question", "about snow", "", "about rain"]
-    assert (request.task, request.sampling.max_tokens) == (Relate(), 0)
+    assert (request.task, request.sampling.max_tokens) == (CrossEncoderTask(), 0)
 
 
 def test_title_and_text_are_one_line_and_brackets_stay() -> None:
@@ -42,7 +42,7 @@ def test_title_and_text_are_one_line_and_brackets_stay() -> None:
 
 
 def test_documents_are_cut_to_what_the_query_leaves_and_to_the_maximum() -> None:
-    scripted = Scripted(always(Reply()), Relate, context_size=60)
+    scripted = Scripted(always(Reply()), CrossEncoderTask, context_size=60)
     long = window("word " * 100, "short", query="a question of six words here")
     room = 60 - scripted.tokens.count((Message("user", long.query.text),))
     (request,) = judge(scripted).requests(long)
@@ -52,13 +52,13 @@ def test_documents_are_cut_to_what_the_query_leaves_and_to_the_maximum() -> None
 
 
 def test_a_query_that_leaves_less_than_the_floor_is_an_error() -> None:
-    made = judge(Scripted(always(Reply()), Relate, context_size=60))
+    made = judge(Scripted(always(Reply()), CrossEncoderTask, context_size=60))
     with pytest.raises(ContextOverflowError, match="needs .* tokens"):
         made.requests(window("word " * 100, query="word " * 40))
 
 
 def test_a_long_list_is_not_split() -> None:
-    scripted = Scripted(always(Reply(scores=(0.0,) * 300)), Relate, context_size=100)
+    scripted = Scripted(always(Reply(scores=(0.0,) * 300)), CrossEncoderTask, context_size=100)
     long = window(*["word " * 90] * 300)
     outcome = drive([Ranking.from_order(long.query, long.docs)], open_strategy("full"), judge(scripted))
     assert (len(scripted.asked), outcome.split) == (1, ())
@@ -73,7 +73,7 @@ def test_a_long_list_is_not_split() -> None:
     ],
 )
 def test_replies_that_say_nothing_keep_the_order(reply: Reply, status: str) -> None:
-    (verdict,) = judge(Scripted(always(reply), Relate)).order([THREE])
+    (verdict,) = judge(Scripted(always(reply), CrossEncoderTask)).order([THREE])
     assert (verdict.order, verdict.status) == ((0, 1, 2), status)
 
 
@@ -90,4 +90,4 @@ def test_a_prompt_would_be_without_effect_and_is_refused() -> None:
 
 def test_language_models_are_refused() -> None:
     with pytest.raises(UsageError, match="'relate'.*cannot be asked to relate"):
-        judge(Scripted(always(Reply()), Write))
+        judge(Scripted(always(Reply()), GenerationTask))

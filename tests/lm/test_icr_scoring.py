@@ -20,7 +20,7 @@ from rerank.lm import attention_weights, icr_scoring
 from rerank.lm.icr_scoring import relevance
 from rerank.lm.loading import quiet
 from rerank.prompts.base import Message, Prompt
-from rerank.tasks import Attend, Request, Sampling
+from rerank.tasks import AttentionTask, Request, Sampling
 from rerank.types import Document, Query, Window
 
 PASSAGES = ("[1] snow falls", "[2] ", "[3] rain in the hills, all day long", "[4] x", "[5] snow falls")
@@ -55,13 +55,15 @@ def chat(query: str, passages: Sequence[str] = PASSAGES) -> Prompt:
     return (Message("user", content(query, passages)),)
 
 
-def task(**more: Any) -> Attend:
+def task(**more: Any) -> AttentionTask:
     passages = more.pop("passages", PASSAGES)
     tail = len(HEAD + "\n\n".join(passages)) + 2
-    return Attend(spans=spans(passages), tail=tail, **{"null": chat("N/A", passages), **more})
+    return AttentionTask(spans=spans(passages), tail=tail, **{"null": chat("N/A", passages), **more})
 
 
-def ask(hf: Hf, asked: Attend, query: str = "when does snow fall?", passages: Sequence[str] = PASSAGES) -> list[float]:
+def ask(
+    hf: Hf, asked: AttentionTask, query: str = "when does snow fall?", passages: Sequence[str] = PASSAGES
+) -> list[float]:
     docs = tuple(Document(id=str(at)) for at in range(len(passages)))
     request = Request(
         prompt=chat(query, passages),
@@ -80,7 +82,7 @@ class Reference:
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self._model, self._tokenizer = model, tokenizer
 
-    def weights(self, query: str, asked: Attend) -> tuple[torch.Tensor, int]:
+    def weights(self, query: str, asked: AttentionTask) -> tuple[torch.Tensor, int]:
         """(layers, heads, tokens), mean over the rows that ask; and where the user's text begins (a byte a token)."""
         text = self._tokenizer.apply_chat_template(
             [{"role": "user", "content": content(query)}], tokenize=False, add_generation_prompt=True
@@ -96,7 +98,7 @@ class Reference:
         tail = begin + asked.tail
         return torch.stack([a[0, :, tail:, :tail].double().mean(1) for a in out.attentions]), begin
 
-    def kept(self, query: str, asked: Attend, pick: Callable[[torch.Tensor], torch.Tensor]) -> list[list[float]]:
+    def kept(self, query: str, asked: AttentionTask, pick: Callable[[torch.Tensor], torch.Tensor]) -> list[list[float]]:
         """Of each passage, what its tokens add, those left out being nan."""
         (real, begin), (null, _) = self.weights(query, asked), self.weights("N/A", asked)
         made = []
@@ -106,7 +108,7 @@ class Reference:
             made.append([value if value > limit else math.nan for value in c])
         return made
 
-    def scores(self, query: str, asked: Attend, pick: Callable[[torch.Tensor], torch.Tensor]) -> list[float]:
+    def scores(self, query: str, asked: AttentionTask, pick: Callable[[torch.Tensor], torch.Tensor]) -> list[float]:
         return [sum(v for v in values if v == v) for values in self.kept(query, asked, pick)]
 
 

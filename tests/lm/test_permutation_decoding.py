@@ -19,7 +19,7 @@ from rerank.lm.loading import quiet
 from rerank.lm.permutation_decoding import permute
 from rerank.lm.permutation_grammar import Chain, pieces
 from rerank.prompts.base import Message
-from rerank.tasks import Permute, Request, Sampling
+from rerank.tasks import PermutationTask, Request, Sampling
 from rerank.types import Document, Query, Window
 
 SEPARATOR = " > "
@@ -158,14 +158,14 @@ def test_the_backend_writes_the_chain_behind_a_begun_reply(
             prompt=(Message("user", "Order these."), *begun),
             sampling=Sampling(max_tokens=40),
             window=Window(Query(id="q", text="q"), docs),
-            task=Permute(items=items(4), count=count),
+            task=PermutationTask(items=items(4), count=count),
         )
         for begun in ((), (Message("assistant", "["),))
         for count in (4, 2)
     ]
     replies = hf.generate(asked)
     for request, reply in zip(asked, replies, strict=True):
-        assert isinstance(request.task, Permute)
+        assert isinstance(request.task, PermutationTask)
         named = reply.text.split(SEPARATOR)
         assert len(set(named)) == len(named) == request.task.count
         assert set(named) <= set(items(4))

@@ -18,7 +18,7 @@ from rerank.backends.hf import Hf
 from rerank.errors import UsageError
 from rerank.lm.loading import quiet
 from rerank.prompts.base import Message
-from rerank.tasks import BackendOptions, Permute, Request, Sampling
+from rerank.tasks import BackendOptions, PermutationTask, Request, Sampling
 from rerank.types import Document, Query, Window
 
 ASKED = [
@@ -26,7 +26,7 @@ ASKED = [
         prompt=(Message("user", f"Order these {word}."),),
         sampling=Sampling(max_tokens=20),
         window=Window(Query(id="q", text="q"), tuple(Document(id=str(at)) for at in range(5))),
-        task=Permute(items=("[1]", "[2]", "[3]", "[4]", "[5]"), count=5),
+        task=PermutationTask(items=("[1]", "[2]", "[3]", "[4]", "[5]"), count=5),
     )
     for word in ("stones", "stars")
 ]

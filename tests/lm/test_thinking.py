@@ -15,7 +15,7 @@ from rerank.lm import decoding, local_tasks
 from rerank.lm.jobs import Job
 from rerank.lm.thinking import think
 from rerank.prompts.base import Message
-from rerank.tasks import Permute, Request, Sampling, Task, Weigh, Write
+from rerank.tasks import ContinuationTask, GenerationTask, PermutationTask, Request, Sampling, Task
 from rerank.types import Document, Query, Window
 
 #: A template with a thinking mode, as in Qwen 3: switched off by an empty thought, open where it is on.
@@ -33,7 +33,7 @@ def hf(request: pytest.FixtureRequest, tiny_model: Callable[..., Any], tiny_toke
     return Hf.from_loaded(model, tiny_tokenizer(request.param))
 
 
-def asked(thinking: int, task: Task = Write(), begun: str = "") -> Request:  # noqa: B008 - frozen and empty
+def asked(thinking: int, task: Task = GenerationTask(), begun: str = "") -> Request:  # noqa: B008 - frozen and empty
     return Request(
         prompt=(Message("user", "Order these."), *((Message("assistant", begun),) if begun else ())),
         sampling=Sampling(max_tokens=30, thinking=thinking),
@@ -80,14 +80,14 @@ def test_the_mark_that_ends_a_turn_is_no_thought(hf: Hf, ended: bool, thoughts: 
 def test_an_order_can_be_thought_about(hf: Hf) -> None:
     items = ("[1]", "[2]", "[3]")
     for begun in ("", "["):
-        (reply,) = hf.generate([asked(8, Permute(items=items, count=3), begun)])
+        (reply,) = hf.generate([asked(8, PermutationTask(items=items, count=3), begun)])
         assert sorted(reply.text.split(" > ")) == list(items)
         assert reply.thoughts
         assert reply.steps >= 8
 
 
 def test_likelihoods_are_those_after_the_thought(hf: Hf) -> None:
-    task = Weigh(continuations=("A", "B"))
+    task = ContinuationTask(continuations=("A", "B"))
     (plain,) = hf.generate([asked(0, task)])
     (thought,) = hf.generate([asked(8, task)])
     assert plain.scores != thought.scores

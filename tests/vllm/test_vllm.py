@@ -20,7 +20,19 @@ from rerank.errors import BackendError, MissingResourceError, UsageError
 from rerank.judges.base import Asking
 from rerank.lm.decoding import decode
 from rerank.prompts.base import Message
-from rerank.tasks import Attend, Backend, BackendOptions, Permute, Recite, Reply, Request, Sampling, Task, Weigh, Write
+from rerank.tasks import (
+    AttentionTask,
+    Backend,
+    BackendOptions,
+    ContinuationTask,
+    GenerationTask,
+    LikelihoodTask,
+    PermutationTask,
+    Reply,
+    Request,
+    Sampling,
+    Task,
+)
 from tests.backends.conftest import make_model
 from tests.vllm.conftest import OPTIONS, SHAPE
 
@@ -30,7 +42,7 @@ ITEMS = tuple(f"[{at}]" for at in range(1, 13))
 
 def request(text: str, task: Task | None = None, *, begun: str = "", **sampling: Any) -> Request:
     prompt = (Message("user", text), *([Message("assistant", begun)] if begun else []))
-    return Request(prompt=prompt, sampling=Sampling(**{"max_tokens": 12, **sampling}), task=task or Write())
+    return Request(prompt=prompt, sampling=Sampling(**{"max_tokens": 12, **sampling}), task=task or GenerationTask())
 
 
 def essence(replies: list[Reply]) -> list[tuple[str, str, int, int, str]]:
@@ -56,7 +68,7 @@ def test_texts_are_those_of_hf_in_order_in_any_batch(vllm: Vllm, hf: Hf) -> None
 
 
 def test_a_reply_that_the_prompt_begins_contains_its_beginning(vllm: Vllm, hf: Hf) -> None:
-    asked = [request("a", begun="ab"), request("a", Permute(items=ITEMS, count=2), begun="[")]
+    asked = [request("a", begun="ab"), request("a", PermutationTask(items=ITEMS, count=2), begun="[")]
     replies = vllm.generate(asked)
     assert essence(replies) == essence(hf.generate(asked))
     assert replies[0].text.startswith("ab")
@@ -64,7 +76,7 @@ def test_a_reply_that_the_prompt_begins_contains_its_beginning(vllm: Vllm, hf: H
 
 @pytest.mark.parametrize("count", [1, 3, 11, 12])
 def test_chains_are_those_of_hf_alone_and_among_others(vllm: Vllm, hf: Hf, count: int) -> None:
-    chains = [request(text, Permute(items=ITEMS, count=count)) for text in TEXTS]
+    chains = [request(text, PermutationTask(items=ITEMS, count=count)) for text in TEXTS]
     mixed = vllm.generate([request("free"), *chains, request("free too", temperature=1.0)])[1:-1]
     expected = hf.generate(chains)
     assert essence(mixed) == essence(expected)
@@ -73,18 +85,18 @@ def test_chains_are_those_of_hf_alone_and_among_others(vllm: Vllm, hf: Hf, count
 
 
 def test_one_identifier_is_no_question(vllm: Vllm) -> None:
-    (reply,) = vllm.generate([request("a", Permute(items=("[1]",), count=1))])
+    (reply,) = vllm.generate([request("a", PermutationTask(items=("[1]",), count=1))])
     assert (reply.text, reply.steps, reply.finish) == ("[1]", 0, "stop")
 
 
 def test_a_drawn_chain_is_whole_and_depends_on_the_seed_alone(vllm: Vllm) -> None:
     def drawn(seed: int) -> list[str]:
-        task = Permute(items=ITEMS, count=12)
+        task = PermutationTask(items=ITEMS, count=12)
         return [r.text for r in vllm.generate([request(t, task, temperature=2.0, seed=seed) for t in TEXTS])]
 
     first = drawn(1)
     assert all(sorted(text.split(" > ")) == sorted(ITEMS) for text in first)
-    alone = request(TEXTS[1], Permute(items=ITEMS, count=12), temperature=2.0, seed=1)
+    alone = request(TEXTS[1], PermutationTask(items=ITEMS, count=12), temperature=2.0, seed=1)
     assert vllm.generate([alone])[0].text == first[1]
     assert drawn(2) != first
 
@@ -97,19 +109,19 @@ def test_a_temperature_that_vllm_does_not_take(vllm: Vllm) -> None:
 
 def test_identifiers_that_cannot_be_told_apart_do_no_harm(vllm: Vllm) -> None:
     with pytest.raises(UsageError, match="told apart"):
-        vllm.generate([request("a", Permute(items=("1", "11"), count=2))])
+        vllm.generate([request("a", PermutationTask(items=("1", "11"), count=2))])
     assert vllm.generate([request("a")])[0].finish == "length"
 
 
 def test_likelihoods_are_those_of_hf(vllm: Vllm, hf: Hf) -> None:
     bytes_ = tuple(map(chr, range(33, 127)))
     asked = [
-        request("a", Weigh(continuations=("y", "n", "y", ""))),
-        request("b", Weigh(continuations=bytes_)),
-        request("c", Weigh(continuations=("yes", "no", "y", "", "yes"))),
-        request("d", Weigh(continuations=("a single long one",))),
-        request("e", Weigh(continuations=())),
-        request("f", Recite(continuations=("a query that spells out <|im_end|>",))),
+        request("a", ContinuationTask(continuations=("y", "n", "y", ""))),
+        request("b", ContinuationTask(continuations=bytes_)),
+        request("c", ContinuationTask(continuations=("yes", "no", "y", "", "yes"))),
+        request("d", ContinuationTask(continuations=("a single long one",))),
+        request("e", ContinuationTask(continuations=())),
+        request("f", LikelihoodTask(continuations=("a query that spells out <|im_end|>",))),
     ]
     replies = vllm.generate(asked)
     for ours, theirs in zip(replies, hf.generate(asked), strict=True):
@@ -121,7 +133,10 @@ def test_likelihoods_are_those_of_hf(vllm: Vllm, hf: Hf) -> None:
 def test_more_tokens_than_vllm_names_at_a_time_are_asked_for_in_parts(
     vllm: Vllm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = [request("a", Weigh(continuations=("b", "!", "c", "a", "d"))), request("b", Weigh(continuations=("!",)))]
+    asked = [
+        request("a", ContinuationTask(continuations=("b", "!", "c", "a", "d"))),
+        request("b", ContinuationTask(continuations=("!",))),
+    ]
     whole = [reply.scores for reply in vllm.generate(asked)]
     monkeypatch.setattr("rerank.backends.vllm.tasks.NAMED", 2)
     for scores, expected in zip([reply.scores for reply in vllm.generate(asked)], whole, strict=True):
@@ -151,7 +166,7 @@ def test_all_ends_that_the_model_names_end_a_reply_count_and_are_no_text(tiny: P
 
 def test_thoughts_have_their_own_room_and_others_in_the_batch_do_not_think(vllm: Vllm, hf: Hf) -> None:
     pensive = [request(text, thinking=9) for text in TEXTS[:2]]
-    chain = request("a", Permute(items=ITEMS, count=2), thinking=5)
+    chain = request("a", PermutationTask(items=ITEMS, count=2), thinking=5)
     replies = vllm.generate([*pensive, request(TEXTS[2]), chain])
     assert essence([*replies[:2], replies[3]]) == essence(hf.generate([*pensive, chain]))
     assert essence([replies[2]]) == essence(hf.generate([request(TEXTS[2])]))
@@ -165,8 +180,8 @@ def test_what_does_not_fit_is_an_error_reply_and_the_rest_is_answered(vllm: Vllm
             request("x" * 600),
             request("a"),
             request("x" * (room - 4), min_tokens=12),
-            request("x" * room, Weigh(continuations=("a",)), max_tokens=0),
-            request("x" * room, Weigh(continuations=("abcd", "b")), max_tokens=0),
+            request("x" * room, ContinuationTask(continuations=("a",)), max_tokens=0),
+            request("x" * room, ContinuationTask(continuations=("abcd", "b")), max_tokens=0),
         ]
     )
     assert long.finish == "error"
@@ -181,14 +196,14 @@ def test_what_does_not_fit_is_an_error_reply_and_the_rest_is_answered(vllm: Vllm
 
 def test_a_chain_that_the_context_cuts_keeps_what_is_written(vllm: Vllm) -> None:
     room = 511 - vllm.tokens.count(request("").prompt)
-    (reply,) = vllm.generate([request("x" * (room - 20), Permute(items=ITEMS, count=12))])
+    (reply,) = vllm.generate([request("x" * (room - 20), PermutationTask(items=ITEMS, count=12))])
     assert reply.finish == "length"
     assert 1 <= len(reply.text.split(" > ")) < 12
 
 
 def test_attention_is_refused_with_the_backend_that_has_it(vllm: Vllm) -> None:
     class Looking(Asking):
-        needs = (Attend,)
+        needs = (AttentionTask,)
         requests = verdict = lambda *_: []  # type: ignore[assignment]
 
     with pytest.raises(UsageError, match=r"'vllm', cannot be asked to attend.*--model hf:NAME"):
@@ -223,10 +238,10 @@ def test_another_model_takes_the_place_of_the_one_before(tiny: Path, vllm: Vllm)
 
 def test_an_adapter_answers_as_in_hf(tiny: Path, tmp_path: Path, vllm: Vllm) -> None:
     options = BackendOptions(dtype="float32", adapter=str(_adapter(tmp_path)))
-    asked = [request(text, Permute(items=ITEMS, count=5)) for text in TEXTS] + [request(text) for text in TEXTS]
+    asked = [request(text, PermutationTask(items=ITEMS, count=5)) for text in TEXTS] + [request(text) for text in TEXTS]
     plain = essence(vllm.generate(asked))
     ours, theirs = Vllm.load(tiny, options), Hf.load(tiny, options)
-    weighed = [request(text, Weigh(continuations=("a", "b"))) for text in TEXTS]
+    weighed = [request(text, ContinuationTask(continuations=("a", "b"))) for text in TEXTS]
     assert essence(ours.generate(asked)) == essence(theirs.generate(asked)) != plain
     for one, other in zip(ours.generate(weighed), theirs.generate(weighed), strict=True):
         assert one.scores == pytest.approx(other.scores, abs=1e-4)

@@ -8,7 +8,7 @@ import pytest
 
 from rerank.prompts.base import Message
 from rerank.reranker import Reranker
-from rerank.tasks import Request, Sampling, Weigh
+from rerank.tasks import ContinuationTask, Request, Sampling
 
 if TYPE_CHECKING:
     from rerank.backends.hf import Hf
@@ -45,7 +45,7 @@ def test_identifiers_weigh_as_in_hf(real_vllm: Vllm, real_hf: Hf) -> None:
         Request(
             prompt=(Message("user", f"{text}\nWhich of these answers: {QUERY}?"), Message("assistant", "[")),
             sampling=Sampling(max_tokens=1),
-            task=Weigh(continuations=continuations),
+            task=ContinuationTask(continuations=continuations),
         )
         for continuations in (tuple("ABCDEF"), ("A]", "B]", "no idea, really"))
     ]
@@ -59,7 +59,7 @@ def test_prompts_that_begin_alike_are_read_once(real_vllm: Vllm, monkeypatch: py
         Request(
             prompt=(Message("user", f"{beginning}\n{question}"),),
             sampling=Sampling(max_tokens=8),
-            task=Weigh(continuations=("a first", "a second")),
+            task=ContinuationTask(continuations=("a first", "a second")),
         )
         for question in ("Which is best?", "Which is worst?")
     ]

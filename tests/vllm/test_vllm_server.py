@@ -19,7 +19,7 @@ from rerank.backends.openai import Openai
 from rerank.errors import BackendError
 from rerank.parsing import parse
 from rerank.prompts.base import Message
-from rerank.tasks import BackendOptions, Permute, Request, Sampling, Task, Weigh, Write
+from rerank.tasks import BackendOptions, ContinuationTask, GenerationTask, PermutationTask, Request, Sampling, Task
 
 if TYPE_CHECKING:
     from rerank.backends.vllm import Vllm
@@ -32,7 +32,9 @@ PATIENCE = 240
 
 def request(text: str, task: Task | None = None, **sampling: int) -> Request:
     return Request(
-        prompt=(Message("user", text),), sampling=Sampling(**{"max_tokens": 12, **sampling}), task=task or Write()
+        prompt=(Message("user", text),),
+        sampling=Sampling(**{"max_tokens": 12, **sampling}),
+        task=task or GenerationTask(),
     )
 
 
@@ -96,14 +98,14 @@ def test_texts_are_those_of_the_backend_in_process(openai: Openai, real_vllm: Vl
 
 def test_a_chain_consists_of_identifiers(openai: Openai) -> None:
     items = tuple(f"[{at}]" for at in range(1, 6))
-    (reply,) = openai.generate([request("Rank the numbers.", Permute(items=items, count=5), max_tokens=40)])
+    (reply,) = openai.generate([request("Rank the numbers.", PermutationTask(items=items, count=5), max_tokens=40)])
     assert len(reply.text.split(" > ")) == 5
     assert set(reply.text.split(" > ")) <= set(items)
     assert parse(reply.text, 5).order
 
 
 def test_likelihoods_are_those_of_the_backend_in_process(openai: Openai, real_vllm: Vllm) -> None:
-    asked = [request("Is the sky blue? Answer Yes or No.", Weigh(continuations=("Yes", "No")))]
+    asked = [request("Is the sky blue? Answer Yes or No.", ContinuationTask(continuations=("Yes", "No")))]
     assert openai.generate(asked)[0].scores == pytest.approx(real_vllm.generate(asked)[0].scores, abs=1e-3)
 
 

@@ -18,7 +18,7 @@ from rerank.judges import Asking, Verdict
 from rerank.judges.base import by_score, failed
 from rerank.judges.base.continuations import weighing
 from rerank.prompts import PromptTemplate
-from rerank.tasks import Reply, Request, Sampling, Weigh, Write
+from rerank.tasks import ContinuationTask, GenerationTask, Reply, Request, Sampling
 from rerank.types import Window
 
 #: Room for a reply that is written: a digit, or a line or two around it.
@@ -58,7 +58,7 @@ class Grader(Asking):
         UsageError: The backend does not answer in that way, or the prompt is one about several passages.
     """
 
-    needs = (Weigh, Write)
+    needs = (ContinuationTask, GenerationTask)
     prompt = "grade"
 
     grades: tuple[int, ...] = SCALE
@@ -68,7 +68,7 @@ class Grader(Asking):
         """Check the prompt, and that the backend answers in the way that is asked for."""
         super().__post_init__()
         check_prompt(self.template)
-        if not self.does(Weigh if self.weighs else Write):
+        if not self.does(ContinuationTask if self.weighs else GenerationTask):
             raise UsageError(
                 f"--by {self.by} with model {self.backend.identity.get('model', '')!r}, whose backend does not do that",
                 remedy="Leave --by out",
@@ -77,7 +77,7 @@ class Grader(Asking):
     @property
     def weighs(self) -> bool:
         """Whether grades are weighed rather than written."""
-        return self.by == "likelihood" or (self.by == "auto" and self.does(Weigh))
+        return self.by == "likelihood" or (self.by == "auto" and self.does(ContinuationTask))
 
     @classmethod
     def calls(cls, n: int) -> int:
@@ -104,7 +104,7 @@ class Grader(Asking):
             seed=limits.seed,
             thinking=limits.thinking_tokens,
         )
-        return Request(prompt=fitted.prompt, sampling=sampling, window=window, task=Write())
+        return Request(prompt=fitted.prompt, sampling=sampling, window=window, task=GenerationTask())
 
     def read(self, reply: Reply) -> Graded:
         """The grade in a reply, or why there is none."""

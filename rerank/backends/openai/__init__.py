@@ -16,7 +16,7 @@ from rerank.backends.openai.address import Address
 from rerank.backends.openai.token_estimate import EstimatedTokens
 from rerank.errors import BackendError, UsageError
 from rerank.prompts.base import TokenCounter
-from rerank.tasks import BackendOptions, Permute, Reply, Request, Weigh, Write
+from rerank.tasks import BackendOptions, ContinuationTask, GenerationTask, PermutationTask, Reply, Request
 
 if TYPE_CHECKING:  # httpx takes a tenth of a second, which commands without a server need not spend
     from rerank.backends.openai.http import Exchange
@@ -49,7 +49,7 @@ class Openai:
         UsageError: An option that a server decides for itself.
     """
 
-    answers: ClassVar[frozenset[type[Any]]] = frozenset({Write, Permute, Weigh})
+    answers: ClassVar[frozenset[type[Any]]] = frozenset({GenerationTask, PermutationTask, ContinuationTask})
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from typing import Any
 
 from rerank.backends.openai.server import Kind
 from rerank.prompts.base import Prompt, opening
-from rerank.tasks import Permute, Request, Sampling, Weigh
+from rerank.tasks import ContinuationTask, PermutationTask, Request, Sampling
 
 #: Servers that go on with a last turn of the assistant.
 CONTINUES: frozenset[Kind] = frozenset({"vllm", "sglang", "llamacpp"})
@@ -72,9 +72,9 @@ class Dialect:
 
         The beginning of a reply is dropped where the server would not go on with it, and where a constraint says it.
         """
-        constrained = isinstance(request.task, Permute) and CONSTRAINT not in self.refused
+        constrained = isinstance(request.task, PermutationTask) and CONSTRAINT not in self.refused
         begun = opening(request.prompt) if self.continues and not constrained else ""
-        weighs = isinstance(request.task, Weigh)
+        weighs = isinstance(request.task, ContinuationTask)
         # the first token of a thought says nothing about the answer
         sampling = replace(request.sampling, thinking=0) if weighs else request.sampling
         optional = {key: value for key, value in self._optional(sampling).items() if key not in self.refused}
@@ -85,7 +85,7 @@ class Dialect:
             body |= {"logprobs": True, "top_logprobs": TOP_LLAMACPP if self.kind == "llamacpp" else TOP}
         if begun and self.kind in ("vllm", "sglang"):
             body |= {"continue_final_message": True, "add_generation_prompt": False}
-        if constrained and isinstance(request.task, Permute):
+        if constrained and isinstance(request.task, PermutationTask):
             words, form = constraint(self.kind, request.task)
             body |= words
             count *= _JSON if form == "json" else 1
@@ -131,7 +131,7 @@ class Dialect:
         return fields
 
 
-def constraint(kind: Kind, task: Permute) -> tuple[dict[str, Any], str]:
+def constraint(kind: Kind, task: PermutationTask) -> tuple[dict[str, Any], str]:
     """The fields that let a server write nothing but identifiers, ``task.count`` of them, and the form that gives.
 
     None of these languages can say "none twice" in a size that a server would take: a regular expression or grammar of
@@ -157,7 +157,7 @@ def constraint(kind: Kind, task: Permute) -> tuple[dict[str, Any], str]:
     }, "json"
 
 
-def chain_pattern(task: Permute) -> str:
+def chain_pattern(task: PermutationTask) -> str:
     """A regular expression for ``task.count`` identifiers with separators between them."""
     item = f"({'|'.join(map(re.escape, task.items))})"
     return item + (f"({_literal(task.separator)}{item}){{{task.count - 1}}}" if task.count > 1 else "")

@@ -15,7 +15,7 @@ from rerank.backends.openai.dialect import Phrased, chain_pattern
 from rerank.backends.openai.retries import Failed
 from rerank.backends.openai.token_estimate import least_tokens, prompt_tokens, text_tokens
 from rerank.errors import shorten
-from rerank.tasks import Finish, Permute, Reply, Request, Weigh
+from rerank.tasks import ContinuationTask, Finish, PermutationTask, Reply, Request
 
 _ENDS: Mapping[str, Finish] = {"length": "length", "max_tokens": "length", "content_filter": "refused"}
 _THOUGHT = re.compile(r"\s*(?:<think>)?(.*?)</think>\s*", re.S)
@@ -38,13 +38,13 @@ def read(body: Mapping[str, Any], request: Request, phrased: Phrased) -> Reply:
     tokens_in, tokens_out, seen = _usage(body)
     _check_whole(seen, request)
     finish: Finish = "refused" if message.get("refusal") else _ENDS.get(str(choice.get("finish_reason")), "stop")
-    scores = _scores(choice, request.task) if isinstance(request.task, Weigh) and finish != "refused" else ()
+    scores = _scores(choice, request.task) if isinstance(request.task, ContinuationTask) and finish != "refused" else ()
     text, thoughts = _split(message)
-    if isinstance(request.task, Weigh):
+    if isinstance(request.task, ContinuationTask):
         text, finish = "", "refused" if finish == "refused" else "stop"  # one token was asked for, so it is no shortage
     elif phrased.begun and text and not text.startswith(phrased.begun):  # llama.cpp's answers begin with it, vLLM's not
         text = phrased.begun + text
-    elif phrased.constraint == "json" and isinstance(request.task, Permute):
+    elif phrased.constraint == "json" and isinstance(request.task, PermutationTask):
         text = _chain(text, request.task)
     return Reply(
         text=text,
@@ -56,7 +56,7 @@ def read(body: Mapping[str, Any], request: Request, phrased: Phrased) -> Reply:
     )
 
 
-def kept(reply: Reply, task: Permute) -> bool:
+def kept(reply: Reply, task: PermutationTask) -> bool:
     """Whether a constrained reply is what the constraint allows; one that was cut short is believed."""
     if reply.finish != "stop" or not reply.text:
         return True
@@ -110,7 +110,7 @@ def _text(content: Any) -> str:
     return content if isinstance(content, str) else ""
 
 
-def _chain(text: str, task: Permute) -> str:
+def _chain(text: str, task: PermutationTask) -> str:
     """The chain that a JSON reply stands for, what is whole of it if it was cut; any other text as it is."""
     try:
         body = json.loads(text)
@@ -121,7 +121,7 @@ def _chain(text: str, task: Permute) -> str:
     return task.separator.join(map(str, order)) if isinstance(order, list) and order else text
 
 
-def _scores(choice: Mapping[str, Any], task: Weigh) -> tuple[float, ...]:
+def _scores(choice: Mapping[str, Any], task: ContinuationTask) -> tuple[float, ...]:
     """A log-probability for every continuation; those that the server does not list get the least that it lists.
 
     That is the most that they can have. So likely ones are told apart, and unlikely ones are not told from each other.

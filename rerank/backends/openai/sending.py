@@ -12,7 +12,7 @@ from rerank.backends.openai.retries import Failed, Rejected
 from rerank.backends.openai.server import Server, unknown_model
 from rerank.errors import UsageError
 from rerank.prompts.base import opening
-from rerank.tasks import Permute, Reply, Request, Weigh
+from rerank.tasks import ContinuationTask, PermutationTask, Reply, Request
 
 _FILTERED = ("content_filter", "content_policy_violation")
 
@@ -39,7 +39,7 @@ class Acquaintance:
             UsageError: The server cannot do what the method needs.
         """
         begun = opening(request.prompt)
-        if isinstance(request.task, Weigh) and begun and not self.dialect.continues:
+        if isinstance(request.task, ContinuationTask) and begun and not self.dialect.continues:
             raise UsageError(
                 f"The server does not go on with the beginning of a reply ({begun!r}), which this method needs",
                 expected="vLLM, SGLang or llama.cpp",
@@ -75,7 +75,7 @@ class Acquaintance:
 
     def _check(self, phrased: Phrased, request: Request, reply: Reply) -> None:
         """See what a server that says nothing did all the same: ignored the constraint, or thought to the end."""
-        held = not (phrased.constraint and isinstance(request.task, Permute)) or kept(reply, request.task)
+        held = not (phrased.constraint and isinstance(request.task, PermutationTask)) or kept(reply, request.task)
         if not held and CONSTRAINT not in self.dialect.refused:
             self.dialect.refused.add(CONSTRAINT)
             warnings.warn(

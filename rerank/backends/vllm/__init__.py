@@ -19,7 +19,15 @@ from rerank.lm.jobs import Job, sort_out
 from rerank.lm.loading import quiet
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import TokenCounter
-from rerank.tasks import BackendOptions, Permute, Recite, Reply, Request, Weigh, Write
+from rerank.tasks import (
+    BackendOptions,
+    ContinuationTask,
+    GenerationTask,
+    LikelihoodTask,
+    PermutationTask,
+    Reply,
+    Request,
+)
 
 if TYPE_CHECKING:
     from rerank.backends.vllm.engine import Engine
@@ -41,7 +49,9 @@ class Vllm:
         options: The batch size is used.
     """
 
-    answers: ClassVar[frozenset[type[Any]]] = frozenset({Write, Permute, Weigh, Recite})
+    answers: ClassVar[frozenset[type[Any]]] = frozenset(
+        {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask}
+    )
     #: A local model costs time, and its runs are kept in their own folders.
     costs_money = False
 

@@ -15,7 +15,7 @@ from rerank.lm.local_tasks import _behind, _end, _pieces, _reply
 from rerank.lm.permutation_grammar import Chain, Ids
 from rerank.lm.thinking import CLOSE
 from rerank.lm.tokenizers import HfTokens
-from rerank.tasks import Permute, Recite, Reply, Weigh, Write
+from rerank.tasks import ContinuationTask, GenerationTask, LikelihoodTask, PermutationTask, Reply
 
 #: The most tokens of which vLLM says the likelihood where they are named.
 NAMED = 128
@@ -140,10 +140,10 @@ def muse(run: Run, jobs: Sequence[Job]) -> list[tuple[list[int], bool]]:
 
 #: Kind of task -> how it is done.
 DO: dict[type[Any], Callable[[Run, HfTokens, Sequence[Job]], list[Reply]]] = {
-    Write: _write,
-    Permute: _permute,
-    Weigh: _weigh,
-    Recite: _weigh,
+    GenerationTask: _write,
+    PermutationTask: _permute,
+    ContinuationTask: _weigh,
+    LikelihoodTask: _weigh,
 }
 
 

@@ -16,7 +16,15 @@ from rerank.io.pictures import UNREADABLE, require_pillow
 from rerank.lm.jobs import Job, limited
 from rerank.lm.loading import quiet
 from rerank.prompts.base import TokenCounter
-from rerank.tasks import BackendOptions, Permute, Recite, Reply, Request, Weigh, Write
+from rerank.tasks import (
+    BackendOptions,
+    ContinuationTask,
+    GenerationTask,
+    LikelihoodTask,
+    PermutationTask,
+    Reply,
+    Request,
+)
 
 
 class Vlm(Hf):
@@ -36,7 +44,9 @@ class Vlm(Hf):
             and not given.
     """
 
-    answers: ClassVar[frozenset[type[Any]]] = frozenset({Write, Permute, Weigh, Recite})
+    answers: ClassVar[frozenset[type[Any]]] = frozenset(
+        {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask}
+    )
     classes: ClassVar[tuple[str, str]] = ("AutoModelForImageTextToText", "AutoProcessor")
 
     def __init__(

@@ -28,7 +28,7 @@ from rerank.lm.output_head import Head
 from rerank.lm.permutation_grammar import Chain, State
 from rerank.lm.sampling import draw
 from rerank.lm.temporary_settings import Borrowed
-from rerank.tasks import Permute, Recite, Reply, Sampling, Weigh, Write
+from rerank.tasks import ContinuationTask, GenerationTask, LikelihoodTask, PermutationTask, Reply, Sampling
 
 #: Inputs as long as the prompt, and what they say of a token that is text.
 _ALONG = {"attention_mask": 1, "mm_token_type_ids": 0, "token_type_ids": 0}
@@ -68,10 +68,10 @@ def _permute(model: Any, tokens: VlmTokens, job: Seeing) -> Reply:
 
 #: Kind of task -> how it is done.
 DO: dict[type[Any], Callable[[Any, VlmTokens, Seeing], Reply]] = {
-    Write: _write,
-    Permute: _permute,
-    Weigh: _weigh,
-    Recite: _weigh,
+    GenerationTask: _write,
+    PermutationTask: _permute,
+    ContinuationTask: _weigh,
+    LikelihoodTask: _weigh,
 }
 
 

@@ -20,7 +20,7 @@ from rerank.parsing.refusal import declines
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.prompts.budget import Budget
 from rerank.prompts.loading import template_from_yaml
-from rerank.tasks import Backend, Request, Sampling, Write, tasks_of
+from rerank.tasks import Backend, GenerationTask, Request, Sampling, tasks_of
 from rerank.types import Document, Query, Window
 
 #: Room for a reply: a query, and a few words around it.
@@ -77,7 +77,7 @@ class Writer:
                 expected="a prompt with 'method: pointwise', which shows one passage",
                 remedy="Leave --prompt out",
             )
-        if Write not in tasks_of(self.backend):
+        if GenerationTask not in tasks_of(self.backend):
             raise UsageError(
                 f"The model {self.backend.identity.get('model', '')!r} for writing queries, and it writes nothing",
                 expected="a language model",
@@ -103,7 +103,7 @@ class Writer:
             for number in range(self.each):
                 seed = self.seed + number if self.temperature > 0 else 0
                 sampling = Sampling(max_tokens=REPLY_TOKENS, temperature=self.temperature, seed=seed)
-                found.append(Request(prompt=prompt, sampling=sampling, window=window, task=Write()))
+                found.append(Request(prompt=prompt, sampling=sampling, window=window, task=GenerationTask()))
         return found
 
     def write(self, docs: Sequence[Document], dropped: Counter[str]) -> Iterator[Asked]:

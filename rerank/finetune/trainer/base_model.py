@@ -18,7 +18,7 @@ from rerank.judges.attention.heads import open_heads
 from rerank.lm.icr_scoring import chosen
 from rerank.lm.loading import load
 from rerank.models import BackendOptions, resolve
-from rerank.tasks import Attend
+from rerank.tasks import AttentionTask
 
 
 def load_base(recipe: Recipe, *, dtype: str, device: str) -> tuple[Hf, Any]:
@@ -38,7 +38,7 @@ def chosen_heads(table: ReadoutTable, backend: Hf) -> list[tuple[int, int]]:
         UsageError: The model has not these layers or heads, or none is left.
     """
     listed = open_heads(table.heads, backend.identity).heads if table.heads else ()
-    task = Attend(spans=(), tail=0, heads=listed, layers=band(table.layers))
+    task = AttentionTask(spans=(), tail=0, heads=listed, layers=band(table.layers))
     wanted = chosen(backend.model.config.get_text_config(), task)
     return [(layer, head) for layer, heads in wanted.items() for head in heads]
 

@@ -23,7 +23,7 @@ from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import opening
 from rerank.prompts.identifiers import Alphabet, identifiers
 from rerank.prompts.passages import one_line
-from rerank.tasks import Weigh
+from rerank.tasks import ContinuationTask
 from rerank.types import Window
 
 #: One term of a document's score: a place whose next token is looked at, that token, a factor of its log-probability.
@@ -132,7 +132,7 @@ class Examples:
         for request in judge.requests(window):
             rendered = self._tokens.render(request.prompt)
             ids = self._tokens.ids(rendered)
-            yes, no = (self._next(rendered, ids, word) for word in cast(Weigh, request.task).continuations)
+            yes, no = (self._next(rendered, ids, word) for word in cast(ContinuationTask, request.task).continuations)
             place += len(ids)
             texts.append(tuple(ids))
             terms.append(((place - 1, yes, 1.0), (place - 1, no, -1.0)))

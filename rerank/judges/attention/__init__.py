@@ -16,7 +16,7 @@ from rerank.errors import UsageError
 from rerank.judges.attention.heads import HeadList, open_heads
 from rerank.judges.base import Verdict, Whole, by_score, failed, z_scores
 from rerank.prompts.passages import one_line
-from rerank.tasks import Attend, Reply, Request, Sampling
+from rerank.tasks import AttentionTask, Reply, Request, Sampling
 from rerank.types import Window
 
 #: What is asked instead of the query, to see what passages get anyway.
@@ -46,7 +46,7 @@ class Attention(Whole):
         UsageError: A negative ``first_stage``.
     """
 
-    needs = (Attend,)
+    needs = (AttentionTask,)
     asking_only = frozenset({"heads", "layers"})
     prompt = "icr_qa"
 
@@ -83,7 +83,7 @@ class Attention(Whole):
         fitted = self.budget.fit(self.template, shown, reply_tokens=self._null_excess(window.query.text))
         spans, tail = self.template.spans(one_line(window.query.text), fitted.passages)
         listed = None if per_head else self._heads
-        task = Attend(
+        task = AttentionTask(
             spans=spans if self.best_first else spans[::-1],  # in the window's order, wherever they are shown
             tail=tail,
             null=self.template.render(NULL_QUERY, fitted.passages) if self.calibrate else (),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rerank.judges.base import Asking
 from rerank.prompts.template import PromptTemplate
-from rerank.tasks import Request, Sampling, Weigh
+from rerank.tasks import ContinuationTask, Request, Sampling
 from rerank.types import Window
 
 
@@ -33,7 +33,7 @@ def weighing(
     sampling = Sampling(
         max_tokens=longest, temperature=limits.temperature, seed=limits.seed, thinking=limits.thinking_tokens
     )
-    task: Weigh = judge.needs[0](continuations=tuple(continuations))
+    task: ContinuationTask = judge.needs[0](continuations=tuple(continuations))
     return Request(prompt=fitted.prompt, sampling=sampling, window=window, task=task)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from rerank.errors import UsageError
 from rerank.judges.base import Asking, Verdict, by_score, failed
 from rerank.judges.base.continuations import weighing
-from rerank.tasks import Reply, Request, Weigh
+from rerank.tasks import ContinuationTask, Reply, Request
 from rerank.types import Query, Window
 
 
@@ -21,7 +21,7 @@ class Pointwise(Asking):
         UsageError: The prompt is one about several passages.
     """
 
-    needs = (Weigh,)
+    needs = (ContinuationTask,)
 
     def __post_init__(self) -> None:
         """Check that the prompt is about one passage."""

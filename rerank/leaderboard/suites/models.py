@@ -18,7 +18,7 @@ from rerank.io.model_hash import folder_hash
 from rerank.lm.loading import LANGUAGE, adapter_folder, named_errors, origin_of, quiet, require_torch
 from rerank.models import BACKENDS, backend_class, resolve
 from rerank.prompts.base import TokenCounter
-from rerank.tasks import Backend, BackendOptions, Relate, Reply, Request, context_of, tasks_of
+from rerank.tasks import Backend, BackendOptions, CrossEncoderTask, Reply, Request, context_of, tasks_of
 
 #: Tokens of a pair beyond its two texts, as most cross-encoders mark them.
 _MARKS = 3
@@ -95,7 +95,7 @@ def describe(spec: RunSpec, kind: str) -> Described:
     if spec.adapter:
         identity["adapter"] = folder_hash(adapter_folder(spec.adapter))
     answers = tasks_of(backend_class(spec.model, kind))
-    tokens = _counter(config, reader, options, pairs=Relate in answers, name=identity["model"])
+    tokens = _counter(config, reader, options, pairs=CrossEncoderTask in answers, name=identity["model"])
     return Described(identity=identity, tokens=tokens, answers=answers)
 
 

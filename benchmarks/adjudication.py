@@ -22,13 +22,14 @@ from pathlib import Path
 import ir_measures
 import numpy as np
 
-from rerank.adjudication.budgets import Budget
-from rerank.adjudication.measuring import Measurer
-from rerank.adjudication.ordering import open_order, walk
-from rerank.adjudication.pools import pool
-from rerank.adjudication.studies import Design, study
-from rerank.adjudication.verdicts import Procedure
-from rerank.cli.runfiles import read_runs
+from rerank.adjudication.budgets import AdjudicationBudget
+from rerank.adjudication.judging_sequence import open_order, walk_pool
+from rerank.adjudication.pool_measures import Measurer
+from rerank.adjudication.pools import pool_runs
+from rerank.adjudication.significance_verdicts import Procedure
+from rerank.adjudication.studies import run_study
+from rerank.adjudication.study_design import StudyDesign
+from rerank.cli.run_files import read_runs
 from rerank.io.run_files import read_qrels
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
@@ -63,20 +64,20 @@ def made_up() -> tuple[list[Run], Qrels]:
     return runs, qrels
 
 
-def timed(runs: Sequence[Run], qrels: Qrels, design: Design) -> tuple[float, int]:
+def timed(runs: Sequence[Run], qrels: Qrels, design: StudyDesign) -> tuple[float, int]:
     """Seconds of a study, and how many documents its pool has."""
     began = time.perf_counter()
-    found = study(runs, qrels, design)
+    found = run_study(runs, qrels, design)
     return time.perf_counter() - began, len(found.pool)
 
 
-def measuring(runs: Sequence[Run], qrels: Qrels, design: Design) -> tuple[float, float]:
+def measuring(runs: Sequence[Run], qrels: Qrels, design: StudyDesign) -> tuple[float, float]:
     """Seconds for one set of judgments: ours, and ir_measures'."""
-    pooled = pool(runs, qrels=qrels)
+    pooled = pool_runs(runs, qrels=qrels)
     measurer = Measurer(pooled, runs, qrels, design.measures, relevant=design.relevant)
-    ordering = walk(open_order("depth"), pooled, measurer.relevant_documents(design.relevant))
+    ordering = walk_pool(open_order("depth"), pooled, measurer.relevant_documents(design.relevant))
     began = time.perf_counter()
-    values = measurer.measured(ordering, design.budgets)
+    values = measurer.measure(ordering, design.budgets)
     ours = (time.perf_counter() - began) / len(design.budgets)
     scored = [{q: dict(zip(r.doc_ids, r.scores, strict=True)) for q, r in run.items()} for run in runs]
     seconds = []
@@ -91,7 +92,7 @@ def measuring(runs: Sequence[Run], qrels: Qrels, design: Design) -> tuple[float,
     return ours, float(np.median(seconds))
 
 
-def growth(runs: Sequence[Run], qrels: Qrels, design: Design) -> Iterable[tuple[str, float, int]]:
+def growth(runs: Sequence[Run], qrels: Qrels, design: StudyDesign) -> Iterable[tuple[str, float, int]]:
     """The study on half of everything."""
     few = list(qrels)[: len(qrels) // 2]
     yield ("half the systems", *timed(runs[::2], qrels, design))
@@ -109,9 +110,9 @@ def main() -> None:
     parser.add_argument("--growth", action="store_true")
     given = parser.parse_args()
     runs, qrels = (read_runs(given.runs), read_qrels(given.qrels)) if given.runs else made_up()
-    design = Design(
+    design = StudyDesign(
         methods=METHODS,
-        budgets=tuple(Budget("share", float(share)) for share in range(10, 101, 10)),
+        budgets=tuple(AdjudicationBudget("share", float(share)) for share in range(10, 101, 10)),
         measures=("nDCG@10", "AP"),
         procedures=PROCEDURES,
         relevant=given.relevant,

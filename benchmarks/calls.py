@@ -16,7 +16,7 @@ from typing import Any
 from counting import counted
 
 from rerank.collections import open_collection
-from rerank.methods import calls, method_names, open_method
+from rerank.methods import count_calls, method_names, open_method
 from rerank.models import open_backend
 from rerank.retrieval import open_retriever
 
@@ -31,7 +31,7 @@ def main() -> None:
     ranking = open_retriever("bm25", collection).search([query], options.documents)[query.id]
     rows = {}
     for method in sorted(set(method_names()) - {"core", "qrhead"}):
-        row: dict[str, Any] = {"at_most": calls(open_method(method), len(ranking))}
+        row: dict[str, Any] = {"at_most": count_calls(open_method(method), len(ranking))}
         for fake in ("perfect", "reversed"):
             backend = open_backend(f"fake:{fake}", qrels=collection.qrels())
             row[fake], row[f"batches_{fake}"] = counted(method, backend, [ranking])

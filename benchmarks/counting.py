@@ -11,8 +11,8 @@ from rerank.judges import Limits, open_judge
 from rerank.methods import open_method
 from rerank.pipeline.driver import drive
 from rerank.prompts import load_prompt
-from rerank.store.calls import CallLog
-from rerank.store.logged import Logged
+from rerank.store.call_log import CallLog
+from rerank.store.logging_backend import LoggingBackend
 from rerank.strategies import open_strategy
 from rerank.tasks import Backend, Reply, Request
 from rerank.types import Ranking
@@ -21,7 +21,7 @@ from rerank.types import Ranking
 class Watched:
     """A backend that counts how often it is asked, before its log cuts what comes into the model's batches."""
 
-    def __init__(self, logged: Logged) -> None:
+    def __init__(self, logged: LoggingBackend) -> None:
         self._logged = logged
         self.batches = 0
 
@@ -38,7 +38,7 @@ def counted(method: str, backend: Backend, lists: Iterable[Ranking], limits: Lim
     """Rerank all lists in lock-step; return the calls that the log holds, and the batches that reached the backend."""
     card = open_method(method)
     with tempfile.TemporaryDirectory() as room, CallLog(Path(room) / "calls.sqlite") as log:
-        watched = Watched(Logged(backend=backend, log=log))
+        watched = Watched(LoggingBackend(backend=backend, log=log))
         judge = open_judge(card.judge_selector, watched, load_prompt(card.own_prompt or "listwise"), limits)
         drive(lists, open_strategy(card.strategy_selector), judge)
         return len(log), watched.batches

@@ -25,9 +25,9 @@ from transformers import GenerationConfig
 from rerank.collections import open_collection
 from rerank.judges import Limits, open_judge
 from rerank.lm.loading import quiet
-from rerank.lm.local_tasks import chain_for
-from rerank.lm.permutation_grammar import Chain
-from rerank.lm.temporary_settings import Borrowed
+from rerank.lm.local_tasks import make_grammar
+from rerank.lm.permutation_grammar import PermutationGrammar
+from rerank.lm.temporary_settings import TemporarySettings
 from rerank.models import BackendOptions, open_backend
 from rerank.prompts import load_prompt
 from rerank.retrieval import open_retriever
@@ -88,10 +88,10 @@ def request(backend: Any, documents: int, tokens: int) -> Request:
     return made
 
 
-def grammar(backend: Any, asked: Request) -> Chain:
+def grammar(backend: Any, asked: Request) -> PermutationGrammar:
     """The grammar of the reply."""
     assert isinstance(asked.task, PermutationTask)
-    return chain_for(backend.tokens, asked.task, backend.tokens.render(asked.prompt)[-32:], "")
+    return make_grammar(backend.tokens, asked.task, backend.tokens.render(asked.prompt)[-32:], "")
 
 
 def masked_generate(backend: Any, asked: Request) -> list[int]:
@@ -108,13 +108,13 @@ def masked_generate(backend: Any, asked: Request) -> list[int]:
         read = len(sequence)
         return state.allowed() or [end]
 
-    config = GenerationConfig(max_new_tokens=chain.longest + 1, do_sample=False, eos_token_id=end, pad_token_id=end)
-    with quiet(), torch.inference_mode(), Borrowed(backend._model, config, "sdpa"):
+    config = GenerationConfig(max_new_tokens=chain.max_tokens + 1, do_sample=False, eos_token_id=end, pad_token_id=end)
+    with quiet(), torch.inference_mode(), TemporarySettings(backend._model, config, "sdpa"):
         out = backend._model.generate(torch.tensor([ids]), generation_config=config, prefix_allowed_tokens_fn=allowed)
     return [token for token in out[0, len(ids) :].tolist() if token != end]
 
 
-def named(chain: Chain, tokens: Sequence[int]) -> list[int]:
+def named(chain: PermutationGrammar, tokens: Sequence[int]) -> list[int]:
     """The order that tokens spell."""
     state = chain.start()
     for token in tokens:
@@ -135,13 +135,13 @@ def gap(backend: Any, asked: Request, slow: Sequence[int], order: Sequence[int])
     if parting is None:
         return 0.0, 0.0
     (ids,) = backend.tokens.encode([asked.prompt])
-    with torch.inference_mode(), Borrowed(backend._model, attention="sdpa"):
+    with torch.inference_mode(), TemporarySettings(backend._model, attention="sdpa"):
         logits = backend._model(torch.tensor([[*ids, *slow[:parting]]]), logits_to_keep=1).logits[0, -1].float()
     one, other = float(logits[spelled[parting]]), float(logits[slow[parting]])
     return abs(one - other), abs(one - other) / max(abs(one), abs(other))
 
 
-def spell(chain: Chain, order: Sequence[int]) -> list[int]:
+def spell(chain: PermutationGrammar, order: Sequence[int]) -> list[int]:
     """The tokens of an order: at every choice the way that leads to the next identifier."""
     state, tokens = chain.start(), []
     for item in order:

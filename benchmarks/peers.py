@@ -32,7 +32,7 @@ from typing import Any
 
 from rerank.collections import judgments, open_collection
 from rerank.evaluation import evaluate
-from rerank.models import resolve
+from rerank.models import resolve_model
 from rerank.parsing import parse
 from rerank.retrieval import open_retriever
 from rerank.types import Document, Qrels, Ranking, Run
@@ -184,7 +184,7 @@ def order(system: System, options: argparse.Namespace, rankings: Sequence[Rankin
         for ranking in rankings
     ]
     same = {key: getattr(options, key) for key in ("dtype", "window", "stride", "top")}
-    model = str(resolve(options.model)) if system.ours else options.model
+    model = str(resolve_model(options.model)) if system.ours else options.model
     return {"system": system.method, "model": model, **same, "lists": lists}
 
 

@@ -19,25 +19,25 @@ from pathlib import Path
 
 import numpy as np
 
-from rerank.evaluation import Matrix, decide, read_matrix
+from rerank.evaluation import ScoreMatrix, decide_pairs, read_matrix
 
 TOPICS, SYSTEMS = 50, 129
 COLUMNS = [(test, name) for test in ("t", "wilcoxon") for name in ("none", "bonferroni", "holm", "bh", "by")]
 
 
-def made_up() -> Matrix:
+def made_up() -> ScoreMatrix:
     """Scores between 0 and 1 with effects of topics and systems, in four decimals as published ones are."""
     chance = np.random.default_rng(0)
     topics, systems = chance.normal(0, 1.2, (TOPICS, 1)), chance.normal(0, 0.6, SYSTEMS)
     values = 1 / (1 + np.exp(1.2 - topics - systems - chance.normal(0, 0.7, (TOPICS, SYSTEMS))))
     names = tuple(f"s{n}" for n in range(SYSTEMS))
-    return Matrix(measure="", topics=tuple(map(str, range(TOPICS))), systems=names, values=values.round(4))
+    return ScoreMatrix(measure="", topics=tuple(map(str, range(TOPICS))), systems=names, values=values.round(4))
 
 
-def tukey(matrix: Matrix, permutations: int) -> dict[str, float]:
+def tukey(matrix: ScoreMatrix, permutations: int) -> dict[str, float]:
     """Time one randomised Tukey HSD, and the most memory that this process has held."""
     began = time.perf_counter()
-    found = decide(matrix, f"tukey-randomised,permutations={permutations}")
+    found = decide_pairs(matrix, f"tukey-randomised,permutations={permutations}")
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
     return {"seconds": seconds, "peak_mb": peak, "significant": int(found.significant.sum())}
@@ -53,8 +53,8 @@ def main() -> None:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         randomised = pool.apply(tukey, (matrix, given.permutations))
     began = time.perf_counter()
-    counts = {f"{test} {name}": int(decide(matrix, test, name).significant.sum()) for test, name in COLUMNS}
-    counts["tukey-anova"] = int(decide(matrix, "tukey-anova").significant.sum())
+    counts = {f"{test} {name}": int(decide_pairs(matrix, test, name).significant.sum()) for test, name in COLUMNS}
+    counts["tukey-anova"] = int(decide_pairs(matrix, "tukey-anova").significant.sum())
     seconds = time.perf_counter() - began
     print(f"{len(matrix.topics)} topics, {len(matrix.systems)} systems", counts, randomised)
     print(

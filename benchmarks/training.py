@@ -67,31 +67,32 @@ def main() -> None:
 
 def measured(options: Any) -> dict[str, float]:
     """One variant: its peak, its rise, its speed."""
-    from rerank.finetune.trainer.training import peak_mb
+    from rerank.finetune.trainer.monitoring import peak_memory_mb
     from rerank.lm.loading import quiet
 
     with tempfile.TemporaryDirectory() as folder, quiet():
         module, batches, tokens = prepared(options, Path(folder))
         parameters = [p for p in module.parameters() if p.requires_grad]
         step(options.child, module, batches[0], parameters)  # everything is loaded, and small things are allocated
-        before = peak_mb()
+        before = peak_memory_mb()
         seconds = []
         for batch in batches[1:]:
             began = time.perf_counter()
             step(options.child, module, batch, parameters)
             seconds.append(time.perf_counter() - began)
-    peak = peak_mb()
+    peak = peak_memory_mb()
     return {"peak_mb": peak, "rise_mb": peak - before, "tokens_per_second": tokens / statistics.median(seconds)}
 
 
 def prepared(options: Any, folder: Path) -> tuple[Any, list[Any], int]:
     """A LoRA under the importance loss; a short batch, then as many of one full list."""
     from rerank.collections import open_collection
+    from rerank.finetune.component_registry import make_components
     from rerank.finetune.recipe import Recipe
-    from rerank.finetune.trainer.module import collate
-    from rerank.finetune.trainer.run import Run
-    from rerank.finetune.trainer.schedule import pick
-    from rerank.finetune.trainer.training import read_data
+    from rerank.finetune.trainer.listwise_module import collate
+    from rerank.finetune.trainer.schedule import select_documents
+    from rerank.finetune.trainer.training_data import read_training_lists
+    from rerank.finetune.trainer.training_run import TrainingRun
 
     docs = list(open_collection("pydoc").docs())[: options.documents]
     rows = [{"_id": doc.id, "title": doc.title, "text": doc.text} for doc in docs]
@@ -114,11 +115,11 @@ def prepared(options: Any, folder: Path) -> tuple[Any, list[Any], int]:
             "training": {"steps": 1, "accumulation": 1},
         }
     )
-    run = Run(recipe, recipe.parts(), folder / "out", device="cpu")
-    module = run._attached()
+    run = TrainingRun(recipe, make_components(recipe), folder / "out", device="cpu")
+    module = run._attach_adapter()
     module.train()
-    (given,) = read_data(recipe)
-    short, full = (run._places.examples.make(pick(given, range(n))) for n in (2, len(given)))
+    (given,) = read_training_lists(recipe)
+    short, full = (run._places.examples.make(select_documents(given, range(n))) for n in (2, len(given)))
     return module, [collate([short]), *[collate([full])] * options.steps], len(full)
 
 

@@ -56,7 +56,7 @@ def main() -> None:
 
 def pairs() -> list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
     """Adapter, optimizer and further tables of every row."""
-    from rerank.finetune.recipe import ADAPTERS, CALLBACKS, LAYERS, OPTIMIZERS
+    from rerank.finetune.component_registry import ADAPTERS, CALLBACKS, LAYERS, OPTIMIZERS
 
     found = [({"name": name}, {"name": "adamw"}, {}) for name in ADAPTERS.names()]
     for name in OPTIMIZERS.names():

@@ -24,7 +24,7 @@ from rerank.backends.hf import Hf
 from rerank.collections import open_collection
 from rerank.judges import Limits, open_judge
 from rerank.lm.jobs import Job
-from rerank.lm.local_tasks import _end, _pieces
+from rerank.lm.local_tasks import identifier_tokens, prompt_end
 from rerank.models import BackendOptions, open_backend
 from rerank.prompts import load_prompt
 from rerank.tasks import Reply, Request
@@ -87,9 +87,11 @@ def timed(backend: Any, requests: list[Request]) -> tuple[list[Reply], float]:
 def gap(hf: Any, request: Request, ours: Reply, theirs: Reply) -> dict[str, Any]:
     """The first choice on which two orders differ, and how far apart its two tokens are to transformers."""
     (prompt,) = hf._tokens.encode([request.prompt])
-    job = Job(at=0, request=request, prompt=prompt, sampling=request.sampling)
+    job = Job(index=0, request=request, prompt=prompt, sampling=request.sampling)
     task: Any = request.task
-    first, later = _pieces(hf._tokens, task.items, task.separator, _end(hf._tokens, job), job.begun)
+    first, later = identifier_tokens(
+        hf._tokens, task.items, task.separator, prompt_end(hf._tokens, job), job.reply_prefix
+    )
     one, other = (_written(reply, task, first, later) for reply in (ours, theirs))
     at = next(at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
     with torch.inference_mode():

@@ -15,7 +15,7 @@ import yaml
 
 from rerank.cli.app import app
 from rerank.collections import providers
-from rerank.finetune.table import describe_training, parts_of
+from rerank.finetune.method_table import components_of_kind, describe_training
 from rerank.methods import describe_methods
 from rerank.models import BACKENDS, MODELS
 from rerank.prompts import prompt_names, prompt_text
@@ -27,7 +27,7 @@ _HEAD = """# Commands
 
 Every command says the same with `--help`. Results go to standard output, everything else to standard error; tables are
 tab-separated when piped. `--format json` prints one object, `--format jsonl` one object a line; their keys are in
-[File formats](formats.md#what-the-commands-print). Flags may be written with underscores, as in `--window_size`.
+[File formats](formats.md#output-of-the-commands). Flags may be written with underscores, as in `--window_size`.
 """
 _METHODS = """# Methods
 
@@ -51,27 +51,31 @@ _PAGES_OF = {
 }
 _TRAINING = """# Training methods
 
-<!-- Written by docs/generate.py; change the cards in rerank/finetune and rerank/finetune/papers.toml instead. -->
+<!-- Written by docs/generate.py; change the classes in rerank/finetune and rerank/finetune/papers.toml instead. -->
 
-A recipe names an adapter, an optimizer and losses or an objective, and perhaps a way of sampling layers, callbacks,
-and a way of choosing ranks. The pages say of each what it computes, what it costs and where it bites:
-[adapters](adapters.md), [optimizers](optimizers.md), [losses](losses.md), [layers, callbacks and ranks](layers.md).
-The same table for scripts: `rerank methods --training --format json`, a list of objects with `name`, `kind`, `status`,
-`summary`, `paper` and `reason`.
+A recipe names an adapter, an optimizer, and losses or an objective. Layer sampling, callbacks and a rank allocation are
+optional. These pages describe the formula, cost and caveats of each method: [adapters](adapters.md),
+[optimizers](optimizers.md), [losses](losses.md), [layers, callbacks and ranks](layers.md).
+The same table for scripts: `rerank methods --training --format json`, a list of objects with `name`, `kind`, `status`
+(`available` or `out-of-scope`), `stability`, `summary`, `paper` and `reason`.
 
-What an adapter *trains* decides what fits it: `lora`, pairs of factors of a product that is added to a matrix;
-`other`, new numbers of another kind; `full`, the model's own weights. A recipe whose parts do not fit is refused
-before anything is loaded.
+The *stability* of a method is `stable` or `experimental`. Experimental methods come from research papers and are used
+by few people: they are tested like the others, but their options may change between versions. Their code is in
+`rerank/finetune/extra`.
+
+What an adapter *trains* determines which components can be combined with it: `lora`, factor pairs whose product is
+added to a matrix; `other`, new parameters of another kind; `full`, the model's own weights. A recipe with components
+that do not fit together is refused before anything is loaded.
 """
 _SIZES = """
-Numbers are by default options, for the matrices in the layers of a model of 7 billion parameters (28 layers, width
-3,584, inner width 18,944, keys and values 512 wide: 6.53 billion weights). They come from the formulas; nothing was
-loaded. In full training embeddings, head and vectors come on top. A number takes 4 bytes.
+Numbers are for the default options and the matrices in the layers of a model with 7 billion parameters (28 layers,
+hidden size 3,584, intermediate size 18,944, key and value size 512: 6.53 billion weights). They are computed from the
+formulas, without a model. In full training, embeddings, head and vectors are added to them. A number takes 4 bytes.
 """
 _TITLES = {
     "adapter": "Adapters",
     "optimizer": "Optimizers",
-    "layers": "Sampling of layers",
+    "layers": "Layer sampling",
     "callback": "Callbacks",
     "objective": "Objectives",
     "analysis": "Ranks and analysis",
@@ -122,39 +126,39 @@ def pages() -> dict[str, str]:
 
 
 def _training() -> str:
-    """Every method of training, and every paper that is none here."""
+    """Return the page of all training methods and of the papers that are not implemented."""
     rows = describe_training()
     parts = [_TRAINING]
     for kind, title in _TITLES.items():
         here = [row for row in rows if row["kind"] == kind and row["status"] == "available"]
-        cells = [[_linked(row), row["summary"], row["paper"]] for row in here]
-        parts += [f"## {title}\n", _table(("name", "what it does", "source"), cells), ""]
+        cells = [[_linked(row), row["stability"], row["summary"], row["paper"]] for row in here]
+        parts += [f"## {title}\n", _table(("name", "stability", "what it does", "source"), cells), ""]
     away = [[row["name"], row["summary"], row["reason"], row["paper"]] for row in rows if row["reason"]]
-    parts += ["## Out of scope\n", _table(("name", "what it is", "why it is not here", "source"), away), ""]
+    parts += ["## Out of scope\n", _table(("name", "what it is", "why it is not implemented", "source"), away), ""]
     parts += ["## Side by side\n", _SIZES.lstrip(), _adapters(), "", _optimizers()]
     return "\n".join(parts) + "\n"
 
 
 def _linked(row: dict[str, str]) -> str:
     name = row["name"]
-    page = f"{_PAGE_OF_KIND[row['kind']]}#{name}" if name in parts_of(row["kind"]) else _ELSEWHERE.get(name)
+    page = f"{_PAGE_OF_KIND[row['kind']]}#{name}" if name in components_of_kind(row["kind"]) else _ELSEWHERE.get(name)
     return f"[`{name}`]({page})" if page else f"`{name}`"
 
 
 def _large() -> list[tuple[int, int]]:
-    """(rows, columns) of the matrices in the layers of a model of 7 billion parameters."""
+    """Return the shapes (rows, columns) of the matrices in the layers of a model with 7 billion parameters."""
     width, inner, heads = 3584, 18944, 512
     attention = [(width, width), (heads, width), (heads, width), (width, width)]
     return [*attention, (inner, width), (inner, width), (width, inner)] * 28
 
 
 def _adapters() -> str:
-    """What adapters train, and what comes out."""
-    head = ("adapter", "trains", "numbers", "share", "starts as the model is", "saved as", "a LoRA for vLLM", "merges")
+    """Return the table of adapters: trained parameters, and the format of the result."""
+    head = ("adapter", "trains", "parameters", "share", "identity at start", "saved as", "vLLM LoRA", "can be merged")
     shapes, cells = _large(), []
     whole = sum(rows * columns for rows, columns in shapes)
-    for name, part in parts_of("adapter").items():
-        count = part().trainable(shapes)
+    for name, part in components_of_kind("adapter").items():
+        count = part().count_trainable(shapes)
         start, vllm, merges = ("yes" if value else "" for value in (part.identity, part.vllm, part.merges))
         numbers = [part.shape, f"{count:,}", f"{100 * count / whole:.3g} %"]
         needs = f" (needs {part.needs})" if part.needs else ""
@@ -163,13 +167,13 @@ def _adapters() -> str:
 
 
 def _optimizers() -> str:
-    """What optimizers fit and keep."""
-    head = ("optimizer", "fits what trains", "numbers kept in full training", "of AdamW's")
+    """Return the table of optimizers: kinds of parameters that they support, and the size of their state."""
+    head = ("optimizer", "parameters", "state in full training", "relative to AdamW")
     shapes, cells = _large(), []
     most = 2 * sum(rows * columns for rows, columns in shapes)
-    for name, part in parts_of("optimizer").items():
+    for name, part in components_of_kind("optimizer").items():
         one = part()
-        kept = one.state(shapes)
+        kept = one.count_state(shapes)
         sizes = [f"{kept:,}", f"{kept / most:.3f}"] if "full" in one.fits else ["", ""]
         cells.append([f"`{name}`", ", ".join(sorted(one.fits)), *sizes])
     return _table(head, cells)

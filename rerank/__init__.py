@@ -1,6 +1,6 @@
 """LLM listwise reranking and retrieval evaluation.
 
-The names below are the front door; they are imported when first used, so that ``import rerank`` stays cheap.
+The public names below are imported on first use, so that ``import rerank`` is fast.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import importlib
 from importlib.metadata import version
 from typing import Any
 
-_HOMES = {
+_MODULES = {
     "Document": "rerank.types",
     "Qrels": "rerank.types",
     "Query": "rerank.types",
@@ -25,18 +25,18 @@ _HOMES = {
     "read_run": "rerank.io.run_files",
     "write_run": "rerank.io.run_files",
 }
-__all__ = [*_HOMES, "__version__"]
+__all__ = [*_MODULES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used (PEP 562)."""
+    """Import a public name on first use (PEP 562)."""
     if name == "__version__":
         return version("listrank")
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'rerank' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    """The public names, for completion."""
+    """Return the public names, for completion."""
     return sorted(__all__)

@@ -1,4 +1,4 @@
-"""`python -m rerank` is the `rerank` command."""
+"""Entry point of ``python -m rerank``, the same as the ``rerank`` command."""
 
 from __future__ import annotations
 

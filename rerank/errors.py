@@ -1,18 +1,17 @@
-"""Every error this package raises on purpose, one tree, drawn here.
+"""The errors of this package, in one tree.
 
     RerankError                    exit code of the command
-    |-- UsageError                 2   arguments that make no sense
+    |-- UsageError                 2   invalid arguments
     |   |-- UnknownNameError           a name that is not registered, with a suggestion
-    |   `-- ContextOverflowError       a prompt that cannot fit the model's context
+    |   `-- ContextOverflowError       a prompt that does not fit the model's context
     |-- MissingPrerequisiteError   3   an extra or a program that is not installed
-    |-- MissingResourceError       4   a file, folder, model or collection that is not there
-    |-- DataError                  5   a file or value that is there and is wrong
+    |-- MissingResourceError       4   a file, folder, model or collection that does not exist
+    |-- DataError                  5   a file or value that is invalid
     |-- BackendError               6   the model or the server failed
-    |   `-- StorageError               the disk did
+    |   `-- StorageError               a file could not be written
     `-- PartialFailureError        7   finished, but more failed than was allowed
 
-Errors that Python already names (``TypeError`` for a call that does not fit) stay Python's. This module knows
-nothing of what the rest of the package does.
+Errors that Python defines (such as ``TypeError`` for a wrong call) are not wrapped.
 """
 
 from __future__ import annotations
@@ -22,23 +21,23 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-#: How many names a message lists.
-_SHOWN = 12
+#: Maximum number of names listed in a message.
+_MAX_NAMES = 12
 
 
 class RerankError(Exception):
-    """Base of all errors: what was found, what was expected, what to do.
+    """Base class of all errors: what was found, what was expected, what to do.
 
     Args:
-        found: What is wrong, naming the offending value and where it stood.
-        expected: What would have been right; left out where ``found`` says it.
-        remedy: What the reader can do about it, as an imperative.
+        found: What is wrong, with the offending value and its location.
+        expected: What would have been correct; empty if ``found`` says it.
+        remedy: What the user can do about it, as an imperative.
     """
 
     exit_code = 1
 
     def __init__(self, found: str, *, expected: str = "", remedy: str = "") -> None:
-        """Keep the three parts apart, so that JSON output can show them so."""
+        """Store the three parts separately, for JSON output."""
         self.found = found
         self.expected = expected
         self.remedy = remedy
@@ -47,15 +46,15 @@ class RerankError(Exception):
 
 
 def shorten(value: object, limit: int = 60) -> str:
-    """A value as a message shows it: its ``repr``, cut to ``limit`` characters."""
-    shown = repr(value)
-    return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"
+    """Return the ``repr`` of a value, truncated to ``limit`` characters, for messages."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
-def in_words(fault: Mapping[str, Any]) -> str:
-    """What pydantic found wrong with a value, for people who write TOML.
+def describe_fault(fault: Mapping[str, Any]) -> str:
+    """Describe a validation error of pydantic for users who write TOML.
 
-    >>> in_words({"type": "tuple_type", "msg": "Input should be a valid tuple", "input": "AP"})
+    >>> describe_fault({"type": "tuple_type", "msg": "Input should be a valid tuple", "input": "AP"})
     'should be a list, as in ["AP"]'
     """
     if fault["type"] in ("tuple_type", "list_type"):
@@ -66,46 +65,46 @@ def in_words(fault: Mapping[str, Any]) -> str:
 
 
 class UsageError(RerankError):
-    """Arguments that make no sense, alone or together."""
+    """Arguments are invalid, alone or together."""
 
     exit_code = 2
 
 
 class UnknownNameError(UsageError):
-    """A name that is not registered; suggests the nearest ones."""
+    """A name is not registered; the message suggests the nearest ones."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, if_none: str = "None is installed") -> None:
-        """Build the message from what was asked for and what there is, or from ``if_none`` where there is nothing."""
+        """Build the message from the unknown and the known names, or from ``if_none`` if no name is known."""
         choices = sorted(known)
         near = difflib.get_close_matches(name, choices, n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else ""
-        more = f" and {len(choices) - _SHOWN} more" if len(choices) > _SHOWN else ""
+        more = f" and {len(choices) - _MAX_NAMES} more" if len(choices) > _MAX_NAMES else ""
         super().__init__(
             f"Unknown {kind} {name!r}",
-            expected=f"one of: {', '.join(choices[:_SHOWN])}{more}" if choices else "",
+            expected=f"one of: {', '.join(choices[:_MAX_NAMES])}{more}" if choices else "",
             remedy=hint if choices else if_none,
         )
         self.suggestions = near
 
 
 class ContextOverflowError(UsageError):
-    """A prompt that does not fit the model's context even at the floor of the passage budget."""
+    """A prompt does not fit the model's context even with its passages at their minimum length."""
 
 
 class MissingPrerequisiteError(RerankError):
-    """An optional dependency or program that is not installed."""
+    """An optional dependency or program is not installed."""
 
     exit_code = 3
 
 
 class MissingResourceError(RerankError):
-    """A file, folder, model or collection that is not where it was looked for."""
+    """A file, folder, model or collection does not exist."""
 
     exit_code = 4
 
 
 class DataError(RerankError):
-    """A file or value that is there and is wrong."""
+    """A file or value exists but is invalid."""
 
     exit_code = 5
 
@@ -117,7 +116,7 @@ class BackendError(RerankError):
 
 
 class StorageError(BackendError):
-    """A file could not be written; what was committed before stays."""
+    """A file could not be written; what was committed before is kept."""
 
 
 class PartialFailureError(RerankError):

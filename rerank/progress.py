@@ -1,4 +1,4 @@
-"""How far long work is: a bar where stderr is a terminal, else a line now and then. Knows no work of any kind."""
+"""Progress of long operations on stderr: a bar on a terminal, otherwise a line every 30 seconds."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
-#: Seconds between two signs of life where there is no terminal.
-_EVERY = 30.0
+#: Seconds between two lines if stderr is not a terminal.
+_INTERVAL = 30.0
 
 
-def say(text: str) -> None:
+def write_status(text: str) -> None:
     """Write a line to stderr."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
@@ -19,13 +19,13 @@ def say(text: str) -> None:
 
 @contextmanager
 def progress(title: str, total: int, done: int = 0, *, bound: str = "") -> Generator[Callable[[int], None]]:
-    """Yield a function that is told how many more are done.
+    """Yield a function that advances the progress by a number of items.
 
     Args:
-        title: What is counted.
-        total: How many there are.
-        done: How many of them an earlier process did.
-        bound: What stands before the total where it is one, such as ``at most``.
+        title: Name of the items.
+        total: Total number of items.
+        done: Number of items that an earlier process finished.
+        bound: Text before the total if it is a bound, such as ``at most``.
     """
     if not sys.stderr.isatty():
         yield _lines(title, f"{bound} {total}".strip(), done)
@@ -47,14 +47,14 @@ def progress(title: str, total: int, done: int = 0, *, bound: str = "") -> Gener
 
 
 def _lines(title: str, total: str, done: int) -> Callable[[int], None]:
-    """Say how far it is, at most twice a minute: short work stays silent."""
-    said = time.monotonic()
+    """Return a function that writes a line at most every `_INTERVAL` seconds; short operations write nothing."""
+    last_line = time.monotonic()
 
     def advance(more: int) -> None:
-        nonlocal done, said
+        nonlocal done, last_line
         done += more
-        if time.monotonic() - said >= _EVERY:
-            said = time.monotonic()
-            say(f"{title}: {done} of {total}")
+        if time.monotonic() - last_line >= _INTERVAL:
+            last_line = time.monotonic()
+            write_status(f"{title}: {done} of {total}")
 
     return advance

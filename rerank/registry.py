@@ -1,8 +1,8 @@
-"""Names -> objects, without importing what is not asked for.
+"""Registries of plug-ins: name to class, imported on first use.
 
 A plug-in package (``strategies``, ``collections``, ...) holds its ``base`` and its plug-ins. Each module or sub-package
 is one plug-in: ``sliding.py`` defines the class ``Sliding``, which is registered as ``sliding``. Other distributions
-add plug-ins through entry points of the group ``rerank.<package>``. To add a plug-in is to add its file, and listing
+add plug-ins through entry points of the group ``rerank.<package>``. Adding the file adds the plug-in, and listing the
 names imports none of them.
 """
 
@@ -33,13 +33,13 @@ class Registry:
 
     Args:
         package: Name of the sub-package of ``rerank``; the entry-point group is ``rerank.<package>``.
-        kind: What a plug-in is called in messages, such as ``"strategy"``.
+        kind: Name of a plug-in in messages, such as ``"strategy"``.
         experimental: Name of a second sub-package whose plug-ins belong to the same registry and are marked as
-            experimental in listings; empty if there is none.
+            experimental in listings; empty for no such package.
     """
 
     def __init__(self, package: str, kind: str, *, experimental: str = "") -> None:
-        """Store where to look; nothing is imported yet."""
+        """Store the package names; nothing is imported yet."""
         self.package = package
         self.kind = kind
         self.experimental = experimental
@@ -81,7 +81,7 @@ class Registry:
             try:
                 plugins[name] = self.get(name)
             except RerankError as error:
-                warnings.warn(f"The {self.kind} {name!r} is left out: {error}", stacklevel=2)
+                warnings.warn(f"The {self.kind} {name!r} is ignored: {error}", stacklevel=2)
         return plugins
 
     def is_experimental(self, name: str) -> bool:

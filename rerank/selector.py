@@ -1,9 +1,8 @@
-"""The one grammar in which a thing and its options are named: ``name:argument,key=value,key=value``.
+"""Selectors, the grammar for a plug-in and its options: ``name:argument,key=value,key=value``.
 
-Used for collections (``beir:data/scifact,split=dev``), first stages (``bm25,k1=1.2``) and fake models
-(``fake:stutter,p=0.3``). A comma starts an option only where ``key=`` follows, so paths may hold commas, and not inside
-parentheses, so a selector may stand in another: ``hybrid:(bm25,k1=1.2)+dense``. This module knows the grammar and how
-options become arguments of a class, not what they mean.
+Used for collections (``beir:data/scifact,split=dev``), first stages (``bm25,k1=1.2``), methods, models
+(``fake:stutter,p=0.3``) and so on. A comma starts an option only before ``key=``, so paths may contain commas, and
+only outside parentheses, so selectors may be nested: ``hybrid:(bm25,k1=1.2)+dense``.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from rerank.registry import Registry
 _OPTION = re.compile(r",(?=[A-Za-z_][A-Za-z0-9_-]*=)")
 
 
-def split_outside(text: str, at: re.Pattern[str]) -> list[str]:
-    """Cut text at the matches of ``at`` that no pair of parentheses encloses; one without its partner is a letter.
+def split_outside_parentheses(text: str, separator: re.Pattern[str]) -> list[str]:
+    """Split text at the separators outside parentheses; an unpaired parenthesis is an ordinary character.
 
-    >>> split_outside("a+(b+c)+d", re.compile("[+]"))
+    >>> split_outside_parentheses("a+(b+c)+d", re.compile("[+]"))
     ['a', '(b+c)', 'd']
     """
     opened: list[int] = []
@@ -35,7 +34,7 @@ def split_outside(text: str, at: re.Pattern[str]) -> list[str]:
             opened.append(position)
         elif character == ")" and opened:
             pairs.append((opened.pop(), position))
-    cuts = [m.span() for m in at.finditer(text) if not any(first < m.start() < last for first, last in pairs)]
+    cuts = [m.span() for m in separator.finditer(text) if not any(first < m.start() < last for first, last in pairs)]
     starts, ends = [0, *(end for _, end in cuts)], [*(start for start, _ in cuts), len(text)]
     return [text[start:end] for start, end in zip(starts, ends, strict=True)]
 
@@ -45,18 +44,18 @@ class Selector:
     """A parsed selector.
 
     Attributes:
-        name: What to look up in a registry.
-        argument: The part after the colon, empty if there is none.
-        options: The ``key=value`` pairs, keys with underscores.
+        name: Name in a registry.
+        argument: The text after the colon; empty without a colon.
+        options: The ``key=value`` pairs, with underscores in the keys.
     """
 
     name: str
     argument: str = ""
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str) -> Selector:
-        """Read ``name:argument,key=value``.
+        """Parse ``name:argument,key=value``.
 
         >>> Selector.parse("beir:data/scifact,split=dev")
         Selector(name='beir', argument='data/scifact', options={'split': 'dev'})
@@ -65,7 +64,7 @@ class Selector:
         >>> Selector.parse("hybrid:(bm25,k1=1.2)+dense,depth=50")
         Selector(name='hybrid', argument='(bm25,k1=1.2)+dense', options={'depth': '50'})
         """
-        head, *rest = split_outside(text.strip(), _OPTION)
+        head, *rest = split_outside_parentheses(text.strip(), _OPTION)
         name, _, argument = head.partition(":")
         if re.match(r"[A-Za-z_][A-Za-z0-9_-]*=", argument):
             rest.insert(0, argument)
@@ -75,45 +74,49 @@ class Selector:
             key, _, value = part.partition("=")
             options[key.replace("-", "_")] = value
         if not name:
-            raise UsageError(f"{text!r} names nothing", expected="NAME or NAME:ARGUMENT,KEY=VALUE")
+            raise UsageError(f"{text!r} has no name", expected="NAME or NAME:ARGUMENT,KEY=VALUE")
         return cls(name, argument, options)
 
 
-def build(registry: Registry, text: str, **given: Any) -> Any:
-    """Look a selector up and make the thing: its argument comes first, its options are keyword arguments.
+def build(registry: Registry, selector: str | Selector, **extra: Any) -> Any:
+    """Build the plug-in that a selector names: its argument is positional, its options are keyword arguments.
 
-    ``given`` are further keyword arguments, which a selector cannot name.
-
-    Option values are converted to the annotated types, so ``k1=1.2`` is a float where the class says so.
-
-    Raises:
-        UnknownNameError: No such thing, or no such option; the message suggests the nearest.
-        UsageError: An option's value does not fit, or the argument is missing or too much.
-    """
-    selector = Selector.parse(text)
-    arguments = (selector.argument,) if selector.argument else ()
-    return make(registry, selector.name, selector.options, *arguments, **given)
-
-
-def make(registry: Registry, name: str, options: Mapping[str, Any], *arguments: Any, **given: Any) -> Any:
-    """Look a name up and make the thing from options as a selector or a TOML table holds them.
+    Option values are converted to the annotated types, so ``k1=1.2`` is a float if the class declares a float.
 
     Args:
-        registry: Where to look.
-        name: What for.
-        options: Keyword arguments, converted to the annotated types.
-        arguments: Positional arguments.
-        given: Further keyword arguments, which options cannot name.
+        registry: The registry with the plug-in.
+        selector: The selector, parsed or not.
+        extra: Further keyword arguments, which a selector cannot name.
 
     Raises:
-        UnknownNameError: No such thing, or no such option; the message suggests the nearest.
-        UsageError: An option's value does not fit, or the argument is missing or too much.
+        UnknownNameError: No plug-in or option has this name; the message suggests the nearest.
+        UsageError: The value of an option is invalid, or the argument is missing or not allowed.
     """
-    made = registry.get(name)
-    signature = inspect.signature(made)
-    hints = get_type_hints(made if is_dataclass(made) else getattr(made, "__init__", made), include_extras=True)
+    selector = Selector.parse(selector) if isinstance(selector, str) else selector
+    arguments = (selector.argument,) if selector.argument else ()
+    return build_from_options(registry, selector.name, selector.options, *arguments, **extra)
+
+
+def build_from_options(registry: Registry, name: str, options: Mapping[str, Any], *arguments: Any, **extra: Any) -> Any:
+    """Build a plug-in from its name and options, as a selector or a TOML table contains them.
+
+    Args:
+        registry: The registry with the plug-in.
+        name: Name of the plug-in.
+        options: Keyword arguments, converted to the annotated types.
+        arguments: Positional arguments.
+        extra: Further keyword arguments, which options cannot name.
+
+    Raises:
+        UnknownNameError: No plug-in or option has this name; the message suggests the nearest.
+        UsageError: The value of an option is invalid, or the argument is missing or not allowed.
+    """
+    factory = registry.get(name)
+    signature = inspect.signature(factory)
+    annotated = factory if is_dataclass(factory) else getattr(factory, "__init__", factory)
+    hints = get_type_hints(annotated, include_extras=True)
     keyword = {n: p for n, p in signature.parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    keyword = {n: parameter for n, parameter in keyword.items() if n not in given}
+    keyword = {n: parameter for n, parameter in keyword.items() if n not in extra}
     converted = {}
     for key, value in options.items():
         if key not in keyword:
@@ -123,29 +126,31 @@ def make(registry: Registry, name: str, options: Mapping[str, Any], *arguments: 
         except ValidationError as error:
             raise UsageError(
                 f"Option {key}={value!r} of {name!r}: {error.errors()[0]['msg']}",
-                expected=_kind(hints.get(key, str)),
+                expected=_describe_type(hints.get(key, str)),
             ) from error
     try:
-        signature.bind(*arguments, **converted, **given)
+        signature.bind(*arguments, **converted, **extra)
     except TypeError as error:
-        raise UsageError(f"{':'.join([name, *map(str, arguments)])!r}: {error}", expected=usage(name, made)) from error
-    return made(*arguments, **converted, **given)
+        raise UsageError(
+            f"{':'.join([name, *map(str, arguments)])!r}: {error}", expected=selector_usage(name, factory)
+        ) from error
+    return factory(*arguments, **converted, **extra)
 
 
-def usage(name: str, made: Any) -> str:
-    """How a thing is written as a selector, with every option it has."""
-    parameters = inspect.signature(made).parameters.values()
+def selector_usage(name: str, factory: Any) -> str:
+    """Return the form of a plug-in's selector with all its options, for messages."""
+    parameters = inspect.signature(factory).parameters.values()
     positional = [p.name.upper() for p in parameters if p.kind is not p.KEYWORD_ONLY]
     keyword = [f",{p.name}=..." for p in parameters if p.kind is p.KEYWORD_ONLY]
     return f"{name}{':' if positional else ''}{' '.join(positional)}{''.join(keyword)}"
 
 
-def _kind(annotation: Any) -> str:
-    """A type in words, for people who do not write Python."""
+def _describe_type(annotation: Any) -> str:
+    """Describe a type for users who do not write Python."""
     choices = get_args(annotation)
     if get_origin(annotation) is Literal:
         return f"one of: {', '.join(map(str, choices))}"
     if choices:
-        return " or ".join(_kind(choice) for choice in choices if choice is not type(None))
+        return " or ".join(_describe_type(choice) for choice in choices if choice is not type(None))
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     return words.get(annotation, str(annotation))

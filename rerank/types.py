@@ -1,7 +1,6 @@
-"""The nouns everything else is written in: queries, documents, rankings, runs, judgments, windows.
+"""The core data types: queries, documents, rankings, runs, qrels and windows.
 
-All are frozen. What each guarantees is in its docstring and is checked where the value is made, so that the rest of
-the package can rely on it. This module imports nothing of ours but the errors and knows nothing of files or models.
+All are immutable. Their invariants are in their docstrings and are checked on construction.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from types import MappingProxyType
 
 from rerank.errors import DataError
 
-#: Positions (0-based) of a window's documents, best first. A full order is a permutation of ``range(len(window))``.
+#: Positions (from 0) of a window's documents, best first: a permutation of ``range(len(window))``.
 Order = tuple[int, ...]
 
 _FLOAT32_MAX = float.fromhex("0x1.fffffep+127")
@@ -22,11 +21,11 @@ _FLOAT32_MAX = float.fromhex("0x1.fffffep+127")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """What a user asked for.
+    """A user's query.
 
     Attributes:
-        id: Identifier, always text (TREC's numbers too).
-        text: The words; empty where only the identifier is known, as in a run file.
+        id: Identifier, always a string, also for the numbers of TREC topics.
+        text: Text of the query; empty if only the identifier is known, as in a run file.
     """
 
     id: str
@@ -35,14 +34,14 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """One retrievable passage or picture.
+    """A retrievable document: a passage of text or a picture.
 
     Attributes:
-        id: Identifier, always text.
-        text: The body; empty where only the identifier is known, as in a run file.
-        title: The title, empty if there is none.
-        image: Path of its picture; empty if it has none.
-        part_of: Id of the document that it is a passage of; empty for a whole one.
+        id: Identifier, always a string.
+        text: The body; empty if only the identifier is known, as in a run file.
+        title: The title; empty if the document has no title.
+        image: Path of the picture; empty if the document has no picture.
+        part_of: Id of the document that contains this passage; empty for a whole document.
     """
 
     id: str
@@ -53,37 +52,38 @@ class Document:
 
     @property
     def full_text(self) -> str:
-        """Title and body in one string, for first stages that index both."""
+        """Title and body in one string, for retrievers that index both."""
         return f"{self.title}\n{self.text}" if self.title else self.text
 
 
 def tie_key(score: float, doc_id: str) -> tuple[float, str]:
-    """Sort key of trec_eval's rule, to be used with ``reverse=True``: score, then document id, both descending.
+    """Return the sort key of trec_eval's tie-breaking rule, for ``reverse=True``: score, then document id, descending.
 
-    Source: ``comp_sim_docno`` in trec_eval's form_res_rels.c. The only tie rule of this package. Ids compare by
-    code point, which for UTF-8 is the byte order that trec_eval's ``strcmp`` uses.
+    Source: ``comp_sim_docno`` in trec_eval's form_res_rels.c. This package has no other tie-breaking rule. Ids compare
+    by code point, which for UTF-8 is the byte order of the ``strcmp`` in trec_eval.
     """
     return (score, doc_id)
 
 
-def float32(value: float) -> float:
-    """The nearest single-precision number that is finite: what trec_eval keeps of a score."""
+def to_float32(value: float) -> float:
+    """Round a score to the nearest finite single-precision number, as trec_eval does."""
     return float(struct.unpack("<f", struct.pack("<f", max(-_FLOAT32_MAX, min(_FLOAT32_MAX, value))))[0])
 
 
-def _below(value: float) -> float:
-    """The largest single-precision number that is less than ``value`` (itself single precision)."""
+def _next_below(value: float) -> float:
+    """Return the largest single-precision number less than ``value``, which is in single precision."""
+    # IEEE 754 numbers of one sign are ordered by their bits, so the next number is one bit pattern away.
     if value == 0.0:
         return -float(struct.unpack("<f", struct.pack("<I", 1))[0])
     (bits,) = struct.unpack("<I", struct.pack("<f", value))
     return float(struct.unpack("<f", struct.pack("<I", bits - 1 if value > 0 else bits + 1))[0])
 
 
-def strictly_decreasing(scores: Sequence[float]) -> list[float]:
-    """Return ``scores``, changed as little as needed to fall strictly even in single precision.
+def make_strictly_decreasing(scores: Sequence[float]) -> list[float]:
+    """Return ``scores``, changed as little as possible so that they strictly decrease in single precision.
 
-    trec_eval stores scores as C floats and breaks ties by document id, so scores that differ only in double
-    precision would let it reorder a list.
+    trec_eval stores scores as C floats and breaks ties by document id, so it would reorder documents whose scores
+    differ only in double precision.
 
     Args:
         scores: Non-increasing finite numbers.
@@ -91,9 +91,9 @@ def strictly_decreasing(scores: Sequence[float]) -> list[float]:
     result: list[float] = []
     ceiling = math.inf
     for score in scores:
-        value = float32(max(-3.0e38, min(3.0e38, score)))
+        value = to_float32(max(-3.0e38, min(3.0e38, score)))
         if value >= ceiling:
-            value = _below(ceiling)
+            value = _next_below(ceiling)
         ceiling = value
         result.append(value)
     return result
@@ -101,14 +101,14 @@ def strictly_decreasing(scores: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """One query's documents, best first, with scores.
+    """A ranked list of documents for one query.
 
-    Guarantees: no document twice; one finite score a document, none larger than the one before it.
+    Invariants: no duplicate documents; one finite score per document; scores do not increase.
 
     Attributes:
-        query: The query that was answered.
+        query: The query.
         docs: The documents, best first.
-        scores: Their scores, non-increasing. After a rerank these are positions, not estimates of relevance.
+        scores: Their scores, non-increasing. After reranking they are reciprocal ranks, not estimates of relevance.
 
     Raises:
         DataError: An invariant does not hold.
@@ -122,29 +122,34 @@ class Ranking:
         """Check the invariants."""
         where = f"query {self.query.id!r}"
         if len(self.docs) != len(self.scores):
-            raise DataError(f"{len(self.docs)} documents with {len(self.scores)} scores in {where}")
+            raise DataError(
+                f"{len(self.docs)} documents with {len(self.scores)} scores in {where}", expected="one per document"
+            )
         seen: set[str] = set()
         for doc in self.docs:
             if doc.id in seen:
-                raise DataError(f"Document {doc.id!r} stands twice in the list of {where}", expected="each id once")
+                raise DataError(f"Document {doc.id!r} occurs twice in the list of {where}", expected="each id once")
             seen.add(doc.id)
         for doc, score in zip(self.docs, self.scores, strict=True):
             if not math.isfinite(score):
                 raise DataError(
                     f"Score {score} of document {doc.id!r} in {where}",
                     expected="a finite number",
-                    remedy="Drop the document or give it a number",
+                    remedy="Remove the document or give it a finite score",
                 )
         for doc, above, below in zip(self.docs[1:], self.scores, self.scores[1:], strict=False):
             if below > above:
-                raise DataError(f"Score {below} of document {doc.id!r} in {where} is above the one before it, {above}")
+                raise DataError(
+                    f"Score {below} of document {doc.id!r} in {where} is above the score {above} before it",
+                    expected="scores that do not increase",
+                )
 
     @classmethod
     def from_scores(cls, query: Query, scored: Iterable[tuple[Document, float]]) -> Ranking:
-        """Sort documents by score under the tie rule (`tie_key`)."""
+        """Sort documents by score with the tie-breaking rule of `tie_key`."""
         pairs = list(scored)
         for doc, score in pairs:
-            if not math.isfinite(score):  # NaN has no place in an order, so it must not reach the sort
+            if not math.isfinite(score):  # NaN is unordered, so it must not reach the sort
                 raise DataError(
                     f"Score {score} of document {doc.id!r} in query {query.id!r}", expected="a finite number"
                 )
@@ -153,41 +158,41 @@ class Ranking:
 
     @classmethod
     def from_order(cls, query: Query, docs: Iterable[Document]) -> Ranking:
-        """Keep the order as given; the score at rank r is 1/r."""
+        """Build a ranking from documents in order; the score at rank r is 1/r."""
         ordered = tuple(docs)
         return cls(query, ordered, tuple(1.0 / rank for rank in range(1, len(ordered) + 1)))
 
     def __len__(self) -> int:
-        """How many documents there are."""
+        """Return the number of documents."""
         return len(self.docs)
 
     @property
     def doc_ids(self) -> tuple[str, ...]:
-        """The documents' ids, best first."""
+        """The ids of the documents, best first."""
         return tuple(doc.id for doc in self.docs)
 
     def reorder(self, start: int, order: Order) -> Ranking:
         """Permute the documents at ``start .. start + len(order) - 1``; scores stay with their positions.
 
         Args:
-            start: First position (0-based) of the part that was judged.
+            start: First position (from 0) of the judged window.
             order: A permutation of ``range(len(order))``, best first.
 
         Raises:
-            DataError: ``order`` is no permutation or reaches past the end, so a document would be lost.
+            DataError: ``order`` is not a permutation or exceeds the list, so a document would be lost.
         """
         end = start + len(order)
         if start < 0 or end > len(self.docs) or sorted(order) != list(range(len(order))):
             raise DataError(
                 f"Order {list(order)} for positions {start} to {end - 1} of {len(self.docs)} in query "
                 f"{self.query.id!r}",
-                expected="a permutation that stays inside the list",
+                expected="a permutation within the list",
             )
         part = tuple(self.docs[start + position] for position in order)
         return replace(self, docs=self.docs[:start] + part + self.docs[end:])
 
     def top(self, k: int) -> Ranking:
-        """The first ``k`` documents (all of them if there are fewer).
+        """Return the first ``k`` documents, or all if there are fewer.
 
         Raises:
             DataError: ``k`` is below 0.
@@ -197,20 +202,20 @@ class Ranking:
         return replace(self, docs=self.docs[:k], scores=self.scores[:k])
 
     def without(self, doc_id: str) -> Ranking:
-        """The same list less one document, as BEIR's rule on ids equal to the query's asks for."""
-        kept = [(d, s) for d, s in zip(self.docs, self.scores, strict=True) if d.id != doc_id]
-        return Ranking(self.query, tuple(d for d, _ in kept), tuple(s for _, s in kept))
+        """Return the list without one document, as BEIR does with documents that have the id of the query."""
+        rest = [(d, s) for d, s in zip(self.docs, self.scores, strict=True) if d.id != doc_id]
+        return Ranking(self.query, tuple(d for d, _ in rest), tuple(s for _, s in rest))
 
 
 class Run(Mapping[str, Ranking]):
-    """Query id -> `Ranking`, in the order given, with a name. Immutable.
+    """An immutable mapping from query id to `Ranking`, in input order, with a name.
 
     Args:
-        rankings: One per query.
-        name: The run's tag, as the last column of a TREC run.
+        rankings: One ranking per query.
+        name: The run's tag, the last column of a TREC run file.
 
     Raises:
-        DataError: Two rankings for one query.
+        DataError: A query has two rankings.
     """
 
     __slots__ = ("_rankings", "name")
@@ -226,72 +231,72 @@ class Run(Mapping[str, Ranking]):
         self.name = name
 
     def __getitem__(self, query_id: str) -> Ranking:
-        """The ranking of one query."""
+        """Return the ranking of one query."""
         return self._rankings[query_id]
 
     def __iter__(self) -> Iterator[str]:
-        """Query ids in the order given."""
+        """Iterate over the query ids in input order."""
         return iter(self._rankings)
 
     def __len__(self) -> int:
-        """How many queries there are."""
+        """Return the number of queries."""
         return len(self._rankings)
 
     def __repr__(self) -> str:
-        """Name and size, not thousands of documents."""
+        """Return name and size, not thousands of documents."""
         return f"Run({self.name!r}, {len(self)} queries)"
 
     def top(self, k: int) -> Run:
-        """Every list cut to its first ``k`` documents."""
+        """Return the run with every ranking truncated to its first ``k`` documents."""
         return Run((ranking.top(k) for ranking in self.values()), name=self.name)
 
 
 class Qrels(Mapping[str, Mapping[str, int]]):
-    """Query id -> document id -> grade (an integer; larger is more relevant). Immutable.
+    """Relevance judgments: an immutable mapping from query id to document id to grade.
 
     Args:
-        grades: The nested mapping. Grades below 1 mean judged and not relevant.
-        name: Where they come from, for messages.
+        grades: The nested mapping. A grade is an integer; larger is more relevant, and below 1 is judged not relevant.
+        name: Source of the judgments, for messages.
     """
 
     __slots__ = ("_grades", "name")
 
     def __init__(self, grades: Mapping[str, Mapping[str, int]], *, name: str = "qrels") -> None:
-        """Take a copy that nobody can write to."""
+        """Copy the grades into read-only mappings."""
         self._grades: Mapping[str, Mapping[str, int]] = MappingProxyType(
             {query_id: MappingProxyType(dict(judged)) for query_id, judged in grades.items()}
         )
         self.name = name
 
     def __getitem__(self, query_id: str) -> Mapping[str, int]:
-        """The judged documents of one query."""
+        """Return the grades of one query."""
         return self._grades[query_id]
 
     def __iter__(self) -> Iterator[str]:
-        """Query ids in the order given."""
+        """Iterate over the query ids in input order."""
         return iter(self._grades)
 
     def __len__(self) -> int:
-        """How many queries have judgments."""
+        """Return the number of queries with judgments."""
         return len(self._grades)
 
     def __repr__(self) -> str:
-        """Name and size."""
+        """Return name and size."""
         return f"Qrels({self.name!r}, {len(self)} queries, {sum(map(len, self.values()))} judgments)"
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The documents of one query that are to be put in order now, in their present order.
+    """Documents of one query that a judge orders at once.
 
     Attributes:
         query: The query.
-        docs: The documents.
-        scores: Their first-stage scores, one a document; empty if they are not known. Strategies leave them out.
-        best: How many of the best are wanted in order, from 1; the rest may follow as given. None for all.
+        docs: The documents, in their current order.
+        scores: Their first-stage scores, one per document; empty if unknown. The driver adds them, not the strategy.
+        best: Number of best documents to rank, from 1; the others may keep their order. None for all.
 
     Raises:
-        DataError: Some documents have a score and some have none.
+        DataError: The number of scores differs from the number of documents.
     """
 
     query: Query
@@ -304,18 +309,18 @@ class Window:
         if self.scores and len(self.scores) != len(self.docs):
             raise DataError(
                 f"{len(self.scores)} scores for the {len(self.docs)} documents of a window of query {self.query.id!r}",
-                expected="one score a document, or none at all",
+                expected="one score per document, or no scores",
             )
 
     def __len__(self) -> int:
-        """How many documents there are."""
+        """Return the number of documents."""
         return len(self.docs)
 
     @property
-    def wanted(self) -> int:
-        """How many documents are wanted in order."""
+    def depth(self) -> int:
+        """Number of documents to rank."""
         return len(self.docs) if self.best is None else max(0, min(self.best, len(self.docs)))
 
 
-#: What a strategy is: it yields windows, is sent one order for each, and returns the final ranking.
+#: The generator of a strategy: it yields windows, is sent one order per window, and returns the final ranking.
 Plan = Generator[list[Window], list[Order], Ranking]

@@ -1,4 +1,4 @@
-"""Who may import whom (docs/architecture.md), what importing costs, and how long things are."""
+"""Import rules between packages (docs/architecture.md), import cycles, what importing costs, and sizes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,85 +15,133 @@ import pytest
 import rerank
 
 ROOT = Path(rerank.__file__).parent
-GROUND = {
-    "progress",
-    "types",
-    "errors",
-    "registry",
-    "selector",
-    "textfiles",
-    "formats",
-    "jsontables",
-    "paths",
-    "pictures",
-    "corpus",
-    "stages",
-    "trained",
+#: Package -> the packages that it may import, and with them what those may import.
+MAY_IMPORT = {
+    "errors": "",
+    "types": "errors",
+    "registry": "errors",
+    "selector": "registry",
+    "progress": "errors",
+    "io": "types selector",
+    "prompts": "io progress",
+    "tasks": "prompts",
+    "strategies": "tasks",
+    "parsing": "tasks",
+    "collections": "tasks",
+    "evaluation": "tasks",
+    "lm": "tasks",
+    "indexing": "lm collections",
+    "backends": "lm collections",
+    "models": "backends",
+    "retrieval": "models indexing",
+    "judges": "tasks parsing",
+    "methods": "strategies judges backends",
+    "store": "strategies judges",
+    "pipeline": "strategies judges",
+    "assemble": "methods models retrieval pipeline",
+    "reranker": "assemble store",
+    "experiment": "reranker evaluation",
+    "adjudication": "reranker evaluation",
+    "downsampling": "adjudication",
+    "finetune": "experiment adjudication",
+    "leaderboard": "experiment adjudication",
+    "mmteb": "experiment adjudication",
+    "cli": "finetune leaderboard mmteb downsampling",
+    "__main__": "cli",
 }
-#: Room -> the rooms that it may import besides itself.
-ARROWS = {
-    "errors": set(),
-    "types": {"errors"},
-    "registry": {"errors"},
-    "selector": {"errors", "registry"},
-    "textfiles": {"errors"},
-    "jsontables": {"errors", "textfiles", "types"},
-    "formats": {"errors", "types", "textfiles", "jsontables"},
-    "paths": set(),
-    "pictures": {"errors"},
-    "progress": set(),
-    "corpus": {"errors", "types"},
-    "stages": {"errors", "types"},
-    "prices": {"errors"},
-    "spec": {"errors"},
-    "strategies": GROUND,
-    "parsing": GROUND,
-    "prompts": GROUND,
-    "collections": GROUND,
-    "retrieval": GROUND | {"backends", "models"},
-    "evaluation": GROUND,
-    "adjudication": GROUND | {"evaluation", "backends", "judges", "prompts"},
-    "downsampling": GROUND | {"evaluation", "adjudication"},
-    "mmteb": GROUND | {"backends", "collections", "retrieval", "experiment", "spec", "store"},
-    "backends": GROUND | {"prompts"},
-    "judges": GROUND | {"prompts", "parsing", "backends"},
-    "methods": GROUND | {"strategies", "judges", "backends"},
-    "pipeline": GROUND | {"strategies", "judges"},
-    "models": GROUND | {"backends", "prompts", "_pull"},
-    "_pull": GROUND | {"backends", "models"},
-    "store": GROUND | {"backends", "prompts"},
-    "trained": {"errors", "selector", "textfiles"},
-    "reranker": GROUND | {"backends", "judges", "methods", "models", "pipeline", "prompts", "strategies", "trained"},
-}
-EVERYTHING = {"experiment", "finetune", "leaderboard", "doctor", "cli", "__main__", "__init__"}
 
 
-def room_of(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+@cache
+def allowed(package: str) -> frozenset[str]:
+    direct = MAY_IMPORT[package].split()
+    return frozenset(direct).union(*map(allowed, direct))
 
 
-def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("rerank."):
-            yield node.module.split(".")[1]
-        elif isinstance(node, ast.ImportFrom) and node.module == "rerank":
-            yield from (alias.name for alias in node.names)
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name."""
+    names = {path: ".".join(("rerank", *path.relative_to(ROOT).with_suffix("").parts)) for path in ROOT.rglob("*.py")}
+    return {name.removesuffix(".__init__"): path for path, name in names.items()}
+
+
+def package_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """The modules of ours that a module imports, inside functions too, except for what only type checkers read."""
+    tree = ast.parse(modules()[module].read_text(encoding="utf-8"))
+    unread = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in ast.walk(node)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in unread:
+            continue
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "rerank":
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in modules() else str(node.module) for name in submodules}
         elif isinstance(node, ast.Import):
-            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("rerank."))
+            found |= {alias.name for alias in node.names if alias.name.split(".")[0] == "rerank"}
+    return frozenset(found - {module})
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
-def test_arrows(path: Path) -> None:
-    room = room_of(path)
-    if room in EVERYTHING:
-        return
-    assert room in ARROWS, f"{room} is a new room: give it its arrows here and a line in docs/architecture.md"
-    assert set(imports(path)) - ARROWS[room] - {room} == set()
+def edges() -> Iterator[tuple[str, str]]:
+    return ((module, imported) for module in sorted(modules()) for imported in sorted(imports(module)))
 
 
-def test_every_room_is_on_the_architecture_page() -> None:
+def test_packages_import_only_what_their_row_allows() -> None:
+    packages = {package_of(module) for module in modules()} - {""}
+    assert packages == set(MAY_IMPORT), "give a new package its row here and in docs/architecture.md"
+    wrong = [
+        (module, imported)
+        for module, imported in edges()
+        if (package := package_of(module)) and package_of(imported) not in allowed(package) | {package, ""}
+    ]
+    assert wrong == []
+
+
+def test_no_package_imports_private_names_of_another() -> None:
+    wrong = []
+    for module, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rerank."):
+                parts = [*str(node.module).split("."), *(alias.name for alias in node.names)]
+                private = [part for part in parts if part.startswith("_") and not part.startswith("__")]
+                if private and package_of(str(node.module)) != package_of(module):
+                    wrong.append((module, node.module, private))
+    assert wrong == []
+
+
+def test_there_are_no_import_cycles() -> None:
+    graph = {module: set(imports(module)) for module in modules()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
+
+
+#: What turns names into a ranker: only `rerank.assemble` calls it, so that all ways in agree.
+ASSEMBLING = {"open_judge", "check_judge", "open_backend", "open_strategy", "prompt_for"}
+
+
+def test_only_one_module_assembles_rankers() -> None:
+    owners = {"rerank.assemble", "rerank.judges", "rerank.models", "rerank.strategies", "rerank.methods"}
+    wrong = []
+    for module in modules().keys() - owners:
+        for node in ast.walk(ast.parse(modules()[module].read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rerank."):
+                wrong += [(module, alias.name) for alias in node.names if alias.name in ASSEMBLING]
+    assert wrong == []
+
+
+def test_every_package_is_on_the_architecture_page() -> None:
     page = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
-    assert [room for room in {room_of(path) for path in ROOT.rglob("*.py")} if f"`{room}`" not in page] == []
+    assert [package for package in MAY_IMPORT if f"`{package}`" not in page] == []
 
 
 def fresh(code: str) -> str:

@@ -1,11 +1,19 @@
+"""Method cards, names of methods, and the table of methods."""
+
 from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from rerank.errors import UnknownNameError, UsageError
+from rerank.errors import DataError, MissingPrerequisiteError, UnknownNameError, UsageError
 from rerank.judges import judges
-from rerank.methods import Method, describe_methods, method_names, open_method
+from rerank.methods import Method, _read_card, backends_of, describe_methods, method_names, open_method
+from rerank.selector import Selector
 from rerank.strategies import open_strategy, strategies
+from tests.raising import raises
 
 
 def test_the_names_of_the_field_are_there() -> None:
@@ -18,8 +26,8 @@ def test_the_names_of_the_field_are_there() -> None:
 def test_a_card_holds_what_it_should(name: str) -> None:
     method = open_method(name)
     assert method.name == name
-    assert method.strategy in strategies.names()
-    assert method.judge in judges.names()
+    assert method.strategy.name in strategies.names()
+    assert method.judge.name in judges.names()
     assert method.paper
     assert method.summary
     assert not method.summary.endswith(".")
@@ -36,8 +44,8 @@ def test_rows_and_the_formulas_behind_them() -> None:
     assert rows["multipass"]["calls_per_100"] == sum(-(-(n - size) // stride) + 1 for n in lengths) + 1 == 45
     for row in rows.values():
         method = open_method(row["name"])
-        windows = open_strategy(method.strategy_selector).calls(100)
-        assert row["calls_per_100"] == windows * judges.get(method.judge).calls(100)
+        windows = open_strategy(method.strategy).calls(100)
+        assert row["calls_per_100"] == windows * judges.get(method.judge.name).calls(100)
         assert (method.backend or "hf") in row["backends"]
     assert rows["icr"]["calls_per_100"] == rows["first-full"]["calls_per_100"] == 1
     assert rows["first"]["calls_per_100"] == 9
@@ -49,23 +57,23 @@ def test_rows_and_the_formulas_behind_them() -> None:
 
 def test_a_pair_without_a_card() -> None:
     assert open_method("multipass:generate") == Method(
-        name="multipass:generate", strategy="multipass", judge="generate"
+        name="multipass:generate", strategy=Selector("multipass"), judge=Selector("generate")
     )
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("name", "named"),
     [
-        ("fulrank", "Unknown method 'fulrank'.*Did you mean 'fullrank'"),
-        ("", "Unknown method ''"),
-        ("slide:generate", "Unknown strategy 'slide'.*Did you mean 'sliding'"),
-        ("sliding:generator", "Unknown judge 'generator'.*Did you mean 'generate'"),
-        ("sliding:", "Unknown judge ''"),
-        ("../sliding", "Unknown method"),
+        ("fulrank", ("'fulrank'", "'fullrank'")),
+        ("", ("method ''",)),
+        ("slide:generate", ("strategy 'slide'", "'sliding'")),
+        ("sliding:generator", ("judge 'generator'", "'generate'")),
+        ("sliding:", ("judge ''",)),
+        ("../sliding", ("method",)),
     ],
 )
-def test_unknown_methods(name: str, message: str) -> None:
-    with pytest.raises(UnknownNameError, match=message):
+def test_unknown_methods(name: str, named: tuple[str, ...]) -> None:
+    with raises(UnknownNameError, *named):
         open_method(name)
 
 
@@ -76,5 +84,77 @@ def test_identifiers_of_letters_come_with_a_prompt_that_speaks_of_letters() -> N
 
 @pytest.mark.parametrize("name", ["sliding,size", "sliding,size,stride=5", "sliding:generate,10"])
 def test_an_option_without_a_value_is_not_dropped(name: str) -> None:
-    with pytest.raises(UsageError, match="options as KEY=VALUE"):
+    with raises(UsageError, "KEY=VALUE"):
         open_method(name)
+
+
+def test_a_strategy_alone_is_no_method() -> None:
+    with raises(UsageError, "'full'", "full:generate", "full:JUDGE"):
+        open_method("full")
+
+
+def test_prompts_with_pictures_need_a_backend_that_sees_them() -> None:
+    assert backends_of(open_method("fullrank-images")) == backends_of(open_method("pointwise-images")) == ["vlm"]
+    assert {"hf", "openai", "vlm"} <= set(backends_of(open_method("fullrank")))
+
+
+CARD = 'strategy = "sliding"\njudge = "logits"\noptions = "size=4,stride=2"\npaper = "ours"\nsummary = "Short"\n'
+
+
+def install_card(site: Path, name: str, content: str | None) -> None:
+    """Install a distribution with a method card as pip would."""
+    package = site / "cards"
+    package.mkdir()
+    (package / "__init__.py").write_text("", encoding="utf-8")
+    if content is not None:
+        (package / f"{name}.toml").write_text(content, encoding="utf-8")
+    info = site / "cards-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: cards\nVersion: 1.0\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text(f"[rerank.methods]\n{name} = cards\n", encoding="utf-8")
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of installed distributions."""
+    monkeypatch.syspath_prepend(tmp_path)
+    _read_card.cache_clear()
+    yield tmp_path
+    _read_card.cache_clear()
+    sys.modules.pop("cards", None)
+
+
+def test_another_distribution_adds_a_card(site: Path) -> None:
+    install_card(site, "short", CARD)
+    assert "short" in method_names()
+    assert open_method("short,stride=1") == Method(
+        name="short",
+        strategy=Selector("sliding", options={"size": "4", "stride": "1"}),
+        judge=Selector("logits"),
+        paper="ours",
+        summary="Short",
+    )
+    (row,) = [row for row in describe_methods() if row["name"] == "short"]
+    assert row["options"] == "size=4,stride=2"
+
+
+def test_a_card_cannot_replace_a_built_in_method(site: Path) -> None:
+    install_card(site, "fullrank", CARD)
+    with raises(UsageError, "'fullrank'", "'cards'"):
+        open_method("fullrank")
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (None, MissingPrerequisiteError),
+        ("strategy = ", DataError),
+        ('strategy = "sliding"', DataError),
+        (CARD + 'colour = "red"', DataError),
+        (CARD.replace("logits", "logit"), UnknownNameError),
+    ],
+)
+def test_an_invalid_card(site: Path, content: str | None, error: type[Exception]) -> None:
+    install_card(site, "short", content)
+    with raises(error, "logit" if error is UnknownNameError else "'short'"):
+        open_method("short")

@@ -10,6 +10,7 @@ from rerank import registry
 from rerank.errors import MissingPrerequisiteError, UnknownNameError, UsageError
 from rerank.registry import Registry, class_name
 from rerank.strategies.sliding import Sliding
+from tests.raising import raises
 
 STRATEGIES = Registry("strategies", "strategy")
 
@@ -28,10 +29,10 @@ def test_built_ins_are_found_by_file_name() -> None:
     assert "base" not in STRATEGIES
 
 
-@pytest.mark.parametrize("room", ["strategies", "judges", "backends", "collections", "retrieval"])
-def test_every_built_in_holds_the_class_of_its_name(room: str) -> None:
-    found = Registry(room, "thing")
-    assert [name for name in found.names() if not isinstance(found.get(name), type)] == []
+@pytest.mark.parametrize("package", ["strategies", "judges", "backends", "collections", "retrieval"])
+def test_every_built_in_holds_the_class_of_its_name(package: str) -> None:
+    registry = Registry(package, "plug-in")
+    assert [name for name in registry.names() if not isinstance(registry.get(name), type)] == []
 
 
 def test_class_names() -> None:
@@ -40,7 +41,7 @@ def test_class_names() -> None:
 
 
 def test_unknown_name_suggests() -> None:
-    with pytest.raises(UnknownNameError, match="Did you mean 'sliding'"):
+    with raises(UnknownNameError, "'slidin'", "'sliding'"):
         STRATEGIES.get("slidin")
 
 
@@ -52,15 +53,15 @@ def test_plug_in_is_found_beside_the_built_ins(monkeypatch: pytest.MonkeyPatch) 
 
 def test_plug_in_cannot_take_a_built_in_name(monkeypatch: pytest.MonkeyPatch) -> None:
     plug_in(monkeypatch, "sliding", "collections:OrderedDict")
-    with pytest.raises(UsageError, match=r"built in.*collections:OrderedDict"):
+    with raises(UsageError, "'sliding'", "collections:OrderedDict"):
         STRATEGIES.get("sliding")
 
 
 def test_broken_plug_in_breaks_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     plug_in(monkeypatch, "broken", "no_such_module:Thing")
-    with pytest.raises(MissingPrerequisiteError, match="no_such_module"):
+    with raises(MissingPrerequisiteError, "no_such_module"):
         STRATEGIES.get("broken")
-    with pytest.warns(UserWarning, match="'broken' is left out"):
+    with pytest.warns(UserWarning, match="'broken'"):
         usable = STRATEGIES.usable()
     assert "sliding" in usable
     assert "broken" not in usable

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from rerank.errors import UnknownNameError, UsageError
 from rerank.registry import Registry
-from rerank.selector import Selector, build, usage
+from rerank.selector import Selector, build, selector_usage
 from rerank.strategies.sliding import Sliding
+from tests.raising import raises
 
 STRATEGIES = Registry("strategies", "strategy")
 
@@ -31,7 +32,7 @@ def test_commas_in_paths_and_dashes_in_keys() -> None:
 
 @pytest.mark.parametrize("text", ["", ":", ":path", ",k=v"])
 def test_a_selector_names_something(text: str) -> None:
-    with pytest.raises(UsageError, match="names nothing"):
+    with raises(UsageError, repr(text)):
         Selector.parse(text)
 
 
@@ -40,11 +41,11 @@ def test_build_converts_options() -> None:
 
 
 def test_build_says_what_is_wrong() -> None:
-    with pytest.raises(UnknownNameError, match="Did you mean 'stride'"):
+    with raises(UnknownNameError, "'stride'"):
         build(STRATEGIES, "sliding,strid=2")
-    with pytest.raises(UsageError, match="size='many'"):
+    with raises(UsageError, "size='many'"):
         build(STRATEGIES, "sliding,size=many")
-    with pytest.raises(UsageError, match="sliding,size="):
+    with raises(UsageError, "sliding,size="):
         build(STRATEGIES, "sliding:argument")
 
 
@@ -55,7 +56,7 @@ def test_an_unknown_option_says_which_there_are() -> None:
 
 
 def test_usage_shows_every_option() -> None:
-    assert usage("sliding", Sliding) == "sliding,size=...,stride=...,passes=...,top_k=..."
+    assert selector_usage("sliding", Sliding) == "sliding,size=...,stride=...,passes=...,top_k=..."
 
 
 @pytest.mark.parametrize(

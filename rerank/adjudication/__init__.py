@@ -1,31 +1,32 @@
-"""How judgments are made: pools, orders of judging, budgets, and what cheaper judgments do to conclusions."""
+"""Creation of relevance judgments: pools, judging orders, budgets, and the effect of cheaper judgments."""
 
 from __future__ import annotations
 
 from rerank.adjudication.agreement import Agreement
-from rerank.adjudication.budgets import Budget
-from rerank.adjudication.categories import Categories
-from rerank.adjudication.comparing import Conclusions, compare_qrels
-from rerank.adjudication.ordering import Ordering, open_order, walk
-from rerank.adjudication.pools import Pool, pool
-from rerank.adjudication.results import Study
-from rerank.adjudication.studies import Design, study
-from rerank.adjudication.verdicts import Procedure, crossed
+from rerank.adjudication.budgets import AdjudicationBudget
+from rerank.adjudication.judging_sequence import JudgingSequence, open_order, walk_pool
+from rerank.adjudication.pair_categories import PairCategories
+from rerank.adjudication.pools import Pool, pool_runs
+from rerank.adjudication.qrels_comparison import QrelsComparison, compare_qrels
+from rerank.adjudication.significance_verdicts import Procedure, cross_procedures
+from rerank.adjudication.studies import run_study
+from rerank.adjudication.study_design import StudyDesign
+from rerank.adjudication.study_results import AdjudicationStudy
 
 __all__ = [
+    "AdjudicationBudget",
+    "AdjudicationStudy",
     "Agreement",
-    "Budget",
-    "Categories",
-    "Conclusions",
-    "Design",
-    "Ordering",
+    "JudgingSequence",
+    "PairCategories",
     "Pool",
     "Procedure",
-    "Study",
+    "QrelsComparison",
+    "StudyDesign",
     "compare_qrels",
-    "crossed",
+    "cross_procedures",
     "open_order",
-    "pool",
-    "study",
-    "walk",
+    "pool_runs",
+    "run_study",
+    "walk_pool",
 ]

@@ -1,4 +1,4 @@
-"""How far two judges agree about the documents that both have judged."""
+"""Agreement of two assessors on the documents that both have judged."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from rerank.types import Qrels
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Agreement:
-    """Two judges on the same documents.
+    """Contingency table of two assessors' grades for the same documents.
 
     Attributes:
-        grades: All grades that either gave, ascending.
-        table: (grades, grades) how many documents got a grade from the first judge and a grade from the second.
+        grades: All grades that either assessor gave, ascending.
+        table: (grades, grades) number of documents by grade of the first and grade of the second assessor.
     """
 
     grades: tuple[int, ...]
@@ -26,40 +26,43 @@ class Agreement:
 
     @property
     def documents(self) -> int:
-        """How many both have judged."""
+        """Number of documents that both have judged."""
         return int(self.table.sum())
 
     @property
     def overlap(self) -> float | None:
-        """The share that got the same grade from both."""
+        """Fraction of documents with equal grades; None without documents."""
         return float(np.trace(self.table)) / self.documents if self.documents else None
 
     def kappa(self, weights: str = "none") -> float | None:
-        """Cohen's kappa, 1 - sum w o / sum w e; None where chance alone would agree entirely.
+        """Compute Cohen's kappa, 1 - sum w o / sum w e; None if chance agreement is complete.
 
-        o is the share of documents in each place of the table, e what the two judges' own shares of grades would make
-        by chance. The weight of a place is 1 off the diagonal (``none``), the distance of the two grades (``linear``)
-        or its square (``quadratic``). Source: Cohen, 1960 and, weighted, Psychological Bulletin 1968.
+        o is the observed fraction of documents in a cell of the table and e the fraction expected by chance from the
+        two assessors' marginal distributions. The weight w of a cell is 1 off the diagonal (``none``), the distance of
+        the grades (``linear``) or its square (``quadratic``). Source: Cohen 1960 and, weighted, Psychological Bulletin
+        1968.
         """
         if not self.documents:
             return None
         observed = self.table / self.documents
+        # (grades, grades) fractions o and e of the formula
         chance = np.outer(observed.sum(axis=1), observed.sum(axis=0))
         cost = _costs(self.grades, weights)
         expected = float((cost * chance).sum())
         return 1 - float((cost * observed).sum()) / expected if expected else None
 
     def binary(self, relevant: int) -> Agreement:
-        """The same with two grades: 1 from ``relevant`` on, 0 below."""
+        """Return the agreement on relevance: grade 1 from ``relevant`` on, 0 below."""
         high = np.array(self.grades) >= relevant
+        # sum the four blocks of the table
         table = np.array(
             [[self.table[np.ix_(a, b)].sum() for b in (~high, high)] for a in (~high, high)], dtype=np.int64
         )
         return Agreement(grades=(0, 1), table=table)
 
     def to_dict(self, relevant: int) -> dict[str, Any]:
-        """All numbers; ``binary`` ones are of relevant against not relevant."""
-        two = self.binary(relevant)
+        """Return all values; ``binary`` ones are for relevant against non-relevant."""
+        binary = self.binary(relevant)
         return {
             "documents": self.documents,
             "grades": list(self.grades),
@@ -68,28 +71,31 @@ class Agreement:
             "kappa": self.kappa(),
             "kappa_linear": self.kappa("linear"),
             "kappa_quadratic": self.kappa("quadratic"),
-            "binary_overlap": two.overlap,
-            "binary_kappa": two.kappa(),
+            "binary_overlap": binary.overlap,
+            "binary_kappa": binary.kappa(),
         }
 
 
-def agreement(first: Mapping[str, Mapping[str, int]], second: Mapping[str, Mapping[str, int]]) -> Agreement:
-    """Count the documents that both judge, by their two grades."""
-    both = list(_both(first, second))
-    grades = sorted({grade for pair in both for grade in pair})
-    place = {grade: at for at, grade in enumerate(grades)}
+def compute_agreement(first: Mapping[str, Mapping[str, int]], second: Mapping[str, Mapping[str, int]]) -> Agreement:
+    """Count the documents that both assessors judge, by their two grades."""
+    grade_pairs = list(_grade_pairs(first, second))
+    grades = sorted({grade for pair in grade_pairs for grade in pair})
+    index = {grade: position for position, grade in enumerate(grades)}
     table = np.zeros((len(grades), len(grades)), dtype=np.int64)
-    for a, b in both:
-        table[place[a], place[b]] += 1
+    for a, b in grade_pairs:
+        table[index[a], index[b]] += 1
     return Agreement(grades=tuple(grades), table=table)
 
 
-def shared(first: Qrels, second: Qrels) -> tuple[str, ...]:
-    """The topics that both judge, in the first's order."""
+def shared_topics(first: Qrels, second: Qrels) -> tuple[str, ...]:
+    """Return the topics that both judge, in the order of the first."""
     return tuple(topic for topic in first if topic in second)
 
 
-def _both(first: Mapping[str, Mapping[str, int]], second: Mapping[str, Mapping[str, int]]) -> Iterator[tuple[int, int]]:
+def _grade_pairs(
+    first: Mapping[str, Mapping[str, int]], second: Mapping[str, Mapping[str, int]]
+) -> Iterator[tuple[int, int]]:
+    """Yield the two grades of every document that both judge."""
     for topic, judged in first.items():
         other = second.get(topic, {})
         for doc, grade in judged.items():
@@ -98,6 +104,7 @@ def _both(first: Mapping[str, Mapping[str, int]], second: Mapping[str, Mapping[s
 
 
 def _costs(grades: tuple[int, ...], weights: str) -> Floats:
+    """Return the (grades, grades) disagreement weights of Cohen's kappa."""
     values = np.array(grades, dtype=np.float64)
     distance = np.abs(values[:, None] - values[None])
     return {"none": (distance > 0).astype(np.float64), "linear": distance, "quadratic": distance**2}[weights]

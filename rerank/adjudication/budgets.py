@@ -1,4 +1,4 @@
-"""How many documents are judged: so many a topic, a share of each topic's pool, or so many over all topics."""
+"""Judging budgets: documents per topic, a share of each topic's pool, or a total over all topics."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from rerank.adjudication.pools import Ints
 from rerank.errors import UsageError
 
 _FORM = re.compile(r"(?P<total>total:)?(?P<amount>\d+(?:\.\d+)?)(?P<share>%)?")
-_EXPECTED = "10 (documents a topic), 10% (of each topic's pool; at most 100%) or total:5000 (documents over all topics)"
+_EXPECTED = "10 (documents per topic), 10% (of each topic's pool, at most 100%) or total:5000 (over all topics)"
 
 
 @dataclass(frozen=True, slots=True)
-class Budget:
-    """An amount of judging.
+class AdjudicationBudget:
+    """Number of documents to judge.
 
     Attributes:
-        kind: Whether it is for each topic, a share of each pool, or for all topics together.
-        amount: Documents, or per cent.
+        kind: Whether the amount is per topic, a share of each pool, or a total over all topics.
+        amount: Number of documents, or per cent.
     """
 
     kind: Literal["topic", "share", "total"]
@@ -32,43 +32,44 @@ class Budget:
         """Check the invariants."""
         whole = self.kind == "share" or float(self.amount).is_integer()
         if not (whole and self.amount > 0) or (self.kind == "share" and self.amount > 100):
-            raise UsageError(f"A budget of {self}", expected=_EXPECTED)
+            raise UsageError(f"The budget {self}", expected=_EXPECTED)
 
     def __str__(self) -> str:
-        """As it is written."""
+        """Return the budget in the form that `parse` reads."""
         return {"topic": "{:.15g}", "share": "{:.15g}%", "total": "total:{:.15g}"}[self.kind].format(self.amount)
 
     @classmethod
-    def parse(cls, text: str) -> Budget:
-        """Read ``10``, ``10%`` or ``total:5000``.
+    def parse(cls, text: str) -> AdjudicationBudget:
+        """Parse ``10``, ``10%`` or ``total:5000``.
 
         Raises:
-            UsageError: It is none of them.
+            UsageError: The text has none of these forms.
         """
-        found = _FORM.fullmatch(text.strip())
-        if found is None or (found["total"] and found["share"]):
-            raise UsageError(f"{text!r} is no budget", expected=_EXPECTED)
-        kind: Literal["topic", "share", "total"] = "total" if found["total"] else "share" if found["share"] else "topic"
-        return cls(kind, float(found["amount"]))
+        match = _FORM.fullmatch(text.strip())
+        if match is None or (match["total"] and match["share"]):
+            raise UsageError(f"{text!r} is not a budget", expected=_EXPECTED)
+        kind: Literal["topic", "share", "total"] = "total" if match["total"] else "share" if match["share"] else "topic"
+        return cls(kind, float(match["amount"]))
 
     def sizes(self, pools: Sequence[int]) -> Ints:
-        """How many documents of each topic are judged.
+        """Return how many documents of each topic are judged.
 
-        A share is that of the topic's pool, rounded as Python rounds (half to even). A total gives every topic the
-        same, as far as its pool goes; what is left over goes round, one a topic, in the topics' order, until it is
-        spent (findTopicSizes of Lipani's PoolBiasEstimators).
+        A share is rounded as Python rounds (half to even). A total is divided equally among topics, as far as their
+        pools go; the remainder is distributed one document per topic in the order of the topics (findTopicSizes of
+        Lipani's PoolBiasEstimators).
 
         Args:
-            pools: (topics,) their sizes.
+            pools: (topics,) sizes of the pools.
         """
         sizes = np.asarray(pools, dtype=np.int64)
         if self.kind == "share":
             return np.array([round(size * self.amount / 100) for size in pools], dtype=np.int64)
         if self.kind == "topic":
             return np.minimum(sizes, int(self.amount))
-        left = min(int(self.amount), int(sizes.sum()))
-        given = np.minimum(sizes, left // len(sizes))
-        while left > given.sum():
-            open_ = np.flatnonzero(given < sizes)
-            given[open_[: left - given.sum()]] += 1
-        return given
+        # equal shares first; small pools leave a remainder, which is distributed in rounds
+        remaining = min(int(self.amount), int(sizes.sum()))
+        allocated = np.minimum(sizes, remaining // len(sizes))
+        while remaining > allocated.sum():
+            unfilled = np.flatnonzero(allocated < sizes)
+            allocated[unfilled[: remaining - allocated.sum()]] += 1
+        return allocated

@@ -1,7 +1,4 @@
-"""What is to be judged: for every topic the documents that some run retrieved, and where each run ranked them.
-
-Knows neither orders of judging nor files.
-"""
+"""Pools of documents to judge: for every topic, the documents that some run retrieved and their ranks in each run."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ import numpy.typing as npt
 from rerank.errors import DataError, UsageError
 from rerank.types import Qrels, Run
 
-#: How deep TREC pools its ad hoc runs.
+#: Depth of TREC's ad hoc pools.
 DEPTH = 100
 
 Ints = npt.NDArray[np.int64]
@@ -26,17 +23,17 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Topic:
+class PooledTopic:
     """The pool of one topic.
 
-    Guarantees: every document is named once, in ascending order of ids, and every rank is one of its run's.
+    Guarantees: every document occurs once, ids ascend, and every rank is a rank of its run.
 
     Attributes:
-        id: The topic's id.
-        docs: The documents' ids, ascending: a document is known by its place in here.
-        ranks: (runs, docs) the document's rank in the run, from 1; 0 where the run lacks it.
-        lengths: (runs,) how many documents a run has for this topic, down to the pool's depth, judged or not.
-        union: How many documents all runs have together, judged or not.
+        id: Topic id.
+        docs: Document ids, ascending. A document is referred to by its index in this tuple.
+        ranks: (runs, docs) rank of the document in the run, from 1; 0 if the run lacks it.
+        lengths: (runs,) number of documents that a run has for this topic down to the pool depth, judged or not.
+        union: Number of documents that all runs have together, judged or not.
     """
 
     id: str
@@ -46,24 +43,25 @@ class Topic:
     union: int
 
     def __len__(self) -> int:
-        """How many documents there are."""
+        """Return the number of documents."""
         return len(self.docs)
 
     @cached_property
     def retrieved(self) -> Bools:
-        """(runs, docs) whether the run has the document."""
+        """(runs, docs) flags of the documents that a run has."""
         return np.asarray(self.ranks > 0)
 
     @cached_property
     def lists(self) -> tuple[list[int], ...]:
-        """For every run, the places of its documents, best first."""
+        """Document indices of every run, best rank first."""
+        # absent documents have rank 0 and sort first, so the last entries of a row are the list
         order = np.argsort(self.ranks, axis=1, kind="stable")
-        found = self.retrieved.sum(axis=1)
-        return tuple(row[len(row) - many :].tolist() for row, many in zip(order, found, strict=True))
+        lengths = self.retrieved.sum(axis=1)
+        return tuple(row[len(row) - length :].tolist() for row, length in zip(order, lengths, strict=True))
 
     @cached_property
     def finders(self) -> tuple[list[int], ...]:
-        """For every document, the runs that have it."""
+        """Indices of the runs that have each document."""
         return tuple(np.flatnonzero(column).tolist() for column in self.retrieved.T)
 
 
@@ -72,19 +70,19 @@ class Pool:
     """The pools of all topics.
 
     Attributes:
-        topics: They, in the order of the judgments or of the first run.
-        systems: The runs' names.
+        topics: The topics, in the order of the judgments or of the runs.
+        systems: Names of the runs.
     """
 
-    topics: tuple[Topic, ...]
+    topics: tuple[PooledTopic, ...]
     systems: tuple[str, ...]
 
     def __len__(self) -> int:
-        """How many documents there are over all topics."""
+        """Return the number of documents over all topics."""
         return sum(map(len, self.topics))
 
     def to_dict(self) -> dict[str, Any]:
-        """Counts."""
+        """Return counts of topics, runs and documents."""
         sizes = [len(topic) for topic in self.topics]
         return {
             "topics": len(sizes),
@@ -95,50 +93,53 @@ class Pool:
         }
 
 
-def pool(runs: Sequence[Run], *, depth: int = DEPTH, qrels: Qrels | None = None, unjudged: bool = False) -> Pool:
-    """Pool runs: the union of their first documents.
+def pool_runs(runs: Sequence[Run], *, depth: int = DEPTH, qrels: Qrels | None = None, unjudged: bool = False) -> Pool:
+    """Pool the first documents of runs.
 
     Args:
         runs: The runs.
-        depth: How many documents of each run and topic.
-        qrels: Judgments; only their topics are pooled, and only what they judge unless ``unjudged``.
-        unjudged: Whether documents without a judgment stay.
+        depth: Pool depth: number of documents of each run and topic.
+        qrels: Judgments. If given, only their topics are pooled, and only judged documents unless ``unjudged``.
+        unjudged: Keep documents without a judgment.
 
     Raises:
         UsageError: The depth is below 1.
-        DataError: No run, two of one name, or nothing that could be judged.
+        DataError: There are no runs, two runs have the same name, or the pool is empty.
     """
     if depth < 1:
-        raise UsageError(f"depth={depth}", expected="at least 1", remedy=f"TREC's pools took {DEPTH}")
+        raise UsageError(f"depth={depth}", expected="at least 1", remedy=f"TREC's pools use {DEPTH}")
     names = tuple(run.name for run in runs)
     if not names:
-        raise DataError("No runs", expected="at least one to take documents from")
+        raise DataError("No runs to pool", expected="at least one run")
     name, times = Counter(names).most_common(1)[0]
     if times > 1:
-        raise DataError(f"{times} runs are called {name!r}", remedy="Give each run once, and each another name")
+        raise DataError(f"{times} runs are named {name!r}", remedy="Give each run once, under a different name")
     ids = dict.fromkeys(qrels or (query for run in runs for query in run))
     topics = []
     for query in ids:
-        kept = None if qrels is None or unjudged else qrels[query].keys()
-        topic = _topic(query, [run[query].doc_ids[:depth] if query in run else () for run in runs], kept)
+        judged = None if qrels is None or unjudged else qrels[query].keys()
+        topic = _topic(query, [run[query].doc_ids[:depth] if query in run else () for run in runs], judged)
         if len(topic):
             topics.append(topic)
     if not topics:
         raise DataError(
-            f"The {len(names)} runs hold no document that {qrels.name if qrels else 'a topic'} judges",
-            remedy="Take runs and judgments of the same topics and documents",
+            f"No document of the {len(names)} runs is judged in {qrels.name}"
+            if qrels
+            else "The runs have no documents",
+            remedy="Use runs and judgments of the same topics and documents",
         )
     return Pool(topics=tuple(topics), systems=names)
 
 
-def _topic(query: str, lists: Sequence[Sequence[str]], kept: Iterable[str] | None) -> Topic:
-    found = {doc for ids in lists for doc in ids}
-    docs = sorted(found if kept is None else found.intersection(kept))
-    place = {doc: at for at, doc in enumerate(docs)}
+def _topic(query: str, lists: Sequence[Sequence[str]], judged: Iterable[str] | None) -> PooledTopic:
+    """Pool the lists of one query, restricted to the documents in ``judged`` unless it is None."""
+    retrieved = {doc for ids in lists for doc in ids}
+    docs = sorted(retrieved if judged is None else retrieved.intersection(judged))
+    index = {doc: position for position, doc in enumerate(docs)}
     ranks = np.zeros((len(lists), len(docs)), dtype=np.int64)
     for row, ids in zip(ranks, lists, strict=True):
         for rank, doc in enumerate(ids, 1):
-            if doc in place:
-                row[place[doc]] = rank
+            if doc in index:
+                row[index[doc]] = rank
     lengths = np.array([len(ids) for ids in lists], dtype=np.int64)
-    return Topic(id=query, docs=tuple(docs), ranks=ranks, lengths=lengths, union=len(found))
+    return PooledTopic(id=query, docs=tuple(docs), ranks=ranks, lengths=lengths, union=len(retrieved))

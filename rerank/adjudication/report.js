@@ -1,12 +1,12 @@
 "use strict";
-// Draws a study from the numbers in the page. Text goes in as text nodes only, so no name can be markup.
+// Draws a study from the data in the page. Text is inserted as text nodes only, so that no name can be markup.
 const data = JSON.parse(document.getElementById("data").textContent);
 const COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d1f", "#56b4e9", "#7a4fb5", "#777f88"];
 const DASHES = ["", "6 3", "2 3", "9 3 2 3"];
 const KINDS = { AA: "#2b7a4b", PA: "#d3e6d8", MA_missed: "#8fb8de", MD_missed: "#3d6fa8", MA_spurious: "#f2b37c", MD_spurious: "#d9742b",
   PD: "#b9b4bd", AD: "#b3132b" };
 const WORDS = { AA: "AA: both find it", PA: "PA: neither does", MA_missed: "MA, missed", MD_missed: "MD, missed", MA_spurious: "MA, spurious",
-  MD_spurious: "MD, spurious", PD: "PD: neither, and the order differs", AD: "AD: both find it, the wrong way round" };
+  MD_spurious: "MD, spurious", PD: "PD: neither does, and the order differs", AD: "AD: both find it, in opposite directions" };
 const byId = (id) => document.getElementById(id);
 const unique = (values) => [...new Set(values)];
 const testOf = (row) => row.correction === "none" ? row.test : `${row.test} + ${row.correction}`;
@@ -14,39 +14,39 @@ const methods = unique(data.rows.map((row) => row.method));
 const style = new Map(methods.map((name, at) => [name, { colour: COLOURS[at % 8], dash: DASHES[Math.floor(at / 8) % 4] }]));
 const hidden = new Set();
 
-function made(tag, attributes, ...children) {
+function createElement(tag, attributes, ...children) {
   const svg = ["svg", "path", "circle", "line", "text", "title"].includes(tag);
   const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [key, value] of Object.entries(attributes || {})) node.setAttribute(key, value);
   node.append(...children);
   return node;
 }
-function offer(select, values, changed) {
-  select.replaceChildren(...values.map((value) => made("option", { value }, value)));
+function fillSelect(select, values, changed) {
+  select.replaceChildren(...values.map((value) => createElement("option", { value }, value)));
   select.onchange = changed;
 }
 const number = (value, digits = 3) => value === null ? "–" : value.toFixed(digits);
-const chosen = () => data.rows.filter((row) => row.measure === byId("measure").value && testOf(row) === byId("test").value);
+const selectedRows = () => data.rows.filter((row) => row.measure === byId("measure").value && testOf(row) === byId("test").value);
 
-// A curve a method: the share of the pool that is judged against a number of the rows.
+// One curve per method: the judged fraction of the pool against a value of the rows.
 function curve(place, rows, name) {
   const W = 420, H = 250, L = 36, R = 18, T = 8, B = 34;
   const points = rows.filter((row) => row[name] !== null);
   const x = (row) => L + (W - L - R) * row.judged / data.documents;
   const low = Math.min(0.9, Math.floor(10 * Math.min(...points.map((row) => row[name]))) / 10);
   const y = (value) => T + (H - T - B) * (1 - (value - low) / (1 - low));
-  const svg = made("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": name });
-  if (!points.length) { place.replaceChildren(made("p", { class: "hint" }, "Undefined here: nothing is significant.")); return; }
+  const svg = createElement("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": name });
+  if (!points.length) { place.replaceChildren(createElement("p", { class: "hint" }, "Undefined: no pair is significant.")); return; }
   const step = low >= 0.8 ? 0.02 * Math.ceil(5 * (1 - low) + 0.01) : low >= 0.5 ? 0.1 : low >= 0 ? 0.2 : 0.5;
   const shown = methods.filter((m) => !hidden.has(m));
   for (let n = 0; 1 - n * step > low - 1e-9; n++) {
     const tick = Math.round(100 * (1 - n * step)) / 100;
-    svg.append(made("line", { class: "axis", x1: L, x2: W - R, y1: y(tick), y2: y(tick) }),
-      made("text", { x: L - 5, y: y(tick) + 4, "text-anchor": "end" }, String(tick)));
+    svg.append(createElement("line", { class: "axis", x1: L, x2: W - R, y1: y(tick), y2: y(tick) }),
+      createElement("text", { x: L - 5, y: y(tick) + 4, "text-anchor": "end" }, String(tick)));
   }
   for (const tick of [0, 0.25, 0.5, 0.75, 1])
-    svg.append(made("text", { x: L + (W - L - R) * tick, y: H - B + 15, "text-anchor": "middle" }, `${tick * 100}%`));
-  svg.append(made("text", { x: (W + L) / 2, y: H - 4, "text-anchor": "middle" }, "documents judged, of the pool"));
+    svg.append(createElement("text", { x: L + (W - L - R) * tick, y: H - B + 15, "text-anchor": "middle" }, `${tick * 100}%`));
+  svg.append(createElement("text", { x: (W + L) / 2, y: H - 4, "text-anchor": "middle" }, "judged fraction of the pool"));
   for (const method of shown) {
     const mine = points.filter((row) => row.method === method).sort((a, b) => a.judged - b.judged);
     if (!mine.length) continue;
@@ -55,27 +55,27 @@ function curve(place, rows, name) {
     if (shown.length <= 6 && mine.some((row) => spread(row) > 0)) {
       const at = (row, sign) => `${x(row)},${y(Math.max(low, Math.min(1, row[name] + sign * spread(row))))}`;
       const edge = [...mine.map((row) => at(row, 1)), ...[...mine].reverse().map((row) => at(row, -1))];
-      svg.append(made("path", { d: `M${edge.join("L")}Z`, fill: colour, opacity: 0.15 }));
+      svg.append(createElement("path", { d: `M${edge.join("L")}Z`, fill: colour, opacity: 0.15 }));
     }
-    svg.append(made("path", { d: `M${mine.map((row) => `${x(row)},${y(row[name])}`).join("L")}`, fill: "none", stroke: colour,
+    svg.append(createElement("path", { d: `M${mine.map((row) => `${x(row)},${y(row[name])}`).join("L")}`, fill: "none", stroke: colour,
       "stroke-width": 1.8, "stroke-dasharray": dash }));
     for (const row of mine) {
       const more = spread(row) ? ` ± ${number(spread(row))}` : "";
-      svg.append(made("circle", { cx: x(row), cy: y(row[name]), r: 3, fill: colour },
-        made("title", {}, `${method}, ${row.budget} (${Math.round(row.judged)} documents): ${number(row[name])}${more}`)));
+      svg.append(createElement("circle", { cx: x(row), cy: y(row[name]), r: 3, fill: colour },
+        createElement("title", {}, `${method}, ${row.budget} (${Math.round(row.judged)} documents): ${number(row[name])}${more}`)));
     }
   }
   place.replaceChildren(svg);
 }
 function drawCurves() {
-  for (const place of document.querySelectorAll("[data-curve]")) curve(place, chosen(), place.dataset.curve);
+  for (const place of document.querySelectorAll("[data-curve]")) curve(place, selectedRows(), place.dataset.curve);
 }
 function drawLegend() {
   byId("legend").replaceChildren(...methods.map((method) => {
     const { colour, dash } = style.get(method);
-    const line = made("svg", { viewBox: "0 0 26 8", style: "width:26px" },
-      made("line", { x1: 0, x2: 26, y1: 4, y2: 4, stroke: colour, "stroke-width": 2.5, "stroke-dasharray": dash }));
-    const button = made("button", { type: "button", "aria-pressed": String(!hidden.has(method)) }, line, method);
+    const line = createElement("svg", { viewBox: "0 0 26 8", style: "width:26px" },
+      createElement("line", { x1: 0, x2: 26, y1: 4, y2: 4, stroke: colour, "stroke-width": 2.5, "stroke-dasharray": dash }));
+    const button = createElement("button", { type: "button", "aria-pressed": String(!hidden.has(method)) }, line, method);
     button.onclick = () => { hidden.has(method) ? hidden.delete(method) : hidden.add(method); drawLegend(); drawCurves(); };
     return button;
   }));
@@ -83,29 +83,29 @@ function drawLegend() {
 function drawTable() {
   const counts = ["AA", "AD", "MA_missed", "MA_spurious", "MD_missed", "MD_spurious", "PA", "PD"];
   const rates = ["precision", "recall", "balanced_accuracy", "type_1", "type_2", "tau", "tau_ap", "rbo"];
-  const head = made("tr", {}, ...["method", "budget", "judged", ...counts, ...rates, "max drop"].map((name, at) =>
-    made("th", at > 1 ? { class: "n" } : {}, name.replace("_", " "))));
+  const head = createElement("tr", {}, ...["method", "budget", "judged", ...counts, ...rates, "max drop"].map((name, at) =>
+    createElement("th", at > 1 ? { class: "n" } : {}, name.replace("_", " "))));
   let before = "";
-  const body = chosen().map((row) => {
-    const line = made("tr", row.method === before ? {} : { class: "first" }, made("td", {}, row.method), made("td", {}, row.budget),
-      ...["judged", ...counts].map((name) => made("td", { class: "n" }, number(row[name], Number.isInteger(row[name]) ? 0 : 1))),
-      ...rates.map((name) => made("td", { class: "n" }, number(row[name]))), made("td", { class: "n" }, number(row.max_drop, Number.isInteger(row.max_drop) ? 0 : 1)));
+  const body = selectedRows().map((row) => {
+    const line = createElement("tr", row.method === before ? {} : { class: "first" }, createElement("td", {}, row.method), createElement("td", {}, row.budget),
+      ...["judged", ...counts].map((name) => createElement("td", { class: "n" }, number(row[name], Number.isInteger(row[name]) ? 0 : 1))),
+      ...rates.map((name) => createElement("td", { class: "n" }, number(row[name]))), createElement("td", { class: "n" }, number(row.max_drop, Number.isInteger(row.max_drop) ? 0 : 1)));
     before = row.method;
     return line;
   });
-  byId("categories").replaceChildren(made("thead", {}, head), made("tbody", {}, ...body));
+  byId("categories").replaceChildren(createElement("thead", {}, head), createElement("tbody", {}, ...body));
 }
 
-// The map: systems by gold's order; every pair is drawn twice, so that a system's row and column are whole.
+// The map: systems in gold's order; every pair is drawn twice, so that the row and column of a system are complete.
 function drawMap() {
-  const row = chosen().find((r) => r.method === byId("method").value && r.budget === byId("budget").value);
+  const row = selectedRows().find((r) => r.method === byId("method").value && r.budget === byId("budget").value);
   const codes = row && data.codes[[row.method, row.budget, row.measure, row.test, row.correction].join("|")];
   const canvas = byId("map"), context = canvas.getContext("2d"), many = data.systems.length;
   const side = Math.max(2, Math.floor(600 / many));
   canvas.width = canvas.height = side * many;
   context.clearRect(0, 0, canvas.width, canvas.height);
   byId("fairness").replaceChildren();
-  if (!codes) { byId("pair").textContent = "This study is too large to keep the pairs of this measure and test in the page."; return; }
+  if (!codes) { byId("pair").textContent = "The study is too large: the page does not contain the pairs of this measure and test."; return; }
   const order = data.orders[row.measure], place = new Array(many);
   order.forEach((system, at) => { place[system] = at; });
   const grid = new Int8Array(many * many).fill(-1), missed = new Array(many).fill(0), spurious = new Array(many).fill(0);
@@ -120,7 +120,7 @@ function drawMap() {
     for (const [i, j] of [[a, b], [b, a]]) context.fillRect(place[i] * side, place[j] * side, side - gap, side - gap);
   }
   byId("key").replaceChildren(...Object.keys(WORDS).map((name) =>
-    made("li", {}, made("span", { style: `background:${KINDS[name]}` }), `${WORDS[name]} (${counts.get(name) || 0})`)));
+    createElement("li", {}, createElement("span", { style: `background:${KINDS[name]}` }), `${WORDS[name]} (${counts.get(name) || 0})`)));
   byId("pair").textContent = "";
   canvas.onpointerdown = canvas.onpointermove = (event) => {
     const box = canvas.getBoundingClientRect();
@@ -130,17 +130,17 @@ function drawMap() {
   };
   const wrong = (system) => `${missed[system]} missed, ${spurious[system]} spurious`;
   const most = Math.max(1, ...missed.map((count, at) => count + spurious[at]));
-  byId("fairness").replaceChildren(...order.map((system) => made("div", { class: "bar", title: wrong(system) },
-    made("b", {}, data.systems[system]), made("div", {},
-      made("i", { style: `width:${88 * missed[system] / most}%;background:${KINDS.MD_missed}` }),
-      made("i", { style: `width:${88 * spurious[system] / most}%;background:${KINDS.MD_spurious}` }),
-      made("span", {}, ` ${missed[system]} + ${spurious[system]}`)))),
-    made("p", { class: "hint" }, made("span", { class: "swatch", style: `background:${KINDS.MD_missed}` }), "missed  ",
-      made("span", { class: "swatch", style: `background:${KINDS.MD_spurious}` }), "spurious"));
+  byId("fairness").replaceChildren(...order.map((system) => createElement("div", { class: "bar", title: wrong(system) },
+    createElement("b", {}, data.systems[system]), createElement("div", {},
+      createElement("i", { style: `width:${88 * missed[system] / most}%;background:${KINDS.MD_missed}` }),
+      createElement("i", { style: `width:${88 * spurious[system] / most}%;background:${KINDS.MD_spurious}` }),
+      createElement("span", {}, ` ${missed[system]} + ${spurious[system]}`)))),
+    createElement("p", { class: "hint" }, createElement("span", { class: "swatch", style: `background:${KINDS.MD_missed}` }), "missed  ",
+      createElement("span", { class: "swatch", style: `background:${KINDS.MD_spurious}` }), "spurious"));
 }
 function drawAll() { drawLegend(); drawCurves(); drawTable(); drawMap(); }
-offer(byId("measure"), unique(data.rows.map((row) => row.measure)), drawAll);
-offer(byId("test"), unique(data.rows.map(testOf)), drawAll);
-offer(byId("method"), methods, drawMap);
-offer(byId("budget"), unique(data.rows.map((row) => row.budget)), drawMap);
+fillSelect(byId("measure"), unique(data.rows.map((row) => row.measure)), drawAll);
+fillSelect(byId("test"), unique(data.rows.map(testOf)), drawAll);
+fillSelect(byId("method"), methods, drawMap);
+fillSelect(byId("budget"), unique(data.rows.map((row) => row.budget)), drawMap);
 drawAll();

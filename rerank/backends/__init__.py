@@ -1,1 +1,1 @@
-"""."""
+"""Backends: what runs a model. One module or package per plug-in."""

@@ -1,7 +1,7 @@
-"""Cross-encoders through sentence-transformers: a score for every pair of query and passage, nothing written.
+"""The backend ``cross_encoder``: scores of query-passage pairs by sentence-transformers.
 
-The first turn of a request's prompt is the query, each further turn a passage. Knows no judge and no window.
-Sentence-transformers, torch and transformers are imported when a model is loaded, not when this module is.
+The first turn of a prompt is the query, each further turn a passage. Sentence-transformers, torch and transformers are
+imported when a model is loaded, not when this module is imported.
 """
 
 from __future__ import annotations
@@ -13,142 +13,143 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
-from rerank.io.model_hash import folder_hash
+from rerank.io.model_hash import model_folder_hash
 from rerank.lm.loading import named_errors, origin_of, pick_device, pick_dtype, quiet
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Prompt, TokenCounter
-from rerank.tasks import BackendOptions, CrossEncoderTask, Reply, Request, context_of
+from rerank.tasks import BackendOptions, CrossEncoderTask, Reply, Request, resolve_context_size
 
-#: Pairs scored together where nobody says how many.
+#: Default number of pairs per batch.
 DEFAULT_BATCH = 32
-#: What tokenizers say when they know of no limit is far above this.
+#: Tokenizers without a length limit state a number far above this one.
 _NO_LIMIT = 10**9
-_KIND = "ForSequenceClassification"
+_ARCHITECTURE = "ForSequenceClassification"
 
 
 class PairTokens(HfTokens):
-    """How a cross-encoder counts: every passage is read together with the query, between the marks of a pair.
+    """A token counter for a cross-encoder, whose input is a pair of query and passage with special tokens.
 
     Args:
         tokenizer: The tokenizer.
-        context_size: Tokens of one pair.
-        marks: Tokens of a pair beyond its two texts.
+        context_size: Maximum number of tokens of one pair.
+        special_tokens: Number of tokens of a pair in addition to its two texts.
     """
 
-    def __init__(self, tokenizer: Any, *, context_size: int, marks: int) -> None:
-        """Keep the numbers."""
+    def __init__(self, tokenizer: Any, *, context_size: int, special_tokens: int) -> None:
+        """Store the number of special tokens."""
         super().__init__(tokenizer, context_size=context_size)
-        self._marks = marks
+        self._special_tokens = special_tokens
 
     def pairs(self, prompt: Prompt) -> list[int]:
-        """Tokens of each pair of a prompt; a lone first turn is a pair with an empty passage."""
+        """Return the number of tokens of each pair of a prompt; a query alone is paired with an empty passage."""
         query, *passages = self.lengths([message.content for message in prompt])
-        return [query + passage + self._marks for passage in passages or [0]]
+        return [query + passage + self._special_tokens for passage in passages or [0]]
 
     def count(self, prompt: Prompt) -> int:
-        """Tokens of all pairs together."""
+        """Return the number of tokens of all pairs together."""
         return sum(self.pairs(prompt)) if prompt else 0
 
 
 class CrossEncoder:
-    """A cross-encoder of sentence-transformers as a backend.
+    """A backend that runs a cross-encoder of sentence-transformers.
 
-    Scores are logits, without the sigmoid that many models add: it changes no order, and makes equal what is very
-    relevant. A model with two labels (irrelevant, relevant) is scored by the log odds of the second, logit 2 - logit 1.
+    Scores are logits without the sigmoid that many models apply: it does not change the order, but its rounding makes
+    very relevant passages tie. For a model with two labels (irrelevant, relevant), the score is the log odds of the
+    second label, logit 2 - logit 1.
 
-    No text is cut here: a request with a pair that is longer than the context is a reply with ``finish="error"``.
+    Texts are not truncated: a request with a pair longer than the context gets a reply with ``finish="error"``.
 
     Args:
         model: ``sentence_transformers.CrossEncoder``, on its device.
-        identity: What tells this model from others.
-        options: Batch (pairs scored together) and context size are used; None takes the defaults.
+        identity: Name, hash or revision, and dtype of the model.
+        options: Batch size (in pairs) and context size are used; None takes the defaults.
 
     Raises:
-        UsageError: The model has more than two labels, or its context is not stated by it and not given.
+        UsageError: The model has more than two labels, or it does not state its context size and none is given.
     """
 
-    answers: ClassVar[frozenset[type[Any]]] = frozenset({CrossEncoderTask})
+    tasks: ClassVar[frozenset[type[Any]]] = frozenset({CrossEncoderTask})
     costs_money = False
-    #: A request is a whole list of pairs already.
+    #: A single request already contains a list of pairs.
     batch_size = 1
 
     def __init__(self, model: Any, *, identity: Mapping[str, str], options: BackendOptions | None = None) -> None:
-        """Wrap what is loaded; see `load`."""
+        """Wrap a loaded model; `load` also loads it."""
         options = options or BackendOptions()
         name = identity.get("model", "")
         if model.num_labels > 2:
             raise UsageError(
                 f"Model {name!r} has {model.num_labels} labels",
-                expected="one that scores relevance: a single label, or irrelevant and relevant",
+                expected="a single label, or two labels (irrelevant, relevant)",
             )
         self._model = model
         self._identity = dict(identity)
-        self._turn = threading.Lock()
-        self._pairs = options.batch_size or DEFAULT_BATCH
+        self._lock = threading.Lock()
+        self._pairs_per_batch = options.batch_size or DEFAULT_BATCH
         stated = model.max_seq_length if 0 < (model.max_seq_length or 0) < _NO_LIMIT else None
-        size = context_of(stated, options, name)
-        self._tokens = PairTokens(model.tokenizer, context_size=size, marks=_marks(model))
+        size = resolve_context_size(stated, options, name)
+        self._tokens = PairTokens(model.tokenizer, context_size=size, special_tokens=_count_special_tokens(model))
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> CrossEncoder:
-        """Load a model from a folder or from the hub; weights as safetensors only.
+        """Load a model from a folder or from the hub; only safetensors weights are read.
 
         Args:
-            name: A folder that ``save_pretrained`` wrote, or an id on the hub.
-            options: How to load and run it.
+            name: A folder written by ``save_pretrained``, or an id on the hub.
+            options: How to load and run the model.
 
         Raises:
             MissingPrerequisiteError: Sentence-transformers is not installed.
-            MissingResourceError: There is no such model.
-            UsageError: It is no cross-encoder, or an option does not fit this machine or kind of model.
-            DataError: Its weights are damaged.
+            MissingResourceError: The model does not exist.
+            UsageError: The model is not a cross-encoder, or an option does not fit this machine or model.
+            DataError: The weights are damaged.
         """
         options = options or BackendOptions()
-        for given, flag in ((options.adapter, "--adapter"), (options.device_map, "--device-map")):
-            if given:
+        for value, flag in ((options.adapter, "--adapter"), (options.device_map, "--device-map")):
+            if value:
                 raise UsageError(
-                    f"{flag} {given} with a cross-encoder", expected="neither: it is loaded whole, onto one device"
+                    f"{flag} {value} with a cross-encoder", expected="no adapter and no device map, but one device"
                 )
         device = pick_device(options.device)
         dtype = pick_dtype(options.dtype, device)
         with quiet():
-            _require()
+            _require_sentence_transformers()
         with quiet(), named_errors(name, device):
             model = _open(name, options, device=device, dtype=dtype)
         folder = Path(name) if Path(name).is_dir() else None
         commit = str(getattr(model.config, "_commit_hash", None) or options.revision)
-        origin = {"weights": folder_hash(folder)} if folder else {"revision": commit}
+        origin = {"weights": model_folder_hash(folder)} if folder else {"revision": commit}
         identity = {"model": folder.name if folder else str(name), **origin, "dtype": dtype}
         return cls(model, identity=identity, options=options)
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Name, hash or revision, dtype."""
+        """Name, hash or revision, and dtype."""
         return self._identity
 
     @property
     def tokens(self) -> TokenCounter:
-        """How the model counts: a prompt's tokens are those of all its pairs, its context is that of one pair."""
+        """The token counter: a prompt has the tokens of all its pairs, while the context size is that of one pair."""
         return self._tokens
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Score all requests, in order.
+        """Return the replies to all requests, in order, with one score per passage.
 
         Raises:
-            BackendError: The model fails for another reason than memory.
+            BackendError: The model failed for another reason than memory.
         """
-        with self._turn:
-            return [self._answer(request) for request in requests]
+        with self._lock:
+            return [self._reply(request) for request in requests]
 
-    def _answer(self, request: Request) -> Reply:
+    def _reply(self, request: Request) -> Reply:
         started = time.perf_counter()
         if not isinstance(request.task, CrossEncoderTask):
-            task = type(request.task).__name__.lower()
-            return Reply(finish="error", error=f"A cross-encoder scores pairs, and cannot {task}")
+            task = type(request.task).__name__
+            return Reply(finish="error", error=f"A cross-encoder scores pairs; it does not support {task}")
         query, *passages = [message.content for message in request.prompt]
         lengths = self._tokens.pairs(request.prompt)
         if max(lengths) > self._tokens.context_size:
-            error = f"A pair has {max(lengths)} tokens, and the context holds {self._tokens.context_size}"
+            error = f"A pair has {max(lengths)} tokens, and the context holds at most {self._tokens.context_size}"
             return Reply(tokens_in=sum(lengths), finish="error", error=error)
         scores = self._scores([(query, passage) for passage in passages])
         if scores is None:
@@ -156,12 +157,12 @@ class CrossEncoder:
         return Reply(scores=scores, tokens_in=sum(lengths), seconds=time.perf_counter() - started)
 
     def _scores(self, pairs: Sequence[tuple[str, str]]) -> tuple[float, ...] | None:
-        """A logit a pair; None if not even one pair at a time fits into memory."""
+        """Return one logit per pair; None if a single pair does not fit into memory."""
         from rerank.lm.decoding import is_out_of_memory
 
         if not pairs:
             return ()
-        size = self._pairs
+        size = self._pairs_per_batch
         while size:
             try:
                 with quiet():
@@ -171,24 +172,25 @@ class CrossEncoder:
                     raise BackendError(f"The model failed on {len(pairs)} pairs: {error}") from error
                 size //= 2
             else:
+                # (pairs,) for one label; (pairs, 2) for irrelevant and relevant, whose log odds are the score
                 rows = logits[:, 1] - logits[:, 0] if logits.ndim == 2 else logits
                 return tuple(map(float, rows))
         return None
 
 
 def _open(name: str | Path, options: BackendOptions, *, device: str, dtype: str) -> Any:
-    """The model of sentence-transformers. Anything but a classifier would be given a head of random numbers."""
+    """Load the model; any model but a classifier is refused, since it would get a classification head at random."""
     import sentence_transformers
     import torch
     import transformers
 
     origin = origin_of(name, options)
-    kinds = transformers.AutoConfig.from_pretrained(name, **origin).architectures or []
-    if not any(kind.endswith(_KIND) for kind in kinds):
+    classes = transformers.AutoConfig.from_pretrained(name, **origin).architectures or []
+    if not any(architecture.endswith(_ARCHITECTURE) for architecture in classes):
         raise UsageError(
-            f"Model {str(name)!r} is a {' or '.join(kinds) or 'model of no stated class'}",
-            expected=f"a cross-encoder, of a class ...{_KIND}",
-            remedy="Name one with --model; language models score documents one by one with --method pointwise",
+            f"Model {str(name)!r} is a {' or '.join(classes) or 'model of unknown class'}",
+            expected=f"a cross-encoder, whose class ends with {_ARCHITECTURE}",
+            remedy="Use a cross-encoder; to score documents one by one with a language model, use --method pointwise",
         )
     return sentence_transformers.CrossEncoder(
         str(name),
@@ -199,23 +201,23 @@ def _open(name: str | Path, options: BackendOptions, *, device: str, dtype: str)
     )
 
 
-def _require() -> None:
-    """Check that sentence-transformers is there.
+def _require_sentence_transformers() -> None:
+    """Check that sentence-transformers can be imported.
 
     Raises:
-        MissingPrerequisiteError: It does not import.
+        MissingPrerequisiteError: It cannot be imported.
     """
     try:
         import sentence_transformers  # noqa: F401
     except ImportError as error:
         raise MissingPrerequisiteError(
-            f"A cross-encoder needs sentence-transformers, and it does not import: {error}",
+            f"A cross-encoder needs sentence-transformers, and importing it failed: {error}",
             remedy="Run: pip install 'listrank[cross-encoder]'",
         ) from error
 
 
-def _marks(model: Any) -> int:
-    """Tokens of a pair beyond its two texts: separators, and an instruction that the model was saved with."""
+def _count_special_tokens(model: Any) -> int:
+    """Return the number of tokens of a pair besides its texts: separators, and the model's default instruction."""
     pair = ["a", "b"]
     instruction = (getattr(model, "prompts", None) or {}).get(getattr(model, "default_prompt_name", None))
     whole = len(model.preprocess([tuple(pair)], prompt=instruction)["input_ids"][0])

@@ -1,7 +1,7 @@
-"""Backends that answer without a model, well or badly on purpose: for documentation, tests and dry runs.
+"""The backend ``fake``: simulated models, correct or faulty on purpose, for documentation, tests and dry runs.
 
-A fake looks at the window, never at the prompt's words, and writes a reply as a model would; the real parser reads
-it. Same request, same reply.
+A fake uses the window, never the text of the prompt, and returns the text that a model would generate, which the real
+parser reads. Replies are deterministic.
 """
 
 from __future__ import annotations
@@ -31,38 +31,38 @@ from rerank.tasks import (
 )
 from rerank.types import Document, Order, Qrels, Window
 
-Kind = Literal["perfect", "reversed", "stutter", "talk", "fail"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+FakeKind = Literal["perfect", "reversed", "stutter", "talk", "fail"]
+KINDS: tuple[FakeKind, ...] = get_args(FakeKind)
 
 
 @dataclass(slots=True, eq=False)
 class Fake:
     """A backend without a model.
 
-    - ``perfect``: the order of the judgments, ties in the given order; the given order where there are none.
-    - ``reversed``: the given order, last first.
-    - ``stutter``: a shuffled order with repeats, gaps and foreign identifiers.
-    - ``talk``: the perfect order, wrapped in prose that is full of other numbers.
-    - ``fail``: no reply, for a share of the requests; the others are answered as by ``perfect``.
+    - ``perfect``: an oracle that reads the qrels; ties, and windows without qrels, keep the input order.
+    - ``reversed``: the input order reversed.
+    - ``stutter``: a random order with repeated, missing and unknown identifiers.
+    - ``talk``: the perfect order inside prose with other numbers.
+    - ``fail``: no reply to a fraction of the requests, the replies of ``perfect`` to the others.
 
     Attributes:
-        kind: Which of these.
-        seed: Where chance starts, for ``stutter`` and ``fail``.
-        p: Chance that ``stutter`` spoils a position.
-        rate: Share of requests that ``fail`` does not answer.
-        qrels: Judgments for ``perfect``, ``talk`` and ``fail``.
-        context_size: Tokens (words and marks) of prompt and reply together.
-        batch_size: Requests to hand over at a time.
-        delay: Seconds to wait before each reply, so that there is time to interrupt.
-        log: File that gets one line (the request's digest) for every reply that is given.
+        kind: Name of the simulated model.
+        seed: Seed of ``stutter`` and ``fail``.
+        p: Probability that ``stutter`` corrupts a position.
+        rate: Fraction of requests that ``fail`` does not answer.
+        qrels: Relevance judgments for ``perfect``, ``talk`` and ``fail``.
+        context_size: Maximum number of tokens (words and punctuation marks) of prompt and reply together.
+        batch_size: Number of requests per batch.
+        delay: Seconds to wait before each reply, to have time for an interruption.
+        log: File that receives one line (the request's digest) per reply.
         served: Digests of the requests answered so far, in order.
 
     Raises:
-        UnknownNameError: No such kind.
-        UsageError: A number out of its range.
+        UnknownNameError: The kind is unknown.
+        UsageError: A number is out of range.
     """
 
-    answers: ClassVar[frozenset[type[Any]]] = frozenset(
+    tasks: ClassVar[frozenset[type[Any]]] = frozenset(
         {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, AttentionTask, CrossEncoderTask}
     )
 
@@ -95,7 +95,7 @@ class Fake:
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """The kind and what changes its answers."""
+        """The kind, and the options that change its replies."""
         identity = {"model": f"fake:{self.kind}"}
         if self.kind in ("stutter", "fail"):
             identity["seed"] = str(self.seed)
@@ -109,89 +109,88 @@ class Fake:
 
     @property
     def tokens(self) -> WordTokens:
-        """Counts words and marks."""
+        """A counter of words and punctuation marks."""
         return WordTokens(self.context_size)
 
     @property
     def costs_money(self) -> bool:
-        """Never."""
+        """Always false."""
         return False
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Answer all requests, in order.
+        """Return the replies to all requests, in order.
 
         Raises:
             StorageError: The log cannot be written.
         """
         identity = self.identity
-        return [self._serve(request, request.digest(identity)) for request in requests]
+        return [self._reply(request, request.digest(identity)) for request in requests]
 
-    def _serve(self, request: Request, digest: str) -> Reply:
+    def _reply(self, request: Request, digest: str) -> Reply:
         started = time.perf_counter()
         if self.delay:
             time.sleep(self.delay)
         tokens_in = self.tokens.count(request.prompt)
-        # One random number generator a request, so that neither order nor batches matter.
-        chance = random.Random(f"{self.seed} {digest}")
-        if self.kind == "fail" and chance.random() < self.rate:
+        # One random number generator per request, so that the order of requests and batches has no effect.
+        rng = random.Random(f"{self.seed} {digest}")
+        if self.kind == "fail" and rng.random() < self.rate:
             reply = Reply(text="", tokens_in=tokens_in, finish="error", error="fake:fail does not answer this request")
         elif not isinstance(request.task, GenerationTask | PermutationTask):
             shape = "1x1" if isinstance(request.task, AttentionTask) and request.task.per_head else ""  # a single head
-            reply = Reply(text=shape, scores=self._scores(request, chance), tokens_in=tokens_in)
+            reply = Reply(text=shape, scores=self._scores(request, rng), tokens_in=tokens_in)
         else:
-            text = self._text(request, chance)
+            text = self._text(request, rng)
             (tokens_out,) = self.tokens.lengths([text])
             seconds = time.perf_counter() - started
             reply = Reply(text=text, tokens_in=tokens_in, tokens_out=tokens_out, seconds=seconds)
-        self._note(digest)
+        self._log_request(digest)
         return reply
 
-    def _text(self, request: Request, chance: random.Random) -> str:
+    def _text(self, request: Request, rng: random.Random) -> str:
         window = request.window
-        if isinstance(
-            request.task, PermutationTask
-        ):  # what can be said is prescribed, so no kind of fake can say it badly
-            order = self._order(window, chance)[: request.task.count]
-            return request.task.separator.join(request.task.items[at] for at in order)
+        # Constrained decoding excludes malformed replies, so no kind of fake returns one.
+        if isinstance(request.task, PermutationTask):
+            order = self._order(window, rng)[: request.task.count]
+            return request.task.separator.join(request.task.items[index] for index in order)
         if self.kind == "stutter":
-            return _stutter(len(window), self.p, chance)
-        chain = _chain(self._order(window, chance)[: window.wanted])
-        return _talk(chain, len(window)) if self.kind == "talk" else chain
+            return _stutter(len(window), self.p, rng)
+        permutation = _permutation_text(self._order(window, rng)[: window.depth])
+        return _talk(permutation, len(window)) if self.kind == "talk" else permutation
 
-    def _order(self, window: Window, chance: random.Random) -> Order:
+    def _order(self, window: Window, rng: random.Random) -> Order:
         if self.kind == "reversed":
             return tuple(reversed(range(len(window))))
         if self.kind == "stutter":
-            return tuple(chance.sample(range(len(window)), len(window)))
+            return tuple(rng.sample(range(len(window)), len(window)))
         return self._perfect(window)
 
-    def _scores(self, request: Request, chance: random.Random) -> tuple[float, ...]:
-        """One number for every answer that there could be: documents fall by place, a single one counts by grade."""
+    def _scores(self, request: Request, rng: random.Random) -> tuple[float, ...]:
+        """Return one score per passage or continuation: minus the rank or, for a single passage, its grade first."""
         window, task = request.window, request.task
         count = len(task.continuations) if isinstance(task, ContinuationTask) else len(window)
-        if len(window) == 1:  # yes or no; likely or not
-            grade = float(self._grade(window, chance))
+        if len(window) == 1:  # continuations such as Yes and No: the first one gets the grade
+            grade = float(self._grade(window, rng))
             return (grade, *[0.0] * (count - 1))
-        place = {at: rank for rank, at in enumerate(self._order(window, chance))}
-        return tuple(-float(place.get(at, count)) for at in range(count))
+        ranks = {index: rank for rank, index in enumerate(self._order(window, rng))}
+        return tuple(-float(ranks.get(index, count)) for index in range(count))
 
-    def _grade(self, window: Window, chance: random.Random) -> float:
+    def _grade(self, window: Window, rng: random.Random) -> float:
         if self.kind == "stutter":
-            return chance.random()
+            return rng.random()
         sign = -1 if self.kind == "reversed" else 1
         grades = self.qrels.get(window.query.id, {}) if self.qrels is not None else {}
-        return sign * grades.get(_judged(window.docs[0]), 0)
+        return sign * grades.get(_judged_id(window.docs[0]), 0)
 
     def _perfect(self, window: Window) -> Order:
         if self.qrels is None:
             if not self._warned:
                 self._warned = True
-                warnings.warn(f"fake:{self.kind} has no judgments, so it keeps the given order", stacklevel=2)
+                warnings.warn(f"fake:{self.kind} has no qrels, so it keeps the input order", stacklevel=2)
             return tuple(range(len(window)))
         grades = self.qrels.get(window.query.id, {})
-        return tuple(sorted(range(len(window)), key=lambda at: -grades.get(_judged(window.docs[at]), 0)))
+        return tuple(sorted(range(len(window)), key=lambda index: -grades.get(_judged_id(window.docs[index]), 0)))
 
-    def _note(self, digest: str) -> None:
+    def _log_request(self, digest: str) -> None:
         self.served.append(digest)
         if self.log is not None:
             try:
@@ -203,36 +202,36 @@ class Fake:
                 ) from error
 
 
-def _judged(doc: Document) -> str:
-    """The id that judgments know: a passage is judged with its document."""
+def _judged_id(doc: Document) -> str:
+    """Return the id used in the qrels: for a passage, that of its document."""
     return doc.part_of or doc.id
 
 
-def _chain(order: Order) -> str:
-    return " > ".join(f"[{at + 1}]" for at in order)
+def _permutation_text(order: Order) -> str:
+    return " > ".join(f"[{index + 1}]" for index in order)
 
 
-def _stutter(count: int, p: float, chance: random.Random) -> str:
-    """A shuffled order; each position is spoilt with probability p: left out, said twice, or a foreign identifier."""
+def _stutter(count: int, p: float, rng: random.Random) -> str:
+    """Return a random order; with probability p, a position is dropped, repeated or gets an unknown identifier."""
     order = list(range(count))
-    chance.shuffle(order)
-    said: list[int] = []
-    for at in order:
-        if chance.random() >= p:
-            said.append(at)
+    rng.shuffle(order)
+    written: list[int] = []
+    for index in order:
+        if rng.random() >= p:
+            written.append(index)
             continue
-        match chance.choice(("drop", "repeat", "foreign")):
+        match rng.choice(("drop", "repeat", "unknown")):
             case "repeat":
-                said += [at, chance.choice(said or [at])]
-            case "foreign":
-                said += [at, count + chance.randrange(1, 100)]
-    return _chain(tuple(said))
+                written += [index, rng.choice(written or [index])]
+            case "unknown":
+                written += [index, count + rng.randrange(1, 100)]
+    return _permutation_text(tuple(written))
 
 
-def _talk(chain: str, count: int) -> str:
+def _talk(permutation: str, count: int) -> str:
     return (
         f"I read all {count} passages twice and spent 3 minutes on them. In my view, 2 or 3 matter most.\n\n"
-        f"Ranking: {chain}\n\nThat is 1 list of {count}; I am 90% sure of the first 10."
+        f"Ranking: {permutation}\n\nThat is 1 list of {count}; I am 90% sure of the first 10."
     )
 
 

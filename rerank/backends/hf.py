@@ -1,6 +1,6 @@
-"""Local models through transformers: batches, memory, and what a reply cost. Knows no template and no parser.
+"""The backend ``hf``: local causal language models through transformers.
 
-Torch and transformers are imported when a model is loaded, not when this module is.
+Torch and transformers are imported when a model is loaded, not when this module is imported.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from rerank.errors import BackendError
-from rerank.lm.jobs import Job, sort_out
+from rerank.lm.jobs import Job, make_jobs
 from rerank.lm.loading import LANGUAGE, load, quiet, require_torch
-from rerank.lm.tensor_parallel import is_split, lead_or_follow, tell
-from rerank.lm.tokenizers import HfTokens, context_size
+from rerank.lm.tensor_parallel import broadcast, is_split, lead_or_follow
+from rerank.lm.tokenizers import HfTokens, stated_context_size
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import (
     AttentionTask,
@@ -28,146 +28,149 @@ from rerank.tasks import (
     PermutationTask,
     Reply,
     Request,
-    context_of,
+    resolve_context_size,
 )
 
-#: Requests decoded together where nobody says how many: on a CPU more bring little and cost memory.
+#: Default batch size per device: larger batches gain little on a CPU and cost memory.
 DEFAULT_BATCH = {"cpu": 4, "mps": 8, "cuda": 16}
 
 
 class Hf:
-    """A causal language model of transformers as a backend.
+    """A backend that runs a causal language model of transformers.
 
     Args:
         model: The model, in evaluation mode on its device.
         tokenizer: Its tokenizer.
-        identity: What tells this model from others.
-        options: Batch and context size are used; None takes the defaults.
+        identity: Name, hash or revision, dtype and adapter of the model.
+        options: Batch size and context size are used; None takes the defaults.
 
     Raises:
-        UsageError: The context is not stated by the model and not given.
+        UsageError: The model does not state its context size, and none is given.
     """
 
-    answers: ClassVar[frozenset[type[Any]]] = frozenset(
+    tasks: ClassVar[frozenset[type[Any]]] = frozenset(
         {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, AttentionTask}
     )
-    #: A local model costs time, and its runs are kept in their own folders.
+    #: Calls cost time but no money; they are stored in the run folder only.
     costs_money = False
-    #: Classes of transformers that open it.
+    #: Classes of transformers that load the model and its tokenizer.
     classes: ClassVar[tuple[str, str]] = LANGUAGE
 
     def __init__(
         self, model: Any, tokenizer: Any, *, identity: Mapping[str, str], options: BackendOptions | None = None
     ) -> None:
-        """Wrap what is loaded; see `load`."""
+        """Wrap a loaded model; `load` also loads it."""
         options = options or BackendOptions()
-        size = context_of(context_size(model, tokenizer), options, identity.get("model", ""))
+        stated = stated_context_size(model, tokenizer)
+        size = resolve_context_size(stated, options, identity.get("model", ""))
         self._model = model
         self._identity = dict(identity)
         self._tokens = HfTokens(tokenizer, context_size=size)
         self._batch_size = options.batch_size or DEFAULT_BATCH.get(model.device.type, 4)
-        self._turn = threading.Lock()  # a task changes the model while it runs: attention, last matrix, settings
+        # A task changes the model while it runs: attention function, output head, generation config.
+        self._lock = threading.Lock()
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> Self:
         """Load a model from a folder or from the hub.
 
         Args:
-            name: A folder that ``save_pretrained`` wrote, or an id on the hub.
-            options: How to load and run it.
+            name: A folder written by ``save_pretrained``, or an id on the hub.
+            options: How to load and run the model.
 
         Raises:
             MissingPrerequisiteError: Torch or transformers are not installed.
-            MissingResourceError: There is no such model.
+            MissingResourceError: The model does not exist.
             UsageError: An option does not fit this machine or model.
         """
         options = options or BackendOptions()
         model, tokenizer, identity = load(name, options, cls.classes)
-        made = cls(model, tokenizer, identity=identity, options=options)
+        backend = cls(model, tokenizer, identity=identity, options=options)
         if is_split(model):
-            lead_or_follow(made._do)
-        return made
+            lead_or_follow(backend._run)
+        return backend
 
     @classmethod
     def from_loaded(
         cls, model: Any, tokenizer: Any, *, name: str = "in-memory", options: BackendOptions | None = None
     ) -> Self:
-        """Wrap a model that is in memory already. Its identity is the name alone: two models need two names."""
+        """Wrap a model in memory. Its identity is the name alone, so two models need two names."""
         require_torch()
         dtype = str(model.dtype).removeprefix("torch.")
         return cls(model.eval(), tokenizer, identity={"model": name, "dtype": dtype}, options=options)
 
     @property
     def model(self) -> Any:
-        """The model, for those who train it."""
+        """The model of transformers, for training."""
         return self._model
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Name, hash or revision, dtype, adapter."""
+        """Name, hash or revision, dtype, and adapter."""
         return self._identity
 
     @property
     def tokens(self) -> TokenCounter:
-        """How the model counts."""
+        """The model's token counter."""
         return self._tokens
 
     @property
     def batch_size(self) -> int:
-        """Requests decoded together; halved for a batch that does not fit into memory."""
+        """Number of requests decoded together; a batch that does not fit into memory is halved."""
         return self._batch_size
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Answer all requests, in order.
+        """Return the replies to all requests, in order.
 
-        Requests of one kind are done together, longer prompts first, so that a batch pads little and memory runs out
-        early if it does. A request that does not fit the context, or not into memory even alone, is a reply with
-        ``finish="error"``. Threads that share a model take turns.
+        Requests with the same class of task share batches, longer prompts first, which needs little padding and makes
+        memory run out early if at all. A request that does not fit the context, or not into memory even alone, gets a
+        reply with ``finish="error"``. Only one thread at a time uses the model.
 
         Raises:
-            BackendError: The model fails for another reason than memory.
-            UsageError: The model is of a kind that cannot do the task.
+            BackendError: The model failed for another reason than memory.
+            UsageError: The model cannot perform the task.
         """
-        replies, kinds = sort_out(requests, self._tokens, self._identity.get("model", ""))
-        for jobs in kinds:
-            jobs.sort(key=lambda job: (-len(job.prompt), job.at))
-            size = 1 if jobs[0].kind is AttentionTask else self._batch_size
+        replies, groups = make_jobs(requests, self._tokens, self._identity.get("model", ""))
+        for jobs in groups:
+            jobs.sort(key=lambda job: (-len(job.prompt), job.index))
+            size = 1 if jobs[0].task_type is AttentionTask else self._batch_size
             for start in range(0, len(jobs), size):
-                with self._turn:
-                    replies |= self._answer(jobs[start : start + size])
-        return [replies[at] for at in range(len(requests))]
+                with self._lock:
+                    replies |= self._run_batch(jobs[start : start + size])
+        return [replies[index] for index in range(len(requests))]
 
-    def _answer(self, jobs: list[Job]) -> dict[int, Reply]:
-        """Do one batch, in halves if it does not fit into memory."""
+    def _run_batch(self, jobs: list[Job]) -> dict[int, Reply]:
+        """Run one batch, in halves if it does not fit into memory; return index -> reply."""
         from rerank.lm.decoding import is_out_of_memory
 
         started = time.perf_counter()
         if is_split(self._model):
-            tell(jobs)
+            broadcast(jobs)
         try:
-            answers = self._do(jobs)
+            replies = self._run(jobs)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise BackendError(f"The model failed on a batch of {len(jobs)}: {error}") from error
-            trouble = str(error).splitlines()[0] if str(error) else type(error).__name__
+            message = str(error).splitlines()[0] if str(error) else type(error).__name__
         else:
             seconds = (time.perf_counter() - started) / len(jobs)
-            return {job.at: replace(reply, seconds=seconds) for job, reply in zip(jobs, answers, strict=True)}
-        # Outside the handler: there the failed call's frames would still hold its memory.
+            return {job.index: replace(reply, seconds=seconds) for job, reply in zip(jobs, replies, strict=True)}
+        # Outside the handler, whose traceback keeps the memory of the failed call alive.
         self._release()
         if len(jobs) == 1:
             length = len(jobs[0].prompt)
-            return {jobs[0].at: Reply(text="", tokens_in=length, finish="error", error=f"Out of memory: {trouble}")}
+            reply = Reply(text="", tokens_in=length, finish="error", error=f"Out of memory: {message}")
+            return {jobs[0].index: reply}
         half = len(jobs) // 2
-        return self._answer(jobs[:half]) | self._answer(jobs[half:])
+        return self._run_batch(jobs[:half]) | self._run_batch(jobs[half:])
 
-    def _do(self, jobs: list[Job]) -> list[Reply]:
-        from rerank.lm.local_tasks import DO, muse
-        from rerank.lm.thinking import think
+    def _run(self, jobs: list[Job]) -> list[Reply]:
+        from rerank.lm.local_tasks import TASK_RUNNERS, generate_thoughts
+        from rerank.lm.thinking import add_thoughts
 
         with quiet():
-            jobs = think(partial(muse, self._model, self._tokens), self._tokens, jobs)
-            return DO[jobs[0].kind](self._model, self._tokens, jobs)
+            jobs = add_thoughts(partial(generate_thoughts, self._model, self._tokens), self._tokens, jobs)
+            return TASK_RUNNERS[jobs[0].task_type](self._model, self._tokens, jobs)
 
     def _release(self) -> None:
         torch, _ = require_torch()

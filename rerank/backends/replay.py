@@ -1,4 +1,4 @@
-"""A backend that answers from recorded replies. Asks nobody; knows nothing of where the records are kept."""
+"""A backend that returns recorded replies without calling a model."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from rerank.tasks import (
     Request,
 )
 
-#: Records are found by window, so no prompt may be refused or cut on their account.
+#: Context size: replies are found by window, so prompts must not be refused or truncated.
 _NO_LIMIT = 1 << 40
 
 #: Query id, document ids in the window's order, and the seed.
 _Key = tuple[str, tuple[str, ...], int]
 
 
-class Recorded(Protocol):
-    """One recorded reply and the window that it was about."""
+class RecordedCall(Protocol):
+    """A recorded reply and its window."""
 
     @property
     def query_id(self) -> str:
-        """The window's query."""
+        """Id of the query."""
 
     @property
     def doc_ids(self) -> tuple[str, ...]:
-        """The window's documents, in the order in which they were shown."""
+        """Ids of the window's documents, in the order of the prompt."""
 
     @property
     def seed(self) -> int:
-        """Seed of its sampling."""
+        """Seed of the sampling settings."""
 
     @property
     def reply(self) -> Reply:
-        """What came back."""
+        """The reply."""
 
 
-class _Kept(WordTokens):
-    """Counts words; its names of one token are another tokenizer's."""
+class _RecordedTokens(WordTokens):
+    """A token counter that counts words and has the single-token identifiers of the recorded tokenizer."""
 
     def __init__(self, context_size: int, letters: tuple[str, ...]) -> None:
         super().__init__(context_size)
@@ -53,21 +53,21 @@ class _Kept(WordTokens):
 
 
 class Replay:
-    """Answers a request with what was recorded for its window and seed.
+    """A backend that returns the reply recorded for the window and seed of a request.
 
-    The prompt does not count, so a run can be replayed without the texts of its documents. Where a window was
-    recorded more than once, the first record stands.
+    The prompt is ignored, so a run can be replayed without the texts of its documents. If a window was recorded more
+    than once, the first reply is used.
 
     Args:
-        calls: What was recorded, from one run.
-        identity: That of the backend that gave the replies.
-        letters: The names of one token that its tokenizer had, where the prompts used such.
+        calls: The recorded calls of one run.
+        identity: Identity of the backend that produced the replies.
+        letters: Single-token identifiers of its tokenizer, if the prompts used any.
 
     Attributes:
-        used: The records that requests were answered from, each once.
+        used: The recorded replies that were returned, by window and seed.
     """
 
-    answers = frozenset(
+    tasks = frozenset(
         {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, AttentionTask, CrossEncoderTask}
     )
     batch_size = 1024
@@ -75,31 +75,31 @@ class Replay:
 
     def __init__(
         self,
-        calls: Iterable[Recorded],
+        calls: Iterable[RecordedCall],
         *,
         identity: Mapping[str, str] | None = None,
         letters: tuple[str, ...] = (),
     ) -> None:
-        """Index the records."""
+        """Index the recorded calls."""
         self._replies: dict[_Key, Reply] = {}
         self.used: dict[_Key, Reply] = {}
         for call in calls:
             self._replies.setdefault((call.query_id, tuple(call.doc_ids), call.seed), call.reply)
         self._identity = dict(identity or {"model": "replay"})
-        self._tokens = _Kept(_NO_LIMIT, letters)
+        self._tokens = _RecordedTokens(_NO_LIMIT, letters)
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """The recorded one."""
+        """The identity of the recorded backend."""
         return self._identity
 
     @property
     def tokens(self) -> WordTokens:
-        """Counts words, in a context without end."""
+        """A counter of words, with an unlimited context."""
         return self._tokens
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Look all requests up, in order; one that was never recorded is a reply with ``finish="error"``."""
+        """Return the recorded replies, in order; a request without one gets a reply with ``finish="error"``."""
         return [self._find(request) for request in requests]
 
     def _find(self, request: Request) -> Reply:

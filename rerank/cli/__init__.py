@@ -1,7 +1,7 @@
-"""The command line: one module per group of commands. Thin: parse, call one library function, print.
+"""The command line: one module per group of commands. A command parses, calls one library function, and prints.
 
-Data goes to stdout, everything else to stderr. Modules of the library are imported inside commands, so that
-`rerank --help` and commands that need no model stay fast.
+Results go to stdout, everything else to stderr. Modules of the library are imported inside commands, so that
+`rerank --help` and commands without a model start fast.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import sys
 import warnings
 
 from rerank.cli.app import app
-from rerank.cli.output import complain, note
+from rerank.cli.output import print_error, print_note
 from rerank.errors import RerankError, StorageError
 
-#: What writing to a full or broken disk gives.
-_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
+#: Error numbers of writes to a full or broken disk.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
 def main() -> None:
-    """Run the command line; every error of ours becomes one message and its exit code."""
-    warnings.showwarning = _warn
-    for name in ("stdin", "stdout", "stderr"):  # a closed stream is None in Python; there is then nobody to speak to
+    """Run the command line; a `RerankError` is printed as one message and sets the exit code."""
+    warnings.showwarning = _print_warning
+    for name in ("stdin", "stdout", "stderr"):  # Python sets a closed stream to None
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8"))  # noqa: SIM115
     try:
@@ -31,19 +31,19 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except RerankError as error:
-        complain(error)
+        print_error(error)
         sys.exit(error.exit_code)
     except OSError as error:
-        if error.errno not in _DISK:
+        if error.errno not in _DISK_ERRORS:
             raise
-        complain(StorageError(f"The output cannot be written: {error.strerror}", remedy="Free some space"))
-        os._exit(StorageError.exit_code)  # a normal exit would try to write the rest again, and say so
+        print_error(StorageError(f"The output cannot be written: {error.strerror}", remedy="Free disk space"))
+        os._exit(StorageError.exit_code)  # a normal exit would flush the output again and print a second error
     except SystemExit as end:
-        if isinstance(end.__context__, BrokenPipeError):  # the reader of our output has gone; no error of ours
+        if isinstance(end.__context__, BrokenPipeError):  # the reader of the pipe has ended
             sys.exit(0)
         raise
 
 
-def _warn(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-    """A warning for people: what it says, not where in the code it was raised."""
-    note(f"warning: {message}")
+def _print_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    """Print a warning without the line of code that raised it."""
+    print_note(f"warning: {message}")

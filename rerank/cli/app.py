@@ -18,7 +18,7 @@ from rerank.cli import (
     label,
     leaderboard,
     merge,
-    mmteb,
+    mteb,
     prompts,
     qrels,
     robustness,
@@ -29,26 +29,26 @@ from rerank.cli import (
 )
 
 
-def _dashed(name: str) -> str:
-    """Flags may be typed with underscores, as other tools of the field write them."""
+def _normalize_flag(name: str) -> str:
+    """Return a flag with dashes, so that underscores are accepted too, as in other retrieval tools."""
     return name.replace("_", "-")
 
 
 app = typer.Typer(
     name="rerank",
-    help="Rerank passages with large language models, and measure whether the ranking is really better.",
+    help="Rerank passages with large language models and measure whether the ranking improves.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={
         "help_option_names": ["-h", "--help"],
-        "token_normalize_func": _dashed,
+        "token_normalize_func": _normalize_flag,
     },
     rich_markup_mode="rich",
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         typer.echo(f"listrank {version('listrank')}")
@@ -58,18 +58,18 @@ def _version(asked: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Rerank passages with large language models, and measure whether the ranking is really better.
+    """Rerank passages with large language models and measure whether the ranking improves.
 
-    Exit codes: 0 all well, 2 bad arguments, 3 missing prerequisite, 4 missing file or model, 5 invalid data,
+    Exit codes: 0 success, 2 invalid arguments, 3 missing prerequisite, 4 missing file or model, 5 invalid data,
     6 model, server or disk failure, 7 finished with more failures than allowed.
     """
 
 
 _RANKING = (demo, run, robustness, heads)
-_MEASURING = (evaluate, compare, bench, leaderboard, mmteb, qrels)
+_MEASURING = (evaluate, compare, bench, leaderboard, mteb, qrels)
 _TRAINING = (label, train, transfer, inspect, merge)
 for module in (*_RANKING, *_MEASURING, *_TRAINING, folders, data, prompts, tools):
     module.register(app)

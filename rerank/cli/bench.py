@@ -1,4 +1,4 @@
-"""`bench`: the runs of a suite, made where they are missing, and compared within their candidates."""
+"""`bench`: execute the missing runs of a suite and compare the runs over the same candidates."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rerank.cli.groups import unfolded
-from rerank.cli.output import FormatOption, emit, note, number, table
+from rerank.cli.option_groups import expand_option_groups
+from rerank.cli.output import FormatOption, emit, format_number, print_note, print_table
 from rerank.errors import PartialFailureError
 
 if TYPE_CHECKING:
-    from rerank.experiment import Prepared
+    from rerank.experiment import PreparedRun
     from rerank.experiment.spec import Execution
-    from rerank.leaderboard.suites.bench import Made, Planned
+    from rerank.leaderboard.suites.bench import PlannedRun, SuiteResult
     from rerank.leaderboard.suites.suite import Suite
 
-SuiteFile = Annotated[Path, typer.Argument(metavar="SUITE", help="The suite, a TOML file.", show_default=False)]
+SuiteFile = Annotated[Path, typer.Argument(metavar="SUITE", help="TOML file of the suite.", show_default=False)]
 Out = Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the runs. (default: runs/NAME of the suite)")]
-Data = Annotated[Path | None, typer.Option(help="What stands for {data} in the suite: where its files lie.")]
+Data = Annotated[Path | None, typer.Option(help="Folder that replaces {data} in the suite.")]
 Models = Annotated[
-    list[str] | None, typer.Option("--model", help="Instead of the suite's models, adapters and rerankers; repeatable.")
+    list[str] | None,
+    typer.Option("--model", help="Model that replaces the suite's models, adapters and rerankers; repeatable."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what is there and what the rest takes; ask no model.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Report which results exist and estimate the cost of the missing ones.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -35,28 +38,30 @@ def register(app: typer.Typer) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class How:
-    """How the machine goes about it, for all runs."""
+class BenchOptions:
+    """Options of execution, for all runs."""
 
     device: Annotated[str, typer.Option(help="Torch device.")] = "auto"
     device_map: Annotated[
-        str, typer.Option(help="Spread a model over devices: auto, balanced, sequential or tp.", show_default=False)
+        str, typer.Option(help="Distribute models over devices: auto, balanced, sequential or tp.", show_default=False)
     ] = ""
-    batch_size: Annotated[int | None, typer.Option(help="Prompts a batch; the backend's own if left out.")] = None
-    concurrency: Annotated[int | None, typer.Option(help="Requests to a server under way at a time.")] = None
-    timeout: Annotated[float | None, typer.Option(help="Seconds to wait for a server's answer.")] = None
+    batch_size: Annotated[
+        int | None, typer.Option(help="Number of prompts per batch; if omitted, the backend decides.")
+    ] = None
+    concurrency: Annotated[int | None, typer.Option(help="Number of simultaneous requests to a server.")] = None
+    timeout: Annotated[float | None, typer.Option(help="Seconds to wait for the reply of a server.")] = None
 
     def execution(self) -> Execution:
-        """The same, checked."""
+        """Return the checked options."""
         from rerank.experiment.spec import Execution
 
         return Execution.make({key: value for key, value in vars(self).items() if value is not None})
 
 
-@unfolded
+@expand_option_groups
 def bench(
     suite: SuiteFile,
-    how: How,
+    options: BenchOptions,
     *,
     out: Out = None,
     data: Data = None,
@@ -64,91 +69,104 @@ def bench(
     dry_run: DryRun = False,
     form: FormatOption = "text",
 ) -> None:
-    """Make the runs of a suite that are missing, go on with unfinished ones, and compare what reranked the same lists.
+    """Execute the missing runs of a suite, resume unfinished ones, and compare the runs over the same candidates.
 
-    Run again, it makes nothing twice. A run that fails leaves the others alone; exit code 7 says that there was one.
+    Finished runs are not repeated. If a run fails, the others continue, and the exit code is 7.
     """
-    from rerank.leaderboard.suites.bench import plan, totals
+    from rerank.leaderboard.suites.bench import plan_runs, sum_costs
     from rerank.leaderboard.suites.suite import read_suite
 
-    read = read_suite(suite, data=data)
-    read = read.with_models(model) if model else read
-    folder, execution = out or Path("runs") / read.name, how.execution()
-    planned = plan(read, folder, execution)
-    expected = totals(planned)
+    opened = read_suite(suite, data=data)
+    opened = opened.with_models(model) if model else opened
+    folder, execution = out or Path("runs") / opened.name, options.execution()
+    planned = plan_runs(opened, folder, execution)
+    expected = sum_costs(planned)
     if dry_run:
-        content = {"suite": read.name, "out": str(folder), "total": expected, "runs": [p.to_dict() for p in planned]}
-        emit(content, form=form, text=lambda: _show_plan(read, planned, expected), rows="runs")
+        content = {"suite": opened.name, "out": str(folder), "total": expected, "runs": [p.to_dict() for p in planned]}
+        emit(content, form=form, text=lambda: _show_plan(opened, planned, expected), rows="runs")
         if expected["problems"]:
-            first = next(one.problem for one in planned if one.problem)
-            raise PartialFailureError(f"{expected['problems']} of {len(planned)} runs cannot be made: {first}")
+            first = next(planned_run.problem for planned_run in planned if planned_run.problem)
+            raise PartialFailureError(f"{expected['problems']} of {len(planned)} runs cannot be executed: {first}")
         return
-    note(_say_plan(read, expected))
-    _make(read, planned, folder, execution, form)
+    print_note(_format_plan(opened, expected))
+    _execute(opened, planned, folder, execution, form)
 
 
-def _make(suite: Suite, planned: Sequence[Planned], folder: Path, execution: Execution, form: Any) -> None:
-    from rerank.leaderboard.suites.bench import Made, make
-    from rerank.leaderboard.suites.results import compare_groups, row, write_results
+def _execute(suite: Suite, planned: Sequence[PlannedRun], folder: Path, execution: Execution, form: Any) -> None:
+    from rerank.leaderboard.suites.bench import SuiteResult, execute_runs
+    from rerank.leaderboard.suites.results import compare_groups, result_row, write_results
 
-    made: list[Made] = []
-    runs = make(planned, folder, execution, run=_Speaking(len(planned), sum(p.kept is not None for p in planned)))
-    for one in runs:
-        made.append(one)
-        ahead = [Made(planned=p, summary=dict(p.kept.summary or {})) for p in planned[len(made) :] if p.kept]
-        write_results(folder, [row(suite, each) for each in (*made, *ahead)])  # now: a stop later loses nothing
-        if one.problem:
-            note(f"failed: {one.planned.run}: {one.problem}")
-    groups = compare_groups(suite, made)
-    failures = [{"run": str(one.planned.run), "problem": one.problem} for one in made if one.problem]
+    results: list[SuiteResult] = []
+    runs = execute_runs(
+        planned, folder, execution, run=_ProgressRunner(len(planned), sum(p.stored is not None for p in planned))
+    )
+    for result in runs:
+        results.append(result)
+        later = [
+            SuiteResult(planned=p, summary=dict(p.stored.summary or {})) for p in planned[len(results) :] if p.stored
+        ]
+        # Written after each run, so that an interruption loses nothing.
+        write_results(folder, [result_row(suite, each) for each in (*results, *later)])
+        if result.problem:
+            print_note(f"failed: {result.planned.run}: {result.problem}")
+    groups = compare_groups(suite, results)
+    failures = [{"run": str(result.planned.run), "problem": result.problem} for result in results if result.problem]
     shown = [{**group, "comparison": c.to_dict() if (c := group["comparison"]) else None} for group in groups]
-    content = {"suite": suite.name, "out": str(folder), "runs": [row(suite, one) for one in made], "groups": shown}
-    emit(content | {"failures": failures}, form=form, text=lambda: _show(suite, groups, made), rows="runs")
+    content = {
+        "suite": suite.name,
+        "out": str(folder),
+        "runs": [result_row(suite, result) for result in results],
+        "groups": shown,
+    }
+    emit(content | {"failures": failures}, form=form, text=lambda: _show(suite, groups, results), rows="runs")
     if failures:
         listed = "; ".join(f"{failure['run']}: {failure['problem']}" for failure in failures)
         raise PartialFailureError(
-            f"{len(failures)} of {len(made)} runs failed. {listed}",
-            remedy=f"The others are in {str(folder)!r}; the same command tries only the failed ones again",
+            f"{len(failures)} of {len(results)} runs failed. {listed}",
+            remedy=f"The other runs are saved in {str(folder)!r}; the same command repeats only the failed ones",
         )
 
 
-class _Speaking:
-    """Executes runs with a bar for each, and says which of all it is at."""
+class _ProgressRunner:
+    """Executes runs with a progress bar for each and prints the number of the current run."""
 
     def __init__(self, total: int, done: int) -> None:
-        self._total, self._at = total, done
+        self._total, self._current = total, done
 
-    def __call__(self, prepared: Prepared, execution: Execution) -> dict[str, Any]:
+    def __call__(self, prepared: PreparedRun, execution: Execution) -> dict[str, Any]:
         from rerank.cli.run import progress
         from rerank.experiment import execute
 
-        self._at += 1
+        self._current += 1
         spec = prepared.spec
-        note(f"{self._at} of {self._total}: {spec.collection}, {spec.first_stage}, depth {spec.depth}: {execution.out}")
+        print_note(
+            f"{self._current} of {self._total}: {spec.collection}, {spec.first_stage}, depth {spec.depth}: "
+            f"{execution.out}"
+        )
         try:
-            with progress(prepared.method.name, prepared.calls()) as on_reply:
+            with progress(prepared.setup.method.name, prepared.calls()) as on_reply:
                 return execute(prepared, execution, on_reply=on_reply)
         except KeyboardInterrupt:
-            note("Stopped. Committed calls are kept; the same command goes on.")
+            print_note("Stopped. Committed calls are kept; the same command continues.")
             sys.exit(130)
 
 
-def _say_plan(suite: Suite, expected: dict[str, Any]) -> str:
-    found = f"{suite.name}: {expected['runs']} runs, {expected['done']} done, {expected['missing']} missing"
+def _format_plan(suite: Suite, expected: dict[str, Any]) -> str:
+    text = f"{suite.name}: {expected['runs']} runs, {expected['done']} done, {expected['missing']} missing"
     if expected["problems"]:
-        found += f", {expected['problems']} of them with a problem and not counted"
+        text += f", {expected['problems']} of them with a problem and not counted"
     if expected["missing"] == expected["problems"]:
-        return found
+        return text
     seconds = expected["seconds"]
-    unknown = "time unknown: no finished run of the same model in the folder"
-    takes = f"{seconds:.0f} s of the model" if seconds is not None else unknown
-    return f"{found}; at most {expected['calls']} calls, {expected['tokens']} tokens, {takes}"
+    unknown = "time unknown: the folder contains no finished run of the same model"
+    duration = f"{seconds:.0f} s of model time" if seconds is not None else unknown
+    return f"{text}; at most {expected['calls']} calls, {expected['tokens']} tokens, {duration}"
 
 
-def _show_plan(suite: Suite, planned: Sequence[Planned], expected: dict[str, Any]) -> None:
+def _show_plan(suite: Suite, planned: Sequence[PlannedRun], expected: dict[str, Any]) -> None:
     headers = ["run", "status", "calls", "committed", "tokens", "seconds"]
     rows = [(one, one.to_dict()) for one in planned]
-    table(
+    print_table(
         headers,
         [
             [one.run, row["status"], _dash(row["calls"]), row["committed"], _dash(row["tokens"]), _seconds(row)]
@@ -157,11 +175,11 @@ def _show_plan(suite: Suite, planned: Sequence[Planned], expected: dict[str, Any
     )
     for one, row in rows:
         if row["problem"]:
-            note(f"{one.run}: {row['problem']}")
-    note(_say_plan(suite, expected))
+            print_note(f"{one.run}: {row['problem']}")
+    print_note(_format_plan(suite, expected))
 
 
-def _show(suite: Suite, groups: Sequence[dict[str, Any]], made: Sequence[Made]) -> None:
+def _show(suite: Suite, groups: Sequence[dict[str, Any]], made: Sequence[SuiteResult]) -> None:
     for group in groups:
         typer.echo(f"\n{group['collection']}, {group['first_stage']}, depth {group['depth']}\n")
         if group["comparison"]:
@@ -169,34 +187,34 @@ def _show(suite: Suite, groups: Sequence[dict[str, Any]], made: Sequence[Made]) 
         _show_means(group)
         _show_spread(group)
         _show_rivals(group)
-        for said in group["notes"]:
-            note(said)
+        for message in group["notes"]:
+            print_note(message)
     if len(groups) > 1:
-        note("Runs are compared within a group: others put other candidates in order.")
+        print_note("Runs are compared within a group, because other groups have other candidates.")
     rows = [
         [one.planned.run, *(one.summary[key] for key in ("calls", "tokens_in", "tokens_out")), _seconds(one.summary)]
         for one in made
         if one.summary
     ]
     typer.echo("")
-    table(["run", "calls", "tokens in", "tokens out", "model seconds"], rows)
+    print_table(["run", "calls", "tokens in", "tokens out", "model seconds"], rows)
 
 
 def _show_means(group: dict[str, Any]) -> None:
     measures = list(group["systems"][0]["scores"]) if group["systems"] else []
     if len(measures) > 1:
-        rows = [[one["system"], *(number(one["scores"][m]) for m in measures)] for one in group["systems"]]
-        table(["means", *measures], rows)
+        rows = [[one["system"], *(format_number(one["scores"][m]) for m in measures)] for one in group["systems"]]
+        print_table(["means", *measures], rows)
 
 
 def _show_spread(group: dict[str, Any]) -> None:
-    several = [one for one in group["systems"] if one["seeds"] > 1]
-    if several:
+    systems = [system for system in group["systems"] if system["seeds"] > 1]
+    if systems:
         rows = [
-            [one["system"], one["seeds"], *(number(one["spread"][key]) for key in ("sd", "lowest", "highest"))]
-            for one in several
+            [row["system"], row["seeds"], *(format_number(row["spread"][key]) for key in ("sd", "lowest", "highest"))]
+            for row in systems
         ]
-        table(["over seeds", "seeds", "sd", "lowest", "highest"], rows)
+        print_table(["over seeds", "seeds", "sd", "lowest", "highest"], rows)
 
 
 def _show_rivals(group: dict[str, Any]) -> None:
@@ -204,11 +222,18 @@ def _show_rivals(group: dict[str, Any]) -> None:
         return
     measures = list(group["rivals"][0]["scores"])
     rows = [
-        [one["rival"], *(number(one["scores"][m]) for m in measures), one["candidates"], number(one["in_common"], 2)]
+        [
+            one["rival"],
+            *(format_number(one["scores"][m]) for m in measures),
+            one["candidates"],
+            format_number(one["in_common"], 2),
+        ]
         for one in group["rivals"]
     ]
-    table(["rival", *measures, "candidates", "in common"], rows)
-    note("Rivals are measured on the same judgments and not tested: all but those marked same had other candidates.")
+    print_table(["rival", *measures, "candidates", "in common"], rows)
+    print_note(
+        "Rivals are scored with the same qrels but not tested: except for those marked same, their candidates differ."
+    )
 
 
 def _dash(value: object) -> object:

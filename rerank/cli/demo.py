@@ -1,4 +1,4 @@
-"""`demo`: the main job on a collection that every Python brings along."""
+"""`demo`: rerank a collection that comes with every Python installation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rerank.cli.output import FormatOption, counts, emit, note, table
+from rerank.cli.output import FormatOption, emit, format_counts, print_note, print_table
 from rerank.cli.run import execute_with_progress
 
 
@@ -17,12 +17,12 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    everything: Annotated[bool, typer.Option("--all", help="All questions, not the fixed sample.")] = False,
-    out: Annotated[Path, typer.Option(help="Where the run folders go.")] = Path("runs/demo"),
-    model: Annotated[str, typer.Option(help="The reranker.")] = "smollm2-135m",
+    everything: Annotated[bool, typer.Option("--all", help="Use all queries instead of the fixed sample.")] = False,
+    out: Annotated[Path, typer.Option(help="Parent folder of the run folders.")] = Path("runs/demo"),
+    model: Annotated[str, typer.Option(help="Model of the reranker.")] = "smollm2-135m",
     form: FormatOption = "text",
 ) -> None:
-    """Rank Python's own documentation: BM25 against a small language model, as it came and as it was trained."""
+    """Rank Python's documentation with BM25 and a small language model, with and without a trained adapter."""
     from rerank.cli.data import pull_with_progress
     from rerank.experiment import prepare
     from rerank.experiment.demo import demo_report, demo_specs
@@ -36,7 +36,9 @@ def demo(
     summaries = []
     for spec in demo_specs(model=model, everything=everything):
         prepared = prepare(spec, Execution())
-        note(f"{run_name(prepared.spec)}: {prepared.calls()} calls for {len(prepared.first_stage)} questions, {model}")
+        print_note(
+            f"{run_name(prepared.spec)}: {prepared.calls()} calls for {len(prepared.first_stage)} queries, {model}"
+        )
         folder = out / default_folder(prepared.spec, identity_hash(prepared.identity())).name
         summaries.append(execute_with_progress(prepared, Execution(out=folder, resume=True)))
     report = demo_report(summaries)
@@ -48,10 +50,12 @@ def _show(report: dict[str, Any], *, sample: bool) -> None:
     typer.echo(report["comparison"])
     headers = ["run", "calls", "reused", "tokens in", "tokens out", "model seconds", "windows"]
     keys = ("run", "calls", "reused_calls", "tokens_in", "tokens_out")
-    rows = [[*(row[k] for k in keys), f"{row['seconds']:.1f}", counts(row["windows"])] for row in report["costs"]]
-    table(headers, rows)
+    rows = [
+        [*(row[k] for k in keys), f"{row['seconds']:.1f}", format_counts(row["windows"])] for row in report["costs"]
+    ]
+    print_table(headers, rows)
     if sample:
-        typer.echo("The sample was chosen by BM25's scores, so that there is room to move: compare methods on it, and")
-        typer.echo("do not quote it as a benchmark. `rerank demo --all` takes every question.")
+        typer.echo("The queries of the sample are those on which BM25 can be improved. Use it to compare methods, not")
+        typer.echo("as a benchmark. `rerank demo --all` uses all queries.")
     for row in report["costs"]:
         typer.echo(f"{row['run']}: {row['folder']}")

@@ -1,4 +1,4 @@
-"""What is installed here and what it is good for. Knows names of distributions, not how they are used."""
+"""Checks of the installation: distributions, Java, models and the cache folder."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 from rerank.errors import MissingPrerequisiteError
 from rerank.io.paths import cache_dir
-from rerank.models import MODELS, is_pulled
+from rerank.models import MODELS, is_downloaded
 from rerank.retrieval.lucene.java import find_java
 
-#: Distribution, module, and the extra that brings it; an empty extra is the base install.
+#: Distribution, module, and the extra that installs it; empty for the base installation.
 _PARTS = (
     ("ir-measures", "ir_measures", ""),
     ("pytrec-eval-terrier", "pytrec_eval", ""),
@@ -41,48 +41,49 @@ _PARTS = (
 
 
 def examine() -> list[dict[str, str]]:
-    """Check every part.
+    """Check all parts of the installation.
 
     Returns:
-        Rows of ``check``, ``state`` (``ok``, ``absent`` for what is optional, ``broken``), ``found`` and ``remedy``.
+        Rows of ``check``, ``state`` (``ok``, ``absent`` for optional parts, ``broken``), ``found`` and ``remedy``.
     """
     rows = [_row("python", "ok", f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores")]
-    rows += [_part(*part) for part in _PARTS]
-    rows.append(_java())
+    rows += [_check_part(*part) for part in _PARTS]
+    rows.append(_check_java())
     for name in MODELS:
-        pulled = is_pulled(name)
-        remedy = "" if pulled else f"rerank models pull {name}"
-        rows.append(_row(f"model {name}", "ok" if pulled else "absent", "pulled" if pulled else "", remedy))
-    rows.append(_folder(cache_dir()))
+        downloaded = is_downloaded(name)
+        remedy = "" if downloaded else f"rerank models pull {name}"
+        state, found = ("ok", "downloaded") if downloaded else ("absent", "")
+        rows.append(_row(f"model {name}", state, found, remedy))
+    rows.append(_check_folder(cache_dir()))
     return rows
 
 
-def _part(distribution: str, module: str, extra: str) -> dict[str, str]:
+def _check_part(distribution: str, module: str, extra: str) -> dict[str, str]:
     remedy = f"pip install 'listrank[{extra}]'" if extra else "pip install --force-reinstall listrank"
     try:
-        found = version(distribution)
+        installed = version(distribution)
     except PackageNotFoundError:
         return _row(distribution, "absent" if extra else "broken", "", remedy)
     try:
         importlib.import_module(module)
     except (ImportError, OSError) as error:  # OSError: a shared library that does not load
-        return _row(distribution, "broken", f"{found}, but it does not import: {error}", remedy)
-    return _row(distribution, "ok", found)
+        return _row(distribution, "broken", f"{installed}, but it cannot be imported: {error}", remedy)
+    return _row(distribution, "ok", installed)
 
 
-def _java() -> dict[str, str]:
-    """Only the first stage ``lucene`` runs on it, so its absence is not a fault."""
+def _check_java() -> dict[str, str]:
+    """Check Java, which only the first stage ``lucene`` needs."""
     try:
-        home, found = find_java()
+        home, release = find_java()
     except MissingPrerequisiteError as error:
         return _row("java", "absent", error.found, error.remedy)
-    return _row("java", "ok", f"{found} in {home}")
+    return _row("java", "ok", f"{release} in {home}")
 
 
-def _folder(path: Path) -> dict[str, str]:
+def _check_folder(path: Path) -> dict[str, str]:
     existing = next(folder for folder in (path, *path.parents) if folder.exists())
     if not os.access(existing, os.W_OK):
-        return _row("cache folder", "broken", f"{path} cannot be written", "Set XDG_CACHE_HOME to a folder that can")
+        return _row("cache folder", "broken", f"{path} is not writable", "Set XDG_CACHE_HOME to a writable folder")
     return _row("cache folder", "ok", f"{path}, {shutil.disk_usage(existing).free / 1e9:.0f} GB free")
 
 

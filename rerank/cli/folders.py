@@ -1,4 +1,4 @@
-"""`replay`, `verify`, `parse`: runs and replies looked at again, without a model."""
+"""`replay`, `verify`, `parse`: process recorded runs and replies without a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rerank.cli.output import FormatOption, emit, note, number, table
+from rerank.cli.output import FormatOption, emit, format_number, print_note, print_table
 from rerank.errors import DataError, UsageError
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A run folder.")]
@@ -24,54 +24,59 @@ def register(app: typer.Typer) -> None:
 def replay(
     folder: Folder,
     measures: Annotated[
-        list[str] | None, typer.Option("--measure", "-m", help="Other measures than the run's; repeatable.")
+        list[str] | None,
+        typer.Option("--measure", "-m", help="Measure to use instead of those of the run; repeatable."),
     ] = None,
     form: FormatOption = "text",
 ) -> None:
-    """Parse and score a run again from its recorded replies. Writes nothing."""
+    """Parse and score a run again from its recorded replies. Nothing is written."""
     from rerank.experiment import rescore
     from rerank.store import RunFolder
 
     opened = RunFolder.existing(folder)
     result = rescore(opened, tuple(measures or ()))
     if not opened.finished:
-        note(f"{folder} is unfinished: calls without a reply count as errors. Go on with `rerank run ... --resume`")
+        print_note(
+            f"{folder} is unfinished: calls without a reply count as errors. Continue with `rerank run ... --resume`"
+        )
 
     def show() -> None:
         for key in ("first_stage_scores", "scores"):
             if result[key]:
-                table([key, *result[key]], [["", *map(number, result[key].values())]])
-        table(["windows", *result["windows"]], [["", *result["windows"].values()]])
+                print_table([key, *result[key]], [["", *map(format_number, result[key].values())]])
+        print_table(["windows", *result["windows"]], [["", *result["windows"].values()]])
 
     emit(result, form=form, text=show)
 
 
 def verify(folder: Folder, form: FormatOption = "text") -> None:
-    """Compute every number of a run folder again, and name what differs. Exit code 5 if anything does."""
+    """Recompute every number of a run folder and list the differences. Exit code 5 if there are any."""
     from rerank.experiment import verify as check
     from rerank.store import RunFolder
 
-    rows = check(RunFolder.existing(folder))
+    rows = check(RunFolder.existing(folder))  # one row per difference
     result = {"folder": str(folder), "verified": not rows, "differences": rows}
 
     def show() -> None:
         if rows:
-            table(["file", "what", "stored", "computed"], [[_short(cell) for cell in row.values()] for row in rows])
+            print_table(
+                ["file", "what", "stored", "computed"], [[_short(cell) for cell in row.values()] for row in rows]
+            )
         else:
-            note(f"{folder}: every number follows from its recorded replies")
+            print_note(f"{folder}: all numbers match the recorded replies")
 
     emit(result, form=form, text=show)
     if rows:
         names = ", ".join(sorted({f"{row['file']} ({row['what']})" for row in rows}))
-        raise DataError(f"{folder} does not follow from its recorded replies: {names}")
+        raise DataError(f"{folder} does not match its recorded replies: {names}", expected="no differences")
 
 
 def parse(
-    count: Annotated[int, typer.Option(max=1_000_000, help="How many passages the reply is about.")],
-    file: Annotated[Path | None, typer.Argument(help="The reply; standard input if left out.")] = None,
+    count: Annotated[int, typer.Option(max=1_000_000, help="Number of passages in the prompt.")],
+    file: Annotated[Path | None, typer.Argument(help="File with the reply; if omitted, standard input.")] = None,
     form: FormatOption = "text",
 ) -> None:
-    """Read a model's reply: which order it gives, and what is missing, repeated or foreign (numbers from 1)."""
+    """Parse a model's reply: its order, and missing, repeated and unknown identifiers (numbered from 1)."""
     from rerank.io.text_files import open_text
     from rerank.parsing import parse as read
 
@@ -87,7 +92,9 @@ def parse(
 
     def show() -> None:
         typer.echo(" > ".join(f"[{number}]" for number in result["order"]))
-        note("; ".join(f"{key}: {result[key]}" for key in ("status", "missing", "repeated", "foreign") if result[key]))
+        print_note(
+            "; ".join(f"{key}: {result[key]}" for key in ("status", "missing", "repeated", "foreign") if result[key])
+        )
 
     emit(result, form=form, text=show)
 

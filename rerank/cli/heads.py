@@ -1,4 +1,4 @@
-"""`heads`: attention heads that are worth reading, chosen for a model and shown."""
+"""`heads`: select attention heads of a model for attention rerankers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from rerank.cli.output import FormatOption, emit, note, table
+from rerank.cli.output import FormatOption, emit, print_note, print_table
 from rerank.cli.run import progress
-from rerank.cli.specs import with_spec
+from rerank.cli.spec_options import with_spec
 from rerank.experiment.spec import Execution, RunSpec
 
 _FIELDS = (
@@ -21,22 +21,24 @@ _EXAMPLE = (
     "Example: rerank heads select --collection pydoc --depth 20 --max-queries 20 --method core --model smollm2-135m "
     "--output heads.json"
 )
-Output = Annotated[Path, typer.Option("--output", "-o", help="The list, as JSON; FILE.calls beside it keeps replies.")]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", help="JSON file for the list of heads; replies are logged in FILE.calls.")
+]
 Way = Annotated[
     str,
     typer.Option(
         "--method",
-        help="qrhead: attention on relevant passages; qrhead-ndcg: each head's own nDCG@10; core: how far relevant "
-        "passages stand out from the others.",
+        help="qrhead: attention to relevant passages; qrhead-ndcg: nDCG@10 of each head alone; core: contrast of "
+        "relevant to irrelevant passages.",
     ),
 ]
-Count = Annotated[int | None, typer.Option("--count", min=1, help="Heads to keep (default: 16, of core 8).")]
+Count = Annotated[int | None, typer.Option("--count", min=1, help="Number of heads to select. (default: 16; core: 8)")]
 Tau = Annotated[float, typer.Option("--tau", help="Temperature of core.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the command group."""
-    heads = typer.Typer(help="Attention heads for attention rerankers.", no_args_is_help=True)
+    heads = typer.Typer(help="Select attention heads for attention rerankers.", no_args_is_help=True)
     heads.command("select", epilog=_EXAMPLE)(select)
     app.add_typer(heads, name="heads")
 
@@ -52,23 +54,24 @@ def select(
     tau: Tau = 0.1,
     form: FormatOption = "text",
 ) -> None:
-    """Choose the heads of a model that find relevant passages, from a few judged queries.
+    """Select the attention heads of a model that attend to relevant passages, with a few judged queries.
 
-    The list is then used as in rerank run --method core,heads=heads.json.
+    Use the list as in rerank run --method core,heads=heads.json.
     """
-    from rerank.experiment.heads import Choice, select_heads
+    from rerank.experiment.head_selection import HeadSelection, select_heads
     from rerank.io.text_files import check_writable
 
-    choice = Choice(method=method, count=count, tau=tau)
+    selection = HeadSelection(method=method, count=count, tau=tau)
     check_writable(output)
     log = output.with_name(f"{output.name}.calls")
     with progress(method, spec.max_queries or 0) as on_reply:
-        found = select_heads(spec, execution, choice, log=log, on_reply=on_reply)
-    found.write(output)
-    rows = [[layer, head, f"{s:.4f}"] for (layer, head), s in zip(found.heads, found.details["scores"], strict=True)]
-    content = {"output": str(output), "model": dict(found.model), "method": method, "heads": found.heads}
-    emit(content | {"details": found.details}, form=form, text=lambda: table(["layer", "head", "score"], rows))
-    note(
-        f"{found.details['queries']} queries, {found.details['queries_skipped']} skipped; median head "
-        f"{found.details['median_score']:.4f}; {output}"
+        selected = select_heads(spec, execution, selection, log=log, on_reply=on_reply)
+    selected.write(output)
+    details = selected.details
+    rows = [[layer, head, f"{s:.4f}"] for (layer, head), s in zip(selected.heads, details["scores"], strict=True)]
+    content = {"output": str(output), "model": dict(selected.model), "method": method, "heads": selected.heads}
+    emit(content | {"details": details}, form=form, text=lambda: print_table(["layer", "head", "score"], rows))
+    print_note(
+        f"{details['queries']} queries, {details['queries_skipped']} skipped; median score of a head "
+        f"{details['median_score']:.4f}; {output}"
     )

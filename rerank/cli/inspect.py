@@ -1,4 +1,4 @@
-"""`inspect`: what training changed in a model, matrix by matrix, and what it made the model forget."""
+"""`inspect`: report how training changed each weight matrix, and what the model forgetting_report."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rerank.cli.groups import unfolded
-from rerank.cli.output import FormatOption, emit, note, number, table
+from rerank.cli.option_groups import expand_option_groups
+from rerank.cli.output import FormatOption, emit, format_number, print_note, print_table
 
 if TYPE_CHECKING:
-    from rerank.finetune.inspection.forgetting import Forgetting
+    from rerank.finetune.inspection.forgetting import ForgettingReport
     from rerank.finetune.inspection.report import Inspection
 
 _EXAMPLE = "Example: rerank inspect adapter --forgetting --plot adapter.png"
@@ -24,100 +24,122 @@ def register(app: typer.Typer) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looked:
-    """How matrices are looked at."""
+class InspectOptions:
+    """Options of the analysis of weight matrices."""
 
     top: Annotated[
-        int, typer.Option("--top", help="Singular vectors that are looked at for intruders; 0 leaves them out.")
+        int,
+        typer.Option("--top", help="Number of singular vectors examined for intruder dimensions; 0 skips the search."),
     ] = 10
     epsilon: Annotated[
-        float, typer.Option(help="A direction is an intruder below that cosine to every direction before training.")
+        float, typer.Option(help="Cosine threshold below which a singular vector counts as an intruder dimension.")
     ] = 0.5
-    tolerance: Annotated[float, typer.Option(help="Entries that moved at most so far count as unchanged.")] = 1e-5
+    tolerance: Annotated[
+        float, typer.Option(help="Entries whose absolute change is at most this count as unchanged.")
+    ] = 1e-5
     reduction: Annotated[
         float | None,
-        typer.Option("--rank-profile", help="Rank of each untrained matrix if that share of singular values goes."),
+        typer.Option(
+            "--rank-profile", help="Fraction of singular values to remove; reports the rank left in untrained matrices."
+        ),
     ] = None
-    device: Annotated[str, typer.Option(help="Where decompositions and the forgetting test run.")] = "auto"
+    device: Annotated[str, typer.Option(help="Torch device of decompositions and the forgetting test.")] = "auto"
 
 
-@unfolded
+@expand_option_groups
 def inspect(
-    looked: Looked,
+    options: InspectOptions,
     *,
     adapter: Annotated[
         str, typer.Argument(metavar="ADAPTER", help="Folder of a PEFT adapter or of a trained model, or a hub id.")
     ],
     model: Annotated[
         str,
-        typer.Option("--model", help="The untrained model, where the adapter's own note of it does not lead there."),
+        typer.Option("--model", help="The untrained model, if the adapter does not record where it is."),
     ] = "",
     forgetting: Annotated[
-        bool, typer.Option("--forgetting", help="Also ask general texts and sentences, before and after.")
+        bool, typer.Option("--forgetting", help="Also compare the untrained and trained model on general texts.")
     ] = False,
     picture: Annotated[
-        Path | None, typer.Option("--plot", help="Draw size, rank and intruders by layer (png, svg, pdf).")
+        Path | None, typer.Option("--plot", help="Plot of norm, rank and intruders by layer (png, svg, pdf).")
     ] = None,
     form: FormatOption = "text",
 ) -> None:
-    """Show what training changed: size, rank, untouched entries and intruder dimensions of every matrix.
+    """Report how training changed each weight matrix: norm, rank, sparsity and intruder dimensions.
 
-    With --forgetting, also what it made the model forget: perplexity of general texts and simple sentences to finish.
+    With --forgetting, also report perplexity on general texts and accuracy on simple sentence completions.
     """
     from rerank.evaluation.plots import check_plot
-    from rerank.finetune.inspection.report import Looking, inspect_subject
-    from rerank.finetune.inspection.subject import open_subject
+    from rerank.finetune.inspection.inspected_model import open_inspected_model
+    from rerank.finetune.inspection.report import InspectionOptions, inspect_subject
     from rerank.lm.loading import pick_device
 
     if picture is not None:
         check_plot(picture)
-    looking = Looking(
-        top=looked.top,
-        epsilon=looked.epsilon,
-        tolerance=looked.tolerance,
-        reduction=looked.reduction,
-        device=pick_device(looked.device),
+    inspection_options = InspectionOptions(
+        top=options.top,
+        epsilon=options.epsilon,
+        tolerance=options.tolerance,
+        reduction=options.reduction,
+        device=pick_device(options.device),
     )
-    subject = open_subject(adapter, model)
-    found = inspect_subject(subject, looking)
-    forgot = _forgetting(found, looked.device) if forgetting else None
-    content = found.to_dict() | {"forgetting": None if forgot is None else forgot.to_dict()}
-    emit(content, form=form, text=lambda: _show(found, forgot), rows="matrices")
-    for message in found.notes:
-        note(message)
+    subject = open_inspected_model(adapter, model)
+    inspection = inspect_subject(subject, inspection_options)
+    forgetting_report = _forgetting(inspection, options.device) if forgetting else None
+    content = inspection.to_dict() | {"forgetting": None if forgetting_report is None else forgetting_report.to_dict()}
+    emit(content, form=form, text=lambda: _show(inspection, forgetting_report), rows="matrices")
+    for message in inspection.notes:
+        print_note(message)
     if picture is not None:
         from rerank.finetune.inspection.plots import plot_inspection
 
-        plot_inspection(found, picture)
-        note(f"Drawn: {picture}")
+        plot_inspection(inspection, picture)
+        print_note(f"plot: {picture}")
 
 
-def _forgetting(found: Inspection, device: str) -> Forgetting:
-    from rerank.finetune.inspection.forgetting import count, measure_forgetting
+def _forgetting(inspection: Inspection, device: str) -> ForgettingReport:
+    from rerank.finetune.inspection.forgetting import count_items, measure_forgetting
     from rerank.progress import progress
     from rerank.tasks import BackendOptions
 
-    with progress("texts and sentences", 2 * count()) as advance:
-        return measure_forgetting(found.subject, BackendOptions(device=device), advance=advance)
+    with progress("texts and sentences", 2 * count_items()) as advance:
+        return measure_forgetting(inspection.subject, BackendOptions(device=device), advance=advance)
 
 
-def _show(found: Inspection, forgot: Forgetting | None) -> None:
-    profile = found.looking.reduction is not None
+def _show(inspection: Inspection, forgetting_report: ForgettingReport | None) -> None:
+    profile = inspection.options.reduction is not None
     heads = ["matrix", "rows", "columns", "|d|/|W|", "rank", "entropy rank", "unmoved", "intruders"]
     rows: list[list[object]] = []
-    for row in found.rows:
-        size, rank = number(row.relative), number(row.entropy_rank, 1)
-        cells = [row.name, row.rows, row.columns, size, row.rank, rank, number(row.sparsity, 3), _dash(row.intruders)]
+    for row in inspection.rows:
+        size, rank = format_number(row.relative), format_number(row.entropy_rank, 1)
+        cells = [
+            row.name,
+            row.rows,
+            row.columns,
+            size,
+            row.rank,
+            rank,
+            format_number(row.sparsity, 3),
+            _dash(row.intruders),
+        ]
         rows.append([*cells, _dash(row.profile)] if profile else [*cells])
-    table([*heads, "profile"] if profile else heads, rows)
-    _say(dict(found.totals), found.looking.top)
-    if forgot is None:
+    print_table([*heads, "profile"] if profile else heads, rows)
+    _say(dict(inspection.totals), inspection.options.top)
+    if forgetting_report is None:
         return
     texts = [
-        [t.source, t.texts, t.tokens, number(t.before, 2), number(t.after, 2), number(t.difference), f"{t.p:.3g}"]
-        for t in forgot.texts
+        [
+            t.source,
+            t.texts,
+            t.tokens,
+            format_number(t.before, 2),
+            format_number(t.after, 2),
+            format_number(t.difference),
+            f"{t.p:.3g}",
+        ]
+        for t in forgetting_report.texts
     ]
-    table(["texts", "count", "tokens", "perplexity before", "after", "log-likelihood", "p"], texts)
+    print_table(["texts", "count", "tokens", "perplexity before", "after", "log-likelihood", "p"], texts)
     items = [
         [
             i.kind,
@@ -127,28 +149,28 @@ def _show(found: Inspection, forgot: Forgetting | None) -> None:
             i.lost,
             i.gained,
             f"{i.p:.3g}",
-            number(i.difference, 3),
+            format_number(i.difference, 3),
             f"{i.p_margin:.3g}",
         ]
-        for i in forgot.items
+        for i in forgetting_report.items
     ]
-    table(["sentences", "count", "right before", "after", "lost", "gained", "p", "margin", "p (margin)"], items)
+    print_table(["sentences", "count", "right before", "after", "lost", "gained", "p", "margin", "p (margin)"], items)
 
 
 def _say(totals: dict[str, Any], top: int) -> None:
-    """The totals, on stderr."""
+    """Print the totals on stderr."""
     if not totals["matrices"]:
         return
-    note(
+    print_note(
         f"{totals['matrices']} matrices changed, {totals['unchanged']} not, {totals['vectors']} vectors changed; "
-        f"|d|/|W| {number(totals['relative'])}, mean rank {number(totals['mean_rank'], 1)}"
+        f"|d|/|W| {format_number(totals['relative'])}, mean rank {format_number(totals['mean_rank'], 1)}"
     )
-    note(
-        f"unmoved: {number(totals['sparsity'], 3)} of the changed matrices, "
-        f"{number(totals['sparsity_of_model'], 3)} of all of the model's"
+    print_note(
+        f"unmoved: {format_number(totals['sparsity'], 3)} of the changed matrices, "
+        f"{format_number(totals['sparsity_of_model'], 3)} of all of the model's"
     )
     if top:
-        note(f"intruders: {totals['intruders']}, in {totals['with_intruders']} of {totals['matrices']} matrices")
+        print_note(f"intruders: {totals['intruders']}, in {totals['with_intruders']} of {totals['matrices']} matrices")
 
 
 def _dash(value: int | None) -> object:

@@ -1,4 +1,4 @@
-"""`label`: training lists from teachers, and a look at what they are like. What is done to files is in `labelfiles`."""
+"""`label`: create training lists with teachers and check them. `label_files` and `label_split` process the files."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from typing import Annotated, Any
 
 import typer
 
-from rerank.cli import labelfiles, labelqueries, labelsplit
-from rerank.cli.groups import unfolded
-from rerank.cli.labelreading import (
+from rerank.cli import label_files as labelfiles
+from rerank.cli import label_queries as labelqueries
+from rerank.cli import label_split as labelsplit
+from rerank.cli.label_options import (
     Against,
     Collection,
     Lists,
     Threshold,
-    known_texts,
-    queries_of,
-    read,
-    say_leaks,
-    say_skipped,
-    threshold_of,
+    load_test_queries,
+    look_up_texts,
+    print_leaks,
+    print_skipped,
+    read_label_lists,
+    resolve_threshold,
 )
-from rerank.cli.output import FormatOption, counts, emit, note, number, table
+from rerank.cli.option_groups import expand_option_groups
+from rerank.cli.output import FormatOption, emit, format_counts, format_number, print_note, print_table
 from rerank.cli.run import DryRun, execute_with_progress
-from rerank.cli.specs import with_spec
+from rerank.cli.spec_options import with_spec
 from rerank.errors import DataError
 from rerank.experiment.spec import Execution, RunSpec
 
@@ -39,8 +41,8 @@ _CHECK = "Example: rerank label check labels.jsonl --collection pydoc --against 
 
 def register(app: typer.Typer) -> None:
     """Add the command group."""
-    label = typer.Typer(help="Training lists: made by teachers, read, checked, split, varied.", no_args_is_help=True)
-    label.command("make", epilog=_MAKE)(with_spec()(_placed(unfolded(make))))
+    label = typer.Typer(help="Create, check, filter, split and augment training lists.", no_args_is_help=True)
+    label.command("make", epilog=_MAKE)(with_spec()(_positional(expand_option_groups(make))))
     label.command("check", epilog=_CHECK)(check)
     labelfiles.register(label)
     labelsplit.register(label)
@@ -48,8 +50,8 @@ def register(app: typer.Typer) -> None:
     app.add_typer(label, name="label")
 
 
-def _placed(command: Callable[..., None]) -> Callable[..., None]:
-    """The same command with its first two parameters by position, as `with_spec` gives them."""
+def _positional(command: Callable[..., None]) -> Callable[..., None]:
+    """Return the command with its first two parameters by position, as `with_spec` passes them."""
 
     @functools.wraps(command)
     def call(spec: RunSpec, execution: Execution, **own: Any) -> None:
@@ -59,52 +61,52 @@ def _placed(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelling:
-    """Who labels, and what becomes a list."""
+class LabelMakeOptions:
+    """Options of label creation."""
 
-    output: Annotated[Path, typer.Option("--output", "-o", help="The lists, one JSON object a line.")]
+    output: Annotated[Path, typer.Option("--output", "-o", help="Label file to write, one JSON object per line.")]
     teacher: Annotated[
         list[str] | None,
         typer.Option(
-            help="method (the run of --method and --model), run:FILE, qrels or qrels:FILE, dense:MODEL, or any first "
-            "stage; repeatable, and then fused. (default: method)"
+            help="Teacher: method (the run of --method and --model), run:FILE, qrels, qrels:FILE, dense:MODEL, or any "
+            "first stage; several are fused. (default: method)"
         ),
     ] = None
     fuse: Annotated[
-        str, typer.Option(help="How several teachers are joined: rrf (by ranks), z-score or min-max (of scores).")
+        str, typer.Option(help="Fusion of several teachers: rrf (of ranks), z-score or min-max (of scores).")
     ] = "rrf"
-    weights: Annotated[str, typer.Option(help="One number a teacher, as in 0.3+0.7. (default: all 1)")] = ""
+    weights: Annotated[str, typer.Option(help="One weight per teacher, as in 0.3+0.7. (default: all 1)")] = ""
     keep_failed: Annotated[
-        bool, typer.Option("--keep-failed", help="Keep lists whose teacher failed, in the order that it left them.")
+        bool, typer.Option("--keep-failed", help="Keep lists whose teacher failed, in their order after the failure.")
     ] = False
-    min_docs: Annotated[int, typer.Option(min=1, help="Leave lists of fewer candidates out.")] = 2
+    min_docs: Annotated[int, typer.Option(min=1, help="Omit lists with fewer candidates.")] = 2
 
 
 def make(
     spec: RunSpec,
     execution: Execution,
-    labelling: Labelling,
+    labelling: LabelMakeOptions,
     *,
     dry_run: DryRun = False,
     form: FormatOption = "text",
 ) -> None:
-    """Let a teacher put candidates in order, and write the orders as training lists.
+    """Rank candidates with a teacher and write the rankings as training lists.
 
-    A teacher that is a method is a run: it has a folder (--out), and --resume goes on where it stopped. Lists without a
-    label are left out and counted.
+    A teacher that is a method is a run: it has a run folder (--out) and can be continued with --resume. Lists without a
+    label are omitted and counted.
     """
     from rerank.experiment import check_failures
-    from rerank.finetune.labels.files import write_labels
-    from rerank.finetune.labels.making import get_ready, make_labels
+    from rerank.finetune.labels.label_files import write_labels
+    from rerank.finetune.labels.labelling import make_labels, prepare_labelling
     from rerank.io.text_files import check_writable
 
     plan = _plan(labelling)
-    check_writable(labelling.output)  # now, not after hours of calls
-    ready = get_ready(spec, execution, plan, run=execute_with_progress)
+    check_writable(labelling.output)  # before the first call
+    ready = prepare_labelling(spec, execution, plan, run=execute_with_progress)
     if dry_run:
         expected = ready.estimate()
         values = ["unknown" if value is None else value for value in expected.values()]
-        emit(expected, form=form, text=lambda: table(list(expected), [values]))
+        emit(expected, form=form, text=lambda: print_table(list(expected), [values]))
         return
     made = make_labels(ready)
     if made.labels:
@@ -117,32 +119,32 @@ def make(
     made.check()
 
 
-def _plan(labelling: Labelling) -> Any:
-    from rerank.finetune.labels.fusing import Fusion
-    from rerank.finetune.labels.making import Plan
+def _plan(labelling: LabelMakeOptions) -> Any:
+    from rerank.finetune.labels.label_fusion import LabelFusion
+    from rerank.finetune.labels.labelling import LabellingPlan
 
-    return Plan(
+    return LabellingPlan(
         teachers=tuple(labelling.teacher or ["method"]),
-        fusion=Fusion.make(labelling.fuse, labelling.weights),
+        fusion=LabelFusion.make(labelling.fuse, labelling.weights),
         keep_failed=labelling.keep_failed,
         min_docs=labelling.min_docs,
     )
 
 
 def _show_made(report: Mapping[str, Any]) -> None:
-    table(
-        ["queries", "lists", "failed", "candidates nobody spoke about"],
+    print_table(
+        ["queries", "lists", "failed", "candidates without a label"],
         [[report["queries"], report["written"], report["failed_lists"], report["silent"]]],
     )
     for reason, count in report["left_out"].items():
-        note(f"left out: {count}, {reason}")
+        print_note(f"omitted: {count}, {reason}")
     for name, told in report["teachers"].items():
         if "windows" in told:
-            note(f"{name}: windows: {counts(told['windows'])}; folder: {told['folder']}")
+            print_note(f"{name}: windows: {format_counts(told['windows'])}; folder: {told['folder']}")
         elif told:
-            note(f"{name}: {', '.join(f'{key} {value}' for key, value in told.items())}")
+            print_note(f"{name}: {', '.join(f'{key} {value}' for key, value in told.items())}")
     if report["output"]:
-        note(f"written: {report['output']}")
+        print_note(f"written: {report['output']}")
 
 
 def check(
@@ -151,31 +153,31 @@ def check(
     against: Against = None,
     threshold: Threshold = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with code 5 where form gives labels away or a query leaks.")
+        bool, typer.Option("--strict", help="Exit with code 5 if surface features predict labels or a query leaks.")
     ] = False,
     form: FormatOption = "text",
 ) -> None:
-    """Look lists through: counts, whether form alone gives the labels away, and queries that are also test queries.
+    """Check training lists: counts, whether surface features predict the labels, and leaks of test queries.
 
-    The probe needs texts, so label files need --collection for it.
+    The probe for surface features needs texts; label files therefore need --collection.
     """
-    from rerank.finetune.labels.checking import check as look
+    from rerank.finetune.labels.checking import check_labels as look
 
-    labels, lists, skipped = read(file, collection)
-    texts = known_texts(labels, collection, needed=bool(against))
+    labels, lists, skipped = read_label_lists(file, collection)
+    texts = look_up_texts(labels, collection, needed=bool(against))
     report = look(
         labels,
         lists,
         texts=texts,
-        against=queries_of(against),
-        threshold=threshold_of(threshold),
+        against=load_test_queries(against),
+        threshold=resolve_threshold(threshold),
     )
     report = {"file": str(file), **report, "skipped": dict(skipped)}
     emit(report, form=form, text=lambda: _show_checked(report))
     if strict and ((report["probe"] or {}).get("warns") or report["leaks"]):
         raise DataError(
-            f"{file}: {'form gives labels away' if (report['probe'] or {}).get('warns') else 'queries leak'}",
-            remedy="See what is said above",
+            f"{file}: {'surface features predict labels' if (report['probe'] or {}).get('warns') else 'queries leak'}",
+            remedy="Read the report above",
         )
 
 
@@ -183,8 +185,8 @@ def _show_checked(report: Mapping[str, Any]) -> None:
     sizes = report["docs_per_list"]
     rows = [
         *([name, report[name]] for name in ("lists", "queries", "documents")),
-        ["documents a list", f"{sizes['min']} to {sizes['max']}, mean {sizes['mean']:.1f}"],
-        ["tau of label and list", number(report["tau"])],
+        ["documents per list", f"{sizes['min']} to {sizes['max']}, mean {sizes['mean']:.1f}"],
+        ["tau of label and list", format_number(report["tau"])],
         *([name, report[name]] for name in ("unchanged", "with_scores", "repeated")),
     ]
     for one in (report["probe"] or {}).get("features", ()):
@@ -192,10 +194,10 @@ def _show_checked(report: Mapping[str, Any]) -> None:
         rows.append([f"AUC of {one['feature']}", f"{one['auc']:.3f} ({low:.3f} to {high:.3f})"])
     if report["leaks"] is not None:
         rows.append(["leaks", report["leaks"]])
-    table(["", report["file"]], rows)
-    say_skipped(report["skipped"])
-    say_leaks(report["leaking"], report["leaks"] or 0)
+    print_table(["", report["file"]], rows)
+    print_skipped(report["skipped"])
+    print_leaks(report["leaking"], report["leaks"] or 0)
     if report["probe"] is None:
-        note("The probe needs texts: pass --collection")
+        print_note("Surface features were not checked, since that needs texts; pass --collection")
     for line in (report["probe"] or {}).get("notes", ()):
-        note(line)
+        print_note(line)

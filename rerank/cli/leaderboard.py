@@ -1,4 +1,4 @@
-"""`leaderboard`: results side by side as a site, and whether a submission can go on it."""
+"""`leaderboard`: build a website of results and check submissions."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rerank.cli.compare import Tested
-from rerank.cli.groups import unfolded
-from rerank.cli.output import FormatOption, emit, note, number, table
+from rerank.cli.compare import SignificanceOptions
+from rerank.cli.option_groups import expand_option_groups
+from rerank.cli.output import FormatOption, emit, format_number, print_note, print_table
 from rerank.errors import MissingResourceError, UsageError
 
 if TYPE_CHECKING:
-    from rerank.leaderboard.plan import Plan
+    from rerank.leaderboard.board_config import BoardConfig
 
 _BUILD = "Example: rerank leaderboard build runs/ --qrels pydoc -m nDCG@10 -m RR --out site/"
 
 
 def register(app: typer.Typer) -> None:
     """Add the command group."""
-    group = typer.Typer(help="Results side by side, as a site for the browser.", no_args_is_help=True)
+    group = typer.Typer(help="Build a website that compares results, and check submissions.", no_args_is_help=True)
     group.command("build", epilog=_BUILD)(build)
     group.command("open", epilog="Example: rerank leaderboard open site/")(open_site)
     group.command("check", epilog="Example: rerank leaderboard check card.toml --qrels qrels.txt")(check)
@@ -31,141 +31,155 @@ def register(app: typer.Typer) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What a board is made of."""
+class BoardOptions:
+    """The content of a board."""
 
     board: Annotated[
-        list[Path] | None, typer.Option("--board", help="A board as a TOML file; repeatable, one a collection.")
+        list[Path] | None, typer.Option("--board", help="TOML file of a board; repeatable, one per collection.")
     ] = None
     data: Annotated[
-        Path | None, typer.Option("--data", help="Where a board's files are looked for. (default: its own folder)")
+        Path | None, typer.Option("--data", help="Folder of the files of boards. (default: the folder of each board)")
     ] = None
-    qrels: Annotated[str | None, typer.Option("--qrels", help="Judgments: a file, or a collection's selector.")] = None
+    qrels: Annotated[
+        str | None, typer.Option("--qrels", help="Relevance judgments: a file, or the selector of a collection.")
+    ] = None
     queries: Annotated[
-        str | None, typer.Option("--queries", help="Texts of the queries: a file of topics, or a selector.")
+        str | None, typer.Option("--queries", help="Texts of the queries: a topics file, or a selector.")
     ] = None
     texts: Annotated[
-        str | None, typer.Option("--texts", help="Selector of the collection whose documents are shown, not only ids.")
+        str | None, typer.Option("--texts", help="Selector of the collection whose document texts are shown.")
     ] = None
-    title: Annotated[str | None, typer.Option("--title", help="Of the page. (default: Leaderboard)")] = None
+    title: Annotated[str | None, typer.Option("--title", help="Title of the page. (default: Leaderboard)")] = None
     measures: Annotated[
-        list[str] | None, typer.Option("--measure", "-m", help="A measure; repeatable. (default: nDCG@10)")
+        list[str] | None, typer.Option("--measure", "-m", help="Measure; repeatable. (default: nDCG@10)")
     ] = None
     relevant: Annotated[
         int | None,
-        typer.Option(min=1, help="Lowest grade that binary measures count; 2 for TREC Deep Learning. (default: 1)"),
+        typer.Option(
+            min=1,
+            help="Lowest grade that binary measures count as relevant; 2 for TREC Deep Learning. (default: 1)",
+        ),
     ] = None
 
 
-@unfolded
+@expand_option_groups
 def build(
-    asked: Asked,
-    tested: Tested,
+    options: BoardOptions,
+    significance: SignificanceOptions,
     *,
     runs: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="RUNS...", help="Run folders, run files (a card may stand beside), or folders of these."
+            metavar="RUNS...", help="Run folders, run files (with or without a card beside), or folders of these."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder of the site; SITE/index.html opens from the file system.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the site; open index.html in it.")],
     form: FormatOption = "text",
 ) -> None:
-    """Build a site from run folders and run files: tables, significance, costs, and every query's lists.
+    """Build a website from run folders and run files: tables, significance, costs, and the rankings per query.
 
-    Every run is shown with the first stage whose candidates it ranks. What a run does not say of itself is unknown,
-    not zero.
+    Each run is shown with the first stage of its candidates. Costs that a run does not report are unknown, not zero.
     """
     from rerank.leaderboard.board import make_board
     from rerank.leaderboard.site import check_site, write_site
 
     check_site(out)
-    began = time.perf_counter()
-    made = [
-        make_board(plan, home=home, data=asked.data, runs=runs or ())
-        for plan, home in _plans(asked, tested, runs or ())
+    start = time.perf_counter()
+    site_boards = [
+        make_board(plan, home=home, data=options.data, runs=runs or ())
+        for plan, home in _plans(options, significance, runs or ())
     ]
-    page = write_site(made, out, title=asked.title or "Leaderboard")
-    boards = [board.to_dict() for board in made]
-    content = {"site": str(page), "seconds": round(time.perf_counter() - began, 2), "boards": boards}
+    page = write_site(site_boards, out, title=options.title or "Leaderboard")
+    boards = [board.to_dict() for board in site_boards]
+    content = {"site": str(page), "seconds": round(time.perf_counter() - start, 2), "boards": boards}
     emit(content, form=form, text=lambda: _show(content), rows="boards")
 
 
 def open_site(
-    site: Annotated[Path, typer.Argument(metavar="SITE", help="The folder that `rerank leaderboard build` filled.")],
+    site: Annotated[Path, typer.Argument(metavar="SITE", help="Folder written by `rerank leaderboard build`.")],
 ) -> None:
     """Open a site in the browser."""
     page = site if site.is_file() else site / "index.html"
     if not page.is_file():
-        raise MissingResourceError(f"There is no {str(page)!r}", remedy="Build it: rerank leaderboard build ... --out")
+        raise MissingResourceError(
+            f"The page {str(page)!r} does not exist", remedy="Build it: rerank leaderboard build ... --out"
+        )
     typer.launch(page.resolve().as_uri())
     typer.echo(page.resolve().as_uri())
 
 
 def check(
-    card: Annotated[Path, typer.Argument(metavar="CARD.toml", help="The card; its run file stands beside it.")],
-    qrels: Annotated[str, typer.Option("--qrels", help="Judgments: a file, or a collection's selector.")],
+    card: Annotated[
+        Path, typer.Argument(metavar="CARD.toml", help="Card of the submission; its run file is beside it.")
+    ],
+    qrels: Annotated[
+        str, typer.Option("--qrels", help="Relevance judgments: a file, or the selector of a collection.")
+    ],
     form: FormatOption = "text",
 ) -> None:
-    """Check a submission, a card and its run file, and say everything that is wrong. Exit code 5 if anything is."""
+    """Check a submission (a card and its run file) and list all problems. Exit code 5 if there are any."""
     from rerank.collections import judgments
-    from rerank.leaderboard.submission import check_submission, refusal
+    from rerank.leaderboard.submission import check_submission, submission_error
 
-    found = check_submission(card, judgments(qrels)[0])
+    submission = check_submission(card, judgments(qrels)[0])
 
     def show() -> None:
-        if found.problems:
-            for problem in found.problems:
+        if submission.problems:
+            for problem in submission.problems:
                 typer.echo(f"problem: {problem}")
         else:
-            typer.echo(f"{card} can go on the board: {found.queries} queries, SHA-256 {found.sha256}")
-        for told in found.notes:
-            note(f"note: {told}")
+            typer.echo(f"{card} can be added to the board: {submission.queries} queries, SHA-256 {submission.sha256}")
+        for message in submission.notes:
+            print_note(f"note: {message}")
 
-    emit(found.to_dict(), form=form, text=show)
-    if found.problems:
-        raise refusal(found)
+    emit(submission.to_dict(), form=form, text=show)
+    if submission.problems:
+        raise submission_error(submission)
 
 
-def _plans(asked: Asked, tested: Tested, runs: Sequence[Path]) -> list[tuple[Plan, Path]]:
-    """The boards that are asked for, and the folder that each one's paths are seen from."""
-    from rerank.evaluation.pairs import check_level
-    from rerank.leaderboard.plan import Plan, read_plan
+def _plans(options: BoardOptions, significance: SignificanceOptions, runs: Sequence[Path]) -> list[tuple[BoardConfig, Path]]:
+    """Return the requested boards, each with the folder that its paths are relative to."""
+    from rerank.evaluation.pairwise_decisions import check_alpha
+    from rerank.leaderboard.board_config import BoardConfig, read_board_config
 
-    check_level(tested.alpha)
-    usual, wanted = Tested(), {"test": tested.selector, "correction": tested.correction, "alpha": tested.alpha}
-    given = {
-        **{name: value for name in ("qrels", "queries", "texts", "relevant") if (value := getattr(asked, name))},
-        **({"measures": tuple(asked.measures)} if asked.measures else {}),
-        **{name: value for name, value in wanted.items() if value != getattr(usual, name)},  # else a board's own stand
+    check_alpha(significance.alpha)
+    defaults = SignificanceOptions()
+    requested = {"test": significance.selector, "correction": significance.correction, "alpha": significance.alpha}
+    values = {
+        **{name: value for name in ("qrels", "queries", "texts", "relevant") if (value := getattr(options, name))},
+        **({"measures": tuple(options.measures)} if options.measures else {}),
+        # Omitted options do not replace those of the board file.
+        **{name: value for name, value in requested.items() if value != getattr(defaults, name)},
     }
-    if not asked.board:
-        if asked.qrels is None or not runs:
+    if not options.board:
+        if options.qrels is None or not runs:
             raise UsageError(
-                "No runs" if asked.qrels else "No --qrels",
-                expected="runs and judgments, or --board FILE",
-                remedy="See rerank leaderboard build --help",
+                "No runs" if options.qrels else "No --qrels",
+                expected="runs and --qrels, or --board FILE",
+                remedy="Run rerank leaderboard build --help for the options",
             )
-        title = asked.title or Path(asked.qrels).name.removesuffix(".gz").removesuffix(".txt")
-        return [(Plan(title=title, **given), asked.data or Path())]
-    if len(asked.board) > 1 and (runs or asked.qrels):
+        title = options.title or Path(options.qrels).name.removesuffix(".gz").removesuffix(".txt")
+        return [(BoardConfig(title=title, **values), options.data or Path())]
+    if len(options.board) > 1 and (runs or options.qrels):
         raise UsageError(
-            f"{len(asked.board)} boards with {'--qrels' if asked.qrels else runs[0]}",
-            expected="one --board beside runs or judgments, since those belong to one collection",
+            f"{len(options.board)} boards with {'--qrels' if options.qrels else runs[0]}",
+            expected="a single --board with runs or --qrels, since those belong to one collection",
         )
-    return [(read_plan(path).model_copy(update=given), path.parent) for path in asked.board]
+    return [(read_board_config(path).model_copy(update=values), path.parent) for path in options.board]
 
 
 def _show(content: dict[str, Any]) -> None:
     for board in content["boards"]:
         for standings in board["tables"]:
             tied = len(standings["tied"])
-            rows = [[place, name, number(mean)] for place, (name, mean) in enumerate(standings["means"].items(), 1)]
-            table(["#", "run", standings["measure"]], rows, title=board["title"])
-            note(
+            rows = [
+                [place, name, format_number(mean)] for place, (name, mean) in enumerate(standings["means"].items(), 1)
+            ]
+            print_table(["#", "run", standings["measure"]], rows, title=board["title"])
+            print_note(
                 f"{board['title']}, {standings['measure']}: {standings['significant']} of {standings['pairs']} pairs "
                 f"differ significantly; {tied} of {board['runs']} runs tie with the best"
             )
-        for told in board["notes"]:
-            note(f"note: {told}")
-    note(f"Written in {content['seconds']} s: {content['site']}")
+        for message in board["notes"]:
+            print_note(f"note: {message}")
+    print_note(f"site, built in {content['seconds']} s: {content['site']}")

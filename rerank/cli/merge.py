@@ -1,4 +1,4 @@
-"""`merge`: an adapter made into a model of its own, or several adapters into one."""
+"""`merge`: merge an adapter into its base model, or average several adapters."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from rerank.cli.groups import unfolded
-from rerank.cli.output import Format, FormatOption, emit, note, number, table
+from rerank.cli.option_groups import expand_option_groups
+from rerank.cli.output import Format, FormatOption, emit, format_number, print_note, print_table
 from rerank.errors import UsageError
 
 _EXAMPLE = "Example: rerank merge adapter --out merged --reduce-intruders 0.75"
@@ -21,110 +21,115 @@ def register(app: typer.Typer) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Several:
-    """How several adapters become one."""
+class AverageOptions:
+    """Options of averaging several adapters."""
 
     average_core: Annotated[
-        bool, typer.Option("--average-core", help="Average LoRA-SB adapters of shards, which share their bases.")
+        bool,
+        typer.Option(
+            "--average-core", help="Average LoRA-SB adapters that were trained on shards with the same bases."
+        ),
     ] = False
     concatenate: Annotated[
-        bool, typer.Option("--concatenate", help="Average any LoRA adapters exactly, at the sum of their ranks.")
+        bool,
+        typer.Option("--concatenate", help="Average LoRA adapters exactly; the rank is the sum of their ranks."),
     ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Alone:
-    """How one adapter becomes a model."""
+class SingleMergeOptions:
+    """Options of merging one adapter."""
 
     reduce: Annotated[
         float | None,
         typer.Option(
-            "--reduce-intruders", help="Multiply the singular values of intruders: 1 leaves them, 0 removes them."
+            "--reduce-intruders",
+            help="Factor for the singular values of intruder dimensions: 1 keeps them, 0 removes them.",
         ),
     ] = None
-    top: Annotated[int, typer.Option("--top", help="Singular vectors that are looked at for intruders.")] = 10
+    top: Annotated[int, typer.Option("--top", help="Number of singular vectors examined for intruders.")] = 10
     epsilon: Annotated[
-        float, typer.Option(help="A direction is an intruder below that cosine to every direction before training.")
+        float, typer.Option(help="Cosine threshold below which a singular vector counts as an intruder dimension.")
     ] = 0.5
     dtype: Annotated[
-        str, typer.Option(help="Number type of the weights: float32, bfloat16, float16; auto: as before.")
+        str,
+        typer.Option(help="Data type of the weights: float32, bfloat16, float16, or auto (that of the base model)."),
     ] = "auto"
-    device: Annotated[str, typer.Option(help="Where decompositions run.")] = "auto"
+    device: Annotated[str, typer.Option(help="Torch device of decompositions.")] = "auto"
 
 
-@unfolded
+@expand_option_groups
 def merge(
-    several: Several,
-    alone: Alone,
+    average: AverageOptions,
+    options: SingleMergeOptions,
     *,
-    adapters: Annotated[
-        list[str], typer.Argument(metavar="ADAPTER...", help="Folders of PEFT adapters, or hub ids; one is merged.")
-    ],
-    out: Annotated[Path, typer.Option("--out", help="A new folder: a model, or of several adapters one adapter.")],
+    adapters: Annotated[list[str], typer.Argument(metavar="ADAPTER...", help="Folders or hub ids of PEFT adapters.")],
+    out: Annotated[Path, typer.Option("--out", help="New folder for the merged model or the averaged adapter.")],
     model: Annotated[
         str,
-        typer.Option("--model", help="The untrained model, where the adapter's own note of it does not lead there."),
+        typer.Option("--model", help="The untrained model, if the adapter does not record where it is."),
     ] = "",
     form: FormatOption = "text",
 ) -> None:
-    """Merge an adapter into its model, as a folder that --model takes; or average adapters that were trained on shards.
+    """Merge an adapter into its base model, or average adapters that were trained on shards.
 
-    One adapter gives a model. Several give one adapter, with --average-core or --concatenate.
+    One adapter becomes a model for --model. Several become one adapter, with --average-core or --concatenate.
     """
-    if several.average_core and several.concatenate:
+    if average.average_core and average.concatenate:
         raise UsageError("--average-core with --concatenate", expected="one of them")
-    if several.average_core or several.concatenate:
-        if alone.reduce is not None:
+    if average.average_core or average.concatenate:
+        if options.reduce is not None:
             raise UsageError(
                 "--reduce-intruders with several adapters",
                 expected="one adapter",
-                remedy="Average them first, then merge what comes out",
+                remedy="Average the adapters first, then merge the result",
             )
-        _average(adapters, out, model, core=several.average_core, form=form)
+        _average(adapters, out, model, core=average.average_core, form=form)
         return
     if len(adapters) > 1:
         raise UsageError(
             f"{len(adapters)} adapters",
             expected="one",
-            remedy="Say how they become one: --average-core or --concatenate",
+            remedy="Add --average-core or --concatenate",
         )
-    _merge(adapters[0], out, model, alone, form)
+    _merge(adapters[0], out, model, options, form)
 
 
-def _merge(adapter: str, out: Path, model: str, alone: Alone, form: Format) -> None:
-    from rerank.finetune.inspection.merging import Merging
-    from rerank.finetune.inspection.merging import merge as merge_
-    from rerank.finetune.inspection.subject import open_subject
+def _merge(adapter: str, out: Path, model: str, options: SingleMergeOptions, form: Format) -> None:
+    from rerank.finetune.inspection.inspected_model import open_inspected_model
+    from rerank.finetune.inspection.merging import MergeOptions
+    from rerank.finetune.inspection.merging import merge_adapter as merge_
     from rerank.lm.loading import pick_device
-    from rerank.models.trained import read_trained
+    from rerank.models.adapters import read_adapter_settings
 
-    merging = Merging(
-        reduce=alone.reduce,
-        top=alone.top,
-        epsilon=alone.epsilon,
-        dtype=alone.dtype,
-        device=pick_device(alone.device),
+    merging = MergeOptions(
+        reduce=options.reduce,
+        top=options.top,
+        epsilon=options.epsilon,
+        dtype=options.dtype,
+        device=pick_device(options.device),
     )
-    subject = open_subject(adapter, model)
-    made = merge_(subject, out, merging)
-    rows = [[row.name, row.before, row.after] for row in made.reduced]
-    content = made.to_dict()
-    emit(content, form=form, text=lambda: table(["matrix", "intruders", "after"], rows) if rows else None)
-    note(f"{made.changed} matrices and vectors changed; written in {made.dtype}: {made.out}")
-    if made.rounded is not None and made.rounded > 0.01:
-        note(f"Rounding to {made.dtype} moved the change by {number(100 * made.rounded, 1)} % of its size")
-    if use := read_trained(made.out):
-        note(f"Use it: rerank run --collection COLLECTION --model {made.out} (method {use.method})")
+    subject = open_inspected_model(adapter, model)
+    merged = merge_(subject, out, merging)
+    rows = [[row.name, row.before, row.after] for row in merged.reduced]
+    content = merged.to_dict()
+    emit(content, form=form, text=lambda: print_table(["matrix", "intruders", "after"], rows) if rows else None)
+    print_note(f"{merged.changed} matrices and vectors changed; written in {merged.dtype}: {merged.out}")
+    if merged.rounded is not None and merged.rounded > 0.01:
+        rounded = format_number(100 * merged.rounded, 1)
+        print_note(f"Rounding to {merged.dtype} altered the change by {rounded} % of its norm")
+    if use := read_adapter_settings(merged.out):
+        print_note(f"To use it: rerank run --collection COLLECTION --model {merged.out} (method {use.method})")
 
 
 def _average(adapters: list[str], out: Path, model: str, *, core: bool, form: Format) -> None:
     from rerank.finetune.inspection.averaging import average_core, concatenate
-    from rerank.finetune.inspection.folders import check_new
-    from rerank.finetune.inspection.subject import open_subject
+    from rerank.finetune.inspection.folders import check_new_folder
+    from rerank.finetune.inspection.inspected_model import open_inspected_model
 
-    check_new(out)
-    opened = [open_subject(adapter, model) for adapter in adapters]
+    check_new_folder(out)
+    opened = [open_inspected_model(adapter, model) for adapter in adapters]
     count = average_core(opened, out) if core else concatenate(opened, out)
     content = {"out": str(out), "adapters": len(opened), "matrices": count}
     emit(content, form=form, text=lambda: None)
-    note(f"{len(opened)} adapters of {count} matrices averaged: {out}")
+    print_note(f"{len(opened)} adapters of {count} matrices averaged: {out}")

@@ -1,4 +1,4 @@
-"""How commands speak: data on stdout in three formats, everything else on stderr. Knows no command."""
+"""Output of commands: results on stdout in three formats, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from rerank.errors import RerankError
 
 Format = Literal["text", "json", "jsonl"]
 FormatOption = Annotated[
-    Format, typer.Option("--format", help="text for people, json or jsonl (one object a row) for programs.")
+    Format, typer.Option("--format", help="Output format: text, json, or jsonl (one object per line).")
 ]
 
 
 def emit(content: Mapping[str, Any] | Sequence[Any], *, form: Format, text: Callable[[], None], rows: str = "") -> None:
-    """Print one result in the format that was asked for.
+    """Print one result in the requested format.
 
     Args:
-        content: The result; with ``json`` it is printed as one object, or as a list where it is one.
+        content: The result, which ``json`` prints as one object or list.
         form: The format.
-        text: Prints it for people.
-        rows: Key of the list that ``jsonl`` prints a line each of; empty: the whole result is one line.
+        text: Function that prints the result as text.
+        rows: Key of the list whose items ``jsonl`` prints one per line; if empty, the whole result is one line.
     """
     if form == "text":
         text()
@@ -41,8 +41,8 @@ def _rows(content: Mapping[str, Any] | Sequence[Any], key: str) -> Iterable[Any]
     return content[key] if key else [content]
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
-    """Print a table on stdout: drawn on a terminal, tab-separated when piped."""
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
+    """Print a table on stdout: with lines on a terminal, tab-separated in a pipe or file."""
     if not sys.stdout.isatty():
         typer.echo("\t".join(headers))
         for row in rows:
@@ -53,29 +53,29 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, title: st
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(title=title or None, box=box.SIMPLE_HEAD)
-    for at, header in enumerate(headers):
-        drawn.add_column(header, justify="left" if at == 0 else "right", overflow="fold")
+    table = Table(title=title or None, box=box.SIMPLE_HEAD)
+    for column, header in enumerate(headers):
+        table.add_column(header, justify="left" if column == 0 else "right", overflow="fold")
     for row in rows:
-        drawn.add_row(*(Text(str(cell)) for cell in row))
-    Console().print(drawn)
+        table.add_row(*(Text(str(cell)) for cell in row))
+    Console().print(table)
 
 
-def note(message: str) -> None:
-    """Say something on stderr."""
+def print_note(message: str) -> None:
+    """Print a message on stderr."""
     typer.echo(message, err=True)
 
 
-def complain(error: RerankError) -> None:
+def print_error(error: RerankError) -> None:
     """Print an error on stderr."""
     typer.secho(f"error: {error}", err=True, fg="red" if sys.stderr.isatty() else None)
 
 
-def number(value: float | None, digits: int = 4) -> str:
-    """A number for a table; a dash where there is none."""
+def format_number(value: float | None, digits: int = 4) -> str:
+    """Format a number for a table; a dash if it is missing."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def counts(windows: Mapping[str, int]) -> str:
-    """How windows went, in words: ``12 ok, 1 repaired``."""
+def format_counts(windows: Mapping[str, int]) -> str:
+    """Format the number of windows per status, such as ``12 ok, 1 repaired``."""
     return ", ".join(f"{n} {status}" for status, n in windows.items() if n) or "none"

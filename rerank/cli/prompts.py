@@ -1,4 +1,4 @@
-"""`prompts`: the templates, and what a model is shown."""
+"""`prompts`: list, show and render prompt templates."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
-from rerank.cli.output import FormatOption, emit, table
+from rerank.cli.output import FormatOption, emit, print_table
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    prompts = typer.Typer(help="Prompt templates: list, show, render.", invoke_without_command=True)
+    prompts = typer.Typer(help="List, show and render prompt templates.", invoke_without_command=True)
     prompts.callback()(list_prompts)
     prompts.command("list")(list_prompts)
     prompts.command("show", epilog="Example: rerank prompts show listwise")(show)
@@ -22,18 +22,18 @@ def register(app: typer.Typer) -> None:
 
 
 def list_prompts(context: typer.Context, form: FormatOption = "text") -> None:
-    """List the prompts that are shipped."""
+    """List the shipped prompts."""
     if context.invoked_subcommand:
         return
     from rerank.prompts import load_prompt, prompt_names
 
     rows = [{"name": name, "digest": load_prompt(name).digest[:12]} for name in prompt_names()]
     cells = [list(row.values()) for row in rows]
-    emit({"prompts": rows}, form=form, text=lambda: table(["name", "digest"], cells), rows="prompts")
+    emit({"prompts": rows}, form=form, text=lambda: print_table(["name", "digest"], cells), rows="prompts")
 
 
 def show(name: Annotated[str, typer.Argument(help="Name of a shipped prompt, or path of a YAML file.")]) -> None:
-    """Print a prompt's YAML."""
+    """Print the YAML of a prompt."""
     from rerank.prompts import prompt_text
 
     typer.echo(prompt_text(name), nl=False)
@@ -41,11 +41,11 @@ def show(name: Annotated[str, typer.Argument(help="Name of a shipped prompt, or 
 
 def render(
     name: Annotated[str, typer.Argument(help="Name of a shipped prompt, or path of a YAML file.")],
-    query: Annotated[str, typer.Option(help="The query.")],
-    passages: Annotated[list[str], typer.Option("--passage", help="A passage's text; repeatable.")],
+    query: Annotated[str, typer.Option(help="Text of the query.")],
+    passages: Annotated[list[str], typer.Option("--passage", help="Text of a passage; repeatable.")],
     form: FormatOption = "text",
 ) -> None:
-    """Print the chat that a query and passages become."""
+    """Print the chat messages for a query and passages."""
     from rerank.prompts import load_prompt
 
     messages = [{"role": m.role, "content": m.content} for m in load_prompt(name).render(query, passages)]

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from rerank.cli import judging
-from rerank.cli.groups import unfolded
-from rerank.cli.output import FormatOption, emit, note, number, table
+from rerank.cli import qrels_judge as judging
+from rerank.cli.option_groups import expand_option_groups
+from rerank.cli.output import FormatOption, emit, format_number, print_note, print_table
 from rerank.cli.run import progress
-from rerank.cli.runfiles import RunsArgument, read_runs, run_files
+from rerank.cli.run_files import RunsArgument, read_runs, run_files
 from rerank.errors import StorageError, UsageError
 
 _STUDY = (
@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tested:
+class ProcedureOptions:
     """How conclusions are drawn; everything may be given several times."""
 
     measures: Annotated[
@@ -60,13 +60,13 @@ class Tested:
     @property
     def procedures(self) -> Any:
         """Every test with every correction."""
-        from rerank.adjudication.verdicts import crossed
+        from rerank.adjudication.significance_verdicts import cross_procedures
 
-        return crossed(self.test or ["t"], self.correction or ["bh"])
+        return cross_procedures(self.test or ["t"], self.correction or ["bh"])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class StudyOptions:
     """How judging goes."""
 
     method: Annotated[
@@ -91,10 +91,10 @@ class Judged:
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0
 
 
-@unfolded
+@expand_option_groups
 def study(
-    judged: Judged,
-    tested: Tested,
+    judged: StudyOptions,
+    tested: ProcedureOptions,
     *,
     runs: RunsArgument,
     qrels: Annotated[str, typer.Option("--qrels", help="Gold judgments: a file, or a collection's selector.")],
@@ -107,17 +107,19 @@ def study(
 
     Gold judgments answer what a method asks. A report for the browser is written to --out.
     """
-    from rerank.adjudication.budgets import Budget
-    from rerank.adjudication.report import write_report
-    from rerank.adjudication.studies import Design
-    from rerank.adjudication.studies import study as run_study
+    from rerank.adjudication.budgets import AdjudicationBudget
+    from rerank.adjudication.studies import run_study as run_study
+    from rerank.adjudication.study_design import StudyDesign
+    from rerank.adjudication.study_report import write_report
     from rerank.collections import judgments
 
     methods = _methods(judged.method or ["depth", "mtf"])
-    budgets = tuple(Budget.parse(text) for text in judged.budget or [f"{share}%" for share in range(10, 101, 10)])
+    budgets = tuple(
+        AdjudicationBudget.parse(text) for text in judged.budget or [f"{share}%" for share in range(10, 101, 10)]
+    )
     procedures = tested.procedures
     gold, lowest = judgments(qrels)
-    design = Design(
+    design = StudyDesign(
         methods=methods,
         budgets=budgets,
         measures=tuple(tested.measures or ["nDCG@10"]),
@@ -135,14 +137,14 @@ def study(
         found = run_study(read_runs(runs), gold, design, on_walk=on_walk)
     if out is not None:  # before anything is printed: a reader may close the pipe
         for path in [*found.write(out), write_report(found, out / "report.html")]:
-            note(f"Written: {path}")
+            print_note(f"Written: {path}")
     content = found.to_dict()
     emit(content, form=form, text=lambda: _show_study(content), rows="results")
 
 
-@unfolded
+@expand_option_groups
 def compare(
-    tested: Tested,
+    tested: ProcedureOptions,
     *,
     files: Annotated[
         list[str],
@@ -155,7 +157,7 @@ def compare(
 
     Says too how far the two agree on the documents that both judge (Cohen's kappa).
     """
-    from rerank.adjudication.comparing import compare_qrels
+    from rerank.adjudication.qrels_comparison import compare_qrels
     from rerank.collections import judgments
 
     procedures = tested.procedures
@@ -187,17 +189,17 @@ def pool(
 
     What it makes of them is an order of judging: rerank qrels study --method llm:reranked.trec.
     """
-    from rerank.adjudication.ordering import as_run, open_order
-    from rerank.adjudication.pools import pool as pooled
+    from rerank.adjudication.judging_sequence import open_order, pool_as_run
+    from rerank.adjudication.pools import pool_runs as pooled
     from rerank.io.run_files import write_run
 
     order = open_order(method)
     if any(out.resolve() == file.resolve() for file in run_files(runs)):
         raise UsageError(f"--out {out} is one of the runs", expected="another file", remedy="The run would be lost")
     found = pooled(read_runs(runs), depth=depth)
-    write_run(as_run(found, order), out)
+    write_run(pool_as_run(found, order), out)
     content = {**found.to_dict(), "out": str(out)}
-    emit(content, form=form, text=lambda: table(list(content), [list(content.values())]))
+    emit(content, form=form, text=lambda: print_table(list(content), [list(content.values())]))
 
 
 def check_folder(path: Path) -> None:
@@ -219,7 +221,7 @@ def check_folder(path: Path) -> None:
 
 def _methods(given: Sequence[str]) -> tuple[str, ...]:
     """What was asked for, with all that need no argument in the place of ``all``."""
-    from rerank.adjudication.ordering import open_order, orders
+    from rerank.adjudication.judging_sequence import open_order, orders
 
     every = [name.replace("_", "-") for name in orders.names() if name != "llm"]
     found = dict.fromkeys(name for text in given for name in (every if text == "all" else [text]))
@@ -233,39 +235,39 @@ _COLUMNS = ("AA", "AD", "MA", "MD", "PA", "PD", "precision", "recall", "balanced
 
 def _show_study(content: dict[str, Any]) -> None:
     for row in content["gold"]["all"]:
-        note(
+        print_note(
             f"gold: {row['significant']} of {row['pairs']} pairs differ significantly by {row['measure']}, "
             f"{_procedure(row)}, {content['gold']['topics']} topics"
         )
     heads = ["method", "budget", "measure", "test"]
     cells = [[r["method"], r["budget"], r["measure"], _procedure(r), *_numbers(r)] for r in content["results"]]
-    table([*heads, *(name.replace("_", " ") for name in _COLUMNS)], cells)
+    print_table([*heads, *(name.replace("_", " ") for name in _COLUMNS)], cells)
     _notes(content)
     if any(row["seeds"] > 1 for row in content["results"]):
-        note("methods with chance in them: means over seeds; --format json has the spread")
+        print_note("methods with chance in them: means over seeds; --format json has the spread")
 
 
 def _show_comparison(content: dict[str, Any]) -> None:
     cells = [[r["measure"], _procedure(r), *_numbers(r)] for r in content["results"]]
-    table(["measure", "test", *(name.replace("_", " ") for name in _COLUMNS)], cells)
+    print_table(["measure", "test", *(name.replace("_", " ") for name in _COLUMNS)], cells)
     alike = content["agreement"]
-    note(
+    print_note(
         f"{content['topics']} topics that both judge ({content['topics_left_out']} left out), {content['systems']} runs"
     )
-    note(
-        f"{alike['documents']} documents that both judge: same grade {number(alike['overlap'], 3)}, kappa "
-        f"{number(alike['kappa'], 3)}, weighted (quadratic) {number(alike['kappa_quadratic'], 3)}"
+    print_note(
+        f"{alike['documents']} documents that both judge: same grade {format_number(alike['overlap'], 3)}, kappa "
+        f"{format_number(alike['kappa'], 3)}, weighted (quadratic) {format_number(alike['kappa_quadratic'], 3)}"
     )
-    note(
-        f"relevant (from grade {content['relevant']}) or not: same {number(alike['binary_overlap'], 3)}, kappa "
-        f"{number(alike['binary_kappa'], 3)}"
+    print_note(
+        f"relevant (from grade {content['relevant']}) or not: same {format_number(alike['binary_overlap'], 3)}, kappa "
+        f"{format_number(alike['binary_kappa'], 3)}"
     )
     _notes(content)
 
 
 def _notes(content: dict[str, Any]) -> None:
     for text in content["notes"]:
-        note(f"note: {text}")
+        print_note(f"note: {text}")
 
 
 def _procedure(row: dict[str, Any]) -> str:
@@ -275,6 +277,6 @@ def _procedure(row: dict[str, Any]) -> str:
 def _numbers(row: dict[str, Any]) -> list[str]:
     """Counts whole, or with a digit where they are means; rates with three."""
     return [
-        f"{row[name]:g}" if isinstance(row[name], int) else number(row[name], 1 if name.isupper() else 3)
+        f"{row[name]:g}" if isinstance(row[name], int) else format_number(row[name], 1 if name.isupper() else 3)
         for name in _COLUMNS
     ]

@@ -1,4 +1,4 @@
-"""`robustness`: how much a method cares about the order in which it gets its candidates."""
+"""`robustness`: the effect of the candidates' order on a method."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rerank.cli.output import FormatOption, emit, note, number, table
-from rerank.cli.run import execute_with_progress
-from rerank.cli.specs import with_spec
+from rerank.cli.output import FormatOption, emit, format_number, print_note, print_table
+from rerank.cli.run import DryRun, execute_with_progress
+from rerank.cli.spec_options import with_spec
 from rerank.experiment.spec import Execution, RunSpec
 
 if TYPE_CHECKING:
-    from rerank.experiment import Prepared
+    from rerank.experiment import PreparedRun
 
-Depths = Annotated[list[int] | None, typer.Option("--also-depth", min=1, help="A further depth; repeatable.")]
-FirstStages = Annotated[list[str] | None, typer.Option("--also-first-stage", help="A further first stage; repeatable.")]
-Shuffles = Annotated[int, typer.Option(min=0, help="Random orders, the first of them from --seed.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Count calls, tokens and money; ask the model nothing.")]
+Depths = Annotated[list[int] | None, typer.Option("--also-depth", min=1, help="Further depth; repeatable.")]
+FirstStages = Annotated[list[str] | None, typer.Option("--also-first-stage", help="Further first stage; repeatable.")]
+Shuffles = Annotated[int, typer.Option(min=0, help="Number of random orders; the first uses --seed.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -42,28 +41,29 @@ def robustness(
     dry_run: DryRun = False,
     form: FormatOption = "text",
 ) -> None:
-    """Run a method on its candidates in the given order, reversed and shuffled, and compare what comes out.
+    """Run a method on candidates in first-stage order, reversed and shuffled, and compare the results.
 
-    Every run has its own folder, in --out or runs/; --resume goes on where it stopped.
+    Each run has its own folder in --out or runs/; --resume continues unfinished runs.
     """
     from rerank.experiment import check_failures
     from rerank.experiment.robustness import estimate_cells, order_name, prepare_cells
-    from rerank.experiment.robustness import robustness as compare_orders
+    from rerank.experiment.robustness import measure_robustness as compare_orders
 
-    made = prepare_cells(
+    prepared_cells = prepare_cells(
         spec, execution, depths=also_depth or (), first_stages=also_first_stage or (), shuffles=shuffles
     )
-    cells = list(made)  # all of them before the first call, so that nothing is wrong with the last one
+    cells = list(prepared_cells)  # prepares all runs before the first call, so that errors are found early
     if dry_run:
         expected = estimate_cells(cells)
         values = ["unknown" if value is None else value for value in expected.values()]
-        emit(expected, form=form, text=lambda: table(list(expected), [values]))
+        emit(expected, form=form, text=lambda: print_table(list(expected), [values]))
         return
     summaries = []
 
-    def run(prepared: Prepared, how: Execution) -> dict[str, Any]:
-        note(f"{prepared.spec.first_stage}, depth {prepared.spec.depth}, {order_name(prepared.spec)}: {how.out}")
-        summaries.append(execute_with_progress(prepared, how))
+    def run(prepared: PreparedRun, options: Execution) -> dict[str, Any]:
+        spec = prepared.spec
+        print_note(f"{spec.first_stage}, depth {spec.depth}, {order_name(spec)}: {options.out}")
+        summaries.append(execute_with_progress(prepared, options))
         return summaries[-1]
 
     report = compare_orders(cells, execution, run=run)
@@ -78,11 +78,11 @@ def _show(report: dict[str, Any]) -> None:
     for cell in report["cells"]:
         where = [cell["first_stage"], cell["depth"]]
         if measures:
-            rows.append([*where, "first stage", *map(number, cell["first_stage_scores"].values()), "", ""])
+            rows.append([*where, "first stage", *map(format_number, cell["first_stage_scores"].values()), "", ""])
         for row in cell["orders"]:
-            agreement = [number(row["tau"]), number(row["overlap"])]
-            rows.append([*where, row["order"], *(number(row["scores"][m]) for m in measures), *agreement])
+            agreement = [format_number(row["tau"]), format_number(row["overlap"])]
+            rows.append([*where, row["order"], *(format_number(row["scores"][m]) for m in measures), *agreement])
         if measures:
-            rows.append([*where, "best - worst", *map(number, cell["spread"].values()), "", ""])
-    table(["first stage", "depth", "order", *measures, "tau", "top 10"], rows)
-    note("tau, top 10: agreement with the result of the given order, Kendall's tau and the share of the best ten")
+            rows.append([*where, "best - worst", *map(format_number, cell["spread"].values()), "", ""])
+    print_table(["first stage", "depth", "order", *measures, "tau", "top 10"], rows)
+    print_note("tau, top 10: Kendall's tau and overlap of the top ten with the result of the given order")

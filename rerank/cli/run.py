@@ -1,4 +1,4 @@
-"""`run`, `retrieve`, `rerank`: the commands that make runs."""
+"""`run`, `retrieve`, `rerank`: the commands that create runs."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rerank.cli.output import FormatOption, counts, emit, note, number, table
-from rerank.cli.specs import RETRIEVAL, with_spec
+from rerank.cli.output import FormatOption, emit, format_counts, format_number, print_note, print_table
+from rerank.cli.spec_options import RETRIEVAL, with_spec
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.progress import progress as count
 
 if TYPE_CHECKING:
-    from rerank.experiment import Prepared
+    from rerank.experiment import PreparedRun
     from rerank.types import Run
 
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Count calls, tokens and money; ask the model nothing.")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", help="Write the run there instead of on stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Estimate calls, tokens and cost without calling the model.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="File for the run; if omitted, stdout.")]
 SearchOutput = Annotated[
-    Path | None, typer.Option("--output", "--out", "-o", help="Write the run there instead of on stdout.")
+    Path | None, typer.Option("--output", "--out", "-o", help="File for the run; if omitted, stdout.")
 ]
 
 
@@ -43,13 +43,16 @@ _EXAMPLES = {
 
 @with_spec()
 def run(spec: RunSpec, execution: Execution, *, dry_run: DryRun = False, form: FormatOption = "text") -> None:
-    """Retrieve, rerank and evaluate; keep everything in a run folder."""
+    """Retrieve, rerank and evaluate, and save everything in a run folder.
+
+    With --resume and --out, options that are omitted are taken from the spec.json of the folder.
+    """
     from rerank.experiment import check_failures, estimate, prepare
 
     prepared = prepare(spec, execution)
     if dry_run:
         expected = estimate(prepared)
-        emit(expected, form=form, text=lambda: table(list(expected), [[_dash(v) for v in expected.values()]]))
+        emit(expected, form=form, text=lambda: print_table(list(expected), [[_dash(v) for v in expected.values()]]))
         return
     summary = execute_with_progress(prepared, execution)
     emit(summary, form=form, text=lambda: _show(summary))
@@ -58,33 +61,33 @@ def run(spec: RunSpec, execution: Execution, *, dry_run: DryRun = False, form: F
 
 @with_spec(only=RETRIEVAL)
 def retrieve(spec: RunSpec, execution: Execution, *, output: SearchOutput = None, form: FormatOption = "text") -> None:
-    """Search only: write the first stage's lists as a TREC run.
+    """Retrieve without reranking: write the first-stage rankings as a TREC run.
 
-    With --format json, what it took and how good it is stands on stdout instead, and the run in the file of --out.
+    With --format json, print time, index size and scores on stdout instead; --out writes the run.
     """
-    from rerank.experiment.searching import search
+    from rerank.experiment.first_stage_search import search
     from rerank.io.text_files import check_writable
 
     del execution
     if output is not None:
-        check_writable(output)  # now, not after an hour of indexing
-    found = search(spec)
-    if not any(map(len, found.run.values())):
-        note("Nothing was found for any query, so the run is empty")
+        check_writable(output)  # before an index is built
+    result = search(spec)
+    if not any(map(len, result.run.values())):
+        print_note("No document was found for any query; the run is empty")
     if form == "text" or output is not None:
-        _write(found.run, output)
+        _write(result.run, output)
     else:
-        note("The lists themselves are not kept; --out FILE writes them")
+        print_note("The rankings are not saved; pass --out FILE to write them")
     content = {
         "run": None if output is None else str(output),
-        "queries": len(found.run),
-        "seconds": found.seconds,
-        "index_mb": found.index_mb,
-        "scores": dict(found.scores),
+        "queries": len(result.run),
+        "seconds": result.seconds,
+        "index_mb": result.index_mb,
+        "scores": dict(result.scores),
     }
     emit(content, form=form, text=lambda: None)
     if form == "text" and "measures" in spec.model_fields_set:
-        note(", ".join(f"{name}: {number(value)}" for name, value in found.scores.items()))
+        print_note(", ".join(f"{name}: {format_number(value)}" for name, value in result.scores.items()))
 
 
 @with_spec(first_stage="candidates")
@@ -95,16 +98,16 @@ def rerank(
     output: Output = None,
     form: FormatOption = "text",
 ) -> None:
-    """Rerank lists that are there already, given as --collection requests:FILE or --first-stage run:FILE.
+    """Rerank existing rankings, given as --collection requests:FILE or --first-stage run:FILE.
 
-    Writes a TREC run, or with --format jsonl one object a query in rank_llm's shape. Needs no judgments.
+    Writes a TREC run, or with --format jsonl one object per query in rank_llm's format. Needs no qrels.
     """
     from rerank.experiment import check_failures, prepare
     from rerank.io.text_files import check_writable
     from rerank.store import RunFolder
 
     if output is not None:
-        check_writable(output)  # now, not after hours of calls
+        check_writable(output)  # before the first call
     prepared = prepare(spec, execution, judged_only=False)
     summary = execute_with_progress(prepared, execution)
     result = RunFolder(summary["folder"]).read_run("run.trec")
@@ -116,21 +119,21 @@ def rerank(
     check_failures(summary, spec.max_failure_rate)
 
 
-def execute_with_progress(prepared: Prepared, execution: Execution) -> dict[str, Any]:
-    """Execute a run, with a progress bar where stderr is a terminal, and say how to go on if it is stopped."""
+def execute_with_progress(prepared: PreparedRun, execution: Execution) -> dict[str, Any]:
+    """Execute a run with a progress bar on stderr; if it is interrupted, print how to continue and exit."""
     from rerank.experiment import execute
 
     try:
-        with progress(prepared.method.name, prepared.calls()) as on_reply:
+        with progress(prepared.setup.method.name, prepared.calls()) as on_reply:
             return execute(prepared, execution, on_reply=on_reply)
     except KeyboardInterrupt:
-        note("Stopped. Committed calls are kept; the same command with --resume goes on.")
+        print_note("Stopped. Committed calls are kept; the same command with --resume continues.")
         sys.exit(130)
 
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Callable[[object], None]]:
-    """What `rerank.progress` shows, advanced by one with every call of what it yields, whatever that is told."""
+    """Show a progress bar and yield a function that advances it by one; the argument of the function is ignored."""
     with count(title, total, bound="at most") as advance:
         yield lambda done: advance(1)
 
@@ -141,7 +144,7 @@ def _write(run: Run, output: Path | None) -> None:
     write_run(run, output or sys.stdout)
 
 
-def _write_rows(prepared: Prepared, result: Run, output: Path | None, *, whole: bool) -> None:
+def _write_rows(prepared: PreparedRun, result: Run, output: Path | None, *, whole: bool) -> None:
     from rerank.io.rerank_requests import request_rows
     from rerank.io.text_files import replace_text
 
@@ -158,22 +161,22 @@ def _write_rows(prepared: Prepared, result: Run, output: Path | None, *, whole: 
 def _show(summary: dict[str, Any]) -> None:
     measures = summary["scores"]
     if measures:
-        rows = [["first stage", *map(number, summary["first_stage_scores"].values())]]
-        rows.append([summary["method"], *map(number, measures.values())])
-        table(["", *measures], rows)
+        rows = [["first stage", *map(format_number, summary["first_stage_scores"].values())]]
+        rows.append([summary["method"], *map(format_number, measures.values())])
+        print_table(["", *measures], rows)
     _say(summary)
 
 
 def _say(summary: dict[str, Any]) -> None:
-    """What a run took and where it lies, on stderr."""
-    note(f"windows: {counts(summary['windows'])}")
-    note(
+    """Print the cost and the folder of a run on stderr."""
+    print_note(f"windows: {format_counts(summary['windows'])}")
+    print_note(
         f"calls: {summary['calls']} ({summary['reused_calls']} reused), tokens: {summary['tokens_in']} in, "
         f"{summary['tokens_out']} out, model time: {summary['seconds']:.1f} s"
     )
     if summary["missing"]:
-        note(f"{summary['missing']} judged queries have no list; they score 0")
-    note(f"folder: {summary['folder']}")
+        print_note(f"{summary['missing']} judged queries have no ranking; they score 0")
+    print_note(f"folder: {summary['folder']}")
 
 
 def _dash(value: object) -> object:

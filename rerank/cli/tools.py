@@ -1,4 +1,4 @@
-"""`methods`, `cache`, `doctor`: what there is, what is kept, and whether it works here."""
+"""`methods`, `cache`, `doctor`: list methods, manage the call cache, check the installation."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from rerank.cli.output import Format, FormatOption, emit, note, table
+from rerank.cli.output import Format, FormatOption, emit, print_note, print_table
 from rerank.errors import MissingPrerequisiteError
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("methods", epilog="Example: rerank methods --format json")(methods)
-    cache = typer.Typer(help="Model calls that are kept beyond their run.", invoke_without_command=True)
+    cache = typer.Typer(help="List and remove the model calls shared between runs.", invoke_without_command=True)
     cache.callback()(list_cache)
     cache.command("list")(list_cache)
     cache.command("clean", epilog="Example: rerank cache clean --yes")(clean)
@@ -23,13 +23,13 @@ def register(app: typer.Typer) -> None:
 
 def methods(
     training: Annotated[
-        bool, typer.Option("--training", help="List the parts of trainings instead, and what is out of scope, and why.")
+        bool, typer.Option("--training", help="List training methods instead: stable, experimental and out of scope.")
     ] = False,
     form: FormatOption = "text",
 ) -> None:
-    """List the ways of reranking: strategy, judge, calls for 100 documents at most, who can answer, paper.
+    """List reranking methods: strategy, judge, maximum calls for 100 documents, backends, and paper.
 
-    With --training, those of training: adapters, optimizers, layers, callbacks, objectives, analysis.
+    With --training, list adapters, optimizers, layer sampling, callbacks, objectives and analysis.
     """
     if training:
         _training(form)
@@ -39,53 +39,56 @@ def methods(
     rows = describe_methods()
     keys = ("name", "strategy", "judge", "calls_per_100", "backends", "paper")
     cells = [[" ".join(r[key]) if key == "backends" else r[key] for key in keys] for r in rows]
-    emit(rows, form=form, text=lambda: table(keys, cells))
+    emit(rows, form=form, text=lambda: print_table(keys, cells))
 
 
 def _training(form: Format) -> None:
-    from rerank.finetune.table import KEYS, describe_training
+    from rerank.finetune.method_table import KEYS, describe_training
 
     rows = describe_training()
-    emit(rows, form=form, text=lambda: table(KEYS, [[row[key] for key in KEYS] for row in rows]))
+    emit(rows, form=form, text=lambda: print_table(KEYS, [[row[key] for key in KEYS] for row in rows]))
 
 
 def list_cache(context: typer.Context, form: FormatOption = "text") -> None:
-    """List the kept calls by model."""
+    """List the cached calls by model."""
     if context.invoked_subcommand:
         return
     from rerank.store import shared_cache
 
     with shared_cache() as log:
         rows = log.by_model()
-    note(str(log.path))
+    print_note(str(log.path))
     keys = ("model", "calls", "tokens_in", "tokens_out", "latest")
     content = {"path": str(log.path), "models": rows}
-    emit(content, form=form, text=lambda: table(keys, [[row[key] for key in keys] for row in rows]), rows="models")
+    emit(
+        content, form=form, text=lambda: print_table(keys, [[row[key] for key in keys] for row in rows]), rows="models"
+    )
 
 
-def clean(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False) -> None:
-    """Remove all kept calls."""
+def clean(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False) -> None:
+    """Remove all cached calls."""
     from rerank.store import shared_cache
 
     with shared_cache() as log:
         if not yes:
             typer.confirm(f"Remove {len(log)} calls from {log.path}?", abort=True, err=True)
-        note(f"{log.clear()} calls removed")
+        print_note(f"{log.clear()} calls removed")
 
 
 def doctor(form: FormatOption = "text") -> None:
-    """Check what is installed and what each missing part is needed for. Exit code 3 if the base is broken."""
+    """Check the installation and name the remedy for each missing part. Exit code 3 if the base is broken."""
     from rerank.cli.doctor import examine
 
     checks = examine()
     emit(
         {"checks": checks},
         form=form,
-        text=lambda: table(["check", "state", "found", "remedy"], [list(check.values()) for check in checks]),
+        text=lambda: print_table(["check", "state", "found", "remedy"], [list(check.values()) for check in checks]),
         rows="checks",
     )
     broken = [check["check"] for check in checks if check["state"] == "broken"]
     if broken:
         raise MissingPrerequisiteError(
-            f"The base install is broken: {', '.join(broken)}", remedy="Run: pip install --force-reinstall listrank"
+            f"The base installation is broken: {', '.join(broken)}",
+            remedy="Run: pip install --force-reinstall listrank",
         )

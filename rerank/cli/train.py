@@ -1,4 +1,4 @@
-"""`train`: a recipe becomes an adapter with its card."""
+"""`train`: train an adapter from a recipe."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Annotated
 
 import typer
 
-from rerank.cli.output import FormatOption, emit, note, number, table
+from rerank.cli.output import FormatOption, emit, format_number, print_note, print_table
 from rerank.progress import progress
 
 _EXAMPLE = "Example: rerank train recipe.toml --out adapters/first"
-Recipe = Annotated[Path, typer.Argument(help="The recipe, a TOML file.", show_default=False)]
+Recipe = Annotated[Path, typer.Argument(help="TOML file of the recipe.", show_default=False)]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the adapter, its checkpoints and its metrics.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")]
 Device = Annotated[str, typer.Option(help="Torch device.")]
-Push = Annotated[str, typer.Option("--push", metavar="OWNER/NAME", help="Send it to the hub; needs HF_TOKEN.")]
+Push = Annotated[str, typer.Option("--push", metavar="OWNER/NAME", help="Upload the adapter to the hub; needs HF_TOKEN.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -32,29 +32,30 @@ def train(
     push: Push = "",
     form: FormatOption = "text",
 ) -> None:
-    """Train an adapter; rerank run --adapter FOLDER then ranks as it was trained to.
+    """Train an adapter. rerank run --adapter FOLDER then uses the method and prompt of the training.
 
-    Ended by whatever means, it goes on with --resume, and comes to the same weights.
+    An interrupted training continues with --resume and results in the same weights.
     """
+    from rerank.finetune.component_registry import make_components
     from rerank.finetune.recipe import read_recipe
     from rerank.finetune.trainer.adapter_folder import push_to_hub
     from rerank.finetune.trainer.training import train as run
 
     read = read_recipe(recipe)
-    read.parts()
+    make_components(read)
     result = run(read, out, resume=resume, device=device, progress=progress)
     content = dataclasses.asdict(result)
     rows: list[list[object]] = [
         ["steps", result.steps],
-        ["loss", number(result.loss)],
-        ["numbers that train", f"{result.trainable:,}"],
+        ["loss", format_number(result.loss)],
+        ["trainable parameters", f"{result.trainable:,}"],
         ["seconds", result.seconds],
         ["peak MiB", result.peak_mb],
     ]
     for title, values in (("first stage", result.first_stage), ("trained", result.validation)):
-        rows += [[f"{name}, {title}", number(value)] for name, value in values.items()]
-    emit(content, form=form, text=lambda: table(["", result.folder], rows))
+        rows += [[f"{name}, {title}", format_number(value)] for name, value in values.items()]
+    emit(content, form=form, text=lambda: print_table(["", result.folder], rows))
     if push:
-        note(push_to_hub(out, push))
+        print_note(push_to_hub(out, push))
     flag = "--adapter" if (out / "adapter_config.json").is_file() else "--model"
-    note(f"Use it: rerank run --collection COLLECTION {flag} {out}")
+    print_note(f"To use it: rerank run --collection COLLECTION {flag} {out}")

@@ -1,4 +1,4 @@
-"""`transfer`: an adapter of one base model teaches another."""
+"""`transfer`: train another base model on the rankings of an adapter."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from rerank.cli.groups import unfolded
-from rerank.cli.output import FormatOption, emit, note, number, table
+from rerank.cli.option_groups import expand_option_groups
+from rerank.cli.output import FormatOption, emit, format_number, print_note, print_table
 from rerank.cli.run import execute_with_progress
 from rerank.experiment.spec import RunSpec
 from rerank.progress import progress
@@ -23,74 +23,77 @@ _EXAMPLE = (
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("transfer", epilog=_EXAMPLE)(unfolded(transfer))
+    app.command("transfer", epilog=_EXAMPLE)(expand_option_groups(transfer))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lists:
-    """What is ranked and learnt."""
+class TransferListOptions:
+    """The lists that the teacher ranks and the student learns."""
 
     collection: Annotated[str, typer.Option("--collection", "--dataset", help="Selector of the collection.")]
     first_stage: Annotated[str, typer.Option(help="Selector of the first stage.")] = "bm25"
-    depth: Annotated[int, typer.Option(help="Candidates a query.")] = 20
-    max_queries: Annotated[int | None, typer.Option(help="Take only the first so many queries.")] = None
+    depth: Annotated[int, typer.Option(help="Number of candidates per query.")] = 20
+    max_queries: Annotated[int | None, typer.Option(help="Use only the first N queries.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learning:
-    """Who learns, and how."""
+class StudentOptions:
+    """Options of the student's training."""
 
-    to: Annotated[str, typer.Option("--to", metavar="MODEL", help="The base model that learns.")]
-    recipe: Annotated[Path, typer.Option(help="A recipe; model, lists and collection in it are replaced.")]
-    held_out: Annotated[float, typer.Option(help="Share of the queries that are labelled and not learnt from.")] = 0.1
+    to: Annotated[str, typer.Option("--to", metavar="MODEL", help="Base model of the student.")]
+    recipe: Annotated[
+        Path, typer.Option(help="Recipe of the training; its model, lists and collection are replaced.")
+    ]
+    held_out: Annotated[float, typer.Option(help="Fraction of the queries that are labelled but not trained on.")] = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Going:
-    """Where it is done."""
+class TransferOutputOptions:
+    """Options of execution."""
 
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of everything; the adapter is student/ in it.")]
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of all results; the adapter is student/ in it.")]
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished transfer.")] = False
     device: Annotated[str, typer.Option(help="Torch device.")] = "auto"
 
 
 def transfer(
-    lists: Lists,
-    learning: Learning,
-    going: Going,
+    lists: TransferListOptions,
+    student: StudentOptions,
+    output: TransferOutputOptions,
     *,
-    adapter: Annotated[str, typer.Argument(help="What `rerank train` left: the teacher.", show_default=False)],
+    adapter: Annotated[str, typer.Argument(help="Adapter of the teacher, as `rerank train` writes it.", show_default=False)],
     form: FormatOption = "text",
 ) -> None:
-    """Let an adapter rank lists, which need no judgments, and train another base model on its orders.
+    """Rank lists with an adapter and train another base model on the rankings. No relevance judgments are needed.
 
-    Says how far student and teacher agree before and after: mean Kendall tau, on the lists that were learnt from and
-    on those that were not.
+    Reports the mean Kendall's tau between student and teacher before and after, on training and held-out lists.
     """
     from rerank.finetune.recipe import read_recipe
-    from rerank.finetune.transfer import Transfer
+    from rerank.finetune.transfer import TransferSpec
     from rerank.finetune.transfer import transfer as run
 
-    asked = Transfer(
+    transfer_spec = TransferSpec(
         adapter=adapter,
-        model=learning.to,
+        model=student.to,
         spec=RunSpec.make(asdict(lists)),
-        recipe=read_recipe(learning.recipe),
-        folder=going.out,
-        held_out=learning.held_out,
+        recipe=read_recipe(student.recipe),
+        folder=output.out,
+        held_out=student.held_out,
     )
-    report = run(asked, resume=going.resume, device=going.device, run=execute_with_progress, progress=progress)
+    report = run(
+        transfer_spec, resume=output.resume, device=output.device, run=execute_with_progress, progress=progress
+    )
     emit(report, form=form, text=lambda: _show(report))
     flag = "--adapter" if (Path(report["folder"]) / "adapter_config.json").is_file() else "--model"
-    note(f"Use it: rerank run --collection COLLECTION {flag} {report['folder']}")
+    print_note(f"To use it: rerank run --collection COLLECTION {flag} {report['folder']}")
 
 
 def _show(report: Mapping[str, Any]) -> None:
     counts = {"train": report["lists"], "held_out": report["held_out"]}
     rows = [
-        [part.replace("_", " "), counts[part], number(taus["before"]), number(taus["after"])]
+        [part.replace("_", " "), counts[part], format_number(taus["before"]), format_number(taus["after"])]
         for part, taus in report["agreement"].items()
     ]
-    table(["lists", "number", "tau before", "tau after"], rows)
+    print_table(["lists", "number", "tau before", "tau after"], rows)
     for reason, count in report["left_out"].items():
-        note(f"left out: {count}, {reason}")
+        print_note(f"omitted: {count}, {reason}")

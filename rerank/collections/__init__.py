@@ -1,4 +1,4 @@
-"""Where documents, queries and judgments come from: one provider a file, opened by name."""
+"""Collections of documents, queries and relevance judgments: one provider per file, opened by name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rerank.collections.base import Collection, SupportsCandidates, SupportsLook
 from rerank.errors import UnknownNameError, UsageError
 from rerank.io.run_files import read_qrels
 from rerank.registry import Registry
-from rerank.selector import Selector, build, usage
+from rerank.selector import Selector, build, selector_usage
 from rerank.types import Qrels
 
 __all__ = [
@@ -35,13 +35,14 @@ def open_collection(selector: str) -> Collection:
     """Open a collection by its selector, e.g. ``"pydoc"``, ``"beir:data/scifact,split=dev"``, ``"irds:vaswani"``.
 
     Raises:
-        UnknownNameError: No such provider or option; the message suggests the nearest.
-        MissingResourceError: The folder, file or data set is not there.
+        UnknownNameError: There is no such provider or option; the message suggests similar names.
+        UsageError: The selector is a path without a provider.
+        MissingResourceError: The folder, file or data set does not exist.
     """
     name = Selector.parse(selector).name
     if name not in collections and Path(selector).exists():
         raise UsageError(
-            f"{selector!r} is a path, and its format is not said",
+            f"{selector!r} is a path without a provider",
             expected=f"one of {', '.join(f'{provider}:{selector}' for provider in ('beir', 'jsonl', 'requests'))}, ...",
             remedy="See `rerank collections`",
         )
@@ -49,7 +50,7 @@ def open_collection(selector: str) -> Collection:
 
 
 def judgments(text: str) -> tuple[Qrels, int]:
-    """Judgments and the lowest relevant grade, from a file or from the collection that a selector names."""
+    """Return judgments and the lowest relevant grade, from a file or a collection's selector."""
     if not Path(text).is_file() and Selector.parse(text).name in collections:
         collection = open_collection(text)
         return collection.qrels(), collection.relevant
@@ -57,23 +58,23 @@ def judgments(text: str) -> tuple[Qrels, int]:
 
 
 def query_field(text: str, field: str) -> Mapping[str, str]:
-    """Query id -> value of one field of a collection's queries, such as their category.
+    """Return query id -> value of one field of a collection's queries, such as their category.
 
     Args:
-        text: The collection's selector.
-        field: The field's name.
+        text: Selector of the collection.
+        field: Name of the field.
 
     Raises:
-        UsageError: It is no selector of a collection whose queries have fields.
-        UnknownNameError: They have no such field; the message suggests the nearest.
+        UsageError: The text is not the selector of a collection whose queries have fields.
+        UnknownNameError: The queries have no such field; the message suggests similar names.
     """
-    named = not Path(text).is_file() and Selector.parse(text).name in collections
-    collection: object = open_collection(text) if named else None
+    is_selector = not Path(text).is_file() and Selector.parse(text).name in collections
+    collection: object = open_collection(text) if is_selector else None
     if not isinstance(collection, SupportsQueryFields):
         raise UsageError(
-            f"Nothing says the {field} of the queries of {text!r}",
-            expected="a collection that does, such as inquire:FOLDER",
-            remedy="Or name a file of two columns, query and group",
+            f"{text!r} has no field {field} of queries",
+            expected="a collection with query fields, such as inquire:FOLDER",
+            remedy="Name such a collection, or a file of two columns, query and group",
         )
     fields = collection.query_fields()
     if field not in fields:
@@ -82,15 +83,19 @@ def query_field(text: str, field: str) -> Mapping[str, str]:
 
 
 def providers() -> list[dict[str, str]]:
-    """A row for every provider: name, how it is written, the first line of its documentation."""
+    """Return one row per provider: its name, usage, and the first line of its docstring."""
     return [
-        {"name": name, "usage": usage(name, made), "about": (inspect.getdoc(made) or "").partition("\n")[0]}
-        for name, made in ((name.replace("_", "-"), made) for name, made in collections.usable().items())
+        {
+            "name": name,
+            "usage": selector_usage(name, provider),
+            "about": (inspect.getdoc(provider) or "").partition("\n")[0],
+        }
+        for name, provider in ((name.replace("_", "-"), cls) for name, cls in collections.usable().items())
     ]
 
 
 def describe(collection: Collection) -> dict[str, Any]:
-    """Counts and properties of one collection; reads all of it."""
+    """Return counts and properties of a collection, after reading all of it."""
     qrels = collection.qrels()
     return {
         "name": collection.name,

@@ -4,41 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
-from rerank.collections.base.files import FileCollection, Files, existing_folder, locate, require, stem
+from rerank.collections.base.files import CollectionFiles, FileCollection, find_file, require_file, require_folder, stem
 from rerank.errors import DataError, UnknownNameError
 from rerank.io.json_records import read_documents, read_queries
 from rerank.types import Document, Query
 
 
 class Beir(FileCollection):
-    """A folder with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, each of them plain or gzipped.
+    """A BEIR folder with corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv, each plain or gzipped.
 
-    Where there are judgments, the queries are those of the split. A folder without ``qrels`` gives all queries and
-    no judgments.
+    If there are judgments, the queries are those of the split. A folder without ``qrels`` has all queries and no
+    judgments.
 
     Args:
         folder: The folder.
-        split: Which judgments: the name of a file in ``qrels``, without its ending.
-        drop_self: BEIR's rule, on by default: a document with the query's own id is dropped from its list.
+        split: Name of a file in ``qrels``, without extension.
+        drop_self: BEIR's rule, on by default: a document with the query's own id is dropped from its ranking.
         language: ISO 639 code of the documents.
-        relevant: The lowest grade that binary measures count as relevant.
+        relevant: Lowest grade that binary measures count as relevant.
 
     Raises:
-        MissingResourceError: The folder, its corpus or its queries are not there.
-        UnknownNameError: There are judgments, and none for this split.
+        MissingResourceError: The folder, its corpus or its queries do not exist.
+        UnknownNameError: There are judgments, but not for this split.
     """
+
+    format_name: ClassVar[str] = "Beir"
 
     def __init__(
         self, folder: str, *, split: str = "test", drop_self: bool = True, language: str = "en", relevant: int = 1
     ) -> None:
-        """Find the files; nothing is read yet."""
-        where = existing_folder(folder, "a BEIR folder with corpus.jsonl, queries.jsonl and qrels/")
+        """Locate the files without reading them."""
+        where = require_folder(folder, "a BEIR folder with corpus.jsonl, queries.jsonl and qrels/")
         qrels = _qrels(where, split)
         name = stem(where)
-        files = Files(
-            docs=(require(where, ["corpus.jsonl"], "BEIR folder"),),
-            queries=(require(where, ["queries.jsonl"], "BEIR folder"),),
+        files = CollectionFiles(
+            docs=(require_file(where, ["corpus.jsonl"], "BEIR folder"),),
+            queries=(require_file(where, ["queries.jsonl"], "BEIR folder"),),
             qrels=(qrels,) if qrels else (),
         )
         super().__init__(name if split == "test" else f"{name}-{split}", files, language=language, relevant=relevant)
@@ -49,10 +52,10 @@ class Beir(FileCollection):
         return read_documents(self.files.docs[0])
 
     def queries(self) -> list[Query]:
-        """The split's queries in file order.
+        """Return the queries of the split in file order.
 
         Raises:
-            DataError: The judgments have a query that the queries lack, or the file is wrong.
+            DataError: A judged query does not exist, or the file is malformed.
         """
         queries = read_queries(self.files.queries[0])
         judged = self.qrels()
@@ -68,8 +71,8 @@ class Beir(FileCollection):
 
 
 def _qrels(where: Path, split: str) -> Path | None:
-    found = locate(where / "qrels", [f"{split}.tsv"])
+    path = find_file(where / "qrels", [f"{split}.tsv"])
     files = [*(where / "qrels").glob("*.tsv"), *(where / "qrels").glob("*.tsv.gz")]
-    if found is None and files:
+    if path is None and files:
         raise UnknownNameError("split", split, {file.name.removesuffix(".gz").removesuffix(".tsv") for file in files})
-    return found
+    return path

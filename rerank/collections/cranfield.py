@@ -1,4 +1,4 @@
-"""The Cranfield and CISI collections as their files are handed down: the SMART format. Downloads nothing."""
+"""The Cranfield and CISI collections in their original SMART format, from local files."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
-from rerank.collections.base.files import FileCollection, Files, existing_folder, locate, require
+from rerank.collections.base.files import CollectionFiles, FileCollection, find_file, require_file, require_folder
 from rerank.errors import DataError
-from rerank.io.json_records import once
-from rerank.io.smart import one_line, read_records
+from rerank.io.json_records import check_unique
+from rerank.io.smart_format import join_lines, read_smart_records
 from rerank.io.text_files import open_text
 from rerank.types import Document, Qrels, Query
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Form:
-    """What tells one collection's files from another's.
+class _Layout:
+    """File names and conventions of one collection.
 
     Attributes:
-        name: The collection.
-        docs: Names of its documents' file.
-        queries: Names of its queries' file.
-        qrels: Names of its judgments' file.
-        numbered: Whether a query's id is its place in the file, and not the number after ``.I``.
+        name: Name of the collection.
+        docs: Possible names of the file of documents.
+        queries: Possible names of the file of queries.
+        qrels: Possible names of the file of judgments.
+        numbered: True if a query's id is its number in the file instead of the number after ``.I``.
     """
 
     name: str
@@ -35,15 +36,15 @@ class _Form:
     numbered: bool
 
 
-_FORMS = (
-    _Form(
+_LAYOUTS = (
+    _Layout(
         name="cranfield",
         docs=("cran.all.1400", "cran.all"),
         queries=("cran.qry",),
         qrels=("cranqrel",),
         numbered=True,
     ),
-    _Form(
+    _Layout(
         name="cisi",
         docs=("CISI.ALL", "cisi.all"),
         queries=("CISI.QRY", "cisi.qry"),
@@ -56,73 +57,74 @@ _FORMS = (
 class Cranfield(FileCollection):
     """A folder with Cranfield's cran.all.1400, cran.qry, cranqrel, or with CISI.ALL, CISI.QRY, CISI.REL.
 
-    Cranfield's grades are inverted: 1 is a complete answer, 4 of minimum interest, and -1 (and 5, of the same
-    meaning) not relevant. They are turned into gains: 5 - grade, so 1 becomes 4 and 4 becomes 1; -1 becomes 0.
-    The judgments count the queries from 1 in the order of the file, so those are the ids; the numbers that
-    cran.qry gives them are not. Two documents, 471 and 995, have no text. A document's text is its field ``.W``,
-    which in Cranfield begins with the title; the title is kept apart as well.
+    Cranfield's grades are inverted: 1 is a complete answer, 4 is of minimum interest, and -1 (or 5) is not relevant.
+    They are converted to gains, 5 - grade: 1 becomes 4, 4 becomes 1, and -1 becomes 0. Query ids are positions in the
+    file, from 1, because the judgments use those and not the numbers in cran.qry. Documents 471 and 995 have no text.
+    The text of a document is its field ``.W``, which in Cranfield begins with the title; the title is also kept.
 
-    CISI's judgments have no grades, so each has grade 1; the ids are the numbers in the files.
+    CISI's judgments have no grades, so each gets grade 1; the ids are the numbers in the files.
 
     Args:
-        folder: The folder; the files may be gzipped.
-        relevant: The lowest gain that binary measures count as relevant.
+        folder: The folder, with plain or gzipped files.
+        relevant: Lowest gain that binary measures count as relevant.
 
     Raises:
-        MissingResourceError: The folder, or one of the files of its documents and queries, is not there.
+        MissingResourceError: The folder, or its file of documents or queries, does not exist.
     """
 
+    format_name: ClassVar[str] = "Cranfield"
+
     def __init__(self, folder: str, *, relevant: int = 1) -> None:
-        """Find the files; nothing is read yet."""
-        where = existing_folder(folder, "Cranfield's or CISI's files")
-        names = [name for form in _FORMS for name in form.docs[:1]]
-        form = next((form for form in _FORMS if locate(where, form.docs)), None)
-        self._form = form or _FORMS[0]
-        docs = require(where, self._form.docs if form else names, "folder in the SMART format")
-        qrels = locate(where, self._form.qrels)
-        files = Files(
+        """Locate the files without reading them."""
+        where = require_folder(folder, "Cranfield's or CISI's files")
+        names = [name for layout in _LAYOUTS for name in layout.docs[:1]]
+        layout = next((layout for layout in _LAYOUTS if find_file(where, layout.docs)), None)
+        self._layout = layout or _LAYOUTS[0]
+        docs = require_file(where, self._layout.docs if layout else names, "folder in the SMART format")
+        qrels = find_file(where, self._layout.qrels)
+        files = CollectionFiles(
             docs=(docs,),
-            queries=(require(where, self._form.queries, f"complete folder of {self._form.name}"),),
+            queries=(require_file(where, self._layout.queries, f"complete folder of {self._layout.name}"),),
             qrels=(qrels,) if qrels else (),
         )
-        super().__init__(self._form.name, files, language="en", relevant=relevant)
+        super().__init__(self._layout.name, files, language="en", relevant=relevant)
 
     def docs(self) -> Iterator[Document]:
         """Stream the documents."""
-        found = (
-            (r.where, Document(id=r.number, title=one_line(r.fields.get("T", "")), text=r.fields.get("W", "")))
-            for r in read_records(self.files.docs[0])
+        documents = (
+            (r.where, Document(id=r.number, title=join_lines(r.fields.get("T", "")), text=r.fields.get("W", "")))
+            for r in read_smart_records(self.files.docs[0])
         )
-        return once(found, "document")
+        return check_unique(documents, "document")
 
     def queries(self) -> list[Query]:
-        """All queries in file order, each on one line.
+        """Return all queries in file order, each on one line.
 
         Raises:
-            DataError: A query has no text, or the file is wrong.
+            DataError: A query has no text, or the file is malformed.
         """
-        return list(once(self._numbered(), "query"))
+        return list(check_unique(self._numbered(), "query"))
 
     def _numbered(self) -> Iterator[tuple[str, Query]]:
-        for place, record in enumerate(read_records(self.files.queries[0]), 1):
+        for position, record in enumerate(read_smart_records(self.files.queries[0]), 1):
             if not record.fields.get("W"):
                 raise DataError(f"{record.where}: query {record.number} has no text", expected="a field .W")
-            query_id = str(place) if self._form.numbered else record.number
-            yield record.where, Query(id=query_id, text=one_line(record.fields["W"]))
+            query_id = str(position) if self._layout.numbered else record.number
+            yield record.where, Query(id=query_id, text=join_lines(record.fields["W"]))
 
     @cached_property
     def _judged(self) -> Qrels:
         if not self.files.qrels:
             return Qrels({}, name=self.name)
         path = self.files.qrels[0]
-        return Qrels(_judgments(path, graded=self._form.name == "cranfield"), name=str(path))
+        return Qrels(_judgments(path, graded=self._layout.name == "cranfield"), name=str(path))
 
 
-def gain(grade: int, where: str) -> int:
-    """Cranfield's grade as a gain: 1..4 become 4..1, -1 and 5 become 0.
+def grade_to_gain(grade: int, where: str) -> int:
+    """Convert Cranfield's grade to a gain: 1..4 become 4..1, -1 and 5 become 0.
 
     Raises:
-        DataError: There is no such grade.
+        DataError: The grade is invalid.
     """
     if grade not in (-1, 1, 2, 3, 4, 5):
         raise DataError(f"{where}: grade {grade}", expected="1 (complete answer) to 5 (no interest), or -1")
@@ -130,7 +132,7 @@ def gain(grade: int, where: str) -> int:
 
 
 def _judgments(path: Path, *, graded: bool) -> dict[str, dict[str, int]]:
-    """Cranfield's three columns (query document grade), or CISI's four (query document 0 0.0), whose grade is 1."""
+    """Read Cranfield's three columns (query document grade), or CISI's four (query document 0 0.0) with grade 1."""
     columns = 3 if graded else 4
     table: dict[str, dict[str, int]] = {}
     with open_text(path) as stream:
@@ -147,7 +149,7 @@ def _judgments(path: Path, *, graded: bool) -> dict[str, dict[str, int]]:
             judged = table.setdefault(query, {})
             if doc in judged:
                 raise DataError(f"{where}: document {doc} of query {query} is judged twice", expected="once")
-            judged[doc] = gain(int(parts[2]), where) if graded else 1
+            judged[doc] = grade_to_gain(int(parts[2]), where) if graded else 1
     if not table:
         raise DataError(f"{path} is empty", expected="at least one judgment")
     return table

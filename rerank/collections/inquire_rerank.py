@@ -1,4 +1,4 @@
-"""INQUIRE-Rerank: a hundred images a query, found by CLIP, each known to be relevant or not. No image is read."""
+"""INQUIRE-Rerank: a hundred judged images per query, retrieved with CLIP. Images are not opened."""
 
 from __future__ import annotations
 
@@ -6,113 +6,120 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import ClassVar
 
-from rerank.collections.base.files import FileCollection, Files, existing, existing_folder, stem
-from rerank.collections.inquire.files import FIELDS, by_field, picture
+from rerank.collections.base.files import CollectionFiles, FileCollection, require_folder, require_path, stem
+from rerank.collections.inquire.files import FIELDS, image_document, invert_fields
 from rerank.errors import DataError, shorten
-from rerank.io.json_records import Record, read_lines
+from rerank.io.json_records import JsonRecord, read_json_lines
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
 _IMAGE, _PATH = ("inat24_image_id",), ("inat24_file_name",)
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """One query: its own fields, and what was found for it."""
+class _QueryRows:
+    """A query with its fields and its images: image id -> document, CLIP score, relevance."""
 
     query: Query
     fields: Mapping[str, str]
-    found: dict[str, tuple[Document, float, int]] = field(default_factory=dict)
+    images: dict[str, tuple[Document, float, int]] = field(default_factory=dict)
 
 
 class InquireRerank(FileCollection):
     """Rows of INQUIRE-Rerank as JSON lines: query, relevant, clip_score, inat24_image_id, inat24_file_name, categories.
 
-    Rows belong together by the words of their query, which have no ids there: a query's id is its number in the file,
-    from 1. Its list is sorted by clip_score, the first-stage score. A document is an image and has no text: its path
-    names its species, which no judge is to read. Every image of a list is judged, 1 or 0.
+    Rows are grouped by query text; query ids are numbers in file order, from 1. Lists are sorted by clip_score, the
+    first-stage score. A document is an image without text: its path contains the species, which judges must not see.
+    Every image of a list is judged, 1 or 0.
 
     Args:
         file: The rows of one split, plain or gzipped, without the images' bytes.
-        root: The folder that the images' paths start from; the present one if left out.
+        root: The folder to which image paths are relative; by default the current one.
 
     Raises:
-        MissingResourceError: The file is not there.
+        MissingResourceError: The file does not exist.
     """
+
+    format_name: ClassVar[str] = "InquireRerank"
 
     def __init__(self, file: str, *, root: str = "") -> None:
         """Find the file; nothing is read yet."""
-        path = existing(file, "a file of INQUIRE-Rerank's rows")
-        self._root = existing_folder(root, "the images").resolve() if root else None
-        super().__init__(stem(path), Files(docs=(path,)), language="en", relevant=1)
+        path = require_path(file, "a file of INQUIRE-Rerank's rows")
+        self._root = require_folder(root, "the images").resolve() if root else None
+        super().__init__(stem(path), CollectionFiles(docs=(path,)), language="en", relevant=1)
 
     @property
     def selecting(self) -> Mapping[str, str]:
-        """Where the images lie."""
+        """The root folder of the images."""
         return {"root": str(self._root.resolve()) if self._root else ""}
 
     def docs(self) -> Iterator[Document]:
-        """The images of all lists, each once, in the order in which they come first.
+        """Stream the images of all lists, each once, in order of first occurrence.
 
         Raises:
-            DataError: An image has two paths, or the file is wrong.
+            DataError: An image has two paths, or the file is malformed.
         """
         seen: dict[str, Document] = {}
-        for asked in self._asked:
-            for doc, _, _ in asked.found.values():
+        for group in self._groups:
+            for doc, _, _ in group.images.values():
                 if seen.setdefault(doc.id, doc) != doc:
                     raise DataError(
-                        f"Image {doc.id} is {doc.image} in query {asked.query.text!r} and {seen[doc.id].image} above",
+                        f"Image {doc.id} is {doc.image} in query {group.query.text!r} and {seen[doc.id].image} above",
                         expected="one path for each",
                     )
         return iter(seen.values())
 
     def queries(self) -> list[Query]:
-        """All queries, in the order in which they come first."""
-        return [asked.query for asked in self._asked]
+        """Return all queries, in order of first occurrence."""
+        return [group.query for group in self._groups]
 
     def query_fields(self) -> Mapping[str, Mapping[str, str]]:
-        """Supercategory, category and iconic_group, each as query id -> value."""
-        return by_field({asked.query.id: asked.fields for asked in self._asked})
+        """Return supercategory, category and iconic_group, each as query id -> value."""
+        return invert_fields({group.query.id: group.fields for group in self._groups})
 
     def candidates(self) -> Run:
-        """The lists, sorted by clip_score."""
+        """Return the lists, sorted by clip_score."""
         rankings = (
-            Ranking.from_scores(asked.query, ((doc, score) for doc, score, _ in asked.found.values()))
-            for asked in self._asked
+            Ranking.from_scores(group.query, ((doc, score) for doc, score, _ in group.images.values()))
+            for group in self._groups
         )
         return Run(rankings, name=self.name)
 
     @cached_property
     def _judged(self) -> Qrels:
-        table = {a.query.id: {image: relevant for image, (_, _, relevant) in a.found.items()} for a in self._asked}
+        table = {a.query.id: {image: relevant for image, (_, _, relevant) in a.images.items()} for a in self._groups}
         return Qrels(table, name=str(self.files.docs[0]))
 
     @cached_property
-    def _asked(self) -> list[_Asked]:
-        """Read once: some thousands of rows."""
-        table: dict[str, _Asked] = {}
-        for record in read_lines(self.files.docs[0]):
+    def _groups(self) -> list[_QueryRows]:
+        """The rows grouped by query, read once (a few thousand rows)."""
+        table: dict[str, _QueryRows] = {}
+        for record in read_json_lines(self.files.docs[0]):
             words = " ".join(record.text(("query",)).split())
             fields = {name: str(record.fields.get(name) or "") for name in FIELDS}
-            asked = table.setdefault(words, _Asked(Query(id=str(len(table) + 1), text=words), fields))
-            if asked.fields != fields:
+            group = table.setdefault(words, _QueryRows(Query(id=str(len(table) + 1), text=words), fields))
+            if group.fields != fields:
                 raise DataError(f"{record.where}: query {words!r} has other categories than above", expected="the same")
             image = record.identifier(_IMAGE, "image")
-            if image in asked.found:
-                raise DataError(f"{record.where}: image {image} stands twice in query {words!r}", expected="once")
-            asked.found[image] = (picture(image, record.text(_PATH), self._root), _score(record), _relevant(record))
+            if image in group.images:
+                raise DataError(f"{record.where}: duplicate image {image} in query {words!r}", expected="once")
+            group.images[image] = (
+                image_document(image, record.text(_PATH), self._root),
+                _score(record),
+                _relevant(record),
+            )
         return list(table.values())
 
 
-def _score(record: Record) -> float:
+def _score(record: JsonRecord) -> float:
     value = record.fields.get("clip_score")
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise DataError(f"{record.where}: clip_score {shorten(value)}", expected="a finite number")
     return float(value)
 
 
-def _relevant(record: Record) -> int:
+def _relevant(record: JsonRecord) -> int:
     value = record.fields.get("relevant")
     if value not in (0, 1):
         raise DataError(f"{record.where}: relevant {shorten(value)}", expected="0 or 1, or false or true")

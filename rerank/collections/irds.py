@@ -1,4 +1,4 @@
-"""Collections of ir_datasets, by their ids. The package is imported when one is opened, and downloads what it needs."""
+"""Collections of ir_datasets by id. The package is imported when one is opened, and downloads what it needs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from functools import cached_property
 from typing import Any
 
 from rerank.collections.base.corpus import fetch
-from rerank.collections.base.files import checked_language, checked_relevant
-from rerank.collections.cranfield import gain
+from rerank.collections.base.files import check_language, check_relevant
+from rerank.collections.cranfield import grade_to_gain
 from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, UnknownNameError
-from rerank.io.json_records import identifier, once, text
-from rerank.io.smart import one_line
+from rerank.io.json_records import check_unique, parse_id, text
+from rerank.io.smart_format import join_lines
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
 _SHOWN = 12
@@ -24,33 +24,33 @@ _SHOWN = 12
 class Irds:
     """A data set of ir_datasets by its id, e.g. ``vaswani`` or ``beir/scifact/test``; needs ``listrank[irds]``.
 
-    A document's text is ir_datasets' default text less the title, which is kept apart. ``scoreddocs``, where there
-    are any, are the candidates. If several judgments of one document differ (subtopics), the highest counts.
-    ir_datasets gives Cranfield's grades as they are in the file, where 1 is best; they are turned into gains here.
+    The text of a document is ir_datasets' default text without the title, which is a separate field. ``scoreddocs``, if
+    any, are the candidates. If several judgments of one document differ (subtopics), the highest counts. Cranfield's
+    grades, where 1 is best, are converted to gains.
 
     Args:
-        dataset: The id.
-        language: ISO 639 code of the documents; by default what ir_datasets says, else ``en``.
-        relevant: The lowest grade that binary measures count as relevant; by default 2 for the passage tracks of TREC
+        dataset: The id of the data set.
+        language: ISO 639 code of the documents; by default the language given by ir_datasets, or ``en``.
+        relevant: Lowest grade that binary measures count as relevant; by default 2 for the passage tracks of TREC
             Deep Learning and 1 for the rest.
-        drop_self: Whether a document with the query's id is dropped from its list; by default where BEIR does so.
+        drop_self: Drop a document with the query's own id from its ranking; by default for the data sets of BEIR.
 
     Raises:
         MissingPrerequisiteError: ir_datasets is not installed.
-        UnknownNameError: It has no such data set; the message suggests the nearest.
+        UnknownNameError: There is no such data set; the message suggests similar ids.
     """
 
     def __init__(
         self, dataset: str, *, language: str = "", relevant: int | None = None, drop_self: bool | None = None
     ) -> None:
-        """Look the data set up; nothing is downloaded yet."""
+        """Look the data set up, without downloading it."""
         self._package = _package()
         self._dataset = _load(self._package, dataset)
         self.name = dataset
-        spoken = self._dataset.docs_lang() if self._has("docs") else None
-        self.language = checked_language(language or spoken or "en")
+        docs_lang = self._dataset.docs_lang() if self._has("docs") else None
+        self.language = check_language(language or docs_lang or "en")
         deep_learning = dataset.startswith("msmarco-passage") and "/trec-dl-" in dataset
-        self.relevant = checked_relevant(relevant if relevant is not None else 1 + deep_learning)
+        self.relevant = check_relevant(relevant if relevant is not None else 1 + deep_learning)
         self.drop_self = dataset.startswith(("beir/", "nano-beir/")) if drop_self is None else drop_self
 
     def _has(self, kind: str) -> bool:
@@ -60,9 +60,9 @@ class Irds:
         """Stream the documents.
 
         Raises:
-            MissingResourceError: They cannot be downloaded.
+            MissingResourceError: The documents cannot be downloaded.
         """
-        return once(((self.name, doc) for doc in self._docs()), "document")
+        return check_unique(((self.name, doc) for doc in self._docs()), "document")
 
     def _docs(self) -> Iterator[Document]:
         if self._has("docs"):
@@ -71,23 +71,23 @@ class Irds:
                     yield _document(doc, self.name)
 
     def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
-        """The documents with these ids, from ir_datasets' store; ids that do not exist are left out."""
+        """Return the documents with these ids, from ir_datasets' store; unknown ids are omitted."""
         if not self._has("docs"):
             return {}
         with _reading(self.name):
-            found = self._dataset.docs_store().get_many(list(ids))
-        return {doc_id: _document(doc, self.name) for doc_id, doc in found.items()}
+            documents = self._dataset.docs_store().get_many(list(ids))
+        return {doc_id: _document(doc, self.name) for doc_id, doc in documents.items()}
 
     def queries(self) -> list[Query]:
-        """All queries, in ir_datasets' order."""
+        """Return all queries, in ir_datasets' order."""
         if not self._has("queries"):
             return []
         with _reading(self.name):
-            found = [(self.name, _query(query, self.name)) for query in self._dataset.queries_iter()]
-        return list(once(found, "query"))
+            queries = [(self.name, _query(query, self.name)) for query in self._dataset.queries_iter()]
+        return list(check_unique(queries, "query"))
 
     def qrels(self) -> Qrels:
-        """The judgments, read once; empty if there are none."""
+        """Return the judgments, which are read once; empty if there are none."""
         return self._judged
 
     @cached_property
@@ -96,13 +96,13 @@ class Irds:
         if self._has("qrels"):
             with _reading(self.name):
                 for row in self._dataset.qrels_iter():
-                    grade = gain(row.relevance, self.name) if self.name == "cranfield" else int(row.relevance)
+                    grade = grade_to_gain(row.relevance, self.name) if self.name == "cranfield" else int(row.relevance)
                     judged = table.setdefault(row.query_id, {})
                     judged[row.doc_id] = max(grade, judged.get(row.doc_id, grade))
         return Qrels(table, name=self.name)
 
     def candidates(self) -> Run:
-        """The data set's own lists with the documents' texts, for its own queries; empty if it has none."""
+        """Return the data set's candidate lists with document texts, for its own queries; empty if it has none."""
         rows: dict[str, list[tuple[str, float | None]]] = {}
         if self._has("scoreddocs"):
             with _reading(self.name):
@@ -114,10 +114,10 @@ class Irds:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the id, the package's version, queries, judgments and what tells the documents apart.
+        """Hex SHA-256 of the id, the package's version, queries, judgments and the documents.
 
-        The documents of a published data set are told apart by ir_datasets' own counts; those of one that somebody
-        registered, which has no such counts, are read.
+        The documents of published data sets are represented by ir_datasets' counts; those of user-registered data sets,
+        which have no counts, are read.
         """
         whole = hashlib.sha256(f"irds\0{self.name}\0{self._package.__version__}".encode())
         for query in self.queries():
@@ -155,7 +155,7 @@ def _load(package: Any, dataset: str) -> Any:
 
 @contextlib.contextmanager
 def _reading(name: str) -> Generator[None]:
-    """Turn what ir_datasets raises where a download or a file fails into our error; it has no class of its own."""
+    """Turn exceptions of ir_datasets' downloads and files, which have no class of their own, into our error."""
     try:
         yield
     except (OSError, RuntimeError, EOFError) as error:
@@ -166,7 +166,7 @@ def _reading(name: str) -> Generator[None]:
 
 
 def _default_text(entry: Any, id_field: str) -> str:
-    """ir_datasets' default text, else the fields that are texts."""
+    """Return ir_datasets' default text, or else the fields that are strings."""
     if hasattr(entry, "default_text"):
         return str(entry.default_text())
     fields = {key: value for key, value in entry._asdict().items() if isinstance(value, str)}
@@ -176,14 +176,14 @@ def _default_text(entry: Any, id_field: str) -> str:
 def _document(doc: Any, where: str) -> Document:
     title = getattr(doc, "title", "") or ""
     body = _default_text(doc, "doc_id")
-    if hasattr(doc, "title") and body != getattr(doc, "text", None):  # a default text that joins both, title first
+    if hasattr(doc, "title") and body != getattr(doc, "text", None):  # the default text is title and text
         body = body.removeprefix(title).strip()
-    return Document(id=identifier(doc.doc_id, "document", where), title=text(title, where), text=text(body, where))
+    return Document(id=parse_id(doc.doc_id, "document", where), title=text(title, where), text=text(body, where))
 
 
 def _query(query: Any, where: str) -> Query:
-    words = one_line(_default_text(query, "query_id"))
-    return Query(id=identifier(query.query_id, "query", where), text=text(words, where))
+    words = join_lines(_default_text(query, "query_id"))
+    return Query(id=parse_id(query.query_id, "query", where), text=text(words, where))
 
 
 def _ranking(query: Query, row: list[tuple[str, float | None]], docs: dict[str, Document]) -> Ranking:
@@ -191,5 +191,5 @@ def _ranking(query: Query, row: list[tuple[str, float | None]], docs: dict[str, 
     if len(scored) == len(row):
         return Ranking.from_scores(query, scored)
     if scored:
-        raise DataError(f"Some candidates of query {query.id!r} have no score", expected="all or none")
+        raise DataError(f"Some candidates of query {query.id!r} have no score", expected="a score for all or for none")
     return Ranking.from_order(query, (docs[doc_id] for doc_id, _ in row))

@@ -1,4 +1,4 @@
-"""Collections of pictures: a folder of files, and perhaps queries and judgments. Opens no picture."""
+"""Collections of picture files in a folder, with optional queries and judgments. Pictures are not opened."""
 
 from __future__ import annotations
 
@@ -8,59 +8,59 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from rerank.collections.base.files import FileCollection, Files, existing, existing_folder, stem
+from rerank.collections.base.files import CollectionFiles, FileCollection, require_folder, require_path, stem
 from rerank.errors import DataError
 from rerank.io.json_records import read_queries
 from rerank.io.pictures import picture_hash
 from rerank.types import Document, Query
 
-#: Endings of files that are taken for pictures, whatever their case.
+#: Extensions of picture files, in any case.
 ENDINGS = frozenset((".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
-#: What may not stand in an id, as a run file could not hold it; and what stands for it.
+#: Characters that are escaped in ids: white space, which run files cannot contain, and the escape character.
 _NOT_IN_IDS = re.compile(r"[\s%]")
 
 
 class Pictures(FileCollection):
-    """The picture files of a folder and of the folders in it, each a document: jpg, png, webp, gif, tif, bmp, avif.
+    """The picture files of a folder and its sub-folders, one document each: jpg, png, webp, gif, tif, bmp, avif.
 
-    A document's id is the path of its file within the folder; white space and ``%`` in it are written as ``%20`` and
-    the like. Files whose names begin with a dot are left out, and so are folders.
+    The id of a document is the path of its file within the folder, with white space and ``%`` percent-encoded. Files
+    and folders whose names begin with a dot are omitted.
 
     Args:
         folder: The folder.
         queries: A file of queries as JSON lines: ``{"id": ..., "text": ...}``.
-        qrels: A file of judgments, in any form that is read.
-        relevant: The lowest grade that binary measures count as relevant.
+        qrels: A file of judgments, in any supported format.
+        relevant: Lowest grade that binary measures count as relevant.
 
     Raises:
-        MissingResourceError: The folder, or a file, is not there.
+        MissingResourceError: The folder or a file does not exist.
     """
 
     def __init__(self, folder: str, *, queries: str = "", qrels: str = "", relevant: int = 1) -> None:
-        """Find the files; nothing is read yet."""
-        self._folder = existing_folder(folder, "one with pictures").resolve()
-        files = Files(
-            queries=(existing(queries, "a file of queries"),) if queries else (),
-            qrels=(existing(qrels, "a file of judgments"),) if qrels else (),
+        """Locate the files without reading them."""
+        self._folder = require_folder(folder, "a folder of pictures").resolve()
+        files = CollectionFiles(
+            queries=(require_path(queries, "a file of queries"),) if queries else (),
+            qrels=(require_path(qrels, "a file of judgments"),) if qrels else (),
         )
         super().__init__(stem(self._folder), files, language="en", relevant=relevant)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the folder's path and of the pictures' ids and bytes; reads all of them, once."""
+        """Hex SHA-256 of the folder's path and the pictures' ids and bytes; all are read, once."""
         whole = hashlib.sha256(f"Pictures {self._folder}".encode("utf-8", "surrogatepass"))
         for doc in self.docs():
             whole.update(f"{doc.id}\0{picture_hash(doc.image)}\n".encode("utf-8", "surrogatepass"))
         return whole.hexdigest()
 
     def docs(self) -> Iterator[Document]:
-        """The pictures, by path.
+        """Stream the pictures, sorted by path.
 
         Raises:
-            DataError: The folder has none.
+            DataError: The folder has no pictures.
         """
-        found = sorted(path for path in self._folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
-        shown = [path for path in found if not any(p.startswith(".") for p in path.relative_to(self._folder).parts)]
+        pictures = sorted(path for path in self._folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+        shown = [path for path in pictures if not any(p.startswith(".") for p in path.relative_to(self._folder).parts)]
         if not shown:
             raise DataError(
                 f"{self._folder} has no pictures", expected=f"files that end in {', '.join(sorted(ENDINGS))}"
@@ -68,7 +68,7 @@ class Pictures(FileCollection):
         return (Document(id=_id(path.relative_to(self._folder)), image=str(path)) for path in shown)
 
     def queries(self) -> list[Query]:
-        """All queries in file order; none without a file of them."""
+        """Return all queries in file order; empty without a file of queries."""
         return read_queries(self.files.queries[0]) if self.files.queries else []
 
 

@@ -1,4 +1,4 @@
-"""Collections that are rerank requests: queries, each with its candidate list, in one JSON or JSON-lines file."""
+"""Collections of rerank requests: queries with their candidate lists, in one JSON or JSON-lines file."""
 
 from __future__ import annotations
 
@@ -6,38 +6,40 @@ import hashlib
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from rerank.collections.base.files import FileCollection, Files, existing, stem
+from rerank.collections.base.files import CollectionFiles, FileCollection, require_path, stem
 from rerank.errors import DataError
-from rerank.io.json_records import Record, parse, read_lines
-from rerank.io.rerank_requests import Request
+from rerank.io.json_records import JsonRecord, parse_json, read_json_lines
+from rerank.io.rerank_requests import RerankRequest
 from rerank.io.text_files import open_text
 from rerank.types import Document, Query, Run
 
 
 class Requests(FileCollection):
-    """A file of requests as rank_llm, RankGPT or Rankify write them: a JSON list, or one object a line; gzip too.
+    """A file of requests in the format of rank_llm, RankGPT or Rankify: a JSON list or JSON lines, plain or gzipped.
 
-    The forms: ``{"query": {"text", "qid"}, "candidates": [{"docid", "score", "doc": {...}}]}``, where the query and
-    the documents may also be plain texts; ``{"query", "hits": [{"content", "qid", "docid", "score"}]}``; and
+    The formats: ``{"query": {"text", "qid"}, "candidates": [{"docid", "score", "doc": {...}}]}``, where the query and
+    the documents may also be plain strings; ``{"query", "hits": [{"content", "qid", "docid", "score"}]}``; and
     ``{"question", "ctxs": [{"id", "title", "text", "score"}]}``. A document's text is the first of text, segment,
-    contents, content, body, passage that is there.
+    contents, content, body, passage that is present.
 
-    The order of a list is the order in the file; ``rank`` is not read. The scores are kept where all are there and
-    none is above the one before it, else the score at rank r is 1/r. A query without an id gets its number in the
-    file, from 1, and a document without one ``QUERY:NUMBER``.
+    A list keeps the order of the file; ``rank`` is ignored. Scores are kept if all are present and none is higher than
+    the one before; otherwise the score at rank r is 1/r. A query without an id gets its number in the file, from 1, and
+    a document without an id gets ``QUERY:NUMBER``.
 
     Args:
         file: The file.
-        qrels: A file of judgments; the requests bring none.
-        order: ``given``, or ``score`` to sort each list by its scores, ties by document id, descending.
+        qrels: A file of judgments, since requests contain none.
+        order: ``given``, or ``score`` to sort each list by score, ties by document id, descending.
         language: ISO 639 code of the documents.
-        relevant: The lowest grade that binary measures count as relevant.
+        relevant: Lowest grade that binary measures count as relevant.
 
     Raises:
-        MissingResourceError: A file is not there.
+        MissingResourceError: A file does not exist.
     """
+
+    format_name: ClassVar[str] = "Requests"
 
     def __init__(
         self,
@@ -48,22 +50,22 @@ class Requests(FileCollection):
         language: str = "en",
         relevant: int = 1,
     ) -> None:
-        """Find the files; nothing is read yet."""
-        path = existing(file, "a file")
-        files = Files(docs=(path,), qrels=(existing(qrels, "a file"),) if qrels else ())
+        """Locate the files without reading them."""
+        path = require_path(file, "a file")
+        files = CollectionFiles(docs=(path,), qrels=(require_path(qrels, "a file"),) if qrels else ())
         super().__init__(stem(path), files, language=language, relevant=relevant)
         self.order = order
 
     @property
     def selecting(self) -> dict[str, str]:
-        """The rule for the order decides the lists."""
+        """The order of the lists."""
         return {"order": self.order}
 
     def docs(self) -> Iterator[Document]:
-        """Stream the documents of all lists, each once, in the order in which they come first.
+        """Stream the documents of all lists, each once, in order of first occurrence.
 
         Raises:
-            DataError: Two lists have different texts for one id.
+            DataError: An id has different texts in two lists.
         """
         seen: dict[str, bytes] = {}
         for request in self._requests():
@@ -76,30 +78,30 @@ class Requests(FileCollection):
                     raise DataError(
                         f"{request.where}: document {doc.id!r} has another text here than in an earlier list",
                         expected="one text for each id",
-                        remedy="Use the first stage candidates, which takes each list as it is",
+                        remedy="Use the first stage candidates, which uses each list with its own texts",
                     )
 
     def queries(self) -> list[Query]:
-        """All queries in file order."""
+        """Return all queries in file order."""
         return [request.query for request in self._requests()]
 
     def candidates(self) -> Run:
-        """The lists, with the documents' texts."""
+        """Return the lists, with document texts."""
         by_score = self.order == "score"
-        return Run((r.scored() if by_score else r.given() for r in self._requests()), name=self.name)
+        return Run((r.sorted_by_score() if by_score else r.in_given_order() for r in self._requests()), name=self.name)
 
-    def _requests(self) -> Iterator[Request]:
-        """Stream the requests of a JSON-lines file; those of a JSON list are parsed once and kept."""
+    def _requests(self) -> Iterator[RerankRequest]:
+        """Yield the requests, streamed from JSON lines; a JSON list is parsed once and kept."""
         seen: set[str] = set()
-        for place, record in enumerate(self._records(), 1):
-            request = Request.read(record, place)
+        for number, record in enumerate(self._records(), 1):
+            request = RerankRequest.from_record(record, number)
             if request.query.id in seen:
-                raise DataError(f"{request.where}: query {request.query.id!r} stands twice", expected="each id once")
+                raise DataError(f"{request.where}: duplicate query {request.query.id!r}", expected="each id once")
             seen.add(request.query.id)
             yield request
 
-    def _records(self) -> Iterator[Record]:
-        return iter(self._list) if self._is_list else read_lines(self.files.docs[0])
+    def _records(self) -> Iterator[JsonRecord]:
+        return iter(self._list) if self._is_list else read_json_lines(self.files.docs[0])
 
     @cached_property
     def _is_list(self) -> bool:
@@ -107,16 +109,16 @@ class Requests(FileCollection):
             return next((line.lstrip()[0] for line in stream if line.strip()), "") == "["
 
     @cached_property
-    def _list(self) -> list[Record]:
+    def _list(self) -> list[JsonRecord]:
         return _whole_list(self.files.docs[0])
 
 
-def _whole_list(path: Path) -> list[Record]:
+def _whole_list(path: Path) -> list[JsonRecord]:
     with open_text(path) as stream:
-        entries: Any = parse(stream.read(), str(path))
+        entries: Any = parse_json(stream.read(), str(path))
     if not entries:
-        raise DataError(f"{path} holds an empty list", expected="at least one request")
-    records = [Record(f"{path}, request {place}", entry) for place, entry in enumerate(entries, 1)]
+        raise DataError(f"{path} contains an empty list", expected="at least one request")
+    records = [JsonRecord(f"{path}, request {number}", entry) for number, entry in enumerate(entries, 1)]
     for record in records:
         if not isinstance(record.fields, dict):
             raise DataError(f"{record.where}: {record.fields!r:.60}", expected="an object")

@@ -1,15 +1,16 @@
-"""Collections of TREC files: documents in SGML or XML, topics in any of their forms, qrels."""
+"""Collections in TREC formats: documents in SGML or XML, topics in any of their forms, qrels."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import ClassVar
 
-from rerank.collections.base.files import FileCollection, Files, existing, stem
+from rerank.collections.base.files import CollectionFiles, FileCollection, require_path, stem
 from rerank.errors import DataError, MissingResourceError, UsageError
-from rerank.io.json_records import identifier, once
-from rerank.io.sgml import Block, element, elements, plain, read_blocks, without
-from rerank.io.smart import one_line
+from rerank.io.json_records import check_unique, parse_id
+from rerank.io.sgml import SgmlBlock, find_element, find_elements, plain_text, read_blocks, remove_elements
+from rerank.io.smart_format import join_lines
 from rerank.io.trec_topics import check_fields, read_topics
 from rerank.types import Document, Query
 
@@ -17,29 +18,31 @@ _IDS = ("docno", "docid", "id")
 #: Names of the title in TREC's sources, in the order in which they are looked for.
 _TITLES = ("title", "headline", "head", "hl", "doctitle", "ti", "ttl")
 _TEXTS = ("text", "body", "contents?", "abstract", "abst")
-#: Numbers and transfer headers, which are no text where a document marks up none.
+#: Elements that are not text, for documents without a text element: ids and transfer headers.
 _OTHER = ("docno", "docid", "id", "docoldno", "dochdr", "url")
 
 
 class Trec(FileCollection):
-    """Documents in TREC's SGML or XML, topics (TREC, XML or tab-separated), qrels; each may be gzipped or left out.
+    """Documents in TREC's SGML or XML, topics (TREC, XML or tab-separated), qrels; each is optional and may be gzipped.
 
-    A document is what stands between <DOC> and </DOC>. Its title is TITLE, HEADLINE, HEAD, HL, DOCTITLE, TI or TTL;
-    its text is all of TEXT, BODY, CONTENTS and ABSTRACT, or, where it has none of them, everything else in it.
-    Tags are dropped and entities turned into characters.
+    A document is the content of <DOC>. Its title is TITLE, HEADLINE, HEAD, HL, DOCTITLE, TI or TTL; its text is the
+    concatenation of TEXT, BODY, CONTENTS and ABSTRACT, or all other content if it has none of them. Tags are removed
+    and entities are decoded.
 
     Args:
-        docs: A file, or a folder of which all files are read, those inside its folders too, in the order of names.
-        topics: A file. Its form is told from its content.
+        docs: A file, or a folder whose files are read recursively in the order of their names.
+        topics: A file. Its format is detected from the content.
         qrels: A file.
-        fields: What makes a query: title, description, narrative, or tags of the file, joined with ``+``.
+        fields: Fields that form the query text, joined with ``+``: title, description, narrative, or tags of the file.
         language: ISO 639 code of the documents.
-        relevant: The lowest grade that binary measures count as relevant.
+        relevant: Lowest grade that binary measures count as relevant.
 
     Raises:
-        MissingResourceError: A file or folder is not there, or a folder is empty.
-        UsageError: No file is named, or no field.
+        MissingResourceError: A file or folder does not exist, or a folder is empty.
+        UsageError: No file or no field is given.
     """
+
+    format_name: ClassVar[str] = "Trec"
 
     def __init__(
         self,
@@ -51,13 +54,13 @@ class Trec(FileCollection):
         language: str = "en",
         relevant: int = 1,
     ) -> None:
-        """Find the files; nothing is read yet."""
+        """Locate the files without reading them."""
         if not (docs or topics):
-            raise UsageError("trec: names no file", expected="trec:docs=FILE or FOLDER,topics=FILE,qrels=FILE")
-        files = Files(
+            raise UsageError("trec: without a file", expected="trec:docs=FILE or FOLDER,topics=FILE,qrels=FILE")
+        files = CollectionFiles(
             docs=_documents(docs),
-            queries=(existing(topics, "a file"),) if topics else (),
-            qrels=(existing(qrels, "a file"),) if qrels else (),
+            queries=(require_path(topics, "a file"),) if topics else (),
+            qrels=(require_path(qrels, "a file"),) if qrels else (),
         )
         super().__init__(stem(Path(docs or topics)), files, language=language, relevant=relevant)
         self.fields = tuple(name.strip().lower() for name in fields.split("+") if name.strip())
@@ -66,55 +69,57 @@ class Trec(FileCollection):
 
     @property
     def selecting(self) -> Mapping[str, str]:
-        """The chosen fields decide the queries' texts."""
+        """The fields that form the query texts."""
         return {"fields": "+".join(self.fields)}
 
     def docs(self) -> Iterator[Document]:
-        """Stream the documents, one file after the other."""
-        found = ((block.where, _document(block)) for path in self.files.docs for block in read_blocks(path, ("doc",)))
-        return once(found, "document")
+        """Stream the documents, file by file."""
+        documents = (
+            (block.where, _document(block)) for path in self.files.docs for block in read_blocks(path, ("doc",))
+        )
+        return check_unique(documents, "document")
 
     def queries(self) -> list[Query]:
-        """All topics in file order, each as the chosen fields on one line.
+        """Return all topics in file order, each with the chosen fields on one line.
 
         Raises:
-            UnknownNameError: A chosen field that no topic has.
-            DataError: A topic that has none of the chosen fields, or the file is wrong.
+            UnknownNameError: No topic has one of the chosen fields.
+            DataError: A topic has none of the chosen fields, or the file is malformed.
         """
         if not self.files.queries:
             return []
         topics = read_topics(self.files.queries[0])
         check_fields(topics, self.fields)
-        return list(once(((t.where, Query(id=t.id, text=t.text(self.fields))) for t in topics), "query"))
+        return list(check_unique(((t.where, Query(id=t.id, text=t.text(self.fields))) for t in topics), "query"))
 
 
 def _documents(path: str) -> tuple[Path, ...]:
     if not path:
         return ()
-    where = existing(path, "a file or a folder")
+    where = require_path(path, "a file or a folder")
     if not where.is_dir():
         return (where,)
-    found = tuple(
+    files = tuple(
         sorted(
             file
             for file in where.rglob("*")
             if file.is_file() and not any(part.startswith(".") for part in file.relative_to(where).parts)
         )
     )
-    if not found:
+    if not files:
         raise MissingResourceError(f"The folder {path} has no files", expected="files with <DOC>")
-    return found
+    return files
 
 
-def _document(block: Block) -> Document:
-    number = element(block.body, _IDS)
-    doc_id = plain(number) if number is not None else block.attribute(_IDS)
+def _document(block: SgmlBlock) -> Document:
+    number = find_element(block.body, _IDS)
+    doc_id = plain_text(number) if number is not None else block.attribute(_IDS)
     if not doc_id:
-        raise DataError(f"{block.where}: a document without a number", expected="<DOCNO>, or an attribute id=")
-    title = element(block.body, _TITLES)
-    texts = elements(block.body, _TEXTS) or [without(block.body, _OTHER + _TITLES)]
+        raise DataError(f"{block.where}: a document without an id", expected="<DOCNO>, or an attribute id=")
+    title = find_element(block.body, _TITLES)
+    texts = find_elements(block.body, _TEXTS) or [remove_elements(block.body, _OTHER + _TITLES)]
     return Document(
-        id=identifier(doc_id, "document", block.where),
-        title=one_line(plain(title or "")),
-        text="\n".join(part for part in map(plain, texts) if part),
+        id=parse_id(doc_id, "document", block.where),
+        title=join_lines(plain_text(title or "")),
+        text="\n".join(part for part in map(plain_text, texts) if part),
     )

@@ -1,27 +1,27 @@
-"""Smaller benchmarks that say the same: fewer tasks, fewer queries, smaller corpora, and what each does to conclusions.
+"""Reduction of benchmarks to fewer tasks, fewer queries or smaller corpora, and its effect on conclusions.
 
-Source of the first two ideas: Enevoldsen et al., MMTEB: Massive Multilingual Text Embedding Benchmark, ICLR 2025
-(arXiv 2502.13595), which drops the tasks that others predict and keeps hard negatives alone. What is added here is the
-question whether the significant differences between systems are kept, not their order alone.
+The first two ideas are from Enevoldsen et al., MMTEB: Massive Multilingual Text Embedding Benchmark, ICLR 2025 (arXiv
+2502.13595), which removes tasks that others predict and keeps only hard negatives. This package also asks whether the
+significant differences between systems are retained, not only their order.
 """
 
 from __future__ import annotations
 
-from rerank.downsampling.goals import Goal, Paired, Procedure
+from rerank.downsampling.goal_metrics import Goal, Procedure, SignificanceCriterion
 from rerank.downsampling.pools import choose_pool
 from rerank.downsampling.queries import choose_queries
-from rerank.downsampling.results import Choice, Step
-from rerank.downsampling.tables import Table, read_table
-from rerank.downsampling.tasks import Design, choose_tasks
+from rerank.downsampling.reduced_benchmark import ReducedBenchmark, ReductionStep
+from rerank.downsampling.score_table import ScoreTable, read_table
+from rerank.downsampling.tasks import TaskReductionDesign, choose_tasks
 
 __all__ = [
-    "Choice",
-    "Design",
     "Goal",
-    "Paired",
     "Procedure",
-    "Step",
-    "Table",
+    "ReducedBenchmark",
+    "ReductionStep",
+    "ScoreTable",
+    "SignificanceCriterion",
+    "TaskReductionDesign",
     "choose_pool",
     "choose_queries",
     "choose_tasks",

@@ -1,4 +1,4 @@
-"""Fewer queries: how many, drawn by chance, still say what all of them say."""
+"""Reduction of the number of queries: how many random queries lead to the same conclusions."""
 
 from __future__ import annotations
 
@@ -7,91 +7,105 @@ from typing import Any
 
 import numpy as np
 
-from rerank.downsampling.goals import Goal, Paired, compared, counted, judged, pairs_by_fate
-from rerank.downsampling.results import Choice, Step, smallest
+from rerank.downsampling.goal_metrics import (
+    Goal,
+    SignificanceCriterion,
+    compare_verdicts,
+    compute_verdicts,
+    count_pairs,
+    pairs_by_outcome,
+)
+from rerank.downsampling.reduced_benchmark import ReducedBenchmark, ReductionStep, find_smallest
 from rerank.errors import UsageError
-from rerank.evaluation import Matrix
-from rerank.evaluation.pairs import reservations
+from rerank.evaluation import ScoreMatrix
+from rerank.evaluation.pairwise_decisions import list_caveats
 
-#: Share of the draws that must meet the goal.
+#: Fraction of the draws that must meet the goal.
 OFTEN = 0.9
-#: How many sizes are tried if none are named.
+#: Number of sizes that are tried by default.
 _SIZES = 12
 
 
 def choose_queries(
-    matrix: Matrix,
+    matrix: ScoreMatrix,
     goal: Goal,
     *,
-    paired: Paired | None = None,
+    criterion: SignificanceCriterion | None = None,
     sizes: Sequence[int] = (),
     seeds: int = 20,
     seed: int = 0,
-) -> Choice:
-    """Find the least number of queries of which nine in ten draws meet the goal.
+) -> ReducedBenchmark:
+    """Find the smallest number of queries for which nine in ten random draws meet the goal.
 
-    A draw is a random order of the queries, and each size takes its first ones, so that larger sets hold the smaller.
+    A draw is a random order of the queries, of which each size takes the first ones, so that larger sets contain
+    smaller ones.
 
     Args:
         matrix: Scores, (queries, systems).
-        goal: What must be kept.
-        paired: How differences are tested; by paired t tests, corrected after Benjamini and Hochberg, if left out.
+        goal: The goal.
+        criterion: The significance test; by default paired t-tests with Benjamini-Hochberg correction.
         sizes: Numbers of queries to try; by default a dozen, from two to all.
-        seeds: How many draws.
+        seeds: Number of draws.
         seed: The first seed.
 
     Raises:
-        UsageError: A size out of range, or no draws.
+        UsageError: A size is out of range, or there are no draws.
     """
-    many = len(matrix.topics)
-    wanted = sorted({*(sizes or _spread(many)), many}, reverse=True)
-    if seeds < 1 or wanted[-1] < 2 or wanted[0] > many:
-        raise UsageError(f"seeds={seeds}, sizes {wanted}", expected=f"seeds from 1, sizes from 2 to {many}")
-    tested = paired or Paired()
-    gold = judged(matrix.values, matrix.systems, tested)
-    orders = [np.random.default_rng(seed + at).permutation(many) for at in range(seeds)]
-    steps, lucky = [], {}
-    for size in wanted:
-        draws = [compared(gold, judged(matrix.values[o[:size]], matrix.systems, tested)) for o in orders]
-        reached = [goal.met(figures) for figures in draws]
-        lucky[size] = next((order[:size] for order, met in zip(orders, reached, strict=True) if met), None)
-        steps.append(_step(size, draws, sum(reached) / seeds))
-    chosen = smallest(tuple(steps))
-    first = lucky[chosen.size] if chosen else None
-    places = [] if first is None else sorted(first.tolist())
-    kept = judged(matrix.values[places], matrix.systems, tested) if places else gold
-    return Choice(
+    total = len(matrix.topics)
+    tried_sizes = sorted({*(sizes or _spread(total)), total}, reverse=True)
+    if seeds < 1 or tried_sizes[-1] < 2 or tried_sizes[0] > total:
+        raise UsageError(f"seeds={seeds}, sizes {tried_sizes}", expected=f"seeds of 1 or more, sizes from 2 to {total}")
+    significance = criterion or SignificanceCriterion()
+    gold = compute_verdicts(matrix.values, matrix.systems, significance)
+    # nested draws: each size takes the first queries of the same random orders
+    orders = [np.random.default_rng(seed + index).permutation(total) for index in range(seeds)]
+    steps, first_success = [], {}
+    for size in tried_sizes:
+        draws = [
+            compare_verdicts(gold, compute_verdicts(matrix.values[order[:size]], matrix.systems, significance))
+            for order in orders
+        ]
+        met_by_draw = [goal.is_met(figures) for figures in draws]
+        first_success[size] = next((order[:size] for order, met in zip(orders, met_by_draw, strict=True) if met), None)
+        steps.append(_step(size, draws, sum(met_by_draw) / seeds))
+    chosen = find_smallest(tuple(steps))
+    selected = first_success[chosen.size] if chosen else None
+    indices = [] if selected is None else sorted(selected.tolist())
+    selected_verdicts = compute_verdicts(matrix.values[indices], matrix.systems, significance) if indices else gold
+    return ReducedBenchmark(
         kind="queries",
-        whole=counted(gold),
+        whole=count_pairs(gold),
         steps=tuple(steps),
         chosen=chosen,
-        kept=tuple(matrix.topics[at] for at in places),
-        pairs=pairs_by_fate(gold, kept),
-        notes=tuple(_notes(matrix, tested)),
+        kept=tuple(matrix.topics[index] for index in indices),
+        pairs=pairs_by_outcome(gold, selected_verdicts),
+        notes=tuple(_notes(matrix, significance)),
     )
 
 
-def _notes(matrix: Matrix, tested: Paired) -> Iterator[str]:
-    procedure = tested.procedure
-    yield from reservations(matrix, procedure.opened, procedure.correction, tested.alpha, noun="queries")
-    yield "The queries named are the first draw's that meets the goal; figures are means over all draws."
+def _notes(matrix: ScoreMatrix, significance: SignificanceCriterion) -> Iterator[str]:
+    procedure = significance.procedure
+    yield from list_caveats(
+        matrix, procedure.significance_test, procedure.correction, significance.alpha, noun="queries"
+    )
+    yield "The listed queries are those of the first draw that meets the goal; values are means over all draws."
 
 
-def _step(size: int, draws: Sequence[dict[str, Any]], share: float) -> Step:
+def _step(size: int, draws: Sequence[dict[str, Any]], share: float) -> ReductionStep:
     worst = {f"worst_{name}": _worst(draws, name) for name in ("tau", "recall")}
     more = {"draws_that_meet": share, **worst}
-    return Step(size=size, label=str(size), figures=_means(draws), met=share >= OFTEN, more=more)
+    return ReductionStep(size=size, label=str(size), figures=_means(draws), met=share >= OFTEN, more=more)
 
 
 def _spread(many: int) -> list[int]:
-    """Sizes from two to all, in equal ratios."""
+    """Return sizes from two to all in a geometric series."""
     return [round(size) for size in np.geomspace(2, many, _SIZES).tolist()]
 
 
 def _means(draws: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The mean of every figure over the draws that have it."""
+    """Return the mean of every value over the draws in which it is defined."""
     columns = {name: [draw[name] for draw in draws if draw[name] is not None] for name in draws[0]}
-    return {name: sum(found) / len(found) if found else None for name, found in columns.items()}
+    return {name: sum(values) / len(values) if values else None for name, values in columns.items()}
 
 
 def _worst(draws: Sequence[dict[str, Any]], name: str) -> float | None:

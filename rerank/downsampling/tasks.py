@@ -1,7 +1,7 @@
-"""Fewer tasks: dropped one by one, as long as what was concluded from all of them stands.
+"""Reduction of the number of tasks: tasks are removed one by one while the conclusions from all tasks are retained.
 
-Two orders of dropping. ``correlation`` drops what the other tasks predict best (as MMTEB does, with linear regression
-over models); ``significance`` drops what costs the fewest significant differences between systems.
+Tasks are removed in one of two orders. ``correlation`` removes the task that the others predict best (as MMTEB does,
+with linear regression over models); ``significance`` removes the task that costs the fewest significant differences.
 """
 
 from __future__ import annotations
@@ -12,38 +12,45 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rerank.adjudication.verdicts import Verdicts
-from rerank.downsampling.goals import Goal, Paired, compared, counted, judged, pairs_by_fate
-from rerank.downsampling.predicting import RIDGE, Predicted, predicted
-from rerank.downsampling.results import Choice, Step
-from rerank.downsampling.tables import Table
+from rerank.adjudication.significance_verdicts import SignificanceVerdicts
+from rerank.downsampling.goal_metrics import (
+    Goal,
+    SignificanceCriterion,
+    compare_verdicts,
+    compute_verdicts,
+    count_pairs,
+    pairs_by_outcome,
+)
+from rerank.downsampling.reduced_benchmark import ReducedBenchmark, ReductionStep
+from rerank.downsampling.score_table import ScoreTable
+from rerank.downsampling.task_prediction import RIDGE, TaskPredictability, predict_tasks
 from rerank.errors import UnknownNameError, UsageError
 
 Order = Literal["correlation", "significance"]
-#: Models that are needed to predict one from the others.
+#: Smallest number of models for predicting one from the others.
 _LEAST_MODELS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Design:
-    """How tasks are chosen.
+class TaskReductionDesign:
+    """Options of the task reduction.
 
     Attributes:
-        goal: What must be kept.
-        order: What is dropped first.
-        unit: Rows that are averaged and tested: a row a task, or a row a query.
-        paired: How differences are tested.
-        least: Tasks that stay at least.
-        always: Tasks that are never dropped, such as the only one of a language.
-        hold_out: Share of the models that have no say in the choice; it is checked on them.
-        seed: Of drawing these.
+        goal: The goal.
+        order: Order in which tasks are removed.
+        unit: Rows that are averaged and tested: one per task or one per query.
+        criterion: The significance test.
+        least: Smallest number of remaining tasks.
+        always: Tasks that are never removed, such as the only one of a language.
+        hold_out: Fraction of the models that are excluded from the choice, which is then checked on them.
+        seed: Seed of the random choice of these models.
         ridge: Weight of the penalty when tasks are predicted.
     """
 
     goal: Goal = field(default_factory=Goal)
     order: Order = "correlation"
     unit: Literal["task", "query"] = "task"
-    paired: Paired = field(default_factory=Paired)
+    criterion: SignificanceCriterion = field(default_factory=SignificanceCriterion)
     least: int = 2
     always: tuple[str, ...] = ()
     hold_out: float = 0.0
@@ -55,122 +62,135 @@ class Design:
         if self.least < 1 or self.ridge <= 0 or not 0 <= self.hold_out < 1:
             raise UsageError(
                 f"least={self.least}, ridge={self.ridge}, hold_out={self.hold_out}",
-                expected="least from 1, ridge above 0, hold_out from 0 and below 1",
+                expected="least of 1 or more, ridge above 0, hold_out of 0 or more and below 1",
             )
 
 
-def choose_tasks(table: Table, design: Design) -> Choice:
-    """Drop tasks as long as the goal is met.
+def choose_tasks(table: ScoreTable, design: TaskReductionDesign) -> ReducedBenchmark:
+    """Remove tasks as long as the goal is met.
 
     Raises:
-        UsageError: Too few models, or queries are to be tested and not known.
-        UnknownNameError: A task that must stay and is not there.
+        UsageError: There are too few models, or rows per query are requested and unknown.
+        UnknownNameError: A task that must remain does not exist.
     """
     for name in design.always:
         if name not in table.tasks:
             raise UnknownNameError("task", name, table.tasks)
-    seen, unseen = _divided(table, design)
-    searched = _Search(table, seen, design)
-    steps, left = [searched.first()], tuple(table.tasks)
-    sets = [left]
-    while len(left) > design.least and (found := searched.drop(left)):
-        step, left = found
+    choosing, held_out = _split_models(table, design)
+    search = _Search(table, choosing, design)
+    steps, remaining = [search.first()], tuple(table.tasks)
+    task_sets = [remaining]
+    while len(remaining) > design.least and (removal := search.drop(remaining)):
+        step, remaining = removal
         steps.append(step)
-        sets.append(left)
-    checked = _Search(table, unseen, design) if unseen else None
-    if checked:
-        steps = [_beside(step, checked.figures(kept)) for step, kept in zip(steps, sets, strict=True)]
-    whole = searched.gold
-    return Choice(
+        task_sets.append(remaining)
+    check = _Search(table, held_out, design) if held_out else None
+    if check:
+        steps = [_with_held_out(step, check.figures(tasks)) for step, tasks in zip(steps, task_sets, strict=True)]
+    gold = search.gold
+    return ReducedBenchmark(
         kind="tasks",
-        whole={**counted(whole), "tasks": len(table.tasks)},
+        whole={**count_pairs(gold), "tasks": len(table.tasks)},
         steps=tuple(steps),
         chosen=steps[-1],
-        kept=left,
-        pairs=pairs_by_fate(whole, searched.verdicts(left)),
-        notes=tuple(_notes(table, design, whole, unseen)),
+        kept=remaining,
+        pairs=pairs_by_outcome(gold, search.verdicts(remaining)),
+        notes=tuple(_notes(table, design, gold, held_out)),
     )
 
 
 class _Search:
-    """Some models of a table, and what any set of tasks says of them."""
+    """Search over sets of tasks, for some models of a table."""
 
-    def __init__(self, table: Table, models: Sequence[int], design: Design) -> None:
+    def __init__(self, table: ScoreTable, models: Sequence[int], design: TaskReductionDesign) -> None:
         self._table, self._models, self._design = table, list(models), design
-        self._names = [table.models[at] for at in models]
+        self._names = [table.models[index] for index in models]
         self.gold = self.verdicts(tuple(table.tasks))
 
-    def verdicts(self, tasks: Sequence[str]) -> Verdicts:
+    def verdicts(self, tasks: Sequence[str]) -> SignificanceVerdicts:
+        """Return the verdicts by some tasks."""
         values = self._table.rows(tasks, unit=self._design.unit)[:, self._models]
-        return judged(values, self._names, self._design.paired)
+        return compute_verdicts(values, self._names, self._design.criterion)
 
     def figures(self, tasks: Sequence[str]) -> dict[str, Any]:
-        return compared(self.gold, self.verdicts(tasks))
+        """Return the metrics of some tasks against all tasks."""
+        return compare_verdicts(self.gold, self.verdicts(tasks))
 
-    def first(self) -> Step:
-        """All tasks."""
+    def first(self) -> ReductionStep:
+        """Return the step with all tasks."""
         figures = self.figures(tuple(self._table.tasks))
-        return Step(size=len(self._table.tasks), label="", figures=figures, met=True, more={"predicted": None})
+        return ReductionStep(size=len(self._table.tasks), label="", figures=figures, met=True, more={"predicted": None})
 
-    def drop(self, left: tuple[str, ...]) -> tuple[Step, tuple[str, ...]] | None:
-        """The best task to drop of those that may go; None if the goal would be missed without any of them."""
-        found: list[tuple[tuple[float, ...], Step, tuple[str, ...]]] = []
-        for at, known in self._candidates(left):
-            rest = left[:at] + left[at + 1 :]
+    def drop(self, remaining: tuple[str, ...]) -> tuple[ReductionStep, tuple[str, ...]] | None:
+        """Return the step that removes the best task, and the remaining tasks; None if no removal meets the goal."""
+        candidates: list[tuple[tuple[float, ...], ReductionStep, tuple[str, ...]]] = []
+        for index, predictability in self._candidates(remaining):
+            rest = remaining[:index] + remaining[index + 1 :]
             figures = self.figures(rest)
-            if not self._design.goal.met(figures):
+            if not self._design.goal.is_met(figures):
                 continue
-            step = Step(size=len(rest), label=left[at], figures=figures, met=True, more={"predicted": known.spearman})
+            step = ReductionStep(
+                size=len(rest),
+                label=remaining[index],
+                figures=figures,
+                met=True,
+                more={"predicted": predictability.spearman},
+            )
+            # candidates come best predicted first, so the first that meets the goal is taken
             if self._design.order == "correlation":
                 return step, rest
-            found.append((_kept(figures), step, rest))
-        if not found:
+            candidates.append((_retained_findings(figures), step, rest))
+        if not candidates:
             return None
-        _, step, rest = max(found, key=lambda one: one[0])
+        _, step, rest = max(candidates, key=lambda candidate: candidate[0])
         return step, rest
 
-    def _candidates(self, left: tuple[str, ...]) -> Iterator[tuple[int, Predicted]]:
-        """Places of the tasks that may go, the best predicted first."""
-        rows = self._table.rows(left, unit="task")[:, self._models]
-        known = predicted(rows, ridge=self._design.ridge)
-        order = sorted(range(len(left)), key=lambda at: known[at].key, reverse=True)
-        return ((at, known[at]) for at in order if left[at] not in self._design.always)
+    def _candidates(self, remaining: tuple[str, ...]) -> Iterator[tuple[int, TaskPredictability]]:
+        """Yield indices of the tasks that may be removed, best predicted first."""
+        rows = self._table.rows(remaining, unit="task")[:, self._models]
+        predictability = predict_tasks(rows, ridge=self._design.ridge)
+        order = sorted(range(len(remaining)), key=lambda index: predictability[index].key, reverse=True)
+        return ((index, predictability[index]) for index in order if remaining[index] not in self._design.always)
 
 
-def _kept(figures: dict[str, Any]) -> tuple[float, ...]:
-    """The more of the whole's findings are kept, and the fewer are new, the larger; then the ranking counts."""
+def _retained_findings(figures: dict[str, Any]) -> tuple[float, ...]:
+    """Return a sort key: more retained findings, fewer new ones, then a more similar ranking."""
     return tuple(1.0 if figures[name] is None else figures[name] for name in ("f1", "tau", "spearman"))
 
 
-def _beside(step: Step, figures: dict[str, Any]) -> Step:
+def _with_held_out(step: ReductionStep, figures: dict[str, Any]) -> ReductionStep:
+    """Add the metrics on held-out models to a step."""
     more = {**step.more, "held_out": {name: figures[name] for name in ("tau", "spearman", "recall", "precision")}}
-    return Step(size=step.size, label=step.label, figures=step.figures, met=step.met, more=more)
+    return ReductionStep(size=step.size, label=step.label, figures=step.figures, met=step.met, more=more)
 
 
-def _divided(table: Table, design: Design) -> tuple[list[int], list[int]]:
-    """Places of the models that choose, and of those that the choice is checked on."""
-    many = len(table.models)
-    aside = round(design.hold_out * many)
-    order = np.random.default_rng(design.seed).permutation(many).tolist()
-    seen, unseen = sorted(order[aside:]), sorted(order[:aside])
-    if len(seen) < _LEAST_MODELS or len(unseen) == 1:
+def _split_models(table: ScoreTable, design: TaskReductionDesign) -> tuple[list[int], list[int]]:
+    """Return the indices of the models that choose, and of the held-out models."""
+    total = len(table.models)
+    held_count = round(design.hold_out * total)
+    # random split of the models
+    order = np.random.default_rng(design.seed).permutation(total).tolist()
+    choosing, held_out = sorted(order[held_count:]), sorted(order[:held_count])
+    if len(choosing) < _LEAST_MODELS or len(held_out) == 1:
         raise UsageError(
-            f"{len(seen)} models to choose by and {len(unseen)} held out",
-            expected=f"at least {_LEAST_MODELS} and, where any are held out, 2",
-            remedy="Take scores of more models, or hold out another share",
+            f"{len(choosing)} models to choose by and {len(held_out)} held out",
+            expected=f"at least {_LEAST_MODELS} to choose by, and none or at least 2 held out",
+            remedy="Use scores of more models, or hold out another fraction",
         )
-    return seen, unseen
+    return choosing, held_out
 
 
-def _notes(table: Table, design: Design, whole: Verdicts, unseen: Sequence[int]) -> Iterator[str]:
+def _notes(
+    table: ScoreTable, design: TaskReductionDesign, whole: SignificanceVerdicts, unseen: Sequence[int]
+) -> Iterator[str]:
     yield from table.notes
     if table.left_out:
-        yield f"{len(table.left_out)} models lack scores and are left out: {', '.join(table.left_out[:5])}"
+        yield f"{len(table.left_out)} models lack scores and are excluded: {', '.join(table.left_out[:5])}"
     if not unseen:
-        yield "The models that chose are those that the figures are of: others may fare worse. See hold_out."
+        yield "The values are for the models that chose the tasks; other models may differ more. Use hold_out to check."
     if design.unit == "task" and len(whole.values) < 10:
-        yield f"The tests are over {len(whole.values)} tasks: only large differences can be found, now or with fewer."
+        yield f"The tests have only {len(whole.values)} tasks as samples, so only large differences can be significant."
     if design.unit == "query":
-        yield "Means and tests are over all queries together, so a task counts by its number of queries."
+        yield "Means and tests are over all queries together, so tasks are weighted by their number of queries."
     if table.left_out or len(table.models) < len(table.tasks):
-        yield f"{len(table.tasks)} tasks are predicted from {len(table.models)} models: the order of dropping is rough."
+        yield f"{len(table.tasks)} tasks are predicted from {len(table.models)} models, so the order is imprecise."

@@ -1,32 +1,35 @@
-"""Runs against judgments: scores, comparisons with significance, tables. SciPy and ir_measures load when first used."""
+"""Evaluation of runs against relevance judgments: scores, significance tests, comparisons and tables.
+
+SciPy and ir_measures are imported when first used.
+"""
 
 from __future__ import annotations
 
 from rerank.evaluation.comparison import compare, compare_scores
-from rerank.evaluation.groups import evaluate_by, read_groups, with_groups
-from rerank.evaluation.matrix import Matrix, read_matrix
+from rerank.evaluation.comparison_report import Comparison, PairComparison, RunSummary
+from rerank.evaluation.evaluator import evaluate, evaluate_all
 from rerank.evaluation.measures import parse_measures
-from rerank.evaluation.measuring import evaluate, evaluate_all
-from rerank.evaluation.pairs import Decisions, decide
+from rerank.evaluation.pairwise_decisions import PairwiseDecisions, decide_pairs
 from rerank.evaluation.power import paired_t_power, topics_needed
-from rerank.evaluation.report import Comparison, Pair, RunSummary
+from rerank.evaluation.query_groups import add_groups, evaluate_by_group, read_groups
+from rerank.evaluation.score_matrix import ScoreMatrix, read_matrix
 from rerank.evaluation.scores import Scores, evaluation_report
-from rerank.evaluation.tables import comparison_table, scores_table
+from rerank.evaluation.tables import scores_table
 
 __all__ = [
     "Comparison",
-    "Decisions",
-    "Matrix",
-    "Pair",
+    "PairComparison",
+    "PairwiseDecisions",
     "RunSummary",
+    "ScoreMatrix",
     "Scores",
+    "add_groups",
     "compare",
     "compare_scores",
-    "comparison_table",
-    "decide",
+    "decide_pairs",
     "evaluate",
     "evaluate_all",
-    "evaluate_by",
+    "evaluate_by_group",
     "evaluation_report",
     "paired_t_power",
     "parse_measures",
@@ -34,5 +37,4 @@ __all__ = [
     "read_matrix",
     "scores_table",
     "topics_needed",
-    "with_groups",
 ]

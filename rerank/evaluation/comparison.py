@@ -1,6 +1,6 @@
-"""Runs against each other on one measure: means with confidence intervals, and every pair tested.
+"""Comparison of runs on one measure: means with confidence intervals, and a significance test for every pair.
 
-Tests are paired by topic and corrected over all pairs of the comparison. Knows no files and prints nothing.
+Tests are paired by query and corrected for the number of pairs in the comparison.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 
 from rerank.errors import UsageError
-from rerank.evaluation.grades import grade_note
-from rerank.evaluation.matrix import Matrix
-from rerank.evaluation.measures import check_by_query, parse_measures
-from rerank.evaluation.measuring import evaluate_all
-from rerank.evaluation.pairs import Decisions, check_level, decide, reservations
-from rerank.evaluation.report import Comparison, Pair, RunSummary
+from rerank.evaluation.comparison_report import Comparison, PairComparison, RunSummary
+from rerank.evaluation.evaluator import evaluate_all
+from rerank.evaluation.grade_notes import grade_note
+from rerank.evaluation.measures import check_has_query_values, parse_measures
+from rerank.evaluation.pairwise_decisions import PairwiseDecisions, check_alpha, decide_pairs, list_caveats
+from rerank.evaluation.score_matrix import ScoreMatrix
 from rerank.evaluation.scores import Scores
 from rerank.evaluation.significance import SMALLEST, correct, mean_interval, open_test
-from rerank.evaluation.significance.base import DECIMALS, Floats, bounded, differences
+from rerank.evaluation.significance.base import DECIMALS, Floats, clip_p_values, iterate_differences
 from rerank.selector import Selector
 from rerank.types import Qrels, Run
 
@@ -37,52 +37,57 @@ def compare(
     correction: str = "auto",
     alpha: float = 0.05,
 ) -> Comparison:
-    """Measure runs and test every pair of them.
+    """Evaluate runs and test every pair of them for a significant difference.
 
     Args:
-        qrels: The judgments.
-        runs: At least two, with different names.
-        measure: One name, see `rerank.evaluation.measures.parse_measures`.
-        relevant: The lowest grade that binary measures count as relevant where the name gives none.
-        test: Selector of the main test: ``"t"``, ``"permutation,permutations=100000"`` ...
-        correction: none, bonferroni, holm, hochberg, bh or by; ``auto`` is holm, or none for Tukey's tests, which hold
-            for all pairs together.
-        alpha: Level of significance, for the corrected p-values.
+        qrels: The relevance judgments.
+        runs: At least two runs with different names.
+        measure: Name of one measure, in a form that `rerank.evaluation.measures.parse_measures` reads.
+        relevant: Lowest grade that counts as relevant in binary measures whose name gives none.
+        test: Selector of the main test, such as ``"t"`` or ``"permutation,permutations=100000"``.
+        correction: Correction for multiple comparisons: none, bonferroni, holm, hochberg, bh or by. ``auto`` selects
+            holm, or none for Tukey's tests, which control the family-wise error themselves.
+        alpha: Significance level, applied to the corrected p-values.
 
     Raises:
-        UsageError: Too few runs, two of one name, more than one measure or one without values query by query, an alpha
-            outside 0 to 1, or a correction for a test that needs none.
-        UnknownNameError: No such measure, test or correction.
-        DataError: Fewer than two judged queries, or a run that shares none with the judgments.
-        MissingPrerequisiteError: The measure needs something that is not installed.
+        UsageError: There are fewer than two runs, two runs have the same name, the measure is several measures or has
+            no per-query values, alpha is not between 0 and 1, or the test does not take a correction.
+        UnknownNameError: The measure, test or correction does not exist.
+        DataError: Fewer than two queries are judged, or a run shares no query with the judgments.
+        MissingPrerequisiteError: The measure needs a library or program that is not installed.
     """
     runs = list(runs)
     names = [str(m) for m in parse_measures([measure], relevant=relevant)]
     if len(names) != 1:
-        raise UsageError(f"{measure!r} stands for {len(names)} measures", expected="one measure in a comparison")
-    check_by_query(names[0])
+        raise UsageError(f"{measure!r} is {len(names)} measures", expected="one measure in a comparison")
+    check_has_query_values(names[0])
     _check_names([run.name for run in runs])
     scores = evaluate_all(qrels, runs, [measure], relevant=relevant)
-    found = compare_scores(scores, names[0], test=test, correction=correction, alpha=alpha)
-    told = grade_note(qrels, names)
-    return replace(found, notes=(*found.notes, told)) if told else found
+    comparison = compare_scores(scores, names[0], test=test, correction=correction, alpha=alpha)
+    note = grade_note(qrels, names)
+    return replace(comparison, notes=(*comparison.notes, note)) if note else comparison
 
 
 def compare_scores(
     scores: Sequence[Scores], measure: str, *, test: str = "t", correction: str = "auto", alpha: float = 0.05
 ) -> Comparison:
-    """Test every pair of runs that are measured already; see `compare`.
+    """Test every pair of runs that have been evaluated already.
 
     Args:
-        scores: At least two, with different names, over the same judged queries.
-        measure: As ir_measures prints it; all of them must have it.
+        scores: Scores of at least two runs with different names, over the same judged queries.
+        measure: The measure, as ir_measures prints it; all scores must include it.
         test: Selector of the main test.
-        correction: Its correction.
-        alpha: Level of significance, for the corrected p-values.
+        correction: Correction for multiple comparisons, as in `compare`.
+        alpha: Significance level, applied to the corrected p-values.
+
+    Raises:
+        UsageError: As `compare`, or a run lacks the measure.
+        UnknownNameError: The test or correction does not exist.
+        DataError: The runs were evaluated on different queries, or on fewer than two.
     """
     _check_names([entry.run for entry in scores])
-    check_level(alpha)
-    decisions = decide(Matrix.from_scores(scores, measure), _rounding(test), correction, alpha=alpha)
+    check_alpha(alpha)
+    decisions = decide_pairs(ScoreMatrix.from_scores(scores, measure), _rounding(test), correction, alpha=alpha)
     pairs = _pairs(decisions)
     return Comparison(
         measure=measure,
@@ -97,16 +102,21 @@ def compare_scores(
 
 def _check_names(names: Sequence[str]) -> None:
     if len(names) < 2:
-        raise UsageError(f"{len(names)} run to compare", expected="at least two")
+        raise UsageError(f"{len(names)} run to compare", expected="at least two runs")
     for name in names:
         if names.count(name) > 1:
-            raise UsageError(f"Two runs are called {name!r}", remedy="Give each another name")
+            raise UsageError(f"Two runs are named {name!r}", remedy="Give each run a different name")
 
 
-def _rounding(test: str) -> str:
-    """Measured scores are sums of fractions, so what ties must tie here, whatever SciPy makes of given decimals."""
-    selector = Selector.parse(test)
-    return f"{test},decimals={DECIMALS}" if selector.name == "wilcoxon" and "decimals" not in selector.options else test
+def _rounding(selector: str) -> str:
+    """Add rounding of differences to Wilcoxon's test.
+
+    Scores of runs are sums of fractions, so equal differences may differ in their last bits, which would break ties.
+    """
+    parsed = Selector.parse(selector)
+    if parsed.name == "wilcoxon" and "decimals" not in parsed.options:
+        return f"{selector},decimals={DECIMALS}"
+    return selector
 
 
 def _summary(entry: Scores, measure: str) -> RunSummary:
@@ -114,14 +124,16 @@ def _summary(entry: Scores, measure: str) -> RunSummary:
     return RunSummary(run=entry.run, mean=entry.mean(measure), low=low, high=high, missing=len(entry.missing))
 
 
-def _pairs(decisions: Decisions) -> tuple[Pair, ...]:
+def _pairs(decisions: PairwiseDecisions) -> tuple[PairComparison, ...]:
     matrix = decisions.matrix
-    deltas = np.concatenate(list(differences(matrix.values)), axis=1)
+    # (queries, pairs), first run minus second, in the order of itertools.combinations
+    deltas = np.concatenate(list(iterate_differences(matrix.values)), axis=1)
     low, mean, high, effect = _sizes(deltas)
     raw, adjusted = decisions.p_values()
-    if Selector.parse(decisions.test).name == "t":  # without spread t has no bound, which counts for nothing (adjusted)
+    if Selector.parse(decisions.test).name == "t":  # constant differences: show the limit of p, never significant
         raw = np.where((low == high) & (mean != 0), SMALLEST, raw)
-    signed = bounded(open_test(_rounding("wilcoxon")).p_values(matrix.values))
+    # Wilcoxon and Holm are a fixed second opinion, whatever the main test is
+    signed = clip_p_values(open_test(_rounding("wilcoxon")).p_values(matrix.values))
     columns: dict[str, Any] = {
         "difference": mean,
         "low": low,
@@ -136,30 +148,39 @@ def _pairs(decisions: Decisions) -> tuple[Pair, ...]:
         "p_wilcoxon_adjusted": correct(signed, "holm"),
         "significant": decisions.significant,
     }
+    # tolist() turns NumPy scalars into Python numbers, which JSON can encode
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    couples = itertools.combinations(matrix.systems, 2)
+    system_pairs = itertools.combinations(matrix.systems, 2)
     return tuple(
-        Pair(a=a, b=b, **dict(zip(columns, row, strict=True))) for (a, b), row in zip(couples, rows, strict=True)
+        PairComparison(a=a, b=b, **dict(zip(columns, row, strict=True)))
+        for (a, b), row in zip(system_pairs, rows, strict=True)
     )
 
 
 def _sizes(deltas: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """Lower end, mean, upper end (95 %, Student's t) and d_z of (queries, pairs) differences."""
+    """Return lower end, mean, upper end (95 % interval, Student's t) and Cohen's d_z for every pair.
+
+    Args:
+        deltas: (queries, pairs) differences of scores.
+    """
     from scipy.stats import t
 
-    constant = deltas.min(axis=0) == deltas.max(axis=0)  # rounding of the mean must not pass for spread
+    # rounding in the mean of constant differences must not look like variance
+    constant = deltas.min(axis=0) == deltas.max(axis=0)
     mean = np.where(constant, deltas[0], deltas.mean(axis=0))
     spread = np.where(constant, 0.0, deltas.std(axis=0, ddof=1))
+    # half = t_{0.975, n-1} s / sqrt(n);  d_z = mean / s
     half = float(t.ppf(0.975, len(deltas) - 1)) * spread / math.sqrt(len(deltas))
     with np.errstate(divide="ignore", invalid="ignore"):
         effect = np.where(mean == 0, 0.0, mean / spread)
     return mean - half, mean, mean + half, effect
 
 
-def _notes(scores: Sequence[Scores], pairs: Sequence[Pair], decisions: Decisions) -> tuple[str, ...]:
+def _notes(scores: Sequence[Scores], pairs: Sequence[PairComparison], decisions: PairwiseDecisions) -> tuple[str, ...]:
+    """Return the notes on missing queries, on pairs that the t-test cannot judge, and on the test in general."""
     count = len(decisions.matrix.topics)
     notes = [
-        f"Run {entry.run!r} lacks {len(entry.missing)} of {count} judged queries; they count as 0."
+        f"Run {entry.run!r} has no results for {len(entry.missing)} of {count} judged queries; they score 0."
         for entry in scores
         if entry.missing
     ]
@@ -167,9 +188,9 @@ def _notes(scores: Sequence[Scores], pairs: Sequence[Pair], decisions: Decisions
     if Selector.parse(decisions.test).name == "t":
         notes += [
             f"{pair.a!r} and {pair.b!r}: all {count} differences are equal, so the t-test cannot be computed; "
-            "see Wilcoxon."
+            "use the Wilcoxon p-value."
             for pair in pairs
             if pair.untestable
         ]
-    told = reservations(decisions.matrix, tester, decisions.correction, decisions.alpha, noun="queries")
-    return (*notes, *told)
+    caveats = list_caveats(decisions.matrix, tester, decisions.correction, decisions.alpha, noun="queries")
+    return (*notes, *caveats)

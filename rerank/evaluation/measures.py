@@ -1,8 +1,8 @@
-"""Names -> measures: ir_measures' names (``nDCG@10``, ``AP(rel=2)``) and trec_eval's (``ndcg_cut_10``, ``map``).
+"""Parser of measure names in the forms of ir_measures (``AP(rel=2)@100``) and trec_eval (``ndcg_cut_10``, ``map``).
 
-The measures are ir_measures', and those of `own_measures` beside them. Names are read here, because its own reader uses
-parts of Python that newer versions drop, and because a bad parameter must be an error with a remedy. Knows neither runs
-nor judgments.
+Names are parsed here and not by ir_measures, because its parser uses parts of Python that newer versions remove, and
+because an invalid parameter must raise an error that says how to correct it. Measures of benchmarks are added from
+`benchmark_measures`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rerank.errors import UnknownNameError, UsageError
 if TYPE_CHECKING:
     from ir_measures import Measure
 
-#: trec_eval's names, and ir_measures' for the same; those with ``@`` take a parameter: ``P_10``, ``P.10``, ``P_5,10``.
+#: trec_eval's name -> ir_measures' name; ``@`` means that it takes a parameter, as in ``P_10``, ``P.10``, ``P_5,10``.
 _TREC_NAMES = {
     "bpref": "Bpref",
     "infAP": "infAP",
@@ -45,7 +45,7 @@ _TREC_FORM = re.compile(r"(?P<name>[A-Za-z0-9_]+?)(?:[._](?P<values>[0-9]*\.?[0-
 
 
 class _Call(NamedTuple):
-    """A measure as it was written."""
+    """A measure as the user wrote it: name, parameters and the value after ``@``."""
 
     name: str
     params: dict[str, Any]
@@ -53,65 +53,65 @@ class _Call(NamedTuple):
 
 
 def parse_measures(names: Iterable[str], *, relevant: int = 1) -> tuple[Measure, ...]:
-    """Read the names of measures, in order; one asked for twice counts once.
+    """Parse names of measures, keeping their order and dropping duplicates.
 
     Args:
-        names: In ir_measures' or trec_eval's form; ``P_5,10`` is two measures.
-        relevant: The lowest grade that binary measures count as relevant, where the name gives none. It shows in
-            the printed name: with 2 (the rule of TREC Deep Learning), ``AP`` becomes ``AP(rel=2)``.
+        names: Names in ir_measures' or trec_eval's form; ``P_5,10`` is two measures.
+        relevant: Lowest grade that counts as relevant in binary measures whose name gives none. It becomes part of the
+            printed name: with 2 (the rule of TREC Deep Learning), ``AP`` becomes ``AP(rel=2)``.
 
     Returns:
-        ir_measures' objects; ``str`` of one is its name everywhere in this package.
+        Measures of ir_measures; ``str(measure)`` is the measure's name everywhere in this package.
 
     Raises:
-        UnknownNameError: There is no such measure; suggests the nearest.
-        UsageError: No name, not the form of a name, or parameters that the measure does not take.
+        UnknownNameError: The measure does not exist; similar names are suggested.
+        UsageError: No name is given, a name cannot be parsed, or the measure does not take a parameter.
     """
     if relevant < 1:
-        raise UsageError(f"relevant={relevant}", expected="a grade of at least 1")
-    found: dict[str, Measure] = {}
+        raise UsageError(f"relevant={relevant}", expected="a grade of 1 or more")
+    measures: dict[str, Measure] = {}
     for name in names:
-        for written in _from_trec(name.strip()):
-            measure = _build(_read(written), written, relevant)
-            found.setdefault(str(measure), measure)
-    if not found:
-        raise UsageError("No measure was asked for", expected="at least one", remedy="Ask for one, such as nDCG@10")
-    return tuple(found.values())
+        for text in _from_trec(name.strip()):
+            measure = _build(_read(text), text, relevant)
+            measures.setdefault(str(measure), measure)
+    if not measures:
+        raise UsageError("No measure is given", expected="at least one measure", remedy="Give one, such as nDCG@10")
+    return tuple(measures.values())
 
 
-def is_total(name: str) -> bool:
-    """Whether a measure counts things, so that it is added up over queries instead of averaged (trec_eval's rule)."""
+def is_summed(name: str) -> bool:
+    """Return whether a measure is a count, which is summed over queries instead of averaged (trec_eval's rule)."""
     return re.match(r"Num(Q|Rel|Ret)\b", name) is not None
 
 
 def is_binary(measure: Measure) -> bool:
-    """Whether it knows relevant and not relevant only, so that a lowest grade decides; see its parameter ``rel``."""
+    """Return whether a measure only distinguishes relevant from non-relevant, so that its parameter ``rel`` matters."""
     rel = measure.SUPPORTED_PARAMS.get("rel")
     return rel is not None and (rel.default == 1 or "rel" in measure.params)
 
 
-def whole_run(measure: Measure) -> str:
-    """Why it has one value for a whole run and none for a query; empty where it has one for each query."""
+def whole_run_reason(measure: Measure) -> str:
+    """Return why a measure has one value per run and none per query; empty if it has a value per query."""
     return str(getattr(measure, "WHOLE_RUN", ""))
 
 
-def check_by_query(name: str) -> None:
-    """Refuse a measure that has no values query by query.
+def check_has_query_values(name: str) -> None:
+    """Check that a measure has per-query values.
 
     Raises:
-        UsageError: It has none; says why, and what to take instead.
+        UsageError: It has none; the message says why and names an alternative.
     """
     (measure,) = parse_measures([name])
-    if whole_run(measure):
+    if reason := whole_run_reason(measure):
         raise UsageError(
-            f"{name} has no value for each query: {whole_run(measure)}",
-            expected="a measure that has one, since that is what paired tests compare",
-            remedy=f"Take {name.partition('_')[2]}, whose mean is over all judged queries",
+            f"{name} has no per-query values: {reason}",
+            expected="a measure with per-query values, which paired tests need",
+            remedy=f"Use {name.partition('_')[2]}, which is averaged over all judged queries",
         )
 
 
 def _from_trec(name: str) -> list[str]:
-    """The names in ir_measures' form, from either form."""
+    """Convert trec_eval's names to ir_measures' names; other names are returned unchanged."""
     form = _TREC_FORM.fullmatch(name)
     if form is None:
         return [name]
@@ -125,23 +125,23 @@ def _from_trec(name: str) -> list[str]:
 
 
 def _read(text: str) -> _Call:
-    """Take ``Name(key=value, ...)@at`` apart."""
+    """Parse ``Name(key=value, ...)@cutoff``."""
     try:
         node = ast.parse(text, mode="eval").body
-        at = None
+        cutoff = None
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
-            at, node = ast.literal_eval(node.right), node.left
+            cutoff, node = ast.literal_eval(node.right), node.left
         params: dict[str, Any] = {}
         if isinstance(node, ast.Call) and not node.args:
-            params = {word.arg or "**": ast.literal_eval(word.value) for word in node.keywords}
+            params = {keyword.arg or "**": ast.literal_eval(keyword.value) for keyword in node.keywords}
             node = node.func
         if isinstance(node, ast.Name):
-            return _Call(node.id, params, at)
+            return _Call(node.id, params, cutoff)
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
-        pass  # all of them mean the same: not the form of a name
+        pass  # each of these means that the text is not the name of a measure
     raise UsageError(
-        f"{text!r} is not the form of a measure",
-        expected="a name, then parameters in brackets, then @ and a cutoff",
+        f"{text!r} is not the name of a measure",
+        expected="a name, optionally followed by parameters in parentheses and by @ and a cutoff",
         remedy="Write it like nDCG@10, AP(rel=2) or P(rel=2)@5",
     )
 
@@ -159,7 +159,7 @@ def _build(call: _Call, text: str, relevant: int) -> Measure:
 def _lookup(name: str) -> Measure:
     from ir_measures.measures import registry
 
-    from rerank.evaluation.own_measures import register
+    from rerank.evaluation.benchmark_measures import register
 
     register()
     known: dict[str, Measure] = registry
@@ -172,13 +172,16 @@ def _lookup(name: str) -> Measure:
 
 
 def _checked(params: Mapping[str, Any], template: Any, text: str) -> dict[str, Any]:
-    """The parameters with whole numbers as floats where floats are due; ir_measures itself checks by ``assert``."""
+    """Return the parameters after validation, with integers converted to floats where floats are expected.
+
+    ir_measures validates with ``assert`` only.
+    """
     known = template.SUPPORTED_PARAMS
     result: dict[str, Any] = {}
     for key, value in params.items():
         if key not in known:
             takes = ", ".join(sorted(known)) or "none"
-            raise UsageError(f"{text!r} has the parameter {key!r}", expected=f"one of those it takes: {takes}")
+            raise UsageError(f"{text!r} has the parameter {key!r}", expected=f"one of its parameters: {takes}")
         result[key] = float(value) if known[key].dtype is float and type(value) is int else value
         if not known[key].validate(result[key]) or not _sensible(key, result[key]):
             raise UsageError(f"{text!r} has {key}={value!r}", expected=_EXPECTED.get(key, f"{known[key].dtype}"))
@@ -190,18 +193,18 @@ def _checked(params: Mapping[str, Any], template: Any, text: str) -> dict[str, A
 
 
 _EXPECTED = {
-    "cutoff": "a whole number from 1",
-    "rel": "a grade of at least 1",
+    "cutoff": "a whole number, 1 or more",
+    "rel": "a grade of 1 or more",
     "recall": "a number from 0 to 1 with at most two decimals",
-    "gains": "whole numbers, none of the gains negative, as in {1:1, 2:3}",
+    "gains": "whole numbers without negative gains, as in {1:1, 2:3}",
 }
 
 
 def _sensible(key: str, value: Any) -> bool:
-    """Whether a value of the right type makes sense; what computes the measures does not always look."""
+    """Return whether a value of the correct type is in range; the programs behind ir_measures do not always check."""
     if key in ("cutoff", "rel"):
         return type(value) is int and 1 <= value < 2**31
-    if key == "recall":  # trec_eval prints two decimals and mixes up values that print the same
+    if key == "recall":  # trec_eval prints two decimals and confuses values that print the same
         return bool(0 <= value <= 1 and round(value, 2) == value)
     if key == "gains":
         return all(type(grade) is int and type(gain) is int and 0 <= gain < 10**6 for grade, gain in value.items())

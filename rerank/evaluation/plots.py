@@ -1,6 +1,6 @@
-"""Pictures of a comparison: two systems query by query, and the p-values of all pairs. Decides nothing.
+"""Plots of comparisons: per-topic differences of two systems, and the p-values of all pairs.
 
-Drawn with matplotlib (the extra ``plots``) on figures of their own, so that no global state of it is read or changed.
+Drawn with matplotlib (the extra ``plots``) on separate figures, so that its global state is neither read nor changed.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ from typing import Any
 import numpy as np
 
 from rerank.errors import MissingPrerequisiteError, StorageError, UsageError
-from rerank.evaluation.pairs import Decisions
+from rerank.evaluation.pairwise_decisions import PairwiseDecisions
 from rerank.evaluation.significance import TITLES
 from rerank.io.text_files import check_writable
 
-#: What a picture's name may end in.
+#: Supported file name extensions.
 FORMS = (".png", ".svg", ".pdf")
-#: p-values are shown in steps: at most the level, a fifth and a fiftieth of it (0.05, 0.01, 0.001).
+#: Steps of the colour scale: p-values up to alpha, alpha / 5 and alpha / 50 (0.05, 0.01, 0.001).
 _STEPS = (1, 5, 50)
-_COLOURS = ("#e4e4e4", "#a9cce6", "#4a90c4", "#0b3c6f")  # not significant, then ever smaller p
+_COLOURS = ("#e4e4e4", "#a9cce6", "#4a90c4", "#0b3c6f")  # not significant, then decreasing p
 _BETTER, _WORSE = "#2b6ca3", "#c8611f"
-#: Up to so many systems their p-values are written into the picture.
+#: Largest number of systems for which p-values are printed in the plot.
 _WRITTEN = 12
-#: Up to so many queries are named.
+#: Largest number of topics for which topic ids are printed.
 _NAMED = 80
 
 
-def plot(decisions: Decisions, path: str | Path) -> None:
-    """Draw what suits the number of systems: two query by query, more as a heat map of their p-values.
+def plot(decisions: PairwiseDecisions, path: str | Path) -> None:
+    """Plot two systems by their per-topic differences, or more systems by a heat map of their p-values.
 
     Args:
-        decisions: What was tested and found.
-        path: Ends in .png, .svg or .pdf.
+        decisions: The tested pairs.
+        path: File name that ends in .png, .svg or .pdf.
 
     Raises:
-        UsageError: Another ending.
+        UsageError: The extension is not supported.
         MissingPrerequisiteError: matplotlib is not installed.
-        MissingResourceError: The folder is not there.
+        MissingResourceError: The folder does not exist.
     """
     systems = decisions.matrix.systems
     if len(systems) == 2:
@@ -50,115 +50,119 @@ def plot(decisions: Decisions, path: str | Path) -> None:
 
 
 def check_plot(path: str | Path) -> None:
-    """See whether a picture could be drawn there, before the work that it shows; raises as `plot` does."""
+    """Check that a plot can be written, before the computation of its data; raises the errors of `plot`."""
     if Path(path).suffix.lower() not in FORMS:
-        raise UsageError(f"A picture called {str(path)!r}", expected=f"a name that ends in {', '.join(FORMS)}")
+        raise UsageError(f"The plot file {str(path)!r}", expected=f"a file name that ends in {', '.join(FORMS)}")
     check_writable(path)
     _figures()
 
 
-def plot_differences(decisions: Decisions, a: str, b: str, path: str | Path) -> None:
-    """Draw the score of ``a`` less that of ``b`` for every topic, the largest first, with their mean.
+def plot_differences(decisions: PairwiseDecisions, a: str, b: str, path: str | Path) -> None:
+    """Plot the score of ``a`` minus that of ``b`` for every topic in decreasing order, with the mean difference.
 
     Raises:
-        UnknownNameError: No such system; otherwise as `plot`.
+        UnknownNameError: A system does not exist; other errors are those of `plot`.
     """
     matrix = decisions.matrix
     deltas = matrix.deltas(a, b)
     order = np.argsort(-deltas, kind="stable")
-    places, mean = np.arange(len(order)), float(deltas.mean())
+    positions, mean = np.arange(len(order)), float(deltas.mean())
     better, worse = int((deltas > 0).sum()), int((deltas < 0).sum())
     with _drawing(path, width=min(14.0, 4 + 0.13 * len(order)), height=4.2) as axes:
-        axes.bar(places, deltas[order], color=[_BETTER if d > 0 else _WORSE for d in deltas[order]], width=0.8)
+        axes.bar(positions, deltas[order], color=[_BETTER if d > 0 else _WORSE for d in deltas[order]], width=0.8)
         axes.axhline(0, color="black", linewidth=0.8)
         axes.axhline(mean, color="black", linewidth=0.8, linestyle="--", label=f"mean {mean:+.4f}")
-        axes.set_title(f"{_short(a)} less {_short(b)}", fontsize=10)
+        axes.set_title(f"{_short(a)} minus {_short(b)}", fontsize=10)
         axes.set_ylabel(f"difference of {matrix.measure or 'scores'}")
         axes.set_xlabel(f"{len(order)} topics: {better} better, {len(order) - better - worse} equal, {worse} worse")
         axes.margins(x=0.01)
         if len(order) <= _NAMED:
-            axes.set_xticks(places, [_short(matrix.topics[at], 12) for at in order], rotation=90, fontsize=6)
+            axes.set_xticks(positions, [_short(matrix.topics[index], 12) for index in order], rotation=90, fontsize=6)
         else:
             axes.set_xticks([])
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, loc="upper right")
 
 
-def plot_p_values(decisions: Decisions, path: str | Path) -> None:
-    """Draw all pairs, the better one as the row; the darker, the smaller p after the correction. Raises as `plot`."""
+def plot_p_values(decisions: PairwiseDecisions, path: str | Path) -> None:
+    """Plot all pairs as a heat map, the better system as the row; darker means smaller corrected p-values.
+
+    Raises the errors of `plot`.
+    """
     check_plot(path)
     from matplotlib.colors import BoundaryNorm, ListedColormap
     from matplotlib.patches import Patch
 
     names, p, steps = _square(decisions)
-    many, found = len(names), int(decisions.significant.sum())
-    side = max(4.5, min(14.0, 2.5 + 0.32 * many))
+    count, significant = len(names), int(decisions.significant.sum())
+    side = max(4.5, min(14.0, 2.5 + 0.32 * count))
     with _drawing(path, width=side, height=side + 0.6) as axes:
         axes.imshow(
             steps, cmap=ListedColormap(_COLOURS), norm=BoundaryNorm([0, 1, 2, 3, 4], 4), interpolation="nearest"
         )
-        size = max(3.0, min(9.0, 420 / many))
-        axes.set_xticks(range(many), names, rotation=90, fontsize=size)
-        axes.set_yticks(range(many), names, fontsize=size)
+        size = max(3.0, min(9.0, 420 / count))
+        axes.set_xticks(range(count), names, rotation=90, fontsize=size)
+        axes.set_yticks(range(count), names, fontsize=size)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.set_title(
             f"{decisions.title}, correction {TITLES[decisions.correction]}\n"
-            f"{found} of {len(decisions.significant)} pairs: the row is significantly better",
+            f"{significant} of {len(decisions.significant)} pairs: the row is significantly better",
             fontsize=9,
         )
         bounds = [decisions.alpha / step for step in _STEPS]
-        words = [f"p > {bounds[0]:g}", *(f"p <= {bound:g}" for bound in bounds)]
-        patches = [Patch(color=colour, label=word) for colour, word in zip(_COLOURS, words, strict=True)]
+        labels = [f"p > {bounds[0]:g}", *(f"p <= {bound:g}" for bound in bounds)]
+        patches = [Patch(color=colour, label=label) for colour, label in zip(_COLOURS, labels, strict=True)]
         axes.legend(handles=patches, loc="upper left", bbox_to_anchor=(0, 0.32), frameon=False, fontsize=8)
-        for row, column in np.argwhere(~np.isnan(p)) if many <= _WRITTEN else ():
+        for row, column in np.argwhere(~np.isnan(p)) if count <= _WRITTEN else ():
             dark = steps[row, column] >= 2
             value = p[row, column]
             text = f"{value:.3f}" if value >= 0.0005 else "<.001"
             axes.text(column, row, text, ha="center", va="center", fontsize=6, color="white" if dark else "black")
 
 
-def _square(decisions: Decisions) -> tuple[list[str], Any, Any]:
-    """Names, the best mean first; p-values, NaN where the row is not the better; steps, masked there."""
+def _square(decisions: PairwiseDecisions) -> tuple[list[str], Any, Any]:
+    """Return names by decreasing mean, p-values (NaN unless the row is better), and colour steps masked likewise."""
     matrix = decisions.matrix
     order = np.argsort(-matrix.values.mean(axis=0), kind="stable")
-    many = len(order)
-    first, second = np.triu_indices(many, 1)
-    full = np.full((many, many), np.nan)
+    count = len(order)
+    first, second = np.triu_indices(count, 1)
+    # symmetric matrix of p-values, reordered by mean; only the upper triangle is shown
+    full = np.full((count, count), np.nan)
     full[first, second] = full[second, first] = decisions.p_values()[1]
-    p = np.where(np.tri(many, dtype=bool), np.nan, full[np.ix_(order, order)])
-    found = np.zeros((many, many), dtype=bool)
-    found[first, second] = found[second, first] = decisions.significant
-    steps = found[np.ix_(order, order)] * sum((p <= decisions.alpha / step).astype(int) for step in _STEPS)
-    return [_short(matrix.systems[at]) for at in order], p, np.ma.masked_where(np.isnan(p), steps)
+    p = np.where(np.tri(count, dtype=bool), np.nan, full[np.ix_(order, order)])
+    is_significant = np.zeros((count, count), dtype=bool)
+    is_significant[first, second] = is_significant[second, first] = decisions.significant
+    steps = is_significant[np.ix_(order, order)] * sum((p <= decisions.alpha / step).astype(int) for step in _STEPS)
+    return [_short(matrix.systems[index]) for index in order], p, np.ma.masked_where(np.isnan(p), steps)
 
 
 @contextmanager
 def _drawing(path: str | Path, *, width: float, height: float) -> Iterator[Any]:
-    """Axes to draw on; the file is written whole when the drawing is done."""
+    """Yield axes to draw on; the file is written when the drawing is complete."""
     check_plot(path)
     figure = _figures()(figsize=(width, height), layout="constrained")
     yield figure.add_subplot()
-    form, drawn = Path(path).suffix.lower().removeprefix("."), io.BytesIO()
-    dateless = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
-    figure.savefig(drawn, format=form, dpi=160, metadata=dateless)
+    form, buffer = Path(path).suffix.lower().removeprefix("."), io.BytesIO()
+    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
+    figure.savefig(buffer, format=form, dpi=160, metadata=metadata)
     try:
-        Path(path).write_bytes(drawn.getvalue())
+        Path(path).write_bytes(buffer.getvalue())
     except OSError as error:
-        raise StorageError(f"{path} could not be written: {error.strerror}", remedy="Free space") from error
+        raise StorageError(f"{path} could not be written: {error.strerror}", remedy="Free disk space") from error
 
 
 def _figures() -> Any:
-    """Matplotlib's class of figures."""
+    """Return matplotlib's Figure class."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingPrerequisiteError(
-            "matplotlib is not installed, and pictures need it", remedy="Run: pip install 'listrank[plots]'"
+            "matplotlib is not installed, and plots need it", remedy="Run: pip install 'listrank[plots]'"
         ) from error
     return Figure
 
 
 def _short(name: str, limit: int = 36) -> str:
-    """The end of a long name, since paths differ there; ``$`` would start a formula."""
+    """Return the end of a long name, where paths differ; ``$`` is escaped because it would start a formula."""
     return (name if len(name) <= limit else f"…{name[1 - limit :]}").replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""How many topics it takes to find a difference: the power of the paired t-test. Knows no runs."""
+"""Power analysis of the paired t-test: the number of topics needed to detect a difference."""
 
 from __future__ import annotations
 
@@ -6,64 +6,68 @@ import math
 
 from rerank.errors import UsageError
 
-#: No test collection has more topics than this.
+#: Upper limit of the search for a number of topics.
 _MOST = 10**9
 
 
 def paired_t_power(topics: int, difference: float, sd: float, alpha: float = 0.05) -> float:
-    """The chance that the two-sided paired t-test finds a difference that is there.
+    """Compute the power of the two-sided paired t-test.
 
-    With n topics, d the true mean difference and s the standard deviation of differences, t follows the noncentral t
-    with n - 1 degrees of freedom and noncentrality d sqrt(n) / s. Source: Cohen, Statistical power analysis for the
-    behavioral sciences, 1988, section 2.5; Sakai, Topic set size design, Information Retrieval Journal 2016.
+    With n topics, true mean difference d and standard deviation s of the differences, t follows the noncentral t
+    distribution with n - 1 degrees of freedom and noncentrality d sqrt(n) / s. Source: Cohen, Statistical power
+    analysis for the behavioral sciences, 1988, section 2.5; Sakai, Topic set size design, Information Retrieval Journal
+    2016.
 
     Args:
         topics: n, at least 2.
-        difference: d, in the measure's own unit.
-        sd: s, of per-topic differences; as seen in a comparison, or guessed.
-        alpha: The level of significance, that of a single test.
+        difference: d, in units of the measure.
+        sd: s, from an earlier comparison or estimated.
+        alpha: Significance level of a single test.
 
     Returns:
-        A share between alpha and 1.
+        The probability of a significant result, between alpha and 1.
 
     Raises:
-        UsageError: Numbers that make no sense.
+        UsageError: A number is out of range.
     """
     from scipy.stats import nct, t
 
     _check(difference, sd, alpha)
     if topics < 2:
-        raise UsageError(f"{topics} topics", expected="at least 2")
+        raise UsageError(f"{topics} topics", expected="at least 2 topics")
+    # power = P(T > t_crit) + P(T < -t_crit), T noncentral with shift d sqrt(n) / s
     bound = float(t.isf(alpha / 2, topics - 1))
     shift = abs(difference) / sd * math.sqrt(topics)
-    wrong_way = float(nct.cdf(-bound, topics - 1, shift))  # SciPy gives NaN where it is below 1e-15
+    wrong_way = float(nct.cdf(-bound, topics - 1, shift))  # SciPy returns NaN below 1e-15
     return float(nct.sf(bound, topics - 1, shift)) + (0.0 if math.isnan(wrong_way) else wrong_way)
 
 
 def topics_needed(difference: float, sd: float, alpha: float = 0.05, power: float = 0.8) -> int:
-    """The least number of topics with which the paired t-test finds a difference as often as wanted.
+    """Return the smallest number of topics with which the paired t-test has the given power.
 
     >>> topics_needed(0.05, 0.1)
     34
 
     Args:
-        difference: The true mean difference that should be found.
+        difference: The true mean difference to detect.
         sd: Standard deviation of the per-topic differences.
-        alpha: The level of significance. For m pairs under Bonferroni, the level over m.
-        power: How often it should be found, between 0 and 1.
+        alpha: Significance level. For m pairs under Bonferroni, the level divided by m.
+        power: Probability of detecting the difference, between 0 and 1.
 
     Raises:
-        UsageError: Numbers that make no sense, or more than a thousand million topics.
+        UsageError: A number is out of range, or more than 10^9 topics are needed.
     """
     _check(difference, sd, alpha)
     if not 0 < power < 1:
         raise UsageError(f"power={power}", expected="a number between 0 and 1")
+    # power increases with topics: double until it suffices, then bisect
     high = 2
     while paired_t_power(high, difference, sd, alpha) < power:
         high *= 2
         if high > _MOST:
             raise UsageError(
-                f"A difference of {difference:g} at a deviation of {sd:g}", expected="one that can be found"
+                f"difference={difference:g} with sd={sd:g} needs more than {_MOST} topics",
+                expected="a larger difference or a smaller standard deviation",
             )
     low = high // 2
     while high - low > 1:
@@ -75,9 +79,11 @@ def topics_needed(difference: float, sd: float, alpha: float = 0.05, power: floa
 def _check(difference: float, sd: float, alpha: float) -> None:
     if not math.isfinite(difference) or difference == 0:
         raise UsageError(
-            f"difference={difference}", expected="a number other than 0", remedy="Say what is worth finding"
+            f"difference={difference}",
+            expected="a number other than 0",
+            remedy="Give the smallest difference that matters",
         )
     if not math.isfinite(sd) or sd <= 0:
-        raise UsageError(f"sd={sd}", expected="a number above 0", remedy="Take that of the differences of two runs")
+        raise UsageError(f"sd={sd}", expected="a number above 0", remedy="Take it from a comparison of two runs")
     if not 0 < alpha < 1:
         raise UsageError(f"alpha={alpha}", expected="a number between 0 and 1")

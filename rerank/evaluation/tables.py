@@ -1,140 +1,70 @@
-"""Scores and comparisons as tables: aligned text, Markdown, LaTeX or HTML. Computes nothing."""
+"""Tables of scores and of pairwise decisions, and the number formats that all tables of this package share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from rerank.evaluation.pairs import Decisions
-from rerank.evaluation.report import Comparison, Pair
 from rerank.evaluation.scores import Scores
 from rerank.evaluation.significance import TITLES
-from rerank.io.table_formats import LETTERS, Cell, Form, Grid, render
-from rerank.selector import Selector
+from rerank.io.table_formats import Form, Grid, render
 
 
 def scores_table(scores: Iterable[tuple[str, Scores]], *, markdown: bool = False, digits: int = 4) -> str:
-    """One row a run: queries, missing queries, and each measure.
+    """Format one row per run: number of queries, number of missing queries, and each measure.
 
     Args:
-        scores: The runs' names and scores, all with the same measures.
-        markdown: A Markdown table instead of aligned text.
+        scores: Names and scores of the runs, all with the same measures.
+        markdown: Return a Markdown table instead of aligned text.
         digits: Decimals of the values.
     """
-    listed = list(scores)
-    names = listed[0][1].measures if listed else ()
+    entries = list(scores)
+    measures = entries[0][1].measures if entries else ()
     rows = [
-        [run, str(len(entry.queries)), str(len(entry.missing)), *(_number(v, digits) for v in entry.summary().values())]
-        for run, entry in listed
+        [
+            run,
+            str(len(entry.queries)),
+            str(len(entry.missing)),
+            *(format_number(value, digits) for value in entry.summary().values()),
+        ]
+        for run, entry in entries
     ]
-    return render([Grid(["run", "queries", "missing", *names], rows)], [], "markdown" if markdown else "text")
+    return render([Grid(["run", "queries", "missing", *measures], rows)], [], "markdown" if markdown else "text")
 
 
-def comparison_table(comparison: Comparison, *, markdown: bool = False, digits: int = 4) -> str:
-    """Two tables, the runs and the pairs, then what the numbers are and what to beware of.
+def decisions_table(content: Mapping[str, Any], title: str, *, form: Form = "text", digits: int = 4) -> str:
+    """Format one row per system, best mean first, followed by the number of different pairs and the notes.
 
     Args:
-        comparison: What to show.
-        markdown: Markdown tables instead of aligned text.
-        digits: Decimals of scores and differences.
+        content: What `PairwiseDecisions.to_dict` returns.
+        title: Title of the significance test.
+        form: Output format.
+        digits: Decimals of the means.
     """
-    return comparison_as(comparison, "markdown" if markdown else "text", digits=digits)
-
-
-def comparison_as(comparison: Comparison, form: Form, *, digits: int = 4) -> str:
-    """The same in any form."""
-    p_heads = [f"p ({Selector.parse(comparison.test).name})"]
-    if comparison.correction != "none":
-        p_heads.append(TITLES[comparison.correction])
-    if not _is_wilcoxon(comparison):
-        p_heads += ["p (Wilcoxon)", TITLES["holm"]]
-    heads = ["a", "b", "a - b", "95% interval", "d", "win/tie/loss", *p_heads]
-    pairs = Grid(heads, [_pair(comparison, pair, digits) for pair in comparison.pairs], left=2)
-    return render([_runs(comparison, digits), pairs], [*_legend(comparison), *comparison.notes], form)
-
-
-def decisions_table(decisions: Decisions, *, form: Form = "text", digits: int = 4) -> str:
-    """One row a system, the best first, then how many pairs differ and what to beware of.
-
-    Args:
-        decisions: What to show.
-        form: How.
-        digits: Decimals of means.
-    """
-    found = decisions.to_dict()
-    ordered = sorted(found["means"], key=lambda entry: -entry["mean"])
+    systems = sorted(content["means"], key=lambda entry: -entry["mean"])
     rows = [
-        [entry["system"], _number(entry["mean"], digits), str(entry["beats"]), str(entry["beaten_by"])]
-        for entry in ordered
+        [entry["system"], format_number(entry["mean"], digits), str(entry["beats"]), str(entry["beaten_by"])]
+        for entry in systems
     ]
-    options = "".join(f", {key} {value}" for key, value in found["options"].items() if value is not None)
+    options = "".join(f", {key} {value}" for key, value in content["options"].items() if value is not None)
     line = (
-        f"{found['significant']} of {found['pairs']} pairs of {found['systems']} systems differ on {found['topics']} "
-        f"topics: {decisions.title}{options}, correction {TITLES[decisions.correction]}, level {decisions.alpha:g}."
+        f"{content['significant']} of {content['pairs']} pairs of {content['systems']} systems differ on "
+        f"{content['topics']} topics: {title}{options}, correction {TITLES[content['correction']]}, "
+        f"significance level {content['alpha']:g}."
     )
-    return render([Grid(["system", "mean", "beats", "beaten by"], rows)], [line, *decisions.notes], form)
+    return render([Grid(["system", "mean", "beats", "beaten by"], rows)], [line, *content["notes"]], form)
 
 
-def _runs(comparison: Comparison, digits: int) -> Grid:
-    """Means, each with the letters of the runs that it is significantly above; with many runs, only their number."""
-    beats, lettered = comparison.decisions.beats(), len(comparison.runs) <= len(LETTERS)
-    rows: list[list[str | Cell]] = []
-    for at, run in enumerate(comparison.runs):
-        mean, interval = _number(run.mean, digits), _interval(run.low, run.high, digits)
-        if lettered:
-            rows.append([LETTERS[at], run.run, Cell(mean, "".join(LETTERS[b] for b in beats[at])), interval])
-        else:
-            rows.append([run.run, mean, interval, str(len(beats[at]))])
-    if lettered:
-        return Grid(["", "run", comparison.measure, "95% interval"], rows, left=2)
-    return Grid(["run", comparison.measure, "95% interval", "beats"], rows)
-
-
-def _pair(comparison: Comparison, pair: Pair, digits: int) -> list[str]:
-    star = "*" if pair.significant else ""
-    p_values = [_p_value(pair.p) + (star if comparison.correction == "none" else "")]
-    if comparison.correction != "none":
-        p_values.append(_p_value(pair.p_adjusted) + star)
-    if not _is_wilcoxon(comparison):
-        p_values += [_p_value(pair.p_wilcoxon), _p_value(pair.p_wilcoxon_adjusted)]
-    return [
-        pair.a,
-        pair.b,
-        f"{pair.difference:+.{digits}f}",
-        _interval(pair.low, pair.high, digits),
-        f"{pair.effect:+.2f}",
-        f"{pair.wins}/{pair.ties}/{pair.losses}",
-        *p_values,
-    ]
-
-
-def _is_wilcoxon(comparison: Comparison) -> bool:
-    """Whether the second opinion would be the first again."""
-    return Selector.parse(comparison.test).name == "wilcoxon"
-
-
-def _legend(comparison: Comparison) -> list[str]:
-    many = f"{len(comparison.pairs)} pair{'s' * (len(comparison.pairs) != 1)}"
-    after = f"after {TITLES[comparison.correction]}'s correction over {many}"
-    if comparison.correction == "none":
-        after = f"which holds for all {many} together" if comparison.decisions.family_wise else "not corrected"
-    above = (
-        "Letters at a mean: the runs that it is significantly above. " if len(comparison.runs) <= len(LETTERS) else ""
-    )
-    return [
-        f"* significant: p ({comparison.decisions.title}, two-sided), {after}, is at most {comparison.alpha:g}; "
-        f"{comparison.queries} queries.",
-        f"{above}d: mean of the differences over their standard deviation.",
-    ]
-
-
-def _number(value: float, digits: int) -> str:
+def format_number(value: float, digits: int) -> str:
+    """Format a score; whole numbers above 1 are counts and get no decimals."""
     return str(int(value)) if value.is_integer() and abs(value) > 1 else f"{value:.{digits}f}"
 
 
-def _interval(low: float, high: float, digits: int) -> str:
+def format_interval(low: float, high: float, digits: int) -> str:
+    """Format a confidence interval."""
     return f"[{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def _p_value(p: float) -> str:
-    """Four decimals; what would print as 0 is given as a bound."""
+def format_p_value(p: float) -> str:
+    """Format a p-value with four decimals; a value that would print as 0 becomes an upper bound."""
     return f"{p:.4f}" if p >= 0.00005 else "<0.0001"

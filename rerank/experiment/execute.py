@@ -1,7 +1,4 @@
-"""A prepared run from its first call to its summary, in a folder from which it can be resumed and answered.
-
-Knows the order of things and what is written when; results are made in ``pipeline`` and scored in ``evaluation``.
-"""
+"""Execute a prepared run in a run folder, from the first call to the summary."""
 
 from __future__ import annotations
 
@@ -15,37 +12,37 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, PartialFailureError
-from rerank.experiment.candidates import shuffled
-from rerank.experiment.prepare import Prepared, prepare
+from rerank.experiment.candidates import order_candidates
+from rerank.experiment.prepare import PreparedRun, prepare
 from rerank.experiment.spec import Execution, RunSpec
-from rerank.experiment.summary import means, score, summarise
+from rerank.experiment.summary import score_runs, summarise, summarise_scores
 from rerank.judges import FAILURES
-from rerank.pipeline.driver import Outcome, drive
-from rerank.store import Logged, RunFolder, Usage, identity_hash, shared_cache
+from rerank.pipeline.driver import RerankOutcome, drive
+from rerank.store import LoggingBackend, RunFolder, Usage, identity_hash, shared_cache
 from rerank.tasks import Reply
 from rerank.types import Run
 
-#: Called after each reply.
+#: A callback that gets each reply.
 OnReply = Callable[[Reply], None]
-#: Distributions whose versions a run records.
+#: Distributions whose versions are recorded in a run folder.
 _RECORDED = ("listrank", "torch", "transformers", "peft", "bm25s", "ir-measures", "pytrec-eval-terrier", "numpy")
 
 
 def run(spec: RunSpec, execution: Execution | None = None, *, on_reply: OnReply = lambda reply: None) -> dict[str, Any]:
-    """Prepare and execute a run; return its summary.
+    """Prepare and execute a run and return its summary.
 
     Raises:
-        RerankError: Whatever stands in the way; committed calls are kept.
+        RerankError: The run cannot be prepared or executed; committed calls are kept.
     """
     execution = execution or Execution()
     return execute(prepare(spec, execution), execution, on_reply=on_reply)
 
 
-def execute(prepared: Prepared, execution: Execution, *, on_reply: OnReply = lambda reply: None) -> dict[str, Any]:
-    """Run what was prepared, or answer from its folder if that is finished; return the summary.
+def execute(prepared: PreparedRun, execution: Execution, *, on_reply: OnReply = lambda reply: None) -> dict[str, Any]:
+    """Execute a prepared run, or score it again if its folder contains the finished run.
 
     Returns:
-        The keys of summary.json: folder, queries, scores, first_stage_scores, windows, calls, reused_calls,
+        The content of summary.json: folder, queries, scores, first_stage_scores, windows, calls, reused_calls,
         tokens_in, tokens_out, seconds and more.
     """
     identity = prepared.identity()
@@ -56,14 +53,14 @@ def execute(prepared: Prepared, execution: Execution, *, on_reply: OnReply = lam
         "spec": prepared.spec.model_dump(mode="json"),
         "identity": identity,
         "dataset": {"name": prepared.collection.name, "fingerprint": prepared.collection.fingerprint},
-        "environment": environment(),
+        "environment": describe_environment(),
     }
     with folder.begin(document, resume=execution.resume, overwrite=execution.overwrite):
         if folder.finished:
-            return _answered(prepared, folder)
+            return _rescore_finished(prepared, folder)
         folder.write_candidates(prepared.first_stage)
-        if prepared.passages:
-            folder.write_passages(map(prepared.passages.expand, prepared.first_stage.values()))
+        if passages := prepared.setup.passages:
+            folder.write_passages(map(passages.expand, prepared.first_stage.values()))
         files = {name: folder.file_hash(name) for name in ("first_stage.trec", "queries.jsonl")}
         folder.write_json("spec.json", folder.spec() | {"files": files})
         outcome, usage = _drive(prepared, execution, folder, on_reply)
@@ -72,7 +69,7 @@ def execute(prepared: Prepared, execution: Execution, *, on_reply: OnReply = lam
         if outcome.split:
             folder.write_splits(outcome.split)
         queries = len(prepared.first_stage)
-        scores = _scored(prepared, folder, result)
+        scores = _write_scores(prepared, folder, result)
         summary = {
             "folder": str(folder.path),
             "hash": name,
@@ -84,35 +81,36 @@ def execute(prepared: Prepared, execution: Execution, *, on_reply: OnReply = lam
 
 
 def check_failures(summary: dict[str, Any], max_failure_rate: float) -> None:
-    """Raise if more windows failed than was allowed; everything is saved by then.
+    """Check that no more windows failed than allowed; all results are already saved.
 
     Raises:
-        PartialFailureError: The failure rate is above ``max_failure_rate``.
+        PartialFailureError: The failure rate exceeds ``max_failure_rate``.
     """
     rate = summary["failure_rate"]
     if rate > max_failure_rate:
         counts = ", ".join(f"{summary['windows'][status]} {status}" for status in sorted(FAILURES))
         first = "; ".join(f"query {f['query']}: {f['detail'] or f['status']}" for f in summary["failures"][:3])
-        resumed = "--resume asks the calls without a reply again"  # and no others: a reply that says nothing is a reply
-        other = "try another --prompt or model, or accept them with --max-failure-rate"
+        # --resume repeats only calls without a reply; a reply that cannot be read would be the same again.
+        resume = "--resume repeats the calls without a reply"
+        other = "try another --prompt or model, or accept the failures with --max-failure-rate"
         raise PartialFailureError(
             f"{rate:.0%} of the windows failed ({counts}). {first}",
             expected=f"at most {max_failure_rate:.0%} (--max-failure-rate)",
-            remedy=f"Results so far are in {summary['folder']!r}; {resumed if summary['windows']['error'] else other}",
+            remedy=f"The results are saved in {summary['folder']!r}; {resume if summary['windows']['error'] else other}",
         )
 
 
 def default_folder(spec: RunSpec, name: str) -> Path:
-    """Where a run goes if no folder is named: under ``runs/``, by method, model and hash."""
+    """Return the default folder of a run, named by method, model and hash."""
     model = spec.model.rstrip("/").rpartition("/")[2].replace(":", "-")
     return Path("runs") / f"{run_name(spec)}-{model}-{name[:12]}"
 
 
 def run_name(spec: RunSpec) -> str:
-    """The tag of a reranked run: its method, or its adapter, with the method where that is not the adapter's own.
+    """Return the run tag: the method, or the adapter followed by the method if that is not the adapter's own.
 
-    An adapter's own method is known by the files that it names: heads beside the weights. Where they lie is not told.
-    Where passages are judged, how they are put together follows.
+    The adapter's own method is recognised by the paths of its files, such as lists of attention heads in its folder.
+    If passages are judged, their options follow.
     """
     method = spec.shown_method
     if spec.adapter:
@@ -121,53 +119,58 @@ def run_name(spec: RunSpec) -> str:
     return (method + passages).translate(str.maketrans(":,=", "---"))
 
 
-def environment() -> dict[str, str]:
-    """Versions and machine, for the record; no part of a run's identity."""
-    found = {"python": platform.python_version(), "platform": platform.platform(), "command": " ".join(sys.argv[:2])}
+def describe_environment() -> dict[str, str]:
+    """Return versions and platform, which are recorded but not part of the run's identity."""
+    versions = {"python": platform.python_version(), "platform": platform.platform(), "command": " ".join(sys.argv[:2])}
     for distribution in _RECORDED:
         try:
-            found[distribution] = version(distribution)
+            versions[distribution] = version(distribution)
         except PackageNotFoundError:
             continue
-    return found | {"started": datetime.now(UTC).isoformat(timespec="seconds")}
+    return versions | {"started": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
-def _drive(prepared: Prepared, execution: Execution, folder: RunFolder, on_reply: OnReply) -> tuple[Outcome, Usage]:
+def _drive(
+    prepared: PreparedRun, execution: Execution, folder: RunFolder, on_reply: OnReply
+) -> tuple[RerankOutcome, Usage]:
     shared = execution.call_cache if execution.call_cache is not None else prepared.backend.costs_money
     with folder.calls() as log, shared_cache() if shared else nullcontext() as cache:
-        backend = Logged(
+        backend = LoggingBackend(
             backend=prepared.backend,
             log=log,
             cache=cache,
             max_total_tokens=execution.max_total_tokens,
             on_reply=on_reply,
         )
-        candidates = shuffled(prepared.first_stage, prepared.spec)
-        judge = prepared.judge(backend)
-        top_k, passages = prepared.spec.top_k, prepared.passages
-        outcome = drive(candidates.values(), prepared.strategy, judge, top_k=top_k, passages=passages)
+        candidates = order_candidates(prepared.first_stage, prepared.spec)
+        setup, judge = prepared.setup, prepared.judge.with_backend(backend)
+        outcome = drive(candidates.values(), setup.strategy, judge, top_k=prepared.spec.top_k, passages=setup.passages)
         return outcome, backend.usage
 
 
-def _answered(prepared: Prepared, folder: RunFolder) -> dict[str, Any]:
-    """The summary of a finished run; scored again, since measures and judgments are no part of a run's identity."""
+def _rescore_finished(prepared: PreparedRun, folder: RunFolder) -> dict[str, Any]:
+    """Return the summary of a finished run, scored with the current measures and judgments."""
     for name, sha in folder.spec().get("files", {}).items():
         if folder.file_hash(name) != sha:
             raise DataError(
-                f"{str(folder.path / name)!r} is not what the run left there",
-                remedy="See what differs with `rerank verify`, or pass --overwrite to run again",
+                f"{str(folder.path / name)!r} was changed after the run",
+                expected="the content whose hash is in spec.json",
+                remedy="Run `rerank verify` to list the differences, or pass --overwrite to run again",
             )
     summary = folder.read_json("summary.json", "calls") | {"folder": str(folder.path)}
-    if prepared.qrels:  # without judgments now, those of before stay
-        summary |= means(_scored(prepared, folder, folder.read_run("run.trec")))
+    if prepared.qrels:  # without judgments, the recorded scores remain
+        summary |= summarise_scores(_write_scores(prepared, folder, folder.read_run("run.trec")))
     summary |= {"method": prepared.spec.shown_method, "model": prepared.spec.model, "depth": prepared.spec.depth}
     folder.write_json("summary.json", summary)
     return summary | {"reused_calls": summary["calls"]}
 
 
-def _scored(prepared: Prepared, folder: RunFolder, result: Run) -> dict[str, Any] | None:
+def _write_scores(prepared: PreparedRun, folder: RunFolder, result: Run) -> dict[str, Any] | None:
+    """Score a run; write and return the scores, or return None without judgments."""
     spec = prepared.spec
-    scores = score(prepared.qrels, result, prepared.first_stage, measures=spec.measures, relevant=prepared.relevant)
+    scores = score_runs(
+        prepared.qrels, result, prepared.first_stage, measures=spec.measures, relevant=prepared.relevant
+    )
     if scores is not None:
         folder.write_qrels(prepared.qrels)
         folder.write_json("scores.json", scores)

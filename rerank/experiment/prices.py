@@ -1,13 +1,13 @@
-"""What tokens cost, from a table that the user edits. An unknown price is unknown, not zero.
+"""Prices of tokens, from a table that the user edits. The cost of a model without a price is unknown, not zero.
 
 The table is ``prices.toml`` in the user's configuration folder:
 
     ["gpt-4o-mini"]
     input = 0.15        # US dollars per million prompt tokens
-    output = 0.60       # US dollars per million generated tokens, thoughts included
+    output = 0.60       # US dollars per million completion tokens, including thoughts
 
-A row is named as after ``--model``; one without the backend (``gpt-4o-mini`` for ``openai:gpt-4o-mini``) counts where
-there is none with it. No prices are shipped: they age faster than releases. Knows the table, not who calls.
+A row has the name that ``--model`` takes. If there is no row for ``openai:gpt-4o-mini``, the row ``gpt-4o-mini`` is used.
+No prices are shipped, because they change more often than releases are made.
 """
 
 from __future__ import annotations
@@ -23,20 +23,23 @@ from rerank.errors import DataError
 
 
 def price_file() -> Path:
-    """Where the table is looked for."""
+    """Return the path of the price table."""
     return Path(platformdirs.user_config_dir("listrank")) / "prices.toml"
 
 
-def cost(model: str, tokens_in: int, tokens_out: int) -> float | None:
-    """US dollars for so many tokens of a model; None where no price is known.
+def compute_cost(model: str, tokens_in: int, tokens_out: int) -> float | None:
+    """Compute the cost of tokens in US dollars.
 
     Args:
-        model: As after ``--model``.
-        tokens_in: Tokens of prompts.
-        tokens_out: Tokens generated.
+        model: The model, as ``--model`` takes it.
+        tokens_in: Number of prompt tokens.
+        tokens_out: Number of completion tokens.
+
+    Returns:
+        The cost; None if the price table has no row for the model.
 
     Raises:
-        DataError: The table is not TOML, or a price is no number of dollars.
+        DataError: The price table is not TOML, or a price is not a number of at least 0.
     """
     path = price_file()
     if not path.is_file():

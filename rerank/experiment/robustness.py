@@ -1,62 +1,66 @@
-"""Order robustness: the same run over other orders of its candidates, over depths and over first stages.
+"""Order robustness: one method on its candidates in several orders, at several depths and with several first stages.
 
-A method that reads its candidates should not care in which order they come. Each run has a folder of its own, which
-`rerank run` would make and answer from as well. Knows runs and their results, not how they are made or printed.
+A robust method returns the same ranking whatever the input order. Each run has its own run folder, the same as
+`rerank run` would create and reuse.
 """
 
 from __future__ import annotations
 
 from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rerank.errors import UsageError
 from rerank.experiment.estimate import estimate
 from rerank.experiment.execute import default_folder, execute
-from rerank.experiment.prepare import Prepared, prepare
+from rerank.experiment.prepare import PreparedRun, prepare
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.store import RunFolder, identity_hash
 from rerank.types import Run
 
-#: Executes one prepared run and returns its summary, as `rerank.experiment.execute` does.
-Runner = Callable[[Prepared, Execution], dict[str, Any]]
-#: How many of the best the overlap is about.
+#: A function that executes one prepared run and returns its summary, such as `rerank.experiment.execute`.
+Runner = Callable[[PreparedRun, Execution], dict[str, Any]]
+#: Depth of the overlap between two results.
 TOP = 10
-_KEPT = ("folder", "scores", "failure_rate", "calls", "reused_calls", "tokens_in", "tokens_out", "seconds")
+_SUMMARY_KEYS = ("folder", "scores", "failure_rate", "calls", "reused_calls", "tokens_in", "tokens_out", "seconds")
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """One first stage at one depth, prepared in every order; the given order is the first."""
+class RobustnessCell:
+    """The prepared runs of one first stage at one depth, one per order; the first is the order of the first stage."""
 
     first_stage: str
     depth: int
-    runs: tuple[Prepared, ...]
+    runs: tuple[PreparedRun, ...]
 
 
-def orders(spec: RunSpec, shuffles: int) -> list[RunSpec]:
-    """The specification in the given order, reversed, and shuffled so many times, from ``spec.seed`` on.
+def vary_order(spec: RunSpec, shuffles: int) -> list[RunSpec]:
+    """Return the specification in first-stage order, reversed, and shuffled with seeds from ``spec.seed`` on.
+
+    Args:
+        spec: The specification.
+        shuffles: Number of random orders.
 
     Raises:
-        UsageError: ``shuffles`` below 0, or the specification has an order of its own.
+        UsageError: ``shuffles`` is below 0, or the specification already has a shuffle.
     """
     if shuffles < 0:
         raise UsageError(f"{shuffles} shuffles", expected="at least 0")
     if spec.shuffle != "none":
         raise UsageError(
             f"--shuffle {spec.shuffle} with rerank robustness",
-            expected="no order, since all of them are tried",
-            remedy="Leave it out; --shuffles says how many random orders there are, --seed where they start",
+            expected="no --shuffle, since the command tries all orders",
+            remedy="Omit it; --shuffles sets the number of random orders and --seed their first seed",
         )
-    turned = spec.model_copy(update={"shuffle": "inverse"})
-    mixed = [spec.model_copy(update={"shuffle": "random", "seed": spec.seed + at}) for at in range(shuffles)]
-    return [spec, turned, *mixed]
+    inverse = spec.model_copy(update={"shuffle": "inverse"})
+    random = [spec.model_copy(update={"shuffle": "random", "seed": spec.seed + i}) for i in range(shuffles)]
+    return [spec, inverse, *random]
 
 
 def order_name(spec: RunSpec) -> str:
-    """``given``, ``reversed`` or ``shuffled SEED``."""
+    """Return the name of a specification's order: ``given``, ``reversed`` or ``shuffled SEED``."""
     return {"none": "given", "inverse": "reversed", "random": f"shuffled {spec.seed}"}[spec.shuffle]
 
 
@@ -67,63 +71,68 @@ def prepare_cells(
     depths: Sequence[int] = (),
     first_stages: Sequence[str] = (),
     shuffles: int = 3,
-) -> Iterator[Cell]:
-    """Prepare every run, one cell after the other, with one backend; asks the model nothing.
+) -> Iterator[RobustnessCell]:
+    """Prepare all runs with one backend, cell by cell; the model is not called.
 
     Args:
-        spec: What is run; its own depth and first stage are the first cell.
-        execution: How.
+        spec: The specification; its depth and first stage make the first cell.
+        execution: Options of execution.
         depths: Further depths.
         first_stages: Further first stages.
-        shuffles: Random orders.
+        shuffles: Number of random orders.
 
     Raises:
-        RerankError: What `prepare` or `orders` raises.
+        RerankError: A run cannot be prepared.
     """
     backend = None
     for first_stage in dict.fromkeys((spec.first_stage, *first_stages)):
         for depth in dict.fromkeys((spec.depth, *depths)):
-            values = spec.model_dump() | {"first_stage": first_stage, "depth": depth}
-            specs = orders(RunSpec.make(values), shuffles)
-            # Orders differ in nothing but the specification, so the lists are fetched once.
-            prepared = prepare(specs[0], execution, backend=backend)
+            # Only what the user gave counts as given, so that an adapter decides the rest.
+            given = spec.model_dump(include=spec.model_fields_set)
+            values = given | {"first_stage": first_stage, "depth": depth}
+            vary_order(spec, shuffles)  # checks before anything is retrieved
+            # All orders have the same candidates, so these are retrieved once.
+            prepared = prepare(RunSpec.make(values), execution, backend=backend)
             backend = prepared.backend
-            yield Cell(first_stage, depth, tuple(replace(prepared, spec=one) for one in specs))
+            runs = tuple(prepared.with_spec(order) for order in vary_order(prepared.spec, shuffles))
+            yield RobustnessCell(first_stage, depth, runs)
 
 
-def robustness(cells: Sequence[Cell], execution: Execution, *, run: Runner = execute) -> dict[str, Any]:
-    """Run every cell in every order and say how much the order matters.
+def measure_robustness(
+    cells: Sequence[RobustnessCell], execution: Execution, *, run: Runner = execute
+) -> dict[str, Any]:
+    """Run every cell in every order and measure the effect of the order.
 
     Args:
-        cells: What to run.
-        execution: How; ``out`` is the folder in which the runs' folders go, ``runs/`` if left out.
-        run: Who executes a run.
+        cells: The prepared runs.
+        execution: Options of execution; ``out`` is the parent of the run folders, ``runs/`` if it is None.
+        run: Function that executes a run.
 
     Returns:
         ``method``, ``model`` and ``cells``: ``first_stage``, ``depth``, ``queries``, ``first_stage_scores``,
-        ``orders``, ``spread`` (a measure's best score less its worst; 0 is good) and ``worst`` (the order with the
-        worst score). A row of ``orders`` has ``order``, ``scores``, ``tau`` and ``overlap`` (see `agreement`) and what
-        the run took.
+        ``orders``, ``spread`` (best minus worst score per measure; 0 is good) and ``worst`` (the order with the worst
+        score per measure). A row of ``orders`` has ``order``, ``scores``, ``tau`` and ``overlap`` as in
+        `compute_order_agreement`, and the cost of the run.
     """
-    rows = [_cell(cell, execution, run) for cell in cells]
+    rows = [_measure_cell(cell, execution, run) for cell in cells]
     spec = cells[0].runs[0].spec
     return {"method": spec.method, "model": spec.model, "cells": rows}
 
 
-def estimate_cells(cells: Sequence[Cell]) -> dict[str, Any]:
-    """What all runs would take: ``runs``, ``calls``, ``tokens_in``, ``tokens_out``, ``cost``; see `estimate`."""
-    found = [estimate(prepared) for cell in cells for prepared in cell.runs]
-    sums: dict[str, Any] = {key: sum(one[key] for one in found) for key in ("calls", "tokens_in", "tokens_out")}
-    costs = [one["cost"] for one in found]
-    return {"runs": len(found), **sums, "cost": None if None in costs else sum(costs)}
+def estimate_cells(cells: Sequence[RobustnessCell]) -> dict[str, Any]:
+    """Estimate the cost of all runs as `estimate` does: ``runs``, ``calls``, ``tokens_in``, ``tokens_out``, ``cost``."""
+    estimates = [estimate(prepared) for cell in cells for prepared in cell.runs]
+    sums: dict[str, Any] = {key: sum(row[key] for row in estimates) for key in ("calls", "tokens_in", "tokens_out")}
+    costs = [row["cost"] for row in estimates]
+    return {"runs": len(estimates), **sums, "cost": None if None in costs else sum(costs)}
 
 
-def agreement(run: Run, reference: Run) -> dict[str, float | None]:
-    """How much two results over the same candidates agree, as means over queries; 1 is the same order.
+def compute_order_agreement(run: Run, reference: Run) -> dict[str, float | None]:
+    """Measure the agreement of two results over the same candidates, as means over queries; 1 is the same order.
 
     Returns:
-        ``tau``: Kendall's over whole lists, of queries with two documents or more. ``overlap``: the share of the best
-        ten that both have, of queries with more than ten. None where no query has enough documents.
+        ``tau``: Kendall's tau of the whole lists, over queries with at least two documents. ``overlap``: the fraction
+        of the top ten that both share, over queries with more than ten documents. None if no query has enough.
     """
     pairs = [(run[query].doc_ids, reference[query].doc_ids) for query in reference]
     taus = [kendall_tau(a, b) for a, b in pairs if len(a) > 1]
@@ -132,18 +141,20 @@ def agreement(run: Run, reference: Run) -> dict[str, float | None]:
 
 
 def kendall_tau(a: Sequence[str], b: Sequence[str]) -> float:
-    """Kendall's tau of two orders of the same things, two or more: 1 the same, -1 the reverse."""
-    place = {thing: at for at, thing in enumerate(a)}
-    seen: list[int] = []
+    """Compute Kendall's tau of two orders of the same items, at least two: 1 is the same order, -1 the reverse."""
+    rank = {item: position for position, item in enumerate(a)}
+    earlier: list[int] = []  # sorted ranks in ``a`` of the items of ``b`` seen so far
     discordant = 0
-    for thing in b:
-        at = bisect(seen, place[thing])
-        discordant += len(seen) - at
-        seen.insert(at, place[thing])
+    for item in b:
+        # Items that come earlier in b but later in a form discordant pairs with this one.
+        index = bisect(earlier, rank[item])
+        discordant += len(earlier) - index
+        earlier.insert(index, rank[item])
+    # tau = (concordant - discordant) / pairs = 1 - 2 * discordant / (n (n - 1) / 2)
     return 1 - 4 * discordant / (len(b) * (len(b) - 1))
 
 
-def _cell(cell: Cell, execution: Execution, run: Runner) -> dict[str, Any]:
+def _measure_cell(cell: RobustnessCell, execution: Execution, run: Runner) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     reference: Run | None = None
     first_stage_scores: dict[str, float] = {}
@@ -153,8 +164,8 @@ def _cell(cell: Cell, execution: Execution, run: Runner) -> dict[str, Any]:
         result = RunFolder(summary["folder"]).read_run("run.trec")
         reference = result if reference is None else reference
         first_stage_scores = summary["first_stage_scores"]
-        kept = {key: summary[key] for key in _KEPT}
-        rows.append({"order": order_name(prepared.spec), **agreement(result, reference), **kept})
+        values = {key: summary[key] for key in _SUMMARY_KEYS}
+        rows.append({"order": order_name(prepared.spec), **compute_order_agreement(result, reference), **values})
     by_measure = {measure: [row["scores"][measure] for row in rows] for measure in first_stage_scores}
     return {
         "first_stage": cell.first_stage,

@@ -1,7 +1,7 @@
-"""What a run is: one frozen value, written by the user as flags or TOML, kept in the run folder as JSON.
+"""The specification of a run: frozen values, given as flags or TOML and recorded in the run folder as JSON.
 
-`RunSpec` says what is asked for; `Execution` says how the machine goes about it and decides no result. This module
-knows fields and files, not what they lead to.
+`RunSpec` holds everything that decides the result, `Execution` everything that does not. The docstrings of their fields
+are the help texts of the command line.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class _Frozen(BaseModel):
 
     @classmethod
     def make(cls, values: dict[str, Any]) -> Self:
-        """Check values as they come from flags or a file.
+        """Create the value from flags or the content of a file.
 
         Raises:
-            UnknownNameError: A key that does not exist; the message suggests the nearest.
-            UsageError: A value that does not fit.
+            UnknownNameError: A key does not exist; the message suggests the nearest.
+            UsageError: A required value is missing, or a value is invalid.
         """
         for key in values:
             if key not in cls.model_fields:
@@ -41,119 +41,121 @@ class _Frozen(BaseModel):
             if problem["type"] == "missing":
                 raise UsageError(f"No {name} is given", remedy=f"Pass --{name.replace('_', '-')}") from error
             flag = f"--{name.replace('_', '-')}"
-            wanted = problem["msg"].removeprefix("Input should be ")
-            raise UsageError(f"{flag} {problem['input']!r}", expected=wanted) from error
+            expected = problem["msg"].removeprefix("Input should be ")
+            raise UsageError(f"{flag} {problem['input']!r}", expected=expected) from error
 
 
 class RunSpec(_Frozen):
-    """Everything that decides the result of a run. Hashable; TOML in, JSON both ways."""
+    """Everything that decides the result of a run, and how it is scored. Hashable; read from TOML or JSON."""
 
     collection: str
-    """Selector of the collection, e.g. ``pydoc`` or ``beir:data/scifact``."""
+    """Selector of the collection, such as ``pydoc`` or ``beir:data/scifact``."""
     first_stage: str = "bm25"
     """First stage: ``bm25``, ``dense``, ``sparse:MODEL``, ``lucene``, ``hybrid:A+B``, ``run:FILE``, ``candidates``."""
     depth: int = Field(default=100, ge=1)
-    """Candidates a query."""
+    """Number of candidates per query."""
     max_queries: int | None = Field(default=None, ge=1)
-    """Take only the first so many queries."""
+    """Use only the first N queries."""
     queries: tuple[str, ...] = ()
-    """Take only the query with this id; repeatable."""
+    """Use only the query with this id; repeatable."""
     shuffle: Shuffle = "none"
-    """Order in which the candidates are given to the reranker."""
+    """Order of the candidates as the reranker gets them."""
     seed: int = 0
-    """For the shuffle and for sampling."""
+    """Seed of the shuffle and of sampling."""
     method: str = "fullrank"
-    """Name of a method, or ``strategy:judge``; options of either may follow, as in ``sliding,size=10,stride=5``."""
+    """Name of a method, or ``strategy:judge``, with options of either, as in ``sliding,size=10,stride=5``."""
     window_size: int | None = None
-    """Documents in a window, for strategies that have one."""
+    """Number of documents per window, for strategies with windows."""
     stride: int | None = None
-    """How far the window moves, for strategies that have one."""
+    """Number of documents by which the window moves, for strategies with a stride."""
     passes: int | None = None
-    """How often the strategy is repeated, where it can be."""
+    """Number of passes, for strategies that support several."""
     top_k: int | None = Field(default=None, ge=1)
-    """Rank only the best so many; the rest follows in its given order."""
+    """Rerank only the top K; the remaining documents keep their input order."""
     passages: str | None = None
-    """Judge documents in passages put together by ``max``, ``first`` or ``sum``, as in ``max,size=150,stride=75``."""
+    """Judge passages and combine their scores by ``max``, ``first`` or ``sum``, as in ``max,size=150,stride=75``."""
     model: str = "smollm2-135m"
-    """A name of `rerank models`, a folder, a hub id, ``openai:NAME`` on a server, ``vllm:NAME``, or ``fake:KIND``."""
+    """A name listed by `rerank models`, a folder, a hub id, ``openai:NAME``, ``vllm:NAME``, or ``fake:KIND``."""
     revision: str | None = None
-    """Branch, tag or commit on the hub."""
+    """Branch, tag or commit of the model on the hub."""
     adapter: str | None = None
-    """Name of `rerank models`, folder or hub id of a PEFT adapter; one listrank trained brings model and method."""
+    """Name, folder or hub id of a PEFT adapter; one trained by listrank also sets model, method and prompt."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number type of the weights; auto takes bfloat16 where the processor is fast with it."""
+    """Data type of the weights. ``auto`` selects bfloat16 on hardware that supports it efficiently."""
     trust_remote_code: bool = False
-    """Run code that comes with the model. Off unless asked for."""
+    """Allow Python code that comes with the model to run."""
     base_url: str | None = None
-    """Address of an OpenAI-compatible server, for ``--model openai:NAME``; else OPENAI_BASE_URL."""
+    """Address of an OpenAI-compatible server for ``--model openai:NAME``; if omitted, OPENAI_BASE_URL."""
     prompt: str = "auto"
-    """Name of a shipped prompt or path of a YAML file; auto takes the one that suits the model, else listwise."""
+    """Name of a shipped prompt or path of a YAML file. ``auto`` selects the prompt for the method and the model."""
     min_passage_tokens: int = Field(default=32, ge=1)
-    """Passages are never cut below that many tokens."""
+    """Minimum number of tokens kept of each passage."""
     max_passage_tokens: int | None = Field(default=None, ge=1)
-    """Nor left longer than that."""
+    """Truncate passages to at most this many tokens."""
     context_size: int | None = Field(default=None, ge=1)
-    """Use less than the model's context."""
+    """Use at most this many tokens of the model's context."""
     temperature: float = Field(default=0.0, ge=0.0)
-    """0 is greedy."""
+    """Sampling temperature; 0 is greedy decoding."""
     thinking_tokens: int = Field(default=0, ge=0)
-    """What a reasoning model may spend before it answers; 0 asks it not to think."""
+    """Maximum number of tokens that a reasoning model may think before its answer; 0 disables thinking."""
     qrels: str | None = None
-    """Judgments, where the collection brings none or others are wanted."""
+    """Relevance judgments that replace those of the collection: a file, or the selector of a collection."""
     measures: tuple[str, ...] = ("nDCG@10",)
-    """Names as ir_measures or trec_eval write them."""
+    """Measure, named as in ir_measures or trec_eval; repeatable."""
     relevant: int | None = Field(default=None, ge=1)
-    """Lowest grade that binary measures count as relevant; the collection's own if left out."""
+    """Lowest grade that binary measures count as relevant; if omitted, that of the collection."""
     max_failure_rate: float = Field(default=0.2, ge=0.0, le=1.0)
-    """Share of failed windows past which the exit code says so."""
+    """Exit with code 7 if more than this fraction of windows failed."""
 
     @property
     def shown_method(self) -> str:
-        """The method for a reader: of files that its options name, the names alone."""
+        """The method as it is displayed: files in its options are shortened to their names."""
         return re.sub(r"=[^,]*/", "=", self.method)
 
 
 class Execution(_Frozen):
-    """How the machine goes about it; none of it is part of a run's identity."""
+    """Where and how a run executes; not part of the run's identity."""
 
     out: Path | None = None
-    """Folder of the run; if left out it is named by the run's hash, under ``runs/``."""
+    """Folder of the run; if omitted, a folder under ``runs/`` named by the run's hash."""
     resume: bool = False
-    """Go on where an unfinished folder stopped."""
+    """Continue an unfinished run; with --out, options that are omitted are taken from its spec.json."""
     overwrite: bool = False
-    """Throw an existing folder's calls away."""
+    """Delete an existing run in the folder, including its calls."""
     device: str = "auto"
-    """Torch device."""
+    """Torch device, such as cpu or cuda:1. ``auto`` selects the first accelerator."""
     device_map: Literal["", "auto", "balanced", "sequential", "tp"] = ""
-    """Spread a model over devices: its layers (auto, balanced, sequential), or every matrix (tp, under torchrun)."""
+    """Distribute the model over devices by layers (auto, balanced, sequential) or by matrices (tp, with torchrun)."""
     concurrency: int | None = Field(default=None, ge=1)
-    """Requests to a server that are under way at a time."""
+    """Number of simultaneous requests to a server."""
     timeout: float | None = Field(default=None, gt=0)
-    """Seconds to wait for a server's answer."""
+    """Seconds to wait for the reply of a server."""
     batch_size: int | None = Field(default=None, ge=1)
-    """Prompts a batch; the backend's own choice if left out."""
+    """Number of prompts per batch; if omitted, the backend decides."""
     max_total_tokens: int | None = Field(default=None, ge=1)
-    """Ask nothing more once prompts and replies have taken that many."""
+    """Stop calling the model once prompt and completion tokens reach this total."""
     call_cache: bool | None = None
-    """Keep replies beyond this run; if left out, where calls cost money."""
+    """Share replies with other runs through the user's cache; if omitted, only if calls cost money."""
 
 
 def read_spec(path: str | Path) -> dict[str, Any]:
-    """The keys of a run specification: TOML, or a run folder's spec.json; dashes in keys count as underscores.
+    """Read the keys of a run specification from TOML or from the spec.json of a run folder.
+
+    Dashes in keys are replaced by underscores.
 
     Raises:
-        MissingResourceError: There is no such file.
-        DataError: It is neither.
+        MissingResourceError: The file does not exist.
+        DataError: The file is neither TOML nor a spec.json.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise MissingResourceError(f"No run specification at {str(path)!r}", expected="a TOML file") from error
+        raise MissingResourceError(f"The file {str(path)!r} does not exist", expected="a TOML file") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{str(path)!r} is not UTF-8 text", expected="a TOML file") from error
     try:
         values = json.loads(text)["spec"] if str(path).endswith(".json") else tomllib.loads(text)
-        given = {key: value for key, value in values.items() if value is not None}
+        values = {key: value for key, value in values.items() if value is not None}
     except (tomllib.TOMLDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{str(path)!r}: {error}", expected="TOML, or the spec.json of a run folder") from error
-    return {key.replace("-", "_"): value for key, value in given.items()}
+    return {key.replace("-", "_"): value for key, value in values.items()}

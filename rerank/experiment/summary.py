@@ -1,7 +1,4 @@
-"""The numbers of a run, each computed in one place: a run and its verification call the same functions.
-
-Knows outcomes, usage and scores; knows no folder and no model.
-"""
+"""Summaries and scores of runs. A run and its verification call the same functions."""
 
 from __future__ import annotations
 
@@ -10,29 +7,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rerank.evaluation import Scores, evaluate
-from rerank.evaluation.grades import overlap_note
-from rerank.experiment.prices import cost
+from rerank.evaluation.grade_notes import overlap_note
+from rerank.experiment.prices import compute_cost
 from rerank.experiment.spec import RunSpec
 from rerank.judges import FAILURES
-from rerank.pipeline.driver import Outcome
+from rerank.pipeline.driver import RerankOutcome
 from rerank.store import Usage
 from rerank.types import Qrels, Run
 
-#: Failures that a summary names; the rest is counted.
+#: Maximum number of failures that a summary lists.
 NAMED_FAILURES = 20
 
 
 def summarise(
-    spec: RunSpec, outcome: Outcome, usage: Usage, *, queries: int, scores: Mapping[str, Any] | None
+    spec: RunSpec, outcome: RerankOutcome, usage: Usage, *, queries: int, scores: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """The content of summary.json, less the folder's own name and hash.
+    """Return the content of summary.json without the name and hash of the folder.
 
     Args:
-        spec: What was asked for.
-        outcome: What the driver made of it.
-        usage: What it took.
-        queries: How many queries took part, those without candidates too.
-        scores: What `score` returned; None where there are no judgments.
+        spec: The specification.
+        outcome: The outcome of the driver.
+        usage: The cost of the calls.
+        queries: Number of queries, including those without candidates.
+        scores: The result of `score_runs`; None without relevance judgments.
     """
     windows = outcome.windows()
     return {
@@ -40,19 +37,19 @@ def summarise(
         "model": spec.model,
         "depth": spec.depth,
         "queries": queries,
-        **means(scores),
+        **summarise_scores(scores),
         "windows": windows,
-        "split_windows": len(outcome.split),  # too long for the context: ranked in parts and merged
-        "complete": not windows["error"],  # else --resume asks the calls without a reply again
+        "split_windows": len(outcome.split),  # exceeded the context; ranked in parts and merged
+        "complete": not windows["error"],  # otherwise --resume repeats the calls without a reply
         "failure_rate": outcome.failure_rate(),
         "failures": _failures(outcome),
         **vars(usage),
-        "cost": cost(spec.model, usage.tokens_in, usage.tokens_out),
+        "cost": compute_cost(spec.model, usage.tokens_in, usage.tokens_out),
     }
 
 
-def means(scores: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The part of a summary that judgments and measures decide."""
+def summarise_scores(scores: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the part of a summary that depends on relevance judgments and measures."""
     if scores is None:
         return {"scores": {}, "first_stage_scores": {}, "missing": 0}
     return {
@@ -62,23 +59,23 @@ def means(scores: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def score(
+def score_runs(
     qrels: Qrels, result: Run, first_stage: Run, *, measures: Sequence[str], relevant: int
 ) -> dict[str, Any] | None:
-    """The content of scores.json: means and per-query values of a result and of what it was made from.
+    """Return the content of scores.json: means and per-query values of the result and of the first stage.
 
     Returns:
-        None where there are no judgments.
+        The scores; None without relevance judgments.
     """
     if not qrels:
         return None
-    if told := overlap_note(qrels, first_stage):
-        warnings.warn(told, stacklevel=2)
-    made = {"run": result, "first_stage": first_stage}
+    if message := overlap_note(qrels, first_stage):
+        warnings.warn(message, stacklevel=2)
+    runs = {"run": result, "first_stage": first_stage}
     return {
         "measures": list(measures),
         "relevant": relevant,
-        **{key: _as_json(evaluate(qrels, value, measures, relevant=relevant)) for key, value in made.items()},
+        **{key: _as_json(evaluate(qrels, value, measures, relevant=relevant)) for key, value in runs.items()},
     }
 
 
@@ -90,7 +87,7 @@ def _as_json(scores: Scores) -> dict[str, Any]:
     }
 
 
-def _failures(outcome: Outcome) -> list[dict[str, str]]:
+def _failures(outcome: RerankOutcome) -> list[dict[str, str]]:
     failed = [(window, verdict) for window, verdict in outcome.judged if verdict.status in FAILURES]
     return [
         {"query": window.query.id, "status": verdict.status, "detail": verdict.detail}

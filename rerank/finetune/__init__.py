@@ -1,4 +1,4 @@
-"""Training rerankers of one's own: labels, losses, adapters, optimizers, the trainer, and what came of it.
+"""Training of rerankers: labels, losses, adapters, optimizers, the trainer, and inspection of trained models.
 
 Importing this package imports no torch.
 """

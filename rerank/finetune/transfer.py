@@ -1,9 +1,9 @@
-"""What an adapter has learnt, carried over to another base model: it labels lists, and the other model learns them.
+"""Transfer of an adapter to another base model: the adapter labels lists, and the new model is trained on them.
 
-The idea is Trans-LoRA's (Wang et al., 2024, arXiv 2405.17258): an adapter fits its own base model alone, but its
-answers can be learnt by any. The paper makes its queries with the new model and keeps those that a discriminator takes
-for real; here they are given, and need no judgments. Knows the order of things; labelling, training and ranking are
-done by the rooms that do them elsewhere, each in a folder of its own, so that all of it can be gone on with.
+The idea comes from Trans-LoRA (Wang et al., 2024, arXiv 2405.17258): an adapter works only with its own base model, but
+every model can learn from its output. The paper generates queries with the new model and filters them with a
+discriminator; here the queries are given, and need no relevance judgments. Labelling, training and ranking each use a
+folder of their own, so that each of them can be resumed.
 """
 
 from __future__ import annotations
@@ -18,23 +18,24 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, UsageError
-from rerank.experiment import Prepared, check_failures, execute, prepare
+from rerank.experiment import PreparedRun, check_failures, execute, prepare
 from rerank.experiment.robustness import kendall_tau
 from rerank.experiment.spec import Execution, RunSpec
-from rerank.finetune.labels.files import read_labels, write_labels
-from rerank.finetune.labels.lists import LabelList
-from rerank.finetune.labels.making import Made, Plan, get_ready, make_labels
-from rerank.finetune.labels.splits import Shares, split
-from rerank.finetune.labels.texts import query_texts
+from rerank.finetune.component_registry import make_components
+from rerank.finetune.labels.label_files import read_labels, write_labels
+from rerank.finetune.labels.label_list import LabelList
+from rerank.finetune.labels.labelling import LabellingPlan, LabellingResult, make_labels, prepare_labelling
+from rerank.finetune.labels.list_texts import query_texts
+from rerank.finetune.labels.splits import SplitShares, split_labels
 from rerank.finetune.recipe import Recipe
-from rerank.finetune.trainer.training import Progress, train
+from rerank.finetune.trainer.monitoring import Progress
+from rerank.finetune.trainer.training import train
 from rerank.io.text_files import replace_text
-from rerank.lm.loading import adapter_folder
-from rerank.models.trained import as_trained
+from rerank.models.adapters import adapter_defaults, adapter_folder
 from rerank.store import RunFolder
 
-#: What lies in the folder: the teacher's run, its lists to train on and those kept apart, the student's runs before and
-#: after, its adapter, and the report.
+#: Files in the folder: the run of the teacher, training lists and held-out lists, runs of the student before and after
+#: training, its adapter, and the report.
 TEACHER, LABELS, HELD_OUT, BEFORE, AFTER, STUDENT, REPORT = (
     "teacher",
     "labels.jsonl",
@@ -44,29 +45,28 @@ TEACHER, LABELS, HELD_OUT, BEFORE, AFTER, STUDENT, REPORT = (
     "student",
     "transfer.json",
 )
-#: What says which lists are ranked.
+#: Fields of a run specification that determine the candidate lists.
 _LISTS = frozenset({"collection", "first_stage", "depth", "max_queries", "queries", "qrels"})
 
-#: Executes a run, as `rerank.experiment.execute` does.
-Execute = Callable[[Prepared, Execution], dict[str, Any]]
+#: Function that executes a run, such as `rerank.experiment.execute`.
+Execute = Callable[[PreparedRun, Execution], dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Transfer:
-    """From which adapter to which model, and with what.
+class TransferSpec:
+    """Specification of a transfer.
 
     Attributes:
-        adapter: What `rerank train` left, a folder or a hub id: the teacher.
-        model: The base model that is to learn: a name of `rerank models`, a folder, or a hub id.
-        spec: The lists: collection, first stage, depth and queries are read, and judgments for the runs' scores if
-            there are any; nothing else.
-        recipe: How the model learns; its model, its lists and its collection are replaced.
-        folder: Where everything goes.
-        held_out: Share of the queries that are labelled and not learnt from, for agreement on lists that are new; 0
-            for none.
+        adapter: The teacher: an adapter trained with `rerank train`, as a folder or a hub id.
+        model: The student: a name of `rerank models`, a folder, or a hub id.
+        spec: The candidate lists: collection, first stage, depth, queries and qrels are used; other fields are not.
+        recipe: Training recipe of the student; its model, lists and collection are replaced.
+        folder: Output folder.
+        held_out: Fraction of the queries that are labelled but not used for training, to measure the agreement on new
+            lists; 0 for none.
 
     Raises:
-        UsageError: A share that leaves nothing.
+        UsageError: The fraction is out of range.
     """
 
     adapter: str
@@ -77,174 +77,183 @@ class Transfer:
     held_out: float = 0.1
 
     def __post_init__(self) -> None:
-        """Check the share."""
+        """Check the fraction."""
         if not 0 <= self.held_out < 1:
-            raise UsageError(f"--held-out {self.held_out}", expected="a share, at least 0 and below 1")
+            raise UsageError(f"--held-out {self.held_out}", expected="a fraction, at least 0 and below 1")
 
-    def ranked_with(self, how: Mapping[str, Any]) -> RunSpec:
-        """The run over the lists with some model and method.
+    def run_spec(self, ranker: Mapping[str, Any]) -> RunSpec:
+        """Return the specification of a run over the lists.
 
         Args:
-            how: Values of a run specification.
+            ranker: Model, method and prompt, as fields of a run specification.
         """
-        return RunSpec.make(self.spec.model_dump(include=set(_LISTS), exclude_none=True) | dict(how))
+        return RunSpec.make(self.spec.model_dump(include=set(_LISTS), exclude_none=True) | dict(ranker))
 
-    def learning(self) -> Recipe:
-        """The recipe for the new model and the teacher's lists."""
+    def student_recipe(self) -> Recipe:
+        """Return the recipe with the student and the lists of the teacher."""
         recipe = self.recipe
         data = recipe.data.model_copy(
             update={"lists": (str(self.folder / LABELS),), "collection": self.spec.collection}
         )
-        own = {"revision": None} if recipe.model != self.model else {}  # a commit of another model is none of this one
-        return recipe.model_copy(update={"model": self.model, "data": data, **own})
+        revision = {"revision": None} if recipe.model != self.model else {}  # a revision of another model is invalid
+        return recipe.model_copy(update={"model": self.model, "data": data, **revision})
 
 
 def transfer(
-    asked: Transfer,
+    spec: TransferSpec,
     *,
     resume: bool = False,
     device: str = "auto",
     run: Execute = execute,
     progress: Progress = lambda title, total, done: nullcontext(lambda steps: None),
 ) -> dict[str, Any]:
-    """Label, train, and see how far the two agree.
+    """Label lists with the teacher, train the student, and measure the agreement of the two.
 
     Args:
-        asked: What to do.
-        resume: Go on where an earlier call stopped.
+        spec: The transfer.
+        resume: Continue where an earlier call stopped.
         device: Torch device.
-        run: Who executes runs.
-        progress: See `rerank.finetune.trainer.training.train`.
+        run: Executes runs.
+        progress: Opens a progress display.
 
     Returns:
-        What is written as ``transfer.json``: ``folder`` (of the new adapter), ``teacher``, ``model``, ``left_out``
-        (reason -> lists without a label), ``lists`` and ``held_out`` (how many), ``agreement`` (``train`` and
+        The content of ``transfer.json``: ``folder`` of the new adapter, ``teacher``, ``model``, ``left_out`` (reason ->
+        number of lists without a label), ``lists`` and ``held_out`` (numbers of lists), ``agreement`` (``train`` and
         ``held_out``, each ``before`` and ``after``: mean Kendall tau of student and teacher, None without lists),
-        ``failure_rate`` (of the student's windows) and ``training`` (a `rerank.finetune.trainer.training.Result`).
+        ``failure_rate`` of the student's windows, and ``training`` (fields of a `TrainingResult`).
 
     Raises:
-        UsageError: The adapter says nothing of its base, the recipe makes no sense, or the folder holds another work.
-        RerankError: What labelling, training and ranking raise; what was done before stays.
+        UsageError: The adapter does not name its base model, the recipe is inconsistent, or the folder is in use.
+        RerankError: Labelling, training or ranking fails; completed steps are kept.
     """
-    recipe = asked.learning()
-    recipe.parts()
-    teacher = asked.ranked_with(used(asked.adapter))
-    _unused(asked.folder / TEACHER, resume=resume)
+    recipe = spec.student_recipe()
+    make_components(recipe)  # so that an inconsistent recipe is reported before the teacher runs
+    teacher = spec.run_spec(usage_of(spec.adapter))
+    _check_unused(spec.folder / TEACHER, resume=resume)
     execution = partial(Execution, resume=resume, device=device)
-    made = _labelled(teacher, execution(out=asked.folder / TEACHER), run)
-    parts = _parted(made.labels, asked, recipe.seed)
-    trusted = {"trust_remote_code": recipe.trust_remote_code}
-    plain = {"model": recipe.model, "revision": recipe.revision, **recipe.method.model_dump()}
-    before = _ranked(asked.ranked_with(plain | trusted), execution(out=asked.folder / BEFORE), run)
-    result = train(recipe, asked.folder / STUDENT, resume=resume, device=device, progress=progress)
-    after = _ranked(asked.ranked_with(used(result.folder) | trusted), execution(out=asked.folder / AFTER), run)
+    labelled = _make_labels(teacher, execution(out=spec.folder / TEACHER), run)
+    parts = _split_and_write(labelled.labels, spec, recipe.seed)
+    trust = {"trust_remote_code": recipe.trust_remote_code}
+    untrained = {"model": recipe.model, "revision": recipe.revision, **recipe.method.model_dump()}
+    before = _rank(spec.run_spec(untrained | trust), execution(out=spec.folder / BEFORE), run)
+    result = train(recipe, spec.folder / STUDENT, resume=resume, device=device, progress=progress)
+    after = _rank(spec.run_spec(usage_of(result.folder) | trust), execution(out=spec.folder / AFTER), run)
     report = {
         "folder": result.folder,
-        "teacher": asked.adapter,
-        "model": asked.model,
-        "left_out": made.report["left_out"],
-        **_compared(parts, {"before": before, "after": after}),
+        "teacher": spec.adapter,
+        "model": spec.model,
+        "left_out": labelled.report["left_out"],
+        **_agreement(parts, {"before": before, "after": after}),
         "training": dataclasses.asdict(result),
     }
-    with replace_text(asked.folder / REPORT) as file:
+    with replace_text(spec.folder / REPORT) as file:
         file.write(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     return report
 
 
-def used(adapter: str) -> dict[str, Any]:
-    """How what a training left is used, as values of a run specification: its base, its method, its prompt.
+def usage_of(adapter: str) -> dict[str, Any]:
+    """Return base model, method and prompt of a trained adapter, as fields of a run specification.
 
     Args:
-        adapter: A folder or a hub id; one with a whole model is its own base.
+        adapter: A folder or a hub id; a folder with a complete model is its own base model.
 
     Raises:
-        MissingResourceError: There is no such adapter.
-        UsageError: It does not say.
+        MissingResourceError: The adapter does not exist.
+        UsageError: The adapter does not name them.
     """
-    whole = Path(adapter).is_dir() and not (Path(adapter) / "adapter_config.json").is_file()
-    folder = Path(adapter) if whole else adapter_folder(adapter)
-    values = as_trained(folder, {})
+    is_model = Path(adapter).is_dir() and not (Path(adapter) / "adapter_config.json").is_file()
+    folder = Path(adapter) if is_model else adapter_folder(adapter)
+    values = adapter_defaults(folder, {})
     if not values:
         raise UsageError(
-            f"The adapter {adapter!r} does not say what it is used with",
-            expected="the folder that `rerank train` left, with rerank.json",
+            f"The adapter {adapter!r} does not name its base model and method",
+            expected="a folder written by `rerank train`, with rerank.json",
         )
-    if whole:
+    if is_model:
         return {key: value for key, value in values.items() if key != "revision"} | {"model": adapter}
     return values | {"adapter": adapter}
 
 
-def agreement(labels: Sequence[LabelList], folder: Path) -> float | None:
-    """Mean Kendall tau of labels and a run's orders of the same documents, from -1 to 1; None without labels.
+def mean_tau(labels: Sequence[LabelList], folder: Path) -> float | None:
+    """Return the mean Kendall tau of labels and the rankings of a run, from -1 to 1; None without labels.
 
     Raises:
-        DataError: The run has other documents.
+        DataError: The run ranks other documents.
     """
-    found = RunFolder(folder).read_run("run.trec")
+    run = RunFolder(folder).read_run("run.trec")
     taus = []
     for label in labels:
-        order = found[label.qid].doc_ids if label.qid in found else ()
+        order = run[label.qid].doc_ids if label.qid in run else ()
         if set(order) != set(label.initial):
             raise DataError(
                 f"The run {str(folder)!r} ranks other documents for query {label.qid!r} than the teacher did",
-                remedy="The collection has changed since: start anew in another folder",
+                remedy="The collection has changed; start in another folder",
             )
         taus.append(kendall_tau(label.final, order))
     return sum(taus) / len(taus) if taus else None
 
 
-def _compared(parts: Mapping[str, Sequence[LabelList]], runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """How many lists there are, how far each run agrees with their labels, and how often it failed."""
+def _agreement(parts: Mapping[str, Sequence[LabelList]], runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return numbers of lists, agreement of each run with the labels, and failure rates, for the report."""
     return {
         "lists": len(parts["train"]),
         "held_out": len(parts["held_out"]),
         "agreement": {
-            part: {when: agreement(labels, Path(run["folder"])) for when, run in runs.items()}
+            part: {when: mean_tau(labels, Path(run["folder"])) for when, run in runs.items()}
             for part, labels in parts.items()
         },
         "failure_rate": {when: run["failure_rate"] for when, run in runs.items()},
     }
 
 
-def _unused(folder: Path, *, resume: bool) -> None:
+def _check_unused(folder: Path, *, resume: bool) -> None:
     if folder.exists() and not resume:
         raise UsageError(
-            f"{str(folder.parent)!r} holds a transfer already", remedy="Go on with --resume, or choose another --out"
+            f"{str(folder.parent)!r} already holds a transfer",
+            expected="a new folder",
+            remedy="Continue it with --resume, or choose another --out",
         )
 
 
-def _labelled(spec: RunSpec, execution: Execution, run: Execute) -> Made:
-    """Labels by the teacher's run.
+def _make_labels(spec: RunSpec, execution: Execution, run: Execute) -> LabellingResult:
+    """Label the lists with the run of the teacher.
 
     Raises:
-        DataError: No list has one.
-        PartialFailureError: The teacher failed too often to learn from.
+        DataError: No list has a label.
+        PartialFailureError: The failure rate of the teacher is too high.
     """
-    made = make_labels(get_ready(spec, execution, Plan(), run=run))
-    for told in made.report["teachers"].values():
-        check_failures(told, spec.max_failure_rate)
-    made.check()
-    return made
+    result = make_labels(prepare_labelling(spec, execution, LabellingPlan(), run=run))
+    for summary in result.report["teachers"].values():
+        check_failures(summary, spec.max_failure_rate)
+    result.check()
+    return result
 
 
-def _parted(labels: tuple[LabelList, ...], asked: Transfer, seed: int) -> Mapping[str, tuple[LabelList, ...]]:
-    """Lists to learn from and lists to look at, written down; what was learnt from before stays what it was."""
+def _split_and_write(
+    labels: tuple[LabelList, ...], spec: TransferSpec, seed: int
+) -> Mapping[str, tuple[LabelList, ...]]:
+    """Split the lists into training and held-out lists and write them; files of an earlier call must be the same.
+
+    Raises:
+        UsageError: The files of an earlier call hold other lists.
+    """
     parts: dict[str, tuple[LabelList, ...]] = {"train": labels, "held_out": ()}
-    if asked.held_out:
-        shares = split(labels, Shares(dev=0.0, test=asked.held_out, seed=seed), texts=query_texts(labels))
+    if spec.held_out:
+        shares = split_labels(labels, SplitShares(dev=0.0, test=spec.held_out, seed=seed), texts=query_texts(labels))
         parts = {"train": shares.train, "held_out": shares.test}
     for name, part in ((LABELS, parts["train"]), (HELD_OUT, parts["held_out"])):
-        path = asked.folder / name
+        path = spec.folder / name
         if (tuple(read_labels(path)) if path.is_file() else part) != part:
             raise UsageError(
-                f"{str(path)!r} holds other lists than are asked for now",
-                remedy="Ask for the same, or start anew in another folder",
+                f"{str(path)!r} holds other lists than this transfer",
+                expected="the lists of the interrupted transfer",
+                remedy="Use the same settings as before, or start in another folder",
             )
         if part:
             write_labels(part, path)
     return parts
 
 
-def _ranked(spec: RunSpec, execution: Execution, run: Execute) -> dict[str, Any]:
-    """The summary of a run over all lists, judged or not."""
+def _rank(spec: RunSpec, execution: Execution, run: Execute) -> dict[str, Any]:
+    """Execute a run over all queries, judged or not, and return its summary."""
     return run(prepare(spec, execution, judged_only=False), execution)

@@ -1,1 +1,1 @@
-"""What first stages share: text analysis, encoders, and indexes on disk."""
+"""Parts that first stages share: text analysis, encoders, and indexes on disk."""

@@ -1,7 +1,4 @@
-"""A BM25 index of bm25s on disk, memory-mapped, and the exact top of a query's scores under the tie rule.
-
-Knows terms and positions, not where documents come from.
-"""
+"""A BM25 index of bm25s on disk, memory-mapped, and the exact selection of top documents under the tie rule."""
 
 from __future__ import annotations
 
@@ -14,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank.errors import DataError
-from rerank.indexing.postings import Postings, Weights
-from rerank.io.sealed_folders import storing
+from rerank.indexing.postings import Bm25Weights, Postings
+from rerank.io.sealed_folders import storage_errors
 
 if TYPE_CHECKING:
     import bm25s
@@ -27,41 +24,41 @@ def write_index(folder: Path, documents: Iterable[list[str]], options: Mapping[s
     """Index documents given as lists of terms.
 
     Args:
-        folder: Where to write; bm25s' own files, arrays without pickles.
-        documents: The terms of each, in the order of the collection.
+        folder: Folder for bm25s' own files; arrays are saved without pickles.
+        documents: The terms of each document, in the order of the collection.
         options: bm25s' ``k1``, ``b`` and ``method``.
 
     Raises:
-        DataError: No document has any term.
-        StorageError: The disk did not take it.
+        DataError: No document has a term.
+        StorageError: The index cannot be written.
     """
     import bm25s
 
-    with storing(folder), tempfile.TemporaryDirectory(prefix=f"{folder.name}-", dir=folder.parent) as aside:
-        with Postings(Path(aside)) as postings:
+    with storage_errors(folder), tempfile.TemporaryDirectory(prefix=f"{folder.name}-", dir=folder.parent) as scratch:
+        with Postings(Path(scratch)) as postings:
             for terms in documents:
                 postings.add(terms)
             postings.finish()
             if not postings.vocabulary:
                 raise DataError(
                     f"None of the {len(postings.lengths)} documents has a word to index",
-                    expected="text",
+                    expected="at least one document with text",
                     remedy="Check the collection's files and the option 'fields'",
                 )
-            weight = Weights.of(postings, **options)
-            data, indices, indptr = postings.by_term(weight)
+            weights = Bm25Weights.from_postings(postings, **options)
+            data, indices, indptr = postings.by_term(weights)
         index = bm25s.BM25(**options)
         index.scores = {"data": data, "indices": indices, "indptr": indptr, "num_docs": len(postings.lengths)}
         index.vocab_dict = postings.vocabulary
-        index.nonoccurrence_array = None  # of formulas that we do not offer
+        index.nonoccurrence_array = None  # only used by BM25 variants that we do not offer
         index.save(folder, allow_pickle=False)
 
 
 def read_index(folder: Path, documents: int) -> bm25s.BM25:
-    """Map an index that `write_index` made.
+    """Memory-map an index written by `write_index`.
 
     Raises:
-        ValueError: It is not one over this many documents.
+        ValueError: The index is not over this many documents.
     """
     import bm25s
 
@@ -71,19 +68,21 @@ def read_index(folder: Path, documents: int) -> bm25s.BM25:
     return index
 
 
-def best(scores: Floats, id_ranks: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-    """Positions of the ``k`` best scores above zero, best first; equal scores by document id, descending.
+def top_positions(scores: Floats, id_ranks: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+    """Return the positions of the ``k`` highest scores above zero, best first; ties by document id, descending.
 
-    bm25s' own selection cuts ties at the k-th score in arbitrary order, so the whole tie is looked at here.
+    bm25s' own selection cuts a tie at the k-th score in arbitrary order, so all documents with that score are sorted
+    here.
 
     Args:
         scores: Shape (documents,).
-        id_ranks: Shape (documents,): place of each document's id in ascending order.
+        id_ranks: Shape (documents,): rank of each document's id in ascending order.
         k: At least 1.
     """
-    found = np.flatnonzero(scores > 0)
-    if len(found) > k:
-        kept = scores[found]
-        found = found[kept >= np.partition(kept, len(kept) - k)[len(kept) - k]]
-    order = np.lexsort((-id_ranks[found], -scores[found]))
-    return found[order[:k]]
+    positions = np.flatnonzero(scores > 0)
+    if len(positions) > k:
+        positive = scores[positions]
+        kth_score = np.partition(positive, len(positive) - k)[len(positive) - k]
+        positions = positions[positive >= kth_score]  # k documents, and all that tie with the k-th
+    order = np.lexsort((-id_ranks[positions], -scores[positions]))
+    return positions[order[:k]]

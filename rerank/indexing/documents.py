@@ -1,6 +1,6 @@
-"""The documents of a corpus on disk: read once from the collection, then by position without loading the rest.
+"""The documents of a corpus on disk: read once from the collection, then accessed by position.
 
-Kept once a corpus, whatever indexes are built on it. Knows no terms and no scores.
+They are stored once per corpus and shared by all indexes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import DataError
 from rerank.io.paths import cache_dir
-from rerank.io.sealed_folders import open_folder, storing
+from rerank.io.sealed_folders import open_folder, storage_errors
 from rerank.types import Document
 
 _FORMAT = "1"
@@ -27,22 +27,22 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 _TEXTS, _OFFSETS, _ID_RANKS = "documents.jsonl", "offsets.npy", "id_ranks.npy"
 
 
-class Documents:
-    """The documents of one corpus, by position, memory-mapped.
+class StoredDocuments:
+    """The documents of one corpus by position, memory-mapped.
 
     Attributes:
-        folder: Where they are; indexes are kept beside it.
-        id_ranks: Shape (documents,): each document's place among all ids in ascending order, for ties.
+        folder: The folder of the files; indexes are stored beside it.
+        id_ranks: Shape (documents,): rank of each document's id in ascending order, for ties.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Map the files of a folder that `write_documents` made.
+        """Memory-map the files of a folder that `open_documents` wrote.
 
         Raises:
-            ValueError: They do not fit together.
+            ValueError: The files do not fit together.
         """
         self.folder = folder
-        # np.asarray: a plain view of the map, which is cheaper to slice than np.memmap itself
+        # np.asarray gives a plain view of the map, which is cheaper to slice than np.memmap
         self.id_ranks: NDArray[np.int64] = np.asarray(np.load(folder / _ID_RANKS, mmap_mode="r", allow_pickle=False))
         self._offsets: NDArray[np.int64] = np.asarray(np.load(folder / _OFFSETS, mmap_mode="r", allow_pickle=False))
         self._texts: NDArray[np.uint8] = np.asarray(np.memmap(folder / _TEXTS, dtype=np.uint8, mode="r"))
@@ -50,23 +50,23 @@ class Documents:
             raise ValueError("its files do not fit together")
 
     def __len__(self) -> int:
-        """How many documents there are."""
+        """Return the number of documents."""
         return len(self.id_ranks)
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Shape (documents,): bytes that each takes, id and title included; to order them by size."""
+        """Size of each document in bytes, id and title included: shape (documents,)."""
         return np.diff(self._offsets)
 
     def __getitem__(self, position: int) -> Document:
-        """The document at a position (0-based, the collection's order)."""
+        """Return the document at a position (0-based, in the collection's order)."""
         start, end = self._offsets[position], self._offsets[position + 1]
         try:
             doc_id, title, text, *image = json.loads(self._texts[start:end].tobytes().decode("utf-8", "surrogatepass"))
         except ValueError as error:
             raise DataError(
                 f"Document number {position} in {self.folder} cannot be read: {error}",
-                remedy=f"Remove {self.folder}; it is made anew from the collection",
+                remedy=f"Remove {self.folder}; it is built again from the collection",
             ) from error
         return Document(id=doc_id, title=title, text=text, image=image[0] if image else "")
 
@@ -76,10 +76,10 @@ class Documents:
 
 
 def corpus_folder(corpus: Corpus) -> Path:
-    """The cache folder of everything that is built from a corpus.
+    """Return the cache folder of everything that is built from a corpus.
 
     Raises:
-        DataError: Its fingerprint is no hash.
+        DataError: The corpus's fingerprint is not a hash.
     """
     if not re.fullmatch(r"[0-9a-f]{16,128}", corpus.fingerprint):
         raise DataError(
@@ -89,43 +89,43 @@ def corpus_folder(corpus: Corpus) -> Path:
     return cache_dir("indexes", corpus.fingerprint)
 
 
-def open_documents(corpus: Corpus) -> Documents:
-    """Open the saved documents of a corpus; the first time they are read from it, in one pass.
+def open_documents(corpus: Corpus) -> StoredDocuments:
+    """Open the stored documents of a corpus; the first time, they are read from it in one pass.
 
     Raises:
-        DataError: It has no documents, or two with one id.
+        DataError: The corpus has no documents, or two with the same id.
         StorageError: The cache folder cannot be written.
     """
     made_from = {"format": _FORMAT, "fingerprint": corpus.fingerprint}
     folder = corpus_folder(corpus) / f"documents-{_FORMAT}"
-    return open_folder(folder, made_from, lambda target: _write(corpus, target), Documents)
+    return open_folder(folder, made_from, lambda target: _write(corpus, target), StoredDocuments)
 
 
 def _write(corpus: Corpus, folder: Path) -> None:
     ids: list[str] = []
     offsets = array("q", [0])
-    with storing(folder):
+    with storage_errors(folder):
         file = (folder / _TEXTS).open("wb")
     try:
         for doc in corpus.docs():
             ids.append(doc.id)
-            offsets.append(offsets[-1] + _write_one(file, doc, folder))
+            offsets.append(offsets[-1] + _append(file, doc, folder))
     finally:
-        with storing(folder):
+        with storage_errors(folder):
             file.close()
     _check_ids(corpus.name, ids)
     ascending = sorted(range(len(ids)), key=ids.__getitem__)
     ranks = np.empty(len(ids), dtype=np.int64)
     ranks[ascending] = np.arange(len(ids))
-    with storing(folder):
+    with storage_errors(folder):
         np.save(folder / _OFFSETS, np.frombuffer(offsets, dtype=np.int64), allow_pickle=False)
         np.save(folder / _ID_RANKS, ranks, allow_pickle=False)
 
 
-def _write_one(file: IO[bytes], doc: Document, folder: Path) -> int:
-    """Append a document and return its length in bytes. Half a surrogate pair is kept, as JSON files may hold one."""
+def _append(file: IO[bytes], doc: Document, folder: Path) -> int:
+    """Append a document and return its length in bytes. Lone surrogates, which JSON files may contain, are kept."""
     line = _encode([doc.id, doc.title, doc.text, *([doc.image] if doc.image else [])]) + "\n"
-    with storing(folder):
+    with storage_errors(folder):
         return file.write(line.encode("utf-8", "surrogatepass"))
 
 
@@ -134,5 +134,5 @@ def _check_ids(name: str, ids: list[str]) -> None:
         raise DataError(f"The collection {name!r} has no documents", remedy="Check its path and its options")
     if len(set(ids)) == len(ids):
         return
-    twice = next(a for a, b in pairwise(sorted(ids)) if a == b)
-    raise DataError(f"Document {twice!r} is twice in the collection {name!r}", expected="each id once")
+    duplicate = next(a for a, b in pairwise(sorted(ids)) if a == b)
+    raise DataError(f"The collection {name!r} contains document {duplicate!r} twice", expected="each id once")

@@ -1,7 +1,4 @@
-"""The embeddings of a corpus as one matrix on disk: made in batches (`_batches`), then memory-mapped.
-
-Knows no model and no faiss.
-"""
+"""The embeddings of a corpus as one matrix on disk: computed in batches, then memory-mapped."""
 
 from __future__ import annotations
 
@@ -13,48 +10,48 @@ from typing import IO
 
 import numpy as np
 
-from rerank.indexing.documents import Documents
-from rerank.indexing.encoding_batches import Text, Work, key_of, link, open_encoded
+from rerank.indexing.documents import StoredDocuments
+from rerank.indexing.encoding_batches import EncodingJob, TextSelector, folder_key, link_or_copy, open_encoded
 from rerank.indexing.text_encoder import Encoder, Floats
 
-__all__ = ["folder_of", "key_of", "open_embeddings"]
+__all__ = ["embeddings_folder", "folder_key", "open_embeddings"]
 
 _FILE = "embeddings.npy"
 
 
-def folder_of(documents: Documents, made_from: Mapping[str, str]) -> Path:
-    """Where the embeddings of a corpus lie."""
-    return documents.folder.with_name(f"embeddings-{key_of(made_from)}")
+def embeddings_folder(documents: StoredDocuments, made_from: Mapping[str, str]) -> Path:
+    """Return the folder of a corpus's embeddings."""
+    return documents.folder.with_name(f"embeddings-{folder_key(made_from)}")
 
 
 def open_embeddings(
-    documents: Documents, encoder: Encoder, made_from: Mapping[str, str], *, text: Text, batch_size: int
+    documents: StoredDocuments, encoder: Encoder, made_from: Mapping[str, str], *, text: TextSelector, batch_size: int
 ) -> Floats:
-    """Map the saved embeddings of a corpus; make them, or the rest of them, where they are not complete.
+    """Memory-map the embeddings of a corpus, after computing those that are missing.
 
     Args:
-        documents: What is embedded.
-        encoder: What embeds.
-        made_from: What the embeddings depend on; names the folder.
-        text: What of a document is embedded.
-        batch_size: Documents embedded together; no part of the identity.
+        documents: The documents.
+        encoder: The encoder.
+        made_from: Everything that the embeddings depend on; it determines the folder's name.
+        text: Maps a document to the text that is embedded.
+        batch_size: Number of documents per batch; not part of the identity.
 
     Returns:
         Shape (documents, encoder.size), a read-only map of the file.
 
     Raises:
         StorageError: The cache folder cannot be written.
-        BackendError: The model fails; what was committed stays.
+        BackendError: The model fails; committed batches are kept.
     """
-    folder = folder_of(documents, made_from)
-    work = Work(documents, encoder.passages, text, batch_size)
+    folder = embeddings_folder(documents, made_from)
+    job = EncodingJob(documents, encoder.passages, text, batch_size)
     files = _Matrix((len(documents), encoder.size))
-    return open_encoded(folder, made_from, work, files, lambda ready: _map(ready / _FILE, files.shape))
+    return open_encoded(folder, made_from, job, files, lambda complete: _map(complete / _FILE, files.shape))
 
 
 @dataclass(frozen=True, slots=True)
 class _Matrix:
-    """One file of the full length from the start, each row at its document's place."""
+    """A file of full length from the start, with each row at its document's position."""
 
     shape: tuple[int, int]
 
@@ -68,7 +65,7 @@ class _Matrix:
         _map(folder / _FILE, self.shape)
 
     def add(self, folder: Path, positions: Sequence[int], rows: Floats) -> None:
-        # Not through a memory map: on a full disk that is a signal (SIGBUS), not an error.
+        # Not through a memory map: on a full disk that raises a signal (SIGBUS), not an error.
         with (folder / _FILE).open("r+b") as file:
             start = _data_start(file)
             for position, row in zip(positions, rows, strict=True):
@@ -78,14 +75,14 @@ class _Matrix:
             os.fsync(file.fileno())
 
     def finish(self, folder: Path, target: Path) -> None:
-        link(folder / _FILE, target / _FILE)
+        link_or_copy(folder / _FILE, target / _FILE)
 
 
 def _map(path: Path, shape: tuple[int, int]) -> Floats:
-    found = np.load(path, mmap_mode="r", allow_pickle=False)
-    if found.shape != shape or found.dtype != np.dtype("<f4"):
-        raise ValueError(f"{path.name} has shape {found.shape} and type {found.dtype} instead of {shape} and float32")
-    return np.asarray(found)
+    matrix = np.load(path, mmap_mode="r", allow_pickle=False)
+    if matrix.shape != shape or matrix.dtype != np.dtype("<f4"):
+        raise ValueError(f"{path.name} has shape {matrix.shape} and type {matrix.dtype} instead of {shape} and float32")
+    return np.asarray(matrix)
 
 
 def _data_start(file: IO[bytes]) -> int:

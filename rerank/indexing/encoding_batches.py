@@ -1,7 +1,7 @@
-"""The documents of a corpus encoded in batches, into files that a kill in the middle does not spoil.
+"""Encoding of a corpus in batches, into files that survive a kill: a later call continues after the last batch.
 
-While they are made the files lie in a folder ``NAME.partial`` with a count of the documents that reached the disk; one
-process works on it at a time and others wait. Knows no model and no form of vector.
+Incomplete files are in a folder ``NAME.partial`` with a count of the documents that reached the disk. One process
+works on it at a time; others wait for its lock.
 """
 
 from __future__ import annotations
@@ -20,143 +20,144 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank.indexing.documents import Documents
-from rerank.io.sealed_folders import open_folder, storing
-from rerank.progress import progress, say
+from rerank.indexing.documents import StoredDocuments
+from rerank.io.sealed_folders import open_folder, storage_errors
+from rerank.progress import progress, write_status
 from rerank.types import Document
 
 _COUNT = "committed.json"
-Text = Callable[[Document], str]
+TextSelector = Callable[[Document], str]
 T = TypeVar("T")
-Given = TypeVar("Given", contravariant=True)
+Rows = TypeVar("Rows", contravariant=True)
 Loaded = TypeVar("Loaded")
 
 
-def key_of(made_from: Mapping[str, str]) -> str:
-    """A short name for what something is made from: 16 hex digits of a SHA-256."""
+def folder_key(made_from: Mapping[str, str]) -> str:
+    """Return a short name for a folder made from these inputs: 16 hex digits of a SHA-256."""
     return hashlib.sha256(json.dumps(dict(made_from), sort_keys=True).encode("utf-8")).hexdigest()[:16]
 
 
-class RowFiles(Protocol[Given]):
-    """Files that take encoded documents, in the order of the work."""
+class RowFiles(Protocol[Rows]):
+    """Files for encoded documents, which are added in `encoding_order`."""
 
     def begin(self, folder: Path) -> None:
-        """Make them, without any document."""
+        """Create the files, without any document."""
 
     def resume(self, folder: Path, done: int) -> None:
-        """Make them ready for what comes after the first ``done`` documents.
+        """Prepare the files to continue after the first ``done`` documents.
 
-        OSError, EOFError or ValueError: they do not hold these.
+        Raises:
+            OSError: The files do not contain these documents; EOFError and ValueError mean the same.
         """
 
-    def add(self, folder: Path, positions: Sequence[int], rows: Given) -> None:
-        """Take the next documents, through to the disk; they stand at ``positions`` in the collection."""
+    def add(self, folder: Path, positions: Sequence[int], rows: Rows) -> None:
+        """Write the next documents through to the disk; ``positions`` are their positions in the collection."""
 
     def finish(self, folder: Path, target: Path) -> None:
-        """Write what is kept into ``target``, once all documents are there."""
+        """Write the final files into ``target``, after all documents were added."""
 
 
 @dataclass(frozen=True, slots=True)
-class Work(Generic[T]):
-    """What is encoded and how.
+class EncodingJob(Generic[T]):
+    """A corpus and how its documents are encoded.
 
     Attributes:
-        documents: All of them.
-        encode: Texts of a batch -> their rows.
-        text: What of a document is encoded.
-        batch_size: Documents encoded together; no part of the identity.
+        documents: All documents.
+        encode: Maps the texts of a batch to one row per text.
+        text: Maps a document to the text that is encoded.
+        batch_size: Number of documents per batch; not part of the identity.
     """
 
-    documents: Documents
+    documents: StoredDocuments
     encode: Callable[[Sequence[str]], T]
-    text: Text
+    text: TextSelector
     batch_size: int
 
     def batches(self, done: int) -> Generator[tuple[list[int], T]]:
-        """Positions and rows of every batch after the first ``done`` documents of the order."""
-        order = order_of(self.documents)
+        """Yield the positions and rows of every batch after the first ``done`` documents in `encoding_order`."""
+        order = encoding_order(self.documents)
         for start in range(done, len(order), self.batch_size):
             positions: list[int] = order[start : start + self.batch_size].tolist()
-            yield positions, self.encode([self.text(self.documents[at]) for at in positions])
+            yield positions, self.encode([self.text(self.documents[position]) for position in positions])
 
 
-def order_of(documents: Documents) -> NDArray[np.int64]:
-    """Positions in the order of the work: longest documents first, equal lengths in the collection's order.
+def encoding_order(documents: StoredDocuments) -> NDArray[np.int64]:
+    """Return the positions of documents, longest first; equal lengths in the collection's order.
 
-    Fixed by the corpus alone, so that a resumed build forms the batches that an unbroken one forms.
+    The order depends only on the corpus, so that a resumed build forms the same batches as an uninterrupted one.
     """
     return np.argsort(-documents.lengths, kind="stable")
 
 
 def open_encoded(
-    folder: Path, made_from: Mapping[str, str], work: Work[T], files: RowFiles[T], load: Callable[[Path], Loaded]
+    folder: Path, made_from: Mapping[str, str], job: EncodingJob[T], files: RowFiles[T], load: Callable[[Path], Loaded]
 ) -> Loaded:
-    """Return what ``load`` makes of the saved files; make them, or the rest of them, where they are not complete.
+    """Return the result of ``load`` on the encoded files, after encoding the documents that are missing.
 
     Args:
-        folder: Where they are kept.
-        made_from: What they depend on.
-        work: What is encoded.
-        files: Their form.
-        load: Opens them; what it raises means damage, as in `open_folder`.
+        folder: The folder of the complete files.
+        made_from: Everything that the files depend on.
+        job: The documents and how they are encoded.
+        files: The format of the files.
+        load: Opens the complete files; its exceptions mean damage, as in `open_folder`.
 
     Raises:
         StorageError: The cache folder cannot be written.
-        BackendError: The model fails; what was committed stays.
+        BackendError: The model fails; committed batches are kept.
     """
     partial = folder.with_suffix(".partial")
 
     def build(target: Path) -> None:
-        _complete(partial, made_from, work, files)
-        with storing(target):
+        _complete(partial, made_from, job, files)
+        with storage_errors(target):
             files.finish(partial, target)
 
-    with _alone(folder.with_suffix(".lock")):
-        found = open_folder(folder, made_from, build, load)
-        shutil.rmtree(partial, ignore_errors=True)  # only now: a kill before this must not lose them
-    return found
+    with _lock(folder.with_suffix(".lock")):
+        loaded = open_folder(folder, made_from, build, load)
+        shutil.rmtree(partial, ignore_errors=True)  # only now: a kill before this line must not lose batches
+    return loaded
 
 
-def link(path: Path, target: Path) -> None:
-    """Put a file into a second place, without a copy where the file system can."""
+def link_or_copy(path: Path, target: Path) -> None:
+    """Hard-link a file to a second path, or copy it if the file system has no hard links."""
     try:
         os.link(path, target)
-    except OSError:  # a file system without hard links
+    except OSError:
         shutil.copyfile(path, target)
 
 
-def _complete(partial: Path, made_from: Mapping[str, str], work: Work[T], files: RowFiles[T]) -> None:
-    total = len(work.documents)
+def _complete(partial: Path, made_from: Mapping[str, str], job: EncodingJob[T], files: RowFiles[T]) -> None:
+    total = len(job.documents)
     done = _committed(partial, made_from, total, files)
     if done is None:
         done = 0
-        with storing(partial):
+        with storage_errors(partial):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             files.begin(partial)
-            _note(partial, made_from, 0)
+            _write_count(partial, made_from, 0)
     with progress("embedding documents", total, done) as advance:
-        for positions, rows in work.batches(done):
+        for positions, rows in job.batches(done):
             done += len(positions)
-            with storing(partial):
+            with storage_errors(partial):
                 files.add(partial, positions, rows)
-                _note(partial, made_from, done)
+                _write_count(partial, made_from, done)
             advance(len(positions))
 
 
-def _note(partial: Path, made_from: Mapping[str, str], rows: int) -> None:
-    """Replace the count in one step. It follows the rows to the disk, so it can only be too small."""
-    aside = partial / f"{_COUNT}.new"
-    aside.write_text(json.dumps({"made_from": dict(made_from), "rows": rows}), encoding="utf-8")
-    aside.replace(partial / _COUNT)
+def _write_count(partial: Path, made_from: Mapping[str, str], rows: int) -> None:
+    """Replace the count atomically. It is written after the rows, so after a kill it can only be too small."""
+    draft = partial / f"{_COUNT}.new"
+    draft.write_text(json.dumps({"made_from": dict(made_from), "rows": rows}), encoding="utf-8")
+    draft.replace(partial / _COUNT)
 
 
 def _committed(partial: Path, made_from: Mapping[str, str], total: int, files: RowFiles[T]) -> int | None:
-    """Documents that are done; None where there is nothing, or nothing that fits."""
+    """Return the number of documents that are done; None if there are no matching files."""
     try:
-        found = json.loads((partial / _COUNT).read_text("utf-8"))
-        rows = found["rows"]
-        if found["made_from"] != dict(made_from) or type(rows) is not int or not 0 <= rows <= total:
+        count = json.loads((partial / _COUNT).read_text("utf-8"))
+        rows = count["rows"]
+        if count["made_from"] != dict(made_from) or type(rows) is not int or not 0 <= rows <= total:
             return None
         files.resume(partial, rows)
     except (OSError, EOFError, ValueError, KeyError, TypeError):
@@ -165,15 +166,15 @@ def _committed(partial: Path, made_from: Mapping[str, str], total: int, files: R
 
 
 @contextmanager
-def _alone(path: Path) -> Generator[None]:
-    """Hold a lock that the system gives back when the process ends, however it ends."""
-    with storing(path.parent):
+def _lock(path: Path) -> Generator[None]:
+    """Hold a file lock, which the system releases when the process ends for any reason."""
+    with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("Another process is making these embeddings; waiting for it")
+            write_status("Another process is computing these embeddings; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

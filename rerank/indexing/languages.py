@@ -1,4 +1,4 @@
-"""Codes of languages, as collections give them, made one: ``en-GB``, ``eng`` and ``EN`` are ``en``. Knows no text."""
+"""Normalization of language codes: ``en-GB``, ``eng`` and ``EN`` become ``en``."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import re
 
 from rerank.errors import UsageError
 
-#: Languages that some first stage treats by their own rules: a stemmer, stop words, a segmenter or pairs of characters.
+#: Languages with rules of their own in some first stage: a stemmer, stop words, a segmenter or character pairs.
 TREATED = tuple(
     "ar ca cs da de el en eo es et eu fa fi fr ga hi hu hy id it ja km ko lo lt my ne nl no pl pt ro ru sr st sv ta th "  # noqa: SIM905
     "tr yi yue zh".split()
 )
-#: Texts in a language without a code here, or in several: words are split and no more.
+#: Texts in a language without a code, or in several: words are only split.
 _ANY = ("und", "mul")
-#: ISO 639-1.
-_CODES = frozenset(  # and Cantonese
+#: ISO 639-1 codes, and Cantonese.
+_CODES = frozenset(
     "aa ab ae af ak am an ar as av ay az ba be bg bi bm bn bo br bs ca ce ch co cr cs cu cv cy da de dv dz ee el en eo "  # noqa: SIM905
     "es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz ia id ie ig ii ik io is it iu ja jv ka "
     "kg ki kj kk kl km kn ko kr ks ku kv kw ky la lb lg li ln lo lt lu lv mg mh mi mk ml mn mr ms mt my na nb nd ne ng "
     "nl nn no nr nv ny oc oj om or os pa pi pl ps pt qu rm rn ro ru rw sa sc sd se sg si sk sl sm sn so sq sr ss st su "
     "sv sw ta te tg th ti tk tl tn to tr ts tt tw ty ug uk ur uz ve vi vo wa wo xh yi yo za zh zu yue".split()
 )
-#: ISO 639-2 and 639-3 for the languages of `TREATED` and a few more, and the written forms of Norwegian.
+#: ISO 639-2 and 639-3 codes of the languages in `TREATED` and a few more, and the written forms of Norwegian.
 _SAME = {
     **{"nb": "no", "nn": "no", "nob": "no", "nno": "no", "nor": "no", "cmn": "zh", "zho": "zh", "chi": "zh"},
     **{"jpn": "ja", "kor": "ko", "tha": "th", "lao": "lo", "khm": "km", "mya": "my", "bur": "my", "ara": "ar"},
@@ -33,31 +33,30 @@ _SAME = {
     **{"sot": "st", "swe": "sv", "tam": "ta", "tur": "tr", "yid": "yi", "ydd": "yi", "ben": "bn", "swa": "sw"},
     **{"swh": "sw", "tel": "te", "ukr": "uk", "urd": "ur", "vie": "vi", "yor": "yo", "heb": "he", "bul": "bg"},
 }
-#: Codes of countries that are taken for those of their languages.
+#: Country codes that are often confused with the codes of their languages.
 _COUNTRIES = {"cn": "zh", "jp": "ja", "cz": "cs", "dk": "da", "gr": "el", "ua": "uk"}
 
 
-def language_code(language: str) -> str:
-    """The code under which first stages know a language.
+def normalize_language(language: str) -> str:
+    """Return the code that first stages use for a language.
 
     Args:
-        language: ISO 639-1, or 639-2 or 639-3 for the more common ones; a region or script after it
-            (``zh-TW``, ``cmn-Hans``) is dropped. ``und`` and ``mul`` stand for a language without a code and for
-            several.
+        language: ISO 639-1 code, or 639-2 or 639-3 for more common languages; a region or script after it
+            (``zh-TW``, ``cmn-Hans``) is dropped. ``und`` stands for a language without a code, ``mul`` for several.
 
     Raises:
-        UsageError: It is none; the message lists those with rules of their own.
+        UsageError: The code is unknown; the message lists the languages with rules of their own.
 
-    >>> [language_code(code) for code in ("EN-us", "nb", "zh_TW", "jpn", "yue", "und")]
+    >>> [normalize_language(code) for code in ("EN-us", "nb", "zh_TW", "jpn", "yue", "und")]
     ['en', 'no', 'zh', 'ja', 'yue', 'und']
     """
-    given = re.split(r"[-_]", language.strip().lower())[0]
-    code = _SAME.get(given, given)
+    prefix = re.split(r"[-_]", language.strip().lower())[0]
+    code = _SAME.get(prefix, prefix)
     if code in _CODES or code in _ANY:
         return code
-    meant = f"{given} is a country's; its language is {_COUNTRIES[given]}. " if given in _COUNTRIES else ""
+    hint = f"{prefix} is a country code; the language is {_COUNTRIES[prefix]}. " if prefix in _COUNTRIES else ""
     raise UsageError(
         f"Unknown language {language!r}",
-        expected=f"an ISO 639-1 code. With rules of their own: {', '.join(TREATED)}",
-        remedy=f"{meant}Give the collection's option language; where there is no code, und: words are only split",
+        expected=f"an ISO 639-1 code. Languages with rules of their own: {', '.join(TREATED)}",
+        remedy=f"{hint}Set the collection's option language, or use und, which only splits words",
     )

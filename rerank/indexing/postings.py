@@ -1,7 +1,7 @@
-"""Which document has which term how often: collected on disk in blocks, then turned around, term by term.
+"""Postings, collected on disk in blocks and then inverted into lists per term, and their BM25 weights.
 
-So that what is held in memory grows with documents and distinct terms and not with the length of the texts; bm25s' own
-builder holds some 40 bytes a word. The weights are BM25's. Knows neither texts nor bm25s' files.
+Memory grows with the number of documents and distinct terms, not with the length of the texts; bm25s' own index
+builder needs about 40 bytes per word.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ Longs = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
-#: Words that are collected before a block is written.
+#: Number of words that are collected before a block is written.
 BLOCK = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Weights:
-    """BM25's weight of a term in a document, by the formulas of Kamphuis et al. (ECIR 2020), as bm25s has them.
+class Bm25Weights:
+    """BM25 weights of terms in documents, by the formulas of Kamphuis et al. (ECIR 2020), as implemented in bm25s.
 
     Attributes:
         idf: Shape (terms,).
         norm: Shape (documents,): ``k1 * (1 - b + b * length / average length)``.
-        scale: ``k1 + 1`` for ATIRE, else 1.
+        scale: ``k1 + 1`` for ATIRE, 1 otherwise.
     """
 
     idf: Floats
@@ -40,16 +40,18 @@ class Weights:
     scale: float
 
     @classmethod
-    def of(cls, postings: Postings, *, k1: float, b: float, method: Literal["lucene", "robertson", "atire"]) -> Weights:
-        """The weights of a collection that is complete."""
+    def from_postings(
+        cls, postings: Postings, *, k1: float, b: float, method: Literal["lucene", "robertson", "atire"]
+    ) -> Bm25Weights:
+        """Compute the weights, after all documents were added."""
         lengths = np.frombuffer(postings.lengths, dtype=np.int64)
-        total, found = len(lengths), postings.frequencies.astype(np.float64)
+        total, frequencies = len(lengths), postings.frequencies.astype(np.float64)  # N and df(t), shape (terms,)
         if method == "lucene":
-            idf = np.log(1 + (total - found + 0.5) / (found + 0.5))
+            idf = np.log(1 + (total - frequencies + 0.5) / (frequencies + 0.5))
         elif method == "robertson":
-            idf = np.log(np.maximum((total - found + 0.5) / (found + 0.5), 1))
+            idf = np.log(np.maximum((total - frequencies + 0.5) / (frequencies + 0.5), 1))
         else:
-            idf = np.log(total / found)
+            idf = np.log(total / frequencies)
         return cls(
             idf=idf.astype(np.float32),
             norm=k1 * ((1 - b) + b * lengths / lengths.mean()),
@@ -57,17 +59,18 @@ class Weights:
         )
 
     def __call__(self, terms: Ints, docs: Ints, counts: Ints) -> Floats:
-        """Shape (postings,): of each term in each document, in which it stands so many times."""
+        """Return the weight of each posting: shape (postings,), from its term, document and term frequency."""
+        # idf(t) * tf * scale / (tf + k1 * (1 - b + b * |d| / avgdl))
         return (self.idf[terms] * (counts * self.scale / (counts + self.norm[docs]))).astype(np.float32)
 
 
 class Postings:
-    """Collects documents. Use as a context, in a folder of its own.
+    """A builder of postings, used as a context manager with a folder of its own.
 
     Attributes:
-        vocabulary: Term -> its number, in the order in which terms come first.
+        vocabulary: Term -> term number, in order of first occurrence.
         lengths: Number of words of each document.
-        frequencies: Shape (terms,), after `finish`: how many documents have each.
+        frequencies: Document frequency of each term, shape (terms,), after `finish`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -83,15 +86,15 @@ class Postings:
         self._first = 0
 
     def __enter__(self) -> Postings:
-        """Nothing more."""
+        """Return the builder itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the file."""
+        """Close the file of blocks."""
         self._stack.close()
 
     def add(self, terms: list[str]) -> None:
-        """Take the next document."""
+        """Add the next document."""
         vocabulary = self.vocabulary
         self._words.extend([vocabulary.setdefault(term, len(vocabulary)) for term in terms])
         self.lengths.append(len(terms))
@@ -99,7 +102,7 @@ class Postings:
             self._write()
 
     def finish(self) -> None:
-        """Say that there are no more."""
+        """Write the last block, after all documents were added."""
         self._write()
 
     def _write(self) -> None:
@@ -107,6 +110,7 @@ class Postings:
         words = np.frombuffer(self._words, dtype=np.int32).astype(np.int64)
         lengths = np.array(self.lengths[self._first :], dtype=np.int64)
         docs = np.repeat(np.arange(self._first, len(self.lengths), dtype=np.int64), lengths)
+        # one 64-bit key per word: the document in the upper half, the term in the lower half
         pairs, counts = np.unique(docs << 32 | words, return_counts=True)
         terms = (pairs & 0xFFFFFFFF).astype(np.int32)
         self._file.write(np.stack([(pairs >> 32).astype(np.int32), terms, counts.astype(np.int32)]).tobytes())
@@ -116,28 +120,29 @@ class Postings:
         self._words, self._first = array("i"), len(self.lengths)
 
     def by_term(self, weigh: Callable[[Ints, Ints, Ints], Floats]) -> tuple[Floats, Ints, Longs]:
-        """Turn the postings around, block by block.
+        """Invert the postings, block by block.
 
         Args:
-            weigh: Terms, documents and counts of postings -> their weights.
+            weigh: Maps the terms, documents and counts of postings to their weights.
 
         Returns:
-            Weights and documents, shape (postings,), memory-mapped in the folder, the documents of each term in
-            ascending order; and where each term's begin, shape (terms + 1,): the parts of a matrix by columns.
+            The arrays of a compressed matrix with one column per term: weights and documents, shape (postings,),
+            memory-mapped in the folder, with the documents of each term in ascending order; and the start of each
+            term's postings, shape (terms + 1,).
         """
         starts = np.concatenate([[0], np.cumsum(self.frequencies)]).astype(np.int64)
         weights: Floats = np.memmap(self._folder / "weights", np.float32, "w+", shape=(int(starts[-1]),))
         indices: Ints = np.memmap(self._folder / "documents", np.int32, "w+", shape=(int(starts[-1]),))
-        following = starts[:-1].copy()
+        next_free = starts[:-1].copy()  # shape (terms,): where the next posting of each term goes
         self._file.seek(0)
         for size in self._blocks:
             docs, terms, counts = np.frombuffer(self._file.read(12 * size), dtype=np.int32).reshape(3, size)
             order = np.argsort(terms, kind="stable")
             docs, terms, counts = docs[order], terms[order], counts[order]
-            each = np.bincount(terms, minlength=len(following))
-            before = (np.cumsum(each) - each)[terms]  # postings of lower terms in this block
-            places = following[terms] + np.arange(size) - before
-            weights[places] = weigh(terms, docs, counts)
-            indices[places] = docs
-            following += each
+            per_term = np.bincount(terms, minlength=len(next_free))
+            before = (np.cumsum(per_term) - per_term)[terms]  # postings of lower terms in this block
+            targets = next_free[terms] + np.arange(size) - before
+            weights[targets] = weigh(terms, docs, counts)
+            indices[targets] = docs
+            next_free += per_term
         return weights, indices, starts

@@ -1,7 +1,7 @@
-"""Words in text without spaces, by dictionaries: jieba for Chinese, MeCab with UniDic for Japanese (extra ``cjk``).
+"""Word segmentation with dictionaries: jieba for Chinese, MeCab with UniDic for Japanese (extra ``cjk``).
 
-A segmenter sees runs of the characters it reads, in NFKC. Characters are not converted: traditional and simplified
-forms of a word are two words. Knows no other language, no punctuation and no documents.
+A segmenter is applied to runs of characters of its script, in NFKC. Characters are not converted: the traditional and
+the simplified form of a word are two words.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _KANA = "\u3040-\u30ff\u31f0-\u31ff"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segmenter:
-    """How runs of characters become words.
+    """A segmenter splits runs of characters into words.
 
     Attributes:
-        identity: What it is, with versions: part of what an index is made from.
-        reads: Finds the runs that it is for; what lies between them is not its business.
-        cut: A run -> its words, in order.
+        identity: Its packages with versions, which an index depends on.
+        reads: Matches the runs of characters that it segments.
+        cut: Maps a run to its words, in order.
     """
 
     identity: str
@@ -36,15 +36,15 @@ class Segmenter:
     cut: Callable[[str], list[str]]
 
 
-def segmenter(code: str, *, base_forms: bool) -> Segmenter | None:
-    """The segmenter of a language; None where it has none.
+def make_segmenter(code: str, *, base_forms: bool) -> Segmenter | None:
+    """Return the segmenter of a language, or None if there is none.
 
     Args:
-        code: As `rerank.indexing.languages.language_code` gives it.
-        base_forms: Whether words that change their form become the one under which dictionaries list them; Japanese.
+        code: Language code from `rerank.indexing.languages.normalize_language`.
+        base_forms: True to replace inflected words by their dictionary form (Japanese).
 
     Raises:
-        MissingPrerequisiteError: The language has one, and it is not installed.
+        MissingPrerequisiteError: The segmenter of the language is not installed.
     """
     if code == "zh":
         return Segmenter(identity=_versions("jieba"), reads=re.compile(f"[{_HAN}]+"), cut=_chinese(code))
@@ -62,27 +62,27 @@ def _versions(*distributions: str) -> str:
     try:
         return " ".join(f"{name} {version(name)}" for name in distributions)
     except ModuleNotFoundError:
-        return ""  # what is missing is told by what imports it
+        return ""  # the import reports what is missing
 
 
 def _missing(language: str, code: str, error: ImportError) -> MissingPrerequisiteError:
     return MissingPrerequisiteError(
         f"BM25 over text in {language} (language={code}) needs a segmenter, and {error.name or error} is not installed",
-        remedy="Run: pip install 'listrank[cjk]'. Or give bm25 the option segmenter=pairs, which needs nothing",
+        remedy="Run: pip install 'listrank[cjk]', or use bm25,segmenter=pairs, which needs no segmenter",
     )
 
 
 @cache
 def _chinese(code: str) -> Callable[[str], list[str]]:
-    """Cut for search engines: long words, and the dictionary's words of two and three characters inside them."""
+    """Return jieba's cut for search engines: long words, and the their parts of two and three characters."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of setuptools, and of Python about strings in jieba's source
+            warnings.simplefilter("ignore")  # from setuptools, and from Python about strings in jieba's source
             import jieba
     except ImportError as error:
         raise _missing("Chinese", code, error) from error
     tokenizer: Any = jieba.Tokenizer()
-    # not initialize(): it keeps the dictionary in a file that anybody may write, and reads it back by marshal
+    # not initialize(): it caches the dictionary in a world-writable file and reads it back with marshal
     tokenizer.FREQ, tokenizer.total = tokenizer.gen_pfdict(tokenizer.get_dict_file())
     tokenizer.initialized = True
 
@@ -95,15 +95,15 @@ def _chinese(code: str) -> Callable[[str], list[str]]:
 
 @cache
 def _japanese(code: str, base_forms: bool) -> Callable[[str], list[str]]:
-    """MeCab's words, short units of UniDic; their dictionary form where it is wanted and known."""
+    """Return MeCab's cut into short units of UniDic, in dictionary form if requested and known."""
     try:
         import fugashi
         import unidic_lite
     except ImportError as error:
         raise _missing("Japanese", code, error) from error
-    # named, since fugashi would take a full UniDic that happens to be installed, with other words
+    # explicit paths, since fugashi would prefer an installed full UniDic, which cuts differently
     tagger: Any = fugashi.Tagger(f'-r "{unidic_lite.DICDIR}/mecabrc" -d "{unidic_lite.DICDIR}"')
-    lock = threading.Lock()  # a tagger works on one text at a time
+    lock = threading.Lock()  # a tagger is not thread-safe
 
     def cut(run: str) -> list[str]:
         with lock:

@@ -1,7 +1,6 @@
-"""Text -> embeddings with a sentence-transformers model, and what tells one model from another.
+"""Text embeddings with a sentence-transformers model, and what encoders of any kind share: loading, batching, identity.
 
-What models of any kind share is here too: how they are found, loaded, asked and told apart. Torch, transformers and
-sentence-transformers are imported when a model is loaded. Knows no index and no collection.
+Torch, transformers and sentence-transformers are imported when a model is loaded.
 """
 
 from __future__ import annotations
@@ -12,40 +11,34 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
-from rerank.io.model_hash import folder_hash
+from rerank.io.model_hash import model_folder_hash
 from rerank.lm.loading import named_errors, origin_of, pick_device, pick_dtype, quiet
-from rerank.models import MODELS, resolve
 from rerank.tasks import BackendOptions
-
-if TYPE_CHECKING:
-    from rerank.retrieval.dense import Dense
 
 Floats = NDArray[np.float32]
 T = TypeVar("T")
 
-#: Half a surrogate pair, which collections may hold and tokenizers do not take.
-_LONE = re.compile("[\ud800-\udfff]")
-_MODULES, _ROUTES = "modules.json", "router_config.json"
-#: The names under which models keep their prompts, in the order in which sentence-transformers looks.
+#: Lone surrogates, which collections may contain and tokenizers do not accept.
+_SURROGATE = re.compile("[\ud800-\udfff]")
+#: The file in which sentence-transformers lists the modules of a model.
+MODULES = "modules.json"
+_ROUTES = "router_config.json"
+#: The names under which models store their prompts, in the order in which sentence-transformers looks them up.
 _PROMPT_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
 
 
 class ModelOptions(Protocol):
-    """What a model is loaded by; see `rerank.retrieval.dense.Dense`."""
-
-    @property
-    def model(self) -> str:
-        """Name, folder or hub id."""
+    """The options with which a model is loaded."""
 
     @property
     def dtype(self) -> str:
-        """Number format, or ``auto``."""
+        """Data type of the weights, or ``auto``."""
 
     @property
     def device(self) -> str:
@@ -53,58 +46,82 @@ class ModelOptions(Protocol):
 
     @property
     def revision(self) -> str:
-        """Branch, tag or commit on the hub; may be empty."""
+        """Branch, tag or commit on the hub; empty for the default branch."""
 
     @property
     def trust_remote_code(self) -> bool:
-        """Whether a model's own code is run."""
+        """True to run Python code that comes with the model."""
 
 
-class Encoder(Protocol):
-    """Something that embeds; a fake in tests."""
-
-    @property
-    def identity(self) -> Mapping[str, str]:
-        """What the embeddings of passages depend on, apart from the passages."""
+class PromptOptions(Protocol):
+    """The prompts of an encoder: a text, ``auto`` for the model's own, or ``none``."""
 
     @property
     def query_prompt(self) -> str:
-        """What is set before every query."""
+        """Text put before every query."""
+
+    @property
+    def passage_prompt(self) -> str:
+        """Text put before every document."""
+
+
+class EncoderOptions(ModelOptions, PromptOptions, Protocol):
+    """The options of a `SentenceEncoder`."""
+
+    @property
+    def normalise(self) -> bool:
+        """True to scale embeddings to length 1."""
+
+    @property
+    def dim(self) -> int:
+        """Number of leading dimensions that are kept; 0 for all."""
+
+
+class Encoder(Protocol):
+    """An encoder computes the embeddings of queries and passages."""
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """Everything that passage embeddings depend on, apart from the passages."""
+
+    @property
+    def query_prompt(self) -> str:
+        """Text put before every query."""
 
     @property
     def size(self) -> int:
-        """Numbers in an embedding."""
+        """Dimension of the embeddings."""
 
     def queries(self, texts: Sequence[str]) -> Floats:
-        """Embed queries, each for itself: shape (texts, size), float32."""
+        """Embed queries one at a time: shape (texts, size), float32."""
 
     def passages(self, texts: Sequence[str]) -> Floats:
-        """Embed passages together: shape (texts, size), float32."""
+        """Embed passages as one batch: shape (texts, size), float32."""
 
 
 class SentenceEncoder:
     """A sentence-transformers model with its prompts.
 
-    Vectors are cut to ``dim`` first and normalised then, so that a cut vector has length 1 again.
+    Vectors are truncated to ``dim`` before they are normalised, so that truncated vectors have length 1 too.
     """
 
-    def __init__(self, model: Any, options: Dense, *, identity: Mapping[str, str]) -> None:
-        """Wrap what is loaded; see `load_encoder`.
+    def __init__(self, model: Any, options: EncoderOptions, *, identity: Mapping[str, str]) -> None:
+        """Wrap a loaded model; `load_encoder` loads one.
 
         Raises:
-            UsageError: The model has fewer dimensions than are asked for.
+            UsageError: ``dim`` is larger than the dimension of the model.
         """
         self._model = model
         self._normalise = options.normalise
         self._dim: int | None = None
-        self.query_prompt = prompt_of(model, options.query_prompt, "query")
-        self._passage_prompt = prompt_of(model, options.passage_prompt, "document")
-        whole = self.passages(["a"]).shape[1]
-        if options.dim > whole:
+        self.query_prompt = resolve_prompt(model, options.query_prompt, "query")
+        self._passage_prompt = resolve_prompt(model, options.passage_prompt, "document")
+        full_size = self.passages(["a"]).shape[1]
+        if options.dim > full_size:
             raise UsageError(
-                f"Dense retrieval with dim={options.dim}", expected=f"at most {whole}, which is what the model gives"
+                f"Dense retrieval with dim={options.dim}", expected=f"at most {full_size}, the dimension of the model"
             )
-        self._dim = self.size = options.dim or whole
+        self._dim = self.size = options.dim or full_size
         self.identity = {
             **identity,
             "passage_prompt": self._passage_prompt,
@@ -113,60 +130,60 @@ class SentenceEncoder:
         }
 
     def queries(self, texts: Sequence[str]) -> Floats:
-        """Embed queries one by one: what stands beside a text in a batch changes the last digits of its vector.
+        """Embed queries one at a time: the other texts of a batch would change the last digits of a vector.
 
         Raises:
-            BackendError: The model fails, or gives numbers that are not finite.
+            BackendError: The model fails, or returns numbers that are not finite.
         """
         rows = [self._encode(self._model.encode_query, [text], self.query_prompt) for text in texts]
         return np.concatenate(rows) if rows else np.empty((0, self.size), dtype=np.float32)
 
     def passages(self, texts: Sequence[str]) -> Floats:
-        """Embed passages in one batch, in smaller ones where memory does not hold it.
+        """Embed passages in one batch, or in smaller ones if memory runs out.
 
         Raises:
-            BackendError: The model fails, or gives numbers that are not finite.
+            BackendError: The model fails, or returns numbers that are not finite.
         """
         return self._encode(self._model.encode_document, texts, self._passage_prompt)
 
     def _encode(self, encode: Callable[..., Any], texts: Sequence[str], prompt: str) -> Floats:
-        def embed(given: list[str], size: int) -> Floats:
-            rows = encode(given, prompt=prompt, batch_size=size, show_progress_bar=False)
+        def embed(batch: list[str], size: int) -> Floats:
+            rows = encode(batch, prompt=prompt, batch_size=size, show_progress_bar=False)
             return np.asarray(rows, dtype=np.float32)
 
-        return self._finished(encoded(embed, texts))
+        return self._truncate_and_normalise(encode_texts(embed, texts))
 
-    def _finished(self, rows: Floats) -> Floats:
+    def _truncate_and_normalise(self, rows: Floats) -> Floats:
         rows = rows[:, : self._dim]
         if not np.isfinite(rows).all():
-            raise BackendError("The model gave an embedding that is not finite", remedy="Try dtype=float32")
+            raise BackendError("The model returned an embedding that is not finite", remedy="Try dtype=float32")
         if self._normalise:
             lengths = np.linalg.norm(rows, axis=1, keepdims=True)
             rows = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
         return np.ascontiguousarray(rows, dtype=np.float32)
 
 
-def encoded(encode: Callable[[list[str], int], T], texts: Sequence[str]) -> T:
-    """Encode texts in one batch, in smaller ones where memory does not hold it.
+def encode_texts(encode: Callable[[list[str], int], T], texts: Sequence[str]) -> T:
+    """Encode texts in one batch, or in smaller ones if memory runs out; lone surrogates are replaced.
 
     Args:
-        encode: Texts and how many to take at a time -> their rows.
+        encode: Maps texts and a batch size to one row per text.
         texts: The texts.
 
     Raises:
         BackendError: The model fails.
     """
-    given = [_LONE.sub("\N{REPLACEMENT CHARACTER}", text) for text in texts]
-    return halving(lambda size: encode(given, size), len(given), "texts")
+    clean = [_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text) for text in texts]
+    return run_halving(lambda size: encode(clean, size), len(clean), "texts")
 
 
-def halving(run: Callable[[int], T], count: int, what: str) -> T:
-    """Run a model over ``count`` things together, over fewer at a time where memory does not hold them.
+def run_halving(run: Callable[[int], T], count: int, what: str) -> T:
+    """Run a model over ``count`` inputs as one batch, and halve the batch size while memory runs out.
 
     Args:
-        run: How many to take at a time -> the result.
-        count: How many there are.
-        what: What they are, for messages.
+        run: Maps a batch size to the result for all inputs.
+        count: Number of inputs.
+        what: The plural noun for the inputs in messages.
 
     Raises:
         BackendError: The model fails.
@@ -184,38 +201,40 @@ def halving(run: Callable[[int], T], count: int, what: str) -> T:
             size //= 2
 
 
-def load_encoder(options: Dense) -> SentenceEncoder:
-    """Load the model that the options name, from a folder or the hub.
+def load_encoder(name: Path | str, options: EncoderOptions) -> SentenceEncoder:
+    """Load a sentence-transformers model from a folder or the hub.
+
+    Args:
+        name: The folder, or ``owner/model`` on the hub.
+        options: How to load it, and its prompts.
 
     Raises:
         MissingPrerequisiteError: The extra ``dense`` is not installed.
-        MissingResourceError: There is no such model, or it was not pulled.
-        UsageError: It is a language model, or an option does not fit this machine or model.
-        UnknownNameError: It is no known name, folder or hub id.
-        DataError: Its weights are damaged, or pickled.
+        MissingResourceError: The model does not exist.
+        UsageError: An option does not fit this machine or the model.
+        DataError: The weights are damaged, or pickled.
     """
-    name = locate(options.model)
-    require()
+    require_packages()
     model, identity = load_model("SentenceTransformer", name, options)
     return SentenceEncoder(model, options, identity=identity)
 
 
 def load_model(kind: str, name: Path | str, options: ModelOptions) -> tuple[Any, dict[str, str]]:
-    """Load a model of one of sentence-transformers' classes; return it with what tells it from others.
+    """Load a model of one of sentence-transformers' classes; return it and its identity.
 
     Args:
-        kind: The class.
-        name: What `locate` returned.
-        options: How.
+        kind: Name of the class.
+        name: The folder, or ``owner/model`` on the hub.
+        options: How to load it.
 
     Raises:
-        MissingResourceError: There is no such model, or it was not pulled.
+        MissingResourceError: The model does not exist.
         UsageError: An option does not fit this machine.
-        DataError: Its weights are damaged, or pickled.
+        DataError: The weights are damaged, or pickled.
     """
     import sentence_transformers
 
-    given = BackendOptions(revision=options.revision, trust_remote_code=options.trust_remote_code)
+    source = BackendOptions(revision=options.revision, trust_remote_code=options.trust_remote_code)
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
     with quiet(), named_errors(name, device):
@@ -223,21 +242,21 @@ def load_model(kind: str, name: Path | str, options: ModelOptions) -> tuple[Any,
             str(name),
             device=device,
             model_kwargs={"dtype": dtype, "use_safetensors": True},
-            **origin_of(name, given),
+            **origin_of(name, source),
         ).eval()
-    return model, {**_origin(name, model, options), "dtype": dtype}
+    return model, {**_model_identity(name, model, options), "dtype": dtype}
 
 
-def require(*, stage: str = "dense", faiss: bool = True, sentences: bool = True) -> None:
-    """Check that everything is there before hours are spent.
+def require_packages(*, stage: str = "dense", faiss: bool = True, sentences: bool = True) -> None:
+    """Check that the packages of a first stage can be imported, before hours of work.
 
     Args:
-        stage: The first stage, which is also the name of its extra.
-        faiss: Whether it needs faiss.
-        sentences: Whether it needs sentence-transformers.
+        stage: Name of the first stage and of its extra.
+        faiss: True if it needs faiss.
+        sentences: True if it needs sentence-transformers.
 
     Raises:
-        MissingPrerequisiteError: A part of the extra does not import.
+        MissingPrerequisiteError: A package cannot be imported.
     """
     names = ["torch", "transformers", *(["faiss"] if faiss else []), *(["sentence_transformers"] if sentences else [])]
     try:
@@ -248,18 +267,18 @@ def require(*, stage: str = "dense", faiss: bool = True, sentences: bool = True)
                 importlib.import_module(name)
     except ImportError as error:
         raise MissingPrerequisiteError(
-            f"The first stage {stage!r} needs {', '.join(names)}, and they do not all import: {error}",
+            f"The first stage {stage!r} needs {', '.join(names)}, and not all can be imported: {error}",
             remedy=f"Run: pip install 'listrank[{stage}]'",
         ) from error
 
 
-def model_hash(folder: Path) -> str:
-    """Hex SHA-256 of a model's folder and the sub-folders that belong to it (pooling, layers, a router's routes)."""
-    names = {"", *_listed(folder / _MODULES, lambda modules: [module.get("path", "") for module in modules])}
+def encoder_hash(folder: Path) -> str:
+    """Return the hex SHA-256 of a model's folder and its module sub-folders (pooling, layers, a router's routes)."""
+    names = {"", *_listed(folder / MODULES, lambda modules: [module.get("path", "") for module in modules])}
     for name in sorted(names):
         parts = _listed(folder / name / _ROUTES, lambda routes: routes["types"])
         names |= {f"{name}/{part}".strip("/") for part in parts}
-    lines = [f"{name}\0{folder_hash(folder / name)}\n" for name in sorted(names) if (folder / name).is_dir()]
+    lines = [f"{name}\0{model_folder_hash(folder / name)}\n" for name in sorted(names) if (folder / name).is_dir()]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -267,36 +286,18 @@ def _listed(file: Path, names: Callable[[Any], Iterable[Any]]) -> list[str]:
     return [str(name) for name in names(json.loads(file.read_text("utf-8")))] if file.is_file() else []
 
 
-def locate(name: str, *, kind: str = "embedding") -> Path | str:
-    """The folder or hub id. A folder with ``modules.json`` may keep its weights in sub-folders.
-
-    Raises:
-        UsageError: It is a known model of another kind.
-        MissingResourceError: There is no such folder, or the model was not pulled.
-        UnknownNameError: It is no known name, folder or hub id.
-    """
-    if name in MODELS and (found := MODELS[name].kind) != kind:
-        known = next((card.name for card in MODELS.values() if card.kind == kind), "")
-        raise UsageError(
-            f"{name!r} is {'a language' if found != 'embedding' else 'an embedding'} model",
-            expected=f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} model" + (f", such as {known}" if known else ""),
-        )
-    folder = Path(name).expanduser()
-    return folder if name not in MODELS and (folder / _MODULES).is_file() else resolve(name)
-
-
-def _origin(name: Path | str, model: Any, options: ModelOptions) -> dict[str, str]:
-    """Hash of a folder, wherever it lies; name and commit of a model on the hub."""
+def _model_identity(name: Path | str, model: Any, options: ModelOptions) -> dict[str, str]:
+    """Return the hash of a folder, independent of its path, or the name and commit of a model on the hub."""
     if isinstance(name, Path):
-        return {"weights": model_hash(name)}
+        return {"weights": encoder_hash(name)}
     config = getattr(getattr(model[0], "auto_model", None), "config", None)
     return {"model": name, "revision": str(getattr(config, "_commit_hash", None) or options.revision)}
 
 
-def prompt_of(model: Any, asked: str, kind: str) -> str:
-    """The text before queries or documents: as asked, or for ``auto`` what the model was saved with."""
-    if asked != "auto":
-        return "" if asked == "none" else asked
+def resolve_prompt(model: Any, prompt: str, kind: str) -> str:
+    """Return the text before queries or documents: ``prompt``, or for ``auto`` the prompt saved with the model."""
+    if prompt != "auto":
+        return "" if prompt == "none" else prompt
     prompts: Mapping[str, str] = getattr(model, "prompts", None) or {}
     names = (*_PROMPT_NAMES[kind], str(getattr(model, "default_prompt_name", "")))
     return next((prompts[name] for name in names if name in prompts), "")

@@ -1,6 +1,6 @@
-"""The options that first stages over vectors share: how a model is loaded, and what index its vectors go into.
+"""The options shared by first stages with vector search: how a model is loaded, and the index of its vectors.
 
-Imports neither numpy nor faiss before an index is asked for.
+Numpy and faiss are imported only when an index is created.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from rerank.errors import UsageError
 from rerank.types import Document
 
 if TYPE_CHECKING:
-    from rerank.indexing.documents import Documents
-    from rerank.indexing.vector_index import Kind
+    from rerank.indexing.documents import StoredDocuments
+    from rerank.indexing.vector_index import VectorIndex
 
-#: Options that are counts, and the least that each may be.
-_LEAST = {
+#: Options that are counts, and their lowest values.
+_MINIMA = {
     **dict.fromkeys(("nlist", "pq", "rescore"), 0),
     **dict.fromkeys(("batch_size", "ef_construction", "ef_search", "nprobe"), 1),
     "m": 2,
@@ -27,23 +27,23 @@ _LEAST = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorOptions:
-    """Options of every search by vectors.
+    """The options of every first stage with vector search.
 
     Attributes:
-        index: ``flat`` compares every document; ``hnsw`` and ``ivfpq`` are faster on millions and may miss some.
-        dtype: Number format of the model: ``float32``, ``bfloat16``, ``float16``, or ``auto``, which depends on the
-            machine. Embeddings are always saved as float32.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: the first accelerator, else the processor.
-        batch_size: Documents embedded together; what a kill can lose.
-        revision: Branch, tag or commit on the hub; empty is the default branch.
-        trust_remote_code: Run the Python code that comes with a model. Off unless asked for.
-        m: HNSW: links of a document.
-        ef_construction: HNSW: candidates looked at when a document is linked.
-        ef_search: HNSW: candidates looked at in a search.
-        nlist: IVF-PQ: cells; 0 chooses by the number of documents.
-        pq: IVF-PQ: bytes of a document's code (the m of product quantisation); 0 is a quarter of the dimensions.
-        nprobe: IVF-PQ: cells that a search looks into.
-        rescore: IVF-PQ: candidates scored anew with their full embeddings; 0 leaves the scores of the codes.
+        index: ``flat`` compares every document; ``hnsw`` and ``ivfpq`` are approximate, and faster on millions.
+        dtype: Data type of the model: ``float32``, ``bfloat16``, ``float16``, or ``auto``, which depends on the
+            hardware. Embeddings are always saved as float32.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: the first accelerator, or the CPU without one.
+        batch_size: Number of documents embedded together; a killed process loses at most one batch.
+        revision: Branch, tag or commit on the hub; empty for the default branch.
+        trust_remote_code: Run Python code that comes with the model.
+        m: HNSW: number of links per document.
+        ef_construction: HNSW: number of candidates considered when a document is linked.
+        ef_search: HNSW: number of candidates considered in a search.
+        nlist: IVF-PQ: number of cells; 0 chooses by the number of documents.
+        pq: IVF-PQ: bytes per document code (m of product quantisation); 0 for a quarter of the dimension.
+        nprobe: IVF-PQ: number of cells visited in a search.
+        rescore: IVF-PQ: number of candidates rescored with their full embeddings; 0 keeps the scores of the codes.
 
     Raises:
         UsageError: A number is out of range.
@@ -65,28 +65,28 @@ class VectorOptions:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        self._at_least(_LEAST)
+        self._check_minima(_MINIMA)
 
     @abstractmethod
     def text_of(self, doc: Document) -> str:
-        """What the encoder is given of a document."""
+        """Return the text of a document that the encoder embeds."""
 
     @abstractmethod
-    def made_from(self, documents: Documents) -> Mapping[str, str]:
-        """What embeddings depend on besides the collection and the encoder."""
+    def made_from(self, documents: StoredDocuments) -> Mapping[str, str]:
+        """Return what embeddings depend on besides the corpus and the encoder."""
 
-    def kind(self) -> Kind:
-        """The index."""
-        from rerank.indexing.vector_index import Flat, Hnsw, IvfPq
+    def vector_index(self) -> VectorIndex:
+        """Return the index with its settings."""
+        from rerank.indexing.vector_index import FlatIndex, HnswIndex, IvfPqIndex
 
         if self.index == "hnsw":
-            return Hnsw(self.m, self.ef_construction, self.ef_search)
-        return IvfPq(self.nlist, self.pq, self.nprobe, self.rescore) if self.index == "ivfpq" else Flat()
+            return HnswIndex(self.m, self.ef_construction, self.ef_search)
+        return IvfPqIndex(self.nlist, self.pq, self.nprobe, self.rescore) if self.index == "ivfpq" else FlatIndex()
 
-    def _at_least(self, least: Mapping[str, int]) -> None:
-        for name, lowest in least.items():
+    def _check_minima(self, minima: Mapping[str, int]) -> None:
+        for name, lowest in minima.items():
             if (value := getattr(self, name)) < lowest:
                 raise UsageError(
                     f"The first stage {type(self).__name__.lower()!r} with {name}={value}",
-                    expected=f"a whole number from {lowest} up",
+                    expected=f"a whole number of at least {lowest}",
                 )

@@ -1,7 +1,4 @@
-"""SHA-256 of files, read in pieces; that of a large one is kept in the cache folder while the file stays as it is.
-
-Knows files, not what stands in them.
-"""
+"""SHA-256 hashes of files; those of large files are cached until the file changes."""
 
 from __future__ import annotations
 
@@ -15,16 +12,16 @@ from pathlib import Path
 from rerank.errors import MissingResourceError
 from rerank.io.paths import cache_dir
 
-#: Bytes from which on a hash is kept: below that, reading takes less than a tenth of a second.
+#: Files of at least this many bytes have their hash cached; smaller ones are read in less than 0.1 seconds.
 _LARGE = 64 * 1024 * 1024
-#: Nanoseconds for which a file counts as just written: a second write could leave its times as they are.
+#: A file modified less than this many nanoseconds ago may change again without changing its times.
 _FRESH = 2_000_000_000
 
 
 def file_hash(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes.
+    """Return the hex SHA-256 of a file's bytes.
 
-    A hash that was kept is taken while size and both times (of the content and of the entry) are the same.
+    A cached hash is used while the size and both times (mtime and ctime) are unchanged.
 
     Raises:
         MissingResourceError: The file cannot be read.
@@ -32,42 +29,42 @@ def file_hash(path: Path) -> str:
     try:
         stat = path.stat()
         name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:24]
-        kept, state = cache_dir("hashes") / f"{name}.json", [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        cache, state = cache_dir("hashes") / f"{name}.json", [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
         large = stat.st_size >= _LARGE
-        if large and (known := _kept(kept, state)):
+        if large and (known := _read_cache(cache, state)):
             return known
         with path.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise MissingResourceError(f"{path} cannot be read: {error.strerror or error}") from error
     if large and max(state[1:]) < time.time_ns() - _FRESH:
-        with contextlib.suppress(OSError):  # what cannot be kept is read again: it costs time alone
-            _keep(kept, state, found)
-    return found
+        with contextlib.suppress(OSError):  # without a cache, the file is only read again
+            _write_cache(cache, state, digest)
+    return digest
 
 
 def folder_hash(folder: Path) -> str:
-    """Hex SHA-256 over the names and contents of all files below a folder.
+    """Return the hex SHA-256 over the names and contents of all files below a folder.
 
     Raises:
         MissingResourceError: A file cannot be read.
     """
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        whole.update(os.fsencode(path.relative_to(folder)) + b"\0" + file_hash(path).encode() + b"\n")
-    return whole.hexdigest()
+        digest.update(os.fsencode(path.relative_to(folder)) + b"\0" + file_hash(path).encode() + b"\n")
+    return digest.hexdigest()
 
 
-def _kept(path: Path, state: list[int]) -> str:
+def _read_cache(path: Path, state: list[int]) -> str:
     try:
-        found = json.loads(path.read_text("utf-8"))
-        return str(found["sha256"]) if found["state"] == state else ""
+        cached = json.loads(path.read_text("utf-8"))
+        return str(cached["sha256"]) if cached["state"] == state else ""
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 
 
-def _keep(path: Path, state: list[int], found: str) -> None:
+def _write_cache(path: Path, state: list[int], digest: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps({"state": state, "sha256": found}), "utf-8")
-    aside.replace(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps({"state": state, "sha256": digest}), "utf-8")
+    draft.replace(path)

@@ -1,6 +1,6 @@
-"""JSON objects from files, one a line or in one list, and what ids and texts must look like in any format.
+"""JSON objects from files, with the field names of different tools, and the rules for ids and texts in any format.
 
-Knows the names that different tools give to the same field. A fault is a `DataError` that names file and line.
+Every `DataError` names the file and line.
 """
 
 from __future__ import annotations
@@ -16,58 +16,58 @@ from rerank.errors import DataError, shorten
 from rerank.io.text_files import open_text
 from rerank.types import Document, Query
 
-#: Names of the same field, in the order in which they are looked for. MS MARCO v2 passages have their own id in
-#: ``pid`` and that of their page in ``docid``, so ``pid`` comes first.
+#: Names of the same field, in order of precedence. MS MARCO v2 passages have their own id in ``pid`` and the id of
+#: their page in ``docid``, so ``pid`` comes first.
 DOC_IDS = ("id", "_id", "pid", "docid", "docno", "doc_id")
 TEXTS = ("text", "segment", "contents", "content", "body", "passage")
 QUERY_IDS = ("id", "_id", "qid", "query_id")
 QUERY_TEXTS = ("text", "query", "question")
 
 _Item = TypeVar("_Item", Document, Query)
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _NOT_IN_IDS = re.compile("[\\s\0\ufeff\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """One JSON object and where it stood.
+class JsonRecord:
+    """A JSON object with its position.
 
     Attributes:
         where: File and line (or number in the list), for messages.
-        fields: The object.
+        fields: The fields of the object.
     """
 
     where: str
     fields: Mapping[str, Any]
 
     def get(self, keys: Sequence[str]) -> Any:
-        """The value under the first of these keys that is there and not null; None if there is none."""
+        """Return the value of the first of these keys that is present and not null, or None."""
         return next((self.fields[key] for key in keys if self.fields.get(key) is not None), None)
 
     def identifier(self, keys: Sequence[str], kind: str) -> str:
-        """The id under one of these keys.
+        """Return the id under one of these keys.
 
         Raises:
-            DataError: There is none, or it cannot serve as one.
+            DataError: There is no id, or it is invalid.
         """
         value = self.get(keys)
         if value is None:
-            raise self._lacks(f"{kind} id", keys)
-        return identifier(value, kind, self.where)
+            raise self._missing(f"{kind} id", keys)
+        return parse_id(value, kind, self.where)
 
     def text(self, keys: Sequence[str]) -> str:
-        """The text under one of these keys.
+        """Return the text under one of these keys.
 
         Raises:
-            DataError: There is none, or it is no text.
+            DataError: There is no text, or it is not a string.
         """
         value = self.get(keys)
         if value is None:
-            raise self._lacks("text", keys)
+            raise self._missing("text", keys)
         return text(value, self.where)
 
     def document(self) -> Document:
-        """The object as a document."""
+        """Return the object as a document."""
         image = self.image()
         return Document(
             id=self.identifier(DOC_IDS, "document"),
@@ -77,116 +77,116 @@ class Record:
         )
 
     def image(self) -> str:
-        """The path under ``image``; empty if there is none."""
+        """Return the path under ``image``, or an empty string."""
         return text(self.fields.get("image") or "", self.where)
 
     def query(self) -> Query:
-        """The object as a query."""
+        """Return the object as a query."""
         return Query(id=self.identifier(QUERY_IDS, "query"), text=self.text(QUERY_TEXTS))
 
-    def _lacks(self, what: str, keys: Sequence[str]) -> DataError:
+    def _missing(self, what: str, keys: Sequence[str]) -> DataError:
         return DataError(
             f"{self.where}: no {what} among the keys {', '.join(self.fields) or '(none)'}",
             expected=f"one of {', '.join(keys)}",
         )
 
 
-def identifier(value: object, kind: str, where: str) -> str:
-    """An id as text; whole numbers are written out.
+def parse_id(value: object, kind: str, where: str) -> str:
+    """Return an id as a string; whole numbers are converted.
 
     Raises:
-        DataError: It is of another type, empty, or holds characters that no run file can.
+        DataError: The id has another type, is empty, or contains characters that run files cannot contain.
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise DataError(f"{where}: {kind} id {shorten(value)}", expected="text or a whole number")
+        raise DataError(f"{where}: {kind} id {shorten(value)}", expected="a string or a whole number")
     if not value or _NOT_IN_IDS.search(value):
         raise DataError(
             f"{where}: {kind} id {shorten(value)}",
-            expected="one or more characters without white space, as run files need",
+            expected="one or more characters without white space, as in run files",
         )
     return value
 
 
 def text(value: object, where: str) -> str:
-    """A text; half a surrogate pair, which UTF-8 cannot hold, becomes U+FFFD.
+    """Return a text; lone surrogates, which UTF-8 cannot encode, become U+FFFD.
 
     Raises:
-        DataError: It is no text.
+        DataError: The value is not a string.
     """
     if not isinstance(value, str):
-        raise DataError(f"{where}: {shorten(value)}", expected="a text")
-    return value if value.isascii() else _HALF_PAIR.sub("\ufffd", value)
+        raise DataError(f"{where}: {shorten(value)}", expected="a string")
+    return value if value.isascii() else _SURROGATE.sub("\ufffd", value)
 
 
-def once(found: Iterable[tuple[str, _Item]], kind: str) -> Iterator[_Item]:
-    """Pass documents or queries on, and stop at an id that was there before. Holds the ids, not the texts.
+def check_unique(items: Iterable[tuple[str, _Item]], kind: str) -> Iterator[_Item]:
+    """Yield documents or queries, and check that ids are unique. Keeps the ids in memory, not the texts.
 
     Args:
-        found: Each with where it stood.
-        kind: What they are, for the message.
+        items: Documents or queries, each with its position in a file.
+        kind: The noun for messages.
 
     Raises:
-        DataError: An id stands twice.
+        DataError: An id occurs twice.
     """
     seen: set[str] = set()
-    for where, item in found:
+    for where, item in items:
         if item.id in seen:
-            raise DataError(f"{where}: {kind} {item.id!r} stands twice", expected="each id once")
+            raise DataError(f"{where}: duplicate {kind} {item.id!r}", expected="each id once")
         seen.add(item.id)
         yield item
 
 
-def read_lines(path: Path) -> Iterator[Record]:
+def read_json_lines(path: Path) -> Iterator[JsonRecord]:
     """Stream the objects of a JSON-lines file; blank lines are skipped.
 
     Raises:
-        MissingResourceError: No such file.
-        DataError: It holds none, or a line is none.
+        MissingResourceError: The file does not exist.
+        DataError: The file has no objects, or a line is not a JSON object.
     """
-    found = False
+    is_empty = True
     with open_text(path) as stream:
         for number, line in enumerate(stream, 1):
             if line.strip():
-                found = True
-                yield Record(f"{path}:{number}", _object(line, f"{path}:{number}"))
-    if not found:
-        raise DataError(f"{path} is empty", expected="at least one JSON object, one a line")
+                is_empty = False
+                yield JsonRecord(f"{path}:{number}", _object(line, f"{path}:{number}"))
+    if is_empty:
+        raise DataError(f"{path} is empty", expected="JSON lines, with at least one object")
 
 
 def read_documents(path: Path) -> Iterator[Document]:
     """Stream the documents of a JSON-lines file."""
-    return once(((record.where, record.document()) for record in read_lines(path)), "document")
+    return check_unique(((record.where, record.document()) for record in read_json_lines(path)), "document")
 
 
 def read_queries(path: Path) -> list[Query]:
-    """The queries of a JSON-lines file, in its order."""
-    return list(once(((record.where, record.query()) for record in read_lines(path)), "query"))
+    """Return the queries of a JSON-lines file, in file order."""
+    return list(check_unique(((record.where, record.query()) for record in read_json_lines(path)), "query"))
 
 
-def parse(line: str, where: str) -> Any:
-    """Parse JSON, refusing a key that stands twice in one object.
+def parse_json(line: str, where: str) -> Any:
+    """Parse JSON, without duplicate keys in an object.
 
     Raises:
-        DataError: It is none.
+        DataError: The text is not valid JSON, or an object has a duplicate key.
     """
     try:
         return json.loads(line, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: this is no JSON ({error})", remedy="Repair or drop it") from error
+        raise DataError(f"{where}: invalid JSON ({error})", remedy="Repair or remove it") from error
 
 
 def _object(line: str, where: str) -> Mapping[str, Any]:
-    value = parse(line, where)
+    value = parse_json(line, where)
     if not isinstance(value, dict):
-        raise DataError(f"{where}: {shorten(value)}", expected="a JSON object, one a line")
+        raise DataError(f"{where}: {shorten(value)}", expected="one JSON object per line")
     return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) != len(pairs):
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands twice")
-    return made
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} occurs twice")
+    return fields

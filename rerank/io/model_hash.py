@@ -1,6 +1,6 @@
-"""What tells one local model folder from another: SHA-256 over the files that decide an answer.
+"""SHA-256 of local model folders, over the files that affect the model's output.
 
-Knows files, not models. Fields that only say which program wrote a file do not count.
+Configuration fields that only record which program wrote a file are ignored.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _READ = {".safetensors", ".json", ".jinja", ".model", ".txt"}
 _CHUNK = 1 << 20
 
 
-def folder_hash(folder: Path) -> str:
-    """Hex SHA-256 over names and contents of a folder's weights, settings, chat template and tokenizer files.
+def model_folder_hash(folder: Path) -> str:
+    """Return the hex SHA-256 of a folder's weights, settings, chat template and tokenizer files, with their names.
 
-    Our own marker (``rerank-*.json``) and training leftovers in sub-folders are not read.
+    Files of this package (``rerank-*.json``) and sub-folders, such as training checkpoints, are ignored.
     """
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
@@ -32,7 +32,7 @@ def folder_hash(folder: Path) -> str:
 
 @lru_cache(maxsize=256)
 def _file_hash(path: Path, _mtime: int, _size: int) -> str:
-    """Hash of one file; time and size are only there to notice a change within one process."""
+    """Return the hash of one file; time and size are cache keys, to notice changes within one process."""
     if path.suffix == ".json":
         content = _without_bookkeeping(path)
         if content is not None:
@@ -47,7 +47,7 @@ def _file_hash(path: Path, _mtime: int, _size: int) -> str:
 def _without_bookkeeping(path: Path) -> bytes | None:
     try:
         content: Any = json.loads(path.read_bytes())
-    except ValueError:  # not our business here: the loader will complain about it in its own words
+    except ValueError:  # the loader reports malformed files
         return None
     if isinstance(content, dict):
         content = {key: value for key, value in content.items() if key not in _BOOKKEEPING}

@@ -1,4 +1,4 @@
-"""Where this package keeps what it can make again. Knows no file in it and creates nothing."""
+"""The cache folder of this package, for files that can be recreated."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 
 
 def cache_dir(*parts: str) -> Path:
-    """The user's cache folder of this package (``$XDG_CACHE_HOME/listrank`` where that is set), or a path in it.
+    """Return the user's cache folder of this package (``$XDG_CACHE_HOME/listrank`` if set), or a path in it.
 
     Args:
-        parts: Folder names below it, e.g. ``"indexes"``. The folder may not exist yet.
+        parts: Folder names below it, e.g. ``"indexes"``. The folder is not created.
     """
-    import platformdirs  # here, so that commands that keep nothing do not pay for it
+    import platformdirs  # imported here, so that commands without a cache start faster
 
     return platformdirs.user_cache_path("listrank").joinpath(*parts)

@@ -1,7 +1,4 @@
-"""Picture files: opened as a person would see them, and what tells one from another. Knows no model.
-
-Pillow is imported when a picture is opened, not when this module is.
-"""
+"""Picture files: opening, size and hash. Pillow is imported when a picture is opened."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceEr
 
 __all__ = ["UNREADABLE", "open_picture", "picture_hash", "picture_size", "require_pillow"]
 
-#: What `open_picture` raises about a file, as against what it raises about this machine.
+#: Exceptions of `open_picture` that are caused by the file, not by the installation.
 UNREADABLE = (DataError, MissingResourceError)
 
 
@@ -24,36 +21,36 @@ def require_pillow() -> Any:
     """Import Pillow's ``Image`` module.
 
     Raises:
-        MissingPrerequisiteError: It does not import.
+        MissingPrerequisiteError: Pillow cannot be imported.
     """
     try:
         from PIL import Image
     except ImportError as error:
         raise MissingPrerequisiteError(
-            f"Pictures need Pillow, and it does not import: {error}", remedy="Run: pip install 'listrank[images]'"
+            f"Pictures need Pillow, which cannot be imported: {error}", remedy="Run: pip install 'listrank[images]'"
         ) from error
     return Image
 
 
 def open_picture(path: str) -> Any:
-    """The picture in a file, as RGB: turned as its EXIF data says, and of an animation the first frame.
+    """Open a picture file as RGB. EXIF orientation is applied; an animation gives its first frame.
 
     Returns:
-        A ``PIL.Image.Image`` of mode RGB, all its pixels read.
+        A fully loaded ``PIL.Image.Image`` of mode RGB.
 
     Raises:
         MissingPrerequisiteError: Pillow is not installed.
-        MissingResourceError: There is no such file, or it may not be read.
-        DataError: The file holds no picture, or a damaged one, or one of too many pixels to be safe.
+        MissingResourceError: The file does not exist or cannot be read.
+        DataError: The file is not a picture, is damaged, or has too many pixels to be safe.
     """
     image = require_pillow()
     from PIL import ImageOps
 
     if not path:
-        raise MissingResourceError("A document without a picture", expected="the path of one")
+        raise MissingResourceError("A document without a picture", expected="the path of a picture")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # hints to those who wrote the file
+            warnings.simplefilter("ignore")  # warnings about how the file was written
             with image.open(path) as file:
                 return (ImageOps.exif_transpose(file) or file).convert("RGB")
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, image.DecompressionBombError) as error:
@@ -62,14 +59,14 @@ def open_picture(path: str) -> Any:
                 f"The picture {path!r} cannot be opened: {error.strerror}", remedy="Check its path and its permissions"
             ) from error
         raise DataError(
-            f"{path!r} is no picture that can be read: {error}",
-            expected="a whole JPEG, PNG, WebP or other file that Pillow reads",
-            remedy="Get it again, or take it out of the collection",
+            f"{path!r} is not a readable picture: {error}",
+            expected="a complete JPEG, PNG, WebP or other file that Pillow reads",
+            remedy="Download it again, or remove it from the collection",
         ) from error
 
 
 def picture_size(path: str) -> int:
-    """Bytes of a file; -1 where there is none."""
+    """Return the size of a file in bytes, or -1 if it does not exist."""
     try:
         return os.stat(path).st_size if path else -1
     except (OSError, ValueError):
@@ -77,7 +74,7 @@ def picture_size(path: str) -> int:
 
 
 def picture_hash(path: str) -> str:
-    """Hex SHA-256 of a file's bytes, wherever it lies; empty where it cannot be read."""
+    """Return the hex SHA-256 of a file's bytes, or an empty string if it cannot be read."""
     try:
         stat = os.stat(path)
         return _hash(path, stat.st_mtime_ns, stat.st_size)
@@ -87,6 +84,6 @@ def picture_hash(path: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def _hash(path: str, _mtime: int, _size: int) -> str:
-    """Hash of one file; time and size are only there to notice a change within one process."""
+    """Return the hash of one file; time and size are cache keys, to notice changes within one process."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

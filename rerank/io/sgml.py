@@ -1,7 +1,6 @@
-"""Blocks of SGML and XML as TREC hands them out: several in a file, often not well formed, read one at a time.
+"""Streaming of SGML and XML elements from TREC's files, which are often not well formed.
 
-Knows tags, entities and line numbers; knows nothing of documents and topics. No XML parser takes these files, since
-most have no root element, bare ampersands or fields that are never closed.
+XML parsers reject these files, since most have no root element, bare ampersands, or elements that are never closed.
 """
 
 from __future__ import annotations
@@ -13,24 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rerank.errors import DataError
-from rerank.io.smart import tidy
+from rerank.io.smart_format import tidy_lines
 from rerank.io.text_files import open_text
 
 _CDATA = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.S)
 _COMMENT = re.compile(r"<!--.*?-->", re.S)
-# An attribute needs its "=", so that "x<y and z>w" in a text is no tag.
+# An attribute needs a "=", so that "x<y and z>w" in a text is not a tag.
 _ATTRIBUTE = r"""\s+[\w:.-]+\s*=\s*(?:"[^"]*"|'[^']*'|[^\s"'<>]+)"""
 _TAG = re.compile(rf"</?[A-Za-z][\w:.-]*(?:{_ATTRIBUTE})*\s*/?>")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    """One element of a file.
+class SgmlBlock:
+    """An element of a file.
 
     Attributes:
         where: File and line of its opening tag, for messages.
-        attributes: What stands in the opening tag after its name.
-        body: Everything between its tags, as it stands.
+        attributes: The content of the opening tag after its name.
+        body: The raw content between the tags.
     """
 
     where: str
@@ -38,24 +37,24 @@ class Block:
     body: str
 
     def attribute(self, names: Sequence[str]) -> str:
-        """The value of the first of these attributes that is there, else empty; case plays no part."""
+        """Return the value of the first of these attributes that is present (ignoring case), or an empty string."""
         for name in names:
             pattern = rf"""(?i:\b{name})\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'<>]+))"""
-            if found := re.search(pattern, self.attributes):
-                return html.unescape(next(group for group in found.groups() if group is not None)).strip()
+            if match := re.search(pattern, self.attributes):
+                return html.unescape(next(group for group in match.groups() if group is not None)).strip()
         return ""
 
 
-def read_blocks(path: Path, names: Sequence[str]) -> Iterator[Block]:
-    """Stream the elements with these names; what stands between them (a prolog, a root element) is passed over.
+def read_blocks(path: Path, names: Sequence[str]) -> Iterator[SgmlBlock]:
+    """Stream the elements with these names; everything between them (a prolog, a root element) is skipped.
 
     Raises:
-        MissingResourceError: No such file.
-        DataError: It has none of them, or one is opened inside another, not closed, or closed without being open.
+        MissingResourceError: The file does not exist.
+        DataError: There is no such element, or one is nested in another, not closed, or closed without being open.
     """
     edge = re.compile(rf"<(/?)(?:{'|'.join(names)})(\s[^<>]*)?>", re.I)
     shown = " or ".join(f"<{name.upper()}>" for name in names)
-    start, attributes, parts, found = 0, "", list[str](), False
+    start, attributes, parts, is_empty = 0, "", list[str](), True
     with open_text(path) as stream:
         for number, line in enumerate(stream, 1):
             position = 0
@@ -64,45 +63,47 @@ def read_blocks(path: Path, names: Sequence[str]) -> Iterator[Block]:
                     raise _unpaired(match[0], f"{path}:{number}", start)
                 if start:
                     parts.append(line[position : match.start()])
-                    yield Block(where=f"{path}:{start}", attributes=attributes, body="".join(parts))
-                    start, found = 0, True
+                    yield SgmlBlock(where=f"{path}:{start}", attributes=attributes, body="".join(parts))
+                    start, is_empty = 0, False
                 else:
                     start, attributes, parts = number, match[2] or "", []
                 position = match.end()
             if start:
                 parts.append(line[position:])
     if start:
-        raise DataError(f"{path}:{start}: what opens here is not closed before the file ends", expected="a closing tag")
-    if not found:
-        raise DataError(f"{path} has no {shown}", expected=f"text marked up with {shown}")
+        raise DataError(f"{path}:{start}: the element that starts here is not closed", expected="a closing tag")
+    if is_empty:
+        raise DataError(f"{path} has no {shown}", expected=f"at least one element {shown}")
 
 
 def _unpaired(tag: str, where: str, start: int) -> DataError:
     if start:
-        return DataError(f"{where}: {tag} inside what opened in line {start}", expected="its closing tag first")
-    return DataError(f"{where}: {tag} closes nothing", expected="an opening tag before it")
+        return DataError(
+            f"{where}: {tag} inside the element that starts in line {start}", expected="a closing tag first"
+        )
+    return DataError(f"{where}: {tag} without an opening tag", expected="an opening tag before it")
 
 
-def element(body: str, names: Sequence[str]) -> str | None:
-    """What stands in the first element called by one of these names, in the order of the names; None without any."""
+def find_element(body: str, names: Sequence[str]) -> str | None:
+    """Return the content of the first element with one of these names, in the order of the names, or None."""
     for name in names:
-        if found := re.search(rf"<({name})(?:\s[^<>]*)?>(.*?)</\1\s*>", body, re.I | re.S):
-            return found[2]
+        if match := re.search(rf"<({name})(?:\s[^<>]*)?>(.*?)</\1\s*>", body, re.I | re.S):
+            return match[2]
     return None
 
 
-def elements(body: str, names: Sequence[str]) -> list[str]:
-    """What stands in each of the elements with these names, in the order of the text; inner ones come with outer."""
+def find_elements(body: str, names: Sequence[str]) -> list[str]:
+    """Return the contents of the outermost elements with these names, in text order."""
     pattern = rf"<({'|'.join(names)})(?:\s[^<>]*)?>(.*?)</\1\s*>"
-    return [found[2] for found in re.finditer(pattern, body, re.I | re.S)]
+    return [match[2] for match in re.finditer(pattern, body, re.I | re.S)]
 
 
-def without(body: str, names: Sequence[str]) -> str:
-    """The text without these elements."""
+def remove_elements(body: str, names: Sequence[str]) -> str:
+    """Return the text without the elements with these names."""
     return re.sub(rf"<({'|'.join(names)})(?:\s[^<>]*)?>.*?</\1\s*>", " ", body, flags=re.I | re.S)
 
 
-def plain(markup: str) -> str:
-    """The words alone: comments and tags gone, entities turned into characters, white space tidied."""
-    kept = _CDATA.sub(lambda found: html.escape(found[1]), markup)
-    return tidy(html.unescape(_TAG.sub(" ", _COMMENT.sub(" ", kept))))
+def plain_text(markup: str) -> str:
+    """Return the text of markup: without comments and tags, with decoded entities and normalized white space."""
+    escaped = _CDATA.sub(lambda match: html.escape(match[1]), markup)
+    return tidy_lines(html.unescape(_TAG.sub(" ", _COMMENT.sub(" ", escaped))))

@@ -1,4 +1,4 @@
-"""Tables as text, Markdown, LaTeX and HTML, every cell escaped for its form. Knows no runs and no measures."""
+"""Formatting of tables as text, Markdown, LaTeX and HTML, with cells escaped for each format."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ Form = Literal["text", "markdown", "latex", "html"]
 
 
 class Cell(NamedTuple):
-    """A cell with letters above it, as footnote marks are written."""
+    """A cell with optional superscript letters, like footnote marks."""
 
     text: str
     above: str = ""
 
 
 class Grid(NamedTuple):
-    """One table: the first ``left`` columns stand to the left, the others to the right."""
+    """A table whose first ``left`` columns are left-aligned and whose other columns are right-aligned."""
 
     heads: Sequence[str]
     rows: Sequence[Sequence[str | Cell]]
     left: int = 1
 
 
-#: Letters that have a small raised form in Unicode; ``q`` has none that fonts know.
+#: Letters with a superscript form in Unicode; fonts lack one for ``q``.
 LETTERS = "abcdefghijklmnoprstuvwxyz"
 _RAISED = str.maketrans(LETTERS, "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ")
 _LATEX = {
@@ -36,19 +36,19 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    "[": "{[}",  # after a line's end, a bracket would be read as its argument
-    "*": r"\textasteriskcentered{}",  # the same for a star
+    "[": "{[}",  # after the end of a row, a bracket would be read as its argument
+    "*": r"\textasteriskcentered{}",  # likewise
     **{character: "\\" + character for character in "&%$#_{}"},
 }
 
 
 def render(grids: Sequence[Grid], lines: Sequence[str], form: Form = "text") -> str:
-    """Tables one after another, then lines of text.
+    """Format tables, followed by lines of text.
 
     Args:
         grids: The tables.
-        lines: What is said below them, each a paragraph of its own.
-        form: ``latex`` needs the package booktabs, and textcomp in old distributions.
+        lines: Lines below the tables, each a separate paragraph.
+        form: Output format. ``latex`` needs the package booktabs, and textcomp in old distributions.
     """
     draw = {"text": _text, "markdown": _markdown, "latex": _latex, "html": _html}[form]
     blocks = [draw(grid) for grid in grids]
@@ -71,7 +71,7 @@ def _text(grid: Grid) -> str:
     rows = [[Cell(head) for head in grid.heads], *map(_cells, grid.rows)]
     raised = [max((len(cell.above) for cell in column), default=0) for column in zip(*rows, strict=True)]
     lines = [
-        [cell.text + cell.above.translate(_RAISED).ljust(room) for cell, room in zip(row, raised, strict=True)]
+        [cell.text + cell.above.translate(_RAISED).ljust(width) for cell, width in zip(row, raised, strict=True)]
         for row in rows
     ]
     widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
@@ -80,11 +80,13 @@ def _text(grid: Grid) -> str:
 
 def _aligned(cells: Sequence[str], widths: Sequence[int], left: int) -> list[str]:
     pads = [" " * (width - _width(cell)) for cell, width in zip(cells, widths, strict=True)]
-    return [cell + pad if at < left else pad + cell for at, (cell, pad) in enumerate(zip(cells, pads, strict=True))]
+    return [
+        cell + pad if index < left else pad + cell for index, (cell, pad) in enumerate(zip(cells, pads, strict=True))
+    ]
 
 
 def _width(text: str) -> int:
-    """Columns of a terminal that a text takes; Chinese characters take two, accents on others none."""
+    """Return the number of terminal columns of a text: two for Chinese characters, none for combining accents."""
     wide = sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
     return wide - sum(unicodedata.combining(character) > 0 for character in text)
 
@@ -113,12 +115,12 @@ def _tex(text: str) -> str:
 
 def _html(grid: Grid) -> str:
     def line(tag: str, cells: Sequence[Cell]) -> str:
-        drawn = []
-        for at, cell in enumerate(cells):
-            style = "" if at < grid.left else ' style="text-align: right"'
-            above = f"<sup>{html.escape(cell.above)}</sup>" if cell.above else ""
-            drawn.append(f"<{tag}{style}>{html.escape(cell.text)}{above}</{tag}>")
-        return f"<tr>{''.join(drawn)}</tr>"
+        parts = []
+        for index, cell in enumerate(cells):
+            style = "" if index < grid.left else ' style="text-align: right"'
+            superscript = f"<sup>{html.escape(cell.above)}</sup>" if cell.above else ""
+            parts.append(f"<{tag}{style}>{html.escape(cell.text)}{superscript}</{tag}>")
+        return f"<tr>{''.join(parts)}</tr>"
 
     head = line("th", _cells(grid.heads))
     body = "\n".join(line("td", _cells(row)) for row in grid.rows)

@@ -1,7 +1,4 @@
-"""Text files, read with typed errors and written all or nothing.
-
-Knows UTF-8, gzip and the file system; knows nothing of what stands in the files.
-"""
+"""Reading of text files with typed errors, and atomic writing: UTF-8, plain or gzipped."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ _CHUNK = 1 << 16
 
 
 class _TextBytes(io.RawIOBase):
-    """Passes bytes on and stops at what no text file holds, wherever in the file it comes."""
+    """A byte stream that raises an error at NUL bytes, which text files do not contain."""
 
     def __init__(self, inner: IO[bytes], path: Path) -> None:
         self._inner = inner
@@ -41,12 +38,12 @@ class _TextBytes(io.RawIOBase):
             chunk = self._inner.read(len(view))
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise DataError(
-                f"{self._path} is a damaged or cut-off gzip file ({error})", remedy="Fetch or write it again"
+                f"{self._path} is a damaged or truncated gzip file ({error})", remedy="Download or write it again"
             ) from error
         except OSError as error:
             raise MissingResourceError(f"{self._path} cannot be read: {error.strerror}") from error
         if b"\0" in chunk:
-            raise DataError(f"{self._path} is a binary file (it holds NUL bytes)", expected="text in UTF-8")
+            raise DataError(f"{self._path} is a binary file (it contains NUL bytes)", expected="text in UTF-8")
         view[: len(chunk)] = chunk
         return len(chunk)
 
@@ -77,17 +74,17 @@ def _reading(path: Path) -> Generator[TextIO]:
 
 
 def open_text(path: str | Path) -> AbstractContextManager[TextIO]:
-    """Open a text file for reading: UTF-8, a byte order mark dropped, gzip known by its first bytes.
+    """Open a text file for reading: UTF-8, without a byte order mark; gzip is detected by its first bytes.
 
     Args:
-        path: The file; the ending of its name plays no part.
+        path: The file; its extension is ignored.
 
     Returns:
-        A context manager that gives the text, line ends as LF.
+        A context manager that yields the text stream, with LF line ends.
 
     Raises:
-        MissingResourceError: On entry: no such file, a folder, or not readable.
-        DataError: Binary, not UTF-8 or a damaged gzip file; raised where the reading gets there.
+        MissingResourceError: The file does not exist, is a folder or cannot be read; raised on entry.
+        DataError: The file is binary, not UTF-8 or a damaged gzip file; raised while reading.
     """
     return _reading(Path(path))
 
@@ -103,7 +100,7 @@ def _replacing(path: Path) -> Generator[TextIO]:
     try:
         with temporary.open("wb") as raw, contextlib.ExitStack() as stack:
             inner: IO[bytes] = raw
-            if target.suffix == ".gz":  # no name and no time inside, so that equal text gives equal bytes
+            if target.suffix == ".gz":  # without name and time, so that equal text gives equal bytes
                 inner = cast("IO[bytes]", stack.enter_context(gzip.GzipFile("", "wb", fileobj=raw, mtime=0)))
             text = stack.enter_context(io.TextIOWrapper(inner, encoding="utf-8", newline="\n"))
             yield text
@@ -118,14 +115,14 @@ def _replacing(path: Path) -> Generator[TextIO]:
 
 
 def check_writable(path: str | Path) -> None:
-    """See whether a file could be written, before the work that fills it. Creates nothing and changes nothing.
+    """Check that a file can be written, without creating or changing anything.
 
     Args:
-        path: The file, which may be there already.
+        path: The file, which may exist.
 
     Raises:
-        MissingResourceError: Its folder is not there.
-        StorageError: It is a folder itself, or may not be written. That a disk is full shows only later.
+        MissingResourceError: The folder of the file does not exist.
+        StorageError: The path is a folder, or must not be written. A full disk is not detected.
     """
     try:
         target = Path(path)
@@ -136,12 +133,12 @@ def check_writable(path: str | Path) -> None:
         else:
             needed = Path(os.path.realpath(target)).parent
             if not needed.is_dir():
-                remedy = "Give another name" if needed.exists() else "Make it, or check the path"
+                remedy = "Choose another path" if needed.exists() else "Create it, or check the path"
                 raise MissingResourceError(f"{path} cannot be written: there is no folder {needed}", remedy=remedy)
             allowed = os.access(needed, os.W_OK | os.X_OK)
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL
         raise StorageError(
-            f"{path} cannot be written: {getattr(error, 'strerror', error)}", remedy="Give another name"
+            f"{path} cannot be written: {getattr(error, 'strerror', error)}", remedy="Choose another path"
         ) from error
     if not allowed:
         raise StorageError(f"{path} cannot be written: no permission for {needed}", remedy="Write to another folder")
@@ -149,16 +146,16 @@ def check_writable(path: str | Path) -> None:
 
 @contextlib.contextmanager
 def replace_text(path: str | Path) -> Generator[TextIO]:
-    """Write a whole text file or nothing: what stood there before stays until the new text is complete.
+    """Replace a text file atomically: the old content stays until the new text is complete.
 
     Args:
-        path: The file; gzipped where its name ends in ``.gz``. Its folder must exist.
+        path: The file; gzipped if its name ends in ``.gz``. Its folder must exist.
 
     Yields:
         A stream to write to.
 
     Raises:
-        MissingResourceError: The folder is not there.
+        MissingResourceError: The folder does not exist.
         StorageError: The disk is full, or the file cannot be written.
     """
     check_writable(path)
@@ -172,15 +169,15 @@ def replace_text(path: str | Path) -> Generator[TextIO]:
 
 
 def read_toml(path: str | Path, what: str) -> dict[str, Any]:
-    """The tables of a TOML file.
+    """Return the tables of a TOML file.
 
     Args:
         path: The file.
-        what: What it is to its reader, for messages: a recipe, a suite.
+        what: The noun for the file in messages, such as recipe or suite.
 
     Raises:
-        MissingResourceError: There is no such file.
-        DataError: It is no TOML.
+        MissingResourceError: The file does not exist.
+        DataError: The file is not valid TOML.
     """
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))

@@ -1,7 +1,4 @@
-"""TREC topics: the classic form with ``<top>``, XML with ``<topic>``, and tab-separated lines as MS MARCO has them.
-
-Knows the fields of a topic by their names in all of these forms; which of them make a query is the caller's choice.
-"""
+"""TREC topics: the classic format with ``<top>``, XML with ``<topic>``, and MS MARCO's tab-separated lines."""
 
 from __future__ import annotations
 
@@ -11,32 +8,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rerank.errors import DataError, UnknownNameError
-from rerank.io.json_records import identifier
-from rerank.io.sgml import Block, plain, read_blocks
-from rerank.io.smart import one_line
+from rerank.io.json_records import parse_id
+from rerank.io.sgml import SgmlBlock, plain_text, read_blocks
+from rerank.io.smart_format import join_lines
 from rerank.io.text_files import open_text
 
 _IDS = ("number", "num", "id", "qid")
-#: The three fields of a topic and the tags that carry them.
+#: The three fields of a topic and their tags.
 _ALIASES = {
     "title": ("title", "query"),
     "description": ("desc", "description", "question"),
     "narrative": ("narr", "narrative"),
 }
 _KNOWN = {*_IDS, *(tag for tags in _ALIASES.values() for tag in tags)}
-#: Words that the classic form repeats after a tag, as in ``<desc> Description:``.
+#: Labels that the classic format repeats after a tag, as in ``<desc> Description:``.
 _LABEL = re.compile(r"\s*(?:number|topic|description|narrative)\s*:", re.I)
 _FIELD = re.compile(r"<(/?)([A-Za-z][\w.-]*)(?:\s[^<>]*)?>")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Topic:
-    """One topic.
+class TrecTopic:
+    """A topic of a file.
 
     Attributes:
         where: File and line, for messages.
-        id: Its number, as text.
-        fields: Tag (small letters) -> text on one line.
+        id: Number of the topic.
+        fields: Lower-case tag -> text on one line.
     """
 
     where: str
@@ -44,45 +41,45 @@ class Topic:
     fields: Mapping[str, str]
 
     def field(self, name: str) -> str:
-        """The text of a field by its name, or by one of its tags; empty if there is none."""
+        """Return the text of a field by name or tag, or an empty string."""
         return next((self.fields[tag] for tag in _ALIASES.get(name, (name,)) if self.fields.get(tag)), "")
 
     def text(self, names: Sequence[str]) -> str:
-        """The texts of these fields, one after the other; those that this topic lacks are left out.
+        """Return the concatenated texts of these fields, skipping missing ones.
 
         Raises:
-            DataError: It lacks all of them.
+            DataError: All of the fields are missing.
         """
         parts = [part for name in names if (part := self.field(name))]
         if not parts:
             raise DataError(
                 f"{self.where}: topic {self.id} has no {' or '.join(names)}",
-                expected=f"one of the fields it has: {', '.join(tag for tag, text in self.fields.items() if text)}",
+                expected=f"one of its fields: {', '.join(tag for tag, text in self.fields.items() if text)}",
             )
         return " ".join(parts)
 
 
-def read_topics(path: Path) -> list[Topic]:
-    """Read a file of topics; which form it has is told from its first character.
+def read_topics(path: Path) -> list[TrecTopic]:
+    """Read a file of topics; the format is detected from the first character.
 
     Raises:
-        MissingResourceError: No such file.
-        DataError: It is empty, or a topic has no number.
+        MissingResourceError: The file does not exist.
+        DataError: The file is empty, or a topic has no number.
     """
     with open_text(path) as stream:
         first = next((line.strip() for line in stream if line.strip()), "")
     if not first:
-        raise DataError(f"{path} is empty", expected="topics")
+        raise DataError(f"{path} is empty", expected="at least one topic")
     if first.startswith("<"):
         return [_topic(block) for block in read_blocks(path, ("top", "topic"))]
     return list(_tabbed(path))
 
 
-def check_fields(topics: Sequence[Topic], names: Sequence[str]) -> None:
-    """Refuse a field that no topic has.
+def check_fields(topics: Sequence[TrecTopic], names: Sequence[str]) -> None:
+    """Check that every field occurs in at least one topic.
 
     Raises:
-        UnknownNameError: There is one.
+        UnknownNameError: No topic has one of the fields.
     """
     for name in names:
         if not any(topic.field(name) for topic in topics):
@@ -91,7 +88,7 @@ def check_fields(topics: Sequence[Topic], names: Sequence[str]) -> None:
             raise UnknownNameError("topic field", name, known)
 
 
-def _tabbed(path: Path) -> Iterator[Topic]:
+def _tabbed(path: Path) -> Iterator[TrecTopic]:
     with open_text(path) as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
@@ -100,33 +97,35 @@ def _tabbed(path: Path) -> Iterator[Topic]:
             query_id, tab, text = line.strip("\n").partition("\t")
             if not tab:
                 raise DataError(f"{where}: {line.strip()[:60]!r} has no tab", expected="a query id, a tab and the text")
-            yield Topic(where=where, id=identifier(query_id.strip(), "topic", where), fields={"title": one_line(text)})
+            yield TrecTopic(
+                where=where, id=parse_id(query_id.strip(), "topic", where), fields={"title": join_lines(text)}
+            )
 
 
-def _topic(block: Block) -> Topic:
-    fields = {tag: one_line(plain(_LABEL.sub("", text, count=1))) for tag, text in _fields(block.body).items()}
+def _topic(block: SgmlBlock) -> TrecTopic:
+    fields = {tag: join_lines(plain_text(_LABEL.sub("", text, count=1))) for tag, text in _fields(block.body).items()}
     number = block.attribute(_IDS) or next((fields[tag] for tag in _IDS if fields.get(tag)), "")
     if not number:
         raise DataError(f"{block.where}: a topic without a number", expected="<num>, <number> or an attribute number=")
-    return Topic(
+    return TrecTopic(
         where=block.where,
-        id=identifier(number, "topic", block.where),
+        id=parse_id(number, "topic", block.where),
         fields={tag: text for tag, text in fields.items() if tag not in _IDS},
     )
 
 
 def _fields(body: str) -> dict[str, str]:
-    """Split a topic at its tags. Fields may lack their closing tag, so that the next one ends them.
+    """Split a topic into its fields. A field without a closing tag ends at the next tag.
 
-    A tag that is none of the usual ones counts only at the start of a line; elsewhere it is markup inside a text.
-    A topic without any field is all title.
+    An unknown tag starts a field only at the start of a line; elsewhere it is markup inside a text. The whole text of a
+    topic without fields is its title.
     """
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     current, start = "", 0
 
     def close(end: int) -> None:
         if current and (text := body[start:end]).strip():
-            found[current] = f"{found[current]} {text}" if current in found else text
+            fields[current] = f"{fields[current]} {text}" if current in fields else text
 
     for match in _FIELD.finditer(body):
         tag = match[2].lower()
@@ -138,4 +137,4 @@ def _fields(body: str) -> dict[str, str]:
             close(match.start())
             current, start = tag, match.end()
     close(len(body))
-    return found or {"title": body}
+    return fields or {"title": body}

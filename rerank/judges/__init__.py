@@ -1,11 +1,11 @@
-"""Ways of putting one window in order: one a file, opened by name."""
+"""Judges: how one window of documents is ordered. One judge per module, opened by name."""
 
 from __future__ import annotations
 
 from dataclasses import fields
 from typing import Any, cast
 
-from rerank.judges.base import FAILURES, STATUSES, Asking, Judge, Limits, Status, Verdict
+from rerank.judges.base import FAILURES, STATUSES, Judge, Limits, PromptJudge, Status, Verdict
 from rerank.prompts.template import PromptTemplate
 from rerank.registry import Registry
 from rerank.selector import Selector, build
@@ -14,9 +14,9 @@ from rerank.tasks import Backend
 __all__ = [
     "FAILURES",
     "STATUSES",
-    "Asking",
     "Judge",
     "Limits",
+    "PromptJudge",
     "Status",
     "Verdict",
     "check_judge",
@@ -26,30 +26,33 @@ __all__ = [
 ]
 
 judges = Registry("judges", "judge")
-_GIVEN = ("backend", "template", "limits")
+_COMMON_FIELDS = ("backend", "template", "limits")
 
 
 def options_of(name: str) -> tuple[str, ...]:
-    """The options of a judge: its fields, less those that every judge is given."""
-    return tuple(f.name for f in fields(judges.get(name)) if f.init and f.name not in _GIVEN)
+    """Return the names of a judge's options: its fields except those that every judge has."""
+    return tuple(f.name for f in fields(judges.get(name)) if f.init and f.name not in _COMMON_FIELDS)
 
 
-def check_judge(selector: str, backend: Any, model: str) -> None:
-    """Refuse a backend that cannot answer what a judge asks; its class will do, before a model is loaded.
-
-    Raises:
-        UnknownNameError: No such judge.
-        UsageError: It cannot.
-    """
-    judges.get(Selector.parse(selector).name).check(backend, model)
-
-
-def open_judge(selector: str, backend: Backend, template: PromptTemplate, limits: Limits | None = None) -> Asking:
-    """Make a judge from its selector, e.g. ``"generate"`` or ``"pick,by=likelihood"``.
+def check_judge(selector: str | Selector, backend: Any, model: str) -> None:
+    """Check that a backend, or its class before a model is loaded, supports a task that the judge needs.
 
     Raises:
-        UnknownNameError: No such judge or option.
-        UsageError: A value that does not fit, or a backend that cannot answer what this judge asks.
+        UnknownNameError: No judge has this name.
+        UsageError: The backend supports none of the tasks.
     """
-    given = dict(zip(_GIVEN, (backend, template, limits or Limits()), strict=True))
-    return cast(Asking, build(judges, selector, **given))
+    selector = Selector.parse(selector) if isinstance(selector, str) else selector
+    judges.get(selector.name).check(backend, model)
+
+
+def open_judge(
+    selector: str | Selector, backend: Backend, template: PromptTemplate, limits: Limits | None = None
+) -> PromptJudge:
+    """Build a judge from its selector, such as ``"generate"`` or ``"pick,by=likelihood"``.
+
+    Raises:
+        UnknownNameError: No judge or option has this name.
+        UsageError: The value of an option is invalid, or the backend does not support the judge.
+    """
+    common = dict(zip(_COMMON_FIELDS, (backend, template, limits or Limits()), strict=True))
+    return cast(PromptJudge, build(judges, selector, **common))

@@ -1,30 +1,30 @@
-"""The generating judge: prompt -> written order -> parser. Knows neither strategies nor files."""
+"""The generating judge: the model writes an order, which is parsed or comes from constrained decoding."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from rerank.judges.base import Limits, Verdict, Whole
+from rerank.judges.base import Limits, ListwiseJudge, Verdict
 from rerank.parsing import parse
-from rerank.prompts.identifiers import Alphabet, identifiers, letters_of
+from rerank.prompts.identifiers import Alphabet, make_identifiers, single_token_letters
 from rerank.tasks import GenerationTask, PermutationTask, Reply, Request, Sampling
 from rerank.types import Window
 
-__all__ = ["SPARE_TOKENS", "Generate", "Limits", "verdict"]
+__all__ = ["SPARE_TOKENS", "Generate", "Limits", "parse_verdict"]
 
 #: Tokens granted beyond the bare list of identifiers, for a model that ends its reply with a line break or a word.
 SPARE_TOKENS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generate(Whole):
-    """Ask a model to write the order of a window.
+class Generate(ListwiseJudge):
+    """A judge that lets the model generate the order of a window.
 
     Attributes:
-        constrain: Let the model write nothing but identifiers that it has not written yet, where its backend can do
-            that; then no reply can be malformed. Otherwise replies are read as they come.
-        identifiers: ``numbers``, as in the published models' training, or ``letters``, of one token each.
+        constrain: Allow only identifiers that have not been generated yet, if the backend supports constrained
+            decoding; no reply can then be malformed. Otherwise the completion is parsed.
+        identifiers: ``numbers``, as in the training of the published models, or ``letters`` of one token each.
     """
 
     needs = (PermutationTask, GenerationTask)
@@ -34,56 +34,59 @@ class Generate(Whole):
     _reply_tokens: dict[tuple[str, ...], int] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
-    def suits(cls, options: Mapping[str, str]) -> str:
-        """Letters want a prompt that speaks of letters."""
+    def suggest_prompt(cls, options: Mapping[str, str]) -> str:
+        """Return the prompt for letters if ``identifiers=letters``, else the empty string: any listwise prompt."""
         return "listwise_letters" if options.get("identifiers") == "letters" else ""
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """The names that the tokenizer at hand has: replies are read with them."""
-        return {"letters": " ".join(letters_of(self.backend.tokens))} if self.identifiers == "letters" else {}
+        """The letters that the backend's tokenizer allows as identifiers, since replies are parsed with them."""
+        return {"letters": " ".join(single_token_letters(self.backend.tokens))} if self.identifiers == "letters" else {}
 
     def requests(self, window: Window) -> list[Request]:
-        """One call, its passages cut so that prompt and reply fit."""
-        labels = identifiers(self.identifiers, len(window), self.backend.tokens)
+        """Return one request, with passages truncated so that prompt and reply fit."""
+        labels = make_identifiers(self.identifiers, len(window), self.backend.tokens)
         thinking = self.limits.thinking_tokens
-        reply_tokens = self.reply_tokens(labels, window.wanted)
+        reply_tokens = self.reply_tokens(labels, window.depth)
         fitted = self.budget.fit(self.template, window, reply_tokens=reply_tokens + thinking, labels=labels)
         sampling = Sampling(
             max_tokens=reply_tokens, temperature=self.limits.temperature, seed=self.limits.seed, thinking=thinking
         )
         items = tuple(f"[{label}]" for label in labels)
-        constrained = self.constrain and self.does(PermutationTask)
-        task = PermutationTask(items=items, count=window.wanted) if constrained and window.wanted else GenerationTask()
+        constrained = self.constrain and self.supports(PermutationTask)
+        task = PermutationTask(items=items, count=window.depth) if constrained and window.depth else GenerationTask()
         return [Request(prompt=fitted.prompt, sampling=sampling, window=window, task=task)]
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
-        """What the reply says."""
-        labels = identifiers(self.identifiers, len(window), self.backend.tokens)
-        return verdict(replies[0], len(window), wanted=window.wanted, labels=labels)
+        """Return the parsed order of the window's only reply."""
+        labels = make_identifiers(self.identifiers, len(window), self.backend.tokens)
+        return parse_verdict(replies[0], len(window), depth=window.depth, labels=labels)
 
-    def reply_tokens(self, labels: Sequence[str], wanted: int) -> int:
-        """Tokens that ``wanted`` identifiers take, the longest ones, and a few to spare."""
-        key = (*labels, str(wanted))
+    def reply_tokens(self, labels: Sequence[str], depth: int) -> int:
+        """Return the number of tokens of the ``depth`` longest identifiers in a row, plus a few to spare."""
+        key = (*labels, str(depth))
         if key not in self._reply_tokens:
-            chain = " > ".join(f"[{label}]" for label in labels[len(labels) - wanted :])
-            self._reply_tokens[key] = self.backend.tokens.lengths([chain])[0] + SPARE_TOKENS
+            # Later identifiers are at least as long as earlier ones.
+            ranking = " > ".join(f"[{label}]" for label in labels[len(labels) - depth :])
+            self._reply_tokens[key] = self.backend.tokens.lengths([ranking])[0] + SPARE_TOKENS
         return self._reply_tokens[key]
 
 
-def verdict(reply: Reply, count: int, *, wanted: int | None = None, labels: Sequence[str] | None = None) -> Verdict:
-    """What a written reply says about a window of ``count`` documents; a reply that never came is not parsed.
+def parse_verdict(
+    reply: Reply, count: int, *, depth: int | None = None, labels: Sequence[str] | None = None
+) -> Verdict:
+    """Parse a generated reply about a window of ``count`` documents; a failed reply is not parsed.
 
     Args:
-        reply: What came back.
-        count: Documents in the window.
-        wanted: How many of them were asked for; a reply that names so many is not partial. None for all.
-        labels: Their identifiers, if they are not 1, 2, ...
+        reply: The reply.
+        count: Number of documents in the window.
+        depth: Number of documents that were requested; a reply that names this many is not partial. None for all.
+        labels: Identifiers of the documents, if they are not 1, 2, ...
     """
     if reply.finish == "error":
         return Verdict(order=tuple(range(count)), status="error", detail=reply.error)
     parsed = parse(reply.text, count, labels)
     status = "refused" if reply.finish == "refused" and not parsed.order else parsed.status
-    if status == "partial" and wanted is not None and len(parsed.order) >= wanted:
+    if status == "partial" and depth is not None and len(parsed.order) >= depth:
         status = "repaired" if parsed.detail else "ok"
     return Verdict(order=parsed.permutation, status=status, detail=parsed.detail)

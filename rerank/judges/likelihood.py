@@ -1,4 +1,4 @@
-"""The query likelihood judge: how likely the model is to ask the query, having read the document.
+"""The query likelihood judge: the log-likelihood of the query given a document.
 
 Source: UPR, Sachan et al., EMNLP 2022, arXiv 2204.07496; query likelihood is Ponte and Croft, SIGIR 1998.
 """
@@ -9,41 +9,41 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rerank.errors import UsageError
-from rerank.judges.base.pointwise import Pointwise
-from rerank.prompts.passages import one_line
+from rerank.judges.base.pointwise import PointwiseJudge
+from rerank.prompts.passages import collapse_whitespace
 from rerank.tasks import LikelihoodTask
 from rerank.types import Query
 
 
 @dataclass(frozen=True, kw_only=True)
-class Likelihood(Pointwise):
-    """Score a document by the likelihood of the query behind a prompt that shows the document only.
+class Likelihood(PointwiseJudge):
+    """A judge that scores a document by the log-likelihood of the query after a prompt with the document only.
 
-    score = sum over the query's tokens of log P(token | prompt, the tokens before it). A query has as many tokens for
-    every document, so the mean that UPR takes gives the same order. n requests for n documents, one forward pass each;
-    nothing is written.
+    score = sum over the query's tokens t of log P(t | prompt, tokens before t). The query has the same number of tokens
+    for every document, so the mean used by UPR gives the same order. n requests for n documents, with one forward pass
+    each; no text is generated.
 
     Raises:
-        UsageError: The prompt shows the query, so that its likelihood would say nothing, or several passages.
+        UsageError: The prompt shows the query, which would make its likelihood meaningless, or several passages.
     """
 
     needs = (LikelihoodTask,)
     prompt = "query_likelihood"
 
     def __post_init__(self) -> None:
-        """Check that the prompt hides the query."""
+        """Check that the prompt does not show the query."""
         super().__post_init__()
         if self.template.render("one", [""]) != self.template.render("another", [""]):
             raise UsageError(
-                f"The prompt {self.template.name!r} shows the query to a model that is to guess it",
+                f"The prompt {self.template.name!r} shows the query, whose likelihood is to be computed",
                 expected="a pointwise prompt without a placeholder for 'query'",
-                remedy=f"Leave --prompt out to take {self.prompt!r}",
+                remedy=f"Omit --prompt to use {self.prompt!r}",
             )
 
     def continuations(self, query: Query) -> tuple[str, ...]:
-        """The query, on one line."""
-        return (one_line(query.text),)
+        """Return the query as one line."""
+        return (collapse_whitespace(query.text),)
 
     def score(self, logs: Sequence[float]) -> float:
-        """The sum of the query's log-probabilities."""
+        """Return the log-likelihood of the query."""
         return logs[0]

@@ -1,7 +1,7 @@
-"""The judge that reads an order off the first identifier's logits. Knows neither strategies nor parsing.
+"""The single-token judge: the order of the logits of the identifiers at the first position of the completion.
 
-Source: FIRST, Reddy et al., EMNLP 2024, arXiv 2406.15657, section 3: a listwise model that is about to write its order
-gives every identifier a logit, and these are in the order that it would write, or nearly so.
+Source: FIRST, Reddy et al., EMNLP 2024, arXiv 2406.15657, section 3: the logits of a listwise model before it writes
+its first identifier rank all identifiers in almost the same order as the ranking that it would generate.
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rerank.judges.base import Verdict, Whole, by_score, failed
-from rerank.judges.base.continuations import first_marks, weighing
-from rerank.prompts.identifiers import identifiers, letters_of
+from rerank.judges.base import ListwiseJudge, Verdict, failure_verdict, rank_by_score
+from rerank.judges.base.continuations import continuation_request, identifier_continuations
+from rerank.prompts.identifiers import make_identifiers, single_token_letters
 from rerank.tasks import ContinuationTask, Reply, Request
 from rerank.types import Window
 
 
 @dataclass(frozen=True, kw_only=True)
-class Logits(Whole):
-    """Ask once about a window and write nothing: the order of falling log P(identifier | prompt), ties as given.
+class Logits(ListwiseJudge):
+    """A judge that orders a window by decreasing log P(identifier | prompt), without generating text.
 
-    Passages are named by letters that are one token each: A to Z, then pairs. A window with more documents than the
-    tokenizer has such names is a `UsageError` that says how many there are. One request a window, one forward pass.
+    Ties keep their order. Identifiers are letters of one token each: A to Z, then pairs. A window with more documents
+    than the tokenizer has such identifiers raises a `UsageError` that names their number. One request per window, one
+    forward pass.
     """
 
     needs = (ContinuationTask,)
@@ -29,14 +30,14 @@ class Logits(Whole):
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """The names that the tokenizer at hand has: replies are read with them."""
-        return {"letters": " ".join(letters_of(self.backend.tokens))}
+        """The letters that the backend's tokenizer allows as identifiers, since replies are parsed with them."""
+        return {"letters": " ".join(single_token_letters(self.backend.tokens))}
 
     def requests(self, window: Window) -> list[Request]:
-        """One question: how likely is each identifier to be the first."""
-        labels = identifiers("letters", len(window), self.backend.tokens)
-        return [weighing(self, window, first_marks(labels, self.template), labels=labels)]
+        """Return one request for the log-probability of each identifier as the first one of the completion."""
+        labels = make_identifiers("letters", len(window), self.backend.tokens)
+        return [continuation_request(self, window, identifier_continuations(labels, self.template), labels=labels)]
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
-        """The order of falling log-probability."""
-        return failed(replies, len(window)) or by_score(replies[0].scores, len(window))
+        """Order the window by decreasing log-probability."""
+        return failure_verdict(replies, len(window)) or rank_by_score(replies[0].scores, len(window))

@@ -1,4 +1,4 @@
-"""The judge of cross-encoders: every pair of query and document gets a score. Knows neither strategies nor models.
+"""The cross-encoder judge: each pair of query and document gets a score from a model trained for it.
 
 Source: Nogueira and Cho 2019, arXiv 1901.04085 (monoBERT).
 """
@@ -9,54 +9,53 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rerank.errors import UsageError
-from rerank.judges.base import Asking, Verdict, by_score, failed
+from rerank.judges.base import PromptJudge, Verdict, failure_verdict, rank_by_score
 from rerank.prompts import load_prompt
 from rerank.prompts.base import Message
-from rerank.prompts.passages import one_line
-from rerank.tasks import CrossEncoderTask as Task
-from rerank.tasks import Reply, Request, Sampling
+from rerank.prompts.passages import collapse_whitespace
+from rerank.tasks import CrossEncoderTask, Reply, Request, Sampling
 from rerank.types import Document, Query, Window
 
 
 @dataclass(frozen=True, kw_only=True)
-class Relate(Asking):
-    """Order a window by the scores of its pairs, ties as given; one request a window of any length.
+class Relate(PromptJudge):
+    """A judge that orders a window by cross-encoder scores, with one request per window of any length.
 
-    A document is read as title and text in one line. It is cut, at its end, to what the query leaves of the model's
-    context, and to ``max_passage_tokens`` where that is less; never below ``min_passage_tokens``: a query that leaves
-    less than that is a `ContextOverflowError`, and is itself never cut. The request's prompt holds the texts that are
-    scored: the query's turn, then one turn a document.
+    Ties keep their order. A document is its title and text on one line. Its end is truncated to the context that the
+    query leaves, or to ``max_passage_tokens`` if that is less, but not below ``min_passage_tokens``: a query that
+    leaves less raises a `ContextOverflowError`. The query is never truncated. The prompt of the request holds the
+    texts that are scored: one message with the query, then one per document.
 
     Raises:
-        UsageError: A prompt is asked for. A cross-encoder is shown none.
+        UsageError: Another prompt is given; a cross-encoder is shown none.
     """
 
-    needs = (Task,)
+    needs = (CrossEncoderTask,)
     prompt = "pair"
 
     def __post_init__(self) -> None:
-        """Refuse what would be without effect."""
+        """Check that no other prompt is given, since it would have no effect."""
         super().__post_init__()
         if self.template.digest != load_prompt(self.prompt).digest:
             raise UsageError(
-                f"The prompt {self.template.name!r} for a cross-encoder, which reads the query and the document alone",
+                f"The prompt {self.template.name!r} with a cross-encoder, which reads only the query and the document",
                 expected="no prompt",
-                remedy="Leave --prompt out",
+                remedy="Omit --prompt",
             )
 
     def requests(self, window: Window) -> list[Request]:
-        """One question about all pairs."""
-        query = one_line(window.query.text)
-        texts = (query, *(self._shown(window.query, doc) for doc in window.docs))
+        """Return one request for the scores of all pairs."""
+        query = collapse_whitespace(window.query.text)
+        texts = (query, *(self._document_text(window.query, doc) for doc in window.docs))
         prompt = tuple(Message("user", text) for text in texts)
-        return [Request(prompt=prompt, sampling=Sampling(max_tokens=0), window=window, task=Task())]
+        return [Request(prompt=prompt, sampling=Sampling(max_tokens=0), window=window, task=CrossEncoderTask())]
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
-        """The order of falling scores."""
-        return failed(replies, len(window)) or by_score(replies[0].scores, len(window))
+        """Order the window by decreasing score."""
+        return failure_verdict(replies, len(window)) or rank_by_score(replies[0].scores, len(window))
 
-    def _shown(self, query: Query, doc: Document) -> str:
-        """The text of a document that fits beside the query."""
+    def _document_text(self, query: Query, doc: Document) -> str:
+        """Return the text of a document, truncated to the context that the query leaves."""
         whole = replace(doc, title="", text=doc.full_text)
         (text,) = self.budget.fit(self.template, Window(query, (whole,)), reply_tokens=0).passages
         return text

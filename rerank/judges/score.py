@@ -1,4 +1,4 @@
-"""The pointwise judge: is this document relevant, yes or no. Knows neither strategies nor parsing.
+"""The pointwise judge: the log-odds of yes over no to the question whether a document is relevant.
 
 Source: Liang et al. 2022, arXiv 2211.09110 (relevance generation), and Nogueira et al., EMNLP Findings 2020, arXiv
 2003.06713 (monoT5), who first ranked by the logits of two words.
@@ -10,24 +10,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rerank.errors import UsageError
-from rerank.judges.base.pointwise import Pointwise
+from rerank.judges.base.pointwise import PointwiseJudge
 from rerank.types import Query
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score(Pointwise):
-    """Score a document by how much likelier the model is to answer yes than no; n requests for n documents.
+class Score(PointwiseJudge):
+    """A judge that scores a document by the log-odds of yes over no; n requests for n documents.
 
-    score = log P(yes | prompt) - log P(no | prompt), in (-inf, inf), and 0 where both are equally likely. For words of
-    one token that is the difference of their logits, and the logarithm of the odds p / (1 - p) of monoT5's softmax over
-    the two; the order is the same. Other spellings of the words do not count.
+    score = log P(yes | prompt) - log P(no | prompt), in (-inf, inf), and 0 if both are equally likely. For words of
+    one token this is the difference of their logits, which is log(p / (1 - p)) for the p that monoT5 gets from a
+    softmax over the two; the order is the same. Other spellings of the words are not counted.
 
     Attributes:
-        yes: The word for a relevant document, spelled as the model would begin its answer.
-        no: The word for any other.
+        yes: The word for a relevant document, spelled as at the start of a completion.
+        no: The word for a document that is not relevant.
 
     Raises:
-        UsageError: The words are empty or equal, or the prompt is one about several passages.
+        UsageError: The words are empty or equal, or the prompt shows several passages.
     """
 
     prompt = "pointwise"
@@ -36,16 +36,16 @@ class Score(Pointwise):
     no: str = "No"
 
     def __post_init__(self) -> None:
-        """Check the words."""
+        """Check the two words."""
         super().__post_init__()
         if not self.yes or not self.no or self.yes == self.no:
-            raise UsageError(f"The answers yes={self.yes!r} and no={self.no!r}", expected="two words that differ")
+            raise UsageError(f"The answers yes={self.yes!r} and no={self.no!r}", expected="two different words")
 
     def continuations(self, query: Query) -> tuple[str, ...]:
-        """The two words."""
+        """Return the two words."""
         return self.yes, self.no
 
     def score(self, logs: Sequence[float]) -> float:
-        """The formula above."""
+        """Return log P(yes) - log P(no)."""
         yes, no = logs
         return yes - no

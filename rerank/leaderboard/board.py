@@ -16,14 +16,14 @@ from rerank.collections import Collection, collections, judgments, open_collecti
 from rerank.collections.trec import Trec
 from rerank.errors import DataError
 from rerank.evaluation import Scores, evaluate_all, parse_measures
-from rerank.evaluation.grades import grade_note
-from rerank.evaluation.measures import check_by_query
-from rerank.leaderboard.belonging import Ground, of_board
-from rerank.leaderboard.candidates import field, first_stages
+from rerank.evaluation.grade_notes import grade_note
+from rerank.evaluation.measures import check_has_query_values
+from rerank.leaderboard.board_config import BoardConfig
+from rerank.leaderboard.collection_filter import BoardCollection, select_entries
 from rerank.leaderboard.entries import Entry, find_entries
-from rerank.leaderboard.labels import labelled
-from rerank.leaderboard.plan import Plan
-from rerank.leaderboard.standings import Standings, rank
+from rerank.leaderboard.first_stage_labels import label_first_stages
+from rerank.leaderboard.first_stage_links import first_stages, link_first_stages
+from rerank.leaderboard.standings import Standings, rank_runs
 from rerank.selector import Selector
 from rerank.types import Document, Qrels, Run
 
@@ -47,7 +47,7 @@ class Board:
     """
 
     key: str
-    plan: Plan
+    plan: BoardConfig
     qrels: Qrels
     relevant: int
     queries: Mapping[str, str]
@@ -79,7 +79,7 @@ class Board:
         }
 
 
-def make_board(plan: Plan, *, home: Path, data: Path | None = None, runs: Sequence[Path] = ()) -> Board:
+def make_board(plan: BoardConfig, *, home: Path, data: Path | None = None, runs: Sequence[Path] = ()) -> Board:
     """Read, measure and test the runs of a board.
 
     Args:
@@ -94,20 +94,20 @@ def make_board(plan: Plan, *, home: Path, data: Path | None = None, runs: Sequen
         MissingResourceError: A file is not there.
     """
     for measure in (names := [str(m) for m in parse_measures(plan.measures, relevant=plan.relevant or 1)]):
-        check_by_query(measure)
+        check_has_query_values(measure)
     base = data or home
     entries, notes = _entries(plan, home, base, runs)
     qrels, lowest = judgments(_place(plan.qrels, base))
     opened = _opened(plan, base)
     texts = {query.id: query.text for query in opened.queries()} if opened else {}
-    entries, others = of_board(entries, _ground(plan, base, qrels, texts, entries))
-    entries, split = labelled(entries)
+    entries, others = select_entries(entries, _ground(plan, base, qrels, texts, entries))
+    entries, split = label_first_stages(entries)
     notes = [*others, *split, *notes]
     if not entries:
         raise DataError(
             " ".join(notes) or f"The board {plan.title!r} has no runs", expected="at least one finished run"
         )
-    ranked = field(entries)
+    ranked = link_first_stages(entries)
     named = [Run(entry.run.values(), name=entry.name) for entry in ranked.entries]
     relevant = plan.relevant or lowest
     scores = tuple(evaluate_all(qrels, named, plan.measures, relevant=relevant))
@@ -124,13 +124,13 @@ def make_board(plan: Plan, *, home: Path, data: Path | None = None, runs: Sequen
         before=ranked.before,
         scores=scores,
         tables=tuple(
-            rank(scores, name, test=plan.test, correction=plan.correction, alpha=plan.alpha) for name in names
+            rank_runs(scores, name, test=plan.test, correction=plan.correction, alpha=plan.alpha) for name in names
         ),
         notes=(*_mixture(ranked.entries), *ranked.notes, *notes, *([told] if told else [])),
     )
 
 
-def _entries(plan: Plan, home: Path, base: Path, runs: Sequence[Path]) -> tuple[list[Entry], list[str]]:
+def _entries(plan: BoardConfig, home: Path, base: Path, runs: Sequence[Path]) -> tuple[list[Entry], list[str]]:
     cards = home / plan.cards if plan.cards else None
     entries: list[Entry] = []
     notes: list[str] = []
@@ -171,7 +171,7 @@ def _is_selector(text: str) -> bool:
     return not Path(text).exists() and Selector.parse(text).name in collections.names()
 
 
-def _opened(plan: Plan, base: Path) -> Collection | None:
+def _opened(plan: BoardConfig, base: Path) -> Collection | None:
     """Where the texts of the queries are looked up: what was named for it, else the collection of the judgments."""
     source = _place(plan.queries or plan.qrels, base)
     if _is_selector(source):
@@ -179,16 +179,18 @@ def _opened(plan: Plan, base: Path) -> Collection | None:
     return Trec(topics=source) if plan.queries else None
 
 
-def _ground(plan: Plan, base: Path, qrels: Qrels, texts: Mapping[str, str], entries: Sequence[Entry]) -> Ground:
+def _ground(
+    plan: BoardConfig, base: Path, qrels: Qrels, texts: Mapping[str, str], entries: Sequence[Entry]
+) -> BoardCollection:
     """What the board knows of its collection, to tell runs of others by."""
     named = _place(plan.qrels, base)
     claims = [entry.origin for entry in entries if entry.origin and entry.origin.fingerprint]
     asked = any(named not in (origin.collection, origin.qrels) for origin in claims)  # it may read all documents
     fingerprint = open_collection(named).fingerprint if asked and _is_selector(named) else ""
-    return Ground(named=named, qrels=qrels, fingerprint=fingerprint, queries=texts)
+    return BoardCollection(named=named, qrels=qrels, fingerprint=fingerprint, queries=texts)
 
 
-def _documents(plan: Plan, base: Path, entries: Sequence[Entry], qrels: Qrels) -> dict[str, Document]:
+def _documents(plan: BoardConfig, base: Path, entries: Sequence[Entry], qrels: Qrels) -> dict[str, Document]:
     """Texts of the ranked documents that the named collection has; of judged queries only."""
     if not plan.texts:
         return {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,13 +9,12 @@ from pathlib import Path
 
 from rerank.collections.requests import Requests
 from rerank.errors import DataError, MissingResourceError
+from rerank.io.file_hashes import file_hash
 from rerank.io.run_files import read_run
 from rerank.io.text_files import open_text
-from rerank.leaderboard.card import Card, read_card
-from rerank.leaderboard.cards import Cards, stem
-from rerank.leaderboard.origin import Origin, origin_of
+from rerank.leaderboard.card import Card, CardIndex, read_card, run_stem
 from rerank.store import RunFolder
-from rerank.types import Run
+from rerank.types import Qrels, Run
 
 #: What may stand beside runs in a folder and is none.
 _BESIDE = (".toml", ".md", ".jsonl", ".csv")  # cards, notes, and the tables of rerank bench
@@ -25,6 +23,27 @@ _LISTS = {"candidates", "hits", "ctxs"}
 _CARD = "card.toml"
 #: And its run.
 _RESULT = "run.trec"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOrigin:
+    """What a run folder says of the run's making.
+
+    Attributes:
+        collection: Selector of the collection; empty where the folder does not say.
+        fingerprint: What that collection was at the time; empty where the folder does not say.
+        first_stage: Selector of the first stage.
+        qrels: Judgments that were named beside the collection; empty where its own were taken.
+        partly: Only some queries of the collection were asked for.
+        judged: The judgments it was scored with; empty if there were none.
+    """
+
+    collection: str = ""
+    fingerprint: str = ""
+    first_stage: str = ""
+    qrels: str = ""
+    partly: bool = False
+    judged: Qrels = field(default_factory=lambda: Qrels({}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +64,7 @@ class Entry:
     source: Path
     first: Run | None = None
     queries: Mapping[str, str] = field(default_factory=dict)
-    origin: Origin | None = None
+    origin: RunOrigin | None = None
 
     @property
     def name(self) -> str:
@@ -78,7 +97,7 @@ def find_entries(
     """
     entries: list[Entry] = []
     notes: list[str] = []
-    known = Cards(cards)
+    known = CardIndex(cards)
     for place in dict.fromkeys(found.resolve() for path in paths for found in _places(Path(path))):
         if place.is_dir():
             folder = RunFolder.existing(place)
@@ -136,7 +155,21 @@ def _from_folder(folder: RunFolder, defaults: Card) -> Entry:
         source=folder.path,
         first=first,
         queries=texts,
-        origin=origin_of(folder),
+        origin=read_origin(folder),
+    )
+
+
+def read_origin(folder: RunFolder) -> RunOrigin:
+    """Read it from a run folder; older ones say less."""
+    document = folder.spec()
+    spec, dataset = document["spec"], document.get("dataset") or {}
+    return RunOrigin(
+        collection=spec.get("collection") or "",
+        fingerprint=dataset.get("fingerprint") or "",
+        first_stage=spec.get("first_stage") or "",
+        qrels=spec.get("qrels") or "",
+        partly=bool(spec.get("max_queries") or spec.get("queries")),
+        judged=folder.read_qrels(),
     )
 
 
@@ -144,7 +177,7 @@ def _from_file(path: Path, card: Card) -> Entry:
     _check_hash(card, path)
     run = _read(path)
     texts = {query: ranking.query.text for query, ranking in run.items() if ranking.query.text}
-    return Entry(card=card.named(stem(path)), run=run, source=path, queries=texts)
+    return Entry(card=card.named(run_stem(path)), run=run, source=path, queries=texts)
 
 
 def _check_hash(card: Card, path: Path) -> None:
@@ -172,12 +205,6 @@ def _holds_requests(path: Path) -> bool:
     except ValueError:
         return False
     return isinstance(found, dict) and bool(_LISTS & found.keys()) and bool({"query", "question"} & found.keys())
-
-
-def file_hash(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _unlike(entries: list[Entry]) -> list[Entry]:

@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, StorageError, UsageError
+from rerank.io.atomic_folder import fill_folder
 from rerank.io.text_files import replace_text
 from rerank.leaderboard.board import Board
-from rerank.leaderboard.candidates import first_stages
-from rerank.leaderboard.embedded import board_script, lists_script
-from rerank.leaderboard.exports import as_csv, as_latex
-from rerank.leaderboard.plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Plot, plot
-from rerank.leaderboard.standings import Standings, ranges
+from rerank.leaderboard.cost_plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, ScatterPlot, layout_plot
+from rerank.leaderboard.first_stage_links import first_stages
+from rerank.leaderboard.site_scripts import board_script, lists_script
+from rerank.leaderboard.standings import Standings, format_ranges
+from rerank.leaderboard.table_exports import as_csv, as_latex
 
 _LIST = "site.json"
 #: What a run may cost: key, what the picture's axis says, what the table's column says, by what it is multiplied.
@@ -45,12 +46,12 @@ _DRAWN = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
+class CostPlot:
     """A picture of effectiveness against one kind of cost."""
 
     kind: str
     axis: str
-    plot: Plot
+    plot: ScatterPlot
 
 
 def write_site(boards: Sequence[Board], out: str | Path, *, title: str = "Leaderboard") -> Path:
@@ -75,15 +76,16 @@ def write_site(boards: Sequence[Board], out: str | Path, *, title: str = "Leader
     out = Path(out)
     before = check_site(out)
     content = render_site(boards, title)
-    folders = {out, *((out / name).parent for name in content)}
     try:
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
+        # the list of files first, so that files of a killed build are recognized as ours
+        _write(out / _LIST, _names([*before, *content]))
+        with fill_folder(out, last="index.html") as draft:  # until the page is moved, the old one has all its files
+            for name, text in content.items():
+                (draft / name).parent.mkdir(parents=True, exist_ok=True)
+                _write(draft / name, text)
     except OSError as error:
-        raise StorageError(f"The folder {str(out)!r} cannot be made: {error.strerror}") from error
-    _write(out / _LIST, _names([*before, *content]))  # first, so that what a killed build leaves is known to be ours
-    for name, text in content.items():  # the page comes last: until then, the old one has all that it needs
-        _write(out / name, text)
+        raise StorageError(f"The folder {str(out)!r} cannot be written: {error.strerror}") from error
     for name in before:
         if name not in content:
             (out / name).unlink(missing_ok=True)
@@ -147,7 +149,7 @@ def _page(views: Sequence[Mapping[str, Any]], title: str) -> str:
 
     room = files("rerank.leaderboard")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"ranges": ranges, "amount": _amount, "address": _address}
+    environment.filters |= {"ranges": format_ranges, "amount": _amount, "address": _address}
     template = environment.from_string((room / "site.html.j2").read_text(encoding="utf-8"))
     return template.render(
         title=title,
@@ -206,14 +208,14 @@ def _costs_of(board: Board, at: int) -> dict[str, float | None]:
     return {kind: None if found[kind] is None else found[kind] * times for kind, _, _, times in COSTS}  # type: ignore[operator]
 
 
-def _pictures(board: Board, table: Standings) -> list[Picture]:
+def _pictures(board: Board, table: Standings) -> list[CostPlot]:
     means = [standing.mean for standing in table.runs]
     found = []
     for kind, axis, _, _ in COSTS:
         costs = [_costs_of(board, at)[kind] for at in range(len(board.entries))]
-        drawn = plot(costs, means) if sum(cost is not None for cost in costs) >= _DRAWN else None
+        drawn = layout_plot(costs, means) if sum(cost is not None for cost in costs) >= _DRAWN else None
         if drawn is not None:
-            found.append(Picture(kind=kind, axis=axis, plot=drawn))
+            found.append(CostPlot(kind=kind, axis=axis, plot=drawn))
     return found
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rerank.evaluation import Scores, compare_scores
-from rerank.evaluation.grades import reading
-from rerank.evaluation.pairs import Decisions
+from rerank.evaluation.grade_notes import describe_grade_use
+from rerank.evaluation.pairwise_decisions import PairwiseDecisions
 from rerank.evaluation.significance import TITLES, mean_interval
 
 
@@ -67,7 +67,7 @@ class Standings:
         return sorted(range(len(self.runs)), key=lambda at: self.runs[at].place)
 
 
-def rank(
+def rank_runs(
     scores: Sequence[Scores], measure: str, *, test: str = "t", correction: str = "auto", alpha: float = 0.05
 ) -> Standings:
     """Put measured runs in order and test every pair of them.
@@ -97,7 +97,7 @@ def rank(
     above_the_rest = set(beats[order[0]])
     return Standings(
         measure=measure,
-        reading=reading(measure),
+        reading=describe_grade_use(measure),
         runs=tuple(
             Standing(
                 place=places[at],
@@ -117,7 +117,7 @@ def rank(
     )
 
 
-def ranges(places: Sequence[int]) -> str:
+def format_ranges(places: Sequence[int]) -> str:
     """Ascending numbers in few letters.
 
     >>> ranges((4, 7, 8, 9, 12))
@@ -138,7 +138,7 @@ def _interval(entry: Scores, measure: str, mean: float) -> dict[str, float]:
     return {"low": low, "high": high}
 
 
-def _rule(decisions: Decisions) -> str:
+def _rule(decisions: PairwiseDecisions) -> str:
     many = len(decisions.significant)
     pairs = f"{many} pair{'s' * (many != 1)}"
     if decisions.correction != "none":

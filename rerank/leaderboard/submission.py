@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, MissingResourceError, RerankError, shorten
+from rerank.io.file_hashes import file_hash
 from rerank.io.text_files import open_text, read_toml
-from rerank.leaderboard.card import Card, checked_card
-from rerank.leaderboard.cards import stem
-from rerank.leaderboard.entries import file_hash
-from rerank.types import Qrels, float32
+from rerank.leaderboard.card import Card, parse_card, run_stem
+from rerank.types import Qrels, to_float32
 
 #: Faults of one kind that are told one by one; the rest is counted.
 SHOWN = 5
 
 
 @dataclass(kw_only=True)
-class Submission:
+class SubmissionReport:
     """What a check found.
 
     Attributes:
@@ -56,16 +55,16 @@ class Submission:
         }
 
 
-def check_submission(card: Path, qrels: Qrels) -> Submission:
+def check_submission(card: Path, qrels: Qrels) -> SubmissionReport:
     """Check a card and the run file that it names, or that stands beside it under its name.
 
     Raises:
         MissingResourceError: The card is not there.
         DataError: The card is no TOML at all.
     """
-    found = Submission(card=card)
+    found = SubmissionReport(card=card)
     values = read_toml(card, "card")
-    read, found.problems = checked_card(values)
+    read, found.problems = parse_card(values)
     found.problems += _left_out(values)
     found.run = _run_file(card, values.get("run"), found.problems)
     if found.run is not None:
@@ -93,7 +92,7 @@ def _run_file(card: Path, named: object, problems: list[str]) -> Path | None:
             return path
         problems.append(f"The card names the run file {named!r}, and {str(path)!r} is not there.")
         return None
-    beside = [p for p in sorted(card.parent.iterdir()) if p.is_file() and p != card and stem(p) == card.stem]
+    beside = [p for p in sorted(card.parent.iterdir()) if p.is_file() and p != card and run_stem(p) == card.stem]
     if len(beside) == 1:
         return beside[0]
     problems.append(
@@ -104,7 +103,7 @@ def _run_file(card: Path, named: object, problems: list[str]) -> Path | None:
     return None
 
 
-def _check_run(found: Submission, card: Card, qrels: Qrels) -> None:
+def _check_run(found: SubmissionReport, card: Card, qrels: Qrels) -> None:
     assert found.run is not None  # only asked where there is one
     found.sha256 = file_hash(found.run)
     if card.sha256 and card.sha256 != found.sha256:
@@ -152,7 +151,7 @@ class _Lists:
         if doc in known:
             self._fault("twice", f"line {number}: document {doc!r} stands twice in query {query!r}")
             return
-        known[doc] = float32(score)
+        known[doc] = to_float32(score)
         self.ranks.setdefault(query, []).append((rank, doc))
 
     def problems(self) -> list[str]:
@@ -210,7 +209,7 @@ def _first(faults: list[str]) -> list[str]:
     return [*faults[:SHOWN], *([f"... and {more} more like this."] if more > 0 else [])]
 
 
-def refusal(found: Submission) -> RerankError:
+def submission_error(found: SubmissionReport) -> RerankError:
     """The error that a check ends with where something is wrong."""
     many = len(found.problems)
     return DataError(

@@ -1,1 +1,1 @@
-"""Torch machinery that backends and training share: loading, tokenization, decoding, scoring and caches."""
+"""Torch code shared by backends and training: model loading, tokenization, decoding, scoring and KV caches."""

@@ -1,7 +1,7 @@
-"""Attention weights of a few queries, read off while a model runs, and an end to the run where no more is needed.
+"""Capture of attention weights of a few query tokens in a forward pass that ends after the last layer needed.
 
-A function of transformers' attention interface, so it serves every model that goes through it; no modelling code is
-copied. Imports torch at its top, so it is imported only when a model is there. Knows layers, heads and keys, not texts.
+Implemented as an attention function of transformers, so that it works for every model that uses transformers' attention
+interface. Imports torch at import time.
 """
 
 from __future__ import annotations
@@ -20,44 +20,45 @@ from transformers.masking_utils import sdpa_mask
 from rerank.errors import UsageError
 from rerank.lm import cpu_attention
 
-#: Name under which transformers finds it.
-NAME = "rerank_watched"
+#: Name in the attention interface of transformers.
+NAME = "rerank_attention_weights"
 
-#: Weights that exist at a time, in float32: 4 MiB, and as much again for each step from scores to weights.
-_AT_A_TIME = 1 << 20
+#: Number of float32 weights computed at a time: 4 MiB, and as much again for each step from scores to weights.
+_CHUNK = 1 << 20
 
 
-class Finished(Exception):
-    """The last layer that matters has been reached."""
+class EndOfCapture(Exception):
+    """Raised in the last layer that is needed, to end the forward pass."""
 
 
 @dataclass(kw_only=True)
-class Watch:
-    """What one run of a model is to give.
+class AttentionCapture:
+    """The layers, heads and query tokens whose attention weights a forward pass returns.
 
     Attributes:
-        last: The run ends in this layer.
-        plain: Whether the model's attention is one that `_attention` computes.
-        skip: Queries at the beginning of the block that do not count.
-        wanted: Layer -> its heads that count; nothing is read off other layers. Empty: only keys and values are wanted.
-        note: Called with layer and weights, (heads, keys), the mean over queries; keys may leave out the earliest.
+        last: The forward pass ends in this layer.
+        cpu_kernel: Whether `rerank.lm.cpu_attention` supports the model.
+        skip: Number of query tokens at the beginning of the block that do not count.
+        heads: Layer -> heads to capture. If empty, the pass only fills the KV cache.
+        on_weights: Called with layer and (heads, keys) weights, the mean over query tokens; the earliest keys may be
+            missing in layers with a sliding window.
     """
 
     last: int
-    plain: bool
+    cpu_kernel: bool
     skip: int = 0
-    wanted: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    note: Callable[[int, torch.Tensor], None] = lambda layer, weights: None
+    heads: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    on_weights: Callable[[int, torch.Tensor], None] = lambda layer, weights: None
 
 
 @dataclass(frozen=True, slots=True)
-class _Rule:
-    """What makes scores into weights.
+class _WeightFormula:
+    """The function from attention scores to attention weights.
 
     Attributes:
         scale: Factor of the scores.
-        softcap: c of c tanh(score / c), as in Gemma 2; None for none.
-        sinks: (heads,) scores of a key that takes weight and gives nothing, as in gpt-oss; None for none.
+        softcap: The c of c tanh(score / c), as in Gemma 2; None for no softcap.
+        sinks: (heads,) scores of a virtual key that takes weight and has no value, as in gpt-oss; None for no sinks.
     """
 
     scale: float
@@ -65,148 +66,159 @@ class _Rule:
     sinks: torch.Tensor | None
 
     @property
-    def plain(self) -> bool:
-        """Whether a kernel can do it."""
+    def is_standard(self) -> bool:
+        """Whether a standard kernel can compute it."""
         return self.softcap is None and self.sinks is None
 
-    def weights(self, scores: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        """(heads, queries, keys) scaled scores, which are overwritten, to weights; beside sinks they sum to less."""
+    def weights(self, scores: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+        """Return (heads, queries, keys) weights; with sinks, the weights of a query sum to less than 1.
+
+        Args:
+            scores: (heads, queries, keys) scaled scores, which are overwritten.
+            visible: (1, queries, keys), true if the query sees the key.
+        """
         if self.softcap is not None:
             scores = scores.div_(self.softcap).tanh_().mul_(self.softcap)
-        scores = scores.masked_fill_(~seen, -torch.inf)
+        scores = scores.masked_fill_(~visible, -torch.inf)
         if self.sinks is None:
             return scores.softmax(dim=-1)
+        # The sink is one more column in the softmax, and is dropped afterwards.
         column = self.sinks.float().view(-1, 1, 1).expand(-1, scores.shape[1], 1)
         return torch.cat([scores, column], dim=-1).softmax(dim=-1)[..., :-1]
 
 
-_WATCH: ContextVar[Watch] = ContextVar("watch")
+_CAPTURE: ContextVar[AttentionCapture] = ContextVar("capture")
 
 
 @contextmanager
-def watching(watch: Watch) -> Iterator[None]:
-    """Let a model that runs inside give what is wanted, and end its run early.
+def capture_attention(capture: AttentionCapture) -> Iterator[None]:
+    """Capture attention weights in the forward pass inside the ``with`` block, and end the pass early.
 
     Raises:
-        UsageError: The run came to its end without reaching the layer: the model does not use the interface.
+        UsageError: The pass did not reach the last layer, so the model does not use the attention interface.
     """
-    token = _WATCH.set(watch)
+    token = _CAPTURE.set(capture)
     try:
         yield
-    except Finished:
+    except EndOfCapture:
         return
     finally:
-        _WATCH.reset(token)
+        _CAPTURE.reset(token)
     raise UsageError(
-        f"Layer {watch.last} of this model does not show its attention",
-        expected="a decoder whose layers go through transformers' attention interface; recurrent layers (Mamba, linear "
-        "attention), encoders and models with attention code of their own do not",
-        remedy="Take another model, or another method",
+        f"Layer {capture.last} of this model gives no access to its attention",
+        expected="a decoder whose layers use transformers' attention interface; recurrent layers (Mamba, linear "
+        "attention), encoders and models with their own attention code do not",
+        remedy="Use another model, or another method",
     )
 
 
 def register() -> None:
-    """Make the function known to transformers; doing it again changes nothing."""
-    AttentionInterface.register(NAME, attend)
-    AttentionMaskInterface.register(NAME, mask)
+    """Register the attention and mask functions with transformers; repeated calls have no effect."""
+    AttentionInterface.register(NAME, capture_attention_forward)
+    AttentionMaskInterface.register(NAME, make_mask)
 
 
-def mask(**asked: Any) -> torch.Tensor | None:
-    """The mask of a block: what the kernel needs for the first one, always a whole one for later blocks."""
-    watch = _WATCH.get()
-    if watch.plain and not watch.wanted:
-        return cpu_attention.padding(**asked)
-    found: torch.Tensor | None = sdpa_mask(**asked | {"allow_is_causal_skip": not watch.wanted})
-    return found
+def make_mask(**arguments: Any) -> torch.Tensor | None:
+    """Return the mask for `capture_attention_forward`: a full one for blocks whose weights are captured."""
+    capture = _CAPTURE.get()
+    if capture.cpu_kernel and not capture.heads:
+        return cpu_attention.make_padding_mask(**arguments)
+    mask: torch.Tensor | None = sdpa_mask(**arguments | {"allow_is_causal_skip": not capture.heads})
+    return mask
 
 
-def attend(
+def capture_attention_forward(
     module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
-    **more: Any,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention as transformers calls it, for one prompt.
+    """Compute attention for one prompt and capture weights, with the signature that transformers expects.
 
     Args:
         module: The attention layer.
-        query: (1, heads, queries, head size).
-        key: (1, key-value heads, keys, head size).
-        value: Likewise.
-        attention_mask: What `mask` returned.
-        scaling: Factor of the scores.
-        more: ``softcap`` (Gemma 2), ``s_aux`` (sinks of gpt-oss), and what only transformers' own function knows.
+        query: (1, heads, queries, head size), after RoPE.
+        key: (1, key-value heads, keys, head size), after RoPE.
+        value: (1, key-value heads, keys, head size).
+        attention_mask: The result of `make_mask`.
+        scaling: Factor of the scores; 1/sqrt(head size) if None.
+        kwargs: ``softcap`` (Gemma 2), ``s_aux`` (sinks of gpt-oss), and arguments passed on to transformers.
 
     Returns:
-        (1, queries, heads, head size), and None for the weights.
+        (1, queries, heads, head size), and None instead of attention weights.
 
     Raises:
-        Finished: This was the last layer.
-        UsageError: The layer adds something to its scores, or looks ahead.
+        EndOfCapture: This is the last layer needed.
+        UsageError: The layer adds position biases to its scores, or is not causal.
     """
-    watch = _WATCH.get()
-    _check(module, more)
+    capture = _CAPTURE.get()
+    _check(module, kwargs)
     layer: int = module.layer_idx
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    rule = _Rule(scale, more.get("softcap"), more.get("s_aux"))
-    if watch.wanted:
-        out, weights = _few((query, key, value), attention_mask, rule, watch.skip)
-        if layer in watch.wanted:
-            watch.note(layer, weights[list(watch.wanted[layer])])
-    if layer == watch.last:
-        raise Finished
-    if watch.wanted:
+    formula = _WeightFormula(scale, kwargs.get("softcap"), kwargs.get("s_aux"))
+    if capture.heads:
+        out, weights = _chunked_attention((query, key, value), attention_mask, formula, capture.skip)
+        if layer in capture.heads:
+            capture.on_weights(layer, weights[list(capture.heads[layer])])
+    if layer == capture.last:
+        raise EndOfCapture
+    if capture.heads:
         return out.transpose(1, 2), None
-    if watch.plain:
-        return cpu_attention.attend(module, query, key, value, attention_mask, scaling, **more)
-    if rule.plain:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **more)
-    return _few((query, key, value), attention_mask, rule, None)[0].transpose(1, 2), None
+    if capture.cpu_kernel:
+        return cpu_attention.cpu_attention_forward(module, query, key, value, attention_mask, scaling, **kwargs)
+    if formula.is_standard:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    return _chunked_attention((query, key, value), attention_mask, formula, None)[0].transpose(1, 2), None
 
 
-def _check(module: Any, more: Mapping[str, Any]) -> None:
-    if more.get("position_bias") is not None:
+def _check(module: Any, kwargs: Mapping[str, Any]) -> None:
+    if kwargs.get("position_bias") is not None:
         raise UsageError(
             f"{type(module).__name__} adds position biases to its attention scores",
-            expected="a model that knows positions by rotation",
-            remedy="Take another model, or another method",
+            expected="a model with rotary position embeddings",
+            remedy="Use another model, or another method",
         )
     if getattr(module, "is_causal", True) is False:
         raise UsageError(
-            f"{type(module).__name__} attends to what comes later too",
+            f"{type(module).__name__} also attends to later tokens",
             expected="a causal decoder",
-            remedy="Take another model, or another method",
+            remedy="Use another model, or another method",
         )
 
 
-def _few(
-    states: tuple[torch.Tensor, torch.Tensor, torch.Tensor], mask: torch.Tensor | None, rule: _Rule, skip: int | None
+def _chunked_attention(
+    states: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    mask: torch.Tensor | None,
+    formula: _WeightFormula,
+    skip: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention of a block of queries, some at a time, in float32; what it gives, and its mean weights.
+    """Compute attention and its mean weights in float32, a chunk of query tokens at a time.
 
     Args:
-        states: (1, heads, queries, head size), (1, key-value heads, keys, head size), and values likewise.
-        mask: (1, 1, queries, keys), True where a key counts; None for causal from the first token on.
-        rule: What makes scores into weights.
-        skip: Queries at the beginning that do not count for the mean; None if it is not wanted.
+        states: Query (1, heads, queries, head size), key (1, key-value heads, keys, head size) and value.
+        mask: (1, 1, queries, keys), true if a key is visible; None for causal from the first token.
+        formula: Function from scores to weights.
+        skip: Number of first queries that do not count for the mean; None if the mean is not needed.
 
     Returns:
-        (1, heads, queries, head size), and (heads, keys), the mean over queries.
+        The output (1, heads, queries, head size), and the (heads, keys) weights, the mean over queries.
     """
     query, key, value = states
     _, heads, length, size = query.shape
     groups, keys = key.shape[1], key.shape[2]
-    columns, values = key[0].float().transpose(1, 2), value[0]
+    columns, values = key[0].float().transpose(1, 2), value[0]  # (groups, head size, keys), (groups, keys, head size)
     out = query.new_empty(1, heads, length, value.shape[-1])
     total = torch.zeros(heads, keys, device=query.device)
-    step = max(1, _AT_A_TIME // (heads * keys))
+    step = max(1, _CHUNK // (heads * keys))
     for start in range(0, length, step):
-        rows = query[0, :, start : start + step].float() * rule.scale
+        # Queries are scaled before the product, in float32: float16 scores could overflow.
+        rows = query[0, :, start : start + step].float() * formula.scale
+        # Heads of a group share its keys: (groups, heads per group * chunk, keys) -> (heads, chunk, keys).
         scores = torch.bmm(rows.reshape(groups, -1, size), columns).view(heads, -1, keys)
-        weights = rule.weights(scores, _seen(mask, start, scores.shape[1], keys, query.device))
+        weights = formula.weights(scores, _visible(mask, start, scores.shape[1], keys, query.device))
         if skip is not None:
             total += weights[:, max(0, skip - start) :].sum(dim=1)
         packed = weights.to(value.dtype).reshape(groups, -1, keys)
@@ -214,8 +226,8 @@ def _few(
     return out, total / max(1, length - (skip or 0))
 
 
-def _seen(mask: torch.Tensor | None, start: int, length: int, keys: int, device: torch.device) -> torch.Tensor:
-    """(1, queries, keys): which keys the queries from ``start`` on see."""
+def _visible(mask: torch.Tensor | None, start: int, length: int, keys: int, device: torch.device) -> torch.Tensor:
+    """Return (1, queries, keys) flags of the keys visible to ``length`` queries from ``start`` on."""
     if mask is not None:
         return mask[0, :, start : start + length]
     return torch.ones(1, length, keys, dtype=torch.bool, device=device).tril(start)

@@ -1,7 +1,4 @@
-"""A chat -> the text a tokenizer is given: chat template, its quirks, and what to do without one.
-
-Knows templates and special tokens; knows no model and nothing of ranking.
-"""
+"""Rendering of chats as text: chat templates, their limitations, and tokenizers without a template."""
 
 from __future__ import annotations
 
@@ -12,25 +9,25 @@ from typing import Any
 from jinja2 import TemplateError
 
 from rerank.errors import BackendError
-from rerank.prompts.base import Message, Prompt, opening
+from rerank.prompts.base import Message, Prompt, reply_prefix
 
 _PROBE = (Message("system", "a"), Message("user", "b"))
 
 
-class Chat:
+class ChatRenderer:
     """Renders chats for one tokenizer.
 
-    A template that refuses the system role (Gemma's, early Mistral's) gets the system text at the head of the first
-    user turn. A tokenizer without a template gets the turns joined by blank lines, as base models expect text.
-    Templates with a thinking mode are told to leave it off, unless asked: thoughts use up a reply's tokens.
-    A special token spelled out in a passage is broken up by a space, so that no passage can end a turn.
+    - If the template refuses the system role (Gemma, early Mistral), the system text is put before the first user turn.
+    - Without a template, the turns are joined by blank lines, as base models expect plain text.
+    - Thinking modes are switched off unless requested, since thoughts use up the tokens of the reply.
+    - Special tokens spelled out in a passage are broken up by a space, so that no passage can end a turn.
 
     Args:
         tokenizer: A transformers tokenizer.
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        """Find out once what the template can do."""
+        """Test once which roles the template supports."""
         self._tokenizer = tokenizer
         self.has_template = bool(tokenizer.chat_template)
         added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
@@ -39,32 +36,32 @@ class Chat:
         self._takes_system = self.has_template and self._accepts_system()
 
     def render(self, prompt: Prompt, *, thinking: bool = False) -> str:
-        """The text that stands for ``prompt``, ending where the model is to answer.
+        """Return the text of a prompt, up to the point where the model continues.
 
         Args:
             prompt: The chat.
-            thinking: Whether the model is to think first.
+            thinking: Whether the model should think before it answers.
 
         Raises:
             BackendError: The template refuses the chat.
         """
-        begun = opening(prompt)
-        asked = prompt[:-1] if begun else prompt
-        safe = tuple(replace(m, content=self.safe(m.content)) for m in asked)
+        prefix = reply_prefix(prompt)
+        turns = prompt[:-1] if prefix else prompt
+        escaped = tuple(replace(m, content=self.escape(m.content)) for m in turns)
         if not self.has_template:
-            return "\n\n".join(m.content for m in safe) + "\n\n" + begun
+            return "\n\n".join(m.content for m in escaped) + "\n\n" + prefix
         try:
-            return self._apply(safe if self._takes_system else merge_system(safe), thinking=thinking) + begun
+            return self._apply(escaped if self._takes_system else merge_system(escaped), thinking=thinking) + prefix
         except TemplateError as error:
             raise BackendError(
-                f"The model's chat template refuses a chat of the roles {[m.role for m in prompt]}: {error}",
+                f"The model's chat template refuses a chat with the roles {[m.role for m in prompt]}: {error}",
                 expected="turns that alternate between user and assistant, after at most one system turn",
                 remedy="Change the prompt, or use another model",
             ) from error
 
-    def safe(self, text: str) -> str:
-        """A text as it is shown: special tokens that are spelled out in it are broken up."""
-        return self._special.sub(_broken, text)
+    def escape(self, text: str) -> str:
+        """Break up the special tokens that are spelled out in a text."""
+        return self._special.sub(_insert_space, text)
 
     def _accepts_system(self) -> bool:
         try:
@@ -81,15 +78,15 @@ class Chat:
 
 
 def merge_system(prompt: Prompt) -> Prompt:
-    """Put the text of the system turns before that of the first user turn."""
+    """Move the text of the system turns to the beginning of the first user turn."""
     system = [m.content for m in prompt if m.role == "system"]
     turns = [m for m in prompt if m.role != "system"]
-    for at, turn in enumerate(turns):
+    for index, turn in enumerate(turns):
         if turn.role == "user":
-            turns[at] = replace(turn, content="\n\n".join([*system, turn.content]))
+            turns[index] = replace(turn, content="\n\n".join([*system, turn.content]))
             break
     return tuple(turns)
 
 
-def _broken(match: re.Match[str]) -> str:
+def _insert_space(match: re.Match[str]) -> str:
     return f"{match.group()[0]} {match.group()[1:]}"

@@ -1,9 +1,10 @@
-"""Causal attention on a CPU, without what the generic path of transformers costs there.
+"""Causal attention on a CPU, faster than the generic implementation of transformers.
 
-That is: masks of length squared, heads that are copied, and a kernel that is slow in bfloat16. Only for decoders whose
-layers all attend to everything before them (`is_plain`). Left padding is cut off row by row, so that no mask is
-needed. Anything else that transformers asks for goes to its own function.
-Imports torch at its top, so it is imported only when a model is there.
+It avoids masks of quadratic size, copies of key-value heads (grouped-query attention), and a kernel that is slow in
+bfloat16. It supports decoders whose layers all attend to all preceding tokens (`supports_cpu_attention`). Left padding
+is cut off per row, so that no mask is needed. All other cases are passed on to transformers.
+
+Imports torch at import time.
 """
 
 from __future__ import annotations
@@ -21,119 +22,130 @@ from transformers.masking_utils import causal_mask_function, sdpa_mask
 
 from rerank.lm.loading import cpu_flags
 
-#: Name under which transformers finds it.
+#: Name in the attention interface of transformers.
 NAME = "rerank_grouped"
 
-#: Model types whose attention is known to be plain: no softcap, no sinks, no position bias.
+#: Model types with standard attention: no softcap, no attention sinks, no position bias.
 _PLAIN_TYPES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
-#: Queries handled at a time in bfloat16; their scores stay in the processor's cache.
+#: Query tokens per block in bfloat16; the scores of a block fit into the processor's cache.
 _BLOCK = 128
 
-#: Keys are taken in multiples of so many: the library that multiplies keeps half a megabyte for every shape it has met.
+#: The number of keys is rounded up to a multiple of this, since the matrix library keeps 0.5 MB for every new shape.
 _WIDTH = 1024
 
-#: Up to that many queries on top of a cache are a step of decoding.
+#: Up to this many query tokens on top of a KV cache count as a decoding step.
 _FEW = 16
 
 
-def is_plain(model: Any) -> bool:
-    """Whether this module computes what ``model`` means by attention, and is faster at it."""
+def supports_cpu_attention(model: Any) -> bool:
+    """Return whether this module computes the attention of a model, and faster than transformers."""
     config = model.config
     return (
         model.device.type == "cpu"
         and config.model_type in _PLAIN_TYPES
         and config._attn_implementation == "sdpa"
-        and sees_everything(config)
+        and has_full_attention(config)
     )
 
 
-def sees_everything(config: Any) -> bool:
-    """Whether all layers are known to attend to all tokens before them, so that gaps of padding do no harm."""
-    kinds = getattr(config, "layer_types", None)
+def has_full_attention(config: Any) -> bool:
+    """Return whether all layers attend to all preceding tokens, so that padding between tokens has no effect."""
+    layer_types = getattr(config, "layer_types", None)
     slides = getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True)
-    return set(kinds) == {"full_attention"} if kinds else config.model_type in _PLAIN_TYPES and not slides
+    return set(layer_types) == {"full_attention"} if layer_types else config.model_type in _PLAIN_TYPES and not slides
 
 
 def register() -> None:
-    """Make the function known to transformers; doing it again changes nothing."""
-    AttentionInterface.register(NAME, attend)
-    AttentionMaskInterface.register(NAME, padding)
+    """Register the attention and mask functions with transformers; repeated calls have no effect."""
+    AttentionInterface.register(NAME, cpu_attention_forward)
+    AttentionMaskInterface.register(NAME, make_padding_mask)
 
 
-def padding(**asked: Any) -> torch.Tensor | None:
-    """Stand-in for transformers' mask: the (batch, keys) padding mask, or None where nothing is padded.
+def make_padding_mask(**arguments: Any) -> torch.Tensor | None:
+    """Return the mask for `cpu_attention_forward`; called by transformers in place of its own mask function.
 
-    Where more than "all before me" is asked for, and for few queries on top of a cache, it is transformers' own mask of
-    four dimensions; so it is for many of them where something is padded.
+    Returns:
+        None if nothing is padded, else the (batch, keys) padding mask. The four-dimensional mask of transformers if
+        the attention is more than causal, for a few queries on top of a cache, and for many of them with padding.
     """
-    several_on_top = asked["q_length"] > 1 and asked["q_length"] != asked["kv_length"]
-    if several_on_top and asked["q_length"] > _FEW and _is_whole(asked):
-        several_on_top = False  # a later piece of a long prompt: its keys are all that came before
-    if asked["mask_function"] is not causal_mask_function or asked.get("local_size") or several_on_top:
-        full: torch.Tensor | None = sdpa_mask(**asked | {"allow_is_causal_skip": False})
+    on_cache = arguments["q_length"] > 1 and arguments["q_length"] != arguments["kv_length"]
+    if on_cache and arguments["q_length"] > _FEW and _has_all_keys(arguments):
+        on_cache = False  # a later block of a long prompt without padding: causal masking is enough
+    if arguments["mask_function"] is not causal_mask_function or arguments.get("local_size") or on_cache:
+        full: torch.Tensor | None = sdpa_mask(**arguments | {"allow_is_causal_skip": False})
         return full
-    mask: torch.Tensor | None = asked["attention_mask"]
-    return None if mask is None or bool(mask.all()) else mask[:, : asked["kv_length"]]
+    mask: torch.Tensor | None = arguments["attention_mask"]
+    return None if mask is None or bool(mask.all()) else mask[:, : arguments["kv_length"]]
 
 
-def _is_whole(asked: dict[str, Any]) -> bool:
-    """Whether a block's keys are the tokens before it and its own, none of them padding."""
-    mask = asked["attention_mask"]
-    return asked.get("q_offset", 0) + asked["q_length"] == asked["kv_length"] and (mask is None or bool(mask.all()))
+def _has_all_keys(arguments: dict[str, Any]) -> bool:
+    """Return whether the keys of a block are exactly the preceding tokens and its own, without padding."""
+    mask = arguments["attention_mask"]
+    ends_at_last_key = arguments.get("q_offset", 0) + arguments["q_length"] == arguments["kv_length"]
+    return ends_at_last_key and (mask is None or bool(mask.all()))
 
 
-def attend(
+def cpu_attention_forward(
     module: Any,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
-    **more: Any,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention as transformers calls it.
+    """Compute attention, with the signature that transformers expects of an attention function.
 
     Args:
         module: The attention layer.
-        query: (batch, heads, queries, head size).
-        key: (batch, key-value heads, keys, head size).
-        value: Likewise.
-        attention_mask: What `padding` returned.
-        scaling: Factor of the scores.
-        more: What only transformers' own function knows.
+        query: (batch, heads, queries, head size), after RoPE.
+        key: (batch, key-value heads, keys, head size), after RoPE.
+        value: (batch, key-value heads, keys, head size).
+        attention_mask: The result of `make_padding_mask`.
+        scaling: Factor of the scores; 1/sqrt(head size) if None.
+        kwargs: Passed on to transformers.
 
     Returns:
-        (batch, queries, heads, head size), and None for the weights.
+        (batch, queries, heads, head size), and None instead of attention weights.
     """
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     few = query.shape[2] <= _FEW and query.shape[2] != key.shape[2]
     if few and (attention_mask is None or attention_mask.ndim == 2 or attention_mask.shape[1] == 1):
-        return _few(query, key, value, attention_mask, scale).transpose(1, 2), None
+        return _decoding_step(query, key, value, attention_mask, scale).transpose(1, 2), None
     if attention_mask is not None and attention_mask.ndim == 4:
         result: tuple[torch.Tensor, None] = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **more
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
         return result
-    causal = _in_blocks if query.dtype == torch.bfloat16 and "amx_bf16" not in cpu_flags() else _by_kernel
+    causal = _causal_blocks if query.dtype == torch.bfloat16 and "amx_bf16" not in cpu_flags() else _causal_kernel
     if attention_mask is None:
         return causal(query, key, value, scale).transpose(1, 2), None
     out = torch.zeros_like(query)
+    # argmax finds the first real token of each row: everything to its left is padding and is cut off.
     for row, start in enumerate(attention_mask.int().argmax(dim=1).tolist()):
         own = (slice(row, row + 1), slice(None), slice(start, None))
         out[own] = causal(query[own], key[own], value[own], scale)
     return out.transpose(1, 2), None
 
 
-def _few(
+def _decoding_step(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: float
 ) -> torch.Tensor:
-    """A few queries on top of a cache: heads that share keys stand as queries of one head, so keys are read once.
+    """Compute attention of a few queries on top of a cache.
 
-    The mask is that of the keys, (batch, keys), for one query a row, or (batch, 1, queries, keys).
+    Heads that share keys (grouped-query attention) become queries of one head, so that keys are read from memory once.
+
+    Args:
+        query: (batch, heads, queries, head size).
+        key: (batch, groups, keys, head size); a group of heads shares it.
+        value: Same shape as ``key``.
+        mask: (batch, keys) for one query per row, or (batch, 1, queries, keys).
+        scale: Factor of the scores.
     """
     batch, heads, length, size = query.shape
     groups = key.shape[1]
+    # (batch, groups, heads per group * queries, head size)
     packed = query.reshape(batch, groups, heads // groups * length, size)
     if mask is not None:
         mask = mask[:, None, None, :] if mask.ndim == 2 else mask.repeat(1, 1, heads // groups, 1)
@@ -141,59 +153,66 @@ def _few(
     return out.view(batch, heads, length, size)
 
 
-def _by_kernel(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
+def _causal_kernel(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
     length, keys = query.shape[2], key.shape[2]
     if length == keys:
         return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
-    seen = torch.ones(length, keys, dtype=torch.bool, device=query.device).tril(keys - length)
-    return scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scale, enable_gqa=True)
+    # Query i stands at position keys - length + i and sees the keys up to there.
+    visible = torch.ones(length, keys, dtype=torch.bool, device=query.device).tril(keys - length)
+    return scaled_dot_product_attention(query, key, value, attn_mask=visible, scale=scale, enable_gqa=True)
 
 
-def _in_blocks(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
-    """Causal attention by matrix products, a block of queries at a time, over the keys up to it; queries are the last.
+def _causal_blocks(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float) -> torch.Tensor:
+    """Compute causal attention by matrix products, one block of queries at a time over the keys up to its end.
 
-    Scores are rounded to bfloat16 and the softmax is taken in float32 inside, as in transformers' eager attention.
-    Each block is one task of one thread: threads that shared every small product would wait for each other more than
-    they work, above all where something else runs on the machine.
+    The queries are the last tokens of the keys. Scores are rounded to bfloat16 and the softmax is computed in float32
+    internally, as in the eager attention of transformers. Each block is one task of one thread: threads that share
+    small matrix products wait for each other longer than they compute, above all on a busy machine.
     """
     batch, heads, length, size = query.shape
-    groups, many = key.shape[1], key.shape[2]
-    earlier = many - length
-    keys, values = key.flatten(0, 1), value.flatten(0, 1)
+    groups, key_count = key.shape[1], key.shape[2]
+    cached = key_count - length
+    keys, values = key.flatten(0, 1), value.flatten(0, 1)  # (batch * groups, keys, head size)
+    # (batch * groups, heads per group, queries, head size)
     grouped = (query * scale).reshape(batch * groups, heads // groups, length, size)
     out = torch.empty_like(grouped)
-    later = torch.full((_BLOCK, _BLOCK), -torch.inf, dtype=query.dtype).triu(1)
+    # -inf above the diagonal: hides the keys of a block from its earlier queries.
+    upper = torch.full((_BLOCK, _BLOCK), -torch.inf, dtype=query.dtype).triu(1)
 
     def block(start: int) -> None:
         end = min(length, start + _BLOCK)
-        first, past = earlier + start, earlier + end  # the block's own keys
-        width = min(many, -(-past // _WIDTH) * _WIDTH)
+        first, past = cached + start, cached + end  # the block's own keys
+        width = min(key_count, -(-past // _WIDTH) * _WIDTH)
         with torch.inference_mode():
-            for at in range(batch * groups):  # heads of one group at a time: their scores are most of the memory
-                scores = (grouped[at, :, start:end].flatten(0, 1) @ keys[at, :width].T).view(-1, end - start, width)
-                scores[..., first:past] += later[: end - start, : end - start]
+            for group in range(batch * groups):  # one group of heads at a time, since the scores need most memory
+                # (heads per group, block, width) scores q k^T / sqrt(d), then weights, then weighted values
+                scores = (grouped[group, :, start:end].flatten(0, 1) @ keys[group, :width].T).view(
+                    -1, end - start, width
+                )
+                scores[..., first:past] += upper[: end - start, : end - start]
                 scores[..., past:] = -torch.inf
                 weights = scores.softmax(dim=-1).flatten(0, 1)
-                out[at, :, start:end] = (weights @ values[at, :width]).view(-1, end - start, size)
+                out[group, :, start:end] = (weights @ values[group, :width]).view(-1, end - start, size)
 
     longest_first = range((length - 1) // _BLOCK * _BLOCK, -1, -_BLOCK)
-    list(_pool(torch.get_num_threads()).map(block, longest_first))
+    list(_thread_pool(torch.get_num_threads()).map(block, longest_first))
     return out.view(batch, heads, length, size)
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that each compute alone; the number of threads that torch uses elsewhere stays as it is."""
-    together = Barrier(threads + 1)
+def _thread_pool(threads: int) -> ThreadPoolExecutor:
+    """Return a pool whose threads compute alone; torch's number of threads elsewhere does not change."""
+    barrier = Barrier(threads + 1)
 
-    def alone() -> None:
-        torch.get_num_threads()  # a thread's first look takes the common number, which must not come later
+    def use_one_thread() -> None:
+        # The first call in a thread copies the global number of threads; it must precede the call that changes it.
+        torch.get_num_threads()
         torch.set_num_threads(1)
-        together.wait()
+        barrier.wait()
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix="attention")
     for _ in range(threads):
-        pool.submit(alone)
-    together.wait()
+        pool.submit(use_one_thread)
+    barrier.wait()
     torch.set_num_threads(threads)
     return pool

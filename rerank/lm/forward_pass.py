@@ -1,4 +1,4 @@
-"""One forward pass of a model of transformers, whatever its version calls the cache and whatever its class takes."""
+"""A forward pass that works with different model classes and versions of transformers."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ from functools import lru_cache
 from typing import Any
 
 
-def forward(model: Any, *, cache: Any = None, **given: Any) -> Any:
-    """Call a model with those of ``given`` that it takes: not all know positions, or can leave logits out.
+def forward(model: Any, *, cache: Any = None, **arguments: Any) -> Any:
+    """Call a model with those of the arguments that its ``forward`` accepts.
+
+    Some models take no ``position_ids`` or no ``logits_to_keep``.
 
     Args:
-        model: The model.
-        cache: What it has read already; None for nothing, or where no cache is wanted.
-        given: Arguments of its ``forward``.
+        model: A model of transformers.
+        cache: The KV cache of the tokens processed so far; None to start without one.
+        arguments: Arguments of the model's ``forward``.
     """
     names = _parameters(type(model).forward)
-    taken = {name: value for name, value in given.items() if name in names}
-    return model(**taken, **({} if cache is None else {cache_name(model): cache}))
+    accepted = {name: value for name, value in arguments.items() if name in names}
+    return model(**accepted, **({} if cache is None else {cache_name(model): cache}))
 
 
-def cache_of(model: Any, out: Any) -> Any:
-    """The cache that a forward pass returned; None if it kept none."""
-    return getattr(out, cache_name(model), None)
+def cache_of(model: Any, output: Any) -> Any:
+    """Return the KV cache of a forward pass; None if it returned none."""
+    return getattr(output, cache_name(model), None)
 
 
 def cache_name(model: Any) -> str:
-    """The name that this version of transformers gives to caches."""
+    """Return the name of the KV cache argument in this version of transformers."""
     return "cache" if "cache" in _parameters(type(model).forward) else "past_key_values"
 
 

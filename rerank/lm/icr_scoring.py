@@ -1,8 +1,8 @@
-"""In-context reranking: how much attention each passage gets from the end of a prompt, calibrated by a null query.
+"""In-context re-ranking (ICR): attention that passages receive from the end of the prompt, calibrated by a null query.
 
-Source: Chen, Gutiérrez and Su, ICLR 2025, arXiv 2410.02642, equations 1 and 2 and its algorithm. Passages are read once
-with the fast kernel; the real and the null query are read on top of the same keys and values, and the weights of their
-own rows are all that is ever computed. Imports torch at its top, so it is imported only when a model is there.
+Source: Chen, Gutiérrez and Su, ICLR 2025, arXiv 2410.02642, equations 1 and 2. The passages are prefilled once with the
+fast kernel. The real and the null query are then processed on top of the same KV cache, and attention weights are
+computed for their tokens only. Imports torch at import time.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ import torch
 
 from rerank.errors import UsageError
 from rerank.lm import attention_weights
-from rerank.lm.attention_weights import Watch, watching
-from rerank.lm.cpu_attention import is_plain
+from rerank.lm.attention_weights import AttentionCapture, capture_attention
+from rerank.lm.cpu_attention import supports_cpu_attention
 from rerank.lm.forward_pass import forward
-from rerank.lm.kv_cache import restore, roomy_cache, snapshot
-from rerank.lm.passage_spans import Located, locate
-from rerank.lm.temporary_settings import Borrowed
+from rerank.lm.kv_cache import make_cache, restore, snapshot
+from rerank.lm.passage_spans import PromptSpans, locate_passages
+from rerank.lm.temporary_settings import TemporarySettings
 from rerank.lm.tensor_parallel import is_split
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Prompt
 from rerank.tasks import AttentionTask
 
-#: Tokens of the query's part that may stand before the first one that asks: a token that reaches over the border.
-_BORDER = 8
+#: Tokens by which the prompts may differ before their tails: a token can cross the boundary.
+_BOUNDARY = 8
 
-#: Tokens that are read at a time: what a layer holds of them is most of the memory beside keys and values.
-_PIECE = 2048
+#: Prefill block size in tokens: the activations of a layer need most of the memory besides the KV cache.
+_PREFILL_BLOCK = 2048
 
-#: Tokens of equal attention differ by that share of it in float32.
+#: Relative difference of equal attention sums due to float32 rounding.
 _ROUNDING = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What came of it.
+class AttentionScores:
+    """The result of an `AttentionTask`.
 
     Attributes:
-        scores: One number a passage; with ``per_head``, of every layer, of every head.
-        tokens: Tokens of the prompt.
-        shape: With ``per_head``, layers and heads, as ``30x9``; else empty.
+        scores: One score per passage or, with ``per_head``, per layer, head and passage.
+        tokens: Number of prompt tokens.
+        shape: With ``per_head``, the numbers of layers and heads, such as ``30x9``; else empty.
     """
 
     scores: list[float]
@@ -51,55 +51,59 @@ class Seen:
     shape: str = ""
 
 
-def attend(model: Any, tokens: HfTokens, prompt: Prompt, task: AttentionTask) -> Seen:
-    """Do one task.
+def score_by_attention(model: Any, tokens: HfTokens, prompt: Prompt, task: AttentionTask) -> AttentionScores:
+    """Score the passages of a prompt by the attention that they receive.
 
     Args:
         model: A causal language model of transformers.
         tokens: Its tokenizer.
         prompt: The chat.
-        task: What is wanted of it.
+        task: The passages, the null query, and the layers and heads to use.
 
     Raises:
-        UsageError: The model does not show its attention, or has not the layers or heads that were asked for.
+        UsageError: The model gives no access to its attention, or does not have the requested layers or heads.
     """
     if is_split(model):
         raise UsageError(
-            "Attention of a model whose matrices are split over processes",
+            "Attention of a model whose weight matrices are split over processes",
             expected="all heads of a layer in one process",
-            remedy="Take --device-map auto",
+            remedy="Use --device-map auto",
         )
-    wanted = chosen(model.config.get_text_config(), task)
-    asked = [locate(tokens, prompt, task.spans, task.tail)]
+    heads = select_heads(model.config.get_text_config(), task)
+    prompts = [locate_passages(tokens, prompt, task.spans, task.tail)]
     if task.null:
-        asked.append(locate(tokens, task.null, task.spans, task.tail))
-    counts = dict(zip(task.heads, task.weights, strict=True)) if task.weights else {}
-    weights = _Reader(model, wanted, counts=counts, per_head=task.per_head).read(asked)
+        prompts.append(locate_passages(tokens, task.null, task.spans, task.tail))
+    head_weights = dict(zip(task.heads, task.weights, strict=True)) if task.weights else {}
+    attention = _AttentionReader(model, heads, head_weights=head_weights, per_head=task.per_head).read(prompts)
+    length = len(prompts[0].ids)
     if task.per_head:
-        apart = weights[0] - weights[1] if task.null else weights[0]
-        layers, heads, _ = apart.shape
-        return Seen(apart.flatten().tolist(), len(asked[0].ids), f"{layers}x{heads}")
-    rows = [[row[span] for span in found.spans] for row, found in zip(weights, asked, strict=True)]
-    null = rows[1] if task.null else [torch.zeros_like(row) for row in rows[0]]
-    scores = [relevance(real, without, filtered=bool(task.null)) for real, without in zip(rows[0], null, strict=True)]
+        per_head = attention[0] - attention[1] if task.null else attention[0]  # (layers, heads, passages)
+        layers, head_count, _ = per_head.shape
+        return AttentionScores(per_head.flatten().tolist(), length, f"{layers}x{head_count}")
+    rows = [[row[span] for span in located.spans] for row, located in zip(attention, prompts, strict=True)]
+    null_row = rows[1] if task.null else [torch.zeros_like(row) for row in rows[0]]
+    scores = [
+        sum_calibrated_attention(real, null, filtered=bool(task.null))
+        for real, null in zip(rows[0], null_row, strict=True)
+    ]
     if task.length_power:
-        lengths = [max(1, span.stop - span.start) for span in asked[0].spans]
+        lengths = [max(1, span.stop - span.start) for span in prompts[0].spans]
         scores = [score * length**task.length_power for score, length in zip(scores, lengths, strict=True)]
-    return Seen(scores, len(asked[0].ids))
+    return AttentionScores(scores, length)
 
 
-def relevance(real: torch.Tensor, null: torch.Tensor, *, filtered: bool = True) -> float:
-    """Score of one passage (equation 2): S = sum over its tokens t of c_t = s_t(query) - s_t(null query).
+def sum_calibrated_attention(real: torch.Tensor, null: torch.Tensor, *, filtered: bool = True) -> float:
+    """Compute the score of one passage, S = sum_t c_t with c_t = s_t(query) - s_t(null query) (equation 2).
 
-    Tokens with c_t <= mean(c) - 2 sd(c) are left out, sd with n - 1. All count where there is no sd (one token) or it
-    is 0, up to what float32 rounds.
+    Tokens t with c_t <= mean(c) - 2 sd(c) are excluded; sd is the unbiased standard deviation. Nothing is excluded if
+    the passage has one token or sd is 0 up to float32 rounding.
 
     Args:
-        real: (tokens,) attention from the query.
-        null: (tokens,) attention from the null query.
-        filtered: Whether outliers are left out.
+        real: (tokens,) attention from the query, s_t(query).
+        null: (tokens,) attention from the null query, s_t(null query).
+        filtered: Whether to exclude outliers.
 
-    >>> relevance(torch.tensor([0.5, 0.25]), torch.tensor([0.25, 0.25]))
+    >>> sum_calibrated_attention(torch.tensor([0.5, 0.25]), torch.tensor([0.25, 0.25]))
     0.25
     """
     c = (real - null).double()
@@ -108,87 +112,91 @@ def relevance(real: torch.Tensor, null: torch.Tensor, *, filtered: bool = True) 
     return float(c.sum())
 
 
-def chosen(config: Any, task: AttentionTask) -> dict[int, tuple[int, ...]]:
-    """Layer -> the heads of it that count.
+def select_heads(config: Any, task: AttentionTask) -> dict[int, tuple[int, ...]]:
+    """Return layer -> heads of this layer that a task uses.
 
     Raises:
-        UsageError: The model has not these layers or heads, or none is left.
+        UsageError: The model does not have these layers or heads, or no head remains.
     """
     layers, heads = config.num_hidden_layers, config.num_attention_heads
     first, last = task.layers or (0, layers - 1)
     absent = [(layer, head) for layer, head in task.heads if not (0 <= layer < layers and 0 <= head < heads)]
     if absent or not 0 <= first <= last < layers:
-        what = f"Heads {absent}" if absent else f"Layers {first} to {last}"
+        subject = f"Heads {absent}" if absent else f"Layers {first} to {last}"
         raise UsageError(
-            f"{what} of a model with {layers} layers of {heads} heads",
+            f"{subject} of a model with {layers} layers of {heads} heads",
             expected=f"layers from 0 to {layers - 1}, heads from 0 to {heads - 1}",
             remedy="Use a head list that was made for this model: rerank heads select",
         )
-    every = task.heads or [(layer, head) for layer in range(layers) for head in range(heads)]
-    wanted: dict[int, tuple[int, ...]] = {}
-    for layer, head in sorted(set(every)):
+    candidates = task.heads or [(layer, head) for layer in range(layers) for head in range(heads)]
+    selected: dict[int, tuple[int, ...]] = {}
+    for layer, head in sorted(set(candidates)):
         if first <= layer <= last:
-            wanted[layer] = (*wanted.get(layer, ()), head)
-    if not wanted:
+            selected[layer] = (*selected.get(layer, ()), head)
+    if not selected:
         raise UsageError(
-            f"No head of the list lies in layers {first} to {last}", remedy="Leave the layers or the heads out"
+            f"No head of the list is in layers {first} to {last}", remedy="Omit the layers or the head list"
         )
-    return wanted
+    return selected
 
 
-class _Reader:
-    """Runs a model over prompts that begin alike and collects what their ends attend to.
+class _AttentionReader:
+    """Runs a model over prompts with a common prefix and collects the attention from their tails.
 
     Args:
         model: The model.
-        wanted: Layer -> heads that count.
-        counts: (layer, head) -> how much it counts; 1 where it is not named.
-        per_head: Collect by head and passage instead of by token.
+        heads: Layer -> heads to use.
+        head_weights: (layer, head) -> factor of its attention; 1 if missing.
+        per_head: Whether to collect sums per head and passage instead of per token.
     """
 
     def __init__(
         self,
         model: Any,
-        wanted: dict[int, tuple[int, ...]],
+        heads: dict[int, tuple[int, ...]],
         *,
-        counts: Mapping[tuple[int, int], float],
+        head_weights: Mapping[tuple[int, int], float],
         per_head: bool,
     ) -> None:
-        self._model, self._wanted, self._per_head = model, wanted, per_head
-        self._counts = {
-            layer: torch.tensor([counts.get((layer, head), 1.0) for head in heads], device=model.device)
-            for layer, heads in wanted.items()
+        self._model, self._heads, self._per_head = model, heads, per_head
+        self._factors = {
+            layer: torch.tensor([head_weights.get((layer, head), 1.0) for head in layer_heads], device=model.device)
+            for layer, layer_heads in heads.items()
         }
-        self._last, self._plain = max(wanted), is_plain(model)
+        self._last, self._cpu_kernel = max(heads), supports_cpu_attention(model)
 
-    def read(self, prompts: Sequence[Located]) -> list[torch.Tensor]:
-        """Of each prompt: (tokens,) attention summed over layers and heads, or (layers, heads, passages).
+    def read(self, prompts: Sequence[PromptSpans]) -> list[torch.Tensor]:
+        """Return the attention from the tail of each prompt.
+
+        Returns:
+            Per prompt, (tokens,) attention summed over layers and heads, or (layers, heads, passages).
 
         Raises:
             UsageError: The prompts differ before their tails.
         """
-        common = min(prompts[0].tail, *(_alike(prompts[0].ids, other.ids) for other in prompts))
-        if any(prompt.tail - common > _BORDER for prompt in prompts):
+        common = min(prompts[0].tail, *(_common_prefix(prompts[0].ids, other.ids) for other in prompts))
+        if any(prompt.tail - common > _BOUNDARY for prompt in prompts):
             raise UsageError(
-                "The prompt shows the query before the passages, so that another query means to read them again",
-                expected="a prompt with its query behind the passages, to calibrate by",
+                "The prompt shows the query before the passages, so that the null query cannot share their KV cache",
+                expected="for calibration, a prompt with the query after the passages",
                 remedy="Use --prompt icr_qa, or --method icr,calibrate=false",
             )
         attention_weights.register()
-        cache = roomy_cache(self._model.config, max(len(prompt.ids) for prompt in prompts))
-        with Borrowed(self._model, attention=attention_weights.NAME):
-            step = _PIECE if self._plain else max(1, common)  # other kernels would need a mask of length squared
+        cache = make_cache(self._model.config, max(len(prompt.ids) for prompt in prompts))
+        with TemporarySettings(self._model, attention=attention_weights.NAME):
+            # Other kernels would need a mask of quadratic size for a later block, so they get a single one.
+            step = _PREFILL_BLOCK if self._cpu_kernel else max(1, common)
             for start in range(0, common, step):
-                piece = prompts[0].ids[start : min(common, start + step)]
-                self._run(piece, cache, Watch(last=self._last, plain=self._plain))
-            kept = snapshot(cache)
-            found = []
+                block = prompts[0].ids[start : min(common, start + step)]
+                self._run(block, cache, AttentionCapture(last=self._last, cpu_kernel=self._cpu_kernel))
+            state = snapshot(cache)
+            results = []
             for prompt in prompts:
-                found.append(self._tail(prompt, common, cache))
-                restore(cache, kept)
-        return found
+                results.append(self._read_tail(prompt, common, cache))
+                restore(cache, state)
+        return results
 
-    def _tail(self, prompt: Located, common: int, cache: Any) -> torch.Tensor:
+    def _read_tail(self, prompt: PromptSpans, common: int, cache: Any) -> torch.Tensor:
         length = len(prompt.ids)
         config = self._model.config.get_text_config()
         if self._per_head:
@@ -196,26 +204,31 @@ class _Reader:
         else:
             total = torch.zeros(length)
 
-        def note(layer: int, weights: torch.Tensor) -> None:
-            if not self._per_head:  # keys that a sliding layer has let go of get nothing
-                total[length - weights.shape[1] :] += (self._counts[layer] @ weights).cpu()
+        def add(layer: int, weights: torch.Tensor) -> None:
+            # Equation 1: s_t = sum_l sum_h 1/|I_q| sum_{j in I_q} a^{l,h}_{j,t}. ``weights``, (heads, keys), is already
+            # the mean over the tail tokens I_q. Keys outside a sliding window are missing on the left and add nothing.
+            if not self._per_head:
+                total[length - weights.shape[1] :] += (self._factors[layer] @ weights).cpu()
                 return
-            whole = torch.zeros(weights.shape[0], length)
-            whole[:, length - weights.shape[1] :] = weights.cpu()
-            sums = [whole[:, span].sum(dim=1) for span in prompt.spans]
-            total[layer, list(self._wanted[layer])] = torch.stack(sums, dim=1)
+            padded = torch.zeros(weights.shape[0], length)
+            padded[:, length - weights.shape[1] :] = weights.cpu()
+            sums = [padded[:, span].sum(dim=1) for span in prompt.spans]
+            total[layer, list(self._heads[layer])] = torch.stack(sums, dim=1)
 
-        watch = Watch(last=self._last, plain=self._plain, skip=prompt.tail - common, wanted=self._wanted, note=note)
-        self._run(prompt.ids[common:], cache, watch)
+        skip = prompt.tail - common
+        capture = AttentionCapture(
+            last=self._last, cpu_kernel=self._cpu_kernel, skip=skip, heads=self._heads, on_weights=add
+        )
+        self._run(prompt.ids[common:], cache, capture)
         return total
 
-    def _run(self, ids: Sequence[int], cache: Any, watch: Watch) -> None:
+    def _run(self, ids: Sequence[int], cache: Any, capture: AttentionCapture) -> None:
         block = torch.tensor([list(ids)], device=self._model.device)
-        with watching(watch):
+        with capture_attention(capture):
             forward(self._model, cache=cache, input_ids=block, use_cache=True, logits_to_keep=1)
 
 
-def _alike(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two prompts have in common at their beginning."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """Return the number of tokens that two prompts have in common at the beginning."""
+    pairs = enumerate(zip(left, right, strict=False))
+    return next((index for index, (a, b) in pairs if a != b), min(len(left), len(right)))

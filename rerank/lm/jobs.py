@@ -1,4 +1,4 @@
-"""One request on its way through a local model. Knows tokens and limits, not how they are decoded."""
+"""Jobs: requests to a local model, tokenized and limited to its context."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rerank.lm.tokenizers import HfTokens
-from rerank.prompts.base import opening
+from rerank.prompts.base import reply_prefix
 from rerank.tasks import Reply, Request, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A request, tokenized.
+    """A tokenized request.
 
     Attributes:
-        at: Its place among the requests.
-        request: What was asked.
-        prompt: Its token ids; those of its thoughts too, once they are there.
-        sampling: How to decode, with no more new tokens than the context has room for.
-        thoughts: What the model thought before it answers.
-        thought_tokens: How many tokens that took.
+        index: Position of the request in its batch.
+        request: The request.
+        prompt: Token ids of the prompt, and of the thoughts once they are generated.
+        sampling: How to decode; ``max_tokens`` does not exceed the space left in the context.
+        thoughts: Text of the thoughts before the answer.
+        thought_tokens: Number of tokens of the thoughts.
     """
 
-    at: int
+    index: int
     request: Request
     prompt: Sequence[int]
     sampling: Sampling
@@ -33,64 +33,67 @@ class Job:
     thought_tokens: int = 0
 
     @property
-    def kind(self) -> type[Any]:
-        """What is asked: only jobs of one kind are done together."""
+    def task_type(self) -> type[Any]:
+        """The class of the task; only jobs of one class share a batch."""
         return type(self.task)
 
     @property
     def task(self) -> Any:
-        """What is asked, of the kind `kind`."""
+        """The task, an instance of `task_type`."""
         return self.request.task
 
     @property
-    def begun(self) -> str:
-        """The beginning of the reply that the prompt gives."""
-        return opening(self.request.prompt)
+    def reply_prefix(self) -> str:
+        """The beginning of the reply that the prompt contains."""
+        return reply_prefix(self.request.prompt)
 
     @property
     def seed(self) -> int:
-        """Where this request's chance starts: from its own prompt and seed, so that batches do not matter."""
+        """The seed of this job, derived from its prompt and its request's seed, so that batching has no effect."""
         digest = hashlib.sha256(repr((self.sampling.seed, list(self.prompt))).encode()).digest()
         return int.from_bytes(digest[:8], "big") >> 1
 
-    def after(self, thoughts: str, tokens: Sequence[int], spent: int) -> Job:
-        """The same job once the model has thought.
+    def with_thoughts(self, thoughts: str, prompt: Sequence[int], thought_tokens: int) -> Job:
+        """Return this job with the model's thoughts added.
 
         Args:
-            thoughts: What it thought.
-            tokens: Prompt, thoughts, and what closes them.
-            spent: Tokens of the thoughts.
+            thoughts: Text of the thoughts.
+            prompt: Token ids of prompt, thoughts and closing tag.
+            thought_tokens: Number of generated tokens.
         """
-        return replace(self, prompt=tokens, thoughts=thoughts, thought_tokens=spent)
+        return replace(self, prompt=prompt, thoughts=thoughts, thought_tokens=thought_tokens)
 
 
-def limited(sampling: Sampling, room: int) -> Sampling:
-    """The same decoding, with no more new tokens than the context has room for."""
-    return replace(sampling, max_tokens=min(sampling.max_tokens, room))
+def limit_tokens(sampling: Sampling, available: int) -> Sampling:
+    """Return the sampling settings with at most ``available`` new tokens."""
+    return replace(sampling, max_tokens=min(sampling.max_tokens, available))
 
 
-def sort_out(requests: Sequence[Request], tokens: HfTokens, model: str) -> tuple[dict[int, Reply], list[list[Job]]]:
-    """Requests as jobs, those of one kind together.
+def make_jobs(requests: Sequence[Request], tokens: HfTokens, model: str) -> tuple[dict[int, Reply], list[list[Job]]]:
+    """Tokenize requests and group them by the class of their tasks.
 
     Args:
-        requests: What is asked.
-        tokens: The model's tokenizer and context.
-        model: Its name, for messages.
+        requests: The requests.
+        tokens: The model's tokenizer and context size.
+        model: The model's name, for messages.
 
     Returns:
-        Place -> an error, for requests that do not fit the context; and the jobs of the others.
+        Index -> error reply for the requests that do not fit the context, and the jobs of the others, one list per
+        class of task.
     """
     refused: dict[int, Reply] = {}
-    kinds: dict[type[Any], list[Job]] = {}
-    for at, (request, prompt) in enumerate(zip(requests, tokens.encode([r.prompt for r in requests]), strict=True)):
-        room = tokens.context_size - len(prompt) - request.sampling.thinking
-        if room < min(1, request.sampling.max_tokens):
+    groups: dict[type[Any], list[Job]] = {}
+    prompts = tokens.encode([request.prompt for request in requests])
+    for index, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
+        available = tokens.context_size - len(prompt) - request.sampling.thinking
+        if available < min(1, request.sampling.max_tokens):
             error = (
-                f"The prompt has {len(prompt)} tokens, and the context of {model!r} holds {tokens.context_size} with "
-                "the reply"
+                f"The prompt has {len(prompt)} tokens, and the context of {model!r} holds {tokens.context_size} tokens "
+                "of prompt and reply"
             )
-            refused[at] = Reply(tokens_in=len(prompt), finish="error", error=error)
+            refused[index] = Reply(tokens_in=len(prompt), finish="error", error=error)
         else:
-            job = Job(at=at, request=request, prompt=prompt, sampling=limited(request.sampling, room))
-            kinds.setdefault(job.kind, []).append(job)
-    return refused, list(kinds.values())
+            sampling = limit_tokens(request.sampling, available)
+            job = Job(index=index, request=request, prompt=prompt, sampling=sampling)
+            groups.setdefault(job.task_type, []).append(job)
+    return refused, list(groups.values())

@@ -1,6 +1,6 @@
-"""A key-value cache with room: new tokens are written in place, where transformers' own copies the whole cache.
+"""A KV cache with preallocated memory: new tokens are written in place instead of copying the whole cache.
 
-Imports torch at its top, so it is imported only when a model is there.
+Imports torch at import time.
 """
 
 from __future__ import annotations
@@ -13,80 +13,82 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicS
 from rerank.errors import UsageError
 
 
-class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """The cache of one layer, with room for ``capacity`` tokens from the start; it grows if that is not enough.
+class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
+    """The KV cache of one layer, with memory for ``capacity`` tokens; it grows if more are added.
 
-    ``keys`` and ``values`` are views of the filled part, shape (batch, key-value heads, tokens, head size), so
-    everything that `DynamicLayer` does with them holds here too.
+    ``keys`` and ``values`` are views of the filled part, of shape (batch, key-value heads, tokens, head size), so that
+    all other methods of `DynamicLayer` work unchanged.
 
     Args:
-        capacity: Tokens to make room for.
+        capacity: Number of tokens to allocate memory for.
     """
 
     def __init__(self, capacity: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._capacity = capacity
-        self._room: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._buffers: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append the states of new tokens; return those of all tokens."""
+        """Append the keys and values of new tokens; return those of all tokens."""
         start = int(self.get_seq_length())
         end = start + key_states.shape[-2]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        keys, values = self._with_room(key_states, value_states, start, end)
+        keys, values = self._reserve(key_states, value_states, start, end)
         keys[:, :, start:end] = key_states
         values[:, :, start:end] = value_states
         self.keys, self.values = keys[:, :, :end], values[:, :, :end]
         return self.keys, self.values
 
-    def _with_room(
+    def _reserve(
         self, key_states: torch.Tensor, value_states: torch.Tensor, start: int, end: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Buffers that hold what is cached and have room up to ``end``: the present ones, or larger ones."""
-        held = self.keys
-        # Somebody may have replaced ``keys`` (a reordered batch), so that they are no view of our buffer any more.
-        ours = self._room is not None and (start == 0 or held is None or held.data_ptr() == self._room[0].data_ptr())
-        if self._room is not None and ours and end <= self._room[0].shape[-2]:
-            return self._room
+        """Return buffers that hold the cached tokens and have capacity for ``end`` tokens, larger ones if needed."""
+        cached = self.keys
+        # transformers may have replaced ``keys`` (reordered batch); they are then no view of our buffer any more.
+        is_view = self._buffers is not None and (
+            start == 0 or cached is None or cached.data_ptr() == self._buffers[0].data_ptr()
+        )
+        if self._buffers is not None and is_view and end <= self._buffers[0].shape[-2]:
+            return self._buffers
         capacity = max(self._capacity, end if start == 0 else 2 * end)
-        room = []
-        for new, old in ((key_states, held), (value_states, self.values)):
+        buffers = []
+        for new, old in ((key_states, cached), (value_states, self.values)):
             buffer = new.new_empty((*new.shape[:-2], capacity, new.shape[-1]))
             if start and old is not None:
                 buffer[:, :, :start] = old
-            room.append(buffer)
-        self._room = (room[0], room[1])
-        return self._room
+            buffers.append(buffer)
+        self._buffers = (buffers[0], buffers[1])
+        return self._buffers
 
 
-def roomy_cache(config: Any, capacity: int) -> Cache:
-    """An empty cache for a model, its layers that attend to everything with room for ``capacity`` tokens."""
+def make_cache(config: Any, capacity: int) -> Cache:
+    """Return an empty KV cache for a model; its full-attention layers have memory for ``capacity`` tokens."""
     cache = DynamicCache(config=config)
-    cache.layers = [RoomyLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [PreallocatedLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
 def snapshot(cache: Cache) -> list[dict[str, Any]]:
-    """What `restore` needs to go back here; nothing is copied, as layers never write over what they have read.
+    """Return the state that `restore` needs; nothing is copied, since layers never overwrite cached tokens.
 
     Raises:
-        UsageError: A layer keeps a running state instead of keys and values.
+        UsageError: A layer has a recurrent state instead of keys and values.
     """
     for layer in cache.layers:
-        if type(layer) not in (RoomyLayer, DynamicLayer, DynamicSlidingWindowLayer):
+        if type(layer) not in (PreallocatedLayer, DynamicLayer, DynamicSlidingWindowLayer):
             raise UsageError(
-                f"This model has layers with a running state ({type(layer).__name__})",
-                expected="a decoder all of whose layers are attention",
-                remedy="Take another model, or another method",
+                f"This model has layers with a recurrent state ({type(layer).__name__})",
+                expected="a decoder whose layers all are attention layers",
+                remedy="Use another model, or another method",
             )
     return [dict(vars(layer)) for layer in cache.layers]
 
 
-def restore(cache: Cache, kept: list[dict[str, Any]]) -> None:
-    """Forget what was read since."""
-    for layer, state in zip(cache.layers, kept, strict=True):
+def restore(cache: Cache, state: list[dict[str, Any]]) -> None:
+    """Remove all tokens that were added since `snapshot`."""
+    for layer, attributes in zip(cache.layers, state, strict=True):
         vars(layer).clear()
-        vars(layer).update(state)
+        vars(layer).update(attributes)

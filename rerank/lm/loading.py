@@ -1,4 +1,4 @@
-"""Name or folder -> model, tokenizer and what tells them from others. Imports torch and transformers when called."""
+"""Loading of local models, tokenizers and adapters with transformers and PEFT. Imports torch when called."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from types import ModuleType
 from typing import Any
 
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
-from rerank.io.model_hash import folder_hash
-from rerank.lm.tensor_parallel import placement as tensor_parallel
-from rerank.models.trained import shipped
+from rerank.io.model_hash import model_folder_hash
+from rerank.lm.tensor_parallel import tensor_parallel_arguments as tensor_parallel
 from rerank.tasks import BackendOptions
 
 #: Flags of x86 processors that multiply bfloat16 matrices in hardware.
@@ -25,14 +24,14 @@ def require_torch() -> tuple[ModuleType, ModuleType]:
     """Import torch and transformers.
 
     Raises:
-        MissingPrerequisiteError: One of them does not import; the cause is kept.
+        MissingPrerequisiteError: One of them cannot be imported.
     """
     try:
         import torch
         import transformers
     except ImportError as error:
         raise MissingPrerequisiteError(
-            f"A local model needs torch and transformers, and they do not import: {error}",
+            f"A local model needs torch and transformers, and importing them failed: {error}",
             remedy="Run: pip install 'listrank[hf]'",
         ) from error
     return torch, transformers
@@ -40,7 +39,7 @@ def require_torch() -> tuple[ModuleType, ModuleType]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep transformers' progress bars and hints off the terminal, and leave its settings as they were."""
+    """Suppress progress bars and hints of transformers; its settings are restored afterwards."""
     from transformers.utils import logging as transformers_logging
 
     logging: Any = transformers_logging
@@ -49,7 +48,7 @@ def quiet() -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
-            # These concern those who call transformers, not those who call us.
+            # These warnings concern our code, which calls transformers, not its users.
             warnings.filterwarnings("ignore", category=FutureWarning)
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             yield
@@ -60,10 +59,10 @@ def quiet() -> Iterator[None]:
 
 
 def pick_device(asked: str) -> str:
-    """The device for ``asked``; ``auto`` is CUDA, else Apple's GPU, else the CPU.
+    """Return the name of the device to use; ``auto`` selects CUDA, else Apple's GPU, else the CPU.
 
     Raises:
-        UsageError: The device is unknown or not there.
+        UsageError: The device is unknown or not available.
     """
     torch, _ = require_torch()
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -75,13 +74,13 @@ def pick_device(asked: str) -> str:
         raise UsageError(
             f"Device {asked!r}",
             expected=f"one of: auto, {', '.join(name for name, present in there.items() if present)}",
-            remedy="Leave --device out to take the best that this machine has",
+            remedy="Omit --device to use the best device of this machine",
         )
     return asked
 
 
 def pick_dtype(asked: str, device: str) -> str:
-    """The number format for ``asked``; ``auto`` is bfloat16 where the device is fast with it, else float32."""
+    """Return the data type to use; ``auto`` selects bfloat16 on hardware that supports it efficiently, else float32."""
     if asked != "auto":
         return asked
     torch, _ = require_torch()
@@ -94,7 +93,7 @@ def pick_dtype(asked: str, device: str) -> str:
 
 @cache
 def cpu_flags() -> frozenset[str]:
-    """What the processor says it can do; empty where the system does not tell."""
+    """Return the feature flags of the processor; empty if the system does not list them."""
     try:
         lines = _CPUINFO.read_text().splitlines()
     except OSError:
@@ -102,7 +101,7 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
 
 
-#: Classes of transformers that open a language model: its weights, and what turns texts into token ids.
+#: Classes of transformers that load a language model and its tokenizer.
 LANGUAGE = ("AutoModelForCausalLM", "AutoTokenizer")
 
 
@@ -112,20 +111,20 @@ def load(
     """Load a model from a folder or the hub.
 
     Args:
-        name: Which.
-        options: How.
-        classes: Classes of transformers that open it.
+        name: Folder of the model, or its id on the hub.
+        options: Revision, adapter, dtype, device and device map.
+        classes: Classes of transformers that load the model and its tokenizer or processor.
 
     Returns:
         The model in evaluation mode on its device, its tokenizer (or processor), and the identity: ``model``,
         ``weights`` (hash of a folder) or ``revision`` (commit on the hub), ``dtype``, and ``adapter`` if there is one.
 
     Raises:
-        MissingResourceError: It cannot be found or read.
-        MissingPrerequisiteError: It needs a package that is not installed.
-        DataError: Its weights are damaged.
-        BackendError: It does not fit into memory.
-        UsageError: An option that does not fit this machine or model.
+        MissingResourceError: The model cannot be found or read.
+        MissingPrerequisiteError: The model needs a package that is not installed.
+        DataError: The weights are damaged.
+        BackendError: The model does not fit into memory.
+        UsageError: An option does not fit this machine or model.
     """
     device = pick_device(options.device)
     placement = _placement(options)
@@ -135,7 +134,7 @@ def load(
         model, tokenizer = _parts(name, options, dtype, placement or {"device_map": device}, classes)
         identity = {"model": folder.name if folder else str(name)}
         if folder:
-            identity["weights"] = folder_hash(folder)
+            identity["weights"] = model_folder_hash(folder)
         else:
             identity["revision"] = str(getattr(model.config, "_commit_hash", None) or options.revision)
         identity["dtype"] = dtype
@@ -145,17 +144,17 @@ def load(
 
 
 def _placement(options: BackendOptions) -> dict[str, Any]:
-    """Where transformers is to put a model that is spread over devices; empty for one device.
+    """Return the arguments of ``from_pretrained`` that spread a model over devices; empty for one device.
 
     Raises:
-        UsageError: A device is named too, or there is a single process to split matrices over.
+        UsageError: A device is given as well, or tensor parallelism has a single process.
     """
     if not options.device_map:
         return {}
     if options.device != "auto":
         raise UsageError(
             f"--device-map {options.device_map} with --device {options.device}",
-            expected="one of both: a device map spreads a model over all devices",
+            expected="only one of them: a device map spreads a model over all devices",
         )
     return tensor_parallel() if options.device_map == "tp" else {"device_map": options.device_map}
 
@@ -163,7 +162,7 @@ def _placement(options: BackendOptions) -> dict[str, Any]:
 def _parts(
     name: str | Path, options: BackendOptions, dtype: str, placement: dict[str, Any], classes: tuple[str, str]
 ) -> tuple[Any, Any]:
-    """Model and tokenizer."""
+    """Load model and tokenizer."""
     _, transformers = require_torch()
     origin = origin_of(name, options)
     with named_errors(name, next(iter(placement.values()), options.device)):
@@ -175,7 +174,7 @@ def _parts(
 
 
 def origin_of(name: str | Path, options: BackendOptions) -> dict[str, Any]:
-    """What ``from_pretrained`` is told of where a model comes from; a folder has no revisions."""
+    """Return the arguments of ``from_pretrained`` on revision and remote code; a folder has no revisions."""
     origin: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
     if options.revision and not Path(name).is_dir():
         origin["revision"] = options.revision
@@ -184,11 +183,17 @@ def origin_of(name: str | Path, options: BackendOptions) -> dict[str, Any]:
 
 @contextmanager
 def named_errors(name: str | Path, where: object = "") -> Iterator[None]:
-    """Whatever can go wrong with strangers' files becomes an error of ours.
+    """Convert errors of transformers and safetensors while loading a model to errors of this project.
 
     Args:
-        name: What is loaded.
-        where: Onto which device, for messages.
+        name: Name of the model, for messages.
+        where: Device that the model is loaded to, for messages.
+
+    Raises:
+        MissingResourceError: The model cannot be found or read.
+        MissingPrerequisiteError: The model needs a package that is not installed.
+        DataError: The weights are damaged.
+        BackendError: Loading failed for another reason, such as memory.
     """
     from safetensors import SafetensorError
 
@@ -208,24 +213,24 @@ def named_errors(name: str | Path, where: object = "") -> Iterator[None]:
         ) from error
     except SafetensorError as error:
         raise DataError(
-            f"The weights of model {str(name)!r} are damaged: {error}", remedy="Remove the model and get it again"
+            f"The weights of model {str(name)!r} are damaged: {error}", remedy="Delete the model and download it again"
         ) from error
     except RuntimeError as error:
-        raise BackendError(f"Model {str(name)!r} does not load on {where}: {error}") from error
+        raise BackendError(f"Model {str(name)!r} cannot be loaded on {where}: {error}") from error
 
 
 def _with_adapter(model: Any, adapter: str) -> tuple[Any, str]:
-    """Attach a PEFT adapter; in float32 it is merged, since nothing is lost there. Returns model and hash."""
+    """Attach a PEFT adapter; return the model and the adapter's hash. In float32, merging is exact, so it is merged."""
     try:
         import peft
     except ImportError as error:
         raise MissingPrerequisiteError(
-            f"Adapter {adapter!r} needs peft, and it does not import: {error}",
+            f"Adapter {adapter!r} needs peft, and importing it failed: {error}",
             remedy="Run: pip install 'listrank[hf]'",
         ) from error
     import torch
 
-    folder = adapter_folder(adapter)
+    folder = Path(adapter)
     try:
         wrapped = peft.PeftModel.from_pretrained(model, str(folder))
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -233,17 +238,19 @@ def _with_adapter(model: Any, adapter: str) -> tuple[Any, str]:
             f"Adapter {adapter!r} does not fit the model: {error}", expected="an adapter that was trained on this model"
         ) from error
     if any(config.is_prompt_learning for config in wrapped.peft_config.values()):
-        raise UsageError(f"Adapter {adapter!r} is a learned prompt", expected="one that changes weights, such as LoRA")
+        raise UsageError(
+            f"Adapter {adapter!r} is a learned prompt", expected="an adapter that changes weights, such as LoRA"
+        )
     if model.dtype == torch.float32:
         untie(wrapped)
-        return wrapped.merge_and_unload().eval(), folder_hash(folder)
-    return wrapped.get_base_model().eval(), folder_hash(folder)
+        return wrapped.merge_and_unload().eval(), model_folder_hash(folder)
+    return wrapped.get_base_model().eval(), model_folder_hash(folder)
 
 
 def untie(wrapped: Any) -> None:
-    """Give the last matrix weights of its own where it or the embeddings are adapted and both are one tensor.
+    """Untie the output head from the token embeddings if one of them is adapted and both share one tensor.
 
-    Merging an adapter of one of them would change the other as well, which the adapter itself does not.
+    Otherwise, merging an adapter of one would also change the other, which the adapter itself does not.
     """
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -256,42 +263,3 @@ def untie(wrapped: Any) -> None:
     if first.weight is last.weight:
         last.weight = torch.nn.Parameter(last.weight.detach().clone())
         model.config.tie_word_embeddings = False
-
-
-def _check_hub_id(name: str) -> None:
-    """Refuse a name that is no folder and can be no id on the hub: nobody is to wait for the network over a typo."""
-    if Path(name).expanduser().is_file():
-        raise MissingResourceError(f"Adapter {name!r} is a file", expected="the folder that holds it")
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise MissingResourceError(
-            f"There is no adapter folder {name!r}",
-            expected=f"a folder, an id owner/name on the hub, or one that comes along: {', '.join(shipped())}",
-        )
-
-
-def adapter_folder(adapter: str) -> Path:
-    """Where an adapter lies: one that comes with the package, a folder, or what the hub has under that id.
-
-    Raises:
-        MissingResourceError: There is none, or it lacks a file.
-    """
-    folder = shipped().get(adapter, Path(adapter))
-    if not folder.is_dir():
-        _check_hub_id(adapter)
-        from huggingface_hub import snapshot_download
-
-        try:
-            folder = Path(snapshot_download(adapter, allow_patterns=["*.json", "*.safetensors", "*.yaml"]))
-        except (OSError, ValueError) as error:
-            raise MissingResourceError(
-                f"Adapter {adapter!r} is no folder and cannot be had from the hub: {error}",
-                expected="a folder with adapter_config.json and adapter_model.safetensors, or such an id on the hub",
-            ) from error
-    lacking = [name for name in ("adapter_config.json", "adapter_model.safetensors") if not (folder / name).is_file()]
-    if lacking:
-        raise MissingResourceError(
-            f"Adapter folder {adapter!r} lacks {' and '.join(lacking)}",
-            expected="what save_pretrained of PEFT writes",
-            remedy="Pickled adapters (.bin) are not read: they can run code",
-        )
-    return folder

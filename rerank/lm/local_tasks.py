@@ -1,7 +1,4 @@
-"""How a local model does each kind of task: jobs in, replies out. Imports torch through what it calls.
-
-Knows tasks, tokens and texts; how tokens are decoded, weighed or attended to is in the modules that it calls.
-"""
+"""Execution of tasks by a local model: jobs in, replies out. Imports torch through the modules that it calls."""
 
 from __future__ import annotations
 
@@ -11,34 +8,33 @@ from functools import lru_cache
 from typing import Any
 
 from rerank.lm.decoding import decode, eos_ids
-from rerank.lm.icr_scoring import attend
+from rerank.lm.icr_scoring import score_by_attention
 from rerank.lm.jobs import Job
-from rerank.lm.log_likelihood import weigh
-from rerank.lm.permutation_decoding import permute
-from rerank.lm.permutation_grammar import Chain, Ids, behind, pieces
+from rerank.lm.log_likelihood import compute_log_likelihoods
+from rerank.lm.permutation_decoding import decode_permutations
+from rerank.lm.permutation_grammar import PermutationGrammar, TokenIds, tokenize_after, tokenize_identifiers
 from rerank.lm.thinking import CLOSE
 from rerank.lm.tokenizers import HfTokens
 from rerank.tasks import AttentionTask, ContinuationTask, GenerationTask, LikelihoodTask, PermutationTask, Reply
 
-#: So much of a prompt's end is tokenized again with what follows it; no token is longer.
+#: Number of characters at the end of a prompt that are tokenized again with the text that follows; no token is longer.
 _TAIL = 32
 
 
-def _write(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
-    """Text, as it comes."""
+def _generate(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
     rows = decode(model, [j.prompt for j in jobs], [j.sampling for j in jobs], [j.seed for j in jobs])
-    return [written(model, tokens, job, row) for job, row in zip(jobs, rows, strict=True)]
+    return [make_generation_reply(model, tokens, job, row) for job, row in zip(jobs, rows, strict=True)]
 
 
-def written(model: Any, tokens: HfTokens, job: Job, row: list[int]) -> Reply:
-    """The reply that new token ids are."""
+def make_generation_reply(model: Any, tokens: HfTokens, job: Job, row: list[int]) -> Reply:
+    """Return the reply for newly generated token ids."""
     ended = bool(row) and row[-1] in eos_ids(model)
-    text = job.begun + tokens.text(row[:-1] if ended else row)
-    return _reply(job, text, len(row), steps=len(row) - 1, ended=ended)
+    text = job.reply_prefix + tokens.text(row[:-1] if ended else row)
+    return make_reply(job, text, len(row), steps=len(row) - 1, ended=ended)
 
 
-def muse(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[tuple[list[int], bool]]:
-    """Thoughts; see `rerank.lm.thinking`."""
+def generate_thoughts(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[tuple[list[int], bool]]:
+    """Continue the prompts of jobs up to the end of the thoughts; implements `rerank.lm.thinking.ThoughtGenerator`."""
     until = (CLOSE, tokens.tokenizer)
     rows = decode(model, [j.prompt for j in jobs], [j.sampling for j in jobs], [j.seed for j in jobs], until=until)
     ends = eos_ids(model)
@@ -46,84 +42,102 @@ def muse(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[tuple[list[i
 
 
 def _permute(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
-    """Chains of identifiers."""
-    chains = [chain_of(tokens, job) for job in jobs]
-    rows = permute(model, [j.prompt for j in jobs], chains, [j.sampling for j in jobs], [j.seed for j in jobs])
+    grammars = [make_job_grammar(tokens, job) for job in jobs]
+    prompts, samplings = [j.prompt for j in jobs], [j.sampling for j in jobs]
+    rows = decode_permutations(model, prompts, grammars, samplings, [j.seed for j in jobs])
+    return [
+        make_reply(job, format_permutation(job.task, row.state.order), len(row.tokens), steps=row.steps)
+        for job, row in zip(jobs, rows, strict=True)
+    ]
+
+
+def _score_continuations(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
+    continuations = [[continuation_tokens(tokens, job, text) for text in job.task.continuations] for job in jobs]
+    rows = compute_log_likelihoods(model, [job.prompt for job in jobs], continuations)
+    return [replace(make_reply(job, "", 0, steps=0), scores=tuple(row)) for job, row in zip(jobs, rows, strict=True)]
+
+
+def _score_attention(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
     replies = []
-    for job, row in zip(jobs, rows, strict=True):
-        replies.append(_reply(job, chain_text(job.task, row.state.order), len(row.written), steps=row.steps))
+    for job in jobs:  # one by one, since the prompts are long
+        result = score_by_attention(model, tokens, job.request.prompt, job.task)
+        replies.append(Reply(text=result.shape, scores=tuple(result.scores), tokens_in=result.tokens))
     return replies
 
 
-def _weigh(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
-    """Log-probabilities of continuations."""
-    continuations = [[_behind(tokens, job, text) for text in job.task.continuations] for job in jobs]
-    rows = weigh(model, [job.prompt for job in jobs], continuations)
-    return [replace(_reply(job, "", 0, steps=0), scores=tuple(row)) for job, row in zip(jobs, rows, strict=True)]
-
-
-def _attend(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
-    """Attention that passages get; long prompts, so one at a time."""
-    replies = []
-    for job in jobs:
-        seen = attend(model, tokens, job.request.prompt, job.task)
-        replies.append(Reply(text=seen.shape, scores=tuple(seen.scores), tokens_in=seen.tokens))
-    return replies
-
-
-#: Kind of task -> how it is done.
-DO: dict[type[Any], Callable[[Any, HfTokens, Sequence[Job]], list[Reply]]] = {
-    GenerationTask: _write,
+#: Class of task -> function that executes jobs of this class.
+TASK_RUNNERS: dict[type[Any], Callable[[Any, HfTokens, Sequence[Job]], list[Reply]]] = {
+    GenerationTask: _generate,
     PermutationTask: _permute,
-    ContinuationTask: _weigh,
-    LikelihoodTask: _weigh,
-    AttentionTask: _attend,
+    ContinuationTask: _score_continuations,
+    LikelihoodTask: _score_continuations,
+    AttentionTask: _score_attention,
 }
 
 
-def chain_text(task: PermutationTask, order: Sequence[int]) -> str:
-    """Identifiers as they are written, from their places."""
-    return task.separator.join(task.items[at] for at in order)
+def format_permutation(task: PermutationTask, order: Sequence[int]) -> str:
+    """Return the text of a permutation, given the indices of the identifiers."""
+    return task.separator.join(task.items[index] for index in order)
 
 
-def chain_of(tokens: HfTokens, job: Job) -> Chain:
-    """The grammar of a job's reply."""
-    return chain_for(tokens, job.task, _end(tokens, job), job.begun)
+def make_job_grammar(tokens: HfTokens, job: Job) -> PermutationGrammar:
+    """Return the grammar of the reply to a job with a `PermutationTask`."""
+    return make_grammar(tokens, job.task, prompt_end(tokens, job), job.reply_prefix)
 
 
-def chain_for(tokens: HfTokens, task: PermutationTask, end: str, begun: str) -> Chain:
-    """The grammar of a task's reply in the tokens of this tokenizer.
+def make_grammar(tokens: HfTokens, task: PermutationTask, end: str, prefix: str) -> PermutationGrammar:
+    """Return the grammar of the reply to a task, in tokens of this tokenizer.
 
     Args:
         tokens: The tokenizer.
-        task: What is to be written.
-        end: The end of the prompt's text.
-        begun: The beginning of the reply that the prompt gives.
+        task: The task.
+        end: The end of the rendered prompt.
+        prefix: The beginning of the reply that the prompt contains.
     """
-    return Chain(*_pieces(tokens, task.items, task.separator, end, begun), task.count)
+    return PermutationGrammar(*identifier_tokens(tokens, task.items, task.separator, end, prefix), task.count)
 
 
 @lru_cache(maxsize=64)
-def _pieces(tokens: HfTokens, items: tuple[str, ...], separator: str, end: str, begun: str) -> tuple[Any, Any]:
-    return pieces(tokens.plain, items, separator, before=end, opening=begun)
+def identifier_tokens(
+    tokens: HfTokens, items: tuple[str, ...], separator: str, end: str, prefix: str
+) -> tuple[list[TokenIds], list[TokenIds]]:
+    """Return the token ids of identifiers at the beginning of a reply and after a separator.
+
+    Args:
+        tokens: The tokenizer.
+        items: The identifiers, including brackets.
+        separator: The text between two identifiers.
+        end: The end of the rendered prompt.
+        prefix: The beginning of the reply that the prompt contains.
+    """
+    return tokenize_identifiers(tokens.plain, items, separator, before=end, prefix=prefix)
 
 
-def _behind(tokens: HfTokens, job: Job, text: str) -> Ids:
-    """Tokens of a text behind a prompt; special tokens that it spells out are broken up, as in the prompt."""
-    return behind(tokens.plain, _end(tokens, job), tokens.chat.safe(text))
+def continuation_tokens(tokens: HfTokens, job: Job, text: str) -> TokenIds:
+    """Return the token ids of a text after the prompt of a job; special tokens spelled out in it are broken up."""
+    return tokenize_after(tokens.plain, prompt_end(tokens, job), tokens.chat.escape(text))
 
 
-def _end(tokens: HfTokens, job: Job) -> str:
+def prompt_end(tokens: HfTokens, job: Job) -> str:
+    """Return the last characters of the rendered prompt of a job."""
     return tokens.render(job.request.prompt)[-_TAIL:]
 
 
-def _reply(job: Job, text: str, count: int, *, steps: int, ended: bool = True) -> Reply:
-    """The reply to a job: its text, how many tokens were written in how many steps, and whether it ended by itself."""
+def make_reply(job: Job, text: str, tokens: int, *, steps: int, ended: bool = True) -> Reply:
+    """Return the reply to a job.
+
+    Args:
+        job: The job.
+        text: The answer.
+        tokens: Number of completion tokens, without thoughts.
+        steps: Number of forward passes after the prefill, without thoughts.
+        ended: Whether the answer is complete; otherwise, it was truncated.
+    """
     return Reply(
         text=text,
         thoughts=job.thoughts,
         tokens_in=len(job.prompt) - job.thought_tokens,
-        tokens_out=count + job.thought_tokens,
+        tokens_out=tokens + job.thought_tokens,
         steps=max(0, steps) + job.thought_tokens,
         finish="stop" if ended else "length",
     )

@@ -1,8 +1,8 @@
-"""A model's last matrix: in float32 whatever the model's own number type, and only the rows that are asked for.
+"""The output head (language model head) of a model in float32, restricted to the tokens that are needed.
 
-In bfloat16, logits near 20 are steps of 1/8, so that many identifiers would tie; and a vocabulary of 50,000 or more is
-most of the work of a short step, of which a choice among ten tokens needs ten rows. What the model does to logits
-afterwards (caps, factors) follows suit. Imports torch at its top, so it is imported only when a model is there.
+In bfloat16, logits near 20 have steps of 1/8, so that many identifiers would tie. With a vocabulary of 50,000 tokens or
+more, the head dominates the cost of a short step, although a choice among ten tokens needs only ten rows.
+Softcaps and factors that the model applies to its logits stay in effect. Imports torch at import time.
 """
 
 from __future__ import annotations
@@ -16,55 +16,57 @@ from torch.nn.functional import linear
 
 from rerank.lm.tensor_parallel import is_split
 
-#: Rows that are made float32 at a time.
+#: Rows of the weight matrix that are converted to float32 at a time.
 _SLICE = 1 << 14
 
 
-class Head:
-    """Changes the last matrix of a model while a ``with`` block runs.
+class OutputHead:
+    """A context manager that replaces the output head of a model by its float32 version.
 
-    One that is quantised, split, put away or wrapped stays as it is: only the layer itself can multiply by it.
+    A quantised, split, offloaded or wrapped head stays unchanged, since only the layer itself can multiply by it.
 
     Args:
         model: The model.
 
     Attributes:
-        only: Tokens whose logits are wanted; None for the whole vocabulary.
+        token_ids: Tokens to compute logits for; None for the whole vocabulary.
     """
 
     def __init__(self, model: Any) -> None:
         self._layer = model.get_output_embeddings()
-        self._plain = _is_plain(self._layer) and not is_split(model)
-        self.only: list[int] | None = None
+        self._replaced = _is_plain(self._layer) and not is_split(model)
+        self.token_ids: list[int] | None = None
 
-    def __enter__(self) -> Head:
-        if self._plain:
-            self._layer.forward = self._product
+    def __enter__(self) -> OutputHead:
+        if self._replaced:
+            self._layer.forward = self._logits
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._plain:
+        if self._replaced:
             del self._layer.forward
 
-    def of(self, logits: Tensor, tokens: Sequence[int]) -> Tensor:
-        """The logits of some of the tokens that were asked for.
+    def select(self, logits: Tensor, tokens: Sequence[int]) -> Tensor:
+        """Return the logits of some of the tokens.
 
         Args:
-            logits: (tokens asked for,) or, where the matrix stayed as it is, (vocabulary,).
-            tokens: Some of `only`.
+            logits: (len(token_ids),) logits or, if the head was not replaced, (vocabulary,).
+            tokens: Some of `token_ids`.
         """
-        if self._plain and self.only is not None:
-            place = {token: at for at, token in enumerate(self.only)}
-            return logits[[place[token] for token in tokens]]
+        if self._replaced and self.token_ids is not None:
+            column = {token: index for index, token in enumerate(self.token_ids)}
+            return logits[[column[token] for token in tokens]]
         return logits[list(tokens)]
 
-    def _product(self, hidden: Tensor) -> Tensor:
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Compute (batch, positions, tokens) logits from (batch, positions, hidden size)."""
         weight, bias = self._layer.weight, self._layer.bias
         hidden = hidden.to(weight.device, torch.float32)
-        if self.only is not None:
-            weight, bias = weight[self.only], None if bias is None else bias[self.only]
-        out = torch.cat([linear(hidden, part.float()) for part in weight.split(_SLICE)], dim=-1)
-        return out if bias is None else out + bias.float()
+        if self.token_ids is not None:
+            weight, bias = weight[self.token_ids], None if bias is None else bias[self.token_ids]
+        # In slices, so that the whole matrix never exists in float32.
+        logits = torch.cat([linear(hidden, rows.float()) for rows in weight.split(_SLICE)], dim=-1)
+        return logits if bias is None else logits + bias.float()
 
 
 def _is_plain(layer: Any) -> bool:

@@ -1,7 +1,7 @@
-"""Which tokens of a rendered chat stand for a passage, and from which on the question is asked.
+"""Token spans of the passages in a rendered chat, and the position where the final instruction starts.
 
-By the tokenizer's own map from tokens to characters, over the whole text: pieces that are tokenized apart may not be
-the pieces of the whole. Knows no model.
+The spans come from the tokenizer's offset mapping over the whole text. Tokenizing the passages one by one could give
+other tokens.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from rerank.prompts.base import Prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Located:
-    """A prompt as tokens.
+class PromptSpans:
+    """A tokenized prompt with the token spans of its passages.
 
     Attributes:
-        ids: Token ids of all of it, chat template and all.
-        spans: The tokens of each passage.
-        tail: The first token that asks; the rest do too.
+        ids: Token ids of the rendered prompt.
+        spans: Token span of each passage.
+        tail: First token of the final instruction, which extends to the end of the prompt.
     """
 
     ids: tuple[int, ...]
@@ -30,48 +30,48 @@ class Located:
     tail: int
 
 
-def locate(tokens: HfTokens, prompt: Prompt, spans: Sequence[tuple[int, int]], tail: int) -> Located:
-    """Find the tokens of character spans of the last user turn.
+def locate_passages(tokens: HfTokens, prompt: Prompt, spans: Sequence[tuple[int, int]], tail: int) -> PromptSpans:
+    """Convert character spans in the last user turn to token spans in the rendered prompt.
 
-    A token belongs where its first character is.
+    A token belongs to the span that contains its first character.
 
     Args:
         tokens: The tokenizer.
         prompt: The chat.
-        spans: First and past-last character of each passage in the last user turn.
-        tail: First character there that asks.
+        spans: Start and end (exclusive) of each passage in the last user turn, in characters.
+        tail: First character of the final instruction in that turn.
 
     Raises:
-        UsageError: The tokenizer does not tell which characters a token stands for.
+        UsageError: The tokenizer gives no offset mapping.
         BackendError: The chat template rewrites the turn.
     """
     if not tokens.tokenizer.is_fast:
         raise UsageError(
-            f"{type(tokens.tokenizer).__name__} does not say which characters its tokens stand for",
+            f"{type(tokens.tokenizer).__name__} gives no offset mapping from tokens to characters",
             expected="a model with a fast tokenizer (tokenizer.json)",
         )
     text = tokens.render(prompt)
     content = next(message.content for message in reversed(prompt) if message.role == "user")
-    begin = _begin(tokens.chat.safe(content), text)
+    offset = _find_turn(tokens.chat.escape(content), text)
     ids, starts = tokens.starts(text)
 
     def token_at(position: int) -> int:
-        # What is shown is longer than what was meant where a special token was spelled out.
-        return bisect_left(starts, begin + len(tokens.chat.safe(content[:position])))
+        # Escaping special tokens lengthens the text, so the character position is that in the escaped text.
+        return bisect_left(starts, offset + len(tokens.chat.escape(content[:position])))
 
     passages = (slice(token_at(start), token_at(end)) for start, end in spans)
-    return Located(ids=tuple(ids), spans=tuple(passages), tail=token_at(tail))
+    return PromptSpans(ids=tuple(ids), spans=tuple(passages), tail=token_at(tail))
 
 
-def _begin(content: str, text: str) -> int:
-    """Where a turn stands in a rendered chat; templates may strip it."""
-    begin = text.rfind(content)
-    if begin < 0:
+def _find_turn(content: str, text: str) -> int:
+    """Return the offset of a turn in a rendered chat; the template may have stripped the turn."""
+    offset = text.rfind(content)
+    if offset < 0:
         stripped = content.strip()
-        begin = text.rfind(stripped) - content.index(stripped) if stripped in text else -1
-    if begin < 0:
+        offset = text.rfind(stripped) - content.index(stripped) if stripped in text else -1
+    if offset < 0:
         raise BackendError(
-            "The model's chat template rewrites the user turn, so that its passages cannot be found in the text",
+            "The model's chat template rewrites the user turn, so that the passages cannot be located in the prompt",
             remedy="Use another model, or another method",
         )
-    return begin
+    return offset

@@ -1,9 +1,8 @@
-"""Chains of identifiers, written by a model that may choose only where there is a choice.
+"""Constrained decoding of permutations that skips forced tokens.
 
-Greedy decoding under the grammar of `rerank.lm.permutation_grammar`, token for token, with fewer forward passes: tokens
-that
-the grammar forces are appended without asking, and go through the model together with the next one that is asked for.
-Imports torch at its top, so it is imported only when a model is there. Knows token ids, not chats.
+The output equals greedy decoding under the grammar of `rerank.lm.permutation_grammar`, but needs fewer forward passes:
+tokens that the grammar forces are appended without one, and are processed together with the next chosen token. Input is
+token ids. Imports torch at import time.
 """
 
 from __future__ import annotations
@@ -14,113 +13,116 @@ from typing import Any
 
 import torch
 
-from rerank.lm.cpu_attention import sees_everything
+from rerank.lm.cpu_attention import has_full_attention
 from rerank.lm.forward_pass import forward
-from rerank.lm.kv_cache import roomy_cache
-from rerank.lm.output_head import Head
-from rerank.lm.permutation_grammar import Chain, State
-from rerank.lm.sampling import draw
-from rerank.lm.temporary_settings import Borrowed
+from rerank.lm.kv_cache import make_cache
+from rerank.lm.output_head import OutputHead
+from rerank.lm.permutation_grammar import GrammarState, PermutationGrammar
+from rerank.lm.sampling import add_sampling_noise
+from rerank.lm.temporary_settings import TemporarySettings
 from rerank.tasks import Sampling
 
 
 @dataclass
-class Row:
-    """One chain under way.
+class DecodingRow:
+    """One permutation being decoded.
 
     Attributes:
-        prompt: Token ids that it follows.
-        state: What is written, and what may come.
-        sampling: Greedy, or by chance.
-        chance: Where its draws come from.
-        written: Token ids of the chain so far.
-        steps: Forward passes after the prompt's own.
+        prompt: Token ids of the prompt.
+        state: The grammar state.
+        sampling: The sampling settings.
+        generator: The random number generator of this row.
+        tokens: Token ids of the permutation so far.
+        steps: Number of forward passes after the prefill.
     """
 
     prompt: Sequence[int]
-    state: State
+    state: GrammarState
     sampling: Sampling
-    chance: torch.Generator
-    written: list[int] = field(default_factory=list)
+    generator: torch.Generator
+    tokens: list[int] = field(default_factory=list)
     steps: int = 0
 
     def begin(self) -> list[int]:
-        """Tokens of the first pass: the prompt and what is forced at once; none if there is no choice at all."""
-        self.written = self.state.forced()
-        return [] if self.state.done else [*self.prompt, *self.written]
+        """Return the tokens of the first forward pass: prompt and forced tokens; empty if no choice is left."""
+        self.tokens = self.state.push_forced()
+        return [] if self.state.is_complete else [*self.prompt, *self.tokens]
 
-    def choose(self, scores: torch.Tensor) -> list[int]:
-        """Take the best allowed token (the lowest of equals) and what follows by force; return what to read next.
+    def choose(self, logits: torch.Tensor) -> list[int]:
+        """Append the best allowed token (the lowest id among equals) and the forced tokens after it.
 
         Args:
-            scores: (allowed tokens,) their logits.
+            logits: (allowed tokens,) logits.
+
+        Returns:
+            The tokens of the next forward pass; empty if the permutation is complete.
         """
-        token = self.state.allowed()[int(draw(scores, self.sampling, self.chance).argmax())]
+        token = self.state.allowed()[int(add_sampling_noise(logits, self.sampling, self.generator).argmax())]
         self.state.push(token)
-        tokens = [token, *self.state.forced()]
-        self.written += tokens
-        return [] if self.state.done else tokens
+        new = [token, *self.state.push_forced()]
+        self.tokens += new
+        return [] if self.state.is_complete else new
 
 
-def permute(
+def decode_permutations(
     model: Any,
     prompts: Sequence[Sequence[int]],
-    chains: Sequence[Chain],
+    grammars: Sequence[PermutationGrammar],
     samplings: Sequence[Sampling],
     seeds: Sequence[int],
-) -> list[Row]:
-    """Write a chain behind each prompt.
+) -> list[DecodingRow]:
+    """Generate one permutation per prompt.
 
-    Rows are decoded together: each hands in the tokens that it has ahead, padded on the left to the longest; positions
-    count real tokens only. A model some of whose layers count keys (sliding windows) or read them one after the other
-    (recurrence) would mind the padding between tokens, so its rows are decoded one by one.
+    Rows are decoded in one batch: the pending tokens of each row are padded on the left to the longest, and positions
+    count real tokens only. Models with sliding windows or recurrent layers cannot ignore padding between tokens, so
+    their rows are decoded one by one.
 
     Args:
         model: A causal language model of transformers.
-        prompts: Token ids, one list a row.
-        chains: The grammar of each row.
-        samplings: How to decode each row.
-        seeds: Where each row's chance starts.
+        prompts: Token ids, one list per row.
+        grammars: Grammar of each row.
+        samplings: Sampling settings of each row.
+        seeds: Seed of each row.
 
     Returns:
-        The rows, their chains complete.
+        The rows, with complete permutations.
     """
     rows = [
-        Row(prompt, chain.start(), sampling, torch.Generator().manual_seed(seed))
-        for prompt, chain, sampling, seed in zip(prompts, chains, samplings, seeds, strict=True)
+        DecodingRow(prompt, grammar.start(), sampling, torch.Generator().manual_seed(seed))
+        for prompt, grammar, sampling, seed in zip(prompts, grammars, samplings, seeds, strict=True)
     ]
-    together = [rows] if sees_everything(model.config) else [[row] for row in rows]
-    with Borrowed(model), Head(model) as head:
-        for some in together:
-            _complete(model, some, head)
+    batches = [rows] if has_full_attention(model.config) else [[row] for row in rows]
+    with TemporarySettings(model), OutputHead(model) as head:
+        for batch in batches:
+            _decode_batch(model, batch, head)
     return rows
 
 
-def _complete(model: Any, rows: Sequence[Row], head: Head) -> None:
-    """Write the chains of some rows together."""
-    ahead = [row.begin() for row in rows]
-    if not any(ahead):
+def _decode_batch(model: Any, rows: Sequence[DecodingRow], head: OutputHead) -> None:
+    pending = [row.begin() for row in rows]
+    if not any(pending):
         return
-    # A step is as wide as the row that has most ahead, so rows of a batch take up room for one another.
-    room = max(map(len, ahead)) + sum(row.state.longest for row in rows)
-    reader = _Reader(model, len(rows), roomy_cache(model.config, room))
-    while any(ahead):
-        ways = [row.state.allowed() for row in rows]
-        head.only = sorted({token for tokens in ways for token in tokens})
-        logits = reader.read(ahead)
-        for at, row in enumerate(rows):
-            if ahead[at]:
+    # A step is as wide as the row with the most pending tokens, so every row may add padding to all others.
+    capacity = max(map(len, pending)) + sum(row.state.max_tokens for row in rows)
+    reader = _BlockReader(model, len(rows), make_cache(model.config, capacity))
+    while any(pending):
+        allowed = [row.state.allowed() for row in rows]
+        # One head for the batch: logits of all tokens that any row may generate next.
+        head.token_ids = sorted({token for tokens in allowed for token in tokens})
+        logits = reader.read(pending)  # (rows, len(head.token_ids))
+        for index, row in enumerate(rows):
+            if pending[index]:
                 row.steps += reader.passes > 1
-                ahead[at] = row.choose(head.of(logits[at], ways[at]))
+                pending[index] = row.choose(head.select(logits[index], allowed[index]))
 
 
-class _Reader:
-    """Feeds blocks of tokens to a model that remembers what it has read.
+class _BlockReader:
+    """Runs forward passes over blocks of tokens on top of a KV cache.
 
     Args:
         model: The model.
-        rows: How many.
-        cache: An empty key-value cache.
+        rows: Number of rows.
+        cache: An empty KV cache.
     """
 
     def __init__(self, model: Any, rows: int, cache: Any) -> None:
@@ -129,17 +131,18 @@ class _Reader:
         self.passes = 0
 
     def read(self, blocks: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Read one block a row; return (rows, tokens asked for) logits of what follows each.
+        """Process one block per row; return (rows, tokens of the head) logits after the last token of each block.
 
-        A row without a block reads padding, which nothing ever attends to.
+        A row with an empty block gets padding, which is masked in all later passes.
         """
         width = max(map(len, blocks))
         ids = torch.tensor([[0] * (width - len(block)) + list(block) for block in blocks])
         new = torch.tensor([[0] * (width - len(block)) + [1] * len(block) for block in blocks])
+        # RoPE position of a token = number of real tokens before it, whatever the padding in between.
         positions = (self._mask.sum(dim=1, keepdim=True) + new.cumsum(dim=1) - 1).clamp(min=0)
         self._mask = torch.cat([self._mask, new], dim=1)
         device = self._model.device
-        out = forward(
+        output = forward(
             self._model,
             cache=self._cache,
             input_ids=ids.to(device),
@@ -149,4 +152,4 @@ class _Reader:
             logits_to_keep=1,
         )
         self.passes += 1
-        return out.logits[:, -1].float().cpu()  # type: ignore[no-any-return]
+        return output.logits[:, -1].float().cpu()  # type: ignore[no-any-return]

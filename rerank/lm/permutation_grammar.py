@@ -1,7 +1,7 @@
-"""Which token may come next while a chain of identifiers is written, none of them twice. Knows token ids, not models.
+"""The grammar of a permutation such as ``[3] > [1] > [2]``: which token may come next if no identifier is repeated.
 
-A chain is ``[3] > [1] > [2]``; its grammar is a tree of token ids with one leaf an identifier. Where the tree leaves a
-single way on, the tokens are known without asking the model: that is what a decoder of such chains may skip.
+The grammar is a prefix tree (trie) of token ids with one leaf per identifier. Where only one token is allowed, it is
+known without a forward pass; a decoder can skip such forced tokens. This module works on token ids only.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Callable, Sequence
 
 from rerank.errors import UsageError
 
-Ids = tuple[int, ...]
+TokenIds = tuple[int, ...]
 
 
 class _Node:
-    """One position in the tree.
+    """A node of the prefix tree.
 
     Attributes:
-        children: Token -> where it leads.
-        items: Identifiers below this node.
+        children: Token -> child node.
+        items: Identifiers below this node, as indices.
     """
 
     __slots__ = ("children", "items")
@@ -28,125 +28,127 @@ class _Node:
         self.items: set[int] = set()
 
 
-class Chain:
-    """The grammar of one reply; states are made from it.
+class PermutationGrammar:
+    """The grammar of one reply.
 
     Args:
-        first: Token ids of each identifier where it begins the chain.
-        later: Token ids of each where it follows another, the separator included.
-        count: How many identifiers to write.
+        first: Token ids of each identifier at the beginning of the reply.
+        later: Token ids of each identifier after another one, including the separator.
+        count: Number of identifiers to generate.
 
     Raises:
-        UsageError: The tokens of one identifier begin those of another, so that it could not be told when it ends.
+        UsageError: The tokens of one identifier are a prefix of those of another, so that its end is ambiguous.
     """
 
-    def __init__(self, first: Sequence[Ids], later: Sequence[Ids], count: int) -> None:
-        """Grow the trees."""
+    def __init__(self, first: Sequence[TokenIds], later: Sequence[TokenIds], count: int) -> None:
+        """Build the prefix trees."""
         self.count = count
         self.size = len(first)
-        #: The most tokens that a reply can have.
-        self.longest = count * max(map(len, [*first, *later]))
-        self.first, self.later = _tree(first), _tree(later)
+        #: Maximum number of tokens of a reply.
+        self.max_tokens = count * max(map(len, [*first, *later]))
+        self.first, self.later = _build_tree(first), _build_tree(later)
 
-    def start(self) -> State:
-        """Nothing written yet."""
-        return State(self)
+    def start(self) -> GrammarState:
+        """Return the state before the first token."""
+        return GrammarState(self)
 
 
-class State:
-    """How far a chain has come.
+class GrammarState:
+    """The state of a partly generated permutation.
 
     Attributes:
-        order: Identifiers written so far, as positions.
+        order: Identifiers generated so far, as indices.
     """
 
-    __slots__ = ("_chain", "_left", "_node", "order")
+    __slots__ = ("_grammar", "_node", "_unused", "order")
 
-    def __init__(self, chain: Chain) -> None:
-        self._chain = chain
-        self._node = chain.first
-        self._left = set(range(chain.size))
+    def __init__(self, grammar: PermutationGrammar) -> None:
+        self._grammar = grammar
+        self._node = grammar.first
+        self._unused = set(range(grammar.size))
         self.order: list[int] = []
 
     @property
-    def done(self) -> bool:
-        """Whether all identifiers that were asked for are written."""
-        return len(self.order) == self._chain.count
+    def is_complete(self) -> bool:
+        """Whether all requested identifiers are generated."""
+        return len(self.order) == self._grammar.count
 
     @property
-    def longest(self) -> int:
-        """The most tokens that the whole chain can have."""
-        return self._chain.longest
+    def max_tokens(self) -> int:
+        """Maximum number of tokens of the whole permutation."""
+        return self._grammar.max_tokens
 
-    def allowed(self) -> Ids:
-        """Tokens that may come next, rising; none once the chain is done."""
-        if self.done:
+    def allowed(self) -> TokenIds:
+        """Return the allowed next tokens in ascending order; none if the permutation is complete."""
+        if self.is_complete:
             return ()
-        ways = self._node.children.items()
-        return tuple(sorted(token for token, node in ways if not self._left.isdisjoint(node.items)))
+        children = self._node.children.items()
+        return tuple(sorted(token for token, node in children if not self._unused.isdisjoint(node.items)))
 
     def push(self, token: int) -> None:
-        """Write one of the allowed tokens.
+        """Append one of the allowed tokens.
 
         Raises:
-            ValueError: It is none of them.
+            ValueError: The token is not allowed.
         """
         if token not in self.allowed():
-            raise ValueError(f"Token {token} cannot come here; allowed: {self.allowed()}")
+            raise ValueError(f"Token {token} is not allowed here; allowed: {self.allowed()}")
         self._node = self._node.children[token]
-        if not self._node.children:
+        if not self._node.children:  # a leaf: the identifier is complete
             (item,) = self._node.items
-            self._left.discard(item)
+            self._unused.discard(item)
             self.order.append(item)
-            self._node = self._chain.later
+            self._node = self._grammar.later
 
-    def forced(self) -> list[int]:
-        """Write all tokens that have no alternative, up to the next choice or the end; return them."""
-        written = []
-        while len(ways := self.allowed()) == 1:
-            self.push(ways[0])
-            written.append(ways[0])
-        return written
+    def push_forced(self) -> list[int]:
+        """Append all tokens without an alternative, up to the next choice or the end; return them."""
+        tokens = []
+        while len(allowed := self.allowed()) == 1:
+            self.push(allowed[0])
+            tokens.append(allowed[0])
+        return tokens
 
 
-def pieces(
-    encode: Callable[[str], Ids], items: Sequence[str], separator: str, *, before: str = "", opening: str = ""
-) -> tuple[list[Ids], list[Ids]]:
-    """Token ids of identifiers as the model would write them, for `Chain`.
+def tokenize_identifiers(
+    encode: Callable[[str], TokenIds], items: Sequence[str], separator: str, *, before: str = "", prefix: str = ""
+) -> tuple[list[TokenIds], list[TokenIds]]:
+    """Return the token ids of identifiers as the model would generate them, for `PermutationGrammar`.
 
-    A tokenizer sees more than one identifier at a time, so each is tokenized behind what comes before it, and the
-    tokens of that are taken off. Where a token would reach over the border, it is tokenized by itself.
+    Tokenization depends on the preceding text, so each identifier is tokenized together with it.
 
     Args:
-        encode: Text -> token ids, no special tokens added.
-        items: The identifiers, brackets included.
-        separator: What stands between two of them.
-        before: The end of the prompt, which the first identifier is tokenized behind; it ends with ``opening``.
-        opening: The beginning of the reply that the prompt gives already.
+        encode: Maps a text to token ids, without special tokens.
+        items: The identifiers, including brackets.
+        separator: The text between two identifiers.
+        before: The end of the prompt, including ``prefix``.
+        prefix: The beginning of the reply that the prompt contains.
+
+    Returns:
+        Token ids of each identifier at the beginning of the reply, and after a separator.
 
     Raises:
-        UsageError: The identifiers do not begin as the reply does.
+        UsageError: An identifier does not start with the prefix.
     """
     for item in items:
-        if not item.startswith(opening):
+        if not item.startswith(prefix):
             raise UsageError(
-                f"The prompt begins the reply with {opening!r}, and no order such as {item!r} begins so",
-                expected="a beginning of every identifier",
+                f"The prompt begins the reply with {prefix!r}, but the identifier {item!r} does not start with it",
+                expected="a prefix of every identifier",
                 remedy="Use a prompt whose reply_prefix is '[' or empty, or --method NAME,constrain=false",
             )
-    known = before + items[0][len(opening) :]
-    first = [behind(encode, before, item[len(opening) :]) for item in items]
-    later = [behind(encode, known, separator + item) for item in items]
+    context = before + items[0][len(prefix) :]
+    first = [tokenize_after(encode, before, item[len(prefix) :]) for item in items]
+    later = [tokenize_after(encode, context, separator + item) for item in items]
     return first, later
 
 
-def behind(encode: Callable[[str], Ids], before: str, text: str) -> Ids:
-    """Tokens of ``text`` behind ``before``; by itself where a token reaches over the border."""
+def tokenize_after(encode: Callable[[str], TokenIds], before: str, text: str) -> TokenIds:
+    """Return the tokens of a text that follows another; on its own if a token crosses the boundary."""
     head, whole = encode(before), encode(before + text)
     return whole[len(head) :] if whole[: len(head)] == head else encode(text)
 
 
-def _tree(sequences: Sequence[Ids]) -> _Node:
+def _build_tree(sequences: Sequence[TokenIds]) -> _Node:
     root = _Node()
     for item, tokens in enumerate(sequences):
         node = root
@@ -154,14 +156,15 @@ def _tree(sequences: Sequence[Ids]) -> _Node:
             node.items.add(item)
             node = node.children.setdefault(token, _Node())
         node.items.add(item)
-    waiting = [root]
-    while waiting:
-        node = waiting.pop()
-        waiting += node.children.values()
+    pending = [root]
+    while pending:
+        node = pending.pop()
+        pending += node.children.values()
+        # Identifiers that end at this node: exactly one at a leaf, none at an inner node.
         ending = node.items.difference(*(child.items for child in node.children.values()))
         if len(ending) > (0 if node.children else 1):
             raise UsageError(
-                f"The tokens of identifier {min(ending) + 1} are those of another, or begin them",
-                expected="identifiers that can be told apart, such as numbers in brackets",
+                f"The tokens of identifier {min(ending) + 1} are equal to, or a prefix of, those of another identifier",
+                expected="identifiers that can be distinguished, such as numbers in brackets",
             )
     return root

@@ -1,4 +1,4 @@
-"""A draw from a model's distribution, for one row. Imports torch at its top."""
+"""Sampling of the next token for one row of a batch. Imports torch at import time."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from transformers.generation.logits_process import TopPLogitsWarper
 from rerank.tasks import Sampling
 
 
-def draw(scores: torch.Tensor, sampling: Sampling, chance: torch.Generator) -> torch.Tensor:
-    """Scores whose largest is the token to take: as they are when greedy, with noise when by chance.
+def add_sampling_noise(logits: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> torch.Tensor:
+    """Return logits whose argmax is the next token: unchanged for greedy decoding, with Gumbel noise for sampling.
 
-    The noise is the Gumbel-max trick: the largest of (log-probability + Gumbel noise) is a draw from the distribution.
-    So every loop stays greedy, and each row has a generator of its own.
+    The argmax of log-probability + Gumbel noise is a sample from the distribution (Gumbel-max trick). Decoding loops
+    can therefore stay greedy, and each row of a batch has its own generator.
 
     Args:
-        scores: (tokens,) logits of those that may come.
-        sampling: Temperature and nucleus.
-        chance: Where the draw comes from.
+        logits: (tokens,) logits of the allowed tokens.
+        sampling: Temperature and nucleus size.
+        generator: Random number generator of the row.
     """
     if sampling.temperature <= 0:
-        return scores
-    scores = scores.float() / sampling.temperature
+        return logits
+    logits = logits.float() / sampling.temperature
     if sampling.top_p < 1:
-        scores = TopPLogitsWarper(sampling.top_p)(None, scores[None])[0]
-    noise = torch.empty(scores.shape).exponential_(generator=chance).log_().neg_()
-    return scores + noise.to(scores.device)
+        logits = TopPLogitsWarper(sampling.top_p)(None, logits[None])[0]
+    # If E ~ Exponential(1), then -log E ~ Gumbel(0, 1). Drawn on the CPU, so that the device does not matter.
+    noise = torch.empty(logits.shape).exponential_(generator=generator).log_().neg_()
+    return logits + noise.to(logits.device)

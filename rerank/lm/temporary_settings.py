@@ -1,7 +1,4 @@
-"""A model on loan: its attention and its decoding defaults changed for a while, and given back as they were.
-
-Imports torch at its top, so it is imported only when a model is there.
-"""
+"""Temporary settings of a model: attention function and generation config. Imports torch at import time."""
 
 from __future__ import annotations
 
@@ -13,32 +10,30 @@ from transformers import GenerationConfig
 from rerank.lm import cpu_attention
 
 
-class Borrowed:
-    """Changes a model while a ``with`` block runs.
+class TemporarySettings:
+    """A context manager that changes a model's settings and restores them afterwards.
 
-    Its own decoding defaults go (a repetition penalty would forbid identifiers), an attention comes in, and nothing is
-    kept for gradients.
+    Inside the block, no gradients are recorded, and the model's own generation defaults do not apply: a repetition
+    penalty, for example, would forbid identifiers. ``with`` returns whether `rerank.lm.cpu_attention` is active.
 
     Args:
         model: A causal language model of transformers.
-        config: Decoding defaults for the while; its own if None.
-        attention: Name of the attention; empty takes ours where it is the faster one (`_attention.is_plain`).
-
-    ``with`` gives whether our fast attention is in.
+        config: The generation config to use; None keeps the model's own.
+        attention: Name of the attention function; if empty, the CPU kernel is used for models that it supports.
     """
 
     def __init__(self, model: Any, config: GenerationConfig | None = None, attention: str = "") -> None:
         self._model, self._config = model, config
-        self._own = model.config._attn_implementation
-        self._attention = attention or (cpu_attention.NAME if cpu_attention.is_plain(model) else "")
-        # Weights that processes share out are gathered again and again into the same tensors, which may not become
-        # tensors of inference.
-        shared = any(hasattr(value, "full_tensor") for value in model.parameters())
-        self._mode = torch.no_grad() if shared else torch.inference_mode()
+        self._own_attention = model.config._attn_implementation
+        supported = cpu_attention.supports_cpu_attention(model)
+        self._attention = attention or (cpu_attention.NAME if supported else "")
+        # FSDP gathers sharded weights again and again into the same tensors, which must not become inference tensors.
+        sharded = any(hasattr(value, "full_tensor") for value in model.parameters())
+        self._mode = torch.no_grad() if sharded else torch.inference_mode()
 
     def __enter__(self) -> bool:
         self._mode.__enter__()
-        self._kept = self._model.generation_config
+        self._own_config = self._model.generation_config
         if self._config is not None:
             self._model.generation_config = self._config
         if self._attention:
@@ -47,7 +42,7 @@ class Borrowed:
         return self._attention == cpu_attention.NAME
 
     def __exit__(self, *_: object) -> None:
-        self._model.generation_config = self._kept
+        self._model.generation_config = self._own_config
         if self._attention:
-            self._model.set_attn_implementation(self._own)
+            self._model.set_attn_implementation(self._own_attention)
         self._mode.__exit__(None, None, None)

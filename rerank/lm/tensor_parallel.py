@@ -1,7 +1,7 @@
-"""One model over several processes of torchrun, every matrix split: the first leads, the others do as it does.
+"""Tensor parallelism: one model split over the processes that torchrun started. Imports torch when called.
 
-Only the leader runs the program; what it hands to the model it tells the others first, who then take part in the same
-passes. Imports torch when called.
+Only process 0 (the leader) runs the program. It broadcasts every batch before it calls the model, and the other
+processes (followers) take part in the same forward passes.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from typing import Any
 from rerank.errors import RerankError, UsageError
 
 
-def processes() -> int:
-    """How many processes torchrun started; 1 without it."""
+def process_count() -> int:
+    """Return the number of processes that torchrun started; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def placement() -> dict[str, Any]:
-    """The arguments that make transformers split a model over all processes.
+def tensor_parallel_arguments() -> dict[str, Any]:
+    """Return the arguments of ``from_pretrained`` that split a model over all processes.
 
     Raises:
         UsageError: There is a single process.
     """
-    if processes() < 2:
+    if process_count() < 2:
         raise UsageError(
             "--device-map tp in a single process",
-            expected="one process a device, started by torchrun",
-            remedy="Run: torchrun --nproc-per-node DEVICES -m rerank ...; or take --device-map auto",
+            expected="one process per device, started by torchrun",
+            remedy="Run: torchrun --nproc-per-node DEVICES -m rerank ...; or use --device-map auto",
         )
     try:
         from transformers.distributed.configuration_utils import DistributedConfig
@@ -40,40 +40,40 @@ def placement() -> dict[str, Any]:
 
 
 def is_split(model: Any) -> bool:
-    """Whether a process holds only its part of each matrix."""
+    """Return whether each process holds only a part of every weight matrix."""
     return (getattr(model, "_tp_size", None) or 1) > 1
 
 
-def lead_or_follow(do: Callable[[Any], Any]) -> None:
-    """Return in the leader; in the others, do what the leader does until it ends, then end the process.
+def lead_or_follow(process: Callable[[Any], Any]) -> None:
+    """Return in the leader; in a follower, process every broadcast batch until the leader ends, then exit.
 
     Args:
-        do: What the leader will do with what it tells (`tell`).
+        process: The function that the leader calls with each batch that it broadcasts.
     """
     import torch.distributed as distributed
 
     if distributed.get_rank() == 0:
-        atexit.register(tell, None)
+        atexit.register(broadcast, None)
         return
-    while (told := _told()) is not None:
+    while (batch := _receive()) is not None:
         try:
-            do(told)
-        except (RuntimeError, MemoryError, RerankError):  # the leader met it too, and says so
+            process(batch)
+        except (RuntimeError, MemoryError, RerankError):  # the leader has the same error and reports it
             continue
     raise SystemExit(0)
 
 
-def tell(what: Any) -> None:
-    """Tell the other processes what the leader is about to do; None is the end."""
+def broadcast(batch: Any) -> None:
+    """Send the next batch to the followers; None tells them to exit."""
     import torch.distributed as distributed
 
     if distributed.is_initialized():
-        distributed.broadcast_object_list([what], src=0)
+        distributed.broadcast_object_list([batch], src=0)
 
 
-def _told() -> Any:
+def _receive() -> Any:
     import torch.distributed as distributed
 
-    box = [None]
-    distributed.broadcast_object_list(box, src=0)
-    return box[0]
+    objects = [None]
+    distributed.broadcast_object_list(objects, src=0)
+    return objects[0]

@@ -1,6 +1,6 @@
-"""Thoughts before an answer, within a budget: written freely, closed by force where they do not end in time.
+"""Thoughts of reasoning models before the answer, within a token budget.
 
-Knows the marks that reasoning models open and close their thoughts with; knows no task, and not who writes.
+Thoughts are generated freely and closed by force if they do not end within the budget.
 """
 
 from __future__ import annotations
@@ -12,50 +12,51 @@ from rerank.lm.jobs import Job
 from rerank.lm.tokenizers import HfTokens
 
 _OPEN, CLOSE = "<think>", "</think>"
-#: Tokens that a thought may grow by when it is tokenized again together with its end.
+#: Tokens that thoughts may grow by when they are tokenized again together with the closing tag.
 _SPARE = 4
 
-#: Continues the prompts of jobs until `CLOSE` or their limits; token ids, and whether the last ends the model's turn.
-Writer = Callable[[Sequence[Job]], Sequence[tuple[list[int], bool]]]
+#: Continues the prompts of jobs until `CLOSE` or the token limit; returns the token ids of each job and whether the
+#: last one is an end-of-sequence token.
+ThoughtGenerator = Callable[[Sequence[Job]], Sequence[tuple[list[int], bool]]]
 
 
-def think(write: Writer, tokens: HfTokens, jobs: Sequence[Job]) -> list[Job]:
-    """Let the model think about the jobs that want it; return all with prompts that end where it is to answer.
+def add_thoughts(generate: ThoughtGenerator, tokens: HfTokens, jobs: Sequence[Job]) -> list[Job]:
+    """Generate thoughts for the jobs that ask for them; return all jobs, their prompts ready for the answer.
 
-    The budget is ``sampling.thinking``: thoughts that are not closed by then are closed for the model, so that its
-    answer always has its own room. A model that was not trained to think is put into a thought all the same.
+    The budget is ``sampling.thinking``. Thoughts that are still open then are closed, so that the tokens of the answer
+    are never used up. A model that was not trained to think is put into an open thought as well.
     """
-    opened = [_opened(tokens, job) for job in jobs if job.sampling.thinking]
-    pensive = [job for job in opened if job.sampling.max_tokens]
-    if not pensive:
+    opened = [_open_thought(tokens, job) for job in jobs if job.sampling.thinking]
+    thinking = [job for job in opened if job.sampling.max_tokens]
+    if not thinking:
         return list(jobs)
-    given = {job.at: job for job in jobs}
-    thought = {}
-    for begun, (row, ended) in zip(pensive, write(pensive), strict=True):
-        job = given[begun.at]
-        text, closed, _ = tokens.text(row, marks=True).partition(CLOSE)
-        if ended and not closed:  # the mark that ends its turn is no thought
-            text = tokens.text(row[:-1], marks=True)
+    originals = {job.index: job for job in jobs}
+    finished = {}
+    for opened_job, (row, ended) in zip(thinking, generate(thinking), strict=True):
+        job = originals[opened_job.index]
+        text, closed, _ = tokens.text(row, special=True).partition(CLOSE)
+        if ended and not closed:  # the end-of-sequence token is not part of the thoughts
+            text = tokens.text(row[:-1], special=True)
         closing = tokens.plain(f"{text}{_close(job)}")
-        thought[job.at] = job.after(text.strip(), [*begun.prompt, *closing], len(row))
-    return [thought.get(job.at, job) for job in jobs]
+        finished[job.index] = job.with_thoughts(text.strip(), [*opened_job.prompt, *closing], len(row))
+    return [finished.get(job.index, job) for job in jobs]
 
 
 def _close(job: Job) -> str:
-    return f"{CLOSE}\n\n{job.begun}"
+    return f"{CLOSE}\n\n{job.reply_prefix}"
 
 
-def _opened(tokens: HfTokens, job: Job) -> Job:
-    """The job of thinking: the prompt up to an open thought, and as many tokens as leave the answer its room.
+def _open_thought(tokens: HfTokens, job: Job) -> Job:
+    """Return the job of thinking: its prompt ends with an open thought, its limit leaves space for the answer.
 
-    None are left where the prompt fills the context.
+    The limit is 0 if the prompt fills the context.
     """
     text = tokens.render(job.request.prompt, thinking=True)
-    text = text[: len(text) - len(job.begun)] if job.begun else text
+    text = text[: len(text) - len(job.reply_prefix)] if job.reply_prefix else text
     if not text.rstrip().endswith(_OPEN):
         text += f"{_OPEN}\n"
     prompt = tokens.ids(text)
-    marks = len(tokens.plain(_close(job))) + _SPARE
-    room = tokens.context_size - len(prompt) - marks - job.sampling.max_tokens
-    sampling = replace(job.sampling, max_tokens=max(0, min(job.sampling.thinking, room)), min_tokens=0)
+    closing = len(tokens.plain(_close(job))) + _SPARE
+    available = tokens.context_size - len(prompt) - closing - job.sampling.max_tokens
+    sampling = replace(job.sampling, max_tokens=max(0, min(job.sampling.thinking, available)), min_tokens=0)
     return replace(job, prompt=prompt, sampling=sampling)

@@ -1,4 +1,4 @@
-"""How a transformers tokenizer counts and cuts. Knows no model."""
+"""Token counting and truncation with a transformers tokenizer."""
 
 from __future__ import annotations
 
@@ -6,85 +6,85 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
-from rerank.lm.chat_templates import Chat
+from rerank.lm.chat_templates import ChatRenderer
 from rerank.prompts.base import Prompt
 
-#: What tokenizers say when they know of no limit is far above this.
+#: Tokenizers without a length limit state a number far above this one.
 _NO_LIMIT = 10**9
 
 
 class HfTokens:
-    """A `TokenCounter` over a transformers tokenizer.
+    """A `TokenCounter` that uses a transformers tokenizer.
 
     Args:
         tokenizer: The tokenizer.
-        context_size: Tokens of prompt and reply together.
+        context_size: Maximum number of tokens of prompt and reply together.
 
     Attributes:
         tokenizer: The tokenizer.
-        chat: How it renders chats.
+        chat: Renders chats with the tokenizer's chat template.
     """
 
     def __init__(self, tokenizer: Any, *, context_size: int) -> None:
-        """Keep the tokenizer."""
+        """Prepare the chat template."""
         self.tokenizer = tokenizer
-        self.chat = Chat(tokenizer)
+        self.chat = ChatRenderer(tokenizer)
         self._context_size = context_size
 
     @property
     def context_size(self) -> int:
-        """Tokens that prompt and reply may have together."""
+        """Maximum number of tokens of prompt and reply together."""
         return self._context_size
 
     def render(self, prompt: Prompt, *, thinking: bool = False) -> str:
-        """The text that stands for a prompt, chat template and all; see `Chat.render`."""
+        """Return the text of a prompt after applying the chat template."""
         return self.chat.render(prompt, thinking=thinking)
 
     def encode(self, prompts: list[Prompt], *, thinking: bool = False) -> list[list[int]]:
-        """Token ids of whole prompts. A chat template writes its own special tokens; without one they are added."""
+        """Return the token ids of rendered prompts; special tokens are added if there is no chat template."""
         return [self.ids(self.render(prompt, thinking=thinking)) for prompt in prompts]
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of a rendered prompt."""
-        found: list[int] = self.tokenizer(text, add_special_tokens=not self.chat.has_template)["input_ids"]
-        return found
+        """Return the token ids of a rendered prompt."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=not self.chat.has_template)["input_ids"]
+        return ids
 
     def starts(self, text: str) -> tuple[list[int], list[int]]:
-        """Token ids of a rendered prompt, and the first character of each; they never fall.
+        """Return the token ids of a rendered prompt and the first character of each token, in non-decreasing order.
 
-        Needs a fast tokenizer. A special token that the tokenizer adds stands where the one before it ends.
+        Requires a fast tokenizer. A special token that the tokenizer adds starts where the preceding token ends.
         """
-        found = self.tokenizer(text, add_special_tokens=not self.chat.has_template, return_offsets_mapping=True)
+        encoding = self.tokenizer(text, add_special_tokens=not self.chat.has_template, return_offsets_mapping=True)
         starts: list[int] = []
-        end = 0
-        for start, past in found["offset_mapping"]:
-            starts.append(max(start, starts[-1] if starts else 0) if past > start else end)
-            end = max(end, past)
-        return found["input_ids"], starts
+        last_end = 0
+        for start, end in encoding["offset_mapping"]:
+            starts.append(max(start, starts[-1] if starts else 0) if end > start else last_end)
+            last_end = max(last_end, end)
+        return encoding["input_ids"], starts
 
-    def text(self, ids: Sequence[int], *, marks: bool = False) -> str:
-        """The text of token ids, special tokens left out unless ``marks``."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=not marks))
+    def text(self, ids: Sequence[int], *, special: bool = False) -> str:
+        """Return the text of token ids, with special tokens only if ``special`` is true."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=not special))
 
     def plain(self, text: str) -> tuple[int, ...]:
-        """Token ids of a text by itself, without special tokens."""
+        """Return the token ids of a text on its own, without special tokens."""
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def count(self, prompt: Prompt) -> int:
-        """Tokens of the whole prompt, chat template and all."""
+        """Return the number of tokens of a rendered prompt."""
         return len(self.encode([prompt])[0])
 
     def lengths(self, texts: list[str]) -> list[int]:
-        """Tokens of each text by itself, in one call of the tokenizer."""
+        """Return the number of tokens of each text on its own; the tokenizer is called once."""
         if not texts:
             return []
         return [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
     def cut(self, text: str, tokens: int) -> str:
-        """The longest prefix of ``text`` of at most ``tokens`` tokens that ends where a token ends.
+        """Return the longest prefix of a text that ends at a token boundary and has at most ``tokens`` tokens.
 
-        A prefix may tokenize otherwise than the text did, so what was cut is counted again and, where that gave more
-        tokens, cut shorter.
+        A prefix may be tokenized differently from the whole text. It is therefore counted again, and shortened further
+        if it has more tokens.
         """
         if tokens <= 0:
             return ""
@@ -94,19 +94,19 @@ class HfTokens:
         return ""
 
     def _ends(self, text: str, tokens: int) -> list[int]:
-        """Character positions to try, longest first."""
+        """Return candidate end positions (in characters), the longest first."""
         if not self.tokenizer.is_fast:
             longest = bisect_right(range(len(text) + 1), tokens, key=lambda end: self.lengths([text[:end]])[0]) - 1
             return list(range(longest, 0, -1))
         spans = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         if len(spans) <= tokens:
             return [len(text)]
-        # Byte-level tokens that share a character share its span: the next token's start keeps us out of it.
-        return [min(spans[kept - 1][1], spans[kept][0]) for kept in range(tokens, 0, -1)]
+        # Byte-level tokens of one character share its span: the start of the next token keeps the cut out of it.
+        return [min(spans[count - 1][1], spans[count][0]) for count in range(tokens, 0, -1)]
 
 
-def context_size(model: Any, tokenizer: Any) -> int | None:
-    """The context that model and tokenizer state, the smaller one; None if neither says anything."""
+def stated_context_size(model: Any, tokenizer: Any) -> int | None:
+    """Return the smaller of the context sizes that model and tokenizer state; None if neither states one."""
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
     stated = (getattr(config, "max_position_embeddings", None), getattr(tokenizer, "model_max_length", None))
     sizes = [int(size) for size in stated if size is not None and 0 < size < _NO_LIMIT]

@@ -1,46 +1,73 @@
-"""Published methods by name: a strategy times a judge, one small TOML card each.
+"""Ranking methods: a strategy combined with a judge, described by one TOML card each.
 
-A card holds ``strategy``, ``judge``, ``paper`` and ``summary``, and perhaps ``options`` of either, and the ``backend``
-and ``prompt`` that it is meant for. A pair without a card is asked for as ``strategy:judge``. This module knows names;
-what they stand for is in ``strategies`` and ``judges``.
+A card has the keys ``strategy``, ``judge``, ``paper`` and ``summary``, and optionally ``options`` of either, and the
+``backend`` and ``prompt`` that the method uses. A pair without a card is written as ``strategy:judge``. Another
+distribution adds a card with an entry point of the group ``rerank.methods``, named like the method, whose value is the
+package that contains ``NAME.toml``.
 """
 
 from __future__ import annotations
 
+import sys
 import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from typing import Any
 
-from rerank.errors import UnknownNameError, UsageError
+from rerank.errors import DataError, MissingPrerequisiteError, UnknownNameError, UsageError
 from rerank.judges import judges, options_of
+from rerank.prompts import load_prompt
 from rerank.registry import Registry
 from rerank.selector import Selector
 from rerank.strategies import open_strategy, strategies
-from rerank.tasks import tasks_of
+from rerank.tasks import supported_tasks
 
-__all__ = ["Method", "backends_of", "describe_methods", "method_names", "open_method"]
+__all__ = ["Method", "backends_of", "count_calls", "describe_methods", "method_names", "open_method"]
 
+_GROUP = "rerank.methods"
 _backends = Registry("backends", "backend")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """A strategy times a judge.
+    """A strategy and a judge with their options.
 
     Attributes:
-        name: As after ``--method``.
-        strategy: Name in the strategies' registry.
-        judge: Name in the judges' registry.
-        options: Options of the strategy, the judge or both, e.g. ``size=10,by=likelihood``.
-        backend: The backend that reads the method's models, where it is not the one for language models.
-        prompt: The shipped prompt that suits it, where it is not the judge's own.
-        paper: Where it was published; empty for a pair that nobody named.
-        summary: One line on what it does.
+        name: The name in ``--method``, without options.
+        strategy: The strategy and its options.
+        judge: The judge and its options.
+        backend: The backend of the method's models; empty for the default, language models with transformers.
+        prompt: The shipped prompt that suits the method; empty if the judge decides.
+        paper: The publication; empty for a pair without a card.
+        summary: One line about the method.
     """
 
     name: str
+    strategy: Selector
+    judge: Selector
+    backend: str = ""
+    prompt: str = ""
+    paper: str = ""
+    summary: str = ""
+
+    @property
+    def own_prompt(self) -> str:
+        """The prompt that suits the method with any model; empty if every listwise prompt does."""
+        return self.prompt or str(judges.get(self.judge.name).suggest_prompt(self.judge.options))
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The options of the strategy and of the judge."""
+        return {**self.strategy.options, **self.judge.options}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Card:
+    """The content of a card file."""
+
     strategy: str
     judge: str
     options: str = ""
@@ -48,89 +75,143 @@ class Method:
     prompt: str = ""
     paper: str = ""
     summary: str = ""
-
-    @property
-    def strategy_selector(self) -> str:
-        """The strategy with its options, as `open_strategy` reads it."""
-        return self._selector(self.strategy, lambda key: key not in options_of(self.judge))
-
-    @property
-    def judge_selector(self) -> str:
-        """The judge with its options, as `open_judge` reads it."""
-        return self._selector(self.judge, lambda key: key in options_of(self.judge))
-
-    @property
-    def own_prompt(self) -> str:
-        """The prompt that suits it whatever the model; empty if any listwise one does."""
-        return self.prompt or str(judges.get(self.judge).suits(Selector.parse(self.judge_selector).options))
-
-    def with_options(self, more: str) -> Method:
-        """The same method with options that win over those it has."""
-        return replace(self, options=",".join(part for part in (self.options, more) if part))
-
-    def _selector(self, name: str, wanted: Callable[[str], bool]) -> str:
-        options = Selector.parse(f"{name},{self.options}" if self.options else name).options
-        return name + "".join(f",{key}={value}" for key, value in options.items() if wanted(key))
+    parsed: Mapping[str, str] = field(default_factory=dict)
 
 
 def method_names() -> list[str]:
-    """The names that have a card, sorted."""
-    return sorted(card.name.removesuffix(".toml") for card in files(__name__).iterdir() if card.name.endswith(".toml"))
+    """Return the names of all methods that have a card, sorted."""
+    return sorted({*_built_in(), *_added()})
 
 
-def open_method(name: str) -> Method:
-    """Find a method by its name, or by ``strategy:judge``; options of either may follow, after a comma.
+def open_method(text: str) -> Method:
+    """Look up a method by its name or ``strategy:judge``, followed by options of either.
 
-    >>> open_method("sliding,size=10,stride=5").strategy_selector
-    'sliding,size=10,stride=5'
+    >>> open_method("sliding,size=10,stride=5").strategy
+    Selector(name='sliding', argument='', options={'size': '10', 'stride': '5'})
 
     Raises:
-        UnknownNameError: There is none; the message suggests the nearest.
+        UnknownNameError: No method, strategy or judge has this name; the message suggests the nearest.
+        UsageError: The options are not written as KEY=VALUE, or the name is that of a strategy.
     """
-    whole, (name, _, options) = name, name.partition(",")
-    if options and "," in Selector.parse(f"{name.partition(':')[0]},{options}").name:
-        raise UsageError(f"Method {whole!r}", expected="options as KEY=VALUE after its name, as in sliding,size=10")
-    if name in method_names():
-        card = tomllib.loads((files(__name__) / f"{name}.toml").read_text(encoding="utf-8"))
-        return Method(name=name, **card).with_options(options)
-    strategy, colon, judge = name.partition(":")
-    if not colon:
-        raise UnknownNameError("method", name, method_names())
-    strategies.get(strategy)
-    judges.get(judge)
-    return Method(name=name, strategy=strategy, judge=judge, options=options)
+    name, _, rest = text.partition(",")
+    options = Selector.parse(f"{name.partition(':')[0]},{rest}") if rest else Selector(name)
+    if "," in options.name:
+        raise UsageError(f"Method {text!r}", expected="options as KEY=VALUE after its name, as in sliding,size=10")
+    card = _find_card(name)
+    merged = {**card.parsed, **options.options}
+    of_judge = options_of(card.judge)
+    return Method(
+        name=name,
+        strategy=Selector(card.strategy, options={key: value for key, value in merged.items() if key not in of_judge}),
+        judge=Selector(card.judge, options={key: value for key, value in merged.items() if key in of_judge}),
+        backend=card.backend,
+        prompt=card.prompt,
+        paper=card.paper,
+        summary=card.summary,
+    )
 
 
 def describe_methods() -> list[dict[str, Any]]:
-    """A row for every card; ``calls_per_100`` are the requests for 100 documents, at most."""
-    rows = []
-    for name in method_names():
-        method = open_method(name)
-        rows.append(
-            {
-                "name": name,
-                "strategy": method.strategy,
-                "judge": method.judge,
-                "options": method.options,
-                "backends": backends_of(method.judge),
-                "calls_per_100": calls(method, 100),
-                "paper": method.paper,
-                "summary": method.summary,
-            }
-        )
-    return rows
+    """Return one row per card; ``calls_per_100`` is the maximum number of requests for 100 documents."""
+    return [_describe(name) for name in method_names()]
 
 
-def backends_of(judge: str) -> list[str]:
-    """The backends that can do what a judge needs, by name."""
-    needed = set(judges.get(judge).needs)
-    return [name for name, backend in _backends.usable().items() if needed & tasks_of(backend)]
+def backends_of(method: Method) -> list[str]:
+    """Return the names of the backends that support a task of a method's judge, and pictures if its prompt has them."""
+    needed = set(judges.get(method.judge.name).needs)
+    shows_pictures = bool(method.own_prompt) and load_prompt(method.own_prompt).pictures
+    return [
+        name
+        for name, backend in _backends.usable().items()
+        if needed & supported_tasks(backend) and (not shows_pictures or getattr(backend, "sees_pictures", False))
+    ]
 
 
-def calls(method: Method, n: int) -> int:
-    """Requests that a list of ``n`` documents takes, at most: the strategy's windows, times the judge's requests.
+def count_calls(method: Method, n: int) -> int:
+    """Return the maximum number of requests for ``n`` documents: windows of the strategy times requests per window.
 
-    A judge that asks about one document at a time is driven with windows of all of them.
+    The windows of a pointwise judge contain all documents.
     """
-    windows = open_strategy(method.strategy_selector).calls(n)
-    return windows * int(judges.get(method.judge).calls(n))
+    windows = open_strategy(method.strategy).calls(n)
+    return windows * int(judges.get(method.judge.name).calls(n))
+
+
+def _describe(name: str) -> dict[str, Any]:
+    method, card = open_method(name), _find_card(name)
+    return {
+        "name": name,
+        "strategy": method.strategy.name,
+        "judge": method.judge.name,
+        "options": card.options,
+        "backends": backends_of(method),
+        "calls_per_100": count_calls(method, 100),
+        "paper": method.paper,
+        "summary": method.summary,
+    }
+
+
+def _find_card(name: str) -> _Card:
+    """Return the card with this name, or a new one for ``strategy:judge``."""
+    added = _added()
+    if name in _built_in():
+        if name in added:
+            raise UsageError(
+                f"The method {name!r} is built in, and {added[name].value!r} claims the same name",
+                remedy="Rename or uninstall the added one",
+            )
+        return _read_card(__name__, name)
+    if name in added:
+        return _read_card(added[name].value, name)
+    strategy, colon, judge = name.partition(":")
+    if colon:
+        strategies.get(strategy)
+        judges.get(judge)
+        return _Card(strategy=strategy, judge=judge)
+    if name and name in strategies:
+        raise UsageError(
+            f"{name!r} is a strategy, not a method",
+            expected=f"a method, or a strategy with a judge, as in {name}:generate",
+            remedy=f"Write --method {name}:JUDGE, where JUDGE is one of: {', '.join(judges.names())}",
+        )
+    raise UnknownNameError("method", name, method_names())
+
+
+@cache
+def _read_card(package: str, name: str) -> _Card:
+    """Read ``NAME.toml`` from a package, once."""
+    try:
+        text = (files(package) / f"{name}.toml").read_text(encoding="utf-8")
+    except (ImportError, OSError, TypeError) as error:
+        raise MissingPrerequisiteError(
+            f"The card of the method {name!r} cannot be read from the package {package!r}: {error}",
+            expected=f"a file {name}.toml in the package",
+            remedy="Repair or uninstall the distribution that contains it",
+        ) from error
+    try:
+        table = tomllib.loads(text)
+        card = _Card(**table, parsed=Selector.parse(f"x,{table['options']}").options if table.get("options") else {})
+    except (tomllib.TOMLDecodeError, TypeError) as error:
+        raise DataError(
+            f"The card of the method {name!r} in the package {package!r} is invalid: {error}",
+            expected="the keys strategy and judge, and optionally options, backend, prompt, paper and summary",
+        ) from error
+    strategies.get(card.strategy)
+    judges.get(card.judge)
+    return card
+
+
+@cache
+def _built_in() -> frozenset[str]:
+    return frozenset(
+        card.name.removesuffix(".toml") for card in files(__name__).iterdir() if card.name.endswith(".toml")
+    )
+
+
+def _added() -> dict[str, EntryPoint]:
+    return _entry_points(tuple(sys.path))
+
+
+@cache
+def _entry_points(path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """Return the cards of other distributions; cached, since this reads the metadata of all of them."""
+    return {point.name: point for point in entry_points(group=_GROUP)}

@@ -5,18 +5,18 @@ mteb is imported when something is run; listing what is here needs it not.
 
 from __future__ import annotations
 
-from rerank.mmteb.first import MtebFirstStage, first_stage_of
-from rerank.mmteb.listing import BENCHMARKS, tasks_of
-from rerank.mmteb.model import MtebReranker
-from rerank.mmteb.running import Evaluated, evaluate, lists_from
+from rerank.mmteb.benchmark_tasks import BENCHMARKS, list_tasks
+from rerank.mmteb.evaluation import TaskResult, describe_lists, evaluate
+from rerank.mmteb.first_stage import MtebFirstStage, parse_first_stage
+from rerank.mmteb.reranker import MtebReranker
 
 __all__ = [
     "BENCHMARKS",
-    "Evaluated",
     "MtebFirstStage",
     "MtebReranker",
+    "TaskResult",
+    "describe_lists",
     "evaluate",
-    "first_stage_of",
-    "lists_from",
-    "tasks_of",
+    "list_tasks",
+    "parse_first_stage",
 ]

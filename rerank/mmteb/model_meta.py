@@ -8,13 +8,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rerank.collections.mteb.package import package
+from rerank.collections.mteb.library import import_mteb
 
 #: Before the slash in our models' names.
 ORGANISATION = "listrank"
 
 
-def revision_of(identity: Mapping[str, Any]) -> str:
+def compute_revision(identity: Mapping[str, Any]) -> str:
     """Twelve hex digits that stand for everything that decides a result."""
     text = json.dumps(identity, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -25,11 +25,11 @@ def model_meta(name: str, revision: str, *, kind: str, **known: Any) -> Any:
 
     Args:
         name: What it is called; signs that a folder's name cannot have become dashes.
-        revision: See `revision_of`.
+        revision: See `compute_revision`.
         kind: mteb's type of model: ``cross-encoder``, ``dense``, ``sparse`` or ``hybrid``.
         known: Further fields.
     """
-    package()
+    import_mteb()
     from mteb.models import ModelMeta
 
     unknown = dict.fromkeys(

@@ -1,6 +1,6 @@
-"""A model's reply -> the order it gives. Total: every text has a result, and what was repaired is told.
+"""Parsing of model replies into orders. Every text has a result, which reports what was repaired.
 
-Knows neither models nor prompts. Identifiers are the numbers ``1 .. count``; `mentions` is the only part that knows so.
+Identifiers are the numbers ``1 .. count``; letters are replaced by numbers first.
 """
 
 from __future__ import annotations
@@ -11,50 +11,50 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rerank.errors import UsageError
-from rerank.parsing.clean import answer, plain
-from rerank.parsing.labels import numbered
-from rerank.parsing.reading import MENTIONED, Reading
-from rerank.parsing.readings import read
-from rerank.parsing.refusal import declines
+from rerank.parsing.clean import extract_answer, normalize_signs
+from rerank.parsing.interpretation import MENTIONED, Interpretation
+from rerank.parsing.interpreting import interpret
+from rerank.parsing.letter_identifiers import replace_labels
+from rerank.parsing.refusal import is_refusal
 
-__all__ = ["ParseStatus", "Parsed", "parse"]
+__all__ = ["ParseStatus", "ParsedReply", "parse"]
 
-#: ``ok``: the whole answer is a permutation in the asked form, ``[2] > [1] > [3]``, with nothing around it but white
-#: space, thoughts and protocol marks. ``repaired``: complete after dropping repeats, foreign identifiers or text
-#: around the ranking, or reading another form. ``partial``: some identifiers are missing. ``empty``: none is there.
-#: ``refused``: none is there and the model declines.
+#: ``ok``: the whole answer is a permutation in the requested form, ``[2] > [1] > [3]``, surrounded only by white space,
+#: thoughts and chat protocol tokens. ``repaired``: complete after dropping duplicate identifiers, unknown identifiers
+#: or text around the ranking, or after reading another form. ``partial``: some identifiers are missing. ``empty``: no
+#: identifier. ``refused``: no identifier, and the model declines.
 ParseStatus = Literal["ok", "repaired", "partial", "empty", "refused"]
 
-_ASKED = re.compile(r"\[\s?[0-9]+\s?\](?:\s*>\s*\[\s?[0-9]+\s?\])*")
+_REQUESTED_FORM = re.compile(r"\[\s?[0-9]+\s?\](?:\s*>\s*\[\s?[0-9]+\s?\])*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parsed:
-    """What a reply says about a list.
+class ParsedReply:
+    """The ranking in a reply, and how it was read.
 
     Attributes:
-        order: Positions (0-based), best first, as the reply said, without repeats.
-        missing: The positions that it does not name, in their given order.
-        repeated: Identifiers (1-based) that were said more than once.
-        foreign: Numbers named as identifiers that are none, as said.
-        status: How the reply is counted.
-        detail: What was repaired, in words; empty if nothing.
+        order: Positions (from 0), best first, in the order of the reply, without duplicates.
+        missing: Positions that the reply does not name, in their input order.
+        duplicates: Identifiers (from 1) that occur more than once.
+        unknown: Numbers used as identifiers that do not exist.
+        status: Result of the parsing.
+        detail: What was repaired; empty if nothing.
     """
 
     order: tuple[int, ...]
     missing: tuple[int, ...]
-    repeated: tuple[int, ...] = ()
-    foreign: tuple[int, ...] = ()
+    duplicates: tuple[int, ...] = ()
+    unknown: tuple[int, ...] = ()
     status: ParseStatus
     detail: str = ""
 
     @property
     def permutation(self) -> tuple[int, ...]:
-        """All positions, best first: what was said, then the rest in their given order."""
+        """All positions, best first: those that the reply names, then the others in their input order."""
         return self.order + self.missing
 
     def to_dict(self) -> dict[str, list[int] | str]:
-        """What the command prints: numbers are 1-based.
+        """Return the JSON form that the command prints, with identifiers from 1.
 
         >>> parse("[2] > [1]", 3).to_dict()
         {'order': [2, 1], 'missing': [3], 'repeated': [], 'foreign': [], 'status': 'partial'}
@@ -62,19 +62,19 @@ class Parsed:
         return {
             "order": [position + 1 for position in self.order],
             "missing": [position + 1 for position in self.missing],
-            "repeated": list(self.repeated),
-            "foreign": list(self.foreign),
+            "repeated": list(self.duplicates),
+            "foreign": list(self.unknown),
             "status": self.status,
         }
 
 
-def parse(text: str, count: int, labels: Sequence[str] | None = None) -> Parsed:
-    """Read the order out of a reply.
+def parse(text: str, count: int, labels: Sequence[str] | None = None) -> ParsedReply:
+    """Parse the order in a reply.
 
     Args:
-        text: The reply, whatever it is.
-        count: How many passages were asked about.
-        labels: What they were called, if not 1, 2, ...
+        text: The reply; any text is allowed.
+        count: Number of passages in the prompt.
+        labels: Identifiers of the passages, if they are not 1, 2, ...
 
     Raises:
         UsageError: ``count`` is negative.
@@ -84,60 +84,65 @@ def parse(text: str, count: int, labels: Sequence[str] | None = None) -> Parsed:
     """
     if count < 0:
         raise UsageError(f"{count} passages", expected="0 or more")
-    said = answer(text)
+    answer = extract_answer(text)
     if labels is not None and not all(label.isdigit() for label in labels):
-        said = numbered(said, labels)
-    reading, cut = read(plain(said), count)
-    if reading is not None and reading.strength == MENTIONED and "[" not in said and declines(said):
-        reading = None  # "I cannot rank passages 1 to 3" names a passage, but ranks none
-    numbers = reading.numbers if reading else ()
+        answer = replace_labels(answer, labels)
+    interpretation, truncated = interpret(normalize_signs(answer), count)
+    if interpretation is not None and interpretation.strength == MENTIONED and "[" not in answer and is_refusal(answer):
+        interpretation = None  # "I cannot rank passages 1 to 3" names a passage but ranks none
+    numbers = interpretation.numbers if interpretation else ()
     order = tuple(dict.fromkeys(number - 1 for number in numbers if 1 <= number <= count))
     named = set(order)
     missing = tuple(position for position in range(count) if position not in named)
-    repeated = _repeats([number for number in numbers if 1 <= number <= count])
-    foreign = tuple(dict.fromkeys(number for number in numbers if not 1 <= number <= count))
-    asked = not repeated and not foreign and _ASKED.fullmatch(said) is not None
-    return Parsed(
+    duplicates = _duplicates([number for number in numbers if 1 <= number <= count])
+    unknown = tuple(dict.fromkeys(number for number in numbers if not 1 <= number <= count))
+    as_requested = not duplicates and not unknown and _REQUESTED_FORM.fullmatch(answer) is not None
+    return ParsedReply(
         order=order,
         missing=missing,
-        repeated=repeated,
-        foreign=foreign,
-        status=_status(said, order, missing, asked=asked or not (count or said)),
-        detail="; ".join(_notes(reading, repeated, foreign, cut=cut, asked=asked)),
+        duplicates=duplicates,
+        unknown=unknown,
+        status=_status(answer, order, missing, as_requested=as_requested or not (count or answer)),
+        detail="; ".join(_repairs(interpretation, duplicates, unknown, truncated=truncated, as_requested=as_requested)),
     )
 
 
-def _status(said: str, order: Sequence[int], missing: Sequence[int], *, asked: bool) -> ParseStatus:
+def _status(answer: str, order: Sequence[int], missing: Sequence[int], *, as_requested: bool) -> ParseStatus:
     if missing and not order:
-        return "refused" if declines(said) else "empty"
+        return "refused" if is_refusal(answer) else "empty"
     if missing:
         return "partial"
-    return "ok" if asked else "repaired"
+    return "ok" if as_requested else "repaired"
 
 
-def _repeats(numbers: Sequence[int]) -> tuple[int, ...]:
+def _duplicates(numbers: Sequence[int]) -> tuple[int, ...]:
     seen: set[int] = set()
-    again: dict[int, None] = {}
+    duplicates: dict[int, None] = {}
     for number in numbers:
         if number in seen:
-            again[number] = None
+            duplicates[number] = None
         seen.add(number)
-    return tuple(again)
+    return tuple(duplicates)
 
 
-def _notes(
-    reading: Reading | None, repeated: Sequence[int], foreign: Sequence[int], *, cut: bool, asked: bool
+def _repairs(
+    interpretation: Interpretation | None,
+    duplicates: Sequence[int],
+    unknown: Sequence[int],
+    *,
+    truncated: bool,
+    as_requested: bool,
 ) -> list[str]:
-    """What was repaired; missing identifiers show in `Parsed.missing`."""
+    """Describe what was repaired, except missing identifiers, which are in `ParsedReply.missing`."""
     notes = []
-    if reading and reading.form != "brackets" and not asked:
-        notes.append(f"read from {reading.form}")
-    elif reading and not (asked or repeated or foreign or cut):
-        notes.append("passed over the text around the ranking")
-    if repeated:
-        notes.append(f"dropped repeats of {', '.join(map(str, repeated))}")
-    if foreign:
-        notes.append(f"dropped foreign identifiers {', '.join(map(str, foreign))}")
-    if cut:
-        notes.append("dropped an identifier that the end of the reply cut off")
+    if interpretation and interpretation.form != "brackets" and not as_requested:
+        notes.append(f"read from {interpretation.form}")
+    elif interpretation and not (as_requested or duplicates or unknown or truncated):
+        notes.append("ignored the text around the ranking")
+    if duplicates:
+        notes.append(f"dropped duplicates of {', '.join(map(str, duplicates))}")
+    if unknown:
+        notes.append(f"dropped unknown identifiers {', '.join(map(str, unknown))}")
+    if truncated:
+        notes.append("dropped an identifier that the end of the reply truncated")
     return notes

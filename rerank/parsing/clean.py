@@ -1,14 +1,11 @@
-"""A raw reply -> the part that answers, in plain signs: thoughts, protocol marks and odd typography taken away.
-
-Knows what models wrap around an answer; knows nothing of identifiers.
-"""
+"""Cleaning of raw replies: removal of thoughts and chat protocol tokens, and normalisation of typographic variants."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
-#: What opens or closes a thought, in the dialects of the common reasoning models. Only fixed words: linear time.
+#: Opening and closing tags of thoughts, as common reasoning models write them. Fixed words only, so time is linear.
 _THOUGHT = re.compile(
     r"<\s?(?P<slash>/?)\s?(?:seed:)?(?:think|thinking|thoughts?|reason|reasoning|reflection|analysis|scratchpad)\s?>"
     r"|\[(?P<square>/?)think\]"
@@ -17,7 +14,7 @@ _THOUGHT = re.compile(
     r"|<\|channel\|>(?P<channel>analysis|commentary|final)<\|message\|>",
     re.IGNORECASE,
 )
-#: Marks of the chat protocol or of the asked form that are not words of the answer.
+#: Tokens of the chat protocol or of the requested form that are not part of the answer.
 _PROTOCOL = re.compile(
     r"</?(?:answer|s|ranking)>|<\|[\w/ ]{1,40}\|>|<(?:start|end)_of_turn>|\[/?(?:INST|rankstart|rankend)\]",
     re.IGNORECASE,
@@ -38,48 +35,48 @@ _SIGNS = {
     ord("＃"): "#",
     ord("＝"): "=",
 }
-#: Numbers in a ring, in parentheses or with a full stop: one character, one number.
-_RINGED = {
+#: Characters that stand for a number: circled, in parentheses or with a full stop.
+_ENCLOSED_NUMBERS = {
     code: f" {int(unicodedata.numeric(chr(code)))} "
     for first, last in ((0x2460, 0x249B), (0x24EB, 0x24FF), (0x2776, 0x2793), (0x3251, 0x325F), (0x32B1, 0x32BF))
     for code in range(first, last + 1)
 }
 
 
-def answer(text: str) -> str:
-    """What a reply says outside its thoughts.
+def extract_answer(text: str) -> str:
+    """Return the text of a reply outside its thoughts.
 
-    A thought runs from an opening to the next closing mark. One that is never closed takes all that follows, and a
-    closing mark without an opening one (the prompt may have opened it) takes all that came before.
+    A thought extends from an opening to the next closing tag. An unclosed thought extends to the end, and a closing tag
+    without an opening one (the prompt may have opened it) ends a thought that started with the reply.
 
-    >>> answer("<think>is it [1]?</think>[2] > [1]")
+    >>> extract_answer("<think>is it [1]?</think>[2] > [1]")
     '[2] > [1]'
     """
-    kept: list[str] = []
+    outside: list[str] = []
     start, thinking = 0, False
     for mark in _THOUGHT.finditer(text):
         if _closes(mark):
             if not thinking:
-                kept.clear()
+                outside.clear()
             start, thinking = mark.end(), False
         elif not thinking:
-            kept.append(text[start : mark.start()])
+            outside.append(text[start : mark.start()])
             thinking = True
     if not thinking:
-        kept.append(text[start:])
-    return _PROTOCOL.sub(" ", "".join(kept)).strip()
+        outside.append(text[start:])
+    return _PROTOCOL.sub(" ", "".join(outside)).strip()
 
 
-def plain(text: str) -> str:
-    """The same text with typographic variants of brackets, arrows, commas and digits made plain.
+def normalize_signs(text: str) -> str:
+    """Replace typographic variants of brackets, comparison signs, commas and digits by ASCII characters.
 
-    >>> plain("【２】 ≻ ①")
+    >>> normalize_signs("【２】 ≻ ①")
     '[２] >  1 '
 
-    Digits of other scripts are left, as ``int`` reads them.
+    Digits of other scripts are not replaced, since ``int`` reads them.
     """
     text = _SMALL_DIGITS.sub(lambda match: f" {unicodedata.normalize('NFKC', match[0])} ", text)
-    return text.replace("&gt;", ">").replace("&lt;", "<").translate(_SIGNS).translate(_RINGED)
+    return text.replace("&gt;", ">").replace("&lt;", "<").translate(_SIGNS).translate(_ENCLOSED_NUMBERS)
 
 
 def _closes(mark: re.Match[str]) -> bool:

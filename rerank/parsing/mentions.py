@@ -1,6 +1,6 @@
-"""Plain text -> the places where it names a passage. Knows how a passage can be named, not what a ranking is.
+"""Finding mentions of passages in a reply.
 
-The text is cut into tokens once and walked over once, so time is linear in its length whatever it holds.
+The text is tokenized once and scanned once, so time is linear in its length for any input.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-#: Longer numbers name nothing (and Python refuses to read very long ones).
+#: Longer numbers are not identifiers (and Python refuses to convert very long ones).
 MAX_DIGITS = 100
 
 Form = Literal["bracket", "list", "label", "bare"]
 
-#: Marks of emphasis, quotation and escape are not tokens: ``**[2]**`` is ``[2]``.
+#: Emphasis, quotation and escape characters are not tokens: ``**[2]**`` is ``[2]``.
 _TOKEN = re.compile(r"(?P<number>\d+)|(?P<word>[^\W\d_]+)|(?P<line>\n)|(?P<mark>[^\s*`\"'“”‘’_\\])")
 _SINGULAR = (
     "passage",
@@ -43,7 +43,7 @@ _AFTER_ENUMERATOR = frozenset(".):")
 
 
 class Token(NamedTuple):
-    """A number, a word, a line break or one other mark."""
+    """A number, a word, a line break or one other character; ``start`` is its position in the text."""
 
     kind: str
     text: str
@@ -52,13 +52,13 @@ class Token(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """One naming of a passage.
+    """A mention of a passage.
 
     Attributes:
-        number: As said.
+        number: The number as written.
         form: ``bracket`` is [2], ``list`` a number in [2, 1], ``label`` is Passage 2, ``bare`` a number by itself.
         start: Index of its first token.
-        end: Index behind its last one.
+        end: Index after its last token.
     """
 
     number: int
@@ -67,24 +67,24 @@ class Mention:
     end: int
 
 
-def tokens_of(text: str) -> list[Token]:
-    """Cut plain text into tokens; very long numbers become words."""
-    found = []
+def tokenize(text: str) -> list[Token]:
+    """Split text into tokens; very long numbers become words."""
+    tokens = []
     for match in _TOKEN.finditer(text):
         kind = str(match.lastgroup)
         if kind == "number" and len(match[0]) > MAX_DIGITS:
             kind = "word"
-        found.append(Token(kind, match[0], match.start()))
-    return found
+        tokens.append(Token(kind, match[0], match.start()))
+    return tokens
 
 
 def is_label(token: Token) -> bool:
-    """Whether a word announces an identifier, as in "Passage 2"."""
+    """Return whether a word introduces an identifier, as in "Passage 2"."""
     return token.kind == "word" and (token.text.lower() in _LABELS or token.text.endswith(_CJK_LABELS))
 
 
 def joins(tokens: Sequence[Token], start: int, end: int, *, heads: bool = False) -> bool:
-    """Whether the tokens of ``start .. end - 1`` only join: separators, labels, "and", enumerators such as "2."."""
+    """Return whether tokens ``start .. end - 1`` are only separators, labels, "and", or enumerators such as "2."."""
     for index in range(start, end):
         token = tokens[index]
         if token.kind == "mark":
@@ -101,70 +101,70 @@ def joins(tokens: Sequence[Token], start: int, end: int, *, heads: bool = False)
     return True
 
 
-def mentions_of(tokens: Sequence[Token]) -> tuple[list[Mention], bool]:
-    """All namings in the order they occur, and whether one was cut off by the end of the reply.
+def find_mentions(tokens: Sequence[Token]) -> tuple[list[Mention], bool]:
+    """Return all mentions in order, and whether the end of the reply truncated one.
 
-    The number of an unclosed last bracket is left out: "[1" may have been on its way to "[12]".
+    The number in an unclosed last bracket is omitted: "[1" may be the start of "[12]".
     """
-    found: list[Mention] = []
-    cut, index = False, 0
+    mentions: list[Mention] = []
+    truncated, index = False, 0
     while index < len(tokens):
         token = tokens[index]
         if token.text == "[":
-            some, index, cut = _bracketed(tokens, index)
-            found += some
+            bracketed, index, truncated = _bracketed(tokens, index)
+            mentions += bracketed
         elif is_label(token):
-            some, index = _labelled(tokens, index)
-            found += some
+            labelled, index = _labelled(tokens, index)
+            mentions += labelled
         elif token.kind == "number":
-            # "2] > [1]": the prompt, or a prefilled answer, ended with the opening bracket.
-            primed = index == 0 and len(tokens) > 1 and tokens[1].text == "]"
-            found.append(Mention(int(token.text), "bracket" if primed else "bare", index, index + 1))
+            # "2] > [1]": the prompt, or a prefilled reply, ended with the opening bracket.
+            is_prefilled = index == 0 and len(tokens) > 1 and tokens[1].text == "]"
+            mentions.append(Mention(int(token.text), "bracket" if is_prefilled else "bare", index, index + 1))
             index += 1
         else:
             index += 1
-    return found, cut
+    return mentions, truncated
 
 
 def _bracketed(tokens: Sequence[Token], opening: int) -> tuple[list[Mention], int, bool]:
-    """What the bracket at ``opening`` names, where to go on, and whether the reply ended inside it."""
+    """Return the mentions in the bracket at ``opening``, the next index, and whether the reply ended inside it."""
     end = opening + 1
     while end < len(tokens) and tokens[end].text not in "[]":
         end += 1
     inside = tokens[opening + 1 : end]
-    cut = end == len(tokens)
+    unclosed = end == len(tokens)
     listing = all(
         t.kind in ("number", "line") or t.text in _LISTING_MARKS or is_label(t) or t.text == "and" for t in inside
     )
     numbers = [opening + 1 + offset for offset, t in enumerate(inside) if t.kind == "number"]
-    closed = not cut and tokens[end].text == "]"
+    closed = not unclosed and tokens[end].text == "]"
     if not listing or not numbers:
         return [], opening + 1, False
-    if closed or cut:
-        dropped = cut and numbers[-1] == end - 1
+    if closed or unclosed:
+        truncated = unclosed and numbers[-1] == end - 1
         form: Form = "list" if len(numbers) > 1 else "bracket"
-        kept = numbers[:-1] if dropped else numbers
-        return [Mention(int(tokens[i].text), form, i, i + 1) for i in kept], end + closed, dropped
-    if len(numbers) == 1 and tokens[numbers[0] + 1].text == ">":  # "[2 > [1]": one closing bracket forgotten
+        complete = numbers[:-1] if truncated else numbers
+        return [Mention(int(tokens[i].text), form, i, i + 1) for i in complete], end + closed, truncated
+    if len(numbers) == 1 and tokens[numbers[0] + 1].text == ">":  # "[2 > [1]": a closing bracket is missing
         return [Mention(int(tokens[numbers[0]].text), "bracket", opening, numbers[0] + 1)], end, False
     return [], opening + 1, False
 
 
 def _labelled(tokens: Sequence[Token], label: int) -> tuple[list[Mention], int]:
-    """The numbers that belong to the label at ``label``: one ("Passage 2") or a run ("Passages 2, 1 and 3")."""
+    """Return the mentions of a label ("Passage 2" or a run such as "Passages 2, 1 and 3") and the next index."""
     index = label + 1
     while index < len(tokens) and index <= label + 2 and tokens[index].text in "#:.(":
         index += 1
     if index == len(tokens) or tokens[index].kind != "number":
         return [], label + 1
-    found = [Mention(int(tokens[index].text), "label", label, index + 1)]
-    while (following := _next_in_run(tokens, found[-1].end)) is not None:
-        found.append(Mention(int(tokens[following].text), "label", following, following + 1))
-    return found, found[-1].end
+    mentions = [Mention(int(tokens[index].text), "label", label, index + 1)]
+    while (following := _next_in_run(tokens, mentions[-1].end)) is not None:
+        mentions.append(Mention(int(tokens[following].text), "label", following, following + 1))
+    return mentions, mentions[-1].end
 
 
 def _next_in_run(tokens: Sequence[Token], index: int) -> int | None:
-    """The next number of a run behind a label, unless it is an enumerator ("Passage 3, 2. Passage 1")."""
+    """Return the index of the next number of a labelled run; None for an enumerator ("Passage 3, 2. Passage 1")."""
     start = index
     while index < len(tokens) and index < start + 2 and (tokens[index].text in ",;>=&" or tokens[index].text == "and"):
         index += 1

@@ -1,10 +1,10 @@
-"""Whether a reply declines to answer. Asked only of replies that name no passage, so it may be generous."""
+"""Detection of refusals. It is applied only to replies without a ranking, so false positives cost little."""
 
 from __future__ import annotations
 
 import re
 
-#: Openings of refusals, by language. Fixed words with bounded gaps only: linear time.
+#: Phrases of refusals, by language. Fixed words with bounded gaps only, so time is linear.
 _DECLINES = re.compile(
     "|".join(
         (
@@ -27,12 +27,12 @@ _DECLINES = re.compile(
 )
 
 
-def declines(text: str) -> bool:
-    """Whether the text says no.
+def is_refusal(text: str) -> bool:
+    """Return whether a text declines to answer.
 
-    >>> declines("I'm sorry, but I cannot rank these passages.")
+    >>> is_refusal("I'm sorry, but I cannot rank these passages.")
     True
-    >>> declines("The passages are all about fleas.")
+    >>> is_refusal("The passages are all about fleas.")
     False
     """
     return _DECLINES.search(text.replace("’", "'")) is not None

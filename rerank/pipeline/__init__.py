@@ -1,1 +1,1 @@
-"""The driver that joins strategies and judges, and what it does to documents and windows that are too long."""
+"""The driver that runs strategies with a judge, passages of long documents, and splitting of oversized windows."""

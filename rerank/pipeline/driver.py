@@ -1,6 +1,6 @@
-"""The driver: runs the plans of many rankings in lock-step, so that all their next windows are judged together.
+"""The driver: runs the plans of many rankings in lock-step, so that their next windows are judged together.
 
-The only place where strategies and judges meet. It knows no model, file or progress bar.
+Strategies and judges meet only here.
 """
 
 from __future__ import annotations
@@ -8,22 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rerank.judges.base import FAILURES, STATUSES, Judge, SupportsParts, TooLong, Verdict
-from rerank.pipeline.passages import Cutting
-from rerank.pipeline.splitting import Answer, Fitting, FittingPlan
+from rerank.judges.base import FAILURES, STATUSES, Judge, OversizedWindow, SupportsOversizedWindows, Verdict
+from rerank.pipeline.passages import DocumentSplitter
+from rerank.pipeline.window_splitting import SplittingPlan, WindowAnswer, WindowSplitter
 from rerank.strategies.base import Strategy
 from rerank.types import Document, Plan, Ranking, Window
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of a drive.
+class RerankOutcome:
+    """The reranked lists and the windows that were judged for them.
 
     Attributes:
-        rankings: One per ranking that went in, same order; score 1/r at rank r.
-        judged: Every window, first-stage scores filled in, with its verdict, in the order in which they were asked.
-        split: The windows that were too long for the context, and were ranked in parts and merged, each with how many
-            of its documents fit, counted from its head.
+        rankings: One per input ranking, in the same order; the score at rank r is 1/r.
+        judged: Every window, with first-stage scores, and its verdict, in the order of judging.
+        split: The windows that were too long for the context, so that their parts were ranked and merged, each with
+            the number of documents that fit, counted from its head.
     """
 
     rankings: tuple[Ranking, ...]
@@ -31,16 +31,16 @@ class Outcome:
     split: tuple[tuple[Window, int], ...] = ()
 
     def windows(self) -> dict[str, int]:
-        """How many windows ended in each status; all statuses are there."""
+        """Return the number of windows per status; every status is a key."""
         counts = dict.fromkeys(map(str, STATUSES), 0)
         for _, verdict in self.judged:
             counts[verdict.status] += 1
         return counts
 
     def failure_rate(self) -> float:
-        """Share of windows that say nothing about their documents; 0 where none was asked."""
-        failed = sum(verdict.status in FAILURES for _, verdict in self.judged)
-        return failed / len(self.judged) if self.judged else 0.0
+        """Return the fraction of windows that failed; 0 if there were none."""
+        failures = sum(verdict.status in FAILURES for _, verdict in self.judged)
+        return failures / len(self.judged) if self.judged else 0.0
 
 
 def drive(
@@ -49,74 +49,84 @@ def drive(
     judge: Judge,
     *,
     top_k: int | None = None,
-    passages: Cutting | None = None,
-) -> Outcome:
-    """Rerank every ranking. A list whose query is blank asks nothing and keeps its order: there is no question.
+    passages: DocumentSplitter | None = None,
+) -> RerankOutcome:
+    """Rerank all rankings; a list with a blank query keeps its order, and nothing is judged for it.
 
     Args:
-        rankings: First-stage lists, of any length.
-        strategy: Which windows to ask about.
-        judge: Who puts them in order. It gets the next windows of all rankings at once. Windows of which it says that
-            they are too long are ranked in parts and merged.
-        top_k: Keep only that many of the new order; the rest follows in its given order. None for all.
-        passages: How documents are cut for the judge; None shows them whole. The rankings that come out are of
-            documents in any case, and the windows are of what was shown.
+        rankings: First-stage lists of any length.
+        strategy: Decides which windows are judged.
+        judge: Orders the windows; it gets the next windows of all rankings together. Windows that it reports as
+            oversized are ranked in parts, which are merged.
+        top_k: Keep only the first ``top_k`` of the new order; the rest follows in input order. None for all.
+        passages: How documents are divided for the judge; None shows them whole. The resulting rankings always
+            contain documents, and the judged windows contain what was shown.
     """
-    given = list(rankings)
-    asking = [bool(one.query.text.strip()) for one in given]
-    shown = [passages.expand(one) if passages and asks else one for one, asks in zip(given, asking, strict=True)]
-    attempt = judge.attempt if isinstance(judge, SupportsParts) else judge.order
-    fitting = Fitting()
+    inputs = list(rankings)
+    has_query = [bool(ranking.query.text.strip()) for ranking in inputs]
+    shown = [
+        passages.expand(ranking) if passages and judging else ranking
+        for ranking, judging in zip(inputs, has_query, strict=True)
+    ]
+    judge_windows = judge.try_order if isinstance(judge, SupportsOversizedWindows) else judge.order
+    splitter = WindowSplitter()
     scores = [dict(zip(ranking.doc_ids, ranking.scores, strict=True)) for ranking in shown]
-    plans = [fitting(strategy(one) if asks else _as_given(one)) for one, asks in zip(shown, asking, strict=True)]
+    plans = [
+        splitter(strategy(ranking) if judging else _keep_order(ranking))
+        for ranking, judging in zip(shown, has_query, strict=True)
+    ]
     finished: dict[int, Ranking] = {}
-    asked = _advance(plans, dict.fromkeys(range(len(plans))), finished)
+    pending = _advance(plans, dict.fromkeys(range(len(plans))), finished)
     judged: list[tuple[Window, Verdict]] = []
-    while asked:
-        windows = [_scored(window, scores[index]) for index, wanted in asked.items() for window in wanted]
-        verdicts = attempt(windows)
+    while pending:
+        windows = [_with_scores(window, scores[index]) for index, batch in pending.items() for window in batch]
+        verdicts = judge_windows(windows)
         pairs = zip(windows, verdicts, strict=True)
         judged.extend((window, verdict) for window, verdict in pairs if isinstance(verdict, Verdict))
-        given_back = iter(verdicts)
-        answers = {index: [_answer(next(given_back)) for _ in wanted] for index, wanted in asked.items()}
-        asked = _advance(plans, answers, finished)
+        remaining = iter(verdicts)
+        answers = {index: [_answer(next(remaining)) for _ in batch] for index, batch in pending.items()}
+        pending = _advance(plans, answers, finished)
     if passages:
-        finished |= {at: passages.collect(given[at], one) for at, one in finished.items() if asking[at]}
-    done = tuple(_best_first(ranking, finished[at].docs[:top_k]) for at, ranking in enumerate(given))
-    return Outcome(done, tuple(judged), tuple(fitting.split))
+        finished |= {
+            index: passages.collect(inputs[index], ranking) for index, ranking in finished.items() if has_query[index]
+        }
+    results = tuple(_put_first(ranking, finished[index].docs[:top_k]) for index, ranking in enumerate(inputs))
+    return RerankOutcome(results, tuple(judged), tuple(splitter.split))
 
 
-def _best_first(given: Ranking, best: Sequence[Document]) -> Ranking:
-    """A ranking that begins with ``best``; the rest follows in its given order."""
+def _put_first(ranking: Ranking, best: Sequence[Document]) -> Ranking:
+    """Return the ranking with ``best`` at its head; the other documents keep their order."""
     ids = {doc.id for doc in best}
-    return Ranking.from_order(given.query, [*best, *(doc for doc in given.docs if doc.id not in ids)])
+    return Ranking.from_order(ranking.query, [*best, *(doc for doc in ranking.docs if doc.id not in ids)])
 
 
-def _as_given(ranking: Ranking) -> Plan:
-    """A plan that asks nothing."""
+def _keep_order(ranking: Ranking) -> Plan:
+    """Return a plan without windows."""
     yield from ()
     return ranking
 
 
-def _answer(verdict: Verdict | TooLong) -> Answer:
-    return verdict.room if isinstance(verdict, TooLong) else verdict.order
+def _answer(verdict: Verdict | OversizedWindow) -> WindowAnswer:
+    return verdict.capacity if isinstance(verdict, OversizedWindow) else verdict.order
 
 
-def _scored(window: Window, scores: Mapping[str, float]) -> Window:
-    """The window with its documents' first-stage scores; as it is if one of them is not known or it has some."""
+def _with_scores(window: Window, scores: Mapping[str, float]) -> Window:
+    """Add the documents' first-stage scores, unless the window has scores or one of them is unknown."""
     if window.scores or any(doc.id not in scores for doc in window.docs):
         return window
     return replace(window, scores=tuple(scores[doc.id] for doc in window.docs))
 
 
 def _advance(
-    plans: Sequence[FittingPlan], answers: dict[int, list[Answer]] | dict[int, None], finished: dict[int, Ranking]
+    plans: Sequence[SplittingPlan],
+    answers: dict[int, list[WindowAnswer]] | dict[int, None],
+    finished: dict[int, Ranking],
 ) -> dict[int, list[Window]]:
-    """Send each plan its orders (None starts it); return what each asks next, file those that ended."""
-    asked: dict[int, list[Window]] = {}
+    """Send each plan its orders (None starts it); return the next windows per plan, and store finished rankings."""
+    pending: dict[int, list[Window]] = {}
     for index, orders in answers.items():
         try:
-            asked[index] = plans[index].send(orders) if orders is not None else next(plans[index])
+            pending[index] = plans[index].send(orders) if orders is not None else next(plans[index])
         except StopIteration as end:
             finished[index] = end.value
-    return asked
+    return pending

@@ -1,7 +1,4 @@
-"""Long documents judged in passages: each is cut up, the passages are ranked, and their ranks say where it stands.
-
-Knows texts and ranks, not who judges passages or which windows they stand in.
-"""
+"""Passage-level reranking of long documents: splitting them, and aggregating the ranks of their passages."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from rerank.types import Document, Ranking
 
 Aggregate = Literal["max", "first", "sum"]
 
-#: Scripts written without spaces (Thai, Lao, Myanmar, Khmer, kana, Han): a character counts as a word there.
+#: Scripts written without spaces (Thai, Lao, Myanmar, Khmer, kana, Han), in which a character counts as a word.
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff"
@@ -25,36 +22,36 @@ _UNSPACED = (
 _WORD = re.compile(f"[{_UNSPACED}]|[^\\s{_UNSPACED}]+")
 
 
-class Cutting(Protocol):
-    """Something that takes lists of documents apart and puts them together again."""
+class DocumentSplitter(Protocol):
+    """A way to divide the documents of a list into passages, and to order the documents by their ranked passages."""
 
     def expand(self, ranking: Ranking) -> Ranking:
-        """The passages of all documents of a list, in its order."""
+        """Return the passages of all documents of a list, in its order."""
 
-    def collect(self, given: Ranking, passages: Ranking) -> Ranking:
-        """The documents of ``given`` in the order that a ranking of their passages means."""
+    def collect(self, documents: Ranking, passages: Ranking) -> Ranking:
+        """Return the documents, ordered by the ranking of their passages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Passages:
-    """How documents are cut, and what the ranks of its passages make of a document.
+class PassageAggregation:
+    """Options for dividing documents into passages and aggregating the ranks of the passages.
 
-    A passage is ``size`` words with the white space between them, and the next one starts ``stride`` words further on,
-    until one reaches the end. Each keeps its document's title and first-stage score, and is named ``ID#1``, ``ID#2``
-    and so on. A document no longer than a passage is one, and one without text too, so every document is judged.
+    A passage is ``size`` words with the white space between them; the next one starts ``stride`` words later, until one
+    reaches the end. Each keeps its document's title and first-stage score, and its id is ``ID#1``, ``ID#2`` and so on.
+    A document that is not longer than a passage, or has no text, is one passage, so every document is judged.
 
-    The passage at rank r counts 1/r, what this package gives for a place everywhere. ``max``: a document counts as much
-    as its best passage. ``first``: only the beginning of each document is judged, which takes no more calls than
-    truncation. ``sum``: its passages count together, which favours long documents. They are MaxP, FirstP and SumP of
-    Dai and Callan (SIGIR 2019, arXiv 1905.09217), there with scores. Equal documents keep the given order.
+    The passage at rank r has the score 1/r. ``max``: a document has the score of its best passage. ``first``: only the
+    first passage of each document is judged, which takes no more calls than truncation. ``sum``: a document has the sum
+    of the scores of its passages, which favours long documents. These are MaxP, FirstP and SumP of Dai and Callan
+    (SIGIR 2019, arXiv 1905.09217), applied to reciprocal ranks. Ties keep the input order.
 
     Attributes:
         aggregate: ``max``, ``first`` or ``sum``.
-        size: Words of a passage; of scripts without spaces, characters.
-        stride: How many words further on the next one starts.
+        size: Number of words per passage; in scripts without spaces, characters.
+        stride: Number of words between the starts of two passages.
 
     Raises:
-        UsageError: Not ``0 < stride <= size``, so that words would be left out.
+        UsageError: Not ``0 < stride <= size``, so words would be skipped.
     """
 
     aggregate: Aggregate = "max"
@@ -68,19 +65,19 @@ class Passages:
         if not 0 < self.stride <= self.size:
             raise UsageError(
                 f"Passages of {self.size} words, one every {self.stride}",
-                expected="0 < stride <= size, so that no word is left out",
+                expected="0 < stride <= size, so that no word is skipped",
             )
 
     @classmethod
-    def parse(cls, text: str) -> Passages:
-        """Read ``AGGREGATE,size=WORDS,stride=WORDS``; a stride that is not given is half the size.
+    def parse(cls, text: str) -> PassageAggregation:
+        """Parse ``AGGREGATE,size=WORDS,stride=WORDS``; the default stride is half the size.
 
         >>> Passages.parse("sum,size=100")
-        Passages(aggregate='sum', size=100, stride=50)
+        PassageAggregation(aggregate='sum', size=100, stride=50)
 
         Raises:
-            UnknownNameError: No such aggregate or option; the message suggests the nearest.
-            UsageError: A value that does not fit.
+            UnknownNameError: No aggregate or option has this name; the message suggests the nearest.
+            UsageError: The value of an option is invalid.
         """
         selector = Selector.parse(text)
         if selector.name not in get_args(Aggregate):
@@ -88,14 +85,14 @@ class Passages:
         for key in selector.options:
             if key not in ("size", "stride"):
                 raise UnknownNameError("option of passages", key, ("size", "stride"))
-        size = _count("size", selector.options.get("size", "150"))
-        stride = _count("stride", selector.options.get("stride", str(max(1, size // 2))))
+        size = _word_count("size", selector.options.get("size", "150"))
+        stride = _word_count("stride", selector.options.get("stride", str(max(1, size // 2))))
         if selector.argument:
             raise UsageError(f"{text!r}", expected=f"{selector.name},size={size},stride={stride}")
         return cls(aggregate=selector.name, size=size, stride=stride)  # type: ignore[arg-type]  # looked up above
 
-    def cut(self, document: Document) -> tuple[Document, ...]:
-        """The passages of a document that are judged, at least one."""
+    def split(self, document: Document) -> tuple[Document, ...]:
+        """Return the passages of a document that are judged, at least one."""
         words = [match.span() for match in _WORD.finditer(document.text)]
         starts = range(0, max(1, len(words) - self.size + self.stride), self.stride)
         if self.aggregate == "first":
@@ -104,43 +101,46 @@ class Passages:
             document.text[words[start][0] : words[min(start + self.size, len(words)) - 1][1]] if words else ""
             for start in starts
         ]
-        return tuple(named(document, number, text) for number, text in enumerate(texts, 1))
+        return tuple(make_passage(document, number, text) for number, text in enumerate(texts, 1))
 
     def expand(self, ranking: Ranking) -> Ranking:
-        """The passages of all documents of a list, in its order."""
-        return spread(ranking, self.cut)
+        """Return the passages of all documents of a list, in its order."""
+        return expand_ranking(ranking, self.split)
 
-    def collect(self, given: Ranking, passages: Ranking) -> Ranking:
-        """The documents of ``given``, ordered by what their passages' ranks count.
+    def collect(self, documents: Ranking, passages: Ranking) -> Ranking:
+        """Return the documents, ordered by the aggregated reciprocal ranks of their passages.
 
-        Where the passages stand as they were cut, nothing was said about them, and ``given`` comes back: else ``sum``
-        would put long documents first although no one judged them better.
+        If the passages are still in their initial order, nothing is known about them, and the documents keep their
+        order; ``sum`` would otherwise put long documents first although no judge preferred them.
         """
-        places = {doc.id: place for place, doc in enumerate(given.docs)}
-        marks = [(places[doc.part_of], int(doc.id.rpartition("#")[2])) for doc in passages.docs]
-        if marks == sorted(marks):
-            return given
-        counts: dict[int, list[float]] = {place: [] for place in range(len(given))}
-        for rank, (place, _) in enumerate(marks, 1):
-            counts[place].append(1 / rank)
-        value = math.fsum if self.aggregate == "sum" else max
-        order = sorted(counts, key=lambda place: value(counts[place]), reverse=True)  # stable: ties stay as given
-        return given.reorder(0, tuple(order))
+        positions = {doc.id: position for position, doc in enumerate(documents.docs)}
+        keys = [(positions[doc.part_of], int(doc.id.rpartition("#")[2])) for doc in passages.docs]
+        if keys == sorted(keys):
+            return documents
+        scores: dict[int, list[float]] = {position: [] for position in range(len(documents))}
+        for rank, (position, _) in enumerate(keys, 1):
+            scores[position].append(1 / rank)
+        aggregate = math.fsum if self.aggregate == "sum" else max
+        # The sort is stable, so ties keep the input order.
+        order = sorted(scores, key=lambda position: aggregate(scores[position]), reverse=True)
+        return documents.reorder(0, tuple(order))
 
 
-def named(document: Document, number: int, text: str) -> Document:
-    """A passage of a document."""
+def make_passage(document: Document, number: int, text: str) -> Document:
+    """Return the passage with this number and text of a document."""
     return replace(document, id=f"{document.id}#{number}", text=text, part_of=document.id)
 
 
-def spread(ranking: Ranking, cut: Callable[[Document], Iterable[Document]]) -> Ranking:
-    """A list of documents as the list of their passages, which have the scores of their documents."""
-    pairs = [(part, score) for doc, score in zip(ranking.docs, ranking.scores, strict=True) for part in cut(doc)]
-    return Ranking(ranking.query, tuple(part for part, _ in pairs), tuple(score for _, score in pairs))
+def expand_ranking(ranking: Ranking, split: Callable[[Document], Iterable[Document]]) -> Ranking:
+    """Replace the documents of a list by their passages, each with the score of its document."""
+    pairs = [
+        (passage, score) for doc, score in zip(ranking.docs, ranking.scores, strict=True) for passage in split(doc)
+    ]
+    return Ranking(ranking.query, tuple(passage for passage, _ in pairs), tuple(score for _, score in pairs))
 
 
-def _count(name: str, given: str) -> int:
+def _word_count(name: str, value: str) -> int:
     try:
-        return int(given)
+        return int(value)
     except ValueError as error:
-        raise UsageError(f"Passages with {name}={given!r}", expected="a whole number of words, such as 150") from error
+        raise UsageError(f"Passages with {name}={value!r}", expected="a whole number of words, such as 150") from error

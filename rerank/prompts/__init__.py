@@ -1,6 +1,6 @@
-"""How the question is put to a model: templates in YAML, their rendering, their token budget.
+"""Prompts: templates in YAML, their rendering, and their token budget.
 
-A shipped prompt is found by name, any other by the path of its file.
+Built-in prompts are loaded by name, other prompts by the path of their file.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ __all__ = ["PromptTemplate", "load_prompt", "prompt_names", "prompt_text"]
 
 
 def prompt_names() -> list[str]:
-    """The shipped prompts, sorted."""
-    found = (entry.name for entry in files(__name__).iterdir())
-    return sorted(name.removesuffix(".yaml") for name in found if name.endswith(".yaml"))
+    """Return the names of the built-in prompts, sorted."""
+    names = (entry.name for entry in files(__name__).iterdir())
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
 def prompt_text(name_or_path: str | Path) -> str:
-    """The YAML of a prompt.
+    """Return the YAML text of a prompt.
 
     Args:
-        name_or_path: A shipped prompt's name, or a path: anything that ends in .yaml or .yml, holds a slash or exists.
+        name_or_path: Name of a built-in prompt, or a path: a string that ends with .yaml or .yml, contains a slash or
+            is an existing file.
 
     Raises:
-        UnknownNameError: No such prompt; the message suggests the nearest.
-        MissingResourceError: No such file.
-        DataError: Not a text file.
+        UnknownNameError: The name is unknown; the message suggests similar ones.
+        MissingResourceError: The file does not exist.
+        DataError: The file is not a text file.
     """
     name = str(name_or_path)
     if name in prompt_names():
@@ -44,15 +45,15 @@ def prompt_text(name_or_path: str | Path) -> str:
 
 
 def load_prompt(name_or_path: str | Path) -> PromptTemplate:
-    """Read a prompt.
+    """Load a prompt.
 
     Args:
-        name_or_path: As for `prompt_text`.
+        name_or_path: Name of a built-in prompt, or the path of a file, as for `prompt_text`.
 
     Raises:
-        UnknownNameError: No such prompt, or an unknown key or placeholder in it.
-        MissingResourceError: No such file.
-        DataError: The file is no prompt.
+        UnknownNameError: The name, or a key or placeholder in the prompt, is unknown.
+        MissingResourceError: The file does not exist.
+        DataError: The file is not a valid prompt.
     """
     from rerank.prompts.loading import template_from_yaml
 

@@ -1,4 +1,4 @@
-"""What a prompt is, and what the budget needs to know of a tokenizer. Knows no template and no model."""
+"""Chats, and the protocol of token counters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 Role = Literal["system", "user", "assistant"]
 
-#: Stands in the text of a turn where a picture is shown (U+FFFC, Unicode's object replacement character).
+#: Placeholder of a picture in the text of a turn (U+FFFC, object replacement character).
 PICTURE = "\ufffc"
 
 
@@ -16,9 +16,9 @@ class Message:
     """One turn of a chat.
 
     Attributes:
-        role: Whose.
-        content: What is said; where there are pictures, `PICTURE` in the place of each.
-        images: Paths of its pictures, in the order in which they are shown.
+        role: Role of the speaker.
+        content: The text, with a `PICTURE` in the position of each picture.
+        images: Paths of the pictures, in order of appearance.
     """
 
     role: Role
@@ -26,36 +26,36 @@ class Message:
     images: tuple[str, ...] = ()
 
 
-#: A chat, oldest turn first; the model answers after the last one. A last turn of the assistant is the beginning of
-#: its answer, which the model goes on with.
+#: A chat, oldest turn first. The model replies to the last turn; a last turn of the assistant is the beginning of the
+#: reply, which the model continues.
 Prompt = tuple[Message, ...]
 
 
-def opening(prompt: Prompt) -> str:
-    """The beginning of the answer that the prompt gives already; most often empty."""
+def reply_prefix(prompt: Prompt) -> str:
+    """Return the beginning of the reply that the prompt contains; empty if there is none."""
     return prompt[-1].content if prompt and prompt[-1].role == "assistant" else ""
 
 
 class TokenCounter(Protocol):
-    """How a model counts: everything the token budget asks of it."""
+    """The token counts that the prompt budget needs from a model."""
 
     @property
     def context_size(self) -> int:
-        """Tokens that prompt and reply may have together."""
+        """Maximum number of tokens of prompt and reply together."""
 
     def count(self, prompt: Prompt) -> int:
-        """Tokens of the whole prompt, chat template and all."""
+        """Return the number of tokens of a prompt, including those of the chat template."""
 
     def lengths(self, texts: list[str]) -> list[int]:
-        """Tokens of each text by itself, without special tokens."""
+        """Return the number of tokens of each text on its own, without special tokens."""
 
     def cut(self, text: str, tokens: int) -> str:
-        """The longest prefix of ``text`` (cut at a token, never inside a character) of at most ``tokens`` tokens."""
+        """Return the longest prefix of ``text`` that ends with a token and has at most ``tokens`` tokens."""
 
 
 @runtime_checkable
-class SeesPictures(Protocol):
-    """The `TokenCounter` of a model that sees pictures: ``count`` counts those of a prompt too."""
+class SupportsPictures(Protocol):
+    """A `TokenCounter` of a vision-language model, whose ``count`` includes the pictures of a prompt."""
 
     def picture_tokens(self, path: str) -> int:
-        """Tokens that a picture takes; 0 if it cannot be read."""
+        """Return the number of tokens of a picture; 0 if it cannot be read."""

@@ -1,7 +1,7 @@
-"""Fit a prompt into a context: passages are cut evenly, the instruction and the query never. Knows no model.
+"""The token budget of a prompt: passages are truncated evenly to fit the context, instruction and query never.
 
-Counts of parts do not add up to the count of the whole (tokens merge over borders), so the cut is only estimated from
-the passages' lengths; what is returned was rendered and counted as a whole.
+The token count of a prompt is not the sum of its parts, since tokens can cross their boundaries. Truncation is
+therefore estimated from the lengths of the passages, and the returned prompt is counted as a whole.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from dataclasses import dataclass
 
 from rerank.errors import ContextOverflowError, UsageError
 from rerank.prompts.base import PICTURE, Prompt, TokenCounter
-from rerank.prompts.counting import Remembered
-from rerank.prompts.passages import one_line, passage_text, picture_marks, with_pictures
+from rerank.prompts.cached_counter import CachedTokenCounter
+from rerank.prompts.passages import collapse_whitespace, insert_pictures, passage_text, picture_marks
 from rerank.prompts.template import PromptTemplate
 from rerank.types import Window
 
-#: Estimates before the search halves the range instead.
+#: Number of estimated caps to try before bisection.
 _ESTIMATES = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fitted:
-    """A prompt that fits.
+class FittedPrompt:
+    """A prompt that fits the context.
 
     Attributes:
         prompt: The chat.
-        tokens: How many tokens it has, counted as a whole.
-        passages: The passages as they are shown.
-        cut: How many passages were cut.
-        cap: The length that they were cut to, in tokens; None if none was.
+        tokens: Number of tokens of the whole prompt.
+        passages: The passages in the prompt.
+        cut: Number of truncated passages.
+        cap: Length in tokens that they were truncated to; None if no passage was truncated.
     """
 
     prompt: Prompt
@@ -41,7 +41,7 @@ class Fitted:
 
 
 def water_level(lengths: Sequence[int], budget: int) -> int:
-    """The largest cap for which the lengths, each cut to it, sum to at most ``budget``; at most the longest length.
+    """Return the largest cap for which sum(min(length, cap)) <= budget, at most the longest length (water-filling).
 
     >>> water_level([10, 2, 10], 12)
     5
@@ -54,17 +54,17 @@ def water_level(lengths: Sequence[int], budget: int) -> int:
     return max(lengths, default=0)
 
 
-class Budget:
-    """Fits the prompts of a model. Keep one and use it for all windows: it remembers how long documents are.
+class PromptBudget:
+    """Fits prompts into the context of a model. Use one instance for all windows, since it caches token counts.
 
     Args:
-        tokens: How the model counts.
-        floor: Passages are never cut below that many tokens.
-        max_passage_tokens: Nor left longer than that, even where there is room; None for no limit.
-        context_size: Use less than the model's context; None for all of it.
+        tokens: The model's token counter.
+        floor: Minimum number of tokens kept of each passage.
+        max_passage_tokens: Truncate passages to at most this many tokens, even if they fit; None for no limit.
+        context_size: Context size to use, at most the model's; None for the model's.
 
     Raises:
-        UsageError: The numbers contradict each other or the model.
+        UsageError: The numbers contradict each other or exceed the model's context.
     """
 
     def __init__(
@@ -81,90 +81,91 @@ class Budget:
         if max_passage_tokens is not None and max_passage_tokens < max(1, floor):
             raise UsageError(
                 f"--max-passage-tokens {max_passage_tokens} with --min-passage-tokens {floor}",
-                expected="a maximum that is not below the minimum, nor below 1",
+                expected="a maximum of at least 1 and at least the minimum",
                 remedy="Lower --min-passage-tokens too",
             )
         if context_size is not None and not 0 < context_size <= tokens.context_size:
             raise UsageError(
                 f"--context-size {context_size}",
-                expected=f"1 to {tokens.context_size}, which is what the model has",
-                remedy="Leave it out to use all of it",
+                expected=f"1 to {tokens.context_size}, the context size of the model",
+                remedy="Omit --context-size to use the whole context",
             )
-        self._tokens = Remembered(tokens)
+        self._tokens = CachedTokenCounter(tokens)
         self._floor = floor
         self._max = max_passage_tokens
-        self._given, self._model = context_size, tokens
+        self._context_size, self._model = context_size, tokens
 
     @property
     def _context(self) -> int:
-        """Asked for when it is needed: a server has to be there to say it."""
-        return self._given or self._model.context_size
+        """The context size, evaluated when it is needed, since a server may have to be asked for it."""
+        return self._context_size or self._model.context_size
 
     def fit(
         self, template: PromptTemplate, window: Window, *, reply_tokens: int, labels: Sequence[str] | None = None
-    ) -> Fitted:
-        """Render a window's prompt with its passages cut as little as the context allows.
+    ) -> FittedPrompt:
+        """Render the prompt of a window, truncating its passages as little as possible.
 
-        All passages longer than one common cap are cut to it, and it is the largest that fits (up to what merging
-        at the borders may hide). Few prompts are counted: one without passages, and most often one or two more.
-        Pictures are never cut.
+        All passages longer than a common cap are truncated to it; the cap is the largest that fits (except for effects
+        of tokens across boundaries). Few prompts are counted: one without passages, and usually one or two more.
+        Pictures are never resized.
 
         Args:
-            template: How the question is put.
-            window: What is asked about.
-            reply_tokens: Tokens to keep free for the reply.
-            labels: The passages' identifiers, if they are not 1, 2, ...
+            template: The prompt template.
+            window: The window.
+            reply_tokens: Number of tokens to reserve for the reply.
+            labels: Identifiers of the passages; 1, 2, ... if None.
 
         Raises:
-            ContextOverflowError: It does not fit with every passage at the floor, or with its pictures.
-            DataError: The prompt shows scores and the window has none, or a Jinja section fails; or documents lack
-                what it shows, text or picture.
+            ContextOverflowError: The prompt does not fit with every passage at the floor, or with its pictures.
+            DataError: The prompt shows scores and the window has none, a Jinja section fails, or a document lacks the
+                text or picture that the prompt shows.
         """
         available = self._context - reply_tokens
         if template.pictures:
-            return self._pictured(template, window, available=available, labels=labels)
-        query = one_line(window.query.text)
+            return self._fit_pictures(template, window, available=available, labels=labels)
+        query = collapse_whitespace(window.query.text)
         texts = [passage_text(doc, escape=template.escape_brackets) for doc in window.docs]
         scores = window.scores or None
         attempt = _Attempt(template, query, scores, labels, texts, self._tokens.lengths(texts), self._tokens)
-        alone = self._tokens.count(template.render(query, [""] * len(texts), scores=scores, labels=labels))
-        fitted = self._search(attempt, alone=alone, available=available)
+        fixed = self._tokens.count(template.render(query, [""] * len(texts), scores=scores, labels=labels))
+        fitted = self._search(attempt, fixed=fixed, available=available)
         if fitted.tokens > available:
-            raise self._overflow(len(texts), needed=fitted.tokens, alone=alone, available=available)
+            raise self._overflow(len(texts), needed=fitted.tokens, fixed=fixed, available=available)
         return fitted
 
-    def _pictured(
+    def _fit_pictures(
         self, template: PromptTemplate, window: Window, *, available: int, labels: Sequence[str] | None
-    ) -> Fitted:
-        """The prompt about a window's pictures, which fits or does not."""
-        query = one_line(window.query.text.replace(PICTURE, " "))
+    ) -> FittedPrompt:
+        """Render the prompt of a window of pictures, whose size is fixed."""
+        query = collapse_whitespace(window.query.text.replace(PICTURE, " "))
         marks = picture_marks(window.docs)
         rendered = template.render(query, marks, scores=window.scores or None, labels=labels)
-        prompt = with_pictures(rendered, window.docs)
+        prompt = insert_pictures(rendered, window.docs)
         tokens = self._tokens.count(prompt)
         if tokens > available:
             raise ContextOverflowError(
-                f"A prompt of {len(marks)} pictures needs {tokens} tokens, and {available} are available: a context "
-                f"of {self._context} less the reply",
-                remedy=("Lower --depth, use --method sliding, or take" if len(marks) > 1 else "Take")
+                f"A prompt with {len(marks)} pictures needs {tokens} tokens, but {available} are available: a context "
+                f"of {self._context} minus the reply",
+                remedy=("Lower --depth, use --method sliding, or use" if len(marks) > 1 else "Use")
                 + " smaller pictures or a model with a longer context",
             )
-        return Fitted(prompt=prompt, tokens=tokens, passages=(PICTURE,) * len(marks))
+        return FittedPrompt(prompt=prompt, tokens=tokens, passages=(PICTURE,) * len(marks))
 
-    def _search(self, attempt: _Attempt, *, alone: int, available: int) -> Fitted:
-        """The attempt with the largest cap that fits; the one at the lowest cap if none does."""
+    def _search(self, attempt: _Attempt, *, fixed: int, available: int) -> FittedPrompt:
+        """Return the prompt with the largest cap that fits; with the lowest cap if none fits."""
         longest = max(attempt.lengths, default=0)
         highest = longest if self._max is None else min(longest, self._max)
         lowest = min(self._floor, highest)
-        level = water_level(attempt.lengths, available - alone)
-        fits, fails = lowest - 1, highest + 1  # both borders are open: nothing was tried yet
-        best: Fitted | None = None
+        level = water_level(attempt.lengths, available - fixed)
+        fits, fails = lowest - 1, highest + 1  # exclusive bounds: neither was tried yet
+        best: FittedPrompt | None = None
         for tries in itertools.count():
-            # The cap lies strictly between the borders and becomes one of them, so the loop ends; from the seventh
-            # try on it halves the range.
+            # The cap is strictly between the bounds and replaces one of them, so the loop ends. After `_ESTIMATES`
+            # tries, it bisects the range.
             cap = (fits + fails) // 2 if tries >= _ESTIMATES else min(max(level, fits + 1), fails - 1)
-            fitted = attempt.at(cap)
-            level = water_level(attempt.lengths, available - fitted.tokens + attempt.spent(cap))
+            fitted = attempt.render(cap)
+            # Tokens outside the passages are now known to be fitted.tokens - passage_tokens(cap).
+            level = water_level(attempt.lengths, available - fitted.tokens + attempt.passage_tokens(cap))
             if fitted.tokens <= available:
                 best, fits = fitted, cap
             else:
@@ -173,19 +174,19 @@ class Budget:
                 break
         return best or fitted
 
-    def _overflow(self, count: int, *, needed: int, alone: int, available: int) -> ContextOverflowError:
+    def _overflow(self, count: int, *, needed: int, fixed: int, available: int) -> ContextOverflowError:
         return ContextOverflowError(
-            f"A prompt of {count} passages needs {needed} tokens with every passage cut to {self._floor} "
-            f"(instruction and query alone: {alone}), and {available} are available: a context of {self._context} "
-            "less the reply",
+            f"A prompt with {count} passages needs {needed} tokens with every passage truncated to {self._floor} "
+            f"(instruction and query alone: {fixed}), but {available} are available: a context of {self._context} "
+            "minus the reply",
             remedy=("Lower --depth, use --method sliding, lower" if count > 1 else "Lower")
-            + " --min-passage-tokens, or take a model with a longer context",
+            + " --min-passage-tokens, or use a model with a longer context",
         )
 
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """One window, ready to be rendered at any cap."""
+    """A window that can be rendered with any cap."""
 
     template: PromptTemplate
     query: str
@@ -193,17 +194,17 @@ class _Attempt:
     labels: Sequence[str] | None
     texts: Sequence[str]
     lengths: Sequence[int]
-    tokens: Remembered
+    tokens: CachedTokenCounter
 
-    def spent(self, cap: int) -> int:
-        """Tokens of the passages by themselves."""
+    def passage_tokens(self, cap: int) -> int:
+        """Return the number of tokens of the truncated passages on their own."""
         return sum(min(length, cap) for length in self.lengths)
 
-    def at(self, cap: int) -> Fitted:
-        """The prompt at that cap, counted."""
+    def render(self, cap: int) -> FittedPrompt:
+        """Render and count the prompt with passages of at most ``cap`` tokens."""
         pairs = zip(self.texts, self.lengths, strict=True)
         shown = [text if length <= cap else self.tokens.cut(text, cap) for text, length in pairs]
         prompt = self.template.render(self.query, shown, scores=self.scores, labels=self.labels)
         cut = sum(length > cap for length in self.lengths)
         tokens = self.tokens.count(prompt)
-        return Fitted(prompt=prompt, tokens=tokens, passages=tuple(shown), cut=cut, cap=cap if cut else None)
+        return FittedPrompt(prompt=prompt, tokens=tokens, passages=tuple(shown), cut=cut, cap=cap if cut else None)

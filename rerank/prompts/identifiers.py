@@ -1,7 +1,7 @@
-"""What candidates are called in a prompt: numbers, or names that are one token each. Knows no template and no model.
+"""Identifiers of passages in a prompt: numbers, or letters that are a single token each.
 
-Published listwise models were trained on numbers. A name of one token takes the fewest decoding steps, and its logit is
-a score (FIRST, Reddy et al., EMNLP 2024, arXiv 2406.15657, section 3).
+Published listwise models were trained with numbers. A single-token identifier needs the fewest decoding steps, and its
+logit is a score (FIRST, Reddy et al., EMNLP 2024, arXiv 2406.15657, section 3).
 """
 
 from __future__ import annotations
@@ -18,43 +18,46 @@ from rerank.prompts.base import TokenCounter
 Alphabet = Literal["numbers", "letters"]
 
 
-def identifiers(alphabet: Alphabet, count: int, tokens: TokenCounter) -> tuple[str, ...]:
-    """Names for ``count`` candidates, without brackets.
+def make_identifiers(alphabet: Alphabet, count: int, tokens: TokenCounter) -> tuple[str, ...]:
+    """Return identifiers for ``count`` passages, without brackets.
 
     Args:
-        alphabet: ``numbers`` are 1, 2, ...; ``letters`` are A to Z, then those pairs of letters that are one token
-            behind a square bracket.
-        count: How many.
-        tokens: The tokenizer at hand.
+        alphabet: ``numbers`` are 1, 2, ...; ``letters`` are A to Z, then the pairs of letters that are a single token
+            after a square bracket.
+        count: Number of passages.
+        tokens: The model's token counter.
 
     Raises:
-        UsageError: The tokenizer has fewer such names.
+        UsageError: The tokenizer has too few single-token letters and pairs.
     """
     if alphabet == "numbers":
         return tuple(map(str, range(1, count + 1)))
-    found = letters_of(tokens)
-    if len(found) < count:
+    letters = single_token_letters(tokens)
+    if len(letters) < count:
         raise UsageError(
-            f"{count} candidates in one window, and this tokenizer has {len(found)} letters and pairs of letters "
-            "that are one token",
+            f"{count} candidates in one window, but this tokenizer has only {len(letters)} letters and pairs "
+            "of letters that are a single token",
             expected="no more candidates than identifiers",
-            remedy="Take smaller windows (--window-size where the method has one) or a smaller --depth",
+            remedy="Use smaller windows (--window-size, if the method has it) or a smaller --depth",
         )
-    return found[:count]
+    return letters[:count]
 
 
-def letters_of(tokens: TokenCounter) -> tuple[str, ...]:
-    """All names that are one token, the shortest first; those that a counter has kept from another, if it has."""
-    kept: tuple[str, ...] = getattr(tokens, "letters", ())
-    return kept or _letters(cast(Hashable, tokens))
+def single_token_letters(tokens: TokenCounter) -> tuple[str, ...]:
+    """Return all letters and pairs of letters that are a single token, the shortest first.
+
+    A counter with an attribute ``letters``, such as that of a replay, determines them itself.
+    """
+    recorded: tuple[str, ...] = getattr(tokens, "letters", ())
+    return recorded or _find_letters(cast(Hashable, tokens))
 
 
 @lru_cache(maxsize=16)
-def _letters(counter: Hashable) -> tuple[str, ...]:
-    """The letters, then the pairs of letters, that add exactly one token between square brackets."""
+def _find_letters(counter: Hashable) -> tuple[str, ...]:
+    """Return the letters, then the pairs of letters, that add exactly one token between square brackets."""
     tokens = cast(TokenCounter, counter)
     names = [*ascii_uppercase, *(a + b for a, b in product(ascii_uppercase, repeat=2))]
     (bracket,) = tokens.lengths(["["])
-    begun, whole = tokens.lengths([f"[{name}" for name in names]), tokens.lengths([f"[{name}]" for name in names])
-    lengths = zip(names, begun, whole, strict=True)
+    opened, closed = tokens.lengths([f"[{name}" for name in names]), tokens.lengths([f"[{name}]" for name in names])
+    lengths = zip(names, opened, closed, strict=True)
     return tuple(name for name, half, full in lengths if half == bracket + 1 and full == half + 1)

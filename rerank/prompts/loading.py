@@ -1,4 +1,4 @@
-"""A YAML file -> a `PromptTemplate`. Reads rank_llm's keys beside our own; knows nothing of rendering."""
+"""Loading of prompts from YAML, with the keys of this project and of rank_llm."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any, cast
 
 from rerank.errors import DataError, UnknownNameError
 from rerank.prompts.sections import Syntax
-from rerank.prompts.template import METHODS, Example, Method, PromptTemplate
+from rerank.prompts.template import METHODS, PromptExample, PromptMethod, PromptTemplate
 
-#: Key in the file -> field of the template. The keys with ``_user`` are rank_llm's for chats of many turns.
+#: Key in the file -> field of the template. The keys with ``_user`` are rank_llm's for multi-turn chats.
 _SECTIONS = {
     "system_message": "system",
     "prefix": "prefix",
@@ -21,7 +21,7 @@ _SECTIONS = {
     "suffix": "suffix",
     "suffix_user": "suffix",
 }
-#: rank_llm's rules for reading replies. Ours reads any reply, so they are accepted and have no effect.
+#: rank_llm's settings for parsing replies. They are accepted without effect, since our parser reads every reply.
 _WITHOUT_EFFECT = ("output_validation_regex", "output_extraction_regex", "output_pattern", "output_patterns")
 _KEYS = (
     "method",
@@ -38,15 +38,15 @@ _JINJA = re.compile(r"\{%|\{\{-?\s*(?:query|num|rank|candidate|score|psg_ids|pas
 
 
 def template_from_yaml(text: str, name: str) -> PromptTemplate:
-    """Read a prompt file's text.
+    """Parse the YAML text of a prompt.
 
     Args:
-        text: YAML: a mapping of the keys that docs/prompts.md lists.
-        name: What to call the prompt in messages.
+        text: A YAML mapping with the keys listed in docs/prompts.md.
+        name: Name of the prompt.
 
     Raises:
-        DataError: No YAML, no mapping, a value of a wrong kind, a method that is not listwise.
-        UnknownNameError: An unknown key or placeholder; the message suggests the nearest.
+        DataError: The text is not a YAML mapping, or a value is invalid.
+        UnknownNameError: A key or placeholder is unknown; the message suggests similar ones.
     """
     table = _mapping(text, name)
     for key in table:
@@ -57,7 +57,7 @@ def template_from_yaml(text: str, name: str) -> PromptTemplate:
         if table.get(key) is None:
             continue
         if section in sections:
-            raise DataError(f"Prompt {name!r} has both {section!r} and {key!r}", expected="one of them")
+            raise DataError(f"Prompt {name!r} has both {section!r} and {key!r}", expected="only one of them")
         if not isinstance(table[key], str):
             raise _wrong(name, key, table[key], "text")
         sections[section] = table[key]
@@ -88,30 +88,30 @@ def _mapping(text: str, name: str) -> dict[Any, Any]:
     try:
         table = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise DataError(f"Prompt {name!r} is no YAML: {' '.join(str(error).split())}") from error
+        raise DataError(f"Prompt {name!r} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(table, dict):
-        raise DataError(f"Prompt {name!r} holds a {type(table).__name__}", expected="a mapping of keys to texts")
+        raise DataError(f"Prompt {name!r} contains a {type(table).__name__}", expected="a mapping of keys to texts")
     return table
 
 
-def _method(table: dict[Any, Any], name: str) -> Method:
+def _method(table: dict[Any, Any], name: str) -> PromptMethod:
     method = table.get("method", "listwise")
     if method not in METHODS:
         raise _wrong(name, "method", method, f"one of: {', '.join(METHODS)}")
-    return cast(Method, method)
+    return cast(PromptMethod, method)
 
 
-def _examples(table: dict[Any, Any], name: str) -> tuple[Example, ...]:
+def _examples(table: dict[Any, Any], name: str) -> tuple[PromptExample, ...]:
     rows = table.get("examples") or []
     try:
         parts = [(str(row["query"]), tuple(map(str, row["passages"])), tuple(map(int, row["order"]))) for row in rows]
     except (TypeError, KeyError, ValueError) as error:
         raise _wrong(name, "examples", rows, "a list of mappings with query, passages and order") from error
-    return tuple(Example(query=query, passages=passages, order=order) for query, passages, order in parts)
+    return tuple(PromptExample(query=query, passages=passages, order=order) for query, passages, order in parts)
 
 
 def _syntax(table: dict[Any, Any], name: str, sections: dict[str, str]) -> Syntax:
-    """What the key ``template`` says; without it, Jinja where a section holds ``{%`` or ``{{ query`` and the like."""
+    """Return the syntax given by ``template``; if missing, Jinja if a section contains ``{%`` or a Jinja variable."""
     syntax = table.get("template")
     if syntax is None:
         return "jinja" if any(_JINJA.search(text) for text in sections.values()) else "braces"

@@ -1,7 +1,7 @@
-"""A document -> the passage a model is shown. Knows what could be mistaken for an identifier; knows no template.
+"""Conversion of documents to passages for a prompt, without text that looks like an identifier.
 
-"Title: ... Content: ..." and round brackets for square ones are what Liu et al. (ACL 2025, arXiv 2412.14574) and
-RankGPT's heirs feed their models.
+The form "Title: ... Content: ..." and the replacement of square by round brackets follow Liu et al. (ACL 2025, arXiv
+2412.14574) and other descendants of RankGPT.
 """
 
 from __future__ import annotations
@@ -14,102 +14,103 @@ from rerank.errors import DataError
 from rerank.prompts.base import PICTURE, Prompt
 from rerank.types import Document
 
-#: The picture of a window's document in a prompt that is being rendered, until `with_pictures` puts it there.
+#: Mark of a document's picture in a rendered prompt, which `insert_pictures` replaces.
 _MARK = re.compile(f"{PICTURE}([0-9]+){PICTURE}")
 
-#: Whatever the parser takes for a square bracket, and for a number: also full-width, raised and ringed ones.
+#: Characters that the parser reads as square brackets or digits, including full-width, superscript and circled ones.
 _OPENING, _CLOSING, _ROUND = "[［【〔〖⟦", "]］】〕〗⟧", "()（）"
 _BRACKET = re.compile(f"([{re.escape(_OPENING + _CLOSING + _ROUND)}])")
 _NUMBER = re.compile(r"[\d⁰¹²³⁴-⁹₀-₉\u2460-\u249b\u24eb-\u24ff\u2776-\u2793\u3251-\u325f\u32b1-\u32bf]")
 
 
 def escape_brackets(text: str) -> str:
-    """Write square brackets with a number in them as round ones, so that nothing in them looks like an identifier.
+    """Replace square brackets around a number by round ones, so that no passage contains an identifier.
 
-    Words beside the number make no difference, as "[Passage 3]" is an identifier too. Brackets that miss their other
-    half are rewritten where a reader would add it: before the end of the text, before another opening bracket, and
-    behind a number that the text begins with. Doing it twice changes nothing more, and lengths stay.
+    Words next to the number make no difference, since "[Passage 3]" is an identifier too. An unmatched bracket is
+    replaced where a reader would complete it: at the end of the text, before another opening bracket, and after a
+    number at the beginning of the text. The function is idempotent and preserves the length of the text.
 
     >>> escape_brackets("as shown in [12] and [Passage 3], see a[i]")
     'as shown in (12) and (Passage 3), see a[i]'
     """
     parts = _BRACKET.split(text)  # text, bracket, text, bracket, ..., text
     last = len(parts) - 1
-    for at in range(0, last + 1, 2):
-        before, behind = parts[at - 1] if at else "", parts[at + 1] if at < last else ""
-        if not _NUMBER.search(parts[at]) or (behind != "" and behind in _ROUND):
+    for index in range(0, last + 1, 2):
+        before, after = parts[index - 1] if index else "", parts[index + 1] if index < last else ""
+        if not _NUMBER.search(parts[index]) or (after != "" and after in _ROUND):
             continue
         opened = before != "" and before in _OPENING
         if opened:
-            parts[at - 1] = "("
-        if behind != "" and behind in _CLOSING and (opened or not before):
-            parts[at + 1] = ")"
+            parts[index - 1] = "("
+        if after != "" and after in _CLOSING and (opened or not before):
+            parts[index + 1] = ")"
     return "".join(parts)
 
 
-def one_line(text: str) -> str:
-    r"""White space of any kind and length becomes one space, so that a passage stays on its line.
+def collapse_whitespace(text: str) -> str:
+    r"""Replace every run of white space by one space, so that a passage is a single line.
 
-    >>> one_line("  two \n lines\u2028")
+    >>> collapse_whitespace("  two \n lines\u2028")
     'two lines'
     """
     return " ".join(text.split())
 
 
 def passage_text(doc: Document, *, escape: bool = True) -> str:
-    """What a model is shown of a document, before any cut.
+    """Return the passage of a document, before truncation.
 
     Args:
         doc: The document.
-        escape: Whether bracketed numbers are rewritten.
+        escape: Whether to replace brackets around numbers.
 
     >>> passage_text(Document(id="1", title="Fleas", text="They live [2] months."))
     'Title: Fleas Content: They live (2) months.'
 
     Raises:
-        DataError: It is a picture without a word.
+        DataError: The document is a picture without text.
     """
-    title, body = one_line(doc.title), one_line(doc.text)
+    title, body = collapse_whitespace(doc.title), collapse_whitespace(doc.text)
     if doc.image and not title and not body:
         raise DataError(
-            f"Document {doc.id!r} is a picture without text, and this prompt shows texts",
+            f"Document {doc.id!r} is a picture without text, but this prompt shows texts",
             expected="documents with text, or a prompt with 'shows: pictures'",
-            remedy="Use --method pointwise-images or fullrank-images, with a model that sees pictures",
+            remedy="Use --method pointwise-images or fullrank-images, with a vision-language model",
         )
     text = f"Title: {title} Content: {body}" if title else body
     return escape_brackets(text) if escape else text
 
 
 def picture_marks(docs: Sequence[Document]) -> list[str]:
-    """What stands for the documents' pictures where a prompt is rendered.
+    """Return the marks that stand for the documents' pictures while a prompt is rendered.
 
     Raises:
-        DataError: A document has none.
+        DataError: A document has no picture.
     """
     for doc in docs:
         if not doc.image:
             raise DataError(
-                f"Document {doc.id!r} has no picture, and this prompt shows pictures",
+                f"Document {doc.id!r} has no picture, but this prompt shows pictures",
                 expected="a collection of pictures",
                 remedy="Use a method for texts, such as --method fullrank",
             )
-    return [f"{PICTURE}{at}{PICTURE}" for at in range(len(docs))]
+    return [f"{PICTURE}{index}{PICTURE}" for index in range(len(docs))]
 
 
-def with_pictures(prompt: Prompt, docs: Sequence[Document]) -> Prompt:
-    """A rendered prompt with the documents' pictures in place of their marks.
+def insert_pictures(prompt: Prompt, docs: Sequence[Document]) -> Prompt:
+    """Replace the marks in a rendered prompt by the documents' pictures.
 
     Raises:
-        DataError: It does not show all of them.
+        DataError: The prompt does not show all pictures.
     """
-    shown = [[int(at) for at in _MARK.findall(message.content)] for message in prompt]
-    if {at for found in shown for at in found} != set(range(len(docs))):
+    indices = [[int(index) for index in _MARK.findall(message.content)] for message in prompt]
+    shown = {index for of_turn in indices for index in of_turn}
+    if shown != set(range(len(docs))):
         raise DataError(
-            f"The prompt shows {len({at for found in shown for at in found})} of {len(docs)} pictures",
-            expected="all of them",
+            f"The prompt shows {len(shown)} of {len(docs)} pictures",
+            expected="all pictures",
             remedy="Put {candidate} into the 'body' of the prompt",
         )
     return tuple(
-        replace(message, content=_MARK.sub(PICTURE, message.content), images=tuple(docs[at].image for at in found))
-        for message, found in zip(prompt, shown, strict=True)
+        replace(message, content=_MARK.sub(PICTURE, message.content), images=tuple(docs[i].image for i in of_turn))
+        for message, of_turn in zip(prompt, indices, strict=True)
     )

@@ -1,6 +1,6 @@
-"""One section of a prompt: text with holes, in braces or in Jinja. Knows neither files nor which holes make sense.
+"""Sections of a prompt: text with placeholders, in brace or Jinja syntax.
 
-Text from users only ever fills holes; it is never read as a template, so braces in it are braces.
+Queries and passages are only inserted as values and never parsed as templates, so braces in them have no effect.
 """
 
 from __future__ import annotations
@@ -24,73 +24,75 @@ class Section(Protocol):
 
     @property
     def names(self) -> frozenset[str]:
-        """The holes that it has."""
+        """Names of its placeholders."""
 
     def fill(self, values: Mapping[str, Any]) -> str:
-        """The section's text with its holes filled; ``values`` holds all of `names`."""
+        """Return the text with values for its placeholders; ``values`` contains all of `names`."""
 
 
 @lru_cache(maxsize=512)
 def compile_section(text: str, syntax: Syntax) -> Section:
-    """Find the holes of a section.
+    """Compile the text of a section.
 
     Raises:
-        DataError: The text is no valid template of this syntax.
+        DataError: The text is not a valid template in this syntax.
     """
-    return Braces.compile(text) if syntax == "braces" else Jinja.compile(text)
+    return BraceSection.compile(text) if syntax == "braces" else JinjaSection.compile(text)
 
 
 @dataclass(frozen=True, slots=True)
-class Braces:
-    """``{name}`` is a hole, ``{{`` and ``}}`` are braces: the subset of Python's format strings that rank_llm uses.
+class BraceSection:
+    """A section in brace syntax, the subset of Python's format strings that rank_llm uses.
+
+    ``{name}`` is a placeholder, ``{{`` and ``}}`` are braces.
 
     Attributes:
-        parts: Pairs of a literal text and the hole behind it (None: no hole).
+        parts: Pairs of a literal text and the placeholder after it (None for no placeholder).
     """
 
     parts: tuple[tuple[str, str | None], ...]
 
     @classmethod
-    def compile(cls, text: str) -> Braces:
-        """Split at the holes.
+    def compile(cls, text: str) -> BraceSection:
+        """Split the text at its placeholders.
 
         Raises:
-            DataError: A single brace, or a hole with anything but a name in it.
+            DataError: A brace is unmatched, or a placeholder contains more than a name.
         """
         try:
             parsed = list(string.Formatter().parse(text))
         except ValueError as error:
             raise DataError(
-                f"{_shown(text)} has a brace that opens or closes nothing ({error})",
+                f"{_shorten(text)} has an unmatched brace ({error})",
                 expected="{name} for a placeholder, {{ and }} for braces",
             ) from error
         for _, name, spec, conversion in parsed:
             if name is not None and (not name.isidentifier() or spec or conversion):
                 written = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
                 raise DataError(
-                    f"{_shown(text)} has the placeholder {{{written}}}",
-                    expected="a bare name in braces",
+                    f"{_shorten(text)} has the placeholder {{{written}}}",
+                    expected="only a name in braces",
                     remedy="Double the braces if they are meant as text",
                 )
         return cls(tuple((literal, name) for literal, name, _, _ in parsed))
 
     @property
     def names(self) -> frozenset[str]:
-        """The holes."""
+        """Names of its placeholders."""
         return frozenset(name for _, name in self.parts if name is not None)
 
     def fill(self, values: Mapping[str, Any]) -> str:
-        """Put the values in, as they are."""
+        """Return the text with the values inserted unchanged."""
         return "".join(literal + ("" if name is None else str(values[name])) for literal, name in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
-class Jinja:
-    """A Jinja template in a sandbox: no attribute that leads out of it, no undefined variable, no escaping for HTML.
+class JinjaSection:
+    """A section in Jinja syntax, rendered in a sandbox; undefined variables are errors, and HTML is not escaped.
 
     Attributes:
-        text: The template.
-        names: The variables that it reads and does not set.
+        text: The source of the template.
+        names: Variables that the template reads and does not set.
         template: The compiled template.
     """
 
@@ -99,11 +101,11 @@ class Jinja:
     template: Any
 
     @classmethod
-    def compile(cls, text: str) -> Jinja:
-        """Parse and compile.
+    def compile(cls, text: str) -> JinjaSection:
+        """Compile a template.
 
         Raises:
-            DataError: Jinja cannot read it.
+            DataError: The text is not a valid Jinja template.
         """
         from jinja2 import TemplateSyntaxError, meta
 
@@ -112,18 +114,20 @@ class Jinja:
             names = meta.find_undeclared_variables(environment.parse(text))
             template = environment.from_string(text)
         except TemplateSyntaxError as error:
-            raise DataError(f"{_shown(text)} is no Jinja template: line {error.lineno}: {error.message}") from error
-        except (RecursionError, MemoryError, OverflowError, SyntaxError) as error:  # nested deeper than Python goes
             raise DataError(
-                f"{_shown(text)} is no Jinja template: {type(error).__name__}", expected="fewer levels, one in another"
+                f"{_shorten(text)} is not a valid Jinja template: line {error.lineno}: {error.message}"
+            ) from error
+        except (RecursionError, MemoryError, OverflowError, SyntaxError) as error:  # nested too deeply for Python
+            raise DataError(
+                f"{_shorten(text)} is not a valid Jinja template: {type(error).__name__}", expected="less nesting"
             ) from error
         return cls(text, frozenset(names) - frozenset(environment.globals), template)
 
     def fill(self, values: Mapping[str, Any]) -> str:
-        """Render.
+        """Render the template.
 
         Raises:
-            DataError: The template fails, or tries what the sandbox forbids.
+            DataError: The template fails, or violates the sandbox.
         """
         from jinja2 import TemplateError
 
@@ -132,7 +136,7 @@ class Jinja:
             return str(self.template.render(values))
         except (*ordinary, RecursionError, MemoryError) as error:
             why = str(error) or type(error).__name__
-            raise DataError(f"{_shown(self.text)} fails as a Jinja template: {why}") from error
+            raise DataError(f"The Jinja template {_shorten(self.text)} fails: {why}") from error
 
 
 @lru_cache(maxsize=1)
@@ -143,5 +147,5 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
 
 
-def _shown(text: str) -> str:
+def _shorten(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")

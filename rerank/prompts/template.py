@@ -1,4 +1,4 @@
-"""What a prompt template is and how it becomes a chat. Knows neither files nor token budgets."""
+"""Prompt templates and their rendering as chats."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rerank.prompts.base import Message, Prompt
 from rerank.prompts.passages import escape_brackets
 from rerank.prompts.sections import Section, Syntax, compile_section
 
-Method = Literal["listwise", "singleturn_listwise", "multiturn_listwise", "pointwise"]
-METHODS: tuple[Method, ...] = get_args(Method)
+PromptMethod = Literal["listwise", "singleturn_listwise", "multiturn_listwise", "pointwise"]
+METHODS: tuple[PromptMethod, ...] = get_args(PromptMethod)
 
 _EVERYWHERE = ("query", "num")
-#: Section -> the placeholders that have a value there. ``passages`` is a list, so it makes sense in Jinja only.
+#: Section -> its placeholders. ``passages`` is a list and therefore available in Jinja only.
 PLACEHOLDERS: Mapping[str, tuple[str, ...]] = {
     "system": _EVERYWHERE,
     "prefix": (*_EVERYWHERE, "psg_ids", "passages"),
@@ -29,16 +29,16 @@ PLACEHOLDERS: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
-    """A worked question, shown before the real one to models that do not know the form of the answer.
+class PromptExample:
+    """A worked example (few-shot), which shows the form of the answer.
 
     Attributes:
-        query: Its query.
-        passages: Its passages.
-        order: The right answer: their identifiers (from 1), best first.
+        query: The query.
+        passages: The passages.
+        order: The correct answer: identifiers of the passages (from 1), best first.
 
     Raises:
-        DataError: The order is no permutation of the identifiers.
+        DataError: The order is not a permutation of the identifiers.
     """
 
     query: str
@@ -46,46 +46,46 @@ class Example:
     order: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        """Check the answer."""
+        """Check the order."""
         if not self.passages or sorted(self.order) != list(range(1, len(self.passages) + 1)):
             raise DataError(
                 f"The order {list(self.order)} of an example with {len(self.passages)} passages",
-                expected="each identifier from 1 on, once",
+                expected="a permutation of the identifiers 1, 2, ...",
             )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptTemplate:
-    """A listwise prompt: what stands before, around and behind the passages.
+    """A prompt for a list of passages, or for a single one.
 
-    Without assistant sections the chat is one user turn (after the system turn): prefix, one body a passage, suffix.
-    ``prefix_assistant`` makes the prefix a turn of its own that the assistant answers so; ``body_assistant`` does the
-    same to every passage, as RankGPT does (Sun et al., EMNLP 2023).
+    Without assistant sections, the chat is one user turn (after the system turn): the prefix, the body once per
+    passage, and the suffix. ``prefix_assistant`` turns the prefix into a separate user turn with this reply of the
+    assistant; ``body_assistant`` does the same for every passage, as in RankGPT (Sun et al., EMNLP 2023).
 
     Attributes:
-        name: For messages.
-        method: ``listwise`` ends the prefix and every body with a line break where they have none; the next two are
-            rank_llm's and join the sections as they are written. ``pointwise`` shows one passage, so it needs no
-            identifier, nor a query where the model is to write it.
-        system: System turn; none if empty.
-        prefix: What stands before the passages.
-        prefix_assistant: The assistant's answer to the prefix.
-        body: How one passage is shown.
-        body_assistant: The assistant's answer to a passage.
-        suffix: What stands behind the passages.
-        reply_prefix: The beginning of the answer, put into the model's mouth; none if empty.
-        examples: Worked questions, each a chat turn in the same words, answered as ``[2] > [1]``.
+        name: Name of the prompt, for messages.
+        method: ``listwise`` adds missing line breaks after the prefix and every body. ``singleturn_listwise`` and
+            ``multiturn_listwise`` are rank_llm's and join the sections unchanged. ``pointwise`` shows one passage
+            without an identifier, and the query only if the model does not generate it.
+        system: System turn; empty for none.
+        prefix: Text before the passages.
+        prefix_assistant: The assistant's reply to the prefix.
+        body: Text of one passage.
+        body_assistant: The assistant's reply to a passage.
+        suffix: Text after the passages.
+        reply_prefix: Beginning of the reply, which the model continues; empty for none.
+        examples: Worked examples, rendered like the real query and answered as ``[2] > [1]``.
         syntax: ``braces`` or ``jinja``.
-        escape_brackets: Whether ``[12]`` in passages and query becomes ``(12)``.
-        pictures: Whether documents are shown as their pictures, which then stand where passages would.
+        escape_brackets: Whether ``[12]`` in passages and query is replaced by ``(12)``.
+        pictures: Whether documents are shown as pictures, in the positions of their passages.
 
     Raises:
-        UnknownNameError: A placeholder that has no value where it stands.
-        DataError: Passages or the query would not be shown, or the turns would not alternate.
+        UnknownNameError: A placeholder is not available in its section.
+        DataError: Passages or query are not shown, or the turns do not alternate.
     """
 
     name: str
-    method: Method = "listwise"
+    method: PromptMethod = "listwise"
     system: str = ""
     prefix: str = ""
     prefix_assistant: str = ""
@@ -93,39 +93,41 @@ class PromptTemplate:
     body_assistant: str = ""
     suffix: str = ""
     reply_prefix: str = ""
-    examples: tuple[Example, ...] = ()
+    examples: tuple[PromptExample, ...] = ()
     syntax: Syntax = "braces"
     escape_brackets: bool = True
     pictures: bool = False
 
     def __post_init__(self) -> None:
-        """Compile all sections and check that they make a chat about passages and a query."""
+        """Compile all sections and check that they show passages and query."""
         names = {key: self._names(key) for key in PLACEHOLDERS}
         needed = {"candidate"} if self.method == "pointwise" else {"rank", "candidate"}
         if not needed <= names["body"] and "passages" not in names["prefix"] | names["suffix"]:
             raise DataError(
                 f"The body of prompt {self.name!r} shows no passage",
-                expected=f"placeholders for {' and '.join(map(repr, sorted(needed, reverse=True)))} in it",
+                expected=f"placeholders for {' and '.join(map(repr, sorted(needed, reverse=True)))}",
             )
-        asks = any("query" in names[key] for key in ("system", "prefix", "body", "suffix"))
-        if not asks and self.method != "pointwise":
+        shows_query = any("query" in names[key] for key in ("system", "prefix", "body", "suffix"))
+        if not shows_query and self.method != "pointwise":
             raise DataError(f"Prompt {self.name!r} never shows the query", expected="a placeholder for 'query'")
         if self.examples and self.pictures:
             raise DataError(
-                f"Prompt {self.name!r} has 'examples' and shows pictures, and examples are text", expected="one of both"
+                f"Prompt {self.name!r} has 'examples' and shows pictures, but examples are texts",
+                expected="only one of them",
             )
         if self.examples and "score" in names["body"]:
             raise DataError(
-                f"Prompt {self.name!r} has 'examples' and shows scores, and examples have none", expected="one of both"
+                f"Prompt {self.name!r} has 'examples' and shows scores, but examples have no scores",
+                expected="only one of them",
             )
         self._check_turns()
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of everything but the name."""
+        """Hex SHA-256 of all fields except the name."""
         content = {key: value for key, value in asdict(self).items() if key != "name"}
         if not self.pictures:
-            del content["pictures"]  # so that prompts are what they were before there was such a thing
+            del content["pictures"]  # so that prompts keep the digest that they had before this field was added
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def render(
@@ -136,39 +138,39 @@ class PromptTemplate:
         scores: Sequence[float] | None = None,
         labels: Sequence[str] | None = None,
     ) -> Prompt:
-        """Make the chat.
+        """Render the chat.
 
         Args:
-            query: The query's text.
-            passages: The passages' texts, in the order of their identifiers.
-            scores: Their first-stage scores, for prompts that show them.
-            labels: Their identifiers, without brackets; 1, 2, ... if None.
+            query: Text of the query.
+            passages: Texts of the passages, in the order of their identifiers.
+            scores: First-stage scores of the passages, for prompts that show them.
+            labels: Identifiers of the passages, without brackets; 1, 2, ... if None.
 
         Raises:
             DataError: The prompt shows scores and none are given, or a Jinja section fails.
         """
-        names = list(labels) if labels is not None else [str(at) for at in range(1, len(passages) + 1)]
+        names = list(labels) if labels is not None else [str(number) for number in range(1, len(passages) + 1)]
         shared = self._shared(query, passages)
         turns = [Message("system", self._section("system").fill(shared))] if self.system else []
         for example in self.examples:
-            named = [*names, *map(str, range(len(names) + 1, len(example.passages) + 1))]
-            turns += self._question(self._shared(example.query, example.passages), named)
-            turns.append(Message("assistant", " > ".join(f"[{named[number - 1]}]" for number in example.order)))
-        turns += self._question(shared, names, scores)
+            enough = [*names, *map(str, range(len(names) + 1, len(example.passages) + 1))]
+            turns += self._query_turns(self._shared(example.query, example.passages), enough)
+            turns.append(Message("assistant", " > ".join(f"[{enough[number - 1]}]" for number in example.order)))
+        turns += self._query_turns(shared, names, scores)
         return (*turns, Message("assistant", self.reply_prefix)) if self.reply_prefix else tuple(turns)
 
     def _shared(self, query: str, passages: Sequence[str]) -> dict[str, Any]:
-        """What every section may show."""
+        """Return the values that are available in every section."""
         if self.escape_brackets:
             query, passages = escape_brackets(query), [escape_brackets(passage) for passage in passages]
         shared: dict[str, Any] = {"query": query, "num": len(passages), "passages": list(passages)}
         shared["psg_ids"] = f"[{', '.join(f'PASSAGE{rank}' for rank in range(1, len(passages) + 1))}]"
         return shared
 
-    def _question(
+    def _query_turns(
         self, shared: Mapping[str, Any], names: Sequence[str], scores: Sequence[float] | None = None
     ) -> list[Message]:
-        """The turns of one question, the last one the user's."""
+        """Return the turns for one query; the last one is the user's."""
         pairs = zip(names, shared["passages"], strict=False)
         rows = [{**shared, "rank": name, "candidate": text} for name, text in pairs]
         if "score" in self._section("body").names:
@@ -191,42 +193,43 @@ class PromptTemplate:
     def spans(
         self, query: str, passages: Sequence[str], *, labels: Sequence[str] | None = None
     ) -> tuple[tuple[tuple[int, int], ...], int]:
-        """Where the passages stand in the last user turn, and where what follows them begins.
+        """Locate the passages and the suffix in the last user turn.
 
-        A passage has its identifier with it, and not the white space behind it.
+        The span of a passage includes its identifier, but not the white space after it.
 
         Args:
-            query: The query's text.
-            passages: As they were given to `render`.
-            labels: Likewise.
+            query: Text of the query, as passed to `render`.
+            passages: Texts of the passages, as passed to `render`.
+            labels: Identifiers of the passages, as passed to `render`.
 
         Returns:
-            First and past-last character of each passage, and the first character of the suffix that is not white.
+            Start and end (exclusive) of each passage, and the start of the suffix without leading white space, in
+            characters.
 
         Raises:
-            UsageError: The passages are turns of their own, shown by prefix or suffix, or shown with scores.
+            UsageError: The passages are separate turns, part of the prefix or suffix, or shown with scores.
         """
         shown_elsewhere = "passages" in self._section("prefix").names | self._section("suffix").names
         if self.body_assistant or shown_elsewhere or not self.body:
             raise UsageError(
                 f"Prompt {self.name!r} has its passages in several turns, or in its prefix or suffix",
-                expected="a 'body' that shows one passage, all of them in one user turn",
+                expected="a 'body' that shows one passage, and all passages in one user turn",
                 remedy="Use --prompt icr_qa",
             )
         if "score" in self._section("body").names:
             raise UsageError(
                 f"Prompt {self.name!r} shows first-stage scores", expected="a prompt without a placeholder for 'score'"
             )
-        names = labels if labels is not None else [str(at) for at in range(1, len(passages) + 1)]
+        names = labels if labels is not None else [str(number) for number in range(1, len(passages) + 1)]
         shared = self._shared(query, passages)
-        at = 0 if self.prefix_assistant else len(self._line(self._section("prefix").fill(shared)))
-        found = []
+        position = 0 if self.prefix_assistant else len(self._line(self._section("prefix").fill(shared)))
+        spans = []
         for name, text in zip(names, shared["passages"], strict=True):
             body = self._line(self._section("body").fill({**shared, "rank": name, "candidate": text, "score": ""}))
-            found.append((at, at + len(body.rstrip())))
-            at += len(body)
+            spans.append((position, position + len(body.rstrip())))
+            position += len(body)
         suffix = self._section("suffix").fill(shared)
-        return tuple(found), at + len(suffix) - len(suffix.lstrip())
+        return tuple(spans), position + len(suffix) - len(suffix.lstrip())
 
     def _line(self, text: str) -> str:
         return f"{text}\n" if self.method in ("listwise", "pointwise") and text and not text.endswith("\n") else text
@@ -234,9 +237,9 @@ class PromptTemplate:
     def _scores(self, scores: Sequence[float] | None, count: int) -> Sequence[float]:
         if scores is None or len(scores) != count:
             raise DataError(
-                f"Prompt {self.name!r} shows scores, and {'none' if scores is None else len(scores)} came with "
-                f"{count} passages",
-                expected="one score a passage",
+                f"Prompt {self.name!r} shows scores, but {count} passages have "
+                f"{'no' if scores is None else len(scores)} scores",
+                expected="one score per passage",
                 remedy="Use a prompt without a placeholder for 'score'",
             )
         return scores
@@ -259,15 +262,15 @@ class PromptTemplate:
 
     def _check_turns(self) -> None:
         if self.prefix_assistant and not self.prefix:
-            raise DataError(f"Prompt {self.name!r} has 'prefix_assistant' without 'prefix'", expected="both or none")
+            raise DataError(f"Prompt {self.name!r} has 'prefix_assistant' without 'prefix'", expected="both or neither")
         if self.body_assistant and self.prefix and not self.prefix_assistant:
             raise DataError(
                 f"Prompt {self.name!r} has 'prefix' and 'body_assistant' without 'prefix_assistant'",
                 expected="turns that alternate",
-                remedy="Add 'prefix_assistant', or leave 'prefix' out",
+                remedy="Add 'prefix_assistant', or omit 'prefix'",
             )
         if self.body_assistant and not (self.suffix and self.body):
             raise DataError(
                 f"Prompt {self.name!r} has 'body_assistant' without {'suffix' if self.body else 'body'!r}",
-                expected="both, since the last turn must be the user's",
+                expected="both 'body' and 'suffix', since the last turn must be the user's",
             )

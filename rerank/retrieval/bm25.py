@@ -1,6 +1,6 @@
-"""BM25 over a collection's text, on bm25s: words that match, weighted by how rare they are. No Java, no model.
+"""BM25 with bm25s: a first stage that needs neither Java nor a model.
 
-The index is kept in the user's cache folder and memory-mapped when used again. Knows no reranker.
+The index is stored in the user's cache folder and memory-mapped when it is used again.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Literal
 
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import UsageError
-from rerank.indexing.text_analysis import Analyzer, analyzer
-from rerank.retrieval.base.stages import checked_depth
+from rerank.indexing.text_analysis import Analyzer, make_analyzer
+from rerank.retrieval.base.stages import check_depth
 from rerank.types import Document, Query, Ranking, Run
 
 _FORMAT = "1"
@@ -25,18 +25,18 @@ _FORMAT = "1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bm25:
-    """Options of BM25.
+    """The options of BM25.
 
     Attributes:
-        k1: How slowly repeats of a term stop counting; 0 counts presence only.
-        b: How much long documents are marked down, 0 to 1.
-        method: Formula of the weights, as bm25s names it (Kamphuis et al., ECIR 2020): ``lucene`` (never negative),
+        k1: Term frequency saturation; 0 ignores term frequencies.
+        b: Length normalization, 0 to 1.
+        method: Variant of BM25, as bm25s names it (Kamphuis et al., ECIR 2020): ``lucene`` (never negative),
             ``robertson`` or ``atire``.
-        fields: What is indexed: title and body, or the body alone.
-        stemmer: ``auto`` (the collection's language), ``none``, or a Snowball algorithm.
-        stop_words: ``auto`` (the collection's language), ``none``, or a list of bm25s such as ``en_plus``.
-        segmenter: ``auto``: words in Chinese and Japanese, by jieba and by MeCab (extra ``cjk``), where the collection
-            is in that language; or ``pairs`` of characters, which is what other scripts without spaces give anyway.
+        fields: The indexed text: title and body, or only the body.
+        stemmer: ``auto`` (by the collection's language), ``none``, or a Snowball algorithm.
+        stop_words: ``auto`` (by the collection's language), ``none``, or a list of bm25s such as ``en_plus``.
+        segmenter: ``auto`` to segment collections in Chinese and Japanese with jieba and MeCab (extra ``cjk``), or
+            ``pairs`` for character pairs, which are used for all other scripts without spaces.
 
     Raises:
         UsageError: ``k1`` or ``b`` is out of range.
@@ -53,18 +53,18 @@ class Bm25:
     def __post_init__(self) -> None:
         """Check the ranges."""
         if not (math.isfinite(self.k1) and self.k1 >= 0):
-            raise UsageError(f"BM25 with k1={self.k1}", expected="a finite number from 0 up, such as 0.9")
+            raise UsageError(f"BM25 with k1={self.k1}", expected="a finite number of at least 0, such as 0.9")
         if not 0 <= self.b <= 1:
             raise UsageError(f"BM25 with b={self.b}", expected="a number from 0 to 1, such as 0.4")
 
     def over(self, corpus: Corpus) -> Bm25Retriever:
-        """Open the saved index of ``corpus``; build it the first time.
+        """Open the index of ``corpus``, after building it if needed.
 
         Raises:
-            DataError: The collection has no documents, none with a word, or two with one id.
+            DataError: The collection has no documents, no words, or two documents with the same id.
             MissingPrerequisiteError: The language's segmenter is not installed.
             StorageError: The cache folder cannot be written.
-            UsageError: No such stemmer, list of stop words, or language.
+            UsageError: There is no such stemmer, stop word list or language.
         """
         return Bm25Retriever(self, corpus)
 
@@ -73,20 +73,20 @@ class Bm25:
 
 
 class Bm25Retriever:
-    """BM25 over one collection. Made by `Bm25.over`.
+    """BM25 over one collection, created by `Bm25.over`.
 
     Attributes:
-        folders: Where the index is.
+        folders: The folder of the index.
     """
 
     def __init__(self, options: Bm25, corpus: Corpus) -> None:
         """Open or build the documents and the index."""
-        # numpy is loaded from here on, not when options are only looked at
+        # imported here, so that inspecting the options does not import numpy
         from rerank.indexing import bm25_index
         from rerank.indexing import documents as document_files
         from rerank.io.sealed_folders import open_folder
 
-        self._analyze: Analyzer = analyzer(
+        self._analyze: Analyzer = make_analyzer(
             corpus.language,
             stemmer=options.stemmer,
             stop_words=options.stop_words,
@@ -116,18 +116,18 @@ class Bm25Retriever:
             ),
             lambda folder: bm25_index.read_index(folder, len(documents)),
         )
-        self._best = bm25_index.best
+        self._top_positions = bm25_index.top_positions
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
-        """Return the up to ``k`` documents with the highest scores above zero for each query.
+        """Return up to ``k`` documents per query with the highest scores above zero.
 
-        Documents that share no term with a query are not returned. So a query that is empty, holds stop words only,
-        or only words that no document has, gets an empty list. Repeated words of a query count each time.
+        Documents that share no term with a query are not returned, so a query that is empty or contains only stop words
+        or unknown words gets an empty ranking. Repeated query words count each time.
 
         Raises:
             UsageError: ``k`` is below 1.
         """
-        checked_depth(k)
+        check_depth(k)
         return Run((self._rank(query, k) for query in queries), name="bm25")
 
     def _rank(self, query: Query, k: int) -> Ranking:
@@ -135,5 +135,5 @@ class Bm25Retriever:
         if not terms:
             return Ranking(query, (), ())
         scores = self._index.get_scores_from_ids(terms)
-        found = self._best(scores, self._documents.id_ranks, k)
-        return Ranking.from_scores(query, ((self._documents[int(i)], float(scores[i])) for i in found))
+        positions = self._top_positions(scores, self._documents.id_ranks, k)
+        return Ranking.from_scores(query, ((self._documents[int(i)], float(scores[i])) for i in positions))

@@ -1,4 +1,4 @@
-"""First stage of the collection's own: the lists that it brings, such as ir_datasets' scoreddocs or a requests file."""
+"""First stage that returns the collection's own candidate lists, such as ir_datasets' scoreddocs or a requests file."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from dataclasses import dataclass
 
 from rerank.collections.base.corpus import Corpus, SupportsCandidates
 from rerank.errors import UsageError
-from rerank.retrieval.base.lists import lists_of
+from rerank.retrieval.base.lists import select_lists
 from rerank.types import Query, Run
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The collection's own lists as first stage; no options."""
+    """The collection's candidate lists as first stage; it has no options."""
 
     def over(self, corpus: Corpus) -> CandidatesRetriever:
-        """Take the lists of ``corpus``.
+        """Return a retriever over the candidate lists of ``corpus``.
 
         Raises:
-            UsageError: It brings none.
+            UsageError: The collection has no candidate lists.
         """
         run = corpus.candidates() if isinstance(corpus, SupportsCandidates) else None
         if not run:
             raise UsageError(
-                f"The collection {corpus.name!r} brings no candidate lists",
+                f"The collection {corpus.name!r} has no candidate lists",
                 expected="a collection with lists, such as requests:FILE or an irds: data set with scoreddocs",
                 remedy="Use bm25 or run:FILE as first stage",
             )
@@ -33,16 +33,16 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class CandidatesRetriever:
-    """The lists that a collection brings. Made by `Candidates.over`."""
+    """The candidate lists of a collection, created by `Candidates.over`."""
 
     run: Run
     collection: str
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
-        """Return the first ``k`` documents of each list; queries without a list are left out.
+        """Return the first ``k`` documents of each list; queries without a list are omitted.
 
         Raises:
             DataError: There is a list for none of the queries.
             UsageError: ``k`` is below 1.
         """
-        return Run(lists_of(self.run, queries, k, source=f"The collection {self.collection!r}"), name=self.run.name)
+        return Run(select_lists(self.run, queries, k, source=f"The collection {self.collection!r}"), name=self.run.name)

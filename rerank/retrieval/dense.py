@@ -1,6 +1,6 @@
-"""Dense retrieval: queries and documents as vectors of a sentence-transformers model, searched with faiss.
+"""Dense retrieval with embeddings of a sentence-transformers model, searched with faiss.
 
-Embeddings and indexes are kept in the user's cache folder and memory-mapped when used again. Knows no reranker.
+Embeddings and indexes are stored in the user's cache folder and memory-mapped when they are used again.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from rerank.collections.base.corpus import Corpus
 from rerank.indexing.vector_options import VectorOptions
-from rerank.retrieval.base.stages import checked_depth
+from rerank.retrieval.base.stages import check_depth
 from rerank.types import Document, Query, Ranking, Run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rerank.indexing.documents import Documents
+    from rerank.indexing.documents import StoredDocuments
     from rerank.indexing.text_encoder import Encoder, Floats
-    from rerank.indexing.vector_index import Kind, Searcher
+    from rerank.indexing.vector_index import Searcher, VectorIndex
 
 _FORMAT = "1"
 
 
 @dataclass(frozen=True, slots=True)
 class Dense(VectorOptions):
-    """Options of dense retrieval, beside those of `VectorOptions`.
+    """The options of dense retrieval, in addition to those of `VectorOptions`.
 
     Attributes:
-        model: A name that ``rerank models`` lists, a folder, or ``owner/model`` on the hub.
-        fields: What is embedded: title and body, or the body alone.
-        query_prompt: Text set before every query; ``auto`` is what the model was saved with, ``none`` is none.
-        passage_prompt: Text set before every document, in the same way.
-        normalise: Bring vectors to length 1, so that scores are cosines; else they are inner products.
-        dim: Leading dimensions that are kept, for models trained so (Kusupati et al., NeurIPS 2022); 0 keeps all.
+        model: A name listed by ``rerank models``, a folder, or ``owner/model`` on the hub.
+        fields: The embedded text: title and body, or only the body.
+        query_prompt: Text put before every query; ``auto`` for the prompt saved with the model, ``none`` for no prompt.
+        passage_prompt: Text put before every document, with the same special values.
+        normalise: Scale vectors to length 1, so that scores are cosines instead of inner products.
+        dim: Number of leading dimensions to keep, for Matryoshka models (Kusupati et al., NeurIPS 2022); 0 for all.
 
     Raises:
         UsageError: A number is out of range.
@@ -52,56 +52,57 @@ class Dense(VectorOptions):
     def __post_init__(self) -> None:
         """Check the ranges."""
         VectorOptions.__post_init__(self)
-        self._at_least({"dim": 0})
+        self._check_minima({"dim": 0})
 
     def over(self, corpus: Corpus) -> DenseRetriever:
-        """Load the model and open the saved index of ``corpus``; embed and build the first time.
+        """Load the model and open the index of ``corpus``, after building it if needed.
 
         Raises:
             MissingPrerequisiteError: The extra ``dense`` is not installed.
-            MissingResourceError: There is no such model, or it was not pulled.
-            BackendError: The model failed; embeddings that were committed stay.
-            DataError: The collection has no documents, or two with one id; or the model's weights are damaged.
+            MissingResourceError: The model does not exist, or was not pulled.
+            BackendError: The model fails; committed embeddings are kept.
+            DataError: The collection has no documents, or two with the same id; or the weights are damaged.
             StorageError: The cache folder cannot be written.
             UsageError: An option does not fit the model, the collection or this machine.
         """
         from rerank.indexing.text_encoder import load_encoder
+        from rerank.retrieval.base.model_folders import locate_model
 
-        return DenseRetriever(self, corpus, load_encoder(self))
+        return DenseRetriever(self, corpus, load_encoder(locate_model(self.model), self))
 
-    def check_parts(self) -> None:
-        """See that sentence-transformers and faiss are there.
+    def check_prerequisites(self) -> None:
+        """Check that sentence-transformers and faiss are installed.
 
         Raises:
-            MissingPrerequisiteError: One of them does not import.
+            MissingPrerequisiteError: One of them cannot be imported.
         """
-        from rerank.indexing.text_encoder import require
+        from rerank.indexing.text_encoder import require_packages
 
-        require()
+        require_packages()
 
     def text_of(self, doc: Document) -> str:
-        """Title and body, or the body alone."""
+        """Return title and body, or only the body."""
         return doc.text if self.fields == "text" else doc.full_text
 
-    def made_from(self, documents: Documents) -> Mapping[str, str]:
-        """Which of the two."""
+    def made_from(self, documents: StoredDocuments) -> Mapping[str, str]:
+        """Return the choice of fields."""
         return {"fields": self.fields}
 
 
 class DenseRetriever:
-    """Vectors of one collection and the model that made them. Made by `Dense.over`.
+    """Vectors of one collection and the model that computes them, created by `Dense.over`.
 
     Attributes:
-        identity: What the saved index was made from.
-        folders: Where embeddings and index are.
+        identity: Everything that the saved index depends on.
+        folders: The folders of embeddings and index.
     """
 
-    #: The first stage that it belongs to: names its folders and its runs.
+    #: Name of the first stage in names of folders and runs.
     stage: ClassVar[str] = "dense"
 
     def __init__(self, options: VectorOptions, corpus: Corpus, encoder: Encoder) -> None:
         """Open or build documents, embeddings and index."""
-        # numpy is loaded from here on, not when options are only looked at
+        # imported here, so that inspecting the options does not import numpy
         from rerank.indexing import documents as document_files
         from rerank.indexing import embeddings as embedding_files
         from rerank.indexing import vector_index
@@ -118,44 +119,44 @@ class DenseRetriever:
         matrix = embedding_files.open_embeddings(
             documents, encoder, made_from, text=options.text_of, batch_size=options.batch_size
         )
-        kind = options.kind()
+        index = options.vector_index()
         self.identity: Mapping[str, str] = made_from | {
             "query_prompt": encoder.query_prompt,
-            "index": json.dumps({"kind": options.index, **kind.made_with}, sort_keys=True),
+            "index": json.dumps({"kind": options.index, **index.made_with}, sort_keys=True),
         }
-        folder = documents.folder.with_name(f"{self.stage}-{embedding_files.key_of(self.identity)}")
-        self.folders = (embedding_files.folder_of(documents, made_from), folder)
+        folder = documents.folder.with_name(f"{self.stage}-{embedding_files.folder_key(self.identity)}")
+        self.folders = (embedding_files.embeddings_folder(documents, made_from), folder)
         self._search = open_folder(
             folder,
             self.identity,
-            lambda folder: self._write(kind, matrix, folder),
-            lambda folder: self._read(kind, matrix, folder),
+            lambda folder: self._write(index, matrix, folder),
+            lambda folder: self._read(index, matrix, folder),
         )
         self._nearest = vector_index.nearest
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
-        """Return the ``k`` documents with the highest cosine or inner product for each query; all have one.
+        """Return the ``k`` documents per query with the highest cosine or inner product.
 
-        A query without text gets an empty list. A query's list does not depend on which others are asked with it.
+        A query without text gets an empty ranking. A ranking does not depend on the other queries of the call.
 
         Raises:
             UsageError: ``k`` is below 1.
             BackendError: The model fails.
         """
-        checked_depth(k)
-        asked = [query for query in queries if query.text.strip()]
-        vectors = self._encoder.queries([query.text for query in asked])
-        found = self._nearest(self._search, vectors, k, self._documents.id_ranks)
-        ranked = {
+        check_depth(k)
+        with_text = [query for query in queries if query.text.strip()]
+        vectors = self._encoder.queries([query.text for query in with_text])
+        results = self._nearest(self._search, vectors, k, self._documents.id_ranks)
+        rankings = {
             query.id: Ranking.from_scores(
-                query, ((self._documents[int(at)], float(score)) for at, score in zip(*best, strict=True))
+                query, ((self._documents[int(position)], float(score)) for position, score in zip(*hits, strict=True))
             )
-            for query, best in zip(asked, found, strict=True)
+            for query, hits in zip(with_text, results, strict=True)
         }
-        return Run((ranked.get(query.id) or Ranking(query, (), ()) for query in queries), name=self.stage)
+        return Run((rankings.get(query.id) or Ranking(query, (), ()) for query in queries), name=self.stage)
 
-    def _write(self, kind: Kind, matrix: Floats, folder: Path) -> None:
-        kind.write(matrix, folder)
+    def _write(self, index: VectorIndex, matrix: Floats, folder: Path) -> None:
+        index.write(matrix, folder)
 
-    def _read(self, kind: Kind, matrix: Floats, folder: Path) -> Searcher:
-        return kind.read(matrix, folder)
+    def _read(self, index: VectorIndex, matrix: Floats, folder: Path) -> Searcher:
+        return index.read(matrix, folder)

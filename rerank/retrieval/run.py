@@ -1,4 +1,4 @@
-"""First stage from a file: the lists of an existing run, with the texts looked up in the collection."""
+"""First stage that returns the rankings of an existing run file, with texts from the collection."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from rerank.collections.base.corpus import Corpus, fetch
 from rerank.io.run_files import read_run
-from rerank.retrieval.base.lists import lists_of
+from rerank.retrieval.base.lists import select_lists
 from rerank.types import Query
 from rerank.types import Run as RankedRun
 
@@ -17,7 +17,7 @@ class Run:
     """An existing run as first stage.
 
     Attributes:
-        path: The file, in any form that `rerank.io.run_files.read_run` reads.
+        path: The run file, in any format that `rerank.io.run_files.read_run` reads.
     """
 
     path: str
@@ -26,30 +26,30 @@ class Run:
         """Read the file.
 
         Raises:
-            MissingResourceError: It is not there.
-            DataError: It is no run.
+            MissingResourceError: The file does not exist.
+            DataError: The file is not a run.
         """
         return RunRetriever(read_run(self.path), corpus, self.path)
 
 
 @dataclass(frozen=True, slots=True)
 class RunRetriever:
-    """The lists of one run over one collection. Made by `Run.over`."""
+    """The rankings of one run over one collection, created by `Run.over`."""
 
     run: RankedRun
     corpus: Corpus
     path: str
 
     def search(self, queries: Sequence[Query], k: int) -> RankedRun:
-        """Return the first ``k`` documents of each list, with the collection's texts, fetched at once.
+        """Return the first ``k`` documents of each ranking, with the collection's texts, fetched in one lookup.
 
-        A query without a list is left out, and lists of queries that were not asked are left aside.
+        Queries without a ranking and rankings of other queries are omitted.
 
         Raises:
             DataError: The run has none of the queries, or a document that the collection lacks.
             UsageError: ``k`` is below 1.
         """
-        lists = lists_of(self.run, queries, k, source=f"The run {self.path}")
-        docs = fetch(self.corpus, {doc_id for ranking in lists for doc_id in ranking.doc_ids})
-        with_texts = (replace(ranking, docs=tuple(docs[doc_id] for doc_id in ranking.doc_ids)) for ranking in lists)
+        rankings = select_lists(self.run, queries, k, source=f"The run {self.path}")
+        docs = fetch(self.corpus, {doc_id for ranking in rankings for doc_id in ranking.doc_ids})
+        with_texts = (replace(ranking, docs=tuple(docs[doc_id] for doc_id in ranking.doc_ids)) for ranking in rankings)
         return RankedRun(with_texts, name=self.run.name)

@@ -1,9 +1,9 @@
-"""What is kept of a run: the call log, the folder around it, and how both are read again."""
+"""Storage of a run: call log, manifest (``spec.json``), candidates and results."""
 
 from __future__ import annotations
 
-from rerank.store.calls import Call, CallLog, shared_cache
-from rerank.store.folder import RunFolder, identity_hash
-from rerank.store.logged import Logged, Usage
+from rerank.store.call_log import Call, CallLog, shared_cache
+from rerank.store.logging_backend import LoggingBackend, Usage
+from rerank.store.run_folder import RunFolder, identity_hash
 
-__all__ = ["Call", "CallLog", "Logged", "RunFolder", "Usage", "identity_hash", "shared_cache"]
+__all__ = ["Call", "CallLog", "LoggingBackend", "RunFolder", "Usage", "identity_hash", "shared_cache"]

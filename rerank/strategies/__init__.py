@@ -1,19 +1,23 @@
-"""Ways of choosing which windows of a ranking are judged: one a file, opened by name."""
+"""Strategies: which windows of a ranking are judged. One strategy per module, opened by name."""
 
 from __future__ import annotations
 
 from typing import cast
 
-from rerank.pipeline.passages import Passages
 from rerank.registry import Registry
-from rerank.selector import build
+from rerank.selector import Selector, build
 from rerank.strategies.base import Strategy
 
-__all__ = ["Passages", "Strategy", "open_strategy", "strategies"]
+__all__ = ["Strategy", "open_strategy", "strategies"]
 
 strategies = Registry("strategies", "strategy")
 
 
-def open_strategy(selector: str) -> Strategy:
-    """Make a strategy from its selector, e.g. ``"full"`` or ``"sliding,size=10,stride=5"``."""
+def open_strategy(selector: str | Selector) -> Strategy:
+    """Build a strategy from its selector, such as ``"full"`` or ``"sliding,size=10,stride=5"``.
+
+    Raises:
+        UnknownNameError: No strategy or option has this name.
+        UsageError: The value of an option is invalid.
+    """
     return cast(Strategy, build(strategies, selector))

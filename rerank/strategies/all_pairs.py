@@ -1,4 +1,4 @@
-"""All pairs: every document against every other, in both orders, and a count of wins.
+"""All pairs: every document is compared with every other in both orders, and wins are counted.
 
 Source: PRP-Allpair of Qin et al., NAACL Findings 2024, arXiv 2306.17563, section 3.2.
 """
@@ -13,12 +13,12 @@ from rerank.types import Plan, Ranking, Window
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllPairs:
-    """Ask about every pair twice, as (a, b) and as (b, a), and order by wins, ties as given.
+    """A strategy that judges every pair twice, as (a, b) and as (b, a), and orders by wins; ties keep their order.
 
-    Score of a document: the number of others over which it is chosen both times, plus half the number of those where
-    the choice depends on the order: s_i = sum over j of 1[i > j] + 1/2 sum over j of 1[i = j].
+    The score of a document is the number of documents over which it is chosen both times, plus half the number of
+    documents for which the choice depends on the order: s_i = sum over j of 1[i > j] + 1/2 sum over j of 1[i = j].
 
-    Calls for n documents: n (n - 1); 9,900 for 100. No pair waits for another: all are asked at once.
+    Calls for n documents: n (n - 1), that is 9,900 for 100. All pairs are yielded at once.
     """
 
     def __call__(self, ranking: Ranking) -> Plan:
@@ -28,11 +28,12 @@ class AllPairs:
         if not pairs:
             return ranking
         orders = yield [Window(ranking.query, (ranking.docs[a], ranking.docs[b]), best=1) for a, b in pairs]
-        halves = [0] * n  # one for each time it is chosen: two for a consistent win, one each for a tie
+        # Twice the score s_i: a consistent win counts 2, and a tie counts 1 for each document.
+        half_wins = [0] * n
         for pair, order in zip(pairs, orders, strict=True):
-            halves[pair[order[0]]] += 1
-        return ranking.reorder(0, tuple(sorted(range(n), key=lambda at: -halves[at])))
+            half_wins[pair[order[0]]] += 1
+        return ranking.reorder(0, tuple(sorted(range(n), key=lambda position: -half_wins[position])))
 
     def calls(self, n: int) -> int:
-        """The formula above."""
+        """Return n (n - 1)."""
         return n * (n - 1)

@@ -9,13 +9,13 @@ from rerank.types import Plan, Ranking, Window
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Full:
-    """Ask once about all documents.
+    """A strategy that judges all documents in one window.
 
-    Calls for n documents: 1 if n > 1, else 0. A list that is too long for the model's context takes more: it is ranked
-    in parts which are merged (`rerank.pipeline.splitting`), and the run's summary counts it.
+    Calls for n documents: 1 if n > 1, else 0. A list that is too long for the model's context takes more calls: its
+    parts are ranked and merged (`rerank.pipeline.window_splitting`), and the summary of the run counts such windows.
 
     Attributes:
-        top_k: How many of the best are wanted; None for the whole order.
+        top_k: Number of best documents to rank; None for all.
     """
 
     top_k: int | None = None
@@ -28,5 +28,5 @@ class Full:
         return ranking
 
     def calls(self, n: int) -> int:
-        """One, or none where there is nothing to order."""
+        """Return 1, or 0 for fewer than two documents."""
         return int(n > 1)

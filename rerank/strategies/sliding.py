@@ -10,11 +10,11 @@ from rerank.errors import UsageError
 from rerank.types import Plan, Ranking, Window
 
 
-def spans(n: int, size: int, stride: int, first: int = 0) -> Iterator[tuple[int, int]]:
-    """The (start, end) of one pass's windows over positions ``first .. n - 1``, last window first.
+def window_spans(n: int, size: int, stride: int, first: int = 0) -> Iterator[tuple[int, int]]:
+    """Yield the (start, end) of the windows of one pass over positions ``first .. n - 1``, the last window first.
 
-    Every position is covered, and the last span starts at ``first``, whatever the numbers: the loop ends only there.
-    Where one position would be left over by itself, its span takes the next one in, since one has no order.
+    The spans cover every position, and the last one starts at ``first`` for any arguments, since the loop ends only
+    there. If a single position would remain, its span also takes the next position, since one document has no order.
     """
     end = n
     while end - first > 1:
@@ -25,13 +25,13 @@ def spans(n: int, size: int, stride: int, first: int = 0) -> Iterator[tuple[int,
         end = max(end - stride, first + 2)
 
 
-def span_count(n: int, size: int, stride: int) -> int:
-    """How many spans one pass over n positions has: 1 + ceil((n - size) / stride), and 0 where n < 2."""
+def count_windows(n: int, size: int, stride: int) -> int:
+    """Return the number of windows of one pass over n positions: 1 + ceil((n - size) / stride), and 0 if n < 2."""
     return 0 if n < 2 else 1 + math.ceil(max(0, n - size) / stride)
 
 
 def check_window(size: int, stride: int) -> None:
-    """Refuse a window that cannot reorder anything or a stride that leaves gaps.
+    """Check that a window can reorder documents and that the stride leaves no gaps.
 
     Raises:
         UsageError: ``size < 2`` or not ``0 < stride <= size``.
@@ -42,23 +42,23 @@ def check_window(size: int, stride: int) -> None:
         raise UsageError(
             f"Stride {stride} with window size {size}",
             expected="0 < stride <= window size",
-            remedy=f"Use --stride {size // 2}; one above the window size would skip documents between windows",
+            remedy=f"Use --stride {size // 2}; a stride above the window size skips documents between windows",
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sliding:
-    """Judge overlapping windows from the tail to the head, so that good documents rise.
+    """A strategy that judges overlapping windows from the tail to the head, so that relevant documents move up.
 
     Calls for n documents: passes x (1 + ceil((n - size) / stride)) for n > size, passes for 2 <= n <= size.
-    With 20/10 and n = 100 that is 9 a pass.
+    With 20/10 and n = 100 that is 9 per pass.
 
     Attributes:
-        size: Documents in a window.
-        stride: How far the window moves.
-        passes: How often the whole walk is repeated on its own output.
-        top_k: How many of the best are wanted; None for the whole order. Each window then has to find its own best
-            so many, and hands on no more than ``size - stride`` of them in any case.
+        size: Number of documents per window.
+        stride: Number of positions by which the window moves.
+        passes: Number of passes; each works on the output of the one before it.
+        top_k: Number of best documents to rank; None for all. Each window then ranks only its own ``top_k`` best; at
+            most ``size - stride`` of them move on to the next window in any case.
 
     Raises:
         UsageError: ``size < 2``, ``passes < 1`` or not ``0 < stride <= size``.
@@ -76,13 +76,13 @@ class Sliding:
             raise UsageError(f"{self.passes} passes", expected="at least 1")
 
     def __call__(self, ranking: Ranking) -> Plan:
-        """Yield one window at a time; each sees what the one before it left."""
+        """Yield one window at a time; each contains the result of the one before it."""
         for _ in range(self.passes):
-            for start, end in spans(len(ranking), self.size, self.stride):
+            for start, end in window_spans(len(ranking), self.size, self.stride):
                 (order,) = yield [Window(ranking.query, ranking.docs[start:end], best=self.top_k)]
                 ranking = ranking.reorder(start, order)
         return ranking
 
     def calls(self, n: int) -> int:
-        """The formula above."""
-        return self.passes * span_count(n, self.size, self.stride)
+        """Return the number of windows of all passes."""
+        return self.passes * count_windows(n, self.size, self.stride)

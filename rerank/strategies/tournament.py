@@ -1,4 +1,4 @@
-"""Tournaments: stage by stage, groups send their best on, and every stage survived is a point.
+"""Tournaments: in each stage the best documents of every group advance and receive a point.
 
 Source: TourRank of Chen et al., WWW 2025, arXiv 2406.11678, section 3.
 """
@@ -18,87 +18,86 @@ from rerank.types import Order, Plan, Ranking, Window
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """One stage: who is in it is dealt into groups, and so many go on."""
+    """One stage: its entrants are divided into groups, and ``advancing`` of them advance."""
 
     entrants: int
     groups: int
     advancing: int
 
     def quota(self, group: int) -> int:
-        """How many of a group go on; the first groups are the larger ones and send more where it does not divide."""
+        """Return how many of a group advance; the first groups are the larger ones and take the remainder."""
         return self.advancing // self.groups + (group < self.advancing % self.groups)
 
     def windows(self) -> int:
-        """Groups of one ask nothing."""
+        """Return the number of groups with more than one document; the others need no window."""
         return min(self.groups, self.entrants - self.groups)
 
 
-class _Played:
-    """One tournament under way.
+class _TournamentState:
+    """One tournament in progress.
 
     Attributes:
-        left: Who is still in it, by position in the given list.
-        points: Stages survived, one number a document.
-        places: Place in the last group that was survived; 0 where none was.
+        remaining: Positions in the input list of the documents that are still in the tournament.
+        points: Number of stages survived, per document.
+        ranks: Rank (from 0) in the last group survived, per document; 0 without points.
     """
 
-    def __init__(self, n: int, chance: random.Random) -> None:
-        self.left = list(range(n))
+    def __init__(self, n: int, rng: random.Random) -> None:
+        self.remaining = list(range(n))
         self.points = [0] * n
-        self.places = [0] * n
-        self._chance = chance
+        self.ranks = [0] * n
+        self._rng = rng
 
-    def deal(self, stage: _Stage) -> list[_Group]:
-        """The groups of a stage, those left dealt by their given order, each group shuffled."""
-        dealt = [sorted(self.left)[group :: stage.groups] for group in range(stage.groups)]
-        self.left = []
-        for shown in dealt:
-            self._chance.shuffle(shown)
-        return [_Group(self, shown, stage.quota(group)) for group, shown in enumerate(dealt)]
+    def make_groups(self, stage: _Stage) -> list[_Group]:
+        """Deal the remaining documents to the groups of a stage in input order, and shuffle each group."""
+        groups = [sorted(self.remaining)[group :: stage.groups] for group in range(stage.groups)]
+        self.remaining = []
+        for positions in groups:
+            self._rng.shuffle(positions)
+        return [_Group(self, positions, stage.quota(group)) for group, positions in enumerate(groups)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Documents of one tournament that are shown together, and how many of them go on."""
+    """Documents of one tournament that are judged together, of which ``quota`` advance."""
 
-    of: _Played
-    shown: list[int]
+    tournament: _TournamentState
+    positions: list[int]
     quota: int
 
-    def won(self, order: Order) -> None:
-        """Let the best go on."""
-        for place, position in enumerate(order[: self.quota]):
-            doc = self.shown[position]
-            self.of.left.append(doc)
-            self.of.points[doc] += 1
-            self.of.places[doc] = place
+    def advance(self, order: Order) -> None:
+        """Let the best documents advance."""
+        for rank, index in enumerate(order[: self.quota]):
+            position = self.positions[index]
+            self.tournament.remaining.append(position)
+            self.tournament.points[position] += 1
+            self.tournament.ranks[position] = rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tournament:
-    """Hold tournaments, each with its own shuffles, and order by the points of all of them together.
+    """A strategy that plays several tournaments with their own shuffles and orders by the sum of points.
 
-    A stage deals who is left to groups like seeds, the first of the given list to different groups, shuffles each
-    group, and asks for its best. Of n documents n/2, n/5, n/10, n/20, n/50 ... go on, rounded up, until two are left;
-    that is 100-50-20-10-5-2 for 100. A stage has the fewest groups of at most ``size`` that divide evenly both who is
-    in it and who goes on, or else the fewest there can be. Each who goes on gets a point.
+    A stage deals the remaining documents to groups like seeds, so that the first documents of the list meet in
+    different groups, shuffles each group, and judges its best. Of n documents n/2, n/5, n/10, n/20, n/50 ... advance,
+    rounded up, until two are left; that is 100-50-20-10-5-2 for 100. A stage has the smallest number of groups of at
+    most ``size`` that divides both the entrants and the advancing documents, or the smallest possible number. Each
+    advancing document receives a point.
 
-    Equal points: the paper keeps the given order. Here a judge puts in order whom it sends on, so the better place
-    in the last group that was survived comes first (the mean over the tournaments with a point), then the given order.
+    Equal points: the paper keeps the input order. Here a judge ranks the advancing documents, so the better rank in the
+    last group survived comes first (the mean over the tournaments with a point), then the input order.
 
-    Calls for n documents: passes x the sum of the groups of all stages, groups of one left out. With n = 100 and
-    groups of 20: 5 + 5 + 1 + 1 + 1 = 13 a tournament. The tournaments are played side by side: 5 rounds of calls,
-    however many there are.
+    Calls for n documents: passes x the sum of the groups of all stages, without groups of one. With n = 100 and groups
+    of 20: 5 + 5 + 1 + 1 + 1 = 13 per tournament. The tournaments are played in parallel: 5 rounds of calls for any
+    number of them. A window without an answer advances the documents that the shuffle put first.
 
-    A window without an answer sends on those whom the shuffle put first.
-
-    A judge that makes no mistakes gets as many of the best in order as the strictest stage of several groups lets go
-    on from each, 4 with 100 documents.
+    With a perfect judge, the number of top ranks that are correct is the smallest quota of a group in a stage of
+    several groups: 4 with 100 documents.
 
     Attributes:
-        size: Documents in a group, at most.
-        passes: Tournaments; the paper's r.
-        seed: Where the shuffles start.
+        size: Maximum number of documents per group.
+        passes: Number of tournaments; the paper's r.
+        seed: Seed of the shuffles.
 
     Raises:
         UsageError: ``size < 2`` or ``passes < 1``.
@@ -117,39 +116,43 @@ class Tournament:
     def __call__(self, ranking: Ranking) -> Plan:
         """Yield the groups of one stage of all tournaments together."""
         n = len(ranking)
-        played = [_Played(n, random.Random(f"{self.seed}/{ranking.query.id}/{at}")) for at in range(self.passes)]
+        tournaments = [
+            _TournamentState(n, random.Random(f"{self.seed}/{ranking.query.id}/{index}"))
+            for index in range(self.passes)
+        ]
         for stage in self._stages(n):
-            groups = [group for tournament in played for group in tournament.deal(stage)]
-            asked = [_window(ranking, group.shown, group.quota) for group in groups if len(group.shown) > 1]
-            orders = iter((yield asked))
+            groups = [group for tournament in tournaments for group in tournament.make_groups(stage)]
+            windows = [_window(ranking, group) for group in groups if len(group.positions) > 1]
+            orders = iter((yield windows))
             for group in groups:
-                group.won(next(orders) if len(group.shown) > 1 else (0,))
-        points = [sum(tournament.points[at] for tournament in played) for at in range(n)]
-        places = [_mean_place(played, at) for at in range(n)]
-        return ranking.reorder(0, tuple(sorted(range(n), key=lambda at: (-points[at], places[at], at))))
+                group.advance(next(orders) if len(group.positions) > 1 else (0,))
+        points = [sum(tournament.points[position] for tournament in tournaments) for position in range(n)]
+        ranks = [_mean_rank(tournaments, position) for position in range(n)]
+        order = sorted(range(n), key=lambda position: (-points[position], ranks[position], position))
+        return ranking.reorder(0, tuple(order))
 
     def calls(self, n: int) -> int:
-        """The formula above."""
+        """Return the number of windows of all stages and tournaments."""
         return self.passes * sum(stage.windows() for stage in self._stages(n))
 
     def _stages(self, n: int) -> Iterator[_Stage]:
-        """The stages of a tournament of n; the last is one group that leaves two, or one of two."""
-        left = n
-        shares = (digit * 10**power for power in count() for digit in (2, 5, 10))
-        while left > 1:
-            wanted = max(2, math.ceil(n / next(shares)))
-            fewest = math.ceil(left / self.size)
-            even = (at for at in range(fewest, 2 * fewest) if left % at == wanted % at == 0)
-            groups = next(even, fewest)
-            stage = _Stage(left, groups, max(wanted, groups))
+        """Yield the stages of a tournament of n; the last one is a single group of which two advance, or one of two."""
+        remaining = n
+        divisors = (digit * 10**power for power in count() for digit in (2, 5, 10))
+        while remaining > 1:
+            target = max(2, math.ceil(n / next(divisors)))
+            minimum = math.ceil(remaining / self.size)
+            even = (groups for groups in range(minimum, 2 * minimum) if remaining % groups == target % groups == 0)
+            groups = next(even, minimum)
+            stage = _Stage(remaining, groups, max(target, groups))
             yield stage
-            left = stage.advancing if (groups, stage.advancing) != (1, 2) else 0
+            remaining = stage.advancing if (groups, stage.advancing) != (1, 2) else 0
 
 
-def _mean_place(played: list[_Played], doc: int) -> float:
-    survived = [tournament.places[doc] for tournament in played if tournament.points[doc]]
+def _mean_rank(tournaments: list[_TournamentState], position: int) -> float:
+    survived = [tournament.ranks[position] for tournament in tournaments if tournament.points[position]]
     return sum(survived) / len(survived) if survived else 0.0
 
 
-def _window(ranking: Ranking, shown: list[int], best: int) -> Window:
-    return Window(ranking.query, tuple(ranking.docs[at] for at in shown), best=best)
+def _window(ranking: Ranking, group: _Group) -> Window:
+    return Window(ranking.query, tuple(ranking.docs[position] for position in group.positions), best=group.quota)

@@ -1,4 +1,4 @@
-"""What a model is asked and what it returns: tasks, requests, replies, and the backend protocol."""
+"""Tasks, requests, replies, and the backend protocol."""
 
 from rerank.tasks.kinds import (
     AttentionTask,
@@ -8,9 +8,9 @@ from rerank.tasks.kinds import (
     LikelihoodTask,
     PermutationTask,
     Task,
-    tasks_of,
+    supported_tasks,
 )
-from rerank.tasks.options import DTYPES, BackendOptions, context_of
+from rerank.tasks.options import DTYPES, BackendOptions, resolve_context_size
 from rerank.tasks.requests import Backend, Finish, Reply, Request, Sampling
 
 __all__ = [
@@ -28,6 +28,6 @@ __all__ = [
     "Request",
     "Sampling",
     "Task",
-    "context_of",
-    "tasks_of",
+    "resolve_context_size",
+    "supported_tasks",
 ]

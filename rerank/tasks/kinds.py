@@ -1,13 +1,13 @@
-"""What a model can be asked to do with a prompt: kinds of question, one frozen value each. Knows no backend.
+"""Tasks that a backend can perform on a prompt, one frozen dataclass per kind of task.
 
-Every request has one of them, and every backend says which it can do (`tasks_of`). So the call log, the token cap, the
-cache and the replay treat all kinds alike, and a new kind passes through them without a change.
+Every request has a task, and every backend states which tasks it supports (`supported_tasks`). The call log, the token
+budget, the cache and the replay treat all tasks alike, so a new kind of task needs no change to them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from rerank.errors import UsageError
 from rerank.prompts.base import Prompt
@@ -15,63 +15,79 @@ from rerank.prompts.base import Prompt
 
 @dataclass(frozen=True, slots=True)
 class GenerationTask:
-    """Go on with the prompt; the reply is text."""
+    """Generation of a text; the reply has the text."""
+
+    format_name: ClassVar[str] = "Write"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PermutationTask:
-    """Write identifiers in an order of the model's choice, none twice; the reply is their chain as text.
+    """Constrained generation of a permutation without repeated identifiers; the reply has its text.
 
     Attributes:
-        items: How each candidate is written, brackets included, e.g. ``("[1]", "[2]")``.
-        separator: What stands between two of them.
-        count: How many to write.
+        items: Identifiers of the candidates, including brackets, such as ``("[1]", "[2]")``.
+        separator: The text between two identifiers.
+        count: Number of identifiers to generate.
+
+    Raises:
+        UsageError: Identifiers are repeated, or there are fewer than ``count``.
     """
+
+    format_name: ClassVar[str] = "Permute"
 
     items: tuple[str, ...]
     separator: str = " > "
     count: int
 
     def __post_init__(self) -> None:
-        """Check that there is something to write."""
+        """Check count and identifiers."""
         if not 1 <= self.count <= len(self.items) or len(set(self.items)) < len(self.items):
             raise UsageError(
-                f"{self.count} of the identifiers {list(self.items)}", expected="1 to all of identifiers that differ"
+                f"A permutation of {self.count} of the identifiers {list(self.items)}",
+                expected="distinct identifiers, and a count from 1 to their number",
             )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContinuationTask:
-    """Say how likely each continuation is; the reply has one log-probability each, in ``scores``.
+    """Log-probabilities of possible continuations; the reply has one per continuation in ``scores``.
 
     Attributes:
-        continuations: Texts that could follow the prompt. One of several tokens has the sum of their logs.
+        continuations: Texts that may follow the prompt. For several tokens, the log-probabilities are summed.
     """
+
+    format_name: ClassVar[str] = "Weigh"
 
     continuations: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LikelihoodTask(ContinuationTask):
-    """The same about texts of many tokens, such as a query; servers tell the likelihood of single tokens only."""
+    """Log-probabilities of long continuations such as queries, which servers cannot return (single tokens only)."""
+
+    format_name: ClassVar[str] = "Recite"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionTask:
-    """Say how much attention each passage gets from the end of the prompt; one number each, in ``scores``.
+    """Attention that each passage receives from the end of the prompt; the reply has one score per passage.
+
+    Source: ICR, Chen, Gutiérrez and Su, ICLR 2025, arXiv 2410.02642.
 
     Attributes:
-        spans: First and past-last character of each passage in the last user turn, in the order shown.
-        tail: First character of the late instruction there; from it on, everything asks.
-        null: The same chat with a content-free query, to calibrate by; empty for none.
-        heads: (layer, head) pairs that count, from 0; empty for all.
-        weights: How much each of them counts, in their order; empty: all the same, 1.
-        length_power: A passage's number is multiplied by its number of tokens to this power: 0 leaves sums, -1 makes
-            means of them.
-        layers: First and last layer that count; all of them if None.
-        per_head: Give the numbers of every head apart, layers first, then heads, then passages; the reply's text says
-            how many layers and heads, as ``30x9``. The token filter is then left out.
+        spans: Start and end (exclusive) of each passage in the last user turn, in characters.
+        tail: First character of the final instruction in that turn; attention from there to the end is used.
+        null: The same chat with a content-free query, for calibration; empty for no calibration.
+        heads: (layer, head) pairs to use, counted from 0; empty for all heads.
+        weights: Factor of each of these heads; empty for factors of 1.
+        length_power: The score of a passage is multiplied by its number of tokens to this power: 0 gives sums over
+            tokens, -1 gives means.
+        layers: First and last layer to use; None for all layers.
+        per_head: Return the scores of every head, ordered by layer, head and passage; the reply's text gives the
+            numbers of layers and heads, such as ``30x9``. The token filter is then not applied.
     """
+
+    format_name: ClassVar[str] = "Attend"
 
     spans: tuple[tuple[int, int], ...]
     tail: int
@@ -85,13 +101,15 @@ class AttentionTask:
 
 @dataclass(frozen=True, slots=True)
 class CrossEncoderTask:
-    """Say how relevant each passage of the window is to its query, pair by pair; one number each, in ``scores``."""
+    """Relevance of each passage to the query, pair by pair; the reply has one score per passage in ``scores``."""
+
+    format_name: ClassVar[str] = "Relate"
 
 
 Task = GenerationTask | PermutationTask | ContinuationTask | LikelihoodTask | AttentionTask | CrossEncoderTask
 
 
-def tasks_of(backend: Any) -> frozenset[type[Any]]:
-    """The kinds of task that a backend (or its class) does; one that does not say so writes."""
-    said: frozenset[type[Any]] = getattr(backend, "answers", frozenset({GenerationTask}))
-    return said
+def supported_tasks(backend: Any) -> frozenset[type[Any]]:
+    """Return the classes of tasks that a backend (or its class) supports; generation only if it states none."""
+    tasks: frozenset[type[Any]] = getattr(backend, "tasks", frozenset({GenerationTask}))
+    return tasks

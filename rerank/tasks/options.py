@@ -1,4 +1,4 @@
-"""The options that a backend may be opened with. Knows no backend."""
+"""Options of backends."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ DEVICE_MAPS = ("", "auto", "balanced", "sequential", "tp")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendOptions:
-    """How to load a model and how to run it.
+    """Options for loading and running a model.
 
     Attributes:
-        revision: Branch, tag or commit on the hub; empty is the default branch. Without effect on a local folder.
-        adapter: Folder or hub id of a PEFT adapter; empty is none.
-        dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: bfloat16 where the processor is fast with it.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: the first accelerator, else the processor.
-        batch_size: Requests decoded together; None leaves it to the backend.
-        context_size: Tokens of prompt and reply together; None takes it from the model.
-        trust_remote_code: Run the Python code that comes with a model. Off unless asked for.
-        device_map: How to place a model that one device does not hold: ``auto``, ``balanced``, ``sequential`` (its
-            layers over all devices) or ``tp`` (every matrix over the processes of torchrun); empty for one device.
-        base_url: Where a server is; empty takes it from the environment.
-        concurrency: Requests to a server under way at a time; None leaves it to the backend.
-        timeout: Seconds to wait for a server's answer; None leaves it to the backend.
+        revision: Branch, tag or commit on the hub; empty for the default branch. Ignored for a local folder.
+        adapter: Folder or hub id of a PEFT adapter; empty for none.
+        dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: bfloat16 on hardware that supports it efficiently.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: the first accelerator, else the CPU.
+        batch_size: Number of requests decoded together; None for the backend's default.
+        context_size: Maximum number of tokens of prompt and reply together; None for the model's.
+        trust_remote_code: Whether to run the Python code that comes with a model.
+        device_map: Placement of a model over several devices: ``auto``, ``balanced`` or ``sequential`` distribute its
+            layers, ``tp`` splits every weight matrix over the processes of torchrun; empty for one device.
+        base_url: Address of a server; empty to take it from the environment.
+        concurrency: Number of simultaneous requests to a server; None for the backend's default.
+        timeout: Seconds to wait for a reply of a server; None for the backend's default.
 
     Raises:
-        UsageError: A size below 1 or an unknown dtype or device map.
+        UsageError: A size is below 1, or the dtype or device map is unknown.
     """
 
     revision: str = ""
@@ -45,7 +45,7 @@ class BackendOptions:
     timeout: float | None = None
 
     def __post_init__(self) -> None:
-        """Check what can be checked without a model."""
+        """Check the values that can be checked without a model."""
         if self.dtype not in DTYPES:
             raise UsageError(f"Dtype {self.dtype!r}", expected=f"one of: {', '.join(DTYPES)}")
         if self.device_map not in DEVICE_MAPS:
@@ -58,23 +58,23 @@ class BackendOptions:
             raise UsageError(f"Timeout {self.timeout}", expected="more than 0 seconds")
 
 
-def context_of(stated: int | None, options: BackendOptions, model: str) -> int:
-    """Tokens that a model takes: what it states, else what was given.
+def resolve_context_size(stated: int | None, options: BackendOptions, model: str) -> int:
+    """Return the context size of a model: the stated one, else the one in the options.
 
     Raises:
-        UsageError: More was given than the model states, or neither says.
+        UsageError: The options exceed the stated size, or neither gives one.
     """
     if stated and options.context_size and options.context_size > stated:
         raise UsageError(
             f"--context-size {options.context_size}",
-            expected=f"at most {stated}, which is what the model was made for",
-            remedy="Leave it out to use all of it",
+            expected=f"at most {stated}, the context size of the model",
+            remedy="Omit --context-size to use the whole context",
         )
     size = stated or options.context_size
     if size is None:
         raise UsageError(
-            f"Model {model!r} does not say how long its context is",
+            f"Model {model!r} does not state its context size",
             expected="max_position_embeddings in its config",
-            remedy="Say it: --context-size TOKENS",
+            remedy="Set --context-size TOKENS",
         )
     return size

@@ -1,7 +1,4 @@
-"""What a backend is: something that answers requests. Kinds of request are in `rerank.tasks.kinds`.
-
-This module knows neither strategies nor parsing: a reply is text, whatever the text says.
-"""
+"""Requests to backends, their replies, and the backend protocol. The tasks of requests are in `rerank.tasks.kinds`."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ from rerank.tasks.kinds import (
     LikelihoodTask,
     PermutationTask,
     Task,
-    tasks_of,
+    supported_tasks,
 )
 from rerank.types import Query, Window
 
@@ -39,25 +36,25 @@ __all__ = [
     "Request",
     "Sampling",
     "Task",
-    "tasks_of",
+    "supported_tasks",
 ]
 
-#: Why a reply ended. ``error``: no reply came; ``refused``: the provider's filter stopped it.
+#: Finish reason of a reply. ``error``: there is no reply; ``refused``: a content filter stopped it.
 Finish = Literal["stop", "length", "refused", "error"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How to decode.
+    """Decoding settings.
 
     Attributes:
-        max_tokens: The most tokens to generate.
-        min_tokens: No end of sequence before that many.
-        temperature: 0 is greedy.
-        top_p: Nucleus; without effect when greedy.
-        seed: For sampling; without effect when greedy.
-        thinking: Tokens that a reasoning model may think for before it answers, on top of ``max_tokens``; 0 asks it
-            not to think.
+        max_tokens: Maximum number of tokens to generate.
+        min_tokens: Minimum number of tokens before the end of sequence.
+        temperature: Sampling temperature; 0 for greedy decoding.
+        top_p: Probability mass of nucleus sampling; no effect on greedy decoding.
+        seed: Seed of sampling; no effect on greedy decoding.
+        thinking: Maximum number of tokens that a reasoning model may think before it answers, in addition to
+            ``max_tokens``; 0 for no thinking.
     """
 
     max_tokens: int
@@ -70,13 +67,14 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One call: a prompt, how to decode, and the window it was rendered from.
+    """One call of a model.
 
     Attributes:
         prompt: The chat.
-        sampling: How to decode.
-        window: What is being asked about. Models never see it; the call log and the fake backend do.
-        task: What is wanted: text, or something else that `rerank.tasks.kinds` lists.
+        sampling: Decoding settings.
+        window: The window that the prompt was rendered from. It is not passed to models, only to the call log and to
+            the fake backend.
+        task: The task, one of the classes in `rerank.tasks.kinds`.
     """
 
     prompt: Prompt
@@ -85,45 +83,49 @@ class Request:
     task: Task = GenerationTask()  # noqa: RUF009 - frozen and empty
 
     def digest(self, identity: Mapping[str, str]) -> str:
-        """Hex SHA-256 of what was asked: the backend's identity, chat, sampling, task, and the window it is about.
+        """Return the hex SHA-256 of the backend's identity, the chat, the sampling settings, the task and the window.
 
-        Pictures count by what is in their files, not by where these lie.
-
-        The window counts although models never see it: two queries may have the same words.
+        Pictures enter with the contents of their files, not with their paths. The window is included although models
+        do not get it, since two queries may have the same text.
         """
         about = [self.window.query.id, [doc.id for doc in self.window.docs]]
-        sampling = asdict(self.sampling)
-        if not self.sampling.thinking:
-            del sampling["thinking"]  # requests that were committed before there was such a thing stay what they were
         turns = [[m.role, m.content, *map(picture_hash, m.images)] for m in self.prompt]
-        content: list[Any] = [dict(identity), turns, sampling, about]
+        content: list[Any] = [dict(identity), turns, _without_later_defaults(asdict(self.sampling)), about]
         if not isinstance(self.task, GenerationTask):
-            later = ("weights", "length_power")  # likewise
-            fields = asdict(self.task, dict_factory=_without_images)
-            task = {key: value for key, value in fields.items() if value or key not in later}
-            content.append({"task": type(self.task).__name__, **task})
+            fields = _without_later_defaults(asdict(self.task, dict_factory=_without_images))
+            content.append({"task": self.task.format_name, **fields})
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
+#: Fields that were added after the first digests. They enter a digest only if they differ from their (empty) default,
+#: so that a request keeps the digest that it had before there was such a field. List every new field here.
+_LATER_FIELDS = frozenset({"thinking", "weights", "length_power"})
+
+
+def _without_later_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a request without later ones at their default."""
+    return {name: value for name, value in values.items() if value or name not in _LATER_FIELDS}
+
+
 def _without_images(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A turn as it was before turns could have pictures, if it has none."""
+    """Return a message as a dict, without ``images`` if it has none: messages had no images at first."""
     return dict(pair for pair in pairs if pair != ("images", ()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What came back.
+    """The result of a request.
 
     Attributes:
-        text: The answer, with the beginning that the prompt gave it; empty if there is none.
-        scores: The numbers, where the task asks for numbers.
-        thoughts: What a reasoning model wrote before its answer; no part of ``text``.
-        tokens_in: Tokens of the prompt.
-        tokens_out: Tokens generated.
-        seconds: Wall time of this call; a batch's time is shared evenly among its calls.
-        steps: Forward passes after the prompt's own, where the backend can tell.
-        finish: Why it ended.
-        error: What went wrong, for ``finish == "error"``; it never reaches a parser.
+        text: The generated text, including the beginning that the prompt contains; empty if there is none.
+        scores: The scores, for tasks that ask for scores.
+        thoughts: Thoughts of a reasoning model before its answer; not part of ``text``.
+        tokens_in: Number of prompt tokens.
+        tokens_out: Number of completion tokens.
+        seconds: Wall-clock time of this call; the time of a batch is divided evenly among its calls.
+        steps: Number of forward passes after the prefill, if the backend knows it.
+        finish: Finish reason.
+        error: Error message if ``finish`` is "error"; such a reply never reaches a parser.
     """
 
     text: str = ""
@@ -139,29 +141,32 @@ class Reply:
 
 @runtime_checkable
 class Backend(Protocol):
-    """Something that answers prompts."""
+    """The component that runs a model.
+
+    A backend may also have an attribute ``tasks``, the set of task classes that it supports (`supported_tasks`).
+    """
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Everything about the model that can change an answer: name, revision or hash, dtype, adapter."""
+        """All properties of the model that can change a reply: name, revision or hash, dtype, adapter."""
 
     @property
     def tokens(self) -> TokenCounter:
-        """How the model counts."""
+        """The model's token counter."""
 
     @property
     def batch_size(self) -> int:
-        """How many requests to hand over at a time; what is handed over together is committed together."""
+        """Number of requests to pass to `generate` at once; their replies are committed together."""
 
     @property
     def costs_money(self) -> bool:
-        """Whether a call is worth keeping beyond its run (the call cache asks)."""
+        """Whether calls cost money; their replies are then kept in the call cache beyond the run."""
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Answer all requests, in order.
+        """Return the replies to all requests, in order.
 
-        A failure of one request is its reply (``finish="error"``), so that the others are kept.
+        A request that fails gets a reply with ``finish="error"``, so that the other replies are kept.
 
         Raises:
-            BackendError: Nothing can be answered (no model, no server, a rejected key).
+            BackendError: No request can be answered (no model, no server, a rejected key).
         """

@@ -8,19 +8,20 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from rerank.adjudication.ordering import open_order, walk
+from rerank.adjudication.judging_sequence import open_order, walk_pool
 from rerank.adjudication.orders.condorcet import majorities
 from rerank.adjudication.orders.hedge import gains
-from rerank.adjudication.pools import Pool, Topic, pool
+from rerank.adjudication.pools import Pool, PooledTopic, pool_runs
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.types import Document, Query, Ranking, Run
+from tests.raising import raises
 
 #: Three runs of one topic; b is in all of them, f in one.
 LISTS = ("abcd", "bace", "fbd")
 
 
 def pooled(*lists: Sequence[str]) -> Pool:
-    return pool(
+    return pool_runs(
         [
             Run([Ranking.from_order(Query(id="q"), [Document(id=doc) for doc in ids])], name=str(n))
             for n, ids in enumerate(lists)
@@ -29,14 +30,14 @@ def pooled(*lists: Sequence[str]) -> Pool:
     )
 
 
-def topic(*lists: Sequence[str]) -> Topic:
+def topic(*lists: Sequence[str]) -> PooledTopic:
     return pooled(*lists).topics[0]
 
 
 def order(name: str, relevant: str = "", lists: Sequence[Sequence[str]] = LISTS, seed: int = 0) -> str:
     found = pooled(*lists)
     answers = np.array([doc in relevant for doc in found.topics[0].docs])
-    (docs,) = walk(open_order(name), found, [answers], seed=seed).docs
+    (docs,) = walk_pool(open_order(name), found, [answers], seed=seed).docs
     return "".join(found.topics[0].docs[doc] for doc in docs)
 
 
@@ -113,13 +114,16 @@ def test_mtf_stays_while_a_run_is_right() -> None:
 
 def test_mtf_global_spends_where_relevant_documents_are() -> None:
     lists = [Ranking.from_order(Query(id=q), [Document(id=f"{q}{n}") for n in range(5)]) for q in "xy"]
-    found = pool([Run(lists, name="only")])
+    found = pool_runs([Run(lists, name="only")])
     answers = [np.ones(5, dtype=bool), np.zeros(5, dtype=bool)]
-    walked = walk(open_order("mtf-global"), found, answers)
+    walked = walk_pool(open_order("mtf-global"), found, answers)
     assert walked.sequence is not None
-    from rerank.adjudication.budgets import Budget
+    from rerank.adjudication.budgets import AdjudicationBudget
 
-    assert walked.sizes(Budget.parse("3")).tolist() in ([5, 1], [4, 2])  # all of x before y has a second one
+    assert walked.sizes(AdjudicationBudget.parse("3")).tolist() in (
+        [5, 1],
+        [4, 2],
+    )  # all of x before y has a second one
 
 
 def test_hedge_gains() -> None:
@@ -199,13 +203,13 @@ def test_thompson_prefers_runs_that_are_right() -> None:
     relevant = np.array([doc.startswith("a") for doc in topic(*lists).docs])
     early = []
     for seed in range(20):
-        (docs,) = walk(open_order("ts"), pooled(*lists), [relevant], seed=seed).docs
+        (docs,) = walk_pool(open_order("ts"), pooled(*lists), [relevant], seed=seed).docs
         early.append(relevant[docs[:30]].sum())
     assert np.mean(early) > 24
 
 
 @pytest.mark.parametrize(
-    ("name", "message"),
+    ("name", "named"),
     [
         ("rbp-a,p=1", "p=1"),
         ("hedge,beta=0", "beta=0"),
@@ -214,18 +218,18 @@ def test_thompson_prefers_runs_that_are_right() -> None:
         ("mtf,p=1", "takes no options"),
     ],
 )
-def test_bad_options(name: str, message: str) -> None:
-    with pytest.raises((UsageError, UnknownNameError), match=message):
+def test_bad_options(name: str, named: str) -> None:
+    with raises((UsageError, UnknownNameError), named):
         open_order(name)
 
 
 def test_unknown_order() -> None:
-    with pytest.raises(UnknownNameError, match="hedge"):
+    with raises(UnknownNameError, "hedge"):
         open_order("hegde")
 
 
 def test_llm_needs_a_run(tmp_path: object) -> None:
-    with pytest.raises(UsageError, match="llm:PATH"):
+    with raises(UsageError, "llm:PATH"):
         open_order("llm")
-    with pytest.raises(DataError, match="empty"):
+    with raises(DataError, str(tmp_path)):
         open_order(f"llm:{tmp_path}")

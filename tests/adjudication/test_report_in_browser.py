@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from rerank.adjudication.budgets import Budget
-from rerank.adjudication.report import write_report
-from rerank.adjudication.studies import Design, study
-from rerank.adjudication.verdicts import crossed
-from tests.adjudication.test_study import made
+from rerank.adjudication.budgets import AdjudicationBudget
+from rerank.adjudication.significance_verdicts import cross_procedures
+from rerank.adjudication.studies import run_study
+from rerank.adjudication.study_design import StudyDesign
+from rerank.adjudication.study_report import write_report
+from tests.adjudication.test_studies import made
 
 pytestmark = pytest.mark.browser
 
@@ -23,15 +24,15 @@ pytestmark = pytest.mark.browser
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small study's page."""
     runs, qrels = made()
-    design = Design(
+    design = StudyDesign(
         methods=("depth", "mtf", "rrf"),
-        budgets=tuple(Budget.parse(text) for text in ("10%", "30%", "60%")),
+        budgets=tuple(AdjudicationBudget.parse(text) for text in ("10%", "30%", "60%")),
         measures=("nDCG@10", "AP(rel=2)"),
-        procedures=crossed(["t", "wilcoxon"], ["bh"]),
+        procedures=cross_procedures(["t", "wilcoxon"], ["bh"]),
         relevant=2,
         seeds=3,
     )
-    return write_report(study(runs, qrels, design), tmp_path_factory.mktemp("study") / "report.html")
+    return write_report(run_study(runs, qrels, design), tmp_path_factory.mktemp("study") / "report.html")
 
 
 @pytest.fixture

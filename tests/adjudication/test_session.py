@@ -12,23 +12,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rerank.adjudication.budgets import Budget
-from rerank.adjudication.judging.journal import Journal
-from rerank.adjudication.judging.judgment import Asked, Judgment
-from rerank.adjudication.judging.session import Session
-from rerank.adjudication.judging.terms import Terms, fingerprint, parse_grades
-from rerank.adjudication.ordering import open_order, walk
-from rerank.adjudication.pools import Pool, pool
+from rerank.adjudication.budgets import AdjudicationBudget
+from rerank.adjudication.judging.judging_terms import JudgingTerms, fingerprint, parse_grades
+from rerank.adjudication.judging.judgment import Judgment, PendingJudgment
+from rerank.adjudication.judging.judgment_journal import JudgmentJournal
+from rerank.adjudication.judging.session import JudgingSession
+from rerank.adjudication.judging_sequence import open_order, walk_pool
+from rerank.adjudication.pools import Pool, pool_runs
 from rerank.errors import DataError, MissingResourceError, RerankError, StorageError, UsageError
 from rerank.io.run_files import read_qrels, write_qrels
 from rerank.types import Document, Query, Ranking, Run
+from tests.raising import raises
 
 METHODS = ("mtf", "mtf_global", "random", "depth", "hedge", "ts")
 
 
 def make_pool(seed: int = 0, *, topics: int = 3, systems: int = 3) -> Pool:
     chance = np.random.default_rng(seed)
-    return pool(
+    return pool_runs(
         [
             Run(
                 [
@@ -47,17 +48,17 @@ def make_pool(seed: int = 0, *, topics: int = 3, systems: int = 3) -> Pool:
 POOL = make_pool()
 
 
-def terms(method: str = "mtf", budget: str = "50%", **more: Any) -> Terms:
-    given: dict[str, Any] = {"method": method, "budget": Budget.parse(budget), "relevant": 2, **more}
-    return Terms(**given)
+def terms(method: str = "mtf", budget: str = "50%", **more: Any) -> JudgingTerms:
+    given: dict[str, Any] = {"method": method, "budget": AdjudicationBudget.parse(budget), "relevant": 2, **more}
+    return JudgingTerms(**given)
 
 
-def grade_of(asked: Asked) -> int:
+def grade_of(asked: PendingJudgment) -> int:
     """What a judge who never changes their mind says."""
     return sum(map(ord, asked.topic + asked.doc)) % 4
 
 
-def judge(session: Session, grade: int | None = None, **more: Any) -> Asked:
+def judge(session: JudgingSession, grade: int | None = None, **more: Any) -> PendingJudgment:
     """Judge the next document."""
     asked = session.next()
     assert asked is not None
@@ -67,7 +68,7 @@ def judge(session: Session, grade: int | None = None, **more: Any) -> Asked:
     return asked
 
 
-def finish(session: Session) -> list[Asked]:
+def finish(session: JudgingSession) -> list[PendingJudgment]:
     found = []
     while session.next() is not None:
         found.append(judge(session))
@@ -78,10 +79,10 @@ def finish(session: Session) -> list[Asked]:
 @pytest.mark.parametrize("budget", ["4", "50%", "total:10", "100%"])
 def test_documents_come_as_in_a_study_with_the_same_answers(method: str, budget: str, tmp_path: Path) -> None:
     made = terms(method, budget, seed=3)
-    session = Session.open(tmp_path / "j.jsonl", POOL, made)
+    session = JudgingSession.open(tmp_path / "j.jsonl", POOL, made)
     asked = finish(session)
-    answers = [np.array([grade_of(Asked(t.id, doc)) >= 2 for doc in t.docs]) for t in POOL.topics]
-    ordering = walk(open_order(method), POOL, answers, seed=3)
+    answers = [np.array([grade_of(PendingJudgment(t.id, doc)) >= 2 for doc in t.docs]) for t in POOL.topics]
+    ordering = walk_pool(open_order(method), POOL, answers, seed=3)
     sizes = ordering.sizes(made.budget)
     for at, topic in enumerate(POOL.topics):
         wanted = [topic.docs[doc] for doc in ordering.docs[at][: sizes[at]]]
@@ -101,25 +102,25 @@ def test_any_history_is_as_good_as_judging_straight(steps: list[str], method: st
     """A kill may leave the beginning of a line; `kept` is what a list would hold."""
     with tempfile.TemporaryDirectory() as folder:
         path, made = Path(folder, "j.jsonl"), terms(method)
-        session, kept = Session.open(path, POOL, made), list[Judgment]()
+        session, kept = JudgingSession.open(path, POOL, made), list[Judgment]()
         for step in steps:
             if step in ("resume", "kill"):
                 if step == "kill" and path.exists():
                     with path.open("ab") as file:  # the beginning of a line, never a whole one
                         file.write(b'{"topic": "t0", "doc": "d1", "grade": 1, "judge": "person", "seconds": 0.1}'[:cut])
-                session = Session.open(path, POOL, made)
+                session = JudgingSession.open(path, POOL, made)
             elif step == "undo":
                 assert session.undo() == (kept.pop() if kept else None)
             elif (asked := session.next()) is not None:
                 gap: Any = {"skip": "skipped", "fail": "failed"}.get(step)
                 kept.append(Judgment(topic=asked.topic, doc=asked.doc, grade=None if gap else int(step), gap=gap))
                 session.record(kept[-1])
-        straight = Session.open(Path(folder, "straight.jsonl"), POOL, made)
+        straight = JudgingSession.open(Path(folder, "straight.jsonl"), POOL, made)
         for judgment in kept:
             straight.record(judgment)
-        for found in (session, Session.open(path, POOL, made)):
+        for found in (session, JudgingSession.open(path, POOL, made)):
             assert found.history == straight.history == kept
-            assert (found.next(), found.wanted(), found.left) == (straight.next(), straight.wanted(), straight.left)
+            assert (found.next(), found.pending(), found.left) == (straight.next(), straight.pending(), straight.left)
             assert found.qrels() == straight.qrels()
         assert finish(session) == finish(straight)
 
@@ -132,25 +133,25 @@ def test_a_file_cut_off_anywhere_goes_on(data: st.DataObject, method: str) -> No
     with tempfile.TemporaryDirectory() as folder:
         path, made = Path(folder, "j.jsonl"), terms(method)
         for _ in range(3):
-            session = Session.open(path, POOL, made)
+            session = JudgingSession.open(path, POOL, made)
             before = list(session.history)
             for _ in range(2):
                 if session.next() is not None:
                     judge(session)
             whole = path.read_bytes() if path.exists() else b""
             path.write_bytes(whole[: data.draw(st.integers(0, len(whole)))])
-            again = Session.open(path, POOL, made).history
+            again = JudgingSession.open(path, POOL, made).history
             assert again == session.history[: len(again)]
             assert before[: len(again)] == again[: len(before)]
-        finish(Session.open(path, POOL, made))
-        assert Session.open(path, POOL, made).left == 0
+        finish(JudgingSession.open(path, POOL, made))
+        assert JudgingSession.open(path, POOL, made).left == 0
 
 
 def test_a_file_of_its_first_line_alone_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
-    judge(Session.open(path, POOL, terms()), 3)
+    judge(JudgingSession.open(path, POOL, terms()), 3)
     path.write_bytes(path.read_bytes().partition(b"\n")[0] + b"\n")
-    assert Session.open(path, POOL, terms()).history == []
+    assert JudgingSession.open(path, POOL, terms()).history == []
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -159,7 +160,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def test_the_file(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
-    session = Session.open(path, POOL, terms(seed=7))
+    session = JudgingSession.open(path, POOL, terms(seed=7))
     assert not path.exists()  # nothing is written before there is something to keep
     first = judge(session, 3, seconds=1.23456)
     second = session.next()
@@ -195,13 +196,13 @@ def test_the_file(tmp_path: Path) -> None:
         },
         {"undo": True},
     ]
-    assert [j.grade for j in Session.open(path, POOL, terms(seed=7)).history] == [3]
+    assert [j.grade for j in JudgingSession.open(path, POOL, terms(seed=7)).history] == [3]
 
 
 def test_every_judgment_is_on_the_disk_when_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = []
     monkeypatch.setattr("os.fsync", lambda descriptor: synced.append(descriptor))
-    session = Session.open(tmp_path / "j.jsonl", POOL, terms())
+    session = JudgingSession.open(tmp_path / "j.jsonl", POOL, terms())
     for count in range(1, 4):
         judge(session)
         assert len(synced) == count + 1  # the new file's folder, too
@@ -210,95 +211,95 @@ def test_every_judgment_is_on_the_disk_when_it_is_made(tmp_path: Path, monkeypat
 
 def test_a_torn_last_line_is_a_warning_and_stays(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
-    judge(Session.open(path, POOL, terms()))
+    judge(JudgingSession.open(path, POOL, terms()))
     torn = path.read_bytes() + '{"topic": "é'.encode()[:-1]
     path.write_bytes(torn)
-    with pytest.warns(UserWarning, match=r"The last line of .*j\.jsonl, number 3, was cut off"):
-        session = Session.open(path, POOL, terms())
+    with pytest.warns(UserWarning, match=r"j\.jsonl, number 3"):
+        session = JudgingSession.open(path, POOL, terms())
     assert path.read_bytes() == torn
     judge(session)
     assert path.read_bytes().startswith(torn + b'\n{"torn": true}\n{"topic"')
-    assert Session.open(path, POOL, terms()).history == session.history  # and no warning any more
+    assert JudgingSession.open(path, POOL, terms()).history == session.history  # and no warning any more
 
 
 def test_a_line_without_its_end_counts(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
-    session = Session.open(path, POOL, terms())
+    session = JudgingSession.open(path, POOL, terms())
     judge(session)
     path.write_bytes(path.read_bytes().removesuffix(b"\n"))
-    again = Session.open(path, POOL, terms())
+    again = JudgingSession.open(path, POOL, terms())
     assert again.history == session.history
     judge(again)
     assert len(lines(path)) == 3
 
 
 @pytest.mark.parametrize(
-    ("broken", "message"),
+    ("broken", "named"),
     [
-        ("no json", r"j\.jsonl:3: 'no json'\. expected one JSON object a line"),
-        ("[1]", r"j\.jsonl:3: '\[1\]'"),
-        ("", r"j\.jsonl:3: ''"),
-        ('{"torn": tr', r"j\.jsonl:3: "),
-        ('{"grade": 1}', r"j\.jsonl:3: neither a judgment"),
-        ('{"topic": "t0", "doc": "d1", "grade": 7}', r"j\.jsonl:3: grade 7 where 0, 1, 2, 3 can be given"),
-        ('{"topic": "t0", "doc": "d1", "grade": true}', r"j\.jsonl:3: grade True"),
-        ('{"topic": "t0", "doc": "d1", "grade": 1.0}', r"j\.jsonl:3: grade 1\.0"),
-        ('{"topic": "t0", "doc": "d1"}', r'j\.jsonl:3: no grade, and no "gap"'),
-        ('{"topic": "t0", "doc": "d1", "grade": 1, "seconds": "x"}', r"j\.jsonl:3: seconds 'x'"),
-        ('{"topic": "t9", "doc": "d1", "grade": 1}', r"j\.jsonl:3: topic 't9' is not in the pool"),
-        ('{"topic": "t0", "doc": "dx", "grade": 1}', r"j\.jsonl:3: document 'dx' .* comes where --method mtf asks for"),
+        ("no json", ("no json",)),
+        ("[1]", ("[1]",)),
+        ("", ()),
+        ('{"torn": tr', ()),
+        ('{"grade": 1}', ("topic", "doc")),
+        ('{"topic": "t0", "doc": "d1", "grade": 7}', ("grade 7", "0, 1, 2, 3")),
+        ('{"topic": "t0", "doc": "d1", "grade": true}', ("grade True",)),
+        ('{"topic": "t0", "doc": "d1", "grade": 1.0}', ("grade 1.0",)),
+        ('{"topic": "t0", "doc": "d1"}', ("gap",)),
+        ('{"topic": "t0", "doc": "d1", "grade": 1, "seconds": "x"}', ("seconds 'x'",)),
+        ('{"topic": "t9", "doc": "d1", "grade": 1}', ("'t9'",)),
+        ('{"topic": "t0", "doc": "dx", "grade": 1}', ("'dx'", "--method mtf")),
     ],
 )
-def test_a_broken_line_is_named_by_its_number(broken: str, message: str, tmp_path: Path) -> None:
+def test_a_broken_line_is_named_by_its_number(broken: str, named: tuple[str, ...], tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
-    session = Session.open(path, POOL, terms())
+    session = JudgingSession.open(path, POOL, terms())
     judge(session)
     judge(session)
     head, good, more = path.read_text("utf-8").splitlines()
     path.write_text("\n".join([head, good, broken, more, ""]), "utf-8")
-    with pytest.raises(DataError, match=message):
-        Session.open(path, POOL, terms())
+    with raises(DataError, "j.jsonl:3", *named):
+        JudgingSession.open(path, POOL, terms())
 
 
 def test_an_undo_of_nothing_and_a_judgment_too_many(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     made = terms(budget="1")
-    session = Session.open(path, POOL, made)
+    session = JudgingSession.open(path, POOL, made)
     asked = finish(session)
     head, *rest = path.read_text("utf-8").splitlines()
     path.write_text("\n".join([head, '{"undo": true}', *rest, ""]), "utf-8")
-    with pytest.raises(DataError, match=r"j\.jsonl:2: an undo with nothing before it"):
-        Session.open(path, POOL, made)
+    with raises(DataError, "j.jsonl:2", "undo"):
+        JudgingSession.open(path, POOL, made)
     path.write_text("\n".join([head, *rest, rest[-1], ""]), "utf-8")
-    with pytest.raises(DataError, match=rf"j\.jsonl:{len(asked) + 2}: .* after the last of the budget"):
-        Session.open(path, POOL, made)
+    with raises(DataError, f"j.jsonl:{len(asked) + 2}"):
+        JudgingSession.open(path, POOL, made)
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("changed", "named"),
     [
-        (terms(seed=1), "--seed 0 there, 1 now"),
-        (terms("depth"), "--method mtf there, depth now"),
-        (terms(budget="20%"), "--budget 50% there, 20% now"),
-        (terms(relevant=1), "--relevant 2 there, 1 now"),
-        (terms(depth=5), "--depth 100 there, 5 now"),
-        (terms(grades=(0, 1, 2)), "--grades 0,1,2,3 there, 0,1,2 now"),
-        (terms(judge={"judge": "llm", "model": "m"}), r"--judge person there, llm now; --model \(none\) there, m now"),
+        (terms(seed=1), ("--seed", "0", "1")),
+        (terms("depth"), ("--method", "mtf", "depth")),
+        (terms(budget="20%"), ("--budget", "50%", "20%")),
+        (terms(relevant=1), ("--relevant", "2", "1")),
+        (terms(depth=5), ("--depth", "100", "5")),
+        (terms(grades=(0, 1, 2)), ("--grades", "0,1,2,3", "0,1,2 ")),
+        (terms(judge={"judge": "llm", "model": "m"}), ("--judge", "person", "llm", "--model", "(none)")),
     ],
 )
-def test_other_terms_are_refused(changed: Terms, message: str, tmp_path: Path) -> None:
+def test_other_terms_are_refused(changed: JudgingTerms, named: tuple[str, ...], tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
-    judge(Session.open(path, POOL, terms()))
+    judge(JudgingSession.open(path, POOL, terms()))
     kept = path.read_bytes()
-    with pytest.raises(UsageError, match=rf"was begun otherwise: {message}\. Give the same options.*another --out"):
-        Session.open(path, POOL, changed)
+    with raises(UsageError, "j.jsonl", *named, "--out"):
+        JudgingSession.open(path, POOL, changed)
     assert path.read_bytes() == kept
 
 
 def test_another_pool_is_refused(tmp_path: Path) -> None:
-    judge(Session.open(tmp_path / "j.jsonl", POOL, terms()))
-    with pytest.raises(UsageError, match="begun otherwise: another pool there"):
-        Session.open(tmp_path / "j.jsonl", make_pool(1), terms())
+    judge(JudgingSession.open(tmp_path / "j.jsonl", POOL, terms()))
+    with raises(UsageError, "pool", "--out"):
+        JudgingSession.open(tmp_path / "j.jsonl", make_pool(1), terms())
 
 
 def test_a_fingerprint_tells_pools_apart() -> None:
@@ -314,36 +315,36 @@ def test_a_file_of_another_kind_is_left_alone(content: bytes, tmp_path: Path) ->
     path = tmp_path / "j.jsonl"
     path.write_bytes(content)
     if terms().to_dict(POOL) and content.startswith(b'{"format": "listrank'):  # the beginning of our own first line
-        judge(Session.open(path, POOL, terms()))
+        judge(JudgingSession.open(path, POOL, terms()))
         assert len(lines(path)) == 2
         return
-    with pytest.raises(DataError, match="is there and is no file of judgments.*another --out"):
-        Session.open(path, POOL, terms())
+    with raises(DataError, "j.jsonl", "--out"):
+        JudgingSession.open(path, POOL, terms())
     assert path.read_bytes() == content
 
 
 def test_another_version_is_refused(tmp_path: Path) -> None:
     (tmp_path / "j.jsonl").write_text('{"format": "listrank judgments", "version": 2}\n')
-    with pytest.raises(DataError, match="version 2 of the format. expected version 1"):
-        Session.open(tmp_path / "j.jsonl", POOL, terms())
+    with raises(DataError, "version 2", "version 1"):
+        JudgingSession.open(tmp_path / "j.jsonl", POOL, terms())
 
 
 def test_paths_that_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no file"):
-        Journal(tmp_path, {})
+    with raises(UsageError, tmp_path):
+        JudgmentJournal(tmp_path, {})
     with pytest.raises(RerankError):
-        Journal(Path("a\0b"), {})
-    with pytest.raises(StorageError, match="could not be written"):
-        Journal(tmp_path / "no" / "j.jsonl", {}).add({})
+        JudgmentJournal(Path("a\0b"), {})
+    with raises(StorageError, "j.jsonl"):
+        JudgmentJournal(tmp_path / "no" / "j.jsonl", {}).add({})
     assert issubclass(MissingResourceError, RerankError)
 
 
 def test_two_who_judge_into_one_file(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
-    one, other = Session.open(path, POOL, terms()), Session.open(path, POOL, terms())
+    one, other = JudgingSession.open(path, POOL, terms()), JudgingSession.open(path, POOL, terms())
     judge(one)
     for _ in range(2):
-        with pytest.raises(StorageError, match="has changed since it was read"):
+        with raises(StorageError, "j.jsonl"):
             judge(other)
     assert other.history == []
     judge(one)
@@ -351,7 +352,7 @@ def test_two_who_judge_into_one_file(tmp_path: Path) -> None:
 
 def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "j.jsonl"
-    session = Session.open(path, POOL, terms())
+    session = JudgingSession.open(path, POOL, terms())
     judge(session)
     with monkeypatch.context() as patched:
 
@@ -359,60 +360,60 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             raise OSError(28, "No space left on device")
 
         patched.setattr("os.fsync", full)
-        with pytest.raises(StorageError, match="No space left on device. Free space"):
+        with raises(StorageError, "No space left on device"):
             judge(session)
     assert len(session.history) == 1
 
 
 def test_a_judgment_must_be_of_what_is_asked_for(tmp_path: Path) -> None:
-    session = Session.open(tmp_path / "j.jsonl", POOL, terms())
+    session = JudgingSession.open(tmp_path / "j.jsonl", POOL, terms())
     asked = session.next()
     assert asked is not None
-    with pytest.raises(UsageError, match="document 'x' .* comes where"):
+    with raises(UsageError, "'x'", asked.doc):
         session.record(Judgment(topic=asked.topic, doc="x", grade=1))
-    with pytest.raises(UsageError, match="grade 9 where"):
+    with raises(UsageError, "grade 9"):
         session.record(Judgment(topic=asked.topic, doc=asked.doc, grade=9))
     assert not (tmp_path / "j.jsonl").exists()
 
 
 def test_undo_across_the_border_of_topics(tmp_path: Path) -> None:
-    session = Session.open(tmp_path / "j.jsonl", POOL, terms(budget="2"))
+    session = JudgingSession.open(tmp_path / "j.jsonl", POOL, terms(budget="2"))
     asked = [judge(session) for _ in range(3)]
     assert [a.topic for a in asked] == ["t0", "t0", "t1"]
     for back in reversed(asked):
         undone = session.undo()
         assert undone is not None
-        assert session.next() == Asked(undone.topic, undone.doc) == back
+        assert session.next() == PendingJudgment(undone.topic, undone.doc) == back
     assert session.undo() is None
     assert finish(session)[:3] == asked
 
 
 def test_topics_go_in_step(tmp_path: Path) -> None:
-    session = Session.open(tmp_path / "j.jsonl", POOL, terms(budget="3"))
-    assert [a.topic for a in session.wanted()] == ["t0", "t1", "t2"]
+    session = JudgingSession.open(tmp_path / "j.jsonl", POOL, terms(budget="3"))
+    assert [a.topic for a in session.pending()] == ["t0", "t1", "t2"]
     judge(session)
-    assert [a.topic for a in session.wanted()] == ["t1", "t2"]
-    assert [a.topic for a in session.wanted(besides={"t1", "t2"})] == ["t0"]
-    across = Session.open(tmp_path / "k.jsonl", POOL, terms("mtf-global", budget="3"))
-    assert across.wanted() == [across.next()]
+    assert [a.topic for a in session.pending()] == ["t1", "t2"]
+    assert [a.topic for a in session.pending(excluding={"t1", "t2"})] == ["t0"]
+    across = JudgingSession.open(tmp_path / "k.jsonl", POOL, terms("mtf-global", budget="3"))
+    assert across.pending() == [across.next()]
 
 
 def test_places(tmp_path: Path) -> None:
-    session = Session.open(tmp_path / "j.jsonl", POOL, terms(budget="2"))
+    session = JudgingSession.open(tmp_path / "j.jsonl", POOL, terms(budget="2"))
     for _ in range(3):
         judge(session)
     asked = session.next()
     assert asked is not None
-    place = session.place(asked)
+    place = session.position(asked)
     assert (place.topic, place.topics, place.document, place.documents) == (2, 3, 2, 2)
-    across = Session.open(tmp_path / "k.jsonl", POOL, terms("mtf-global", budget="2"))
+    across = JudgingSession.open(tmp_path / "k.jsonl", POOL, terms("mtf-global", budget="2"))
     asked = judge(across)
-    place = across.place(asked)
+    place = across.position(asked)
     assert (place.topic, place.topics, place.document, place.documents) == (None, 3, 2, 6)
 
 
 def test_what_has_no_grade_is_left_out_of_the_qrels(tmp_path: Path) -> None:
-    session = Session.open(tmp_path / "j.jsonl", POOL, terms(budget="2"))
+    session = JudgingSession.open(tmp_path / "j.jsonl", POOL, terms(budget="2"))
     first = session.next()
     assert first is not None
     session.record(Judgment(topic=first.topic, doc=first.doc, grade=None, gap="skipped", seconds=2))
@@ -431,25 +432,25 @@ def test_what_has_no_grade_is_left_out_of_the_qrels(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("grades", [(), (1,), (1, 0), (0, 0, 1), (0, 10), (-1, 1)])
 def test_grades_that_are_no_scale(grades: tuple[int, ...]) -> None:
-    with pytest.raises(UsageError, match="two or more digits, ascending"):
+    with raises(UsageError, ",".join(map(str, grades))):
         terms(grades=grades)
 
 
 def test_a_scale_needs_both_kinds() -> None:
     for relevant in (0, 4):
-        with pytest.raises(UsageError, match=f"Relevant from grade {relevant}.*expected 1 to 3"):
+        with raises(UsageError, f"grade {relevant}", "1 to 3"):
             terms(relevant=relevant)
     assert parse_grades(" 0, 1,2") == (0, 1, 2)
     for text in ("", "0,,1", "0-3", "a", "²"):
-        with pytest.raises(UsageError, match="digits between commas"):
+        with raises(UsageError, repr(text)):
             parse_grades(text)
 
 
 def test_ids_of_any_letters(tmp_path: Path) -> None:
     """Half a surrogate pair can stand in a JSON collection; a line break in an id must not break a line."""
     docs = [Document(id=doc) for doc in ("ü", "文", "\ud800", "a\nb", '"')]
-    odd = pool([Run([Ranking.from_order(Query(id="thema ä"), docs)])])
+    odd = pool_runs([Run([Ranking.from_order(Query(id="thema ä"), docs)])])
     made = terms("depth", "100%")
-    session = Session.open(tmp_path / "j.jsonl", odd, made)
+    session = JudgingSession.open(tmp_path / "j.jsonl", odd, made)
     finish(session)
-    assert Session.open(tmp_path / "j.jsonl", odd, made).history == session.history
+    assert JudgingSession.open(tmp_path / "j.jsonl", odd, made).history == session.history

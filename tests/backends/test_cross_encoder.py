@@ -20,6 +20,7 @@ from rerank.prompts.base import Message
 from rerank.reranker import Reranker
 from rerank.tasks import BackendOptions, CrossEncoderTask, Reply, Request, Sampling
 from tests.backends.pairs import save
+from tests.raising import raises
 
 FLOAT32 = BackendOptions(dtype="float32", device="cpu")
 PASSAGES = ("w1 w2", "w3 w4 w5 w6 w7 w8", "", "w9", "w1 w2 w3")
@@ -68,7 +69,7 @@ def test_two_labels_are_scored_by_the_log_odds_of_the_second(tmp_path: Path) -> 
 
 
 def test_three_labels_are_no_relevance(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="'three' has 3 labels.*irrelevant and relevant"):
+    with raises(UsageError, "'three'", 3):
         CrossEncoder.load(save(tmp_path / "three", labels=3), FLOAT32)
 
 
@@ -100,8 +101,9 @@ def test_what_it_cannot_do_is_a_reply_that_says_so(loaded: CrossEncoder) -> None
     written, long = loaded.generate(
         [Request(prompt=request("w1").prompt, sampling=Sampling(max_tokens=3)), request("w1", "w2 " * 20)]
     )
-    assert (written.finish, written.error) == ("error", "A cross-encoder scores pairs, and cannot write")
-    assert (long.finish, long.error) == ("error", "A pair has 25 tokens, and the context holds 24")
+    assert written.finish == long.finish == "error"
+    assert "GenerationTask" in written.error
+    assert all(number in long.error for number in ("25", "24"))
 
 
 def test_identity_follows_the_weights_and_the_dtype(folder: Path, loaded: CrossEncoder, tmp_path: Path) -> None:
@@ -145,7 +147,7 @@ def test_another_failure_of_the_model_is_an_error(loaded: CrossEncoder, monkeypa
         raise ValueError("Cannot handle batch sizes > 1 if no padding token is defined.")
 
     monkeypatch.setattr(loaded._model, "predict", broken)
-    with pytest.raises(BackendError, match="failed on 5 pairs: Cannot handle"):
+    with raises(BackendError, "5 pairs", "Cannot handle"):
         loaded.generate([request(*PASSAGES)])
 
 
@@ -169,33 +171,33 @@ def test_damaged_folders(
 ) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     damage(copy, name, content)
-    with pytest.raises(error, match="copy"):
+    with raises(error, "copy"):
         CrossEncoder.load(copy, FLOAT32)
 
 
 def test_pickled_weights_are_not_read(folder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
-    with pytest.raises(MissingResourceError, match="safetensors"):
+    with raises(MissingResourceError, "safetensors"):
         CrossEncoder.load(copy, FLOAT32)
 
 
 def test_what_is_no_cross_encoder_is_refused_before_it_gets_a_random_head(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is a BertModel.*ForSequenceClassification.*--method pointwise"):
+    with raises(UsageError, "BertModel", "ForSequenceClassification", "--method pointwise"):
         CrossEncoder.load(save(tmp_path / "base", base=True), FLOAT32)
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "named"),
     [
-        ({"adapter": "some/adapter"}, "--adapter some/adapter with a cross-encoder"),
-        ({"device_map": "auto"}, "--device-map auto with a cross-encoder"),
-        ({"context_size": 25}, "--context-size 25.*at most 24"),
-        ({"device": "tpu"}, "Device 'tpu'"),
+        ({"adapter": "some/adapter"}, ("--adapter some/adapter",)),
+        ({"device_map": "auto"}, ("--device-map auto",)),
+        ({"context_size": 25}, ("--context-size 25", "24")),
+        ({"device": "tpu"}, ("tpu",)),
     ],
 )
-def test_options_that_do_not_fit_are_refused(folder: Path, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+def test_options_that_do_not_fit_are_refused(folder: Path, options: dict[str, Any], named: tuple[str, ...]) -> None:
+    with raises(UsageError, *named):
         CrossEncoder.load(folder, BackendOptions(**options))
 
 
@@ -203,10 +205,8 @@ def test_the_method_opens_it_and_cuts_what_is_too_long(folder: Path, monkeypatch
     """As a user would: a folder, a method, documents of any length."""
     assert isinstance(open_backend(str(folder), FLOAT32, kind="cross_encoder"), CrossEncoder)
     assert isinstance(open_backend(f"cross-encoder:{folder}", FLOAT32), CrossEncoder)
-    from rerank.judges import Limits
-
     reranker = Reranker.from_pretrained(
-        str(folder), method="cross-encoder", limits=Limits(min_passage_tokens=2), options=FLOAT32
+        str(folder), method="cross-encoder", min_passage_tokens=2, dtype="float32", device="cpu"
     )
     texts = [*PASSAGES, "w7 " * 500]
     hits = reranker.rank("w1 w9", texts)
@@ -217,7 +217,7 @@ def test_the_method_opens_it_and_cuts_what_is_too_long(folder: Path, monkeypatch
 
 
 def test_language_models_judges_are_refused(loaded: CrossEncoder) -> None:
-    with pytest.raises(UsageError, match="'generate'.*cannot be asked to permute or write"):
+    with raises(UsageError, "'generate'"):
         Reranker.from_backend(loaded, method="fullrank")
 
 

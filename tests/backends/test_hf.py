@@ -94,11 +94,11 @@ def test_sampling_draws_from_the_models_distribution(hf: Hf) -> None:
     """The Gumbel-max trick: frequencies of 2,000 draws against softmax probabilities."""
     import torch
 
-    from rerank.lm.decoding import _Rows
+    from rerank.lm.decoding import _SamplingProcessor
 
     scores = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
-    rows = _Rows([Sampling(max_tokens=1, temperature=1.0)], [5], [], 0)
-    nucleus = _Rows([Sampling(max_tokens=1, temperature=1.0, top_p=0.7)], [5], [], 0)
+    rows = _SamplingProcessor([Sampling(max_tokens=1, temperature=1.0)], [5], [], 0)
+    nucleus = _SamplingProcessor([Sampling(max_tokens=1, temperature=1.0, top_p=0.7)], [5], [], 0)
     ids = torch.zeros((1, 0), dtype=torch.long)
     draws = torch.tensor([rows(ids, scores).argmax() for _ in range(2000)])
     assert torch.allclose(draws.bincount(minlength=4) / 2000, scores.exp()[0], atol=0.04)
@@ -137,7 +137,7 @@ def test_new_tokens_stop_where_the_context_ends(hf: Hf) -> None:
 def test_batches_are_halved_until_they_fit(hf: Hf, monkeypatch: pytest.MonkeyPatch, trouble: str) -> None:
     expected = essence(hf.generate([request(text) for text in TEXTS[:3]]))
     sizes: list[int] = []
-    do = hf._do
+    do = hf._run
 
     def tight(jobs: list[Any]) -> list[Reply]:
         sizes.append(len(jobs))
@@ -145,7 +145,7 @@ def test_batches_are_halved_until_they_fit(hf: Hf, monkeypatch: pytest.MonkeyPat
             raise RuntimeError(trouble) if trouble else MemoryError
         return do(jobs)
 
-    monkeypatch.setattr(hf, "_do", tight)
+    monkeypatch.setattr(hf, "_run", tight)
     assert essence(hf.generate([request(text) for text in TEXTS[:3]])) == expected
     assert sizes == [3, 1, 2, 1, 1]
 
@@ -153,14 +153,14 @@ def test_batches_are_halved_until_they_fit(hf: Hf, monkeypatch: pytest.MonkeyPat
 def test_what_does_not_fit_alone_is_an_error_reply(hf: Hf, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    do = hf._do
+    do = hf._run
 
     def tight(jobs: list[Any]) -> list[Reply]:
         if any(len(job.prompt) > 80 for job in jobs):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return do(jobs)
 
-    monkeypatch.setattr(hf, "_do", tight)
+    monkeypatch.setattr(hf, "_run", tight)
     large, small = hf.generate([request("x" * 70), request("a")])
     assert (large.finish, large.text) == ("error", "")
     assert "Out of memory" in large.error
@@ -171,7 +171,7 @@ def test_another_failure_is_a_backend_error(hf: Hf, monkeypatch: pytest.MonkeyPa
     def broken(jobs: list[Any]) -> list[Reply]:
         raise RuntimeError("CUDA error: device-side assert triggered")
 
-    monkeypatch.setattr(hf, "_do", broken)
+    monkeypatch.setattr(hf, "_run", broken)
     with pytest.raises(BackendError, match="device-side assert"):
         hf.generate([request("a")])
 

@@ -18,10 +18,12 @@ import torch
 
 from rerank.backends.hf import Hf
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
-from rerank.io.model_hash import folder_hash
+from rerank.io.model_hash import model_folder_hash
 from rerank.lm import loading
+from rerank.models.adapters import adapter_folder
 from rerank.prompts.base import Message
 from rerank.tasks import BackendOptions, Request, Sampling
+from tests.raising import raises
 
 FP32 = BackendOptions(dtype="float32", device="cpu")
 ASKED = Request(prompt=(Message("user", "a"),), sampling=Sampling(max_tokens=8, min_tokens=8))
@@ -50,7 +52,7 @@ def test_a_folder_loads_and_answers_as_the_model_did(
     loaded = Hf.load(folder, FP32)
     in_memory = Hf.from_loaded(tiny_model(), tiny_tokenizer())
     assert loaded.generate([ASKED])[0].text == in_memory.generate([ASKED])[0].text
-    assert dict(loaded.identity) == {"model": "tiny", "weights": folder_hash(folder), "dtype": "float32"}
+    assert dict(loaded.identity) == {"model": "tiny", "weights": model_folder_hash(folder), "dtype": "float32"}
     assert loaded.batch_size == 4
 
 
@@ -62,23 +64,23 @@ def test_the_hash_depends_on_contents_only(folder: Path, tmp_path: Path) -> None
     (copy / "config.json").write_text(json.dumps(config))
     (copy / "rerank-source.json").write_text("{}")
     (copy / "README.md").write_text("words")
-    assert folder_hash(copy) == folder_hash(folder)
+    assert model_folder_hash(copy) == model_folder_hash(folder)
     (copy / "chat_template.jinja").write_text("another")
-    changed = folder_hash(copy)
-    assert changed != folder_hash(folder)
+    changed = model_folder_hash(copy)
+    assert changed != model_folder_hash(folder)
     weights = bytearray((copy / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (copy / "model.safetensors").write_bytes(weights)
-    assert folder_hash(copy) != changed
+    assert model_folder_hash(copy) != changed
     (copy / "config.json").write_text("{broken")
-    assert len(folder_hash(copy)) == 64
+    assert len(model_folder_hash(copy)) == 64
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_adapter_changes_the_weights_and_the_identity(folder: Path, adapter: Path, dtype: str) -> None:
     plain = Hf.load(folder, BackendOptions(dtype=dtype, device="cpu"))
     adapted = Hf.load(folder, BackendOptions(dtype=dtype, device="cpu", adapter=str(adapter)))
-    assert adapted.identity["adapter"] == folder_hash(adapter)
+    assert adapted.identity["adapter"] == model_folder_hash(adapter)
     assert {**adapted.identity, "adapter": ""} == {**plain.identity, "adapter": ""}
     assert adapted.generate([ASKED])[0].text != plain.generate([ASKED])[0].text
 
@@ -91,25 +93,25 @@ def test_adapters_that_cannot_be_used(folder: Path, adapter: Path, tmp_path: Pat
     pickled.mkdir()
     shutil.copy(adapter / "adapter_config.json", pickled)
     (pickled / "adapter_model.bin").write_bytes(b"")
-    with pytest.raises(MissingResourceError, match=r"lacks adapter_model.safetensors.*Pickled"):
-        load(pickled)
+    with raises(MissingResourceError, "adapter_model.safetensors"):
+        adapter_folder(str(pickled))
     other = tmp_path / "other"
     shutil.copytree(adapter, other)
     config = json.loads((other / "adapter_config.json").read_text())
     (other / "adapter_config.json").write_text(json.dumps({**config, "target_modules": ["no_such_layer"]}))
-    with pytest.raises(UsageError, match="does not fit the model"):
+    with raises(UsageError, "no_such_layer"):
         load(other)
 
 
-def test_an_adapter_that_is_neither_here_nor_on_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_adapter_that_is_neither_here_nor_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
     def unreachable(name: str, **_: Any) -> str:
         raise OSError(f"no {name}")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    with pytest.raises(MissingResourceError, match="cannot be had from the hub"):
-        Hf.load(folder, BackendOptions(device="cpu", dtype="float32", adapter="somebody/lora"))
+    with raises(MissingResourceError, "somebody/lora"):
+        adapter_folder("somebody/lora")
 
 
 def test_a_learned_prompt_is_refused(folder: Path, tmp_path: Path, tiny_model: Callable[..., Any]) -> None:
@@ -117,20 +119,20 @@ def test_a_learned_prompt_is_refused(folder: Path, tmp_path: Path, tiny_model: C
     config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     with loading.quiet():
         peft.get_peft_model(tiny_model(), config).save_pretrained(str(tmp_path / "prompt"))
-    with pytest.raises(UsageError, match="learned prompt"):
+    with raises(UsageError, "prompt"):
         Hf.load(folder, BackendOptions(device="cpu", dtype="float32", adapter=str(tmp_path / "prompt")))
 
 
 def test_a_damaged_folder_says_what_was_expected(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    with pytest.raises(MissingResourceError, match="safetensors weights and a tokenizer"):
+    with raises(MissingResourceError, folder.name, "safetensors"):
         Hf.load(folder, FP32)
 
 
 def test_truncated_weights_are_no_surprise(folder: Path) -> None:
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(DataError, match="are damaged"):
+    with raises(DataError, folder.name):
         Hf.load(folder, FP32)
 
 
@@ -160,13 +162,13 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert loading.pick_device("auto") == "cpu"
     for bad in ("cuda", "mps", "tpu", "cpu:x"):
-        with pytest.raises(UsageError, match="one of: auto, cpu"):
+        with raises(UsageError, bad, "auto, cpu"):
             loading.pick_device(bad)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert loading.pick_device("auto") == "cuda"
     assert loading.pick_device("cuda:1") == "cuda:1"
-    with pytest.raises(UsageError, match="cuda:2"):
+    with raises(UsageError, "cuda:2"):
         loading.pick_device("cuda:2")
 
 
@@ -204,14 +206,14 @@ def test_quiet_leaves_transformers_as_it_was() -> None:
 
 def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(MissingPrerequisiteError, match=r"pip install 'listrank\[hf\]'") as caught:
+    with raises(MissingPrerequisiteError, "pip install 'listrank[hf]'") as caught:
         Hf.load(tmp_path)
     assert isinstance(caught.value.__cause__, ImportError)
 
 
 def test_without_peft_an_adapter_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(MissingPrerequisiteError, match="peft"):
+    with raises(MissingPrerequisiteError, "peft", "listrank[hf]"):
         Hf.load(folder, BackendOptions(device="cpu", dtype="float32", adapter="x"))
 
 
@@ -220,5 +222,5 @@ def test_without_peft_an_adapter_says_what_to_install(folder: Path, monkeypatch:
     [({"dtype": "int8"}, "int8"), ({"batch_size": 0}, "Batch size 0"), ({"context_size": -1}, "Context size -1")],
 )
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+    with raises(UsageError, message):
         BackendOptions(**options)

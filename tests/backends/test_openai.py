@@ -26,6 +26,7 @@ from rerank.tasks import (
     Task,
 )
 from tests.backends.faulty_server import Act, Answer, FaultyServer, error, models, raw, said, weighed
+from tests.raising import raises
 
 pytestmark = pytest.mark.enable_socket
 
@@ -59,8 +60,8 @@ def ask(
 
 
 def test_what_it_does() -> None:
-    assert Openai.answers == {GenerationTask, PermutationTask, ContinuationTask}
-    assert AttentionTask not in Openai.answers
+    assert Openai.tasks == {GenerationTask, PermutationTask, ContinuationTask}
+    assert AttentionTask not in Openai.tasks
 
 
 class TestConnecting:
@@ -82,17 +83,17 @@ class TestConnecting:
 
     @pytest.mark.parametrize("url", ["localhost:8000/v1", "ftp://x/v1", "http://", "http://x:port/v1", "nonsense"])
     def test_no_address(self, url: str) -> None:
-        with pytest.raises(UsageError, match="--base-url .* starts with http"):
+        with pytest.raises(UsageError, match="--base-url"):
             Openai.connect("m", BackendOptions(base_url=url))
 
     @pytest.mark.parametrize("url", ["https://me:sk-secret@x/v1", "https://x/v1?key=sk-secret", "https://sk-secret@x"])
     def test_a_secret_in_the_address_is_not_shown(self, url: str) -> None:
-        with pytest.raises(UsageError, match="Put the key into the environment variable") as caught:
+        with raises(UsageError, "OPENAI_API_KEY", "--base-url") as caught:
             Openai.connect("m", BackendOptions(base_url=url))
         assert "secret" not in str(caught.value)
 
     def test_no_model(self) -> None:
-        with pytest.raises(UsageError, match="names no model"):
+        with raises(UsageError, "--model openai:", "openai:NAME"):
             open_backend("openai:")
 
     @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ class TestConnecting:
     )
     def test_options_that_a_server_decides(self, options: dict[str, str]) -> None:
         (name,) = options
-        with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} .* behind a server"):
+        with raises(UsageError, f"--{name.replace('_', '-')}"):
             Openai.connect("m", BackendOptions(**options))  # type: ignore[arg-type]
 
 
@@ -130,7 +131,7 @@ class TestContext:
         "listing", [models("a", "b"), error(404), raw({"data": "none"}), raw({"data": ["m", None]}), error(405)]
     )
     def test_of_others_is_assumed_and_said(self, listing: Act) -> None:
-        with pytest.warns(UserWarning, match="8192 tokens are assumed; say it with --context-size"):
+        with pytest.warns(UserWarning, match="8192.*--context-size"):
             assert self.context(listing) == 8192
 
     def test_said_by_the_user(self) -> None:
@@ -139,7 +140,7 @@ class TestContext:
     def test_more_than_there_is(self) -> None:
         with FaultyServer([said("x")]) as server:
             backend = Openai.connect("m", BackendOptions(base_url=server.url, context_size=5000))
-            with pytest.raises(UsageError, match="--context-size 5000.* expected at most 4096"):
+            with raises(UsageError, "--context-size 5000", 4096):
                 backend.generate([Request(prompt=PLAIN, sampling=Sampling(max_tokens=2))])
 
 
@@ -171,7 +172,7 @@ class TestSampling:
                 return error(400, "Unsupported value: 0.0 for this model.", param="temperature")
             return said("[2] > [1]")
 
-        with pytest.warns(UserWarning, match="does not take 'temperature', so it is left out: HTTP 400") as warned:
+        with pytest.warns(UserWarning, match="'temperature'.*HTTP 400") as warned:
             replies, sent = ask([picky], count=3)
         assert len(warned) == 1
         assert [reply.text for reply in replies] == ["[2] > [1]"] * 3
@@ -210,7 +211,7 @@ class TestThinking:
 
     @pytest.mark.parametrize("act", [said("<think>hm [2]", "length"), said(None, "length", reasoning_content="hm [2]")])
     def test_without_an_end(self, act: Act) -> None:
-        with pytest.warns(UserWarning, match="thought for all 7 tokens .* --thinking-tokens") as warned:
+        with pytest.warns(UserWarning, match="7 tokens .*--thinking-tokens") as warned:
             replies, _ = ask(act, thinking=10, count=2)
         assert len(warned) == 1
         assert (replies[0].text, replies[0].thoughts, replies[0].finish) == ("", "hm [2]", "length")
@@ -283,7 +284,7 @@ class TestPermute:
     @pytest.mark.parametrize("owner", KINDS)
     @pytest.mark.parametrize("text", ["The best is [2], then [1].", "[2] > [1]", '{"ranking": [2, 1]}'])
     def test_a_constraint_that_is_ignored_is_given_up_and_said(self, owner: str, text: str) -> None:
-        with pytest.warns(UserWarning, match="ignores that its replies are to be made of identifiers") as warned:
+        with pytest.warns(UserWarning, match=re.escape(repr(text))) as warned:
             replies, sent = ask(said(text), BEGUN, THREE, owner=owner, count=3)
         assert len(warned) == 1
         assert text in replies[0].text or replies[0].text == ""
@@ -296,7 +297,7 @@ class TestPermute:
                 return error(400, "Invalid parameter: 'response_format' of type 'json_schema' is not supported")
             return said("[2] > [1] > [3]")
 
-        with pytest.warns(UserWarning, match="does not take 'constraint', so it is left out"):
+        with pytest.warns(UserWarning, match="'constraint'"):
             replies, sent = ask([picky], task=THREE, count=2)
         assert [reply.text for reply in replies] == ["[2] > [1] > [3]"] * 2
         assert len(sent) == 3
@@ -324,13 +325,13 @@ class TestWeigh:
     def test_several_tokens_cannot_be_weighed(self) -> None:
         (reply,), sent = ask(weighed(A=-0.5, B=-2.0), task=ContinuationTask(continuations=("[1]", "[2]")))
         assert (reply.finish, reply.scores, len(sent)) == ("error", (), 1)
-        assert "single tokens only" in reply.error
+        assert "'[1]'" in reply.error
 
     @pytest.mark.parametrize("act", [said("A"), raw({"choices": [{"message": {"content": "A"}, "logprobs": None}]})])
     def test_a_server_without_likelihoods(self, act: Act) -> None:
         (reply,), sent = ask(act, task=self.LETTERS)
         assert (reply.finish, len(sent)) == ("error", 1)
-        assert "gives no likelihoods" in reply.error
+        assert "logprobs" in reply.error
 
     def test_a_server_that_refuses_likelihoods(self) -> None:
         (reply,), sent = ask(error(400, "logprobs are not supported with reasoning models"), task=self.LETTERS)
@@ -344,7 +345,7 @@ class TestWeigh:
         assert all(map(math.isfinite, reply.scores))
 
     def test_a_beginning_that_the_server_would_not_go_on_with(self) -> None:
-        with pytest.raises(UsageError, match="does not go on with the beginning of a reply.*by=generation"):
+        with raises(UsageError, "'['", "by=generation"):
             ask(weighed(A=-0.5), BEGUN, self.LETTERS)
 
     def test_refused(self) -> None:

@@ -27,6 +27,7 @@ from rerank.prompts.base import Message
 from rerank.tasks import BackendOptions, Reply, Request, Sampling
 from rerank.types import Document, Query, Window
 from tests.backends.faulty_server import Act, Answer, FaultyServer, error, models, raw, said
+from tests.raising import raises
 
 pytestmark = pytest.mark.enable_socket
 
@@ -146,13 +147,13 @@ def test_retry_after_that_makes_no_sense(value: str) -> None:
 
 def test_nobody_waits_an_hour() -> None:
     (reply,), server, waits = ask([error(429, "later", headers={"Retry-After": "3600"}), FINE])
-    assert "asks to wait 3600 s" in reply.error
+    assert "3600 s" in reply.error
     assert (len(server.asked), waits) == (1, [])
 
 
 def test_a_slow_server_is_asked_less_often() -> None:
     (reply,), server, _ = ask([SLOW], timeout=0.05)
-    assert "did not answer within 0.05 s (--timeout)" in reply.error
+    assert "0.05 s (--timeout)" in reply.error
     assert len(server.asked) == SLOW_TRIES
 
 
@@ -176,7 +177,7 @@ def test_a_rejected_key_ends_everything_at_once(status: int) -> None:
     waits = Waits()
     with FaultyServer([error(status, f"Incorrect API key: {KEY}", code="invalid_api_key")]) as server:
         backend = Openai("m", Address.parse(server.url), sleep=waits, options=BackendOptions(concurrency=1))
-        with pytest.raises(BackendError, match="refuses the key in RERANK_API_KEY or OPENAI_API_KEY") as caught:
+        with raises(BackendError, "RERANK_API_KEY", "OPENAI_API_KEY") as caught:
             backend.generate([request() for _ in range(20)])
     assert len(server.asked) == 1
     assert waits == []
@@ -194,30 +195,30 @@ def test_what_was_answered_before_a_refusal_is_kept() -> None:
 
 def test_a_missing_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
-    with pytest.raises(BackendError, match="expected a key in the environment variable RERANK_API_KEY or OPENAI"):
+    with raises(BackendError, "RERANK_API_KEY", "OPENAI_API_KEY"):
         ask([FINE], listing=error(401, "You did not provide a key"))
 
 
 @pytest.mark.parametrize("act", [error(402), error(429, "You exceeded your quota", code="insufficient_quota")])
 def test_no_credit(act: Act) -> None:
-    with pytest.raises(BackendError, match="no credit left"):
+    with raises(BackendError, "credit", "--resume"):
         ask([act])
 
 
 def test_a_model_that_is_not_there_is_answered_with_those_that_are() -> None:
-    with pytest.raises(BackendError, match="Model 'm': HTTP 404 .* expected one of: large, small"):
+    with raises(BackendError, "'m'", 404, "large, small"):
         ask([error(404, "The model `m` does not exist")], listing=models("large", "small"))
 
 
 def test_a_path_that_is_not_there() -> None:
     with FaultyServer([FINE]) as server:
         address = Address.parse(server.url.removesuffix("/v1"))
-        with pytest.raises(BackendError, match="most servers want /v1 at its end"):
+        with raises(BackendError, "--base-url", "/v1"):
             Openai("m", address, sleep=Waits()).generate([request()])
 
 
 def test_a_redirect_is_not_followed_with_the_key() -> None:
-    with pytest.raises(BackendError, match="redirects to http://elsewhere.example"):
+    with raises(BackendError, "http://elsewhere.example"):
         ask([Act(status=307, headers={"Location": "http://elsewhere.example/v1"})])
 
 
@@ -234,7 +235,8 @@ def test_a_prompt_that_was_cut_without_a_word_is_an_error_reply() -> None:
         backend = Openai("m", Address.parse(server.url), sleep=Waits())
         (reply,) = backend.generate([request("many words " * 50)])
     assert (reply.text, reply.finish) == ("", "error")
-    assert "read 20 tokens of a prompt of 100 words" in reply.error
+    assert "20 tokens" in reply.error
+    assert "100 words" in reply.error
 
 
 def test_why_it_ended() -> None:
@@ -254,7 +256,7 @@ def test_nobody_there() -> None:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
         waits = Waits()
-        with pytest.raises(BackendError, match="No connection to .* Start the server at .* --base-url"):
+        with raises(BackendError, url, "--base-url"):
             Openai("m", Address.parse(url), sleep=waits).generate([request()])
     assert len(waits) == FIRST_TRIES - 1
 
@@ -264,7 +266,7 @@ def test_gone_in_the_middle_of_a_run() -> None:
     with FaultyServer([FINE]) as server:
         backend = Openai("m", Address.parse(server.url), sleep=waits)
         assert backend.generate([request()])[0].text
-    with pytest.raises(BackendError, match="Start the server again, then pass --resume"):
+    with raises(BackendError, "--resume"):
         backend.generate([request(), request()])
     assert len(waits) == 2 * (TRIES - 1)
 
@@ -298,7 +300,7 @@ def test_the_key_is_nowhere(caplog: pytest.LogCaptureFixture) -> None:
 def test_keys_do_not_cross_the_network_in_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
     from rerank.backends.openai.address import key_for
 
-    with pytest.warns(UserWarning, match="would cross the network in plain text"):
+    with pytest.warns(UserWarning, match="http://gpu.example:8000/v1"):
         assert key_for(Address.parse("http://gpu.example:8000/v1")) == ""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -310,7 +312,7 @@ def test_keys_do_not_cross_the_network_in_plain_text(monkeypatch: pytest.MonkeyP
 
 def test_a_key_that_no_header_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-a\nb-secret")
-    with pytest.raises(UsageError, match="OPENAI_API_KEY holds characters that no key has") as caught:
+    with raises(UsageError, "OPENAI_API_KEY") as caught:
         ask([FINE])
     assert "secret" not in str(caught.value)
 

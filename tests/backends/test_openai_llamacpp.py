@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from rerank.backends.openai import Openai
 from rerank.cli.app import app
 from rerank.errors import MissingResourceError
-from rerank.models import MODELS, folder_of
+from rerank.models import MODELS, model_folder
 from rerank.prompts.base import Message
 from rerank.tasks import BackendOptions, ContinuationTask, GenerationTask, PermutationTask, Request, Sampling, Task
 
@@ -33,7 +33,7 @@ def _weights() -> Path:
     from rerank.models.download import _download, extract
 
     card = MODELS["smollm2-135m"]
-    kept = folder_of(card.name).with_name(f"{card.name}.gguf")
+    kept = model_folder(card.name).with_name(f"{card.name}.gguf")
     if not kept.is_file():
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept.parent) as work:

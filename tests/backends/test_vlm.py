@@ -28,7 +28,7 @@ from rerank.io.pictures import open_picture
 from rerank.judges import Limits, open_judge
 from rerank.models import open_backend
 from rerank.prompts import load_prompt
-from rerank.prompts.base import PICTURE, Message, SeesPictures
+from rerank.prompts.base import PICTURE, Message, SupportsPictures
 from rerank.reranker import Reranker
 from rerank.tasks import (
     AttentionTask,
@@ -42,6 +42,7 @@ from rerank.tasks import (
 from rerank.types import Document, Query, Window
 from tests.backends.conftest import make_tokenizer
 from tests.backends.seeing import MAKERS, draw, make_qwen
+from tests.raising import raises
 
 FLOAT32 = BackendOptions(dtype="float32", device="cpu")
 KINDS = [*MAKERS, "qwen2-vl"]
@@ -200,7 +201,7 @@ def test_recited_queries(vlm: Vlm, paths: list[str]) -> None:
 
 def test_tokens_of_pictures(vlm: Vlm, paths: list[str]) -> None:
     tokens = vlm.tokens
-    assert isinstance(tokens, SeesPictures)
+    assert isinstance(tokens, SupportsPictures)
     each = tokens.picture_tokens(paths[0])
     assert each > 0
     counts = [tokens.count((Message("user", PICTURE * n, images=tuple(paths[:n])),)) for n in range(4)]
@@ -238,8 +239,9 @@ def test_pictures_that_cannot_be_read_are_replies_that_say_so(vlm: Vlm, paths: l
 
 def test_what_it_is_not_asked(vlm: Vlm, paths: list[str]) -> None:
     (reply,) = vlm.generate([ask(AttentionTask(spans=((0, 1),), tail=2), paths[0])])
-    assert (reply.finish, reply.error) == ("error", "A vision-language model is not asked to attend")
-    with pytest.raises(UsageError, match="--thinking-tokens 5"):
+    assert reply.finish == "error"
+    assert "AttentionTask" in reply.error
+    with raises(UsageError, "--thinking-tokens 5"):
         vlm.generate([ask(ContinuationTask(continuations=("Y",)), paths[0], thinking=5)])
 
 
@@ -289,7 +291,7 @@ def test_methods_by_name_put_pictures_in_order(folders: dict[str, Path], paths: 
         ("listwise_images", f"vlm:{folders['llava']}") if method == "sliding" else ("auto", str(folders["llava"]))
     )
     name = "sliding,size=4,stride=2" if method == "sliding" else method
-    reranker = Reranker.from_pretrained(model, method=name, prompt=prompt, options=FLOAT32)
+    reranker = Reranker.from_pretrained(model, method=name, prompt=prompt, dtype="float32", device="cpu")
     hits = reranker.rank("a red bird", [{"id": str(at), "image": path} for at, path in enumerate(paths)])
     assert sorted(hit.corpus_id for hit in hits) == list(range(len(paths)))
     assert hits[0].document.image in paths
@@ -308,11 +310,11 @@ def test_models_of_texts_are_refused_where_pictures_are_shown(
     from rerank.backends.hf import Hf
 
     texts = Hf.from_loaded(tiny_model(), tiny_tokenizer())
-    with pytest.raises(UsageError, match=r"shows pictures, and model 'in-memory' is asked in texts alone.*vlm:NAME"):
+    with raises(UsageError, "in-memory", "vlm:NAME"):
         Reranker.from_backend(texts, method="fullrank-images")
-    with pytest.raises(DataError, match="'d0' is a picture without text"):
+    with raises(DataError, "'d0'"):
         open_judge("generate", texts, load_prompt("listwise")).order([window(paths[:2])])
-    with pytest.raises(DataError, match="'0' has no picture"):
+    with raises(DataError, "'0'"):
         Reranker.from_backend(backends["llava"], method="fullrank-images").rank("q", ["a text", "two"])
 
 
@@ -331,32 +333,32 @@ def test_loading(folders: dict[str, Path], tmp_path: Path) -> None:
     assert half.identity["dtype"] == "bfloat16"
     (reply,) = half.generate([ask(ContinuationTask(continuations=("Y", "N")), *draw(tmp_path / "p")[:2])])
     assert len(reply.scores) == 2
-    with pytest.raises(UsageError, match="--device-map tp with a vision-language model"):
+    with raises(UsageError, "--device-map tp"):
         Vlm.load(folders["llava"], BackendOptions(device_map="tp"))
 
 
 def test_what_is_no_vision_language_model(folders: dict[str, Path], tmp_path: Path) -> None:
     from tests.backends.pairs import save
 
-    with pytest.raises(MissingResourceError, match="cannot be loaded"):
+    with raises(MissingResourceError, "pairs"):
         Vlm.load(save(tmp_path / "pairs"), FLOAT32)
     model: Any = Vlm.load(folders["llava"], FLOAT32)
-    with pytest.raises(UsageError, match="expected one that takes texts and pictures"):
+    with raises(UsageError, "'m'"):
         Vlm(model.model, make_tokenizer(), identity={"model": "m"})
     bare = Path(shutil.copytree(folders["llava"], tmp_path / "bare"))
     (bare / "chat_template.jinja").unlink()
-    with pytest.raises(UsageError, match="no chat template"):
+    with pytest.raises(UsageError):
         Vlm.load(bare, FLOAT32)
     damaged = Path(shutil.copytree(folders["llava"], tmp_path / "damaged"))
     (damaged / "model.safetensors").write_bytes(b"\x08")
-    with pytest.raises(DataError, match="damaged"):
+    with raises(DataError, "damaged"):
         Vlm.load(damaged, FLOAT32)
 
 
 def test_a_template_that_leaves_pictures_out(folders: dict[str, Path], tmp_path: Path, paths: list[str]) -> None:
     folder = Path(shutil.copytree(folders["idefics3"], tmp_path / "blind"))
     (folder / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'][-1]['text'] }}{% endfor %}")
-    with pytest.raises(BackendError, match="template leaves pictures out"):
+    with raises(BackendError, "pointwise-images"):
         Vlm.load(folder, FLOAT32).generate([ask(ContinuationTask(continuations=("Y",)), paths[0])])
 
 
@@ -367,5 +369,5 @@ def test_without_what_a_processor_needs(tmp_path: Path) -> None:
     processor.tokenizer.save_pretrained(tmp_path)
     settings = {**processor.image_processor.to_dict(), "processor_class": "Qwen2VLProcessor"}
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
-    with pytest.raises(MissingPrerequisiteError, match="Torchvision"):
+    with raises(MissingPrerequisiteError, "Torchvision"):
         Vlm.load(tmp_path, FLOAT32)

@@ -71,8 +71,8 @@ def test_empty_documents_are_documents(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ((request("q", "q", doc("a"), doc("a")),), "document 'a' stands twice in query 'q'"),
-        ((request("q", "q", doc("a")), request("q", "r", doc("b"))), "query 'q' stands twice"),
+        ((request("q", "q", doc("a"), doc("a")),), "duplicate document 'a' in query 'q'"),
+        ((request("q", "q", doc("a")), request("q", "r", doc("b"))), "duplicate query 'q'"),
         ((request("q", "q", doc("a", score=float("nan"))),), "expected a finite number or null"),
         ((request("q", "q", doc("a", score="high")),), "score 'high'"),
         (({"query": "q"},), "no list of candidates"),
@@ -97,7 +97,7 @@ def test_requests_that_are_wrong(cli: Cli, rows: tuple[object, ...], message: st
         (b"q Q0 a 1 2 x\nq Q0 a 2 1 x\n", "'a'"),
         (b"\x7fELF\x00\x00\x00", "is a binary file"),
         (b"\xff\xfe q", "not in UTF-8"),
-        (gzip.compress(b"".join(b"q Q0 d%d 1 %d x\n" % (n, -n) for n in range(5000)))[:-20], "cut-off gzip"),
+        (gzip.compress(b"".join(b"q Q0 d%d 1 %d x\n" % (n, -n) for n in range(5000)))[:-20], "truncated gzip"),
         (b"q Q0 a\n", "run.trec"),
         (b"", "run.trec"),
     ],

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rerank.errors import MissingResourceError
-from rerank.models import MARKER, folder_of
+from rerank.models import MARKER, model_folder
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -78,7 +78,7 @@ def test_models_in_all_formats(cli: Cli) -> None:
 
 
 def test_a_model_that_is_there_is_not_pulled_again(cli: Cli) -> None:
-    folder = folder_of("smollm2-135m")
+    folder = model_folder("smollm2-135m")
     folder.mkdir(parents=True)
     (folder / MARKER).write_text("{}")
     done = cli("models", "pull", "smollm2-135m")

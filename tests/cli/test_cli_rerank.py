@@ -84,7 +84,7 @@ def test_a_run_over_a_collection(cli: Cli, data: Path) -> None:
 def test_a_collection_without_lists_says_so(cli: Cli, data: Path) -> None:
     done = cli("rerank", "--collection", f"jsonl:{data / 'jsonl'}", "--model", "fake:reversed")
     assert done.returncode == 2
-    assert "brings no candidate lists" in done.stderr
+    assert "has no candidate lists" in done.stderr
     assert "run:FILE" in done.stderr
 
 

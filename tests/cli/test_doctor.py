@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rerank.cli import doctor
-from rerank.models import MARKER, folder_of
+from rerank.models import MARKER, model_folder
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def test_a_model_and_how_to_get_it() -> None:
         "found": "",
         "remedy": "rerank models pull smollm2-135m",
     }
-    folder = folder_of("smollm2-135m")
+    folder = model_folder("smollm2-135m")
     folder.mkdir(parents=True)
     (folder / MARKER).write_text("{}")
     assert (row("model smollm2-135m")["state"], row("model smollm2-135m")["remedy"]) == ("ok", "")

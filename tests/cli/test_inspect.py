@@ -15,7 +15,7 @@ pytest.importorskip("peft")
 pytest.importorskip("transformers")
 
 from rerank.finetune.inspection import forgetting
-from rerank.finetune.inspection.forgetting import Item, Material
+from rerank.finetune.inspection.forgetting import ForgettingMaterial, SentenceItem
 from tests.finetune.inspected import lora, noisy, write_adapter, write_base
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -58,9 +58,11 @@ def test_inspect_with_options(cli: Cli, adapter: Path) -> None:
 
 
 def test_inspect_asks_texts_and_sentences(cli: Cli, adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    items = tuple(Item(kind=kind, start="One and", ends=("two", "three")) for kind in "ab")
+    items = tuple(SentenceItem(kind=kind, start="One and", ends=("two", "three")) for kind in "ab")
     monkeypatch.setattr(
-        forgetting, "material", lambda: Material(texts=(("own", "A text."), ("own", "Bee"), ("own", "C")), items=items)
+        forgetting,
+        "material",
+        lambda: ForgettingMaterial(texts=(("own", "A text."), ("own", "Bee"), ("own", "C")), items=items),
     )
     done = cli("inspect", adapter, "--forgetting", "--device", "cpu")
     assert done.returncode == 0, done.stderr
@@ -137,9 +139,9 @@ def test_merge_writes_a_model_that_a_run_takes(cli: Cli, adapter: Path, lists: t
 
 
 def test_merge_tells_of_rounding_and_of_what_was_trained_for(cli: Cli, adapter: Path, tmp_path: Path) -> None:
-    from rerank.models.trained import Trained
+    from rerank.models.adapters import AdapterSettings
 
-    Trained(model=str(tmp_path / "base"), method="first").write(adapter)
+    AdapterSettings(model=str(tmp_path / "base"), method="first").write(adapter)
     done = cli("merge", adapter, "--out", "half", "--dtype", "bfloat16", "--format", "json")
     found = json.loads(done.stdout)
     assert (found["dtype"], found["changed"], found["matrices"], found["intruders"]) == ("bfloat16", 6, [], 0)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from rerank.leaderboard.entries import file_hash
+from rerank.io.file_hashes import file_hash
 from tests.leaderboard.made import card, files
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -78,7 +78,7 @@ def test_choosing_queries(cli: Cli, scores: Path) -> None:
     assert found["chosen"] is None or len(found["kept"]) == found["chosen"]["size"]
     done = cli("mteb", "choose", "queries", scores / "tasks.csv")
     assert done.returncode == 2
-    assert "scores of single queries" in done.stderr
+    assert "unit=query" in done.stderr
 
 
 def test_choosing_a_pool(cli: Cli, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_no_pool_is_good_enough(cli: Cli, tmp_path: Path) -> None:
         (("tasks", "none.csv"), 4, "none.csv"),
         (("tasks", "tasks.csv", "--keep", "all"), 2, "ranking, significance or both"),
         (("tasks", "tasks.csv", "--order", "name"), 2, "correlation or significance"),
-        (("tasks", "tasks.csv", "--unit", "query"), 2, "scores of single queries"),
+        (("tasks", "tasks.csv", "--unit", "query"), 2, "unit=query"),
         (("tasks", "tasks.csv", "--always", "Z"), 2, "task 'Z'"),
         (("tasks", "tasks.csv", "--test", "tt"), 2, "Unknown test"),
         (("queries", "queries.jsonl", "--size", "100"), 2, "sizes from 2 to 60"),

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from rerank.cli.terminal import clean
+from rerank.cli.terminal import strip_control_characters
 
 Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 TOPICS = 3
@@ -312,14 +312,14 @@ def test_a_model_is_interrupted(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 WRONG: list[tuple[tuple[str, ...], int, str]] = [
-    (("--budget", "much"), 2, "'much' is no budget"),
-    (("--method", "mft"), 2, "Unknown order of judging 'mft'.*Did you mean 'mtf'"),
-    (("--grades", "0-3"), 2, "'0-3' as grades"),
+    (("--budget", "much"), 2, "'much'"),
+    (("--method", "mft"), 2, "'mft'.*'mtf'"),
+    (("--grades", "0-3"), 2, "'0-3'"),
     (("--grades", "3,2"), 2, "The grades 3,2"),
-    (("--relevant", "4"), 2, "Relevant from grade 4"),
+    (("--relevant", "4"), 2, "grade 4"),
     (("--collection", "jsonl:nowhere"), 4, "nowhere"),
     (("--out", "no/j.jsonl"), 4, "no folder"),
-    (("--out", "people.txt"), 5, "people.txt is there and is no file of judgments"),
+    (("--out", "people.txt"), 5, "people.txt"),
     (("--qrels-out", "j.jsonl"), 2, "both j.jsonl"),
     (("--against", "nobody.txt"), 4, "nobody.txt"),
     (("--model", "fake:perfect"), 2, "--model without --judge llm"),
@@ -330,7 +330,7 @@ WRONG: list[tuple[tuple[str, ...], int, str]] = [
     (("--judge", "llm", "--model", "fake:perfect", "--prompt", "grades"), 2, "Did you mean 'grade'"),
     (("--judge", "llm", "--model", "fake:perfect", "--grades", "0,1,2"), 2, "which explains 0,1,2,3"),
     (("--judge", "llm", "--model", "nobody"), 2, "Unknown model 'nobody'"),
-    (("--judge", "llm", "--model", "cross_encoder:x"), 2, "cannot be asked to weigh or write"),
+    (("--judge", "llm", "--model", "cross_encoder:x"), 2, "cross_encoder:x"),
     (("--judge", "llm", "--model", "fake:perfect", "--dtype", "int3"), 2, "Dtype 'int3'"),
 ]
 
@@ -349,18 +349,18 @@ def test_runs_of_another_collection(cli: Cli, tmp_path: Path) -> None:
     assert (done.returncode, "are not in the collection 'docs', first 'd99'" in done.stderr) == (5, True), done.stderr
     (tmp_path / "a.trec").write_text("t77 Q0 d1 1 1 a\n")
     done = cli(*LLM)
-    assert "1 of the 4 topics of the runs have no query in the collection 'docs', first 't77'" in done.stderr
+    assert all(value in done.stderr for value in ("1 of the 4 topics", "'docs'", "'t77'"))
     assert not (tmp_path / "j.jsonl").exists()
 
 
 def test_other_options_than_before_are_refused(cli: Cli) -> None:
     result(cli(*LLM, "--format", "json"))
     done = cli(*LLM, "--seed", "1")
-    assert (done.returncode, "was begun otherwise: --seed 0 there, 1 now" in done.stderr) == (2, True)
+    assert (done.returncode, "--seed is 0 in the file and 1 now" in done.stderr) == (2, True)
     done = cli(*JUDGE)
-    assert "--judge llm there, person now" in done.stderr
+    assert "--judge is llm in the file and person now" in done.stderr
     done = cli(*LLM, "--model", "fake:reversed")
-    assert "--model fake:perfect there, fake:reversed now" in done.stderr
+    assert "--model is fake:perfect in the file and fake:reversed now" in done.stderr
 
 
 @pytest.mark.filterwarnings("default:The last line of")
@@ -369,14 +369,14 @@ def test_a_crash_is_told(cli: Cli, tmp_path: Path) -> None:
     whole = (tmp_path / "j.jsonl").read_bytes()
     (tmp_path / "j.jsonl").write_bytes(whole[:-9])
     done = cli(*LLM, "--format", "json")
-    assert "warning: The last line of j.jsonl, number 7, was cut off" in done.stderr
+    assert "warning: The last line of j.jsonl, number 7," in done.stderr
     assert result(done)["judged"] == 6
     assert "warning" not in cli(*LLM).stderr
 
 
 def test_text_for_a_terminal() -> None:
-    assert clean(_EVIL) == "[2J[bold]red[/bold] {query} bell\n31m turned"
-    assert clean("a\tb\nc\u2028d é 文 👩\u200d🚀") == "a\tb\nc\nd é 文 👩\u200d🚀"
+    assert strip_control_characters(_EVIL) == "[2J[bold]red[/bold] {query} bell\n31m turned"
+    assert strip_control_characters("a\tb\nc\u2028d é 文 👩\u200d🚀") == "a\tb\nc\nd é 文 👩\u200d🚀"
 
 
 @pytest.mark.model

@@ -10,6 +10,7 @@ import pytest
 from rerank.collections.beir import Beir
 from rerank.errors import DataError, MissingResourceError, UnknownNameError
 from rerank.types import Document, Query
+from tests.raising import raises
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "beir"
 
@@ -48,20 +49,20 @@ def test_dropping_the_query_itself_is_on_and_can_be_turned_off() -> None:
 
 
 def test_an_unknown_split_names_those_that_exist() -> None:
-    with pytest.raises(UnknownNameError, match=r"Unknown split 'tset'. expected one of: dev, test.*'test'"):
+    with raises(UnknownNameError, "'tset'", "'test'"):
         Beir(str(SAMPLE), split="tset")
 
 
 def test_a_judged_query_that_is_not_there(folder: Path) -> None:
     with (folder / "qrels" / "dev.tsv").open("a") as file:
         file.write("q-gone\tchain\t1\n")
-    with pytest.raises(DataError, match="1 of the 2 queries in .* are not in .*queries.jsonl, first 'q-gone'"):
+    with raises(DataError, "1", "2", "queries.jsonl", "'q-gone'"):
         Beir(str(folder), split="dev").queries()
 
 
 def test_missing_queries(folder: Path) -> None:
     (folder / "queries.jsonl").unlink()
-    with pytest.raises(MissingResourceError, match=r"is no BEIR folder. expected queries\.jsonl in it"):
+    with raises(MissingResourceError, "queries.jsonl"):
         Beir(str(folder))
 
 
@@ -74,5 +75,5 @@ def test_docs_are_streamed(folder: Path) -> None:
         file.write("broken\n")
     docs = Beir(str(folder)).docs()
     assert next(docs).id == "kettle"
-    with pytest.raises(DataError, match="corpus.jsonl:6: this is no JSON"):
+    with raises(DataError, "corpus.jsonl:6"):
         list(docs)

@@ -10,6 +10,7 @@ import pytest
 
 from rerank.collections import Collection, SupportsCandidates, fetch, open_collection
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
+from tests.raising import raises
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 
@@ -110,7 +111,7 @@ def test_binary_and_truncated_files_are_data_errors(selector: str, tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["beir", "jsonl", "cranfield", "requests"])
 def test_a_path_that_is_not_there(name: str, tmp_path: Path) -> None:
-    with pytest.raises(MissingResourceError, match="There is nothing at .*nowhere"):
+    with pytest.raises(MissingResourceError):
         open_collection(f"{name}:{tmp_path}/nowhere")
 
 
@@ -127,22 +128,22 @@ def test_a_folder_of_another_kind_says_what_was_looked_for(name: str, looked_for
 @pytest.mark.parametrize("name", ["beir", "cranfield"])
 def test_a_file_where_a_folder_belongs(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("text")
-    with pytest.raises(MissingResourceError, match="is a file. expected a folder"):
+    with pytest.raises(MissingResourceError):
         open_collection(f"{name}:{tmp_path}/file")
 
 
 @pytest.mark.parametrize("path", ["a\0b", "n" * 5000])
 def test_impossible_paths(path: str) -> None:
-    with pytest.raises(MissingResourceError, match="There is no"):
+    with pytest.raises(MissingResourceError):
         open_collection(f"beir:{path}")
 
 
 def test_options_are_checked() -> None:
-    with pytest.raises(UsageError, match="Language 'English'. expected an ISO 639 code"):
+    with raises(UsageError, "'English'", "639"):
         opened("beir:data/beir,language=English")
-    with pytest.raises(UsageError, match="relevant=0"):
+    with raises(UsageError, "relevant=0"):
         opened("jsonl:data/jsonl,relevant=0")
-    with pytest.raises(UnknownNameError, match="Did you mean 'split'"):
+    with raises(UnknownNameError, "'split'"):
         opened("beir:data/beir,splitt=dev")
     collection = opened("beir:data/beir,language=zh,relevant=2,drop-self=false")
     assert (collection.language, collection.relevant, collection.drop_self) == ("zh", 2, False)
@@ -160,5 +161,5 @@ def test_a_file_that_vanishes_before_it_is_hashed(tmp_path: Path) -> None:
     shutil.copy(DATA / "jsonl/docs.jsonl", tmp_path / "docs.jsonl")
     collection = open_collection(f"jsonl:{tmp_path}")
     (tmp_path / "docs.jsonl").unlink()
-    with pytest.raises(MissingResourceError, match="cannot be read"):
+    with pytest.raises(MissingResourceError):
         _ = collection.fingerprint

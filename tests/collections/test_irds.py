@@ -13,6 +13,7 @@ import pytest
 from rerank.collections.irds import Irds
 from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, UnknownNameError, UsageError
 from rerank.types import Document, Query
+from tests.raising import raises
 
 Register = Callable[..., str]
 
@@ -170,13 +171,13 @@ def test_candidates_without_scores(register: Register, files: tuple[Any, Any, An
     run = Irds(register(docs, files[1], Lists(Row("1", "b"), Row("1", "a")))).candidates()
     assert (run["1"].doc_ids, run["1"].scores) == (("b", "a"), (1, 0.5))
     mixed = Lists(Row("1", "b"), ir_datasets.formats.GenericScoredDoc("1", "a", 1.0))
-    with pytest.raises(DataError, match="Some candidates of query '1' have no score"):
+    with raises(DataError, "'1'"):
         Irds(register(docs, files[1], mixed)).candidates()
 
 
 def test_candidates_that_the_documents_lack(register: Register, files: tuple[Any, Any, Any]) -> None:
     lists = Lists(ir_datasets.formats.GenericScoredDoc("1", "gone", 1.0))
-    with pytest.raises(DataError, match="1 of 1 documents are not in the collection"):
+    with raises(DataError, "1"):
         Irds(register(Docs(), files[1], lists)).candidates()
 
 
@@ -215,12 +216,12 @@ def test_defaults_of_known_data_sets() -> None:
     assert Irds("beir/scifact/test", drop_self=False).drop_self is False
     assert Irds("mmarco/zh/dev/small").language == "zh"
     assert Irds("vaswani", language="la", relevant=3).language == "la"
-    with pytest.raises(UsageError, match="relevant=0"):
+    with raises(UsageError, "relevant=0"):
         Irds("vaswani", relevant=0)
 
 
 def test_an_unknown_id_suggests_a_few() -> None:
-    with pytest.raises(UnknownNameError, match="Unknown ir_datasets id 'beir/scifactt'") as caught:
+    with raises(UnknownNameError, "'beir/scifactt'") as caught:
         Irds("beir/scifactt")
     assert "beir/scifact" in caught.value.suggestions
     assert len(str(caught.value)) < 600
@@ -230,7 +231,7 @@ def test_an_unknown_id_suggests_a_few() -> None:
 
 def test_without_ir_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ir_datasets", None)
-    with pytest.raises(MissingPrerequisiteError, match=r"listrank\[irds\]"):
+    with raises(MissingPrerequisiteError, "listrank[irds]"):
         Irds("vaswani")
 
 
@@ -240,10 +241,10 @@ def test_without_ir_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_failed_download(register: Register, error: Exception) -> None:
     collection = Irds(register(Broken(error)))
-    with pytest.raises(MissingResourceError, match=r"cannot be read: .*Check the network.*IR_DATASETS_HOME"):
+    with raises(MissingResourceError, "IR_DATASETS_HOME"):
         collection.queries()
 
 
 def test_a_document_twice(register: Register) -> None:
-    with pytest.raises(DataError, match="document 'a' stands twice"):
+    with raises(DataError, "'a'"):
         list(Irds(register(Docs(TitledDoc("a", "", "x"), TitledDoc("a", "", "y")))).docs())

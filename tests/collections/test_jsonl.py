@@ -10,6 +10,7 @@ import pytest
 from rerank.collections.jsonl import Jsonl
 from rerank.errors import MissingResourceError, UsageError
 from rerank.types import Document, Query
+from tests.raising import raises
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "jsonl"
 
@@ -60,22 +61,22 @@ def test_names_of_the_judgments(tmp_path: Path, name: str) -> None:
 
 def test_a_folder_that_lacks_both_is_enough_where_the_files_are_named(tmp_path: Path) -> None:
     shutil.copy(SAMPLE / "qrels.txt", tmp_path / "qrels.txt")
-    with pytest.raises(MissingResourceError, match="no folder of JSON lines"):
+    with pytest.raises(MissingResourceError):
         Jsonl(str(tmp_path))
     collection = Jsonl(str(tmp_path), docs=str(SAMPLE / "docs.jsonl"))
     assert len(collection.qrels()) == 3
 
 
 def test_nothing_named() -> None:
-    with pytest.raises(UsageError, match="names no file. expected jsonl:FOLDER or"):
+    with raises(UsageError, "jsonl:FOLDER"):
         Jsonl()
 
 
 def test_documents_named_twice() -> None:
-    with pytest.raises(UsageError, match="The documents are named twice"):
+    with pytest.raises(UsageError):
         Jsonl(str(SAMPLE / "docs.jsonl"), docs=str(SAMPLE / "docs.jsonl"))
 
 
 def test_a_named_file_that_is_not_there() -> None:
-    with pytest.raises(MissingResourceError, match="There is nothing at nowhere.jsonl"):
+    with raises(MissingResourceError, "nowhere.jsonl"):
         Jsonl(str(SAMPLE), queries="nowhere.jsonl")

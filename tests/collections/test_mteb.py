@@ -19,10 +19,11 @@ mteb = pytest.importorskip("mteb")
 from datasets import concatenate_datasets  # noqa: E402
 
 from rerank.collections import open_collection  # noqa: E402
-from rerank.collections.mteb import Mteb, cut  # noqa: E402
-from rerank.collections.mteb import package as mteb_package  # noqa: E402
-from rerank.collections.mteb.part import Part, writable  # noqa: E402
+from rerank.collections.mteb import Mteb, top_documents  # noqa: E402
+from rerank.collections.mteb import library as mteb_package  # noqa: E402
+from rerank.collections.mteb.task_split import TaskSplit, escape_id  # noqa: E402
 from tests.mmteb import tasks  # noqa: E402
+from tests.raising import raises  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_reranking_task() -> None:
-    found = Mteb.of(tasks.filled(tasks.LocalReranking()))
+    found = Mteb.from_task(tasks.filled(tasks.LocalReranking()))
     assert isinstance(found, Collection)
     assert isinstance(found, SupportsCandidates)
     assert isinstance(found, SupportsLookup)
@@ -59,7 +60,7 @@ def test_titles_instructions_conversations_are_put_together_as_mteb_does() -> No
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # mteb says that it took every turn for the user's
             theirs = _retrieval_texts(queries, PromptType.query)
-        part = Part(tasks.LocalRetrieval.metadata, "default", "test", {"corpus": corpus, "queries": queries})
+        part = TaskSplit(tasks.LocalRetrieval.metadata, "default", "test", {"corpus": corpus, "queries": queries})
         assert [query.text for query in part.queries()] == list(theirs)
     assert list(part.docs()) == [Document(id="a", title="Title", text="body"), Document(id="b", text="alone")]
 
@@ -67,7 +68,7 @@ def test_titles_instructions_conversations_are_put_together_as_mteb_does() -> No
 def test_queries_without_judgments_are_left_out_and_documents_of_one_id_are_one() -> None:
     data = tasks.part(relevant={"q1": {"d3": 1}, "q2": {}})
     data["corpus"] = concatenate_datasets([data["corpus"], tasks.rows({"d1": "newer"}, title={})])
-    found = Mteb.of(tasks.filled(tasks.LocalRetrieval(), default=data))
+    found = Mteb.from_task(tasks.filled(tasks.LocalRetrieval(), default=data))
     assert [query.id for query in found.queries()] == ["q1"]
     assert list(found.qrels()) == ["q1"]
     assert len(list(found.docs())) == len(tasks.DOCS)
@@ -76,19 +77,19 @@ def test_queries_without_judgments_are_left_out_and_documents_of_one_id_are_one(
 
 def test_ids_that_run_files_cannot_hold_are_written_otherwise() -> None:
     data = tasks.part({"a b": "one", "50%": "two", '{"x': "three"}, {"my query": "x"}, {"my query": {"a b": 1}})
-    found = Mteb.of(tasks.filled(tasks.LocalRetrieval(), default=data))
+    found = Mteb.from_task(tasks.filled(tasks.LocalRetrieval(), default=data))
     assert [doc.id for doc in found.docs()] == ["a%20b", "50%25", '%7B"x']
     assert dict(found.qrels()["my%20query"]) == {"a%20b": 1}
-    assert len({writable(one) for one in ("a b", "a%20b", "a%2520b", "a\tb")}) == 4
+    assert len({escape_id(one) for one in ("a b", "a%20b", "a%2520b", "a\tb")}) == 4
 
 
 def test_subsets_and_splits_must_be_named_where_there_are_several() -> None:
     task = tasks.filled(tasks.LocalSubsets(), en=tasks.part(), zh=tasks.part(), en_ar=tasks.part())
-    with pytest.raises(UsageError, match="3 subsets.*en, zh.*mteb:LocalSubsets,subset=en"):
-        Mteb.of(task)
-    with pytest.raises(UnknownNameError, match="'eng'.*Did you mean"):
-        Mteb.of(task, subset="eng")
-    found = [Mteb.of(task, subset=name) for name in ("en", "zh", "en-ar")]
+    with raises(UsageError, "3", "subset=en"):
+        Mteb.from_task(task)
+    with raises(UnknownNameError, "'eng'"):
+        Mteb.from_task(task, subset="eng")
+    found = [Mteb.from_task(task, subset=name) for name in ("en", "zh", "en-ar")]
     assert [(one.name, one.language) for one in found] == [
         ("LocalSubsets/en/test", "en"),
         ("LocalSubsets/zh/test", "zh"),
@@ -106,7 +107,7 @@ def test_languages(code: str, language: str) -> None:
 def test_fingerprints_follow_the_texts_or_the_published_commit() -> None:
     def mark(revision: str, **more: Any) -> str:
         metadata = tasks.metadata("Local", "Retrieval", dataset={"path": "some/where", "revision": revision})
-        return Part(metadata, "default", "test", tasks.part(**more)).fingerprint
+        return TaskSplit(metadata, "default", "test", tasks.part(**more)).fingerprint
 
     other = {**tasks.DOCS, "d1": "changed"}
     assert mark("1") == mark("1")
@@ -133,22 +134,22 @@ def test_predictions_of_a_first_stage_are_candidates(tmp_path: Path, monkeypatch
         with pytest.raises(DataError, match=message):
             found.candidates()
     (tmp_path / "LocalRetrieval_predictions.json").unlink()
-    with pytest.raises(MissingResourceError, match="predictions for LocalRetrieval"):
+    with pytest.raises(MissingResourceError):
         open_collection(f"mteb:LocalRetrieval,predictions={tmp_path}")
-    with pytest.raises(UsageError, match="top_k=0"):
-        cut({}, 0)
+    with raises(UsageError, "top_k=0"):
+        top_documents({}, 0)
 
 
 def test_lists_that_name_documents_the_corpus_lacks() -> None:
-    found = Mteb.of(tasks.filled(tasks.LocalReranking(), default=tasks.part(lists={"q1": ["d1", "gone"]})))
-    with pytest.raises(DataError, match="query 'q1' names 1 documents that the corpus lacks, first 'gone'"):
+    found = Mteb.from_task(tasks.filled(tasks.LocalReranking(), default=tasks.part(lists={"q1": ["d1", "gone"]})))
+    with raises(DataError, "'q1'", "'gone'"):
         found.candidates()
 
 
 def test_names_of_mteb() -> None:
-    with pytest.raises(UnknownNameError, match="Did you mean 'T2Reranking'"):
+    with raises(UnknownNameError, "'T2Reranking'"):
         open_collection("mteb:T2Rerankin")
-    with pytest.raises(UsageError, match="STS.*expected Retrieval or Reranking"):
+    with pytest.raises(UsageError):
         open_collection("mteb:STS12")
     assert open_collection("mteb:T2Reranking").language == "zh"
 
@@ -160,11 +161,11 @@ def test_data_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("no route")
 
     monkeypatch.setattr(task, "load_data", fail)
-    with pytest.raises(MissingResourceError, match="no route.*Check the network"):
-        Mteb.of(task).queries()
+    with pytest.raises(MissingResourceError):
+        Mteb.from_task(task).queries()
 
 
 def test_without_mteb(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mteb", None)
-    with pytest.raises(MissingPrerequisiteError, match=r"pip install 'listrank\[mteb\]'"):
+    with raises(MissingPrerequisiteError, "pip install 'listrank[mteb]'"):
         open_collection("mteb:T2Reranking")

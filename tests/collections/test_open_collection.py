@@ -8,28 +8,29 @@ import pytest
 
 from rerank.collections import describe, judgments, open_collection, providers
 from rerank.errors import DataError, UnknownNameError, UsageError
+from tests.raising import raises
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 
 
 def test_unknown_names_get_a_suggestion() -> None:
-    with pytest.raises(UnknownNameError, match="Unknown collection 'bier'.*beir.*Did you mean 'beir'"):
+    with raises(UnknownNameError, "'bier'", "'beir'"):
         open_collection("bier:data")
 
 
 def test_a_missing_or_needless_argument_shows_the_usage() -> None:
-    with pytest.raises(UsageError, match="beir:FOLDER,split=..."):
+    with raises(UsageError, "beir:FOLDER"):
         open_collection("beir")
-    with pytest.raises(UsageError, match="trec,docs=..."):
+    with pytest.raises(UsageError):
         open_collection("trec:somewhere")
 
 
 def test_option_values_are_converted() -> None:
     collection = open_collection(f"beir:{DATA}/beir,drop_self=no,relevant=2")
     assert (collection.drop_self, collection.relevant) == (False, 2)
-    with pytest.raises(UsageError, match="order='best'"):
+    with raises(UsageError, "order='best'"):
         open_collection(f"requests:{DATA}/requests/rankgpt.json,order=best")
-    with pytest.raises(UsageError, match="relevant='high'"):
+    with raises(UsageError, "relevant='high'"):
         open_collection("irds:vaswani,relevant=high")
     assert open_collection("irds:vaswani,relevant=2,drop_self=true").relevant == 2
 

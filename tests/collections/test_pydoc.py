@@ -15,6 +15,7 @@ from rerank.collections import Collection, SupportsLookup, fetch, open_collectio
 from rerank.collections.pydoc import DEMO_SAMPLE, Pydoc
 from rerank.errors import DataError
 from rerank.types import Document
+from tests.raising import raises
 
 _IMPORTS_NOTHING = """
 import sys
@@ -95,7 +96,7 @@ def test_docs_can_be_read_again_and_the_collector_is_back(documents: dict[str, D
 
 def test_lookup_leaves_out_unknown_ids(documents: dict[str, Document]) -> None:
     assert Pydoc().lookup(["textwrap.dedent", "no.such"]) == {"textwrap.dedent": documents["textwrap.dedent"]}
-    with pytest.raises(DataError, match=r"'no\.such'"):
+    with raises(DataError, "'no.such'"):
         fetch(Pydoc(), ["textwrap.dedent", "no.such"])
 
 

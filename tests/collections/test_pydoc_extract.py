@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rerank.collections.pydoc._extract import read_documents
 from rerank.errors import DataError, MissingResourceError
 from rerank.types import Document
+from tests.raising import raises
 
 
 def _library(folder: Path, files: dict[str, str]) -> dict[str, Document]:
@@ -129,14 +130,16 @@ def test_odd_sources_are_read_as_python_reads_them(tmp_path: Path) -> None:
 def test_a_library_without_sources_is_missing(tmp_path: Path, name: str) -> None:
     (tmp_path / "python313.zip").write_bytes(b"PK")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(MissingResourceError, match=rf"No Python sources in .*{name}.*textwrap\.py.*not from a zip"):
+    with pytest.raises(
+        MissingResourceError, match=rf"There are no Python sources in .*{name}.*textwrap\.py.*not in a zip"
+    ):
         read_documents(tmp_path / name)
 
 
 def test_a_broken_source_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"broken\.py does not parse.*Repair this Python installation"):
+    with raises(DataError, "broken.py"):
         _library(tmp_path, {"broken.py": "print 'hello'\n"})
-    with pytest.raises(DataError, match=r"zero\.py does not parse"):
+    with raises(DataError, "zero.py"):
         _library(tmp_path, {"broken.py": "", "zero.py": "\0"})
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rerank.collections.requests import Requests
 from rerank.errors import DataError, MissingResourceError
 from rerank.types import Document, Query
+from tests.raising import raises
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "requests"
 
@@ -114,7 +115,7 @@ def test_scores_that_do_not_fall_or_are_not_all_there_leave_the_order(tmp_path: 
 
 def test_sorting_by_score_needs_all_scores(tmp_path: Path) -> None:
     request = {"query": "q", "candidates": [{"docid": "a", "score": 1, "doc": "x"}, {"docid": "b", "doc": "y"}]}
-    with pytest.raises(DataError, match=r"requests\.jsonl:1: 1 of 2 candidates have no score. Leave out order=score"):
+    with raises(DataError, "requests.jsonl:1", "2", "order=score"):
         made(tmp_path, request, order="score").candidates()
 
 
@@ -123,7 +124,7 @@ def test_judgments_come_from_a_file_of_their_own(tmp_path: Path) -> None:
     collection = Requests(str(SAMPLE / "rank_llm.jsonl"), qrels=str(tmp_path / "qrels"), relevant=2)
     assert collection.qrels()["t1"] == {"p1": 3}
     assert collection.relevant == 2
-    with pytest.raises(MissingResourceError, match="There is nothing at nowhere"):
+    with pytest.raises(MissingResourceError):
         Requests(str(SAMPLE / "rank_llm.jsonl"), qrels="nowhere")
 
 
@@ -134,7 +135,7 @@ def test_two_texts_for_one_id(tmp_path: Path) -> None:
         {"query": "r", "candidates": [{"docid": "a", "doc": "two"}]},
     )
     assert [ranking.docs[0].text for ranking in collection.candidates().values()] == ["one", "two"]
-    with pytest.raises(DataError, match=r":2: document 'a' has another text here.*first stage candidates"):
+    with raises(DataError, ":2", "'a'"):
         list(collection.docs())
 
 
@@ -146,9 +147,9 @@ def test_two_texts_for_one_id(tmp_path: Path) -> None:
         ({"query": "q", "candidates": {"a": 1}}, "no list of candidates"),
         ({"candidates": []}, "no text among the keys candidates. expected one of query, question"),
         ({"query": {"qid": 1}, "candidates": []}, "no text among the keys qid"),
-        ({"query": 3, "candidates": []}, "3. expected a text"),
+        ({"query": 3, "candidates": []}, "3. expected a string"),
         ({"query": {"text": "q", "qid": "a b"}, "candidates": []}, "query id 'a b'"),
-        ({"query": "q", "candidates": [3]}, "candidate 1: 3. expected a text or an object"),
+        ({"query": "q", "candidates": [3]}, "candidate 1: 3. expected a string or an object"),
         ({"query": "q", "candidates": [{"docid": "a"}]}, "candidate 1: no text among the keys docid"),
         ({"query": "q", "candidates": [{"docid": "a", "doc": {}}]}, "candidate 1: no text among the keys"),
         ({"query": "q", "candidates": [{"docid": 1.5, "doc": "x"}]}, "candidate 1: document id 1.5"),
@@ -163,7 +164,7 @@ def test_two_texts_for_one_id(tmp_path: Path) -> None:
         ({"query": "q", "candidates": [{"docid": "a", "doc": "x", "score": [1]}]}, r"score \[1\]"),
         (
             {"query": "q", "candidates": [{"docid": "a", "doc": "x"}, {"docid": "a", "doc": "y"}]},
-            "document 'a' stands twice in query '2'",
+            "duplicate document 'a' in query '2'",
         ),
         (
             {
@@ -172,7 +173,7 @@ def test_two_texts_for_one_id(tmp_path: Path) -> None:
             },
             "its hits belong to the queries 1, 2",
         ),
-        ({"query": "q", "qid": "first", "candidates": []}, "query 'first' stands twice"),
+        ({"query": "q", "qid": "first", "candidates": []}, "duplicate query 'first'"),
     ],
 )
 def test_broken_requests_name_the_line(tmp_path: Path, request_: dict[str, Any], message: str) -> None:
@@ -185,10 +186,10 @@ def test_broken_requests_name_the_line(tmp_path: Path, request_: dict[str, Any],
     ("text", "message"),
     [
         ("", "is empty"),
-        ("[]", "holds an empty list"),
+        ("[]", "contains an empty list"),
         ("[1]", "request 1: 1. expected an object"),
-        ('[{"query": "q"}', "this is no JSON"),
-        ('{"query": "q"', ":1: this is no JSON"),
+        ('[{"query": "q"}', "invalid JSON"),
+        ('{"query": "q"', ":1: invalid JSON"),
         ('[{"query": "q"}]', "request 1: no list of candidates"),
     ],
 )

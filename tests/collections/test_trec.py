@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from rerank.collections.trec import Trec
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
-from rerank.io.sgml import plain
+from rerank.io.sgml import plain_text
 from rerank.types import Document, Query
+from tests.raising import raises
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "trec"
 
@@ -81,12 +82,12 @@ def test_the_fields_are_part_of_the_fingerprint_and_spaces_are_not() -> None:
 
 
 def test_a_field_that_no_topic_has() -> None:
-    with pytest.raises(UnknownNameError, match=r"Unknown topic field 'naration'.*description, narrative, title.*Did"):
+    with raises(UnknownNameError, "'naration'"):
         Trec(topics=str(SAMPLE / "topics.txt"), fields="title+naration").queries()
 
 
 def test_a_topic_that_has_none_of_the_chosen_fields() -> None:
-    with pytest.raises(DataError, match=r"topics.xml:8: topic 702 has no narrative.*query, question"):
+    with raises(DataError, "topics.xml:8", "702"):
         Trec(topics=str(SAMPLE / "topics.xml"), fields="narrative").queries()
 
 
@@ -121,17 +122,17 @@ def test_tags_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is empty. expected topics"),
+        ("", "is empty. expected at least one topic"),
         ("<topics></topics>", "has no <TOP> or <TOPIC>"),
         ("<top>\n<title> kites\n</top>", ":1: a topic without a number"),
         ("<top>\n<num> 1 2\n<title> kites\n</top>", ":1: topic id '1 2'"),
         ("<top>\n<num> 1\n<title>\n</top>", "Unknown topic field 'title'"),
-        ("<top>\n<num> 1\n<title> a\n</top>\n<top>\n<num> 1\n<title> b\n</top>", ":5: query '1' stands twice"),
-        ("<top>\n<num> 1\n<top>\n", ":3: <top> inside what opened in line 1"),
-        ("<top>\n<num> 1\n<title> a\n", ":1: what opens here is not closed"),
+        ("<top>\n<num> 1\n<title> a\n</top>\n<top>\n<num> 1\n<title> b\n</top>", ":5: duplicate query '1'"),
+        ("<top>\n<num> 1\n<top>\n", ":3: <top> inside the element that starts in line 1"),
+        ("<top>\n<num> 1\n<title> a\n", ":1: the element that starts here is not closed"),
         ("1\tkites\nkites\n", ":2: 'kites' has no tab"),
         ("\tkites\n", ":1: topic id ''"),
-        ("1\ta\n1\tb\n", ":2: query '1' stands twice"),
+        ("1\ta\n1\tb\n", ":2: duplicate query '1'"),
         ("1\ta\n2\t\n", ":2: topic 2 has no title"),
     ],
 )
@@ -173,13 +174,13 @@ def test_forms_of_documents(tmp_path: Path, text: str, expected: list[tuple[str,
     [
         ("", "has no <DOC>"),
         ("plain words\n", "has no <DOC>"),
-        ("<DOC>\n<TEXT>x</TEXT>\n</DOC>", ":1: a document without a number"),
-        ("<DOC>\n<DOCNO> </DOCNO>\n</DOC>", ":1: a document without a number"),
+        ("<DOC>\n<TEXT>x</TEXT>\n</DOC>", ":1: a document without an id"),
+        ("<DOC>\n<DOCNO> </DOCNO>\n</DOC>", ":1: a document without an id"),
         ("<DOC><DOCNO>a b</DOCNO></DOC>", ":1: document id 'a b'"),
-        ("\n<DOC><DOCNO>a</DOCNO></DOC>\n<DOC><DOCNO>a</DOCNO></DOC>", ":3: document 'a' stands twice"),
-        ("<DOC><DOCNO>a</DOCNO>\n<DOC>", ":2: <DOC> inside what opened in line 1"),
-        ("<DOC><DOCNO>a</DOCNO></DOC>\n</DOC>", ":2: </DOC> closes nothing"),
-        ("\n<DOC><DOCNO>a</DOCNO>\n", ":2: what opens here is not closed"),
+        ("\n<DOC><DOCNO>a</DOCNO></DOC>\n<DOC><DOCNO>a</DOCNO></DOC>", ":3: duplicate document 'a'"),
+        ("<DOC><DOCNO>a</DOCNO>\n<DOC>", ":2: <DOC> inside the element that starts in line 1"),
+        ("<DOC><DOCNO>a</DOCNO></DOC>\n</DOC>", ":2: </DOC> without an opening tag"),
+        ("\n<DOC><DOCNO>a</DOCNO>\n", ":2: the element that starts here is not closed"),
     ],
 )
 def test_broken_documents(tmp_path: Path, text: str, message: str) -> None:
@@ -192,7 +193,7 @@ def test_a_document_twice_in_different_files(tmp_path: Path) -> None:
     for name in ("a.sgml", "b/c.sgml"):
         (tmp_path / name).write_text("<DOC><DOCNO>a</DOCNO></DOC>")
     (tmp_path / ".hidden").write_text("not read")
-    with pytest.raises(DataError, match=r"b/c\.sgml:1: document 'a' stands twice"):
+    with raises(DataError, "b/c.sgml:1", "'a'"):
         list(Trec(docs=str(tmp_path)).docs())
 
 
@@ -201,22 +202,22 @@ def test_documents_are_streamed(tmp_path: Path) -> None:
     path.write_text("<DOC><DOCNO>a</DOCNO></DOC>\n<DOC>")
     docs = Trec(docs=str(path)).docs()
     assert next(docs) == Document(id="a")
-    with pytest.raises(DataError, match="not closed"):
+    with pytest.raises(DataError):
         next(docs)
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="names no file"):
+    with pytest.raises(UsageError):
         Trec()
-    with pytest.raises(UsageError, match="names no file"):
+    with pytest.raises(UsageError):
         Trec(qrels=str(SAMPLE / "qrels.txt"))
-    with pytest.raises(UsageError, match=r"fields=' \+ '"):
+    with raises(UsageError, "fields='"):
         Trec(topics=str(SAMPLE / "topics.txt"), fields=" + ")
-    with pytest.raises(MissingResourceError, match="There is nothing at nowhere"):
+    with pytest.raises(MissingResourceError):
         Trec(topics="nowhere")
-    with pytest.raises(MissingResourceError, match="There is nothing at nowhere"):
+    with pytest.raises(MissingResourceError):
         Trec(docs="nowhere")
-    with pytest.raises(MissingResourceError, match="has no files"):
+    with pytest.raises(MissingResourceError):
         Trec(docs=str(tmp_path))
 
 
@@ -226,12 +227,12 @@ LINES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=40)
 @given(LINES)
 def test_escaped_text_comes_back(text: str) -> None:
     # NUL-like references and the like are the business of html; what html.escape writes must return
-    assert plain(f"<P>{html.escape(text)}</P>") == " ".join(text.split())
+    assert plain_text(f"<P>{html.escape(text)}</P>") == " ".join(text.split())
 
 
 @given(st.text(max_size=60))
 def test_plain_is_total(text: str) -> None:
-    assert plain(text) == plain(text).strip()
+    assert plain_text(text) == plain_text(text).strip()
 
 
 @pytest.mark.shared

@@ -1,4 +1,4 @@
-"""What every adapter must show. Runs over everything that is registered."""
+"""Properties that every adapter must have. Runs over all registered adapters, experimental ones included."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
-from rerank.finetune.parts import SHAPES  # noqa: E402
-from rerank.registry import Registry  # noqa: E402
+from rerank.finetune.component_registry import ADAPTERS  # noqa: E402
+from rerank.finetune.components import PARAMETER_KINDS  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_logits, tiny_loss, tiny_model  # noqa: E402
 
-ADAPTERS = Registry("finetune.adapters", "adapter")
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*projection_prng_key.*"),  # RandLoRA and VeRA on loading: it is in their cards
     pytest.mark.filterwarnings("ignore:.*past_key_values.*:FutureWarning"),  # peft's ShadowPEFT, in every pass
@@ -35,18 +34,18 @@ def name(request: pytest.FixtureRequest) -> str:
     return found
 
 
-def made(name: str, **options: Any) -> Any:
-    """An adapter that is small enough for the tiny model."""
+def make_adapter(name: str, **options: Any) -> Any:
+    """Return an adapter that is small enough for the tiny model."""
     adapter = ADAPTERS.get(name)
     return adapter(**({"r": 4} if any(field.name == "r" for field in fields(adapter)) else {}), **options)
 
 
-def attached(adapter: Any, seed: int = 5) -> Any:
+def attach_to_tiny_model(adapter: Any, seed: int = 5) -> Any:
     return adapter.attach(tiny_model(), TinyBatches(), seed=seed)
 
 
 def train(model: Any, steps: int = 3) -> list[float]:
-    """The losses of a few steps on one batch."""
+    """Return the losses of a few steps on one batch."""
     model.train()
     optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-2, weight_decay=0.0)
     losses = []
@@ -61,7 +60,7 @@ def train(model: Any, steps: int = 3) -> list[float]:
 
 
 def state(model: Any) -> dict[str, Any]:
-    """Everything that saving could change."""
+    """Return everything that saving could change."""
     found: dict[str, Any] = {name: one.detach().clone() for name, one in model.state_dict().items()}
     found["asks"] = [(name, one.requires_grad) for name, one in model.named_parameters()]
     found["training"] = [(name, one.training) for name, one in model.named_modules()]
@@ -90,7 +89,7 @@ def test_it_says_what_it_is(name: str) -> None:
     assert adapter.__doc__
     assert 0 < len(adapter.summary) <= 90
     assert adapter.paper or name == "full"
-    assert adapter.shape in SHAPES
+    assert adapter.shape in PARAMETER_KINDS
     assert adapter.saves in {"adapter", "model"}
     assert adapter.needs in {"", "cuda"}
     assert not (adapter.vllm and adapter.saves == "model")
@@ -100,8 +99,8 @@ def test_it_says_what_it_is(name: str) -> None:
 
 def test_nothing_heavy_is_imported_to_list_them() -> None:
     code = (
-        "import sys; from rerank.registry import Registry; rooms = Registry('finetune.adapters', 'adapter')\n"
-        "[rooms.get(name)() for name in rooms.names()]\n"
+        "import sys; from rerank.finetune.component_registry import ADAPTERS\n"
+        "[ADAPTERS.get(name)() for name in ADAPTERS.names()]\n"
         "print({'torch', 'peft', 'transformers', 'safetensors'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -109,13 +108,13 @@ def test_nothing_heavy_is_imported_to_list_them() -> None:
 
 
 def test_it_begins_as_the_model_is(name: str) -> None:
-    adapter, before = made(name), tiny_logits(tiny_model())
-    moved = float((tiny_logits(attached(adapter)) - before).abs().max())
+    adapter, before = make_adapter(name), tiny_logits(tiny_model())
+    moved = float((tiny_logits(attach_to_tiny_model(adapter)) - before).abs().max())
     assert moved <= 1e-5 if adapter.identity else moved > 0
 
 
 def test_the_base_model_moves_only_where_it_says_so(name: str) -> None:
-    adapter, model = made(name), tiny_model()
+    adapter, model = make_adapter(name), tiny_model()
     before = {key: one.clone() for key, one in model.state_dict().items()}
     wrapped = adapter.attach(model, TinyBatches(), seed=5)
     after = {
@@ -127,7 +126,7 @@ def test_the_base_model_moves_only_where_it_says_so(name: str) -> None:
 
 
 def test_only_what_trains_has_gradients_and_moves(name: str) -> None:
-    model = attached(made(name))
+    model = attach_to_tiny_model(make_adapter(name))
     before = {key: one.detach().clone() for key, one in model.named_parameters()}
     tiny_loss(model, tiny_ids(9)).backward()  # type: ignore[no-untyped-call]
     for key, one in model.named_parameters():
@@ -140,25 +139,30 @@ def test_only_what_trains_has_gradients_and_moves(name: str) -> None:
 
 
 def test_the_formula_counts_what_trains(name: str) -> None:
-    adapter = made(name)
-    counted = sum(one.numel() for one in attached(adapter).parameters() if one.requires_grad)
-    assert adapter.trainable(adapter.shapes(tiny_model())) == counted
+    adapter = make_adapter(name)
+    counted = sum(one.numel() for one in attach_to_tiny_model(adapter).parameters() if one.requires_grad)
+    assert adapter.count_trainable(adapter.shapes(tiny_model())) == counted
 
 
 def test_the_same_seed_gives_the_same_bits(name: str) -> None:
-    adapter = made(name)
-    first = state(attached(adapter))
+    adapter = make_adapter(name)
+    first = state(attach_to_tiny_model(adapter))
     torch.manual_seed(99)  # what was drawn before does not matter
-    assert same(first, state(attached(adapter)))
+    assert same(first, state(attach_to_tiny_model(adapter)))
 
 
 def test_it_stays_in_the_mode_that_the_model_is_in(name: str) -> None:
-    assert not any(module.training for module in attached(made(name)).modules())
+    assert not any(module.training for module in attach_to_tiny_model(make_adapter(name)).modules())
+
+
+def test_the_loss_falls_under_adamw(name: str) -> None:
+    losses = train(attach_to_tiny_model(make_adapter(name)), steps=11)
+    assert losses[-1] < losses[0] - 0.02
 
 
 def test_what_is_saved_loads_as_what_was_trained(name: str, tmp_path: Path) -> None:
-    adapter = made(name)
-    model = attached(adapter)
+    adapter = make_adapter(name)
+    model = attach_to_tiny_model(adapter)
     before = tiny_logits(model)
     train(model)
     wanted = tiny_logits(model)
@@ -172,18 +176,18 @@ def test_what_is_saved_loads_as_what_was_trained(name: str, tmp_path: Path) -> N
 
 
 def test_what_trains_is_all_that_a_checkpoint_needs(name: str) -> None:
-    """Attached again with the same seed and data, it goes on from the numbers that train."""
-    adapter = made(name)
-    model = attached(adapter)
+    """An adapter attached again with the same seed and data continues from the trained parameters."""
+    adapter = make_adapter(name)
+    model = attach_to_tiny_model(adapter)
     train(model)
     kept = {key: one.detach().clone() for key, one in model.named_parameters() if one.requires_grad}
-    again = attached(adapter)
+    again = attach_to_tiny_model(adapter)
     assert not again.load_state_dict(kept, strict=False).unexpected_keys
     assert torch.equal(tiny_logits(again), tiny_logits(model))
 
 
 def test_a_model_of_16_bits(name: str, tmp_path: Path) -> None:
-    adapter = made(name)
+    adapter = make_adapter(name)
     model = adapter.attach(tiny_model().bfloat16(), TinyBatches(), seed=5)
     assert all(map(torch.isfinite, map(torch.tensor, train(model))))
     wanted = tiny_logits(model)
@@ -197,15 +201,15 @@ def test_a_model_of_16_bits(name: str, tmp_path: Path) -> None:
 
 
 def test_what_trains_is_wide_in_a_model_of_16_bits(name: str) -> None:
-    """But for the model's own weights, which have the type that they were loaded in."""
-    model = made(name).attach(tiny_model().bfloat16(), TinyBatches(), seed=5)
+    """Except the model's own weights, which keep the data type in which they were loaded."""
+    model = make_adapter(name).attach(tiny_model().bfloat16(), TinyBatches(), seed=5)
     kinds = {one.dtype for one in model.parameters() if one.requires_grad}
     assert kinds == {torch.bfloat16 if name == "full" else torch.float32}
 
 
 def test_merging_changes_nothing(name: str) -> None:
-    adapter = made(name)
-    model = attached(adapter)
+    adapter = make_adapter(name)
+    model = attach_to_tiny_model(adapter)
     if not adapter.merges:
         pytest.skip("it cannot be merged")
     train(model)
@@ -218,15 +222,15 @@ def test_merging_changes_nothing(name: str) -> None:
 def test_the_first_layers_alone(name: str) -> None:
     if not any(field.name == "layers" for field in fields(ADAPTERS.get(name))):
         pytest.skip("it has no such option")
-    adapter = made(name, layers=1)
-    trained = {key: one for key, one in attached(adapter).named_parameters() if one.requires_grad}
+    adapter = make_adapter(name, layers=1)
+    trained = {key: one for key, one in attach_to_tiny_model(adapter).named_parameters() if one.requires_grad}
     assert not any(".model.layers.1." in key for key in trained)
     assert any(".model.layers.0." in key for key in trained)
-    assert adapter.trainable(adapter.shapes(tiny_model())) == sum(one.numel() for one in trained.values())
+    assert adapter.count_trainable(adapter.shapes(tiny_model())) == sum(one.numel() for one in trained.values())
 
 
 def against_vllm(folder: Path) -> list[str]:
-    """Why vLLM would refuse an adapter, or compute something else with it."""
+    """Return why vLLM would refuse an adapter, or compute something else with it."""
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     if config["peft_type"] != "LORA":
         return ["it is no LoRA"]
@@ -237,9 +241,9 @@ def against_vllm(folder: Path) -> list[str]:
 
 
 def test_what_is_for_vllm_is_a_plain_lora(name: str, tmp_path: Path) -> None:
-    adapter = made(name)
+    adapter = make_adapter(name)
     if adapter.saves == "model":
         pytest.skip("it saves a model")
-    adapter.save(attached(adapter), tmp_path)
+    adapter.save(attach_to_tiny_model(adapter), tmp_path)
     reasons = against_vllm(tmp_path)
     assert adapter.vllm == (not reasons), reasons

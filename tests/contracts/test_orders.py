@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rerank.adjudication.budgets import Budget
-from rerank.adjudication.ordering import open_order, orders, walk
-from rerank.adjudication.orders.base import Order, SupportsAcross
-from rerank.adjudication.pools import Bools, Pool, pool
+from rerank.adjudication.budgets import AdjudicationBudget
+from rerank.adjudication.judging_sequence import open_order, orders, walk_pool
+from rerank.adjudication.orders.base import JudgingOrder, SupportsAcross
+from rerank.adjudication.pools import Bools, Pool, pool_runs
 from rerank.io.run_files import write_run
 from rerank.types import Document, Query, Ranking, Run
 
@@ -22,10 +22,10 @@ every = pytest.mark.parametrize("name", orders.names())
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Callable[[str], Order]:
+def opened(tmp_path: Path) -> Callable[[str], JudgingOrder]:
     """Opens an order by name; those that read a run get one."""
 
-    def opener(name: str) -> Order:
+    def opener(name: str) -> JudgingOrder:
         if name != "llm":
             return open_order(name)
         ranking = Ranking.from_order(Query(id="t0"), [Document(id=f"d{n}") for n in (3, 1, 99)])
@@ -53,7 +53,7 @@ def pools(draw: Callable[..., int]) -> Drawn:
         )
         for system in range(systems)
     ]
-    found = pool(runs)
+    found = pool_runs(runs)
     return found, [chance.random(len(topic)) < 0.4 for topic in found.topics]
 
 
@@ -63,8 +63,10 @@ relaxed = settings(max_examples=20, suppress_health_check=[HealthCheck.function_
 @every
 @relaxed
 @given(drawn=pools(), seed=st.integers(0, 5))
-def test_every_document_is_judged_once(opened: Callable[[str], Order], name: str, drawn: Drawn, seed: int) -> None:
-    found = walk(opened(name), *drawn, seed=seed)
+def test_every_document_is_judged_once(
+    opened: Callable[[str], JudgingOrder], name: str, drawn: Drawn, seed: int
+) -> None:
+    found = walk_pool(opened(name), *drawn, seed=seed)
     for docs, topic in zip(found.docs, drawn[0].topics, strict=True):
         assert sorted(docs.tolist()) == list(range(len(topic)))
 
@@ -73,11 +75,11 @@ def test_every_document_is_judged_once(opened: Callable[[str], Order], name: str
 @relaxed
 @given(drawn=pools(), seed=st.integers(0, 5))
 def test_a_seed_gives_the_same_and_what_has_no_chance_needs_none(
-    opened: Callable[[str], Order], name: str, drawn: Drawn, seed: int
+    opened: Callable[[str], JudgingOrder], name: str, drawn: Drawn, seed: int
 ) -> None:
     order = opened(name)
-    first = walk(order, *drawn, seed=seed)
-    again = walk(order, *drawn, seed=seed if order.random else seed + 1)
+    first = walk_pool(order, *drawn, seed=seed)
+    again = walk_pool(order, *drawn, seed=seed if order.random else seed + 1)
     assert [docs.tolist() for docs in first.docs] == [docs.tolist() for docs in again.docs]
 
 
@@ -85,17 +87,17 @@ def test_a_seed_gives_the_same_and_what_has_no_chance_needs_none(
 @relaxed
 @given(drawn=pools(), at=st.integers(0, 8))
 def test_what_comes_next_rests_on_what_was_judged_before_only(
-    opened: Callable[[str], Order], name: str, drawn: Drawn, at: int
+    opened: Callable[[str], JudgingOrder], name: str, drawn: Drawn, at: int
 ) -> None:
     """Judging a document otherwise changes nothing up to it: a smaller budget is the head of a larger one."""
     found, relevant = drawn
     order = opened(name)
-    before = walk(order, found, relevant)
+    before = walk_pool(order, found, relevant)
     for topic, docs in enumerate(before.docs):
         if at < len(docs):
             turned = [answers.copy() for answers in relevant]
             turned[topic][docs[at]] ^= True
-            after = walk(order, found, turned)
+            after = walk_pool(order, found, turned)
             assert after.docs[topic][: at + 1].tolist() == docs[: at + 1].tolist()
 
 
@@ -103,16 +105,16 @@ def test_what_comes_next_rests_on_what_was_judged_before_only(
 @relaxed
 @given(drawn=pools(), smaller=st.integers(1, 5), more=st.integers(0, 5))
 def test_a_larger_budget_is_a_superset(
-    opened: Callable[[str], Order], name: str, drawn: Drawn, smaller: int, more: int
+    opened: Callable[[str], JudgingOrder], name: str, drawn: Drawn, smaller: int, more: int
 ) -> None:
-    found = walk(opened(name), *drawn)
-    few, many = (found.sizes(Budget("topic", float(amount))) for amount in (smaller, smaller + more))
+    found = walk_pool(opened(name), *drawn)
+    few, many = (found.sizes(AdjudicationBudget("topic", float(amount))) for amount in (smaller, smaller + more))
     assert (few <= many).all()
     assert few.sum() == sum(min(smaller, len(topic)) for topic in drawn[0].topics)
 
 
 @every
-def test_topics_do_not_touch_one_another(opened: Callable[[str], Order], name: str) -> None:
+def test_topics_do_not_touch_one_another(opened: Callable[[str], JudgingOrder], name: str) -> None:
     """Unless it is an order across topics, a topic is judged as it would be alone."""
     order = opened(name)
     if isinstance(order, SupportsAcross):
@@ -128,15 +130,15 @@ def test_topics_do_not_touch_one_another(opened: Callable[[str], Order], name: s
         )
         for system in range(4)
     ]
-    found = pool(runs)
+    found = pool_runs(runs)
     relevant = [chance.random(len(topic)) < 0.4 for topic in found.topics]
-    together = walk(order, found, relevant)
-    alone = walk(order, Pool(topics=found.topics[1:2], systems=found.systems), relevant[1:2])
+    together = walk_pool(order, found, relevant)
+    alone = walk_pool(order, Pool(topics=found.topics[1:2], systems=found.systems), relevant[1:2])
     assert alone.docs[0].tolist() == together.docs[1].tolist()
 
 
 @every
-def test_it_says_what_it_is(opened: Callable[[str], Order], name: str) -> None:
+def test_it_says_what_it_is(opened: Callable[[str], JudgingOrder], name: str) -> None:
     order = opened(name)
     assert order.title
     assert type(order).__doc__

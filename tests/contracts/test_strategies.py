@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rerank.judges.base import TooLong, Verdict
-from rerank.pipeline.driver import Outcome, drive
+from rerank.judges.base import OversizedWindow, Verdict
+from rerank.pipeline.driver import RerankOutcome, drive
 from rerank.strategies import open_strategy, strategies
 from rerank.strategies.base import Strategy
 from rerank.types import Document, Query, Ranking, Window
+from tests.raising import raises
 
 Sort = Callable[[Window], Sequence[int]]
 
@@ -38,7 +39,7 @@ def by_number(window: Window) -> list[int]:
 
 def only_the_best(window: Window) -> list[int]:
     """What may be expected and no more: the best that were asked for in order, the rest as given."""
-    best = by_number(window)[: window.wanted]
+    best = by_number(window)[: window.depth]
     return [*best, *(at for at in range(len(window)) if at not in best)]
 
 
@@ -91,7 +92,7 @@ def test_windows_can_be_asked(strategy: Strategy, n: int) -> None:
     _, judge = go(strategy, range(n), shuffled)
     for window in itertools.chain.from_iterable(judge.asked):
         assert len({doc.id for doc in window.docs}) == len(window) > 1
-        assert window.wanted >= 1
+        assert window.depth >= 1
 
 
 @settings(max_examples=20, deadline=None)
@@ -108,11 +109,11 @@ class Narrow(Judge):
 
     ROOM = 12
 
-    def attempt(self, windows: Sequence[Window]) -> list[Verdict | TooLong]:
+    def try_order(self, windows: Sequence[Window]) -> list[Verdict | OversizedWindow]:
         found = [self._fitting(window) for window in windows]
         verdicts = iter(self.order([w for w, fits in zip(windows, found, strict=True) if fits == len(w)]))
         return [
-            next(verdicts) if fits == len(window) else TooLong(fits)
+            next(verdicts) if fits == len(window) else OversizedWindow(fits)
             for window, fits in zip(windows, found, strict=True)
         ]
 
@@ -138,7 +139,7 @@ def test_batched_equals_one_by_one(strategy: Strategy) -> None:
 
 
 def test_deterministic(strategy: Strategy) -> None:
-    def once() -> Outcome:
+    def once() -> RerankOutcome:
         return drive([ranking(range(40))], strategy, Judge(shuffled))
 
     assert once() == once()
@@ -205,18 +206,18 @@ def test_ten_candidates_are_one_window() -> None:
 @pytest.mark.parametrize(
     ("selector", "message"),
     [
-        ("sliding,size=1", "at least 2"),
+        ("sliding,size=1", "size 1"),
         ("sliding,stride=0", "0 < stride"),
-        ("sliding,stride=21", "skip documents"),
-        ("sliding,passes=0", "at least 1"),
-        ("multipass,size=20,stride=11", "cannot sort"),
+        ("sliding,stride=21", "--stride 10"),
+        ("sliding,passes=0", "0 passes"),
+        ("multipass,size=20,stride=11", "--stride 10"),
         ("multipass,stride=0", "0 < stride"),
     ],
 )
 def test_options_that_cannot_work_are_refused(selector: str, message: str) -> None:
     from rerank.errors import UsageError
 
-    with pytest.raises(UsageError, match=message):
+    with raises(UsageError, message):
         open_strategy(selector)
 
 

@@ -6,19 +6,20 @@ import numpy as np
 import pytest
 
 from rerank.downsampling import Goal, choose_pool, choose_queries
-from rerank.downsampling.pools import corpus_of, pooled, restricted
-from rerank.downsampling.results import Step, smallest
+from rerank.downsampling.pools import pool_documents, restrict_run, union_of_pools
+from rerank.downsampling.reduced_benchmark import ReductionStep, find_smallest
 from rerank.errors import UnknownNameError, UsageError
-from rerank.evaluation import Matrix, evaluate
+from rerank.evaluation import ScoreMatrix, evaluate
 from rerank.types import Document, Qrels, Query, Ranking, Run
+from tests.raising import raises
 
 KEEP = Goal(tau=None, recall=0.9, precision=0.8)
 
 
-def matrix(queries: int, *gaps: float, noise: float = 0.3) -> Matrix:
+def matrix(queries: int, *gaps: float, noise: float = 0.3) -> ScoreMatrix:
     values = np.random.default_rng(0).normal(size=(queries, len(gaps))) * noise + np.array(gaps)
     names = tuple(f"s{at}" for at in range(len(gaps)))
-    return Matrix(measure="", topics=tuple(map(str, range(queries))), systems=names, values=values)
+    return ScoreMatrix(measure="", topics=tuple(map(str, range(queries))), systems=names, values=values)
 
 
 def test_large_differences_need_few_queries_and_small_ones_many() -> None:
@@ -45,12 +46,12 @@ def test_draws_are_nested_and_named_by_their_seed() -> None:
 
 
 def test_the_smallest_of_which_all_larger_ones_do_too() -> None:
-    def step(size: int, met: bool) -> Step:
-        return Step(size=size, label="", figures={}, met=met, more={})
+    def step(size: int, met: bool) -> ReductionStep:
+        return ReductionStep(size=size, label="", figures={}, met=met, more={})
 
     lucky = (step(2, True), step(4, False), step(8, True), step(16, True))
-    assert smallest(lucky) == lucky[2]
-    assert smallest((step(4, True), step(8, False))) is None
+    assert find_smallest(lucky) == lucky[2]
+    assert find_smallest((step(4, True), step(8, False))) is None
 
 
 def run(name: str, **lists: str) -> Run:
@@ -62,12 +63,12 @@ QRELS = Qrels({"q": {"a": 1, "d": 2, "c": 0}, "r": {"h": 1}})
 
 
 def test_pools_by_hand() -> None:
-    assert pooled([A], QRELS, 1) == {"q": {"a", "d"}, "r": {"e", "h"}}
-    assert pooled([A, B], QRELS, 2) == {"q": set("abxd"), "r": set("efzh")}
+    assert pool_documents([A], QRELS, 1) == {"q": {"a", "d"}, "r": {"e", "h"}}
+    assert pool_documents([A, B], QRELS, 2) == {"q": set("abxd"), "r": set("efzh")}
     corpus = frozenset("adeh")
-    assert restricted(B, corpus)["q"].doc_ids == ("a",)
-    assert restricted(B, corpus)["r"].doc_ids == ("h", "e")
-    assert corpus_of({"q": frozenset("da"), "r": frozenset("ae")}) == set("ade")
+    assert restrict_run(B, corpus)["q"].doc_ids == ("a",)
+    assert restrict_run(B, corpus)["r"].doc_ids == ("h", "e")
+    assert union_of_pools({"q": frozenset("da"), "r": frozenset("ae")}) == set("ade")
 
 
 def test_a_document_of_another_querys_pool_is_in_the_corpus() -> None:
@@ -81,9 +82,9 @@ def test_a_document_of_another_querys_pool_is_in_the_corpus() -> None:
 def test_other_systems_get_better_and_the_makers_first_documents_stay() -> None:
     found = choose_pool([A, B], QRELS, Goal(tau=1.0), makers=["a"], measure="RR@10", depths=[1, 4])
     assert [step.size for step in found.steps] == [4, 1]
-    shallow = frozenset().union(*pooled([A], QRELS, 1).values())
+    shallow = frozenset().union(*pool_documents([A], QRELS, 1).values())
     assert evaluate(QRELS, B, ["RR@10"]).summary()["RR@10"] == pytest.approx((1 / 4 + 1 / 2) / 2)
-    assert evaluate(QRELS, restricted(B, shallow), ["RR@10"]).summary()["RR@10"] == 1.0
+    assert evaluate(QRELS, restrict_run(B, shallow), ["RR@10"]).summary()["RR@10"] == 1.0
     assert any("makers are among the systems" in note for note in found.notes)
 
 
@@ -96,7 +97,7 @@ def test_pools_of_all_runs_change_nothing_from_the_measures_depth_on() -> None:
 
 
 def test_wrong_names_and_depths() -> None:
-    with pytest.raises(UnknownNameError, match="run 'c'"):
+    with raises(UnknownNameError, "'c'"):
         choose_pool([A, B], QRELS, KEEP, makers=["c"])
-    with pytest.raises(UsageError, match=r"depths \[0\]"):
+    with raises(UsageError, "[0]"):
         choose_pool([A, B], QRELS, KEEP, depths=[0])

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import DataError, UsageError
-from rerank.evaluation import Comparison, Scores, compare, compare_scores, comparison_table
+from rerank.evaluation import Comparison, Scores, compare, compare_scores
 from rerank.types import Document, Qrels, Query, Ranking, Run
+from tests.raising import raises
 
 QUERIES = [f"q{n}" for n in range(30)]
 QRELS = Qrels({query: {"a": 1, "b": 0} for query in QUERIES})
@@ -86,8 +87,7 @@ def test_equal_differences_cannot_be_tested_by_t() -> None:
     assert pair.p_wilcoxon == 0.5
     assert pair.difference == pytest.approx(0.1)
     assert not any(other.untestable for other in others)
-    note = "'a' and 'b': all 2 differences are equal, so the t-test cannot be computed; see Wilcoxon."
-    assert note in result.notes
+    (note,) = (note for note in result.notes if note.startswith("'a' and 'b': all 2 differences are equal"))
     assert note in str(result)
     assert sum("Wilcoxon" in line for line in result.notes) == 1
     assert "untestable" not in result.to_dict()["pairs"][0]
@@ -119,35 +119,35 @@ def test_missing_queries_and_few_topics_are_said() -> None:
     few = Qrels({query: QRELS[query] for query in QUERIES[:10]})
     result = compare(few, [run("whole", 5), run("part", 5, QUERIES[:8])], "RR")
     assert [r.missing for r in result.runs] == [0, 2]
-    assert result.notes[0] == "Run 'part' lacks 2 of 10 judged queries; they count as 0."
+    assert result.notes[0].startswith("Run 'part' has no results for 2 of 10 judged queries")
     assert result.notes[1].startswith("Only 10 queries")
     assert result.to_dict()["notes"] == list(result.notes)
 
 
 @pytest.mark.parametrize(
-    ("names", "measure", "alpha", "message"),
+    ("names", "measure", "alpha", "named"),
     [
-        (["a"], "AP", 0.05, "1 run to compare. expected at least two"),
+        (["a"], "AP", 0.05, "1 run"),
         ([], "AP", 0.05, "0 run"),
-        (["a", "a"], "AP", 0.05, "Two runs are called 'a'"),
-        (["a", "b"], "P_5,10", 0.05, "stands for 2 measures"),
+        (["a", "a"], "AP", 0.05, "'a'"),
+        (["a", "b"], "P_5,10", 0.05, "2 measures"),
         (["a", "b"], "AP", 0.0, "alpha=0"),
         (["a", "b"], "AP", 1.5, "alpha=1.5"),
         (["a", "b"], "AP", math.nan, "alpha=nan"),
-        (["a", "b"], "APP", 0.05, "Unknown measure 'APP'"),
+        (["a", "b"], "APP", 0.05, "'APP'"),
     ],
 )
-def test_what_makes_no_sense(names: list[str], measure: str, alpha: float, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+def test_what_makes_no_sense(names: list[str], measure: str, alpha: float, named: str) -> None:
+    with raises(UsageError, named):
         compare(QRELS, [run(name, 5) for name in names], measure, alpha=alpha)
 
 
 def test_scores_that_do_not_fit_together() -> None:
-    with pytest.raises(UsageError, match="'b' has no RR"):
+    with raises(UsageError, "'b'", "RR"):
         compare_scores([Scores(run="a", values={"RR": {"q": 1.0}}), scores("b", 1.0)], "RR")
-    with pytest.raises(DataError, match="other queries"):
+    with raises(DataError, "'a'", "'b'"):
         compare_scores([scores("a", 1.0, 0.0), scores("b", 1.0)], "AP")
-    with pytest.raises(DataError, match="1 judged query"):
+    with raises(DataError, "1 judged query"):
         compare_scores([scores("a", 1.0), scores("b", 1.0)], "AP")
 
 
@@ -196,14 +196,12 @@ def test_text_table() -> None:
     ]
     assert rows[3][-5:] == ["0/30/0", "1.0000", "1.0000", "1.0000", "1.0000"]
     assert blocks[2].startswith("* significant: p (paired t, two-sided), after Holm's correction over 3 pairs, is")
-    assert comparison_table(example()) == text
 
 
 def test_markdown_table() -> None:
-    text = comparison_table(example(), markdown=True, digits=2)
+    text = example().to_markdown(2)
     assert "| a | best\\|1 | 0.98<sup>bc</sup> | [0.95, 1.02] |" in text
     assert "| --- | --- | ---: | ---: |" in text
-    assert example().to_markdown(2) == text
     assert "\n\n\\* significant" in text
 
 
@@ -215,7 +213,7 @@ def test_other_tests_and_corrections() -> None:
         assert [p.p_wilcoxon_adjusted for p in other.pairs] == [p.p_wilcoxon_adjusted for p in usual.pairs]
         assert [p.significant for p in other.pairs] == [p.p_adjusted <= 0.05 for p in other.pairs]
         assert all(0 < p.p <= p.p_adjusted <= 1 for p in other.pairs)
-    with pytest.raises(UsageError, match="Leave the correction out"):
+    with raises(UsageError, "holm", "tukey-anova"):
         compare(QRELS, runs, "RR", test="tukey-anova", correction="holm")
 
 
@@ -245,7 +243,7 @@ def test_deltas_by_query() -> None:
     result = compare_scores([scores("a", 0.3, 0.1 + 0.2), scores("b", 0.1, 0.3)], "AP")
     assert result.deltas("a", "b") == {"q0": 0.2, "q1": 0.0}
     assert result.deltas("b", "a") == {"q0": -0.2, "q1": 0.0}
-    with pytest.raises(UsageError, match="Unknown system 'c'"):
+    with raises(UsageError, "'c'"):
         result.deltas("a", "c")
 
 

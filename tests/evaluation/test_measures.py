@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import UnknownNameError, UsageError
-from rerank.evaluation.measures import is_total, parse_measures
+from rerank.evaluation.measures import is_summed, parse_measures
+from tests.raising import raises
 
 
 def names(*written: str, relevant: int = 1) -> list[str]:
@@ -89,54 +90,54 @@ def test_a_level_of_relevance_shows_in_the_names_of_binary_measures(written: str
     [("ndgc@10", "ndcg"), ("nDGC@10", "nDCG"), ("ndcg_cutt_10", "ndcg_cut"), ("Recal@5", "Recall")],
 )
 def test_unknown_names_get_a_suggestion(written: str, suggestion: str) -> None:
-    with pytest.raises(UnknownNameError, match="Unknown measure") as caught:
+    with raises(UnknownNameError, "measure") as caught:
         names(written)
     assert suggestion in caught.value.suggestions
 
 
 @pytest.mark.parametrize(
-    ("written", "message"),
+    ("written", "named"),
     [
-        ("", "not the form"),
-        ("nDCG@", "not the form"),
-        ("nDCG@10@20", "not the form"),
-        ("nDCG(10)", "not the form"),
-        ("nDCG(x=y)@10", "not the form"),
-        ("nDCG(**{})@10", r"has the parameter '\*\*'"),
-        ("__import__('os')", "not the form"),
-        ("(lambda: 1)()", "not the form"),
-        ("nDCG@x", "not the form"),
-        ("nDCG; AP", "not the form"),
-        ("(" * 5000, "not the form"),
-        ("P", "needs cutoff. Write P@10"),
-        ("SDCG@10", "needs max_rel. Write SDCG@10 with max_rel"),
-        ("P_x", "Unknown measure 'P_x'"),
-        ("map_5", "Unknown measure 'map_5'"),
-        ("ndcg_cut", "Unknown measure 'ndcg_cut'"),
-        ("P@0", "cutoff=0.*a whole number from 1"),
-        ("P@-1", "cutoff=-1"),
-        ("P@1.5", "cutoff=1.5"),
-        ("P@True", "cutoff=True"),
-        ("AP(rel=0)", "rel=0.*a grade of at least 1"),
-        ("AP(rel='2')", "rel='2'"),
-        ("AP(level=2)", "has the parameter 'level'.*cutoff, judged_only, rel"),
-        ("NumQ(rel=1)", "one of those it takes: none"),
-        ("IPrec@1.5", "recall=1.5"),
-        ("IPrec@0.123", "at most two decimals"),
-        ("nDCG(dcg='log3')@10", "dcg='log3'"),
-        ("nDCG(gains={1:-1})@10", "gains"),
-        ("nDCG(gains={1:1.5})@10", "gains"),
+        ("", ("nDCG@10",)),
+        ("nDCG@", ("nDCG@10",)),
+        ("nDCG@10@20", ("nDCG@10",)),
+        ("nDCG(10)", ("nDCG@10",)),
+        ("nDCG(x=y)@10", ("nDCG@10",)),
+        ("nDCG(**{})@10", ("'**'",)),
+        ("__import__('os')", ("nDCG@10",)),
+        ("(lambda: 1)()", ("nDCG@10",)),
+        ("nDCG@x", ("nDCG@10",)),
+        ("nDCG; AP", ("nDCG@10",)),
+        ("(" * 5000, ("nDCG@10",)),
+        ("P", ("P@10",)),
+        ("SDCG@10", ("max_rel",)),
+        ("P_x", ("P_x",)),
+        ("map_5", ("map_5",)),
+        ("ndcg_cut", ("ndcg_cut",)),
+        ("P@0", ("cutoff=0",)),
+        ("P@-1", ("cutoff=-1",)),
+        ("P@1.5", ("cutoff=1.5",)),
+        ("P@True", ("cutoff=True",)),
+        ("AP(rel=0)", ("rel=0",)),
+        ("AP(rel='2')", ("rel='2'",)),
+        ("AP(level=2)", ("level", "cutoff, judged_only, rel")),
+        ("NumQ(rel=1)", ("rel", "none")),
+        ("IPrec@1.5", ("recall=1.5",)),
+        ("IPrec@0.123", ("recall=0.123",)),
+        ("nDCG(dcg='log3')@10", ("dcg='log3'",)),
+        ("nDCG(gains={1:-1})@10", ("gains",)),
+        ("nDCG(gains={1:1.5})@10", ("gains",)),
     ],
 )
-def test_bad_measures(written: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+def test_bad_measures(written: str, named: tuple[str, ...]) -> None:
+    with raises(UsageError, *named):
         names(written)
 
 
 def test_nothing_asked_for() -> None:
-    with pytest.raises(UsageError, match="No measure"):
+    with raises(UsageError, "nDCG@10"):
         names()
-    with pytest.raises(UsageError, match="relevant=0"):
+    with raises(UsageError, "relevant=0"):
         names("AP", relevant=0)
 
 
@@ -150,7 +151,7 @@ def test_any_text_is_a_measure_or_a_usage_error(written: str) -> None:
 
 
 def test_counts_are_totals() -> None:
-    assert [is_total(name) for name in ("NumQ", "NumRel(rel=2)", "NumRet", "nDCG@10", "NumRetort")] == [
+    assert [is_summed(name) for name in ("NumQ", "NumRel(rel=2)", "NumRet", "nDCG@10", "NumRetort")] == [
         True,
         True,
         True,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rerank.errors import DataError, MissingPrerequisiteError, UsageError
 from rerank.evaluation import Scores, evaluate, evaluate_all, evaluation_report, scores_table
 from rerank.types import Document, Qrels, Query, Ranking, Run
+from tests.raising import raises
 
 QRELS = Qrels({"q1": {"a": 2, "b": 0, "c": 1, "n": -1}, "q2": {"x": 1}, "q3": {"y": 0}}, name="small")
 
@@ -44,11 +45,9 @@ def test_unjudged_queries_do_not_count_and_are_named() -> None:
 
 
 def test_no_shared_query() -> None:
-    with pytest.raises(
-        DataError, match=r"'sys' \(queries 'z'\) shares no query with small \(queries 'q1', 'q2', 'q3'\)"
-    ):
+    with raises(DataError, "'sys'", "'z'", "small", "'q1', 'q2', 'q3'"):
         evaluate(QRELS, run(ranking("z", "a")), ["AP"])
-    with pytest.raises(DataError, match=r"'a', 'b', 'c' \.\.\.\)"):
+    with raises(DataError, "'a', 'b', 'c' ..."):
         evaluate(QRELS, run(*(ranking(query, "a") for query in "abcde")), ["AP"])
 
 
@@ -70,7 +69,7 @@ def test_a_run_that_found_nothing_scores_zero(nothing: Run) -> None:
 
 
 def test_no_judgments() -> None:
-    with pytest.raises(DataError, match="qrels holds no judgments"):
+    with raises(DataError, "qrels"):
         evaluate(Qrels({}), run(ranking("q1", "a")), ["AP"])
 
 
@@ -146,18 +145,18 @@ def test_ids_of_any_kind() -> None:
 
 @pytest.mark.parametrize("measure", ["RBP(rel=1)", "alpha_nDCG@10", "Accuracy", "ERR_IA@20"])
 def test_what_cannot_be_computed_here(measure: str) -> None:
-    with pytest.raises(MissingPrerequisiteError, match="Nothing that is installed computes"):
+    with raises(MissingPrerequisiteError, measure, "cwl-eval"):
         evaluate(QRELS, run(ranking("q1", "a")), [measure])
 
 
 def test_scores_check_their_invariants() -> None:
-    with pytest.raises(DataError, match="is nan for query 'q'"):
+    with raises(DataError, "AP", "nan", "'q'"):
         Scores(run="r", values={"AP": {"q": math.nan}})
-    with pytest.raises(DataError, match="covers other queries"):
+    with raises(DataError, "RR"):
         Scores(run="r", values={"AP": {"q": 1.0}, "RR": {"p": 1.0}})
-    with pytest.raises(DataError, match="or none"):
+    with raises(DataError, "AP"):
         Scores(run="r", values={"AP": {}})
-    with pytest.raises(UsageError, match="No measure"):
+    with raises(UsageError, "nDCG@10"):
         evaluate(QRELS, run(ranking("q1", "a")), [])
 
 

@@ -12,13 +12,13 @@ import pytest
 
 from rerank.errors import DataError, PartialFailureError, UnknownNameError, UsageError
 from rerank.experiment import check_failures, estimate, prepare, rescore, run, verify
-from rerank.experiment.candidates import shuffled
+from rerank.experiment.candidates import order_candidates
 from rerank.experiment.execute import default_folder, run_name
-from rerank.experiment.prepare import as_trained_for
+from rerank.experiment.prepare import with_trained_settings
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.io.run_files import read_run, write_run
 from rerank.methods import method_names
-from rerank.models.trained import Trained
+from rerank.models.adapters import AdapterSettings
 from rerank.prompts import identifiers
 from rerank.store import RunFolder
 from rerank.strategies.full import Full
@@ -123,7 +123,7 @@ def test_only_so_many_queries_and_only_these(lists: Lists, out: Execution, tmp_p
 def test_depth_and_shuffle(lists: Lists, tmp_path: Path) -> None:
     def first(**options: Any) -> list[str]:
         prepared = prepare(lists(depth=6, **options), Execution())
-        return list(shuffled(prepared.first_stage, prepared.spec)["q0"].doc_ids)
+        return list(order_candidates(prepared.first_stage, prepared.spec)["q0"].doc_ids)
 
     given = [f"d0-{n}" for n in range(6)]
     assert first() == given
@@ -213,9 +213,9 @@ def test_a_run_is_named_by_its_adapter(tmp_path: Path) -> None:
     folder.mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors", "heads.json"):
         (folder / name).write_text("{}")
-    Trained(model="m", method="icr,heads=heads.json").write(folder)
+    AdapterSettings(model="m", method="icr,heads=heads.json").write(folder)
     asked = {"collection": "pydoc", "adapter": str(folder)}
-    own = as_trained_for(RunSpec.make(asked))
+    own = with_trained_settings(RunSpec.make(asked))
     shutil.rmtree(folder)  # a run is named, and replayed, without it
     assert run_name(own) == "mine"
     assert own.shown_method == "icr,heads=heads.json"
@@ -327,7 +327,7 @@ def test_another_way_to_the_same_order_is_another_run(lists: Lists, out: Executi
     run(lists(shuffle="inverse"), out)
     assert out.out is not None
     turned = RunFolder.existing(out.out).read_candidates()
-    write_run(Run((shuffled(turned, lists(shuffle="inverse"))).values(), name="r"), tmp_path / "r.trec")
+    write_run(Run((order_candidates(turned, lists(shuffle="inverse"))).values(), name="r"), tmp_path / "r.trec")
     with pytest.raises(UsageError, match="holds another run"):
         run(lists(first_stage=f"run:{tmp_path / 'r.trec'}"), out)
 

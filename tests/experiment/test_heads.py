@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rerank.errors import DataError, UnknownNameError, UsageError
-from rerank.experiment.heads import Choice, contrast, gold_mass, select_heads
+from rerank.experiment.head_selection import HeadSelection, score_by_attention_mass, score_by_contrast, select_heads
 from rerank.experiment.spec import Execution, RunSpec
 
 WEIGHTS = np.array([[[0.2, 0.5, 0.1], [0.3, 0.3, 0.3]]])  # one layer, two heads, three passages
@@ -19,29 +19,29 @@ GOLD = np.array([False, True, False])
 
 
 def test_the_mass_on_relevant_passages() -> None:
-    assert gold_mass(WEIGHTS, GOLD).tolist() == [[0.5, 0.3]]
-    assert gold_mass(WEIGHTS, np.array([True, True, False])).tolist() == [[0.7, 0.6]]
+    assert score_by_attention_mass(WEIGHTS, GOLD).tolist() == [[0.5, 0.3]]
+    assert score_by_attention_mass(WEIGHTS, np.array([True, True, False])).tolist() == [[0.7, 0.6]]
 
 
 def test_the_contrast_is_a_softmax_over_one_relevant_passage_and_the_others() -> None:
-    found = contrast(WEIGHTS, GOLD, tau=0.1)
+    found = score_by_contrast(WEIGHTS, GOLD, tau=0.1)
     first = math.exp(5) / (math.exp(5) + math.exp(2) + math.exp(1))
     assert found == pytest.approx(np.array([[first, 1 / 3]]))
-    both = contrast(WEIGHTS, np.array([True, True, False]), tau=0.1)
+    both = score_by_contrast(WEIGHTS, np.array([True, True, False]), tau=0.1)
     each = [math.exp(m) / (math.exp(m) + math.exp(1)) for m in (2, 5)]
     assert both[0, 0] == pytest.approx(sum(each) / 2)
 
 
 def test_a_small_tau_does_not_overflow() -> None:
-    assert contrast(WEIGHTS, GOLD, tau=1e-4).tolist() == [[1.0, pytest.approx(1 / 3)]]
-    assert contrast(WEIGHTS[:, :, ::-1] * 9, np.array([True, False, False]), tau=1e-4)[0, 0] == 0.0
+    assert score_by_contrast(WEIGHTS, GOLD, tau=1e-4).tolist() == [[1.0, pytest.approx(1 / 3)]]
+    assert score_by_contrast(WEIGHTS[:, :, ::-1] * 9, np.array([True, False, False]), tau=1e-4)[0, 0] == 0.0
 
 
 def test_choices_that_make_no_sense() -> None:
     with pytest.raises(UnknownNameError, match="qrhead"):
-        Choice(method="qrheads")
+        HeadSelection(method="qrheads")
     with pytest.raises(UsageError, match="at least 1"):
-        Choice(count=0)
+        HeadSelection(count=0)
 
 
 @pytest.fixture
@@ -58,7 +58,9 @@ def test_a_list_comes_out_and_nothing_is_asked_twice(tmp_path: Path, spec: Calla
     log = tmp_path / "heads.json.calls"
     replies: list[Any] = []
     for _ in range(2):
-        found = select_heads(spec(), Execution(), Choice(method=method, count=3), log=log, on_reply=replies.append)
+        found = select_heads(
+            spec(), Execution(), HeadSelection(method=method, count=3), log=log, on_reply=replies.append
+        )
         assert found.heads == ((0, 0),)  # a fake has one head
         assert found.method == method
         assert found.details["queries"] + found.details["queries_skipped"] == 3
@@ -68,4 +70,4 @@ def test_a_list_comes_out_and_nothing_is_asked_twice(tmp_path: Path, spec: Calla
 
 def test_queries_without_relevant_candidates_tell_nothing(tmp_path: Path, spec: Callable[..., RunSpec]) -> None:
     with pytest.raises(DataError, match="relevant and an irrelevant"):
-        select_heads(spec(depth=1), Execution(), Choice(), log=tmp_path / "calls")
+        select_heads(spec(depth=1), Execution(), HeadSelection(), log=tmp_path / "calls")

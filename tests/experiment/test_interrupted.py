@@ -11,11 +11,11 @@ import pytest
 
 from rerank.errors import BackendError, MissingResourceError, UnknownNameError, UsageError
 from rerank.experiment import prepare, rescore, run, verify
-from rerank.experiment.candidates import digest
+from rerank.experiment.candidates import digest_run
 from rerank.experiment.demo import ADAPTER, BASE, DEPTH, METHODS, demo_specs
-from rerank.experiment.execute import environment
+from rerank.experiment.execute import describe_environment
 from rerank.experiment.spec import Execution, RunSpec
-from rerank.models.trained import shipped
+from rerank.models.adapters import shipped_adapters
 from rerank.store import RunFolder
 
 Lists = Callable[..., RunSpec]
@@ -85,9 +85,9 @@ def test_an_unfinished_folder_is_replayed_as_far_as_it_came(lists: Lists, tmp_pa
 
 
 def test_the_digest_is_of_what_a_reranker_sees(lists: Lists) -> None:
-    same = [digest(prepare(lists(), Execution()).first_stage) for _ in range(2)]
+    same = [digest_run(prepare(lists(), Execution()).first_stage) for _ in range(2)]
     assert same[0] == same[1]
-    assert digest(prepare(lists(depth=3), Execution()).first_stage) != same[0]
+    assert digest_run(prepare(lists(depth=3), Execution()).first_stage) != same[0]
 
 
 def test_identity_ignores_how_and_minds_what(lists: Lists) -> None:
@@ -113,7 +113,7 @@ def test_the_demo_names_its_folders(tmp_path: Path) -> None:
     assert all(spec.queries == () for spec in demo_specs(model="m", everything=True))
     *_, adapted = demo_specs(model=BASE)
     assert (adapted.adapter, adapted.depth) == (ADAPTER, DEPTH)
-    assert adapted.adapter in shipped()
+    assert adapted.adapter in shipped_adapters()
 
 
 def test_a_strategy_that_is_no_dataclass_is_refused(lists: Lists, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,9 +123,9 @@ def test_a_strategy_that_is_no_dataclass_is_refused(lists: Lists, monkeypatch: p
 
 
 def test_the_environment_leaves_out_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = sys.modules[environment.__module__]  # the package has a function of the same name
+    module = sys.modules[describe_environment.__module__]  # the package has a function of the same name
     monkeypatch.setattr(module, "_RECORDED", ("numpy", "no-such-distribution"))
-    found = environment()
+    found = describe_environment()
     assert found["numpy"]
     assert found["started"].endswith("+00:00")
     assert "no-such-distribution" not in found

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from rerank.errors import UsageError
 from rerank.experiment.execute import execute
 from rerank.experiment.robustness import (
-    agreement,
+    compute_order_agreement,
     estimate_cells,
     kendall_tau,
+    measure_robustness,
     order_name,
-    orders,
     prepare_cells,
-    robustness,
+    vary_order,
 )
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.types import Document, Query, Ranking, Run
@@ -28,7 +28,7 @@ Lists = Callable[..., RunSpec]
 
 def report(spec: RunSpec, out: Path, *, execution: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
     how = Execution.make({"out": out, **(execution or {})})
-    return robustness(list(prepare_cells(spec, how, **options)), how)
+    return measure_robustness(list(prepare_cells(spec, how, **options)), how)
 
 
 def test_a_method_that_reads_does_not_care(lists: Lists, tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_depths_times_first_stages_with_one_backend(lists: Lists, tmp_path: Path
         (name, depth) for name in ("candidates", f"run:{first}") for depth in (100, 4, 8)
     ]
     assert len({id(run.backend) for cell in cells for run in cell.runs}) == 1
-    found = robustness(cells, Execution(out=tmp_path / "out"))
+    found = measure_robustness(cells, Execution(out=tmp_path / "out"))
     assert len({row["folder"] for cell in found["cells"] for row in cell["orders"]}) == 12
 
 
@@ -93,17 +93,17 @@ def test_the_estimate_is_what_the_runs_take(lists: Lists, tmp_path: Path) -> Non
     cells = list(prepare_cells(spec, Execution(), depths=(6,), shuffles=1))
     expected = estimate_cells(cells)
     assert (expected["runs"], expected["cost"]) == (6, None)
-    rows = [row for cell in robustness(cells, Execution(out=tmp_path / "o"))["cells"] for row in cell["orders"]]
+    rows = [row for cell in measure_robustness(cells, Execution(out=tmp_path / "o"))["cells"] for row in cell["orders"]]
     assert expected["calls"] == sum(row["calls"] for row in rows)
 
 
 def test_orders_and_their_names() -> None:
-    made = orders(RunSpec(collection="x", seed=7), 2)
+    made = vary_order(RunSpec(collection="x", seed=7), 2)
     assert list(map(order_name, made)) == ["given", "reversed", "shuffled 7", "shuffled 8"]
     with pytest.raises(UsageError, match="--shuffles says"):
-        orders(RunSpec(collection="x", shuffle="inverse"), 2)
+        vary_order(RunSpec(collection="x", shuffle="inverse"), 2)
     with pytest.raises(UsageError, match="-1 shuffles"):
-        orders(RunSpec(collection="x"), -1)
+        vary_order(RunSpec(collection="x"), -1)
 
 
 @given(st.integers(2, 9).flatmap(lambda n: st.tuples(st.permutations(range(n)), st.permutations(range(n)))))
@@ -118,6 +118,6 @@ def test_agreement_leaves_out_what_cannot_be_compared() -> None:
         made = (Ranking.from_order(Query(id=str(at)), [Document(id=x) for x in docs]) for at, docs in enumerate(lists))
         return Run(made)
 
-    assert agreement(run("", "a"), run("", "a")) == {"tau": None, "overlap": None}
-    assert agreement(run("ab", "a"), run("ba", "a")) == {"tau": -1.0, "overlap": None}
-    assert agreement(run("abcdefghijkl", "a"), run("lkjihgfedcba", "a")) == {"tau": -1.0, "overlap": 0.8}
+    assert compute_order_agreement(run("", "a"), run("", "a")) == {"tau": None, "overlap": None}
+    assert compute_order_agreement(run("ab", "a"), run("ba", "a")) == {"tau": -1.0, "overlap": None}
+    assert compute_order_agreement(run("abcdefghijkl", "a"), run("lkjihgfedcba", "a")) == {"tau": -1.0, "overlap": 0.8}

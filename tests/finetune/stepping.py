@@ -1,4 +1,4 @@
-"""One linear map and its steps, tiny models with factors, and a trainer. Importing it needs the extra hf."""
+"""A model of one linear module and its optimizer steps, tiny models with factors, and a trainer. Needs the extra hf."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 import transformers
 from torch import nn
 
-from rerank.finetune.optimizers.base.factor_pairs import pairs
+from rerank.finetune.optimizers.base.factor_pairs import find_factor_pairs
 from tests.finetune.tiny import tiny_ids, tiny_model
 
 
-class One(nn.Module):
-    """A model of one linear map, (rows x columns) in float64, and its vector."""
+class LinearModel(nn.Module):
+    """A model of one linear module, (rows x columns) in float64, with a bias."""
 
     def __init__(self, rows: int = 9, columns: int = 6) -> None:
         super().__init__()
@@ -28,16 +28,16 @@ class One(nn.Module):
 
 
 def gradients(count: int, rows: int = 9, columns: int = 6, *, seed: int = 1) -> list[torch.Tensor]:
-    """Random (rows x columns) matrices in float64."""
+    """Return random (rows x columns) matrices in float64."""
     chance = torch.Generator().manual_seed(seed)
     return [torch.randn(rows, columns, generator=chance, dtype=torch.float64) for _ in range(count)]
 
 
-def stepped(
+def run_steps(
     spec: Any, grads: Sequence[torch.Tensor], *, weight_decay: float = 0.0, lr: float = 0.01
 ) -> tuple[list[torch.Tensor], dict[str, Any]]:
-    """The weight of `One` before and after each of some steps with these gradients, and its state at last."""
-    model = One(*grads[0].shape)
+    """Return the weight of `LinearModel` before and after each step with these gradients, and its final state."""
+    model = LinearModel(*grads[0].shape)
     optimizer = spec.build(model, lr=lr, weight_decay=weight_decay)
     weights = [model.map.weight.detach().clone()]
     for grad in grads:
@@ -50,26 +50,26 @@ def stepped(
 def lora_model(
     *, dora: bool = False, targets: Sequence[str] = ("q_proj", "v_proj"), r: int = 4, zero: bool = False
 ) -> Any:
-    """A tiny model with factors of scale 2, both of them random unless the second is to be ``zero``."""
+    """Return a tiny model with factors of scale 2; both are random unless the second should be ``zero``."""
     model = tiny_model()
     config = peft.LoraConfig(r=r, lora_alpha=2 * r, target_modules=list(targets), use_dora=dora)
     with warnings.catch_warnings():
         # peft asks transformers for a name that transformers is about to drop.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         adapted = peft.get_peft_model(model, config, autocast_adapter_dtype=False)
-    for pair in [] if zero else pairs(adapted):
+    for pair in [] if zero else find_factor_pairs(adapted):
         nn.init.normal_(pair.b, std=0.1)
     return adapted
 
 
 def backward(loss: torch.Tensor) -> float:
-    """Add the gradients of a loss, and say what it is."""
+    """Add the gradients of a loss, and return its value."""
     loss.backward()  # type: ignore[no-untyped-call]
     return float(loss.detach())
 
 
 def trainer(model: Any, spec: Any, folder: Path, *, callbacks: Sequence[Any] = (), **options: Any) -> Any:
-    """transformers' own, with what a training has: accumulation, a schedule, clipping, checkpoints."""
+    """Return a trainer of transformers with accumulation, a schedule, clipping and checkpoints."""
     given = {"max_steps": 6, "save_steps": 3, **options}
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
@@ -95,6 +95,6 @@ def trainer(model: Any, spec: Any, folder: Path, *, callbacks: Sequence[Any] = (
 
 
 def same_weights(first: Any, second: Any) -> bool:
-    """Whether two models are equal to the bit."""
+    """Return whether two models are bit-identical."""
     one, other = first.state_dict(), second.state_dict()
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)

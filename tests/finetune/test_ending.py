@@ -14,9 +14,10 @@ pytest.importorskip("peft")
 from rerank.errors import DataError, StorageError, UsageError  # noqa: E402
 from rerank.experiment import run  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
-from rerank.finetune.trainer.list_trainer import checkpoints  # noqa: E402
+from rerank.finetune.trainer.list_trainer import list_checkpoints  # noqa: E402
 from rerank.finetune.trainer.training import train  # noqa: E402
 from tests.finetune.small import ATTENTION, recipe, validation  # noqa: E402
+from tests.raising import raises  # noqa: E402
 
 
 def looks(folder: Path) -> list[int]:
@@ -59,7 +60,7 @@ def test_a_line_that_was_cut_off_is_written_again(model: Path, collection: Path,
     train(asked, tmp_path, device="cpu")
     whole = (tmp_path / "metrics.jsonl").read_text()
     (tmp_path / "result.json").unlink()
-    *_, last = checkpoints(tmp_path)
+    *_, last = list_checkpoints(tmp_path)
     for path in last.iterdir():
         path.unlink()
     last.rmdir()
@@ -78,7 +79,7 @@ def test_another_number_of_processes_is_refused(
     train(asked, tmp_path, device="cpu")
     (tmp_path / "result.json").unlink()
     monkeypatch.setattr(TrainingArguments, "world_size", 2)
-    with pytest.raises(UsageError, match="begun with 2 lists a step and goes on with 4"):
+    with raises(UsageError, "2 lists", "4", "torchrun"):
         train(asked, tmp_path, device="cpu", resume=True)
 
 
@@ -104,7 +105,7 @@ def test_a_joint_loss_keeps_the_whole_model_and_its_method(model: Path, collecti
 
 def test_a_method_that_calibrates_is_not_trained_for(model: Path, collection: Path, tmp_path: Path) -> None:
     asked = recipe(model, collection, **{**ATTENTION, "method": {"method": "icr"}})
-    with pytest.raises(UsageError, match="calibrate=false"):
+    with raises(UsageError, "calibrate=false"):
         train(asked, tmp_path, device="cpu")
 
 
@@ -124,22 +125,22 @@ def test_a_list_of_many_documents_is_found_before_the_first_step(model: Path, co
         )
     )
     asked = recipe(model, folder, data={"documents": 60}, method={"context_size": 1000})
-    with pytest.raises(DataError, match="60 passages") as raised:
+    with raises(DataError, "60 passages", "in the recipe") as raised:
         train(asked, tmp_path / "out", device="cpu")
     assert "in the recipe" in str(raised.value)
-    assert not checkpoints(tmp_path / "out")
+    assert not list_checkpoints(tmp_path / "out")
 
 
 def test_a_disk_that_is_full_at_the_end(
     model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rerank.finetune.trainer import run
+    from rerank.finetune.trainer import training_run as run
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(run, "write_adapter", full)
-    with pytest.raises(StorageError, match="No space"):
+    with raises(StorageError, "No space"):
         train(recipe(model, collection), tmp_path, device="cpu")
     monkeypatch.undo()
     assert train(recipe(model, collection), tmp_path, device="cpu", resume=True).steps == 4
@@ -148,16 +149,16 @@ def test_a_disk_that_is_full_at_the_end(
 def test_one_gpu_of_several_is_not_named(
     model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rerank.finetune.trainer import run
+    from rerank.finetune.trainer import training_run as run
 
     monkeypatch.setattr(run, "pick_device", lambda device: device)
-    with pytest.raises(UsageError, match="CUDA_VISIBLE_DEVICES=1"):
+    with raises(UsageError, "CUDA_VISIBLE_DEVICES=1"):
         train(recipe(model, collection), tmp_path, device="cuda:1")
 
 
 def test_a_recipe_that_does_not_fit_the_model_leaves_the_folder_free(
     model: Path, collection: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match="atention"):
+    with raises(UsageError, "atention"):
         train(recipe(model, collection, adapter={"name": "lora", "targets": "atention"}), tmp_path, device="cpu")
     assert train(recipe(model, collection), tmp_path, device="cpu").steps == 4

@@ -17,29 +17,35 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from rerank.finetune.optimizers.base.factor_pairs import Pair, frozen_a, nearest, pairs  # noqa: E402
+from rerank.finetune.optimizers.base.factor_pairs import (  # noqa: E402
+    FactorPair,
+    find_factor_pairs,
+    lora_fa_adjustment,
+    lora_pro_adjustment,
+)
 from tests.finetune.stepping import backward, gradients, lora_model  # noqa: E402
 from tests.finetune.tiny import tiny_ids, tiny_loss, tiny_model  # noqa: E402
+from tests.raising import raises  # noqa: E402
 
 
-def a_pair(m: int = 12, n: int = 10, r: int = 3) -> tuple[Pair, Any, Any, Any]:
-    """A pair in float64, a gradient g of its matrix, and what autograd makes of it: dA and dB."""
+def a_pair(m: int = 12, n: int = 10, r: int = 3) -> tuple[FactorPair, Any, Any, Any]:
+    """Return a factor pair in float64, a gradient g of its matrix, and the resulting gradients dA and dB."""
     g, a, b = gradients(3, m, n)
     a, b = a[:r], b[:, :r].contiguous()
     kept_a, kept_b = (torch.nn.Parameter(factor, requires_grad=False) for factor in (a, b))
-    pair = Pair(kept_a, kept_b, 2.0)
+    pair = FactorPair(kept_a, kept_b, 2.0)
     return pair, g, 2.0 * b.T @ g, 2.0 * g @ a.T
 
 
 def onto(rows: Any) -> Any:
-    """The projection onto the span of the rows of a matrix (r x n)."""
+    """Return the projection onto the row space of a matrix (r x n)."""
     return rows.T @ torch.linalg.inv(rows @ rows.T) @ rows
 
 
 def test_lora_pro_comes_as_near_to_the_gradient_as_factors_can() -> None:
     pair, g, da, db = a_pair()
     a, b = pair.a.detach(), pair.b.detach()
-    ga, gb = nearest(1e-12)(pair, da, db)
+    ga, gb = lora_pro_adjustment(1e-12)(pair, da, db)
     found = 2.0 * (b @ ga + gb @ a)
     by_b, by_a = onto(b.T), onto(a)
     eye = torch.eye(12, dtype=torch.float64)
@@ -58,7 +64,7 @@ def test_lora_pro_is_of_all_solutions_the_nearest_to_the_plain_gradients() -> No
     """(X A, -B X) changes nothing in the sum, whatever X is."""
     pair, _, da, db = a_pair()
     a, b = pair.a.detach(), pair.b.detach()
-    ga, gb = nearest(1e-12)(pair, da, db)
+    ga, gb = lora_pro_adjustment(1e-12)(pair, da, db)
 
     def off(x: Any) -> float:
         return float((ga + x @ a - da).square().sum() + (gb - b @ x - db).square().sum())
@@ -73,7 +79,7 @@ def test_lora_pro_begins_from_a_factor_of_zeros() -> None:
     pair, g, _, db = a_pair()
     pair.b.data.zero_()
     a = pair.a.detach()
-    ga, gb = nearest(1e-8)(pair, torch.zeros(3, 10, dtype=torch.float64), db)
+    ga, gb = lora_pro_adjustment(1e-8)(pair, torch.zeros(3, 10, dtype=torch.float64), db)
     assert torch.equal(ga, torch.zeros(3, 10, dtype=torch.float64))
     assert torch.allclose(gb, db @ torch.linalg.inv(a @ a.T) / 4, atol=1e-6)
     assert torch.allclose(2.0 * gb @ a, g @ onto(a), atol=1e-6)
@@ -82,7 +88,7 @@ def test_lora_pro_begins_from_a_factor_of_zeros() -> None:
 def test_lora_fa_comes_as_near_as_a_frozen_factor_lets_it() -> None:
     pair, g, da, db = a_pair()
     a = pair.a.detach()
-    _, gb = frozen_a(1e-12)(pair, da, db)
+    _, gb = lora_fa_adjustment(1e-12)(pair, da, db)
     assert torch.allclose(2.0 * gb @ a, g @ onto(a), atol=1e-9)
 
 
@@ -90,14 +96,14 @@ def test_lora_fa_freezes_the_first_factor() -> None:
     model = lora_model()
     optimizer = LoraFa().build(model, lr=0.1, weight_decay=0.0)
     held = [weight for group in optimizer.param_groups for weight in group["params"]]
-    for pair in pairs(model):
+    for pair in find_factor_pairs(model):
         assert not pair.a.requires_grad
         assert any(pair.b is weight for weight in held)
         assert not any(pair.a is weight for weight in held)
 
 
 def test_pairs_carry_the_scale_of_their_layer() -> None:
-    found = pairs(lora_model())
+    found = find_factor_pairs(lora_model())
     assert len(found) == 4
     assert {pair.scale for pair in found} == {2.0}
     assert {(tuple(pair.a.shape), tuple(pair.b.shape)) for pair in found} == {((4, 64), (64, 4)), ((4, 64), (32, 4))}
@@ -105,7 +111,7 @@ def test_pairs_carry_the_scale_of_their_layer() -> None:
 
 @pytest.mark.parametrize("spec", [LoraPro(), LoraFa(), Riemannian()])
 def test_without_pairs_they_say_what_to_do(spec: Any) -> None:
-    with pytest.raises(UsageError, match="no trainable pair"):
+    with raises(UsageError, "lora_A", "lora_B"):
         spec.build(tiny_model(), lr=0.1, weight_decay=0.0)
 
 
@@ -138,12 +144,12 @@ def test_riemannian_preconditions_each_factor_by_the_other() -> None:
             model.zero_grad()
             backward(tiny_loss(model, tiny_ids(step)))
         optimizer.step()
-        for pair in pairs(other):
+        for pair in find_factor_pairs(other):
             a, b, eye = pair.a.detach().clone(), pair.b.detach().clone(), torch.eye(4)
             pair.a.grad = torch.linalg.solve(b.T @ b + 0.1 * eye, pair.a.grad)
             assert pair.b.grad is not None
             pair.b.grad = torch.linalg.solve(a @ a.T + 0.1 * eye, pair.b.grad.T).T
         second.step()
-    for mine, theirs in zip(pairs(ours), pairs(other), strict=True):
+    for mine, theirs in zip(find_factor_pairs(ours), find_factor_pairs(other), strict=True):
         assert torch.allclose(mine.a, theirs.a, atol=1e-4)
         assert torch.allclose(mine.b, theirs.b, atol=1e-4)

@@ -10,8 +10,10 @@ import pytest
 huggingface_hub = pytest.importorskip("huggingface_hub")
 
 from rerank.errors import BackendError, MissingResourceError  # noqa: E402
-from rerank.finetune.trainer.adapter_folder import base_name, push_to_hub  # noqa: E402
-from rerank.models.trained import Trained  # noqa: E402
+from rerank.finetune.trainer.adapter_card import base_model_name  # noqa: E402
+from rerank.finetune.trainer.adapter_folder import push_to_hub  # noqa: E402
+from rerank.models.adapters import AdapterSettings  # noqa: E402
+from tests.raising import raises  # noqa: E402
 
 
 class Hub:
@@ -47,7 +49,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    Trained(model="smollm2-135m", method="fullrank").write(tmp_path)
+    AdapterSettings(model="smollm2-135m", method="fullrank").write(tmp_path)
     names = (
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -73,17 +75,17 @@ def test_the_adapter_goes_and_the_training_stays(hub: Hub, folder: Path) -> None
 
 
 def test_a_folder_without_a_trained_adapter(hub: Hub, tmp_path: Path) -> None:
-    with pytest.raises(MissingResourceError, match="no trained adapter"):
+    with raises(MissingResourceError, str(tmp_path), "rerank.json"):
         push_to_hub(tmp_path, "me/mine")
     assert hub.made == []
 
 
 def test_a_hub_that_refuses(hub: Hub, folder: Path) -> None:
     hub.error = OSError("no network")
-    with pytest.raises(BackendError, match="did not take 'me/mine': no network.*HF_TOKEN"):
+    with raises(BackendError, "me/mine", "no network", "HF_TOKEN"):
         push_to_hub(folder, "me/mine")
 
 
 def test_models_are_called_what_others_call_them() -> None:
-    assert base_name("smollm2-135m") == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert base_name("owner/name") == "owner/name"
+    assert base_model_name("smollm2-135m") == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert base_model_name("owner/name") == "owner/name"

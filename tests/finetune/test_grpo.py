@@ -21,12 +21,12 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast  # noqa: 
 from rerank.backends.hf import Hf  # noqa: E402
 from rerank.errors import DataError  # noqa: E402
 from rerank.finetune.extra.objectives.grpo import group_trainer  # noqa: E402
-from rerank.finetune.trainer.base_model import load_base  # noqa: E402
+from rerank.finetune.trainer.base_model import load_base_model  # noqa: E402
 from rerank.finetune.trainer.training import train  # noqa: E402
-from rerank.models import BackendOptions  # noqa: E402
 from rerank.reranker import Reranker  # noqa: E402
 from tests.finetune.small import WORDS, collection_folder, recipe  # noqa: E402
 from tests.finetune.tiny import tiny_model  # noqa: E402
+from tests.raising import raises  # noqa: E402
 
 #: (Prompt, reply, reward) of every reply that was rewarded.
 Heard = list[tuple[tuple[int, ...], tuple[int, ...], float]]
@@ -61,12 +61,12 @@ def heard(monkeypatch: pytest.MonkeyPatch) -> Heard:
     """Rewards that nearly always differ within a group; what they were given for."""
     found: Heard = []
 
-    def reward(self: group_trainer.Question, reply: Sequence[int]) -> float:
+    def reward(self: group_trainer.GrpoPrompt, reply: Sequence[int]) -> float:
         value = sum(token % 2 for token in reply) / len(reply)
         found.append((self.ids, tuple(reply), value))
         return value
 
-    monkeypatch.setattr(group_trainer.Question, "reward", reward)
+    monkeypatch.setattr(group_trainer.GrpoPrompt, "reward", reward)
     return found
 
 
@@ -115,7 +115,7 @@ def test_from_recipe_to_ranking(model: Path, collection: Path, tmp_path: Path) -
     assert {path.name for path in out.iterdir()} >= {"rerank.json", "prompt.yaml", "recipe.json", "adapter_config.json"}
     assert len(list((out / "checkpoints").iterdir())) == 2
     assert [path.name for path in (out / "checkpoints").rglob("README.md")] == []
-    reranker = Reranker.from_pretrained(str(model), options=BackendOptions(adapter=str(out), device="cpu"))
+    reranker = Reranker.from_pretrained(str(model), adapter=str(out), device="cpu")
     assert sorted(hit.corpus_id for hit in reranker.rank("wing lift heat", ["jet tail", "wing lift heat"])) == [0, 1]
 
 
@@ -196,8 +196,7 @@ def test_prompts_are_those_of_inference(
 ) -> None:
     train(asked(model, collection, data={"documents": 8}, training={"steps": 1}), tmp_path / "out", device="cpu")
     prompts = {prompt for prompt, _, _ in heard}
-    options = BackendOptions(adapter=str(tmp_path / "out"), device="cpu")
-    reranker = Reranker.from_pretrained(str(model), options=options)
+    reranker = Reranker.from_pretrained(str(model), adapter=str(tmp_path / "out"), device="cpu")
     rows = [json.loads(line) for line in (collection / "labels.jsonl").read_text().splitlines()]
     texts = {row["id"]: row["text"] for row in map(json.loads, (collection / "docs.jsonl").read_text().splitlines())}
     queries = {
@@ -236,12 +235,12 @@ def test_what_trains_stays_in_float32_over_four_bits(
     model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def packed(*arguments: Any, **options: Any) -> Any:
-        backend, tokenizer = load_base(*arguments, **options)
+        backend, tokenizer = load_base_model(*arguments, **options)
         backend.model.is_loaded_in_4bit = True  # as the adapter qlora leaves it
         return backend, tokenizer
 
     train(asked(model, collection), tmp_path / "plain", device="cpu")
-    monkeypatch.setattr("rerank.finetune.trainer.run.load_base", packed)
+    monkeypatch.setattr("rerank.finetune.trainer.training_run.load_base_model", packed)
     train(asked(model, collection), tmp_path / "packed", device="cpu")
     assert same(tmp_path / "plain", tmp_path / "packed")
 
@@ -276,7 +275,7 @@ def test_it_goes_with(model: Path, collection: Path, tmp_path: Path, changes: di
 
 def test_a_list_longer_than_the_context(model: Path, collection: Path, tmp_path: Path) -> None:
     given = asked(model, collection, objective={"max_tokens": 4000})
-    with pytest.raises(DataError, match=r"does not fit.*replies may have 4000.*Lower max_passage_tokens"):
+    with raises(DataError, "4000", "max_passage_tokens"):
         train(given, tmp_path / "out", device="cpu")
 
 

@@ -10,31 +10,38 @@ from typing import Any
 import pytest
 
 from rerank.errors import BackendError, UsageError
-from rerank.finetune.inspection.forgetting import Examined, Item, Material, compare, material
+from rerank.finetune.inspection.forgetting import (
+    ForgettingMaterial,
+    MeasuredLikelihoods,
+    SentenceItem,
+    compare_likelihoods,
+    load_material,
+)
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 pytest.importorskip("transformers")
 
 from rerank.finetune.inspection import forgetting  # noqa: E402
-from rerank.finetune.inspection.subject import open_subject  # noqa: E402
+from rerank.finetune.inspection.inspected_model import open_inspected_model  # noqa: E402
 from rerank.tasks import BackendOptions  # noqa: E402
 from tests.backends.conftest import make_tokenizer  # noqa: E402
 from tests.finetune.inspected import VOCABULARY, load_base, lora, noisy, write_adapter, write_base  # noqa: E402
 from tests.finetune.tiny import tiny_model  # noqa: E402
+from tests.raising import raises  # noqa: E402
 
-SMALL = Material(
+SMALL = ForgettingMaterial(
     texts=(("own", "A first text."), ("own", "Another one, which is longer than ten bytes."), ("pydoc", "def f()")),
     items=(
-        Item(kind="fact", start="One and", ends=("two", "three", "tea")),
-        Item(kind="word", start="b", ends=("c", "d")),
+        SentenceItem(kind="fact", start="One and", ends=("two", "three", "tea")),
+        SentenceItem(kind="word", start="b", ends=("c", "d")),
     ),
     tokens=10,
 )
 
 
 def test_what_is_shipped() -> None:
-    asked = material()
+    asked = load_material()
     own = [text for source, text in asked.texts if source == "own"]
     assert (len(own), len(asked.texts)) == (12, 60)
     assert 800 < sum(len(text.split()) for text in own) < 1000
@@ -44,8 +51,8 @@ def test_what_is_shipped() -> None:
     assert len({item.start for item in asked.items}) == len(asked.items)
     texts = [item.start for item in asked.items] + [end for item in asked.items for end in item.ends]
     assert all(text == text.strip() and "\n" not in text for text in texts + own)
-    assert material() == asked
-    assert len(material(docs=5).texts) == 17
+    assert load_material() == asked
+    assert len(load_material(docs=5).texts) == 17
 
 
 def plain(model: Any, tokenizer: Any, start: str, end: str) -> float:
@@ -67,7 +74,7 @@ def test_a_model_is_asked_right(begin: bool) -> None:
             single=f"{bos} $A", special_tokens=[(bos, tokenizer.bos_token_id)]
         )
     said: list[int] = []
-    found = forgetting.examine(model, tokenizer, SMALL, advance=said.append)
+    found = forgetting.measure_likelihoods(model, tokenizer, SMALL, advance=said.append)
     assert sum(said) == 5
     for (_, text), (value, tokens) in zip(SMALL.texts, found.texts, strict=True):
         assert tokens == min(10, len(text) + begin) - 1
@@ -81,24 +88,24 @@ def test_a_model_is_asked_right(begin: bool) -> None:
 def test_a_model_that_is_broken_is_not_compared() -> None:
     model = tiny_model(vocabulary=VOCABULARY)
     model.model.norm.weight.data[0] = float("nan")
-    with pytest.raises(BackendError, match="not finite numbers"):
-        forgetting.examine(model, make_tokenizer(), SMALL)
-    far = Examined(texts=((-1e5, 4),) * 3, items=((-1.0, -2.0, -3.0), (-1.0, -2.0)))
-    assert compare(far, far, SMALL).texts[0].after == math.exp(700)
+    with raises(BackendError, "nan"):
+        forgetting.measure_likelihoods(model, make_tokenizer(), SMALL)
+    far = MeasuredLikelihoods(texts=((-1e5, 4),) * 3, items=((-1.0, -2.0, -3.0), (-1.0, -2.0)))
+    assert compare_likelihoods(far, far, SMALL).texts[0].after == math.exp(700)
 
 
 def test_two_answers_are_compared_pair_by_pair() -> None:
-    items = tuple(Item(kind=kind, start=str(at), ends=("a", "b")) for at, kind in enumerate("xxxxxxxy"))
-    asked = Material(texts=(("own", "1"), ("own", "2"), ("own", "3"), ("pydoc", "4")), items=items)
-    before = Examined(
+    items = tuple(SentenceItem(kind=kind, start=str(at), ends=("a", "b")) for at, kind in enumerate("xxxxxxxy"))
+    asked = ForgettingMaterial(texts=(("own", "1"), ("own", "2"), ("own", "3"), ("pydoc", "4")), items=items)
+    before = MeasuredLikelihoods(
         texts=((-4.0, 4), (-6.0, 3), (-2.0, 1), (-5.0, 5)),
         items=(*([(-1.0, -2.0)] * 7), (-3.0, -3.0)),
     )
-    after = Examined(
+    after = MeasuredLikelihoods(
         texts=((-8.0, 4), (-9.0, 3), (-5.0, 1), (-5.0, 5)),
         items=(*([(-2.5, -2.0)] * 7), (-2.0, -3.0)),
     )
-    found = compare(before, after, asked)
+    found = compare_likelihoods(before, after, asked)
     own, pydoc = found.texts
     assert (own.source, own.texts, own.tokens, pydoc.source) == ("own", 3, 8, "pydoc")
     assert (own.before, own.after) == pytest.approx((math.exp(12 / 8), math.exp(22 / 8)))
@@ -118,23 +125,23 @@ def test_two_answers_are_compared_pair_by_pair() -> None:
 
 
 def test_an_adapter_and_a_whole_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forgetting, "material", lambda: SMALL)
+    monkeypatch.setattr(forgetting, "load_material", lambda: SMALL)
     base = write_base(tmp_path / "base", initializer_range=0.5)
     write_adapter(tmp_path / "a", base, lora(), partial(noisy, std=0.5))
     options = BackendOptions(device="cpu", dtype="float32")
-    subject = open_subject(str(tmp_path / "a"))
+    subject = open_inspected_model(str(tmp_path / "a"))
     said: list[int] = []
     found = forgetting.measure_forgetting(subject, options, advance=said.append)
-    assert sum(said) == 2 * forgetting.count() == 10
-    before = forgetting.examine(load_base(base), make_tokenizer(), SMALL)
+    assert sum(said) == 2 * forgetting.count_items() == 10
+    before = forgetting.measure_likelihoods(load_base(base), make_tokenizer(), SMALL)
     own = sum(value for value, _ in before.texts[:2])
     assert found.texts[0].before == pytest.approx(math.exp(-own / found.texts[0].tokens), rel=1e-4)
     assert found.texts[0].after != pytest.approx(found.texts[0].before, rel=1e-3)
-    with pytest.raises(UsageError, match="expected one of them"):
+    with raises(UsageError, "'other'"):
         forgetting.measure_forgetting(subject, BackendOptions(adapter="other"))
 
-    from rerank.finetune.inspection.merging import merge
+    from rerank.finetune.inspection.merging import merge_adapter
 
-    merge(subject, tmp_path / "whole")
-    whole = forgetting.measure_forgetting(open_subject(str(tmp_path / "whole"), str(base)), options)
+    merge_adapter(subject, tmp_path / "whole")
+    whole = forgetting.measure_forgetting(open_inspected_model(str(tmp_path / "whole"), str(base)), options)
     assert whole.texts[0].after == pytest.approx(found.texts[0].after, rel=1e-3)

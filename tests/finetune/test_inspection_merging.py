@@ -18,15 +18,16 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from rerank.errors import DataError, MissingResourceError, StorageError, UsageError  # noqa: E402
 from rerank.finetune.inspection import folders  # noqa: E402
 from rerank.finetune.inspection.averaging import average_core, concatenate  # noqa: E402
-from rerank.finetune.inspection.checkpoints import Checkpoint  # noqa: E402
-from rerank.finetune.inspection.deltas import changes  # noqa: E402
-from rerank.finetune.inspection.merging import MARKER, Merging, merge  # noqa: E402
-from rerank.finetune.inspection.subject import Subject, open_subject  # noqa: E402
-from rerank.io.model_hash import folder_hash  # noqa: E402
+from rerank.finetune.inspection.checkpoint_reader import CheckpointReader  # noqa: E402
+from rerank.finetune.inspection.inspected_model import InspectedModel, open_inspected_model  # noqa: E402
+from rerank.finetune.inspection.merging import MARKER, MergeOptions, merge_adapter  # noqa: E402
+from rerank.finetune.inspection.weight_changes import iterate_changes  # noqa: E402
+from rerank.io.model_hash import model_folder_hash  # noqa: E402
 from rerank.lm.loading import load, quiet  # noqa: E402
-from rerank.models import resolve  # noqa: E402
+from rerank.models import resolve_model  # noqa: E402
 from rerank.tasks import BackendOptions  # noqa: E402
 from tests.finetune.inspected import answers, load_base, lora, noisy, write_adapter, write_base  # noqa: E402
+from tests.raising import raises  # noqa: E402
 
 pytestmark = [  # what PEFT says when these adapters are made and saved
     pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`"),
@@ -40,18 +41,18 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_base(tmp_path_factory.mktemp("models") / "base")
 
 
-def opened(folder: Path) -> Subject:
-    return open_subject(str(folder))
+def opened(folder: Path) -> InspectedModel:
+    return open_inspected_model(str(folder))
 
 
 def model_of(folder: Path) -> Any:
     """Loaded as ``--model FOLDER`` is."""
-    return load(resolve(str(folder)), BackendOptions(device="cpu", dtype="float32"))[0]
+    return load(resolve_model(str(folder)), BackendOptions(device="cpu", dtype="float32"))[0]
 
 
 def deltas(folder: Path) -> dict[str, Any]:
     subject = opened(folder)
-    return {change.name: change.delta for change in changes(subject, Checkpoint(subject.base))}
+    return {change.name: change.delta for change in iterate_changes(subject, CheckpointReader(subject.base))}
 
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -66,7 +67,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_merged_folder_answers_as_the_adapter_does(base: Path, tmp_path: Path, name: str) -> None:
     wanted = write_adapter(tmp_path / "a", base, lora(**CONFIGS[name]))
-    made = merge(opened(tmp_path / "a"), tmp_path / "out")
+    made = merge_adapter(opened(tmp_path / "a"), tmp_path / "out")
     assert torch.allclose(answers(model_of(tmp_path / "out")), wanted, atol=1e-5)
     assert (made.dtype, made.changed, made.reduced) == ("float32", 7 if name == "head" else 6, ())
     assert made.rounded == 0.0
@@ -74,16 +75,16 @@ def test_the_merged_folder_answers_as_the_adapter_does(base: Path, tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     said = json.loads((tmp_path / "out" / MARKER).read_text())
     assert (said["base"], said["trained"], said["reduce"]) == (str(base), str(tmp_path / "a"), None)
-    hashed = folder_hash(tmp_path / "out")
+    hashed = model_folder_hash(tmp_path / "out")
     (tmp_path / "out" / MARKER).unlink()
-    assert folder_hash(tmp_path / "out") == hashed
+    assert model_folder_hash(tmp_path / "out") == hashed
 
 
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
 def test_of_tied_matrices_only_the_adapted_one_changes(tmp_path: Path, target: str) -> None:
     tied = write_base(tmp_path / "tied", tie_word_embeddings=True)
     wanted = write_adapter(tmp_path / "a", tied, lora(target_modules=["q_proj", target]))
-    merge(opened(tmp_path / "a"), tmp_path / "out")
+    merge_adapter(opened(tmp_path / "a"), tmp_path / "out")
     assert torch.allclose(answers(model_of(tmp_path / "out")), wanted, atol=1e-5)
     assert not torch.allclose(answers(load_base(tied)), wanted, atol=1e-2)
 
@@ -91,15 +92,15 @@ def test_of_tied_matrices_only_the_adapted_one_changes(tmp_path: Path, target: s
 def test_tied_matrices_stay_tied_where_others_were_adapted(tmp_path: Path) -> None:
     tied = write_base(tmp_path / "tied", tie_word_embeddings=True)
     wanted = write_adapter(tmp_path / "a", tied, lora())
-    merge(opened(tmp_path / "a"), tmp_path / "out")
-    assert "lm_head.weight" not in set(Checkpoint(tmp_path / "out"))
+    merge_adapter(opened(tmp_path / "a"), tmp_path / "out")
+    assert "lm_head.weight" not in set(CheckpointReader(tmp_path / "out"))
     assert torch.allclose(answers(model_of(tmp_path / "out")), wanted, atol=1e-5)
 
 
 def test_rounding_is_told(base: Path, tmp_path: Path) -> None:
     write_adapter(tmp_path / "a", base, lora(), partial(noisy, std=0.01))
-    made = merge(opened(tmp_path / "a"), tmp_path / "out", Merging(dtype="bfloat16"))
-    stored, before = Checkpoint(tmp_path / "out"), load_base(base).state_dict()
+    made = merge_adapter(opened(tmp_path / "a"), tmp_path / "out", MergeOptions(dtype="bfloat16"))
+    stored, before = CheckpointReader(tmp_path / "out"), load_base(base).state_dict()
     lost = total = 0.0
     for name, delta in deltas(tmp_path / "a").items():
         assert stored.dtype(f"{name}.weight") == torch.bfloat16
@@ -116,7 +117,7 @@ def test_the_number_type_is_that_of_the_model(base: Path, tmp_path: Path) -> Non
     for path in base.glob("token*"):
         (tmp_path / "half" / path.name).write_bytes(path.read_bytes())
     write_adapter(tmp_path / "a", tmp_path / "half", lora())
-    assert merge(opened(tmp_path / "a"), tmp_path / "out").dtype == "bfloat16"
+    assert merge_adapter(opened(tmp_path / "a"), tmp_path / "out").dtype == "bfloat16"
 
 
 def intruding(base: Path, folder: Path, *, std: float = 0.3) -> Path:
@@ -129,13 +130,13 @@ def test_the_reduction_is_that_of_peft_before_it_cuts_the_rank(base: Path, tmp_p
     from peft.tuners.lora.intruders import reduce_intruder_dimension
 
     adapter = intruding(base, tmp_path / "a", std=0.06)
-    made = merge(opened(adapter), tmp_path / "out", Merging(reduce=0.4, top=6))
+    made = merge_adapter(opened(adapter), tmp_path / "out", MergeOptions(reduce=0.4, top=6))
     assert all(row.before > 0 for row in made.reduced)
     with quiet():
         model = peft.PeftModel.from_pretrained(load_base(base), str(adapter))
         options = {"top_k": 6, "threshold_epsilon": 0.5, "mitigation_lambda": 0.4, "logging_sink": None}
         cast(Any, reduce_intruder_dimension)(model, **options)
-    before, after = Checkpoint(base), Checkpoint(tmp_path / "out")
+    before, after = CheckpointReader(base), CheckpointReader(tmp_path / "out")
     lost = []
     for row in made.reduced:
         key = f"{row.name}.weight"
@@ -149,25 +150,25 @@ def test_the_reduction_is_that_of_peft_before_it_cuts_the_rank(base: Path, tmp_p
 
 def test_a_factor_of_one_changes_nothing_and_zero_leaves_none_behind(base: Path, tmp_path: Path) -> None:
     adapter = intruding(base, tmp_path / "a")
-    merge(opened(adapter), tmp_path / "plain")
-    same = merge(opened(adapter), tmp_path / "same", Merging(reduce=1.0))
+    merge_adapter(opened(adapter), tmp_path / "plain")
+    same = merge_adapter(opened(adapter), tmp_path / "same", MergeOptions(reduce=1.0))
     plain = answers(model_of(tmp_path / "plain"))
     assert torch.allclose(answers(model_of(tmp_path / "same")), plain, atol=1e-3)
     assert [row.after for row in same.reduced] == [row.before for row in same.reduced]
-    gone = merge(opened(adapter), tmp_path / "gone", Merging(reduce=0.0, top=3))
+    gone = merge_adapter(opened(adapter), tmp_path / "gone", MergeOptions(reduce=0.0, top=3))
     assert all(row.before == 3 for row in gone.reduced)
     assert sum(row.after for row in gone.reduced) < sum(row.before for row in gone.reduced)
     assert gone.to_dict()["intruders"] == 18
 
 
 def test_a_whole_model_can_be_reduced_too_and_needs_no_merging(base: Path, tmp_path: Path) -> None:
-    merge(opened(intruding(base, tmp_path / "a")), tmp_path / "whole")
-    whole = open_subject(str(tmp_path / "whole"), str(base))
-    with pytest.raises(UsageError, match="nothing to merge"):
-        merge(whole, tmp_path / "again")
+    merge_adapter(opened(intruding(base, tmp_path / "a")), tmp_path / "whole")
+    whole = open_inspected_model(str(tmp_path / "whole"), str(base))
+    with raises(UsageError, "--reduce-intruders"):
+        merge_adapter(whole, tmp_path / "again")
     assert not (tmp_path / "again").exists()
-    again = merge(whole, tmp_path / "again", Merging(reduce=0.5))
-    other = merge(opened(tmp_path / "a"), tmp_path / "once", Merging(reduce=0.5))
+    again = merge_adapter(whole, tmp_path / "again", MergeOptions(reduce=0.5))
+    other = merge_adapter(opened(tmp_path / "a"), tmp_path / "once", MergeOptions(reduce=0.5))
     assert [row.before for row in again.reduced] == [row.before for row in other.reduced]
     assert torch.allclose(answers(model_of(tmp_path / "again")), answers(model_of(tmp_path / "once")), atol=1e-3)
 
@@ -177,7 +178,7 @@ def test_a_whole_model_can_be_reduced_too_and_needs_no_merging(base: Path, tmp_p
 )
 def test_options_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        Merging(**options)
+        MergeOptions(**options)
 
 
 class TestFolders:
@@ -186,7 +187,7 @@ class TestFolders:
         (tmp_path / "full/file").write_text("kept")
         (tmp_path / "file").write_text("kept")
         for name in ("full", "file"):
-            with pytest.raises(UsageError, match="is there already"), folders.new_folder(tmp_path / name):
+            with raises(UsageError, name, "--out"), folders.new_folder(tmp_path / name):
                 pytest.fail("it was opened")
         assert (tmp_path / "full/file").read_text() == "kept"
 
@@ -197,8 +198,8 @@ class TestFolders:
         assert (tmp_path / "empty/file").read_text() == "new"
 
     def test_nowhere_to_put_it(self, tmp_path: Path) -> None:
-        with pytest.raises(MissingResourceError, match="there is no folder"):
-            folders.check_new(tmp_path / "no/such")
+        with raises(MissingResourceError, str(tmp_path)):
+            folders.check_new_folder(tmp_path / "no/such")
 
     def test_what_failed_leaves_nothing(self, tmp_path: Path) -> None:
         for error, raised in ((OSError(28, "No space left"), StorageError), (ValueError("x"), ValueError)):
@@ -247,7 +248,7 @@ def test_the_mean_core_is_the_mean_change(base: Path, tmp_path: Path) -> None:
 def test_factors_that_differ_are_not_averaged_apart(base: Path, tmp_path: Path) -> None:
     """The error of doing so, against the change itself, is what Fed-SB is about."""
     adapters = sharded(base, tmp_path, same_basis=False)
-    with pytest.raises(DataError, match="--concatenate: the mean of A times the mean of B is not the mean"):
+    with raises(DataError, "--concatenate"):
         average_core([opened(adapter) for adapter in adapters], tmp_path / "mean")
     assert not (tmp_path / "mean").exists()
     stored = [load_file(adapter / WEIGHTS) for adapter in adapters]
@@ -297,7 +298,7 @@ def test_concatenation_is_that_of_peft(base: Path, tmp_path: Path) -> None:
 class TestWhatCannotBeAveraged:
     def test_one_adapter(self, base: Path, tmp_path: Path) -> None:
         write_adapter(tmp_path / "a", base, lora())
-        with pytest.raises(UsageError, match="One adapter"):
+        with raises(UsageError, "1 adapters"):
             concatenate([opened(tmp_path / "a")], tmp_path / "mean")
 
     @pytest.mark.parametrize("name", ["dora", "pissa"])
@@ -305,36 +306,36 @@ class TestWhatCannotBeAveraged:
         write_adapter(tmp_path / "a", base, lora())
         write_adapter(tmp_path / "b", base, lora(**CONFIGS[name]))
         for way in (average_core, concatenate):
-            with pytest.raises(UsageError, match="is no plain LoRA adapter"):
+            with raises(UsageError, "plain LoRA"):
                 way([opened(tmp_path / "a"), opened(tmp_path / "b")], tmp_path / "mean")
 
     def test_other_matrices(self, base: Path, tmp_path: Path) -> None:
         write_adapter(tmp_path / "a", base, lora())
         write_adapter(tmp_path / "b", base, lora(target_modules=["q_proj"]))
-        with pytest.raises(DataError, match=r"Only one of .* adapts model.layers.0.mlp.down_proj"):
+        with raises(DataError, "model.layers.0.mlp.down_proj"):
             concatenate([opened(tmp_path / "a"), opened(tmp_path / "b")], tmp_path / "mean")
 
     def test_other_models(self, base: Path, tmp_path: Path) -> None:
         other = write_base(tmp_path / "other", seed=3)
         write_adapter(tmp_path / "a", base, lora())
         write_adapter(tmp_path / "b", other, lora())
-        with pytest.raises(DataError, match="expected adapters of one model"):
+        with raises(DataError, "base model"):
             concatenate([opened(tmp_path / "a"), opened(tmp_path / "b")], tmp_path / "mean")
 
     def test_another_scale(self, base: Path, tmp_path: Path) -> None:
         a, b = sharded(base, tmp_path, count=2)
         settings = json.loads((b / "adapter_config.json").read_text())
         (b / "adapter_config.json").write_text(json.dumps(settings | {"lora_alpha": 9}))
-        with pytest.raises(DataError, match="other B or another scale"):
+        with raises(DataError, "--concatenate"):
             average_core([opened(a), opened(b)], tmp_path / "mean")
 
     def test_another_use(self, base: Path, tmp_path: Path) -> None:
-        from rerank.models.trained import SETTINGS
-        from rerank.models.trained import Trained as Use
+        from rerank.models.adapters import SETTINGS
+        from rerank.models.adapters import AdapterSettings as Use
 
         a, b = sharded(base, tmp_path, count=2)
         Use(model=str(base), method="fullrank").write(a)
-        with pytest.raises(DataError, match="for one method"):
+        with raises(DataError, "rerank.json"):
             average_core([opened(a), opened(b)], tmp_path / "mean")
         Use(model=str(base), method="fullrank").write(b)
         average_core([opened(a), opened(b)], tmp_path / "mean")

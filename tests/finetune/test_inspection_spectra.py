@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rerank.errors import UsageError
 from rerank.finetune.inspection import spectra
+from tests.raising import raises
 
 torch = pytest.importorskip("torch")
 
@@ -35,31 +36,31 @@ def random(rows: int, columns: int, seed: int = 0) -> Any:
 def test_a_planted_intruder_is_found_and_the_untrained_matrix_has_none() -> None:
     # The directions of a diagonal matrix are the axes. Those of its reflection are the reflection's columns: the first
     # has cosine 1/sqrt(8) = .354 with every axis, the others at least 1 - 1/(8 - sqrt(8)) = .807 with one of them.
-    before, _ = spectra.left_vectors(falling(8))
-    after, _ = spectra.left_vectors(turned(8) @ falling(8))
-    assert spectra.intruders(before, before) == []
-    assert spectra.intruders(before, after) == [0]
-    assert spectra.intruders(before, after, epsilon=0.353) == []
-    assert spectra.intruders(before, after, epsilon=0.354) == [0]
-    assert spectra.intruders(before, after, epsilon=0.8) == [0]
-    assert spectra.intruders(before, after, epsilon=0.81) == list(range(8))
-    assert spectra.intruders(before, after, epsilon=0.81, top=3) == [0, 1, 2]
+    before, _ = spectra.left_singular_vectors(falling(8))
+    after, _ = spectra.left_singular_vectors(turned(8) @ falling(8))
+    assert spectra.find_intruders(before, before) == []
+    assert spectra.find_intruders(before, after) == [0]
+    assert spectra.find_intruders(before, after, epsilon=0.353) == []
+    assert spectra.find_intruders(before, after, epsilon=0.354) == [0]
+    assert spectra.find_intruders(before, after, epsilon=0.8) == [0]
+    assert spectra.find_intruders(before, after, epsilon=0.81) == list(range(8))
+    assert spectra.find_intruders(before, after, epsilon=0.81, top=3) == [0, 1, 2]
 
 
 def test_an_intruder_past_the_first_few_is_not_looked_at() -> None:
     order = [1, 0, 2, 3, 4, 5, 6, 7]
-    before, _ = spectra.left_vectors(falling(8))
-    after, _ = spectra.left_vectors(turned(8)[:, order] @ falling(8))
-    assert spectra.intruders(before, after, top=1) == []
-    assert spectra.intruders(before, after, top=2) == [1]
+    before, _ = spectra.left_singular_vectors(falling(8))
+    after, _ = spectra.left_singular_vectors(turned(8)[:, order] @ falling(8))
+    assert spectra.find_intruders(before, after, top=1) == []
+    assert spectra.find_intruders(before, after, top=2) == [1]
 
 
 def test_a_large_change_in_a_new_direction_intrudes_and_a_small_one_does_not() -> None:
     weight = random(48, 32)
     new = torch.outer(torch.nn.functional.normalize(random(48, 1, 1).flatten(), dim=0), random(32, 1, 2).flatten())
-    before, _ = spectra.left_vectors(weight)
-    assert spectra.intruders(before, spectra.left_vectors(weight + 1e-3 * new)[0]) == []
-    assert spectra.intruders(before, spectra.left_vectors(weight + 30 * new)[0])[:1] == [0]
+    before, _ = spectra.left_singular_vectors(weight)
+    assert spectra.find_intruders(before, spectra.left_singular_vectors(weight + 1e-3 * new)[0]) == []
+    assert spectra.find_intruders(before, spectra.left_singular_vectors(weight + 30 * new)[0])[:1] == [0]
 
 
 def test_intruders_are_made_smaller_and_the_rest_stays() -> None:
@@ -101,7 +102,7 @@ def test_entropy_rank(values: list[float], rank: float) -> None:
 
 def test_numerical_rank() -> None:
     product = random(30, 3) @ random(3, 20, 1)
-    values = spectra.spectrum(product)
+    values = spectra.singular_values(product)
     assert spectra.numerical_rank(values, 30) == 3 == int(torch.linalg.matrix_rank(product))
     assert spectra.numerical_rank(torch.tensor([4.0, 2.0, 1.0]), 3, floor=1.5) == 2
     assert spectra.numerical_rank(torch.zeros(3), 3) == 0
@@ -112,7 +113,7 @@ def test_numerical_rank() -> None:
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 15), st.integers(0, 99))
 def test_the_spectrum_of_factors_is_that_of_their_product(rows: int, columns: int, rank: int, seed: int) -> None:
     left, right = random(rows, rank, seed).double(), random(rank, columns, seed + 100).double()
-    found = spectra.factor_spectrum(left, right)
+    found = spectra.product_singular_values(left, right)
     expected = torch.linalg.svdvals(left @ right)
     assert len(found) == min(rows, columns, rank)
     assert torch.allclose(found, expected[: len(found)], atol=1e-10)
@@ -171,5 +172,5 @@ def test_rank_profile_of_zeros_that_are_kept() -> None:
 
 @pytest.mark.parametrize("reduction", [-0.1, 1.0, math.nan])
 def test_rank_profile_refuses_what_is_no_share(reduction: float) -> None:
-    with pytest.raises(UsageError, match="expected a share from 0, below 1"):
+    with raises(UsageError, "rank reduction"):
         spectra.rank_profile(SPECTRA, reduction)

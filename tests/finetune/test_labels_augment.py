@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import UsageError
-from rerank.finetune.labels.augment import Variants, cut_texts, varied
-from rerank.finetune.labels.lists import LabelList
+from rerank.finetune.labels.augment import Augmentation, augment, truncate_texts
+from rerank.finetune.labels.label_list import LabelList
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.types import Document, Query
+from tests.raising import raises
 
 LABEL = LabelList(qid="q", initial=tuple("abcdefgh"), final=tuple("hgfedcba"), scores=tuple(map(float, range(8))))
 DOCS = tuple(Document(id=name, text=f"{name} two  three four", title=f"title of {name}") for name in LABEL.initial)
@@ -30,10 +31,10 @@ LIST = TrainingList(query=Query(id="q", text="w"), docs=DOCS, order=LABEL.order,
 )
 def test_the_label_keeps_its_order(**options: Any) -> None:
     try:
-        wanted = Variants(**options)
+        wanted = Augmentation(**options)
     except UsageError:
         return
-    made = list(varied([LABEL], wanted))
+    made = list(augment([LABEL], wanted))
     assert len(made) == wanted.copies + wanted.keep
     for one in made[wanted.keep :]:
         assert list(one.final) == sorted(one.initial, reverse=True)
@@ -45,48 +46,48 @@ def test_the_label_keeps_its_order(**options: Any) -> None:
             assert sorted(one.initial) == list("abcdefgh")[: wanted.docs]
     if wanted.keep:
         assert made[0] == LABEL
-    assert made == list(varied([LABEL], wanted))
+    assert made == list(augment([LABEL], wanted))
 
 
 def test_numbers_of_documents_are_drawn_evenly() -> None:
-    sizes = Counter(len(one) for one in varied([LABEL], Variants(draw=True, docs=5, copies=2000)))
+    sizes = Counter(len(one) for one in augment([LABEL], Augmentation(draw=True, docs=5, copies=2000)))
     assert set(sizes) == {2, 3, 4, 5}
     assert all(400 < count < 600 for count in sizes.values())
-    starts = Counter(one.initial[0] for one in varied([LABEL], Variants(shuffle=True, copies=2000)))
+    starts = Counter(one.initial[0] for one in augment([LABEL], Augmentation(shuffle=True, copies=2000)))
     assert all(180 < count < 320 for count in starts.values())
 
 
 def test_seed_query_and_place_decide() -> None:
-    first = [one.initial for one in varied([LABEL, LABEL], Variants(shuffle=True, copies=2))]
+    first = [one.initial for one in augment([LABEL, LABEL], Augmentation(shuffle=True, copies=2))]
     assert len(set(first)) == 4
-    other = [one.initial for one in varied([LABEL, LABEL], Variants(shuffle=True, copies=2, seed=1))]
+    other = [one.initial for one in augment([LABEL, LABEL], Augmentation(shuffle=True, copies=2, seed=1))]
     assert first != other
 
 
 def test_lists_of_one_document_stay() -> None:
     single = LabelList(qid="q", initial=("a",), final=("a",))
-    assert list(varied([single], Variants(draw=True, shuffle=True))) == [single]
+    assert list(augment([single], Augmentation(draw=True, shuffle=True))) == [single]
 
 
 def test_texts_are_cut_alike() -> None:
-    cut = cut_texts(LIST, 2)
+    cut = truncate_texts(LIST, 2)
     assert [(doc.title, doc.text) for doc in cut.docs[:2]] == [("title of", "a two"), ("title of", "b two")]
-    assert cut_texts(LIST, 3).docs[0].text == "a two  three"
-    assert cut_texts(LIST, 99) == LIST
-    with pytest.raises(UsageError, match="--cut-words 0"):
-        cut_texts(LIST, 0)
+    assert truncate_texts(LIST, 3).docs[0].text == "a two  three"
+    assert truncate_texts(LIST, 99) == LIST
+    with raises(UsageError, "--cut-words 0"):
+        truncate_texts(LIST, 0)
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "named"),
     [
-        ({}, "change nothing"),
-        ({"copies": 2}, "change nothing"),
-        ({"docs": 1}, "at least 2 documents"),
-        ({"shuffle": True, "copies": 0}, "at least 1 copy"),
-        ({"docs": 5, "copies": 2}, "--copies 2 without chance"),
+        ({}, ["--shuffle", "--docs", "--draw"]),
+        ({"copies": 2}, ["--shuffle", "--docs", "--draw"]),
+        ({"docs": 1}, ["--docs 1"]),
+        ({"shuffle": True, "copies": 0}, ["--copies 0"]),
+        ({"docs": 5, "copies": 2}, ["--copies 2", "--shuffle", "--draw"]),
     ],
 )
-def test_variants_that_make_no_sense(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        Variants(**options)
+def test_variants_that_make_no_sense(options: dict[str, Any], named: list[str]) -> None:
+    with raises(UsageError, *named):
+        Augmentation(**options)

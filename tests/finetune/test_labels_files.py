@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import DataError, MissingResourceError
-from rerank.finetune.labels.files import read_labels, write_labels
-from rerank.finetune.labels.lists import LabelList
+from rerank.finetune.labels.label_files import read_labels, write_labels
+from rerank.finetune.labels.label_list import LabelList
+from tests.raising import raises
 
 ABC = LabelList(qid="q", initial=("a", "b", "c"), final=("c", "a", "b"), scores=(0.5, 0.1, 0.9), teacher="t", query="?")
 
@@ -70,21 +71,21 @@ def test_fullranks_form_is_read_with_numbers_for_ids(tmp_path: Path) -> None:
 
 GOOD = '{"qid": "1", "initial_list": ["a"], "final_list": ["a"]}'
 WRONG = [
-    ('{"qid": "1", "initial_list": ["a"], "final_list": ["b"]}', "1 documents in its final_list that its initial_list"),
+    ('{"qid": "1", "initial_list": ["a"], "final_list": ["b"]}', "1 documents in its final_list"),
     ('{"qid": "1", "initial_list": ["a", "a"], "final_list": ["a"]}', "document 'a' twice in its initial_list"),
     ('{"qid": "1", "initial_list": ["a", "b"], "final_list": ["b", "b"]}', "document 'b' twice in its final_list"),
-    ('{"qid": "1", "initial_list": [], "final_list": []}', "has no documents"),
+    ('{"qid": "1", "initial_list": [], "final_list": []}', "initial_list"),
     ('{"qid": "1", "initial_list": ["a", "b"], "final_list": ["b"]}', "1 of its 2 documents in its final_list"),
-    ('{"qid": "1", "initial_list": ["a"]}', "no final_list among the keys"),
+    ('{"qid": "1", "initial_list": ["a"]}', "final_list"),
     ('{"qid": "1", "initial_list": "a", "final_list": ["a"]}', "initial_list is 'a'"),
-    ('{"qid": "1", "initial_list": [["a"]], "final_list": ["a"]}', "document id"),
-    ('{"initial_list": ["a"], "final_list": ["a"]}', "no query id"),
+    ('{"qid": "1", "initial_list": [["a"]], "final_list": ["a"]}', "['a']"),
+    ('{"initial_list": ["a"], "final_list": ["a"]}', "initial_list, final_list"),
     ('{"qid": "1", "initial_list": ["a"], "final_list": ["a"], "scores": [1, 2]}', "2 scores for 1 documents"),
-    ('{"qid": "1", "initial_list": ["a"], "final_list": ["a"], "scores": ["x"]}', "expected a list of numbers"),
-    ('{"qid": "1", "initial_list": ["a"], "final_list": ["a"], "scores": [Infinity]}', "no finite number"),
-    ('{"qid": "1", "initial_list": ["a"], "final_list": ["a"], "teacher": 3}', "expected a text"),
+    ('{"qid": "1", "initial_list": ["a"], "final_list": ["a"], "scores": ["x"]}', "['x']"),
+    ('{"qid": "1", "initial_list": ["a"], "final_list": ["a"], "scores": [Infinity]}', "finite"),
+    ('{"qid": "1", "initial_list": ["a"], "final_list": ["a"], "teacher": 3}', "3"),
     ("[1]", "JSON object"),
-    ("nothing", "no JSON"),
+    ("nothing", "JSON"),
 ]
 
 
@@ -102,11 +103,11 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: str, message: str) -> None:
 
 def test_files_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
-    with pytest.raises(DataError, match="is empty"):
+    with raises(DataError, "empty.jsonl"):
         list(read_labels(tmp_path / "empty.jsonl"))
-    with pytest.raises(MissingResourceError, match="There is no file"):
+    with raises(MissingResourceError, tmp_path):
         list(read_labels(tmp_path / "none.jsonl"))
-    with pytest.raises(MissingResourceError, match="no folder"):
+    with raises(MissingResourceError, tmp_path):
         write_labels([ABC], tmp_path / "no" / "labels.jsonl")
 
 

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
 from rerank.errors import DataError, UsageError
-from rerank.finetune.labels.filters import Filter, agreement, filtered
-from rerank.finetune.labels.lists import LabelList
+from rerank.finetune.labels.filters import ListFilter, filter_labels, label_agreement
+from rerank.finetune.labels.label_list import LabelList
+from tests.raising import raises
 
 
 def label(qid: str, initial: str, final: str) -> LabelList:
@@ -27,9 +28,9 @@ SAME, TURNED, NEAR, SHORT = (
 )
 
 
-def passing(wanted: Filter, **more: Any) -> tuple[list[str], dict[str, int]]:
+def passing(wanted: ListFilter, **more: Any) -> tuple[list[str], dict[str, int]]:
     dropped: Counter[str] = Counter()
-    kept = filtered([SAME, TURNED, NEAR, SHORT], wanted, dropped=dropped, **more)
+    kept = filter_labels([SAME, TURNED, NEAR, SHORT], wanted, dropped=dropped, **more)
     return [one.qid for one in kept], dict(dropped)
 
 
@@ -38,37 +39,37 @@ def test_agreement_is_kendalls_tau(final: list[int]) -> None:
     names = [f"d{n}" for n in range(7)]
     one = LabelList(qid="q", initial=tuple(names), final=tuple(names[n] for n in final))
     ranks = [final.index(n) for n in range(7)]
-    assert agreement(one) == pytest.approx(kendalltau(range(7), ranks).statistic)
+    assert label_agreement(one) == pytest.approx(kendalltau(range(7), ranks).statistic)
 
 
 def test_lists_that_say_too_much_or_too_little_new_are_dropped() -> None:
-    assert passing(Filter(max_tau=0.9)) == (["turned", "near", "short"], {"lists: too much agreement": 1})
-    assert passing(Filter(min_tau=0)) == (["same", "near"], {"lists: too little agreement": 2})
-    assert passing(Filter(min_tau=2 / 3 - 1e-9, max_tau=2 / 3 + 1e-9))[0] == ["near"]
+    assert passing(ListFilter(max_tau=0.9)) == (["turned", "near", "short"], {"lists: too much agreement": 1})
+    assert passing(ListFilter(min_tau=0)) == (["same", "near"], {"lists: too little agreement": 2})
+    assert passing(ListFilter(min_tau=2 / 3 - 1e-9, max_tau=2 / 3 + 1e-9))[0] == ["near"]
 
 
 def test_agreement_of_two_teachers() -> None:
     other = {"same": SAME, "turned": label("turned", "abx", "xba"), "near": label("near", "azy", "yza")}
-    kept, dropped = passing(Filter(min_tau=0.5), other=other)
+    kept, dropped = passing(ListFilter(min_tau=0.5), other=other)
     assert kept == ["same", "turned"]  # of turned both know a and b, and put b first
     assert dropped == {"lists: fewer than two documents to compare": 1, "lists: the other teacher has none": 1}
 
 
 def test_lengths_of_lists() -> None:
-    assert passing(Filter(min_docs=3)) == (["same", "turned", "near"], {"lists: too few documents": 1})
-    assert passing(Filter(max_docs=3)) == (["short"], {"lists: too many documents": 3})
+    assert passing(ListFilter(min_docs=3)) == (["same", "turned", "near"], {"lists: too few documents": 1})
+    assert passing(ListFilter(max_docs=3)) == (["short"], {"lists: too many documents": 3})
 
 
 def test_lengths_of_documents() -> None:
     words = {"a": 1, "b": 5, "c": 9, "d": 50}
     dropped: Counter[str] = Counter()
-    kept = list(filtered([TURNED, SHORT], Filter(min_words=2, max_words=20), words=words, dropped=dropped))
+    kept = list(filter_labels([TURNED, SHORT], ListFilter(min_words=2, max_words=20), words=words, dropped=dropped))
     assert [(one.initial, one.final) for one in kept] == [(("b", "c"), ("c", "b"))]
     assert dropped == {"documents: too short": 2, "documents: too long": 1, "lists: too few documents": 1}
-    with pytest.raises(DataError, match="length of document 'a' of query 'turned' is not known"):
-        list(filtered([TURNED], Filter(min_words=2), words={}, dropped=dropped))
+    with raises(DataError, "document 'a'", "query 'turned'", "--collection"):
+        list(filter_labels([TURNED], ListFilter(min_words=2), words={}, dropped=dropped))
     none: Counter[str] = Counter()
-    assert list(filtered([SHORT], Filter(min_words=99), words=words, dropped=none)) == []
+    assert list(filter_labels([SHORT], ListFilter(min_words=99), words=words, dropped=none)) == []
     assert none["lists: too few documents"] == 1
 
 
@@ -84,4 +85,4 @@ def test_lengths_of_documents() -> None:
 )
 def test_limits_that_make_no_sense(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        Filter(**options)
+        ListFilter(**options)

@@ -13,16 +13,17 @@ from rerank.collections.jsonl import Jsonl
 from rerank.errors import DataError, UsageError
 from rerank.finetune.labels.conversations import passages_in, read_conversations
 from rerank.finetune.labels.flag_embedding import read_flag_embedding
-from rerank.finetune.labels.reading import read_lists
+from rerank.finetune.labels.list_files import read_lists
 from rerank.finetune.labels.training_list import TrainingList
-from rerank.io.json_records import Record
+from rerank.io.json_records import JsonRecord
+from tests.raising import raises
 
 PASSAGES = ["Fleas live for months.", "Bees make honey.", "A flea is small."]
 
 
 def flag(*rows: dict[str, Any], **more: Any) -> tuple[list[TrainingList], Counter[str]]:
     skipped: Counter[str] = Counter()
-    records = (Record(f"f:{at}", row) for at, row in enumerate(rows, 1))
+    records = (JsonRecord(f"f:{at}", row) for at, row in enumerate(rows, 1))
     return list(read_flag_embedding(records, skipped=skipped, **more)), skipped
 
 
@@ -68,7 +69,7 @@ def test_equal_texts_are_one_document_and_counted() -> None:
     ("row", "message"),
     [
         ({"pos": ["p"], "neg": ["n"]}, "f:1: None"),
-        ({"query": " ", "pos": ["p"], "neg": ["n"]}, "f:1: the query is blank"),
+        ({"query": " ", "pos": ["p"], "neg": ["n"]}, "f:1: the query"),
         ({"query": "q", "pos": [], "neg": ["n"]}, "f:1: pos is"),
         ({"query": "q", "pos": ["p"], "neg": "n"}, "f:1: neg is 'n'"),
         ({"query": "q", "pos": ["p"], "neg": [3]}, "f:1: 3"),
@@ -100,7 +101,9 @@ def talk(*turns: tuple[str, str], **more: Any) -> dict[str, Any]:
 
 def conversations(*rows: dict[str, Any]) -> tuple[list[TrainingList], Counter[str]]:
     skipped: Counter[str] = Counter()
-    return list(read_conversations((Record(f"f:{n}", row) for n, row in enumerate(rows, 1)), skipped=skipped)), skipped
+    return list(
+        read_conversations((JsonRecord(f"f:{n}", row) for n, row in enumerate(rows, 1)), skipped=skipped)
+    ), skipped
 
 
 def test_a_conversation_is_a_list() -> None:
@@ -147,11 +150,11 @@ def test_passages_may_hold_numbers_lines_and_queries() -> None:
     ("row", "message"),
     [
         ({"conversations": "x"}, "f:1: the turns are 'x'"),
-        ({"conversations": []}, "f:1: the last turn is None"),
-        (talk(("gpt", "[1]"), ("human", human())), "f:1: the last turn is 'human'"),
-        (talk(("human", "Rank them.\nSearch Query: q."), ("gpt", "[1]")), "f:1: no passage [1]"),
-        (talk(("human", human().replace("with 3", "with 4")), ("gpt", "[1]")), "3 numbered passages where 4 are"),
-        (talk(("human", "[1] a\n[2] b"), ("gpt", "[1] > [2]")), "f:1: no query in the turn"),
+        ({"conversations": []}, "None"),
+        (talk(("gpt", "[1]"), ("human", human())), "'human'"),
+        (talk(("human", "Rank them.\nSearch Query: q."), ("gpt", "[1]")), "[1]"),
+        (talk(("human", human().replace("with 3", "with 4")), ("gpt", "[1]")), "3 numbered passages"),
+        (talk(("human", "[1] a\n[2] b"), ("gpt", "[1] > [2]")), "Search Query"),
     ],
 )
 def test_other_conversations_are_refused(row: dict[str, Any], message: str) -> None:
@@ -165,12 +168,12 @@ def test_the_form_is_told_from_the_first_object(tmp_path: Path) -> None:
     path.write_text(json.dumps({"query": "q", "pos": ["p"], "neg": ["n"]}), "utf-8")
     assert texts(next(read_lists(path))) == ["p", "n"]
     path.write_text(json.dumps({"query": "q", "pos": ["p"], "neg": ["n", "n"]}), "utf-8")
-    with pytest.warns(UserWarning, match="left out: 1 texts that were there twice"):  # nobody counts them
+    with pytest.warns(UserWarning, match="1 texts that were there twice"):  # nobody counts them
         list(read_lists(path))
     path.write_text(json.dumps([talk(("human", human()), ("gpt", "[3] > [1] > [2]"))] * 2, indent=1), "utf-8")
     assert [one.query.id for one in read_lists(path)] == ["1", "2"]
     path.write_text('{"qid": "1", "initial_list": ["a"], "final_list": ["a"]}', "utf-8")
-    with pytest.raises(UsageError, match="--collection"):
+    with raises(UsageError, "--collection"):
         read_lists(path)
     (tmp_path / "docs.jsonl").write_text('{"id": "a", "text": "x"}', "utf-8")
     (tmp_path / "queries.jsonl").write_text('{"id": "1", "text": "what"}', "utf-8")

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import DataError, UsageError
-from rerank.finetune.labels.leaks import THRESHOLD, grams, leaks, normalised
-from rerank.finetune.labels.lists import LabelList
-from rerank.finetune.labels.splits import Shares, leaks_of, split, without
+from rerank.finetune.labels.label_list import LabelList
+from rerank.finetune.labels.leaks import THRESHOLD, find_leaks, normalise_query, trigrams
+from rerank.finetune.labels.splits import SplitShares, find_split_leaks, remove_leaking, split_labels
+from tests.raising import raises
 
 
 def label(qid: str, copy: int = 0) -> LabelList:
@@ -23,13 +24,13 @@ TEXTS = {f"q{at}": f"question about subject{at}" for at in range(20)}
 
 
 def test_shares_are_as_asked_and_do_not_depend_on_the_files_order() -> None:
-    made = split(LABELS, Shares(dev=0.2, test=0.1, seed=3), texts=TEXTS)
+    made = split_labels(LABELS, SplitShares(dev=0.2, test=0.1, seed=3), texts=TEXTS)
     assert [len(part) for part in (made.train, made.dev, made.test)] == [14, 4, 2]
     assert sorted(one.qid for part in (made.train, made.dev, made.test) for one in part) == sorted(TEXTS)
     mixed = random.Random(0).sample(LABELS, len(LABELS))
-    again = split(mixed, Shares(dev=0.2, test=0.1, seed=3), texts=TEXTS)
+    again = split_labels(mixed, SplitShares(dev=0.2, test=0.1, seed=3), texts=TEXTS)
     assert {one.qid for one in again.dev} == {one.qid for one in made.dev}
-    assert {one.qid for one in split(LABELS, Shares(dev=0.2, test=0.1, seed=4), texts=TEXTS).dev} != {
+    assert {one.qid for one in split_labels(LABELS, SplitShares(dev=0.2, test=0.1, seed=4), texts=TEXTS).dev} != {
         one.qid for one in made.dev
     }
 
@@ -38,23 +39,23 @@ def test_a_query_is_never_on_both_sides() -> None:
     labels = [label(f"q{at}", copy) for copy in range(3) for at in range(20)]
     texts = {f"q{at}": f"Question {at // 2}, please!" if at % 2 else f"question {at // 2} please" for at in range(20)}
     for seed in range(5):
-        made = split(labels, Shares(dev=0.3, seed=seed), texts=texts)
-        train, dev = ({normalised(texts[one.qid]) for one in part} for part in (made.train, made.dev))
+        made = split_labels(labels, SplitShares(dev=0.3, seed=seed), texts=texts)
+        train, dev = ({normalise_query(texts[one.qid]) for one in part} for part in (made.train, made.dev))
         assert not train & dev
         assert len(made.dev) == 3 * 2 * 3  # three of ten texts, two queries each, three lists each
 
 
 def test_without_texts_ids_are_what_counts() -> None:
-    made = split([*LABELS, *LABELS], Shares(dev=0.1), texts={})
+    made = split_labels([*LABELS, *LABELS], SplitShares(dev=0.1), texts={})
     assert (len(made.train), len(made.dev), made.test) == (36, 4, ())
 
 
 def test_shares_that_leave_nothing() -> None:
     for shares in ((0.0, 0.0), (0.5, 0.5), (-0.1, 0.3)):
-        with pytest.raises(UsageError, match="together above 0 and below 1"):
-            Shares(dev=shares[0], test=shares[1])
-    with pytest.raises(DataError, match="2 queries for 1 in test, 1 in dev"):
-        split(LABELS[:2], Shares(dev=0.1, test=0.1), texts=TEXTS)
+        with raises(UsageError, "--dev", "--test"):
+            SplitShares(dev=shares[0], test=shares[1])
+    with raises(DataError, "2 queries", "1 in test", "1 in dev"):
+        split_labels(LABELS[:2], SplitShares(dev=0.1, test=0.1), texts=TEXTS)
 
 
 VOCABULARY = ("how", "to", "sort", "a", "list", "lists", "in", "python", "3", "sorting", "what's")
@@ -69,16 +70,16 @@ def test_pairs_are_those_of_a_plain_comparison(train: list[str], test: list[str]
     expected = set()
     for a, left in ours.items():
         for b, right in theirs.items():
-            x, y = grams(left), grams(right)
+            x, y = trigrams(left), trigrams(right)
             if x | y and len(x & y) / len(x | y) >= threshold:
                 expected.add((a, b))
-    assert {(leak.train, leak.test) for leak in leaks(ours, theirs, threshold=threshold)} == expected
+    assert {(leak.train, leak.test) for leak in find_leaks(ours, theirs, threshold=threshold)} == expected
 
 
 def test_the_coefficient_by_hand() -> None:
-    assert grams("to do to") == {" to", "to ", " do", "do "}
-    assert grams("a, A") == {" a "}
-    (leak,) = leaks({"1": "to do"}, {"2": "do be"}, threshold=0.3)
+    assert trigrams("to do to") == {" to", "to ", " do", "do "}
+    assert trigrams("a, A") == {" a "}
+    (leak,) = find_leaks({"1": "to do"}, {"2": "do be"}, threshold=0.3)
     assert leak.similarity == pytest.approx(2 / 6)  # shared: " do", "do "; besides: " to", "to ", " be", "be "
     assert not leak.exact
 
@@ -91,39 +92,41 @@ def test_the_threshold_lets_near_misses_pass_and_stops_rewordings() -> None:
         "c": "Je,ice cube ana  watoto?",
         "d": "what's the capital of France",
     }
-    found = {(leak.train, leak.test): leak for leak in leaks(said, asked)}
+    found = {(leak.train, leak.test): leak for leak in find_leaks(said, asked)}
     assert set(found) == {("1", "d"), ("2", "b"), ("3", "c")}
     assert found["3", "c"].exact
     assert found["3", "c"].similarity == 1
     assert min(leak.similarity for leak in found.values()) >= THRESHOLD
-    assert [leak.exact for leak in leaks(said, asked)] == [True, False, False]
+    assert [leak.exact for leak in find_leaks(said, asked)] == [True, False, False]
 
 
 def test_texts_without_words_are_compared_as_they_are() -> None:
-    assert normalised(" ?! ") == "?!"
-    assert [leak.exact for leak in leaks({"1": "?!"}, {"2": "?!", "3": "!"})] == [True]
-    assert leaks({}, {"1": "x"}) == leaks({"1": "x"}, {}) == []
-    assert leaks({"1": ""}, {"2": ""}) == []
-    with pytest.raises(UsageError, match="--threshold 0"):
-        leaks({}, {}, threshold=0)
+    assert normalise_query(" ?! ") == "?!"
+    assert [leak.exact for leak in find_leaks({"1": "?!"}, {"2": "?!", "3": "!"})] == [True]
+    assert find_leaks({}, {"1": "x"}) == find_leaks({"1": "x"}, {}) == []
+    assert find_leaks({"1": ""}, {"2": ""}) == []
+    with raises(UsageError, "--threshold 0"):
+        find_leaks({}, {}, threshold=0)
 
 
 def test_leaks_of_a_split_say_where_and_can_be_dropped() -> None:
     texts = {f"q{at}": f"{chr(97 + at) * 3}{chr(98 + at)}{chr(99 + at)}x{at}" for at in range(20)}
-    made = split(LABELS, Shares(dev=0.1, test=0.1), texts=texts)
+    made = split_labels(LABELS, SplitShares(dev=0.1, test=0.1), texts=texts)
     held, lost = made.dev[0].qid, made.train[0].qid
     texts[made.train[1].qid] = f"{texts[held]} x"
     elsewhere = {"their queries": {held: texts[lost].upper()}}
-    found = leaks_of(made, texts, against=elsewhere, threshold=0.6)
+    found = find_split_leaks(made, texts, against=elsewhere, threshold=0.6)
     assert {(leak.train, leak.where, leak.exact) for leak in found} == {
         (made.train[1].qid, "dev", False),
         (lost, "their queries", True),
     }
-    kept = without(made.train, found)
+    kept = remove_leaking(made.train, found)
     assert [one.qid for one in kept] == [one.qid for one in made.train[2:]]
 
 
 def test_many_queries_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rerank.finetune.labels.leaks._STEP", 3)
     queries = {f"{at}": f"word{at} thing{at * 7}" for at in range(10)}
-    assert {(leak.train, leak.test) for leak in leaks(queries, queries, threshold=1)} == {(at, at) for at in queries}
+    assert {(leak.train, leak.test) for leak in find_leaks(queries, queries, threshold=1)} == {
+        (at, at) for at in queries
+    }

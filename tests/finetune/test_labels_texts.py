@@ -10,11 +10,12 @@ import pytest
 
 from rerank.collections import open_collection
 from rerank.errors import DataError, UsageError
-from rerank.finetune.labels.files import read_labels
-from rerank.finetune.labels.lists import LabelList
-from rerank.finetune.labels.texts import as_label, lengths, query_texts, with_texts, write_folder
+from rerank.finetune.labels.label_files import read_labels
+from rerank.finetune.labels.label_list import LabelList
+from rerank.finetune.labels.list_texts import attach_texts, document_lengths, query_texts, to_label, write_folder
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.types import Document, Query
+from tests.raising import raises
 
 LABEL = LabelList(qid="q1", initial=("a", "b"), final=("b", "a"), where="labels:4")
 
@@ -29,14 +30,14 @@ def folder(tmp_path: Path) -> str:
 
 def test_texts_are_looked_up(folder: str) -> None:
     collection = open_collection(folder)
-    (one,) = with_texts([LABEL], collection)
+    (one,) = attach_texts([LABEL], collection)
     assert one.query == Query(id="q1", text="what")
     assert [doc.full_text for doc in one.docs] == ["one two", "T\nthree"]
     assert one.ranks == (2, 1)
-    (own,) = with_texts([replace(LABEL, query="my words")], collection)
+    (own,) = attach_texts([replace(LABEL, query="my words")], collection)
     assert own.query.text == "my words"
-    assert as_label(own) == replace(LABEL, query="my words")
-    assert lengths([LABEL], collection) == {"a": 2, "b": 2}
+    assert to_label(own) == replace(LABEL, query="my words")
+    assert document_lengths([LABEL], collection) == {"a": 2, "b": 2}
 
 
 def test_of_a_query_with_several_lists_the_first_text_counts(folder: str) -> None:
@@ -49,20 +50,20 @@ def test_of_a_query_with_several_lists_the_first_text_counts(folder: str) -> Non
 
 
 def test_a_collection_that_finds_by_id_is_asked_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rerank.finetune.labels.texts._TOGETHER", 2)
+    monkeypatch.setattr("rerank.finetune.labels.list_texts._BATCH", 2)
     collection = open_collection("pydoc")
     ids = [doc.id for doc in collection.docs()][:10]
     labels = [LabelList(qid="q01", initial=tuple(ids[at : at + 2]), final=tuple(ids[at : at + 2])) for at in range(5)]
-    found = list(with_texts(labels, collection))
+    found = list(attach_texts(labels, collection))
     assert [tuple(doc.id for doc in one.docs) for one in found] == [one.initial for one in labels]
 
 
 def test_what_the_collection_lacks_is_named_with_its_line(folder: str) -> None:
     collection = open_collection(folder)
-    with pytest.raises(DataError, match=r"labels:4: the list of query 'q1' has 1 documents .* first 'z'"):
-        list(with_texts([replace(LABEL, initial=("a", "z"), final=("z", "a"))], collection))
-    with pytest.raises(DataError, match="labels:4: the list of query 'q9' has no text for its query"):
-        list(with_texts([replace(LABEL, qid="q9")], collection))
+    with raises(DataError, "labels:4:", "query 'q1'", "1 documents", "'z'"):
+        list(attach_texts([replace(LABEL, initial=("a", "z"), final=("z", "a"))], collection))
+    with raises(DataError, "labels:4:", "query 'q9'"):
+        list(attach_texts([replace(LABEL, qid="q9")], collection))
 
 
 def test_texts_of_queries(folder: str) -> None:
@@ -72,18 +73,18 @@ def test_texts_of_queries(folder: str) -> None:
 
 
 def test_lists_become_a_collection_of_their_own(tmp_path: Path, folder: str) -> None:
-    lists = list(with_texts([LABEL, replace(LABEL, final=("a", "b"))], open_collection(folder)))
+    lists = list(attach_texts([LABEL, replace(LABEL, final=("a", "b"))], open_collection(folder)))
     target = tmp_path / "made"
     written = write_folder(lists, target)
     assert (written.lists, written.queries, written.documents) == (2, 1, 2)
-    again = list(with_texts(read_labels(target / "labels.jsonl"), open_collection(f"jsonl:{target}")))
+    again = list(attach_texts(read_labels(target / "labels.jsonl"), open_collection(f"jsonl:{target}")))
     assert again == lists
     assert write_folder(lists[:1], target).lists == 1  # its own folder is written anew
 
 
 def test_a_strange_folder_is_left_alone(tmp_path: Path, folder: str) -> None:
     before = (tmp_path / "docs.jsonl").read_bytes()
-    with pytest.raises(UsageError, match="was not made by"):
+    with raises(UsageError, tmp_path, "--output"):
         write_folder([], tmp_path)
     assert (tmp_path / "docs.jsonl").read_bytes() == before
 
@@ -92,7 +93,7 @@ def test_two_texts_for_one_id_are_refused(tmp_path: Path) -> None:
     docs = (Document(id="a", text="x"), Document(id="b", text="y"))
     one = TrainingList(query=Query(id="q", text="w"), docs=docs, order=(0, 1))
     other = replace(one, docs=(Document(id="a", text="X"), docs[1]))
-    with pytest.raises(DataError, match="The document 'a' has two texts"):
+    with raises(DataError, "document 'a'"):
         write_folder([one, other], tmp_path / "made")
-    with pytest.raises(DataError, match="The query 'q' has two texts"):
+    with raises(DataError, "query 'q'"):
         write_folder([one, replace(one, query=Query(id="q", text="v"))], tmp_path / "made")

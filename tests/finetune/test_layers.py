@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rerank.errors import UsageError
-from rerank.finetune.extra.layers.base import Between
+from rerank.finetune.extra.layers.base import CallbackPart
 from rerank.finetune.extra.layers.lisa import Lisa
 from rerank.finetune.extra.layers.owlore import Owlore
 from rerank.finetune.optimizers.adamw import Adamw
@@ -21,11 +21,12 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
-from rerank.finetune.extra.layers.base.sampling import blocks, draw  # noqa: E402
-from rerank.finetune.extra.layers.owlore.outliers import outlier_shares  # noqa: E402
-from rerank.finetune.optimizers.base.parameter_groups import trained_shapes  # noqa: E402
+from rerank.finetune.extra.layers.base.layer_sampling import draw_layers, find_layers  # noqa: E402
+from rerank.finetune.extra.layers.owlore.outliers import compute_outlier_shares  # noqa: E402
+from rerank.finetune.optimizers.base.parameter_groups import trainable_shapes  # noqa: E402
 from tests.finetune.stepping import backward, same_weights, trainer  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_loss, tiny_model  # noqa: E402
+from tests.raising import raises  # noqa: E402
 
 
 class Watch(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
@@ -60,46 +61,46 @@ def run(folder: Path, spec: Any, optimizer: Any = None, resume: Path | None = No
 
 def test_a_draw_depends_on_seed_and_interval_alone() -> None:
     odds = [1.0] * 8
-    first = [draw(odds, 2, 3, interval) for interval in range(20)]
-    assert first == [draw(odds, 2, 3, interval) for interval in range(20)]
-    assert first != [draw(odds, 2, 4, interval) for interval in range(20)]
+    first = [draw_layers(odds, 2, 3, interval) for interval in range(20)]
+    assert first == [draw_layers(odds, 2, 3, interval) for interval in range(20)]
+    assert first != [draw_layers(odds, 2, 4, interval) for interval in range(20)]
     assert all(len(set(drawn)) == 2 and drawn == sorted(drawn) for drawn in first)
     assert {at for drawn in first for at in drawn} == set(range(8))
 
 
 def test_layers_are_drawn_as_often_as_their_odds_say() -> None:
-    counts = Counter(draw([1.0, 2.0, 3.0, 4.0], 1, 0, interval)[0] for interval in range(4000))
+    counts = Counter(draw_layers([1.0, 2.0, 3.0, 4.0], 1, 0, interval)[0] for interval in range(4000))
     assert [counts[at] / 4000 for at in range(4)] == pytest.approx([0.1, 0.2, 0.3, 0.4], abs=0.03)
 
 
 def test_odds_of_nothing_are_drawn_only_where_others_are_too_few() -> None:
-    assert all(draw([0.0, 1.0, 0.0], 1, 0, interval) == [1] for interval in range(50))
-    assert {tuple(draw([0.0, 1.0, 0.0], 2, 0, interval)) for interval in range(50)} == {(0, 1), (1, 2)}
-    assert {tuple(draw([0.0] * 3, 1, 0, interval)) for interval in range(50)} == {(0,), (1,), (2,)}
+    assert all(draw_layers([0.0, 1.0, 0.0], 1, 0, interval) == [1] for interval in range(50))
+    assert {tuple(draw_layers([0.0, 1.0, 0.0], 2, 0, interval)) for interval in range(50)} == {(0, 1), (1, 2)}
+    assert {tuple(draw_layers([0.0] * 3, 1, 0, interval)) for interval in range(50)} == {(0,), (1,), (2,)}
 
 
 def test_layers_are_the_largest_list_of_modules() -> None:
     model = tiny_model(layers=3)
-    assert blocks(model) is model.model.layers
+    assert find_layers(model) is model.model.layers
     with warnings.catch_warnings():
         # peft asks transformers for a name that transformers is about to drop.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         adapted = peft.get_peft_model(model, peft.OSFConfig(effective_rank=32, target_modules=["q_proj", "up_proj"]))
-    assert blocks(adapted) is model.model.layers
+    assert find_layers(adapted) is model.model.layers
     experts = torch.nn.ModuleList([torch.nn.ModuleList([torch.nn.Linear(2, 2) for _ in range(5)]) for _ in range(2)])
-    assert blocks(torch.nn.Sequential(experts)) is experts
+    assert find_layers(torch.nn.Sequential(experts)) is experts
 
 
 def test_what_cannot_be_drawn_is_refused() -> None:
-    with pytest.raises(UsageError, match="5 layers at a time were asked for, and the model has 2"):
+    with raises(UsageError, "n=5", "2"):
         Lisa(n=5).callback(tiny_model(), TinyBatches(), seed=0)
-    with pytest.raises(UsageError, match="A Linear has no list of layers"):
+    with raises(UsageError, "Linear"):
         Lisa().callback(torch.nn.Linear(2, 2), TinyBatches(), seed=0)
-    with pytest.raises(UsageError, match="Option n is 0"):
+    with raises(UsageError, "n", "0"):
         Lisa(n=0)
-    with pytest.raises(UsageError, match="Option every is 0"):
+    with raises(UsageError, "every", "0"):
         Lisa(every=0)
-    with pytest.raises(UsageError, match=r"Option over is 0\.0"):
+    with raises(UsageError, "over", "0.0"):
         Owlore(over=0.0)
 
 
@@ -109,12 +110,12 @@ def test_what_cannot_be_drawn_is_refused() -> None:
 def test_some_layers_train_at_a_time_and_the_optimizer_keeps_only_these(tmp_path: Path) -> None:
     spec = Lisa(n=2, every=2)
     training, watch = run(tmp_path, spec)
-    expected = [draw([1.0] * 4, 2, 5, step // 2) for step in range(8)]
+    expected = [draw_layers([1.0] * 4, 2, 5, step // 2) for step in range(8)]
     assert watch.layers == expected
     assert {at for drawn in expected for at in drawn} == {0, 1, 2, 3}
     assert all(watch.rest)
     model = training.model
-    layers = Adamw().state(trained_shapes(model.model.layers[0])) * 2
+    layers = Adamw().count_state(trainable_shapes(model.model.layers[0])) * 2
     rest = 2 * sum(weight.numel() for name, weight in model.named_parameters() if ".layers." not in name)
     assert watch.kept == [layers + rest] * 8
     assert all(weight.requires_grad for weight in model.parameters())
@@ -123,7 +124,7 @@ def test_some_layers_train_at_a_time_and_the_optimizer_keeps_only_these(tmp_path
 def test_the_rest_can_be_left_out(tmp_path: Path) -> None:
     training, watch = run(tmp_path, Lisa(n=1, every=3, train_rest=False))
     assert not any(watch.rest)
-    assert watch.kept == [Adamw().state(trained_shapes(training.model.model.layers[0]))] * 8
+    assert watch.kept == [Adamw().count_state(trainable_shapes(training.model.model.layers[0]))] * 8
     before, after = tiny_model(layers=4), training.model
     assert torch.equal(before.model.embed_tokens.weight, after.model.embed_tokens.weight)
     assert torch.equal(before.lm_head.weight, after.lm_head.weight)
@@ -158,7 +159,7 @@ def test_an_optimizer_that_was_built_after_freezing_is_refused(tmp_path: Path) -
     model = tiny_model(layers=4)
     callback = Lisa().callback(model, TinyBatches(), seed=0)
     model.model.layers[1].requires_grad_(False)
-    with pytest.raises(UsageError, match="The optimizer lacks 9 parameters of layers"):
+    with raises(UsageError, "9 parameters"):
         trainer(model, Adamw(), tmp_path, callbacks=[callback]).train()
 
 
@@ -207,7 +208,7 @@ def test_outlier_shares_are_numpys() -> None:
         def backward(self, given: Any) -> None:
             raise NotImplementedError
 
-    found = outlier_shares(model, layers, Two(), 2.0)
+    found = compute_outlier_shares(model, layers, Two(), 2.0)
     x = np.concatenate([batch.numpy().reshape(-1, 6) for batch in batches])
     expected = []
     for layer in layers:
@@ -253,7 +254,7 @@ def test_layers_without_linear_maps_have_no_outliers_to_count() -> None:
         def backward(self, given: Any) -> None:
             pass
 
-    with pytest.raises(UsageError, match="No linear map of layer 0 saw a batch"):
+    with raises(UsageError, "layer 0"):
         Owlore(n=1).callback(model, Nothing(), seed=0)
 
 
@@ -270,7 +271,7 @@ def test_osf_has_outliers_too() -> None:
 
 
 def test_both_are_of_full_weights_alone() -> None:
-    kinds: list[Between] = [Lisa(), Owlore()]
+    kinds: list[CallbackPart] = [Lisa(), Owlore()]
     for spec in kinds:
         assert spec.fits == {"full"}
         assert spec.reason

@@ -12,17 +12,18 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from rerank.errors import DataError, UsageError  # noqa: E402
-from rerank.finetune.losses.base import Wanted  # noqa: E402
-from rerank.finetune.recipe import LOSSES  # noqa: E402
+from rerank.finetune.component_registry import LOSSES  # noqa: E402
+from rerank.finetune.losses.base import ListTarget  # noqa: E402
+from tests.raising import raises  # noqa: E402
 
 SCORES = (0.3, -1.2, 2.0, 0.1, 0.7)
 RANKS = (2.0, 5.0, 1.0, 3.0, 4.0)
 TEACHER = (1.5, -2.0, 3.0, 0.5, 0.0)
 
 
-def wanted(ranks: Any = RANKS, scores: Any = TEACHER, dtype: Any = None) -> Wanted:
+def wanted(ranks: Any = RANKS, scores: Any = TEACHER, dtype: Any = None) -> ListTarget:
     kind = dtype or torch.float64
-    return Wanted(ranks=torch.tensor(ranks, dtype=kind), scores=torch.tensor(scores, dtype=kind))
+    return ListTarget(ranks=torch.tensor(ranks, dtype=kind), scores=torch.tensor(scores, dtype=kind))
 
 
 def scored() -> list[str]:
@@ -135,7 +136,7 @@ def test_finite_on_hard_lists(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["distill", "margin-mse"])
 def test_a_teacher_without_scores(name: str) -> None:
-    with pytest.raises(DataError, match="training list without scores"):
+    with raises(DataError, name, "scores"):
         LOSSES.get(name)()(torch.tensor(SCORES), wanted(scores=[]))
 
 
@@ -156,5 +157,5 @@ def test_a_teacher_without_scores(name: str) -> None:
     ],
 )
 def test_options_out_of_range(name: str, options: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match="expected"):
+    with raises(UsageError, *options, *options.values()):
         LOSSES.get(name)(**options)

@@ -13,8 +13,8 @@ pytest.importorskip("peft")
 
 from rerank.experiment import run  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
-from rerank.finetune.inspection.merging import Merging, merge  # noqa: E402
-from rerank.finetune.inspection.subject import open_subject  # noqa: E402
+from rerank.finetune.inspection.inspected_model import open_inspected_model  # noqa: E402
+from rerank.finetune.inspection.merging import MergeOptions, merge_adapter  # noqa: E402
 from rerank.finetune.trainer.training import train  # noqa: E402
 from rerank.io.run_files import read_run  # noqa: E402
 from tests.finetune.small import collection_folder, model_folder, recipe  # noqa: E402
@@ -38,7 +38,7 @@ def ranked(collection: Path, out: Path, **how: Any) -> dict[str, list[str]]:
 def test_it_ranks_as_the_adapter_did(tmp_path: Path) -> None:
     model, collection = model_folder(tmp_path / "model"), collection_folder(tmp_path / "collection")
     train(recipe(model, collection, **ATTENTION), tmp_path / "adapter", device="cpu")
-    merge(open_subject(str(tmp_path / "adapter")), tmp_path / "merged")
+    merge_adapter(open_inspected_model(str(tmp_path / "adapter")), tmp_path / "merged")
     wanted = ranked(collection, tmp_path / "a", adapter=str(tmp_path / "adapter"))
     assert ranked(collection, tmp_path / "b", model=str(tmp_path / "merged")) == wanted
     untrained = {"method": "full:attention,calibrate=false", "prompt": "icr_ie", "max_passage_tokens": 60}
@@ -52,6 +52,8 @@ def test_it_ranks_as_the_adapter_did(tmp_path: Path) -> None:
     }
 
     # What was merged says what it was trained from, and can be reduced and used in turn.
-    again = merge(open_subject(str(tmp_path / "merged")), tmp_path / "reduced", Merging(reduce=1.0))
+    again = merge_adapter(
+        open_inspected_model(str(tmp_path / "merged")), tmp_path / "reduced", MergeOptions(reduce=1.0)
+    )
     assert again.changed > 0
     assert set(ranked(collection, tmp_path / "d", model=str(tmp_path / "reduced"))) == set(wanted)

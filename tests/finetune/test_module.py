@@ -10,12 +10,19 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from rerank.backends.hf import Hf  # noqa: E402
+from rerank.finetune.component_registry import LOSSES  # noqa: E402
 from rerank.finetune.labels.training_list import TrainingList  # noqa: E402
-from rerank.finetune.losses.base import Source, Wanted  # noqa: E402
-from rerank.finetune.recipe import LOSSES  # noqa: E402
+from rerank.finetune.losses.base import ListTarget  # noqa: E402
+from rerank.finetune.recipe import ScoreSource  # noqa: E402
 from rerank.finetune.trainer import packed_attention  # noqa: E402
-from rerank.finetune.trainer.examples import Example, Examples, Looks  # noqa: E402
-from rerank.finetune.trainer.module import Listwise, Readout, Term, checkpoint_activations, collate  # noqa: E402
+from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs, TrainingExample  # noqa: E402
+from rerank.finetune.trainer.listwise_module import (  # noqa: E402
+    AttentionScorer,
+    ListwiseModule,
+    WeightedLoss,
+    checkpoint_activations,
+    collate,
+)
 from rerank.judges import Limits, open_judge  # noqa: E402
 from rerank.prompts import load_prompt  # noqa: E402
 from rerank.types import Document, Query, Window  # noqa: E402
@@ -34,7 +41,7 @@ class Seen:
     def __init__(self) -> None:
         self.scores: list[Any] = []
 
-    def __call__(self, scores: Any, wanted: Wanted) -> Any:
+    def __call__(self, scores: Any, wanted: ListTarget) -> Any:
         self.scores.append(scores.detach())
         return scores.sum()
 
@@ -52,14 +59,14 @@ def training_list(n: int = 5, query: str = "lift of a wing") -> TrainingList:
 
 
 def read(
-    asked: Any, judge: Any, lists: Sequence[TrainingList], looks: Looks, loss: Any, source: Source = "logits"
+    asked: Any, judge: Any, lists: Sequence[TrainingList], looks: LossInputs, loss: Any, source: ScoreSource = "logits"
 ) -> dict[str, Any]:
-    examples = [Examples(judge, looks).make(one) for one in lists]
-    readout = Readout(HEADS, learnt=True) if looks.attention else None
-    module = Listwise(asked.model, [Term(name="it", loss=loss, source=source)], readout)
+    examples = [ExampleBuilder(judge, looks).make(one) for one in lists]
+    readout = AttentionScorer(HEADS, learnt=True) if looks.attention else None
+    module = ListwiseModule(asked.model, [WeightedLoss(name="it", loss=loss, source=source)], readout)
     before = asked.model.config._attn_implementation
-    packed_attention.register()
-    asked.model.set_attn_implementation(packed_attention.NAME)
+    packed_attention.register_packed_attention()
+    asked.model.set_attn_implementation(packed_attention.ATTENTION_NAME)
     try:
         found: dict[str, Any] = module(**collate(examples))
         return found
@@ -81,7 +88,7 @@ def test_attention_is_what_the_judge_sees(options: str) -> None:
     judge = judge_of(asked, f"attention,layers=1-2,calibrate=false{options}", "icr_ie")
     lists = [training_list(), training_list(4, "a jet")]
     seen = Seen()
-    read(asked, judge, lists, Looks(attention=True), seen, "attention")
+    read(asked, judge, lists, LossInputs(attention=True), seen, "attention")
     for one, scores in zip(lists, seen.scores, strict=True):
         (said,) = judged(asked, judge, one)
         assert scores.tolist() == pytest.approx([score / len(HEADS) for score in said], rel=1e-4)
@@ -91,7 +98,7 @@ def test_first_token_logits_are_what_the_judge_sees() -> None:
     asked = backend()
     judge = judge_of(asked, "logits", "listwise_letters")
     seen = Seen()
-    read(asked, judge, [training_list(), training_list(3)], Looks(logits=True), seen)
+    read(asked, judge, [training_list(), training_list(3)], LossInputs(logits=True), seen)
     for one, scores in zip([training_list(), training_list(3)], seen.scores, strict=True):
         (said,) = judged(asked, judge, one)
         assert scores.tolist() == pytest.approx(list(said), rel=1e-4)
@@ -101,7 +108,7 @@ def test_pointwise_scores_are_what_the_judge_says() -> None:
     asked = backend()
     judge = judge_of(asked, "score,yes=Y,no=N", "pointwise")
     seen = Seen()
-    read(asked, judge, [training_list()], Looks(logits=True), seen)
+    read(asked, judge, [training_list()], LossInputs(logits=True), seen)
     said = [yes - no for yes, no in judged(asked, judge, training_list())]
     assert seen.scores[0].tolist() == pytest.approx(said, rel=1e-3, abs=1e-4)
 
@@ -109,8 +116,8 @@ def test_pointwise_scores_are_what_the_judge_says() -> None:
 def test_letters_and_the_order_behind_them_in_one_pass() -> None:
     asked = backend()
     judge = judge_of(asked, "generate,identifiers=letters", "listwise_letters")
-    example = Examples(judge, Looks(tokens=True, logits=True)).make(training_list())
-    alone = Examples(judge_of(asked, "logits", "listwise_letters"), Looks(logits=True)).make(training_list())
+    example = ExampleBuilder(judge, LossInputs(tokens=True, logits=True)).make(training_list())
+    alone = ExampleBuilder(judge_of(asked, "logits", "listwise_letters"), LossInputs(logits=True)).make(training_list())
     assert [term[0][1:] for term in example.terms] == [term[0][1:] for term in alone.terms]
     assert example.terms[0][0][0] == alone.terms[0][0][0]
 
@@ -120,10 +127,10 @@ def test_the_lm_loss_is_transformers_own(prompt: str) -> None:
     asked = backend()
     judge = judge_of(asked, "generate", prompt)
     lists = [training_list(), training_list(4)]
-    found = read(asked, judge, lists, Looks(tokens=True), LOSSES.get("lm")())
+    found = read(asked, judge, lists, LossInputs(tokens=True), LOSSES.get("lm")())
     own = []
     for one in lists:
-        example = Examples(judge, Looks(tokens=True)).make(one)
+        example = ExampleBuilder(judge, LossInputs(tokens=True)).make(one)
         ids = torch.tensor([example.texts[0]])
         labels = ids.clone()
         labels[:, : example.label + 1] = -100
@@ -141,8 +148,8 @@ def test_a_constant_weight_is_the_lm_loss_times_it() -> None:
 
     asked = backend()
     judge = judge_of(asked, "generate", "listwise")
-    once = read(asked, judge, [training_list()], Looks(tokens=True), LOSSES.get("lm")())
-    twice = read(asked, judge, [training_list()], Looks(tokens=True), Twice())
+    once = read(asked, judge, [training_list()], LossInputs(tokens=True), LOSSES.get("lm")())
+    twice = read(asked, judge, [training_list()], LossInputs(tokens=True), Twice())
     assert float(twice["loss"].detach()) == pytest.approx(2 * float(once["loss"].detach()), rel=1e-6)
 
 
@@ -151,27 +158,27 @@ def test_only_the_label_gets_logits() -> None:
     judge = judge_of(asked, "generate", "listwise")
     shapes: list[tuple[int, ...]] = []
     handle = asked.model.lm_head.register_forward_hook(lambda _, __, out: shapes.append(tuple(out.shape)))
-    example = Examples(judge, Looks(tokens=True)).make(training_list())
-    read(asked, judge, [training_list()], Looks(tokens=True), LOSSES.get("lm")())
+    example = ExampleBuilder(judge, LossInputs(tokens=True)).make(training_list())
+    read(asked, judge, [training_list()], LossInputs(tokens=True), LOSSES.get("lm")())
     handle.remove()
     assert shapes == [(1, len(example.label_ranks), len(asked.tokens.tokenizer))]
 
 
-def gradients(asked: Any, batches: Sequence[Sequence[Example]], *, again: bool) -> dict[str, Any]:
+def gradients(asked: Any, batches: Sequence[Sequence[TrainingExample]], *, again: bool) -> dict[str, Any]:
     asked.model.zero_grad()
     asked.model.requires_grad_(True).train()
-    module = Listwise(
+    module = ListwiseModule(
         asked.model,
         [
-            Term(name="lm", loss=LOSSES.get("importance")()),
-            Term(name="at", loss=LOSSES.get("distill")(), source="log-attention"),
+            WeightedLoss(name="lm", loss=LOSSES.get("importance")()),
+            WeightedLoss(name="at", loss=LOSSES.get("distill")(), source="log-attention"),
         ],
-        Readout(HEADS, learnt=True),
+        AttentionScorer(HEADS, learnt=True),
     )
     if again:
         checkpoint_activations(asked.model)
-    packed_attention.register()
-    asked.model.set_attn_implementation(packed_attention.NAME)
+    packed_attention.register_packed_attention()
+    asked.model.set_attn_implementation(packed_attention.ATTENTION_NAME)
     for batch in batches:
         (module(**collate(batch))["loss"] / len(batches)).backward()
     return {name: value.grad.clone() for name, value in module.named_parameters() if value.grad is not None}
@@ -180,8 +187,8 @@ def gradients(asked: Any, batches: Sequence[Sequence[Example]], *, again: bool) 
 def test_packed_lists_and_recomputed_activations_have_the_same_gradients() -> None:
     asked = backend()
     judge = judge_of(asked, "generate", "listwise")
-    looks = Looks(tokens=True, attention=True)
-    examples = [Examples(judge, looks).make(training_list(n)) for n in (5, 3)]
+    looks = LossInputs(tokens=True, attention=True)
+    examples = [ExampleBuilder(judge, looks).make(training_list(n)) for n in (5, 3)]
     alone = gradients(asked, [[example] for example in examples], again=False)
     packed = gradients(asked, [examples], again=False)
     again = gradients(asked, [examples], again=True)
@@ -213,7 +220,7 @@ def test_attention_in_a_sliding_window_is_what_the_judge_sees() -> None:
     asked = windowed()
     judge = judge_of(asked, "attention,layers=1-2,calibrate=false", "icr_ie")
     seen = Seen()
-    read(asked, judge, [training_list()], Looks(attention=True), seen, "attention")
+    read(asked, judge, [training_list()], LossInputs(attention=True), seen, "attention")
     (said,) = judged(asked, judge, training_list())
     assert min(said) == 0  # the window has let go of the first
     assert seen.scores[0].tolist() == pytest.approx([score / len(HEADS) for score in said], rel=1e-4, abs=1e-9)
@@ -222,8 +229,8 @@ def test_attention_in_a_sliding_window_is_what_the_judge_sees() -> None:
 def test_a_sliding_window_is_kept() -> None:
     asked = windowed()
     judge = judge_of(asked, "generate", "listwise")
-    found = read(asked, judge, [training_list()], Looks(tokens=True), LOSSES.get("lm")())
-    example = Examples(judge, Looks(tokens=True)).make(training_list())
+    found = read(asked, judge, [training_list()], LossInputs(tokens=True), LOSSES.get("lm")())
+    example = ExampleBuilder(judge, LossInputs(tokens=True)).make(training_list())
     ids = torch.tensor([example.texts[0]])
     labels = ids.clone()
     labels[:, : example.label + 1] = -100

@@ -19,6 +19,7 @@ from rerank.finetune.adapters.qlora import (  # noqa: E402
     four_bit,
 )
 from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_logits, tiny_loss, tiny_model  # noqa: E402
+from tests.raising import raises  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # bitsandbytes and peft have much to say, none of it about this
 DOWN = "model.layers.1.mlp.down_proj"
@@ -26,13 +27,13 @@ DOWN = "model.layers.1.mlp.down_proj"
 
 @pytest.fixture(autouse=True)
 def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rerank.finetune.adapters.qlora._require", lambda: None)
+    monkeypatch.setattr(Qlora, "check_machine", lambda self: None)
     monkeypatch.setattr("rerank.finetune.adapters.qlora._on_device", lambda model: model)
 
 
 def packed() -> Any:
     model = tiny_model()
-    four_bit.pack(model, LinearTargets().names(model))
+    four_bit.quantise_layers(model, LinearTargets().module_names(model))
     return model
 
 
@@ -53,7 +54,11 @@ def test_what_is_saved_loads_on_the_packed_model(init: Any, tmp_path: Path) -> N
     adapter = Qlora(r=4, init=init, targets="attention")
     model = attached(adapter)
     trained = sum(one.numel() for one in model.parameters() if one.requires_grad)
-    assert trained == adapter.trainable(adapter.shapes(tiny_model())) == adapter.trainable(adapter.shapes(packed()))
+    assert (
+        trained
+        == adapter.count_trainable(adapter.shapes(tiny_model()))
+        == adapter.count_trainable(adapter.shapes(packed()))
+    )
     before = tiny_logits(model)
     train(model)
     adapter.save(model, tmp_path)
@@ -74,8 +79,8 @@ def test_it_begins_as_a_packed_model_is() -> None:
 def test_loftq_makes_up_for_what_packing_loses() -> None:
     """By as much as a product of this rank can: what is left has the singular values from the fifth on."""
     model = attached(Qlora(r=4, init="loftq"))
-    layer = dict(peft_files.lora_layers(model))[DOWN]
-    lost = tiny_model().get_submodule(DOWN).weight.detach() - four_bit.unpacked(layer.get_base_layer())
+    layer = dict(peft_files.iter_lora_layers(model))[DOWN]
+    lost = tiny_model().get_submodule(DOWN).weight.detach() - four_bit.dequantise(layer.get_base_layer())
     made_up = layer.scaling["default"] * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     best = torch.linalg.svdvals(lost)[4:].square().sum().sqrt()
     assert (lost - made_up.detach()).norm().item() == pytest.approx(best.item(), rel=1e-4)
@@ -83,5 +88,5 @@ def test_loftq_makes_up_for_what_packing_loses() -> None:
 
 
 def test_loftq_needs_the_weights() -> None:
-    with pytest.raises(UsageError, match="loaded in four bits. Load it in 16 bits, or leave init out"):
+    with raises(UsageError, "init=loftq"):
         Qlora(r=4, init="loftq").attach(packed(), TinyBatches(), seed=5)

@@ -12,17 +12,16 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from rerank.errors import UsageError  # noqa: E402
-from rerank.finetune.extra.ranks.contribution import Contribution, in_proportion  # noqa: E402
+from rerank.finetune.component_registry import RANKS  # noqa: E402
+from rerank.finetune.extra.ranks.contribution import Contribution, allocate_proportionally  # noqa: E402
 from rerank.finetune.extra.ranks.welore import Welore  # noqa: E402
-from rerank.finetune.inspection.spectra import above_one_threshold  # noqa: E402
-from rerank.registry import Registry  # noqa: E402
+from rerank.finetune.inspection.spectra import select_common_threshold  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_model  # noqa: E402
-
-RANKS = Registry("finetune.ranks", "way of choosing ranks")
+from tests.raising import raises  # noqa: E402
 
 
 def linear(**weights: Any) -> Any:
-    """A model of linear maps with given weights."""
+    """Return a model of linear modules with given weights."""
     model = torch.nn.ModuleDict()
     for name, weight in weights.items():
         model[name] = torch.nn.Linear(*reversed(weight.shape), bias=False)
@@ -45,7 +44,7 @@ class Pulls:
 
 
 def turned(values: list[float], rows: int, columns: int) -> Any:
-    """A matrix with given singular values, in directions of its own."""
+    """Return a matrix with given singular values and random singular vectors."""
     chance = torch.Generator().manual_seed(rows)
     u, v = (torch.linalg.qr(torch.randn(n, n, generator=chance))[0][:, : len(values)] for n in (rows, columns))
     return (u * torch.tensor(values)) @ v.T
@@ -65,7 +64,7 @@ def test_welore_leaves_every_matrix_a_rank() -> None:
 
 
 def test_welore_against_bisection() -> None:
-    """As the paper finds its threshold: halve the interval until the mean rank meets the budget."""
+    """The paper finds its threshold by bisection until the mean rank meets the budget."""
     model = tiny_model()
     targets = [name for name, one in model.named_modules() if isinstance(one, torch.nn.Linear) and name != "lm_head"]
     spectra = [torch.linalg.svdvals(model.get_submodule(name).weight.detach()) for name in targets]
@@ -122,16 +121,16 @@ def test_every_way_keeps_the_budget_and_the_order(name: str) -> None:
     assert 0 < sum(found.values()) <= 12
     assert made.summary
     assert made.paper
-    with pytest.raises(UsageError, match="mean rank of 0 for 4 matrices"):
+    with raises(UsageError, "0", "4 matrices"):
         made.pattern(model, targets, 0, TinyBatches())
-    with pytest.raises(UsageError, match="for 0 matrices"):
+    with raises(UsageError, "0 matrices"):
         made.pattern(model, [], 1, TinyBatches())
 
 
 def test_least_is_checked() -> None:
-    with pytest.raises(UsageError, match=r"least=-1. expected at least 0"):
+    with raises(UsageError, "least", "-1"):
         Contribution(least=-1)
-    with pytest.raises(UsageError, match="with least=5"):
+    with raises(UsageError, "least=5"):
         Contribution(least=5).pattern(tiny_model(), ["model.layers.0.mlp.up_proj"], 4, TinyBatches())
 
 
@@ -143,7 +142,7 @@ def test_shares(drawn: list[tuple[float, int]], budget: int, least: int) -> None
     shares = {str(at): weight for at, (weight, _) in enumerate(drawn)}
     most = {str(at): limit for at, (_, limit) in enumerate(drawn)}
     budget = max(budget, least * len(drawn))
-    found = in_proportion(shares, budget, most, least=least)
+    found = allocate_proportionally(shares, budget, most, least=least)
     assert sum(found.values()) == min(budget, sum(most.values()))
     assert all(min(least, most[name]) <= found[name] <= most[name] for name in shares)
     free = [name for name in shares if found[name] < most[name]]
@@ -158,7 +157,7 @@ spectrum = st.lists(st.floats(0, 1), max_size=6).map(lambda rest: [1.0, *sorted(
 @given(drawn=st.lists(spectrum, min_size=1, max_size=6), mean=st.integers(1, 8))
 def test_one_threshold(drawn: list[list[float]], mean: int) -> None:
     drop = sum(map(len, drawn)) - mean * len(drawn)
-    threshold, found = above_one_threshold({str(at): one for at, one in enumerate(drawn)}, drop, lambda values: 1)
+    threshold, found = select_common_threshold({str(at): one for at, one in enumerate(drawn)}, drop, lambda values: 1)
     assert len(drawn) <= sum(found.values()) <= mean * len(drawn)
     for at, one in enumerate(drawn):
         assert all(value <= threshold for value in one[found[str(at)] :])

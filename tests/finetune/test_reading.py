@@ -11,10 +11,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from rerank.finetune.recipe import LOSSES  # noqa: E402
-from rerank.finetune.trainer.examples import Example  # noqa: E402
-from rerank.finetune.trainer.module import Listwise, Readout, Term  # noqa: E402
-from rerank.finetune.trainer.readout import fit_readout  # noqa: E402
+from rerank.finetune.component_registry import LOSSES  # noqa: E402
+from rerank.finetune.trainer.examples import TrainingExample  # noqa: E402
+from rerank.finetune.trainer.head_weight_fitting import fit_head_weights  # noqa: E402
+from rerank.finetune.trainer.listwise_module import AttentionScorer, ListwiseModule, WeightedLoss  # noqa: E402
 from rerank.finetune.trainer.training import train  # noqa: E402
 from tests.finetune.small import collection_folder, model_folder, recipe  # noqa: E402
 from tests.finetune.tiny import tiny_model  # noqa: E402
@@ -22,12 +22,12 @@ from tests.finetune.tiny import tiny_model  # noqa: E402
 HEADS = [(0, head) for head in range(4)]
 
 
-def module(*, learnt: bool = True) -> Listwise:
-    term = Term(name="distill", loss=LOSSES.get("distill")(normalise=False), source="log-attention")
-    return Listwise(tiny_model(), [term], Readout(HEADS, learnt=learnt))
+def module(*, learnt: bool = True) -> ListwiseModule:
+    term = WeightedLoss(name="distill", loss=LOSSES.get("distill")(normalise=False), source="log-attention")
+    return ListwiseModule(tiny_model(), [term], AttentionScorer(HEADS, learnt=learnt))
 
 
-def seen(lists: int = 30, *, power: float, head: int = 2) -> list[tuple[Any, Example]]:
+def seen(lists: int = 30, *, power: float, head: int = 2) -> list[tuple[Any, TrainingExample]]:
     """Lists in which one head, less what long documents get for their length, is what the teacher says."""
     chance = torch.Generator().manual_seed(0)
     found = []
@@ -40,7 +40,7 @@ def seen(lists: int = 30, *, power: float, head: int = 2) -> list[tuple[Any, Exa
         passages = tuple(zip([0, *ends[:-1]], ends, strict=True))
         ranks = tuple((-worth).argsort().argsort().add(1).tolist())
         scores = tuple((worth.log()).tolist())
-        found.append((shares / 100, Example(texts=((0,),), passages=passages, ranks=ranks, scores=scores)))
+        found.append((shares / 100, TrainingExample(texts=((0,),), passages=passages, ranks=ranks, scores=scores)))
     return found
 
 
@@ -48,7 +48,7 @@ def seen(lists: int = 30, *, power: float, head: int = 2) -> list[tuple[Any, Exa
 @pytest.mark.parametrize("learnt", [True, False])
 def test_the_head_that_knows_is_found_and_so_is_the_power(power: float, learnt: bool) -> None:
     made = module(learnt=learnt)
-    fit_readout(made, seen(power=power))
+    fit_head_weights(made, seen(power=power))
     readout = made.readout
     assert readout is not None
     weights = dict(zip(readout.heads, readout.weights.tolist(), strict=True))

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
+from rerank.finetune.component_registry import make_components
 from rerank.finetune.recipe import Recipe, read_recipe
+from tests.raising import raises
 
 LEAST: dict[str, Any] = {"data": {"lists": ["labels.jsonl"]}}
 
@@ -19,7 +21,7 @@ LEAST: dict[str, Any] = {"data": {"lists": ["labels.jsonl"]}}
 def test_the_defaults_make_a_recipe() -> None:
     recipe = Recipe.make(LEAST)
     assert (recipe.adapter.name, recipe.optimizer.name, recipe.losses[0].name) == ("lora", "adamw", "importance")
-    recipe.parts()
+    make_components(recipe)
 
 
 def test_json_and_back() -> None:
@@ -33,7 +35,7 @@ def test_json_and_back() -> None:
     again = Recipe.make(json.loads(recipe.model_dump_json()))
     assert again == recipe
     assert again.adapter.options == {"r": 4}
-    assert again.parts().losses[1].temperature == 0.1
+    assert make_components(again).losses[1].temperature == 0.1
 
 
 def test_a_file_is_read_and_dashes_are_underscores(tmp_path: Path) -> None:
@@ -50,17 +52,17 @@ def test_a_file_is_read_and_dashes_are_underscores(tmp_path: Path) -> None:
     [
         ({"sed": 1}, UnknownNameError, "seed"),
         ({"training": {"step": 1}}, UnknownNameError, "steps"),
-        ({"data": {}}, UsageError, r"no data\.lists"),
-        ({"data": {"lists": ["a"], "documents": 1}}, UsageError, r"data\.documents = 1"),
-        ({"data": {"lists": ["a"], "collection": ["b", "c"]}}, UsageError, "2 collections for 1 files"),
-        ({"losses": []}, UsageError, "at least one"),
-        ({"losses": [{"name": "lm"}, {"name": "lm"}]}, UsageError, "none twice"),
+        ({"data": {}}, UsageError, "data.lists"),
+        ({"data": {"lists": ["a"], "documents": 1}}, UsageError, "data.documents = 1"),
+        ({"data": {"lists": ["a"], "collection": ["b", "c"]}}, UsageError, "2 collections for 1 label files"),
+        ({"losses": []}, UsageError, "losses"),
+        ({"losses": [{"name": "lm"}, {"name": "lm"}]}, UsageError, "'lm', 'lm'"),
         ({"losses": [{"name": "lm", "weight": 0}]}, UsageError, "weight = 0"),
         ({"training": {"schedule": "wild"}}, UsageError, "schedule"),
     ],
 )
 def test_values_that_do_not_fit(changes: dict[str, Any], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
+    with raises(error, message):
         Recipe.make({**LEAST, **changes})
 
 
@@ -69,39 +71,43 @@ def test_values_that_do_not_fit(changes: dict[str, Any], error: type[Exception],
     [
         ({"adapter": {"name": "loar"}}, UnknownNameError, "lora"),
         ({"adapter": {"name": "lora", "rank": 3}}, UnknownNameError, "option of 'lora'"),
-        ({"training": {"fsdp": True}, "adapter": {"name": "full"}}, UsageError, "the base model's own weights"),
-        ({"training": {"fsdp": True}, "adapter": {"name": "pissa"}}, UsageError, "the base model's own weights"),
-        ({"training": {"fsdp": True}, "adapter": {"name": "qlora"}}, UsageError, "packed into four bits"),
+        ({"training": {"fsdp": True}, "adapter": {"name": "full"}}, UsageError, "base model"),
+        ({"training": {"fsdp": True}, "adapter": {"name": "pissa"}}, UsageError, "base model"),
+        ({"training": {"fsdp": True}, "adapter": {"name": "qlora"}}, UsageError, "4 bits"),
         ({"losses": [{"name": "lm", "on": "logits"}]}, UsageError, "no 'on'"),
         ({"losses": [{"name": "importance", "alpha": -1}]}, UsageError, "alpha"),
         ({"optimizer": {"name": "galore"}}, UsageError, "adapter 'lora'"),
         ({"optimizer": {"name": "lora-pro"}, "adapter": {"name": "full"}}, UsageError, "lora"),
         ({"layers": {"name": "lisa"}}, UsageError, "full"),
         ({"callbacks": [{"name": "refactor"}], "adapter": {"name": "vera"}}, UsageError, "lora"),
-        ({"ranks": {"name": "welore"}, "adapter": {"name": "full"}}, UsageError, "low rank"),
+        ({"ranks": {"name": "welore"}, "adapter": {"name": "full"}}, UsageError, "'welore'"),
     ],
 )
 def test_parts_that_do_not_fit_together(changes: dict[str, Any], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        Recipe.make({**LEAST, **changes}).parts()
+    with raises(error, message):
+        make_components(Recipe.make({**LEAST, **changes}))
 
 
 def test_the_preset_of_dora_and_galore() -> None:
-    Recipe.make({**LEAST, "adapter": {"name": "dora"}, "optimizer": {"name": "galore", "factors": True}}).parts()
+    make_components(
+        Recipe.make({**LEAST, "adapter": {"name": "dora"}, "optimizer": {"name": "galore", "factors": True}})
+    )
 
 
 def test_files_that_are_no_recipe(tmp_path: Path) -> None:
-    with pytest.raises(MissingResourceError, match="No recipe"):
+    with raises(MissingResourceError, "none.toml"):
         read_recipe(tmp_path / "none.toml")
     (tmp_path / "broken.toml").write_text("seed = ")
-    with pytest.raises(DataError, match="TOML"):
+    with raises(DataError, "TOML", "broken.toml"):
         read_recipe(tmp_path / "broken.toml")
 
 
 def test_checking_a_recipe_imports_no_torch() -> None:
     code = (
-        "import sys; from rerank.finetune.recipe import Recipe; "
-        f"Recipe.make({LEAST!r}).parts(); print([m for m in ('torch', 'transformers', 'peft') if m in sys.modules])"
+        "import sys; from rerank.finetune.component_registry import make_components; "
+        "from rerank.finetune.recipe import Recipe; "
+        f"make_components(Recipe.make({LEAST!r})); "
+        "print([m for m in ('torch', 'transformers', 'peft') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rerank.finetune.labels.training_list import TrainingList
-from rerank.finetune.trainer.schedule import Schedule
+from rerank.finetune.trainer.schedule import ListSchedule
 from rerank.types import Document, Query
 
 
@@ -15,9 +15,9 @@ def lists(count: int, documents: int = 6) -> list[TrainingList]:
     ]
 
 
-def schedule(**changes: object) -> Schedule:
+def schedule(**changes: object) -> ListSchedule:
     given = {"lists": lists(4), "length": 12, "documents": 3, "shuffle": False, "seed": 1, **changes}
-    return Schedule(**given)  # type: ignore[arg-type]
+    return ListSchedule(**given)  # type: ignore[arg-type]
 
 
 def test_every_list_once_an_epoch() -> None:

@@ -18,8 +18,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
-from rerank.finetune.optimizers.base.subspace_adamw import cosines, natural  # noqa: E402
-from tests.finetune.stepping import One, gradients, stepped  # noqa: E402
+from rerank.finetune.optimizers.base.subspace_adamw import dct_columns, precondition_by_fisher  # noqa: E402
+from tests.finetune.stepping import LinearModel, gradients, run_steps  # noqa: E402
 
 
 def numpy_projection(grad: Any, rank: int) -> Any:
@@ -31,7 +31,7 @@ def numpy_projection(grad: Any, rank: int) -> Any:
 def test_galore_moves_along_the_sign_of_the_projection_first(shape: tuple[int, int]) -> None:
     """In its first step Adam's update is C / (|C| + eps): the side that is longer stays."""
     (grad,) = gradients(1, *shape)
-    (before, after), _ = stepped(Galore(rank=2, scale=0.5), [grad], weight_decay=0.1)
+    (before, after), _ = run_steps(Galore(rank=2, scale=0.5), [grad], weight_decay=0.1)
     tall = grad.T if shape[0] < shape[1] else grad
     basis = numpy_projection(tall, 2)
     low = tall.numpy() @ basis
@@ -43,9 +43,9 @@ def test_galore_moves_along_the_sign_of_the_projection_first(shape: tuple[int, i
 def test_galore_of_full_rank_is_adamw_in_turned_coordinates() -> None:
     """The second implementation: torch's AdamW on W P with gradients G P, turned back."""
     grads = gradients(7)
-    weights, _ = stepped(Galore(rank=128, scale=1.0), grads, weight_decay=0.1)
+    weights, _ = run_steps(Galore(rank=128, scale=1.0), grads, weight_decay=0.1)
     basis = torch.linalg.svd(grads[0])[2].T
-    turned = torch.nn.Parameter(One().map.weight.detach() @ basis)
+    turned = torch.nn.Parameter(LinearModel().map.weight.detach() @ basis)
     other = torch.optim.AdamW([turned], lr=0.01, weight_decay=0.1)
     for grad, weight in zip(grads, weights[1:], strict=True):
         turned.grad = grad @ basis
@@ -55,8 +55,8 @@ def test_galore_of_full_rank_is_adamw_in_turned_coordinates() -> None:
 
 def test_galore_takes_a_new_subspace_after_the_gap_and_keeps_its_moments() -> None:
     grads = gradients(5)
-    _, before = stepped(Galore(rank=2, gap=3), grads[:3])
-    _, state = stepped(Galore(rank=2, gap=3), grads[:4])
+    _, before = run_steps(Galore(rank=2, gap=3), grads[:3])
+    _, state = run_steps(Galore(rank=2, gap=3), grads[:4])
     old, new = before["basis"], state["basis"]
     assert np.abs(old.numpy()) == pytest.approx(np.abs(numpy_projection(grads[0], 2)))
     assert np.abs(new.numpy()) == pytest.approx(np.abs(numpy_projection(grads[3], 2)))
@@ -65,14 +65,14 @@ def test_galore_takes_a_new_subspace_after_the_gap_and_keeps_its_moments() -> No
 
 
 def test_fira_of_full_rank_is_galore() -> None:
-    ours, galore = (stepped(kind(rank=6, gap=3), gradients(5))[0] for kind in (Fira, Galore))
+    ours, galore = (run_steps(kind(rank=6, gap=3), gradients(5))[0] for kind in (Fira, Galore))
     assert all(torch.allclose(first, second, atol=1e-10) for first, second in zip(ours, galore, strict=True))
 
 
 def test_fira_adds_the_rest_row_by_row_and_lets_it_grow_by_a_hundredth() -> None:
     """The second implementation is numpy's, with gradients that grow tenfold and shrink again."""
     grads = [grad * factor for grad, factor in zip(gradients(5), (1.0, 10.0, 0.1, 3.0, 1.0), strict=True)]
-    weights, _ = stepped(Fira(rank=2, scale=0.5), grads)
+    weights, _ = run_steps(Fira(rank=2, scale=0.5), grads)
     basis = numpy_projection(grads[0], 2)
     mean = square = np.zeros((9, 2))
     norm, limited = 0.0, []
@@ -95,34 +95,34 @@ def test_fira_adds_the_rest_row_by_row_and_lets_it_grow_by_a_hundredth() -> None
 
 @pytest.mark.parametrize("width", [2, 7, 64, 512])
 def test_cosines_are_orthonormal_and_scipys(width: int) -> None:
-    found = cosines(width, torch.arange(width), torch.float64)
+    found = dct_columns(width, torch.arange(width), torch.float64)
     assert torch.allclose(found.T @ found, torch.eye(width, dtype=torch.float64), atol=1e-12)
     assert found.T.numpy() == pytest.approx(dct(np.eye(width), norm="ortho", axis=0), abs=1e-12)
 
 
 def test_cosines_in_float32_are_orthonormal_at_the_width_of_a_large_model() -> None:
     columns = torch.tensor([0, 1, 1791, 3582, 3583])
-    found = cosines(3584, columns, torch.float32).double()  # so that the sum below does not round
+    found = dct_columns(3584, columns, torch.float32).double()  # so that the sum below does not round
     assert torch.allclose(found.T @ found, torch.eye(5, dtype=torch.float64), atol=1e-7)
 
 
 def test_dct_takes_the_columns_that_the_gradient_favours() -> None:
-    basis = cosines(6, torch.arange(6), torch.float64)
+    basis = dct_columns(6, torch.arange(6), torch.float64)
     strength = torch.tensor([1.0, 9.0, 2.0, 8.0, 3.0, 4.0], dtype=torch.float64)
     (random,) = gradients(1)
     grad = torch.linalg.qr(random).Q * strength @ basis.T
-    (before, after), state = stepped(Dct(rank=3, scale=1.0), [grad])
+    (before, after), state = run_steps(Dct(rank=3, scale=1.0), [grad])
     assert state["columns"].tolist() == [1, 3, 5]
     low = grad @ basis[:, [1, 3, 5]]
     assert torch.allclose(after, before - 0.01 * low.sign() @ basis[:, [1, 3, 5]].T, atol=1e-8)
 
 
 def test_dct_lets_moments_stay_with_their_columns() -> None:
-    basis = cosines(6, torch.arange(6), torch.float64)
+    basis = dct_columns(6, torch.arange(6), torch.float64)
     chance = torch.linalg.qr(gradients(1)[0]).Q
     first = chance * torch.tensor([9.0, 8, 0.1, 0.1, 0.1, 0.1], dtype=torch.float64) @ basis.T
     second = chance * torch.tensor([0.1, 8, 9, 0.1, 0.1, 0.1], dtype=torch.float64) @ basis.T
-    _, state = stepped(Dct(rank=2, gap=1), [first, second])
+    _, state = run_steps(Dct(rank=2, gap=1), [first, second])
     assert state["columns"].tolist() == [1, 2]
     expected = torch.stack([0.9 * 0.1 * (first @ basis[:, 1]), torch.zeros(9, dtype=torch.float64)], dim=1)
     assert torch.allclose(state["exp_avg"], expected + 0.1 * second @ basis[:, [1, 2]])
@@ -132,15 +132,15 @@ def test_natural_is_the_dense_inverse() -> None:
     history = torch.stack([grad.flatten() for grad in gradients(4)])
     (low,) = gradients(1, seed=5)
     dense = torch.linalg.inv(history.T @ history + 0.03 * torch.eye(54, dtype=torch.float64)) @ low.flatten()
-    assert torch.allclose(natural(low, history, 0.03), dense.view(9, 6), atol=1e-10)
+    assert torch.allclose(precondition_by_fisher(low, history, 0.03), dense.view(9, 6), atol=1e-10)
     padded = torch.cat([history, torch.zeros(3, 54, dtype=torch.float64)])
-    assert torch.allclose(natural(low, padded, 0.03), dense.view(9, 6), atol=1e-10)
+    assert torch.allclose(precondition_by_fisher(low, padded, 0.03), dense.view(9, 6), atol=1e-10)
 
 
 def test_natural_galore_looks_at_the_last_gradients_of_its_subspace() -> None:
     """At full rank nothing is lost: the second implementation sums outer products of whole gradients."""
     grads = gradients(5)
-    weights, state = stepped(NaturalGalore(rank=6, history=2, damping=0.5, gap=4, scale=1.0), grads)
+    weights, state = run_steps(NaturalGalore(rank=6, history=2, damping=0.5, gap=4, scale=1.0), grads)
     first, second = torch.linalg.svd(grads[0])[2].T, torch.linalg.svd(grads[4])[2].T
     mean = square = torch.zeros(9, 6, dtype=torch.float64)
     for step, grad in enumerate(grads, 1):
@@ -157,7 +157,7 @@ def test_natural_galore_looks_at_the_last_gradients_of_its_subspace() -> None:
 
 def test_apollo_scales_the_gradient_row_by_row_and_limits_its_growth() -> None:
     grads = [grad * factor for grad, factor in zip(gradients(3), (1.0, 1.0, 100.0), strict=True)]
-    weights, _ = stepped(Apollo(rank=2, scale=3.0), grads)
+    weights, _ = run_steps(Apollo(rank=2, scale=3.0), grads)
     updates = [(before - after) / 0.03 for before, after in zip(weights, weights[1:], strict=False)]
     for update, grad in zip(updates, grads, strict=True):
         rows = update / grad
@@ -172,7 +172,7 @@ def test_apollo_scales_the_gradient_row_by_row_and_limits_its_growth() -> None:
 
 
 def test_apollo_mini_scales_all_rows_alike_and_draws_anew() -> None:
-    weights, state = stepped(Apollo(rank=1, tensorwise=True, gap=2, seed=7), gradients(5))
+    weights, state = run_steps(Apollo(rank=1, tensorwise=True, gap=2, seed=7), gradients(5))
     for before, after, grad in zip(weights, weights[1:], gradients(5), strict=False):
         assert torch.allclose((before - after) / grad, ((before - after) / grad)[0, 0].expand(9, 6))
     assert state["seed"] == 7 + 2
@@ -191,6 +191,6 @@ def test_apollo_projects_matrices_of_one_shape_differently() -> None:
 
 def test_an_update_of_nothing_does_not_stop_a_limited_one_for_ever() -> None:
     zero, *rest = gradients(3)
-    weights, _ = stepped(Apollo(rank=2), [zero * 0, *rest])
+    weights, _ = run_steps(Apollo(rank=2), [zero * 0, *rest])
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[1], weights[2])

@@ -12,9 +12,18 @@ from typing import Any
 import pytest
 
 from rerank.errors import UsageError
-from rerank.finetune import table
+from rerank.finetune import method_table as table
+from rerank.finetune.component_registry import make_components
+from rerank.finetune.method_table import (
+    KEYS,
+    KIND_REGISTRIES,
+    STABILITIES,
+    STATUSES,
+    components_of_kind,
+    describe_training,
+)
 from rerank.finetune.recipe import Recipe
-from rerank.finetune.table import KEYS, ROOMS, STATUSES, describe_training
+from tests.raising import raises
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "training"
 #: The page of each kind.
@@ -87,7 +96,7 @@ def rows() -> dict[str, dict[str, str]]:
 
 
 def names(kind: str) -> list[str]:
-    return [name.replace("_", "-") for room in ROOMS[kind] for name in room.names()]
+    return [name.replace("_", "-") for room in KIND_REGISTRIES[kind] for name in room.names()]
 
 
 def test_what_is_written_meanwhile_is_there() -> None:
@@ -103,7 +112,7 @@ def test_all_papers_have_a_row() -> None:
 
 def test_every_part_has_a_row_of_its_kind() -> None:
     found = {(row["kind"], row["name"]): row["status"] for row in describe_training()}
-    parts = [(kind, name) for kind in ROOMS for name in names(kind)]
+    parts = [(kind, name) for kind in KIND_REGISTRIES for name in names(kind)]
     assert len(parts) > 40
     assert {found[part] for part in parts} == {"available"}
 
@@ -112,10 +121,11 @@ def test_rows_say_all_that_they_have_to() -> None:
     found = describe_training()
     assert len({(row["kind"], row["name"]) for row in found}) == len(found)
     assert {frozenset(row) for row in found} == {frozenset(KEYS)}
-    assert set(KEYS) == {"name", "kind", "status", "summary", "paper", "reason"}
+    assert set(KEYS) == {"name", "kind", "status", "stability", "summary", "paper", "reason"}
     for row in found:
         assert row["status"] in STATUSES
-        assert row["kind"] in ROOMS
+        assert row["kind"] in KIND_REGISTRIES
+        assert row["stability"] in (STABILITIES if row["status"] == "available" else ("",)), row
         assert row["summary"], row
         assert row["paper"] or row["name"] in COMMON, row
         assert (row["reason"] != "") == (row["status"] == "out-of-scope"), row
@@ -123,8 +133,21 @@ def test_rows_say_all_that_they_have_to() -> None:
         assert len(row["reason"]) < 200, row
 
 
+def test_methods_of_the_package_extra_are_experimental() -> None:
+    stability = {(row["kind"], row["name"]): row["stability"] for row in describe_training()}
+    experimental = {
+        (kind, name)
+        for kind in KIND_REGISTRIES
+        for name, component in components_of_kind(kind).items()
+        if component.__module__.startswith("rerank.finetune.extra.")
+    }
+    assert {key for key, value in stability.items() if value == "experimental"} == experimental
+    assert len(experimental) > 15
+    assert stability["adapter", "lora"] == stability["optimizer", "adamw"] == "stable"
+
+
 def test_available_comes_first_within_a_kind() -> None:
-    kinds = list(ROOMS)
+    kinds = list(KIND_REGISTRIES)
     order = [(kinds.index(row["kind"]), row["status"], row["name"]) for row in describe_training()]
     assert order == sorted(order)
     assert [row["status"] for row in describe_training() if row["kind"] == "adapter"].index("out-of-scope") > 15
@@ -157,7 +180,10 @@ def test_a_new_part_takes_the_place_of_its_paper(monkeypatch: pytest.MonkeyPatch
         def usable(self) -> dict[str, Any]:
             return {"soka": Soka, "brand_new": Soka}
 
-    monkeypatch.setattr(table, "ROOMS", {**ROOMS, "adapter": (Room(),)})
+        def is_experimental(self, name: str) -> bool:
+            return False
+
+    monkeypatch.setattr(table, "KIND_REGISTRIES", {**KIND_REGISTRIES, "adapter": (Room(),)})
     found = [row for row in describe_training() if row["name"] == "soka"]
     (row,) = found
     assert (row["status"], row["reason"], row["summary"]) == ("available", "", "Kronecker (trains: other)")
@@ -167,7 +193,7 @@ def test_a_new_part_takes_the_place_of_its_paper(monkeypatch: pytest.MonkeyPatch
 
 def test_the_table_needs_nothing_heavy() -> None:
     code = (
-        "import sys; from rerank.finetune.table import describe_training; describe_training();"
+        "import sys; from rerank.finetune.method_table import describe_training; describe_training();"
         "print([name for name in ('torch', 'transformers', 'peft', 'scipy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -182,7 +208,7 @@ def sections(page: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("page", sorted(set(PAGES.values())))
 def test_every_part_is_on_its_page_and_nothing_else_is(page: str) -> None:
-    assert set(sections(page)) == {name for kind in ROOMS if PAGES[kind] == page for name in names(kind)}
+    assert set(sections(page)) == {name for kind in KIND_REGISTRIES if PAGES[kind] == page for name in names(kind)}
 
 
 @pytest.mark.parametrize("page", sorted(set(PAGES.values())))
@@ -190,7 +216,7 @@ def test_every_section_says_the_same_things(page: str) -> None:
     for name, text in sections(page).items():
         # Losses have no state, which their page says once.
         own = ("Reads",) if page == "losses.md" else ("Trains", "State")
-        for word in ("Formula", *own, "Take it", "Traps", "Source"):
+        for word in ("Formula", *own, "Use it", "Caveats", "Source"):
             assert f"- **{word}:**" in text, (name, word)
         assert len(re.findall(r"^```toml$", text, flags=re.M)) >= 1, name
         paper = rows()[name]["paper"]
@@ -198,11 +224,18 @@ def test_every_section_says_the_same_things(page: str) -> None:
 
 
 @pytest.mark.parametrize("page", sorted(set(PAGES.values())))
+def test_the_pages_mark_experimental_methods(page: str) -> None:
+    for name, text in sections(page).items():
+        introduction = text.partition("- **Formula:**")[0]
+        assert ("Experimental." in introduction) == (rows()[name]["stability"] == "experimental"), name
+
+
+@pytest.mark.parametrize("page", sorted(set(PAGES.values())))
 def test_what_the_pages_write_is_a_recipe_that_fits(page: str) -> None:
     for name, text in sections(page).items():
         for block in re.findall(r"^```toml\n(.*?)^```$", text, flags=re.M | re.S):
             recipe = Recipe.make({"data": {"lists": ["lists.jsonl"]}} | tomllib.loads(block))
-            parts = recipe.parts()
+            parts = make_components(recipe)
             named = [recipe.adapter.name, recipe.optimizer.name, *(loss.name for loss in recipe.losses)]
             named += [one.name for one in (recipe.layers, recipe.ranks, recipe.objective, *recipe.callbacks) if one]
             assert name in named, block
@@ -211,5 +244,5 @@ def test_what_the_pages_write_is_a_recipe_that_fits(page: str) -> None:
 
 def test_a_pair_that_does_not_fit_is_refused() -> None:
     given = {"data": {"lists": ["lists.jsonl"]}, "optimizer": {"name": "galore"}}
-    with pytest.raises(UsageError, match="methods --training"):
-        Recipe.make(given).parts()
+    with raises(UsageError, "methods --training"):
+        make_components(Recipe.make(given))

@@ -24,13 +24,15 @@ from safetensors.torch import load_file  # noqa: E402
 from rerank.errors import BackendError, DataError, StorageError, UsageError  # noqa: E402
 from rerank.experiment import run  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
-from rerank.finetune.recipe import ADAPTERS, Recipe  # noqa: E402
+from rerank.finetune.component_registry import ADAPTERS  # noqa: E402
+from rerank.finetune.recipe import Recipe  # noqa: E402
 from rerank.finetune.trainer import list_trainer  # noqa: E402
-from rerank.finetune.trainer.list_trainer import checkpoints  # noqa: E402
+from rerank.finetune.trainer.list_trainer import list_checkpoints  # noqa: E402
 from rerank.finetune.trainer.training import train  # noqa: E402
 from rerank.models import BackendOptions  # noqa: E402
 from rerank.reranker import Reranker  # noqa: E402
 from tests.finetune.small import ATTENTION, recipe, validation  # noqa: E402
+from tests.raising import raises  # noqa: E402
 
 
 def weights(folder: Path) -> dict[str, Any]:
@@ -141,7 +143,7 @@ def test_every_adapter_is_gone_on_with_to_the_same_bits(
 
 
 def test_an_adapter_with_a_network_of_its_own_is_not_watched(model: Path, collection: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="take another adapter"):
+    with raises(UsageError, "batch_size = 1", "another adapter"):
         train(recipe(model, collection, **{**ATTENTION, "adapter": {"name": "shadow"}}), tmp_path, device="cpu")
 
 
@@ -169,7 +171,7 @@ def stopped_and_gone_on_with(asked: Recipe, folder: Path, *, after: int = 3) -> 
 
     with pytest.raises(Stopped):
         train(asked, folder / "parts", device="cpu", progress=lambda *_: nullcontext(end))
-    assert checkpoints(folder / "parts"), "there is nothing to go on from"
+    assert list_checkpoints(folder / "parts"), "there is nothing to go on from"
     train(asked, folder / "parts", device="cpu", resume=True)
     assert losses(folder / "parts") == losses(folder / "whole")
     saved = {path.name for path in (folder / "whole").glob("*.safetensors")}
@@ -190,7 +192,7 @@ train(Recipe.make(json.loads({asked.model_dump_json()!r})), Path({str(tmp_path /
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
-    while len(list_trainer.checkpoints(tmp_path / "killed")) < 2 and process.poll() is None:
+    while len(list_trainer.list_checkpoints(tmp_path / "killed")) < 2 and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
@@ -206,9 +208,9 @@ def test_a_finished_training_is_answered_from_its_folder(model: Path, collection
     first = train(asked, tmp_path, device="cpu")
     again = train(asked, tmp_path, device="cpu", resume=True)
     assert (again.steps, again.loss, again.trainable) == (first.steps, first.loss, first.trainable)
-    with pytest.raises(UsageError, match="--resume"):
+    with raises(UsageError, "--resume"):
         train(asked, tmp_path, device="cpu")
-    with pytest.raises(UsageError, match="another recipe"):
+    with raises(UsageError, "--out"):
         train(recipe(model, collection, seed=4), tmp_path, device="cpu", resume=True)
 
 
@@ -242,7 +244,7 @@ def test_a_gradient_that_is_no_number_leaves_the_weights(
     from transformers import Trainer
 
     monkeypatch.setattr(Trainer, "_get_grad_norm", lambda *_, **__: torch.tensor(float("nan")))
-    with pytest.raises(BackendError, match="The gradient is nan at step 1"):
+    with raises(BackendError, "nan at step 1"):
         train(recipe(model, collection), tmp_path, device="cpu")
 
 
@@ -252,11 +254,11 @@ def test_a_full_disk(model: Path, collection: Path, tmp_path: Path) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
     try:
-        with pytest.raises(StorageError, match="could not be written"):
+        with raises(StorageError, "--resume"):
             train(asked, tmp_path / "out", device="cpu")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert list_trainer.checkpoints(tmp_path / "out") == []
+    assert list_trainer.list_checkpoints(tmp_path / "out") == []
     assert not (tmp_path / "out" / "rerank.json").exists()
     assert train(asked, tmp_path / "out", device="cpu", resume=True).steps == 4
 
@@ -275,22 +277,22 @@ def rewritten(collection: Path, folder: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"final_list": ["q1d0", "elsewhere"]}, "elsewhere|lacks|not in"),
-        ({"initial_list": [], "final_list": [], "scores": []}, "empty|no documents"),
+        ({"final_list": ["q1d0", "elsewhere"]}, "elsewhere"),
+        ({"initial_list": [], "final_list": [], "scores": []}, "initial_list"),
         ({"scores": [1.0]}, "scores"),
     ],
 )
 def test_labels_that_are_wrong(
     model: Path, collection: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(DataError, match=message):
+    with raises(DataError, message):
         train(recipe(model, rewritten(collection, tmp_path / "c", **changes)), tmp_path / "out", device="cpu")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_list_longer_than_the_context(model: Path, collection: Path, tmp_path: Path) -> None:
     asked = recipe(model, collection, method={"context_size": 200})
-    with pytest.raises(DataError, match="does not fit"):
+    with raises(DataError, "documents", "max_passage_tokens"):
         train(asked, tmp_path / "out", device="cpu")
 
 
@@ -368,5 +370,5 @@ def test_shared_out_weights(model: Path, collection: Path, tmp_path: Path, more:
 
 
 def test_shared_out_weights_and_one_process(model: Path, collection: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is one process"):
+    with raises(UsageError, "fsdp = true", "torchrun"):
         train(recipe(model, collection, training={"fsdp": True}), tmp_path / "out", device="cpu")

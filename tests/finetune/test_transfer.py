@@ -21,9 +21,10 @@ from rerank.experiment import run  # noqa: E402
 from rerank.experiment.robustness import kendall_tau  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 from rerank.finetune.trainer.training import train  # noqa: E402
-from rerank.finetune.transfer import Transfer, agreement, transfer, used  # noqa: E402
-from rerank.models.trained import read_trained  # noqa: E402
+from rerank.finetune.transfer import TransferSpec, mean_tau, transfer, usage_of  # noqa: E402
+from rerank.models.adapters import read_adapter_settings  # noqa: E402
 from tests.finetune.small import collection_folder, model_folder, recipe  # noqa: E402
+from tests.raising import raises  # noqa: E402
 
 ATTENTION: dict[str, Any] = {
     "method": {"method": "full:attention,calibrate=false", "prompt": "icr_ie"},
@@ -43,9 +44,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def asked(folder: Path, out: Path, *, held_out: float = 0.2, **changes: Any) -> Transfer:
+def asked(folder: Path, out: Path, *, held_out: float = 0.2, **changes: Any) -> TransferSpec:
     values = {**ATTENTION, "training": {"steps": 4, "accumulation": 2}, **changes}
-    return Transfer(
+    return TransferSpec(
         adapter=str(folder / "teacher"),
         model=str(folder / "b"),
         spec=RunSpec(collection=f"jsonl:{folder / 'collection'}", depth=5),
@@ -74,7 +75,7 @@ def test_a_student_comes_nearer_to_its_teacher(folder: Path, tmp_path: Path) -> 
     assert taus["after"] > taus["before"]
     assert -1 <= report["agreement"]["held_out"]["after"] <= 1
     assert report["training"]["steps"] == 40
-    trained = read_trained(tmp_path / "out" / "student")
+    trained = read_adapter_settings(tmp_path / "out" / "student")
     assert trained is not None
     assert trained.model == str(folder / "b")
     kept = json.loads((tmp_path / "out" / "student" / "recipe.json").read_text())
@@ -108,7 +109,7 @@ def test_judgments_are_not_needed(folder: Path, tmp_path: Path) -> None:
     given = asked(folder, tmp_path / "out", held_out=0)
     spec = given.spec.model_copy(update={"collection": f"jsonl:{tmp_path / 'collection'}"})
     report = transfer(
-        Transfer(**{**{name: getattr(given, name) for name in given.__slots__}, "spec": spec}), device="cpu"
+        TransferSpec(**{**{name: getattr(given, name) for name in given.__slots__}, "spec": spec}), device="cpu"
     )
     assert (report["lists"], report["held_out"]) == (6, 0)
     assert report["agreement"]["held_out"] == {"before": None, "after": None}
@@ -118,10 +119,10 @@ def test_judgments_are_not_needed(folder: Path, tmp_path: Path) -> None:
 def test_whole_models_teach_and_learn(folder: Path, tmp_path: Path) -> None:
     given = asked(folder, tmp_path / "out", adapter={"name": "full"}, losses=[{"name": "listmle", "on": "attention"}])
     report = transfer(given, device="cpu")
-    whole = used(report["folder"])
+    whole = usage_of(report["folder"])
     assert whole["model"] == report["folder"]
     assert "adapter" not in whole
-    back = Transfer(
+    back = TransferSpec(
         adapter=report["folder"],
         model=str(folder / "a"),
         spec=given.spec,
@@ -146,7 +147,7 @@ def test_stopped_and_gone_on_with(folder: Path, tmp_path: Path) -> None:
 
     with pytest.raises(Stopped):
         transfer(given, device="cpu", progress=lambda *_: nullcontext(end))
-    with pytest.raises(UsageError, match="holds a transfer already.*--resume"):
+    with raises(UsageError, "--resume", "--out"):
         transfer(given, device="cpu")
     asked_again: list[str] = []
 
@@ -164,34 +165,34 @@ def test_stopped_and_gone_on_with(folder: Path, tmp_path: Path) -> None:
     assert report["agreement"] == transfer(whole, device="cpu")["agreement"]
     weights = [tmp_path / name / "student" / "adapter_model.safetensors" for name in ("out", "whole")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
-    with pytest.raises(UsageError, match="other lists than are asked for"):
+    with raises(UsageError, ".jsonl"):
         transfer(asked(folder, tmp_path / "out", held_out=0.5), device="cpu", resume=True)
 
 
 def test_what_is_refused(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="--held-out 1.0"):
+    with raises(UsageError, "--held-out 1.0"):
         asked(folder, tmp_path, held_out=1.0)
     (tmp_path / "foreign").mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copy(folder / "teacher" / name, tmp_path / "foreign")
-    with pytest.raises(UsageError, match="does not say what it is used with"):
-        used(str(tmp_path / "foreign"))
-    with pytest.raises(UsageError, match="ranks"):
+    with raises(UsageError, "rerank.json"):
+        usage_of(str(tmp_path / "foreign"))
+    with raises(UsageError, "ranks"):
         transfer(asked(folder, tmp_path / "out", ranks={"name": "welore"}, adapter={"name": "full"}), device="cpu")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_collection_that_changed(folder: Path, tmp_path: Path) -> None:
-    from rerank.finetune.labels.lists import LabelList
+    from rerank.finetune.labels.label_list import LabelList
 
     summary = run(
         RunSpec(collection=f"jsonl:{folder / 'collection'}", depth=3, max_queries=1, model=str(folder / "b")),
         Execution(out=tmp_path / "run", device="cpu"),
     )
     label = LabelList(qid="q0", initial=("x", "y", "z"), final=("y", "x", "z"))
-    with pytest.raises(DataError, match="other documents for query 'q0'"):
-        agreement([label], Path(summary["folder"]))
-    assert agreement([], Path(summary["folder"])) is None
+    with raises(DataError, "query 'q0'"):
+        mean_tau([label], Path(summary["folder"]))
+    assert mean_tau([], Path(summary["folder"])) is None
 
 
 def test_the_command(folder: Path, tmp_path: Path) -> None:
@@ -219,7 +220,7 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_student_whose_weights_all_train_is_named_as_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def made(asked: Transfer, **_: Any) -> dict[str, Any]:
+    def made(asked: TransferSpec, **_: Any) -> dict[str, Any]:
         return {"folder": str(asked.folder), "lists": 1, "held_out": 0, "left_out": {}, "agreement": {}}
 
     monkeypatch.setattr("rerank.finetune.transfer.transfer", made)

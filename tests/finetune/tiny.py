@@ -1,4 +1,4 @@
-"""Tiny random models, and batches for them, that tests of training share. Importing it needs torch and transformers."""
+"""Tiny random models, and batches for them, shared by tests of training. Imports torch and transformers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ VOCABULARY = 256
 
 
 def tiny_model(layers: int = 2, *, seed: int = 0, vocabulary: int = VOCABULARY, **options: Any) -> Any:
-    """A random Llama in evaluation mode; the same seed gives the same weights.
+    """Return a random Llama in evaluation mode; the same seed gives the same weights.
 
     Its matrices are (rows x columns): q and o 64 x 64, k and v 32 x 64, gate and up 128 x 64, down 64 x 128.
     """
@@ -31,18 +31,18 @@ def tiny_model(layers: int = 2, *, seed: int = 0, vocabulary: int = VOCABULARY, 
 
 
 def tiny_ids(seed: int = 0, *, rows: int = 2, length: int = 12, vocabulary: int = VOCABULARY) -> torch.Tensor:
-    """(rows, length) random token ids."""
+    """Return random token ids of shape (rows, length)."""
     return torch.randint(0, vocabulary, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
 def tiny_loss(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """The language-model loss of a batch, in float32."""
+    """Return the language-modelling loss of a batch in float32."""
     logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
 
 
 def tiny_logits(model: Any, ids: torch.Tensor | None = None) -> torch.Tensor:
-    """(rows, length, vocabulary) what a model answers, in evaluation mode and without gradients."""
+    """Return the logits (rows, length, vocabulary) in evaluation mode and without gradients."""
     training = model.training
     model.eval()
     with torch.no_grad():
@@ -53,18 +53,18 @@ def tiny_logits(model: Any, ids: torch.Tensor | None = None) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class TinyBatches:
-    """A `rerank.finetune.parts.Calibrate` over a few random batches."""
+    """A `rerank.finetune.components.CalibrationBatches` over a few random batches."""
 
     batches: int = 2
     seed: int = 1
 
     def forward(self, model: Any) -> None:
-        """See `Calibrate`."""
+        """Run the batches without gradients."""
         with torch.no_grad():
             for at in range(self.batches):
                 model(input_ids=tiny_ids(self.seed + at), use_cache=False)
 
     def backward(self, model: Any) -> None:
-        """See `Calibrate`."""
+        """Add the gradient of the mean loss over the batches."""
         for at in range(self.batches):
             (tiny_loss(model, tiny_ids(self.seed + at)) / self.batches).backward()  # type: ignore[no-untyped-call]

@@ -57,7 +57,7 @@ def test_a_cache_that_cannot_be_written_takes_nothing_away(tmp_path: Path, kept:
     kept.write_text("a file")
     (tmp_path / "a").write_text("one")
     assert file_hash(tmp_path / "a") == sha("one")
-    with pytest.raises(MissingResourceError, match="cannot be read"):
+    with pytest.raises(MissingResourceError):
         file_hash(tmp_path / "none")
 
 

@@ -25,7 +25,7 @@ class Scripted:
 
     def __init__(self, say: Callable[[Request], Reply], *tasks: type[Any], context_size: int = 4096) -> None:
         self.say = say
-        self.answers = frozenset(tasks or (GenerationTask,))
+        self.tasks = frozenset(tasks or (GenerationTask,))
         self.tokens = WordTokens(context_size)
         self.asked: list[Request] = []
 

@@ -11,7 +11,7 @@ import pytest
 
 from rerank.backends.fake import Fake
 from rerank.errors import DataError, MissingResourceError, UsageError
-from rerank.io.model_hash import folder_hash
+from rerank.io.model_hash import model_folder_hash
 from rerank.judges import open_judge
 from rerank.judges.attention import Attention
 from rerank.judges.attention.heads import BESIDE, HeadList, open_heads
@@ -19,6 +19,7 @@ from rerank.judges.base import Verdict, z_scores
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.tasks import AttentionTask, Reply
 from rerank.types import Document, Qrels, Query, Window
+from tests.raising import raises
 
 QRELS = Qrels({"q": {"b": 2, "c": 1}})
 TEXTS = {"a": "snow", "b": "", "c": "rain in the hills"}
@@ -77,7 +78,7 @@ def test_layers_are_a_band() -> None:
     assert isinstance(request.task, AttentionTask)
     assert request.task.layers == (3, 7)
     for wrong in ("7-3", "3", "a-b", "-1-2"):
-        with pytest.raises(UsageError, match="the first and the last"):
+        with raises(UsageError, wrong):
             judge(f",layers={wrong}")
 
 
@@ -106,30 +107,30 @@ def test_a_list_of_heads_goes_with_its_model(tmp_path: Path) -> None:
     HeadList(heads=((0, 4),), model=mine, method="core").write(path)
     assert judge(f",heads={path}").identity["heads"] != before
     HeadList(heads=((0, 4),), model={"model": "another"}, method="core").write(path)
-    with pytest.raises(UsageError, match="chosen for model another"):
+    with raises(UsageError, "model another"):
         judge(f",heads={path}")
 
 
 def test_a_folder_is_known_by_its_weights() -> None:
     path = Path("h.json")
-    with pytest.raises(MissingResourceError, match="No head list"):
+    with raises(MissingResourceError, "rerank heads select"):
         open_heads(str(path), {})
 
 
 @pytest.mark.parametrize(
-    ("content", "what"),
+    "content",
     [
-        ("[", "no JSON"),
-        ("[]", "shape"),
-        ('{"model": {}, "method": "core", "heads": [[1]]}', "shape"),
-        ('{"model": [], "method": "core", "heads": [[1, 2]]}', "shape"),
-        ('{"model": {}, "method": "core", "heads": []}', "empty"),
+        "[",
+        "[]",
+        '{"model": {}, "method": "core", "heads": [[1]]}',
+        '{"model": [], "method": "core", "heads": [[1, 2]]}',
+        '{"model": {}, "method": "core", "heads": []}',
     ],
 )
-def test_a_file_that_is_no_list_is_named(tmp_path: Path, content: str, what: str) -> None:
+def test_a_file_that_is_no_list_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "heads.json"
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match=what):
+    with raises(DataError, str(path)):
         open_heads(str(path), {"model": "m"})
 
 
@@ -137,9 +138,9 @@ def test_weights_tell_models_from_each_other_and_names_do_not(tmp_path: Path) ->
     path = tmp_path / "heads.json"
     HeadList(heads=((0, 4),), model={"model": "here", "weights": "aa"}, method="core").write(path)
     assert open_heads(str(path), {"model": "there", "weights": "aa", "dtype": "float32"}).heads == ((0, 4),)
-    with pytest.raises(UsageError, match="weights bb"):
+    with raises(UsageError, "weights bb"):
         open_heads(str(path), {"model": "here", "weights": "bb"})
-    with pytest.raises(UsageError, match="adapter cc"):
+    with raises(UsageError, "adapter cc"):
         open_heads(str(path), {"model": "here", "weights": "aa", "adapter": "cc"})
 
 
@@ -148,9 +149,9 @@ def test_published_lists_are_there_for_their_models() -> None:
     assert len(found.heads) == 16
     assert found.heads[0] == (13, 22)
     assert len(open_heads("core", {"model": "Llama-3.1-8B-Instruct"}).heads) == 8
-    with pytest.raises(MissingResourceError, match="rerank heads select --method core"):
+    with raises(MissingResourceError, "rerank heads select --method core"):
         open_heads("core", {"model": "gpt2"})
-    with pytest.raises(MissingResourceError, match="with an adapter"):
+    with raises(MissingResourceError, "adapter"):
         open_heads("qrhead", {"model": "Llama-3.1-8B-Instruct", "adapter": "aa"})
 
 
@@ -187,7 +188,7 @@ def test_weights_of_heads_are_asked_for_and_told_from_others(tmp_path: Path) -> 
     HeadList(heads=((1, 2), (0, 3)), weights=(0.5, 0.5), model=mine, method="trained").write(path)
     assert judge(f",heads={path}").identity != one.identity
     path.write_text('{"model": {}, "method": "trained", "heads": [[1, 2], [0, 3]], "weights": [1]}')
-    with pytest.raises(DataError, match="1 weights for 2 heads"):
+    with raises(DataError, "1 weights", "2 heads"):
         open_heads(str(path), mine)
 
 
@@ -204,9 +205,9 @@ def test_heads_that_lie_beside_their_adapter(tmp_path: Path) -> None:
     (tmp_path / "adapter_model.safetensors").write_bytes(b"weights")
     path = tmp_path / "heads.json"
     HeadList(heads=((0, 4),), model={"model": "m", "adapter": BESIDE}, method="trained").write(path)
-    right = {"model": "m", "adapter": folder_hash(tmp_path)}
+    right = {"model": "m", "adapter": model_folder_hash(tmp_path)}
     assert open_heads(str(path), right).heads == ((0, 4),)
-    with pytest.raises(UsageError, match="were chosen for"):
+    with raises(UsageError, "rerank heads select"):
         open_heads(str(path), right | {"adapter": "another"})
 
 
@@ -237,5 +238,5 @@ def test_without_first_stage_scores_attention_decides_and_says_so() -> None:
     found = ordered(",first_stage=5", WINDOW, (0.1, 0.4, 0.2))
     assert (found.order, found.status) == ((1, 2, 0), "ok")
     assert "attention decided alone" in found.detail
-    with pytest.raises(UsageError, match="first_stage=-1"):
+    with raises(UsageError, "first_stage=-1"):
         judge(",first_stage=-1")

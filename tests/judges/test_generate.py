@@ -8,12 +8,13 @@ import pytest
 
 from rerank.backends.fake import Fake
 from rerank.errors import ContextOverflowError, UsageError
-from rerank.judges.generate import SPARE_TOKENS, Generate, Limits, verdict
+from rerank.judges.generate import SPARE_TOKENS, Generate, Limits, parse_verdict
 from rerank.prompts import load_prompt
 from rerank.prompts.base import TokenCounter
 from rerank.prompts.word_tokens import WordTokens
 from rerank.tasks import Reply, Request
 from rerank.types import Document, Qrels, Query, Window
+from tests.raising import raises
 
 LISTWISE = load_prompt("listwise")
 
@@ -80,13 +81,13 @@ def test_limits_reach_budget_and_sampling() -> None:
 
 
 def test_contradicting_limits_are_refused() -> None:
-    with pytest.raises(UsageError, match="--max-passage-tokens 8 with --min-passage-tokens 32"):
+    with raises(UsageError, "--max-passage-tokens 8", "--min-passage-tokens 32"):
         Generate(backend=Says(Reply(text="")), template=LISTWISE, limits=Limits(max_passage_tokens=8))
 
 
 def test_a_transport_error_never_reaches_the_parser() -> None:
     reply = Reply(text="requested 2 tokens > [2]", finish="error", error="the server said [2] > [1]")
-    result = verdict(reply, 2)
+    result = parse_verdict(reply, 2)
     assert (result.order, result.status) == ((0, 1), "error")
     assert "server" in result.detail
 
@@ -104,5 +105,5 @@ def test_a_transport_error_never_reaches_the_parser() -> None:
     ],
 )
 def test_statuses(reply: Reply, status: str, order: tuple[int, ...]) -> None:
-    result = verdict(reply, 2)
+    result = parse_verdict(reply, 2)
     assert (result.status, result.order) == (status, order)

@@ -10,12 +10,13 @@ import pytest
 from rerank.backends.fake import Fake
 from rerank.errors import ContextOverflowError, UsageError
 from rerank.judges import open_judge
-from rerank.judges.base import Asking, Limits, TooLong
+from rerank.judges.base import Limits, OversizedWindow, PromptJudge
 from rerank.judges.logits import Logits
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.tasks import ContinuationTask, GenerationTask, Reply
 from rerank.types import Qrels
 from tests.judges.scripted import Scripted, always, window
+from tests.raising import raises
 
 LETTERS = load_prompt("listwise_letters")
 THREE = window("about snow", "", "about rain")
@@ -67,13 +68,13 @@ def test_a_prompt_without_the_bracket_has_it_weighed() -> None:
 
 def test_more_candidates_than_identifiers_is_an_error_with_the_remedy() -> None:
     many = window(*map(str, range(26 + 26 * 26 + 1)))
-    with pytest.raises(UsageError, match=r"703 candidates.*has 702 letters.*smaller --depth") as caught:
+    with raises(UsageError, "703", "702", "--depth") as caught:
         judge(Scripted(always(Reply()), ContinuationTask, context_size=10**6)).order([many])
     assert not isinstance(caught.value, ContextOverflowError)
 
 
 def test_a_backend_that_writes_only_is_refused() -> None:
-    with pytest.raises(UsageError, match="'logits'.*cannot be asked to weigh"):
+    with raises(UsageError, "'logits'", "ContinuationTask"):
         judge(Scripted(always(Reply()), GenerationTask))
 
 
@@ -84,10 +85,10 @@ def test_room_is_kept_for_thoughts_and_the_identifier() -> None:
     (request,) = made.requests(long)
     assert request.sampling.thinking == 50
     assert 300 < scripted.tokens.count(request.prompt) <= 400 - 51
-    assert isinstance(made.ask(long), list)
-    too_long = made.ask(window(*["word " * 500] * 100))
-    assert isinstance(too_long, TooLong)
-    assert 2 < too_long.room < 100
+    assert isinstance(made.try_requests(long), list)
+    too_long = made.try_requests(window(*["word " * 500] * 100))
+    assert isinstance(too_long, OversizedWindow)
+    assert 2 < too_long.capacity < 100
 
 
 def test_it_equals_the_logits_of_a_plain_pass() -> None:
@@ -99,7 +100,7 @@ def test_it_equals_the_logits_of_a_plain_pass() -> None:
     model, tokenizer = make_model(max_position_embeddings=2048), make_tokenizer()
     hf = Hf.from_loaded(model, tokenizer)
     made = open_judge("logits", hf, LETTERS)
-    assert isinstance(made, Asking)
+    assert isinstance(made, PromptJudge)
     windows = [window(*(f"passage {n} of some words" for n in range(count))) for count in (5, 26, 1)]
     for asked, verdict in zip(windows, made.order(windows), strict=True):
         (request,) = made.requests(asked)
@@ -109,7 +110,7 @@ def test_it_equals_the_logits_of_a_plain_pass() -> None:
         letters = [tokenizer.convert_tokens_to_ids(chr(ord("A") + at)) for at in range(len(asked))]
         assert verdict.order == tuple(logits[letters].argsort(descending=True, stable=True).tolist())
         assert verdict.status == "ok"
-    with pytest.raises(UsageError, match="27 candidates.*has 26 letters"):
+    with raises(UsageError, "27", "26"):
         made.order([window(*map(str, range(27)))])
 
 

@@ -10,22 +10,23 @@ import pytest
 from rerank.backends.fake import Fake
 from rerank.errors import ContextOverflowError, UsageError
 from rerank.judges import open_judge
-from rerank.judges.base import Asking, Limits
+from rerank.judges.base import Limits, PromptJudge
 from rerank.judges.likelihood import Likelihood
 from rerank.judges.score import Score
-from rerank.methods import calls, open_method
+from rerank.methods import count_calls, open_method
 from rerank.pipeline.driver import drive
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.strategies import open_strategy
 from rerank.tasks import ContinuationTask, LikelihoodTask, Reply, Request
 from rerank.types import Qrels, Ranking
 from tests.judges.scripted import Scripted, always, window
+from tests.raising import raises
 
 PROMPTS = {"score": "pointwise", "likelihood": "query_likelihood"}
 THREE = window("about snow", "about rain", "about hail")
 
 
-def judge(name: str, backend: Any, prompt: str = "") -> Asking:
+def judge(name: str, backend: Any, prompt: str = "") -> PromptJudge:
     return open_judge(name, backend, load_prompt(prompt or PROMPTS[name]))
 
 
@@ -59,7 +60,7 @@ def test_the_words_are_options() -> None:
     made = judge("score,yes=true,no=false", Fake("perfect"), "pointwise")
     assert made.requests(THREE)[0].task == ContinuationTask(continuations=("true", "false"))
     for options in ("yes=No", "yes=", "no="):
-        with pytest.raises(UsageError, match="two words that differ"):
+        with raises(UsageError, "yes=", "no="):
             judge(f"score,{options}", Fake("perfect"), "pointwise")
 
 
@@ -123,7 +124,7 @@ def test_windows_of_any_length_fit_and_documents_are_cut_one_by_one(name: str) -
 @pytest.mark.parametrize("name", PROMPTS)
 def test_a_query_that_leaves_no_room_is_an_error(name: str) -> None:
     made = judge(name, Scripted(by_text, ContinuationTask, LikelihoodTask, context_size=200))
-    with pytest.raises(ContextOverflowError, match="needs .* tokens"):
+    with raises(ContextOverflowError, "tokens"):
         made.order([window("word " * 50, query="word " * 300)])
 
 
@@ -137,9 +138,9 @@ def test_the_fakes_answer(name: str) -> None:
 
 
 def test_prompts_that_cannot_be_meant_are_refused() -> None:
-    with pytest.raises(UsageError, match="'score' with prompt 'listwise'.*method: pointwise.*take 'pointwise'"):
+    with raises(UsageError, "'score'", "'listwise'", "method: pointwise", "--prompt"):
         judge("score", Fake("perfect"), "listwise")
-    with pytest.raises(UsageError, match="'pointwise' shows the query.*take 'query_likelihood'"):
+    with raises(UsageError, "'pointwise'", "'query_likelihood'"):
         judge("likelihood", Fake("perfect"), "pointwise")
 
 
@@ -152,7 +153,7 @@ def test_a_prompt_may_show_the_scores() -> None:
 
 def test_calls_are_the_documents() -> None:
     for name in ("pointwise", "qlm"):
-        assert [calls(open_method(name), n) for n in (0, 1, 2, 100)] == [0, 0, 2, 100]
+        assert [count_calls(open_method(name), n) for n in (0, 1, 2, 100)] == [0, 0, 2, 100]
 
 
 def test_it_equals_plain_passes() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from rerank.io.run_files import write_qrels, write_run
 from rerank.leaderboard.board import Board, make_board
-from rerank.leaderboard.plan import Plan
+from rerank.leaderboard.board_config import BoardConfig
 from rerank.store import RunFolder
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
@@ -75,9 +75,9 @@ def files(folder: Path) -> Path:
     return folder
 
 
-def plan(**changed: Any) -> Plan:
+def plan(**changed: Any) -> BoardConfig:
     """The board's plan, paths seen from the folder of `files`."""
-    return Plan(**{"title": "Made up", "qrels": "qrels.txt", "category": "tests", "language": "en", **changed})
+    return BoardConfig(**{"title": "Made up", "qrels": "qrels.txt", "category": "tests", "language": "en", **changed})
 
 
 def board(folder: Path, **changed: Any) -> Board:

@@ -15,12 +15,18 @@ from rerank.errors import BackendError, DataError
 from rerank.evaluation import Scores
 from rerank.experiment import run as run_once
 from rerank.experiment import verify
-from rerank.experiment.candidates import digest
+from rerank.experiment.candidates import digest_run
 from rerank.experiment.spec import Execution
 from rerank.io.run_files import write_run
 from rerank.leaderboard.suites import bench as bench_module
-from rerank.leaderboard.suites.bench import Made, Planned, make, plan, totals
-from rerank.leaderboard.suites.results import averaged, check_same_candidates, compare_groups, row, write_results
+from rerank.leaderboard.suites.bench import PlannedRun, SuiteResult, execute_runs, plan_runs, sum_costs
+from rerank.leaderboard.suites.results import (
+    average_seeds,
+    check_same_candidates,
+    compare_groups,
+    result_row,
+    write_results,
+)
 from rerank.leaderboard.suites.suite import Suite
 from rerank.store import RunFolder
 from rerank.tasks import Reply
@@ -30,11 +36,11 @@ from tests.leaderboard.lists import suite_of, write_lists
 HOW = Execution()
 
 
-def done(suite: Suite, out: Path) -> list[Made]:
-    return list(make(plan(suite, out, HOW), out, HOW))
+def done(suite: Suite, out: Path) -> list[SuiteResult]:
+    return list(execute_runs(plan_runs(suite, out, HOW), out, HOW))
 
 
-def statuses(planned: list[Planned]) -> list[str]:
+def statuses(planned: list[PlannedRun]) -> list[str]:
     return [one.status for one in planned]
 
 
@@ -66,26 +72,26 @@ def test_a_run_is_what_rerank_run_makes(tmp_path: Path) -> None:
 
 def test_a_plan_says_what_is_missing_and_what_it_takes(tmp_path: Path) -> None:
     suite, out = suite_of(write_lists(tmp_path)), tmp_path / "out"
-    before = plan(suite, out, HOW)
+    before = plan_runs(suite, out, HOW)
     assert statuses(before) == ["missing", "missing"]
     assert [one.expected["calls"] for one in before] == [5, 5]
     assert [one.to_dict()["seconds"] for one in before] == [None, None]
-    sums = totals(before)
+    sums = sum_costs(before)
     assert (sums["missing"], sums["calls"], sums["seconds"]) == (2, 10, None)
     assert sums["tokens"] == sum(one.to_dict()["tokens"] for one in before) > 0
     assert not out.exists(), "planning leaves something behind"
 
     done(suite.with_models(["fake:perfect"]), out)
-    after = plan(suite, out, HOW)
+    after = plan_runs(suite, out, HOW)
     assert statuses(after) == ["done", "missing"]
-    assert after[0].kept is not None
-    assert after[0].kept.summary is not None
-    assert after[0].to_dict()["tokens"] == after[0].kept.summary["tokens_in"] + after[0].kept.summary["tokens_out"]
-    assert totals(after)["calls"] == 5
+    assert after[0].stored is not None
+    assert after[0].stored.summary is not None
+    assert after[0].to_dict()["tokens"] == after[0].stored.summary["tokens_in"] + after[0].stored.summary["tokens_out"]
+    assert sum_costs(after)["calls"] == 5
     # Nobody has run fake:reversed here, so how fast it is is not known; of fake:perfect it is.
     assert after[1].to_dict()["seconds"] is None
-    longer = plan(suite_of(write_lists(tmp_path, "longer", queries=8)), out, HOW)[0].to_dict()
-    took = after[0].kept.summary
+    longer = plan_runs(suite_of(write_lists(tmp_path, "longer", queries=8)), out, HOW)[0].to_dict()
+    took = after[0].stored.summary
     speed = took["seconds"] / (took["tokens_in"] + took["tokens_out"])
     assert longer["status"] == "missing"
     assert longer["seconds"] == pytest.approx(speed * longer["tokens"])
@@ -130,7 +136,7 @@ def test_stopped_in_the_middle_it_goes_on_and_asks_nothing_twice(
         patch.setattr(Fake, "generate", stopping)
         with pytest.raises(Stopped):
             done(suite, out)
-    planned = plan(suite, out, HOW)
+    planned = plan_runs(suite, out, HOW)
     assert [(one.status, one.committed) for one in planned] == (
         [("missing", 1), ("missing", 0)] if after == 1 else [("done", 5), ("missing", 2)]
     )
@@ -149,11 +155,11 @@ def test_another_specification_has_another_folder(tmp_path: Path) -> None:
     done(suite_of(collection), out)
     kept = {path.name: (path / "summary.json").read_bytes() for path in out.iterdir()}
     changed = suite_of(collection, options={"max_passage_tokens": 40})
-    assert statuses(plan(changed, out, HOW)) == ["missing", "missing"]
+    assert statuses(plan_runs(changed, out, HOW)) == ["missing", "missing"]
     done(changed, out)
     assert len(list(out.iterdir())) == 4
     assert {name: (out / name / "summary.json").read_bytes() for name in kept} == kept
-    assert statuses(plan(suite_of(collection), out, HOW)) == ["done", "done"]
+    assert statuses(plan_runs(suite_of(collection), out, HOW)) == ["done", "done"]
 
 
 def test_changed_documents_are_another_run_too(tmp_path: Path) -> None:
@@ -162,7 +168,7 @@ def test_changed_documents_are_another_run_too(tmp_path: Path) -> None:
     path = tmp_path / "lists.jsonl"
     path.write_text(path.read_text(encoding="utf-8").replace("text d0-0", "another text"), encoding="utf-8")
     suite = suite_of(f"requests:{path},qrels={tmp_path / 'lists.qrels'}")
-    assert statuses(plan(suite, out, HOW)) == ["missing", "missing"]
+    assert statuses(plan_runs(suite, out, HOW)) == ["missing", "missing"]
 
 
 def test_a_first_stage_is_retrieved_once_and_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,9 +181,9 @@ def test_a_first_stage_is_retrieved_once_and_shared(tmp_path: Path, monkeypatch:
 
 def test_a_seed_that_changes_nothing_is_left_out(tmp_path: Path) -> None:
     collection = write_lists(tmp_path)
-    greedy = plan(suite_of(collection, seeds=[0, 1, 2]), tmp_path, HOW)
+    greedy = plan_runs(suite_of(collection, seeds=[0, 1, 2]), tmp_path, HOW)
     assert [one.spec.seed for one in greedy] == [0, 0]
-    mixed = plan(suite_of(collection, seeds=[0, 1, 2], shuffle="random"), tmp_path, HOW)
+    mixed = plan_runs(suite_of(collection, seeds=[0, 1, 2], shuffle="random"), tmp_path, HOW)
     assert [one.spec.seed for one in mixed] == [0, 1, 2, 0, 1, 2]
 
 
@@ -205,7 +211,7 @@ def test_several_seeds_are_one_system_by_its_mean_for_a_query(tmp_path: Path) ->
 def test_averaging_counts_a_query_that_one_seed_lacks() -> None:
     one = Scores(run="a", values={"m": {"q": 1.0, "r": 0.5}}, overall={"t": 1.0})
     two = Scores(run="b", values={"m": {"q": 0.0, "r": 0.0}}, overall={"t": 0.0}, missing=("r",))
-    mean = averaged([one, two], "both")
+    mean = average_seeds([one, two], "both")
     assert (mean.run, mean.values["m"], mean.overall, mean.missing) == (
         "both",
         {"q": 0.5, "r": 0.25},
@@ -255,14 +261,14 @@ def test_an_unfinished_run_is_not_compared_and_named(tmp_path: Path, monkeypatch
     monkeypatch.setattr(Fake, "generate", failing)
     made = done(suite, out)
     assert "unfinished: 1 of its windows got no reply" in made[0].problem
-    assert row(suite, made[0])["problem"] == made[0].problem
+    assert result_row(suite, made[0])["problem"] == made[0].problem
     (group,) = compare_groups(suite, made)
     assert [one["system"] for one in group["systems"]] == ["first stage", "fullrank fake:reversed"]
     assert [run.run for run in group["comparison"].runs] == ["first stage", "fullrank fake:reversed"]
     (said,) = group["notes"]
     assert "since it is unfinished: fullrank fake:perfect, seed 0" in said
     monkeypatch.setattr(Fake, "generate", generate)
-    assert statuses(plan(suite, out, HOW)) == ["missing", "done"]
+    assert statuses(plan_runs(suite, out, HOW)) == ["missing", "done"]
     again = done(suite, out)
     assert [one.problem for one in again] == ["", ""]
     assert len(compare_groups(suite, again)[0]["systems"]) == 3
@@ -278,15 +284,15 @@ def test_rerankers_of_other_candidates_are_not_compared(tmp_path: Path) -> None:
     found = made[0].planned.found
     assert found is not None
     folders = [RunFolder(one.summary["folder"]) for one in made if one.summary]
-    check_same_candidates(folders[:1], digest(found.first_stage))
+    check_same_candidates(folders[:1], digest_run(found.first_stage))
     with pytest.raises(DataError, match="reranked other candidates"):
-        check_same_candidates(folders, digest(found.first_stage))
+        check_same_candidates(folders, digest_run(found.first_stage))
 
 
 def test_rivals_are_shown_beside_with_what_they_have_in_common(tmp_path: Path) -> None:
     collection = write_lists(tmp_path)
     suite = suite_of(collection)
-    found = plan(suite, tmp_path / "out", HOW)[0].found
+    found = plan_runs(suite, tmp_path / "out", HOW)[0].found
     assert found is not None
     lists = found.first_stage
     same = Run((Ranking.from_order(r.query, r.docs[::-1]) for r in lists.values()), name="same")
@@ -328,7 +334,7 @@ def test_one_judged_query_is_measured_and_not_compared(tmp_path: Path) -> None:
 def test_results_are_rows(tmp_path: Path) -> None:
     suite, out = suite_of(write_lists(tmp_path), measures=["nDCG@10", "P@3"]), tmp_path / "out"
     made = done(suite, out)
-    write_results(out, [row(suite, one) for one in made])
+    write_results(out, [result_row(suite, one) for one in made])
     rows = [json.loads(line) for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [(one["system"], one["depth"], one["first_stage"]) for one in rows] == [
         ("fullrank fake:perfect", 10, "candidates"),

@@ -11,7 +11,7 @@ from rerank.errors import DataError, MissingResourceError, UnknownNameError, Usa
 from rerank.evaluation import compare, evaluate
 from rerank.io.run_files import read_run, write_qrels, write_run
 from rerank.leaderboard.board import make_board
-from rerank.leaderboard.plan import read_plan
+from rerank.leaderboard.board_config import read_board_config
 from tests.leaderboard.made import HOSTILE, board, card, files, judged, noisy, plan, run_folder
 
 
@@ -126,7 +126,7 @@ def test_only_an_unfinished_run(tmp_path: Path) -> None:
 def test_a_plan_is_read(folder: Path) -> None:
     text = 'title = "T"\nqrels = "qrels.txt"\n[[runs]]\nfiles = "runs/*.trec"\ngroup = "official"\ntokens = 0\n'
     (folder / "board.toml").write_text(text)
-    read = read_plan(folder / "board.toml")
+    read = read_board_config(folder / "board.toml")
     made = make_board(read, home=folder)
     assert [(e.name, e.card.group, e.card.tokens, e.card.model) for e in made.entries] == [("plain", "official", 0, "")]
 
@@ -144,7 +144,7 @@ def test_a_plan_is_read(folder: Path) -> None:
 def test_a_wrong_plan(text: str, fault: str, tmp_path: Path) -> None:
     (tmp_path / "b.toml").write_text(text)
     with pytest.raises(DataError, match=fault):
-        read_plan(tmp_path / "b.toml")
+        read_board_config(tmp_path / "b.toml")
 
 
 def test_a_pattern_without_files(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rerank.errors import DataError, MissingResourceError
-from rerank.leaderboard.card import Card, checked_card, read_card
+from rerank.leaderboard.card import Card, parse_card, read_card
 
 
 def test_what_a_card_leaves_out_is_unknown() -> None:
@@ -50,6 +50,6 @@ def test_a_wrong_card(text: str, fault: str, tmp_path: Path) -> None:
 
 
 def test_every_fault_is_told() -> None:
-    card, problems = checked_card({"nmae": "a", "depth": -1, "tokens": "many", "model": "m"})
+    card, problems = parse_card({"nmae": "a", "depth": -1, "tokens": "many", "model": "m"})
     assert card == Card(model="m")
     assert len(problems) == 3

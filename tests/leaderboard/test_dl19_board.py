@@ -10,8 +10,8 @@ import pytest
 
 from rerank.io.run_files import read_qrels
 from rerank.leaderboard.board import Board, make_board
+from rerank.leaderboard.board_config import read_board_config
 from rerank.leaderboard.entries import find_entries
-from rerank.leaderboard.plan import read_plan
 from rerank.leaderboard.site import write_site
 from rerank.leaderboard.submission import check_submission
 
@@ -22,7 +22,7 @@ HOME = Path(__file__).resolve().parents[2] / "eval" / "leaderboard"
 @pytest.fixture(scope="module")
 def board(shared: Path) -> Board:
     """The board, as `make leaderboard` builds it."""
-    return make_board(read_plan(HOME / "dl19.toml"), home=HOME, data=shared / "data")
+    return make_board(read_board_config(HOME / "dl19.toml"), home=HOME, data=shared / "data")
 
 
 def means(board: Board, table: int = 0) -> dict[str, float]:
@@ -53,7 +53,7 @@ def test_the_board_is_the_golden_one(board: Board) -> None:
 
 def test_official_runs_alone_give_the_reference(shared: Path) -> None:
     """465 of 666 pairs by t with Benjamini and Hochberg's correction: reference/evaluation.md, section 1.4."""
-    plan = read_plan(HOME / "dl19.toml")
+    plan = read_board_config(HOME / "dl19.toml")
     official = plan.model_copy(update={"runs": plan.runs[:1], "measures": ("nDCG@10",)})
     (table,) = make_board(official, home=HOME, data=shared / "data").tables
     assert (table.pairs, table.significant) == (666, 465)

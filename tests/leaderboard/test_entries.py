@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from rerank.errors import DataError, MissingResourceError
+from rerank.io.file_hashes import file_hash
 from rerank.io.run_files import write_run
-from rerank.leaderboard.card import Card
-from rerank.leaderboard.cards import Cards, stem
-from rerank.leaderboard.entries import file_hash, find_entries
+from rerank.leaderboard.card import Card, CardIndex, run_stem
+from rerank.leaderboard.entries import find_entries
 from tests.leaderboard.made import HOSTILE, TOPICS, card, files, judged, noisy, run_folder
 
 
@@ -149,14 +149,14 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 
 def test_names_without_endings() -> None:
-    assert [stem(Path(name)) for name in ("a.run.gz", "b.trec", "c.v2.txt", "d")] == ["a", "b", "c.v2", "d"]
+    assert [run_stem(Path(name)) for name in ("a.run.gz", "b.trec", "c.v2.txt", "d")] == ["a", "b", "c.v2", "d"]
 
 
 def test_a_broken_file_of_another_name_is_taken_for_no_card(tmp_path: Path) -> None:
     (tmp_path / "recipe.toml").write_text("name = [")
     (tmp_path / "a.trec").write_text("q1 Q0 d1 1 2.0 a\n")
     with pytest.warns(UserWarning, match=r"recipe\.toml.* so it is taken for no card"):
-        assert Cards().of(tmp_path / "a.trec") == Card()
+        assert CardIndex().of(tmp_path / "a.trec") == Card()
     (tmp_path / "a.toml").write_text("name = [")
     with pytest.warns(UserWarning, match="taken for no card"), pytest.raises(DataError, match=r"The card .*a\.toml"):
-        Cards().of(tmp_path / "a.trec")
+        CardIndex().of(tmp_path / "a.trec")

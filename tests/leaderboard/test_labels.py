@@ -7,8 +7,8 @@ from typing import Any
 
 from rerank.io.run_files import write_qrels, write_run
 from rerank.leaderboard.board import Board, make_board
-from rerank.leaderboard.candidates import first_stages
-from rerank.leaderboard.plan import Plan
+from rerank.leaderboard.board_config import BoardConfig
+from rerank.leaderboard.first_stage_links import first_stages
 from rerank.types import Run
 from tests.leaderboard.made import card, judged, noisy, run_folder
 
@@ -24,7 +24,7 @@ def folder(path: Path, first: Run, collection: str, **spec: Any) -> Path:
 
 def board(home: Path) -> Board:
     write_qrels(judged(), home / "qrels.txt")
-    return make_board(Plan(title="T", qrels="qrels.txt"), home=home, runs=[home / "runs"])
+    return make_board(BoardConfig(title="T", qrels="qrels.txt"), home=home, runs=[home / "runs"])
 
 
 def stages(made: Board) -> dict[str, str]:

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from rerank.errors import DataError, UsageError
-from rerank.leaderboard.embedded import lists_script
-from rerank.leaderboard.exports import as_csv, as_latex
 from rerank.leaderboard.site import check_site, render_site, write_site
+from rerank.leaderboard.site_scripts import lists_script
+from rerank.leaderboard.table_exports import as_csv, as_latex
 from tests.leaderboard.made import HOSTILE, TOPICS, board, files
 
 

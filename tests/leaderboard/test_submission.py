@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from rerank.errors import DataError, MissingResourceError
+from rerank.io.file_hashes import file_hash
 from rerank.io.run_files import write_run
-from rerank.leaderboard.entries import file_hash
 from rerank.leaderboard.submission import SHOWN, check_submission
 from tests.leaderboard.made import TOPICS, card, judged, noisy
 
@@ -104,7 +104,7 @@ def test_the_run_file_is_missing_or_unclear(tmp_path: Path) -> None:
 def test_damaged_and_empty_files(tmp_path: Path) -> None:
     (tmp_path / "mine.run.gz").write_bytes(gzip.compress(b"q0 Q0 a 1 1 t\n" * 100)[:-12])
     card(tmp_path / "mine.toml", **TOLD, sha256=file_hash(tmp_path / "mine.run.gz"))
-    assert "cut-off gzip" in check_submission(tmp_path / "mine.toml", judged()).problems[-1]
+    assert "truncated gzip" in check_submission(tmp_path / "mine.toml", judged()).problems[-1]
     (tmp_path / "mine.run.gz").write_bytes(b"")
     card(tmp_path / "mine.toml", **TOLD, sha256=file_hash(tmp_path / "mine.run.gz"))
     assert check_submission(tmp_path / "mine.toml", judged()).problems == [

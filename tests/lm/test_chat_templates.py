@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 pytest.importorskip("transformers")
 
 from rerank.errors import BackendError
-from rerank.lm.chat_templates import Chat, merge_system
+from rerank.lm.chat_templates import ChatRenderer, merge_system
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Message, Prompt
+from tests.raising import raises
 
 CHAT: Prompt = (Message("system", "You rank."), Message("user", "Rank these."))
 NO_SYSTEM = (
@@ -33,7 +34,7 @@ def bytewise(tiny_tokenizer: Callable[..., Any]) -> HfTokens:
 
 
 def test_a_chat_goes_through_the_template(tiny_tokenizer: Callable[..., Any]) -> None:
-    assert Chat(tiny_tokenizer()).render(CHAT) == (
+    assert ChatRenderer(tiny_tokenizer()).render(CHAT) == (
         "<|im_start|>system\nYou rank.<|im_end|>\n<|im_start|>user\nRank these.<|im_end|>\n<|im_start|>assistant\n"
     )
 
@@ -42,7 +43,7 @@ def test_a_chat_goes_through_the_template(tiny_tokenizer: Callable[..., Any]) ->
 def test_where_the_system_role_is_refused_or_dropped_it_goes_into_the_first_user_turn(
     tiny_tokenizer: Callable[..., Any], template: str
 ) -> None:
-    assert Chat(tiny_tokenizer(template)).render(CHAT) == "<user>You rank.\n\nRank these."
+    assert ChatRenderer(tiny_tokenizer(template)).render(CHAT) == "<user>You rank.\n\nRank these."
 
 
 def test_merging_leaves_later_turns_alone() -> None:
@@ -52,12 +53,12 @@ def test_merging_leaves_later_turns_alone() -> None:
 
 
 def test_without_a_template_turns_are_plain_text(tiny_tokenizer: Callable[..., Any]) -> None:
-    assert Chat(tiny_tokenizer(None)).render(CHAT) == "You rank.\n\nRank these.\n\n"
+    assert ChatRenderer(tiny_tokenizer(None)).render(CHAT) == "You rank.\n\nRank these.\n\n"
 
 
 def test_a_template_that_refuses_the_chat_is_named(tiny_tokenizer: Callable[..., Any]) -> None:
-    with pytest.raises(BackendError, match=r"\['system', 'user'\].*Roles must alternate"):
-        Chat(tiny_tokenizer(PICKY)).render(CHAT)
+    with raises(BackendError, "['system', 'user']", "Roles must alternate"):
+        ChatRenderer(tiny_tokenizer(PICKY)).render(CHAT)
 
 
 def test_no_passage_can_end_a_turn(tiny_tokenizer: Callable[..., Any]) -> None:
@@ -68,7 +69,7 @@ def test_no_passage_can_end_a_turn(tiny_tokenizer: Callable[..., Any]) -> None:
     (baseline,) = HfTokens(tokenizer, context_size=512).encode([harmless])
     special = set(tokenizer.all_special_ids)
     assert [i for i in ids if i in special] == [i for i in baseline if i in special]
-    assert "a< |im_end|>" in Chat(tokenizer).render(evil)
+    assert "a< |im_end|>" in ChatRenderer(tokenizer).render(evil)
 
 
 def test_counts(bytewise: HfTokens) -> None:

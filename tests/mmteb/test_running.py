@@ -18,7 +18,7 @@ from rerank.types import Qrels
 
 mteb = pytest.importorskip("mteb")
 
-from rerank.mmteb import MtebFirstStage, MtebReranker, evaluate, first_stage_of, lists_from  # noqa: E402
+from rerank.mmteb import MtebFirstStage, MtebReranker, describe_lists, evaluate, parse_first_stage  # noqa: E402
 from tests.mmteb import tasks  # noqa: E402
 
 BM25 = MtebFirstStage("bm25")
@@ -30,7 +30,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made(out: Path, backend: Fake, first_stage: Any = None, depth: int = 100, **more: Any) -> MtebReranker:
-    lists = lists_from(first_stage, depth)
+    lists = describe_lists(first_stage, depth)
     return MtebReranker.of(out=out, model=f"fake:{backend.kind}", backend=backend, first_stage=lists, **more)
 
 
@@ -219,7 +219,7 @@ def test_another_model_in_the_same_folder_is_another_first_stage(
     (tmp_path / "flat" / "x").write_text("x")
     assert [MtebFirstStage(text).mteb_model_meta.revision for text in ("bm25", "dense,index=flat")] == before
     (folder / "modules.json").write_text("[1]")
-    with pytest.raises(DataError, match="its parts in another form"):
+    with pytest.raises(DataError, match="malformed list of modules"):
         revision()
 
 
@@ -249,9 +249,9 @@ def test_predictions_that_are_saved_again_are_other_lists(tmp_path: Path) -> Non
         assert len(model.reports) == 1
     assert found[0].revision != found[1].revision
     assert found[0].rows[0]["score"] != found[1].rows[0]["score"]
-    before = lists_from(saved, 4)
+    before = describe_lists(saved, 4)
     save_lists(saved, "LocalRetrieval", "1245")
-    assert lists_from(saved, 4) != before
+    assert describe_lists(saved, 4) != before
 
 
 def test_lists_of_another_task_change_nothing(tmp_path: Path) -> None:
@@ -279,23 +279,23 @@ def test_a_first_stages_name_is_one_whatever_lies_around(tmp_path: Path, monkeyp
     for name in ("bm25", "saved"):
         (tmp_path / name).mkdir()
     for text in ("bm25", "bm25,k1=1.2", "run:saved/x.trec", "unknown"):
-        stage = first_stage_of(text)
+        stage = parse_first_stage(text)
         assert isinstance(stage, MtebFirstStage)
         assert stage.selector == text
     for text in ("./bm25", "saved", "elsewhere/saved"):
-        assert first_stage_of(text) == Path(text)
+        assert parse_first_stage(text) == Path(text)
     with pytest.raises(UnknownNameError, match="first stage 'unknown'"):
-        lists_from(first_stage_of("unknown"), 3)
+        describe_lists(parse_first_stage("unknown"), 3)
 
 
 def test_predictions_that_do_not_fit(tmp_path: Path) -> None:
     task = tasks.filled(tasks.LocalRetrieval())
     saved = tmp_path / "saved"
     with pytest.raises(DataError, match="cannot be read as predictions"):
-        lists_from(saved, 3)
+        describe_lists(saved, 3)
     saved.mkdir()
     with pytest.raises(DataError, match="holds no predictions"):
-        lists_from(saved, 3)
+        describe_lists(saved, 3)
     (saved / "Other_predictions.json").write_text(json.dumps({"mteb_model_meta": {"model_name": "a"}}))
     with pytest.raises(MissingResourceError, match="predictions for LocalRetrieval"):
         evaluate(task, made(tmp_path, perfect(), saved, 3), out=tmp_path, first_stage=saved, depth=3)
@@ -304,7 +304,7 @@ def test_predictions_that_do_not_fit(tmp_path: Path) -> None:
         evaluate(task, made(tmp_path, perfect(), saved, 3), out=tmp_path, first_stage=saved, depth=3)
     (saved / "Third_predictions.json").write_text(json.dumps({"mteb_model_meta": {"model_name": "b"}}))
     with pytest.raises(DataError, match="those of 2 models"):
-        lists_from(saved, 3)
+        describe_lists(saved, 3)
 
 
 def test_a_task_with_open_calls_has_no_score_and_is_gone_on_with(tmp_path: Path) -> None:

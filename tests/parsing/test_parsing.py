@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from rerank.errors import UsageError
 from rerank.parsing import parse
-from rerank.parsing.clean import answer, plain
+from rerank.parsing.clean import extract_answer, normalize_signs
+from tests.raising import raises
 
 PIECES = st.from_regex(
     r"\A(\[|\]|\[[0-9]{1,2}\]| ?[><-] ?|, |\n|1\. |Passage 2|[0-9]|[{}:]|\"id\": 2|\"rank\"|</?think>)\Z"
@@ -33,8 +34,8 @@ def test_every_text_has_a_result(text: str, count: int) -> None:
     parsed = parse(text, count)
     assert sorted(parsed.permutation) == list(range(count))
     assert list(parsed.missing) == sorted(parsed.missing)
-    assert all(not 1 <= number <= count for number in parsed.foreign)
-    assert {number - 1 for number in parsed.repeated} <= set(parsed.order)
+    assert all(not 1 <= number <= count for number in parsed.unknown)
+    assert {number - 1 for number in parsed.duplicates} <= set(parsed.order)
     complete = not parsed.missing
     assert complete == (parsed.status in ("ok", "repaired"))
     assert (parsed.status in ("empty", "refused")) == (count > 0 and not parsed.order)
@@ -80,30 +81,30 @@ def test_what_was_dropped_is_told() -> None:
         "status": "partial",
     }
     assert parsed.detail.split("; ") == [
-        "dropped repeats of 2",
-        "dropped foreign identifiers 7, 0",
-        "dropped an identifier that the end of the reply cut off",
+        "dropped duplicates of 2",
+        "dropped unknown identifiers 7, 0",
+        "dropped an identifier that the end of the reply truncated",
     ]
     assert parsed.permutation == (1, 0, 2, 3)
 
 
 def test_the_form_that_was_read_is_told() -> None:
     assert parse("2, 1", 2).detail == "read from bare numbers"
-    assert parse("Ranking: [2] > [1]", 2).detail == "passed over the text around the ranking"
+    assert parse("Ranking: [2] > [1]", 2).detail == "ignored the text around the ranking"
     assert parse("Passage 2 > Passage 1", 2).detail == "read from passage names"
     assert parse("It is 2, 1.", 2).detail == "read from bare numbers in a sentence"
-    assert parse("[2] < [1]", 2).detail == "read from an ascending chain, turned round"
+    assert parse("[2] < [1]", 2).detail == "read from a chain in ascending order"
 
 
 def test_a_negative_count_is_refused() -> None:
-    with pytest.raises(UsageError, match="-1 passages"):
+    with raises(UsageError, "-1 passages"):
         parse("[1]", -1)
 
 
 def test_cleaning_keeps_what_stands_outside_thoughts() -> None:
-    assert answer("a<think>b</think>c<think>d") == "ac"
-    assert answer("a</think>b</reasoning>c") == "c"
-    assert plain("①②⑳") == " 1  2  20 "
+    assert extract_answer("a<think>b</think>c<think>d") == "ac"
+    assert extract_answer("a</think>b</reasoning>c") == "c"
+    assert normalize_signs("①②⑳") == " 1  2  20 "
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import pytest
-
 from rerank.errors import DataError
 from rerank.judges.base import Status, Verdict
 from rerank.judges.generate import Generate
@@ -18,6 +16,7 @@ from rerank.strategies.full import Full
 from rerank.strategies.sliding import Sliding
 from rerank.tasks import Reply, Request
 from rerank.types import Document, Plan, Query, Ranking, Window
+from tests.raising import raises
 
 
 class Reverse:
@@ -154,5 +153,5 @@ def test_scores_that_are_not_known_or_already_there_are_left() -> None:
 
 
 def test_a_window_with_some_scores_is_refused() -> None:
-    with pytest.raises(DataError, match="1 scores for the 2 documents of a window of query 'q'"):
+    with raises(DataError, "1 scores", "2 documents", "'q'"):
         Window(Query(id="q"), (Document(id="a"), Document(id="b")), (1.0,))

@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rerank.parsing import parse
-from rerank.parsing.clean import plain
-from rerank.parsing.mentions import mentions_of, tokens_of
+from rerank.parsing.clean import normalize_signs
+from rerank.parsing.mentions import find_mentions, tokenize
 from rerank.prompts.loading import template_from_yaml
 from rerank.prompts.passages import escape_brackets
 
@@ -30,7 +30,7 @@ TEXTS = st.lists(MARKS | NUMBERS | WORDS, max_size=25).map("".join)
 @example("(1] [2)")
 def test_the_parser_finds_no_bracketed_identifier(text: str) -> None:
     escaped = escape_brackets(text)
-    mentions, _ = mentions_of(tokens_of(plain(escaped)))
+    mentions, _ = find_mentions(tokenize(normalize_signs(escaped)))
     assert not [mention for mention in mentions if mention.form in ("bracket", "list")]
     assert "bracket" not in parse(escaped, 100).detail
     assert parse(escaped, 100).status != "ok"
@@ -46,7 +46,7 @@ def test_a_passage_that_is_cut_is_escaped_again_where_it_is_shown(text: str, end
     template = template_from_yaml('body: "[{rank}] {candidate}"\nsuffix: "{query}"', "x")
     (message,) = template.render("q", [escape_brackets(text)[:end]])
     shown = message.content.removeprefix("[1] ").removesuffix("q")
-    assert not [m for m in mentions_of(tokens_of(plain(shown)))[0] if m.form in ("bracket", "list")]
+    assert not [m for m in find_mentions(tokenize(normalize_signs(shown)))[0] if m.form in ("bracket", "list")]
 
 
 @pytest.mark.parametrize(

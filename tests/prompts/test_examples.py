@@ -7,6 +7,7 @@ import pytest
 from rerank.errors import DataError
 from rerank.prompts import load_prompt
 from rerank.prompts.loading import template_from_yaml
+from tests.raising import raises
 
 YAML = """
 prefix: "{num} about {query}"
@@ -32,14 +33,14 @@ def test_examples_change_the_digest() -> None:
 
 @pytest.mark.parametrize("order", ["[1, 2]", "[0, 1, 2]", "[1, 1, 2]"])
 def test_an_order_that_is_no_permutation_is_refused(order: str) -> None:
-    with pytest.raises(DataError, match="an example with 3 passages"):
+    with raises(DataError, "3 passages"):
         template_from_yaml(YAML.replace("[2, 1, 3]", order), "x")
 
 
 @pytest.mark.parametrize("examples", ["[tea]", "[{query: tea}]", "7", "[{query: a, passages: [b], order: [x]}]"])
 def test_other_shapes_are_refused(examples: str) -> None:
     text = YAML.partition("examples:")[0] + f"examples: {examples}\n"
-    with pytest.raises(DataError, match="query, passages and order"):
+    with raises(DataError, "examples"):
         template_from_yaml(text, "x")
 
 
@@ -50,5 +51,5 @@ def test_the_shipped_prompt_shows_two_questions_before_the_real_one() -> None:
 
 
 def test_examples_and_scores_exclude_each_other() -> None:
-    with pytest.raises(DataError, match="'examples' and shows scores"):
+    with raises(DataError, "'examples'"):
         template_from_yaml(YAML.replace("{candidate}", "{candidate} {score}"), "x")

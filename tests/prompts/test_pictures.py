@@ -9,12 +9,13 @@ import pytest
 from rerank.errors import ContextOverflowError, DataError
 from rerank.prompts import load_prompt
 from rerank.prompts.base import PICTURE, Message, Prompt
-from rerank.prompts.budget import Budget
+from rerank.prompts.budget import PromptBudget
 from rerank.prompts.loading import template_from_yaml
 from rerank.prompts.template import PromptTemplate
 from rerank.prompts.word_tokens import WordTokens
 from rerank.tasks import Request, Sampling
 from rerank.types import Document, Query, Window
+from tests.raising import raises
 
 PICTURES = tuple(Document(id=f"d{at}", image=f"{at}.png") for at in range(3))
 
@@ -24,7 +25,7 @@ def window(*docs: Document, query: str = "a red fish") -> Window:
 
 
 def fit(name: str, asked: Window, size: int = 1000) -> Prompt:
-    return Budget(WordTokens(size)).fit(load_prompt(name), asked, reply_tokens=8).prompt
+    return PromptBudget(WordTokens(size)).fit(load_prompt(name), asked, reply_tokens=8).prompt
 
 
 def test_every_picture_stands_behind_its_identifier() -> None:
@@ -46,7 +47,7 @@ def test_pictures_of_a_prompt_of_many_turns_stand_in_their_turns() -> None:
         "method: multiturn_listwise\nshows: pictures\nbody_user: '[{rank}] {candidate}'\n"
         "body_assistant: Received [{rank}].\nsuffix: 'Order by {query}'\n"
     )
-    fitted = Budget(WordTokens(500)).fit(template_from_yaml(text, "mine"), window(*PICTURES[:2]), reply_tokens=0)
+    fitted = PromptBudget(WordTokens(500)).fit(template_from_yaml(text, "mine"), window(*PICTURES[:2]), reply_tokens=0)
     assert [turn.images for turn in fitted.prompt] == [("0.png",), (), ("1.png",), (), ()]
 
 
@@ -61,21 +62,21 @@ def test_a_prompt_in_jinja_may_turn_pictures_round() -> None:
         "method: singleturn_listwise\nshows: pictures\n"
         "prefix: '{% for p in passages | reverse %}{{ p }} {% endfor %}{{ query }}'\n"
     )
-    fitted = Budget(WordTokens(500)).fit(template_from_yaml(text, "mine"), window(*PICTURES), reply_tokens=0)
+    fitted = PromptBudget(WordTokens(500)).fit(template_from_yaml(text, "mine"), window(*PICTURES), reply_tokens=0)
     assert fitted.prompt[0].images == ("2.png", "1.png", "0.png")
 
 
 def test_a_prompt_that_leaves_pictures_out() -> None:
     text = "method: singleturn_listwise\nshows: pictures\nprefix: '{{ passages[0] }} {{ query }}'\n"
-    with pytest.raises(DataError, match="shows 1 of 3 pictures"):
-        Budget(WordTokens(500)).fit(template_from_yaml(text, "mine"), window(*PICTURES), reply_tokens=0)
+    with raises(DataError, "1 of 3"):
+        PromptBudget(WordTokens(500)).fit(template_from_yaml(text, "mine"), window(*PICTURES), reply_tokens=0)
 
 
 def test_texts_are_refused_where_pictures_are_shown_and_the_reverse() -> None:
     text = Document(id="t", text="words")
-    with pytest.raises(DataError, match=r"'t' has no picture, and this prompt shows pictures.*--method fullrank"):
+    with raises(DataError, "'t'", "--method fullrank"):
         fit("listwise_images", window(PICTURES[0], text))
-    with pytest.raises(DataError, match=r"'d0' is a picture without text.*pointwise-images"):
+    with raises(DataError, "'d0'", "pointwise-images"):
         fit("listwise", window(text, PICTURES[0]))
     both = Document(id="b", text="words", image="b.png")
     assert "words" in fit("listwise", window(both))[-1].content
@@ -83,23 +84,23 @@ def test_texts_are_refused_where_pictures_are_shown_and_the_reverse() -> None:
 
 
 def test_too_many_pictures() -> None:
-    with pytest.raises(ContextOverflowError, match=r"A prompt of 3 pictures needs \d+ tokens, and 42 are available"):
+    with raises(ContextOverflowError, "3 pictures", "42"):
         fit("listwise_images", window(*PICTURES), size=50)
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "named"),
     [
-        ("shows: films\nbody: '[{rank}] {candidate} {query}'", "'shows' .* is 'films'.*'text' or 'pictures'"),
+        ("shows: films\nbody: '[{rank}] {candidate} {query}'", ("'shows'", "'films'", "'pictures'")),
         (
             "shows: pictures\nbody: '[{rank}] {candidate} {query}'\n"
             "examples: [{query: a, passages: [b, c], order: [2, 1]}]",
-            "'examples' and shows pictures",
+            ("'examples'",),
         ),
     ],
 )
-def test_wrong_prompts(text: str, message: str) -> None:
-    with pytest.raises(DataError, match=message):
+def test_wrong_prompts(text: str, named: tuple[str, ...]) -> None:
+    with raises(DataError, *named):
         template_from_yaml(text, "mine")
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from rerank.errors import ContextOverflowError, DataError
-from rerank.prompts.base import Message, Prompt, opening
-from rerank.prompts.budget import Budget
+from rerank.prompts.base import Message, Prompt, reply_prefix
+from rerank.prompts.budget import PromptBudget
 from rerank.prompts.loading import template_from_yaml
 from rerank.types import Document, Query, Window
+from tests.raising import raises
 
 YAML = """
 prefix: "{num} about {query}"
@@ -37,13 +38,13 @@ class Characters:
 def test_the_last_turn_is_the_assistants() -> None:
     chat = template_from_yaml(BEGUN, "x").render("milk", ["cow"])
     assert chat == (Message("user", "1 about milk\n[1] cow\norder"), Message("assistant", "["))
-    assert opening(chat) == "["
+    assert reply_prefix(chat) == "["
 
 
 def test_without_one_the_last_turn_is_the_users() -> None:
     chat = template_from_yaml(YAML, "x").render("milk", ["cow"])
     assert [message.role for message in chat] == ["user"]
-    assert opening(chat) == opening(()) == ""
+    assert reply_prefix(chat) == reply_prefix(()) == ""
     assert template_from_yaml(YAML + "reply_prefix: ''", "x").render("milk", ["cow"]) == chat
 
 
@@ -56,7 +57,7 @@ def test_it_comes_after_the_examples_and_once() -> None:
 
 def test_it_is_text_and_no_template() -> None:
     text = YAML + "reply_prefix: '{query} {{ num }} {'"
-    assert opening(template_from_yaml(text, "x").render("milk", ["cow"])) == "{query} {{ num }} {"
+    assert reply_prefix(template_from_yaml(text, "x").render("milk", ["cow"])) == "{query} {{ num }} {"
 
 
 def test_it_changes_the_digest() -> None:
@@ -66,7 +67,7 @@ def test_it_changes_the_digest() -> None:
 
 @pytest.mark.parametrize("value", ["3", "[a]", "{a: b}", "true", "null"])
 def test_other_kinds_are_refused(value: str) -> None:
-    with pytest.raises(DataError, match="'reply_prefix' of prompt 'x' is .* expected text"):
+    with raises(DataError, "'reply_prefix'", "'x'"):
         template_from_yaml(f"{YAML}reply_prefix: {value}\n", "x")
 
 
@@ -74,12 +75,12 @@ def test_the_budget_counts_it_and_never_cuts_it() -> None:
     window = Window(Query(id="q", text="milk"), (Document(id="d", text="c" * 50),))
     prefix = "Sure: ["
     begun, plain = template_from_yaml(f"{YAML}reply_prefix: '{prefix}'", "x"), template_from_yaml(YAML, "x")
-    budget = Budget(Characters(60), floor=5)
+    budget = PromptBudget(Characters(60), floor=5)
     with_it, without = (budget.fit(template, window, reply_tokens=10) for template in (begun, plain))
     assert with_it.tokens == without.tokens == 50
     assert with_it.cap is not None
     assert without.cap == with_it.cap + len(prefix)
-    assert opening(with_it.prompt) == prefix
+    assert reply_prefix(with_it.prompt) == prefix
     long = template_from_yaml(f"{YAML}reply_prefix: '{'x' * 60}'", "x")
     with pytest.raises(ContextOverflowError):
         budget.fit(long, window, reply_tokens=10)

@@ -13,8 +13,9 @@ from rerank.errors import DataError, MissingResourceError, RerankError, UnknownN
 from rerank.prompts import PromptTemplate, load_prompt, prompt_names, prompt_text
 from rerank.prompts.base import Message, Prompt
 from rerank.prompts.loading import template_from_yaml
-from rerank.prompts.passages import one_line, passage_text
+from rerank.prompts.passages import collapse_whitespace, passage_text
 from rerank.types import Document
+from tests.raising import raises
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -113,7 +114,7 @@ def test_names_of_passages_and_scores() -> None:
     (turn,) = template.render("q", ["a", "b"], scores=[1.0, 0.25])
     assert turn.content == "PASSAGE1 = a (1.000)\nPASSAGE2 = b (0.250)\nq: [PASSAGE1, PASSAGE2]"
     for scores in (None, [1.0]):
-        with pytest.raises(DataError, match="shows scores"):
+        with raises(DataError, "scores"):
             template.render("q", ["a", "b"], scores=scores)
 
 
@@ -173,7 +174,7 @@ def test_passage_text() -> None:
     assert passage_text(Document(id="1")) == ""
     assert passage_text(Document(id="1", title=" A ", text="b\t[3]")) == "Title: A Content: b (3)"
     assert passage_text(Document(id="1", text="b [3]"), escape=False) == "b [3]"
-    assert one_line("\u3000a\u2028b ") == "a b"
+    assert collapse_whitespace("\u3000a\u2028b ") == "a b"
 
 
 def test_the_digest_follows_content_and_not_the_name() -> None:
@@ -191,11 +192,11 @@ def test_prompts_come_by_name_or_path(tmp_path: Path) -> None:
     assert load_prompt(path).name == "mine"
     assert prompt_text(path) == SINGLE
     assert prompt_text("listwise").startswith("#")
-    with pytest.raises(UnknownNameError, match="Did you mean 'listwise'"):
+    with raises(UnknownNameError, "listwize", "'listwise'"):
         load_prompt("listwize")
-    with pytest.raises(UnknownNameError, match="Unknown prompt ''"):
+    with raises(UnknownNameError, "''"):
         load_prompt("")
-    with pytest.raises(MissingResourceError, match="none.yaml"):
+    with raises(MissingResourceError, "none.yaml"):
         load_prompt(tmp_path / "none.yaml")
     path.write_bytes(b"\x00\xff")
     with pytest.raises(DataError):
@@ -203,43 +204,43 @@ def test_prompts_come_by_name_or_path(tmp_path: Path) -> None:
 
 
 BODY = "body: '[{rank}] {candidate}'\n"
-WRONG: list[tuple[str, type[RerankError], str]] = [
-    ("sufix: a\n" + BODY, UnknownNameError, "Unknown key in prompt 'x': 'sufix'.*Did you mean 'suffix'"),
-    ("1: a\n" + BODY, UnknownNameError, "'1'"),
-    ("prefix: '{qery}'\n" + BODY, UnknownNameError, "section 'prefix' of prompt 'x': 'qery'.*Did you mean 'query'"),
-    ("prefix: '{query} {candidate}'\n" + BODY, UnknownNameError, "'candidate'"),
-    ("prefix: '{query} {passages}'\n" + BODY, UnknownNameError, "'passages'"),
-    ("prefix: '{{ query }} {{ pasages }}'\n", UnknownNameError, "Did you mean 'passages'"),
-    ("prefix: '{query.x}'\n" + BODY, DataError, r"Section 'prefix' of prompt 'x': '\{query.x\}' has the placeholder"),
-    ("prefix: '{query:>9}'\n" + BODY, DataError, "bare name"),
-    ("prefix: '{query!r}'\n" + BODY, DataError, "query!r"),
-    ("prefix: '{query} {}'\n" + BODY, DataError, "Double the braces"),
-    ("prefix: '{query} }'\n" + BODY, DataError, "opens or closes nothing"),
-    ("prefix: '{query'\n" + BODY, DataError, "opens or closes nothing"),
-    ("prefix: '{{ query }} {% if %}'\n", DataError, "is no Jinja template: line 1"),
-    ("prefix: '{query}'\nbody: '{candidate}'\n", DataError, "shows no passage"),
-    ("prefix: '{query}'\n", DataError, "shows no passage"),
-    (BODY, DataError, "never shows the query"),
-    ("prefix: '{query}'\nprefix_user: a\n" + BODY, DataError, "both 'prefix' and 'prefix_user'"),
-    ("prefix_assistant: ok\nsuffix: '{query}'\n" + BODY, DataError, "'prefix_assistant' without 'prefix'"),
-    ("prefix: '{query}'\nbody_assistant: ok\nsuffix: a\n" + BODY, DataError, "turns that alternate"),
-    ("prefix: '{query}'\nprefix_assistant: ok\nbody_assistant: ok\n" + BODY, DataError, "without 'suffix'"),
-    ("prefix: '{query}'\nmethod: pairwise\n" + BODY, DataError, "is 'pairwise'. expected one of: listwise"),
-    ("prefix: '{query}'\ntemplate: mako\n" + BODY, DataError, "'braces' or 'jinja'"),
-    ("prefix: 3\n" + BODY, DataError, "'prefix' of prompt 'x' is 3. expected text"),
-    ("prefix: '{query}'\nescape_brackets: 'no'\n" + BODY, DataError, "true or false"),
-    ("- a\n", DataError, "holds a list. expected a mapping"),
-    ("", DataError, "holds a NoneType"),
-    ("a: [", DataError, "is no YAML"),
-    ("a: !!python/object/apply:os.system [ls]", DataError, "is no YAML"),
-    ("a: 2020-99-99", DataError, "is no YAML"),
-    ("[" * 5000, DataError, "is no YAML"),
+WRONG: list[tuple[str, type[RerankError], tuple[str, ...]]] = [
+    ("sufix: a\n" + BODY, UnknownNameError, ("'sufix'", "'suffix'", "'x'")),
+    ("1: a\n" + BODY, UnknownNameError, ("'1'",)),
+    ("prefix: '{qery}'\n" + BODY, UnknownNameError, ("'prefix'", "'qery'", "'query'")),
+    ("prefix: '{query} {candidate}'\n" + BODY, UnknownNameError, ("'candidate'",)),
+    ("prefix: '{query} {passages}'\n" + BODY, UnknownNameError, ("'passages'",)),
+    ("prefix: '{{ query }} {{ pasages }}'\n", UnknownNameError, ("'pasages'", "'passages'")),
+    ("prefix: '{query.x}'\n" + BODY, DataError, ("'prefix'", "'x'", "{query.x}")),
+    ("prefix: '{query:>9}'\n" + BODY, DataError, ("query:>9",)),
+    ("prefix: '{query!r}'\n" + BODY, DataError, ("query!r",)),
+    ("prefix: '{query} {}'\n" + BODY, DataError, ("{}",)),
+    ("prefix: '{query} }'\n" + BODY, DataError, ("brace",)),
+    ("prefix: '{query'\n" + BODY, DataError, ("brace",)),
+    ("prefix: '{{ query }} {% if %}'\n", DataError, ("Jinja", "line 1")),
+    ("prefix: '{query}'\nbody: '{candidate}'\n", DataError, ("'x'", "'candidate'")),
+    ("prefix: '{query}'\n", DataError, ("'x'", "'candidate'")),
+    (BODY, DataError, ("'query'",)),
+    ("prefix: '{query}'\nprefix_user: a\n" + BODY, DataError, ("'prefix'", "'prefix_user'")),
+    ("prefix_assistant: ok\nsuffix: '{query}'\n" + BODY, DataError, ("'prefix_assistant'",)),
+    ("prefix: '{query}'\nbody_assistant: ok\nsuffix: a\n" + BODY, DataError, ("'prefix_assistant'",)),
+    ("prefix: '{query}'\nprefix_assistant: ok\nbody_assistant: ok\n" + BODY, DataError, ("'suffix'",)),
+    ("prefix: '{query}'\nmethod: pairwise\n" + BODY, DataError, ("'pairwise'", "listwise")),
+    ("prefix: '{query}'\ntemplate: mako\n" + BODY, DataError, ("'braces'", "'jinja'")),
+    ("prefix: 3\n" + BODY, DataError, ("'prefix'", "'x'", "3")),
+    ("prefix: '{query}'\nescape_brackets: 'no'\n" + BODY, DataError, ("'no'", "true or false")),
+    ("- a\n", DataError, ("list", "mapping")),
+    ("", DataError, ("NoneType",)),
+    ("a: [", DataError, ("YAML",)),
+    ("a: !!python/object/apply:os.system [ls]", DataError, ("YAML",)),
+    ("a: 2020-99-99", DataError, ("YAML",)),
+    ("[" * 5000, DataError, ("YAML",)),
 ]
 
 
-@pytest.mark.parametrize(("text", "kind", "message"), WRONG)
-def test_wrong_files(text: str, kind: type[RerankError], message: str) -> None:
-    with pytest.raises(kind, match=message):
+@pytest.mark.parametrize(("text", "kind", "named"), WRONG)
+def test_wrong_files(text: str, kind: type[RerankError], named: tuple[str, ...]) -> None:
+    with raises(kind, *named):
         template_from_yaml(text, "x")
 
 
@@ -261,11 +262,11 @@ def test_wrong_files(text: str, kind: type[RerankError], message: str) -> None:
 )
 def test_jinja_is_sandboxed_and_its_failures_are_typed(code: str) -> None:
     template = PromptTemplate(name="x", prefix=f"{{{{ query }}}} {{{{ passages }}}} {code}", syntax="jinja")
-    with pytest.raises(DataError, match="fails as a Jinja template"):
+    with raises(DataError, "Jinja"):
         template.render("q", ["a"])
 
 
 @pytest.mark.parametrize("text", ["{{ " + "(" * 5000 + "query" + ")" * 5000 + " }}", "{% if query %}" * 3000])
 def test_jinja_nested_too_deeply_is_typed(text: str) -> None:
-    with pytest.raises(DataError, match="is no Jinja template"):
+    with raises(DataError, "Jinja"):
         PromptTemplate(name="x", prefix="{{ query }} {{ passages }}" + text, syntax="jinja")

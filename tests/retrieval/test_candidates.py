@@ -7,6 +7,7 @@ import pytest
 from rerank.errors import DataError, UsageError
 from rerank.retrieval import open_retriever
 from rerank.types import Document, Query, Ranking, Run
+from tests.raising import raises
 
 
 class WithLists:
@@ -39,12 +40,12 @@ def test_depth_cuts() -> None:
 
 
 def test_lists_for_none_of_the_queries() -> None:
-    with pytest.raises(DataError, match=r"The collection 'lists' has a list for none of the 1 queries: it has 'q1'"):
+    with raises(DataError, "'lists'", "'q1'"):
         open_retriever("candidates", LISTS).search([Query(id="x")], 1)
 
 
 def test_bad_depth() -> None:
-    with pytest.raises(UsageError, match="-1 documents for each query"):
+    with raises(UsageError, "-1"):
         open_retriever("candidates", LISTS).search([Query(id="q1")], -1)
 
 
@@ -57,10 +58,10 @@ class WithoutLists:
 
 @pytest.mark.parametrize("corpus", [WithoutLists(), WithLists()])
 def test_collection_without_lists(corpus: WithoutLists) -> None:
-    with pytest.raises(UsageError, match=r"brings no candidate lists.*scoreddocs.*Use bm25 or run:FILE"):
+    with raises(UsageError, "run:FILE"):
         open_retriever("candidates", corpus)
 
 
 def test_takes_no_argument() -> None:
-    with pytest.raises(UsageError, match="candidates:x"):
+    with pytest.raises(UsageError):
         open_retriever("candidates:x", LISTS)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import pytest
 
-from rerank.collections.base.corpus import SaysDropSelf
+from rerank.collections.base.corpus import SupportsDropSelf
 from rerank.errors import UsageError
 from rerank.retrieval import open_retriever
-from rerank.retrieval.base.lists import WithoutSelf
-from rerank.retrieval.base.stages import Transformer
+from rerank.retrieval.base.lists import SelfExcludingRetriever
+from rerank.retrieval.base.stages import RunTransformer
 from rerank.types import Document, Query, Ranking, Run
+from tests.raising import raises
 
 DOCS = tuple(Document(id=doc_id, text=f"text {doc_id}") for doc_id in "abcd")
 
@@ -33,7 +34,7 @@ class Lists:
         return Run((Ranking.from_order(Query(id=query), DOCS) for query in "abz"), name="lists")
 
 
-class Same(Transformer):
+class Same(RunTransformer):
     def transform(self, run: Run) -> Run:
         return run
 
@@ -58,13 +59,13 @@ def test_the_query_itself_is_dropped_and_costs_no_place(drop_self: bool, k: int,
 
 
 def test_depth_below_one() -> None:
-    with pytest.raises(UsageError, match="0 documents for each query"):
-        WithoutSelf(open_retriever("candidates", Lists(True))).search(QUERIES, 0)
+    with raises(UsageError, "0"):
+        SelfExcludingRetriever(open_retriever("candidates", Lists(True))).search(QUERIES, 0)
 
 
 def test_a_corpus_need_not_say() -> None:
     class Silent:
         name = "silent"
 
-    assert not isinstance(Silent(), SaysDropSelf)
-    assert isinstance(Lists(False), SaysDropSelf)
+    assert not isinstance(Silent(), SupportsDropSelf)
+    assert isinstance(Lists(False), SupportsDropSelf)

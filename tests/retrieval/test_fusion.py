@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.retrieval.hybrid.fusion import Votes, min_max, reciprocal_ranks, weighted_sum, z_score
+from rerank.retrieval.hybrid.fusion import FusionValues, min_max, reciprocal_ranks, weighted_sum, z_score
 from rerank.types import Document, Query, Ranking
 
 
@@ -45,9 +45,9 @@ def test_z_score() -> None:
 @pytest.mark.parametrize("normalize", [min_max, z_score])
 def test_lists_whose_scores_say_nothing(normalize: object) -> None:
     assert callable(normalize)
-    assert normalize(ranking(a=3.0, b=3.0)) == Votes({"a": 1.0, "b": 1.0})
-    assert normalize(ranking(a=-3.0)) == Votes({"a": 1.0})
-    assert normalize(ranking()) == Votes({})
+    assert normalize(ranking(a=3.0, b=3.0)) == FusionValues({"a": 1.0, "b": 1.0})
+    assert normalize(ranking(a=-3.0)) == FusionValues({"a": 1.0})
+    assert normalize(ranking()) == FusionValues({})
 
 
 numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -76,6 +76,6 @@ def test_normalised_scores_against_exact_arithmetic(scores: list[int]) -> None:
 
 
 def test_weighted_sum_of_what_every_list_says_of_every_document() -> None:
-    lists = [Votes({"a": 1.0, "b": 0.5}, missing=-1.0), Votes({"b": 0.25, "c": 4.0})]
+    lists = [FusionValues({"a": 1.0, "b": 0.5}, missing=-1.0), FusionValues({"b": 0.25, "c": 4.0})]
     assert weighted_sum(lists, [2.0, 1.0]) == {"a": 2.0, "b": 1.25, "c": 2.0}
     assert weighted_sum([], []) == {}

@@ -13,11 +13,12 @@ import pytest
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import MissingPrerequisiteError, MissingResourceError, RerankError, UnknownNameError, UsageError
 from rerank.retrieval import first_stages, lucene, open_retriever
-from rerank.retrieval.base import NeedsParts
+from rerank.retrieval.base import HasPrerequisites
 from rerank.retrieval.lucene import Lucene, LuceneRetriever, prebuilt
-from rerank.retrieval.lucene.index import analysis
+from rerank.retrieval.lucene.index import analyzer_code
 from rerank.selector import build
 from rerank.types import Document, Query
+from tests.raising import raises
 
 
 class MakeCorpus(Protocol):
@@ -35,7 +36,7 @@ class MakeCorpus(Protocol):
         ("lucene,rm3=true,fb_terms=0", UsageError, "RM3 with fb_terms=0"),
         ("lucene,rm3=true,original_weight=nan", UsageError, "original_weight=nan.*from 0 to 1"),
         ("lucene,rm3=perhaps", UsageError, "rm3='perhaps'"),
-        ("lucene:index,fields=text", UsageError, "fields=text with the ready index index"),
+        ("lucene:index,fields=text", UsageError, "fields=text with the existing index index"),
         ("lucene,fields=title", UsageError, r"one of: title\+text, text"),
         ("lucene,k=9", UnknownNameError, "option of 'lucene'.*Did you mean 'k1'"),
     ],
@@ -51,7 +52,7 @@ def test_feedback() -> None:
     made = build(first_stages, "lucene:ix,rm3=true,fb-docs=3,fb-terms=20,original-weight=0")
     assert made == Lucene("ix", rm3=True, fb_docs=3, fb_terms=20, original_weight=0.0)
     assert made.feedback == (3, 20, 0.0)
-    assert isinstance(made, NeedsParts)
+    assert isinstance(made, HasPrerequisites)
 
 
 @pytest.mark.parametrize("selector", ["lucene", "lucene:index", "hybrid:bm25+lucene"])
@@ -59,7 +60,7 @@ def test_missing_pyserini_is_said_before_any_work(
     make_corpus: MakeCorpus, cache: Path, monkeypatch: pytest.MonkeyPatch, selector: str
 ) -> None:
     monkeypatch.setattr(lucene, "find_spec", lambda name: None)
-    message = r"no module pyserini or jnius.*pip install 'listrank\[lucene\]'.*openjdk-21-jdk-headless"
+    message = r"pyserini and jnius.*pip install 'listrank\[lucene\]'.*openjdk-21-jdk-headless"
     with pytest.raises(MissingPrerequisiteError, match=message):
         open_retriever(selector, make_corpus("wing"))
     assert not cache.exists()
@@ -70,13 +71,13 @@ def test_missing_java_is_said_before_any_work(
 ) -> None:
     monkeypatch.setattr(lucene, "find_spec", lambda name: name)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    with pytest.raises(MissingPrerequisiteError, match="JAVA_HOME leads to .*apt-get install openjdk-21-jdk-headless"):
+    with raises(MissingPrerequisiteError, "JAVA_HOME", "openjdk-21-jdk-headless"):
         open_retriever("lucene", make_corpus("wing"))
     assert not cache.exists()
 
 
 def test_languages() -> None:
-    assert [analysis(code) for code in ("en", "EN-us", "zh-TW", "nn", "yue", "eo", "und")] == [
+    assert [analyzer_code(code) for code in ("en", "EN-us", "zh-TW", "nn", "yue", "eo", "und")] == [
         "en",
         "en",
         "zh",
@@ -107,7 +108,7 @@ def test_ties_at_the_cut_are_settled_by_the_collections_ids() -> None:
     }
     assert (run["x"].scores, run["x"].docs[0].text, run.name) == ((2.0, 1.0, 1.0), "D", "lucene")
     assert asked == [{"3", "2", "0"}]  # what is cut off is not read
-    with pytest.raises(UsageError, match="0 documents"):
+    with raises(UsageError, "0"):
         LuceneRetriever(find, ids.__getitem__, texts).search(queries, 0)
 
 
@@ -145,12 +146,10 @@ def test_a_name_is_downloaded_and_nothing_printed(pyserini: list[str], capsys: p
 
 
 def test_indexes_that_are_not_there(tmp_path: Path, pyserini: list[str]) -> None:
-    with pytest.raises(MissingResourceError, match="is no folder"):
+    with pytest.raises(MissingResourceError):
         prebuilt.index_folder(str(tmp_path / "gone"))
-    with pytest.raises(
-        UnknownNameError, match="prebuilt index of Pyserini 'msmarco-passage'.*Did you mean 'msmarco-v1"
-    ):
+    with raises(UnknownNameError, "'msmarco-passage'"):
         prebuilt.index_folder("msmarco-passage")
     assert pyserini == []
-    with pytest.raises(MissingResourceError, match="'unreachable' cannot be downloaded: Unable.*folder of an index"):
+    with raises(MissingResourceError, "'unreachable'"):
         prebuilt.index_folder("unreachable")

@@ -19,6 +19,7 @@ from rerank.errors import BackendError, DataError, MissingPrerequisiteError
 from rerank.retrieval import open_retriever
 from rerank.retrieval.lucene import Lucene
 from rerank.types import Document, Query
+from tests.raising import raises
 
 pytestmark = pytest.mark.lucene
 
@@ -30,7 +31,7 @@ class MakeCorpus(Protocol):
 @pytest.fixture(autouse=True)
 def ready() -> None:
     try:
-        Lucene().check_parts()
+        Lucene().check_prerequisites()
     except MissingPrerequisiteError as error:
         pytest.skip(str(error))
 
@@ -109,13 +110,13 @@ def test_without_an_analyzer_nothing_is_stopped_or_stemmed(make_corpus: MakeCorp
 
 
 def test_no_text_at_all(make_corpus: MakeCorpus) -> None:
-    with pytest.raises(DataError, match="None of the 2 documents has a text"):
+    with raises(DataError, "2"):
         open_retriever("lucene", make_corpus("", " \t"))
 
 
 def test_indexer_that_fails(make_corpus: MakeCorpus, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rerank.retrieval.lucene.index_building._INDEXER", "pyserini.no.such.module")
-    with pytest.raises(BackendError, match="indexer ended with code 1: .*No module named"):
+    with raises(BackendError, "1"):
         open_retriever("lucene", make_corpus("wing"))
     assert [path.name.split("-")[0] for path in cache.glob("indexes/*/*")] == ["documents"]
 
@@ -152,14 +153,14 @@ def test_an_index_that_is_there(make_corpus: MakeCorpus, anserini: Callable[...,
     run = open_retriever(f"lucene:{index}", corpus).search([Query(id="q", text="wings")], 5)
     assert [doc.text for doc in run["q"].docs] == ["two", "one"]
     assert not cache.exists()
-    with pytest.raises(DataError, match="without vectors of terms, which RM3 needs"):
+    with pytest.raises(DataError):
         open_retriever(f"lucene:{index},rm3=true", corpus)
-    with pytest.raises(DataError, match="not in the collection 'tiny', first 'd2'"):
+    with raises(DataError, "'tiny'", "'d2'"):
         open_retriever(f"lucene:{index}", make_corpus("one")).search([Query(id="q", text="wings")], 5)
 
 
 def test_a_folder_that_is_no_index(make_corpus: MakeCorpus, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="is no Lucene index that can be read: no segments"):
+    with pytest.raises(DataError):
         open_retriever(f"lucene:{tmp_path}", make_corpus("one"))
 
 

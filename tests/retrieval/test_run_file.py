@@ -11,6 +11,7 @@ from rerank.collections.base.corpus import Corpus, SupportsLookup
 from rerank.errors import DataError, MissingResourceError, UsageError
 from rerank.retrieval import open_retriever
 from rerank.types import Document, Query
+from tests.raising import raises
 
 
 class MakeCorpus(Protocol):
@@ -62,13 +63,13 @@ def test_no_queries_give_an_empty_run(make_corpus: MakeCorpus, file: Path) -> No
 
 def test_run_of_other_queries(make_corpus: MakeCorpus, file: Path) -> None:
     retriever = open_retriever(f"run:{file}", make_corpus("one"))
-    with pytest.raises(DataError, match=r"none of the 5 queries: it has 'q1', 'q2', asked were '0', '1', '2' and more"):
+    with raises(DataError, "5", "'q1'", "'q2'", "'0'", "'1'", "'2'"):
         retriever.search([Query(id=str(i)) for i in range(5)], 9)
 
 
 def test_run_of_another_collection(make_corpus: MakeCorpus, file: Path) -> None:
     retriever = open_retriever(f"run:{file}", make_corpus("one"))
-    with pytest.raises(DataError, match=r"2 of 3 documents are not in the collection 'tiny', first 'd2', 'd3'"):
+    with raises(DataError, "'tiny'", "'d2'", "'d3'"):
         retriever.search([Query(id="q1")], 9)
 
 
@@ -89,12 +90,12 @@ def test_collection_with_random_access_is_not_read(make_corpus: MakeCorpus, file
 
 
 def test_missing_file_and_missing_argument(make_corpus: MakeCorpus, tmp_path: Path) -> None:
-    with pytest.raises(MissingResourceError, match=r"no\.trec"):
+    with raises(MissingResourceError, "no.trec"):
         open_retriever(f"run:{tmp_path / 'no.trec'}", make_corpus("one"))
-    with pytest.raises(UsageError, match="run:PATH"):
+    with raises(UsageError, "run:PATH"):
         open_retriever("run", make_corpus("one"))
 
 
 def test_bad_depth(make_corpus: MakeCorpus, file: Path) -> None:
-    with pytest.raises(UsageError, match="0 documents for each query"):
+    with raises(UsageError, "0"):
         open_retriever(f"run:{file}", make_corpus("one")).search([Query(id="q1")], 0)

@@ -10,7 +10,7 @@ import pytest
 from rerank.errors import BackendError
 from rerank.prompts.base import Message, TokenCounter
 from rerank.prompts.word_tokens import WordTokens
-from rerank.store import CallLog, Logged
+from rerank.store import CallLog, LoggingBackend
 from rerank.tasks import Backend, Reply, Request, Sampling
 
 
@@ -54,22 +54,22 @@ WORDS = ["a", "bb", "ccc", "dddd", "eeeee", "ffffff", "ggggggg"]
 
 
 def test_is_a_backend(log: CallLog) -> None:
-    logged = Logged(backend=Echo(), log=log)
+    logged = LoggingBackend(backend=Echo(), log=log)
     assert isinstance(logged, Backend)
     assert (logged.identity, logged.batch_size, logged.costs_money) == ({"model": "echo"}, 3, False)
 
 
 def test_answers_in_order_and_batches_the_longest_first(log: CallLog) -> None:
     echo = Echo()
-    assert texts(Logged(backend=echo, log=log).generate(ask(WORDS))) == WORDS
+    assert texts(LoggingBackend(backend=echo, log=log).generate(ask(WORDS))) == WORDS
     assert echo.batches == [["ggggggg", "ffffff", "eeeee"], ["dddd", "ccc", "bb"], ["a"]]
 
 
 def test_a_second_run_asks_nothing_and_counts_the_same(log: CallLog) -> None:
-    first = Logged(backend=Echo(), log=log)
+    first = LoggingBackend(backend=Echo(), log=log)
     first.generate(ask(WORDS))
     echo = Echo()
-    second = Logged(backend=echo, log=log)
+    second = LoggingBackend(backend=echo, log=log)
     assert texts(second.generate(ask(WORDS))) == WORDS
     assert echo.batches == []
     assert vars(second.usage) == vars(first.usage) | {"reused_calls": 7}
@@ -78,16 +78,16 @@ def test_a_second_run_asks_nothing_and_counts_the_same(log: CallLog) -> None:
 def test_a_run_that_died_forms_the_same_batches_when_it_goes_on(log: CallLog) -> None:
     dying = Echo(dies_at=1)
     with pytest.raises(BackendError):
-        Logged(backend=dying, log=log).generate(ask(WORDS))
+        LoggingBackend(backend=dying, log=log).generate(ask(WORDS))
     assert len(log) == 3
     echo = Echo()
-    assert texts(Logged(backend=echo, log=log).generate(ask(WORDS))) == WORDS
+    assert texts(LoggingBackend(backend=echo, log=log).generate(ask(WORDS))) == WORDS
     assert dying.batches + echo.batches == [["ggggggg", "ffffff", "eeeee"], ["dddd", "ccc", "bb"], ["a"]]
 
 
 def test_equal_requests_are_asked_and_counted_once(log: CallLog) -> None:
     echo = Echo()
-    logged = Logged(backend=echo, log=log)
+    logged = LoggingBackend(backend=echo, log=log)
     assert texts(logged.generate(ask(["a", "a", "b", "a", "a"]))) == ["a", "a", "b", "a", "a"]
     assert sorted(sum(echo.batches, [])) == ["a", "b"]
     logged.generate(ask(["a"]))
@@ -95,17 +95,17 @@ def test_equal_requests_are_asked_and_counted_once(log: CallLog) -> None:
 
 
 def test_failed_calls_are_not_committed_and_asked_again(log: CallLog) -> None:
-    logged = Logged(backend=Echo(unanswered=["bb"]), log=log)
+    logged = LoggingBackend(backend=Echo(unanswered=["bb"]), log=log)
     assert [r.finish for r in logged.generate(ask(["a", "bb"]))] == ["stop", "error"]
     assert logged.usage.calls == len(log) == 1
-    assert texts(Logged(backend=Echo(), log=log).generate(ask(["a", "bb"]))) == ["a", "bb"]
+    assert texts(LoggingBackend(backend=Echo(), log=log).generate(ask(["a", "bb"]))) == ["a", "bb"]
 
 
 def test_the_cache_answers_other_runs(log: CallLog, tmp_path: Path) -> None:
     with CallLog(tmp_path / "cache") as cache, CallLog(tmp_path / "other") as other:
-        Logged(backend=Echo(), log=log, cache=cache).generate(ask(["a", "bb"]))
+        LoggingBackend(backend=Echo(), log=log, cache=cache).generate(ask(["a", "bb"]))
         echo = Echo()
-        logged = Logged(backend=echo, log=other, cache=cache)
+        logged = LoggingBackend(backend=echo, log=other, cache=cache)
         assert texts(logged.generate(ask(["a", "bb", "ccc"]))) == ["a", "bb", "ccc"]
         assert echo.batches == [["ccc"]]
         assert (logged.usage.calls, logged.usage.reused_calls) == (3, 2)
@@ -113,25 +113,25 @@ def test_the_cache_answers_other_runs(log: CallLog, tmp_path: Path) -> None:
 
 
 def test_identity_separates_models(log: CallLog) -> None:
-    Logged(backend=Echo(), log=log).generate(ask(["a"]))
+    LoggingBackend(backend=Echo(), log=log).generate(ask(["a"]))
     other = Echo()
     other.identity = {"model": "other"}
-    Logged(backend=other, log=log).generate(ask(["a"]))
+    LoggingBackend(backend=other, log=log).generate(ask(["a"]))
     assert other.batches == [["a"]]
 
 
 def test_the_token_cap_stops_asking_and_loses_nothing(log: CallLog) -> None:
     echo = Echo()
-    replies = Logged(backend=echo, log=log, max_total_tokens=23).generate(ask(WORDS))
+    replies = LoggingBackend(backend=echo, log=log, max_total_tokens=23).generate(ask(WORDS))
     assert echo.batches == [["ggggggg", "ffffff", "eeeee"]]
     assert [r.finish for r in replies].count("error") == 4
     assert "--max-total-tokens 23" in replies[0].error
     raised = Echo()
-    assert texts(Logged(backend=raised, log=log).generate(ask(WORDS))) == WORDS
+    assert texts(LoggingBackend(backend=raised, log=log).generate(ask(WORDS))) == WORDS
     assert raised.batches == [["dddd", "ccc", "bb"], ["a"]]
 
 
 def test_progress_is_told_once_a_request(log: CallLog) -> None:
     seen: list[Reply] = []
-    Logged(backend=Echo(), log=log, on_reply=seen.append).generate(ask(["a", "a", "b"]))
+    LoggingBackend(backend=Echo(), log=log, on_reply=seen.append).generate(ask(["a", "a", "b"]))
     assert len(seen) == 3

@@ -22,7 +22,7 @@ def numbers(window: Window) -> list[int]:
 def perfect(window: Window) -> list[int]:
     """The best that are asked for in order, the rest as given."""
     shown = numbers(window)
-    best = sorted(range(len(shown)), key=shown.__getitem__)[: window.wanted]
+    best = sorted(range(len(shown)), key=shown.__getitem__)[: window.depth]
     return [*best, *(at for at in range(len(shown)) if at not in best)]
 
 

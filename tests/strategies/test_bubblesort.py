@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from rerank.errors import UsageError
 from rerank.strategies import open_strategy
+from tests.raising import raises
 
 Play = Callable[..., Any]
 
@@ -55,7 +56,7 @@ def test_a_judge_that_looks_at_places_moves_nothing(play: Play) -> None:
     assert turned.result != list(range(20))  # without the second order it would
 
 
-@pytest.mark.parametrize(("selector", "message"), [("size=1", "at least 2"), ("top_k=0", "at least 1")])
+@pytest.mark.parametrize(("selector", "message"), [("size=1", "1"), ("top_k=0", "top_k 0")])
 def test_options_that_cannot_work(selector: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+    with raises(UsageError, message):
         open_strategy(f"bubblesort,{selector}")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rerank.errors import UsageError
 from rerank.strategies import open_strategy
 from rerank.types import Window
+from tests.raising import raises
 
 Play = Callable[..., Any]
 options = st.tuples(st.integers(2, 6), st.integers(1, 12), st.booleans())
@@ -83,8 +84,8 @@ def test_more_documents_in_a_window_make_a_broader_heap(play: Play) -> None:
 
 
 @pytest.mark.parametrize(
-    ("selector", "message"), [("size=1", "at least 2"), ("top_k=0", "at least 1"), ("children=0", "0 children")]
+    ("selector", "message"), [("size=1", "1"), ("top_k=0", "top_k 0"), ("children=0", "0 children")]
 )
 def test_options_that_cannot_work(selector: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+    with raises(UsageError, message):
         open_strategy(f"heapsort,{selector}")

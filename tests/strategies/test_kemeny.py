@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rerank.strategies.self_consistency.kemeny import against, kemeny, votes_of
+from rerank.strategies.self_consistency.kemeny import count_disagreements, count_votes, kemeny_order
 
 
 def ballots(n: int, most: int = 6) -> st.SearchStrategy[list[list[int]]]:
@@ -20,44 +20,48 @@ cases = st.integers(0, 6).flatmap(lambda n: st.tuples(st.just(n), ballots(n), st
 @given(cases)
 def test_no_other_order_has_fewer_votes_against_it(case: tuple[int, list[list[int]], int | None]) -> None:
     n, orders, wanted = case
-    votes = votes_of(orders, n, wanted=wanted)
-    found = kemeny(votes)
+    votes = count_votes(orders, n, depth=wanted)
+    found = kemeny_order(votes)
     assert sorted(found) == list(range(n))
-    assert against(votes, found) == min(against(votes, order) for order in permutations(range(n)))
+    assert count_disagreements(votes, found) == min(
+        count_disagreements(votes, order) for order in permutations(range(n))
+    )
 
 
 @given(st.integers(2, 7).flatmap(lambda n: st.tuples(st.just(n), ballots(n))))
 def test_the_cost_is_the_sum_of_kendalls_distances(case: tuple[int, list[list[int]]]) -> None:
     n, orders = case
-    found = kemeny(votes_of(orders, n))
+    found = kemeny_order(count_votes(orders, n))
     place = {a: rank for rank, a in enumerate(found)}
     discordant = sum(place[a] > place[b] for order in orders for i, a in enumerate(order) for b in order[i + 1 :])
-    assert against(votes_of(orders, n), found) == discordant
+    assert count_disagreements(count_votes(orders, n), found) == discordant
 
 
 def test_a_circle_is_cut_where_fewest_want_it() -> None:
     # 0 before 1 (5 to 2), 1 before 2 (4 to 3), 2 before 0 (5 to 2): the second gives way
     orders = [[0, 1, 2]] * 2 + [[1, 2, 0]] * 2 + [[2, 0, 1]] * 3
-    assert kemeny(votes_of(orders, 3)) == [2, 0, 1]
+    assert kemeny_order(count_votes(orders, 3)) == [2, 0, 1]
 
 
 def test_ties_stay_as_given() -> None:
-    assert kemeny(votes_of([[0, 1, 2], [2, 1, 0]], 3)) == [0, 1, 2]
-    assert kemeny(votes_of([[3, 1, 0, 2]], 4, wanted=1)) == [3, 0, 1, 2]
+    assert kemeny_order(count_votes([[0, 1, 2], [2, 1, 0]], 3)) == [0, 1, 2]
+    assert kemeny_order(count_votes([[3, 1, 0, 2]], 4, depth=1)) == [3, 0, 1, 2]
 
 
 def test_nobody_and_one() -> None:
-    assert kemeny([]) == []
-    assert kemeny(votes_of([[0]], 1)) == [0]
+    assert kemeny_order([]) == []
+    assert kemeny_order(count_votes([[0]], 1)) == [0]
 
 
 @given(st.integers(3, 9).flatmap(lambda n: st.tuples(st.just(n), ballots(n))))
-def test_large_knots_are_locally_best_and_keep_to_majorities_between_knots(case: tuple[int, list[list[int]]]) -> None:
+def test_large_components_are_locally_optimal_and_keep_majorities_between_components(
+    case: tuple[int, list[list[int]]],
+) -> None:
     n, orders = case
-    votes = votes_of(orders, n)
+    votes = count_votes(orders, n)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rerank.strategies.self_consistency.kemeny.EXACT_UP_TO", 1)
-        found = kemeny(votes)
+        patch.setattr("rerank.strategies.self_consistency.kemeny.MAX_EXACT_SIZE", 1)
+        found = kemeny_order(votes)
     assert sorted(found) == list(range(n))
     for a, b in zip(found, found[1:], strict=False):
         assert votes[a][b] >= votes[b][a]
@@ -68,4 +72,4 @@ def test_large_knots_are_locally_best_and_keep_to_majorities_between_knots(case:
 
 def test_one_voter_is_followed() -> None:
     order = list(reversed(range(200)))
-    assert kemeny(votes_of([order], 200)) == order
+    assert kemeny_order(count_votes([order], 200)) == order

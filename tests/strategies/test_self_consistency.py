@@ -4,13 +4,13 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rerank.errors import UsageError
 from rerank.strategies import open_strategy
 from rerank.types import Window
+from tests.raising import raises
 
 Play = Callable[..., Any]
 
@@ -58,5 +58,5 @@ def test_what_is_not_ranked_stays_as_given(play: Play) -> None:
 
 
 def test_no_passes() -> None:
-    with pytest.raises(UsageError, match="at least 1"):
+    with raises(UsageError, "0 passes"):
         open_strategy("self_consistency,passes=0")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rerank.errors import UsageError
 from rerank.strategies import open_strategy
 from rerank.types import Window
+from tests.raising import raises
 
 Play = Callable[..., Any]
 
@@ -74,9 +75,7 @@ def test_windows_without_an_answer_raise_nobody(play: Play) -> None:
     assert play("top_down", range(100), silent).result == list(range(100))
 
 
-@pytest.mark.parametrize(
-    ("selector", "message"), [("size=2", "at least 3"), ("budget=0", "A budget of 0"), ("top_k=0", "The best 0")]
-)
+@pytest.mark.parametrize(("selector", "message"), [("size=2", "2"), ("budget=0", "budget 0"), ("top_k=0", "top_k 0")])
 def test_options_that_cannot_work(selector: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+    with raises(UsageError, message):
         open_strategy(f"top_down,{selector}")

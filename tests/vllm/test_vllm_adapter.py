@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from rerank.backends.vllm.adapters import room_for
+from rerank.backends.vllm.adapters import required_rank
 from rerank.errors import DataError, UsageError
+from tests.raising import raises
 
 PLAIN = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"], "bias": "none"}
 
@@ -20,7 +21,7 @@ def folder(tmp_path: Path, **settings: Any) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("settings", "room"),
+    ("settings", "rank"),
     [
         ({}, 8),
         ({"r": 1}, 1),
@@ -30,8 +31,8 @@ def folder(tmp_path: Path, **settings: Any) -> Path:
         ({"r": 512, "init_lora_weights": "gaussian", "modules_to_save": None}, 512),
     ],
 )
-def test_the_rank_to_make_room_for(tmp_path: Path, settings: dict[str, Any], room: int) -> None:
-    assert room_for(folder(tmp_path, **settings)) == room
+def test_the_required_rank(tmp_path: Path, settings: dict[str, Any], rank: int) -> None:
+    assert required_rank(folder(tmp_path, **settings)) == rank
 
 
 @pytest.mark.parametrize(
@@ -52,18 +53,18 @@ def test_the_rank_to_make_room_for(tmp_path: Path, settings: dict[str, Any], roo
     ],
 )
 def test_what_vllm_does_not_do_is_named(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said) as raised:
-        room_for(folder(tmp_path, **settings))
+    with raises(UsageError, said) as raised:
+        required_rank(folder(tmp_path, **settings))
     assert "--model hf:" in str(raised.value)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"r": null}', '{"r": 8, "rank_pattern": 3}'])
 def test_a_file_that_describes_no_adapter(tmp_path: Path, text: str) -> None:
     (tmp_path / "adapter_config.json").write_text(text)
-    with pytest.raises(DataError, match="adapter_config"):
-        room_for(tmp_path)
+    with raises(DataError, "adapter_config"):
+        required_rank(tmp_path)
 
 
 def test_no_file(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="adapter_config"):
-        room_for(tmp_path)
+    with raises(DataError, "adapter_config"):
+        required_rank(tmp_path)

@@ -20,6 +20,7 @@ from rerank.errors import BackendError
 from rerank.parsing import parse
 from rerank.prompts.base import Message
 from rerank.tasks import BackendOptions, ContinuationTask, GenerationTask, PermutationTask, Request, Sampling, Task
+from tests.raising import raises
 
 if TYPE_CHECKING:
     from rerank.backends.vllm import Vllm
@@ -111,5 +112,5 @@ def test_likelihoods_are_those_of_the_backend_in_process(openai: Openai, real_vl
 
 def test_a_model_that_the_server_does_not_have(server: str) -> None:
     backend = Openai.connect("other", BackendOptions(base_url=server))
-    with pytest.raises(BackendError, match="other"):
+    with raises(BackendError, "other"):
         backend.generate([request("a")])

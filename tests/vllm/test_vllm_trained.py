@@ -11,8 +11,8 @@ pytest.importorskip("vllm")
 
 from rerank.backends.hf import Hf
 from rerank.backends.vllm import Vllm
-from rerank.finetune.recipe import ADAPTERS
-from rerank.models.trained import PROMPT, Trained
+from rerank.finetune.component_registry import ADAPTERS
+from rerank.models.adapters import PROMPT, AdapterSettings
 from rerank.reranker import Reranker
 from rerank.tasks import BackendOptions
 from tests.backends.conftest import make_model
@@ -38,7 +38,7 @@ def trained(folder: Path, name: str, model: Path) -> Path:
     folder.mkdir()
     made.save(wrapped, folder)
     (folder / PROMPT).write_text(SHORT, encoding="utf-8")
-    Trained(model=str(model), method="fullrank", min_passage_tokens=1).write(folder)
+    AdapterSettings(model=str(model), method="fullrank", min_passage_tokens=1).write(folder)
     return folder
 
 

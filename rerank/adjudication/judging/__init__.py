@@ -1,12 +1,12 @@
-"""Judging itself: sessions that can be left and taken up again, by people at the keyboard or by a language model."""
+"""Judging sessions that can be interrupted and resumed, for people at the keyboard and for language models."""
 
 from __future__ import annotations
 
-from rerank.adjudication.judging.asking import judge_by_model
-from rerank.adjudication.judging.grading import Grader
+from rerank.adjudication.judging.grader import Grader
+from rerank.adjudication.judging.judging_terms import JudgingTerms
 from rerank.adjudication.judging.judgment import Judgment
-from rerank.adjudication.judging.session import Session
-from rerank.adjudication.judging.terms import Terms
-from rerank.adjudication.judging.texts import Texts
+from rerank.adjudication.judging.model_judging import judge_by_model
+from rerank.adjudication.judging.pool_texts import PoolTexts
+from rerank.adjudication.judging.session import JudgingSession
 
-__all__ = ["Grader", "Judgment", "Session", "Terms", "Texts", "judge_by_model"]
+__all__ = ["Grader", "JudgingSession", "JudgingTerms", "Judgment", "PoolTexts", "judge_by_model"]

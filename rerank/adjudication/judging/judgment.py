@@ -1,4 +1,4 @@
-"""One judgment, as a line of a file holds it. Knows no order and no budget."""
+"""Relevance judgments, and their form as lines of the judgment file."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from rerank.errors import shorten
 
-#: Why a document has no grade: its judge cannot tell, or answered without one.
+#: Why a document has no grade: the assessor could not decide, or a model's reply contained none.
 Gap = Literal["skipped", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A document that is to be judged for a topic, both by their ids."""
+class PendingJudgment:
+    """A document to judge for a topic, both by id."""
 
     topic: str
     doc: str
@@ -22,17 +22,17 @@ class Asked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgment:
-    """One line of the file.
+    """A judgment of one document for one topic.
 
     Attributes:
-        topic: The topic's id.
-        doc: The document's id.
-        grade: The grade; None where there is none.
-        gap: Why there is none.
-        judge: Who gave it.
-        seconds: How long it took.
-        reply: What a model wrote; empty for people and where its answer was numbers.
-        detail: What went wrong, in words, where a judge failed.
+        topic: Topic id.
+        doc: Document id.
+        grade: The grade; None if there is none.
+        gap: Why there is no grade.
+        judge: Name of the assessor.
+        seconds: Time that the judgment took.
+        reply: Generated text of a model; empty for people and if grades were compared by likelihood.
+        detail: Error message of a failed judgment.
     """
 
     topic: str
@@ -45,7 +45,7 @@ class Judgment:
     detail: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """As it is written."""
+        """Return the JSON object that is written to the file."""
         line: dict[str, Any] = {"topic": self.topic, "doc": self.doc, "grade": self.grade, "judge": self.judge}
         line["seconds"] = round(self.seconds, 3)
         more = {"gap": self.gap, "reply": self.reply, "detail": self.detail}
@@ -53,20 +53,20 @@ class Judgment:
 
     @classmethod
     def from_dict(cls, line: Mapping[str, Any], grades: tuple[int, ...]) -> Judgment:
-        """Read a line.
+        """Read a judgment from a JSON object.
 
         Raises:
-            ValueError: It is no judgment on that scale; the message says why.
+            ValueError: The object is not a judgment on that scale; the message says why.
         """
         topic, doc, grade, gap = (line.get(key) for key in ("topic", "doc", "grade", "gap"))
         if not isinstance(topic, str) or not isinstance(doc, str):
-            raise ValueError("neither a judgment, with a topic and a doc, nor an undo")
+            raise ValueError('neither a judgment with "topic" and "doc" nor an undo')
         if grade is None and gap not in ("skipped", "failed"):
-            raise ValueError('no grade, and no "gap" that says why')
+            raise ValueError('no grade, and no "gap" that gives the reason')
         if grade is not None and (type(grade) is not int or grade not in grades or gap is not None):
-            raise ValueError(f"grade {shorten(grade)} where {', '.join(map(str, grades))} can be given")
+            raise ValueError(f"grade {shorten(grade)} is not one of {', '.join(map(str, grades))}")
         seconds = line.get("seconds", 0.0)
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-            raise ValueError(f"seconds {shorten(seconds)}")
+            raise ValueError(f"seconds {shorten(seconds)} is not a number")
         words = {key: str(line.get(key, "")) for key in ("judge", "reply", "detail")}
         return cls(topic=topic, doc=doc, grade=grade, gap=gap, seconds=seconds, **words)

@@ -1,1 +1,1 @@
-"""Orders of judging: which document of a pool a person looks at next, one a file."""
+"""Judging orders, which decide the next document of a pool to judge; one per module."""

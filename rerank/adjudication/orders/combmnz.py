@@ -1,4 +1,4 @@
-"""CombMNZ of the runs."""
+"""CombMNZ fusion of the runs."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.adjudication.orders.base import ByScore, summed
-from rerank.adjudication.pools import Floats, Topic
+from rerank.adjudication.orders.base import StaticOrder, sum_over_runs
+from rerank.adjudication.pools import Floats, PooledTopic
 
 
 @dataclass(frozen=True, kw_only=True)
-class Combmnz(ByScore):
-    """score(d) = (number of runs that have d) x (sum of its similarities there).
+class Combmnz(StaticOrder):
+    """score(d) = (number of runs with d) x (sum of its similarities in them).
 
-    The similarity is that of the rank, 1 - (rank - 1) / t in a run of t documents, since the scores of a run often are
-    but its ranks. Source: Fox and Shaw 1994; Lee, Analyses of multiple evidence combination, SIGIR 1997 (Rank_Sim).
+    The similarity is based on the rank, 1 - (rank - 1) / t in a run of t documents, because scores of runs often only
+    encode ranks. Source: Fox and Shaw 1994; Lee, Analyses of multiple evidence combination, SIGIR 1997 (Rank_Sim).
     """
 
     title: ClassVar[str] = "CombMNZ"
 
-    def scores(self, topic: Topic) -> Floats:
-        """See `ByScore`."""
-        similar = 1 - (topic.ranks - 1) / np.maximum(topic.lengths, 1)[:, None]
-        return np.asarray(topic.retrieved.sum(axis=0) * summed(np.where(topic.retrieved, similar, 0.0)))
+    def scores(self, topic: PooledTopic) -> Floats:
+        """Return the CombMNZ score of each document, (docs,)."""
+        similarity = 1 - (topic.ranks - 1) / np.maximum(topic.lengths, 1)[:, None]
+        return np.asarray(topic.retrieved.sum(axis=0) * sum_over_runs(np.where(topic.retrieved, similarity, 0.0)))

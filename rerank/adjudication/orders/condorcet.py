@@ -1,4 +1,4 @@
-"""Condorcet's majority between every two documents."""
+"""Condorcet fusion of the runs, by majority between every two documents."""
 
 from __future__ import annotations
 
@@ -7,26 +7,27 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.adjudication.orders.base import ByScore
-from rerank.adjudication.pools import Bools, Floats, Topic
+from rerank.adjudication.orders.base import StaticOrder
+from rerank.adjudication.pools import Bools, Floats, PooledTopic
 
 
 @dataclass(frozen=True, kw_only=True)
-class Condorcet(ByScore):
-    """A document stands before another if more runs rank it higher; no later one beats the one just before it.
+class Condorcet(StaticOrder):
+    """A document precedes another if more runs rank it higher.
 
-    What a run lacks is below all that it has. Majorities may run in circles, so the order is a Hamiltonian path through
-    them: documents are inserted by ascending id, each before the first that it beats. Source: Montague and Aslam,
-    Condorcet fusion for improved retrieval, CIKM 2002.
+    Documents that a run lacks rank below those that it has. Majorities may be cyclic, so the order is a Hamiltonian
+    path of the majority graph: documents are inserted by ascending id, each before the first that it beats. Source:
+    Montague and Aslam, Condorcet fusion for improved retrieval, CIKM 2002.
     """
 
     title: ClassVar[str] = "Condorcet fusion"
 
-    def scores(self, topic: Topic) -> Floats:
-        """The place in the path, negated."""
+    def scores(self, topic: PooledTopic) -> Floats:
+        """Return the negated position in the path, (docs,)."""
         beats = majorities(topic)
         path = np.zeros(0, dtype=np.int64)
         for doc in range(len(topic)):
+            # insert before the first document of the path that it beats
             beaten = beats[doc, path]
             path = np.insert(path, int(beaten.argmax()) if beaten.any() else len(path), doc)
         scores = np.empty(len(topic))
@@ -34,9 +35,10 @@ class Condorcet(ByScore):
         return scores
 
 
-def majorities(topic: Topic) -> Bools:
-    """(docs, docs) whether more runs rank the first above the second than the other way."""
+def majorities(topic: PooledTopic) -> Bools:
+    """Return whether more runs rank the first document above the second than the reverse, (docs, docs)."""
     votes = np.zeros((len(topic), len(topic)), dtype=np.int32)
     for row in np.where(topic.retrieved, topic.ranks, np.iinfo(np.int64).max):
+        # (docs, docs) votes for the row document over the column document
         votes += row[:, None] < row[None]
     return np.asarray(votes > votes.T)

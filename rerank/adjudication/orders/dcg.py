@@ -1,4 +1,4 @@
-"""Discounts of DCG, summed over the runs."""
+"""Sum of the DCG discounts over the runs."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.adjudication.orders.base import ByScore, summed
-from rerank.adjudication.pools import Floats, Topic
+from rerank.adjudication.orders.base import StaticOrder, sum_over_runs
+from rerank.adjudication.pools import Floats, PooledTopic
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dcg(ByScore):
-    """score(d) = sum over runs that have d of 1 / log2(rank + 1), what it adds to their DCG. Lipani et al. 2017."""
+class Dcg(StaticOrder):
+    """score(d) = sum over runs with d of 1 / log2(rank + 1), its weight in their DCG. Lipani et al. 2017."""
 
     title: ClassVar[str] = "DCG weights"
 
-    def scores(self, topic: Topic) -> Floats:
-        """See `ByScore`."""
-        return summed(np.where(topic.retrieved, 1 / np.log2(np.maximum(topic.ranks, 1) + 1), 0.0))
+    def scores(self, topic: PooledTopic) -> Floats:
+        """Return the sum of the discounts of each document, (docs,)."""
+        return sum_over_runs(np.where(topic.retrieved, 1 / np.log2(np.maximum(topic.ranks, 1) + 1), 0.0))

@@ -1,4 +1,4 @@
-"""By the best rank in any run."""
+"""Depth pooling: by the best rank in any run."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.adjudication.orders.base import ByScore
-from rerank.adjudication.pools import Floats, Topic
+from rerank.adjudication.orders.base import StaticOrder
+from rerank.adjudication.pools import Floats, PooledTopic
 
 
 @dataclass(frozen=True, kw_only=True)
-class Depth(ByScore):
-    """The union of all first documents, then of all second ones: pooling to a depth, stopped anywhere.
+class Depth(StaticOrder):
+    """All documents at rank 1, then all at rank 2, and so on: pooling to a depth that may be cut anywhere.
 
     score(d) = - min over runs of rank(d). Source: Sparck Jones and van Rijsbergen, 1975; Take@n of Lipani et al. 2017.
     """
 
     title: ClassVar[str] = "depth pooling"
 
-    def scores(self, topic: Topic) -> Floats:
-        """See `ByScore`."""
+    def scores(self, topic: PooledTopic) -> Floats:
+        """Return the negated best rank of each document, (docs,)."""
         return np.asarray(-np.where(topic.retrieved, topic.ranks, np.inf).min(axis=0))

@@ -7,16 +7,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.adjudication.orders.base import ByScore
-from rerank.adjudication.pools import Floats, Topic
+from rerank.adjudication.orders.base import StaticOrder
+from rerank.adjudication.pools import Floats, PooledTopic
 
 
 @dataclass(frozen=True, kw_only=True)
-class Docid(ByScore):
-    """Ascending document ids, which say nothing of relevance: how NIST's assessors are shown their pools."""
+class Docid(StaticOrder):
+    """Ascending document ids, which are independent of relevance; NIST's assessors see their pools in this order."""
 
     title: ClassVar[str] = "document id"
 
-    def scores(self, topic: Topic) -> Floats:
-        """All the same, so that ids decide."""
+    def scores(self, topic: PooledTopic) -> Floats:
+        """Return equal scores, so that ids decide, (docs,)."""
         return np.zeros(len(topic))

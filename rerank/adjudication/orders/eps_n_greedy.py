@@ -1,4 +1,4 @@
-"""The best run but for a chance that falls with time."""
+"""Epsilon-greedy bandit over the runs with decreasing exploration."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.adjudication.orders.base import Chance
-from rerank.adjudication.orders.base.bandit import Arms, Bandit
+from rerank.adjudication.orders.base import RandomGenerator
+from rerank.adjudication.orders.base.bandit import BanditArms, BanditOrder
 from rerank.adjudication.pools import Floats
 from rerank.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpsNGreedy(Bandit):
-    """The run of the largest mean, as in `mm`; with a chance of min(1, c K / (d^2 t)) any of the K runs, at step t.
+class EpsNGreedy(BanditOrder):
+    """The run with the largest mean, as in `mm`, or a random one of K runs with probability min(1, c K / (d^2 t)).
+
+    t is the number of the step.
 
     Source: Auer, Cesa-Bianchi and Fischer 2002, figure 3; for pools Losada et al., IP&M 2017.
 
     Attributes:
-        c: The larger, the longer it explores.
-        d: The smaller, the longer it explores; above 0 and at most 1.
+        c: Exploration factor; larger values explore longer.
+        d: Exploration scale, above 0 and at most 1; smaller values explore longer.
     """
 
     title: ClassVar[str] = "epsilon-n-greedy"
@@ -32,10 +34,11 @@ class EpsNGreedy(Bandit):
     def __post_init__(self) -> None:
         """Check the options."""
         if self.c < 0 or not 0 < self.d <= 1:
-            raise UsageError(f"c={self.c}, d={self.d}", expected="c from 0, d above 0 and at most 1")
+            raise UsageError(f"c={self.c}, d={self.d}", expected="c of 0 or more, d above 0 and at most 1")
 
-    def values(self, arms: Arms, chance: Chance) -> Floats:
-        """See `Bandit`."""
-        many = len(arms.hits)
-        explores = chance.random() < self.c * many / (self.d**2 * (arms.plays + 1))
-        return np.zeros(many) if explores else arms.means
+    def values(self, arms: BanditArms, rng: RandomGenerator) -> Floats:
+        """Return the means of the runs, or equal values when exploring, (runs,)."""
+        count = len(arms.hits)
+        explores = rng.random() < self.c * count / (self.d**2 * (arms.plays + 1))
+        # equal values make the base class choose at random
+        return np.zeros(count) if explores else arms.means

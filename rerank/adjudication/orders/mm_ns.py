@@ -1,4 +1,4 @@
-"""MaxMean of a bandit that is not stationary: the run that was right last."""
+"""Non-stationary MaxMean: the run whose latest document was relevant."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rerank.adjudication.orders.mm import Mm
 
 @dataclass(frozen=True, kw_only=True)
 class MmNs(Mm):
-    """As `mm`, but a run's older outcomes are forgotten; with a rate of 1 all but the last. Losada et al. 2017."""
+    """MaxMean (`mm`) that forgets older outcomes of a run; with rate 1, all but the latest. Losada et al. 2017."""
 
     title: ClassVar[str] = "MaxMean, non-stationary"
 

@@ -1,4 +1,4 @@
-"""Move-to-Front: stay with a run while it gives relevant documents."""
+"""Move-to-Front: follow a run while its documents are relevant."""
 
 from __future__ import annotations
 
@@ -6,47 +6,49 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rerank.adjudication.orders.base import Chance, Cursor, Walk, WalkAcross
-from rerank.adjudication.pools import Topic
+from rerank.adjudication.orders.base import RandomGenerator, RunCursor, Walk, WalkAcross
+from rerank.adjudication.pools import PooledTopic
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mtf:
-    """Runs begin with the same priority. Judge down one of the highest priority until a document is not relevant.
+    """Follow a run of the highest priority until a document is not relevant, which lowers its priority by one.
 
-    That costs the run one, and the next is chosen anew; ties by chance. Documents that are judged already are passed
-    over at no cost. Source: Cormack, Palmer and Clarke, Efficient construction of large test collections, SIGIR 1998.
+    All runs start with equal priority; ties are broken at random. Documents that are judged already are skipped without
+    effect. Source: Cormack, Palmer and Clarke, Efficient construction of large test collections, SIGIR 1998.
     """
 
     title: ClassVar[str] = "Move-to-Front"
     random: ClassVar[bool] = True
 
-    def __call__(self, topic: Topic, chance: Chance) -> Walk:
-        """See `Order`."""
-        walk = move_to_front([topic], chance)
-        answer = None
+    def __call__(self, topic: PooledTopic, rng: RandomGenerator) -> Walk:
+        """Yield the documents of a topic in judging order."""
+        walk = move_to_front([topic], rng)
+        is_relevant = None
         while True:
             try:
-                _, doc = walk.send(answer)  # type: ignore[arg-type]
+                _, doc = walk.send(is_relevant)  # type: ignore[arg-type]
             except StopIteration:
                 return
-            answer = yield doc
+            is_relevant = yield doc
 
 
-def move_to_front(topics: Sequence[Topic], chance: Chance) -> WalkAcross:
-    """Walk down the runs of all topics, each run of each topic with a priority of its own.
+def move_to_front(topics: Sequence[PooledTopic], rng: RandomGenerator) -> WalkAcross:
+    """Walk down the runs of all topics, with a separate priority for each run of each topic.
 
-    All that have the highest priority leave it, one by one, before any of a lower one is looked at: so one shuffle
-    gives the order among them, and those that left with a document that was not relevant are the next to be shuffled.
+    All runs of the highest priority are followed before any of lower priority. So one shuffle orders the runs of a
+    level, and those that ended with a non-relevant document form the next level.
     """
-    cursors = [Cursor.of(topic) for topic in topics]
-    highest = [(at, run) for at, topic in enumerate(topics) for run in range(len(topic.lists))]
+    cursors = [RunCursor.at_top(topic) for topic in topics]
+    # runs of the highest priority, as (topic, run)
+    highest = [(index, run) for index, topic in enumerate(topics) for run in range(len(topic.lists))]
     while highest:
         lower = []
-        for at, run in [highest[place] for place in chance.permutation(len(highest))]:
-            relevant = True
-            while relevant and (doc := cursors[at].next(run)) is not None:
-                relevant = yield at, doc
-            if not relevant:
-                lower.append((at, run))
+        for index, run in [highest[position] for position in rng.permutation(len(highest))]:
+            is_relevant = True
+            while is_relevant and (doc := cursors[index].next(run)) is not None:
+                is_relevant = yield index, doc
+            # an exhausted run ends with is_relevant and is dropped
+            if not is_relevant:
+                lower.append((index, run))
         highest = lower

@@ -1,4 +1,4 @@
-"""By the number of runs."""
+"""By the number of runs that retrieve the document."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.adjudication.orders.base import ByScore
-from rerank.adjudication.pools import Floats, Topic
+from rerank.adjudication.orders.base import StaticOrder
+from rerank.adjudication.pools import Floats, PooledTopic
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ntcir(ByScore):
-    """More runs first; among as many, the smaller sum of ranks. How NTCIR sorts its pools (NTCIRPOOL)."""
+class Ntcir(StaticOrder):
+    """Documents of more runs first, ties by the smaller sum of ranks: the order of NTCIR's pools (NTCIRPOOL)."""
 
     title: ClassVar[str] = "NTCIR pool order"
 
-    def scores(self, topic: Topic) -> Floats:
-        """The place when sorted by both, negated, for there are two keys."""
+    def scores(self, topic: PooledTopic) -> Floats:
+        """Return the negated position when sorted by both keys, (docs,)."""
+        # the last key is the primary one
         order = np.lexsort((topic.ranks.sum(axis=0), -topic.retrieved.sum(axis=0)))
         keys = np.stack((topic.ranks.sum(axis=0), topic.retrieved.sum(axis=0)))[:, order]
+        # documents with equal keys share a position
         new = np.concatenate(([0], (np.diff(keys, axis=1) != 0).any(axis=0).cumsum()))
         scores = np.empty(len(topic))
         scores[order] = -new

@@ -1,22 +1,22 @@
-"""By chance."""
+"""Random judging order, the baseline."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rerank.adjudication.orders.base import Chance, Walk
-from rerank.adjudication.pools import Topic
+from rerank.adjudication.orders.base import RandomGenerator, Walk
+from rerank.adjudication.pools import PooledTopic
 
 
 @dataclass(frozen=True, kw_only=True)
 class Random:
-    """Every document with the same chance: what any other order must beat."""
+    """A uniformly random order, the baseline of all others."""
 
     title: ClassVar[str] = "random"
     random: ClassVar[bool] = True
 
-    def __call__(self, topic: Topic, chance: Chance) -> Walk:
-        """See `Order`."""
-        for doc in chance.permutation(len(topic)).tolist():  # noqa: UP028 - lists take no answers
+    def __call__(self, topic: PooledTopic, rng: RandomGenerator) -> Walk:
+        """Yield the documents of a topic in judging order."""
+        for doc in rng.permutation(len(topic)).tolist():  # noqa: UP028 - lists receive no judgments
             yield doc

@@ -1,17 +1,17 @@
-"""Weights of rank-biased precision, summed over the runs."""
+"""Sum of the weights of rank-biased precision over the runs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rerank.adjudication.orders.base import ByScore, summed
-from rerank.adjudication.orders.base.rank_biased import _Persistent
-from rerank.adjudication.pools import Floats, Topic
+from rerank.adjudication.orders.base import StaticOrder, sum_over_runs
+from rerank.adjudication.orders.base.rank_biased import RankBiasedWeights
+from rerank.adjudication.pools import Floats, PooledTopic
 
 
 @dataclass(frozen=True, kw_only=True)
-class RbpA(_Persistent, ByScore):
+class RbpA(RankBiasedWeights, StaticOrder):
     """score(d) = sum over runs of w; w = (1 - p) p^(rank - 1).
 
     Source: method A of Moffat, Webber and Zobel, Strategic system comparisons via targeted relevance judgments, 2007.
@@ -19,6 +19,6 @@ class RbpA(_Persistent, ByScore):
 
     title: ClassVar[str] = "RBP, summed weights"
 
-    def scores(self, topic: Topic) -> Floats:
-        """See `ByScore`."""
-        return summed(self.weights(topic))
+    def scores(self, topic: PooledTopic) -> Floats:
+        """Return the sum of weights of each document, (docs,)."""
+        return sum_over_runs(self.weights(topic))

@@ -1,17 +1,17 @@
-"""Weights of rank-biased precision, for runs of which much is unknown."""
+"""Weights of rank-biased precision, favouring runs with large residuals."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rerank.adjudication.orders.base.rank_biased import Residuals
+from rerank.adjudication.orders.base.rank_biased import ResidualOrder
 from rerank.adjudication.pools import Floats
 
 
 @dataclass(frozen=True, kw_only=True)
-class RbpB(Residuals):
-    """score(d) = sum over runs of w resid; resid = 1 - sum of w over what is judged of the run.
+class RbpB(ResidualOrder):
+    """score(d) = sum over runs of w resid; resid = 1 - sum of w over the judged documents of the run.
 
     Source: method B of Moffat, Webber and Zobel, Strategic system comparisons via targeted relevance judgments, 2007.
     """
@@ -19,5 +19,5 @@ class RbpB(Residuals):
     title: ClassVar[str] = "RBP, by residual"
 
     def worth(self, base: Floats, residual: Floats) -> Floats:
-        """See `Residuals`."""
+        """Return the residual of each run, (runs,)."""
         return residual

@@ -1,4 +1,4 @@
-"""UCB1-tuned over the runs."""
+"""UCB1-tuned bandit over the runs."""
 
 from __future__ import annotations
 
@@ -7,25 +7,27 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.adjudication.orders.base import Chance
-from rerank.adjudication.orders.base.bandit import Arms, Bandit
+from rerank.adjudication.orders.base import RandomGenerator
+from rerank.adjudication.orders.base.bandit import BanditArms, BanditOrder
 from rerank.adjudication.pools import Floats
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ucb1Tuned(Bandit):
-    """value(s) = m + sqrt(ln t / n min(1/4, m - m^2 + sqrt(2 ln t / n))); m of n judged in the run, t judged at all.
+class Ucb1Tuned(BanditOrder):
+    """value(s) = m + sqrt(ln t / n min(1/4, m - m^2 + sqrt(2 ln t / n))).
 
-    A run of which nothing is judged comes first. Source: Auer, Cesa-Bianchi and Fischer, Finite-time analysis of the
-    multiarmed bandit problem, 2002; for pools Losada et al., IP&M 2017.
+    m is the fraction of relevant documents among the n judged ones of the run, and t the number of all judged
+    documents. A run without judged documents comes first. Source: Auer, Cesa-Bianchi and Fischer, Finite-time analysis
+    of the multiarmed bandit problem, 2002; for pools Losada et al., IP&M 2017.
     """
 
     title: ClassVar[str] = "UCB1-tuned"
 
-    def values(self, arms: Arms, chance: Chance) -> Floats:
-        """See `Bandit`."""
+    def values(self, arms: BanditArms, rng: RandomGenerator) -> Floats:
+        """Return the upper confidence bound of each run, (runs,)."""
         judged = arms.hits + arms.misses
-        n, spread = np.maximum(judged, 1), np.log(max(arms.plays, 1))
+        n, log_plays = np.maximum(judged, 1), np.log(max(arms.plays, 1))
         mean = arms.hits / n
-        variance = mean - mean**2 + np.sqrt(2 * spread / n)
-        return np.where(judged > 0, mean + np.sqrt(spread / n * np.minimum(0.25, variance)), np.inf)
+        # for binary outcomes the sample variance is m - m^2; 1/4 is its upper bound
+        variance = mean - mean**2 + np.sqrt(2 * log_plays / n)
+        return np.where(judged > 0, mean + np.sqrt(log_plays / n * np.minimum(0.25, variance)), np.inf)

@@ -1,6 +1,6 @@
-"""Any server with OpenAI's interface: vLLM, SGLang, llama.cpp, Ollama, OpenAI itself. Knows no template and no parser.
+"""The backend ``openai``: models behind a server with OpenAI's interface (vLLM, SGLang, llama.cpp, Ollama, OpenAI).
 
-How to set each of them up, what they can do, and where keys come from: docs/servers.md.
+docs/servers.md describes the servers, their capabilities and the keys.
 """
 
 from __future__ import annotations
@@ -18,38 +18,37 @@ from rerank.errors import BackendError, UsageError
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import BackendOptions, ContinuationTask, GenerationTask, PermutationTask, Reply, Request
 
-if TYPE_CHECKING:  # httpx takes a tenth of a second, which commands without a server need not spend
-    from rerank.backends.openai.http import Exchange
-    from rerank.backends.openai.sending import Acquaintance
+if TYPE_CHECKING:  # importing httpx takes 0.1 s, which commands without a server should not spend
+    from rerank.backends.openai.http import ServerConnection
+    from rerank.backends.openai.sending import ServerSession
 
-#: Requests under way at a time, where nobody says how many.
+#: Default number of simultaneous requests.
 CONCURRENCY = 8
-#: Seconds that a try may take, where nobody says how many: a long prompt on a processor takes minutes.
+#: Default time limit of an attempt, in seconds; a long prompt on a CPU takes minutes.
 TIMEOUT = 600.0
-#: Tokens of prompt and reply together, where neither the server nor the user says how many.
+#: Context size in tokens, if neither the server nor the user states it.
 CONTEXT = 8192
-#: Options that a server has decided for itself.
+#: Options that are decided when the server is started.
 _LOCAL = ("revision", "adapter", "dtype", "device", "trust_remote_code", "device_map")
 
 
 class Openai:
-    """A model behind an OpenAI-compatible server.
+    """A backend for a model behind an OpenAI-compatible server.
 
-    Nothing is sent before it is needed: the first request, or the first question how long the context is where
-    ``context_size`` is not given, asks the server what it is.
+    The server is not contacted before the first request, or before the context size is needed and not given.
 
     Args:
         model: The model's name on the server.
-        address: The server.
-        options: Concurrency, time limit, batch and context size are used; None takes the defaults.
-        sleep: How to wait between tries, for tests.
-        transport: Instead of the network, for tests.
+        address: The address of the server.
+        options: Concurrency, timeout, batch size and context size are used; None takes the defaults.
+        sleep: Waits between attempts, for tests.
+        transport: Replacement of the network, for tests.
 
     Raises:
-        UsageError: An option that a server decides for itself.
+        UsageError: An option can only be set when the server is started.
     """
 
-    answers: ClassVar[frozenset[type[Any]]] = frozenset({GenerationTask, PermutationTask, ContinuationTask})
+    tasks: ClassVar[frozenset[type[Any]]] = frozenset({GenerationTask, PermutationTask, ContinuationTask})
 
     def __init__(
         self,
@@ -60,7 +59,7 @@ class Openai:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         transport: Any = None,
     ) -> None:
-        """Keep what is given; see `connect`."""
+        """Check the options, without connecting."""
         self._model = model
         self._address = address
         self._options = options or BackendOptions()
@@ -68,150 +67,154 @@ class Openai:
         self._concurrency = self._options.concurrency or CONCURRENCY
         self._sleep, self._transport = sleep, transport
         self._tokens = EstimatedTokens(self._context_size)
-        self._met: Acquaintance | None = None
+        self._session: ServerSession | None = None
         self._size: int | None = None
 
     @classmethod
     def connect(cls, model: str, options: BackendOptions | None = None) -> Openai:
-        """Make the backend of ``--model openai:MODEL``; connects to nothing yet.
+        """Return the backend of ``--model openai:MODEL``, without connecting.
 
         Raises:
-            UsageError: No model, no address of a server, or an option that a server decides for itself.
+            UsageError: The model is missing, the address is invalid, or an option can only be set when the server is
+                started.
         """
         options = options or BackendOptions()
         if not model:
-            raise UsageError("--model openai: names no model", expected="openai:NAME, as the server lists it")
+            raise UsageError(
+                "--model openai: names no model", expected="openai:NAME, with a name that the server lists"
+            )
         return cls(model, Address.parse(options.base_url), options=options)
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """The model's name, and the server: two servers may have different weights under one name."""
+        """The model's name and the server, since two servers may have different weights under one name."""
         return {"model": self._model, "server": self._address.name}
 
     @property
     def tokens(self) -> TokenCounter:
-        """Estimates, too high rather than too low."""
+        """A token counter that estimates, too high rather than too low."""
         return self._tokens
 
     @property
     def batch_size(self) -> int:
-        """Twice the requests under way, so that a slow one does not leave the server idle."""
+        """Twice the number of simultaneous requests, so that a slow request does not leave the server idle."""
         return self._options.batch_size or 2 * self._concurrency
 
     @property
     def costs_money(self) -> bool:
-        """Whether it is another machine."""
+        """Whether the server is on another machine."""
         return not self._address.loopback
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Answer all requests, in order; also where an event loop is running already.
+        """Return the replies to all requests, in order; may be called while an event loop runs.
 
-        So many are under way at a time as ``concurrency`` says. Busy and failing servers are asked again, with growing
-        waits or those that they ask for. What stays without an answer is a reply with ``finish="error"``.
+        At most ``concurrency`` requests run at the same time. Requests to busy or failing servers are retried, with
+        growing waits or those that the server asks for. A request without an answer gets a reply with
+        ``finish="error"``.
 
         Raises:
-            BackendError: Nothing can be answered: no server, no such model, a rejected key, no credit.
-            UsageError: A context size beyond the server's.
+            BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
+            UsageError: The context size exceeds the server's.
         """
-        from rerank.backends.openai.http import run
+        from rerank.backends.openai.http import run_coroutine
 
         if not requests:
             return []
         started = time.perf_counter()
-        replies = run(self._answer(requests))
+        replies = run_coroutine(self._send_all(requests))
         seconds = (time.perf_counter() - started) / len(requests)
         return [replace(reply, seconds=seconds) for reply in replies]
 
-    async def _answer(self, requests: Sequence[Request]) -> list[Reply]:
-        async with self._exchange() as exchange:
-            from rerank.backends.openai.sending import failed
+    async def _send_all(self, requests: Sequence[Request]) -> list[Reply]:
+        from rerank.backends.openai.sending import make_failed_reply
 
-            met = await self._meet(exchange)
-            exchange.forget()
-            gate = asyncio.Semaphore(self._concurrency)
+        async with self._connection() as connection:
+            session = await self._get_session(connection)
+            connection.forget()
+            semaphore = asyncio.Semaphore(self._concurrency)
+            fatal: list[BackendError] = []  # errors that concern all requests
+            has_reply = False
 
-            hopeless: list[BackendError] = []
-            answered = False
-
-            async def answer(request: Request) -> Reply:
-                nonlocal answered
-                async with gate:
-                    if hopeless and not answered:
-                        return failed(str(hopeless[0]))
+            async def send(request: Request) -> Reply:
+                nonlocal has_reply
+                async with semaphore:
+                    if fatal and not has_reply:
+                        return make_failed_reply(str(fatal[0]))
                     try:
-                        reply = await met.ask(exchange, request)
+                        reply = await session.ask(connection, request)
                     except BackendError as error:
-                        hopeless.append(error)
-                        return failed(str(error))
-                    answered = answered or reply.finish != "error"
+                        fatal.append(error)
+                        return make_failed_reply(str(error))
+                    has_reply = has_reply or reply.finish != "error"
                     return reply
 
             try:
                 async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(answer(request)) for request in requests]
-            except ExceptionGroup as failures:  # the first ended the others
+                    tasks = [group.create_task(send(request)) for request in requests]
+            except ExceptionGroup as failures:  # the first exception has cancelled the other tasks
                 raise failures.exceptions[0] from None
         replies = [task.result() for task in tasks]
-        if hopeless and not answered:  # what was answered, and perhaps paid for, is not thrown away
-            raise hopeless[0]
-        if exchange.reached is False:
-            gone = next(reply.error for reply in replies if reply.error)
-            raise BackendError(gone, remedy="Start the server again, then pass --resume; committed calls are kept")
+        if fatal and not has_reply:  # replies that exist, and may have cost money, are returned
+            raise fatal[0]
+        if connection.reached is False:
+            message = next(reply.error for reply in replies if reply.error)
+            raise BackendError(message, remedy="Start the server again, then use --resume; committed calls are kept")
         return replies
 
-    def _exchange(self) -> Exchange:
-        from rerank.backends.openai.http import Exchange
+    def _connection(self) -> ServerConnection:
+        from rerank.backends.openai.http import ServerConnection
 
         timeout = self._options.timeout or TIMEOUT
-        return Exchange(
+        return ServerConnection(
             address=self._address,
             timeout=timeout,
             sleep=self._sleep,
             transport=self._transport,
-            known=self._met is not None,
+            known=self._session is not None,
         )
 
-    async def _meet(self, exchange: Exchange) -> Acquaintance:
-        """Ask the server what it is, the first time."""
+    async def _get_session(self, connection: ServerConnection) -> ServerSession:
+        """Return the session; the first call inspects the server."""
         from rerank.backends.openai.dialect import Dialect
-        from rerank.backends.openai.sending import Acquaintance
-        from rerank.backends.openai.server import look
+        from rerank.backends.openai.sending import ServerSession
+        from rerank.backends.openai.server import inspect_server
 
-        if self._met is None:
-            server = await look(exchange, self._model)
-            asked, has = self._options.context_size, server.context_size
-            if asked and has and asked > has:
+        if self._session is None:
+            server = await inspect_server(connection, self._model)
+            requested, available = self._options.context_size, server.context_size
+            if requested and available and requested > available:
                 raise UsageError(
-                    f"--context-size {asked}", expected=f"at most {has}, which is what {self._address.url} says it has"
+                    f"--context-size {requested}",
+                    expected=f"at most {available}, the context size of {self._address.url}",
                 )
-            self._met = Acquaintance(server=server, dialect=Dialect(kind=server.kind, model=self._model))
-        return self._met
+            self._session = ServerSession(server=server, dialect=Dialect(kind=server.kind, model=self._model))
+        return self._session
 
-    async def _introduce(self) -> Acquaintance:
-        async with self._exchange() as exchange:
-            return await self._meet(exchange)
+    async def _open_session(self) -> ServerSession:
+        async with self._connection() as connection:
+            return await self._get_session(connection)
 
     def _context_size(self) -> int:
-        from rerank.backends.openai.http import run
+        from rerank.backends.openai.http import run_coroutine
 
         if self._size is None:
-            self._size = self._options.context_size or run(self._introduce()).server.context_size
+            self._size = self._options.context_size or run_coroutine(self._open_session()).server.context_size
         if self._size is None:
             self._size = CONTEXT
             warnings.warn(
-                f"{self._address.url} does not say how long the context of {self._model!r} is: {CONTEXT} tokens are "
-                "assumed; say it with --context-size",
+                f"{self._address.url} does not state the context size of {self._model!r}; {CONTEXT} tokens are "
+                "assumed. Set it with --context-size",
                 stacklevel=2,
             )
         return self._size
 
 
 def _check(options: BackendOptions) -> None:
-    """Refuse options that would be without effect."""
+    """Refuse options that would have no effect."""
     for option in fields(BackendOptions):
         if option.name in _LOCAL and getattr(options, option.name) != option.default:
             raise UsageError(
                 f"--{option.name.replace('_', '-')} {getattr(options, option.name)} with a model behind a server",
-                expected="no such option: the server was started with one of its own",
-                remedy="Leave it out; a server lists adapters as models of their own",
+                expected="no such option, since it is set when the server is started",
+                remedy="Omit it; a server lists adapters as separate models",
             )

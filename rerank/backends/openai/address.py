@@ -1,4 +1,4 @@
-"""Where a server is, and which key it may see. Knows addresses and the environment; connects to nothing."""
+"""Address of a server, and the key that may be sent to it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from rerank.errors import UsageError, shorten
 
-#: Environment variables that may hold the key; the first that is set counts, even if it is empty.
+#: Environment variables that may contain the key; the first one that is set is used, even if it is empty.
 KEYS = ("RERANK_API_KEY", "OPENAI_API_KEY")
 BASE_URL = "OPENAI_BASE_URL"
 OPENAI = "https://api.openai.com/v1"
@@ -18,12 +18,12 @@ OPENAI = "https://api.openai.com/v1"
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A server's address.
+    """The address of a server.
 
     Attributes:
-        url: The whole of it, as far as ``/v1``, without a slash at its end.
-        name: Host, port and path: what tells this server from others.
-        loopback: It is on this machine.
+        url: The base URL, up to ``/v1``, without a slash at its end.
+        name: Host, port and path, which identify the server.
+        loopback: Whether the server is on this machine.
     """
 
     url: str
@@ -32,7 +32,7 @@ class Address:
 
     @property
     def private(self) -> bool:
-        """Whether nobody in between can read what is sent: it is encrypted, or does not leave this machine."""
+        """Whether the connection is encrypted or does not leave this machine."""
         return self.loopback or self.url.startswith("https://")
 
     @property
@@ -43,26 +43,26 @@ class Address:
 
     @classmethod
     def parse(cls, text: str = "") -> Address:
-        """Read what was given, else what the environment says, else OpenAI's own.
+        """Parse an address; if it is empty, use the one in the environment, else OpenAI's.
 
         Raises:
-            UsageError: It is no address of a server, or holds a password or a key.
+            UsageError: The address is invalid, or contains a password or a key.
         """
-        given = text or os.environ.get(BASE_URL, "") or OPENAI
+        text = text or os.environ.get(BASE_URL, "") or OPENAI
         try:
-            parts = urlsplit(given.strip().rstrip("/"))
+            parts = urlsplit(text.strip().rstrip("/"))
             host, port = parts.hostname or "", parts.port
         except ValueError:
             parts, host, port = urlsplit(""), "", None
         if parts.username or parts.password or parts.query or parts.fragment:  # not shown: it may be a secret
             raise UsageError(
-                "The address of the server has more than a host, a port and a path",
+                "The address of the server contains more than a host, a port and a path",
                 expected="https://HOST/v1",
-                remedy=f"Put the key into the environment variable {KEYS[-1]} and leave it out of --base-url",
+                remedy=f"Put the key into the environment variable {KEYS[-1]}, not into --base-url",
             )
         if parts.scheme not in ("http", "https") or not host:
             raise UsageError(
-                f"--base-url {shorten(given)}",
+                f"--base-url {shorten(text)}",
                 expected="an address that starts with http:// or https://, such as http://localhost:8000/v1",
             )
         netloc = f"[{host}]" if ":" in host else host
@@ -71,21 +71,22 @@ class Address:
 
 
 def key_for(address: Address) -> str:
-    """The key that this server may see; empty if there is none, or if others could read it on its way.
+    """Return the key for a server; empty if there is none, or if it would be sent unencrypted.
 
     Raises:
-        UsageError: It cannot be sent as a header.
+        UsageError: The key cannot be sent as a header.
     """
     name = next((name for name in KEYS if name in os.environ), "")
     key = os.environ[name].strip() if name else ""
-    if not (key.isascii() and key.isprintable() and " " not in key):  # else a library would show it in its complaint
+    # Checked here, since the HTTP library would show the key in its error message.
+    if not (key.isascii() and key.isprintable() and " " not in key):
         raise UsageError(
-            f"The environment variable {name} holds characters that no key has", remedy="Copy the key again"
+            f"The environment variable {name} contains characters that no key has", remedy="Copy the key again"
         )
     if not key or address.private:
         return key
     warnings.warn(
-        f"The key is not sent to {address.url}: it would cross the network in plain text. Use https if it needs one",
+        f"The key is not sent to {address.url}, since http is not encrypted. Use https if the server needs a key",
         stacklevel=2,
     )
     return ""

@@ -1,8 +1,8 @@
-"""How a request is put to a server of some kind: what every server understands, and what only some do.
+"""Conversion of requests to the body of a chat completion, for each kind of server.
 
-OpenAI's interface has no words for "go on with this beginning", "only these identifiers" or "do not think"; servers
-have words of their own, and ignore or refuse those of others. Fields that may be left out stand apart, so that one that
-is refused can be. Knows fields, not connections.
+OpenAI's interface has no fields to continue a given beginning of a reply, to allow only identifiers, or to switch off
+thinking. Servers have their own fields for these, and ignore or refuse those of others. Fields that can be omitted are
+listed separately, so that a refused one can be dropped.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rerank.backends.openai.server import Kind
-from rerank.prompts.base import Prompt, opening
+from rerank.backends.openai.server import ServerKind
+from rerank.prompts.base import Prompt, reply_prefix
 from rerank.tasks import ContinuationTask, PermutationTask, Request, Sampling
 
-#: Servers that go on with a last turn of the assistant.
-CONTINUES: frozenset[Kind] = frozenset({"vllm", "sglang", "llamacpp"})
-#: Likelihoods that a server gives for one position: OpenAI's most, and vLLM's unless it is started with more.
+#: Servers that continue a last turn of the assistant.
+CONTINUES: frozenset[ServerKind] = frozenset({"vllm", "sglang", "llamacpp"})
+#: Number of log-probabilities per position: the maximum of OpenAI and vLLM's default maximum; llama.cpp gives more.
 TOP, TOP_LLAMACPP = 20, 200
-#: JSON takes up to so many times the tokens of a bare chain: quotes, commas, and line breaks where a server likes them.
-_JSON = 3
-#: The name of the constraint among the fields that can be given up.
+#: A JSON reply has up to this many times the tokens of a plain permutation: quotes, commas and line breaks.
+_JSON_FACTOR = 3
+#: Name of the constraint among the fields that can be omitted.
 CONSTRAINT = "constraint"
-#: What a complaint about a field may call it, beside its own name.
+#: Other names by which an error message may refer to a field.
 _ALIASES = {
     CONSTRAINT: ("response_format", "json_schema", "schema", "structured_outputs", "regex", "grammar", "guided"),
     "chat_template_kwargs": ("chat_template",),
@@ -32,78 +32,78 @@ _ALIASES = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Phrased:
-    """A request as it is sent.
+class ServerRequest:
+    """A request as it is sent to a server.
 
     Attributes:
-        body: The whole of it.
-        optional: Names of what may be left out of it: fields, or `CONSTRAINT`.
-        begun: The beginning of the reply that the server was given to go on with.
-        constraint: How the reply was constrained: ``chain`` (as text), ``json``, or not at all.
+        body: The JSON body.
+        optional: Names of what can be omitted: fields of the body, or `CONSTRAINT`.
+        reply_prefix: The beginning of the reply that the server should continue.
+        constraint: Form of the constrained reply: ``chain`` (plain text), ``json``, or empty for no constraint.
     """
 
     body: dict[str, Any]
     optional: frozenset[str]
-    begun: str = ""
+    reply_prefix: str = ""
     constraint: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
 class Dialect:
-    """A server's way of putting things, less what it turned out not to take.
+    """The request format of a server, without the fields that it has refused.
 
     Attributes:
-        kind: The server.
-        model: The model's name there.
-        refused: What it refuses; grows.
+        kind: The kind of server.
+        model: Name of the model on the server.
+        refused: Fields that the server has refused so far.
     """
 
-    kind: Kind
+    kind: ServerKind
     model: str
     refused: set[str] = field(default_factory=set)
 
     @property
     def continues(self) -> bool:
-        """Whether a last turn of the assistant is gone on with."""
+        """Whether the server continues a last turn of the assistant."""
         return self.kind in CONTINUES
 
-    def phrase(self, request: Request) -> Phrased:
-        """Put a request into words.
+    def build_request(self, request: Request) -> ServerRequest:
+        """Convert a request.
 
-        The beginning of a reply is dropped where the server would not go on with it, and where a constraint says it.
+        The beginning of the reply is dropped if the server cannot continue it, or if a constraint includes it.
         """
         constrained = isinstance(request.task, PermutationTask) and CONSTRAINT not in self.refused
-        begun = opening(request.prompt) if self.continues and not constrained else ""
-        weighs = isinstance(request.task, ContinuationTask)
-        # the first token of a thought says nothing about the answer
-        sampling = replace(request.sampling, thinking=0) if weighs else request.sampling
-        optional = {key: value for key, value in self._optional(sampling).items() if key not in self.refused}
-        body = {"model": self.model, "messages": self._turns(request.prompt, begun=begun), **optional}
-        count, form = sampling.max_tokens, ""
-        if weighs:
-            count = 1
+        prefix = reply_prefix(request.prompt) if self.continues and not constrained else ""
+        scores = isinstance(request.task, ContinuationTask)
+        # The log-probabilities of the first token would be those of a thought, not of the answer.
+        sampling = replace(request.sampling, thinking=0) if scores else request.sampling
+        optional = {key: value for key, value in self._optional_fields(sampling).items() if key not in self.refused}
+        body = {"model": self.model, "messages": self._turns(request.prompt, prefix=prefix), **optional}
+        max_tokens, form = sampling.max_tokens, ""
+        if scores:
+            max_tokens = 1
             body |= {"logprobs": True, "top_logprobs": TOP_LLAMACPP if self.kind == "llamacpp" else TOP}
-        if begun and self.kind in ("vllm", "sglang"):
+        if prefix and self.kind in ("vllm", "sglang"):
             body |= {"continue_final_message": True, "add_generation_prompt": False}
         if constrained and isinstance(request.task, PermutationTask):
-            words, form = constraint(self.kind, request.task)
-            body |= words
-            count *= _JSON if form == "json" else 1
-        body["max_completion_tokens" if "max_tokens" in self.refused else "max_tokens"] = count + sampling.thinking
-        given_up = {*optional, CONSTRAINT} if form else {*optional}
-        return Phrased(body=body, optional=frozenset(given_up), begun=begun, constraint=form)
+            constraint, form = constraint_fields(self.kind, request.task)
+            body |= constraint
+            max_tokens *= _JSON_FACTOR if form == "json" else 1
+        body["max_completion_tokens" if "max_tokens" in self.refused else "max_tokens"] = max_tokens + sampling.thinking
+        omittable = {*optional, CONSTRAINT} if form else {*optional}
+        return ServerRequest(body=body, optional=frozenset(omittable), reply_prefix=prefix, constraint=form)
 
-    def complaint(self, phrased: Phrased, message: str, named: str) -> str:
-        """What of a request a server's complaint is about, if that can be changed; empty otherwise.
+    def find_refused_field(self, request: ServerRequest, message: str, named: str) -> str:
+        """Return the part of a request that an error message is about, if it can be omitted; empty otherwise.
 
         Args:
-            phrased: What was sent.
-            message: What the server says.
-            named: The field that it names; empty if it names none.
+            request: The request.
+            message: The server's error message.
+            named: The field that the server names; empty if it names none.
         """
-        if "max_completion_tokens" in message and "max_completion_tokens" not in phrased.body:
+        if "max_completion_tokens" in message and "max_completion_tokens" not in request.body:
             return "max_tokens"
-        for name in sorted(phrased.optional):
+        for name in sorted(request.optional):
             words = (name, *_ALIASES.get(name, ()))
             if named.partition(".")[0] in words or (
                 not named and any(re.search(rf"\b{word}\b", message) for word in words)
@@ -111,12 +111,12 @@ class Dialect:
                 return name
         return ""
 
-    def _turns(self, prompt: Prompt, *, begun: str) -> list[dict[str, str]]:
-        ends = len(prompt) - (prompt[-1].role == "assistant" and not begun)
-        return [{"role": turn.role, "content": turn.content} for turn in prompt[:ends]]
+    def _turns(self, prompt: Prompt, *, prefix: str) -> list[dict[str, str]]:
+        end = len(prompt) - (prompt[-1].role == "assistant" and not prefix)
+        return [{"role": turn.role, "content": turn.content} for turn in prompt[:end]]
 
-    def _optional(self, sampling: Sampling) -> dict[str, Any]:
-        """How to decode. What a model's maker or a server's user set as defaults is undone where there is a way."""
+    def _optional_fields(self, sampling: Sampling) -> dict[str, Any]:
+        """Return the decoding settings; they override defaults of model and server where the server allows it."""
         fields: dict[str, Any] = {"temperature": sampling.temperature}
         if sampling.temperature > 0:
             fields |= {"top_p": sampling.top_p, "seed": sampling.seed}
@@ -131,19 +131,18 @@ class Dialect:
         return fields
 
 
-def constraint(kind: Kind, task: PermutationTask) -> tuple[dict[str, Any], str]:
-    """The fields that let a server write nothing but identifiers, ``task.count`` of them, and the form that gives.
+def constraint_fields(kind: ServerKind, task: PermutationTask) -> tuple[dict[str, Any], str]:
+    """Return the fields that restrict a reply to ``task.count`` identifiers, and the form of the reply.
 
-    None of these languages can say "none twice" in a size that a server would take: a regular expression or grammar of
-    all orders doubles with every identifier, and JSON schema's ``uniqueItems`` is refused. So repeats can come, and are
-    for the parser to drop.
+    Repeated identifiers cannot be excluded: a regular expression or grammar of all permutations doubles in size with
+    every identifier, and servers refuse ``uniqueItems`` of JSON schema. The parser drops repetitions.
     """
     if kind == "llamacpp":
         items = " | ".join(map(json.dumps, task.items))
         more = f" ({json.dumps(task.separator)} item){{{task.count - 1}}}" if task.count > 1 else ""
         return {"grammar": f"root ::= item{more}\nitem ::= {items}"}, "chain"
     if kind in ("vllm", "sglang"):
-        regex = chain_pattern(task)
+        regex = permutation_pattern(task)
         return ({"structured_outputs": {"regex": regex}} if kind == "vllm" else {"regex": regex}), "chain"
     order = {
         "type": "array",
@@ -157,12 +156,12 @@ def constraint(kind: Kind, task: PermutationTask) -> tuple[dict[str, Any], str]:
     }, "json"
 
 
-def chain_pattern(task: PermutationTask) -> str:
-    """A regular expression for ``task.count`` identifiers with separators between them."""
+def permutation_pattern(task: PermutationTask) -> str:
+    """Return a regular expression for ``task.count`` identifiers with separators between them."""
     item = f"({'|'.join(map(re.escape, task.items))})"
-    return item + (f"({_literal(task.separator)}{item}){{{task.count - 1}}}" if task.count > 1 else "")
+    return item + (f"({_escape(task.separator)}{item}){{{task.count - 1}}}" if task.count > 1 else "")
 
 
-def _literal(text: str) -> str:
-    """Escaped, but for blanks and ``>``: not every server's dialect knows those as escapes."""
+def _escape(text: str) -> str:
+    """Escape a text for a regular expression, except spaces and ``>``, whose escapes not every server accepts."""
     return "".join(char if char in " >,-" else re.escape(char) for char in text)

@@ -1,7 +1,7 @@
-"""JSON over HTTP to one server: time limits, and failures in words. Imports httpx and tenacity.
+"""JSON over HTTP to one server, with time limits, retries and readable errors. Imports httpx and tenacity.
 
-Knows what a status means for the next try, not what is asked. The key is read from the environment when it is sent and
-is kept nowhere else; whatever a server says is cleared of it before it is shown.
+The key is read from the environment when a connection is opened and is stored nowhere else. It is removed from server
+messages before they are shown.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ from rerank.backends.openai.retries import (
     LONGEST_ASKED,
     SLOW_TRIES,
     TRIES,
-    Failed,
-    Rejected,
-    retrying,
-    seconds_of,
+    RequestFailedError,
+    RequestRejectedError,
+    make_retrying,
+    parse_retry_after,
 )
 from rerank.errors import BackendError
 
 T = TypeVar("T")
 
-#: Seconds to connect.
+#: Time limit for connecting, in seconds.
 CONNECT = 10.0
-#: 408 to 429: the request came too slowly, too early, or is one too many; 5xx is the server's own trouble.
-_AGAIN = frozenset({408, 409, 425, 429})
-#: Characters of a message that are shown.
+#: Status codes to retry, besides 5xx: timeout, conflict, too early, too many requests.
+_RETRIED = frozenset({408, 409, 425, 429})
+#: Maximum number of characters of a server message that are shown.
 _SHOWN = 400
-#: Keys shorter than that are none: local servers are often given "x" or "EMPTY".
+#: Shorter keys are placeholders such as "x" or "EMPTY", and are not removed from messages.
 _SECRET = 8
 _QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 
 
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end, also where this thread runs an event loop already."""
+def run_coroutine(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine and return its result, even if an event loop already runs in this thread."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -53,17 +53,16 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 @dataclass(kw_only=True)
-class Exchange:
-    """Questions to one server over connections that are used again; a context manager.
+class ServerConnection:
+    """A context manager that sends requests to one server over persistent connections.
 
     Attributes:
-        address: The server.
-        timeout: Seconds that one try may take, all of it.
-        sleep: How to wait between tries.
-        transport: Instead of the network, for tests.
-        known: Whether the server has answered before, so that it is worth waiting for.
-        reached: Whether anything listens there, as far as was seen: a try got further than connecting. None if nothing
-            was tried.
+        address: The address of the server.
+        timeout: Time limit of one attempt, in seconds.
+        sleep: Waits between attempts.
+        transport: Replacement of the network, for tests.
+        known: Whether the server has answered before; an unknown server gets fewer attempts.
+        reached: Whether any attempt got beyond connecting; None if there was no attempt.
     """
 
     address: Address
@@ -73,116 +72,118 @@ class Exchange:
     known: bool = False
     reached: bool | None = None
 
-    async def __aenter__(self) -> Exchange:
-        """Open; nothing is connected yet."""
+    async def __aenter__(self) -> ServerConnection:
+        """Prepare the HTTP client, without connecting."""
         key = key_for(self.address)
         self._key = key
         self._client = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(self.timeout, connect=min(CONNECT, self.timeout), pool=None),
             limits=httpx.Limits(max_connections=None),
-            verify=_certificates() if self.address.url.startswith("https") else False,  # http has none to verify
-            trust_env=not self.address.loopback,  # a proxy cannot reach this machine's own servers
+            verify=_certificates() if self.address.url.startswith("https") else False,  # http needs no certificates
+            trust_env=not self.address.loopback,  # a proxy cannot reach servers on this machine
             transport=self.transport,
         )
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Close the connections; forget the key."""
+        """Close the connections and delete the key."""
         self._key = ""
         await self._client.aclose()
 
     def forget(self) -> None:
-        """See anew whether anything listens there."""
+        """Reset `reached`."""
         self.reached = None
 
     async def ask(self, path: str, body: Mapping[str, Any] | None = None, *, read: Callable[[dict[str, Any]], T]) -> T:
-        """Send ``body`` (get, if there is none) and read the answer, several times if need be.
+        """Send a request, with retries, and return the parsed answer.
 
         Args:
-            path: Behind the server's address; a whole address is taken as it is.
-            body: What to send as JSON.
-            read: Makes something of the answer; raises `Failed` if it is not what was to come.
+            path: Path after the server's base URL, or a complete URL.
+            body: JSON body of a POST request; None for a GET request.
+            read: Parses the answer; raises `RequestFailedError` if it is invalid.
 
         Raises:
-            Failed: There is no answer, after all tries.
-            Rejected: The request is wrong for this server.
-            BackendError: Nothing can be asked here: no key, no such model, no credit.
+            RequestFailedError: No attempt got a valid answer.
+            RequestRejectedError: The server refuses the request as invalid.
+            BackendError: No request can be answered: the key is missing or refused, or there is no credit.
         """
         url = path if "://" in path else self.address.url + path
 
         async def once() -> T:
             try:
                 return read(await self._once(url, body))
-            except Failed as error:
-                error.args = (self._shown(str(error)),)
+            except RequestFailedError as error:
+                error.args = (self._redact(str(error)),)
                 raise
 
-        return await retrying(self.sleep)(once)
+        return await make_retrying(self.sleep)(once)
 
     async def _once(self, url: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
         try:
-            async with asyncio.timeout(self.timeout):  # httpx's own limit starts anew with every byte that comes
+            async with asyncio.timeout(self.timeout):  # httpx's own limit restarts with every byte received
                 response = await self._client.request("GET" if body is None else "POST", url, json=body)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             self.reached = self.reached or False
             tries = TRIES if self.known else FIRST_TRIES
-            raise Failed(f"No connection to {url}: {error or type(error).__name__}", tries=tries) from error
+            raise RequestFailedError(f"No connection to {url}: {error or type(error).__name__}", tries=tries) from error
         except (TimeoutError, httpx.TimeoutException) as error:
             self.reached = True
-            raise Failed(f"{url} did not answer within {self.timeout:g} s (--timeout)", tries=SLOW_TRIES) from error
+            raise RequestFailedError(
+                f"{url} did not answer within {self.timeout:g} s (--timeout)", tries=SLOW_TRIES
+            ) from error
         except httpx.RequestError as error:
             self.reached = True
-            raise Failed(f"The connection to {url} broke: {error or type(error).__name__}") from error
+            raise RequestFailedError(f"The connection to {url} broke: {error or type(error).__name__}") from error
         self.reached = self.known = True
         if response.status_code >= 300:
             raise self._failure(response)
         try:
-            found = response.json()
+            answer = response.json()
         except ValueError as error:
-            said = " ".join(response.text.split()) or "nothing"
-            raise Failed(f"{url} answered with something that is no JSON: {said}") from error
-        if not isinstance(found, dict):
-            raise Failed(f"{url} answered with JSON of another shape: {found}")
-        return found
+            text = " ".join(response.text.split()) or "nothing"
+            raise RequestFailedError(f"{url} returned a response that is not JSON: {text}") from error
+        if not isinstance(answer, dict):
+            raise RequestFailedError(f"{url} returned JSON that is not an object: {answer}")
+        return answer
 
     def _failure(self, response: httpx.Response) -> Exception:
         status, error = response.status_code, _error_of(response)
         code = str(error.get("code") or error.get("type") or "")
-        said = error["message"] if isinstance(error.get("message"), str) else response.text
-        message = self._shown(f"HTTP {status} from {response.url}: {' '.join(said.split()) or 'nothing'}")
+        text = error["message"] if isinstance(error.get("message"), str) else response.text
+        message = self._redact(f"HTTP {status} from {response.url}: {' '.join(text.split()) or 'nothing'}")
         if status in (401, 403):
             return self._unauthorised(message)
         if status == 402 or code in _QUOTA:
-            return BackendError(message, remedy="The account has no credit left: add some, then pass --resume")
+            return BackendError(message, remedy="The account has no credit left; add credit, then use --resume")
         if status < 400:
-            where = self._shown(response.headers.get("location", "nowhere"))
-            return BackendError(message, remedy=f"It redirects to {where}: give the address that answers, --base-url")
-        if status in _AGAIN or status >= 500:
-            after = seconds_of(response.headers.get("retry-after", ""))
+            target = self._redact(response.headers.get("location", "nowhere"))
+            return BackendError(message, remedy=f"The server redirects to {target}; set the final URL with --base-url")
+        if status in _RETRIED or status >= 500:
+            after = parse_retry_after(response.headers.get("retry-after", ""))
             too_long = after is not None and after > LONGEST_ASKED
-            more = f" (it asks to wait {after:.0f} s)" if too_long else ""
-            return Failed(message + more, after=after, tries=1 if too_long else TRIES)
-        return Rejected(message, status=status, code=code, field=str(error.get("param") or ""))
+            more = f" (the server asks to wait {after:.0f} s)" if too_long else ""
+            return RequestFailedError(message + more, after=after, tries=1 if too_long else TRIES)
+        return RequestRejectedError(message, status=status, code=code, field=str(error.get("param") or ""))
 
     def _unauthorised(self, message: str) -> BackendError:
         names = " or ".join(KEYS)
         if self._key:
-            return BackendError(message, remedy=f"The server refuses the key in {names}: set a valid one")
+            return BackendError(message, remedy=f"The server refuses the key in {names}; set a valid key")
         if not self.address.private:
             return BackendError(
-                message, remedy="No key was sent, since the address is plain http to another machine: use https"
+                message, remedy="No key was sent, since http to another machine is not encrypted; use https"
             )
         return BackendError(message, expected=f"a key in the environment variable {names}", remedy="Set it")
 
-    def _shown(self, text: str) -> str:
-        """Words of a server, as a message shows them: without the key, and short."""
+    def _redact(self, text: str) -> str:
+        """Remove the key from a server message and shorten it."""
         clear = text.replace(self._key, "***") if len(self._key) >= _SECRET else text
         return clear if len(clear) <= _SHOWN else f"{clear[: _SHOWN - 1]}…"
 
 
 def _error_of(response: httpx.Response) -> dict[str, Any]:
-    """What the body says of an error, whichever of the usual shapes it has; empty if none."""
+    """Return the error object of a response in any of the usual formats; empty if there is none."""
     try:
         body = response.json()
     except ValueError:
@@ -197,5 +198,5 @@ def _error_of(response: httpx.Response) -> dict[str, Any]:
 
 @cache
 def _certificates() -> Any:
-    """Reading the certificates takes longer than many a request, so it is done once."""
+    """Return the SSL context; cached, since reading the certificates takes longer than many requests."""
     return httpx.create_ssl_context()

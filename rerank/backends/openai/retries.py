@@ -1,4 +1,4 @@
-"""When a question is worth another try, and how long to wait before it. Imports tenacity; knows no connection."""
+"""Errors of single requests to a server, and the rules for retrying them."""
 
 from __future__ import annotations
 
@@ -9,60 +9,60 @@ from email.utils import parsedate_to_datetime
 
 import tenacity
 
-#: Tries a request; fewer where each has taken the whole time limit, or where nobody has ever answered.
+#: Attempts per request: in general, after timeouts, and if the server has never answered.
 TRIES, SLOW_TRIES, FIRST_TRIES = 5, 2, 2
-#: Seconds before the second try; doubled each time, up to the longest. A server may ask for more, up to a limit, too.
+#: Seconds before the second attempt, which double each time up to the longest wait; longest accepted Retry-After.
 FIRST_WAIT, LONGEST_WAIT, LONGEST_ASKED = 1.0, 30.0, 120.0
 
 
-class Failed(Exception):
-    """No answer to one request, after all tries. The message is for the reader.
+class RequestFailedError(Exception):
+    """Raised if a request got no valid reply; it may be retried.
 
     Args:
-        message: What happened.
-        after: Seconds that the server asks to wait; None if it does not.
-        tries: How many are worth it in all; 1 where another one cannot help.
+        message: What happened, for the user.
+        after: Seconds to wait, if the server asks for it; else None.
+        tries: Maximum number of attempts; 1 if another attempt cannot help.
     """
 
     def __init__(self, message: str, *, after: float | None = None, tries: int = TRIES) -> None:
-        """Keep what decides about another try."""
+        """Store the values that decide about another attempt."""
         super().__init__(message)
         self.after, self.tries = after, tries
 
 
-class Rejected(Exception):
-    """The server understood and will not: this request is wrong for it, and would be each time.
+class RequestRejectedError(Exception):
+    """Raised if the server refused a request as invalid, so that retrying it cannot help.
 
     Args:
-        message: What it says, with the status.
-        status: The status.
-        code: Its own name for the reason; empty if it gives none.
+        message: The server's message and status.
+        status: The HTTP status.
+        code: The server's error code; empty if it gives none.
         field: The field of the request that it names; empty if it names none.
     """
 
     def __init__(self, message: str, *, status: int, code: str = "", field: str = "") -> None:
-        """Keep the parts."""
+        """Store the parts of the server's answer."""
         super().__init__(message)
         self.status, self.code, self.field = status, code, field
 
 
-def retrying(sleep: Callable[[float], Awaitable[None]]) -> tenacity.AsyncRetrying:
-    """Tries again after every `Failed`, as often as that is worth it; the last one is raised.
+def make_retrying(sleep: Callable[[float], Awaitable[None]]) -> tenacity.AsyncRetrying:
+    """Return a wrapper that retries after `RequestFailedError`, as often as the error allows, and raises the last one.
 
     Args:
-        sleep: How to wait.
+        sleep: Waits for a number of seconds.
     """
     return tenacity.AsyncRetrying(
-        retry=tenacity.retry_if_exception_type(Failed),
-        stop=_enough,
+        retry=tenacity.retry_if_exception_type(RequestFailedError),
+        stop=_should_stop,
         wait=_wait,
         sleep=sleep,
         reraise=True,
     )
 
 
-def seconds_of(value: str) -> float | None:
-    """What Retry-After asks for: seconds, or an HTTP date (RFC 9110, section 10.2.3); None if it is neither."""
+def parse_retry_after(value: str) -> float | None:
+    """Return the seconds of a Retry-After header: a number or an HTTP date (RFC 9110, section 10.2.3), else None."""
     try:
         return max(0.0, float(value))
     except ValueError:
@@ -76,13 +76,13 @@ def seconds_of(value: str) -> float | None:
 
 
 def _wait(state: tenacity.RetryCallState) -> float:
-    """Seconds to the next try: as the server asks, else doubled each time; and some more, so that not all come back."""
+    """Return the seconds to the next attempt, with random jitter so that requests do not return all at once."""
     error = state.outcome.exception() if state.outcome else None
-    after = error.after if isinstance(error, Failed) else None
+    after = error.after if isinstance(error, RequestFailedError) else None
     base = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (state.attempt_number - 1)) if after is None else after
     return base + random.uniform(0, FIRST_WAIT)
 
 
-def _enough(state: tenacity.RetryCallState) -> bool:
+def _should_stop(state: tenacity.RetryCallState) -> bool:
     error = state.outcome.exception() if state.outcome else None
-    return not isinstance(error, Failed) or state.attempt_number >= error.tries
+    return not isinstance(error, RequestFailedError) or state.attempt_number >= error.tries

@@ -1,101 +1,103 @@
-"""One request to one server, put again without whatever the server does not take. Knows no batch and no retries."""
+"""Requests to one server, repeated without the fields that the server refuses."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
 
-from rerank.backends.openai.dialect import CONSTRAINT, Dialect, Phrased
-from rerank.backends.openai.http import Exchange
-from rerank.backends.openai.replies import kept, read
-from rerank.backends.openai.retries import Failed, Rejected
+from rerank.backends.openai.dialect import CONSTRAINT, Dialect, ServerRequest
+from rerank.backends.openai.http import ServerConnection
+from rerank.backends.openai.replies import parse_reply, satisfies_constraint
+from rerank.backends.openai.retries import RequestFailedError, RequestRejectedError
 from rerank.backends.openai.server import Server, unknown_model
 from rerank.errors import UsageError
-from rerank.prompts.base import opening
+from rerank.prompts.base import reply_prefix
 from rerank.tasks import ContinuationTask, PermutationTask, Reply, Request
 
 _FILTERED = ("content_filter", "content_policy_violation")
 
 
 @dataclass(slots=True, kw_only=True)
-class Acquaintance:
-    """A server that was met: what it is, and what it turned out not to take.
+class ServerSession:
+    """What is known about a server: its description and the fields that it refuses.
 
     Attributes:
-        server: What it says of itself.
-        dialect: How requests are put to it.
-        thought_too_long: Whether the user was told that thoughts left no room for an answer.
+        server: The server's description of itself.
+        dialect: The request format of the server.
+        has_warned_of_thoughts: Whether the user was warned that thoughts left no tokens for an answer.
     """
 
     server: Server
     dialect: Dialect
-    thought_too_long: bool = False
+    has_warned_of_thoughts: bool = False
 
-    async def ask(self, exchange: Exchange, request: Request) -> Reply:
-        """Get the reply to one request; a failure is one, too.
+    async def ask(self, connection: ServerConnection, request: Request) -> Reply:
+        """Return the reply to one request; a failed request gets a reply with ``finish="error"``.
 
         Raises:
-            BackendError: Nothing can be answered.
-            UsageError: The server cannot do what the method needs.
+            BackendError: No request can be answered.
+            UsageError: The server lacks a capability that the method needs.
         """
-        begun = opening(request.prompt)
-        if isinstance(request.task, ContinuationTask) and begun and not self.dialect.continues:
+        prefix = reply_prefix(request.prompt)
+        if isinstance(request.task, ContinuationTask) and prefix and not self.dialect.continues:
             raise UsageError(
-                f"The server does not go on with the beginning of a reply ({begun!r}), which this method needs",
+                f"The server cannot continue the beginning of a reply ({prefix!r}), which this method needs",
                 expected="vLLM, SGLang or llama.cpp",
-                remedy="Let the model write: --method setwise,by=generation and pairwise,by=generation do, as do "
-                "fullrank and sliding",
+                remedy="Use a method that generates text: --method setwise,by=generation, pairwise,by=generation, "
+                "fullrank or sliding",
             )
-        while True:  # every round but the last gives something up, so there are only so many
-            phrased = self.dialect.phrase(request)
+        while True:  # ends, since every repetition omits one more field
+            built = self.dialect.build_request(request)
             try:
-                reply = await _send(exchange, request, phrased)
-            except Failed as error:
-                return failed(str(error))
-            except Rejected as error:
-                if not self._give_up(phrased, error):
-                    return self._rejected(error)
+                reply = await _send(connection, request, built)
+            except RequestFailedError as error:
+                return make_failed_reply(str(error))
+            except RequestRejectedError as error:
+                if not self._omit_refused_field(built, error):
+                    return self._rejected_reply(error)
             else:
-                self._check(phrased, request, reply)
+                self._check(built, request, reply)
                 return reply
 
-    def _rejected(self, error: Rejected) -> Reply:
+    def _rejected_reply(self, error: RequestRejectedError) -> Reply:
         if error.status in (404, 405):
             raise unknown_model(self.dialect.model, str(error), self.server)
-        return Reply(finish="refused") if error.code in _FILTERED else failed(str(error))
+        return Reply(finish="refused") if error.code in _FILTERED else make_failed_reply(str(error))
 
-    def _give_up(self, phrased: Phrased, error: Rejected) -> bool:
-        """Leave a part out from now on, if that is what the server complains about; say so the first time."""
-        name = self.dialect.complaint(phrased, str(error), error.field) if error.status in (400, 422) else ""
+    def _omit_refused_field(self, built: ServerRequest, error: RequestRejectedError) -> bool:
+        """Omit the refused field from now on, with a warning; return whether the error is about such a field."""
+        is_about_field = error.status in (400, 422)
+        name = self.dialect.find_refused_field(built, str(error), error.field) if is_about_field else ""
         if name and name not in self.dialect.refused:
             self.dialect.refused.add(name)
-            if name != "max_tokens":  # it has another name there, and nothing is lost
-                warnings.warn(f"The server does not take {name!r}, so it is left out: {error}", stacklevel=2)
+            if name != "max_tokens":  # it is sent under its other name, so nothing is lost
+                warnings.warn(f"The server refuses the field {name!r}, which is now omitted: {error}", stacklevel=2)
         return bool(name)
 
-    def _check(self, phrased: Phrased, request: Request, reply: Reply) -> None:
-        """See what a server that says nothing did all the same: ignored the constraint, or thought to the end."""
-        held = not (phrased.constraint and isinstance(request.task, PermutationTask)) or kept(reply, request.task)
-        if not held and CONSTRAINT not in self.dialect.refused:
+    def _check(self, built: ServerRequest, request: Request, reply: Reply) -> None:
+        """Warn if the server silently ignored the constraint, or if thoughts used up all tokens."""
+        task = request.task
+        ignored = built.constraint and isinstance(task, PermutationTask) and not satisfies_constraint(reply, task)
+        if ignored and CONSTRAINT not in self.dialect.refused:
             self.dialect.refused.add(CONSTRAINT)
             warnings.warn(
-                "The server ignores that its replies are to be made of identifiers alone, so they are written freely "
-                f"and repaired: {reply.text[:60]!r}",
+                "The server ignores the constraint that replies contain identifiers only; replies are now generated "
+                f"freely and repaired: {reply.text[:60]!r}",
                 stacklevel=2,
             )
-        if reply.finish == "length" and reply.thoughts and not reply.text and not self.thought_too_long:
-            self.thought_too_long = True
+        if reply.finish == "length" and reply.thoughts and not reply.text and not self.has_warned_of_thoughts:
+            self.has_warned_of_thoughts = True
             warnings.warn(
-                f"The model thought for all {reply.tokens_out} tokens that it had and did not answer: give it more "
-                "with --thinking-tokens",
+                f"The model used all {reply.tokens_out} tokens for thoughts and did not answer; increase "
+                "--thinking-tokens",
                 stacklevel=2,
             )
 
 
-def failed(error: str) -> Reply:
-    """A reply that never came."""
+def make_failed_reply(error: str) -> Reply:
+    """Return the reply to a failed request."""
     return Reply(finish="error", error=error)
 
 
-async def _send(exchange: Exchange, request: Request, phrased: Phrased) -> Reply:
-    return await exchange.ask("/chat/completions", phrased.body, read=lambda body: read(body, request, phrased))
+async def _send(connection: ServerConnection, request: Request, built: ServerRequest) -> Reply:
+    return await connection.ask("/chat/completions", built.body, read=lambda body: parse_reply(body, request, built))

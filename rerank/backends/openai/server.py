@@ -1,73 +1,73 @@
-"""What a server says of itself: whose it is, its models, how long their context is. Knows no request but that."""
+"""Discovery of a server: its kind, its models and their context size."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rerank.backends.openai.http import Exchange
-from rerank.backends.openai.retries import Failed, Rejected
+from rerank.backends.openai.http import ServerConnection
+from rerank.backends.openai.retries import RequestFailedError, RequestRejectedError
 from rerank.errors import BackendError
 
-#: Servers that understand more than OpenAI's own interface; ``plain`` is every other one, OpenAI and Ollama included.
-Kind = Literal["plain", "vllm", "sglang", "llamacpp"]
-_KINDS: dict[str, Kind] = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llamacpp"}
-#: Names of models that a message lists.
+#: Servers with fields beyond OpenAI's interface; ``plain`` is every other server, including OpenAI and Ollama.
+ServerKind = Literal["plain", "vllm", "sglang", "llamacpp"]
+_KINDS: dict[str, ServerKind] = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llamacpp"}
+#: Maximum number of model names in a message.
 _SHOWN = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """A server as it describes itself.
+    """A server's description of itself.
 
     Attributes:
-        kind: Whose dialect it speaks.
-        models: What it lists.
-        context_size: Tokens of prompt and reply together, for the model that was asked about; None if it is not said.
+        kind: The kind of server, which determines the dialect.
+        models: Names of its models.
+        context_size: Maximum number of tokens of prompt and reply together for the model in use; None if not stated.
     """
 
-    kind: Kind = "plain"
+    kind: ServerKind = "plain"
     models: tuple[str, ...] = ()
     context_size: int | None = None
 
 
-async def look(exchange: Exchange, model: str) -> Server:
-    """Ask a server for its models, and take its kind and context from what it answers.
+async def inspect_server(connection: ServerConnection, model: str) -> Server:
+    """Request the list of models and derive kind and context size from it.
 
-    One that has no such list, or an odd one, is taken for a plain server.
+    A server without such a list, or with an invalid one, is treated as a plain server.
 
     Raises:
-        BackendError: Nobody answers, or a key is wanted.
+        BackendError: The server does not answer, or requires a key.
     """
     try:
-        rows = await exchange.ask("/models", read=_rows)
-    except Rejected:
+        rows = await connection.ask("/models", read=_rows)
+    except RequestRejectedError:
         return Server()
-    except Failed as error:
-        if exchange.reached:
+    except RequestFailedError as error:
+        if connection.reached:
             return Server()
         raise BackendError(
-            str(error), remedy=f"Start the server at {exchange.address.url}, or name another one with --base-url"
+            str(error), remedy=f"Start the server at {connection.address.url}, or set another address with --base-url"
         ) from error
-    kind: Kind = next((_KINDS[owner] for row in rows if (owner := str(row.get("owned_by"))) in _KINDS), "plain")
+    kind: ServerKind = next((_KINDS[owner] for row in rows if (owner := str(row.get("owned_by"))) in _KINDS), "plain")
     by_id = {str(row.get("id")): row for row in rows}
     own = by_id.get(model, rows[0] if len(rows) == 1 else {})
-    size = _context(own) or _context(by_id.get(str(own.get("parent")), {}))
+    size = _context_size(own) or _context_size(by_id.get(str(own.get("parent")), {}))
     if kind == "llamacpp" and size is None:
-        size = await _slot(exchange)
+        size = await _slot_size(connection)
     return Server(kind=kind, models=tuple(by_id), context_size=size)
 
 
-def unknown_model(model: str, said: str, server: Server) -> BackendError:
-    """The error for a model, or a path, that a server does not have."""
+def unknown_model(model: str, message: str, server: Server) -> BackendError:
+    """Return the error for a model, or a path, that a server does not have."""
     if not server.models:
-        remedy = "Check --base-url: most servers want /v1 at its end; then check the model's name"
-        return BackendError(said, remedy=remedy)
+        remedy = "Check --base-url, which usually ends with /v1; then check the model's name"
+        return BackendError(message, remedy=remedy)
     more = f" and {len(server.models) - _SHOWN} more" if len(server.models) > _SHOWN else ""
     return BackendError(
-        f"Model {model!r}: {said}",
+        f"Model {model!r}: {message}",
         expected=f"one of: {', '.join(server.models[:_SHOWN])}{more}",
-        remedy="Name it as --model openai:NAME",
+        remedy="Use --model openai:NAME",
     )
 
 
@@ -76,16 +76,16 @@ def _rows(body: dict[str, Any]) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
-def _context(row: dict[str, Any]) -> int | None:
-    """``max_model_len`` of vLLM and SGLang, ``meta.n_ctx`` of llama.cpp, ``context_length`` of some gateways."""
+def _context_size(row: dict[str, Any]) -> int | None:
+    """Return ``max_model_len`` (vLLM, SGLang), ``context_length`` (some gateways) or ``meta.n_ctx`` (llama.cpp)."""
     meta = row.get("meta")
     inner = meta if isinstance(meta, dict) else {}
-    found = (row.get("max_model_len"), row.get("context_length"), inner.get("n_ctx"))
-    return next((size for size in found if isinstance(size, int) and size > 0), None)
+    sizes = (row.get("max_model_len"), row.get("context_length"), inner.get("n_ctx"))
+    return next((size for size in sizes if isinstance(size, int) and size > 0), None)
 
 
-async def _slot(exchange: Exchange) -> int | None:
-    """What each request to a llama.cpp server gets of its context; older ones say so here only."""
+async def _slot_size(connection: ServerConnection) -> int | None:
+    """Return the context size per request of a llama.cpp server; older versions state it only here."""
 
     def read(body: dict[str, Any]) -> int | None:
         settings = body.get("default_generation_settings")
@@ -93,6 +93,6 @@ async def _slot(exchange: Exchange) -> int | None:
         return size if isinstance(size, int) and size > 0 else None
 
     try:
-        return await exchange.ask(f"{exchange.address.root}/props", read=read)
-    except (Failed, Rejected):
+        return await connection.ask(f"{connection.address.root}/props", read=read)
+    except (RequestFailedError, RequestRejectedError):
         return None

@@ -1,8 +1,8 @@
-"""A token counter for models whose tokenizer is not at hand: an estimate that is meant to be too high. Asks nobody.
+"""Token estimates for models whose tokenizer is not available; they are meant to be too high rather than too low.
 
-The rule is simple and was compared with real tokenizers (docs/servers.md): four letters of a word, one digit, one
-mark or one line break are a token, and so are two bytes of whatever is not ASCII. Real tokenizers need less of
-ordinary text, and more only of what is rare in it. What a reply really took is in its `usage`.
+Four letters of a word count as a token, and so do a digit, a punctuation mark, a line break, and two bytes of non-ASCII
+text. Real tokenizers need fewer tokens for ordinary text, and more only for rare text (comparison in docs/servers.md).
+The true counts of a reply are in its ``usage``.
 """
 
 from __future__ import annotations
@@ -12,41 +12,41 @@ from collections.abc import Callable, Iterator
 
 from rerank.prompts.base import Prompt
 
-#: A capital begins a piece of its own, as in tokenizers that split camel case: all-capital words take many tokens.
+#: Every capital letter starts a piece, as in tokenizers that split camel case: all-capital words need many tokens.
 _PIECE = re.compile(r"[A-Z]?[a-z]+|\s*\n\s*|[ \t]{2,}|\S")
-#: Letters of a word that one token holds.
+#: Letters of a word per token.
 _LETTERS = 4
-#: Tokens that a turn costs beyond its text (its role, the marks around it), and that a chat does: the answer's turn,
-#: and the system turn that many templates add where there is none.
+#: Additional tokens per turn (its role and special tokens) and per chat (the turn of the answer, and the system turn
+#: that many templates add).
 _TURN, _CHAT = 8, 48
 
 
 class EstimatedTokens:
-    """A `TokenCounter` without a tokenizer.
+    """A `TokenCounter` that estimates without a tokenizer.
 
     Args:
-        context_size: Says how many tokens prompt and reply may have together; asked when it is needed.
+        context_size: Returns the context size; called when it is needed.
     """
 
     def __init__(self, context_size: Callable[[], int]) -> None:
-        """Keep whom to ask."""
+        """Store the function."""
         self._context_size = context_size
 
     @property
     def context_size(self) -> int:
-        """Tokens that prompt and reply may have together."""
+        """Maximum number of tokens of prompt and reply together."""
         return self._context_size()
 
     def count(self, prompt: Prompt) -> int:
-        """Tokens of all turns, what surrounds them, and the beginning of the answer's turn."""
+        """Estimate the number of tokens of a prompt, including those of the chat template."""
         return prompt_tokens(prompt)
 
     def lengths(self, texts: list[str]) -> list[int]:
-        """Tokens of each text, estimated."""
+        """Estimate the number of tokens of each text."""
         return [text_tokens(text) for text in texts]
 
     def cut(self, text: str, tokens: int) -> str:
-        """The longest prefix that ends with a piece and has at most ``tokens`` tokens."""
+        """Return the longest prefix that ends at a piece boundary and has at most ``tokens`` estimated tokens."""
         end, spent = 0, 0
         for stop, cost in _pieces(text):
             spent += cost
@@ -57,7 +57,7 @@ class EstimatedTokens:
 
 
 def _pieces(text: str) -> Iterator[tuple[int, int]]:
-    """Where each piece ends, and its tokens."""
+    """Yield the end position and the estimated tokens of each piece."""
     for match in _PIECE.finditer(text):
         piece = match[0]
         if len(piece) > 1 or piece.isascii():
@@ -67,15 +67,15 @@ def _pieces(text: str) -> Iterator[tuple[int, int]]:
 
 
 def text_tokens(text: str) -> int:
-    """Tokens of a text, estimated."""
+    """Estimate the number of tokens of a text."""
     return sum(cost for _, cost in _pieces(text))
 
 
 def prompt_tokens(prompt: Prompt) -> int:
-    """Tokens of all turns, what surrounds them, and the beginning of the answer's turn, estimated."""
+    """Estimate the number of tokens of a prompt, including those of the chat template."""
     return _CHAT + sum(_TURN + text_tokens(message.content) for message in prompt)
 
 
 def least_tokens(prompt: Prompt) -> int:
-    """So many tokens a server must have read: tokenizers do not join words, so there is at least one a word."""
+    """Return a lower bound of the number of tokens: tokenizers do not join words, so there is one token per word."""
     return sum(len(message.content.split()) for message in prompt)

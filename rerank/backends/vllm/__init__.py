@@ -1,7 +1,6 @@
-"""Local models through vLLM, in this process: batches of any size that share what their prompts have in common.
+"""The backend ``vllm``: local models through vLLM in this process, with prefix caching and large batches.
 
-Knows no template and no parser. vLLM, torch and transformers are imported when a model is loaded, not when this module
-is.
+vLLM, torch and transformers are imported when a model is loaded, not when this module is imported.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rerank.errors import BackendError, UsageError
-from rerank.lm.jobs import Job, sort_out
+from rerank.lm.jobs import Job, make_jobs
 from rerank.lm.loading import quiet
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import TokenCounter
@@ -30,131 +29,132 @@ from rerank.tasks import (
 )
 
 if TYPE_CHECKING:
-    from rerank.backends.vllm.engine import Engine
-    from rerank.backends.vllm.tasks import Ask
+    from rerank.backends.vllm.engine import VllmEngine
+    from rerank.backends.vllm.tasks import EngineRequest
 
-#: Requests handed over together where nobody says how many. vLLM schedules them itself; what is handed over together is
-#: committed together.
+#: Default number of requests passed to vLLM at once, which schedules them itself. They are committed together.
 DEFAULT_BATCH = 1024
 
 
 class Vllm:
-    """A causal language model of vLLM as a backend.
+    """A backend that runs a causal language model with vLLM.
 
-    Attention is not to be had from it: its kernels keep none. A process holds one such model: loading another ends the
-    one before.
+    Attention scores are not supported, since vLLM's kernels do not return attention weights. A process holds one model:
+    loading another one stops the first.
 
     Args:
-        engine: What `rerank.backends.vllm.engine` started.
+        engine: The engine, from `rerank.backends.vllm.engine.start_engine`.
         options: The batch size is used.
     """
 
-    answers: ClassVar[frozenset[type[Any]]] = frozenset(
+    tasks: ClassVar[frozenset[type[Any]]] = frozenset(
         {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask}
     )
-    #: A local model costs time, and its runs are kept in their own folders.
+    #: Calls cost time but no money; they are stored in the run folder only.
     costs_money = False
 
-    def __init__(self, engine: Engine, options: BackendOptions | None = None) -> None:
-        """Wrap what is started; see `load`."""
+    def __init__(self, engine: VllmEngine, options: BackendOptions | None = None) -> None:
+        """Wrap a running engine; `load` also starts it."""
         self._engine = engine
         self._tokens = HfTokens(engine.tokenizer, context_size=engine.context_size)
         self._batch_size = (options and options.batch_size) or DEFAULT_BATCH
-        self._dead = False
-        self._turn = threading.Lock()
+        self._has_failed = False
+        self._lock = threading.Lock()
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> Vllm:
         """Load a model from a folder or from the hub.
 
         Args:
-            name: A folder that ``save_pretrained`` wrote, or an id on the hub.
-            options: How to load and run it.
+            name: A folder written by ``save_pretrained``, or an id on the hub.
+            options: How to load and run the model.
 
         Raises:
             MissingPrerequisiteError: vLLM is not installed.
-            MissingResourceError: There is no such model or adapter.
-            UsageError: An option does not fit this machine or model, or vLLM does not do such adapters.
-            BackendError: vLLM does not start.
+            MissingResourceError: The model or adapter does not exist.
+            UsageError: An option does not fit this machine or model, or vLLM does not support the adapter.
+            BackendError: vLLM failed to start.
         """
-        from rerank.backends.vllm.engine import start
+        from rerank.backends.vllm.engine import start_engine
 
         options = options or BackendOptions()
-        return cls(start(name, options), options)
+        return cls(start_engine(name, options), options)
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """Name, hash or revision, dtype, engine, adapter."""
+        """Name, hash or revision, dtype, engine, and adapter."""
         return self._engine.identity
 
     @property
     def tokens(self) -> TokenCounter:
-        """How the model counts."""
+        """The model's token counter."""
         return self._tokens
 
     @property
     def batch_size(self) -> int:
-        """Requests handed over together."""
+        """Number of requests passed to vLLM at once."""
         return self._batch_size
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Answer all requests, in order.
+        """Return the replies to all requests, in order.
 
-        A request that does not fit the context is a reply with ``finish="error"``.
+        A request that does not fit the context gets a reply with ``finish="error"``.
 
         Raises:
-            BackendError: The engine failed; it answers no more.
+            BackendError: The engine failed; it cannot be used any more.
         """
         started = time.perf_counter()
-        replies, kinds = sort_out(requests, self._tokens, self.identity.get("model", ""))
-        for jobs in kinds:
-            replies |= {job.at: reply for job, reply in zip(jobs, self._do(jobs), strict=True)}
+        replies, groups = make_jobs(requests, self._tokens, self.identity.get("model", ""))
+        for jobs in groups:
+            replies |= {job.index: reply for job, reply in zip(jobs, self._run(jobs), strict=True)}
         seconds = (time.perf_counter() - started) / max(1, len(requests))
-        return [replace(replies[at], seconds=seconds) for at in range(len(requests))]
+        return [replace(replies[index], seconds=seconds) for index in range(len(requests))]
 
-    def _do(self, jobs: list[Job]) -> list[Reply]:
-        from rerank.backends.vllm.tasks import DO, muse
-        from rerank.lm.thinking import think
+    def _run(self, jobs: list[Job]) -> list[Reply]:
+        from rerank.backends.vllm.tasks import TASK_RUNNERS, generate_thoughts
+        from rerank.lm.thinking import add_thoughts
 
-        with self._turn, quiet():
-            jobs = think(partial(muse, self._run), self._tokens, jobs)
-            return DO[jobs[0].kind](self._run, self._tokens, jobs)
+        with self._lock, quiet():
+            jobs = add_thoughts(partial(generate_thoughts, self._run_engine), self._tokens, jobs)
+            return TASK_RUNNERS[jobs[0].task_type](self._run_engine, self._tokens, jobs)
 
-    def _run(self, asked: Sequence[Ask]) -> list[Any]:
-        """Ask the engine; what it was at when it failed would come back among later answers, so it is not asked again.
+    def _run_engine(self, requests: Sequence[EngineRequest]) -> list[Any]:
+        """Run requests in the engine.
+
+        After a failure the engine is not used again: its unfinished requests would return among later outputs.
 
         Raises:
-            BackendError: It fails, or has failed before.
-            UsageError: It does not decode so.
+            BackendError: The engine fails, or has failed before.
+            UsageError: vLLM does not accept the sampling settings.
         """
-        if not asked:
+        if not requests:
             return []
-        if self._dead:
+        if self._has_failed:
             raise BackendError("vLLM has failed before", remedy="Load the model again")
         if not self._engine.alive:
             raise BackendError(
-                "Another model was loaded since, and vLLM holds one in a process",
-                remedy="Load this one again, or set VLLM_ENABLE_V1_MULTIPROCESSING=1, which gives each a process",
+                "Another model was loaded since, and vLLM holds one model per process",
+                remedy="Load this model again, or set VLLM_ENABLE_V1_MULTIPROCESSING=1 to run each in its own process",
             )
-        params = [_parameters(ask) for ask in asked]
-        prompts = [{"prompt_token_ids": list(ask.prompt)} for ask in asked]
-        self._dead = True
+        params = [_sampling_params(request) for request in requests]
+        prompts = [{"prompt_token_ids": list(request.prompt)} for request in requests]
+        self._has_failed = True
         try:
-            outs = self._engine.llm.generate(prompts, params, use_tqdm=False, lora_request=self._engine.adapter)
+            outputs = self._engine.llm.generate(prompts, params, use_tqdm=False, lora_request=self._engine.adapter)
         except Exception as error:
             raise BackendError(
-                f"vLLM failed on a batch of {len(asked)} requests: {error or repr(error)}",
-                remedy="Run again with --resume, which keeps what is finished; a smaller --batch-size or "
+                f"vLLM failed on a batch of {len(requests)} requests: {error or repr(error)}",
+                remedy="Run again with --resume, which keeps finished results; a smaller --batch-size or "
                 "--context-size needs less memory, and --model hf:NAME runs the model through transformers",
             ) from error
-        self._dead = False
-        return [out.outputs[0] for out in outs]
+        self._has_failed = False
+        return [output.outputs[0] for output in outputs]
 
 
-def _parameters(ask: Ask) -> Any:
+def _sampling_params(request: EngineRequest) -> Any:
     from vllm import SamplingParams
 
     try:
-        return SamplingParams(**{"temperature": 0.0, "detokenize": False, **ask.fields})
-    except Exception as error:  # of a class that changed between versions; nothing is done here but checking
-        raise UsageError(f"vLLM does not decode as asked: {error}") from error
+        return SamplingParams(**{"temperature": 0.0, "detokenize": False, **request.parameters})
+    except Exception as error:  # the class differs between versions; the call only validates its arguments
+        raise UsageError(f"vLLM does not accept the sampling settings: {error}") from error

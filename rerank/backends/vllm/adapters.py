@@ -1,6 +1,6 @@
-"""Whether vLLM takes a LoRA adapter, found out before it is handed over: what it refuses would end its engine.
+"""Checks of LoRA adapters for vLLM: an adapter that vLLM does not support would stop its engine.
 
-Knows the settings that PEFT writes; reads no weights.
+Reads the settings that PEFT writes, not the weights.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from typing import Any
 
 from rerank.errors import DataError, UsageError
 
-#: Ranks that vLLM makes room for; an adapter gets the next one above its own.
+#: Maximum ranks that vLLM can be configured for; the smallest sufficient one is used.
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
-#: Ways to begin the training that leave the base model as it is, so that the adapter alone says what was learned.
-_PLAIN_STARTS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
+#: Initialisations that do not change the base model, so that the adapter alone holds what was learned.
+_PLAIN_INITIALISATIONS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
 
 
-def room_for(folder: Path) -> int:
-    """The rank to make room for.
+def required_rank(folder: Path) -> int:
+    """Return the maximum rank that vLLM must be configured for.
 
     Args:
-        folder: Holds ``adapter_config.json``.
+        folder: Folder that contains ``adapter_config.json``.
 
     Raises:
-        DataError: The file cannot be read, or lacks a rank.
-        UsageError: vLLM does not do what the adapter asks for.
+        DataError: The file cannot be read, or contains no rank.
+        UsageError: The adapter uses a feature that vLLM does not support.
     """
     path = folder / "adapter_config.json"
     try:
@@ -34,30 +34,31 @@ def room_for(folder: Path) -> int:
         rank = max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{str(path)!r} does not describe a LoRA adapter: {error!r}", expected="what PEFT's save_pretrained writes"
+            f"{str(path)!r} does not describe a LoRA adapter: {error!r}",
+            expected="a file written by save_pretrained of PEFT",
         ) from error
-    refused = [what for what, found in _not_done(config) if found]
+    unsupported = [feature for feature, is_used in _unsupported_features(config) if is_used]
     if not 1 <= rank <= RANKS[-1]:
-        refused.append(f"rank {rank} (1 to {RANKS[-1]} are possible)")
-    if refused:
+        unsupported.append(f"rank {rank} (1 to {RANKS[-1]} are possible)")
+    if unsupported:
         raise UsageError(
-            f"Adapter {str(folder)!r} has what vLLM does not do: {', '.join(refused)}",
+            f"Adapter {str(folder)!r} uses features that vLLM does not support: {', '.join(unsupported)}",
             expected="a plain or rank-stabilised LoRA adapter",
-            remedy="Merge it into its model and name the merged folder, or use --model hf:NAME",
+            remedy="Merge the adapter into its model and use the merged folder, or use --model hf:NAME",
         )
     return next(size for size in RANKS if size >= rank)
 
 
-def _not_done(config: dict[str, Any]) -> list[tuple[str, bool]]:
-    """What an adapter can ask for in vain: how it is called, and whether this one does."""
-    start = config.get("init_lora_weights", True)
-    changes = isinstance(start, str) and start.lower() not in _PLAIN_STARTS
+def _unsupported_features(config: dict[str, Any]) -> list[tuple[str, bool]]:
+    """Return the features that vLLM does not support, and whether this adapter uses them."""
+    initialisation = config.get("init_lora_weights", True)
+    changes_base = isinstance(initialisation, str) and initialisation.lower() not in _PLAIN_INITIALISATIONS
     return [
         (f"the type {config.get('peft_type')}", config.get("peft_type") != "LORA"),
         ("DoRA", bool(config.get("use_dora"))),
         ("modules_to_save, layers trained whole", bool(config.get("modules_to_save"))),
         ("trained biases", config.get("bias", "none") != "none" or bool(config.get("lora_bias"))),
-        (f"init_lora_weights={start!r}, which changes the model", changes),
+        (f"init_lora_weights={initialisation!r}, which changes the model", changes_base),
         ("aLoRA", bool(config.get("alora_invocation_tokens"))),
         ("layer_replication", bool(config.get("layer_replication"))),
         ("block-diagonal LoRA", bool(config.get("use_bdlora"))),

@@ -1,8 +1,8 @@
-"""What a request to vLLM carries so that its reply keeps to a grammar, and the grammar that is made of it there.
+"""Grammars of requests to vLLM: their encoding in ``SamplingParams``, and their use inside the engine.
 
-Two kinds: a chain of identifiers, as `rerank.lm.permutation_grammar` has it, and given tokens one after another, whose
-likelihoods are wanted. What is carried is plain lists of numbers, for it may go to another process. Knows token ids,
-neither text nor vLLM.
+There are two kinds: a permutation of identifiers (`rerank.lm.permutation_grammar`), and a forced token sequence whose
+log-probabilities are needed. They are encoded as lists of numbers, since the engine may be another process. This module
+works on token ids and does not import vLLM.
 """
 
 from __future__ import annotations
@@ -11,68 +11,68 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any
 
-from rerank.lm.permutation_grammar import Chain, Ids
+from rerank.lm.permutation_grammar import PermutationGrammar, TokenIds
 
-#: The key in ``SamplingParams.extra_args``.
+#: Key of the grammar in ``SamplingParams.extra_args``.
 KEY = "rerank"
-#: All token ids written so far -> those that may come next.
-Grammar = Callable[[Sequence[int]], Sequence[int]]
+#: Maps all token ids generated so far to the allowed next tokens.
+NextTokens = Callable[[Sequence[int]], Sequence[int]]
 
 
-def chained(first: Sequence[Ids], later: Sequence[Ids], wanted: int) -> dict[str, Any]:
-    """Fields of ``SamplingParams`` that hold a reply to ``Chain(first, later, wanted)``.
+def permutation_parameters(first: Sequence[TokenIds], later: Sequence[TokenIds], size: int) -> dict[str, Any]:
+    """Return the fields of ``SamplingParams`` that restrict a reply to ``PermutationGrammar(first, later, size)``.
 
-    The grammar begins behind what is forced at once, which belongs into the prompt, and ends with the last choice: what
-    is forced from there on need not be asked for. The end is a token that no identifier has.
+    The grammar starts after the first forced tokens, which belong to the prompt, and ends with the last choice, since
+    the forced tokens after it are known. The end is marked by a token that no identifier contains.
     """
-    used = {token for piece in (*first, *later) for token in piece}
+    used = {token for ids in (*first, *later) for token in ids}
     end = next(token for token in count() if token not in used)
-    data = {"first": [*map(list, first)], "later": [*map(list, later)], "count": wanted, "end": end}
-    longest = wanted * max(map(len, [*first, *later]))
-    return {"max_tokens": longest + 1, "stop_token_ids": [end], "extra_args": {KEY: data}}
+    data = {"first": [*map(list, first)], "later": [*map(list, later)], "count": size, "end": end}
+    max_tokens = size * max(map(len, [*first, *later]))
+    return {"max_tokens": max_tokens + 1, "stop_token_ids": [end], "extra_args": {KEY: data}}
 
 
-def scripted(tokens: Sequence[int]) -> dict[str, Any]:
-    """Fields of ``SamplingParams`` that let a reply be these tokens and nothing else, with their log-probabilities."""
+def forced_parameters(tokens: Sequence[int]) -> dict[str, Any]:
+    """Return the fields of ``SamplingParams`` that force these tokens and return their log-probabilities."""
     data = {"script": list(tokens)}
     return {"max_tokens": len(tokens), "ignore_eos": True, "logprobs": 0, "extra_args": {KEY: data}}
 
 
-def grammar(data: dict[str, Any]) -> Grammar:
-    """The grammar that a request carries.
+def parse_grammar(data: dict[str, Any]) -> NextTokens:
+    """Return the grammar that a request contains.
 
     Raises:
-        KeyError, TypeError, ValueError, UsageError: The data make none.
+        KeyError, TypeError, ValueError, UsageError: The data are not a valid grammar.
     """
     if "script" in data:
-        return _script([int(token) for token in data["script"]])
-    first, later = ([tuple(map(int, piece)) for piece in data[key]] for key in ("first", "later"))
-    return _chain(Chain(first, later, int(data["count"])), int(data["end"]))
+        return _forced([int(token) for token in data["script"]])
+    first, later = ([tuple(map(int, ids)) for ids in data[key]] for key in ("first", "later"))
+    return _permutation(PermutationGrammar(first, later, int(data["count"])), int(data["end"]))
 
 
-def _script(tokens: list[int]) -> Grammar:
+def _forced(tokens: list[int]) -> NextTokens:
     if not tokens:
         raise ValueError("no tokens")
-    return lambda written: [tokens[min(len(written), len(tokens) - 1)]]
+    return lambda generated: [tokens[min(len(generated), len(tokens) - 1)]]
 
 
-def _chain(chain: Chain, end: int) -> Grammar:
-    """Remembers how far the reply was read; a new one can begin in the middle of it.
+def _permutation(grammar: PermutationGrammar, end: int) -> NextTokens:
+    """Return a function that remembers how much of the reply it has processed; a new one can start in the middle.
 
-    A token that was not allowed, as logits that are no numbers may bring about, ends the reply: its reader sees a chain
-    that is too short, where an exception would end the engine.
+    A token that was not allowed (NaN logits can cause one) ends the reply: the result is then an incomplete
+    permutation, whereas an exception would stop the engine.
     """
-    state, read = chain.start(), 0
-    state.forced()
-    choices = min(chain.count, chain.size - 1)
+    state, processed = grammar.start(), 0
+    state.push_forced()
+    choices = min(grammar.count, grammar.size - 1)
 
-    def ways(written: Sequence[int]) -> Sequence[int]:
-        nonlocal read
-        for token in written[read:]:
+    def next_tokens(generated: Sequence[int]) -> Sequence[int]:
+        nonlocal processed
+        for token in generated[processed:]:
             if token not in state.allowed():
                 return [end]
             state.push(token)
-            read += 1
+            processed += 1
         return [end] if len(state.order) >= choices else state.allowed()
 
-    return ways
+    return next_tokens

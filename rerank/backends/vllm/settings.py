@@ -1,4 +1,4 @@
-"""What vLLM is started with: context, memory, dtype, devices. Knows a description of the model, not its weights."""
+"""Arguments of the vLLM engine: context size, memory, dtype and devices."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 
 from rerank.errors import UsageError
 from rerank.lm.loading import pick_dtype, require_torch
-from rerank.lm.tokenizers import context_size
-from rerank.tasks import BackendOptions, context_of
+from rerank.lm.tokenizers import stated_context_size
+from rerank.tasks import BackendOptions, resolve_context_size
 
-#: The processor of logits, as vLLM imports it.
-_PROCESSOR = "rerank.backends.vllm.logits_processor:ChainProcessor"
-#: Prompts of full length that a CPU's key-value cache has room for, where memory allows.
+#: Import path of the logits processor.
+_PROCESSOR = "rerank.backends.vllm.logits_processor:GrammarProcessor"
+#: Number of full-length prompts that the KV cache on a CPU should hold, if memory suffices.
 _PROMPTS = 8
 
 
-def settings_for(config: Any, tokenizer: Any, options: BackendOptions) -> dict[str, Any]:
-    """Arguments of ``vllm.LLM``.
+def engine_settings(config: Any, tokenizer: Any, options: BackendOptions) -> dict[str, Any]:
+    """Return the arguments of ``vllm.LLM``.
 
     Args:
-        config: The model's configuration, as transformers reads it.
-        tokenizer: Its tokenizer.
-        options: What was asked for.
+        config: The model's config, as loaded by transformers.
+        tokenizer: The model's tokenizer.
+        options: The options of the backend.
 
     Raises:
         UsageError: An option does not fit this machine or model.
@@ -35,7 +35,7 @@ def settings_for(config: Any, tokenizer: Any, options: BackendOptions) -> dict[s
         raise UsageError(
             f"--device {options.device} with vLLM",
             expected=f"{device}, which is what this vLLM was built for",
-            remedy="Leave it out; CUDA_VISIBLE_DEVICES chooses among several GPUs",
+            remedy="Omit --device; CUDA_VISIBLE_DEVICES selects among several GPUs",
         )
     length = _length(config, tokenizer, options)
     settings: dict[str, Any] = {
@@ -50,15 +50,15 @@ def settings_for(config: Any, tokenizer: Any, options: BackendOptions) -> dict[s
         "use_tqdm_on_load": False,
     }
     if device == "cpu":
-        # There is no graph to capture, and a cache of stated size spares the rehearsal that would measure one.
+        # No CUDA graphs to capture; with a fixed cache size, vLLM skips the profiling run that would measure one.
         settings |= {"enforce_eager": True, "kv_cache_memory_bytes": _cache_bytes(config, length)}
     return settings
 
 
 def _length(config: Any, tokenizer: Any, options: BackendOptions) -> int:
-    """Tokens of prompt and reply, and one that vLLM writes even where none is wanted."""
-    stated = context_size(SimpleNamespace(config=config), tokenizer)
-    size = context_of(stated, options, getattr(config, "model_type", ""))
+    """Return the maximum number of tokens of prompt and reply, plus one that vLLM always generates."""
+    stated = stated_context_size(SimpleNamespace(config=config), tokenizer)
+    size = resolve_context_size(stated, options, getattr(config, "model_type", ""))
     return options.context_size + 1 if options.context_size and options.context_size != stated else size
 
 
@@ -68,31 +68,31 @@ def _dtype(device: str, options: BackendOptions) -> str:
     if options.dtype not in ("auto", "float32"):
         raise UsageError(
             f"--dtype {options.dtype} with vLLM on a CPU",
-            expected="float32: with shorter numbers its CPU build gives wrong answers to some prompts",
-            remedy="Leave --dtype out, or use --model hf:NAME",
+            expected="float32: in other dtypes, the CPU build returns wrong results for some prompts",
+            remedy="Omit --dtype, or use --model hf:NAME",
         )
     return "float32"
 
 
 def _parts(options: BackendOptions) -> int:
-    """Over how many GPUs each matrix is spread."""
+    """Return the number of GPUs that each weight matrix is split over."""
     if options.device_map not in ("", "tp"):
         raise UsageError(
             f"--device-map {options.device_map} with vLLM",
-            expected="tp, which spreads every matrix over all GPUs, or nothing",
+            expected="tp, which splits every weight matrix over all GPUs, or no device map",
         )
     torch, _ = require_torch()
     return max(1, torch.cuda.device_count()) if options.device_map else 1
 
 
 def _cache_bytes(config: Any, length: int) -> int:
-    """Memory of a CPU for keys and values: a few full prompts, but no more than a quarter of what is free.
+    """Return the size of the KV cache on a CPU: a few full-length prompts, at most a quarter of the free memory.
 
-    ``VLLM_CPU_KVCACHE_SPACE`` (GiB) in the environment overrides it inside vLLM.
+    The environment variable ``VLLM_CPU_KVCACHE_SPACE`` (GiB) overrides it inside vLLM.
     """
-    psutil: Any = import_module("psutil")  # vLLM brings it
+    psutil: Any = import_module("psutil")  # a dependency of vLLM
     text = config.get_text_config()
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    token = 2 * text.num_hidden_layers * heads * size * 4
-    return int(min(_PROMPTS * length * token, psutil.virtual_memory().available // 4))
+    per_token = 2 * text.num_hidden_layers * heads * size * 4  # key and value, 4 bytes per float32
+    return int(min(_PROMPTS * length * per_token, psutil.virtual_memory().available // 4))

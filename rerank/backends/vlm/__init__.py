@@ -1,6 +1,6 @@
-"""Vision-language models through transformers: chats with pictures, asked one at a time. Knows no judge.
+"""The backend ``vlm``: vision-language models through transformers, one request at a time.
 
-Torch, transformers and Pillow are imported when a model is loaded, not when this module is.
+Torch, transformers and Pillow are imported when a model is loaded, not when this module is imported.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from rerank.backends.hf import Hf
 from rerank.backends.vlm.tokens import VlmTokens
 from rerank.errors import BackendError, UsageError
 from rerank.io.pictures import UNREADABLE, require_pillow
-from rerank.lm.jobs import Job, limited
+from rerank.lm.jobs import Job, limit_tokens
 from rerank.lm.loading import quiet
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import (
@@ -28,38 +28,40 @@ from rerank.tasks import (
 
 
 class Vlm(Hf):
-    """A model of transformers' ``AutoModelForImageTextToText`` as a backend, such as Qwen2.5-VL or SmolVLM.
+    """A backend for models of ``AutoModelForImageTextToText``, such as Qwen2.5-VL or SmolVLM.
 
-    It answers chats without pictures too. A request whose picture is missing or damaged is a reply with
+    Chats without pictures work as well. A request whose picture is missing or damaged gets a reply with
     ``finish="error"`` that names the file.
 
     Args:
         model: The model, in evaluation mode on its device.
         processor: Its processor.
-        identity: What tells this model from others.
+        identity: Name, hash or revision, dtype and adapter of the model.
         options: The context size is used; None takes the model's.
 
     Raises:
-        UsageError: The processor takes no pictures or has no chat template, or the context is not stated by the model
-            and not given.
+        UsageError: The processor takes no pictures or has no chat template, or the model does not state its context
+            size and none is given.
     """
 
-    answers: ClassVar[frozenset[type[Any]]] = frozenset(
+    tasks: ClassVar[frozenset[type[Any]]] = frozenset(
         {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask}
     )
+    #: Whether prompts may show pictures.
+    sees_pictures: ClassVar[bool] = True
     classes: ClassVar[tuple[str, str]] = ("AutoModelForImageTextToText", "AutoProcessor")
 
     def __init__(
         self, model: Any, processor: Any, *, identity: Mapping[str, str], options: BackendOptions | None = None
     ) -> None:
-        """Wrap what is loaded; see `load`."""
+        """Wrap a loaded model; `load` also loads it."""
         if not hasattr(processor, "image_processor"):
             raise UsageError(
                 f"The processor of model {identity.get('model', '')!r} is a {type(processor).__name__}",
-                expected="one that takes texts and pictures",
-                remedy="Name a vision-language model",
+                expected="a processor of texts and pictures",
+                remedy="Use a vision-language model",
             )
-        # Pillow and torchvision shrink pictures a little differently, and transformers takes what is installed.
+        # Pillow and torchvision resize pictures slightly differently, and transformers uses the one that is installed.
         identity = {**identity, "processor": type(processor.image_processor).__name__}
         super().__init__(model, processor.tokenizer, identity=identity, options=options)
         self._pictures = VlmTokens(processor, context_size=self._tokens.context_size)
@@ -69,91 +71,95 @@ class Vlm(Hf):
         """Load a model from a folder or from the hub.
 
         Args:
-            name: A folder that ``save_pretrained`` of model and processor wrote, or an id on the hub.
-            options: How to load and run it.
+            name: A folder written by ``save_pretrained`` of model and processor, or an id on the hub.
+            options: How to load and run the model.
 
         Raises:
-            MissingPrerequisiteError: Torch, transformers or Pillow are not installed, or what the processor needs.
-            MissingResourceError: There is no such model.
+            MissingPrerequisiteError: Torch, transformers, Pillow or a package that the processor needs is missing.
+            MissingResourceError: The model does not exist.
             UsageError: An option does not fit this machine or model.
         """
         require_pillow()
         if options and options.device_map == "tp":
             raise UsageError(
-                "--device-map tp with a vision-language model", expected="auto, balanced or sequential, or none"
+                "--device-map tp with a vision-language model", expected="auto, balanced, sequential, or no device map"
             )
         return super().load(name, options)
 
     @property
     def tokens(self) -> TokenCounter:
-        """How the model counts, pictures included."""
+        """The model's token counter, which includes pictures."""
         return self._pictures
 
     @property
     def batch_size(self) -> int:
-        """One: pictures take much memory, and models differ in how they take several prompts with pictures."""
+        """Always 1: pictures need much memory, and models differ in how they batch prompts with pictures."""
         return 1
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Answer all requests, in order, one at a time.
+        """Return the replies to all requests, in order, one at a time.
 
-        A request that does not fit the context or into memory, or whose picture cannot be read, is a reply with
-        ``finish="error"``. Threads that share a model take turns.
+        A request that does not fit the context or into memory, or whose picture cannot be read, gets a reply with
+        ``finish="error"``. Only one thread at a time uses the model.
 
         Raises:
-            BackendError: The model fails for another reason, or its chat template does not take the chat.
+            BackendError: The model failed for another reason, or its chat template does not accept the chat.
             UsageError: A request asks for thoughts.
         """
-        with self._turn:
-            return [self._reply(at, request) for at, request in enumerate(requests)]
+        with self._lock:
+            return [self._reply(index, request) for index, request in enumerate(requests)]
 
-    def _reply(self, at: int, request: Request) -> Reply:
+    def _reply(self, index: int, request: Request) -> Reply:
         if request.sampling.thinking:
             raise UsageError(
                 f"--thinking-tokens {request.sampling.thinking} with a vision-language model",
-                expected="0: its thoughts are not separated from its answers here",
+                expected="0: this backend does not separate thoughts from answers",
             )
-        if type(request.task) not in self.answers:
-            task = type(request.task).__name__.lower()
-            return Reply(finish="error", error=f"A vision-language model is not asked to {task}")
+        if type(request.task) not in self.tasks:
+            task = type(request.task).__name__
+            return Reply(finish="error", error=f"The backend 'vlm' does not support {task}")
         try:
-            job = self._job(at, request)
+            job = self._job(index, request)
         except UNREADABLE as error:
             return Reply(finish="error", error=str(error))
-        return job if isinstance(job, Reply) else self._answer([job])[at]
+        return job if isinstance(job, Reply) else self._run_batch([job])[index]
 
-    def _job(self, at: int, request: Request) -> Job | Reply:
-        from rerank.backends.vlm.tasks import Seeing
+    def _job(self, index: int, request: Request) -> Job | Reply:
+        from rerank.backends.vlm.tasks import PictureJob
 
         with quiet():
             inputs = self._pictures.inputs(request.prompt)
         prompt = inputs["input_ids"][0].tolist()
-        room = self._pictures.context_size - len(prompt)
-        if room < min(1, request.sampling.max_tokens):
+        available = self._pictures.context_size - len(prompt)
+        if available < min(1, request.sampling.max_tokens):
             error = (
                 f"The prompt has {len(prompt)} tokens with its pictures, and the context of "
-                f"{self._identity.get('model', '')!r} holds {self._pictures.context_size} with the reply"
+                f"{self._identity.get('model', '')!r} holds {self._pictures.context_size} tokens of prompt and reply"
             )
             return Reply(tokens_in=len(prompt), finish="error", error=error)
-        return Seeing(
-            at=at, request=request, prompt=prompt, sampling=limited(request.sampling, room), inputs=self._moved(inputs)
+        return PictureJob(
+            index=index,
+            request=request,
+            prompt=prompt,
+            sampling=limit_tokens(request.sampling, available),
+            inputs=self._to_device(inputs),
         )
 
-    def _moved(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The same tensors on the model's device, pictures in its number format."""
+    def _to_device(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Move the tensors to the model's device, and pictures to its dtype."""
         model = self._model
         return {
             name: value.to(model.device, model.dtype if value.is_floating_point() else None)
             for name, value in inputs.items()
         }
 
-    def _do(self, jobs: list[Job]) -> list[Reply]:
-        from rerank.backends.vlm.tasks import DO, Seeing
+    def _run(self, jobs: list[Job]) -> list[Reply]:
+        from rerank.backends.vlm.tasks import TASK_RUNNERS, PictureJob
 
         replies = []
         for job in jobs:
-            if not isinstance(job, Seeing):
-                raise BackendError(f"A job of the class {type(job).__name__} for a vision-language model")
+            if not isinstance(job, PictureJob):
+                raise BackendError(f"The job has the class {type(job).__name__}", expected="PictureJob")
             with quiet():
-                replies.append(DO[job.kind](self._model, self._pictures, job))
+                replies.append(TASK_RUNNERS[job.task_type](self._model, self._pictures, job))
         return replies

@@ -1,7 +1,6 @@
-"""How a vision-language model does each kind of task: one request at a time, its pictures beside its token ids.
+"""Execution of tasks by a vision-language model, one request at a time.
 
-Positions are left to the model, as those of pictures have two dimensions. Imports torch at its top, so it is imported
-only when a model is there. Knows no chat template.
+Positions are left to the model, since those of pictures have more than one dimension. Imports torch at import time.
 """
 
 from __future__ import annotations
@@ -23,20 +22,26 @@ from rerank.backends.vlm.tokens import VlmTokens
 from rerank.lm.decoding import decode, eos_ids
 from rerank.lm.forward_pass import forward
 from rerank.lm.jobs import Job
-from rerank.lm.local_tasks import _behind, _reply, chain_of, chain_text, written
-from rerank.lm.output_head import Head
-from rerank.lm.permutation_grammar import Chain, State
-from rerank.lm.sampling import draw
-from rerank.lm.temporary_settings import Borrowed
+from rerank.lm.local_tasks import (
+    continuation_tokens,
+    format_permutation,
+    make_generation_reply,
+    make_job_grammar,
+    make_reply,
+)
+from rerank.lm.output_head import OutputHead
+from rerank.lm.permutation_grammar import GrammarState, PermutationGrammar
+from rerank.lm.sampling import add_sampling_noise
+from rerank.lm.temporary_settings import TemporarySettings
 from rerank.tasks import ContinuationTask, GenerationTask, LikelihoodTask, PermutationTask, Reply, Sampling
 
-#: Inputs as long as the prompt, and what they say of a token that is text.
-_ALONG = {"attention_mask": 1, "mm_token_type_ids": 0, "token_type_ids": 0}
+#: Inputs as long as the prompt -> their value for a text token.
+_PER_TOKEN = {"attention_mask": 1, "mm_token_type_ids": 0, "token_type_ids": 0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seeing(Job):
-    """A job with what its processor made of it.
+class PictureJob(Job):
+    """A job with the model inputs of its prompt and pictures.
 
     Attributes:
         inputs: Tensors for the model, on its device.
@@ -45,131 +50,133 @@ class Seeing(Job):
     inputs: Mapping[str, Any] = field(repr=False, compare=False)
 
     @property
-    def beside(self) -> dict[str, Any]:
-        """What goes with the token ids."""
+    def extra_inputs(self) -> dict[str, Any]:
+        """The inputs besides token ids and attention mask."""
         return {name: value for name, value in self.inputs.items() if name not in ("input_ids", "attention_mask")}
 
 
-def _write(model: Any, tokens: VlmTokens, job: Seeing) -> Reply:
-    (row,) = decode(model, [job.prompt], [job.sampling], [job.seed], seen=job.beside)
-    return written(model, tokens, job, row)
+def _generate(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
+    (row,) = decode(model, [job.prompt], [job.sampling], [job.seed], extra_inputs=job.extra_inputs)
+    return make_generation_reply(model, tokens, job, row)
 
 
-def _weigh(model: Any, tokens: VlmTokens, job: Seeing) -> Reply:
-    continuations = [_behind(tokens, job, text) for text in job.task.continuations]
-    scores = weigh_seen(model, job.inputs, continuations)
-    return replace(_reply(job, "", 0, steps=0), scores=tuple(scores))
+def _score_continuations(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
+    continuations = [continuation_tokens(tokens, job, text) for text in job.task.continuations]
+    scores = compute_picture_log_likelihoods(model, job.inputs, continuations)
+    return replace(make_reply(job, "", 0, steps=0), scores=tuple(scores))
 
 
-def _permute(model: Any, tokens: VlmTokens, job: Seeing) -> Reply:
-    state, count = permute_seen(model, job, chain_of(tokens, job))
-    return _reply(job, chain_text(job.task, state.order), count, steps=count - 1)
+def _permute(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
+    state, count = decode_picture_permutation(model, job, make_job_grammar(tokens, job))
+    return make_reply(job, format_permutation(job.task, state.order), count, steps=count - 1)
 
 
-#: Kind of task -> how it is done.
-DO: dict[type[Any], Callable[[Any, VlmTokens, Seeing], Reply]] = {
-    GenerationTask: _write,
+#: Class of task -> function that executes a job of this class.
+TASK_RUNNERS: dict[type[Any], Callable[[Any, VlmTokens, PictureJob], Reply]] = {
+    GenerationTask: _generate,
     PermutationTask: _permute,
-    ContinuationTask: _weigh,
-    LikelihoodTask: _weigh,
+    ContinuationTask: _score_continuations,
+    LikelihoodTask: _score_continuations,
 }
 
 
-def weigh_seen(model: Any, inputs: Mapping[str, Any], continuations: Sequence[Sequence[int]]) -> list[float]:
-    """Natural-log probability of each continuation after a prompt with pictures.
+def compute_picture_log_likelihoods(
+    model: Any, inputs: Mapping[str, Any], continuations: Sequence[Sequence[int]]
+) -> list[float]:
+    """Compute the natural-log probability of each continuation given a prompt with pictures.
 
-    Continuations that share all tokens but their last share a forward pass; the last matrix product and the log-softmax
-    are in float32 whatever the model's dtype.
+    Continuations that differ only in their last token share a forward pass. The output head and the log-softmax are in
+    float32 whatever the model's dtype.
 
     Args:
-        model: A model of transformers that takes texts and pictures.
-        inputs: What its processor made of the prompt, one row.
-        continuations: Token ids. The empty one has probability 1.
+        model: A vision-language model of transformers.
+        inputs: The processor's output for the prompt, one row.
+        continuations: Token ids. The empty continuation has probability 1.
 
     Returns:
-        The sum over the tokens of log P(token | prompt, the tokens before it), one number a continuation.
+        One number per continuation y given prompt x: log P(y | x) = sum_i log P(y_i | x, y_<i).
     """
-    known: dict[tuple[int, ...], torch.Tensor] = {}
-    found = []
-    with Borrowed(model), Head(model):
+    logs_after: dict[tuple[int, ...], torch.Tensor] = {}  # all tokens but the last -> (tokens, vocabulary)
+    scores = []
+    with TemporarySettings(model), OutputHead(model):
         for ids in continuations:
             before = tuple(ids[:-1])
-            if ids and before not in known:
-                out = forward(model, **_longer(inputs, before), use_cache=False, logits_to_keep=len(ids))
-                known[before] = out.logits[0, -len(ids) :].float().log_softmax(dim=-1)
-            found.append(float(known[before][range(len(ids)), list(ids)].sum()) if ids else 0.0)
-    return found
+            if ids and before not in logs_after:
+                output = forward(model, **_append(inputs, before), use_cache=False, logits_to_keep=len(ids))
+                logs_after[before] = output.logits[0, -len(ids) :].float().log_softmax(dim=-1)
+            scores.append(float(logs_after[before][range(len(ids)), list(ids)].sum()) if ids else 0.0)
+    return scores
 
 
-def _longer(inputs: Mapping[str, Any], ids: Sequence[int]) -> dict[str, Any]:
-    """The same inputs with more text behind them."""
+def _append(inputs: Mapping[str, Any], ids: Sequence[int]) -> dict[str, Any]:
+    """Return the inputs with text tokens appended."""
     if not ids:
         return dict(inputs)
     prompt = inputs["input_ids"]
     longer = {**inputs, "input_ids": torch.cat([prompt, prompt.new_tensor([list(ids)])], dim=1)}
-    for name, value in _ALONG.items():
+    for name, value in _PER_TOKEN.items():
         if name in inputs:
             more = inputs[name].new_full((1, len(ids)), value)
             longer[name] = torch.cat([inputs[name], more], dim=1)
     return longer
 
 
-def permute_seen(model: Any, job: Seeing, chain: Chain) -> tuple[State, int]:
-    """Write a chain of identifiers behind a prompt with pictures, each token among those that its grammar allows.
+def decode_picture_permutation(model: Any, job: PictureJob, grammar: PermutationGrammar) -> tuple[GrammarState, int]:
+    """Generate a permutation for a prompt with pictures under its grammar.
 
     Returns:
-        The chain, complete, and how many tokens it took.
+        The complete grammar state and the number of tokens.
     """
-    alone = chain.start()
-    forced = alone.forced()
-    if alone.done:  # a single identifier leaves nothing to ask
-        return alone, len(forced)
+    state = grammar.start()
+    forced = state.push_forced()
+    if state.is_complete:  # a single identifier needs no model
+        return state, len(forced)
     prompt = job.inputs["input_ids"]
-    grammar = _Grammar(chain.start(), prompt.shape[1], job.sampling, job.seed)
+    processor = _GrammarProcessor(grammar.start(), prompt.shape[1], job.sampling, job.seed)
     config = GenerationConfig(  # type: ignore[no-untyped-call]
-        max_new_tokens=chain.longest, do_sample=False, use_cache=True, pad_token_id=(eos_ids(model) or [0])[0]
+        max_new_tokens=grammar.max_tokens, do_sample=False, use_cache=True, pad_token_id=(eos_ids(model) or [0])[0]
     )
-    with Borrowed(model, config), Head(model):
-        out = model.generate(
+    with TemporarySettings(model, config), OutputHead(model):
+        output = model.generate(
             **job.inputs,
             generation_config=config,
-            logits_processor=LogitsProcessorList([grammar]),
-            stopping_criteria=StoppingCriteriaList([_Done(grammar)]),
+            logits_processor=LogitsProcessorList([processor]),
+            stopping_criteria=StoppingCriteriaList([_CompleteCriteria(processor)]),
         )
-    grammar.read(out)
-    return grammar.state, out.shape[1] - prompt.shape[1]
+    processor.update(output)
+    return processor.state, output.shape[1] - prompt.shape[1]
 
 
-class _Grammar(LogitsProcessor):
-    """Leaves the tokens of one row to choose from that a chain allows next."""
+class _GrammarProcessor(LogitsProcessor):
+    """Restricts one row to the tokens that the grammar allows next."""
 
-    def __init__(self, state: State, width: int, sampling: Sampling, seed: int) -> None:
+    def __init__(self, state: GrammarState, width: int, sampling: Sampling, seed: int) -> None:
         self.state = state
         self._width, self._sampling = width, sampling
-        self._chance = torch.Generator().manual_seed(seed)
+        self._generator = torch.Generator().manual_seed(seed)
 
-    def read(self, input_ids: torch.Tensor) -> None:
-        """Let the chain follow what was written since."""
+    def update(self, input_ids: torch.Tensor) -> None:
+        """Push the tokens generated since the last call."""
         for token in input_ids[0, self._width :].tolist():
             self.state.push(token)
         self._width = input_ids.shape[1]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Change the (1, vocabulary) scores of the next token."""
-        self.read(input_ids)
+        """Return (1, vocabulary) logits, -inf for all tokens that are not allowed."""
+        self.update(input_ids)
         allowed = list(self.state.allowed())
-        left = torch.full_like(scores, -torch.inf)
-        left[0, allowed] = draw(scores[0, allowed], self._sampling, self._chance)
-        return left
+        restricted = torch.full_like(scores, -torch.inf)
+        restricted[0, allowed] = add_sampling_noise(scores[0, allowed], self._sampling, self._generator)
+        return restricted
 
 
-class _Done(StoppingCriteria):
-    """Ends the row when its chain is complete."""
+class _CompleteCriteria(StoppingCriteria):
+    """Ends the row when its permutation is complete."""
 
-    def __init__(self, grammar: _Grammar) -> None:
-        self._grammar = grammar
+    def __init__(self, processor: _GrammarProcessor) -> None:
+        self._processor = processor
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        """Whether it is."""
-        self._grammar.read(input_ids)
-        return torch.tensor([self._grammar.state.done], device=input_ids.device)
+        """Return (1,) flag of the completeness."""
+        self._processor.update(input_ids)
+        return torch.tensor([self._processor.state.is_complete], device=input_ids.device)

@@ -1,4 +1,4 @@
-"""How the processor of a vision-language model renders chats with pictures and counts them. Knows no model."""
+"""Rendering and token counting of chats with pictures, by the processor of a vision-language model."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from typing import Any
 
 from rerank.errors import BackendError, UsageError
 from rerank.io.pictures import UNREADABLE, open_picture
-from rerank.lm.chat_templates import Chat
+from rerank.lm.chat_templates import ChatRenderer
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import PICTURE, Message, Prompt
 
 
-class PictureChat(Chat):
-    """Renders chats whose turns are lists of texts and pictures, as chat templates of vision-language models want.
+class PictureChat(ChatRenderer):
+    """Renders chats whose turns are lists of texts and pictures, as chat templates of vision-language models expect.
 
     Args:
         processor: A processor of transformers.
 
     Raises:
-        UsageError: It has no chat template, so that nothing says where a picture stands.
+        UsageError: The processor has no chat template, so that the position of a picture is unknown.
     """
 
     def __init__(self, processor: Any) -> None:
-        """Find the template, which may be the tokenizer's."""
+        """Find the chat template, which may be the tokenizer's, and the picture tokens."""
         self._template = processor.chat_template or processor.tokenizer.chat_template
         if not self._template:
             raise UsageError(
-                "The model has no chat template, which says how a picture is shown to it",
-                expected="a model that was trained on chats, most often named ...-Instruct",
+                "The model has no chat template, so that pictures cannot be placed in a prompt",
+                expected="a model that was trained on chats, usually named ...-Instruct",
             )
         super().__init__(processor.tokenizer)
         self.has_template = True
         self._takes_system = self._accepts_system()
-        #: What the processor makes a picture of; a text that spells one out must not become one.
+        #: Tokens that the processor replaces by a picture; a text that spells one out must not become a picture.
         self.marks = tuple(
             dict.fromkeys(str(mark) for name in ("image_token", "boi_token") if (mark := getattr(processor, name, "")))
         )
@@ -44,7 +44,7 @@ class PictureChat(Chat):
         self._special = re.compile(f"{self._special.pattern}|{marks}") if marks else self._special
 
     def _apply(self, prompt: Prompt, *, thinking: bool = False) -> str:
-        turns = [{"role": m.role, "content": _parts(m)} for m in prompt]
+        turns = [{"role": m.role, "content": _content_parts(m)} for m in prompt]
         text = self._tokenizer.apply_chat_template(
             turns,
             chat_template=self._template,
@@ -56,58 +56,60 @@ class PictureChat(Chat):
 
 
 class VlmTokens(HfTokens):
-    """A `TokenCounter` over a processor: pictures count as the tokens that they become.
+    """A `TokenCounter` that uses a processor and includes the tokens of pictures.
 
     Args:
         processor: The processor.
-        context_size: Tokens of prompt, pictures and reply together.
+        context_size: Maximum number of tokens of prompt, pictures and reply together.
 
     Raises:
-        UsageError: It has no chat template.
+        UsageError: The processor has no chat template.
     """
 
     def __init__(self, processor: Any, *, context_size: int) -> None:
-        """Keep the processor."""
+        """Prepare the chat template."""
         super().__init__(processor.tokenizer, context_size=context_size)
         self._processor = processor
         self.chat: PictureChat = PictureChat(processor)
-        self._alone = lru_cache(maxsize=1 << 14)(self._count_alone)
+        self._picture_tokens = lru_cache(maxsize=1 << 14)(self._count_picture)
 
     def inputs(self, prompt: Prompt) -> dict[str, Any]:
-        """What the model is given: ``input_ids`` of shape (1, tokens), and the pictures' tensors.
+        """Return the model inputs: ``input_ids`` of shape (1, tokens), and the tensors of the pictures.
 
         Raises:
             DataError: A picture is damaged.
-            MissingResourceError: A picture is not there.
-            BackendError: The model's chat template or its processor does not take the chat.
+            MissingResourceError: A picture does not exist.
+            BackendError: The model's chat template or its processor does not accept the chat.
         """
         text = self.render(prompt)
         pictures = [open_picture(path) for message in prompt for path in message.images]
         if len(pictures) > max((text.count(mark) for mark in self.chat.marks), default=len(pictures)):
             raise BackendError(
-                f"The model's chat template leaves pictures out: of {len(pictures)}, not all are in the prompt",
-                remedy="Use a model whose template takes several pictures, or --method pointwise-images",
+                f"The model's chat template omits some of the {len(pictures)} pictures of the prompt",
+                remedy="Use a model whose template accepts several pictures, or --method pointwise-images",
             )
-        given = {"images": pictures} if pictures else {}
+        images = {"images": pictures} if pictures else {}
         try:
-            found = self._processor(text=[text], return_tensors="pt", add_special_tokens=False, **given)
+            inputs = self._processor(text=[text], return_tensors="pt", add_special_tokens=False, **images)
         except (ValueError, TypeError, IndexError) as error:
             raise BackendError(
                 f"The model's processor refuses a prompt with {len(pictures)} pictures: {error}",
-                remedy="Use a model that takes so many, or --method pointwise-images",
+                remedy="Use a model that accepts as many pictures, or --method pointwise-images",
             ) from error
-        return dict(found)
+        return dict(inputs)
 
     def encode(self, prompts: list[Prompt], *, thinking: bool = False) -> list[list[int]]:
-        """Token ids of whole prompts, those that pictures become included.
+        """Return the token ids of rendered prompts, including those of pictures.
 
         Raises:
-            BackendError: As in `inputs`; or of a picture.
+            DataError: A picture is damaged.
+            MissingResourceError: A picture does not exist.
+            BackendError: The model's chat template or its processor does not accept a chat.
         """
         return [self.inputs(prompt)["input_ids"][0].tolist() for prompt in prompts]
 
     def count(self, prompt: Prompt) -> int:
-        """Tokens of a whole prompt. A picture that cannot be read counts nothing: the request about it will fail."""
+        """Return the number of tokens of a prompt; an unreadable picture counts 0, since its request will fail."""
         try:
             return super().count(prompt)
         except UNREADABLE:
@@ -115,20 +117,20 @@ class VlmTokens(HfTokens):
             return super().count(texts)
 
     def picture_tokens(self, path: str) -> int:
-        """Tokens that a picture becomes, with what stands around it; 0 if it cannot be read."""
+        """Return the number of tokens of a picture and of the tokens around it; 0 if it cannot be read."""
         try:
-            return self._alone(path)
+            return self._picture_tokens(path)
         except UNREADABLE:
             return 0
 
-    def _count_alone(self, path: str) -> int:
-        shown = Message("user", PICTURE, images=(path,))
-        with_it, without = self.encode([(shown,), (replace(shown, content="", images=()),)])
-        return len(with_it) - len(without)
+    def _count_picture(self, path: str) -> int:
+        message = Message("user", PICTURE, images=(path,))
+        with_picture, without = self.encode([(message,), (replace(message, content="", images=()),)])
+        return len(with_picture) - len(without)
 
 
-def _parts(message: Message) -> Sequence[dict[str, str]]:
-    """A turn as its template is given it: texts and places of pictures."""
+def _content_parts(message: Message) -> Sequence[dict[str, str]]:
+    """Return the parts of a turn, in the form that chat templates expect: texts and placeholders of pictures."""
     if not message.images:
         return [{"type": "text", "text": message.content}]
     first, *rest = message.content.split(PICTURE)

@@ -1,4 +1,4 @@
-"""What a collection is: documents, queries and judgments under one name. Knows no file format."""
+"""The protocol of collections: documents, queries and relevance judgments under one name."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Protocol, runtime_checkable
 
 from rerank.collections.base.corpus import (
     Corpus,
-    SaysDropSelf,
     SupportsCandidates,
+    SupportsDropSelf,
     SupportsLookup,
     SupportsQueryFields,
     fetch,
@@ -18,15 +18,15 @@ __all__ = ["Collection", "SupportsCandidates", "SupportsLookup", "SupportsQueryF
 
 
 @runtime_checkable
-class Collection(Corpus, SaysDropSelf, Protocol):
-    """Documents (see `Corpus`), queries and judgments. Parts that do not exist are empty, never an error."""
+class Collection(Corpus, SupportsDropSelf, Protocol):
+    """A corpus with queries and relevance judgments. Parts that do not exist are empty, which is not an error."""
 
     @property
     def relevant(self) -> int:
-        """The lowest grade that binary measures count as relevant (1; 2 for TREC Deep Learning)."""
+        """Lowest grade that binary measures count as relevant (1; 2 for TREC Deep Learning)."""
 
     def queries(self) -> list[Query]:
-        """All queries, in file order."""
+        """Return all queries, in file order."""
 
     def qrels(self) -> Qrels:
-        """The judgments; empty if there are none."""
+        """Return the judgments; empty if there are none."""

@@ -1,4 +1,4 @@
-"""What first stages and runs need of a collection, apart from who provides it. Knows no file format."""
+"""Protocols of a corpus, and of the features that only some collections support."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from rerank.types import Document, Run
 
 
 class Corpus(Protocol):
-    """The part of a collection that a first stage needs."""
+    """The documents of a collection, as needed by first stages."""
 
     @property
     def name(self) -> str:
-        """A short name for run tags, tables and messages, e.g. ``scifact`` or ``pydoc``."""
+        """Short name for run tags, tables and messages, e.g. ``scifact`` or ``pydoc``."""
 
     @property
     def language(self) -> str:
@@ -22,65 +22,65 @@ class Corpus(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of what is read (files' bytes and the options that select among them); names the saved index."""
+        """Hex SHA-256 of the content (file bytes and the options that select from them); it names the saved index."""
 
     def docs(self) -> Iterator[Document]:
-        """Stream the documents, in a fixed order; can be called again."""
+        """Stream the documents in a fixed order; can be called repeatedly."""
 
 
 @runtime_checkable
 class SupportsCandidates(Protocol):
-    """A collection that brings its own first-stage lists."""
+    """A collection with candidate lists of its own."""
 
     def candidates(self) -> Run:
-        """One list per query, documents with their text; empty if the collection brings none."""
+        """Return one ranking per query, with document texts; empty if the collection has none."""
 
 
 @runtime_checkable
-class SaysDropSelf(Protocol):
-    """A collection that says whether BEIR's rule holds for it."""
+class SupportsDropSelf(Protocol):
+    """A collection to which BEIR's rule may apply."""
 
     @property
     def drop_self(self) -> bool:
-        """Whether a retrieved document whose id equals the query's is dropped."""
+        """True if a retrieved document with the query's own id is dropped."""
 
 
 @runtime_checkable
 class SupportsQueryFields(Protocol):
-    """A collection that says more about its queries than their words, such as categories or languages."""
+    """A collection whose queries have fields besides their text, such as categories or languages."""
 
     def query_fields(self) -> Mapping[str, Mapping[str, str]]:
-        """Field -> query id -> value, for scores by group; a query without a value is left out."""
+        """Return field -> query id -> value, for scores by group; queries without a value are omitted."""
 
 
 @runtime_checkable
 class SupportsLookup(Protocol):
-    """A collection that finds documents by id without reading all of them."""
+    """A collection with random access to documents by id."""
 
     def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
-        """The documents with these ids; ids that do not exist are left out."""
+        """Return the documents with these ids; unknown ids are omitted."""
 
 
 def fetch(corpus: Corpus, ids: Iterable[str]) -> dict[str, Document]:
-    """Return the documents with these ids, by random access where there is any, else in one pass.
+    """Return the documents with these ids, by random access if supported, otherwise in one pass.
 
     Raises:
         DataError: Some ids are not in the collection.
     """
-    wanted = set(ids)
+    requested = set(ids)
     if isinstance(corpus, SupportsLookup):
-        found = corpus.lookup(wanted)
+        documents = corpus.lookup(requested)
     else:
-        found = {}
-        for doc in corpus.docs() if wanted else ():
-            if doc.id in wanted:
-                found[doc.id] = doc
-            if len(found) == len(wanted):
+        documents = {}
+        for doc in corpus.docs() if requested else ():
+            if doc.id in requested:
+                documents[doc.id] = doc
+            if len(documents) == len(requested):
                 break
-    if missing := sorted(wanted - found.keys()):
+    if missing := sorted(requested - documents.keys()):
         raise DataError(
-            f"{len(missing)} of {len(wanted)} documents are not in the collection {corpus.name!r}, "
+            f"{len(missing)} of {len(requested)} documents are not in the collection {corpus.name!r}, "
             f"first {', '.join(map(repr, missing[:3]))}",
             remedy="Check that the run belongs to this collection",
         )
-    return found
+    return documents

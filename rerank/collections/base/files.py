@@ -1,7 +1,4 @@
-"""What every collection that is read from files has in common: finding them, hashing them, its few properties.
-
-Knows the file system and the protocol of `rerank.collections.base`, not what stands in the files.
-"""
+"""The base of collections that are read from files: finding files, hashing them, and the common properties."""
 
 from __future__ import annotations
 
@@ -11,81 +8,84 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 from rerank.errors import MissingResourceError, UsageError
 from rerank.io.run_files import read_qrels
 from rerank.types import Qrels
 
 
-def existing(path: str | Path, kind: str) -> Path:
-    """The path itself (``~`` expanded), if there is something.
+def require_path(path: str | Path, kind: str) -> Path:
+    """Return the path, with ``~`` expanded, if it exists.
 
     Raises:
-        MissingResourceError: There is nothing; the message names the kind that was looked for.
+        MissingResourceError: The path does not exist; the message names the expected ``kind``.
     """
-    found = Path(path).expanduser()
+    expanded = Path(path).expanduser()
     try:
-        there = found.exists()
-    except (OSError, ValueError):  # a name too long, or with a NUL
-        there = False
-    if not there:
+        exists = expanded.exists()
+    except (OSError, ValueError):  # the name is too long, or contains a NUL
+        exists = False
+    if not exists:
         raise MissingResourceError(f"There is nothing at {path}", expected=kind, remedy="Check the path")
-    return found
+    return expanded
 
 
-def existing_folder(path: str | Path, kind: str) -> Path:
-    """The path itself, if it is a folder.
+def require_folder(path: str | Path, kind: str) -> Path:
+    """Return the path, with ``~`` expanded, if it is a folder.
 
     Raises:
-        MissingResourceError: It is none.
+        MissingResourceError: The path does not exist, or is not a folder.
     """
-    found = existing(path, kind)
-    if not found.is_dir():
+    folder = require_path(path, kind)
+    if not folder.is_dir():
         raise MissingResourceError(f"{path} is a file", expected=f"a folder: {kind}")
-    return found
+    return folder
 
 
-def locate(where: Path, names: Iterable[str]) -> Path | None:
-    """The first of these files that a folder has, plain or gzipped; None if it has none."""
+def find_file(folder: Path, names: Iterable[str]) -> Path | None:
+    """Return the first of these files that is in a folder, plain or gzipped, or None."""
     for name in names:
-        for candidate in (where / name, where / f"{name}.gz"):
+        for candidate in (folder / name, folder / f"{name}.gz"):
             if candidate.is_file():
                 return candidate
     return None
 
 
-def require(where: Path, names: Iterable[str], kind: str) -> Path:
-    """As `locate`, for a file that must be there.
+def require_file(folder: Path, names: Iterable[str], kind: str) -> Path:
+    """Return the first of these files that is in a folder, plain or gzipped.
 
     Raises:
-        MissingResourceError: None is; the message lists what was looked for.
+        MissingResourceError: The folder has none of them; the message lists the names.
     """
-    looked_for = list(names)
-    found = locate(where, looked_for)
-    if found is None:
+    expected = list(names)
+    path = find_file(folder, expected)
+    if path is None:
         raise MissingResourceError(
-            f"{where} is no {kind}", expected=f"{' or '.join(looked_for)} in it, also with .gz", remedy="Check the path"
+            f"{folder} is not a {kind}",
+            expected=f"a folder with {' or '.join(expected)}, plain or with .gz",
+            remedy="Check the path",
         )
-    return found
+    return path
 
 
 def stem(path: Path) -> str:
-    """The file's or folder's own name without its ending, and without ``.gz``."""
+    """Return the name of a file or folder without extension and without ``.gz``."""
     name = path.expanduser().resolve().name
     bare = name.removesuffix(".gz")
     return bare if path.expanduser().is_dir() else bare.rpartition(".")[0] or bare
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Files:
-    """The files of a collection, each kind in reading order; a kind that does not exist is empty."""
+class CollectionFiles:
+    """The files of a collection, in reading order; kinds that do not exist are empty."""
 
     docs: tuple[Path, ...] = ()
     queries: tuple[Path, ...] = ()
     qrels: tuple[Path, ...] = ()
 
     def digest(self, options: Mapping[str, str]) -> str:
-        """Hex SHA-256 over the files' bytes and the options; names and places of the files play no part.
+        """Return the hex SHA-256 of the files' bytes and the options; paths are not included.
 
         Raises:
             MissingResourceError: A file cannot be read.
@@ -106,40 +106,43 @@ def _sha256(path: Path) -> bytes:
 
 
 class FileCollection:
-    """The part of a collection that does not depend on its format; a provider adds ``docs`` and ``queries``.
+    """The format-independent part of a collection; a subclass adds ``docs`` and ``queries``.
 
     Attributes:
-        name: For run tags and tables; white space becomes ``_``.
+        format_name: Name of the format in fingerprints, which name saved indexes; it never changes.
+        name: Name in run tags and tables; white space becomes ``_``.
         language: ISO 639 code of the documents.
-        relevant: The lowest grade that binary measures count as relevant.
-        drop_self: Whether a document with the query's id is dropped from its list.
-        files: What is read.
+        relevant: Lowest grade that binary measures count as relevant.
+        drop_self: True if a document with the query's own id is dropped.
+        files: The files of the collection.
     """
 
-    def __init__(self, name: str, files: Files, *, language: str, relevant: int) -> None:
-        """Check the options that all providers share.
+    format_name: ClassVar[str] = ""
+
+    def __init__(self, name: str, files: CollectionFiles, *, language: str, relevant: int) -> None:
+        """Check the common options.
 
         Raises:
-            UsageError: No language code, or a grade below 1.
+            UsageError: The language code is malformed, or the grade is below 1.
         """
         self.name = re.sub(r"\s+", "_", name) or "collection"
         self.files = files
-        self.language = checked_language(language)
-        self.relevant = checked_relevant(relevant)
+        self.language = check_language(language)
+        self.relevant = check_relevant(relevant)
         self.drop_self = False
 
     @property
     def selecting(self) -> Mapping[str, str]:
-        """The options that decide what is read from the files."""
+        """Options that determine what is read from the files."""
         return {}
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the files' bytes and of the options that select among them; read once, when asked for."""
-        return self.files.digest({"format": type(self).__name__, **self.selecting})
+        """Hex SHA-256 of the files' bytes and the options that select from them; computed on first access."""
+        return self.files.digest({"format": self.format_name or type(self).__name__, **self.selecting})
 
     def qrels(self) -> Qrels:
-        """The judgments, read once; empty if there are none."""
+        """Return the judgments, which are read once; empty if there are none."""
         return self._judged
 
     @cached_property
@@ -147,24 +150,24 @@ class FileCollection:
         return read_qrels(self.files.qrels[0]) if self.files.qrels else Qrels({}, name=self.name)
 
 
-def checked_language(code: str) -> str:
-    """The code itself.
+def check_language(code: str) -> str:
+    """Return a language code.
 
     Raises:
-        UsageError: It has not the form of one.
+        UsageError: The code is malformed.
     """
     if not re.fullmatch(r"[a-z]{2,3}", code):
         raise UsageError(
-            f"Language {code!r}", expected="an ISO 639 code of two or three small letters, such as en or zh"
+            f"Language {code!r}", expected="an ISO 639 code of two or three lower-case letters, such as en or zh"
         )
     return code
 
 
-def checked_relevant(grade: int) -> int:
-    """The grade itself.
+def check_relevant(grade: int) -> int:
+    """Return the lowest relevant grade.
 
     Raises:
-        UsageError: It is below 1, where documents that are not relevant would count.
+        UsageError: The grade is below 1, so that documents that are not relevant would count.
     """
     if grade < 1:
         raise UsageError(f"relevant={grade}", expected="a grade of 1 or more")

@@ -1,18 +1,25 @@
 """INQUIRE (Vendrow et al., NeurIPS 2024 Datasets and Benchmarks): text queries over images of iNaturalist 2024.
 
-The text side: queries with their categories, which images are relevant, and the images' ids and paths. Opens no image.
+Queries with their categories, relevance judgments, and the ids and paths of the images. Images are not opened.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
-from rerank.collections.base.files import FileCollection, Files, existing, existing_folder, locate, require
-from rerank.collections.inquire.files import FIELDS, by_field, picture, read_csv
+from rerank.collections.base.files import (
+    CollectionFiles,
+    FileCollection,
+    find_file,
+    require_file,
+    require_folder,
+    require_path,
+)
+from rerank.collections.inquire.files import FIELDS, image_document, invert_fields, read_csv
 from rerank.errors import DataError, MissingResourceError
-from rerank.io.json_records import Record, once
+from rerank.io.json_records import JsonRecord, check_unique
 from rerank.types import Document, Qrels, Query
 
 _INNER = "data/inquire"
@@ -23,72 +30,76 @@ _IMAGE = ("image_id", "image_path")
 class Inquire(FileCollection):
     """A folder with INQUIRE's inquire_queries_SPLIT.csv and inquire_annotations.csv: ranking all images.
 
-    The files, plain or gzipped, lie in the folder or in ``data/inquire`` in it. A document is an image and has no text:
-    the folders of its path name its species, which no judge is to read. The annotations name the relevant images
-    alone, each with grade 1; an image that is not named is not relevant. Without ``images`` the documents are the
-    annotated images, which is enough to score runs and too few to rank: the benchmark's corpus has five million.
+    The files, plain or gzipped, are in the folder or in its sub-folder ``data/inquire``. A document is an image without
+    text: its path contains the species, which judges must not see. The annotations list only the relevant images, with
+    grade 1; all others are not relevant. Without ``images``, the documents are the annotated images, which is enough to
+    score runs but not to rank: the benchmark's corpus has five million images.
 
     Args:
         folder: The folder.
         split: ``test`` or ``val``.
-        images: A CSV file of all images, with the columns image_id and image_path, in place of the annotated ones.
-        root: The folder that the images' paths start from; the present one if left out.
+        images: A CSV file of all images, with the columns image_id and image_path.
+        root: The folder to which image paths are relative; by default the current one.
 
     Raises:
-        MissingResourceError: The folder, or a file, is not there.
+        MissingResourceError: The folder or a file does not exist.
     """
+
+    format_name: ClassVar[str] = "Inquire"
 
     def __init__(
         self, folder: str, *, split: Literal["test", "val"] = "test", images: str = "", root: str = ""
     ) -> None:
-        """Find the files; nothing is read yet."""
-        where = existing_folder(folder, "INQUIRE's files")
+        """Locate the files without reading them."""
+        where = require_folder(folder, "INQUIRE's files")
         names = [f"inquire_queries_{split}.csv"]
-        where = where if locate(where, names) or not (where / _INNER).is_dir() else where / _INNER
-        qrels = locate(where, ["inquire_annotations.csv"])
+        where = where if find_file(where, names) or not (where / _INNER).is_dir() else where / _INNER
+        qrels = find_file(where, ["inquire_annotations.csv"])
         if not (qrels or images):
             raise MissingResourceError(f"{where} has no inquire_annotations.csv", remedy="Add it, or the option images")
-        listed = existing(images, "a CSV file of images") if images else qrels
-        files = Files(
+        listed = require_path(images, "a CSV file of images") if images else qrels
+        files = CollectionFiles(
             docs=(listed,) if listed else (),
-            queries=(require(where, names, _KIND),),
+            queries=(require_file(where, names, _KIND),),
             qrels=(qrels,) if qrels else (),
         )
-        self._root = existing_folder(root, "the images").resolve() if root else None
+        self._root = require_folder(root, "the images").resolve() if root else None
         super().__init__(f"inquire-{split}", files, language="en", relevant=1)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the list of images and where they lie, which is what an index is built from."""
+        """Hex SHA-256 of the list of images and their root folder, from which an index is built."""
         root = str(self._root.resolve()) if self._root else ""
-        return Files(docs=self.files.docs).digest({"format": type(self).__name__, "root": root})
+        return CollectionFiles(docs=self.files.docs).digest({"format": self.format_name, "root": root})
 
     def docs(self) -> Iterator[Document]:
-        """Stream the images, each once: a list of all has them once, the annotations for each query anew.
+        """Stream the images, each once; the annotations list an image once per query.
 
         Raises:
-            DataError: A list of all has an image twice, or an image has two paths.
+            DataError: The file of all images contains an image twice, or an image has two paths.
         """
-        found = ((record.where, self._image(record)) for record in read_csv(self.files.docs[0], _IMAGE))
-        return once(found, "image") if self.files.docs != self.files.qrels else _first(found)
+        images = ((record.where, self._image(record)) for record in read_csv(self.files.docs[0], _IMAGE))
+        return check_unique(images, "image") if self.files.docs != self.files.qrels else _deduplicate(images)
 
     def queries(self) -> list[Query]:
-        """All queries of the split, in file order."""
-        return list(once(((record.where, _query(record)) for record in self._rows()), "query"))
+        """Return all queries of the split, in file order."""
+        return list(check_unique(((record.where, _query(record)) for record in self._rows()), "query"))
 
     def query_fields(self) -> Mapping[str, Mapping[str, str]]:
-        """Supercategory, category and iconic_group, each as query id -> value."""
-        return by_field({_query(record).id: {name: record.fields[name] for name in FIELDS} for record in self._rows()})
+        """Return supercategory, category and iconic_group, each as query id -> value."""
+        return invert_fields(
+            {_query(record).id: {name: record.fields[name] for name in FIELDS} for record in self._rows()}
+        )
 
-    def _image(self, record: Record) -> Document:
-        return picture(record.identifier(_IMAGE[:1], "image"), record.text(_IMAGE[1:]), self._root)
+    def _image(self, record: JsonRecord) -> Document:
+        return image_document(record.identifier(_IMAGE[:1], "image"), record.text(_IMAGE[1:]), self._root)
 
-    def _rows(self) -> Iterator[Record]:
+    def _rows(self) -> Iterator[JsonRecord]:
         return read_csv(self.files.queries[0], ("query_id", "query_text", *FIELDS))
 
     @cached_property
     def _judged(self) -> Qrels:
-        """Those of the split's queries: one file holds the annotations of all splits."""
+        """Judgments of the split's queries, from the file of annotations of all splits."""
         table: dict[str, dict[str, int]] = {query.id: {} for query in self.queries()} if self.files.qrels else {}
         for path in self.files.qrels:
             for record in read_csv(path, ("query_id", "image_id")):
@@ -98,9 +109,9 @@ class Inquire(FileCollection):
         return Qrels({query: judged for query, judged in table.items() if judged}, name=f"{self.name} annotations")
 
 
-def _first(found: Iterable[tuple[str, Document]]) -> Iterator[Document]:
+def _deduplicate(images: Iterable[tuple[str, Document]]) -> Iterator[Document]:
     seen: dict[str, Document] = {}
-    for where, doc in found:
+    for where, doc in images:
         if doc.id not in seen:
             seen[doc.id] = doc
             yield doc
@@ -111,6 +122,6 @@ def _first(found: Iterable[tuple[str, Document]]) -> Iterator[Document]:
             )
 
 
-def _query(record: Record) -> Query:
+def _query(record: JsonRecord) -> Query:
     words = " ".join(record.text(("query_text",)).split())
     return Query(id=record.identifier(("query_id",), "query"), text=words)

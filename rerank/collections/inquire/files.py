@@ -1,4 +1,4 @@
-"""What INQUIRE's files have in common: what is said of queries besides their words, CSV by columns, images by path."""
+"""Parts shared by the INQUIRE collections: query fields, CSV files and image documents."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rerank.errors import DataError
-from rerank.io.json_records import Record
+from rerank.io.json_records import JsonRecord
 from rerank.io.text_files import open_text
 from rerank.types import Document
 
-#: What INQUIRE sorts its queries by.
+#: Fields of INQUIRE's queries.
 FIELDS = ("supercategory", "category", "iconic_group")
 
 
-def read_csv(path: Path, columns: Sequence[str]) -> Iterator[Record]:
+def read_csv(path: Path, columns: Sequence[str]) -> Iterator[JsonRecord]:
     """Stream the rows of a CSV file, each as column -> text.
 
     Args:
-        path: The file; its first line names the columns.
-        columns: Those that must be there; others may.
+        path: The file; its first line contains the column names.
+        columns: Required columns.
 
     Raises:
-        MissingResourceError: No such file.
-        DataError: A column is not there, or a row has more or fewer than the first line.
+        MissingResourceError: The file does not exist.
+        DataError: A column is missing, or a row has a different number of columns than the first line.
     """
     with open_text(path) as stream:
         rows = csv.reader(stream, strict=True)
@@ -33,7 +33,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[Record]:
             if lacking := [name for name in columns if name not in head]:
                 raise DataError(
                     f"{path} has the columns {', '.join(map(repr, head)) or '(none)'}",
-                    expected=f"{', '.join(columns)} among them; {', '.join(lacking)} not there",
+                    expected=f"at least {', '.join(columns)}; {', '.join(lacking)} is missing",
                 )
             for row in rows:
                 if not row:
@@ -41,16 +41,16 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[Record]:
                 where = f"{path}:{rows.line_num}"
                 if len(row) != len(head):
                     raise DataError(f"{where}: {len(row)} columns", expected=f"{len(head)}, as in the first line")
-                yield Record(where, dict(zip(head, row, strict=True)))
+                yield JsonRecord(where, dict(zip(head, row, strict=True)))
         except csv.Error as error:
-            raise DataError(f"{path}:{rows.line_num}: this is no CSV ({error})", remedy="Repair it") from error
+            raise DataError(f"{path}:{rows.line_num}: invalid CSV ({error})", remedy="Repair the file") from error
 
 
-def picture(image: str, path: str, root: Path | None) -> Document:
-    """An image as a document: its id and the path of its file, seen from ``root`` where there is one."""
+def image_document(image: str, path: str, root: Path | None) -> Document:
+    """Return an image as a document, with its id and the path of its file, relative to ``root`` if given."""
     return Document(id=image, image=str(root / path) if root else path)
 
 
-def by_field(queries: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
-    """Query id -> field -> value turned into field -> query id -> value; empty values are left out."""
+def invert_fields(queries: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+    """Convert query id -> field -> value to field -> query id -> value; empty values are omitted."""
     return {field: {query: values[field] for query, values in queries.items() if values.get(field)} for field in FIELDS}

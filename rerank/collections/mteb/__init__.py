@@ -1,4 +1,4 @@
-"""Retrieval and reranking tasks of mteb (MTEB and MMTEB) by their names; the package is imported when one is opened."""
+"""Retrieval and reranking tasks of mteb (MTEB and MMTEB) by name; the package is imported when one is opened."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rerank.collections.base.files import checked_language, existing
-from rerank.collections.mteb.package import checked, language_of, load, named
-from rerank.collections.mteb.part import Part, part_of, writable
+from rerank.collections.base.files import check_language, require_path
+from rerank.collections.mteb.library import check_task, find_task, language_of, load_task
+from rerank.collections.mteb.task_split import TaskSplit, escape_id, open_split
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.types import Document, Qrels, Query, Run
 
@@ -20,26 +20,26 @@ _SHOWN = 12
 class Mteb:
     """A subset and split of one of mteb's tasks, e.g. ``T2Reranking``; needs ``listrank[mteb]``.
 
-    The lists of a reranking task are the candidates. Those of many tasks stand with the relevant documents first, so
-    give them to a reranker with ``--shuffle random``: a reply that says nothing would else be a perfect one.
+    The lists of a reranking task are the candidates. In many tasks they start with the relevant documents, so use
+    ``--shuffle random``: otherwise a reranker that keeps the input order gets a perfect score.
 
     Args:
-        task: The task's name.
-        subset: Needed where the task has several, which are mostly languages.
-        split: Needed where mteb evaluates several.
-        predictions: What ``mteb.evaluate(..., prediction_folder=...)`` saved of a first stage, the file or its folder;
-            its lists are the candidates then.
-        top_k: How many documents of each such list.
-        language: ISO 639 code of the documents; by default mteb's, ``mul`` for several, ``und`` for one without a code.
+        task: Name of the task.
+        subset: Required if the task has several, which are mostly languages.
+        split: Required if mteb evaluates several.
+        predictions: Rankings of a first stage saved by ``mteb.evaluate(..., prediction_folder=...)``, the file or its
+            folder; they become the candidates.
+        top_k: Number of documents from each such ranking.
+        language: ISO 639 code of the documents; by default from mteb, ``mul`` for several languages, ``und`` for none.
 
     Attributes:
         relevant: 1: mteb's binary measures count every grade above 0.
 
     Raises:
         MissingPrerequisiteError: mteb is not installed.
-        UnknownNameError: No such task, subset or split; the message suggests the nearest.
-        UsageError: The task ranks no texts, or its subset or split must be named.
-        MissingResourceError: No such predictions.
+        UnknownNameError: There is no such task, subset or split; the message suggests similar names.
+        UsageError: The task does not rank texts, or its subset or split must be given.
+        MissingResourceError: The predictions do not exist.
     """
 
     def __init__(
@@ -52,74 +52,74 @@ class Mteb:
         top_k: int = 100,
         language: str = "",
     ) -> None:
-        """Look the task up; nothing is downloaded yet."""
-        self._open(named(task), subset, split, language)
-        self._saved = saved_at(predictions, task) if predictions else None
+        """Look the task up, without downloading data."""
+        self._open(find_task(task), subset, split, language)
+        self._saved = predictions_file(predictions, task) if predictions else None
         self._top_k = top_k
 
     @classmethod
-    def of(cls, task: Any, *, subset: str = "", split: str = "") -> Mteb:
-        """The part of a task that is at hand, such as one that mteb does not list."""
-        made = cls.__new__(cls)
-        made._open(checked(task), subset, split)
-        made._saved, made._top_k = None, 100
-        return made
+    def from_task(cls, task: Any, *, subset: str = "", split: str = "") -> Mteb:
+        """Return the collection of a task object, such as a task that is not registered in mteb."""
+        collection = cls.__new__(cls)
+        collection._open(check_task(task), subset, split)
+        collection._saved, collection._top_k = None, 100
+        return collection
 
     def _open(self, task: Any, subset: str, split: str, language: str = "") -> None:
         self.relevant = 1
         self._task = task
-        self._subset = _chosen("subset", subset, task.hf_subsets, task.metadata.name)
-        self._split = _chosen("split", split, task.eval_splits, task.metadata.name)
+        self._subset = _choose("subset", subset, task.hf_subsets, task.metadata.name)
+        self._split = _choose("split", split, task.eval_splits, task.metadata.name)
         parts = [task.metadata.name, *([] if self._subset == "default" else [self._subset]), self._split]
-        self.name = writable("/".join(parts))
-        self.language = checked_language(language) if language else language_of(task.metadata, self._subset)
+        self.name = escape_id("/".join(parts))
+        self.language = check_language(language) if language else language_of(task.metadata, self._subset)
         self.drop_self = bool(task.ignore_identical_ids)
 
     @cached_property
-    def _part(self) -> Part:
-        task = load(self._task)
+    def _task_split(self) -> TaskSplit:
+        task = load_task(self._task)
         if self._saved is None:
-            return part_of(task, self._subset, self._split)
+            return open_split(task, self._subset, self._split)
         lists = read_predictions(self._saved, self._subset, self._split)
-        data = {**task.dataset[self._subset][self._split], "top_ranked": cut(lists, self._top_k)}
-        return Part(task.metadata, self._subset, self._split, data, drop_self=self.drop_self)
+        data = {**task.dataset[self._subset][self._split], "top_ranked": top_documents(lists, self._top_k)}
+        return TaskSplit(task.metadata, self._subset, self._split, data, drop_self=self.drop_self)
 
     def docs(self) -> Iterator[Document]:
         """Stream the documents.
 
         Raises:
-            MissingResourceError: They cannot be downloaded.
+            MissingResourceError: The data cannot be downloaded.
         """
-        return self._part.docs()
+        return self._task_split.docs()
 
     def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
-        """The documents with these ids; ids that do not exist are left out."""
-        return self._part.lookup(ids)
+        """Return the documents with these ids; unknown ids are omitted."""
+        return self._task_split.lookup(ids)
 
     def queries(self) -> list[Query]:
-        """The queries that have judgments; an instruction follows the query's text."""
-        return self._part.queries()
+        """Return the judged queries; an instruction is appended to the query's text."""
+        return self._task_split.queries()
 
     def qrels(self) -> Qrels:
-        """The judgments."""
-        return self._part.qrels()
+        """Return the judgments."""
+        return self._task_split.qrels()
 
     def candidates(self) -> Run:
-        """The task's own lists, or those of the predictions, with the documents' texts."""
-        return self._part.candidates()
+        """Return the lists of the task or of the predictions, with document texts."""
+        return self._task_split.candidates()
 
     @property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the task and its data set's commit, and of the lists; of the texts where there is none."""
-        return self._part.fingerprint
+        """Hex SHA-256 of the task, its data set's commit (or its texts, without a commit) and the lists."""
+        return self._task_split.fingerprint
 
 
-def _chosen(kind: str, name: str, known: Sequence[str], task: str) -> str:
-    """The subset or split that is meant.
+def _choose(kind: str, name: str, known: Sequence[str], task: str) -> str:
+    """Return the name of a subset or split; it may be empty if there is only one.
 
     Raises:
-        UnknownNameError: There is none of that name.
-        UsageError: There are several and none is named.
+        UnknownNameError: There is no such subset or split.
+        UsageError: There are several, and the name is empty.
     """
     if name and name not in known:
         raise UnknownNameError(f"{kind} of {task}:", name, known)
@@ -128,22 +128,26 @@ def _chosen(kind: str, name: str, known: Sequence[str], task: str) -> str:
         raise UsageError(
             f"The task {task} has {len(known)} {kind}s",
             expected=f"one of {', '.join(known[:_SHOWN])}{more}",
-            remedy=f"Name it: mteb:{task},{kind}={known[0]}",
+            remedy=f"Choose one: mteb:{task},{kind}={known[0]}",
         )
     return name or known[0]
 
 
-def saved_at(place: str | Path, task: str) -> Path:
-    """The file with a task's predictions: the path itself, or in a folder the file that mteb writes there."""
-    found = existing(place, "predictions that mteb saved, a JSON file or its folder")
-    return existing(found / f"{task}_predictions.json", f"the predictions for {task}") if found.is_dir() else found
+def predictions_file(path: str | Path, task: str) -> Path:
+    """Return the file with a task's predictions: the path itself, or the file that mteb writes into a folder."""
+    expanded = require_path(path, "predictions saved by mteb, a JSON file or its folder")
+    return (
+        require_path(expanded / f"{task}_predictions.json", f"the predictions for {task}")
+        if expanded.is_dir()
+        else expanded
+    )
 
 
 def read_predictions(path: Path, subset: str, split: str) -> Mapping[str, Mapping[str, float]]:
-    """Query -> document -> score of one part, from a file that ``mteb.evaluate`` saved.
+    """Return query -> document -> score of one subset and split, from a file saved by ``mteb.evaluate``.
 
     Raises:
-        DataError: The file is not one, or lacks the part.
+        DataError: The file has another format, or lacks the subset or split.
     """
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
@@ -151,13 +155,13 @@ def read_predictions(path: Path, subset: str, split: str) -> Mapping[str, Mappin
         return {str(query): {str(doc): float(score) for doc, score in docs.items()} for query, docs in lists.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            f"{path} holds no predictions for the subset {subset!r} and the split {split!r} ({error!r:.100})",
+            f"{path} has no predictions for the subset {subset!r} and the split {split!r} ({error!r:.100})",
             expected="{subset: {split: {query: {document: score}}}}, as mteb saves with prediction_folder",
         ) from error
 
 
-def cut(lists: Mapping[str, Mapping[str, float]], top_k: int) -> dict[str, list[str]]:
-    """Query -> the documents with the highest scores, best first; equal scores in the order given, as mteb does.
+def top_documents(lists: Mapping[str, Mapping[str, float]], top_k: int) -> dict[str, list[str]]:
+    """Return query -> documents with the highest scores, best first; ties in input order, as in mteb.
 
     Raises:
         UsageError: ``top_k`` is below 1.

@@ -1,8 +1,7 @@
 """The demo collection: the Python standard library's documentation, with how-to questions and graded judgments.
 
-The documents are read from the running interpreter's own source files, so they differ a little between versions; the
-judgments name only what 3.11, 3.12 and 3.13 share. Knows the shipped files and the order of things, not how a document
-is made of a docstring (`_extract`). README.md beside this file is the data card.
+The documents are read from the source files of the running interpreter, so they differ slightly between versions; the
+judgments cover only documents that 3.11, 3.12 and 3.13 share. README.md beside this file is the data card.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from importlib.resources import files
 from rerank.collections.pydoc._extract import standard_library
 from rerank.types import Document, Qrels, Query
 
-#: A fixed dozen for a quick demonstration, picked by BM25's scores: mixed difficulty, each with something relevant in
-#: its first 30.
+#: Twelve queries for a quick demonstration, chosen by their BM25 scores: of mixed difficulty, each with a relevant
+#: document among the top 30.
 DEMO_SAMPLE: tuple[str, ...] = (
     *("q06", "q08", "q15", "q25", "q35", "q41"),
     *("q45", "q54", "q57", "q63", "q72", "q85"),
@@ -27,8 +26,8 @@ DEMO_SAMPLE: tuple[str, ...] = (
 class Pydoc:
     """Modules, classes, functions and methods of the standard library, one document each, and questions about them.
 
-    Documents are sorted by id; a process reads the library once, on first use (one to four seconds). Grades: 3 answers
-    the question, 2 answers it in part or with a detour, 1 is related and helps, 0 was judged and does not help.
+    Documents are sorted by id; the library is read once per process, on first use (one to four seconds). Grades: 3
+    answers the question, 2 answers it partly or indirectly, 1 is related and helpful, 0 is judged and not helpful.
     """
 
     name = "pydoc"
@@ -42,33 +41,33 @@ class Pydoc:
         return _fingerprint()
 
     def docs(self) -> Iterator[Document]:
-        """The documents, sorted by id.
+        """Stream the documents, sorted by id.
 
         Raises:
-            MissingResourceError: The interpreter has no source files of its library.
+            MissingResourceError: The interpreter has no source files of its standard library.
         """
         return iter(standard_library())
 
     def queries(self) -> list[Query]:
-        """The questions, in the file's order."""
-        rows = (line.split("\t") for line in _shipped("questions.tsv").splitlines())
+        """Return the questions, in file order."""
+        rows = (line.split("\t") for line in _read_shipped("questions.tsv").splitlines())
         return [Query(id=query_id, text=text) for query_id, text in rows]
 
     def qrels(self) -> Qrels:
-        """The judgments."""
+        """Return the judgments."""
         grades: dict[str, dict[str, int]] = {}
-        for line in _shipped("qrels.txt").splitlines():
+        for line in _read_shipped("qrels.txt").splitlines():
             query_id, _, doc_id, grade = line.split()
             grades.setdefault(query_id, {})[doc_id] = int(grade)
         return Qrels(grades, name="pydoc")
 
     def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
-        """The documents with these ids; ids that do not exist are left out."""
+        """Return the documents with these ids; unknown ids are omitted."""
         table = _by_id()
         return {doc_id: table[doc_id] for doc_id in ids if doc_id in table}
 
 
-def _shipped(name: str) -> str:
+def _read_shipped(name: str) -> str:
     return files(__name__).joinpath(name).read_text(encoding="utf-8")
 
 
@@ -83,5 +82,5 @@ def _fingerprint() -> str:
     for doc in standard_library():
         digest.update(json.dumps([doc.id, doc.title, doc.text]).encode() + b"\n")
     for name in ("questions.tsv", "qrels.txt"):
-        digest.update(json.dumps([name, _shipped(name)]).encode() + b"\n")
+        digest.update(json.dumps([name, _read_shipped(name)]).encode() + b"\n")
     return digest.hexdigest()

@@ -1,7 +1,4 @@
-"""Documents made of the standard library's docstrings, by ``ast``: nothing that is read is imported or executed.
-
-Knows sources and docstrings, not questions or judgments, and needs nothing but the standard library.
-"""
+"""Extraction of documents from the standard library's docstrings with ``ast``, without importing or executing code."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from rerank.collections.pydoc._sources import Source, is_private, public_names, read_sources, statements
+from rerank.collections.pydoc._sources import SourceModule, is_private, public_names, read_sources, statements
 from rerank.errors import MissingResourceError
 from rerank.types import Document
 
@@ -22,38 +19,38 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @cache
 def standard_library() -> tuple[Document, ...]:
-    """The documents of the running interpreter's library, read once a process."""
+    """Return the documents of the running interpreter's library, read once per process."""
     return read_documents(Path(sysconfig.get_path("stdlib")))
 
 
 def read_documents(folder: Path) -> tuple[Document, ...]:
     """Read one document per public module, class, function and method with a docstring, sorted by id.
 
-    The id is the defining module and the qualified name. What a private module defines counts under the public module
-    that hands it on (`public_names`), and not at all if none does. The title is the id with the signature; the text is
-    the docstring without its indentation. A class's text goes on with the docstring of its ``__init__``.
+    The id is the defining module and the qualified name. Definitions of a private module get the name of the public
+    module that re-exports them (`public_names`), and are omitted if there is none. The title is the id with the
+    signature; the text is the docstring without indentation, for a class followed by the docstring of ``__init__``.
 
     Args:
         folder: The folder of the library's source files.
 
     Raises:
         MissingResourceError: There are no source files.
-        DataError: A file does not parse.
+        DataError: A file cannot be parsed.
     """
     with _no_collector():
         sources = read_sources(folder) if folder.is_dir() else {}
         if "textwrap" in sources:
             return _unique(sources)
     raise MissingResourceError(
-        f"No Python sources in {folder}",
-        expected="the standard library's .py files, textwrap.py among them",
-        remedy="Run an interpreter that has its library as files (python.org, Debian, conda, pyenv), not from a zip",
+        f"There are no Python sources in {folder}",
+        expected="the standard library's .py files, including textwrap.py",
+        remedy="Use an interpreter with its library as files (python.org, Debian, conda, pyenv), not in a zip",
     )
 
 
 @contextmanager
 def _no_collector() -> Iterator[None]:
-    """Pause cyclic garbage collection: all trees stay alive to the end, and walking them takes 3/4 of the time."""
+    """Pause cyclic garbage collection: all trees stay alive, and traversing them would take 3/4 of the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -63,21 +60,21 @@ def _no_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _unique(sources: dict[str, Source]) -> tuple[Document, ...]:
-    """One document per id: definitions in public modules come first, then the order of the sources decides."""
-    handed_on = public_names(sources)
+def _unique(sources: dict[str, SourceModule]) -> tuple[Document, ...]:
+    """Return one document per id, preferring definitions in public modules, then the order of the sources."""
+    re_exported = public_names(sources)
     documents: dict[str, Document] = {}
     for source in sorted(sources.values(), key=lambda source: is_private(source.name)):
         if is_private(source.name):
-            found = _members(source.tree.body, handed_on.get(source.name, {}))
+            documents_of = _members(source.tree.body, re_exported.get(source.name, {}))
         else:
-            found = _module(source)
-        for doc in found:
+            documents_of = _module(source)
+        for doc in documents_of:
             documents.setdefault(doc.id, doc)
     return tuple(documents[doc_id] for doc_id in sorted(documents))
 
 
-def _module(source: Source) -> Iterator[Document]:
+def _module(source: SourceModule) -> Iterator[Document]:
     if text := ast.get_docstring(source.tree):
         yield Document(id=source.name, title=source.name, text=text)
     names = [node.name for node in statements(source.tree.body) if isinstance(node, ast.ClassDef | _Function)]
@@ -85,7 +82,7 @@ def _module(source: Source) -> Iterator[Document]:
 
 
 def _members(body: list[ast.stmt], ids: dict[str, str], *, method: bool = False) -> Iterator[Document]:
-    """Documents of the definitions in ``body`` whose names are keys of ``ids`` (name -> id)."""
+    """Yield documents of the definitions in ``body`` whose names are keys of ``ids`` (name -> id)."""
     for node in statements(body):
         if not isinstance(node, ast.ClassDef | _Function) or node.name not in ids or is_private(ids[node.name]):
             continue
@@ -107,12 +104,12 @@ def _class(node: ast.ClassDef, doc_id: str) -> Iterator[Document]:
 
 
 def _signature(node: _Function, *, method: bool) -> str:
-    """The arguments in parentheses, less the instance; nothing for a property."""
+    """Return the arguments in parentheses without ``self``; empty for a property."""
     decorators = {ast.unparse(decorator).rpartition(".")[2] for decorator in node.decorator_list}
     if decorators & {"property", "cached_property", "setter", "deleter"}:
         return ""
     instance = (node.args.posonlyargs or node.args.args)[:1] if method and "staticmethod" not in decorators else []
-    kept = ast.arguments(
+    arguments = ast.arguments(
         posonlyargs=[argument for argument in node.args.posonlyargs if argument not in instance],
         args=[argument for argument in node.args.args if argument not in instance],
         vararg=node.args.vararg,
@@ -121,4 +118,4 @@ def _signature(node: _Function, *, method: bool) -> str:
         kwarg=node.args.kwarg,
         defaults=node.args.defaults,
     )
-    return f"({ast.unparse(kept)})"
+    return f"({ast.unparse(arguments)})"

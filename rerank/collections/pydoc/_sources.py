@@ -1,6 +1,6 @@
-"""The source files of the standard library: which there are, parsed, and where a private module's names are public.
+"""The parsed source files of the standard library, and the public names of definitions in private modules.
 
-Knows modules and their import statements, not documents. Nothing is imported or executed: files are parsed by ``ast``.
+Files are parsed with ``ast``; nothing is imported or executed.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pathlib import Path
 
 from rerank.errors import DataError
 
-#: Not the library as users see it: tests, IDLE, demos, and what other people put beside it.
+#: Not part of the documented library: tests, IDLE, demos and third-party packages.
 _NOT_LIBRARY = "test tests idlelib turtledemo site-packages dist-packages sitecustomize usercustomize"
-#: Parts that distributors ship apart from the interpreter, so that they are often not there.
+#: Parts that distributors package separately, so that they are often missing.
 _OFTEN_APART = "ensurepip tkinter turtle"
-#: Gone in Python 3.12 or, by PEP 594, in 3.13. No answer should recommend them.
+#: Removed in Python 3.12 or, by PEP 594, in 3.13; no answer should recommend them.
 _REMOVED = (
     "asynchat asyncore distutils imp lib2to3 smtpd "
     "aifc audioop cgi cgitb chunk crypt imghdr mailcap msilib nis nntplib ossaudiodev pipes sndhdr spwd sunau "
@@ -27,12 +27,12 @@ _SKIPPED = frozenset(f"{_NOT_LIBRARY} {_OFTEN_APART} {_REMOVED}".split())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """One parsed file.
+class SourceModule:
+    """A parsed module.
 
     Attributes:
-        name: The module's dotted name.
-        package: What its relative imports start from: its own name if it is a package, else its parent's.
+        name: Dotted name of the module.
+        package: Package of its relative imports: its own name if it is a package, otherwise its parent's.
         tree: The syntax tree.
     """
 
@@ -42,47 +42,47 @@ class Source:
 
 
 def is_private(dotted: str) -> bool:
-    """Whether any part of a dotted name starts with an underscore."""
+    """Return True if any part of a dotted name starts with an underscore."""
     return any(part.startswith("_") for part in dotted.split("."))
 
 
-def read_sources(folder: Path) -> dict[str, Source]:
-    """Parse every module under ``folder``, private ones too; module name -> source, in a fixed order.
+def read_sources(folder: Path) -> dict[str, SourceModule]:
+    """Parse every module under ``folder``, including private ones; return module name -> source, in a fixed order.
 
     Raises:
-        DataError: A file is no Python source of this interpreter's version.
+        DataError: A file is not valid source for this Python version.
     """
     return {source.name: source for source in _walk(folder, "")}
 
 
-def _walk(folder: Path, package: str) -> Iterator[Source]:
+def _walk(folder: Path, package: str) -> Iterator[SourceModule]:
     for path in sorted(folder.iterdir()):
         if path.stem == "__init__" and package and path.suffix == ".py":
-            yield Source(name=package, package=package, tree=_parse(path))
+            yield SourceModule(name=package, package=package, tree=_parse(path))
         if not path.stem.isidentifier() or path.stem.startswith("__") or path.stem in _SKIPPED:
             continue
         name = f"{package}.{path.stem}" if package else path.stem
         if path.suffix == ".py":
-            yield Source(name=name, package=package, tree=_parse(path))
+            yield SourceModule(name=name, package=package, tree=_parse(path))
         elif (path / "__init__.py").is_file():
             yield from _walk(path, name)
 
 
 def _parse(path: Path) -> ast.Module:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about escapes in literals of the library, which are not ours to repair
+        warnings.simplefilter("ignore")  # about escapes in literals of the library
         try:
             return ast.parse(path.read_bytes(), filename=str(path))
         except (SyntaxError, ValueError) as error:
             raise DataError(
-                f"{path} does not parse: {error}",
-                expected="source of the Python version that runs",
+                f"{path} cannot be parsed: {error}",
+                expected="source for the running Python version",
                 remedy="Repair this Python installation",
             ) from error
 
 
 def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """The statements of a module or class, those under ``if``, ``try`` and ``with`` included."""
+    """Yield the statements of a module or class, including those under ``if``, ``try`` and ``with``."""
     for node in body:
         yield node
         for field in ("body", "handlers", "orelse", "finalbody"):
@@ -91,13 +91,13 @@ def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
                     yield from statements(child.body if isinstance(child, ast.ExceptHandler) else [child])
 
 
-def public_names(sources: Mapping[str, Source]) -> dict[str, dict[str, str]]:
-    """Where the names of private modules can be had: private module -> name there -> public dotted name.
+def public_names(sources: Mapping[str, SourceModule]) -> dict[str, dict[str, str]]:
+    """Return the public names of definitions in private modules: private module -> name -> public dotted name.
 
-    ``datetime`` takes its classes from ``_pydatetime`` in some versions and defines them in others; ``pathlib`` from
-    ``pathlib._local``. A re-export counts if the public module imports all names, or lists the name in ``__all__``, or
-    is a package the private module is in, or puts the private one in its place in ``sys.modules`` (as ``decimal``
-    does). Of several places the one with the fewest dots counts, then the first by name.
+    For example, ``datetime`` imports its classes from ``_pydatetime`` in some versions, and ``pathlib`` from
+    ``pathlib._local``. A re-export counts if the public module imports all names, lists the name in ``__all__``, is a
+    package that contains the private module, or replaces itself with it in ``sys.modules`` (as ``decimal`` does). Of
+    several public names, the one with the fewest dots is used, then the first alphabetically.
     """
     places: dict[tuple[str, str], list[str]] = {}
     for source in sources.values():
@@ -110,7 +110,7 @@ def public_names(sources: Mapping[str, Source]) -> dict[str, dict[str, str]]:
     return table
 
 
-def _re_exports(source: Source, sources: Mapping[str, Source]) -> Iterator[tuple[str, str, str]]:
+def _re_exports(source: SourceModule, sources: Mapping[str, SourceModule]) -> Iterator[tuple[str, str, str]]:
     listed = _all(source)
     for node in statements(source.tree.body):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name) and node.value.id in sources:
@@ -130,7 +130,7 @@ def _re_exports(source: Source, sources: Mapping[str, Source]) -> Iterator[tuple
 
 
 def _place_in_modules(node: ast.Assign, name: str) -> str:
-    """Which public module ``sys.modules[...] = other`` replaces, if that is what the statement is; else empty."""
+    """Return the public module that a statement ``sys.modules[...] = other`` replaces, or an empty string."""
     match node.targets:
         case [ast.Subscript(value=ast.Attribute(attr="modules"), slice=ast.Constant(value=str(place)))]:
             return place
@@ -147,20 +147,20 @@ def _target(node: ast.ImportFrom, package: str) -> str:
     return ".".join([*base, *([node.module] if node.module else [])])
 
 
-def _all(source: Source) -> set[str]:
-    """The strings that are assigned or added to ``__all__``."""
-    found: set[str] = set()
+def _all(source: SourceModule) -> set[str]:
+    """Return the strings that are assigned or added to ``__all__``."""
+    names: set[str] = set()
     for node in statements(source.tree.body):
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         if any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
-            found |= {
+            names |= {
                 part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)
             }
-    return found
+    return names
 
 
-def _star(source: Source) -> list[str]:
-    """The names that ``from module import *`` takes."""
+def _star(source: SourceModule) -> list[str]:
+    """Return the names that ``from module import *`` imports."""
     defined = [
         node.name
         for node in statements(source.tree.body)

@@ -1,19 +1,26 @@
-"""T2Ranking (Xie et al., SIGIR 2023) as it is published: tab-separated files, 2.3 million passages read as a stream."""
+"""T2Ranking (Xie et al., SIGIR 2023) in its published format: tab-separated files with 2.3 million passages."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 from rerank.collections.base.corpus import fetch
-from rerank.collections.base.files import FileCollection, Files, existing, existing_folder, locate, require
-from rerank.collections.t2ranking.rows import POSITIVE, Lists, read_grades, read_lists, read_positives
+from rerank.collections.base.files import (
+    CollectionFiles,
+    FileCollection,
+    find_file,
+    require_file,
+    require_folder,
+    require_path,
+)
+from rerank.collections.t2ranking.rows import POSITIVE, CandidateLists, read_grades, read_lists, read_positives
 from rerank.errors import DataError, UsageError
-from rerank.io.json_records import once
-from rerank.io.numbered_rows import look_up, read_rows
-from rerank.io.sgml import plain
+from rerank.io.json_records import check_unique
+from rerank.io.numbered_rows import lookup_rows, read_rows
+from rerank.io.sgml import plain_text
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
 Split = Literal["train", "dev", "test"]
@@ -22,28 +29,30 @@ Split = Literal["train", "dev", "test"]
 class T2ranking(FileCollection):
     """A folder with T2Ranking's collection.tsv, queries.SPLIT.tsv, qrels.SPLIT.tsv and qrels.retrieval.SPLIT.tsv.
 
-    The files, plain or gzipped, lie in the folder or in ``data`` in it. All queries of the split are given, in both
-    tasks. The judgments of ``reranking`` have grades 0 to 3. Those of ``retrieval`` have the positives alone, with
-    grade 1: qrels.retrieval.SPLIT.tsv, or where that file is not there, what has grade 2 or 3; a query without any
-    still counts as judged, since the official MRR is over all queries of a run. The judgments of the test split
-    are not public.
+    The files, plain or gzipped, are in the folder or in its sub-folder ``data``. Both tasks have all queries of the
+    split. The judgments of ``reranking`` have grades 0 to 3. Those of ``retrieval`` are only the positives, with grade
+    1: qrels.retrieval.SPLIT.tsv, or without that file the passages with grade 2 or 3. A query without positives still
+    counts as judged, since the official MRR averages over all queries of a run. The judgments of the test split are not
+    public.
 
-    Documents are found by id at once where collection.tsv is not gzipped.
+    Documents are looked up by id without reading the whole file, unless collection.tsv is gzipped.
 
     Args:
         folder: The folder.
         split: ``dev``, ``train`` or ``test``.
         task: ``reranking`` or ``retrieval``.
-        candidates: A file of candidate lists: query, passage, rank, and maybe a score. Those of the split's queries
-            are the collection's own lists.
-        depth: How far down they are read; their passages' texts are held in memory.
-        markup: ``keep`` leaves passages as they are published, with ``<br>`` and ``<img>``, as the published figures
-            have them; ``drop`` takes tags out and turns entities into characters.
+        candidates: A file of candidate lists: query, passage, rank, and optionally a score. Those of the split's
+            queries are the collection's candidates.
+        depth: Maximum rank that is read from the lists; their passage texts are kept in memory.
+        markup: ``keep`` leaves passages as published, with ``<br>`` and ``<img>``, as used for the published results;
+            ``drop`` removes tags and decodes entities.
 
     Raises:
-        MissingResourceError: The folder, its passages or the split's queries, or the candidates are not there.
-        UsageError: A depth below 1.
+        MissingResourceError: The folder, the passages, the queries of the split or the candidates do not exist.
+        UsageError: The depth is below 1.
     """
+
+    format_name: ClassVar[str] = "T2ranking"
 
     def __init__(
         self,
@@ -55,56 +64,59 @@ class T2ranking(FileCollection):
         depth: int = 100,
         markup: Literal["keep", "drop"] = "keep",
     ) -> None:
-        """Find the files; nothing is read yet."""
-        where = existing_folder(folder, "T2Ranking's files")
-        where = where if locate(where, ["collection.tsv"]) or not (where / "data").is_dir() else where / "data"
+        """Locate the files without reading them."""
+        where = require_folder(folder, "T2Ranking's files")
+        where = where if find_file(where, ["collection.tsv"]) or not (where / "data").is_dir() else where / "data"
         if depth < 1:
             raise UsageError(f"depth={depth}", expected="at least 1")
         self._positives = task == "retrieval"
-        wanted = [f"qrels.retrieval.{split}.tsv"] * self._positives + [f"qrels.{split}.tsv"]
-        qrels = locate(where, wanted)
-        files = Files(
-            docs=(require(where, ["collection.tsv"], "folder of T2Ranking"),),
-            queries=(require(where, [f"queries.{split}.tsv"], f"folder of T2Ranking with the split {split}"),),
+        names = [f"qrels.retrieval.{split}.tsv"] * self._positives + [f"qrels.{split}.tsv"]
+        qrels = find_file(where, names)
+        files = CollectionFiles(
+            docs=(require_file(where, ["collection.tsv"], "folder of T2Ranking"),),
+            queries=(require_file(where, [f"queries.{split}.tsv"], f"folder of T2Ranking with the split {split}"),),
             qrels=(qrels,) if qrels else (),
         )
         super().__init__(f"t2ranking-{split}", files, language="zh", relevant=1)
-        self._lists = existing(candidates, "a file of candidate lists") if candidates else None
+        self._lists = require_path(candidates, "a file of candidate lists") if candidates else None
         self._depth = depth
         self._plain = markup == "drop"
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of the passages' bytes and what is done to them: splits and tasks share their indexes."""
+        """Hex SHA-256 of the passages' bytes and the option ``markup``: all splits and tasks share their indexes."""
         markup = "drop" if self._plain else "keep"
-        return Files(docs=self.files.docs).digest({"format": type(self).__name__, "markup": markup})
+        return CollectionFiles(docs=self.files.docs).digest({"format": self.format_name, "markup": markup})
 
     def docs(self) -> Iterator[Document]:
-        """Stream the passages; one without text stays, as the file has it."""
+        """Stream the passages, including those without text."""
         rows = read_rows(self.files.docs[0], "passage")
-        return once(((where, self._document(number, text)) for where, number, text in rows), "document")
+        return check_unique(((where, self._document(number, text)) for where, number, text in rows), "document")
 
     def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
-        """The passages with these ids; ids that do not exist are left out."""
-        return {number: self._document(number, text) for number, text in look_up(self.files.docs[0], ids)}
+        """Return the passages with these ids; unknown ids are omitted."""
+        return {number: self._document(number, text) for number, text in lookup_rows(self.files.docs[0], ids)}
 
     def queries(self) -> list[Query]:
-        """All queries of the split, in file order."""
+        """Return all queries of the split, in file order."""
         rows = read_rows(self.files.queries[0], "query")
-        return list(once(((where, Query(id=number, text=text.strip())) for where, number, text in rows), "query"))
+        return list(
+            check_unique(((where, Query(id=number, text=text.strip())) for where, number, text in rows), "query")
+        )
 
     def candidates(self) -> Run:
-        """The lists of the candidates file with the passages' texts; empty if none was named.
+        """Return the lists of the candidates file with passage texts; empty without such a file.
 
-        Scores are kept where all of a list are there and none is above the one before it; else it is 1/r at rank r.
+        Scores are kept if a list has all of them and none is higher than the one before; otherwise the score at rank r
+        is 1/r.
 
         Raises:
-            DataError: They name a passage that the collection lacks, or the file is wrong.
+            DataError: A list contains an unknown passage, or the file is malformed.
         """
         if self._lists is None:
             return Run((), name=self.name)
         queries = {query.id: query for query in self.queries()}
-        lists: Lists = read_lists(self._lists, queries, self._depth, has_zero=bool(self.lookup(["0"])))
+        lists: CandidateLists = read_lists(self._lists, queries, self._depth, has_zero=bool(self.lookup(["0"])))
         docs = fetch(self, {doc for row in lists.values() for doc, _ in row})
         return Run((_ranking(queries[query], row, docs) for query, row in lists.items()), name=self.name)
 
@@ -132,7 +144,7 @@ class T2ranking(FileCollection):
         return Qrels(table, name=str(path))
 
     def _document(self, number: str, text: str) -> Document:
-        return Document(id=number, text=plain(text) if self._plain else text)
+        return Document(id=number, text=plain_text(text) if self._plain else text)
 
 
 def _ranking(query: Query, row: list[tuple[str, float | None]], docs: dict[str, Document]) -> Ranking:

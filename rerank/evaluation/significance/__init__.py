@@ -1,11 +1,11 @@
-"""Whether differences between systems are more than chance: tests of all pairs, one a file, and corrections."""
+"""Significance tests for all pairs of systems, one per module, and corrections for multiple comparisons."""
 
 from __future__ import annotations
 
 from typing import cast
 
 from rerank.evaluation.significance.base import SMALLEST, PairTest
-from rerank.evaluation.significance.base.corrections import CORRECTIONS, TITLES, correct, least_wanted
+from rerank.evaluation.significance.base.corrections import CORRECTIONS, TITLES, correct, required_p_value
 from rerank.evaluation.significance.base.paired_tests import (
     EXACT_UP_TO,
     holm,
@@ -26,10 +26,10 @@ __all__ = [
     "correct",
     "holm",
     "is_constant",
-    "least_wanted",
     "mean_interval",
     "open_test",
     "paired_t",
+    "required_p_value",
     "signed_rank",
     "tests",
 ]
@@ -38,10 +38,10 @@ tests = Registry("evaluation.significance", "test")
 
 
 def open_test(selector: str) -> PairTest:
-    """Make a test from its selector, e.g. ``"wilcoxon"`` or ``"permutation,permutations=100000,seed=1"``.
+    """Create a test from its selector, such as ``"wilcoxon"`` or ``"permutation,permutations=100000,seed=1"``.
 
     Raises:
-        UnknownNameError: No such test or option.
-        UsageError: A value that does not fit.
+        UnknownNameError: The test or option does not exist.
+        UsageError: The value of an option is invalid.
     """
     return cast(PairTest, build(tests, selector))

@@ -1,4 +1,4 @@
-"""The paired bootstrap test of every two systems."""
+"""The paired bootstrap test for all pairs of systems."""
 
 from __future__ import annotations
 
@@ -7,50 +7,56 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.evaluation.significance.base import ByChance, Floats, bounded, differences
+from rerank.evaluation.significance.base import Floats, ResamplingTest, clip_p_values, iterate_differences
 
 _STEP = 1000
 _EPSILON = 1e-10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bootstrap(ByChance):
-    """Topics are drawn with replacement from differences that were shifted to a mean of 0.
+class Bootstrap(ResamplingTest):
+    """Paired bootstrap: topics are drawn with replacement from differences shifted to a mean of 0.
 
-    p = (1 + #{|t*| >= |t|}) / (B + 1), t and t* being the studentised means mean / (sd / sqrt(n)) of the sample and of
-    a draw. Source: Efron and Tibshirani 1993, algorithm 16.2; Sakai, SIGIR 2006, figure 1. Differences that are all the
-    same leave nothing to draw from: p is 1. A draw of one topic n times has no spread and counts as extreme, which
-    matters for a handful of topics only. All pairs see the same draws.
+    p = (1 + #{|t*| >= |t|}) / (B + 1), where t and t* are the studentised means mean / (sd / sqrt(n)) of the sample and
+    of a draw. Source: Efron and Tibshirani 1993, algorithm 16.2; Sakai, SIGIR 2006, figure 1. If all differences are
+    equal, p is 1. A draw of one topic n times has no variance and counts as extreme, which matters only for a handful
+    of topics. All pairs use the same draws.
     """
 
     title: ClassVar[str] = "paired bootstrap"
 
     def p_values(self, scores: Floats) -> Floats:
-        """See `PairTest`."""
-        return bounded(np.concatenate([self._reached(d) for d in differences(scores)]))
+        """Return the two-sided (pairs,) p-values."""
+        return clip_p_values(np.concatenate([self._p_values_of(d) for d in iterate_differences(scores)]))
 
-    def _reached(self, d: Floats) -> Floats:
+    def _p_values_of(self, d: Floats) -> Floats:
+        """Return the p-values of a batch of pairs from their (topics, pairs) differences."""
         count, pairs = d.shape
         constant = d.min(axis=0) == d.max(axis=0)
         if count < 2 or constant.all():
             return np.ones(pairs)
+        # the null hypothesis: same shape of the distribution, mean 0
         shifted = d - d.mean(axis=0)
         squares = shifted**2
+        # _EPSILON keeps draws that differ from the sample only by rounding
         observed = np.abs(_studentised(d.mean(axis=0), squares.mean(axis=0), count)) - _EPSILON
-        chance = np.random.default_rng(self.seed)
-        reached = np.zeros(pairs)
+        rng = np.random.default_rng(self.seed)
+        extreme = np.zeros(pairs)
+        # batches bound the size of the (batch, pairs) arrays
         step = max(1, min(_STEP, (1 << 23) // pairs))
         for start in range(0, self.permutations, step):
-            some = min(step, self.permutations - start)
-            drawn = chance.multinomial(count, np.full(count, 1 / count), size=some) / count
-            means = drawn @ shifted
-            variances = np.maximum(drawn @ squares - means**2, 0.0)
-            reached += (np.abs(_studentised(means, variances, count)) >= observed).sum(axis=0)
-        return np.where(constant, 1.0, (reached + 1) / (self.permutations + 1))
+            batch = min(step, self.permutations - start)
+            # (batch, topics) relative frequency of each topic in a draw; means and variances are (batch, pairs)
+            weights = rng.multinomial(count, np.full(count, 1 / count), size=batch) / count
+            # Var = E[x^2] - E[x]^2, clipped because rounding may make it negative
+            means = weights @ shifted
+            variances = np.maximum(weights @ squares - means**2, 0.0)
+            extreme += (np.abs(_studentised(means, variances, count)) >= observed).sum(axis=0)
+        return np.where(constant, 1.0, (extreme + 1) / (self.permutations + 1))
 
 
 def _studentised(mean: Floats, variance: Floats, count: int) -> Floats:
-    """The mean over its standard error, from the mean of squared deviations; 0 where both are 0."""
+    """Return the mean divided by its standard error, given the mean squared deviation; 0 if both are 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         studentised = mean / np.sqrt(variance / (count - 1))
     return np.asarray(np.nan_to_num(studentised, nan=0.0, posinf=np.inf, neginf=-np.inf))

@@ -1,4 +1,4 @@
-"""The paired randomisation test of every two systems: signs of differences flipped by chance."""
+"""The paired randomisation test for all pairs of systems, which flips the signs of differences at random."""
 
 from __future__ import annotations
 
@@ -8,48 +8,52 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.evaluation.significance.base import ByChance, Floats, bounded, differences
+from rerank.evaluation.significance.base import Floats, ResamplingTest, clip_p_values, iterate_differences
 
-#: Flips that are tried at a time.
+#: Number of sign flips per batch.
 _STEP = 1000
-#: Sums nearer than this are equal.
+#: Sums that differ by less than this are considered equal.
 _EPSILON = 1e-10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Permutation(ByChance):
-    """If two systems were the same, each topic's difference could as well have the other sign.
+class Permutation(ResamplingTest):
+    """Paired randomisation: under the null hypothesis, each topic's difference could have either sign.
 
-    p = (1 + #{|mean of flipped| >= |mean|}) / (B + 1); where all 2^n flips are no more than B, they are all tried, and
-    p = # / 2^n. All pairs see the same flips. Source: Fisher 1935; Smucker, Allan and Carterette, CIKM 2007.
+    p = (1 + #{|mean of flipped| >= |mean|}) / (B + 1). If there are no more than B flips (2^n <= B), all are enumerated
+    and p = # / 2^n. All pairs use the same flips. Source: Fisher 1935; Smucker, Allan and Carterette, CIKM 2007.
     """
 
     title: ClassVar[str] = "paired randomisation"
 
     def p_values(self, scores: Floats) -> Floats:
-        """See `PairTest`."""
-        return bounded(np.concatenate([self._reached(d) for d in differences(scores)]))
+        """Return the two-sided (pairs,) p-values."""
+        return clip_p_values(np.concatenate([self._p_values_of(d) for d in iterate_differences(scores)]))
 
     def resolution(self, topics: int) -> float:
-        """See `PairTest`."""
+        """Return 2 / 2^n if all flips are enumerated, else 1 / (B + 1)."""
         return min(1.0, 2.0 ** (1 - topics)) if self._exact(topics) else super().resolution(topics)
 
     def _exact(self, topics: int) -> bool:
         return topics < 63 and 2**topics <= self.permutations
 
-    def _reached(self, d: Floats) -> Floats:
+    def _p_values_of(self, d: Floats) -> Floats:
+        """Return the p-values of a batch of pairs from their (topics, pairs) differences."""
         count, pairs = d.shape
-        sizes = np.abs(d.sum(axis=0)) - _EPSILON
-        reached = np.zeros(pairs)
+        # sums are compared instead of means, which have the same order
+        observed = np.abs(d.sum(axis=0)) - _EPSILON
+        extreme = np.zeros(pairs)
         step = max(1, min(_STEP, (1 << 24) // pairs))
         if self._exact(count):
+            # (2^n, topics), all sign patterns; the observed one is among them
             flips = np.array(list(product((1.0, -1.0), repeat=count)))
             for start in range(0, len(flips), step):
-                reached += (np.abs(flips[start : start + step] @ d) >= sizes).sum(axis=0)
-            return np.asarray(reached / len(flips))
-        chance = np.random.default_rng(self.seed)
+                extreme += (np.abs(flips[start : start + step] @ d) >= observed).sum(axis=0)
+            return np.asarray(extreme / len(flips))
+        rng = np.random.default_rng(self.seed)
         for start in range(0, self.permutations, step):
-            some = min(step, self.permutations - start)
-            signs = chance.integers(0, 2, (some, count)) * 2.0 - 1.0
-            reached += (np.abs(signs @ d) >= sizes).sum(axis=0)
-        return np.asarray((reached + 1) / (self.permutations + 1))
+            batch = min(step, self.permutations - start)
+            # (batch, topics), shared by all pairs of this batch of pairs
+            signs = rng.integers(0, 2, (batch, count)) * 2.0 - 1.0
+            extreme += (np.abs(signs @ d) >= observed).sum(axis=0)
+        return np.asarray((extreme + 1) / (self.permutations + 1))

@@ -1,4 +1,4 @@
-"""The sign test of every two systems."""
+"""The sign test for all pairs of systems."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.evaluation.significance.base import ByPValue, Floats, bounded, differences
+from rerank.evaluation.significance.base import Floats, SinglePairTest, clip_p_values, iterate_differences
 
 
 @dataclass(frozen=True)
-class Sign(ByPValue):
-    """Of the topics on which two systems differ, each is a fair coin: exact binomial, two-sided.
+class Sign(SinglePairTest):
+    """Sign test: an exact, two-sided binomial test of wins against losses.
 
-    With w wins and l losses, p = 2 P(X <= min(w, l)) for X of w + l coins; ties are left out. Source: Arbuthnot 1710;
-    Conover, Practical nonparametric statistics, section 3.4.
+    With w wins and l losses, p = 2 P(X <= min(w, l)) for X ~ Binomial(w + l, 1/2); ties are dropped. Source: Arbuthnot
+    1710; Conover, Practical nonparametric statistics, section 3.4.
     """
 
     title: ClassVar[str] = "sign test, ties dropped"
 
     def p_values(self, scores: Floats) -> Floats:
-        """See `PairTest`."""
+        """Return the two-sided (pairs,) p-values."""
         from scipy.stats import binom
 
-        parts = []
-        for d in differences(scores):
+        p_values = []
+        for d in iterate_differences(scores):
+            # (pairs,) each
             wins, losses = (d > 0).sum(axis=0), (d < 0).sum(axis=0)
-            parts.append(2 * binom.cdf(np.minimum(wins, losses), wins + losses, 0.5))
-        return bounded(np.concatenate(parts))
+            p_values.append(2 * binom.cdf(np.minimum(wins, losses), wins + losses, 0.5))
+        return clip_p_values(np.concatenate(p_values))
 
     def resolution(self, topics: int) -> float:
-        """All topics won: 2 of the 2^n outcomes."""
+        """Return 2 / 2^n, the p-value when one system wins on all topics."""
         return float(min(1.0, 2.0 ** (1 - topics)))

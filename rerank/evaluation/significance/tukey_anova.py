@@ -1,4 +1,4 @@
-"""Two-way analysis of variance and Tukey's honestly significant difference, paired by topic."""
+"""Tukey's honestly significant difference after a two-way analysis of variance, paired by topic."""
 
 from __future__ import annotations
 
@@ -8,54 +8,56 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.evaluation.significance.base import SMALLEST, Bools, Floats, bounded, mean_differences
+from rerank.evaluation.significance.base import SMALLEST, Bools, Floats, clip_p_values, mean_differences
 
-#: Up to so many pairs every p-value is SciPy's own.
+#: Largest number of pairs for which every p-value is computed by SciPy; beyond it, p-values are interpolated.
 _EXACT = 200
-#: Exact values between which others are interpolated.
+#: Number of exact values for the interpolation.
 _NODES = 200
-#: SciPy integrates to about twelve decimals.
+#: SciPy's integration is accurate to about twelve decimals.
 _FLOOR = 1e-12
 
 
 @dataclass(frozen=True)
 class TukeyAnova:
-    """A score is a grand mean, an effect of its topic, one of its system, and an error of one variance for all.
+    """Tukey HSD with the model: score = grand mean + topic effect + system effect + error of constant variance.
 
     MSE = sum (x_ij - x_i. - x_.j + x_..)^2 / ((n - 1)(m - 1)); q = |d| / sqrt(MSE / n) is compared with the studentised
-    range of m means and (n - 1)(m - 1) degrees of freedom. It holds for all pairs together, so it needs no correction.
-    Where topic and system explain everything, there is no error to measure a difference by: p is 1.
-    Source: Tukey 1953; Tague-Sutcliffe and Blustein, TREC-3; Carterette, TOIS 2012, section 4.2.
+    range of m means and (n - 1)(m - 1) degrees of freedom. The test controls the family-wise error, so it needs no
+    correction. If topic and system explain all variance, p is 1. Source: Tukey 1953; Tague-Sutcliffe and Blustein,
+    TREC-3; Carterette, TOIS 2012, section 4.2.
     """
 
     title: ClassVar[str] = "Tukey HSD after two-way ANOVA"
     family_wise: ClassVar[bool] = True
 
     def p_values(self, scores: Floats) -> Floats:
-        """See `PairTest`. SciPy takes some milliseconds for each: beyond `_EXACT` pairs they are interpolated.
+        """Return the (pairs,) p-values, interpolated if there are more than `_EXACT` pairs.
 
-        `significant` asks for one quantile instead, and never decides by an interpolated value.
+        SciPy takes some milliseconds per p-value. `significant` compares with one exact quantile instead and never uses
+        an interpolated value.
         """
         q, systems, freedom = self._statistic(scores)
         if freedom < 1 or not q.any():
             return np.ones(len(q))
         if len(q) <= _EXACT:
-            return exceeded(q, systems, freedom)
-        return bounded(_interpolated(q, systems, freedom))
+            return tail_probability(q, systems, freedom)
+        return clip_p_values(_interpolated(q, systems, freedom))
 
     def significant(self, scores: Floats, alpha: float) -> Bools:
-        """See `SupportsDecision`."""
+        """Return which pairs differ, by comparing q with its critical value."""
         q, systems, freedom = self._statistic(scores)
-        return q >= critical(alpha, systems, freedom) if freedom >= 1 else np.zeros(len(q), dtype=bool)
+        return q >= critical_value(alpha, systems, freedom) if freedom >= 1 else np.zeros(len(q), dtype=bool)
 
     def resolution(self, topics: int) -> float:
-        """See `PairTest`."""
+        """Return the smallest positive float: p-values have no lower bound."""
         return SMALLEST
 
     def _statistic(self, scores: Floats) -> tuple[Floats, int, int]:
-        """(pairs,) q, the number of systems, and the degrees of freedom."""
+        """Return q for every pair, the number of systems and the degrees of freedom."""
         topics, systems = scores.shape
         freedom = (topics - 1) * (systems - 1)
+        # (pairs,) |d|
         d = np.abs(mean_differences(scores))
         if freedom < 1:
             return d, systems, freedom
@@ -64,32 +66,41 @@ class TukeyAnova:
 
 
 def mean_square_error(scores: Floats) -> float:
-    """What topic and system leave unexplained, for each degree of freedom; 0 where it is but rounding."""
+    """Compute the variance that topic and system leave unexplained, (n - 1)(m - 1) degrees of freedom.
+
+    Args:
+        scores: (topics, systems).
+
+    Returns:
+        The mean square error; 0 if it is within rounding error.
+    """
     topics, systems = scores.shape
-    rest = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0, keepdims=True) + scores.mean()
-    rest[np.abs(rest) < 1e-14 * max(1.0, float(np.abs(scores).max()))] = 0.0
-    return float((rest**2).sum() / ((topics - 1) * (systems - 1)))
+    # x_ij - x_i. - x_.j + x_.. with topics i and systems j
+    residuals = scores - scores.mean(axis=1, keepdims=True) - scores.mean(axis=0, keepdims=True) + scores.mean()
+    residuals[np.abs(residuals) < 1e-14 * max(1.0, float(np.abs(scores).max()))] = 0.0
+    return float((residuals**2).sum() / ((topics - 1) * (systems - 1)))
 
 
-def exceeded(q: Floats, systems: int, freedom: int) -> Floats:
-    """The chance that the studentised range of ``systems`` means reaches each of ``q``."""
+def tail_probability(q: Floats, systems: int, freedom: int) -> Floats:
+    """Return the probability that the studentised range of ``systems`` means exceeds each value of ``q``."""
     from scipy.stats import studentized_range
 
-    return bounded(np.asarray(studentized_range.sf(q, systems, freedom)))
+    return clip_p_values(np.asarray(studentized_range.sf(q, systems, freedom)))
 
 
 def _interpolated(q: Floats, systems: int, freedom: int) -> Floats:
-    """The same between exact values at even distances, smoothly in log p; what is below `_FLOOR` is rough anyway."""
+    """Interpolate `tail_probability` in log p between equidistant exact values."""
     from scipy.interpolate import PchipInterpolator
 
+    # PCHIP keeps the interpolant monotone, so larger differences never get larger p-values
     nodes = np.linspace(0.0, float(q.max()), _NODES)
-    logs = np.log(np.maximum(exceeded(nodes, systems, freedom), _FLOOR))
+    logs = np.log(np.maximum(tail_probability(nodes, systems, freedom), _FLOOR))
     return np.asarray(np.exp(PchipInterpolator(nodes, logs)(q)))
 
 
 @lru_cache(maxsize=256)
-def critical(alpha: float, systems: int, freedom: int) -> float:
-    """The studentised range that is exceeded with a chance of ``alpha``."""
+def critical_value(alpha: float, systems: int, freedom: int) -> float:
+    """Return the quantile of the studentised range that is exceeded with probability ``alpha``."""
     from scipy.stats import studentized_range
 
     return float(studentized_range.isf(alpha, systems, freedom))

@@ -1,4 +1,4 @@
-"""Randomised Tukey HSD: every difference against the largest that chance makes among all systems."""
+"""Randomised Tukey HSD, which compares every difference with the largest one among permuted systems."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.evaluation.significance.base import ByChance, Floats, bounded, mean_differences
+from rerank.evaluation.significance.base import Floats, ResamplingTest, clip_p_values, mean_differences
 
-#: Numbers that a thread permutes at a time.
-_ROOM = 1 << 20
+#: Largest number of scores that a thread permutes at a time.
+_BATCH_SCORES = 1 << 20
 _EPSILON = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
-class TukeyRandomised(ByChance):
-    """If all systems were the same, each topic's scores could belong to any of them.
+class TukeyRandomised(ResamplingTest):
+    """Randomised Tukey HSD: under the null hypothesis, the scores of a topic could belong to any system.
 
-    B times the scores of every topic are permuted over the systems; q* is the largest mean of a system less the least.
-    p = (1 + #{q* >= |d|}) / (B + 1). It holds for all pairs together, so it needs no correction. Source: Carterette,
-    TOIS 2012, section 4.3; Sakai, Laboratory experiments in information retrieval, 2018. A seed gives the same on any
-    number of cores.
+    The scores of every topic are permuted over the systems B times; q* is the largest mean minus the smallest mean.
+    p = (1 + #{q* >= |d|}) / (B + 1). The test controls the family-wise error, so it needs no correction. Source:
+    Carterette, TOIS 2012, section 4.3; Sakai, Laboratory experiments in information retrieval, 2018. Results depend on
+    the seed, not on the number of threads.
     """
 
     title: ClassVar[str] = "randomised Tukey HSD"
@@ -33,23 +33,26 @@ class TukeyRandomised(ByChance):
     permutations: int = 100_000
 
     def p_values(self, scores: Floats) -> Floats:
-        """See `PairTest`."""
+        """Return the (pairs,) p-values."""
         with ThreadPoolExecutor(os.cpu_count()) as threads:
             largest = np.concatenate(list(threads.map(_ranges, *zip(*self._parts(scores), strict=True))))
+        # (B,) values of q*, sorted, so that one binary search per pair counts the draws below |d|
         largest.sort()
         below = np.searchsorted(largest, np.abs(mean_differences(scores)) - _EPSILON, side="left")
-        return bounded((1 + len(largest) - below) / (len(largest) + 1))
+        return clip_p_values((1 + len(largest) - below) / (len(largest) + 1))
 
     def _parts(self, scores: Floats) -> Iterator[tuple[Floats, int, np.random.SeedSequence]]:
-        """What each task permutes, how often, and its chance."""
-        step = max(1, _ROOM // max(1, scores.size))
+        """Yield scores, number of permutations and seed of each task."""
+        step = max(1, _BATCH_SCORES // max(1, scores.size))
         sizes = [min(step, self.permutations - start) for start in range(0, self.permutations, step)]
+        # one seed per task makes results independent of the number of threads
         for size, seed in zip(sizes, np.random.SeedSequence(self.seed).spawn(len(sizes)), strict=True):
             yield scores, size, seed
 
 
 def _ranges(scores: Floats, count: int, seed: np.random.SeedSequence) -> Floats:
-    """(count,) largest less smallest mean of permuted scores."""
+    """Return the largest minus the smallest mean of each of ``count`` permutations of the scores."""
+    # (count, topics, systems), permuted independently within each topic
     permuted = np.repeat(scores[None], count, axis=0)
     np.random.default_rng(seed).permuted(permuted, axis=2, out=permuted)
     means = permuted.mean(axis=1)

@@ -1,1 +1,1 @@
-"""Ways of changing a model by training few numbers, or all of them: one a file, opened by name."""
+"""Adapters: methods that decide which parameters of a model are trained, one plug-in per file."""

@@ -1,4 +1,4 @@
-"""DoRA."""
+"""The adapter DoRA: LoRA on the direction of each row, with trainable magnitudes."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from rerank.finetune.adapters.base.peft_methods import LoraFamily
 
 @dataclass(frozen=True, kw_only=True)
 class Dora(LoraFamily):
-    """m (W + alpha / r B A) / norm(W + alpha / r B A), norms by row, m trained; `peft.LoraConfig`.
+    """m (W + alpha / r B A) / ||W + alpha / r B A||, row-wise norms, m trained (equation 5); `peft.LoraConfig`.
 
-    vLLM does not load it: merge first.
+    vLLM does not load it: merge the adapter first.
     """
 
     paper: ClassVar[str] = "Liu et al., ICML 2024, arXiv 2402.09353 (DoRA)"
-    summary: ClassVar[str] = "LoRA that trains each output's magnitude apart from its direction"
+    summary: ClassVar[str] = "LoRA with the magnitude of each row trained separately from its direction"
     vllm: ClassVar[bool] = False
 
-    def options(self) -> dict[str, Any]:
-        """See `LoraFamily`."""
+    def lora_options(self) -> dict[str, Any]:
+        """Return the switch that turns on DoRA."""
         return {"use_dora": True}
 
-    def trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """A matrix: r (rows + columns) + rows."""
-        return super().trainable(shapes) + sum(rows for rows, _ in shapes)
+    def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """Return the sum of r (rows + columns) + rows over the matrices."""
+        return super().count_trainable(shapes) + sum(rows for rows, _ in shapes)

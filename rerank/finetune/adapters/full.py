@@ -1,4 +1,4 @@
-"""Full training."""
+"""Full training: all parameters of the model."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from rerank.finetune.parts import Calibrate, Shape
+from rerank.finetune.components import CalibrationBatches, ParameterKind
 
 
 @dataclass(frozen=True, kw_only=True)
 class Full:
-    """Every parameter of the model trains; a whole model is saved, with its configuration."""
+    """Training of every parameter; the whole model is saved with its configuration."""
 
     paper: ClassVar[str] = ""
-    summary: ClassVar[str] = "Trains all of the model's own weights"
-    shape: ClassVar[Shape] = "full"
+    summary: ClassVar[str] = "Trains all weights of the model"
+    shape: ClassVar[ParameterKind] = "full"
     identity: ClassVar[bool] = True
     moves_base: ClassVar[bool] = False
     merges: ClassVar[bool] = False
@@ -24,21 +24,21 @@ class Full:
     vllm: ClassVar[bool] = False
     needs: ClassVar[str] = ""
 
-    def attach(self, model: Any, calibrate: Calibrate, *, seed: int) -> Any:
-        """See `Adapter`."""
+    def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
+        """Return the model itself with gradients enabled for every parameter."""
         return model.requires_grad_(True)
 
     def save(self, model: Any, folder: Path) -> None:
-        """See `Adapter`."""
+        """Write the whole model."""
         model.save_pretrained(folder)
 
     def shapes(self, model: Any) -> list[tuple[int, int]]:
-        """(rows, columns) of every parameter; those with more or fewer sides than two as (1, size)."""
+        """Return the shape of every parameter; those that are not two-dimensional as (1, size)."""
         return [
-            (one.shape[0], one.shape[1]) if one.ndim == 2 else (1, one.numel())
-            for one in model.parameters()  # tied ones come once
+            (parameter.shape[0], parameter.shape[1]) if parameter.ndim == 2 else (1, parameter.numel())
+            for parameter in model.parameters()  # yields tied parameters once
         ]
 
-    def trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """All of them."""
+    def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """Return the number of all parameters."""
         return sum(rows * columns for rows, columns in shapes)

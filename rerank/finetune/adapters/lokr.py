@@ -1,4 +1,4 @@
-"""LoKr."""
+"""The adapter LoKr: a Kronecker product of two small matrices."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rerank.finetune.adapters.base.peft_methods import PeftMethod
-from rerank.finetune.adapters.base.targets import LinearTargets, at_least
+from rerank.finetune.adapters.base.peft_methods import PeftAdapter
+from rerank.finetune.adapters.base.targets import LinearTargets, require_at_least
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lokr(LinearTargets, PeftMethod):
-    """W + alpha / r (C kron D): a Kronecker product, C small and D of low rank where that is less; `peft.LoKrConfig`.
+class Lokr(LinearTargets, PeftAdapter):
+    """W + alpha / r (C kron D), with a small C and a D of low rank where that saves parameters; `peft.LoKrConfig`.
 
-    One term of the sum that SoKA trains, and not begun from W's own decomposition.
+    This is one term of the sum that SoKA trains, without the initialisation from the decomposition of W.
 
     Attributes:
-        r: The rank of D; where it is half of D's longer side or more, D is one full matrix.
-        alpha: The product is multiplied by alpha / r; None for r.
+        r: Rank of D; from half of the longer side of D upwards, D is a full matrix.
+        alpha: Numerator of the scaling factor alpha / r; None for r.
     """
 
     r: int = 8
@@ -31,28 +31,29 @@ class Lokr(LinearTargets, PeftMethod):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        at_least("r", self.r, 1)
-        at_least("alpha", 1 if self.alpha is None else self.alpha, 1)
+        require_at_least("r", self.r, 1)
+        require_at_least("alpha", 1 if self.alpha is None else self.alpha, 1)
 
     def config(self, model: Any, seed: int) -> Any:
-        """See `PeftMethod`."""
+        """Return peft's configuration of LoKr for the model."""
         from peft import LoKrConfig
 
         alpha = self.r if self.alpha is None else self.alpha
-        return LoKrConfig(r=self.r, alpha=alpha, target_modules=self.names(model), task_type="CAUSAL_LM")
+        return LoKrConfig(r=self.r, alpha=alpha, target_modules=self.module_names(model), task_type="CAUSAL_LM")
 
-    def trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """A matrix: C's entries, and D's or r times the sum of D's sides."""
-        return sum(self._of(rows, columns) for rows, columns in shapes)
+    def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """Return the sum of the entries of C and D, or of C and the two factors of D, over the matrices."""
+        return sum(self._count(rows, columns) for rows, columns in shapes)
 
-    def _of(self, rows: int, columns: int) -> int:
-        (few_rows, many_rows), (few_columns, many_columns) = _split(rows), _split(columns)
-        whole = self.r >= max(many_rows, many_columns) / 2
-        large = many_rows * many_columns if whole else self.r * (many_rows + many_columns)
-        return few_rows * few_columns + large
+    def _count(self, rows: int, columns: int) -> int:
+        # C has the smaller factors of both sides as its shape, D the larger ones.
+        (c_rows, d_rows), (c_columns, d_columns) = _split(rows), _split(columns)
+        is_full = self.r >= max(d_rows, d_columns) / 2
+        d_size = d_rows * d_columns if is_full else self.r * (d_rows + d_columns)
+        return c_rows * c_columns + d_size
 
 
 def _split(size: int) -> tuple[int, int]:
-    """The two factors of a number that are nearest to each other, the smaller first."""
-    few = next(one for one in range(math.isqrt(size), 0, -1) if size % one == 0)
-    return few, size // few
+    """Return the two factors of a number that are closest to each other, the smaller first."""
+    smaller = next(divisor for divisor in range(math.isqrt(size), 0, -1) if size % divisor == 0)
+    return smaller, size // smaller

@@ -1,4 +1,4 @@
-"""LoRA."""
+"""The adapter LoRA: a trainable product of two low-rank factors per matrix."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rerank.finetune.adapters.base.peft_methods import LoraFamily
 
 @dataclass(frozen=True, kw_only=True)
 class Lora(LoraFamily):
-    """W + alpha / r B A, with B = 0 and A drawn uniformly at the start; `peft.LoraConfig`."""
+    """W + alpha / r B A (equation 3), where B starts at 0 and A from a uniform distribution; `peft.LoraConfig`."""
 
     paper: ClassVar[str] = "Hu et al., ICLR 2022, arXiv 2106.09685 (LoRA)"
-    summary: ClassVar[str] = "Adds a product of two thin factors to each matrix"
+    summary: ClassVar[str] = "Adds a low-rank product to each matrix"

@@ -1,63 +1,64 @@
-"""LoRA-GA."""
+"""The adapter LoRA-GA: LoRA initialised from the gradient of the training loss."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rerank.finetune.adapters.base.peft_methods import MovedStart
-from rerank.finetune.adapters.base.targets import fits
-from rerank.finetune.parts import Calibrate
+from rerank.finetune.adapters.base.peft_methods import ResidualBaseLora
+from rerank.finetune.adapters.base.targets import require_ranks_fit
+from rerank.finetune.components import CalibrationBatches
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraGa(MovedStart):
-    """Begins with singular directions of the gradient G = U S V' of the training's own loss; `peft.LoraConfig`.
+class LoraGa(ResidualBaseLora):
+    """LoRA initialised with singular vectors of the gradient G = U S V' of the training loss; `peft.LoraConfig`.
 
-    A0 = the first r rows of V', B0 = columns r to 2 r of U; the base model is reduced by alpha / r B0 A0, so that the
-    function does not change. Saved as a plain LoRA of rank 2 r, since peft's own file is right on the reduced base
-    model alone.
+    A0 is the first r rows of V', B0 is columns r + 1 to 2 r of U. The base weight is reduced by alpha / r B0 A0, so
+    that the function of the model does not change. The adapter is saved as a plain LoRA of rank 2 r, since peft's own
+    file is valid for the reduced base model only.
 
-    The beginning is that of peft 0.21, and differs in size from the authors': peft multiplies B0 by the gradient's
-    singular values and by rows^(1/4) / sqrt(gamma), A0 by nothing, while the authors multiply both by the fourth root
-    and neither by singular values. So the speed that the paper reports says nothing about this version.
+    The initialisation is that of peft 0.21, whose scale differs from the authors'. peft multiplies B0 by the singular
+    values of the gradient and by rows^(1/4) / sqrt(gamma), and does not scale A0; the authors multiply both factors by
+    rows^(1/4) / sqrt(gamma) and use no singular values. The speed-up reported in the paper therefore does not apply to
+    this version.
 
-    A matrix that takes no part in the loss has no gradient to begin along: it begins as in LoRA.
+    A matrix that the loss does not depend on has no gradient; it is initialised as in LoRA.
 
     Attributes:
-        gamma: Larger begins smaller.
+        gamma: Stability constant; larger values make the initial factors smaller.
     """
 
     gamma: int = 16
 
-    paper: ClassVar[str] = "Wang et al., NeurIPS 2024, arXiv 2407.05000 (LoRA-GA; the start is peft's)"
-    summary: ClassVar[str] = "LoRA that begins along the gradient of the loss"
+    paper: ClassVar[str] = "Wang et al., NeurIPS 2024, arXiv 2407.05000 (LoRA-GA; peft's initialisation)"
+    summary: ClassVar[str] = "LoRA initialised from the gradient of the loss"
 
-    def attach(self, model: Any, calibrate: Calibrate, *, seed: int) -> Any:
-        """See `Adapter`.
+    def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
+        """Return the model with LoRA layers that are initialised from the mean gradient over the calibration batches.
 
         Raises:
             UsageError: A matrix has fewer than 2 r singular directions, or is quantised.
             BackendError: The loss depends on none of the matrices, or a gradient is not finite.
         """
-        from rerank.finetune.adapters.base.gradients import gradients
+        from rerank.finetune.adapters.base.gradients import compute_gradients
 
         ranks = self.ranks(model)
-        fits("2 r", {name: 2 * rank for name, rank in ranks.items()}, self.shapes(model))
-        found = gradients(model, list(ranks), calibrate)
-        # Where peft looks for it. `peft.preprocess_loraga` would divide what is a mean over batches already by their
-        # number once more, and B0 with it.
-        modules = {name: model.get_submodule(name) for name, gradient in found.items() if gradient.any()}
+        require_ranks_fit("2 r", {name: 2 * rank for name, rank in ranks.items()}, self.shapes(model))
+        gradients = compute_gradients(model, list(ranks), calibrate)
+        # peft reads the gradient from this attribute. `peft.preprocess_loraga` would divide the mean over batches, and
+        # thereby B0, by the number of batches once more.
+        modules = {name: model.get_submodule(name) for name, gradient in gradients.items() if gradient.any()}
         try:
             for name, module in modules.items():
-                module._peft_loraga_grad = found[name]
+                module._peft_loraga_grad = gradients[name]
             return super().attach(model, calibrate, seed=seed)
         finally:
             for module in modules.values():
                 vars(module).pop("_peft_loraga_grad", None)
 
-    def options(self) -> dict[str, Any]:
-        """See `LoraFamily`."""
+    def lora_options(self) -> dict[str, Any]:
+        """Return the fields that select LoRA-GA's initialisation."""
         from peft import LoraGAConfig
 
         config = LoraGAConfig(direction="ArB2r", scale="stable", stable_gamma=self.gamma)

@@ -1,4 +1,4 @@
-"""LoRA-XS."""
+"""The adapter LoRA-XS: a small square matrix between frozen singular vectors of the weight."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraXs(FrozenBasis):
-    """W + U S R V' for the r largest singular directions of W = U S V'; R (r x r) trains, from 0.
+    """W + U S R V' for the r largest singular values of W = U S V'; R of shape (r, r) is trained and starts at 0.
 
-    The paper draws R from a narrow normal distribution instead; at 0 its gradient is no less, and nothing changes at
-    the start.
+    The paper draws R from a narrow normal distribution. At R = 0 its gradient is just as large, and the model is
+    unchanged at the start.
     """
 
     r: int = 64
 
     paper: ClassVar[str] = "Bałazy et al., 2024, arXiv 2405.17604 (LoRA-XS)"
-    summary: ClassVar[str] = "Trains an r x r matrix between fixed singular directions of each matrix"
+    summary: ClassVar[str] = "Trains an r x r matrix between frozen singular vectors of each matrix"
 
-    def parts(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
-        """See `FrozenBasis`."""
+    def factor_modules(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
+        """Return V' with a trainable R = 0, and the frozen factor U S."""
         import torch
 
-        from rerank.finetune.adapters.base.frozen_basis_layers import Down, Up
+        from rerank.finetune.adapters.base.frozen_basis_layers import DownProjection, UpProjection
 
         u, s, v = torch.linalg.svd(matrix, full_matrices=False)
-        nothing = matrix.new_zeros(self.r, self.r)
-        return Down(v[: self.r], nothing, nothing), Up(u[:, : self.r] * s[: self.r])
+        # U (rows, k), s (k,), V' (k, columns) with k = min(rows, columns); the scale S goes into the factor B.
+        zero = matrix.new_zeros(self.r, self.r)
+        return DownProjection(v[: self.r], zero, zero), UpProjection(u[:, : self.r] * s[: self.r])
 
-    def trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """A matrix: r^2."""
+    def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """Return r^2 per matrix."""
         return self.r**2 * len(shapes)

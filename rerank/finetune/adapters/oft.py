@@ -1,4 +1,4 @@
-"""OFT."""
+"""The adapter OFT: an orthogonal transformation of the inputs of each matrix."""
 
 from __future__ import annotations
 
@@ -7,46 +7,49 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rerank.errors import UsageError
-from rerank.finetune.adapters.base.peft_methods import PeftMethod
-from rerank.finetune.adapters.base.targets import LinearTargets, at_least, share
+from rerank.finetune.adapters.base.peft_methods import PeftAdapter
+from rerank.finetune.adapters.base.targets import LinearTargets, require_at_least, require_fraction
 
 
 @dataclass(frozen=True, kw_only=True)
-class Oft(LinearTargets, PeftMethod):
-    """W Q with Q a block-diagonal rotation of the inputs, by Cayley's map of what trains; `peft.OFTConfig`.
+class Oft(LinearTargets, PeftAdapter):
+    """W Q with a block-diagonal orthogonal Q, the Cayley transform of trainable blocks; `peft.OFTConfig`.
 
-    peft takes the first terms of a series for the map, so that Q is a rotation but for a small error. The nearest to
-    be had to TLoRA, which multiplies W by a trained matrix as well.
+    peft approximates the Cayley transform by the first terms of a Neumann series, so that Q is orthogonal up to a small
+    error. OFT is the closest available method to TLoRA, which also multiplies W by a trained matrix.
 
     Attributes:
-        block: Side of the blocks; it must divide every matrix's number of columns.
-        dropout: Share of the blocks that are left out in training.
+        block: Side length of the blocks; it must divide the number of columns of every matrix.
+        dropout: Probability that a block is replaced by the identity during training.
     """
 
     block: int = 32
     dropout: float = 0.0
 
     paper: ClassVar[str] = "Qiu et al., NeurIPS 2023, arXiv 2306.07280 (OFT)"
-    summary: ClassVar[str] = "Rotates each matrix's inputs in blocks"
+    summary: ClassVar[str] = "Rotates the inputs of each matrix block by block"
 
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        at_least("block", self.block, 2)
-        share("dropout", self.dropout)
+        require_at_least("block", self.block, 2)
+        require_fraction("dropout", self.dropout)
 
     def config(self, model: Any, seed: int) -> Any:
-        """See `PeftMethod`.
+        """Return peft's configuration of OFT for the model.
 
         Raises:
-            UsageError: A matrix's columns do not fall into blocks of this size.
+            UsageError: The block size does not divide the number of columns of a matrix.
         """
         from peft import OFTConfig
 
-        names = self.names(model)
+        names = self.module_names(model)
         for name, (_, columns) in zip(names, self.shapes(model), strict=True):
             if columns % self.block:
-                raise UsageError(f"block={self.block} does not divide the {columns} columns of {name}")
+                raise UsageError(
+                    f"block={self.block} does not divide the {columns} columns of {name}",
+                    expected="a common divisor of the numbers of columns",
+                )
         return OFTConfig(
             r=0,
             oft_block_size=self.block,
@@ -55,6 +58,6 @@ class Oft(LinearTargets, PeftMethod):
             task_type="CAUSAL_LM",
         )
 
-    def trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """A matrix: columns (block - 1) / 2, the upper triangles of its blocks."""
+    def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """Return the sum of columns (block - 1) / 2 over the matrices: the strict upper triangles of the blocks."""
         return sum(columns // self.block * (self.block * (self.block - 1) // 2) for _, columns in shapes)

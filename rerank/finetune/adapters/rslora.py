@@ -1,4 +1,4 @@
-"""Rank-stabilised LoRA."""
+"""The adapter rsLoRA: LoRA with the rank-stabilised scaling factor alpha / sqrt(r)."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from rerank.finetune.adapters.base.peft_methods import LoraFamily
 
 @dataclass(frozen=True, kw_only=True)
 class Rslora(LoraFamily):
-    """W + alpha / sqrt(r) B A: the size of updates does not fall as the rank grows; `peft.LoraConfig`.
+    """W + alpha / sqrt(r) B A: the size of updates does not shrink as the rank grows; `peft.LoraConfig`.
 
     Attributes:
-        alpha: What the product is multiplied by, times sqrt(r). The default gives r = 16 the factor 4.
+        alpha: Numerator of the scaling factor alpha / sqrt(r). The default gives the factor 4 at r = 16.
     """
 
     alpha: int = 16
 
     paper: ClassVar[str] = "Kalajdzievski, 2023, arXiv 2312.03732 (rsLoRA)"
-    summary: ClassVar[str] = "LoRA with the factor alpha / sqrt(r), for large ranks"
+    summary: ClassVar[str] = "LoRA with the scaling factor alpha / sqrt(r), for large ranks"
 
-    def options(self) -> dict[str, Any]:
-        """See `LoraFamily`."""
+    def lora_options(self) -> dict[str, Any]:
+        """Return the switch that turns on the rank-stabilised scaling factor."""
         return {"use_rslora": True}
 
-    def alpha_of(self, rank: int) -> float:
-        """See `LoraFamily`."""
+    def alpha_for(self, rank: int) -> float:
+        """Return the alpha that gives a matrix of this rank the same factor alpha / sqrt(r) as one of rank ``r``."""
         return self.alpha * math.sqrt(rank / self.r)

@@ -1,4 +1,4 @@
-"""VeRA."""
+"""The adapter VeRA: trainable scaling vectors around random factors that all matrices share."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rerank.finetune.adapters.base.peft_methods import PeftMethod
-from rerank.finetune.adapters.base.targets import LinearTargets, at_least, share
+from rerank.finetune.adapters.base.peft_methods import PeftAdapter
+from rerank.finetune.adapters.base.targets import LinearTargets, require_at_least, require_fraction
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vera(LinearTargets, PeftMethod):
-    """W + diag(b) B diag(d) A with random B and A that all matrices share; b and d train; `peft.VeraConfig`.
+class Vera(LinearTargets, PeftAdapter):
+    """W + diag(b) B diag(d) A with shared random B and A (equation 2); b and d are trained; `peft.VeraConfig`.
 
-    The random matrices are not saved: peft draws them again from the seed on loading and warns that another version of
-    torch may draw others.
+    The random matrices are not saved: peft generates them from the seed on loading and warns that another version of
+    torch may generate different ones.
 
     Attributes:
-        r: The rank of the shared random matrices.
-        d: What the vector d begins with; b begins with 0.
-        dropout: Share of the inputs to A that is dropped in training.
+        r: Rank of the shared random matrices.
+        d: Initial value of the vector d; b starts at 0.
+        dropout: Dropout probability of the inputs to A.
     """
 
     r: int = 256
@@ -28,31 +28,31 @@ class Vera(LinearTargets, PeftMethod):
     dropout: float = 0.0
 
     paper: ClassVar[str] = "Kopiczko et al., ICLR 2024, arXiv 2310.11454 (VeRA)"
-    summary: ClassVar[str] = "Trains two vectors a matrix around shared random factors"
+    summary: ClassVar[str] = "Trains two vectors per matrix around shared random factors"
 
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        at_least("r", self.r, 1)
-        share("dropout", self.dropout)
+        require_at_least("r", self.r, 1)
+        require_fraction("dropout", self.dropout)
 
     def config(self, model: Any, seed: int) -> Any:
-        """See `PeftMethod`."""
+        """Return peft's configuration of VeRA for the model."""
         from peft import VeraConfig
 
         from rerank.finetune.adapters.base import peft_files
 
-        with peft_files.bases_drawn_again():
+        with peft_files.ignore_projection_warning():
             return VeraConfig(
                 r=self.r,
                 d_initial=self.d,
                 vera_dropout=self.dropout,
-                target_modules=self.names(model),
+                target_modules=self.module_names(model),
                 projection_prng_key=seed,
                 save_projection=False,
                 task_type="CAUSAL_LM",
             )
 
-    def trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """A matrix: rows + r."""
+    def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """Return the sum of rows + r over the matrices."""
         return sum(rows + self.r for rows, _ in shapes)

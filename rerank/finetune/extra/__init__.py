@@ -1,1 +1,1 @@
-"""Training methods of the research literature that few people use; marked experimental in listings."""
+"""Experimental training methods: research methods that few people use, marked as such in listings."""

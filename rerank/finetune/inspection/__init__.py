@@ -1,1 +1,1 @@
-"""What is in a trained adapter, and what it did to the model."""
+"""Inspection of trained adapters and models: changed weights, merging, and forgetting."""

@@ -1,10 +1,10 @@
-"""Several LoRA adapters of one model made into one, exactly, from their factors alone. Loads no model.
+"""Exact averaging of several LoRA adapters of one model, from their factors. Loads no model.
 
-Adapters that were trained on shards of the data cannot be averaged factor by factor: the mean of B_i times the mean of
-A_i is not the mean of B_i A_i. Two ways are exact: where B is the same in all of them, as in LoRA-SB, whose trained
-core is folded into A, the mean of A is (Singhal et al., Fed-SB, arXiv 2502.15436); and factors side by side, at summed
-rank. PEFT's ``add_weighted_adapter(combination_type="cat")`` does the latter on a loaded model; of rank-stabilised
-adapters 0.21 makes one that is sqrt(summed rank) times too large.
+Adapters trained on shards of the data cannot be averaged factor by factor: mean(B_i) mean(A_i) is not mean(B_i A_i).
+Two ways are exact: averaging A if B is the same in all adapters, as in LoRA-SB, whose trained core is folded into A
+(Singhal et al., Fed-SB, arXiv 2502.15436); and concatenating the factors, which adds up the ranks. PEFT's
+``add_weighted_adapter(combination_type="cat")`` does the latter on a loaded model; with rank-stabilised adapters, the
+result of version 0.21 is too large by a factor of sqrt(summed rank).
 """
 
 from __future__ import annotations
@@ -16,55 +16,55 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rerank.errors import DataError, UsageError
-from rerank.finetune.inspection.checkpoints import Checkpoint
-from rerank.finetune.inspection.deltas import factors_of, is_plain, scaling
+from rerank.finetune.inspection.checkpoint_reader import CheckpointReader
 from rerank.finetune.inspection.folders import new_folder
-from rerank.finetune.inspection.subject import Subject
+from rerank.finetune.inspection.inspected_model import InspectedModel
+from rerank.finetune.inspection.weight_changes import factors_of, is_plain_lora, lora_scaling
 from rerank.judges.attention.heads import HeadList, read_heads
-from rerank.models.trained import HEADS, PROMPT, SETTINGS
+from rerank.models.adapters import HEADS, PROMPT, SETTINGS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: What of an adapter's folder says how it is used, and has to be the same in all.
+#: Files that define how an adapter is used; they must be equal in all adapters.
 _USE = (SETTINGS, PROMPT)
 _WEIGHTS = "adapter_model.safetensors"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class _Shard:
-    """One adapter: where it is, its settings, its tensors, and module -> side -> key."""
+    """One adapter: folder, PEFT configuration, tensors, and module -> side (A or B) -> tensor name."""
 
     folder: Path
     config: Any
-    stored: Checkpoint
+    stored: CheckpointReader
     modules: Mapping[str, Mapping[str, str]]
 
     def factor(self, module: str, side: str) -> Tensor:
-        """A is (r, columns) and B (rows, r), in float32."""
+        """Read A (r, columns) or B (rows, r) of a module, in float32."""
         return self.stored.read(self.modules[module][side])
 
     def scale(self, module: str) -> float:
-        """What PEFT multiplies B A with."""
-        return scaling(self.config, module, self.stored.shape(self.modules[module]["A"])[0])
+        """Return the factor by which PEFT multiplies B A."""
+        return lora_scaling(self.config, module, self.stored.shape(self.modules[module]["A"])[0])
 
 
-def average_core(adapters: Sequence[Subject], out: Path) -> int:
-    """Average adapters that share their B, as LoRA-SB adapters of shards do.
+def average_core(adapters: Sequence[InspectedModel], out: Path) -> int:
+    """Average adapters with the same B, such as LoRA-SB adapters trained on shards.
 
-    A LoRA-SB adapter is saved as B and A = (R - R0) A0, with B, R0 and A0 the same in all, so the mean of A is that of
-    the mean core R.
+    A LoRA-SB adapter is saved as B and A = (R - R0) A0, with the same B, R0 and A0 in all adapters, so the mean of A
+    belongs to the mean core R.
 
     Args:
-        adapters: Two or more.
-        out: A new folder, which gets a plain LoRA adapter, and their prompt, settings and mean heads if they have some.
+        adapters: Two or more adapters.
+        out: New folder for a plain LoRA adapter, with prompt, settings and averaged head weights if there are any.
 
     Returns:
-        How many matrices it adapts.
+        Number of adapted matrices.
 
     Raises:
-        UsageError: Fewer than two, or one that is no plain LoRA.
-        DataError: They differ in more than A, or were trained on other models, for other methods or with other heads.
+        UsageError: There are fewer than two adapters, or one is not a plain LoRA.
+        DataError: The adapters differ in more than A, in the base model, in the method or in the heads.
     """
     shards = _shards(adapters)
     first = shards[0]
@@ -74,10 +74,10 @@ def average_core(adapters: Sequence[Subject], out: Path) -> int:
         for other in shards[1:]:
             if other.scale(module) != first.scale(module) or not b.equal(other.factor(module, "B")):
                 raise DataError(
-                    f"{first.folder} and {other.folder} have other B or another scale in {module}",
-                    expected="adapters that share their B to the bit, as LoRA-SB adapters of one basis do",
-                    remedy="Train shards with basis = FOLDER of one LoRA-SB adapter, or use --concatenate: the mean of "
-                    "A times the mean of B is not the mean of their products",
+                    f"{first.folder} and {other.folder} differ in B or in the scale of {module}",
+                    expected="adapters with exactly the same B, such as LoRA-SB adapters with the same basis",
+                    remedy="Train shards with basis = FOLDER of one LoRA-SB adapter, or use --concatenate: averaging "
+                    "both A and B does not give the mean of their products",
                 )
         averaged[keys["A"]] = _mean([shard.factor(module, "A") for shard in shards])
         averaged[keys["B"]] = b
@@ -85,21 +85,21 @@ def average_core(adapters: Sequence[Subject], out: Path) -> int:
     return len(first.modules)
 
 
-def concatenate(adapters: Sequence[Subject], out: Path) -> int:
-    """Put the factors of adapters side by side: B = [B_1 .. B_n], A = [s_1 A_1 .. s_n A_n] / n, with scale 1.
+def concatenate(adapters: Sequence[InspectedModel], out: Path) -> int:
+    """Concatenate the factors of adapters: B = [B_1 .. B_n], A = [s_1 A_1 .. s_n A_n] / n, with scale 1.
 
-    Its change is the mean of theirs, up to rounding; its rank is the sum of theirs.
+    The result equals the mean of the weight changes up to rounding; its rank is the sum of the ranks.
 
     Args:
-        adapters: Two or more.
-        out: A new folder, which gets a plain LoRA adapter, and the rest as `average_core` has it.
+        adapters: Two or more adapters.
+        out: New folder for a plain LoRA adapter, with the same further files as in `average_core`.
 
     Returns:
-        How many matrices it adapts.
+        Number of adapted matrices.
 
     Raises:
-        UsageError: Fewer than two, or one that is no plain LoRA.
-        DataError: They adapt other matrices, or were trained on other models, for other methods or with other heads.
+        UsageError: There are fewer than two adapters, or one is not a plain LoRA.
+        DataError: The adapters differ in the adapted matrices, in the base model, in the method or in the heads.
     """
     import torch
 
@@ -109,7 +109,9 @@ def concatenate(adapters: Sequence[Subject], out: Path) -> int:
         a = [shard.factor(module, "A") * (shard.scale(module) / len(shards)) for shard in shards]
         b = [shard.factor(module, "B") for shard in shards]
         if len({(x.shape[1], y.shape[0]) for x, y in zip(a, b, strict=True)}) > 1:
-            raise DataError(f"{module} has another shape in some adapters", expected="adapters of one model")
+            raise DataError(
+                f"The shapes of {module} differ between the adapters", expected="adapters of the same model"
+            )
         joined[keys["A"]], joined[keys["B"]] = torch.cat(a), torch.cat(b, dim=1)
         ranks[module] = len(joined[keys["A"]])
     rank = max(ranks.values())
@@ -121,62 +123,67 @@ def concatenate(adapters: Sequence[Subject], out: Path) -> int:
     return len(ranks)
 
 
-def _shards(adapters: Sequence[Subject]) -> list[_Shard]:
-    """The adapters, opened and found fit for each other."""
+def _shards(adapters: Sequence[InspectedModel]) -> list[_Shard]:
+    """Open the adapters and check that they can be combined."""
     if len(adapters) < 2:
-        raise UsageError("One adapter to average", expected="two or more, trained on shards of the data")
+        raise UsageError(
+            f"Averaging of {len(adapters)} adapters", expected="two or more, trained on shards of the data"
+        )
     shards = []
-    for one in adapters:
-        stored = Checkpoint(one.folder / _WEIGHTS) if one.kind == "LORA" else None
-        if stored is None or not is_plain(stored, one.config):
+    for adapter in adapters:
+        stored = CheckpointReader(adapter.folder / _WEIGHTS) if adapter.kind == "LORA" else None
+        if stored is None or not is_plain_lora(stored, adapter.config):
             raise UsageError(
-                f"{one.folder} is no plain LoRA adapter",
-                expected="plain or rank-stabilised LoRA, or LoRA-SB as it is saved",
+                f"{adapter.folder} is not a plain LoRA adapter",
+                expected="plain or rank-stabilised LoRA, or LoRA-SB",
                 remedy="Merge it into its model: rerank merge ADAPTER --out FOLDER",
             )
-        shards.append(_Shard(one.folder, one.config, stored, factors_of(stored)))
+        shards.append(_Shard(adapter.folder, adapter.config, stored, factors_of(stored)))
     for other, subject in zip(shards[1:], adapters[1:], strict=True):
         if other.modules.keys() != shards[0].modules.keys():
             module = min(other.modules.keys() ^ shards[0].modules.keys())
             raise DataError(
-                f"Only one of {shards[0].folder} and {other.folder} adapts {module}",
+                f"{module} is adapted by only one of {shards[0].folder} and {other.folder}",
                 expected="adapters of the same matrices",
             )
         if subject.base.resolve() != adapters[0].base.resolve():
             raise DataError(
                 f"{shards[0].folder} was trained on {adapters[0].base}, {other.folder} on {subject.base}",
-                expected="adapters of one model",
+                expected="adapters of the same base model",
             )
         _check_use(shards[0].folder, other.folder)
     return shards
 
 
 def _check_use(first: Path, other: Path) -> None:
-    """Refuse adapters that are asked in another way: what comes out could be used in neither."""
+    """Check that method and prompt of two adapters are the same; otherwise the mean could be used with neither."""
     for name in _USE:
         texts = [(folder / name).read_bytes() if (folder / name).is_file() else b"" for folder in (first, other)]
         if texts[0] != texts[1]:
             raise DataError(
                 f"{first / name} and {other / name} differ",
-                expected="adapters that were trained for one method, with one prompt",
+                expected="adapters trained for the same method with the same prompt",
             )
 
 
 def _mean(tensors: Sequence[Tensor]) -> Tensor:
-    """The mean, summed in float64."""
+    """Return the mean of tensors, summed in float64."""
     total = tensors[0].double()
-    for one in tensors[1:]:
-        if one.shape != total.shape:
-            raise DataError(f"Shapes {tuple(total.shape)} and {tuple(one.shape)}", expected="adapters of one rank")
-        total = total + one.double()
+    for tensor in tensors[1:]:
+        if tensor.shape != total.shape:
+            raise DataError(
+                f"Factors of the shapes {tuple(total.shape)} and {tuple(tensor.shape)}",
+                expected="adapters of the same rank",
+            )
+        total = total + tensor.double()
     return (total / len(tensors)).float()
 
 
 def _mean_heads(paths: Sequence[Path]) -> HeadList | None:
-    """How much each head counts in the mean, and the mean power of lengths; None where no adapter has heads.
+    """Average head weights and length powers; None if no adapter has heads.
 
-    Scores are read off heads that are weighted and then multiplied by a power of lengths: their mean is that of the
-    weights where powers are the same, and near it where they are nearly so.
+    A score is the weighted attention over heads times a power of the passage length. Averaging the weights averages the
+    scores exactly if the powers are equal, and approximately if they are similar.
     """
     if not any(path.is_file() for path in paths):
         return None
@@ -185,38 +192,38 @@ def _mean_heads(paths: Sequence[Path]) -> HeadList | None:
     for path, other in zip(paths, lists, strict=True):
         if set(other.heads) != set(first.heads) or other.model != first.model:
             raise DataError(
-                f"{paths[0]} and {path} are of other heads or models",
-                expected="adapters that read the same heads of one model",
+                f"{paths[0]} and {path} list different heads or models",
+                expected="adapters with the same heads of the same model",
             )
-    weights = {head: sum(_weight(one, head) for one in lists) / len(lists) for head in first.heads}
+    weights = {head: sum(_weight(heads, head) for heads in lists) / len(lists) for head in first.heads}
     order = sorted(first.heads, key=lambda head: -weights[head])
     return dataclasses.replace(
         first,
         heads=tuple(order),
-        weights=tuple(weights[head] for head in order) if any(one.weights for one in lists) else (),
-        length_power=sum(one.length_power for one in lists) / len(lists),
+        weights=tuple(weights[head] for head in order) if any(heads.weights for heads in lists) else (),
+        length_power=sum(heads.length_power for heads in lists) / len(lists),
     )
 
 
 def _weight(heads: HeadList, head: tuple[int, int]) -> float:
-    """How much a head counts, of 1 in all."""
+    """Return the weight of a head, normalised to sum 1 over heads."""
     if not heads.weights:
         return 1 / len(heads.heads)
     return heads.weights[heads.heads.index(head)] / sum(heads.weights)
 
 
 def _write(out: Path, config: Any, tensors: Mapping[str, Tensor], shards: Sequence[_Shard]) -> None:
-    """Write an adapter as PEFT does; weights are of the first adapter's number type."""
+    """Write an adapter in the format of PEFT, with the data type of the first adapter."""
     from safetensors.torch import save_file
 
     first = shards[0]
     heads = _mean_heads([shard.folder / HEADS for shard in shards])
-    kept = {key: tensor.to(first.stored.dtype(key)).contiguous() for key, tensor in tensors.items()}
-    with new_folder(out) as made:
-        save_file(kept, made / _WEIGHTS, metadata={"format": "pt"})
+    converted = {key: tensor.to(first.stored.dtype(key)).contiguous() for key, tensor in tensors.items()}
+    with new_folder(out) as folder:
+        save_file(converted, folder / _WEIGHTS, metadata={"format": "pt"})
         for name in _USE:
             if (first.folder / name).is_file():
-                shutil.copyfile(first.folder / name, made / name)
+                shutil.copyfile(first.folder / name, folder / name)
         if heads is not None:
-            heads.write(made / HEADS)
-        config.save_pretrained(str(made))
+            heads.write(folder / HEADS)
+        config.save_pretrained(str(folder))

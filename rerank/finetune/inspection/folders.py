@@ -1,58 +1,50 @@
-"""A folder that is written whole or not at all. Knows nothing of what is in it."""
+"""Output folders that are written completely or not at all."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rerank.errors import MissingResourceError, StorageError, UsageError
+from rerank.io import atomic_folder
 
 
-def check_new(folder: Path) -> None:
-    """See whether a folder could be made, before the work that fills it.
+def check_new_folder(folder: Path) -> None:
+    """Check that a folder can be created, before the work that fills it.
 
     Raises:
-        UsageError: There is something of that name already; an empty folder does not count.
-        MissingResourceError: The folder that it is to stand in is not there.
+        UsageError: The path exists and is not an empty folder.
+        MissingResourceError: The parent folder does not exist.
+        StorageError: The path cannot be read.
     """
     try:
         full = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
     except OSError as error:
-        raise StorageError(f"{folder} cannot be read: {error.strerror}", remedy="Give another name") from error
+        raise StorageError(f"{folder} cannot be read: {error.strerror}", remedy="Choose another name") from error
     if full:
-        raise UsageError(f"{folder} is there already", expected="a new folder", remedy="Give another name to --out")
+        raise UsageError(f"{folder} already exists", expected="a new folder", remedy="Choose another --out")
     if not folder.absolute().parent.is_dir():
         raise MissingResourceError(
-            f"{folder} cannot be made: there is no folder {folder.absolute().parent}",
-            remedy="Make it, or check the path",
+            f"{folder} cannot be created: the folder {folder.absolute().parent} does not exist",
+            remedy="Create it, or check the path",
         )
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a folder to write into, which gets its name when all is written; if anything goes wrong it is removed.
+    """Yield a temporary folder that is renamed to its final name at the end, and removed after an error.
 
     Raises:
-        UsageError: As `check_new`.
-        MissingResourceError: Likewise.
-        StorageError: The disk is full, or must not be written to.
+        UsageError: The path exists and is not an empty folder.
+        MissingResourceError: The parent folder does not exist.
+        StorageError: The folder cannot be written.
     """
-    check_new(folder)
-    made: Path | None = None
+    check_new_folder(folder)
     try:
-        made = Path(tempfile.mkdtemp(dir=folder.absolute().parent, prefix=f".{folder.name}."))
-        made.chmod(0o755)  # mkdtemp lets nobody else in
-        yield made
-        if folder.is_dir():
-            folder.rmdir()
-        made.rename(folder)
+        with atomic_folder.new_folder(folder) as draft:
+            yield draft
     except OSError as error:
         raise StorageError(
-            f"{folder} could not be written: {error.strerror or error}", remedy="Free space, or write elsewhere"
+            f"{folder} cannot be written: {error.strerror or error}", remedy="Free disk space, or choose another folder"
         ) from error
-    finally:
-        if made is not None and made.exists():
-            shutil.rmtree(made, ignore_errors=True)

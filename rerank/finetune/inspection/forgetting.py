@@ -1,8 +1,7 @@
-"""What a model unlearned: how well it predicts general text, and whether it still finishes simple sentences rightly.
+"""Forgetting by training: likelihood of general texts, and accuracy in completing simple sentences.
 
-The same texts and sentences before and after, so both are compared pair by pair. Knows models only as something that
-weighs continuations (`rerank.lm.log_likelihood.weigh`); the texts are in ``general.toml`` and in the docstrings of
-Python's standard library.
+The same texts and sentences are used before and after training, so that both are compared in pairs. The texts are in
+``general.toml`` and in the docstrings of Python's standard library.
 """
 
 from __future__ import annotations
@@ -20,28 +19,28 @@ import numpy as np
 from rerank.collections.pydoc import Pydoc
 from rerank.errors import BackendError, UsageError
 from rerank.evaluation.significance import open_test
-from rerank.finetune.inspection.subject import FULL, Subject
+from rerank.finetune.inspection.inspected_model import FULL, InspectedModel
 from rerank.lm.loading import load, quiet
-from rerank.lm.permutation_grammar import behind
-from rerank.lm.tokenizers import context_size
+from rerank.lm.permutation_grammar import tokenize_after
+from rerank.lm.tokenizers import stated_context_size
 from rerank.tasks import BackendOptions
 
-#: Docstrings are taken evenly from those of at least so many characters.
+#: Minimum number of characters of a docstring; docstrings are sampled at equal intervals from these.
 _LONG = 400
-#: The logarithm of the highest perplexity that is told; a broken model can pass what a float holds.
+#: Logarithm of the highest perplexity that is reported; a broken model can exceed the range of a float.
 _HIGHEST = 700.0
-#: Rows that a model reads at a time.
+#: Number of sequences per batch.
 _BATCH = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
-    """A sentence to finish.
+class SentenceItem:
+    """A sentence with several possible endings.
 
     Attributes:
-        kind: What it asks about.
-        start: Its beginning.
-        ends: How it may go on; the first is right.
+        kind: Subject of the sentence.
+        start: Start of the sentence.
+        ends: Possible endings; the first one is correct.
     """
 
     kind: str
@@ -50,26 +49,26 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Material:
-    """What is asked of a model.
+class ForgettingMaterial:
+    """Texts and sentences for measuring forgetting.
 
     Attributes:
-        texts: Source (``own``, ``pydoc``) and text.
-        items: Sentences to finish.
-        tokens: How many tokens of a text are read at most.
+        texts: Pairs of source (``own`` or ``pydoc``) and text.
+        items: Sentences with endings.
+        tokens: Maximum number of tokens per text.
     """
 
     texts: tuple[tuple[str, str], ...]
-    items: tuple[Item, ...]
+    items: tuple[SentenceItem, ...]
     tokens: int = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Examined:
-    """What a model answered.
+class MeasuredLikelihoods:
+    """Log-likelihoods of a model, in natural logarithms.
 
     Attributes:
-        texts: Natural-log likelihood of each text, given its first token, and how many tokens that is of.
+        texts: Log-likelihood of each text given its first token, and the number of tokens.
         items: Log-likelihood of each ending of each sentence.
     """
 
@@ -78,22 +77,22 @@ class Examined:
 
     @property
     def margins(self) -> list[float]:
-        """How much likelier the right ending is than the best wrong one, in natural logs; above 0 is right."""
+        """Log-likelihood of the correct ending minus that of the best wrong one; positive if the model is correct."""
         return [right - max(wrong) for right, *wrong in self.items]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Texts:
-    """Prediction of texts of one source.
+class TextComparison:
+    """Comparison of the likelihoods of texts from one source.
 
     Attributes:
-        source: Which.
-        texts: How many.
-        tokens: Of all of them.
-        before: Perplexity, exp of the mean negative log-likelihood of a token.
-        after: Likewise.
-        difference: Log-likelihood of a token after less before, the mean over texts; below 0 is forgetting.
-        p: Two-sided, of the paired t-test over texts.
+        source: The source.
+        texts: Number of texts.
+        tokens: Total number of tokens.
+        before: Perplexity before training: exp of the mean negative log-likelihood per token.
+        after: Perplexity after training.
+        difference: Log-likelihood per token after minus before training, averaged over texts; below 0 is forgetting.
+        p: Two-sided p-value of the paired t-test over texts.
     """
 
     source: str
@@ -106,19 +105,19 @@ class Texts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Items:
-    """Sentences finished rightly, of one kind or of all.
+class SentenceComparison:
+    """Comparison of sentence completion, for one kind of sentences or for all.
 
     Attributes:
-        kind: Which.
-        items: How many.
-        before: Of these, finished rightly.
-        after: Likewise.
-        lost: Right before and wrong after.
-        gained: The other way round.
-        difference: Mean change of the right ending's margin, in natural logs.
-        p: Two-sided: the sign test over those that were lost or gained (McNemar's exact test).
-        p_margin: Two-sided, of the paired t-test over margins.
+        kind: The kind, or ``all``.
+        items: Number of sentences.
+        before: Number completed correctly before training.
+        after: Number completed correctly after training.
+        lost: Number correct only before training.
+        gained: Number correct only after training.
+        difference: Mean change of the margin of the correct ending, in natural logarithms.
+        p: Two-sided p-value of the sign test over lost and gained sentences (McNemar's exact test).
+        p_margin: Two-sided p-value of the paired t-test over margins.
     """
 
     kind: str
@@ -133,161 +132,179 @@ class Items:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Forgetting:
-    """Both, before and after."""
+class ForgettingReport:
+    """Comparisons of texts and of sentences.
 
-    texts: tuple[Texts, ...]
-    items: tuple[Items, ...]
+    Attributes:
+        texts: One comparison per source.
+        items: One comparison per kind of sentences, and one for all.
+    """
+
+    texts: tuple[TextComparison, ...]
+    items: tuple[SentenceComparison, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """What ``rerank inspect --forgetting --format json`` prints under ``forgetting``."""
+        """Return the value of ``forgetting`` in ``rerank inspect --forgetting --format json``."""
         return {"texts": [asdict(row) for row in self.texts], "items": [asdict(row) for row in self.items]}
 
 
-def material(docs: int = 48) -> Material:
-    """The shipped texts and sentences, and ``docs`` docstrings of this interpreter's library.
+def load_material(docs: int = 48) -> ForgettingMaterial:
+    """Load the shipped texts and sentences, and ``docs`` docstrings of the standard library.
 
     Raises:
-        MissingResourceError: The interpreter has no source files of its library.
+        MissingResourceError: The source files of the standard library are not installed.
     """
     shipped = tomllib.loads(files("rerank.finetune.inspection").joinpath("general.toml").read_text("utf-8"))
     long = [doc for doc in Pydoc().docs() if len(doc.text) >= _LONG]
-    taken = [long[place * len(long) // docs] for place in range(min(docs, len(long)))]
-    return Material(
+    sample = [long[index * len(long) // docs] for index in range(min(docs, len(long)))]
+    return ForgettingMaterial(
         texts=(
             *(("own", text["words"]) for text in shipped["text"]),
-            *(("pydoc", f"{doc.title}\n{doc.text}") for doc in taken),
+            *(("pydoc", f"{doc.title}\n{doc.text}") for doc in sample),
         ),
-        items=tuple(Item(kind=i["kind"], start=i["start"], ends=tuple(i["ends"])) for i in shipped["item"]),
+        items=tuple(SentenceItem(kind=i["kind"], start=i["start"], ends=tuple(i["ends"])) for i in shipped["item"]),
     )
 
 
-def examine(model: Any, tokenizer: Any, asked: Material, *, advance: Callable[[int], None] | None = None) -> Examined:
-    """Ask a model.
+def measure_likelihoods(
+    model: Any, tokenizer: Any, material: ForgettingMaterial, *, advance: Callable[[int], None] | None = None
+) -> MeasuredLikelihoods:
+    """Compute the log-likelihoods of texts and endings.
 
     Args:
         model: A causal language model of transformers, in evaluation mode.
         tokenizer: Its tokenizer.
-        asked: What.
-        advance: Told how many more texts and sentences are done.
+        material: Texts and sentences.
+        advance: Called with the number of further texts and sentences that are done.
 
     Raises:
-        BackendError: It answers with numbers that are not finite.
+        BackendError: A log-likelihood is not finite.
     """
-    limit = min(asked.tokens, context_size(model, tokenizer) or asked.tokens)
-    rows = [_ids(tokenizer, text)[:limit] for _, text in asked.texts]
-    prompts = [row[:1] for row in rows] + [_ids(tokenizer, item.start) for item in asked.items]
-    texts = [[row[1:]] for row in rows] + [_endings(tokenizer, item) for item in asked.items]
-    found: list[list[float]] = [[] for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda at: -len(prompts[at]) - len(texts[at][0]))
+    limit = min(material.tokens, stated_context_size(model, tokenizer) or material.tokens)
+    rows = [_ids(tokenizer, text)[:limit] for _, text in material.texts]
+    prompts = [row[:1] for row in rows] + [_ids(tokenizer, item.start) for item in material.items]
+    texts = [[row[1:]] for row in rows] + [_endings(tokenizer, item) for item in material.items]
+    likelihoods: list[list[float]] = [[] for _ in prompts]
+    # Longest first, so that the sequences of a batch have similar lengths.
+    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]) - len(texts[index][0]))
     for start in range(0, len(order), _BATCH):
-        part = order[start : start + _BATCH]
-        for at, row in zip(part, _weigh(model, [prompts[at] for at in part], [texts[at] for at in part]), strict=True):
+        batch = order[start : start + _BATCH]
+        values = _log_likelihoods(model, [prompts[index] for index in batch], [texts[index] for index in batch])
+        for index, row in zip(batch, values, strict=True):
             if not all(map(math.isfinite, row)):
                 raise BackendError(
-                    "The model's answers are not finite numbers", remedy="Try float32, or train with a lower rate"
+                    f"The log-likelihoods {row} of the model are not all finite",
+                    remedy="Use float32, or train with a lower learning rate",
                 )
-            found[at] = row
+            likelihoods[index] = row
         if advance is not None:
-            advance(len(part))
-    many = len(rows)
-    return Examined(
-        texts=tuple((row[0], len(ids) - 1) for row, ids in zip(found[:many], rows, strict=True)),
-        items=tuple(map(tuple, found[many:])),
+            advance(len(batch))
+    n_texts = len(rows)
+    return MeasuredLikelihoods(
+        texts=tuple((row[0], len(ids) - 1) for row, ids in zip(likelihoods[:n_texts], rows, strict=True)),
+        items=tuple(map(tuple, likelihoods[n_texts:])),
     )
 
 
-def compare(before: Examined, after: Examined, asked: Material) -> Forgetting:
-    """Set two answers to the same questions beside each other.
+def compare_likelihoods(
+    before: MeasuredLikelihoods, after: MeasuredLikelihoods, material: ForgettingMaterial
+) -> ForgettingReport:
+    """Compare the likelihoods of two models.
 
     Args:
-        before: Of the untrained model.
-        after: Of the trained one.
-        asked: What both were asked.
+        before: Likelihoods of the untrained model.
+        after: Likelihoods of the trained model.
+        material: Texts and sentences of both.
     """
-    sources = dict.fromkeys(source for source, _ in asked.texts)
-    kinds = dict.fromkeys(item.kind for item in asked.items)
-    read = [(at, source) for at, (source, _) in enumerate(asked.texts) if before.texts[at][1]]  # a lone token has none
-    of_source = {name: [at for at, source in read if source == name] for name in sources}
-    of_kind = {name: [at for at, item in enumerate(asked.items) if item.kind == name] for name in kinds}
-    return Forgetting(
-        texts=tuple(_texts(name, places, before, after) for name, places in of_source.items() if places),
+    sources = dict.fromkeys(source for source, _ in material.texts)
+    kinds = dict.fromkeys(item.kind for item in material.items)
+    # A text of a single token has no likelihood.
+    measured = [(index, source) for index, (source, _) in enumerate(material.texts) if before.texts[index][1]]
+    of_source = {name: [index for index, source in measured if source == name] for name in sources}
+    of_kind = {name: [index for index, item in enumerate(material.items) if item.kind == name] for name in kinds}
+    return ForgettingReport(
+        texts=tuple(_compare_texts(name, indices, before, after) for name, indices in of_source.items() if indices),
         items=(
-            *(_items(name, places, before, after) for name, places in of_kind.items()),
-            _items("all", list(range(len(asked.items))), before, after),
+            *(_compare_sentences(name, indices, before, after) for name, indices in of_kind.items()),
+            _compare_sentences("all", list(range(len(material.items))), before, after),
         ),
     )
 
 
 def measure_forgetting(
-    subject: Subject, options: BackendOptions | None = None, *, advance: Callable[[int], None] | None = None
-) -> Forgetting:
-    """Ask the untrained and the trained model, one after the other, as a run would load them.
+    subject: InspectedModel, options: BackendOptions | None = None, *, advance: Callable[[int], None] | None = None
+) -> ForgettingReport:
+    """Measure forgetting: load the untrained and the trained model one after the other and compare them.
 
     Args:
-        subject: The adapter or model.
-        options: Device and number type, and no adapter.
-        advance: Told how many more texts and sentences are done, of twice `count`.
+        subject: The trained adapter or model.
+        options: Device and data type; must not name an adapter.
+        advance: Called with the number of further texts and sentences that are done, of ``2 * count_items()``.
 
     Raises:
-        UsageError: The options name an adapter too.
-        BackendError: A model gives numbers that are not finite.
-        RerankError: What loading a model raises.
+        UsageError: The options name another adapter.
+        BackendError: A log-likelihood is not finite.
+        RerankError: A model cannot be loaded.
     """
     options = options or BackendOptions()
     if options.adapter:
-        raise UsageError(f"Adapter {options.adapter!r} beside {subject.folder}", expected="one of them")
-    asked = material()
-    answers = []
+        raise UsageError(f"The adapter {options.adapter!r} and {subject.folder}", expected="only one of them")
+    material = load_material()
+    results = []
     for after in (False, True):
         adapted = after and subject.kind != FULL
-        how = BackendOptions(dtype=options.dtype, device=options.device, adapter=str(subject.folder) if adapted else "")
-        model, tokenizer, _ = load(subject.folder if after and not adapted else subject.base, how)
-        answers.append(examine(model, tokenizer, asked, advance=advance))
+        loading = BackendOptions(
+            dtype=options.dtype, device=options.device, adapter=str(subject.folder) if adapted else ""
+        )
+        model, tokenizer, _ = load(subject.folder if after and not adapted else subject.base, loading)
+        results.append(measure_likelihoods(model, tokenizer, material, advance=advance))
         del model
-        gc.collect()  # a model is full of circles, and the next one needs the room
-    return compare(answers[0], answers[1], asked)
+        gc.collect()  # models contain reference cycles, and the next one needs the memory
+    return compare_likelihoods(results[0], results[1], material)
 
 
-def count() -> int:
-    """How many texts and sentences a model is asked."""
-    asked = material()
-    return len(asked.texts) + len(asked.items)
+def count_items() -> int:
+    """Return the number of texts and sentences."""
+    material = load_material()
+    return len(material.texts) + len(material.items)
 
 
-def _weigh(model: Any, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:
-    from rerank.lm.log_likelihood import weigh
+def _log_likelihoods(
+    model: Any, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[Sequence[int]]]
+) -> list[list[float]]:
+    from rerank.lm.log_likelihood import compute_log_likelihoods
 
     with quiet():
-        return weigh(model, prompts, texts)
+        return compute_log_likelihoods(model, prompts, texts)
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
-    """Token ids, behind the token that begins a text where the tokenizer has it so."""
-    found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    begun: list[int] = tokenizer(text)["input_ids"][:1]
-    return [*begun, *found] if begun == [tokenizer.bos_token_id] != found[:1] else found
+    """Return token ids, starting with the begin-of-text token if the tokenizer adds one."""
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    first: list[int] = tokenizer(text)["input_ids"][:1]
+    return [*first, *ids] if first == [tokenizer.bos_token_id] != ids[:1] else ids
 
 
-def _endings(tokenizer: Any, item: Item) -> list[Sequence[int]]:
-    """Token ids of the ways to go on."""
+def _endings(tokenizer: Any, item: SentenceItem) -> list[Sequence[int]]:
+    """Return the token ids of the endings of a sentence."""
 
     def plain(text: str) -> tuple[int, ...]:
         return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    return [behind(plain, item.start, f" {end}") for end in item.ends]
+    return [tokenize_after(plain, item.start, f" {end}") for end in item.ends]
 
 
-def _texts(source: str, places: Sequence[int], before: Examined, after: Examined) -> Texts:
-    tokens = [before.texts[at][1] for at in places]
-    sums = [[who.texts[at][0] for at in places] for who in (before, after)]
-    means = np.array(
-        [[total / many for total in side] for side, many in zip(zip(*sums, strict=True), tokens, strict=True)]
-    )
+def _compare_texts(
+    source: str, indices: Sequence[int], before: MeasuredLikelihoods, after: MeasuredLikelihoods
+) -> TextComparison:
+    tokens = [before.texts[index][1] for index in indices]
+    sums = [[side.texts[index][0] for index in indices] for side in (before, after)]
+    # (texts, 2) log-likelihood per token before and after training
+    means = np.array([[total / n for total in side] for side, n in zip(zip(*sums, strict=True), tokens, strict=True)])
     perplexities = [math.exp(min(_HIGHEST, -math.fsum(side) / sum(tokens))) for side in sums]
-    return Texts(
+    return TextComparison(
         source=source,
-        texts=len(places),
+        texts=len(indices),
         tokens=sum(tokens),
         before=perplexities[0],
         after=perplexities[1],
@@ -296,17 +313,19 @@ def _texts(source: str, places: Sequence[int], before: Examined, after: Examined
     )
 
 
-def _items(kind: str, places: Sequence[int], before: Examined, after: Examined) -> Items:
-    margins = np.array([[before.margins[at], after.margins[at]] for at in places])
-    right = (margins > 0).astype(float)
-    return Items(
+def _compare_sentences(
+    kind: str, indices: Sequence[int], before: MeasuredLikelihoods, after: MeasuredLikelihoods
+) -> SentenceComparison:
+    margins = np.array([[before.margins[index], after.margins[index]] for index in indices])
+    correct = (margins > 0).astype(float)  # (sentences, 2)
+    return SentenceComparison(
         kind=kind,
-        items=len(places),
-        before=int(right[:, 0].sum()),
-        after=int(right[:, 1].sum()),
-        lost=int((right[:, 0] > right[:, 1]).sum()),
-        gained=int((right[:, 0] < right[:, 1]).sum()),
+        items=len(indices),
+        before=int(correct[:, 0].sum()),
+        after=int(correct[:, 1].sum()),
+        lost=int((correct[:, 0] > correct[:, 1]).sum()),
+        gained=int((correct[:, 0] < correct[:, 1]).sum()),
         difference=float((margins[:, 1] - margins[:, 0]).mean()),
-        p=float(open_test("sign").p_values(right)[0]),
+        p=float(open_test("sign").p_values(correct)[0]),
         p_margin=float(open_test("t").p_values(margins)[0]),
     )

@@ -1,7 +1,7 @@
-"""A trained adapter turned into a model of its own, with its intruders made smaller where that is asked for.
+"""Merging of an adapter into its base model, with optional reduction of intruder dimensions.
 
-PEFT merges; the reduction is exact here, as a merged model has room for any rank. PEFT's own
-``reduce_intruder_dimension`` (0.21) writes a second adapter, whose rank cuts part of what it has computed away.
+PEFT merges the weights. The reduction is exact, because a merged matrix can have any rank; PEFT's
+``reduce_intruder_dimension`` (0.21) writes a second adapter, whose rank truncates the result.
 """
 
 from __future__ import annotations
@@ -16,35 +16,36 @@ from typing import TYPE_CHECKING, Any
 
 from rerank.errors import UsageError, shorten
 from rerank.finetune.inspection import spectra
-from rerank.finetune.inspection.checkpoints import Checkpoint
-from rerank.finetune.inspection.deltas import check_places
-from rerank.finetune.inspection.folders import check_new, new_folder
-from rerank.finetune.inspection.subject import FULL, Subject
+from rerank.finetune.inspection.checkpoint_reader import CheckpointReader
+from rerank.finetune.inspection.folders import check_new_folder, new_folder
+from rerank.finetune.inspection.inspected_model import FULL, InspectedModel
+from rerank.finetune.inspection.weight_changes import check_layers
 from rerank.judges.attention.heads import BESIDE, read_heads
 from rerank.lm.loading import load, named_errors, quiet
-from rerank.models.trained import HEADS, PROMPT, SETTINGS
+from rerank.models.adapters import HEADS, PROMPT, SETTINGS
 from rerank.tasks import DTYPES, BackendOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Written beside the weights: what was merged. Not part of what tells models apart.
+#: File beside the weights that describes the merge; it is not part of the identity of the model.
 MARKER = "rerank-merge.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Merging:
-    """How to merge.
+class MergeOptions:
+    """Options of options.
 
     Attributes:
-        reduce: What intruders' singular values are multiplied by, from 0 (they go) to 1; None leaves them alone.
-        top: How many singular vectors are looked at for intruders.
-        epsilon: Below that absolute cosine to all old directions, a new one is an intruder.
-        dtype: Number type of the written weights; ``auto`` is that of the untrained model.
-        device: Where decompositions are made.
+        reduce: Factor of the singular values of intruder dimensions, from 0 (removed) to 1 (unchanged); None for no
+            reduction.
+        top: Number of leading singular vectors that are checked for intruder dimensions.
+        epsilon: Cosine threshold below which a singular vector counts as an intruder dimension.
+        dtype: Data type of the written weights; ``auto`` is that of the base model.
+        device: Torch device of the decompositions.
 
     Raises:
-        UsageError: A value out of range.
+        UsageError: A value is out of range.
     """
 
     reduce: float | None = None
@@ -56,23 +57,24 @@ class Merging:
     def __post_init__(self) -> None:
         """Check the ranges."""
         if self.reduce is not None and not 0 <= self.reduce <= 1:
-            raise UsageError(
-                f"Intruders multiplied by {self.reduce}", expected="a factor from 0 (they go) to 1 (they stay)"
-            )
+            raise UsageError(f"--reduce-intruders {self.reduce}", expected="a factor from 0 (removed) to 1 (unchanged)")
         if self.top < 1 or not 0 < self.epsilon <= 1:
-            raise UsageError(f"top={self.top}, epsilon={self.epsilon}", expected="1 or more, and a cosine up to 1")
+            raise UsageError(
+                f"top={self.top}, epsilon={self.epsilon}",
+                expected="top of at least 1, and epsilon above 0 and at most 1",
+            )
         if self.dtype not in DTYPES:
             raise UsageError(f"Dtype {shorten(self.dtype)}", expected=f"one of: {', '.join(DTYPES)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reduced:
-    """Intruders of one matrix, before and after.
+class IntruderReduction:
+    """Numbers of intruder dimensions of one matrix, before and after the reduction.
 
     Attributes:
-        name: Its module.
-        before: Intruders among the first singular vectors.
-        after: Likewise, once they were made smaller.
+        name: Name of the module.
+        before: Intruder dimensions among the leading singular vectors before the reduction.
+        after: Intruder dimensions among the leading singular vectors after the reduction.
     """
 
     name: str
@@ -81,26 +83,26 @@ class Reduced:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Merged:
-    """What was written.
+class MergeResult:
+    """Result of options.
 
     Attributes:
-        out: The folder.
-        dtype: Number type of its weights.
-        changed: Matrices and vectors that differ from the untrained model's.
-        rounded: Norm of what rounding to ``dtype`` took or added, over the norm of the whole change: where it comes
-            near 1, little of the training is left. None where nothing changed.
-        reduced: The changed matrices, where intruders were looked for.
+        out: Folder of the merged model.
+        dtype: Data type of its weights.
+        changed: Number of matrices and vectors that differ from the base model.
+        rounded: Norm of the rounding error of ``dtype`` over the norm of the weight change: near 1, little of the
+            training is left. None if nothing changed.
+        reduced: Intruder dimensions of the changed matrices; empty without a reduction.
     """
 
     out: Path
     dtype: str
     changed: int
     rounded: float | None
-    reduced: tuple[Reduced, ...] = field(default=())
+    reduced: tuple[IntruderReduction, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
-        """What ``rerank merge --format json`` prints."""
+        """Return the output of ``rerank merge --format json``."""
         return {
             "out": str(self.out),
             "dtype": self.dtype,
@@ -112,43 +114,43 @@ class Merged:
         }
 
 
-def merge(subject: Subject, out: Path, merging: Merging | None = None) -> Merged:
-    """Write a model folder that holds what the adapter computes: config, safetensors, tokenizer.
+def merge_adapter(subject: InspectedModel, out: Path, options: MergeOptions | None = None) -> MergeResult:
+    """Merge an adapter, and write the merged model: config, safetensors and tokenizer.
 
-    Weights are merged in float32 and rounded once. It needs the untrained model in float32 in memory. What an adapter
-    of `rerank train` says of its use (method, prompt, limits, heads) goes along, so that ``--model FOLDER`` ranks as
-    the adapter did.
+    Weights are merged in float32, which requires the base model in float32 in memory, and rounded once. Method, prompt,
+    limits and heads of an adapter trained with `rerank train` are copied, so that ``--model FOLDER`` ranks like the
+    adapter.
 
     Args:
-        subject: An adapter, or a whole model whose intruders are to be reduced.
-        out: A new folder.
-        merging: How.
+        subject: An adapter, or a complete model whose intruder dimensions are to be reduced.
+        out: New folder.
+        options: Options; defaults if omitted.
 
     Raises:
-        UsageError: An adapter that cannot be merged, a whole model without a reduction, or a folder that is there.
-        RerankError: What loading and writing raise.
+        UsageError: The adapter cannot be merged, a complete model is given without a reduction, or the folder exists.
+        RerankError: Loading or writing fails.
     """
-    merging = merging or Merging()
-    check_new(out)
-    base = Checkpoint(subject.base)
-    model, tokenizer = _loaded(subject, base, merging)
-    dtype = _dtype(subject.base, merging.dtype)
-    rows: list[Reduced] = []
-    squares = [0.0, 0.0]
+    options = options or MergeOptions()
+    check_new_folder(out)
+    base = CheckpointReader(subject.base)
+    model, tokenizer = _loaded(subject, base, options)
+    dtype = _dtype(subject.base, options.dtype)
+    rows: list[IntruderReduction] = []
+    squares = [0.0, 0.0]  # squared norms of the rounding errors, and of the changes
     changed = 0
     for name, parameter, weight in _differing(model, base):
         changed += 1
-        if merging.reduce is not None and parameter.ndim == 2:
-            rows.append(_reduce(name, parameter, weight, merging))
+        if options.reduce is not None and parameter.ndim == 2:
+            rows.append(_reduce(name, parameter, weight, options))
         squares[0] += float((parameter.data - parameter.data.to(dtype).float()).norm()) ** 2
         squares[1] += float((parameter.data - weight).norm()) ** 2
-    with quiet(), new_folder(out) as made:
-        model.to(dtype).save_pretrained(made)
-        tokenizer.save_pretrained(made)
-        said = {"base": str(subject.base), "trained": str(subject.folder), **asdict(merging)}
-        (made / MARKER).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-        _carry_use(subject.folder, made)
-    return Merged(
+    with quiet(), new_folder(out) as folder:
+        model.to(dtype).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        description = {"base": str(subject.base), "trained": str(subject.folder), **asdict(options)}
+        (folder / MARKER).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+        _copy_settings(subject.folder, folder)
+    return MergeResult(
         out=out,
         dtype=str(dtype).removeprefix("torch."),
         changed=changed,
@@ -157,35 +159,35 @@ def merge(subject: Subject, out: Path, merging: Merging | None = None) -> Merged
     )
 
 
-def _carry_use(trained: Path, made: Path) -> None:
-    """Say in a model's folder how it is used, where the adapter's, or the unreduced model's, said so."""
+def _copy_settings(trained: Path, folder: Path) -> None:
+    """Copy method, prompt, limits and heads from the folder of the adapter or the unreduced model, if it has them."""
     for name in (SETTINGS, PROMPT):
         if (trained / name).is_file():
-            shutil.copyfile(trained / name, made / name)
+            shutil.copyfile(trained / name, folder / name)
     if (trained / HEADS).is_file():
         heads = read_heads(trained / HEADS)
-        # Chosen for the untrained model and this adapter; now for the weights that they are in one folder with.
-        replace(heads, model={"model": heads.model.get("model", ""), "weights": BESIDE}).write(made / HEADS)
+        # They referred to the base model with this adapter; now they refer to the weights in the same folder.
+        replace(heads, model={"model": heads.model.get("model", ""), "weights": BESIDE}).write(folder / HEADS)
 
 
-def _loaded(subject: Subject, base: Checkpoint, merging: Merging) -> tuple[Any, Any]:
-    """The trained model in float32, and its tokenizer."""
+def _loaded(subject: InspectedModel, base: CheckpointReader, options: MergeOptions) -> tuple[Any, Any]:
+    """Load the trained model in float32, and its tokenizer."""
     if subject.kind == FULL:
-        if merging.reduce is None:
+        if options.reduce is None:
             raise UsageError(
-                f"{subject.folder} is a whole model: there is nothing to merge",
+                f"{subject.folder} is a complete model, which has nothing to merge",
                 expected="an adapter, or --reduce-intruders",
             )
         model, tokenizer, _ = load(subject.folder, BackendOptions(dtype="float32", device="cpu"))
         return model, tokenizer
-    from rerank.finetune.inspection.peft_merging import merged
+    from rerank.finetune.inspection.peft_merging import merge_with_peft
 
-    check_places(Checkpoint(subject.folder / "adapter_model.safetensors"), base)
-    return merged(subject)
+    check_layers(CheckpointReader(subject.folder / "adapter_model.safetensors"), base)
+    return merge_with_peft(subject)
 
 
-def _differing(model: Any, base: Checkpoint) -> Iterator[tuple[str, Any, Tensor]]:
-    """Parameters that are not what they were in the untrained model: name, parameter, weight before."""
+def _differing(model: Any, base: CheckpointReader) -> Iterator[tuple[str, Any, Tensor]]:
+    """Yield name, parameter and weight before training of the parameters that differ from the base model."""
     for name, parameter in model.named_parameters():
         stored = base.find(name)
         weight = base.read(stored) if stored is not None else None
@@ -193,22 +195,22 @@ def _differing(model: Any, base: Checkpoint) -> Iterator[tuple[str, Any, Tensor]
             yield name, parameter, weight
 
 
-def _reduce(name: str, parameter: Any, weight: Tensor, merging: Merging) -> Reduced:
-    """Make the intruders of one matrix smaller, in the model itself."""
-    factor = 1.0 if merging.reduce is None else merging.reduce
-    before, after = weight.to(merging.device), parameter.data.to(merging.device)
-    found, had, left = spectra.shrink_intruders(before, after, factor, top=merging.top, epsilon=merging.epsilon)
-    parameter.data.copy_(found)
-    return Reduced(name=name.removesuffix(".weight"), before=had, after=left)
+def _reduce(name: str, parameter: Any, weight: Tensor, options: MergeOptions) -> IntruderReduction:
+    """Reduce the intruder dimensions of one parameter in place."""
+    factor = 1.0 if options.reduce is None else options.reduce
+    before, after = weight.to(options.device), parameter.data.to(options.device)
+    reduced, count, left = spectra.shrink_intruders(before, after, factor, top=options.top, epsilon=options.epsilon)
+    parameter.data.copy_(reduced)
+    return IntruderReduction(name=name.removesuffix(".weight"), before=count, after=left)
 
 
-def _dtype(base: Path, asked: str) -> Any:
-    """The number type to write."""
+def _dtype(base: Path, name: str) -> Any:
+    """Return the torch data type of the written weights."""
     import torch
     import transformers
 
-    if asked == "auto":
+    if name == "auto":
         with quiet(), named_errors(base):
-            found = transformers.AutoConfig.from_pretrained(base).dtype
-        return found if isinstance(found, torch.dtype) else torch.float32
-    return getattr(torch, asked)
+            dtype = transformers.AutoConfig.from_pretrained(base).dtype
+        return dtype if isinstance(dtype, torch.dtype) else torch.float32
+    return getattr(torch, name)

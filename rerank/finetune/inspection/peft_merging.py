@@ -1,4 +1,4 @@
-"""An adapter merged into its model by PEFT, in float32. Imports torch at its top."""
+"""Merging of an adapter into its base model with PEFT, in float32. Imports torch."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import UsageError
-from rerank.finetune.inspection.subject import Subject
+from rerank.finetune.inspection.inspected_model import InspectedModel
 from rerank.lm.loading import load, quiet, untie
 from rerank.tasks import BackendOptions
 
 
-def merged(subject: Subject) -> tuple[Any, Any]:
-    """Load the untrained model in float32 on the CPU, and merge the adapter into it.
+def merge_with_peft(subject: InspectedModel) -> tuple[Any, Any]:
+    """Load the base model in float32 on the CPU, and merge the adapter into it.
 
     Args:
         subject: An adapter.
@@ -22,48 +22,48 @@ def merged(subject: Subject) -> tuple[Any, Any]:
         The merged model of transformers, and its tokenizer.
 
     Raises:
-        UsageError: The adapter is of a kind that cannot be merged, or does not fit the model.
-        RerankError: What loading a model raises.
+        UsageError: The adapter cannot be merged, or does not fit the model.
+        RerankError: The base model cannot be loaded.
     """
     config = subject.config
     if config.is_prompt_learning:
         raise UsageError(
-            f"Adapter {str(subject.folder)!r} is a learned prompt ({subject.kind}) and changes no weights",
-            expected="one that changes weights, such as LoRA",
+            f"Adapter {str(subject.folder)!r} is a learned prompt ({subject.kind}), which changes no weights",
+            expected="an adapter that changes weights, such as LoRA",
         )
     model, tokenizer, _ = load(subject.base, BackendOptions(dtype="float32", device="cpu"))
-    wrapped: Any = attach(model, subject.folder)
+    wrapped: Any = attach_adapter(model, subject.folder)
     try:
-        with quiet(), _known():
+        with quiet(), _suppress_peft_warnings():
             untie(wrapped)
-            whole: Any = wrapped.merge_and_unload(safe_merge=True)
-            return whole.eval(), tokenizer
+            model = wrapped.merge_and_unload(safe_merge=True)
+            return model.eval(), tokenizer
     except (ValueError, RuntimeError, AttributeError, TypeError) as error:  # NotImplementedError is a RuntimeError
         raise UsageError(
             f"Adapter {str(subject.folder)!r} ({subject.kind}) cannot be merged: {error}",
-            expected="one that PEFT can merge",
+            expected="an adapter that PEFT can merge",
         ) from error
 
 
-def attach(model: Any, folder: Path) -> Any:
-    """Put an adapter on a model, as PEFT does.
+def attach_adapter(model: Any, folder: Path) -> Any:
+    """Load an adapter onto a model with PEFT.
 
     Raises:
-        UsageError: It does not fit.
+        UsageError: The adapter does not fit the model.
     """
     import peft
 
     try:
-        with quiet(), _known():
+        with quiet(), _suppress_peft_warnings():
             return peft.PeftModel.from_pretrained(model, str(folder))
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise UsageError(
-            f"Adapter {str(folder)!r} does not fit the model: {error}", expected="the model that it was trained on"
+            f"Adapter {str(folder)!r} does not fit the model: {error}", expected="the base model of the training"
         ) from error
 
 
-class _known(warnings.catch_warnings):
-    """What PEFT warns of here is looked after here: tied weights, keys that are missing, base models it cannot name."""
+class _suppress_peft_warnings(warnings.catch_warnings):
+    """Suppresses PEFT's warnings about cases that are handled here: tied weights, missing keys, unknown base models."""
 
     def __enter__(self) -> Any:
         entered = super().__enter__()

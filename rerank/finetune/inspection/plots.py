@@ -1,6 +1,6 @@
-"""A picture of an inspection: layers down, kinds of matrix across, one field each for size, rank and intruders.
+"""Heat maps of an inspection: layers by kinds of matrices, for size, rank and intruder dimensions.
 
-Drawn with matplotlib (the extra ``plots``) on a figure of its own, so that no global state of it is read or changed.
+They are drawn with matplotlib (the extra ``plots``) without its global state.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ import numpy.typing as npt
 
 from rerank.errors import StorageError, UsageError
 from rerank.evaluation.plots import check_plot
-from rerank.finetune.inspection.report import Inspection, Row
+from rerank.finetune.inspection.report import Inspection, MatrixReport
 
 _LAYER = re.compile(r"(?P<before>.*?)\.(?P<layer>\d+)\.(?P<kind>.+)")
-#: Where a matrix that is in no layer stands.
+#: Row label of matrices outside of the layers.
 _OUTSIDE = "outside"
-#: Kinds of matrix that come first, in the order in which a layer uses them.
+#: Kinds of matrices that come first, in the order in which a layer uses them.
 _ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-#: Up to so many cells their numbers are written into them.
+#: Maximum number of cells in which numbers are printed.
 _WRITTEN = 400
 _COLOURS = "Blues"
-#: What no change was made to.
+#: Colour of unchanged matrices.
 _EMPTY = "#f2f2f2"
 
 
 def plot_inspection(inspection: Inspection, path: str | Path) -> None:
-    """Draw the changed matrices as heat maps: relative norm, rank, and intruders where they were looked for.
+    """Draw heat maps of the changed matrices: relative norm, rank, and intruder dimensions if they were computed.
 
     Args:
-        inspection: What to draw.
-        path: Ends in .png, .svg or .pdf.
+        inspection: The inspection.
+        path: File name that ends in .png, .svg or .pdf.
 
     Raises:
-        UsageError: Another ending, or nothing that was changed.
+        UsageError: The file type is not supported, or no matrix was changed.
         MissingPrerequisiteError: matplotlib is not installed.
-        MissingResourceError: The folder is not there.
-        StorageError: It cannot be written.
+        MissingResourceError: The folder does not exist.
+        StorageError: The file cannot be written.
     """
     check_plot(path)
     if not inspection.rows:
-        raise UsageError("Nothing to draw: no matrix was changed", remedy="Leave --plot out")
+        raise UsageError("No matrix was changed, so there is nothing to draw", remedy="Omit --plot")
     from matplotlib.figure import Figure
 
-    layers, kinds, places = _grid(inspection.rows)
-    fields: list[tuple[str, Callable[[Row], float | None], str]] = [
+    layers, kinds, positions = _grid(inspection.rows)
+    fields: list[tuple[str, Callable[[MatrixReport], float | None], str]] = [
         (
             "size of the change, % of the matrix",
             lambda row: None if row.relative is None else 100 * row.relative,
@@ -57,42 +57,42 @@ def plot_inspection(inspection: Inspection, path: str | Path) -> None:
         ),
         ("rank of the change, by entropy", lambda row: row.entropy_rank, ".1f"),
     ]
-    if inspection.looking.top:
-        fields.append((f"intruders in the first {inspection.looking.top}", lambda row: row.intruders, ".0f"))
+    if inspection.options.top:
+        fields.append((f"intruders in the first {inspection.options.top}", lambda row: row.intruders, ".0f"))
     width = len(fields) * max(2.6, 0.62 * len(kinds) + 1.2)
     figure = Figure(figsize=(min(20.0, width), min(16.0, 1.9 + 0.24 * len(layers))), layout="constrained")
     figure.suptitle(f"{_short(inspection.subject.folder.name)} ({inspection.subject.kind})", fontsize=10)
     for axes, (title, value, form) in zip(np.atleast_1d(figure.subplots(1, len(fields))), fields, strict=True):
         table = np.full((len(layers), len(kinds)), np.nan)
-        for row, place in zip(inspection.rows, places, strict=True):
-            found = value(row)
-            table[place] = np.nan if found is None else found
+        for row, position in zip(inspection.rows, positions, strict=True):
+            cell = value(row)
+            table[position] = np.nan if cell is None else cell
         _draw(figure, axes, table, (title, form), (layers, kinds))
     _save(figure, Path(path))
 
 
-def _grid(rows: Sequence[Row]) -> tuple[list[str], list[str], list[tuple[int, int]]]:
-    """Names of lines and columns, and each row's place among them."""
-    found = []
+def _grid(rows: Sequence[MatrixReport]) -> tuple[list[str], list[str], list[tuple[int, int]]]:
+    """Return row labels, column labels, and the (row, column) of each matrix."""
+    cells = []
     for row in rows:
         match = _LAYER.fullmatch(row.name)
-        found.append((match["layer"], match["kind"]) if match else (_OUTSIDE, row.name.rpartition(".")[2]))
-    numbers = sorted({int(layer) for layer, _ in found if layer != _OUTSIDE})
-    layers = [*map(str, numbers), *([_OUTSIDE] if any(layer == _OUTSIDE for layer, _ in found) else [])]
-    usual = {name: place for place, name in enumerate(_ORDER)}
-    kinds = sorted(dict.fromkeys(kind for _, kind in found), key=lambda kind: usual.get(kind.rpartition(".")[2], 99))
-    return layers, kinds, [(layers.index(layer), kinds.index(kind)) for layer, kind in found]
+        cells.append((match["layer"], match["kind"]) if match else (_OUTSIDE, row.name.rpartition(".")[2]))
+    numbers = sorted({int(layer) for layer, _ in cells if layer != _OUTSIDE})
+    layers = [*map(str, numbers), *([_OUTSIDE] if any(layer == _OUTSIDE for layer, _ in cells) else [])]
+    order = {name: index for index, name in enumerate(_ORDER)}
+    kinds = sorted(dict.fromkeys(kind for _, kind in cells), key=lambda kind: order.get(kind.rpartition(".")[2], 99))
+    return layers, kinds, [(layers.index(layer), kinds.index(kind)) for layer, kind in cells]
 
 
 def _draw(
     figure: Any,
     axes: Any,
     table: npt.NDArray[np.float64],
-    what: tuple[str, str],
+    caption: tuple[str, str],
     names: tuple[Sequence[str], Sequence[str]],
 ) -> None:
-    """One field: a colour a matrix, and its number where there is room."""
-    title, form = what
+    """Draw one heat map, with numbers if there is space for them."""
+    title, form = caption
     layers, kinds = names
     top = np.nanmax(table) if np.isfinite(table).any() else 1.0
     axes.set_facecolor(_EMPTY)
@@ -113,16 +113,16 @@ def _draw(
 
 
 def _save(figure: Any, path: Path) -> None:
-    """Write the file whole."""
+    """Write the file without a date, so that the same figure gives the same bytes."""
     form, drawn = path.suffix.lower().removeprefix("."), io.BytesIO()
     dateless = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
     figure.savefig(drawn, format=form, dpi=160, metadata=dateless)
     try:
         path.write_bytes(drawn.getvalue())
     except OSError as error:
-        raise StorageError(f"{path} could not be written: {error.strerror}", remedy="Free space") from error
+        raise StorageError(f"{path} cannot be written: {error.strerror}", remedy="Free disk space") from error
 
 
 def _short(name: str, limit: int = 60) -> str:
-    """The end of a long name; ``$`` would start a formula."""
+    """Return the end of a long name, with ``$`` escaped, which would start a formula."""
     return (name if len(name) <= limit else f"…{name[1 - limit :]}").replace("$", r"\$")

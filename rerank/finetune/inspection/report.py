@@ -1,4 +1,4 @@
-"""One row a changed matrix, and what they come to together. Knows changes (`deltas`), not how adapters make them."""
+"""Inspection of a trained model: one report per changed matrix, and totals."""
 
 from __future__ import annotations
 
@@ -9,24 +9,26 @@ from typing import Any
 
 from rerank.errors import UsageError
 from rerank.finetune.inspection import spectra
-from rerank.finetune.inspection.checkpoints import Checkpoint
-from rerank.finetune.inspection.deltas import Change, changes, left_out
-from rerank.finetune.inspection.subject import FULL, Subject
+from rerank.finetune.inspection.checkpoint_reader import CheckpointReader
+from rerank.finetune.inspection.inspected_model import FULL, InspectedModel
+from rerank.finetune.inspection.weight_changes import WeightChange, iterate_changes, missing_modules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Looking:
-    """How to look.
+class InspectionOptions:
+    """Options of an inspection.
 
     Attributes:
-        top: How many singular vectors are looked at for intruders; 0 leaves them and their decompositions out.
-        epsilon: Below that absolute cosine to all old directions, a new one is an intruder.
-        tolerance: Entries that moved at most so far count as unchanged.
-        reduction: Share of singular values of the untrained matrices that `rank_profile` drops; None for no profile.
-        device: Where decompositions are made.
+        top: Number of leading singular vectors that are checked for intruder dimensions; 0 skips the check and its
+            decompositions.
+        epsilon: Cosine threshold below which a singular vector counts as an intruder dimension.
+        tolerance: Entries that changed by at most this value count as unchanged.
+        reduction: Fraction of the singular values of the untrained matrices that `rank_profile` drops; None for no
+            profile.
+        device: Torch device of the decompositions.
 
     Raises:
-        UsageError: A value out of range.
+        UsageError: A value is out of range.
     """
 
     top: int = 10
@@ -39,30 +41,33 @@ class Looking:
         """Check the ranges."""
         checks = {
             f"top={self.top}": (self.top >= 0, "0 or more"),
-            f"epsilon={self.epsilon}": (0 < self.epsilon <= 1, "a cosine above 0, at most 1"),
+            f"epsilon={self.epsilon}": (0 < self.epsilon <= 1, "a cosine above 0 and at most 1"),
             f"tolerance={self.tolerance}": (self.tolerance >= 0, "0 or more"),
-            f"reduction={self.reduction}": (self.reduction is None or 0 <= self.reduction < 1, "a share below 1"),
+            f"reduction={self.reduction}": (
+                self.reduction is None or 0 <= self.reduction < 1,
+                "a fraction, at least 0 and below 1",
+            ),
         }
-        for what, (right, expected) in checks.items():
-            if not right:
-                raise UsageError(what, expected=expected)
+        for setting, (is_valid, expected) in checks.items():
+            if not is_valid:
+                raise UsageError(setting, expected=expected)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One changed matrix.
+class MatrixReport:
+    """Report on one changed matrix.
 
     Attributes:
-        name: Its module in the model.
-        rows: Of the matrix, as it is stored.
-        columns: Likewise.
+        name: Name of the module in the model.
+        rows: Number of rows of the stored matrix.
+        columns: Number of columns of the stored matrix.
         norm: Frobenius norm of the change.
-        relative: That over the norm of the untrained matrix; None where that is 0.
-        rank: Singular values of the change that are more than rounding.
-        entropy_rank: exp of their entropy.
-        sparsity: Share of entries that did not move.
-        intruders: New directions among the first ones; None where they were not looked for.
-        profile: Rank that the untrained matrix keeps under the common threshold; None where it was not asked for.
+        relative: Norm of the change over the norm of the untrained matrix; None if the latter is 0.
+        rank: Numerical rank of the change.
+        entropy_rank: Effective rank of the change: exp of the entropy of its singular values.
+        sparsity: Fraction of unchanged entries.
+        intruders: Number of intruder dimensions among the leading singular vectors; None if not computed.
+        profile: Rank of the untrained matrix under the common threshold; None if not computed.
     """
 
     name: str
@@ -79,25 +84,25 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inspection:
-    """What was found.
+    """Result of an inspection.
 
     Attributes:
-        subject: What was looked at.
-        looking: How.
-        rows: The changed matrices, in the order of layers.
-        totals: What they come to; see `total`.
-        notes: What a reader must know.
+        subject: The inspected adapter or model.
+        options: The options.
+        rows: Reports on the changed matrices, in the order of layers.
+        totals: Totals, as returned by `summarise`.
+        notes: Warnings about the result.
     """
 
-    subject: Subject
-    looking: Looking
-    rows: tuple[Row, ...]
+    subject: InspectedModel
+    options: InspectionOptions
+    rows: tuple[MatrixReport, ...]
     totals: Mapping[str, Any]
     notes: tuple[str, ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
-        """What ``rerank inspect --format json`` prints."""
-        options = asdict(self.looking)
+        """Return the output of ``rerank inspect --format json``."""
+        options = asdict(self.options)
         del options["device"]
         return {
             "adapter": str(self.subject.folder),
@@ -110,57 +115,57 @@ class Inspection:
         }
 
 
-def inspect_subject(subject: Subject, looking: Looking | None = None) -> Inspection:
-    """Look at every matrix that training changed.
+def inspect_subject(subject: InspectedModel, options: InspectionOptions | None = None) -> Inspection:
+    """Inspect every matrix that training changed.
 
     Raises:
-        DataError: It was trained on another model, or its files are damaged.
-        RerankError: What loading raises.
+        DataError: The base model is not the one that was trained, or a file is damaged.
+        RerankError: Loading fails.
     """
-    looking = looking or Looking()
-    base = Checkpoint(subject.base)
-    rows: list[Row] = []
+    options = options or InspectionOptions()
+    base = CheckpointReader(subject.base)
+    rows: list[MatrixReport] = []
     before: dict[str, list[float]] = {}
-    squares = [0.0, 0.0]
+    squares = [0.0, 0.0]  # squared norms of the changes, and of the untrained matrices
     vectors = 0
-    for change in changes(subject, base):
+    for change in iterate_changes(subject, base):
         if min(change.delta.shape) == 1:
             vectors += 1
             continue
-        row, values = look(change, looking)
+        row, values = inspect_matrix(change, options)
         rows.append(row)
-        if values is not None and looking.reduction is not None and values[0] > 0:
+        if values is not None and options.reduction is not None and values[0] > 0:
             before[row.name] = values
         squares[0] += row.norm**2
         squares[1] += float(change.weight.norm()) ** 2
-    totals = total(rows, base, looking) | {"vectors": vectors}
+    totals = summarise(rows, base, options) | {"vectors": vectors}
     totals["relative"] = math.sqrt(squares[0] / squares[1]) if squares[1] else None
-    if looking.reduction is not None and before:
-        totals["threshold"], kept = spectra.rank_profile(before, looking.reduction)
-        rows = [_with_profile(row, kept.get(row.name)) for row in rows]
+    if options.reduction is not None and before:
+        totals["threshold"], ranks = spectra.rank_profile(before, options.reduction)
+        rows = [_with_profile(row, ranks.get(row.name)) for row in rows]
     return Inspection(
-        subject=subject, looking=looking, rows=tuple(rows), totals=totals, notes=tuple(_notes(subject, base, rows))
+        subject=subject, options=options, rows=tuple(rows), totals=totals, notes=tuple(_notes(subject, base, rows))
     )
 
 
-def look(change: Change, looking: Looking) -> tuple[Row, list[float] | None]:
-    """One matrix's row, and the singular values of the untrained matrix where they were computed."""
-    weight, delta = change.weight.to(looking.device), change.delta.to(looking.device)
+def inspect_matrix(change: WeightChange, options: InspectionOptions) -> tuple[MatrixReport, list[float] | None]:
+    """Return the report on one matrix, and the singular values of the untrained matrix if they were computed."""
+    weight, delta = change.weight.to(options.device), change.delta.to(options.device)
     if change.factors is None:
-        values = spectra.spectrum(delta)
+        values = spectra.singular_values(delta)
     else:
         left, right = change.factors
-        values = spectra.factor_spectrum(left.to(looking.device), right.to(looking.device))
+        values = spectra.product_singular_values(left.to(options.device), right.to(options.device))
     old: list[float] | None = None
-    found: int | None = None
-    if looking.top or looking.reduction is not None:
-        directions, sigma = spectra.left_vectors(weight)
+    count: int | None = None
+    if options.top or options.reduction is not None:
+        directions, sigma = spectra.left_singular_vectors(weight)
         old = sigma.tolist()
-        if looking.top:
-            after, _ = spectra.left_vectors(weight + delta)
-            found = len(spectra.intruders(directions, after, top=looking.top, epsilon=looking.epsilon))
+        if options.top:
+            after, _ = spectra.left_singular_vectors(weight + delta)
+            count = len(spectra.find_intruders(directions, after, top=options.top, epsilon=options.epsilon))
     norm, size = float(delta.norm()), float(weight.norm())
-    row = Row(
+    row = MatrixReport(
         name=change.name,
         rows=delta.shape[0],
         columns=delta.shape[1],
@@ -168,19 +173,19 @@ def look(change: Change, looking: Looking) -> tuple[Row, list[float] | None]:
         relative=norm / size if size else None,
         rank=spectra.numerical_rank(values, max(delta.shape), change.floor),
         entropy_rank=spectra.entropy_rank(values),
-        sparsity=spectra.sparsity(delta, looking.tolerance),
-        intruders=found,
+        sparsity=spectra.sparsity(delta, options.tolerance),
+        intruders=count,
     )
     return row, old
 
 
-def total(rows: Iterable[Row], base: Checkpoint, looking: Looking) -> dict[str, Any]:
-    """What the rows come to.
+def summarise(rows: Iterable[MatrixReport], base: CheckpointReader, options: InspectionOptions) -> dict[str, Any]:
+    """Compute totals over the reports.
 
     Returns:
-        ``matrices`` that changed, ``unchanged`` ones of the model, ``parameters`` in the changed ones, ``sparsity``
-        over these and ``sparsity_of_model`` over all matrices, ``mean_rank``, ``mean_entropy_rank``, ``intruders`` and
-        ``with_intruders`` (matrices that have one).
+        ``matrices`` (number of changed matrices), ``unchanged`` (number of others), ``parameters`` (in changed
+        matrices), ``sparsity`` over these and ``sparsity_of_model`` over all matrices, ``mean_rank``,
+        ``mean_entropy_rank``, ``intruders``, and ``with_intruders`` (number of matrices that have any).
     """
     listed = list(rows)
     sizes = [row.rows * row.columns for row in listed]
@@ -197,23 +202,23 @@ def total(rows: Iterable[Row], base: Checkpoint, looking: Looking) -> dict[str, 
         "sparsity_of_model": 1 - (sum(sizes) - still) / everything if everything else None,
         "mean_rank": sum(row.rank for row in listed) / len(listed) if listed else None,
         "mean_entropy_rank": sum(row.entropy_rank for row in listed) / len(listed) if listed else None,
-        "intruders": sum(counts) if looking.top else None,
-        "with_intruders": sum(map(bool, counts)) if looking.top else None,
+        "intruders": sum(counts) if options.top else None,
+        "with_intruders": sum(map(bool, counts)) if options.top else None,
     }
 
 
-def _with_profile(row: Row, kept: int | None) -> Row:
-    return Row(**asdict(row) | {"profile": kept})
+def _with_profile(row: MatrixReport, rank: int | None) -> MatrixReport:
+    return MatrixReport(**asdict(row) | {"profile": rank})
 
 
-def _notes(subject: Subject, base: Checkpoint, rows: list[Row]) -> Iterable[str]:
+def _notes(subject: InspectedModel, base: CheckpointReader, rows: list[MatrixReport]) -> Iterable[str]:
     if not rows:
-        yield "No matrix was changed: this is the untrained model, or an adapter that was not trained"
+        yield "No matrix was changed: this is the untrained model, or an untrained adapter"
     if subject.kind != FULL:
-        stored = Checkpoint(subject.folder / "adapter_model.safetensors")
-        lacking = left_out(stored, base, subject.config)
-        if lacking:
+        stored = CheckpointReader(subject.folder / "adapter_model.safetensors")
+        missing = missing_modules(stored, base, subject.config)
+        if missing:
             yield (
-                f"The adapter's settings name {len(lacking)} matrices of this model that it has nothing for, the first "
-                f"of them {lacking[0]}: it may be of another model"
+                f"The adapter targets {len(missing)} matrices of this model for which it has no weights, the first is "
+                f"{missing[0]}: it may belong to another model"
             )

@@ -1,8 +1,8 @@
-"""Variants of labelled lists: other orders, fewer documents, shorter texts. The label keeps its order throughout.
+"""Augmentation of labelled lists: shuffled, subsampled or truncated variants with the same label order.
 
 RankZephyr (Pradeep et al. 2023, arXiv 2312.02724) is trained on lists in shuffled orders and of varying length, which
-makes it indifferent to both. Everything is drawn from the seed, the query and the place in the file, so that the same
-file gives the same variants.
+makes it robust to both. Random numbers depend on the seed, the query and the index in the file, so that the same file
+always gives the same variants.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from rerank.errors import UsageError
-from rerank.finetune.labels.lists import LabelList
+from rerank.finetune.labels.label_list import LabelList
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.types import Document
 
@@ -21,20 +21,20 @@ _WORD = re.compile(r"\S+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Variants:
-    """What is made of each list.
+class Augmentation:
+    """Options of the variants that are made of each list.
 
     Attributes:
-        copies: How many variants.
-        keep: Whether the list itself comes first, as it is.
-        shuffle: Whether documents are shown in an order drawn by chance.
-        docs: Most documents of a variant; None for as many as there are.
-        draw: Whether documents are drawn by chance, and their number too, from 2 to ``docs``; else the first ``docs``
-            are taken.
-        seed: For all that is drawn.
+        copies: Number of variants per list.
+        keep: Yield the unchanged list before its variants.
+        shuffle: Show the documents in random order.
+        docs: Maximum number of documents of a variant; None for all.
+        draw: Sample the documents at random, and their number uniformly from 2 to ``docs``; otherwise the first
+            ``docs`` documents are taken.
+        seed: Random seed.
 
     Raises:
-        UsageError: Variants that would be no variants, or numbers out of range.
+        UsageError: The options change nothing, or a number is out of range.
     """
 
     copies: int = 1
@@ -45,55 +45,57 @@ class Variants:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check that something is asked for."""
+        """Check the options."""
         if not (self.shuffle or self.draw or self.docs is not None):
-            raise UsageError("Variants that change nothing", expected="--shuffle, --docs or --draw")
+            raise UsageError("No option changes the lists", expected="--shuffle, --docs or --draw")
         if self.copies < 1 or (self.docs is not None and self.docs < 2):
             raise UsageError(
                 f"--copies {self.copies} with --docs {self.docs}", expected="at least 1 copy, and at least 2 documents"
             )
         if self.copies > 1 and not (self.shuffle or self.draw):
-            raise UsageError(f"--copies {self.copies} without chance", expected="--shuffle or --draw, or one copy")
+            raise UsageError(
+                f"--copies {self.copies} gives identical copies", expected="--shuffle or --draw, or a single copy"
+            )
 
-    def positions(self, count: int, chance: random.Random) -> list[int]:
-        """Which of ``count`` documents are shown, and in which order."""
+    def positions(self, count: int, rng: random.Random) -> list[int]:
+        """Return the positions of the documents to show, out of ``count``, in their order."""
         most = count if self.docs is None else min(self.docs, count)
         if self.draw and count > 1:
-            chosen = sorted(chance.sample(range(count), chance.randint(2, most)))
+            chosen = sorted(rng.sample(range(count), rng.randint(2, most)))
         else:
             chosen = list(range(most))
         if self.shuffle:
-            chance.shuffle(chosen)
+            rng.shuffle(chosen)
         return chosen
 
 
-def varied(labels: Iterable[LabelList], wanted: Variants) -> Iterator[LabelList]:
-    """The variants of every list."""
-    for place, label in enumerate(labels):
-        if wanted.keep:
+def augment(labels: Iterable[LabelList], options: Augmentation) -> Iterator[LabelList]:
+    """Yield the variants of every list."""
+    for index, label in enumerate(labels):
+        if options.keep:
             yield label
-        for copy in range(wanted.copies):
-            chance = random.Random(f"{wanted.seed}/{label.qid}/{place}/{copy}")
-            yield label.take(wanted.positions(len(label), chance))
+        for copy in range(options.copies):
+            rng = random.Random(f"{options.seed}/{label.qid}/{index}/{copy}")
+            yield label.take(options.positions(len(label), rng))
 
 
-def cut_texts(one: TrainingList, words: int) -> TrainingList:
-    """The list with every document's text cut after so many words, title and body each; all of them alike.
+def truncate_texts(training_list: TrainingList, words: int) -> TrainingList:
+    """Truncate title and text of every document to at most ``words`` words each.
 
     Raises:
         UsageError: ``words`` is below 1.
     """
     if words < 1:
         raise UsageError(f"--cut-words {words}", expected="at least 1")
-    return replace(one, docs=tuple(_cut(doc, words) for doc in one.docs))
+    return replace(training_list, docs=tuple(_truncate(doc, words) for doc in training_list.docs))
 
 
-def _cut(doc: Document, words: int) -> Document:
+def _truncate(doc: Document, words: int) -> Document:
     return replace(doc, title=first_words(doc.title, words), text=first_words(doc.text, words))
 
 
 def first_words(text: str, count: int) -> str:
-    """The beginning of a text, white space as it is.
+    """Return the first ``count`` words of a text with its original white space.
 
     >>> first_words("one  two three", 2)
     'one  two'

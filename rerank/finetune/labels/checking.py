@@ -1,4 +1,4 @@
-"""A label file looked through before anybody trains on it: counts, form, leaks."""
+"""Checks of a label file before training: statistics, a probe of superficial features, and leaked test queries."""
 
 from __future__ import annotations
 
@@ -6,43 +6,43 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rerank.finetune.labels.leaks import THRESHOLD, leaks
-from rerank.finetune.labels.lists import LabelList
-from rerank.finetune.labels.probe import probe
+from rerank.finetune.labels.form_probe import probe_form
+from rerank.finetune.labels.label_list import LabelList
+from rerank.finetune.labels.leaks import THRESHOLD, find_leaks
 from rerank.finetune.labels.training_list import TrainingList
 
-#: Leaks that a report shows; all are counted.
+#: Maximum number of leaks that a report lists; all are counted.
 SHOWN = 20
 
 
-def statistics(labels: Sequence[LabelList]) -> dict[str, Any]:
-    """What there is, without looking at texts.
+def label_statistics(labels: Sequence[LabelList]) -> dict[str, Any]:
+    """Compute statistics that need no texts.
 
     Returns:
-        ``lists``, ``queries``, ``documents`` (different ones), ``docs_per_list`` (``min``, ``mean``, ``max``), ``tau``
-        (mean agreement of label and list as shown; None where no list has two documents), ``unchanged`` (lists whose
-        label is the order in which they are shown), ``with_scores``, ``with_query``, ``repeated`` (lists that are there
-        twice, label and order and all) and ``teachers`` (name -> lists).
+        ``lists``, ``queries``, ``documents`` (distinct), ``docs_per_list`` (``min``, ``mean``, ``max``), ``tau`` (mean
+        Kendall tau of label and shown order; None if no list has two documents), ``unchanged`` (lists whose label is
+        the shown order), ``with_scores``, ``with_query``, ``repeated`` (number of duplicate lists) and ``teachers``
+        (name -> lists).
     """
     sizes = [len(label) for label in labels]
     taus = [label.tau for label in labels]
     known = [tau for tau in taus if tau is not None]
-    seen = Counter((label.qid, label.initial, label.final) for label in labels)
+    counts = Counter((label.qid, label.initial, label.final) for label in labels)
     return {
         "lists": len(labels),
         "queries": len({label.qid for label in labels}),
-        "documents": len({one for label in labels for one in label.initial}),
+        "documents": len({doc_id for label in labels for doc_id in label.initial}),
         "docs_per_list": {"min": min(sizes), "mean": sum(sizes) / len(sizes), "max": max(sizes)} if sizes else None,
         "tau": sum(known) / len(known) if known else None,
         "unchanged": sum(label.initial == label.final for label in labels if len(label) > 1),
         "with_scores": sum(bool(label.scores) for label in labels),
         "with_query": sum(bool(label.query) for label in labels),
-        "repeated": sum(count - 1 for count in seen.values()),
+        "repeated": sum(count - 1 for count in counts.values()),
         "teachers": dict(Counter(label.teacher for label in labels if label.teacher)),
     }
 
 
-def check(
+def check_labels(
     labels: Sequence[LabelList],
     lists: Sequence[TrainingList] | None,
     *,
@@ -51,24 +51,26 @@ def check(
     threshold: float = THRESHOLD,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Look a label file through.
+    """Check the lists of a label file.
 
     Args:
-        labels: Its lists.
-        lists: The same with texts, for the probe; None where texts are not at hand.
-        texts: Query id -> text, as far as they are known.
-        against: Queries that nothing should be trained on: what they are called -> id -> text.
-        threshold: See `rerank.finetune.labels.leaks`.
-        seed: For the probe's bootstrap.
+        labels: The lists.
+        lists: The same lists with texts, for the probe; None if the texts are not available.
+        texts: Query id -> text, for queries whose text is known.
+        against: Test queries that must not be trained on: name of the set -> query id -> text.
+        threshold: Similarity from which two queries count as near-duplicates, as in `find_leaks`.
+        seed: Random seed of the bootstrap.
 
     Returns:
-        What `statistics` returns, and ``probe`` (as `Probed.to_dict`; None without texts), ``leaks`` (their number;
-        None where nothing was held against the lists) and ``leaking`` (the first `SHOWN` of them).
+        The values of `label_statistics`; ``probe`` (`ProbeReport.to_dict`; None without texts); ``leaks`` (number of
+        leaks; None without test queries); and ``leaking`` (the first `SHOWN` leaks).
     """
-    found = [leak for name, test in against.items() for leak in leaks(texts, test, threshold=threshold, where=name)]
+    leaks = [
+        leak for name, test in against.items() for leak in find_leaks(texts, test, threshold=threshold, where=name)
+    ]
     return {
-        **statistics(labels),
-        "probe": None if lists is None else probe(lists, seed=seed).to_dict(),
-        "leaks": len(found) if against else None,
-        "leaking": [leak.to_dict() for leak in found[:SHOWN]],
+        **label_statistics(labels),
+        "probe": None if lists is None else probe_form(lists, seed=seed).to_dict(),
+        "leaks": len(leaks) if against else None,
+        "leaking": [leak.to_dict() for leak in leaks[:SHOWN]],
     }

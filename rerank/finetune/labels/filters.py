@@ -1,4 +1,4 @@
-"""Which lists are worth training on: by agreement and by length. Knows ids and numbers, no teacher."""
+"""Filtering of labelled lists by agreement, number of documents and document length."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from rerank.errors import DataError, UsageError, shorten
 from rerank.experiment.robustness import kendall_tau
 
 if TYPE_CHECKING:
-    from rerank.finetune.labels.lists import LabelList
+    from rerank.finetune.labels.label_list import LabelList
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Filter:
-    """What a list has to be like. Documents are dropped first, then lists.
+class ListFilter:
+    """Limits on lists and documents. Documents are dropped first, then lists.
 
     Attributes:
-        min_tau: Least agreement: Kendall's tau of the label and the list as shown, or of two teachers' labels.
-        max_tau: Most agreement: above it a list teaches little but to keep the order.
-        min_docs: Fewest documents.
-        max_docs: Most documents.
-        min_words: Documents of fewer words are dropped from their lists.
-        max_words: Documents of more words are dropped from their lists.
+        min_tau: Minimum agreement: Kendall's tau of the label and the shown order, or of the labels of two teachers.
+        max_tau: Maximum agreement; a list above it teaches little except to keep the order.
+        min_docs: Minimum number of documents.
+        max_docs: Maximum number of documents.
+        min_words: Drop documents with fewer words from their lists.
+        max_words: Drop documents with more words from their lists.
 
     Raises:
-        UsageError: Limits that leave nothing between them.
+        UsageError: A limit is out of range, or a minimum exceeds its maximum.
     """
 
     min_tau: float | None = None
@@ -45,98 +45,105 @@ class Filter:
             ("words", self.min_words, self.max_words),
         ):
             if low is not None and high is not None and low > high:
-                raise UsageError(f"--min-{name} {low} with --max-{name} {high}", expected="a minimum up to the maximum")
+                raise UsageError(
+                    f"--min-{name} {low} with --max-{name} {high}",
+                    expected="a minimum that does not exceed the maximum",
+                )
         if self.min_docs < 1:
             raise UsageError(f"--min-docs {self.min_docs}", expected="at least 1")
         for name, value in (("--min-tau", self.min_tau), ("--max-tau", self.max_tau)):
             if value is not None and not -1 <= value <= 1:
-                raise UsageError(f"{name} {value}", expected="a number from -1 (reversed) to 1 (the same)")
+                raise UsageError(f"{name} {value}", expected="a number from -1 (reversed) to 1 (identical)")
 
     @property
     def counts_words(self) -> bool:
-        """Whether documents' lengths have to be known."""
+        """True if document lengths are needed."""
         return self.min_words is not None or self.max_words is not None
 
     @property
-    def compares(self) -> bool:
-        """Whether agreement counts."""
+    def uses_agreement(self) -> bool:
+        """True if the agreement is limited."""
         return self.min_tau is not None or self.max_tau is not None
 
 
-def filtered(
+def filter_labels(
     labels: Iterable[LabelList],
-    wanted: Filter,
+    limits: ListFilter,
     *,
     words: Mapping[str, int] | None = None,
     other: Mapping[str, LabelList] | None = None,
     dropped: Counter[str],
 ) -> Iterator[LabelList]:
-    """The lists that pass.
+    """Yield the lists within the limits.
 
     Args:
         labels: The lists.
-        wanted: What passes.
-        words: Document -> its words, where they count.
-        other: Query -> another teacher's list; agreement is then that of the two labels, over the documents that both
-            have. Without it, it is that of the label and the list as shown.
-        dropped: Counts what was dropped, by reason.
+        limits: The limits.
+        words: Document id -> number of words, if lengths are limited.
+        other: Query id -> list of another teacher; the agreement is then that of the two labels, over the documents in
+            both. Without it, the agreement is that of the label and the shown order.
+        dropped: Counts dropped documents and lists by reason.
 
     Raises:
-        DataError: A document's length is not known.
+        DataError: The length of a document is unknown.
     """
     for label in labels:
-        kept = _by_words(label, wanted, words, dropped) if wanted.counts_words else label
-        reason = "too few documents" if kept is None else _reason(kept, wanted, other)
+        remaining = _drop_by_length(label, limits, words, dropped) if limits.counts_words else label
+        reason = "too few documents" if remaining is None else _drop_reason(remaining, limits, other)
         if reason:
             dropped[f"lists: {reason}"] += 1
-        elif kept is not None:
-            yield kept
+        elif remaining is not None:
+            yield remaining
 
 
-def agreement(label: LabelList, other: LabelList | None = None) -> float | None:
-    """Kendall's tau: of label and list as shown, or of two labels over what they share; None below two documents."""
+def label_agreement(label: LabelList, other: LabelList | None = None) -> float | None:
+    """Return Kendall's tau of label and shown order, or of two labels over shared documents.
+
+    None if there are fewer than two documents.
+    """
     if other is None:
         return label.tau
     shared = set(label.final) & set(other.final)
     if len(shared) < 2:
         return None
-    return kendall_tau([one for one in other.final if one in shared], [one for one in label.final if one in shared])
+    orders = ([doc_id for doc_id in ranked.final if doc_id in shared] for ranked in (other, label))
+    return kendall_tau(next(orders), next(orders))
 
 
-def _reason(label: LabelList, wanted: Filter, other: Mapping[str, LabelList] | None) -> str:
-    """Why a list does not pass; empty if it does."""
-    if len(label) < wanted.min_docs:
+def _drop_reason(label: LabelList, limits: ListFilter, other: Mapping[str, LabelList] | None) -> str:
+    """Return why a list is dropped; empty if it is kept."""
+    if len(label) < limits.min_docs:
         return "too few documents"
-    if wanted.max_docs is not None and len(label) > wanted.max_docs:
+    if limits.max_docs is not None and len(label) > limits.max_docs:
         return "too many documents"
-    if not wanted.compares:
+    if not limits.uses_agreement:
         return ""
     if other is not None and label.qid not in other:
         return "the other teacher has none"
-    tau = agreement(label, None if other is None else other[label.qid])
+    tau = label_agreement(label, None if other is None else other[label.qid])
     if tau is None:
         return "fewer than two documents to compare"
-    if wanted.min_tau is not None and tau < wanted.min_tau:
+    if limits.min_tau is not None and tau < limits.min_tau:
         return "too little agreement"
-    return "too much agreement" if wanted.max_tau is not None and tau > wanted.max_tau else ""
+    return "too much agreement" if limits.max_tau is not None and tau > limits.max_tau else ""
 
 
-def _by_words(
-    label: LabelList, wanted: Filter, words: Mapping[str, int] | None, dropped: Counter[str]
+def _drop_by_length(
+    label: LabelList, limits: ListFilter, words: Mapping[str, int] | None, dropped: Counter[str]
 ) -> LabelList | None:
-    """The list without documents that are too short or too long; None if nothing is left."""
+    """Return the list without documents that are too short or too long; None if no document is left."""
     positions = []
-    for at, one in enumerate(label.initial):
-        if words is None or one not in words:
+    for position, doc_id in enumerate(label.initial):
+        if words is None or doc_id not in words:
             raise DataError(
-                f"The length of document {shorten(one)} of query {shorten(label.qid)} is not known",
-                expected="a collection that has it",
+                f"The length of document {shorten(doc_id)} of query {shorten(label.qid)} is unknown",
+                expected="a collection that contains the document",
                 remedy="Pass --collection",
             )
-        if wanted.min_words is not None and words[one] < wanted.min_words:
+        if limits.min_words is not None and words[doc_id] < limits.min_words:
             dropped["documents: too short"] += 1
-        elif wanted.max_words is not None and words[one] > wanted.max_words:
+        elif limits.max_words is not None and words[doc_id] > limits.max_words:
             dropped["documents: too long"] += 1
         else:
-            positions.append(at)
+            positions.append(position)
     return label.take(positions) if positions else None

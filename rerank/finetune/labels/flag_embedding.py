@@ -1,8 +1,8 @@
-"""FlagEmbedding's training files: a query, its positive and its negative texts. Knows no collection.
+"""Reading of FlagEmbedding training files: a query with positive and negative texts.
 
-``{"query": "...", "pos": ["..."], "neg": ["..."]}``, and perhaps ``pos_scores`` and ``neg_scores``, a teacher's numbers
-for each text. Such a line says what is relevant and not how documents were found, so the order in which they are shown
-is drawn by chance: positives that always come first would be all that a model learns.
+``{"query": "...", "pos": ["..."], "neg": ["..."]}``, with optional ``pos_scores`` and ``neg_scores``, teacher scores of
+the texts. Such a line contains no first-stage order, so the texts are shown in random order: if positives always came
+first, a model would learn only that.
 """
 
 from __future__ import annotations
@@ -13,95 +13,95 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from rerank.errors import DataError, shorten
-from rerank.finetune.labels.files import numbers
+from rerank.finetune.labels.label_files import parse_numbers
 from rerank.finetune.labels.training_list import TrainingList
-from rerank.io.json_records import QUERY_IDS, Record, text
+from rerank.io.json_records import QUERY_IDS, JsonRecord, text
 from rerank.types import Document, Query
 
-#: What a text without a teacher's score counts as.
+#: Scores of positive and negative texts without teacher scores.
 _RELEVANT, _OTHER = 1.0, 0.0
 
 
 def read_flag_embedding(
-    records: Iterable[Record], *, seed: int = 0, use_scores: bool = True, skipped: Counter[str]
+    records: Iterable[JsonRecord], *, seed: int = 0, use_scores: bool = True, skipped: Counter[str]
 ) -> Iterator[TrainingList]:
     """Stream the lists of such a file.
 
-    A document's id is a hash of its text, so that equal texts are one document. A text that is there twice counts
-    once, and one that is both positive and negative counts as positive. Where there are scores the label is their
-    order, which may put a negative above a positive; else positives come first, as given.
+    The id of a document is a hash of its text, so that equal texts are the same document. A repeated text counts once,
+    and a text that is both positive and negative counts as positive. With scores, the label is their order, which may
+    rank a negative above a positive; otherwise positives come first, in file order.
 
     Args:
-        records: The objects.
-        seed: For the order in which documents are shown.
-        use_scores: Whether the teacher's scores make the label; without them positives have 1 and negatives 0.
-        skipped: Counts what was left out, by reason: lists without a negative, texts that were there twice.
+        records: JSON objects of the file.
+        seed: Random seed of the shown order.
+        use_scores: Use the teacher scores; otherwise positives have score 1 and negatives 0.
+        skipped: Counts skipped lists without a negative, and repeated texts.
 
     Raises:
-        DataError: An object has another shape; the message names the place.
+        DataError: An object is invalid; the message names file and line.
     """
-    for place, record in enumerate(records, 1):
-        query = _query(record, place)
-        found = _texts(record, use_scores=use_scores, skipped=skipped)
-        if found is None:
+    for number, record in enumerate(records, 1):
+        query = _query(record, number)
+        texts = _texts(record, use_scores=use_scores, skipped=skipped)
+        if texts is None:
             skipped["lists without a negative"] += 1
             continue
-        shown = list(found)
+        shown = list(texts)
         random.Random(f"{seed}/{query.id}").shuffle(shown)
         docs = tuple(Document(id=_name(body), text=body) for body in shown)
-        best_first = sorted(range(len(shown)), key=lambda at: _key(found, shown[at]))
-        scores = tuple(found[body][0] for body in shown)
+        best_first = sorted(range(len(shown)), key=lambda position: _sort_key(texts, shown[position]))
+        scores = tuple(texts[body][0] for body in shown)
         yield TrainingList(query=query, docs=docs, order=tuple(best_first), scores=scores, teacher="flag-embedding")
 
 
-def _key(found: Mapping[str, tuple[float, int]], body: str) -> tuple[float, int]:
-    score, place = found[body]
-    return -score, place
+def _sort_key(texts: Mapping[str, tuple[float, int]], body: str) -> tuple[float, int]:
+    score, index = texts[body]
+    return -score, index
 
 
-def _texts(record: Record, *, use_scores: bool, skipped: Counter[str]) -> dict[str, tuple[float, int]] | None:
-    """Text -> its score and its place in the line; None if there is nothing to tell apart."""
+def _texts(record: JsonRecord, *, use_scores: bool, skipped: Counter[str]) -> dict[str, tuple[float, int]] | None:
+    """Return text -> (score, index in the line); None if there are no negatives."""
     positive, negative = _strings(record, "pos"), _strings(record, "neg")
     scores = _scores(record, len(positive), len(negative)) if use_scores else ()
     if not scores:
         scores = (_RELEVANT,) * len(positive) + (_OTHER,) * len(negative)
-    found: dict[str, tuple[float, int]] = {}
-    for place, (body, score) in enumerate(zip((*positive, *negative), scores, strict=True)):
-        if body in found:
+    texts: dict[str, tuple[float, int]] = {}
+    for index, (body, score) in enumerate(zip((*positive, *negative), scores, strict=True)):
+        if body in texts:
             skipped["texts that were there twice"] += 1
         else:
-            found[body] = (score, place)
-    return found if set(negative) - set(positive) else None
+            texts[body] = (score, index)
+    return texts if set(negative) - set(positive) else None
 
 
-def _scores(record: Record, positive: int, negative: int) -> tuple[float, ...]:
-    found = [numbers(record.fields.get(key), key, record.where) for key in ("pos_scores", "neg_scores")]
-    if not any(found):
+def _scores(record: JsonRecord, positive: int, negative: int) -> tuple[float, ...]:
+    scores = [parse_numbers(record.fields.get(key), key, record.where) for key in ("pos_scores", "neg_scores")]
+    if not any(scores):
         return ()
-    if [len(one) for one in found] != [positive, negative]:
+    if [len(side) for side in scores] != [positive, negative]:
         raise DataError(
-            f"{record.where}: {len(found[0])} pos_scores and {len(found[1])} neg_scores for {positive} positives and "
+            f"{record.where}: {len(scores[0])} pos_scores and {len(scores[1])} neg_scores for {positive} positives and "
             f"{negative} negatives",
-            expected="one a text, or none at all",
+            expected="one score per text, or no scores",
         )
-    return (*found[0], *found[1])
+    return (*scores[0], *scores[1])
 
 
-def _strings(record: Record, key: str) -> list[str]:
+def _strings(record: JsonRecord, key: str) -> list[str]:
     value = record.fields.get(key)
     if key == "neg" and value is None:
         return []
     if not isinstance(value, list) or (key == "pos" and not value):
         raise DataError(f"{record.where}: {key} is {shorten(value)}", expected="a list of texts")
-    return [text(one, record.where) for one in value]
+    return [text(body, record.where) for body in value]
 
 
-def _query(record: Record, place: int) -> Query:
+def _query(record: JsonRecord, number: int) -> Query:
     words = text(record.fields.get("query"), record.where)
     if not words.strip():
         raise DataError(f"{record.where}: the query is blank", expected="a text")
-    given = record.get(QUERY_IDS)
-    return Query(id=record.identifier(QUERY_IDS, "query") if given is not None else str(place), text=words)
+    query_id = record.get(QUERY_IDS)
+    return Query(id=record.identifier(QUERY_IDS, "query") if query_id is not None else str(number), text=words)
 
 
 def _name(body: str) -> str:

@@ -1,8 +1,7 @@
-"""Queries of one set that stand in another, word for word or nearly so. Knows texts, no lists.
+"""Leaks: training queries that are duplicates or near-duplicates of test queries.
 
-Nearly: the Jaccard coefficient of two queries' sets of character trigrams, taken within words that are padded by a
-space, so that word order and repeats do not count. It is exact, by a product of sparse matrices; there is no hashing
-and nothing is missed. The default threshold is `THRESHOLD`.
+The similarity is the Jaccard coefficient of the sets of character trigrams, taken within words padded by a space, so
+that word order and repetitions do not count. It is computed exactly, as a product of sparse matrices, without hashing.
 """
 
 from __future__ import annotations
@@ -18,27 +17,27 @@ from rerank.errors import UsageError
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-#: From this Jaccard coefficient on, two queries are near-duplicates: a word in seven or so may differ. What that stops
-#: and lets pass of real queries is in docs/labels.md.
+#: Jaccard coefficient from which two queries are near-duplicates: about one word in seven may differ. docs/labels.md
+#: shows which real queries are caught.
 THRESHOLD = 0.7
 _SIZE = 3
 _WORDS = re.compile(r"\w+")
-#: Queries compared with all others at a time.
+#: Number of test queries that are compared with all training queries at a time.
 _STEP = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leak:
-    """Two queries that say the same.
+    """A training query and a test query with the same meaning.
 
     Attributes:
-        train: Id of the query to train on.
-        test: Id of the query to test with.
-        train_text: Its words.
-        test_text: Its words.
-        similarity: The coefficient; 1 for the same words.
-        exact: Whether they are the same but for case, punctuation and white space.
-        where: Which set the query to test with is from; empty where there is one only.
+        train: Id of the training query.
+        test: Id of the test query.
+        train_text: Text of the training query.
+        test_text: Text of the test query.
+        similarity: Jaccard coefficient; 1 for the same words.
+        exact: True if the texts differ only in case, punctuation and white space.
+        where: Name of the test set; empty if there is only one.
     """
 
     train: str
@@ -50,12 +49,12 @@ class Leak:
     where: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the fields as a JSON object."""
         return asdict(self)
 
 
-def normalised(text: str) -> str:
-    """A query's words in small letters; the text itself where it has no words.
+def normalise_query(text: str) -> str:
+    """Return the words of a query in lower case, or the stripped text if it has no words.
 
     >>> normalised("  How do I SORT,  a list?")
     'how do i sort a list'
@@ -63,39 +62,39 @@ def normalised(text: str) -> str:
     return " ".join(_WORDS.findall(unicodedata.normalize("NFKC", text).casefold())) or text.strip()
 
 
-def grams(text: str) -> frozenset[str]:
-    """The trigrams of a text's words.
+def trigrams(text: str) -> frozenset[str]:
+    """Return the character trigrams of the words of a text.
 
     >>> sorted(grams("to do"))
     [' do', ' to', 'do ', 'to ']
     """
-    padded = (f" {word} " for word in normalised(text).split())
-    return frozenset(word[at : at + _SIZE] for word in padded for at in range(len(word) - _SIZE + 1))
+    padded = (f" {word} " for word in normalise_query(text).split())
+    return frozenset(word[start : start + _SIZE] for word in padded for start in range(len(word) - _SIZE + 1))
 
 
-def leaks(
+def find_leaks(
     train: Mapping[str, str], test: Mapping[str, str], *, threshold: float = THRESHOLD, where: str = ""
 ) -> list[Leak]:
-    """Every pair of a query to train on and one to test with that say the same, the most alike first.
+    """Find all pairs of a training query and a test query that are near-duplicates, the most similar first.
 
     Args:
-        train: Id -> text.
-        test: Id -> text.
-        threshold: The least coefficient, above 0 and up to 1.
-        where: What to call the second set.
+        train: Query id -> text of the training queries.
+        test: Query id -> text of the test queries.
+        threshold: Minimum Jaccard coefficient, above 0 and at most 1.
+        where: Name of the test set.
 
     Raises:
         UsageError: ``threshold`` is out of range.
     """
     if not 0 < threshold <= 1:
-        raise UsageError(f"--threshold {threshold}", expected="a number above 0 and up to 1, such as 0.7")
+        raise UsageError(f"--threshold {threshold}", expected="a number above 0 and at most 1, such as 0.7")
     if not train or not test:
         return []
     ours, theirs = list(train.items()), list(test.items())
-    found = []
-    for a, b, similarity in _alike([text for _, text in ours], [text for _, text in theirs], threshold):
-        exact = normalised(ours[a][1]) == normalised(theirs[b][1])
-        found.append(
+    leaks = []
+    for a, b, similarity in _similar_pairs([text for _, text in ours], [text for _, text in theirs], threshold):
+        exact = normalise_query(ours[a][1]) == normalise_query(theirs[b][1])
+        leaks.append(
             Leak(
                 train=ours[a][0],
                 test=theirs[b][0],
@@ -106,33 +105,34 @@ def leaks(
                 where=where,
             )
         )
-    return sorted(found, key=lambda leak: (-leak.exact, -leak.similarity, leak.train, leak.test))
+    return sorted(leaks, key=lambda leak: (-leak.exact, -leak.similarity, leak.train, leak.test))
 
 
-def _alike(ours: Sequence[str], theirs: Sequence[str], threshold: float) -> list[tuple[int, int, float]]:
-    """Positions and coefficient of every pair from the threshold on."""
+def _similar_pairs(ours: Sequence[str], theirs: Sequence[str], threshold: float) -> list[tuple[int, int, float]]:
+    """Return positions and coefficient of every pair with at least the threshold."""
     import numpy as np
 
-    places: dict[str, int] = {}
-    a = [[places.setdefault(gram, len(places)) for gram in sorted(grams(text))] for text in ours]
-    b = [[places.setdefault(gram, len(places)) for gram in sorted(grams(text))] for text in theirs]
-    left, right = _matrix(a, len(places)), _matrix(b, len(places))
+    columns: dict[str, int] = {}  # trigram -> column
+    a = [[columns.setdefault(gram, len(columns)) for gram in sorted(trigrams(text))] for text in ours]
+    b = [[columns.setdefault(gram, len(columns)) for gram in sorted(trigrams(text))] for text in theirs]
+    left, right = _matrix(a, len(columns)), _matrix(b, len(columns))
     sizes = np.array([len(row) for row in a])
-    found = []
+    pairs = []
     for start in range(0, len(theirs), _STEP):
         shared = (left @ right[start : start + _STEP].T).tocoo()
-        many = np.array([len(row) for row in b[start : start + _STEP]])
-        value = shared.data / (sizes[shared.row] + many[shared.col] - shared.data)
-        for at in np.flatnonzero(value >= threshold):
-            found.append((int(shared.row[at]), start + int(shared.col[at]), float(value[at])))
-    return found
+        test_sizes = np.array([len(row) for row in b[start : start + _STEP]])
+        # |A and B| / |A or B|, for the pairs with a common trigram.
+        value = shared.data / (sizes[shared.row] + test_sizes[shared.col] - shared.data)
+        for index in np.flatnonzero(value >= threshold):
+            pairs.append((int(shared.row[index]), start + int(shared.col[index]), float(value[index])))
+    return pairs
 
 
 def _matrix(rows: Sequence[Sequence[int]], columns: int) -> csr_array:
-    """A row a text, a one for every trigram that it has."""
+    """Return a (texts, trigrams) matrix with a 1 for every trigram of a text."""
     import numpy as np
     from scipy.sparse import csr_array
 
     starts = np.cumsum([0, *(len(row) for row in rows)])
-    indices = np.array([at for row in rows for at in row], dtype=np.int64)
+    indices = np.array([column for row in rows for column in row], dtype=np.int64)
     return csr_array((np.ones(len(indices), dtype=np.int32), indices, starts), shape=(len(rows), max(1, columns)))

@@ -1,4 +1,4 @@
-"""Lists to train on and lists to look at meanwhile, split by query, and a check that no query is on both sides."""
+"""Splits of labelled lists into train, dev and test by query, and detection of queries that leak between them."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rerank.errors import DataError, UsageError
-from rerank.finetune.labels.files import write_labels
-from rerank.finetune.labels.leaks import THRESHOLD, Leak, leaks, normalised
-from rerank.finetune.labels.lists import LabelList
-from rerank.finetune.labels.texts import make_folder, write_mark
+from rerank.finetune.labels.label_files import write_labels
+from rerank.finetune.labels.label_list import LabelList
+from rerank.finetune.labels.leaks import THRESHOLD, Leak, find_leaks, normalise_query
+from rerank.finetune.labels.list_texts import make_folder, write_marker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shares:
-    """How lists are shared out.
+class SplitShares:
+    """Sizes of the parts of a split.
 
     Attributes:
-        dev: Share of the queries that training is watched with.
-        test: Share of the queries that are kept for the end.
-        seed: For the draw.
+        dev: Fraction of the queries in the development set.
+        test: Fraction of the queries in the test set.
+        seed: Random seed.
 
     Raises:
-        UsageError: Shares that leave nothing to train on.
+        UsageError: The fractions leave nothing to train on.
     """
 
     dev: float = 0.1
@@ -32,22 +32,22 @@ class Shares:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check that something is left."""
+        """Check the fractions."""
         if min(self.dev, self.test) < 0 or self.dev + self.test >= 1 or self.dev + self.test <= 0:
             raise UsageError(
                 f"--dev {self.dev} with --test {self.test}",
-                expected="shares from 0 up that are together above 0 and below 1",
+                expected="nonnegative fractions whose sum is above 0 and below 1",
             )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
-    """The parts, in the order of the file.
+class LabelSplit:
+    """Parts of a split, each in file order.
 
     Attributes:
-        train: Lists to train on.
-        dev: Lists to watch training with.
-        test: Lists for the end.
+        train: Training lists.
+        dev: Development lists.
+        test: Test lists.
     """
 
     train: tuple[LabelList, ...]
@@ -55,85 +55,91 @@ class Split:
     test: tuple[LabelList, ...]
 
 
-def split(labels: Sequence[LabelList], shares: Shares, *, texts: Mapping[str, str]) -> Split:
-    """Share lists out by query: all lists of a query are in one part, those of queries with the same words too.
+def split_labels(labels: Sequence[LabelList], shares: SplitShares, *, texts: Mapping[str, str]) -> LabelSplit:
+    """Split lists by query: all lists of a query, and of queries with the same words, are in the same part.
 
-    Which part a query gets depends on the seed and its words (or its id, where these are not known) alone, not on the
-    order of the file: the queries are put in the order of a hash, and the first go to test, the next to dev.
+    The part of a query depends only on the seed and its words (or its id, if the text is unknown), not on the order of
+    the file: queries are sorted by a hash; the first ones go to test, the next ones to dev.
 
     Args:
         labels: The lists.
-        shares: How much goes where. A part that is asked for gets at least one query.
-        texts: Query id -> text, as far as they are known.
+        shares: Sizes of the parts; a part with a positive fraction gets at least one query.
+        texts: Query id -> text, for queries whose text is known.
 
     Raises:
-        DataError: There are too few queries for the parts.
+        DataError: There are too few queries.
     """
     groups = {label.qid: _group(label.qid, texts) for label in labels}
     ordered = sorted(set(groups.values()), key=lambda group: hashlib.sha256(f"{shares.seed}/{group}".encode()).digest())
     test, dev = (max(1, round(share * len(ordered))) if share else 0 for share in (shares.test, shares.dev))
     if test + dev >= len(ordered):
         raise DataError(
-            f"{len(ordered)} queries for {test} in test, {dev} in dev and some to train on",
-            remedy="Label more queries, or ask for smaller parts",
+            f"{len(ordered)} queries are too few for {test} in test, {dev} in dev and at least one in train",
+            remedy="Label more queries, or choose smaller parts",
         )
-    part = {group: "test" if at < test else "dev" if at < test + dev else "train" for at, group in enumerate(ordered)}
-    found = {name: tuple(one for one in labels if part[groups[one.qid]] == name) for name in ("train", "dev", "test")}
-    return Split(**found)
+    part_of = {
+        group: "test" if index < test else "dev" if index < test + dev else "train"
+        for index, group in enumerate(ordered)
+    }
+    parts = {
+        name: tuple(label for label in labels if part_of[groups[label.qid]] == name)
+        for name in ("train", "dev", "test")
+    }
+    return LabelSplit(**parts)
 
 
-def leaks_of(
-    made: Split,
+def find_split_leaks(
+    parts: LabelSplit,
     texts: Mapping[str, str],
     *,
     against: Mapping[str, Mapping[str, str]],
     threshold: float = THRESHOLD,
 ) -> list[Leak]:
-    """What of the queries to train on stands in dev, in test, or among further queries, word for word or nearly so.
+    """Find training queries that are near-duplicates of dev queries, test queries, or further test sets.
 
     Args:
-        made: The split.
+        parts: The split.
         texts: Query id -> text.
-        against: Further queries that nothing should be trained on: what they are called -> id -> text.
-        threshold: See `rerank.finetune.labels.leaks`.
+        against: Further test queries: name of the set -> query id -> text.
+        threshold: Similarity from which two queries count as near-duplicates, as in `find_leaks`.
     """
 
     def known(labels: Sequence[LabelList]) -> dict[str, str]:
         return {label.qid: texts[label.qid] for label in labels if label.qid in texts}
 
-    held = {"dev": known(made.dev), "test": known(made.test), **against}
-    train = known(made.train)
-    return [leak for where, test in held.items() for leak in leaks(train, test, threshold=threshold, where=where)]
+    held = {"dev": known(parts.dev), "test": known(parts.test), **against}
+    train = known(parts.train)
+    return [leak for where, test in held.items() for leak in find_leaks(train, test, threshold=threshold, where=where)]
 
 
-def without(labels: Sequence[LabelList], found: Sequence[Leak]) -> tuple[LabelList, ...]:
-    """The lists whose queries leak nothing."""
-    leaking = {leak.train for leak in found}
+def remove_leaking(labels: Sequence[LabelList], leaks: Sequence[Leak]) -> tuple[LabelList, ...]:
+    """Return the lists whose queries do not leak."""
+    leaking = {leak.train for leak in leaks}
     return tuple(label for label in labels if label.qid not in leaking)
 
 
-def write_split(made: Split, folder: Path) -> dict[str, int]:
-    """Write the parts as train.jsonl, dev.jsonl and test.jsonl; a part without lists has no file.
+def write_split(parts: LabelSplit, folder: Path) -> dict[str, int]:
+    """Write train.jsonl, dev.jsonl and test.jsonl; an empty part has no file.
 
     Returns:
-        Part -> how many lists.
+        Part -> number of lists.
 
     Raises:
-        UsageError: The folder holds something else.
-        StorageError: It cannot be written.
+        UsageError: The folder holds files that were not written by `rerank label`.
+        StorageError: The folder cannot be written.
     """
     make_folder(folder)
-    parts = {"train": made.train, "dev": made.dev, "test": made.test}
-    for name, part in parts.items():
+    labels_of = {"train": parts.train, "dev": parts.dev, "test": parts.test}
+    for name, part in labels_of.items():
         path = folder / f"{name}.jsonl"
         if part:
             write_labels(part, path)
         else:
             path.unlink(missing_ok=True)
-    sizes = {name: len(part) for name, part in parts.items()}
-    write_mark(folder, {"split": sizes})
+    sizes = {name: len(part) for name, part in labels_of.items()}
+    write_marker(folder, {"split": sizes})
     return sizes
 
 
 def _group(qid: str, texts: Mapping[str, str]) -> str:
-    return f"text {normalised(texts[qid])}" if qid in texts else f"id {qid}"
+    return f"text {normalise_query(texts[qid])}" if qid in texts else f"id {qid}"

@@ -1,4 +1,4 @@
-"""One training list: a query, its documents as they are shown, and the order that a model is to learn."""
+"""A training list: a query, its documents in shown order, and the ranking that a model learns."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from rerank.types import Document, Order, Query
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingList:
-    """What one training example is made from.
+    """A query with documents and their ranking by a teacher.
 
     Attributes:
         query: The query.
-        docs: Its documents in the order in which they are shown.
+        docs: Documents in the order in which they are shown to the model.
         order: The label: positions in ``docs``, best first; a permutation.
-        scores: The teacher's score of each document, in the order of ``docs``; empty where it gave none.
-        teacher: Who made the label.
+        scores: Teacher scores in the order of ``docs``; empty if there are none.
+        teacher: Name of the teacher.
 
     Raises:
-        DataError: No documents, one twice, or a label that is no permutation of them.
+        DataError: The list is empty, contains a document twice, or the label is not a permutation of it.
     """
 
     query: Query
@@ -30,32 +30,36 @@ class TrainingList:
     teacher: str = ""
 
     def __post_init__(self) -> None:
-        """Check that the label is about these documents, each once."""
-        who = f"The training list of query {shorten(self.query.id)}"
+        """Check that the label is a permutation of the documents."""
+        name = f"The training list of query {shorten(self.query.id)}"
         ids = [doc.id for doc in self.docs]
         if not ids:
-            raise DataError(f"{who} is empty", expected="at least one document")
+            raise DataError(f"{name} is empty", expected="at least one document")
         if len(set(ids)) < len(ids):
-            twice = next(one for at, one in enumerate(ids) if one in ids[:at])
-            raise DataError(f"{who} holds document {shorten(twice)} twice", expected="each once")
+            twice = next(doc_id for position, doc_id in enumerate(ids) if doc_id in ids[:position])
+            raise DataError(f"{name} contains document {shorten(twice)} twice", expected="each document once")
         if sorted(self.order) != list(range(len(ids))):
-            raise DataError(f"{who} has a label that is no permutation of its {len(ids)} documents")
+            raise DataError(
+                f"{name} has a label that is not a permutation of its {len(ids)} documents",
+                expected="each position once",
+            )
         if self.scores and len(self.scores) != len(ids):
             raise DataError(
-                f"{who} has {len(self.scores)} scores for {len(ids)} documents", expected="one each, or none"
+                f"{name} has {len(self.scores)} scores for {len(ids)} documents",
+                expected="one score per document, or none",
             )
 
     def __len__(self) -> int:
-        """How many documents it has."""
+        """Return the number of documents."""
         return len(self.docs)
 
     @property
     def ranks(self) -> tuple[int, ...]:
-        """The rank of each document under the label, from 1, in the order of ``docs``.
+        """Rank of each document under the label, from 1, in the order of ``docs``.
 
         >>> docs = tuple(Document(id=name) for name in "abc")
         >>> TrainingList(query=Query(id="q"), docs=docs, order=(2, 0, 1)).ranks
         (2, 3, 1)
         """
-        place = {position: rank for rank, position in enumerate(self.order, 1)}
-        return tuple(place[at] for at in range(len(self.docs)))
+        rank_of = {position: rank for rank, position in enumerate(self.order, 1)}
+        return tuple(rank_of[position] for position in range(len(self.docs)))

@@ -1,1 +1,1 @@
-"""Numbers that a model gives and a label wants, turned into one to be made small: one a file, opened by name."""
+"""Training losses: functions of model outputs and a label, one plug-in per file."""

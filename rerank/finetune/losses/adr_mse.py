@@ -1,44 +1,46 @@
-"""ADR-MSE: the rank that a document may expect is to be the label's."""
+"""The loss ADR-MSE: squared error between the expected and the labelled rank."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from rerank.finetune.losses.base import above_zero
+from rerank.finetune.losses.base import require_positive
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rerank.finetune.losses.base import Wanted
+    from rerank.finetune.losses.base import ListTarget
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdrMse:
-    """L = (1/n) sum over documents of (r_i - rank_i)^2 / log2(rank_i + 1), r_i = 1 + sum over other j of p(j before i).
+    """L = (1/n) sum_i (r_i - rank_i)^2 / log2(rank_i + 1), with the expected rank r_i = 1 + sum_{j != i} p(j before i).
 
-    p(j before i) = sigma((s_j - s_i) / temperature), so that r_i is the rank that document i may expect. Source:
-    Schlatt et al., ECIR 2025, arXiv 2405.07920 (Rank-DistiLLM), approximate discounted rank MSE.
+    p(j before i) = sigmoid((s_j - s_i) / temperature). Source: Schlatt et al., ECIR 2025, arXiv 2405.07920
+    (Rank-DistiLLM), approximate discounted rank MSE.
 
     Attributes:
-        temperature: Divides the differences; small ones make ranks nearly whole.
+        temperature: Divides the score differences; small values make expected ranks nearly integral.
 
     Raises:
-        UsageError: A temperature of 0 or less.
+        UsageError: The temperature is not a positive number.
     """
 
     of: ClassVar[Literal["scores"]] = "scores"
     paper: ClassVar[str] = "Schlatt et al., ECIR 2025, arXiv 2405.07920 (Rank-DistiLLM)"
-    summary: ClassVar[str] = "Squared error of expected ranks, discounted down the list"
+    summary: ClassVar[str] = "Squared error of expected ranks, with a logarithmic discount"
 
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
         """Check the temperature."""
-        above_zero(temperature=self.temperature)
+        require_positive(temperature=self.temperature)
 
-    def __call__(self, scores: Tensor, wanted: Wanted) -> Tensor:
-        """See `ListLoss`."""
-        beaten = ((scores[None, :] - scores[:, None]) / self.temperature).sigmoid()
-        expected = beaten.sum(dim=1) + 0.5  # sigma(0) of the document itself is in the sum
-        return ((expected - wanted.ranks) ** 2 / (wanted.ranks + 1).log2()).mean()
+    def __call__(self, scores: Tensor, target: ListTarget) -> Tensor:
+        """Return the discounted mean squared error of the expected ranks of one list."""
+        # (n, n): row i, column j holds p(j before i).
+        precedes = ((scores[None, :] - scores[:, None]) / self.temperature).sigmoid()
+        # (n,): r_i = 1 + sum_{j != i} p(j before i). The sum contains sigmoid(0) = 0.5 for j = i, so 0.5 is missing.
+        expected_ranks = precedes.sum(dim=1) + 0.5
+        return ((expected_ranks - target.ranks) ** 2 / (target.ranks + 1).log2()).mean()

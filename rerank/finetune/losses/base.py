@@ -1,7 +1,7 @@
-"""What a loss is: numbers that a model gives about one list and what its label wants -> one number to be made small.
+"""The loss protocols: model outputs for one list and its label are mapped to a number to minimise.
 
-A loss says what it looks at: the tokens of the written order (`TokenLoss`), or one score a document (`ListLoss`). Where
-the scores come from is the recipe's choice, so one formula serves first-token logits, attention and pointwise scores.
+A loss reads either the tokens of the generated permutation (`TokenLoss`) or one score per document (`ListLoss`). The
+recipe selects the source of the scores, so that one formula serves first-token logits, attention and pointwise scores.
 """
 
 from __future__ import annotations
@@ -11,85 +11,78 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from rerank.errors import DataError, UsageError
-from rerank.finetune.parts import Part
+from rerank.finetune.components import TrainingComponent
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: Where the scores of documents come from: the logits of their identifiers, or of the judge's words, where the model
-#: begins to answer; the share of attention that each gets from the end of the prompt, or its logarithm.
-Source = Literal["logits", "attention", "log-attention"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """What the label of one list wants.
+class ListTarget:
+    """Label of one training list, as losses read it.
 
     Attributes:
-        ranks: (documents,) float, each document's rank under the label, from 1.
-        scores: (documents,) the teacher's scores, larger is better; empty if it gave none.
+        ranks: Rank of each document under the label, from 1; float, shape (documents,).
+        scores: Scores of the teacher, larger is better, shape (documents,); empty if the teacher gave none.
     """
 
     ranks: Tensor
     scores: Tensor
 
 
-def above_zero(**options: float) -> None:
-    """Refuse options that divide or stretch scores and are no number above 0, NaN and infinity among them.
+def require_positive(**options: float) -> None:
+    """Check that the given options are positive finite numbers.
 
     Raises:
-        UsageError: One is none.
+        UsageError: An option is not a positive finite number.
     """
     for name, value in options.items():
         if not 0 < value < math.inf:
-            raise UsageError(f"{name}={value}", expected="a number above 0")
+            raise UsageError(f"Option {name} is {value!r}", expected="a finite number above 0")
 
 
-def teacher_scores(wanted: Wanted, loss: str) -> Tensor:
-    """(documents,) the teacher's scores, for a loss that needs them.
+def require_teacher_scores(target: ListTarget, loss: str) -> Tensor:
+    """Return the teacher's scores, shape (documents,), for a loss that needs them.
 
     Raises:
-        DataError: The label has none.
+        DataError: The label has no scores.
     """
-    if not len(wanted.scores):
+    if not len(target.scores):
         raise DataError(
-            f"The loss {loss!r} and a training list without scores",
-            expected="a label file whose lists have 'scores', one for each document of 'initial_list'",
-            remedy="Make it with a teacher that scores, or take a loss of ranks such as ranknet or listnet",
+            f"The loss {loss!r} needs teacher scores, and a training list has none",
+            expected="a label file whose lists have 'scores', one per document of 'initial_list'",
+            remedy="Create labels with a teacher that gives scores, or use a loss on ranks such as ranknet or listnet",
         )
-    return wanted.scores
+    return target.scores
 
 
-class TokenLoss(Part, Protocol):
-    """A loss of the written order."""
+class TokenLoss(TrainingComponent, Protocol):
+    """A loss on the tokens of the generated permutation."""
 
-    #: Tells the two kinds apart.
+    #: Distinguishes the two kinds of losses.
     of: ClassVar[Literal["tokens"]]
 
     def weights(self, ranks: Tensor) -> Tensor:
-        """How much each token counts.
+        """Return the weight w_i of each token, shape (tokens,).
 
-        The loss is L = (1/T) sum over the T tokens of w_i (-log P(y_i | x, y_<i)), T their number and not the sum of
-        the weights.
+        The loss is L = (1/T) sum_i w_i (-log P(y_i | x, y_<i)), where T is the number of tokens and not the sum of the
+        weights.
 
         Args:
-            ranks: (tokens,) float, the rank of the identifier that a token belongs to, from 1; 0 for separators and
-                the end of the text.
-
-        Returns:
-            (tokens,).
+            ranks: Rank of the identifier that a token belongs to, from 1; 0 for separators and the end-of-text token.
+                Float, shape (tokens,).
         """
 
 
-class ListLoss(Part, Protocol):
-    """A loss of one score a document."""
+class ListLoss(TrainingComponent, Protocol):
+    """A loss on one score per document."""
 
     of: ClassVar[Literal["scores"]]
 
-    def __call__(self, scores: Tensor, wanted: Wanted) -> Tensor:
-        """The loss of one list, a scalar.
+    def __call__(self, scores: Tensor, target: ListTarget) -> Tensor:
+        """Return the loss of one list, a scalar.
 
         Args:
-            scores: (documents,) float32, larger is more relevant.
-            wanted: What the label wants.
+            scores: Scores of the model, float32 of shape (documents,); larger is more relevant.
+            target: Label of the list.
         """

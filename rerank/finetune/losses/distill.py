@@ -1,16 +1,16 @@
-"""Distillation: the scores' distribution over a list is to be the teacher's."""
+"""The distillation loss: divergence from the teacher's score distribution over the list."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from rerank.finetune.losses.base import above_zero, teacher_scores
+from rerank.finetune.losses.base import require_positive, require_teacher_scores
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rerank.finetune.losses.base import Wanted
+    from rerank.finetune.losses.base import ListTarget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,13 +20,13 @@ class Distill:
     Source: Hinton et al. 2015, arXiv 1503.02531; over the candidates of a query in Lin et al. 2020, arXiv 2010.11386.
 
     Attributes:
-        temperature: Divides the model's scores.
-        teacher_temperature: Divides the teacher's.
-        normalise: Whether the teacher's scores are first brought to mean 0 and standard deviation 1 within the list, so
-            that one temperature serves teachers of any scale.
+        temperature: Divides the scores of the model.
+        teacher_temperature: Divides the scores of the teacher.
+        normalise: Normalise the teacher's scores to mean 0 and standard deviation 1 within the list, so that one
+            temperature suits teachers with different score scales.
 
     Raises:
-        UsageError: A temperature of 0 or less.
+        UsageError: A temperature is not a positive number.
     """
 
     of: ClassVar[Literal["scores"]] = "scores"
@@ -39,16 +39,19 @@ class Distill:
 
     def __post_init__(self) -> None:
         """Check the temperatures."""
-        above_zero(temperature=self.temperature, teacher_temperature=self.teacher_temperature)
+        require_positive(temperature=self.temperature, teacher_temperature=self.teacher_temperature)
 
-    def __call__(self, scores: Tensor, wanted: Wanted) -> Tensor:
-        """See `ListLoss`.
+    def __call__(self, scores: Tensor, target: ListTarget) -> Tensor:
+        """Return the Kullback-Leibler divergence of one list.
 
         Raises:
             DataError: The label has no scores.
         """
-        given = teacher_scores(wanted, "distill")
+        teacher = require_teacher_scores(target, "distill")
         if self.normalise:
-            given = (given - given.mean()) / given.std(correction=0).clamp(min=1e-6)
-        target = (given / self.teacher_temperature).log_softmax(dim=0)
-        return (target.exp() * (target - (scores / self.temperature).log_softmax(dim=0))).sum()
+            # The lower bound keeps a list of equal scores finite: its distribution is then uniform.
+            teacher = (teacher - teacher.mean()) / teacher.std(correction=0).clamp(min=1e-6)
+        # (n,) log P of the teacher and log Q of the model; KL(P || Q) = sum_i P_i (log P_i - log Q_i).
+        log_p = (teacher / self.teacher_temperature).log_softmax(dim=0)
+        log_q = (scores / self.temperature).log_softmax(dim=0)
+        return (log_p.exp() * (log_p - log_q)).sum()

@@ -1,4 +1,4 @@
-"""The importance-aware loss: identifiers count the more the higher they are to stand."""
+"""The importance-aware loss: identifiers at higher ranks of the permutation have larger weights."""
 
 from __future__ import annotations
 
@@ -14,30 +14,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Importance:
-    """w_i = 1 + 1 / log2(rank + 1) for tokens of an identifier, brackets included, and alpha for all others.
+    """w_i = 1 + 1 / log2(rank + 1) for the tokens of an identifier, including brackets, and alpha for all other tokens.
 
-    Source: Liu et al., ACL 2025, arXiv 2412.14574, section on the importance-aware objective. Ranks come from the
-    characters of the label, so they are right for any tokenizer; the authors' code knows separators by one token id.
+    Source: Liu et al., ACL 2025, arXiv 2412.14574, section on the importance-aware objective. Ranks are derived from
+    character offsets of the label, so that they are correct for any tokenizer; the authors' code recognises separators
+    by one token id.
 
     Attributes:
-        alpha: Weight of separators and of the end of the text; at most 1 in the paper, 1 in its code.
+        alpha: Weight of separators and of the end-of-text token; at most 1 in the paper, 1 in its code.
 
     Raises:
-        UsageError: An alpha that is no number of at least 0.
+        UsageError: The weight alpha is negative or not finite.
     """
 
     of: ClassVar[Literal["tokens"]] = "tokens"
     paper: ClassVar[str] = "Liu et al., ACL 2025, arXiv 2412.14574 (fullrank)"
-    summary: ClassVar[str] = "Log-likelihood of the written order, identifiers weighted by 1 + 1/log2(rank + 1)"
+    summary: ClassVar[str] = "Negative log-likelihood of the permutation, weighted by 1 + 1/log2(rank + 1)"
 
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
         """Check the weight."""
         if not 0 <= self.alpha < math.inf:
-            raise UsageError(f"alpha={self.alpha}", expected="a weight of at least 0")
+            raise UsageError(f"Option alpha is {self.alpha!r}", expected="a finite weight of at least 0")
 
     def weights(self, ranks: Tensor) -> Tensor:
-        """See `TokenLoss`."""
-        identifier = 1 + 1 / (ranks.clamp(min=1) + 1).log2()
-        return identifier.where(ranks > 0, ranks.new_tensor(self.alpha))
+        """Return the importance weight of each token, shape (tokens,)."""
+        # Rank 0 marks tokens outside identifiers; the lower bound avoids log2(1) = 0 in the denominator for them.
+        identifier_weights = 1 + 1 / (ranks.clamp(min=1) + 1).log2()
+        return identifier_weights.where(ranks > 0, ranks.new_tensor(self.alpha))

@@ -1,4 +1,4 @@
-"""InfoNCE: the best document of the label against all others."""
+"""The contrastive loss InfoNCE: the first document of the label against all others."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from rerank.errors import UsageError
-from rerank.finetune.losses.base import above_zero
+from rerank.finetune.losses.base import require_positive
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rerank.finetune.losses.base import Wanted
+    from rerank.finetune.losses.base import ListTarget
 
 
 @dataclass(frozen=True, kw_only=True)
 class Infonce:
-    """L = - log softmax(s / temperature) of the label's first document; the mean where several are positive.
+    """L = -log softmax(s / temperature)_i for the first document i of the label; the mean over several positives.
 
-    Source: van den Oord et al. 2018, arXiv 1807.03748, equation 4; on attention shares with temperature 0.05 it is the
+    Source: van den Oord et al. 2018, arXiv 1807.03748, equation 4. On attention shares with temperature 0.05, it is the
     auxiliary loss of BlockRank (arXiv 2510.05396).
 
     Attributes:
         temperature: Divides the scores.
-        positives: How many documents from the head of the label are positive.
+        positives: Number of documents at the top of the label that are positive.
 
     Raises:
-        UsageError: A number out of its range.
+        UsageError: An option is out of its range.
     """
 
     of: ClassVar[Literal["scores"]] = "scores"
@@ -37,12 +37,12 @@ class Infonce:
     positives: int = 1
 
     def __post_init__(self) -> None:
-        """Check the numbers."""
-        above_zero(temperature=self.temperature)
+        """Check the options."""
+        require_positive(temperature=self.temperature)
         if self.positives < 1:
-            raise UsageError(f"positives={self.positives}", expected="at least 1")
+            raise UsageError(f"Option positives is {self.positives}", expected="at least 1")
 
-    def __call__(self, scores: Tensor, wanted: Wanted) -> Tensor:
-        """See `ListLoss`."""
-        logs = (scores / self.temperature).log_softmax(dim=0)
-        return -logs[wanted.ranks <= self.positives].mean()
+    def __call__(self, scores: Tensor, target: ListTarget) -> Tensor:
+        """Return the mean negative log-probability of the positive documents."""
+        log_probabilities = (scores / self.temperature).log_softmax(dim=0)  # (n,)
+        return -log_probabilities[target.ranks <= self.positives].mean()

@@ -1,52 +1,55 @@
-"""LambdaRank: pairs weighted by what swapping them would do to nDCG."""
+"""The loss LambdaRank: document pairs weighted by the change of nDCG when they are swapped."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from rerank.finetune.losses.base import above_zero
+from rerank.finetune.losses.base import require_positive
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rerank.finetune.losses.base import Wanted
+    from rerank.finetune.losses.base import ListTarget
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lambdarank:
     """L = sum over pairs with rank_i < rank_j of |g_i - g_j| |1/d_i - 1/d_j| log2(1 + exp(-sigma (s_i - s_j))).
 
-    g = gain / ideal DCG with gains 1 / rank under the label, d = log2(1 + place) at the place that the scores give now.
-    Source: Wang et al., CIKM 2018 (LambdaLoss), with the weights of LambdaRank (Burges et al., NIPS 2006);
-    gains 1 / rank are for labels without grades, as in FIRST's code.
+    g = gain / ideal DCG with the gain 1 / rank under the label; d = log2(1 + rank) with the rank under the current
+    scores. Source: Wang et al., CIKM 2018 (LambdaLoss), with the pair weights of LambdaRank (Burges et al., NIPS 2006).
+    Gains of 1 / rank are for labels without grades, as in FIRST's code.
 
     Attributes:
-        sigma: Steepness.
+        sigma: Steepness of the logistic function.
 
     Raises:
-        UsageError: A sigma of 0 or less.
+        UsageError: The steepness is not a positive number.
     """
 
     of: ClassVar[Literal["scores"]] = "scores"
     paper: ClassVar[str] = "Burges et al., NIPS 2006; Wang et al., CIKM 2018 (LambdaLoss)"
-    summary: ClassVar[str] = "Every pair in the label's order, by how much nDCG it decides"
+    summary: ClassVar[str] = "Logistic loss on all pairs, weighted by the nDCG change of a swap"
 
     sigma: float = 1.0
 
     def __post_init__(self) -> None:
         """Check the steepness."""
-        above_zero(sigma=self.sigma)
+        require_positive(sigma=self.sigma)
 
-    def __call__(self, scores: Tensor, wanted: Wanted) -> Tensor:
-        """See `ListLoss`."""
+    def __call__(self, scores: Tensor, target: ListTarget) -> Tensor:
+        """Return the weighted sum of the logistic losses of all pairs."""
         from torch.nn.functional import softplus
 
-        gains = 1 / wanted.ranks
-        place = (-scores.detach()).argsort(stable=True).argsort().float() + 1
-        ideal = (gains / (1 + wanted.ranks).log2()).sum()
-        discounts = 1 / (1 + place).log2()
-        deltas = (gains[:, None] - gains[None, :]).abs() * (discounts[:, None] - discounts[None, :]).abs() / ideal
-        pairs = softplus(-self.sigma * (scores[:, None] - scores[None, :])) / scores.new_tensor(2.0).log()
-        better = wanted.ranks[:, None] < wanted.ranks[None, :]
-        return (deltas * pairs)[better].sum()
+        # All (n,): gains under the label, ranks under the current scores, and their discounts 1 / d.
+        gains = 1 / target.ranks
+        current_ranks = (-scores.detach()).argsort(stable=True).argsort().float() + 1
+        discounts = 1 / (1 + current_ranks).log2()
+        ideal_dcg = (gains / (1 + target.ranks).log2()).sum()
+        # (n, n): |delta nDCG| if documents i and j swap ranks; constant, since ranks have no gradient.
+        deltas = (gains[:, None] - gains[None, :]).abs() * (discounts[:, None] - discounts[None, :]).abs() / ideal_dcg
+        # (n, n): log2(1 + exp(-sigma (s_i - s_j))).
+        losses = softplus(-self.sigma * (scores[:, None] - scores[None, :])) / scores.new_tensor(2.0).log()
+        is_better = target.ranks[:, None] < target.ranks[None, :]
+        return (deltas * losses)[is_better].sum()

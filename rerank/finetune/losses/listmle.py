@@ -1,4 +1,4 @@
-"""ListMLE: the likelihood of the label's order."""
+"""The loss ListMLE: negative log-likelihood of the labelled permutation."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rerank.finetune.losses.base import Wanted
+    from rerank.finetune.losses.base import ListTarget
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listmle:
-    """L = (1/n) sum over places k of log(sum over documents at places >= k of exp s) - s_k (Plackett-Luce).
+    """L = (1/n) sum_k [log(sum of exp(s) over the documents at rank k and below) - s_k], the Plackett-Luce model.
 
-    Source: Xia et al., ICML 2008, which sums; the mean makes lists of different length count alike.
+    Source: Xia et al., ICML 2008, which takes the sum; the mean gives lists of different lengths the same weight.
     """
 
     of: ClassVar[Literal["scores"]] = "scores"
     paper: ClassVar[str] = "Xia et al., ICML 2008 (ListMLE)"
-    summary: ClassVar[str] = "Negative log-likelihood of the label's order under Plackett-Luce"
+    summary: ClassVar[str] = "Negative log-likelihood of the labelled order under Plackett-Luce"
 
-    def __call__(self, scores: Tensor, wanted: Wanted) -> Tensor:
-        """See `ListLoss`."""
-        ordered = scores[wanted.ranks.argsort()]
-        tails = ordered.flip(0).logcumsumexp(dim=0).flip(0)
-        return (tails - ordered).mean()
+    def __call__(self, scores: Tensor, target: ListTarget) -> Tensor:
+        """Return the mean negative log-likelihood per rank."""
+        ordered = scores[target.ranks.argsort()]  # (n,) in the order of the label
+        # (n,): log of the sum of exp(s) from rank k to the end, as a cumulative sum from the end.
+        log_normalisers = ordered.flip(0).logcumsumexp(dim=0).flip(0)
+        return (log_normalisers - ordered).mean()

@@ -1,42 +1,42 @@
-"""ListNet: the scores' distribution is to be the label's."""
+"""The loss ListNet: cross-entropy between the top-one distributions of label and scores."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from rerank.finetune.losses.base import above_zero
+from rerank.finetune.losses.base import require_positive
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rerank.finetune.losses.base import Wanted
+    from rerank.finetune.losses.base import ListTarget
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listnet:
-    """L = - sum over documents of P_i log softmax(s)_i, P = softmax(-rank / temperature).
+    """L = -sum_i P_i log softmax(s)_i, with P = softmax(-rank / temperature).
 
-    Source: Cao et al., ICML 2007, top-one probabilities, with ranks for grades.
+    Source: Cao et al., ICML 2007, top-one probabilities, with ranks in place of grades.
 
     Attributes:
-        temperature: How much of P the best documents have; 1 gives the first 63 %.
+        temperature: Spread of P over the ranks; at 1, the first document has a probability of 63 %.
 
     Raises:
-        UsageError: A temperature of 0 or less.
+        UsageError: The temperature is not a positive number.
     """
 
     of: ClassVar[Literal["scores"]] = "scores"
     paper: ClassVar[str] = "Cao et al., ICML 2007 (ListNet)"
-    summary: ClassVar[str] = "Cross-entropy between softmaxes of the label's ranks and of the scores"
+    summary: ClassVar[str] = "Cross-entropy between the softmax of the labelled ranks and that of the scores"
 
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
         """Check the temperature."""
-        above_zero(temperature=self.temperature)
+        require_positive(temperature=self.temperature)
 
-    def __call__(self, scores: Tensor, wanted: Wanted) -> Tensor:
-        """See `ListLoss`."""
-        target = (-wanted.ranks / self.temperature).softmax(dim=0)
-        return -(target * scores.log_softmax(dim=0)).sum()
+    def __call__(self, scores: Tensor, target: ListTarget) -> Tensor:
+        """Return the cross-entropy of one list."""
+        label_probabilities = (-target.ranks / self.temperature).softmax(dim=0)  # (n,)
+        return -(label_probabilities * scores.log_softmax(dim=0)).sum()

@@ -1,4 +1,4 @@
-"""The plain language-model loss over the written order."""
+"""The language-modelling loss on the generated permutation."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Lm:
-    """Every token of the label counts the same: w_i = 1."""
+    """w_i = 1: all tokens of the label have the same weight."""
 
     of: ClassVar[Literal["tokens"]] = "tokens"
     paper: ClassVar[str] = ""
-    summary: ClassVar[str] = "Mean negative log-likelihood of the written order"
+    summary: ClassVar[str] = "Mean negative log-likelihood of the permutation"
 
     def weights(self, ranks: Tensor) -> Tensor:
-        """See `TokenLoss`."""
+        """Return ones, shape (tokens,)."""
         return ranks.new_ones(ranks.shape)

@@ -1,35 +1,36 @@
-"""Pointwise distillation: differences of scores are to be the teacher's."""
+"""The loss Margin-MSE: squared error between score margins of model and teacher."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from rerank.finetune.losses.base import teacher_scores
+from rerank.finetune.losses.base import require_teacher_scores
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rerank.finetune.losses.base import Wanted
+    from rerank.finetune.losses.base import ListTarget
 
 
 @dataclass(frozen=True, kw_only=True)
 class MarginMse:
-    """L = mean over documents of ((s_i - mean s) - (t_i - mean t))^2: every margin as the teacher's.
+    """L = (1/n) sum_i ((s_i - mean(s)) - (t_i - mean(t)))^2.
 
-    The mean over all pairs of the squared error of s_i - s_j is twice that. Source: Hofstätter et al. 2020, arXiv
-    2010.02666 (Margin-MSE), over a list instead of a pair.
+    The mean squared error of the margins s_i - s_j over all ordered pairs is twice that. Source: Hofstätter et al.
+    2020, arXiv 2010.02666 (Margin-MSE), over a list instead of a pair.
     """
 
     of: ClassVar[Literal["scores"]] = "scores"
     paper: ClassVar[str] = "Hofstätter et al., arXiv 2010.02666 (Margin-MSE)"
     summary: ClassVar[str] = "Squared error of the margins between scores, for pointwise judges"
 
-    def __call__(self, scores: Tensor, wanted: Wanted) -> Tensor:
-        """See `ListLoss`.
+    def __call__(self, scores: Tensor, target: ListTarget) -> Tensor:
+        """Return the mean squared error of the centred scores.
 
         Raises:
             DataError: The label has no scores.
         """
-        given = teacher_scores(wanted, "margin-mse")
-        return (((scores - scores.mean()) - (given - given.mean())) ** 2).mean()
+        teacher = require_teacher_scores(target, "margin-mse")
+        # Centring both replaces the sum over n^2 pairs: mean_ij ((s_i - s_j) - (t_i - t_j))^2 = 2 L.
+        return (((scores - scores.mean()) - (teacher - teacher.mean())) ** 2).mean()

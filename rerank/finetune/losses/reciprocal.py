@@ -1,4 +1,4 @@
-"""A steeper weighting of identifiers than the published one."""
+"""A token loss with reciprocal-rank weights, which fall faster than the published ones."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Reciprocal:
-    """w_i = 1 / rank for tokens of an identifier, 0 for all others: the head of the list is nearly all that counts."""
+    """w_i = 1 / rank for the tokens of an identifier and 0 for all others: the top of the list dominates the loss."""
 
     of: ClassVar[Literal["tokens"]] = "tokens"
     paper: ClassVar[str] = ""
-    summary: ClassVar[str] = "Log-likelihood of the written order, identifiers weighted by 1/rank"
+    summary: ClassVar[str] = "Negative log-likelihood of the permutation, weighted by 1/rank"
 
     def weights(self, ranks: Tensor) -> Tensor:
-        """See `TokenLoss`."""
+        """Return the reciprocal rank of each token's identifier, shape (tokens,); 0 for other tokens."""
         return (1 / ranks.clamp(min=1)).where(ranks > 0, ranks.new_tensor(0.0))

@@ -1,1 +1,1 @@
-"""Optimizers: one a file, opened by name."""
+"""Optimizers, one plug-in per file."""

@@ -1,29 +1,29 @@
-"""AdamW: every number has a learning rate of its own."""
+"""The optimizer AdamW: Adam with decoupled weight decay."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rerank.finetune.optimizers.base.options import Adam
-from rerank.finetune.parts import SHAPES, Shape
+from rerank.finetune.components import PARAMETER_KINDS, ParameterKind
+from rerank.finetune.optimizers.base.options import AdamOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adamw(Adam):
-    """torch's AdamW with moments in float32: 2 numbers for each that trains. Fits everything.
+class Adamw(AdamOptions):
+    """torch's AdamW with float32 moments, two per trainable parameter; it fits every adapter.
 
-    Weights in bfloat16 lose, as under any optimizer here, changes of less than about 1/256 of their size.
+    Weights in bfloat16 lose changes smaller than about 1/256 of their size, as under every optimizer here.
     """
 
     paper: ClassVar[str] = "Loshchilov and Hutter, ICLR 2019, arXiv 1711.05101 (AdamW)"
-    summary: ClassVar[str] = "Adam with decoupled weight decay; what all others are measured against"
-    fits: ClassVar[frozenset[Shape]] = frozenset(SHAPES)
+    summary: ClassVar[str] = "Adam with decoupled weight decay; the baseline of all others"
+    fits: ClassVar[frozenset[ParameterKind]] = frozenset(PARAMETER_KINDS)
     reason: ClassVar[str] = ""
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
-        """See `rerank.finetune.optimizers.base.Optimizer`."""
+        """Return AdamW over the trainable parameters of the model."""
         from rerank.finetune.optimizers.base.exact_adamw import ExactAdamW
-        from rerank.finetune.optimizers.base.parameter_groups import parameter_groups
+        from rerank.finetune.optimizers.base.parameter_groups import make_parameter_groups
 
-        return ExactAdamW(parameter_groups(model, weight_decay), lr=lr, **self.moments)
+        return ExactAdamW(make_parameter_groups(model, weight_decay), lr=lr, **self.moments)

@@ -1,43 +1,46 @@
-"""APOLLO: the gradient itself, scaled row by row as Adam would scale a random projection of it."""
+"""The optimizer APOLLO: the gradient, scaled row by row with factors that Adam computes on a random projection."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from rerank.finetune.optimizers.base.options import Rule, Subspace
+from rerank.finetune.optimizers.base.options import ProjectionRule
+from rerank.finetune.optimizers.base.subspace_options import SubspaceOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Apollo(Subspace):
-    """Adam runs on a random projection only to tell by how much each row of the gradient is to be scaled.
+class Apollo(SubspaceOptions):
+    """Adam on a random projection of the gradient; its step sizes scale the rows of the full gradient.
 
-    Keeps 2 long r + 2 numbers of a matrix: both moments, a seed and a norm, for updates grow by at most 1 % a step.
-    APOLLO-Mini is ``rank=1,tensorwise=true,scale=11.3`` (the root of 128).
+    It keeps 2 long r + 2 numbers per matrix: both moments, a seed and a norm, since the norm of an update may grow by
+    at most 1 % per step. APOLLO-Mini is ``rank=1,tensorwise=true,scale=11.3`` (the square root of 128).
 
-    Our own, since the package apollo-torch, which transformers asks for, keeps Python objects in its state, and such a
-    checkpoint cannot be resumed.
+    This is an implementation of its own. The package apollo-torch, which transformers uses, keeps Python objects in its
+    state, and such a checkpoint cannot be resumed.
 
     Attributes:
         rank: Dimension of the projection.
-        gap: Steps after which it is drawn anew.
-        scale: Factor of the update of matrices.
-        tensorwise: One factor a matrix instead of one a row.
-        seed: For the projections.
+        gap: Number of steps between two draws of the projection.
+        scale: Factor of the updates of matrices.
+        tensorwise: Use one scaling factor per matrix instead of one per row.
+        seed: Seed of the projections.
     """
 
     paper: ClassVar[str] = "Zhu et al., MLSys 2025, arXiv 2412.05270 (APOLLO)"
-    summary: ClassVar[str] = "Gradients scaled row by row, by factors that Adam on a random projection gives"
+    summary: ClassVar[str] = "Gradients scaled row by row with the step sizes of Adam on a random projection"
 
     rank: int = 256
     scale: float = 1.0
     tensorwise: bool = False
     seed: int = 0
 
-    def rule(self) -> Rule:
-        """See `Subspace`."""
-        return replace(super().rule(), basis="noise", rest="instead", tensorwise=self.tensorwise, seed=self.seed)
+    def projection_rule(self) -> ProjectionRule:
+        """Return the rule of a random projection whose scaling factors are applied to the full gradient."""
+        return replace(
+            super().projection_rule(), basis="noise", rest="instead", tensorwise=self.tensorwise, seed=self.seed
+        )
 
-    def keeps(self, long: int, rank: int, short: int) -> int:
-        """Both moments, a seed and a norm."""
+    def count_matrix_state(self, long: int, rank: int, short: int) -> int:
+        """Return the size of both moments, a seed and a norm."""
         return 2 * long * rank + 2

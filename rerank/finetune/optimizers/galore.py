@@ -1,26 +1,27 @@
-"""GaLore: moments of matrices in the span of the gradient's first singular vectors."""
+"""The optimizer GaLore: Adam's moments of matrices in the subspace of the gradient's first singular vectors."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rerank.finetune.optimizers.base.options import FULL, LORA, Subspace
-from rerank.finetune.parts import Shape
+from rerank.finetune.components import ParameterKind
+from rerank.finetune.optimizers.base.options import FULL, LORA
+from rerank.finetune.optimizers.base.subspace_options import SubspaceOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Galore(Subspace):
-    """Gradients of matrices are projected, stepped by Adam, and projected back.
+class Galore(SubspaceOptions):
+    """Adam on projected gradients of matrices, whose steps are projected back.
 
-    Keeps r (2 long + short) numbers of a matrix instead of 2 long short: 66 % less at r = 1024 in a model of 7B. Each
+    It keeps r (2 long + short) numbers per matrix instead of 2 long short: 66 % fewer at r = 1024 in a 7B model. Each
     choice of the subspace costs a singular value decomposition of every gradient.
 
-    With ``factors`` it projects the gradients of an adapter's factors instead, with a ``rank`` below the adapter's; on
-    those of `dora` that is `gradnormlorp`.
+    With ``factors``, it projects the gradients of an adapter's factors instead, with a ``rank`` below that of the
+    adapter; on the factors of `dora`, this is `gradnormlorp`.
 
     Attributes:
-        factors: Whether an adapter's factors train, and not the model's weights.
+        factors: Train the factors of an adapter instead of the weights of the model.
     """
 
     paper: ClassVar[str] = "Zhao et al., ICML 2024, arXiv 2403.03507 (GaLore)"
@@ -29,13 +30,13 @@ class Galore(Subspace):
     factors: bool = False
 
     @property
-    def fits(self) -> frozenset[Shape]:  # type: ignore[override]
-        """Full weights; with ``factors`` pairs of factors."""
+    def fits(self) -> frozenset[ParameterKind]:  # type: ignore[override]
+        """The model's own weights; factor pairs with ``factors``."""
         return LORA if self.factors else FULL
 
     @property
     def reason(self) -> str:  # type: ignore[override]
-        """Why nothing else."""
+        """Reason why it does not fit other kinds of parameters."""
         if self.factors:
-            return "With factors=true it projects the gradients of lora_A and lora_B"
-        return f"{Subspace.reason}; to project the gradients of their factors, set factors=true and a small rank"
+            return "With factors=true it projects the gradients of lora_A and lora_B, which other adapters lack"
+        return f"{SubspaceOptions.reason}; to project the gradients of their factors, set factors=true and a small rank"

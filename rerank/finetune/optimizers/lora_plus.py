@@ -1,44 +1,45 @@
-"""LoRA+: the second factor learns faster."""
+"""The optimizer LoRA+: a higher learning rate for the factor B than for A."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rerank.finetune.optimizers.base.options import LORA, Adam, require
-from rerank.finetune.parts import Shape
+from rerank.finetune.components import ParameterKind
+from rerank.finetune.optimizers.base.options import LORA, AdamOptions, require_option
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraPlus(Adam):
-    """AdamW with a learning rate of B that is a multiple of A's.
+class LoraPlus(AdamOptions):
+    """AdamW whose learning rate for B is a multiple of that for A.
 
-    Groups are our own: peft's `create_loraplus_optimizer` raises the rate of vectors (DoRA's magnitudes, biases) with
-    B's, lets magnitudes decay, and gives factors of embeddings a fixed rate. For all other factors both are the same.
+    The parameter groups are not those of peft's `create_loraplus_optimizer`, which raises the learning rate of vectors
+    (DoRA's magnitudes, biases) with that of B, applies weight decay to magnitudes, and gives factors of embeddings a
+    fixed rate. For all other factors the two are the same.
 
     Attributes:
-        ratio: Learning rate of B over that of A, which is the training's.
+        ratio: Learning rate of B divided by that of A, which is the learning rate of the training.
     """
 
     paper: ClassVar[str] = "Hayou et al., ICML 2024, arXiv 2402.12354 (LoRA+)"
     summary: ClassVar[str] = "AdamW with a higher learning rate for B than for A"
-    fits: ClassVar[frozenset[Shape]] = LORA
-    reason: ClassVar[str] = "It tells lora_B from lora_A, and nothing else has them"
+    fits: ClassVar[frozenset[ParameterKind]] = LORA
+    reason: ClassVar[str] = "It has different learning rates for lora_A and lora_B, which other adapters lack"
 
     ratio: float = 16.0
 
     def __post_init__(self) -> None:
-        """Refuse what is no ratio."""
+        """Check the options."""
         super().__post_init__()
-        require(self.ratio > 0, "ratio", self.ratio, "a number above 0")
+        require_option(self.ratio > 0, "ratio", self.ratio, "a number above 0")
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
-        """See `rerank.finetune.optimizers.base.Optimizer`."""
+        """Return AdamW with separate groups for A and B."""
         from rerank.finetune.optimizers.base.exact_adamw import ExactAdamW
-        from rerank.finetune.optimizers.base.parameter_groups import parameter_groups
+        from rerank.finetune.optimizers.base.parameter_groups import make_parameter_groups
 
         def rate(name: str, weight: Any) -> dict[str, float]:
             is_b = "lora_B" in name or "lora_embedding_B" in name
             return {"lr": lr * self.ratio if is_b else lr}
 
-        return ExactAdamW(parameter_groups(model, weight_decay, rate), lr=lr, **self.moments)
+        return ExactAdamW(make_parameter_groups(model, weight_decay, rate), lr=lr, **self.moments)

@@ -1,1 +1,1 @@
-"""The training itself: data, model, loss, checkpoints, validation and the adapter folder that results."""
+"""The training loop: examples, model and loss, checkpoints, validation, and the resulting adapter folder."""

@@ -1,27 +1,60 @@
-"""The card of a trained adapter: what it is for, what it was worth, what it was trained on. Knows no files."""
+"""The model card of a trained adapter: its use, its validation results, and how it was trained."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from rerank.evaluation import Comparison
+from rerank.finetune.recipe import ComponentTable, Recipe
+from rerank.models import MODELS
 
 
-def card_text(saved: Any) -> str:
-    """The card, in Markdown with the hub's header.
+@dataclass(frozen=True, kw_only=True)
+class AdapterDescription:
+    """Everything that is written into an adapter folder beside the weights.
 
-    Args:
-        saved: A `rerank.finetune.trainer.adapter_folder.Saved`.
+    Attributes:
+        recipe: The recipe.
+        setup: The `rerank.assemble.RankerSetup` of the method that was trained for.
+        adapter: The adapter component.
+        readout: The weighting of attention heads; None if no loss uses attention.
+        identity: Identity of the base model.
+        tokenizer: The tokenizer, which adapters that save a complete model save too.
+        lists: Number of training lists.
+        outcome: Results of the training.
+        comparison: Comparison of first stage, untrained and trained model on the validation queries; None without
+            validation.
     """
-    from rerank.finetune.trainer.adapter_folder import base_name
 
-    recipe, outcome = saved.recipe, saved.outcome
-    base = base_name(recipe.model)
-    losses = ", ".join(f"{one.name} on {one.on}" if "on" in one.model_fields_set else one.name for one in recipe.losses)
+    recipe: Recipe
+    setup: Any
+    adapter: Any
+    readout: Any
+    identity: dict[str, str]
+    tokenizer: Any
+    lists: int
+    outcome: dict[str, Any]
+    comparison: Comparison | None
+
+
+def base_model_name(model: str) -> str:
+    """Return the hub id of a base model, or the given name if it has none."""
+    return MODELS[model].hub_id if model in MODELS else model
+
+
+def render_card(description: AdapterDescription) -> str:
+    """Return the card in Markdown, with the metadata header of the hub."""
+    recipe, outcome = description.recipe, description.outcome
+    is_adapter = description.adapter.saves == "adapter"
+    base = base_model_name(recipe.model)
+    losses = ", ".join(
+        f"{loss.name} on {loss.on}" if "on" in loss.model_fields_set else loss.name for loss in recipe.losses
+    )
     header = {
         "base_model": base,
-        "library_name": "peft" if saved.adapter.saves == "adapter" else "transformers",
+        "library_name": "peft" if is_adapter else "transformers",
         "tags": ["reranking", "information-retrieval", "listrank"],
     }
     lines = [
@@ -29,57 +62,58 @@ def card_text(saved: Any) -> str:
         *(f"{key}: {json.dumps(value)}" for key, value in header.items()),
         "---",
         "",
-        f"# A reranker on {base}",
+        f"# A reranker based on {base}",
         "",
-        f"Trained for `{recipe.method.method}` by listrank. Its folder holds the prompt, the method and the token "
-        "budget, so this alone uses it as it was trained:",
+        f"Trained with listrank for the method `{recipe.method.method}`. The folder contains the prompt, the method "
+        "and the token budget of the training, so this command is sufficient to use it:",
         "",
-        f"    rerank run --collection COLLECTION --{'adapter' if saved.adapter.saves == 'adapter' else 'model'} FOLDER",
+        f"    rerank run --collection COLLECTION --{'adapter' if is_adapter else 'model'} FOLDER",
         "",
-        "## What it was worth",
+        "## Results",
         "",
-        *_worth(saved.comparison, recipe),
+        *_results(description.comparison, recipe),
         "",
-        "## How it was trained",
+        "## Training",
         "",
-        f"- Adapter: {_named(recipe.adapter)}, {outcome['trainable']:,} numbers that train",
-        f"- Optimizer: {_named(recipe.optimizer)}, learning rate {recipe.optimizer.lr:g}",
-        f"- Objective: {_named(recipe.objective)}"
+        f"- Adapter: {_with_options(recipe.adapter)}, {outcome['trainable']:,} trained parameters",
+        f"- Optimizer: {_with_options(recipe.optimizer)}, learning rate {recipe.optimizer.lr:g}",
+        f"- Objective: {_with_options(recipe.objective)}"
         if recipe.objective
         else f"- Loss: {losses}; mean over the last steps {outcome['loss']:.4f}",
-        f"- Lists: {saved.lists}, {recipe.data.documents} documents each at most; {outcome['steps']} steps of "
-        f"{recipe.training.batch_size * recipe.training.accumulation} lists; seed {recipe.seed}",
+        f"- Lists: {description.lists}, with at most {recipe.data.documents} documents each; {outcome['steps']} steps "
+        f"of {recipe.training.batch_size * recipe.training.accumulation} lists; seed {recipe.seed}",
         "",
-        "The whole recipe is in `recipe.json`.",
+        "`recipe.json` holds the complete recipe.",
         "",
     ]
     return "\n".join(lines)
 
 
-def _named(part: Any) -> str:
-    options = ", ".join(f"{key}={value}" for key, value in part.options.items())
-    return f"{part.name} ({options})" if options else str(part.name)
+def _with_options(component: ComponentTable) -> str:
+    options = ", ".join(f"{key}={value}" for key, value in component.options.items())
+    return f"{component.name} ({options})" if options else component.name
 
 
-def _worth(comparison: Comparison | None, recipe: Any) -> list[str]:
-    if comparison is None:
-        return ["It was not measured: the recipe has no validation collection."]
+def _results(comparison: Comparison | None, recipe: Recipe) -> list[str]:
     table = recipe.validation
+    if comparison is None or table is None:
+        return ["Not measured: the recipe has no validation collection."]
     rows = [f"| {run.run} | {run.mean:.4f} [{run.low:.4f}, {run.high:.4f}] |" for run in comparison.runs]
-    told = [
+    differences = [
         f"- {pair.b} against {pair.a}: {-pair.difference:+.4f}, p = {pair.p_adjusted:.4f}"
         + (" (significant)" if pair.significant else " (not significant)")
         for pair in comparison.pairs
     ]
     return [
-        f"On {comparison.queries} queries of `{table.collection}`, {table.depth} candidates of {table.first_stage}. "
-        "These queries chose the checkpoint, so the figures flatter it; measure it on others before you quote it.",
+        f"On {comparison.queries} queries of `{table.collection}`, with {table.depth} candidates of "
+        f"{table.first_stage}. The checkpoint was selected on these queries, so the values are optimistic; report "
+        "results on other queries.",
         "",
         f"| run | {comparison.measure} |",
         "| --- | --- |",
         *rows,
         "",
-        f"Paired t-test, Holm, alpha {comparison.alpha:g}:",
+        f"Paired t-test, Holm correction, significance level {comparison.alpha:g}:",
         "",
-        *told,
+        *differences,
     ]

@@ -1,57 +1,23 @@
-"""The folder that a training leaves: weights, method, prompt, heads, recipe and card; and sending it to the hub.
-
-Knows files, not how anything was trained.
-"""
+"""The adapter folder (weights, method, prompt, heads and card), and its upload to the hub."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rerank.errors import BackendError, MissingResourceError
-from rerank.evaluation import Comparison
-from rerank.finetune.recipe import Recipe
-from rerank.finetune.trainer.adapter_card import card_text
-from rerank.judges.attention.heads import BESIDE, HeadList, of_model
-from rerank.models import MODELS
-from rerank.models.trained import HEADS, PROMPT, SETTINGS, Trained
+from rerank.finetune.trainer.adapter_card import AdapterDescription, base_model_name, render_card
+from rerank.io.atomic_folder import fill_folder
+from rerank.judges.attention.heads import BESIDE, HeadList, model_identity
+from rerank.models.adapters import HEADS, PROMPT, SETTINGS, AdapterSettings
 from rerank.prompts import prompt_text
 
-_DRAFT = ".unfinished"
+#: Head list of the current weights, read by the judge during a validation.
+_CURRENT_HEADS = "heads.now.json"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Saved:
-    """What is written.
-
-    Attributes:
-        recipe: The recipe.
-        asked: The method, opened.
-        adapter: The adapter that was trained.
-        readout: How heads are read; None where they are not.
-        identity: Of the base model.
-        tokenizer: The tokenizer, for adapters that leave a whole model.
-        lists: How many lists were learnt from.
-        outcome: Numbers of the training.
-        comparison: First stage, untrained and trained model on the validation queries; None without validation.
-    """
-
-    recipe: Recipe
-    asked: Any
-    adapter: Any
-    readout: Any
-    identity: dict[str, str]
-    tokenizer: Any
-    lists: int
-    outcome: dict[str, Any]
-    comparison: Comparison | None
-
-
-def _heads(readout: Any, model: dict[str, str]) -> HeadList:
+def _head_list(readout: Any, model: dict[str, str]) -> HeadList:
     pairs = sorted(zip(readout.heads, readout.weights.tolist(), strict=True), key=lambda pair: -pair[1])
     weights = tuple(round(weight, 6) for _, weight in pairs) if len({weight for _, weight in pairs}) > 1 else ()
     return HeadList(
@@ -63,76 +29,76 @@ def _heads(readout: Any, model: dict[str, str]) -> HeadList:
     )
 
 
-def draft_heads(folder: Path, readout: Any, identity: Any) -> Path:
-    """The heads as they are now, in a file for the judge of a validation."""
-    path = folder / "heads.now.json"
-    _heads(readout, of_model(identity)).write(path)
+def write_current_head_list(folder: Path, readout: Any, identity: Any) -> Path:
+    """Write the current head weights into a file for the judge of a validation, and return its path."""
+    path = folder / _CURRENT_HEADS
+    _head_list(readout, model_identity(identity)).write(path)
     return path
 
 
-def base_name(model: str) -> str:
-    """What a base model is called where others look for it: its id on the hub, if it has one."""
-    return MODELS[model].hub_id if model in MODELS else model
+def write_adapter(description: AdapterDescription, model: Any, folder: Path) -> None:
+    """Write all files of an adapter; the settings come last, so that a folder with settings is complete.
+
+    Args:
+        description: Everything except the weights.
+        model: The trained model.
+        folder: The folder of the training.
+    """
+    with fill_folder(folder, last=SETTINGS) as draft:
+        _write_files(description, model, draft)
+    (folder / _CURRENT_HEADS).unlink(missing_ok=True)
 
 
-def write_adapter(saved: Saved, model: Any, folder: Path) -> None:
-    """Write everything beside its place first, so that nothing is ever half there; the settings come last."""
-    draft = folder / _DRAFT / "adapter"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    saved.adapter.save(model, draft)
+def _write_files(description: AdapterDescription, model: Any, draft: Path) -> None:
+    description.adapter.save(model, draft)
     config = draft / "adapter_config.json"
     if config.is_file():
         content = json.loads(config.read_text(encoding="utf-8"))
-        content["base_model_name_or_path"] = base_name(saved.recipe.model)
+        content["base_model_name_or_path"] = base_model_name(description.recipe.model)
         config.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     else:
-        saved.tokenizer.save_pretrained(draft)
-    (draft / PROMPT).write_text(prompt_text(saved.asked.prompt), encoding="utf-8")
-    (draft / "README.md").write_text(card_text(saved), encoding="utf-8")
-    table = saved.recipe.method
-    method, kind = table.method, "adapter" if saved.adapter.saves == "adapter" else "weights"
-    if saved.readout is not None and saved.asked.method.judge == "attention":
-        model = of_model(saved.identity)
-        if kind == "weights":  # a whole model is no commit of its base any more
+        description.tokenizer.save_pretrained(draft)
+    (draft / PROMPT).write_text(prompt_text(description.setup.prompt), encoding="utf-8")
+    (draft / "README.md").write_text(render_card(description), encoding="utf-8")
+    table = description.recipe.method
+    method, kind = table.method, "adapter" if description.adapter.saves == "adapter" else "weights"
+    if description.readout is not None and description.setup.method.judge.name == "attention":
+        model = model_identity(description.identity)
+        if kind == "weights":  # a complete model is not a revision of its base model
             model.pop("revision", None)
-        _heads(saved.readout, model | {kind: BESIDE}).write(draft / HEADS)
+        _head_list(description.readout, model | {kind: BESIDE}).write(draft / HEADS)
         method = f"{method},heads={HEADS}"
-    Trained(
-        model=saved.recipe.model,
+    AdapterSettings(
+        model=description.recipe.model,
         method=method,
-        revision=saved.recipe.revision,
+        revision=description.recipe.revision,
         min_passage_tokens=table.min_passage_tokens,
         max_passage_tokens=table.max_passage_tokens,
         context_size=table.context_size,
     ).write(draft)
-    for path in sorted(draft.iterdir(), key=lambda path: path.name == SETTINGS):
-        os.replace(path, folder / path.name)
-    (folder / "heads.now.json").unlink(missing_ok=True)
-    shutil.rmtree(folder / _DRAFT, ignore_errors=True)
 
 
 def push_to_hub(folder: Path, repository: str, *, private: bool = True) -> str:
-    """Send an adapter's folder to the hub, without checkpoints and logs; the token is the environment's.
+    """Upload an adapter folder without checkpoints and logs, with the token in the environment.
 
     Args:
-        folder: What `write_adapter` left.
-        repository: ``owner/name``; made if it is not there.
-        private: Whether a new one is private.
+        folder: A folder written by `write_adapter`.
+        repository: ``owner/name``; created if it does not exist.
+        private: Make a new repository private.
 
     Returns:
-        Its address.
+        URL of the repository.
 
     Raises:
         MissingResourceError: The folder holds no trained adapter.
-        BackendError: The hub refuses or cannot be reached.
+        BackendError: The hub rejects the upload or cannot be reached.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     if not (folder / SETTINGS).is_file():
         raise MissingResourceError(
-            f"{str(folder)!r} holds no trained adapter", expected=f"the folder of a finished training, with {SETTINGS}"
+            f"{str(folder)!r} holds no trained adapter", expected=f"the folder of a completed training, with {SETTINGS}"
         )
     api = HfApi()
     try:
@@ -145,6 +111,6 @@ def push_to_hub(folder: Path, repository: str, *, private: bool = True) -> str:
         )
     except (HfHubHTTPError, OSError, ValueError) as error:
         raise BackendError(
-            f"The hub did not take {repository!r}: {error}", remedy="Check HF_TOKEN and the name"
+            f"The upload to {repository!r} failed: {error}", remedy="Check HF_TOKEN and the name of the repository"
         ) from error
     return address

@@ -1,6 +1,6 @@
-"""A base model made ready: loaded, cut to the layers that are looked at, and what of it a checkpoint must hold.
+"""Preparation of the base model: loading, truncation to the layers in use, and the tensors that checkpoints hold.
 
-Imports torch at its top. Knows models, not how they are trained.
+Imports torch.
 """
 
 from __future__ import annotations
@@ -12,39 +12,39 @@ import torch
 
 from rerank.backends.hf import Hf
 from rerank.finetune.recipe import ReadoutTable, Recipe
-from rerank.finetune.trainer.module import Listwise
-from rerank.judges.attention import band
+from rerank.finetune.trainer.listwise_module import ListwiseModule
+from rerank.judges.attention import parse_layers
 from rerank.judges.attention.heads import open_heads
-from rerank.lm.icr_scoring import chosen
+from rerank.lm.icr_scoring import select_heads
 from rerank.lm.loading import load
-from rerank.models import BackendOptions, resolve
+from rerank.models import BackendOptions, resolve_model
 from rerank.tasks import AttentionTask
 
 
-def load_base(recipe: Recipe, *, dtype: str, device: str) -> tuple[Hf, Any]:
-    """The base model as a backend, and its tokenizer; none of its weights trains yet."""
+def load_base_model(recipe: Recipe, *, dtype: str, device: str) -> tuple[Hf, Any]:
+    """Load the base model as a backend, with all weights frozen, and its tokenizer."""
     options = BackendOptions(
         revision=recipe.revision or "", dtype=dtype, device=device, trust_remote_code=recipe.trust_remote_code
     )
-    model, tokenizer, identity = load(resolve(recipe.model), options)
+    model, tokenizer, identity = load(resolve_model(recipe.model), options)
     model.requires_grad_(False)
     return Hf(model, tokenizer, identity=identity, options=options), tokenizer
 
 
-def chosen_heads(table: ReadoutTable, backend: Hf) -> list[tuple[int, int]]:
-    """The heads that attention losses look at.
+def select_readout_heads(table: ReadoutTable, backend: Hf) -> list[tuple[int, int]]:
+    """Return the (layer, head) pairs that losses on attention use.
 
     Raises:
-        UsageError: The model has not these layers or heads, or none is left.
+        UsageError: The model lacks these layers or heads, or no head is left.
     """
     listed = open_heads(table.heads, backend.identity).heads if table.heads else ()
-    task = AttentionTask(spans=(), tail=0, heads=listed, layers=band(table.layers))
-    wanted = chosen(backend.model.config.get_text_config(), task)
-    return [(layer, head) for layer, heads in wanted.items() for head in heads]
+    task = AttentionTask(spans=(), tail=0, heads=listed, layers=parse_layers(table.layers))
+    heads_by_layer = select_heads(backend.model.config.get_text_config(), task)
+    return [(layer, head) for layer, heads in heads_by_layer.items() for head in heads]
 
 
-def cut(model: Any, layers: int) -> bool:
-    """Leave out the layers above the first so many; whether there were any."""
+def truncate_layers(model: Any, layers: int) -> bool:
+    """Keep only the first ``layers`` layers of a model, and return whether any were removed."""
     config, decoder = model.config.get_text_config(), model.get_decoder()
     if not hasattr(decoder, "layers") or len(decoder.layers) <= layers:
         return False
@@ -55,35 +55,35 @@ def cut(model: Any, layers: int) -> bool:
     return True
 
 
-def within(adapter: Any, layers: int) -> Any:
-    """The adapter for the layers that are left, so that what it saves loads onto the whole model."""
+def limit_adapter_layers(adapter: Any, layers: int) -> Any:
+    """Return the adapter restricted to the remaining layers, so that what it saves loads onto the complete model."""
     return replace(adapter, layers=min(layers, adapter.layers or layers)) if hasattr(adapter, "layers") else adapter
 
 
-def plain(model: Any) -> Any:
-    """The model of transformers inside whatever an adapter made of it."""
+def unwrap_model(model: Any) -> Any:
+    """Return the transformers model inside a model that an adapter has wrapped."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def to_keep(module: Listwise, before: set[str], *, moved: bool) -> list[str]:
-    """Names of the tensors that a checkpoint has to hold: what trains, and what the adapter made or changed.
+def checkpoint_tensor_names(module: ListwiseModule, before: set[str], *, moved: bool) -> list[str]:
+    """Return the names of the tensors that a checkpoint must hold: all trained ones, and those that the adapter set.
 
     Args:
-        module: With the adapter attached.
-        before: Names in the model's state before that.
-        moved: Whether adapted matrices of the base were changed.
+        module: The module with the adapter attached.
+        before: Names in the state of the model before the adapter was attached.
+        moved: The adapter has changed the matrices that it adapts.
     """
-    trains = {name for name, value in module.named_parameters() if value.requires_grad}
-    made = set()
+    trained = {name for name, value in module.named_parameters() if value.requires_grad}
+    from_adapter = set()
     for name in module.state_dict():
         inner = name.removeprefix("model.").removeprefix("base_model.model.")
-        old = inner.replace(".base_layer", "")
-        if old not in before or (moved and old != inner):
-            made.add(name)
-    return sorted(trains | made)
+        original = inner.replace(".base_layer", "")  # peft moves an adapted weight below base_layer
+        if original not in before or (moved and original != inner):
+            from_adapter.add(name)
+    return sorted(trained | from_adapter)
 
 
-def state_bytes(optimizer: Any) -> int:
-    """Bytes of the tensors that an optimizer keeps."""
+def optimizer_state_bytes(optimizer: Any) -> int:
+    """Return the size of the tensors in the optimizer state, in bytes."""
     entries = (value for entry in optimizer.state.values() for value in entry.values())
     return sum(value.numel() * value.element_size() for value in entries if isinstance(value, torch.Tensor))

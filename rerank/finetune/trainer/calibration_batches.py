@@ -1,4 +1,4 @@
-"""The first batches of a training, under its loss, for parts that look before they train. Imports torch at its top."""
+"""Calibration batches: the first batches of a training under its loss. Imports torch."""
 
 from __future__ import annotations
 
@@ -8,66 +8,69 @@ from typing import Any
 
 import torch
 
-from rerank.finetune.trainer.list_trainer import Places
-from rerank.finetune.trainer.module import Listwise, collate
-from rerank.finetune.trainer.readout import fit_readout
+from rerank.finetune.trainer.head_weight_fitting import fit_head_weights
+from rerank.finetune.trainer.list_trainer import ScheduledExamples
+from rerank.finetune.trainer.listwise_module import ListwiseModule, collate
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batches:
-    """A `Calibrate` over the first batches.
+class FirstBatches:
+    """The first batches of a training as `CalibrationBatches`.
 
     Attributes:
-        places: Where they come from.
-        size: Lists a batch.
-        module: Puts a model under the training's loss.
-        device: Where to compute.
-        dtype: Number type of the arithmetic.
-        count: How many batches are looked at, at most.
+        places: Examples in training order.
+        size: Lists per batch.
+        module: Combines a model with the losses of the recipe.
+        device: Torch device.
+        dtype: Data type of the computation.
+        count: Maximum number of batches.
     """
 
-    places: Places
+    places: ScheduledExamples
     size: int
-    module: Callable[[Any], Listwise]
+    module: Callable[[Any], ListwiseModule]
     device: str
     dtype: str
     count: int = 8
 
     def forward(self, model: Any) -> None:
-        """See `Calibrate`."""
+        """Run the batches through ``model`` without gradients."""
         module = self.module(model)
         with torch.no_grad():
             for batch in self._batches():
                 self._loss(module, batch)
 
     def backward(self, model: Any) -> None:
-        """See `Calibrate`."""
+        """Add the gradient of the mean loss over the batches; the head weights get none."""
         module, batches = self.module(model), self._batches()
         for batch in batches:
             (self._loss(module, batch) / len(batches)).backward()
         if module.readout is not None:
             module.readout.zero_grad()
 
-    def fit(self, module: Listwise) -> None:
-        """Fit how the module reads heads, on so many lists of the batches."""
-        seen: list[Any] = []
-        with torch.no_grad(), self._arithmetic():
+    def fit(self, module: ListwiseModule) -> None:
+        """Fit the head weights of a module to the attention of its untrained model on the batches."""
+        observed: list[Any] = []
+        with torch.no_grad(), self._autocast():
             for batch in self._batches():
-                seen += zip(module.shares(**batch), batch["examples"], strict=True)
-        fit_readout(module, seen)
+                observed += zip(module.attention_shares(**batch), batch["examples"], strict=True)
+        fit_head_weights(module, observed)
 
     def _batches(self) -> list[dict[str, Any]]:
         count = min(self.count, max(1, len(self.places) // self.size))
-        made = [collate([self.places[at * self.size + n] for n in range(self.size)]) for at in range(count)]
+        batches = [
+            collate([self.places[start + offset] for offset in range(self.size)])
+            for start in range(0, count * self.size, self.size)
+        ]
         return [
             {key: value.to(self.device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
-            for batch in made
+            for batch in batches
         ]
 
-    def _loss(self, module: Listwise, batch: dict[str, Any]) -> Any:
-        with self._arithmetic():
+    def _loss(self, module: ListwiseModule, batch: dict[str, Any]) -> Any:
+        with self._autocast():
             return module(**batch)["loss"]
 
-    def _arithmetic(self) -> torch.autocast:
+    def _autocast(self) -> torch.autocast:
         kind = self.device.partition(":")[0]
         return torch.autocast(kind, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16")

@@ -1,7 +1,6 @@
-"""A training list as a model reads it: the very prompt that the judge would ask, what is read off, what is wanted.
+"""Training examples: the tokens of a training list, and the positions at which the losses read model outputs.
 
-Prompts come from the judge that will rank with the adapter, so training and inference cannot differ. Knows token ids
-and places, no tensors.
+Prompts come from the judge that will rank with the adapter, so training and inference use the same ones.
 """
 
 from __future__ import annotations
@@ -11,51 +10,52 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from rerank.errors import ContextOverflowError, UsageError
+from rerank.finetune.components import RecipeComponents
 from rerank.finetune.labels.training_list import TrainingList
-from rerank.finetune.trainer.target_text import Label, tokenized, written
+from rerank.finetune.recipe import Recipe
+from rerank.finetune.trainer.target_text import TargetTokens, render_order, tokenize_target
 from rerank.judges.attention import Attention
-from rerank.judges.base import Asking
+from rerank.judges.base import PromptJudge
 from rerank.judges.generate import Generate
 from rerank.judges.logits import Logits
 from rerank.judges.score import Score
-from rerank.lm.passage_spans import locate
+from rerank.lm.passage_spans import locate_passages
 from rerank.lm.tokenizers import HfTokens
-from rerank.prompts.base import opening
-from rerank.prompts.identifiers import Alphabet, identifiers
-from rerank.prompts.passages import one_line
+from rerank.prompts.base import reply_prefix
+from rerank.prompts.identifiers import Alphabet, make_identifiers
+from rerank.prompts.passages import collapse_whitespace
 from rerank.tasks import ContinuationTask
 from rerank.types import Window
 
-#: One term of a document's score: a place whose next token is looked at, that token, a factor of its log-probability.
-Term = tuple[int, int, float]
+#: One term of a document score: a position, a token, and the factor of that token's log-probability as the next token.
+ScoreTerm = tuple[int, int, float]
 
-
-#: What to do about a list that is too long.
-_SHORTER = "Lower documents or min_passage_tokens in the recipe, or take a model with a longer context"
+#: Remedy for a list that is too long.
+_SHORTEN_LIST = "Lower documents or min_passage_tokens in the recipe, or use a model with a longer context"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
-    """One training list as tokens, in one text or in several that are read apart.
+class TrainingExample:
+    """One training list as tokens: a single text, or one text per document.
 
-    Places count through all texts, one after the other.
+    Positions count through all texts, one after the other.
 
     Attributes:
         texts: Token ids of each text.
-        label: Place before the first token of the label, from which it is predicted; -1 without one.
-        label_ranks: For each of its tokens the rank that it belongs to; see `Label`.
-        terms: For each document, what its score from logits is summed up of; empty if none is wanted.
-        passages: For each document, the first and past-last place of its tokens; empty if attention is not wanted.
-        rows: First and past-last place of the rows whose attention counts.
-        ranks: Each document's rank under the label.
-        scores: The teacher's scores, or nothing.
-        query: The query's id, for messages.
+        label: Position before the first token of the target, from which that token is predicted; -1 without a target.
+        label_ranks: Rank of the document that each target token belongs to, as in `TargetTokens`.
+        terms: Terms of the logit score of each document; empty if no loss uses logits.
+        passages: First and past-last position of the tokens of each document; empty if no loss uses attention.
+        rows: First and past-last position of the attention rows that are averaged.
+        ranks: Rank of each document under the label, from 1.
+        scores: Teacher scores; empty if there are none.
+        query: Id of the query, for messages.
     """
 
     texts: tuple[tuple[int, ...], ...]
     label: int = -1
     label_ranks: tuple[int, ...] = ()
-    terms: tuple[tuple[Term, ...], ...] = ()
+    terms: tuple[tuple[ScoreTerm, ...], ...] = ()
     passages: tuple[tuple[int, int], ...] = ()
     rows: tuple[int, int] = (0, 0)
     ranks: tuple[int, ...]
@@ -63,147 +63,172 @@ class Example:
     query: str = ""
 
     def __len__(self) -> int:
-        """How many tokens it has."""
+        """Return the number of tokens."""
         return sum(map(len, self.texts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Looks:
-    """What the losses look at.
+class LossInputs:
+    """Model outputs that the losses of a recipe use.
 
     Attributes:
-        tokens: The written order.
-        logits: A score a document from logits.
-        attention: A score a document from attention.
+        tokens: Log-probabilities of the target text.
+        logits: One score per document from logits.
+        attention: One score per document from attention weights.
     """
 
     tokens: bool = False
     logits: bool = False
     attention: bool = False
 
+    @classmethod
+    def of(cls, recipe: Recipe, components: RecipeComponents) -> LossInputs:
+        """Return the outputs that the losses of a recipe use."""
+        pairs = list(zip(recipe.losses, components.losses, strict=True))
+        sources = {table.on or "logits" for table, loss in pairs if loss.of == "scores"}
+        return cls(
+            tokens=any(loss.of == "tokens" for _, loss in pairs),
+            logits="logits" in sources,
+            attention=bool(sources - {"logits"}),
+        )
 
-class Examples:
-    """Makes examples with the judge of a recipe.
+
+class ExampleBuilder:
+    """Builds training examples with the prompts of a judge.
 
     Args:
-        judge: Who will rank with the adapter.
-        looks: What the losses look at.
+        judge: The judge that will rank with the adapter.
+        inputs: Model outputs that the losses use.
 
     Raises:
-        UsageError: The judge gives nothing of what the losses look at, or makes something else of it.
+        UsageError: The judge does not produce these outputs, or uses them in another way.
     """
 
-    def __init__(self, judge: Asking, looks: Looks) -> None:
-        """Check that judge and losses fit."""
-        self._judge, self._looks = judge, looks
+    def __init__(self, judge: PromptJudge, inputs: LossInputs) -> None:
+        """Check that the judge supports the losses."""
+        self._judge, self._inputs = judge, inputs
         self._tokens = cast(HfTokens, judge.backend.tokens)
         listwise = isinstance(judge, Attention | Generate | Logits)
         name = type(judge).__name__.lower()
         if not listwise and not isinstance(judge, Score):
             raise UsageError(f"Training for the judge {name!r}", expected="one of: attention, generate, logits, score")
-        if not listwise and (looks.tokens or looks.attention):
+        if not listwise and (inputs.tokens or inputs.attention):
             raise UsageError(
-                f"The judge {name!r} sees one document at a time, and a loss looks at the order or at attention",
+                f"The judge {name!r} scores one document at a time, and a loss uses the target text or attention",
                 expected="losses on logits, such as margin-mse or ranknet",
             )
-
-        if looks.attention and isinstance(judge, Attention) and judge.calibrate:
+        if inputs.attention and isinstance(judge, Attention) and judge.calibrate:
             raise UsageError(
-                "A loss on attention, and a method that calibrates: it would rank by what was not trained",
-                expected="a method that ranks by attention as it is",
+                "A loss on attention, and a method that ranks by calibrated attention instead",
+                expected="a method without calibration",
                 remedy="Set method = 'full:attention,calibrate=false'",
             )
 
-    def make(self, given: TrainingList) -> Example:
-        """The example of one list.
+    def make(self, training_list: TrainingList) -> TrainingExample:
+        """Build the example of one list.
 
         Raises:
-            ContextOverflowError: It does not fit the context, label and all.
-            DataError: See `PromptTemplate.render`.
+            ContextOverflowError: Prompt and target do not fit the context.
+            DataError: The prompt cannot be rendered.
         """
-        window = Window(given.query, given.docs)
-        found = self._apart(window) if isinstance(self._judge, Score) else self._together(window, given)
-        return replace(found, ranks=given.ranks, scores=given.scores, query=given.query.id)
+        window = Window(training_list.query, training_list.docs)
+        example = self._pointwise(window) if isinstance(self._judge, Score) else self._listwise(window, training_list)
+        return replace(example, ranks=training_list.ranks, scores=training_list.scores, query=training_list.query.id)
 
-    def _apart(self, window: Window) -> Example:
-        """One text a document, whose score is what its judge would say."""
+    def _pointwise(self, window: Window) -> TrainingExample:
+        """Build one text per document; the score is log P(yes) - log P(no), as the judge computes it."""
         judge = cast(Score, self._judge)
-        texts, terms, place = [], [], 0
+        texts, terms, length = [], [], 0
         for request in judge.requests(window):
             rendered = self._tokens.render(request.prompt)
             ids = self._tokens.ids(rendered)
-            yes, no = (self._next(rendered, ids, word) for word in cast(ContinuationTask, request.task).continuations)
-            place += len(ids)
+            yes, no = (
+                self._next_token(rendered, ids, word) for word in cast(ContinuationTask, request.task).continuations
+            )
+            length += len(ids)
             texts.append(tuple(ids))
-            terms.append(((place - 1, yes, 1.0), (place - 1, no, -1.0)))
-        return Example(texts=tuple(texts), terms=tuple(terms), ranks=())
+            terms.append(((length - 1, yes, 1.0), (length - 1, no, -1.0)))
+        return TrainingExample(texts=tuple(texts), terms=tuple(terms), ranks=())
 
-    def _next(self, rendered: str, ids: Sequence[int], word: str) -> int:
-        """The token that begins a continuation of a prompt."""
+    def _next_token(self, rendered: str, ids: Sequence[int], word: str) -> int:
+        """Return the first token of a continuation of a rendered prompt with the token ids ``ids``."""
         whole = self._tokens.ids(rendered + word)
         return whole[len(ids)] if whole[: len(ids)] == list(ids) else self._tokens.plain(word)[0]
 
-    def _together(self, window: Window, given: TrainingList) -> Example:
-        """One text with the whole list."""
+    def _listwise(self, window: Window, training_list: TrainingList) -> TrainingExample:
+        """Build one text with all documents of the list."""
         judge, n = self._judge, len(window)
         alphabet: Alphabet = "letters" if isinstance(judge, Logits) else getattr(judge, "identifiers", "numbers")
-        names = identifiers(alphabet, n, self._tokens)
-        turned = isinstance(judge, Attention) and not judge.best_first
-        places = list(range(n))[:: -1 if turned else 1]  # position shown -> position in the list
-        shown = replace(window, docs=tuple(window.docs[at] for at in places))
-        called = dict(zip(places, names, strict=True))
-        order = [called[at] for at in given.order]
-        plain, _ = written(tuple(range(n)), order)
-        reply = self._tokens.lengths([plain])[0] + 2 if self._looks.tokens else 1
+        names = make_identifiers(alphabet, n, self._tokens)
+        reverse = isinstance(judge, Attention) and not judge.best_first
+        positions = list(range(n))[:: -1 if reverse else 1]  # position in the prompt -> position in the list
+        shown = replace(window, docs=tuple(window.docs[position] for position in positions))
+        name_of = dict(zip(positions, names, strict=True))
+        order = [name_of[position] for position in training_list.order]
+        plain, _ = render_order(tuple(range(n)), order)
+        reply = self._tokens.lengths([plain])[0] + 2 if self._inputs.tokens else 1
         labels = names if alphabet == "letters" else None
         try:
             fitted = judge.budget.fit(judge.template, shown, reply_tokens=reply, labels=labels)
-        except ContextOverflowError as error:  # whose remedy is for those who rank
-            raise ContextOverflowError(error.found, remedy=_SHORTER) from error
+        except ContextOverflowError as error:  # its remedy is about ranking, not about training
+            raise ContextOverflowError(error.found, remedy=_SHORTEN_LIST) from error
         rendered = self._tokens.render(fitted.prompt)
-        text, spans = written(tuple(range(n)), order, opening(fitted.prompt))
-        label = tokenized(self._tokens, rendered, text, spans)
+        text, spans = render_order(tuple(range(n)), order, reply_prefix(fitted.prompt))
+        label = tokenize_target(self._tokens, rendered, text, spans)
         ids = tuple(self._tokens.ids(rendered))
-        self._check(len(ids) + len(label.ids), given)
-        example = Example(texts=(ids,), ranks=())
-        if self._looks.tokens:
+        self._check_length(len(ids) + len(label.ids), training_list)
+        example = TrainingExample(texts=(ids,), ranks=())
+        if self._inputs.tokens:
             example = replace(example, texts=((*ids, *label.ids),), label=len(ids) - 1, label_ranks=label.ranks)
-        if self._looks.logits:
-            example = self._with_terms(example, rendered, [called[at] for at in range(n)], label, len(ids))
-        if self._looks.attention:
-            where, tail = judge.template.spans(one_line(window.query.text), fitted.passages, labels=labels)
-            found = locate(self._tokens, fitted.prompt, where, tail)
-            stretches = {at: (span.start, span.stop) for at, span in zip(places, found.spans, strict=True)}
-            example = replace(
-                example, passages=tuple(stretches[at] for at in range(n)), rows=(found.tail, len(found.ids))
+        if self._inputs.logits:
+            example = self._with_terms(example, rendered, [name_of[position] for position in range(n)], label, len(ids))
+        if self._inputs.attention:
+            char_spans, tail = judge.template.spans(
+                collapse_whitespace(window.query.text), fitted.passages, labels=labels
             )
+            located = locate_passages(self._tokens, fitted.prompt, char_spans, tail)
+            spans_of = dict(zip(positions, ((span.start, span.stop) for span in located.spans), strict=True))
+            passages = tuple(spans_of[position] for position in range(n))
+            example = replace(example, passages=passages, rows=(located.tail, len(located.ids)))
         return example
 
-    def _check(self, length: int, given: TrainingList) -> None:
-        room = self._judge.limits.context_size or self._tokens.context_size
-        if length > room:
+    def _check_length(self, length: int, training_list: TrainingList) -> None:
+        context = self._judge.limits.context_size or self._tokens.context_size
+        if length > context:
             raise ContextOverflowError(
-                f"The prompt and the label of query {given.query.id!r} with {len(given)} documents have {length} "
-                f"tokens, and the context holds {room}",
-                remedy=_SHORTER,
+                f"Prompt and target of query {training_list.query.id!r} with {len(training_list)} documents have "
+                f"{length} tokens, more than the context of {context} tokens",
+                remedy=_SHORTEN_LIST,
             )
 
-    def _with_terms(self, example: Example, rendered: str, names: Sequence[str], label: Label, prompt: int) -> Example:
-        """Scores from the logits of the first token of each document's name, where the first identifier is written."""
-        begun = rendered.endswith("[")
-        marks = [self._next(rendered, example.texts[0][:prompt], f"{'' if begun else '['}{name}") for name in names]
-        place = prompt - 1
-        if not begun:  # the name stands behind a bracket, whose token has to be there
+    def _with_terms(
+        self, example: TrainingExample, rendered: str, names: Sequence[str], label: TargetTokens, prompt: int
+    ) -> TrainingExample:
+        """Add scores: the logit of the first token of each identifier, where the first identifier is generated.
+
+        Args:
+            example: The example without scores.
+            rendered: The rendered prompt.
+            names: Identifier of each document.
+            label: The target tokens.
+            prompt: Number of prompt tokens.
+        """
+        opened = rendered.endswith("[")
+        tokens = [
+            self._next_token(rendered, example.texts[0][:prompt], f"{'' if opened else '['}{name}") for name in names
+        ]
+        position = prompt - 1
+        if not opened:  # the identifier follows a bracket, whose token has to precede the position
             ids = (*example.texts[0][:prompt], *label.ids[: label.first])
             text = rendered + "["
-            marks = [self._next(text, ids, name) for name in names]
-            place = len(ids) - 1
-            if not self._looks.tokens:
+            tokens = [self._next_token(text, ids, name) for name in names]
+            position = len(ids) - 1
+            if not self._inputs.tokens:
                 example = replace(example, texts=(ids,))
-        if len(set(marks)) < len(marks):
+        if len(set(tokens)) < len(tokens):
             raise UsageError(
-                "A loss on logits, and identifiers that begin with the same token",
+                "A loss on logits with identifiers that start with the same token",
                 expected="identifiers of one token each",
-                remedy="Take method = 'first-full', or the option identifiers=letters",
+                remedy="Set method = 'first-full', or the option identifiers=letters",
             )
-        return replace(example, terms=tuple(((place, mark, 1.0),) for mark in marks))
+        return replace(example, terms=tuple(((position, token, 1.0),) for token in tokens))

@@ -1,7 +1,8 @@
-"""transformers' trainer with our data, losses, optimizers and checkpoints. Imports torch at its top.
+"""transformers' trainer adapted to training lists. Imports torch.
 
-What it changes: batches come in the order of a `Schedule`; optimizers are our parts; checkpoints hold what trains, as
-safetensors, and are either whole or not there; validation is the real ranker; what is no number ends the training.
+Differences to transformers: batches follow a `ListSchedule`; optimizers are components; checkpoints hold only trained
+tensors, as safetensors, and are written atomically; validation reranks a collection; a gradient that is not finite ends
+the training.
 """
 
 from __future__ import annotations
@@ -26,88 +27,93 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from rerank.errors import BackendError, DataError, StorageError, UsageError
 from rerank.finetune.optimizers.base import Optimizer
-from rerank.finetune.trainer.examples import Examples
-from rerank.finetune.trainer.module import Listwise, collate
-from rerank.finetune.trainer.schedule import Schedule
-from rerank.finetune.trainer.weight_sharding import average
+from rerank.finetune.trainer.examples import ExampleBuilder
+from rerank.finetune.trainer.listwise_module import ListwiseModule, collate
+from rerank.finetune.trainer.schedule import ListSchedule
+from rerank.finetune.trainer.weight_sharding import average_gradients
+from rerank.io.atomic_folder import UNFINISHED, move_folder
 from rerank.io.text_files import replace_text
 
-#: What trains, in a checkpoint.
+#: File of the trained tensors in a checkpoint.
 WEIGHTS = "trained.safetensors"
 METRICS = "metrics.jsonl"
 _CHECKPOINTS = "checkpoints"
-_UNFINISHED = ".unfinished"
-#: Key of a checkpoint's metadata: how many lists a step has, over all processes.
+#: Metadata key of a checkpoint: number of lists per step, over all processes.
 _PER_STEP = "lists_per_step"
+#: Words in errors of torch and safetensors about a failing disk.
 _DISK = ("write", "No space", "I/O", os.strerror(errno.ENOSPC))
 
 
-class Places(torch.utils.data.Dataset[Any]):
-    """The examples of a schedule, made when they are asked for."""
+class ScheduledExamples(torch.utils.data.Dataset[Any]):
+    """The examples of a schedule, built on access."""
 
-    def __init__(self, schedule: Schedule, examples: Examples) -> None:
-        """Keep both."""
+    def __init__(self, schedule: ListSchedule, examples: ExampleBuilder) -> None:
+        """Store schedule and builder."""
         self._schedule, self.examples = schedule, examples
 
     def __len__(self) -> int:
-        """How many places there are."""
+        """Return the number of examples."""
         return len(self._schedule)
 
-    def until(self, length: int) -> Places:
-        """The first so many."""
-        return Places(replace(self._schedule, length=length), self.examples)
+    def truncated(self, length: int) -> ScheduledExamples:
+        """Return the first ``length`` examples."""
+        return ScheduledExamples(replace(self._schedule, length=length), self.examples)
 
-    def __getitem__(self, place: int) -> Any:
-        """The example at a place."""
-        return self.examples.make(self._schedule[place])
+    def __getitem__(self, index: int) -> Any:
+        """Build the example at an index."""
+        return self.examples.make(self._schedule[index])
 
 
 class ListTrainer(Trainer):
-    """The trainer.
+    """Trainer of a `ListwiseModule` on training lists.
 
     Args:
-        module: What is trained.
-        args: transformers' settings; its ``output_dir`` is the training's folder.
-        places: What is learnt from.
-        optimizer: What steps.
-        kept: Names of the tensors that a checkpoint has to hold.
-        validate: Ranks the validation collection and returns its measures, the deciding one first; None for none.
+        module: The module to train.
+        args: Arguments of transformers; ``output_dir`` is the folder of the training.
+        places: Training examples in order.
+        optimizer: The optimizer component.
+        kept: Names of the tensors that a checkpoint must hold.
+        validate: Reranks the validation collection and returns the measures, the selecting one first; None without
+            validation.
+
+    Raises:
+        UsageError: The environment asks accelerate for FSDP or DeepSpeed.
     """
 
-    #: Whether processes share out weights.
-    _shares = False
+    #: True if the frozen weights are sharded over processes.
+    _is_sharded = False
 
     def __init__(
         self,
-        module: Listwise,
+        module: ListwiseModule,
         args: TrainingArguments,
-        places: Places,
+        places: ScheduledExamples,
         *,
         optimizer: Optimizer,
         kept: Sequence[str],
         validate: Callable[[], dict[str, float]] | None = None,
     ) -> None:
-        """Set transformers' trainer up."""
+        """Set up transformers' trainer."""
         super().__init__(
             model=module, args=args, train_dataset=places, eval_dataset=[] if validate else None, data_collator=collate
         )
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise UsageError(
-                "The environment asks accelerate for FSDP or DeepSpeed, which share out what trains, too",
-                expected="processes that torchrun alone started",
-                remedy="Share out the frozen weights with fsdp = true in [training]",
+                "The environment asks accelerate for FSDP or DeepSpeed, which would shard the trained parameters too",
+                expected="processes started by torchrun alone",
+                remedy="Shard the frozen weights with fsdp = true in [training]",
             )
-        self._shares = module.shared_out
-        if self._shares:  # accelerate's wrapper for several processes takes no such weights; `average` stands in
+        self._is_sharded = module.is_sharded
+        if self._is_sharded:  # DistributedDataParallel rejects sharded weights; `average_gradients` replaces it
             self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
         self.remove_callback(PrinterCallback)
         self._part, self._kept, self._validate = optimizer, frozenset(kept), validate
-        self._parts: dict[str, list[Tensor]] = {}
+        self._loss_values: dict[str, list[Tensor]] = {}
         self.tokens = 0
         self.folder = Path(str(args.output_dir))
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """Our part builds it."""
+        """Build the optimizer with the component of the recipe."""
         if self.optimizer is None:
             decay = float(self.args.weight_decay)
             self.optimizer = self._part.build(self.model, lr=self.args.learning_rate, weight_decay=decay)
@@ -119,41 +125,42 @@ class ListTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The module computes it; its parts are kept for the metrics."""
+        """Compute the loss in the module, and store the values of the single losses for the metrics."""
         out = model(**inputs)
         self.tokens += inputs["ids"].numel()
         for name, value in out["parts"].items():
-            self._parts.setdefault(name, []).append(value)
+            self._loss_values.setdefault(name, []).append(value)
         return (out["loss"], out) if return_outputs else out["loss"]
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-        """One batch; after the last of a step, processes that share out weights come to one gradient."""
+        """Process one batch; after the last batch of a step, average the gradients if weights are sharded."""
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if self._shares and self.accelerator.sync_gradients:
-            average(cast(Listwise, self.model))
+        if self._is_sharded and self.accelerator.sync_gradients:
+            average_gradients(cast(ListwiseModule, self.model))
         return loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
         if not torch.isfinite(torch.as_tensor(norm)):
             raise BackendError(
-                f"The gradient is {float(norm)} at step {self.state.global_step + 1}, and the weights are untouched",
-                expected="finite numbers",
-                remedy="Take a lower learning rate, or dtype = 'float32' in [training], and begin in a new folder",
+                f"The gradient norm is {float(norm)} at step {self.state.global_step + 1}; the weights are unchanged",
+                expected="a finite number",
+                remedy="Set a lower learning rate, or dtype = 'float32' in [training], and start in a new folder",
             )
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the means of the losses since the last line."""
+        """Log metrics, with the means of the single losses since the last line."""
         if "loss" in logs:
-            logs = {**logs, **{f"loss_{name}": float(torch.stack(v).mean()) for name, v in self._parts.items()}}
-            self._parts.clear()
+            means = {f"loss_{name}": float(torch.stack(v).mean()) for name, v in self._loss_values.items()}
+            logs = {**logs, **means}
+            self._loss_values.clear()
         super().log(logs, start_time)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-        """Rank the validation collection; keep what is best so far."""
-        found = self._validate() if self._validate else {}
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        """Rerank the validation collection, and save the weights if they are the best so far."""
+        values = self._validate() if self._validate else {}
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in values.items()}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         first = next(iter(metrics.values()), None)
@@ -165,35 +172,40 @@ class ListTrainer(Trainer):
 
     @property
     def _per_step(self) -> int:
-        """How many lists a step has, over all processes."""
+        """Number of lists per step, over all processes."""
         return int(self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size)
 
-    def _tensors(self, state: dict[str, Tensor] | None) -> dict[str, Tensor]:
-        whole = cast(Any, self.model).state_dict() if state is None else state
-        return {name: value.detach().cpu().contiguous() for name, value in whole.items() if name in self._kept}
+    def _checkpoint_tensors(self, state: dict[str, Tensor] | None) -> dict[str, Tensor]:
+        tensors = cast(Any, self.model).state_dict() if state is None else state
+        return {name: value.detach().cpu().contiguous() for name, value in tensors.items() if name in self._kept}
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.folder)
-        with written_whole():
+        with storage_errors():
             folder.mkdir(parents=True, exist_ok=True)
             draft = folder / f"{WEIGHTS}.new"
-            safetensors.torch.save_file(self._tensors(state_dict), str(draft), {_PER_STEP: str(self._per_step)})
+            safetensors.torch.save_file(
+                self._checkpoint_tensors(state_dict), str(draft), {_PER_STEP: str(self._per_step)}
+            )
             os.replace(draft, folder / WEIGHTS)
 
     def load_weights(self, folder: Path) -> None:
-        """Put the tensors of a checkpoint into the module.
+        """Copy the tensors of a checkpoint into the module.
 
         Raises:
-            DataError: They are not those of this training.
+            DataError: The checkpoint belongs to another training.
         """
-        found = safetensors.torch.load_file(str(folder / WEIGHTS))
-        if set(found) != set(self._kept):
-            raise DataError(f"The checkpoint {folder.name!r} holds other tensors than this training trains")
+        stored = safetensors.torch.load_file(str(folder / WEIGHTS))
+        if set(stored) != set(self._kept):
+            raise DataError(
+                f"The checkpoint {folder.name!r} holds {len(stored)} tensors that differ from those of this training",
+                expected=f"the {len(self._kept)} tensors that this recipe trains",
+            )
         own = cast(Any, self.model).state_dict()
         with torch.no_grad():
-            for name, value in found.items():
+            for name, value in stored.items():
                 own[name].copy_(value)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -201,117 +213,125 @@ class ListTrainer(Trainer):
             before = (file.metadata() or {}).get(_PER_STEP, str(self._per_step))
         if before != str(self._per_step):
             raise UsageError(
-                f"The training was begun with {before} lists a step and goes on with {self._per_step}",
-                expected="as many processes as before",
-                remedy="Start as many with torchrun, or begin in a new folder",
+                f"The training started with {before} lists per step and would continue with {self._per_step}",
+                expected="the same number of processes as before",
+                remedy="Start as many processes with torchrun, or start in a new folder",
             )
         self.load_weights(Path(resume_from_checkpoint))
 
     def _get_output_dir(self, trial: Any) -> str:
-        return str(self.folder / _UNFINISHED)
+        return str(self.folder / UNFINISHED)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write a checkpoint beside its place, and move it there when it is whole."""
-        with written_whole():
+        """Write a checkpoint into a temporary folder, and move it to its final place when it is complete."""
+        with storage_errors():
             super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()  # each process writes its own generators' state there
+            self.accelerator.wait_for_everyone()  # each process writes the state of its random generators
             if not self.args.should_save:
                 return
             name = f"checkpoint-{self.state.global_step}"
-            where = self.folder / _CHECKPOINTS
-            where.mkdir(exist_ok=True)
-            if (where / name).exists():
-                shutil.rmtree(where / name)
-            os.replace(self.folder / _UNFINISHED / name, where / name)
-            for old in checkpoints(self.folder)[: -int(self.args.save_total_limit or 1)]:
+            parent = self.folder / _CHECKPOINTS
+            parent.mkdir(exist_ok=True)
+            move_folder(self.folder / UNFINISHED / name, parent / name, keep=lambda _: False)
+            for old in list_checkpoints(self.folder)[: -int(self.args.save_total_limit or 1)]:
                 shutil.rmtree(old)
 
 
-class Metrics(TrainerCallback):
-    """Writes what the trainer logs, a JSON object a line; tells a progress bar about steps."""
+class MetricsWriter(TrainerCallback):
+    """Callback that writes metrics as JSON lines and advances a progress display.
+
+    Args:
+        path: Metrics file.
+        advance: Called with the number of further steps.
+    """
 
     def __init__(self, path: Path, advance: Callable[[int], None]) -> None:
-        """Keep where to write and whom to tell."""
+        """Store file and function."""
         self._path, self._advance = path, advance
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Forget lines of steps that will come again."""
+        """Remove lines of steps that will be repeated after a resume."""
         if not state.is_world_process_zero:
             return
         lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
-        kept = [line for line in lines if _step(line) <= state.global_step]
+        earlier = [line for line in lines if _step(line) <= state.global_step]
         with replace_text(self._path) as file:
-            file.writelines(f"{line}\n" for line in kept)
+            file.writelines(f"{line}\n" for line in earlier)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Write a line."""
+        """Write one line of metrics."""
         if state.is_world_process_zero and logs:
-            with written_whole(), self._path.open("a", encoding="utf-8") as file:
+            with storage_errors(), self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """One more."""
+        """Advance the progress display."""
         self._advance(1)
 
 
 def _step(line: str) -> float:
-    """The step of a line of the metrics; of one that was cut off, a step that never comes."""
+    """Return the step of a metrics line, or infinity if the line is truncated."""
     try:
         return float(json.loads(line)["step"])
     except ValueError:
         return math.inf
 
 
-class LastLook(TrainerCallback):
-    """Has the last step validated, so that no step is thrown away unseen."""
+class FinalValidation(TrainerCallback):
+    """Callback that validates after the last step, so that the last weights can be selected too."""
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Look where the training ends."""
+        """Request a validation after the last step."""
         if state.global_step >= state.max_steps:
             control.should_evaluate = True
 
 
-class Patience(TrainerCallback):
-    """Ends the training after so many validations without a better value.
+class EarlyStopping(TrainerCallback):
+    """Callback that ends the training after a number of validations without improvement.
 
-    How long there was none is read off the trainer's history, so that a resumed training counts on.
+    The validations are counted in the history of the trainer, which is part of a checkpoint, so that a resumed training
+    continues the count.
+
+    Args:
+        measure: The validation measure.
+        patience: Number of validations.
     """
 
     def __init__(self, measure: str, patience: int) -> None:
-        """Keep both."""
+        """Store measure and patience."""
         self._key, self._patience = f"eval_{measure}", patience
 
-    def ended(self, history: Sequence[Mapping[str, Any]]) -> bool:
-        """Whether the training ends with this history."""
-        seen = [entry[self._key] for entry in history if self._key in entry]
-        return bool(seen) and len(seen) - 1 - seen.index(max(seen)) >= self._patience
+    def is_over(self, history: Sequence[Mapping[str, Any]]) -> bool:
+        """Return whether the training ends with this history."""
+        values = [entry[self._key] for entry in history if self._key in entry]
+        return bool(values) and len(values) - 1 - values.index(max(values)) >= self._patience
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Look back."""
-        if self.ended(state.log_history):
+        """Stop the training if patience is exhausted."""
+        if self.is_over(state.log_history):
             control.should_training_stop = True
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """The whole checkpoints of a training, the oldest first."""
-    found = (folder / _CHECKPOINTS).glob("checkpoint-*") if folder.is_dir() else ()
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoints of a training, the oldest first."""
+    paths = (folder / _CHECKPOINTS).glob("checkpoint-*") if folder.is_dir() else ()
+    return sorted(paths, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 @contextmanager
-def written_whole() -> Iterator[None]:
-    """A full or failing disk becomes an error of ours; what was whole before stays as it is.
+def storage_errors() -> Iterator[None]:
+    """Convert errors of a full or failing disk into a `StorageError`.
 
     Raises:
-        StorageError: It did.
+        StorageError: A file cannot be written.
     """
     try:
         yield
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        # torch and safetensors report a failing disk as errors of their own, in words.
+        # torch and safetensors report a failing disk with their own error classes, so the message has to tell.
         if not isinstance(error, OSError) and not any(word in str(error) for word in _DISK):
             raise
         raise StorageError(
-            f"The training's files could not be written: {error}",
-            remedy="Make room on the disk, then go on with --resume; earlier checkpoints are whole",
+            f"Files of the training cannot be written: {error}",
+            remedy="Free disk space, then continue with --resume; earlier checkpoints are intact",
         ) from error

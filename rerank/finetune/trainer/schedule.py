@@ -1,6 +1,6 @@
-"""Which list comes when, and how it is shown that time. Everything follows from the seed and the place alone.
+"""Order of the training lists, with random subsets and orders of their documents.
 
-So training that goes on at a place goes on as if it had never stopped. Knows lists, no tokens.
+Everything depends only on the seed and the index, so a resumed training continues exactly as if it had not stopped.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from rerank.finetune.labels.training_list import TrainingList
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """A sequence of training lists.
+class ListSchedule:
+    """A sequence of training lists over several epochs.
 
     Attributes:
-        lists: The lists; each comes once an epoch, in an order of its own.
-        length: How many places there are.
-        documents: Lists are cut to as many, drawn anew each time; those that are shorter stay as they are.
+        lists: The lists; every epoch visits each of them once, in a new random order.
+        length: Length of the sequence.
+        documents: Maximum number of documents; longer lists are subsampled at random at every visit.
         shuffle: Show documents in random order.
-        seed: For all of it.
+        seed: Random seed.
     """
 
     lists: Sequence[TrainingList]
@@ -32,43 +32,44 @@ class Schedule:
     seed: int
 
     def __len__(self) -> int:
-        """How many places there are."""
+        """Return the length of the sequence."""
         return self.length
 
-    def __getitem__(self, place: int) -> TrainingList:
-        """The list at a place, as it is shown there."""
-        epoch, at = divmod(place, len(self.lists))
-        chance = random.Random(f"{self.seed}-{place}")
-        return _varied(self.lists[_order(self.seed, epoch, len(self.lists))[at]], self.documents, self.shuffle, chance)
+    def __getitem__(self, index: int) -> TrainingList:
+        """Return the list at an index, with its documents in the order in which they are shown."""
+        epoch, offset = divmod(index, len(self.lists))
+        rng = random.Random(f"{self.seed}-{index}")
+        position = _epoch_order(self.seed, epoch, len(self.lists))[offset]
+        return _augmented(self.lists[position], self.documents, self.shuffle, rng)
 
 
 @lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
+def _epoch_order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
     return tuple(random.Random(f"{seed}-epoch-{epoch}").sample(range(count), count))
 
 
-def _varied(given: TrainingList, documents: int, shuffle: bool, chance: random.Random) -> TrainingList:
-    kept = list(range(len(given)))
-    if len(kept) > documents:
-        kept = sorted(chance.sample(kept, documents))
+def _augmented(training_list: TrainingList, documents: int, shuffle: bool, rng: random.Random) -> TrainingList:
+    positions = list(range(len(training_list)))
+    if len(positions) > documents:
+        positions = sorted(rng.sample(positions, documents))
     if shuffle:
-        chance.shuffle(kept)
-    return pick(given, kept)
+        rng.shuffle(positions)
+    return select_documents(training_list, positions)
 
 
-def pick(given: TrainingList, kept: Sequence[int]) -> TrainingList:
-    """The list with only these documents, shown in this order; the label keeps theirs.
+def select_documents(training_list: TrainingList, positions: Sequence[int]) -> TrainingList:
+    """Return the list with only the documents at these positions, shown in this order; their label order is kept.
 
     >>> from rerank.types import Document, Query
     >>> docs = tuple(Document(id=name) for name in "abcd")
-    >>> given = TrainingList(query=Query(id="q"), docs=docs, order=(3, 0, 2, 1))
-    >>> pick(given, [2, 3]).order
+    >>> training_list = TrainingList(query=Query(id="q"), docs=docs, order=(3, 0, 2, 1))
+    >>> pick(training_list, [2, 3]).order
     (1, 0)
     """
-    place = {old: new for new, old in enumerate(kept)}
+    new_position = {old: new for new, old in enumerate(positions)}
     return replace(
-        given,
-        docs=tuple(given.docs[at] for at in kept),
-        order=tuple(place[at] for at in given.order if at in place),
-        scores=tuple(given.scores[at] for at in kept) if given.scores else (),
+        training_list,
+        docs=tuple(training_list.docs[position] for position in positions),
+        order=tuple(new_position[position] for position in training_list.order if position in new_position),
+        scores=tuple(training_list.scores[position] for position in positions) if training_list.scores else (),
     )

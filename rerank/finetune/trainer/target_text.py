@@ -1,7 +1,7 @@
-"""The written order that a model is to learn, as tokens, and the rank that each token belongs to.
+"""The target text of a generative reranker (identifiers, best first), as tokens with their ranks.
 
-Ranks come from characters, so they are right for any tokenizer: whether it splits numbers into digits, keeps them
-whole, or joins a bracket with what follows it. Knows no model.
+Tokens are assigned to ranks by character offsets, so this works for every tokenizer: whether it splits numbers into
+digits, keeps them whole, or joins a bracket with the next character.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from rerank.lm.tokenizers import HfTokens
 from rerank.types import Order
 
-#: What stands between two identifiers, as in the published models' training.
+#: Separator of two identifiers, as in the training data of the published models.
 SEPARATOR = " > "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Label:
-    """A label as tokens.
+class TargetTokens:
+    """The target text as tokens.
 
     Attributes:
-        ids: Token ids, the end of the text with them.
-        ranks: For each, the rank of the identifier that it belongs to, from 1; 0 for separators and the end.
-        first: Place among them of the first token of the first identifier's name, behind its bracket.
+        ids: Token ids, including the end-of-text token.
+        ranks: Rank of the identifier that each token belongs to, from 1; 0 for separators and the end-of-text token.
+        first: Index of the first token of the first identifier, after its bracket.
     """
 
     ids: tuple[int, ...]
@@ -31,43 +31,43 @@ class Label:
     first: int
 
 
-def written(order: Order, names: Sequence[str], begun: str = "") -> tuple[str, list[tuple[int, int]]]:
-    """The text of an order, and where each of its identifiers stands in it, brackets included.
+def render_order(order: Order, names: Sequence[str], prefix: str = "") -> tuple[str, list[tuple[int, int]]]:
+    """Return the target text of an order, and the character span of each identifier with its brackets.
 
     >>> written((1, 0), ("1", "2"))
     ('[2] > [1]', [(0, 3), (6, 9)])
-    >>> written((1, 0), ("1", "2"), begun="Order: [")
+    >>> written((1, 0), ("1", "2"), prefix="Order: [")
     ('2] > [1]', [(0, 2), (5, 8)])
 
     Args:
         order: Positions of the documents, best first.
-        names: What each document is called, without brackets.
-        begun: The beginning of the answer that the prompt gives already.
+        names: Identifier of each document, without brackets.
+        prefix: Start of the completion that is part of the prompt.
     """
-    items = [f"[{names[at]}]" for at in order]
-    given = 1 if begun.endswith("[") else 0
+    items = [f"[{names[position]}]" for position in order]
+    skipped = 1 if prefix.endswith("[") else 0  # the opening bracket is already in the prompt
     spans = []
-    at = -given
+    start = -skipped
     for item in items:
-        spans.append((max(at, 0), at + len(item)))
-        at += len(item) + len(SEPARATOR)
-    return SEPARATOR.join(items)[given:], spans
+        spans.append((max(start, 0), start + len(item)))
+        start += len(item) + len(SEPARATOR)
+    return SEPARATOR.join(items)[skipped:], spans
 
 
-def tokenized(tokens: HfTokens, rendered: str, text: str, spans: Sequence[tuple[int, int]]) -> Label:
-    """Tokens of a label behind its prompt.
+def tokenize_target(tokens: HfTokens, rendered: str, text: str, spans: Sequence[tuple[int, int]]) -> TargetTokens:
+    """Tokenize a target text that follows a prompt.
 
-    The label is cut into tokens as it stands behind the prompt; where a token would reach over the border, it is cut by
-    itself, because at inference the prompt's tokens are there before the first one of the answer.
+    Prompt and target are tokenized together. If a token crosses their border, the target is tokenized alone, because
+    at inference the prompt tokens are fixed before the first completion token.
 
-    A token belongs to the identifier in which its first character that is not white space stands; it is a separator's
-    where that is in none.
+    A token belongs to the identifier that contains its first character other than white space; a token outside of
+    all identifiers is a separator.
 
     Args:
-        tokens: The tokenizer, a fast one.
-        rendered: The prompt, chat template and all.
-        text: The label's text.
-        spans: Where its identifiers stand in it, best first.
+        tokens: A fast tokenizer.
+        rendered: The prompt, including the chat template.
+        text: The target text.
+        spans: Character spans of the identifiers in ``text``, best first.
     """
     prompt = tokens.ids(rendered)
     ids, starts = tokens.starts(rendered + text)
@@ -75,18 +75,18 @@ def tokenized(tokens: HfTokens, rendered: str, text: str, spans: Sequence[tuple[
     if ids[: len(prompt)] == prompt and starts[len(prompt) : len(prompt) + 1] >= [begin]:
         ids, starts = ids[len(prompt) :], [start - begin for start in starts[len(prompt) :]]
     else:
-        found = tokens.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        ids, starts = found["input_ids"], [start for start, _ in found["offset_mapping"]]
+        encoded = tokens.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, starts = encoded["input_ids"], [start for start, _ in encoded["offset_mapping"]]
     ranks = [_rank(_visible(text, start), spans) for start in starts]
     name = spans[0][0] + (text[spans[0][0]] == "[")
-    first = max(at for at, start in enumerate(starts) if start <= name)
+    first = max(index for index, start in enumerate(starts) if start <= name)
     end = tokens.tokenizer.eos_token_id
     closing = [] if end is None else [end]
-    return Label(ids=(*ids, *closing), ranks=(*ranks, *(0 for _ in closing)), first=first)
+    return TargetTokens(ids=(*ids, *closing), ranks=(*ranks, *(0 for _ in closing)), first=first)
 
 
 def _visible(text: str, start: int) -> int:
-    """The first character from ``start`` on that is not white space."""
+    """Return the offset of the first character from ``start`` on that is not white space."""
     return start + len(text[start:]) - len(text[start:].lstrip())
 
 

@@ -1,4 +1,4 @@
-"""A collection that is ranked while a model trains, by the method that is trained for. Knows no trainer."""
+"""Validation during training: reranking of a collection with the method that is trained for."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rerank.evaluation import Comparison, compare, evaluate
-from rerank.experiment.candidates import load, retrieve
+from rerank.experiment.candidates import load_queries, retrieve
 from rerank.experiment.spec import RunSpec
 from rerank.finetune.recipe import ValidationTable
-from rerank.judges.base import Asking
+from rerank.judges.base import PromptJudge
 from rerank.pipeline.driver import drive
 from rerank.strategies import Strategy
 from rerank.types import Qrels, Run
@@ -17,13 +17,13 @@ from rerank.types import Qrels, Run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
-    """Candidates, judgments, and the measure that decides.
+    """First-stage candidates, relevance judgments, and the measure that selects a checkpoint.
 
     Attributes:
-        candidates: First-stage lists of the judged queries.
-        qrels: Their judgments.
+        candidates: First-stage rankings of the judged queries.
+        qrels: Relevance judgments.
         measure: Name of the measure.
-        relevant: Lowest grade that binary measures count.
+        relevant: Lowest grade that binary measures count as relevant.
     """
 
     candidates: Run
@@ -33,10 +33,10 @@ class Validation:
 
     @classmethod
     def of(cls, table: ValidationTable) -> Validation:
-        """Search once; what is ranked stays the same for the whole training.
+        """Retrieve the candidates, which stay the same for the whole training.
 
         Raises:
-            RerankError: Whatever stands in the way of a run with this collection.
+            RerankError: The collection or the first stage cannot be used.
         """
         spec = RunSpec(
             collection=table.collection,
@@ -46,20 +46,20 @@ class Validation:
             queries=table.queries,
             qrels=table.qrels,
         )
-        collection, queries, qrels = load(spec)
-        found = retrieve(spec, collection, queries)
-        return cls(candidates=found, qrels=qrels, measure=table.measure, relevant=collection.relevant)
+        collection, queries, qrels = load_queries(spec)
+        candidates = retrieve(spec, collection, queries)
+        return cls(candidates=candidates, qrels=qrels, measure=table.measure, relevant=collection.relevant)
 
-    def rank(self, strategy: Strategy, judge: Asking, name: str) -> tuple[Run, float]:
-        """The candidates reranked, and the share of windows that said nothing."""
+    def rank(self, strategy: Strategy, judge: PromptJudge, name: str) -> tuple[Run, float]:
+        """Rerank the candidates, and return the run with the failure rate of its windows."""
         outcome = drive(self.candidates.values(), strategy, judge)
         return Run(outcome.rankings, name=name), outcome.failure_rate()
 
-    def measured(self, run: Run) -> float:
-        """The measure of a run."""
+    def measure_run(self, run: Run) -> float:
+        """Return the mean value of the measure over queries."""
         scores = evaluate(self.qrels, run, [self.measure], relevant=self.relevant)
         return float(next(iter(scores.summary().values())))
 
-    def compared(self, runs: Sequence[Run]) -> Comparison:
-        """The runs side by side, with significance (paired t, Holm)."""
+    def compare_runs(self, runs: Sequence[Run]) -> Comparison:
+        """Compare runs pairwise, with paired t-tests and Holm correction."""
         return compare(self.qrels, runs, self.measure, relevant=self.relevant)

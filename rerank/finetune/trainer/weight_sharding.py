@@ -1,8 +1,8 @@
-"""Weights that are shared out: of the frozen weights of each layer, every process keeps its part.
+"""Sharding of the frozen weights over processes with torch's FSDP2. Imports torch.
 
-torch's FSDP2. A layer's parts are gathered while it runs, forward and backward, and let go of afterwards. What trains
-is left whole on every process, where `average` makes its gradients one: an adapter is small, and so every optimizer
-and every checkpoint is as without sharing. Imports torch at its top.
+The weights of a layer are gathered for its forward and backward pass and resharded afterwards. Trained parameters are
+small, so every process holds all of them and `average_gradients` averages their gradients: optimizers and checkpoints
+work as without sharding.
 """
 
 from __future__ import annotations
@@ -15,49 +15,49 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from rerank.errors import UsageError
-from rerank.finetune.trainer.base_model import plain
-from rerank.finetune.trainer.module import Listwise
+from rerank.finetune.trainer.base_model import unwrap_model
+from rerank.finetune.trainer.listwise_module import ListwiseModule
 
 
-def share_out(module: Listwise, kept: Collection[str], device: str) -> None:
-    """Share out the frozen weights of a model's layers over all processes; what they compute stays the same.
+def shard_frozen_weights(module: ListwiseModule, kept: Collection[str], device: str) -> None:
+    """Shard the frozen weights of all layers; the outputs of the model do not change.
 
-    From here on, every process has to run the model whenever one does. Embeddings and the head stay whole.
+    From now on, every process has to run the model whenever one does. Embeddings and output matrix are not sharded.
 
     Args:
-        module: With the adapter attached.
-        kept: Names of the tensors that checkpoints hold, which stay whole.
+        module: The module with the adapter attached.
+        kept: Names of the tensors that checkpoints hold, which are not sharded.
         device: Torch device of this process.
 
     Raises:
-        UsageError: The model's layers are not where those of transformers' decoders are.
+        UsageError: The model has no ``layers`` attribute like the decoders of transformers.
     """
-    layers = getattr(plain(module.model).get_decoder(), "layers", None)
+    layers = getattr(unwrap_model(module.model).get_decoder(), "layers", None)
     if layers is None:
         raise UsageError(
-            f"fsdp = true with {type(plain(module.model)).__name__}, which has no list of layers",
+            f"fsdp = true with {type(unwrap_model(module.model)).__name__}, which has no attribute 'layers'",
             expected="a decoder whose layers are at .layers",
-            remedy="Leave fsdp out",
+            remedy="Remove fsdp",
         )
     mesh = init_device_mesh(torch.device(device).type, (int(os.environ["WORLD_SIZE"]),))
     whole = {value for name, value in module.named_parameters() if name in kept}
     for layer in layers:
-        # On its own each layer is a root to torch, and roots keep what they gathered unless told.
+        # torch regards each layer as a root module, and roots keep gathered weights unless told otherwise.
         fully_shard(layer, mesh=mesh, reshard_after_forward=True, ignored_params=whole & set(layer.parameters()))
-    module.shared_out = True
+    module.is_sharded = True
 
 
-def let_go(module: Listwise) -> None:
-    """Let go of what is still gathered: a look at attention ends inside the last layer that it wants."""
-    for part in module.modules():
-        if isinstance(part, FSDPModule):
-            part.reshard()
+def reshard_weights(module: ListwiseModule) -> None:
+    """Free weights that are still gathered: reading attention stops inside the last layer that is needed."""
+    for submodule in module.modules():
+        if isinstance(submodule, FSDPModule):
+            submodule.reshard()
 
 
-def average(module: Listwise) -> None:
-    """Replace the gradients of what trains by their means over the processes."""
-    found = [value.grad for value in module.parameters() if value.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in found])
+def average_gradients(module: ListwiseModule) -> None:
+    """Replace the gradients of the trained parameters by their means over the processes."""
+    gradients = [value.grad for value in module.parameters() if value.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])  # one transfer for all of them
     torch.distributed.all_reduce(flat.div_(torch.distributed.get_world_size()))
-    for gradient, mean in zip(found, torch.split(flat, [gradient.numel() for gradient in found]), strict=True):
+    for gradient, mean in zip(gradients, torch.split(flat, [gradient.numel() for gradient in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient))

@@ -1,7 +1,7 @@
-"""The attention judge: passages are ordered by the attention that the end of the prompt gives them. Nothing is written.
+"""The attention judge: passages are ordered by the attention weights that they receive from the query; no generation.
 
-Source: in-context reranking (ICR), Chen, Gutiérrez and Su, ICLR 2025, arXiv 2410.02642. How the numbers are read off a
-model is the backend's business; which heads are worth reading is in `rerank.judges.attention.heads`.
+Source: in-context reranking (ICR), Chen, Gutiérrez and Su, ICLR 2025, arXiv 2410.02642. The backend computes the
+attention (`rerank.lm.icr_scoring`); `rerank.judges.attention.heads` reads and writes lists of attention heads.
 """
 
 from __future__ import annotations
@@ -14,40 +14,40 @@ from functools import cached_property
 
 from rerank.errors import UsageError
 from rerank.judges.attention.heads import HeadList, open_heads
-from rerank.judges.base import Verdict, Whole, by_score, failed, z_scores
-from rerank.prompts.passages import one_line
+from rerank.judges.base import ListwiseJudge, Verdict, failure_verdict, rank_by_score, z_scores
+from rerank.prompts.passages import collapse_whitespace
 from rerank.tasks import AttentionTask, Reply, Request, Sampling
 from rerank.types import Window
 
-#: What is asked instead of the query, to see what passages get anyway.
+#: The content-free query whose attention is subtracted (ICR's calibration).
 NULL_QUERY = "N/A"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attention(Whole):
-    """Order passages by s_i = sum over their tokens t of (attention of t from the query - from a null query).
+class Attention(ListwiseJudge):
+    """A judge that orders passages by calibrated attention.
 
-    Attention of t: the sum over layers and heads of the mean over the rows that ask, which are those of the instruction
-    and the query behind the passages. Passages are shown worst first, so that the first stage's best stands next to the
-    query.
+    s_i = sum over the tokens t of passage i of (a(t | query) - a(t | null query)), where a(t) is the attention weight
+    of t, summed over layers and heads and averaged over the attending tokens: those of the instruction and the query
+    behind the passages. Passages are shown in reverse order, so that the first stage's best is next to the query.
 
     Attributes:
-        heads: Which heads count: a file that ``rerank heads select`` wrote, ``qrhead`` or ``core`` for the published
-            list of the model at hand, or nothing for all heads.
-        layers: First and last layer that count, as ``8-15``, from 0; nothing for all. Layers above the last one are not
-            run.
-        calibrate: Take off what the null query gives, and leave out each passage's tokens that fall far below its mean.
+        heads: The attention heads that count: a file written by ``rerank heads select``, ``qrhead`` or ``core`` for the
+            published list of the model, or empty for all heads.
+        layers: First and last layer that count, such as ``8-15``, from 0; empty for all. Layers above the last one are
+            not computed.
+        calibrate: Subtract the attention of the null query, and drop each passage's tokens far below its mean.
         best_first: Show the first stage's best passage first instead of last.
-        first_stage: Add the first stage's score, this many times: both as z-scores within the window, that of attention
-            of its logarithm where all scores are above 0. Where the first stage's scores are not known, attention
-            decides alone, and the verdict says so.
+        first_stage: Weight of the first-stage score that is added, as z-scores within the window; the attention score
+            is its logarithm if all are positive. Without first-stage scores only the attention counts, and the
+            verdict's detail says so.
 
     Raises:
-        UsageError: A negative ``first_stage``.
+        UsageError: ``first_stage`` is negative.
     """
 
     needs = (AttentionTask,)
-    asking_only = frozenset({"heads", "layers"})
+    request_options = frozenset({"heads", "layers"})
     prompt = "icr_qa"
 
     heads: str = ""
@@ -57,9 +57,9 @@ class Attention(Whole):
     first_stage: float = 0.0
 
     def __post_init__(self) -> None:
-        """Read the heads, so that a missing file is found before the first call."""
+        """Check the options and read the heads, so that a missing file is reported before the first request."""
         super().__post_init__()
-        band(self.layers)
+        parse_layers(self.layers)
         if self.first_stage < 0:
             raise UsageError(f"first_stage={self.first_stage}", expected="a weight of at least 0")
         _ = self._heads
@@ -70,67 +70,74 @@ class Attention(Whole):
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """The heads themselves: the same file name may hold others tomorrow."""
+        """The hash of the heads, since the content of the file may change under the same name."""
         return {"heads": self._heads.digest} if self._heads else {}
 
     def requests(self, window: Window) -> list[Request]:
-        """One call, its passages cut so that the prompt fits."""
+        """Return one request, with passages truncated so that the prompt fits."""
         return [self.request(window)]
 
     def request(self, window: Window, *, per_head: bool = False) -> Request:
-        """The call; ``per_head`` asks for the numbers of every head apart, as choosing heads needs them."""
-        shown = window if self.best_first else _turned(window)
-        fitted = self.budget.fit(self.template, shown, reply_tokens=self._null_excess(window.query.text))
-        spans, tail = self.template.spans(one_line(window.query.text), fitted.passages)
-        listed = None if per_head else self._heads
+        """Return the request for a window.
+
+        Args:
+            window: The window.
+            per_head: Request the scores of every head separately, for selecting heads.
+        """
+        shown = window if self.best_first else _reverse(window)
+        fitted = self.budget.fit(self.template, shown, reply_tokens=self._null_query_excess(window.query.text))
+        spans, tail = self.template.spans(collapse_whitespace(window.query.text), fitted.passages)
+        heads = None if per_head else self._heads
         task = AttentionTask(
-            spans=spans if self.best_first else spans[::-1],  # in the window's order, wherever they are shown
+            spans=spans if self.best_first else spans[::-1],  # in the order of the window, not of the prompt
             tail=tail,
             null=self.template.render(NULL_QUERY, fitted.passages) if self.calibrate else (),
-            heads=listed.heads if listed else (),
-            weights=listed.weights if listed else (),
-            length_power=listed.length_power if listed else 0.0,
-            layers=band(self.layers),
+            heads=heads.heads if heads else (),
+            weights=heads.weights if heads else (),
+            length_power=heads.length_power if heads else 0.0,
+            layers=parse_layers(self.layers),
             per_head=per_head,
         )
         return Request(prompt=fitted.prompt, sampling=Sampling(max_tokens=0), window=window, task=task)
 
-    def _null_excess(self, query: str) -> int:
-        """Tokens by which the null query can be longer than the query: its prompt has to fit, too."""
+    def _null_query_excess(self, query: str) -> int:
+        """Return by how many tokens the null query may be longer than the query, since its prompt has to fit too."""
         if not self.calibrate:
             return 0
-        null, asked = self.backend.tokens.lengths([NULL_QUERY, one_line(query)])
-        return max(0, null - asked + 1)
+        null_tokens, query_tokens = self.backend.tokens.lengths([NULL_QUERY, collapse_whitespace(query)])
+        return max(0, null_tokens - query_tokens + 1)
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
-        """The order of falling scores."""
-        return failed(replies, len(window)) or self._ordered(replies[0].scores, window)
+        """Order the window by decreasing score."""
+        return failure_verdict(replies, len(window)) or self._rank(replies[0].scores, window)
 
-    def _ordered(self, scores: Sequence[float], window: Window) -> Verdict:
+    def _rank(self, scores: Sequence[float], window: Window) -> Verdict:
         if not self.first_stage or len(scores) != len(window):
-            return by_score(scores, len(window))
+            return rank_by_score(scores, len(window))
         if not window.scores:
-            alone = by_score(scores, len(window))
-            return replace(alone, detail="no first-stage scores were given, so attention decided alone")
-        positive = all(score > 0 for score in scores)
-        mine = z_scores([math.log(score) for score in scores] if positive else scores)
-        theirs = z_scores(window.scores)
-        return by_score([a + self.first_stage * b for a, b in zip(mine, theirs, strict=True)], len(window))
+            verdict = rank_by_score(scores, len(window))
+            return replace(verdict, detail="no first-stage scores were given, so only the attention counted")
+        # z(log s) + first_stage * z(first-stage score); the logarithm only if it is defined for all passages.
+        all_positive = all(score > 0 for score in scores)
+        attention = z_scores([math.log(score) for score in scores] if all_positive else scores)
+        first_stage = z_scores(window.scores)
+        combined = [a + self.first_stage * b for a, b in zip(attention, first_stage, strict=True)]
+        return rank_by_score(combined, len(window))
 
 
-def _turned(window: Window) -> Window:
+def _reverse(window: Window) -> Window:
     return replace(window, docs=window.docs[::-1], scores=window.scores[::-1])
 
 
-def band(layers: str) -> tuple[int, int] | None:
-    """``8-15`` as numbers.
+def parse_layers(layers: str) -> tuple[int, int] | None:
+    """Parse a range of layers such as ``8-15``; the empty string means all layers.
 
     Raises:
-        UsageError: It is no such thing.
+        UsageError: The text is not a range.
     """
     if not layers:
         return None
-    found = re.fullmatch(r"(\d+)-(\d+)", layers.strip())
-    if found is None or int(found[1]) > int(found[2]):
-        raise UsageError(f"Layers {layers!r}", expected="the first and the last, counted from 0, as in layers=8-15")
-    return int(found[1]), int(found[2])
+    match = re.fullmatch(r"(\d+)-(\d+)", layers.strip())
+    if match is None or int(match[1]) > int(match[2]):
+        raise UsageError(f"Layers {layers!r}", expected="the first and the last layer, from 0, as in layers=8-15")
+    return int(match[1]), int(match[2])

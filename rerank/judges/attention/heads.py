@@ -1,7 +1,4 @@
-"""Lists of attention heads: read from files and from the published ones, checked against the model, and written.
-
-Knows names and numbers, not how heads are chosen.
-"""
+"""Lists of attention heads: reading them from files or the published lists, checking their model, writing them."""
 
 from __future__ import annotations
 
@@ -15,28 +12,28 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, MissingResourceError, UsageError
-from rerank.io.model_hash import folder_hash
+from rerank.io.model_hash import model_folder_hash
 from rerank.io.text_files import replace_text
 
-#: What of a backend's identity tells whose heads a list is about; the number type does not matter.
-_OF_THE_MODEL = ("model", "weights", "revision", "adapter")
+#: Keys of a backend's identity that a head list is bound to. The data type of the weights does not matter.
+_MODEL_KEYS = ("model", "weights", "revision", "adapter")
 _PUBLISHED = ("qrhead", "core")
-#: What a list says of the weights whose folder it lies in.
+#: Value in a head list that stands for the weights of the folder that contains the list.
 BESIDE = "beside"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadList:
-    """Heads of one model, the best first.
+    """Attention heads of one model, the best first.
 
     Attributes:
         heads: (layer, head) pairs, from 0.
-        weights: How much each counts, in their order; empty: all the same.
-        length_power: What power of a passage's length its attention is multiplied by.
-        model: Identity of the model they were chosen for. `BESIDE` for its weights or its adapter stands for those in
-            whose folder the file lies: their hash cannot stand in it.
-        method: How: ``qrhead``, ``core``, or ``trained`` with an adapter.
-        details: What they were chosen on and with, and their scores; for people.
+        weights: Weight of each head, in the same order; empty if all are equal.
+        length_power: A passage's attention is multiplied by its length in tokens to this power.
+        model: Identity of the model that the heads were selected for. The value `BESIDE` stands for the weights or the
+            adapter in the folder of the file, which cannot contain the folder's own hash.
+        method: How they were selected: ``qrhead``, ``core``, or ``trained`` with an adapter.
+        details: The data and settings of the selection and the scores of the heads, for information.
     """
 
     heads: tuple[tuple[int, int], ...]
@@ -48,7 +45,7 @@ class HeadList:
 
     @property
     def digest(self) -> str:
-        """Hex SHA-256 of the heads, in whatever order, with weights and power if they have some."""
+        """Hex SHA-256 of the sorted heads, with their weights and length power if they are set."""
         content: Any = sorted(self.heads)
         if self.weights:
             content = sorted(zip(self.heads, self.weights, strict=True))
@@ -64,60 +61,60 @@ class HeadList:
             file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def of_model(identity: Mapping[str, str]) -> dict[str, str]:
-    """The part of a backend's identity that a head list is bound to."""
-    return {key: identity[key] for key in _OF_THE_MODEL if identity.get(key)}
+def model_identity(identity: Mapping[str, str]) -> dict[str, str]:
+    """Return the part of a backend's identity that a head list is bound to."""
+    return {key: identity[key] for key in _MODEL_KEYS if identity.get(key)}
 
 
 def open_heads(name: str, identity: Mapping[str, str]) -> HeadList:
-    """The list that a judge is to use.
+    """Open a head list for a model.
 
     Args:
         name: Path of a file, or ``qrhead`` or ``core`` for the published list of this model.
-        identity: That of the backend at hand.
+        identity: Identity of the backend.
 
     Raises:
-        MissingResourceError: There is no such file, or nothing was published for this model.
-        DataError: The file holds something else.
-        UsageError: The list was made for another model.
+        MissingResourceError: The file does not exist, or no list was published for this model.
+        DataError: The file is not a head list.
+        UsageError: The heads were selected for another model.
     """
     if name in _PUBLISHED:
         return _published(name, identity)
     path = Path(name)
-    found = read_heads(path)
-    mine, theirs = of_model(identity), of_model(found.model)
-    theirs = {key: folder_hash(path.parent) if value == BESIDE else value for key, value in theirs.items()}
-    # A folder's name is only where it lies; its hash says what is in it.
-    keys = [key for key in _OF_THE_MODEL if key != "model" or not theirs.get("weights")]
-    if any(mine.get(key) != theirs.get(key) for key in keys):
+    head_list = read_heads(path)
+    actual, expected = model_identity(identity), model_identity(head_list.model)
+    expected = {key: model_folder_hash(path.parent) if value == BESIDE else value for key, value in expected.items()}
+    # The hash of the weights identifies a model; its folder may have been moved or renamed.
+    keys = [key for key in _MODEL_KEYS if key != "model" or not expected.get("weights")]
+    if any(actual.get(key) != expected.get(key) for key in keys):
         raise UsageError(
-            f"The heads in {name!r} were chosen for {_shown(theirs)}, and the model is {_shown(mine)}",
+            f"The heads in {name!r} were selected for {_describe(expected)}, and the model is {_describe(actual)}",
             expected="heads of the same model",
-            remedy="Choose its own: rerank heads select --model ... --output heads.json",
+            remedy="Select heads for it: rerank heads select --model ... --output heads.json",
         )
-    return found
+    return head_list
 
 
 def read_heads(path: Path) -> HeadList:
-    """The list in a file, whatever model it is for.
+    """Read a head list from a file, for any model.
 
     Raises:
-        MissingResourceError: There is no such file.
-        DataError: It holds something else.
+        MissingResourceError: The file does not exist.
+        DataError: The file is not a head list.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError) as error:
         raise MissingResourceError(
-            f"No head list at {str(path)!r}",
-            expected=f"a file of `rerank heads select`, or one of: {', '.join(_PUBLISHED)}",
+            f"The head list {str(path)!r} does not exist",
+            expected=f"a file written by `rerank heads select`, or one of: {', '.join(_PUBLISHED)}",
         ) from error
     except ValueError as error:
-        raise DataError(f"The head list {str(path)!r} is no JSON: {error}") from error
+        raise DataError(f"The head list {str(path)!r} is not valid JSON: {error}") from error
     try:
         heads = tuple((int(layer), int(head)) for layer, head in content["heads"])
         weights = tuple(map(float, content.get("weights", ())))
-        found = HeadList(
+        head_list = HeadList(
             heads=heads,
             model=content["model"],
             method=content["method"],
@@ -125,17 +122,17 @@ def read_heads(path: Path) -> HeadList:
             weights=weights,
             length_power=float(content.get("length_power", 0.0)),
         )
-        of_model(found.model)
+        model_identity(head_list.model)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
-            f"The head list {str(path)!r} does not have the shape of one: {error!r}",
+            f"{str(path)!r} is not a head list: {error!r}",
             expected='{"model": {...}, "method": "...", "heads": [[layer, head], ...]}',
         ) from error
     if not heads:
         raise DataError(f"The head list {str(path)!r} is empty", expected="at least one head")
     if weights and len(weights) != len(heads):
         raise DataError(f"The head list {str(path)!r} has {len(weights)} weights for {len(heads)} heads")
-    return found
+    return head_list
 
 
 def _published(method: str, identity: Mapping[str, str]) -> HeadList:
@@ -147,7 +144,7 @@ def _published(method: str, identity: Mapping[str, str]) -> HeadList:
         raise MissingResourceError(
             f"No {method} heads were published for {model!r}{' with an adapter' if identity.get('adapter') else ''}",
             expected=f"one of: {', '.join(table)}",
-            remedy=f"Choose them from a few judged queries: rerank heads select --method {method} --model {model} "
+            remedy=f"Select them with a few judged queries: rerank heads select --method {method} --model {model} "
             f"--collection pydoc --output heads.json; then run --method {method},heads=heads.json",
         )
     pairs = (pair.split("-") for pair in table[name].split())
@@ -155,5 +152,5 @@ def _published(method: str, identity: Mapping[str, str]) -> HeadList:
     return HeadList(heads=heads, model={"model": model}, method=method)
 
 
-def _shown(identity: Mapping[str, str]) -> str:
+def _describe(identity: Mapping[str, str]) -> str:
     return ", ".join(f"{key} {value[:12] if key == 'weights' else value}" for key, value in identity.items())

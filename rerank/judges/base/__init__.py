@@ -1,39 +1,40 @@
-"""What a judge is: something that puts the documents of a window in order. Knows no strategy."""
+"""The judge protocol, verdicts, and the base classes of judges that send prompts to a backend."""
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, get_args, runtime_checkable
 
 from rerank.errors import ContextOverflowError, UsageError
-from rerank.prompts.base import SeesPictures
-from rerank.prompts.budget import Budget
+from rerank.prompts.base import SupportsPictures
+from rerank.prompts.budget import PromptBudget
 from rerank.prompts.template import PromptTemplate
-from rerank.tasks import Backend, Reply, Request, tasks_of
+from rerank.tasks import Backend, Reply, Request, supported_tasks
 from rerank.types import Order, Window
 
-#: How a window went. In words: a permutation as asked; complete after dropping repeats and foreign identifiers or
-#: reading another form; some identifiers missing and appended; no identifier; no identifier and the model declines;
-#: no reply.
+#: Result of a window. ``ok``: a permutation in the requested form. ``repaired``: complete after dropping duplicate and
+#: unknown identifiers or reading another form. ``partial``: missing identifiers were appended. ``empty``: no
+#: identifier. ``refused``: no identifier, and the model declines. ``error``: no reply.
 Status = Literal["ok", "repaired", "partial", "empty", "refused", "error"]
 STATUSES: tuple[Status, ...] = get_args(Status)
-#: Statuses that say nothing about the documents: the window keeps its order and counts as a failure.
+#: Statuses without information about the documents: the window keeps its order and counts as a failure.
 FAILURES: frozenset[Status] = frozenset({"empty", "refused", "error"})
 
-#: Requests that lie in memory at a time, with all their texts: comparing all pairs makes 9,900 of a list of 100.
-_TOGETHER = 8192
+#: Number of requests held in memory at a time, with all their texts. Comparing all pairs of a list of 100 takes 9,900.
+_BATCH = 8192
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """One judged window.
+    """The order of one window and how it was obtained.
 
     Attributes:
-        order: A permutation of the window's positions; the identity where nothing is known.
-        status: How it was come by.
-        detail: What was repaired or went wrong, in words; empty if nothing.
+        order: A permutation of the window's positions; the identity if nothing is known.
+        status: How the replies were read.
+        detail: What was repaired or went wrong; empty if nothing.
     """
 
     order: Order
@@ -42,29 +43,32 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class TooLong:
-    """A window that a judge would have to see at once and cannot.
+class OversizedWindow:
+    """A window that does not fit the model's context in one request.
 
     Attributes:
-        room: How many of its documents fit, counted from its head; two or more, but not all.
+        capacity: Number of its documents that fit, counted from its head; at least two, but not all.
     """
 
-    room: int
+    capacity: int
 
 
 class Judge(Protocol):
-    """Something that puts windows in order."""
+    """A judge orders the documents of windows."""
 
     def order(self, windows: Sequence[Window]) -> list[Verdict]:
-        """Judge all windows, in the order given; a window that fails is a verdict, not an exception."""
+        """Judge all windows and return their verdicts in the same order.
+
+        A window that fails has a verdict with a failure status; it raises no exception.
+        """
 
 
 @runtime_checkable
-class SupportsParts(Protocol):
-    """A judge that sees a whole window at once, and says of one that is too long how much of it fits."""
+class SupportsOversizedWindows(Protocol):
+    """A judge that shows a whole window at once and reports how many documents of an oversized window fit."""
 
-    def attempt(self, windows: Sequence[Window]) -> Sequence[Verdict | TooLong]:
-        """Judge all windows that are not too long, in the order given."""
+    def try_order(self, windows: Sequence[Window]) -> Sequence[Verdict | OversizedWindow]:
+        """Judge all windows that fit the context, and return one result per window in the same order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +76,12 @@ class Limits:
     """Token budget and decoding of a judge.
 
     Attributes:
-        min_passage_tokens: Passages are never cut below that many tokens.
-        max_passage_tokens: Nor left longer than that, even where there is room; None for no limit.
-        context_size: Use less than the model's context; None for all of it.
-        temperature: 0 is greedy.
-        seed: For sampling.
-        thinking_tokens: What a reasoning model may spend before it answers; 0 asks it not to think.
+        min_passage_tokens: Minimum number of tokens kept of each passage.
+        max_passage_tokens: Passages are truncated to at most this many tokens; None for no limit.
+        context_size: Tokens of context to use; None for the model's whole context.
+        temperature: Sampling temperature; 0 is greedy.
+        seed: Seed for sampling.
+        thinking_tokens: Tokens that a reasoning model may spend before its answer; 0 asks it not to think.
     """
 
     min_passage_tokens: int = 32
@@ -89,45 +93,45 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asking:
-    """The part that all judges of this package share: questions about windows, sent together, and their answers read.
+class PromptJudge:
+    """Base class of judges that send prompts to a backend and read its replies.
 
-    A judge says which tasks it needs, makes the requests of one window, and reads their replies. Its further fields
-    are its options, as in ``--method pick,by=likelihood``.
+    A subclass names the tasks that it needs, makes the requests for one window and reads their replies. Its further
+    fields are its options, as in ``--method pick,by=likelihood``.
 
     Attributes:
-        backend: Who answers.
-        template: How the question is put.
+        backend: The backend that runs the requests.
+        template: The prompt template.
         limits: Token budget and decoding.
 
     Raises:
-        UsageError: The backend does none of the tasks, or the prompt shows pictures and the backend sees none, or the
-            limits contradict each other or the model.
+        UsageError: The backend supports none of the tasks, the prompt shows pictures and the backend does not see
+            them, or the limits contradict each other or the model.
     """
 
-    #: Kinds of task that will do, the best first.
+    #: Types of task that the judge can use, the preferred one first.
     needs: ClassVar[tuple[type[Any], ...]]
-    #: Options that decide what is asked and not how replies are read.
-    asking_only: ClassVar[frozenset[str]] = frozenset()
-    #: The shipped prompt that suits it; empty if any listwise prompt does.
+    #: Options that affect the requests but not how replies are read.
+    request_options: ClassVar[frozenset[str]] = frozenset()
+    #: The shipped prompt that suits the judge; empty if every listwise prompt does.
     prompt: ClassVar[str] = ""
 
     backend: Backend
     template: PromptTemplate
     limits: Limits = field(default_factory=Limits)
-    budget: Budget = field(init=False, repr=False, compare=False)
+    budget: PromptBudget = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check that the backend can answer; make the budget, which remembers how long documents are."""
+        """Check the backend and create the prompt budget, which caches the lengths of documents."""
         model = self.backend.identity.get("model", "")
         self.check(self.backend, model)
-        if self.template.pictures and not isinstance(self.backend.tokens, SeesPictures):
+        if self.template.pictures and not isinstance(self.backend.tokens, SupportsPictures):
             raise UsageError(
-                f"The prompt {self.template.name!r} shows pictures, and model {model!r} is asked in texts alone",
+                f"The prompt {self.template.name!r} shows pictures, and model {model!r} reads text only",
                 expected="a model that sees pictures",
-                remedy="Name one with --model vlm:NAME, or take another method",
+                remedy="Use --model vlm:NAME, or another method",
             )
-        budget = Budget(
+        budget = PromptBudget(
             self.backend.tokens,
             floor=self.limits.min_passage_tokens,
             max_passage_tokens=self.limits.max_passage_tokens,
@@ -137,128 +141,133 @@ class Asking:
 
     @classmethod
     def check(cls, backend: Any, model: str) -> None:
-        """Refuse a backend that does none of the tasks needed.
+        """Check that a backend supports at least one of the tasks that the judge needs.
 
         Args:
             backend: The backend, or its class before a model is loaded.
-            model: What the user calls the model.
+            model: The model's name as the user wrote it, for the message.
 
         Raises:
-            UsageError: It does none of them.
+            UsageError: The backend supports none of the tasks.
         """
-        if not tasks_of(backend) & set(cls.needs):
-            made = backend if isinstance(backend, type) else type(backend)
+        if not supported_tasks(backend) & set(cls.needs):
+            name = (backend if isinstance(backend, type) else type(backend)).__name__.lower()
+            needed = " or ".join(task.__name__ for task in cls.needs)
             raise UsageError(
-                f"The judge {cls.__name__.lower()!r} with model {model!r}: its "
-                f"backend, {made.__name__.lower()!r}, cannot be asked to "
-                f"{' or '.join(task.__name__.lower() for task in cls.needs)}",
-                expected="a backend that can; `rerank methods` lists them",
-                remedy="Name the model with --model hf:NAME to run it through transformers, or take another method",
+                f"The judge {cls.__name__.lower()!r} with model {model!r}: backend {name!r} does not support {needed}",
+                expected="a backend that does; `rerank methods` lists them",
+                remedy="Use --model hf:NAME to run the model through transformers, or another method",
             )
 
     @classmethod
-    def suits(cls, options: Mapping[str, str]) -> str:
-        """The shipped prompt that suits it with some options; empty if any listwise prompt does."""
+    def suggest_prompt(cls, options: Mapping[str, str]) -> str:
+        """Return the shipped prompt that suits the judge with these options; empty if every listwise prompt does."""
         return cls.prompt
 
     @classmethod
     def calls(cls, n: int) -> int:
-        """How many requests a window of ``n`` documents takes."""
+        """Return the number of requests for a window of ``n`` documents."""
         return 1
 
     @property
     def identity(self) -> Mapping[str, str]:
-        """What decides its orders beyond its options and its prompt, such as the content of a file that they name."""
+        """Values beside options and prompt that decide the orders, such as the hash of a file that an option names."""
         return {}
 
     @abstractmethod
     def requests(self, window: Window) -> list[Request]:
-        """The calls for one window, passages cut so that they fit.
+        """Return the requests for one window, with passages truncated so that they fit.
 
         Raises:
-            ContextOverflowError: It does not fit the context even with its passages at the floor.
+            ContextOverflowError: The window does not fit the context even with its passages at their minimum length.
         """
 
     @abstractmethod
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
-        """What the replies to a window's requests say."""
+        """Return the verdict given by the replies to a window's requests."""
 
-    def ask(self, window: Window) -> list[Request] | TooLong:
-        """The calls for one window, or that it is too long for one.
+    def try_requests(self, window: Window) -> list[Request] | OversizedWindow:
+        """Return the requests for one window, or how many of its documents fit.
 
         Raises:
-            ContextOverflowError: It does not fit, and parts of it would not either.
+            ContextOverflowError: The window does not fit, and ranking it in parts would not help.
         """
         return self.requests(window)
 
     def order(self, windows: Sequence[Window]) -> list[Verdict]:
-        """Judge all windows.
+        """Judge all windows and return their verdicts in the same order.
 
         Raises:
-            ContextOverflowError: A window does not fit the context even with its passages at the floor.
-            BackendError: Nothing can be answered.
+            ContextOverflowError: A window does not fit the context even with its passages at their minimum length.
+            BackendError: The backend cannot answer at all.
         """
         verdicts = []
-        for window, found in zip(windows, self.attempt(windows), strict=True):
-            if isinstance(found, TooLong):
-                self.requests(window)  # says why
+        for window, result in zip(windows, self.try_order(windows), strict=True):
+            if isinstance(result, OversizedWindow):
+                self.requests(window)  # raises the error with the numbers of this window
                 raise ContextOverflowError(f"A window of {len(window)} documents is too long for the context")
-            verdicts.append(found)
+            verdicts.append(result)
         return verdicts
 
-    def attempt(self, windows: Sequence[Window]) -> list[Verdict | TooLong]:
-        """Judge all windows that fit with one call to the backend, or with several where they are very many.
+    def try_order(self, windows: Sequence[Window]) -> list[Verdict | OversizedWindow]:
+        """Judge all windows that fit, with one call to the backend, or several if there are thousands of requests.
 
         Raises:
             ContextOverflowError: Not even two documents of a window fit the context.
-            BackendError: Nothing can be answered.
+            BackendError: The backend cannot answer at all.
         """
-        step = max(1, _TOGETHER // max((self.calls(len(window)) for window in windows), default=1))
-        parts = (windows[start : start + step] for start in range(0, len(windows), step))
-        return [found for part in parts for found in self._attempt(part)]
+        step = max(1, _BATCH // max((self.calls(len(window)) for window in windows), default=1))
+        batches = (windows[start : start + step] for start in range(0, len(windows), step))
+        return [result for batch in batches for result in self._try_batch(batch)]
 
-    def _attempt(self, windows: Sequence[Window]) -> list[Verdict | TooLong]:
-        asked = [self.ask(window) for window in windows]
-        requests = [request for found in asked if not isinstance(found, TooLong) for request in found]
+    def _try_batch(self, windows: Sequence[Window]) -> list[Verdict | OversizedWindow]:
+        per_window = [self.try_requests(window) for window in windows]
+        requests = [request for item in per_window if not isinstance(item, OversizedWindow) for request in item]
         replies = iter(self.backend.generate(requests) if requests else ())
         return [
-            found if isinstance(found, TooLong) else self.verdict(window, [next(replies) for _ in found])
-            for window, found in zip(windows, asked, strict=True)
+            item if isinstance(item, OversizedWindow) else self.verdict(window, [next(replies) for _ in item])
+            for window, item in zip(windows, per_window, strict=True)
         ]
 
-    def does(self, task: type[Any]) -> bool:
-        """Whether the backend does a task."""
-        return task in tasks_of(self.backend)
+    def with_backend(self, backend: Backend) -> Self:
+        """Return this judge with another backend of the same model, such as one that logs; no file is read again."""
+        judge = copy.copy(self)
+        object.__setattr__(judge, "backend", backend)
+        return judge
+
+    def supports(self, task: type[Any]) -> bool:
+        """Return whether the backend supports a type of task."""
+        return task in supported_tasks(self.backend)
 
 
-class Whole(Asking):
-    """A judge whose one request shows the whole window, so that only so many documents fit.
+class ListwiseJudge(PromptJudge):
+    """Base class of judges that show a whole window in one request, so that the context limits its length.
 
     Raises:
-        UsageError: The prompt shows one passage.
+        UsageError: The prompt shows a single passage.
     """
 
     def __post_init__(self) -> None:
-        """Check that the prompt is about several passages."""
+        """Check that the prompt shows several passages."""
         super().__post_init__()
         if self.template.method == "pointwise":
             raise UsageError(
-                f"The judge {type(self).__name__.lower()!r} with the prompt {self.template.name!r} about one passage",
-                expected="a prompt about several passages",
-                remedy="Leave --prompt out",
+                f"The judge {type(self).__name__.lower()!r} with the pointwise prompt {self.template.name!r}",
+                expected="a prompt that shows several passages",
+                remedy="Omit --prompt",
             )
 
-    def ask(self, window: Window) -> list[Request] | TooLong:
-        """The call for a window, or how much of it fits."""
+    def try_requests(self, window: Window) -> list[Request] | OversizedWindow:
+        """Return the request for a window, or how many of its documents fit."""
         try:
             return self.requests(window)
         except ContextOverflowError:
-            if (room := self._room(window)) < 2:
+            if (capacity := self._capacity(window)) < 2:
                 raise
-            return TooLong(room)
+            return OversizedWindow(capacity)
 
-    def _room(self, window: Window) -> int:
-        """How many documents fit of a window that does not, counted from its head."""
+    def _capacity(self, window: Window) -> int:
+        """Return how many documents of an oversized window fit, counted from its head, by bisection."""
         fits, fails = 1, len(window)
         while fails - fits > 1:
             middle = (fits + fails) // 2
@@ -271,22 +280,29 @@ class Whole(Asking):
         return fits
 
 
-def by_score(scores: Sequence[float], count: int) -> Verdict:
-    """The order of falling scores, ties as given; a failure where one is missing or no number.
+def rank_by_score(scores: Sequence[float], count: int) -> Verdict:
+    """Order a window by decreasing score; ties keep their order.
 
-    >>> by_score((0.1, 0.7, 0.1), 3).order
+    Args:
+        scores: One score per document.
+        count: Number of documents in the window.
+
+    Returns:
+        The verdict; ``error`` if the number of scores is wrong, ``empty`` if a score is NaN.
+
+    >>> rank_by_score((0.1, 0.7, 0.1), 3).order
     (1, 0, 2)
     """
-    given = tuple(range(count))
+    positions = tuple(range(count))
     if len(scores) != count:
-        return Verdict(order=given, status="error", detail=f"{len(scores)} scores for {count} documents")
+        return Verdict(order=positions, status="error", detail=f"{len(scores)} scores for {count} documents")
     if any(score != score for score in scores):
-        return Verdict(order=given, status="empty", detail="the model gave a score that is no number")
-    return Verdict(order=tuple(sorted(given, key=lambda at: -scores[at])), status="ok")
+        return Verdict(order=positions, status="empty", detail="the model returned a score that is not a number")
+    return Verdict(order=tuple(sorted(positions, key=lambda position: -scores[position])), status="ok")
 
 
 def z_scores(scores: Sequence[float]) -> list[float]:
-    """Scores less their mean, over their standard deviation (with n); all 0 where they are equal.
+    """Return (score - mean) / standard deviation, with n in the denominator; all 0 if the scores are equal.
 
     >>> z_scores([1.0, 3.0])
     [-1.0, 1.0]
@@ -296,8 +312,8 @@ def z_scores(scores: Sequence[float]) -> list[float]:
     return [(score - mean) / deviation if deviation else 0.0 for score in scores]
 
 
-def failed(replies: Sequence[Reply], count: int) -> Verdict | None:
-    """The verdict on a window one of whose replies never came; None if all did."""
+def failure_verdict(replies: Sequence[Reply], count: int) -> Verdict | None:
+    """Return the verdict on a window with a failed or refused reply; None if all replies arrived."""
     for reply in replies:
         if reply.finish in ("error", "refused"):
             detail = reply.error or "the provider refused to answer"

@@ -1,35 +1,36 @@
-"""Questions that are answered by how likely some continuations are: what the judges that read logits share."""
+"""Requests for the log-probabilities of continuations, shared by the judges that read logits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rerank.judges.base import Asking
+from rerank.judges.base import PromptJudge
 from rerank.prompts.template import PromptTemplate
 from rerank.tasks import ContinuationTask, Request, Sampling
 from rerank.types import Window
 
 
-def weighing(
-    judge: Asking, window: Window, continuations: Sequence[str], *, labels: Sequence[str] | None = None
+def continuation_request(
+    judge: PromptJudge, window: Window, continuations: Sequence[str], *, labels: Sequence[str] | None = None
 ) -> Request:
-    """Ask how likely each continuation of a window's prompt is, passages cut so that prompt and the longest one fit.
+    """Return a request for the log-probability of each continuation of a window's prompt.
 
-    The question is of the first kind that the judge needs: about single tokens, or about longer texts.
+    Passages are truncated so that the prompt and the longest continuation fit. The task is the first one that the
+    judge needs: `ContinuationTask` for single tokens, or `LikelihoodTask` for longer texts.
 
     Args:
-        judge: Who asks: its backend, template, budget and limits count.
-        window: What is asked about.
-        continuations: What could follow the prompt.
-        labels: The passages' identifiers, if they are not 1, 2, ...
+        judge: Supplies the backend, template, budget and limits.
+        window: The documents of the prompt.
+        continuations: Texts that may follow the prompt.
+        labels: Identifiers of the passages, if they are not 1, 2, ...
 
     Raises:
-        ContextOverflowError: It does not fit the context even with its passages at the floor.
+        ContextOverflowError: The window does not fit the context even with its passages at their minimum length.
     """
     longest = max(judge.backend.tokens.lengths(list(continuations)), default=0)
     limits = judge.limits
-    room = longest + limits.thinking_tokens
-    fitted = judge.budget.fit(judge.template, window, reply_tokens=room, labels=labels)
+    reply_tokens = longest + limits.thinking_tokens
+    fitted = judge.budget.fit(judge.template, window, reply_tokens=reply_tokens, labels=labels)
     sampling = Sampling(
         max_tokens=longest, temperature=limits.temperature, seed=limits.seed, thinking=limits.thinking_tokens
     )
@@ -37,10 +38,11 @@ def weighing(
     return Request(prompt=fitted.prompt, sampling=sampling, window=window, task=task)
 
 
-def first_marks(labels: Sequence[str], template: PromptTemplate) -> list[str]:
-    """How an answer goes on that begins with each identifier: ``A``, or ``[A`` where the prompt gives no bracket.
+def identifier_continuations(labels: Sequence[str], template: PromptTemplate) -> list[str]:
+    """Return the start of a completion that names each identifier first.
 
-    What closes the identifier is left out, so that letters of one token stay one token.
+    This is ``A`` if the prompt ends with the opening bracket, else ``[A``. The closing bracket is omitted, so that a
+    letter that is one token stays one token.
     """
-    begun = template.reply_prefix.endswith("[")
-    return [label if begun else f"[{label}" for label in labels]
+    has_bracket = template.reply_prefix.endswith("[")
+    return [label if has_bracket else f"[{label}" for label in labels]

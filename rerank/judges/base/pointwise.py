@@ -1,4 +1,4 @@
-"""Judges that ask about one document at a time and sort by what they hear. Knows no particular question."""
+"""Base class of judges that score one document at a time and sort by score."""
 
 from __future__ import annotations
 
@@ -7,70 +7,70 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rerank.errors import UsageError
-from rerank.judges.base import Asking, Verdict, by_score, failed
-from rerank.judges.base.continuations import weighing
+from rerank.judges.base import PromptJudge, Verdict, failure_verdict, rank_by_score
+from rerank.judges.base.continuations import continuation_request
 from rerank.tasks import ContinuationTask, Reply, Request
 from rerank.types import Query, Window
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pointwise(Asking):
-    """One request a document, so that windows of any length fit and no document sees another.
+class PointwiseJudge(PromptJudge):
+    """A judge with one request per document: windows of any length fit, and documents do not influence each other.
 
     Raises:
-        UsageError: The prompt is one about several passages.
+        UsageError: The prompt shows several passages.
     """
 
     needs = (ContinuationTask,)
 
     def __post_init__(self) -> None:
-        """Check that the prompt is about one passage."""
+        """Check that the prompt shows one passage."""
         super().__post_init__()
         if self.template.method != "pointwise":
             raise UsageError(
-                f"The judge {type(self).__name__.lower()!r} with prompt {self.template.name!r}, which is "
+                f"The judge {type(self).__name__.lower()!r} with prompt {self.template.name!r}, whose method is "
                 f"{self.template.method}",
                 expected="a prompt with 'method: pointwise'",
-                remedy=f"Leave --prompt out to take {self.prompt!r}",
+                remedy=f"Omit --prompt to use {self.prompt!r}",
             )
 
     @classmethod
     def calls(cls, n: int) -> int:
-        """One a document."""
+        """Return the number of requests for a window of ``n`` documents, which is ``n``."""
         return n
 
     @abstractmethod
     def continuations(self, query: Query) -> tuple[str, ...]:
-        """What is weighed behind the prompt about one document."""
+        """Return the continuations of a document's prompt whose log-probabilities are needed."""
 
     @abstractmethod
     def score(self, logs: Sequence[float]) -> float:
-        """A document's score from the log-probabilities of the continuations; larger is more relevant."""
+        """Return a document's score from the log-probabilities of the continuations; larger is more relevant."""
 
     def requests(self, window: Window) -> list[Request]:
-        """One question a document, cut so that it fits."""
-        weighed = self.continuations(window.query)
+        """Return one request per document, with its passage truncated so that it fits."""
+        continuations = self.continuations(window.query)
         return [
-            weighing(self, Window(window.query, (doc,), window.scores[at : at + 1]), weighed)
-            for at, doc in enumerate(window.docs)
+            continuation_request(self, Window(window.query, (doc,), window.scores[index : index + 1]), continuations)
+            for index, doc in enumerate(window.docs)
         ]
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
-        """The order of falling scores, ties as given.
+        """Order the window by decreasing score; ties keep their order.
 
-        Documents whose reply never came keep their places, the others are put in order around them, and the window
-        counts as a failure.
+        Documents without a reply keep their positions, the others are ordered among the remaining positions, and the
+        window counts as a failure.
         """
         expected = len(self.continuations(window.query))
-        heard = [at for at, reply in enumerate(replies) if len(reply.scores) == expected]
-        found = by_score([self.score(replies[at].scores) for at in heard], len(heard))
-        lost = failed(replies, len(window))
-        if lost is None and len(heard) < len(window):
-            lost = by_score((), len(window))
-        if lost is None:
-            return found
+        scored = [index for index, reply in enumerate(replies) if len(reply.scores) == expected]
+        verdict = rank_by_score([self.score(replies[index].scores) for index in scored], len(scored))
+        failure = failure_verdict(replies, len(window))
+        if failure is None and len(scored) < len(window):
+            failure = rank_by_score((), len(window))
+        if failure is None:
+            return verdict
         order = list(range(len(window)))
-        for place, best in zip(heard, found.order, strict=True):
-            order[place] = heard[best]
-        detail = f"{len(window) - len(heard)} of {len(window)} documents without a score: {lost.detail}"
-        return replace(lost, order=tuple(order), detail=detail)
+        for position, best in zip(scored, verdict.order, strict=True):
+            order[position] = scored[best]
+        detail = f"{len(window) - len(scored)} of {len(window)} documents without a score: {failure.detail}"
+        return replace(failure, order=tuple(order), detail=detail)

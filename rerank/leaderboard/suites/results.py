@@ -16,11 +16,11 @@ from typing import Any
 
 from rerank.errors import DataError, MissingResourceError, RerankError, StorageError
 from rerank.evaluation import Comparison, Scores, compare_scores, evaluate, evaluate_all
-from rerank.experiment.candidates import Found, digest, lowest_relevant
+from rerank.experiment.candidates import RetrievedCandidates, digest_run, lowest_relevant
 from rerank.io.run_files import read_run
 from rerank.io.text_files import replace_text
-from rerank.leaderboard.suites.bench import Made
-from rerank.leaderboard.suites.suite import Group, Suite
+from rerank.leaderboard.suites.bench import SuiteResult
+from rerank.leaderboard.suites.suite import CandidateGroup, Suite
 from rerank.store import RunFolder
 from rerank.types import Run
 
@@ -30,7 +30,7 @@ _TOOK = ("queries", "calls", "tokens_in", "tokens_out", "seconds", "cost", "fail
 _ENDS = (".gz", ".trec", ".run", ".txt")
 
 
-def row(suite: Suite, made: Made) -> dict[str, Any]:
+def result_row(suite: Suite, made: SuiteResult) -> dict[str, Any]:
     """One line of results.jsonl."""
     run, spec, summary = made.planned.run, made.planned.spec, made.summary or {}
     return {
@@ -76,7 +76,7 @@ def _plain(one: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in one.items() if not isinstance(value, Mapping)}
 
 
-def compare_groups(suite: Suite, made: Sequence[Made]) -> list[dict[str, Any]]:
+def compare_groups(suite: Suite, made: Sequence[SuiteResult]) -> list[dict[str, Any]]:
     """Compare the runs of each group with one another and with their candidates.
 
     Returns:
@@ -85,7 +85,7 @@ def compare_groups(suite: Suite, made: Sequence[Made]) -> list[dict[str, Any]]:
         (name, file, means, ``candidates`` and ``in_common``, see `_rival`), ``comparison`` (a `Comparison`, or None)
         and ``notes``.
     """
-    groups: dict[str, list[Made]] = {}
+    groups: dict[str, list[SuiteResult]] = {}
     for one in made:
         groups.setdefault(str(one.planned.run.group), []).append(one)
     return [_group(suite, runs) for runs in groups.values()]
@@ -110,7 +110,7 @@ def check_same_candidates(folders: Sequence[RunFolder], expected: str) -> None:
             )
 
 
-def _group(suite: Suite, made: Sequence[Made]) -> dict[str, Any]:
+def _group(suite: Suite, made: Sequence[SuiteResult]) -> dict[str, Any]:
     group, found = made[0].planned.run.group, made[0].planned.found
     result: dict[str, Any] = {
         "collection": group.table.title,
@@ -144,10 +144,12 @@ def _group(suite: Suite, made: Sequence[Made]) -> dict[str, Any]:
     return result
 
 
-def _systems(group: Group, found: Found, made: Sequence[Made], relevant: int) -> list[tuple[str, list[Scores]]]:
+def _systems(
+    group: CandidateGroup, found: RetrievedCandidates, made: Sequence[SuiteResult], relevant: int
+) -> list[tuple[str, list[Scores]]]:
     """The candidates, and each reranker that has a finished result, with a measurement for each seed."""
     finished = [(one, RunFolder(one.summary["folder"])) for one in made if one.summary and _complete(one)]
-    check_same_candidates([folder for _, folder in finished], digest(found.first_stage))
+    check_same_candidates([folder for _, folder in finished], digest_run(found.first_stage))
     runs = [found.first_stage, *(folder.read_run("run.trec") for _, folder in finished)]
     first, *rest = evaluate_all(found.qrels, runs, group.measures, relevant=relevant)
     systems: dict[str, list[Scores]] = {FIRST_STAGE: [first]}
@@ -156,7 +158,7 @@ def _systems(group: Group, found: Found, made: Sequence[Made], relevant: int) ->
     return list(systems.items())
 
 
-def _complete(one: Made) -> bool:
+def _complete(one: SuiteResult) -> bool:
     """Whether every call got a reply; the plan calls other runs missing, and makes them again."""
     return bool(one.summary and one.summary.get("complete", True))
 
@@ -168,12 +170,12 @@ def _system(name: str, scores: Sequence[Scores], main: str) -> dict[str, Any]:
     return {
         "system": name,
         "seeds": len(scores),
-        "scores": averaged(scores, name).summary(),
+        "scores": average_seeds(scores, name).summary(),
         "spread": {"sd": sd, "lowest": min(means), "highest": max(means)},
     }
 
 
-def averaged(scores: Sequence[Scores], name: str) -> Scores:
+def average_seeds(scores: Sequence[Scores], name: str) -> Scores:
     """Several runs of one reranker as one: the mean for every query, and of measures that only a whole run has."""
     first = scores[0]
     values = {
@@ -188,11 +190,11 @@ def averaged(scores: Sequence[Scores], name: str) -> Scores:
 def _compared(suite: Suite, systems: Sequence[tuple[str, Sequence[Scores]]], main: str) -> Comparison | None:
     if len(systems) < 2:
         return None
-    scores = [averaged(several, name) for name, several in systems]
+    scores = [average_seeds(several, name) for name, several in systems]
     return compare_scores(scores, main, test=suite.test, correction=suite.correction, alpha=suite.alpha)
 
 
-def _rivals(group: Group, found: Found, relevant: int) -> tuple[list[dict[str, Any]], list[str]]:
+def _rivals(group: CandidateGroup, found: RetrievedCandidates, relevant: int) -> tuple[list[dict[str, Any]], list[str]]:
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
     for path in _files(group.table.rivals, notes):
@@ -204,7 +206,7 @@ def _rivals(group: Group, found: Found, relevant: int) -> tuple[list[dict[str, A
     return rows, notes
 
 
-def _rival(path: Path, group: Group, found: Found, relevant: int) -> dict[str, Any]:
+def _rival(path: Path, group: CandidateGroup, found: RetrievedCandidates, relevant: int) -> dict[str, Any]:
     """A run of somebody else: its means, and whether its lists hold the group's candidates.
 
     ``in_common`` is the share of the rival's documents, of its first as many as the depth, that are among the

@@ -16,7 +16,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from rerank.errors import UsageError
 from rerank.experiment.spec import RunSpec, Shuffle
 from rerank.io.text_files import read_toml
-from rerank.leaderboard.suites.values import known, once, placed, said, underscored
+from rerank.leaderboard.suites.suite_values import (
+    check_keys,
+    check_unique,
+    insert_data_folder,
+    normalize_keys,
+    to_usage_error,
+)
 from rerank.methods import open_method
 
 #: What a collection, or the suite as a whole, decides about a run; the rest of a specification is the reranker's.
@@ -122,9 +128,9 @@ class Suite(_Table):
             raise ValueError("it names no models, no adapters and no rerankers, so there is nothing to run")
         if self.models and not self.methods:
             raise ValueError("it names models and no methods to run them with")
-        once("collections", [table.title for table in self.collections])
+        check_unique("collections", [table.title for table in self.collections])
         for name in ("first_stages", "depths", "methods", "models", "adapters", "seeds", "measures"):
-            once(name, getattr(self, name))
+            check_unique(name, getattr(self, name))
         if min(self.depths, default=1) < 1:
             raise ValueError(f"depths has {min(self.depths)}; every depth is at least 1")
         return self
@@ -141,12 +147,12 @@ class Suite(_Table):
             UnknownNameError: A key or a method that does not exist; the message suggests the nearest.
             UsageError: A value that does not fit, or ``{data}`` and no folder for it.
         """
-        given = placed(underscored(values), data)
+        given = insert_data_folder(normalize_keys(values), data)
         _check_keys(given)
         try:
             suite = cls.model_validate(given)
         except ValidationError as error:
-            raise said(error) from error
+            raise to_usage_error(error) from error
         suite.systems()
         return suite
 
@@ -188,20 +194,20 @@ class Suite(_Table):
             for (system, values), group, seed in itertools.product(self.systems().items(), self.groups(), self.seeds)
         ]
 
-    def groups(self) -> Iterator[Group]:
+    def groups(self) -> Iterator[CandidateGroup]:
         """Collection, first stage and depth: what is compared lies within one of them."""
         for table in self.collections:
             for first_stage in table.first_stages or self.first_stages:
                 for depth in table.depths or self.depths:
                     measures = table.measures or self.measures
-                    yield Group(table=table, first_stage=first_stage, depth=depth, measures=measures)
+                    yield CandidateGroup(table=table, first_stage=first_stage, depth=depth, measures=measures)
 
     def _order(self, seed: int) -> dict[str, Any]:
         return {"shuffle": self.shuffle, "seed": seed}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class CandidateGroup:
     """One collection searched by one first stage to one depth.
 
     Attributes:
@@ -244,7 +250,7 @@ class SuiteRun:
         spec: The run; seeds of one reranker differ in this alone.
     """
 
-    group: Group
+    group: CandidateGroup
     system: str
     spec: RunSpec
 
@@ -277,13 +283,13 @@ def _label(values: Mapping[str, Any]) -> str:
 
 def _check_keys(values: Mapping[str, Any]) -> None:
     """Refuse keys that do not exist, in the suite and in its tables."""
-    known("key of a suite", values, Suite.model_fields)
+    check_keys("key of a suite", values, Suite.model_fields)
     for table in _tables(values.get("collections")):
-        known("key of a collection in a suite", table, CollectionTable.model_fields)
+        check_keys("key of a collection in a suite", table, CollectionTable.model_fields)
     for table in _tables(values.get("rerankers")):
-        known("key of a reranker in a suite", table, ["name", *_OF_RERANKERS])
+        check_keys("key of a reranker in a suite", table, ["name", *_OF_RERANKERS])
     for table in _tables([values.get("options")]):
-        known("key of [options] in a suite", table, _OPTIONS)
+        check_keys("key of [options] in a suite", table, _OPTIONS)
 
 
 def _tables(values: Any) -> list[Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""What a first stage is: options that, put over a collection, give something that searches. Knows no reranker."""
+"""Protocols of first stages: options that, applied to a corpus, give a retriever."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Protocol, runtime_checkable
 from rerank.collections.base.corpus import Corpus
 from rerank.types import Query, Run
 
-__all__ = ["Corpus", "FirstStage", "KeepsIndex", "NeedsParts", "Retriever"]
+__all__ = ["Corpus", "FirstStage", "HasPrerequisites", "IndexedRetriever", "Retriever"]
 
 
 class Retriever(Protocol):
-    """Something that searches one collection."""
+    """A retriever searches one corpus."""
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
-        """Return up to ``k`` documents (with their text) for each query, in query order.
+        """Return up to ``k`` documents (with their text) per query, in the order of the queries.
 
-        A query may get no document. Stages that search give it an empty list; stages that look lists up
-        (``run``, ``candidates``) leave out the queries that they have no list for, and evaluation counts those.
+        A query may get no document. Stages that search give it an empty ranking; stages that look rankings up (``run``,
+        ``candidates``) omit the queries that they have no ranking for, and evaluation counts those.
 
         Raises:
             UsageError: ``k`` is below 1.
@@ -27,27 +27,27 @@ class Retriever(Protocol):
 
 
 class FirstStage(Protocol):
-    """Options of a way of searching; a frozen dataclass."""
+    """The options of a way of searching; a frozen dataclass."""
 
     def over(self, corpus: Corpus) -> Retriever:
-        """Make it ready to search ``corpus`` (builds or opens an index)."""
+        """Return a retriever over ``corpus``; this builds or opens its index."""
 
 
 @runtime_checkable
-class KeepsIndex(Protocol):
-    """A retriever that searches files of its own."""
+class IndexedRetriever(Protocol):
+    """A retriever with index files of its own."""
 
     @property
     def folders(self) -> tuple[Path, ...]:
-        """Where they are; the folder of the documents' texts, which all stages share, is left out."""
+        """Folders of the index, without the folder of document texts that all stages share."""
 
 
 @runtime_checkable
-class NeedsParts(Protocol):
-    """A first stage that runs on more than the base install."""
+class HasPrerequisites(Protocol):
+    """A first stage that needs more than the base installation."""
 
-    def check_parts(self) -> None:
-        """See that what it runs on is there, quickly, so that a pipeline can ask before any other stage works.
+    def check_prerequisites(self) -> None:
+        """Check quickly that the required packages and programs are installed, before any other stage runs.
 
         Raises:
             MissingPrerequisiteError: An extra or a program is not installed.

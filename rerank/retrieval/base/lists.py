@@ -1,4 +1,4 @@
-"""What happens to lists apart from how they are found: cut from ready ones, and rid of the query itself."""
+"""Operations on rankings that do not depend on how they are retrieved: selection, and removal of the query itself."""
 
 from __future__ import annotations
 
@@ -8,53 +8,53 @@ from itertools import islice
 
 from rerank.errors import DataError
 from rerank.retrieval.base import Retriever
-from rerank.retrieval.base.stages import checked_depth
+from rerank.retrieval.base.stages import check_depth
 from rerank.types import Query, Ranking, Run
 
 
-def lists_of(run: Run, queries: Sequence[Query], k: int, *, source: str) -> list[Ranking]:
-    """Return the first ``k`` documents of each asked query's list, under the query as asked.
+def select_lists(run: Run, queries: Sequence[Query], k: int, *, source: str) -> list[Ranking]:
+    """Return the first ``k`` documents of each given query's ranking, with the query as given.
 
-    A query without a list is left out, and lists of queries that were not asked are left aside: lists may cover more
-    or less than the queries at hand, and evaluation counts what is missing.
+    Queries without a ranking and rankings of other queries are omitted: a run may cover more or fewer queries than
+    given, and evaluation counts what is missing.
 
     Args:
-        run: The lists.
-        queries: What is asked, which gives the order.
-        k: How deep, at least 1.
-        source: What to call the lists in a message.
+        run: The rankings.
+        queries: The queries, which determine the order.
+        k: The depth, at least 1.
+        source: The name of the run in messages.
 
     Raises:
-        DataError: There is a list for none of the queries.
+        DataError: The run has none of the queries.
         UsageError: ``k`` is below 1.
     """
-    checked_depth(k)
-    found = [replace(run[query.id].top(k), query=query) for query in queries if query.id in run]
-    if queries and not found:
+    check_depth(k)
+    rankings = [replace(run[query.id].top(k), query=query) for query in queries if query.id in run]
+    if queries and not rankings:
         raise DataError(
-            f"{source} has a list for none of the {len(queries)} queries: it has {_some(run)}, "
-            f"asked were {_some(query.id for query in queries)}",
+            f"{source} has a ranking for none of the {len(queries)} queries: it has the queries {_first_ids(run)}, "
+            f"the given ones are {_first_ids(query.id for query in queries)}",
             remedy="Check that both belong to the same collection",
         )
-    return found
+    return rankings
 
 
-def _some(ids: Iterable[str]) -> str:
+def _first_ids(ids: Iterable[str]) -> str:
     first = [repr(query_id) for query_id in islice(ids, 4)]
-    return ", ".join(first[:3]) + (" and more" if len(first) > 3 else "") or "no list at all"
+    return ", ".join(first[:3]) + (" and more" if len(first) > 3 else "") or "(none)"
 
 
 @dataclass(frozen=True, slots=True)
-class WithoutSelf:
-    """A retriever under BEIR's rule: a document with the query's own id is dropped and costs no place.
+class SelfExcludingRetriever:
+    """A retriever under BEIR's rule: a document with the query's own id is dropped and does not take up a rank.
 
     Attributes:
-        retriever: What is searched, one document deeper.
+        retriever: The retriever, searched one document deeper.
     """
 
     retriever: Retriever
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
-        """Return up to ``k`` documents for each query, none of them with the query's id."""
-        found = self.retriever.search(queries, checked_depth(k) + 1)
-        return Run((ranking.without(ranking.query.id).top(k) for ranking in found.values()), name=found.name)
+        """Return up to ``k`` documents per query, none of them with the query's id."""
+        run = self.retriever.search(queries, check_depth(k) + 1)
+        return Run((ranking.without(ranking.query.id).top(k) for ranking in run.values()), name=run.name)

@@ -1,7 +1,7 @@
-"""Stages and how they are joined: ``retriever % 100 >> reranker % 10``.
+"""Pipeline stages and how they are joined: ``retriever % 100 >> reranker % 10``.
 
-A `Source` turns queries into a run, a `Transformer` turns a run into a run. ``>>`` joins, ``%`` keeps the first k.
-This module knows runs, not how anything searches or reranks.
+A `RunSource` turns queries into a run, a `RunTransformer` turns a run into a run. ``>>`` joins stages, ``%`` keeps the
+first k documents.
 """
 
 from __future__ import annotations
@@ -9,92 +9,85 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from rerank.errors import UsageError
+from rerank.retrieval.base import Retriever
 from rerank.types import Query, Run
 
-#: How many documents a first stage returns where no ``% k`` says otherwise.
+#: Number of documents that a first stage returns per query, unless ``% k`` sets another.
 DEPTH = 100
 
 
-def checked_depth(k: int) -> int:
-    """Return ``k``.
+def check_depth(k: int) -> int:
+    """Return ``k``, the number of documents per query.
 
     Raises:
-        UsageError: It is below 1.
+        UsageError: ``k`` is below 1.
     """
     if k < 1:
         raise UsageError(f"{k} documents for each query", expected="at least 1")
     return k
 
 
-class Transformer(ABC):
-    """Something that reorders, cuts or fills a run: a reranker, or several one after the other."""
+class RunTransformer(ABC):
+    """A stage that reorders, cuts or extends a run: a reranker, or several in sequence."""
 
     @abstractmethod
     def transform(self, run: Run) -> Run:
-        """Return the new run; the given one stays as it is."""
+        """Return the new run; the input is not changed."""
 
-    def __mod__(self, k: int) -> Transformer:
-        """Keep the first ``k`` documents of each list."""
-        return _Then(self, _Top(checked_depth(k)))
+    def __mod__(self, k: int) -> RunTransformer:
+        """Keep the first ``k`` documents of each ranking."""
+        return _Sequence(self, _Top(check_depth(k)))
 
-    def __rshift__(self, after: Transformer) -> Transformer:
-        """Hand the result on to ``after``."""
-        return _Then(self, after) if isinstance(after, Transformer) else NotImplemented
+    def __rshift__(self, after: RunTransformer) -> RunTransformer:
+        """Pass the result on to ``after``."""
+        return _Sequence(self, after) if isinstance(after, RunTransformer) else NotImplemented
 
 
-class Source(ABC):
-    """Something that answers queries: a first stage, alone or with rerankers behind it."""
+class RunSource(ABC):
+    """A stage that answers queries: a first stage, alone or followed by rerankers."""
 
     @abstractmethod
     def __call__(self, queries: Sequence[Query]) -> Run:
         """Return the run for these queries."""
 
-    def __mod__(self, k: int) -> Source:
-        """Keep the first ``k`` documents of each list."""
-        return _Piped(self, _Top(checked_depth(k)))
+    def __mod__(self, k: int) -> RunSource:
+        """Keep the first ``k`` documents of each ranking."""
+        return _Pipeline(self, _Top(check_depth(k)))
 
-    def __rshift__(self, after: Transformer) -> Source:
-        """Hand the run on to ``after``."""
-        return _Piped(self, after) if isinstance(after, Transformer) else NotImplemented
-
-
-class Searches(Protocol):
-    """What can be searched at any depth: every retriever."""
-
-    def search(self, queries: Sequence[Query], k: int) -> Run:
-        """Return up to ``k`` documents for each query."""
+    def __rshift__(self, after: RunTransformer) -> RunSource:
+        """Pass the run on to ``after``."""
+        return _Pipeline(self, after) if isinstance(after, RunTransformer) else NotImplemented
 
 
 @dataclass(frozen=True, slots=True)
-class Search(Source):
-    """A retriever as a source; ``% k`` asks it for ``k`` documents instead of cutting a longer list.
+class RetrieverSource(RunSource):
+    """A retriever as a pipeline source; ``% k`` searches ``k`` documents deep instead of cutting a longer ranking.
 
     Attributes:
-        retriever: What is searched.
-        k: How many documents each query gets.
+        retriever: The retriever to search with.
+        k: Number of documents per query.
     """
 
-    retriever: Searches
+    retriever: Retriever
     k: int = DEPTH
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
-        """Return up to ``k`` documents for each query, so that a source is a retriever too."""
-        return self.retriever.search(queries, checked_depth(k))
+        """Return up to ``k`` documents per query, so that a source can be used as a retriever."""
+        return self.retriever.search(queries, check_depth(k))
 
     def __call__(self, queries: Sequence[Query]) -> Run:
-        """Search at this depth."""
+        """Search at this source's depth."""
         return self.search(queries, self.k)
 
-    def __mod__(self, k: int) -> Search:
-        """The same search, ``k`` documents deep."""
-        return Search(self.retriever, checked_depth(k))
+    def __mod__(self, k: int) -> RetrieverSource:
+        """Return the same source with depth ``k``."""
+        return RetrieverSource(self.retriever, check_depth(k))
 
 
 @dataclass(frozen=True, slots=True)
-class _Top(Transformer):
+class _Top(RunTransformer):
     k: int
 
     def transform(self, run: Run) -> Run:
@@ -102,18 +95,18 @@ class _Top(Transformer):
 
 
 @dataclass(frozen=True, slots=True)
-class _Then(Transformer):
-    first: Transformer
-    second: Transformer
+class _Sequence(RunTransformer):
+    first: RunTransformer
+    second: RunTransformer
 
     def transform(self, run: Run) -> Run:
         return self.second.transform(self.first.transform(run))
 
 
 @dataclass(frozen=True, slots=True)
-class _Piped(Source):
-    source: Source
-    after: Transformer
+class _Pipeline(RunSource):
+    source: RunSource
+    after: RunTransformer
 
     def __call__(self, queries: Sequence[Query]) -> Run:
         return self.after.transform(self.source(queries))

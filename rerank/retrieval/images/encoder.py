@@ -1,6 +1,6 @@
-"""Pictures and texts -> embeddings in one space, with a model of transformers such as CLIP or SigLIP.
+"""Embeddings of pictures and texts in one space, with a model of transformers such as CLIP or SigLIP.
 
-Torch and transformers are imported when a model is loaded. Knows no index and no collection.
+Torch and transformers are imported when a model is loaded.
 """
 
 from __future__ import annotations
@@ -8,96 +8,101 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from rerank.errors import BackendError, UsageError
-from rerank.indexing.text_encoder import Floats, encoded, halving, locate, model_hash, require
+from rerank.indexing.text_encoder import Floats, ModelOptions, encode_texts, encoder_hash, require_packages, run_halving
 from rerank.io.pictures import UNREADABLE, open_picture, require_pillow
 from rerank.lm.loading import named_errors, origin_of, pick_device, pick_dtype, quiet
 from rerank.tasks import BackendOptions
 
-if TYPE_CHECKING:
-    from rerank.retrieval.images import Images
+
+class ImageEncoderOptions(ModelOptions, Protocol):
+    """The options with which an `ImageEncoder` is loaded."""
+
+    @property
+    def query_prompt(self) -> str:
+        """Text put before every query."""
 
 
 class ImageEncoder:
-    """A model with one tower for texts and one for pictures, and the processor that feeds both.
+    """A model with a text tower and an image tower, and its processor.
 
     Vectors have length 1, so that inner products are cosines.
 
     Args:
-        model: In evaluation mode on its device.
-        processor: Its processor.
-        identity: What tells the model from others.
-        query_prompt: Text set before every query.
+        model: The model, in evaluation mode on its device.
+        processor: The processor of the model.
+        identity: The identity of the model.
+        query_prompt: Text put before every query.
 
     Attributes:
-        identity: What the embeddings of pictures depend on.
-        query_prompt: Text set before every query.
-        size: Numbers in an embedding.
+        identity: Everything that picture embeddings depend on.
+        query_prompt: Text put before every query.
+        size: Dimension of the embeddings.
 
     Raises:
         UsageError: The model does not embed both texts and pictures.
     """
 
     def __init__(self, model: Any, processor: Any, *, identity: Mapping[str, str], query_prompt: str = "") -> None:
-        """Wrap what is loaded; see `load_image_encoder`."""
+        """Wrap a loaded model; `load_image_encoder` loads one."""
         parts = ((model, "get_text_features"), (model, "get_image_features"), (processor, "image_processor"))
         if lacking := [name for owner, name in parts if not hasattr(owner, name)]:
             raise UsageError(
                 f"A model of the class {type(model).__name__} has no {' and no '.join(lacking)}",
-                expected="one that embeds texts and pictures, such as CLIP or SigLIP, with its processor",
+                expected="a model that embeds texts and pictures, such as CLIP or SigLIP, with its processor",
             )
         self._model, self._processor = model, processor
         self.query_prompt = query_prompt
-        self._room = _room(model)
-        # Pillow and torchvision shrink pictures a little differently, and transformers takes what is installed.
+        self._max_tokens = _max_tokens(model)
+        # Pillow and torchvision resize slightly differently, and transformers uses the one that is installed.
         self.identity = {**identity, "processor": type(processor.image_processor).__name__}
         self.size = int(self._texts(["a"]).shape[1])
 
     def queries(self, texts: Sequence[str]) -> Floats:
-        """Embed queries one by one; what does not fit the model's context is cut off, and a warning says so.
+        """Embed queries one at a time; queries longer than the model's context are truncated with a warning.
 
         Raises:
-            BackendError: The model fails, or gives numbers that are not finite.
+            BackendError: The model fails, or returns numbers that are not finite.
         """
         prompted = [self.query_prompt + text for text in texts]
         with quiet():
             lengths = [len(self._processor.tokenizer(text)["input_ids"]) for text in prompted]
-        if cut := sum(length > self._room for length in lengths):
+        if cut := sum(length > self._max_tokens for length in lengths):
             warnings.warn(
-                f"{cut} of {len(texts)} queries are longer than the {self._room} tokens that the model reads and are "
-                "cut at their end",
+                f"{cut} of {len(texts)} queries are truncated to the model's context of {self._max_tokens} tokens",
                 stacklevel=2,
             )
-        rows = [encoded(lambda given, _: self._texts(given), [text]) for text in prompted]
+        rows = [encode_texts(lambda batch, _: self._texts(batch), [text]) for text in prompted]
         return np.concatenate(rows) if rows else np.empty((0, self.size), dtype=np.float32)
 
     def passages(self, texts: Sequence[str]) -> Floats:
-        """Embed pictures, given by their paths, in one batch; a row of zeros for each that cannot be read.
+        """Embed pictures given by their paths in one batch; unreadable ones get a row of zeros.
 
         Raises:
-            BackendError: The model fails, or gives numbers that are not finite.
+            BackendError: The model fails, or returns numbers that are not finite.
         """
-        found = []
-        for at, path in enumerate(texts):
+        readable = []
+        for index, path in enumerate(texts):
             try:
-                found.append((at, open_picture(path)))
-            except UNREADABLE:  # who searches counts the zeros and says so, with this error for the first of them
+                readable.append((index, open_picture(path)))
+            except UNREADABLE:  # the retriever counts the rows of zeros, and its warning repeats this error
                 continue
         rows = np.zeros((len(texts), self.size), dtype=np.float32)
-        if found:
-            pictures = [picture for _, picture in found]
-            rows[[at for at, _ in found]] = halving(lambda size: self._pictures(pictures, size), len(found), "pictures")
+        if readable:
+            pictures = [picture for _, picture in readable]
+            embeddings = run_halving(lambda size: self._pictures(pictures, size), len(pictures), "pictures")
+            rows[[index for index, _ in readable]] = embeddings
         return rows
 
     def _texts(self, texts: Sequence[str]) -> Floats:
-        # SigLIP was trained on texts that are padded to its whole context, and reads no mask.
+        # SigLIP was trained on texts padded to its full context, without an attention mask.
         padding = "max_length" if self._model.config.model_type.startswith("siglip") else True
         inputs = self._processor.tokenizer(
-            list(texts), padding=padding, truncation=True, max_length=self._room, return_tensors="pt"
+            list(texts), padding=padding, truncation=True, max_length=self._max_tokens, return_tensors="pt"
         )
         return self._features(self._model.get_text_features, inputs)
 
@@ -112,30 +117,32 @@ class ImageEncoder:
         import torch
 
         with torch.inference_mode():
-            moved = {name: self._moved(value) for name, value in inputs.items()}
+            moved = {name: self._to_model(value) for name, value in inputs.items()}
             out = embed(**moved)
         rows = getattr(out, "pooler_output", out).float().cpu().numpy()
         if not np.isfinite(rows).all():
-            raise BackendError("The model gave an embedding that is not finite", remedy="Try dtype=float32")
+            raise BackendError("The model returned an embedding that is not finite", remedy="Try dtype=float32")
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         return np.ascontiguousarray(rows / np.maximum(lengths, np.finfo(np.float32).tiny), dtype=np.float32)
 
-    def _moved(self, value: Any) -> Any:
+    def _to_model(self, value: Any) -> Any:
         dtype = self._model.dtype if value.is_floating_point() else None
         return value.to(self._model.device, dtype)
 
 
-def load_image_encoder(options: Images) -> ImageEncoder:
-    """Load the model that the options name, from a folder or the hub; weights as safetensors only.
+def load_image_encoder(name: Path | str, options: ImageEncoderOptions) -> ImageEncoder:
+    """Load a model from a folder or the hub, with weights in safetensors files only.
+
+    Args:
+        name: The folder, or ``owner/model`` on the hub.
+        options: How to load it.
 
     Raises:
         MissingPrerequisiteError: The extra ``images`` is not installed.
-        MissingResourceError: There is no such model.
-        UsageError: It is of another kind, or an option does not fit this machine.
-        UnknownNameError: It is no known name, folder or hub id.
-        DataError: Its weights are damaged, or pickled.
+        MissingResourceError: The model does not exist.
+        UsageError: The model is of another kind, or an option does not fit this machine.
+        DataError: The weights are damaged, or pickled.
     """
-    name = locate(options.model, kind="picture")
     require_images()
     import transformers
 
@@ -147,7 +154,7 @@ def load_image_encoder(options: Images) -> ImageEncoder:
         processor = transformers.AutoProcessor.from_pretrained(name, **origin)  # type: ignore[no-untyped-call]
         model = model.to(device).eval()
     if isinstance(name, Path):
-        identity = {"weights": model_hash(name)}
+        identity = {"weights": encoder_hash(name)}
     else:
         revision = str(getattr(model.config, "_commit_hash", None) or options.revision)
         identity = {"model": name, "revision": revision}
@@ -155,16 +162,16 @@ def load_image_encoder(options: Images) -> ImageEncoder:
 
 
 def require_images() -> None:
-    """Check that everything is there before hours are spent.
+    """Check that the packages of the extra ``images`` can be imported.
 
     Raises:
-        MissingPrerequisiteError: A part of the extra ``images`` does not import.
+        MissingPrerequisiteError: A package cannot be imported.
     """
     require_pillow()
-    require(stage="images", sentences=False)
+    require_packages(stage="images", sentences=False)
 
 
-def _room(model: Any) -> int:
-    """Tokens that the model's tower for texts reads."""
+def _max_tokens(model: Any) -> int:
+    """Return the context size of the text tower in tokens."""
     text = getattr(model.config, "text_config", model.config)
     return int(getattr(text, "max_position_embeddings", None) or 77)

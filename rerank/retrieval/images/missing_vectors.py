@@ -1,4 +1,4 @@
-"""Documents without a vector: found by their rows of zeros, kept, and put at the end of what a search finds."""
+"""Documents without a vector: identified by rows of zeros, saved, and ranked after all others."""
 
 from __future__ import annotations
 
@@ -9,59 +9,60 @@ from numpy.typing import NDArray
 
 from rerank.indexing.text_encoder import Floats
 from rerank.indexing.vector_index import Positions, Searcher
-from rerank.io.sealed_folders import storing
+from rerank.io.sealed_folders import storage_errors
 
-#: Below every cosine.
+#: Score of documents without a vector, below every cosine.
 BELOW = np.float32(-2.0)
-#: Rows looked at together.
+#: Number of rows checked together.
 _CHUNK = 50_000
 
 
 def save_unseen(matrix: Floats, path: Path) -> None:
-    """Write the positions of the rows that are all zero, rising."""
+    """Save the positions of the rows that are all zero, in ascending order."""
     parts = [
         np.flatnonzero(~matrix[start : start + _CHUNK].any(axis=1)) + start for start in range(0, len(matrix), _CHUNK)
     ]
-    with storing(path.parent):
+    with storage_errors(path.parent):
         np.save(path, np.concatenate(parts).astype(np.int64), allow_pickle=False)
 
 
 def read_unseen(path: Path, documents: int) -> Positions:
-    """The positions that were written.
+    """Load the positions that `save_unseen` saved.
 
     Raises:
-        ValueError: They are no positions of so many documents.
+        ValueError: They are not positions of this many documents.
     """
-    found: Positions = np.load(path, allow_pickle=False)
-    if found.ndim != 1 or found.dtype != np.int64 or (len(found) and not 0 <= found[0] <= found[-1] < documents):
-        raise ValueError(f"{path.name} holds no positions of {documents} documents")
-    return found
+    positions: Positions = np.load(path, allow_pickle=False)
+    valid = positions.ndim == 1 and positions.dtype == np.int64
+    if not valid or (len(positions) and not 0 <= positions[0] <= positions[-1] < documents):
+        raise ValueError(f"{path.name} does not contain positions of {documents} documents")
+    return positions
 
 
-def last(search: Searcher, unseen: Positions, documents: int) -> Searcher:
-    """The same search with the documents without a vector behind all others, at one score below all cosines.
+def rank_unseen_last(search: Searcher, unseen: Positions, documents: int) -> Searcher:
+    """Return a search that ranks documents without a vector last, with one score below all cosines.
 
     Args:
-        search: It finds them where a cosine of 0 puts them, or not at all.
-        unseen: Their positions, rising.
-        documents: How many documents there are.
+        search: The search of the index; it returns these documents with a cosine of 0, or not at all.
+        unseen: Positions of the documents without a vector, in ascending order.
+        documents: Number of documents.
     """
     if not len(unseen):
         return search
 
-    def searched(queries: Floats, depth: int) -> tuple[Floats, Positions]:
+    def search_all(queries: Floats, depth: int) -> tuple[Floats, Positions]:
         scores = np.full((len(queries), depth), -np.inf, dtype=np.float32)
         positions = np.full((len(queries), depth), -1, dtype=np.int64)
-        wanted, below = min(depth, documents - len(unseen)), np.full(len(unseen), BELOW, dtype=np.float32)
-        for at, (row, found) in enumerate(zip(*search(queries, depth), strict=True)):
-            while len(found) < documents and _seen(found, unseen).sum() < wanted:  # alone, not all queries
-                (row,), (found,) = search(queries[at][None], min(documents, 2 * len(found)))
-            kept = _seen(found, unseen)
-            whole = np.concatenate([row[kept], below])[:depth], np.concatenate([found[kept], unseen])[:depth]
-            scores[at, : len(whole[0])], positions[at, : len(whole[1])] = whole
+        needed, below = min(depth, documents - len(unseen)), np.full(len(unseen), BELOW, dtype=np.float32)
+        for index, (row, hits) in enumerate(zip(*search(queries, depth), strict=True)):
+            while len(hits) < documents and _seen(hits, unseen).sum() < needed:  # search deeper, for this query only
+                (row,), (hits,) = search(queries[index][None], min(documents, 2 * len(hits)))
+            seen = _seen(hits, unseen)
+            top_scores, top = np.concatenate([row[seen], below])[:depth], np.concatenate([hits[seen], unseen])[:depth]
+            scores[index, : len(top_scores)], positions[index, : len(top)] = top_scores, top
         return scores, positions
 
-    return searched
+    return search_all
 
 
 def _seen(positions: Positions, unseen: Positions) -> NDArray[np.bool_]:

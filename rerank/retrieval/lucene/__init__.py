@@ -1,7 +1,6 @@
-"""BM25 and RM3 by Lucene, through Pyserini: what published baselines are made with. Needs a JDK from 21 up.
+"""BM25 and RM3 with Lucene, through Pyserini, which many published baselines use. Needs a JDK of version 21 or newer.
 
-Over an index built here from the collection and kept in the user's cache folder, or over one that is there already.
-Knows options and texts; `_lucene_index` knows Java.
+The index is built from the collection and stored in the user's cache folder, or an existing index is used.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from typing import Any, Literal
 
 from rerank.collections.base.corpus import Corpus, fetch
 from rerank.errors import DataError, MissingPrerequisiteError, UsageError
-from rerank.retrieval.base.stages import checked_depth
+from rerank.retrieval.base.stages import check_depth
 from rerank.retrieval.lucene.java import REMEDY, find_java
 from rerank.types import Document, Query, Ranking, Run
 
@@ -27,22 +26,22 @@ _FORMAT = "1"
 
 @dataclass(frozen=True, slots=True)
 class Lucene:
-    """Options of Lucene's BM25, with or without RM3.
+    """The options of Lucene's BM25, with or without RM3.
 
-    Words are cut, stopped and stemmed by Anserini's analyzer for the collection's language; a language that it has
-    none for gets words in lower case, nothing stopped or stemmed.
+    Text is analyzed by Anserini's analyzer for the collection's language. Without such an analyzer, words are only
+    lower-cased, without stop words and stemming.
 
     Attributes:
-        index: An index that is there already: a folder, or a name that Pyserini knows, such as
-            ``msmarco-v1-passage-full`` (downloaded if need be). Its documents' ids are the collection's. Empty: one is
-            built from the collection.
-        k1: How slowly repeats of a term stop counting; 0 counts presence only.
-        b: How much long documents are marked down, 0 to 1.
-        rm3: Whether the query is expanded from the first documents found (RM3; Abdul-Jaleel et al., TREC 2004).
-        fb_docs: For RM3: how many of these; 10 where it is not given.
-        fb_terms: For RM3: how many of their terms; 10 where it is not given.
-        original_weight: For RM3: the share of the query as it was, 0 to 1; 0.5 where it is not given.
-        fields: What is indexed here: title and body, or the body alone; title and body where it is not given.
+        index: An existing index: a folder, or the name of one of Pyserini's prebuilt indexes, such as
+            ``msmarco-v1-passage-full`` (downloaded if needed), with the document ids of the collection. If empty, the
+            index is built from the collection.
+        k1: Term frequency saturation; 0 ignores term frequencies.
+        b: Length normalization, 0 to 1.
+        rm3: Expand the query with terms of the top documents (RM3; Abdul-Jaleel et al., TREC 2004).
+        fb_docs: For RM3: number of feedback documents, by default 10.
+        fb_terms: For RM3: number of feedback terms, by default 10.
+        original_weight: For RM3: weight of the original query, 0 to 1, by default 0.5.
+        fields: The text that is indexed: title and body (the default), or only the body.
 
     Raises:
         UsageError: A number is out of range, or an option does not fit the others.
@@ -59,70 +58,70 @@ class Lucene:
     fields: Literal["title+text", "text"] | None = None
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check that the options are in range and fit together."""
         if not (math.isfinite(self.k1) and self.k1 >= 0):
-            raise UsageError(f"BM25 with k1={self.k1}", expected="a finite number from 0 up, such as 0.9")
+            raise UsageError(f"BM25 with k1={self.k1}", expected="a finite number of at least 0, such as 0.9")
         if not 0 <= self.b <= 1:
             raise UsageError(f"BM25 with b={self.b}", expected="a number from 0 to 1, such as 0.4")
         feedback = {"fb_docs": self.fb_docs, "fb_terms": self.fb_terms, "original_weight": self.original_weight}
-        given = {name: value for name, value in feedback.items() if value is not None}
-        if given and not self.rm3:
-            shown = ", ".join(f"{name}={value}" for name, value in given.items())
-            raise UsageError(f"{shown} without RM3", remedy="Add rm3=true, or leave it out")
+        rm3_options = {name: value for name, value in feedback.items() if value is not None}
+        if rm3_options and not self.rm3:
+            shown = ", ".join(f"{name}={value}" for name, value in rm3_options.items())
+            raise UsageError(f"{shown} without RM3", remedy="Add rm3=true, or remove the option")
         for name in ("fb_docs", "fb_terms"):
-            if given.get(name, 1) < 1:
-                raise UsageError(f"RM3 with {name}={given[name]}", expected="at least 1")
-        if not 0 <= given.get("original_weight", 0) <= 1:
+            if rm3_options.get(name, 1) < 1:
+                raise UsageError(f"RM3 with {name}={rm3_options[name]}", expected="at least 1")
+        if not 0 <= rm3_options.get("original_weight", 0) <= 1:
             raise UsageError(f"RM3 with original_weight={self.original_weight}", expected="a number from 0 to 1")
         if self.index and self.fields:
-            raise UsageError(f"fields={self.fields} with the ready index {self.index}", expected="one of the two")
+            raise UsageError(f"fields={self.fields} with the existing index {self.index}", expected="one of the two")
 
     @property
     def feedback(self) -> tuple[int, int, float] | None:
-        """RM3's numbers of documents and terms and the share of the query as it was; None without RM3."""
+        """RM3's number of documents, number of terms and weight of the original query; None without RM3."""
         if not self.rm3:
             return None
-        share = 0.5 if self.original_weight is None else self.original_weight
-        return self.fb_docs or 10, self.fb_terms or 10, share
+        weight = 0.5 if self.original_weight is None else self.original_weight
+        return self.fb_docs or 10, self.fb_terms or 10, weight
 
-    def check_parts(self) -> None:
-        """See that Pyserini and a JDK are there.
+    def check_prerequisites(self) -> None:
+        """Check that Pyserini and a JDK are installed.
 
         Raises:
-            MissingPrerequisiteError: One of them is not, or the JDK is too old.
+            MissingPrerequisiteError: One of them is missing, or the JDK is too old.
         """
         missing = [name for name in ("pyserini", "jnius") if not find_spec(name)]
         if missing:
             raise MissingPrerequisiteError(
-                f"The first stage 'lucene' needs Pyserini, and there is no module {' or '.join(missing)}",
-                remedy=f"Run: pip install 'listrank[lucene]'. It needs a JDK from 21 up too. {REMEDY}",
+                f"The first stage 'lucene' needs Pyserini, and these modules are missing: {' and '.join(missing)}",
+                remedy=f"Run: pip install 'listrank[lucene]'. It also needs a JDK of version 21 or newer. {REMEDY}",
             )
         find_java()
 
     def over(self, corpus: Corpus) -> LuceneRetriever:
-        """Open the index; build it from ``corpus`` the first time where none is named.
+        """Open the index, after building it from ``corpus`` if needed.
 
         Raises:
-            MissingPrerequisiteError: Pyserini or a JDK from 21 up is not installed.
-            MissingResourceError: The named index is not there and cannot be downloaded.
-            DataError: The named folder is no index, or lacks what RM3 needs; or the collection has no text.
-            BackendError: Anserini's indexer failed.
+            MissingPrerequisiteError: Pyserini or a JDK of version 21 or newer is not installed.
+            MissingResourceError: The named index does not exist and cannot be downloaded.
+            DataError: The folder is not an index, or lacks the term vectors for RM3; or the collection has no text.
+            BackendError: Anserini's indexer fails.
             StorageError: The cache folder cannot be written.
-            UnknownNameError: Pyserini knows no index of this name.
+            UnknownNameError: Pyserini has no prebuilt index of this name.
         """
-        self.check_parts()
-        return _over_named(self, corpus) if self.index else _over_own(self, corpus)
+        self.check_prerequisites()
+        return _open_existing(self, corpus) if self.index else _open_cached(self, corpus)
 
 
 @dataclass(frozen=True, slots=True)
 class LuceneRetriever:
-    """Lucene over one collection. Made by `Lucene.over`.
+    """Lucene over one collection, created by `Lucene.over`.
 
     Attributes:
-        find: Text and depth -> ids in the index and scores, best first, with all that tie with the last.
-        order: Id in the index -> what decides ties, descending.
-        texts: Ids in the index -> documents.
-        folders: Where the index is.
+        find: Maps a text and a depth to ids in the index and scores, best first, with all that tie with the last.
+        order: Maps an id in the index to its tie-breaking key, descending.
+        texts: Maps ids in the index to documents.
+        folders: The folder of the index.
     """
 
     find: Callable[[str, int], list[tuple[str, float]]]
@@ -131,20 +130,20 @@ class LuceneRetriever:
     folders: tuple[Path, ...] = ()
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
-        """Return the up to ``k`` documents with the highest scores for each query, of those that share a term with it.
+        """Return up to ``k`` documents per query with the highest scores, among those that share a term with it.
 
-        Ties, the one at the ``k``-th place too, are settled by document id, descending, and scores are Lucene's own:
-        Pyserini's searcher rounds them to four digits and settles ties by id, ascending.
+        Ties, including the one at rank ``k``, are broken by document id, descending, and scores are Lucene's own.
+        (Pyserini's searcher rounds scores to four digits and breaks ties by id, ascending.)
 
         Raises:
-            DataError: The index has a document that the collection lacks.
+            DataError: The index contains a document that the collection lacks.
             UsageError: ``k`` is below 1.
         """
-        checked_depth(k)
-        found = [(query, self._top(query, k)) for query in queries]
-        docs = self.texts({inner for _, hits in found for inner, _ in hits})
+        check_depth(k)
+        results = [(query, self._top(query, k)) for query in queries]
+        docs = self.texts({inner_id for _, hits in results for inner_id, _ in hits})
         return Run(
-            (Ranking.from_scores(query, ((docs[inner], score) for inner, score in hits)) for query, hits in found),
+            (Ranking.from_scores(query, ((docs[inner], score) for inner, score in hits)) for query, hits in results),
             name="lucene",
         )
 
@@ -153,26 +152,26 @@ class LuceneRetriever:
         return sorted(hits, key=lambda hit: (hit[1], self.order(hit[0])), reverse=True)[:k]
 
 
-def _over_named(options: Lucene, corpus: Corpus) -> LuceneRetriever:
-    from rerank.retrieval.lucene.index import LuceneIndex, Scoring, analysis
+def _open_existing(options: Lucene, corpus: Corpus) -> LuceneRetriever:
+    from rerank.retrieval.lucene.index import LuceneIndex, LuceneScoring, analyzer_code
     from rerank.retrieval.lucene.prebuilt import index_folder
 
     folder = index_folder(options.index)
-    scoring = Scoring(k1=options.k1, b=options.b, feedback=options.feedback)
+    scoring = LuceneScoring(k1=options.k1, b=options.b, feedback=options.feedback)
     try:
-        index = LuceneIndex(folder, analysis(corpus.language), scoring)
+        index = LuceneIndex(folder, analyzer_code(corpus.language), scoring)
     except ValueError as error:
-        raise DataError(f"{folder} is {error}", expected="the folder of an index made by Anserini") from error
+        raise DataError(f"{folder} is {error}", expected="the folder of an index built by Anserini") from error
     return LuceneRetriever(index.search, lambda doc_id: doc_id, lambda ids: fetch(corpus, ids), (folder,))
 
 
-def _over_own(options: Lucene, corpus: Corpus) -> LuceneRetriever:
+def _open_cached(options: Lucene, corpus: Corpus) -> LuceneRetriever:
     from rerank.indexing.documents import open_documents
     from rerank.io.sealed_folders import open_folder
-    from rerank.retrieval.lucene.index import LuceneIndex, Scoring, analysis
+    from rerank.retrieval.lucene.index import LuceneIndex, LuceneScoring, analyzer_code
     from rerank.retrieval.lucene.index_building import write_index
 
-    documents, language = open_documents(corpus), analysis(corpus.language)
+    documents, language = open_documents(corpus), analyzer_code(corpus.language)
     made_from = {
         "format": _FORMAT,
         "fingerprint": corpus.fingerprint,
@@ -182,16 +181,18 @@ def _over_own(options: Lucene, corpus: Corpus) -> LuceneRetriever:
     }
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     texts = (doc.text if options.fields == "text" else doc.full_text for doc in documents)
-    place = documents.folder.with_name(f"lucene-{key}")
+    index_path = documents.folder.with_name(f"lucene-{key}")
     index = open_folder(
-        place,
+        index_path,
         made_from,
         lambda folder: write_index(folder, texts, language),
-        lambda folder: LuceneIndex(folder, language, Scoring(k1=options.k1, b=options.b, feedback=options.feedback)),
+        lambda folder: LuceneIndex(
+            folder, language, LuceneScoring(k1=options.k1, b=options.b, feedback=options.feedback)
+        ),
     )
     return LuceneRetriever(
         index.search,
         lambda position: int(documents.id_ranks[int(position)]),
         lambda positions: {position: documents[int(position)] for position in positions},
-        (place,),
+        (index_path,),
     )

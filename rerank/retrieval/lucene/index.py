@@ -1,7 +1,7 @@
-"""A Lucene index through Anserini's classes, open for searching in this process; `_lucene_build` makes one.
+"""Searching of a Lucene index with Anserini's Java classes, in this process.
 
-Only ``pyserini.pyclass`` is imported: ``pyserini.search`` brings an encoder that needs an OpenAI key to be imported,
-and its searcher rounds scores and breaks ties its own way. Knows ids and scores, not where documents come from.
+Only ``pyserini.pyclass`` is imported: ``pyserini.search`` imports an encoder that needs an OpenAI key, and its searcher
+rounds scores and breaks ties in its own way.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import BackendError, shorten
-from rerank.indexing.languages import language_code
+from rerank.indexing.languages import normalize_language
 
 #: The field that Anserini indexes and searches.
 FIELD = "contents"
-#: The analysis of languages that Anserini has no analyzer for.
+#: Code for languages without an analyzer in Anserini.
 WORDS_ONLY = "*"
-#: Languages that it has one for, besides English (its ``AnalyzerMap``).
+#: Languages with an analyzer in Anserini, besides English (its ``AnalyzerMap``).
 _LANGUAGES = frozenset("ar bn da de es fa fi fr hi hu id it ja ko nl no pl pt ru sv te th tr uk zh".split())  # noqa: SIM905
 _SAME = {"yue": "zh"}
-#: Java forgets the levels of loggers that nothing refers to.
+#: References that keep loggers alive; Java drops the levels of unreferenced loggers.
 _LOGGERS: list[Any] = []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scoring:
-    """How documents are scored: BM25, after that RM3 if it has ``feedback``.
+class LuceneScoring:
+    """The parameters of scoring: BM25, followed by RM3 if ``feedback`` is set.
 
     Attributes:
         k1: BM25's k1.
         b: BM25's b.
-        feedback: RM3's number of documents, number of terms and weight of the query as it was; None for no RM3.
+        feedback: RM3's number of documents, number of terms and weight of the original query; None for no RM3.
     """
 
     k1: float
@@ -41,32 +41,32 @@ class Scoring:
     feedback: tuple[int, int, float] | None = None
 
 
-def analysis(language: str) -> str:
-    """Which analysis a language gets: its own code, ``en``, or ``*``, which splits words and no more.
+def analyzer_code(language: str) -> str:
+    """Return the code of a language's analyzer, or ``*`` for only splitting words.
 
     Raises:
-        UsageError: There is no such language.
+        UsageError: The language code is unknown.
 
-    >>> [analysis(code) for code in ("en-GB", "nb", "zh_TW", "eo")]
+    >>> [analyzer_code(code) for code in ("en-GB", "nb", "zh_TW", "eo")]
     ['en', 'no', 'zh', '*']
     """
-    code = language_code(language)
+    code = normalize_language(language)
     code = _SAME.get(code, code)
     return code if code == "en" or code in _LANGUAGES else WORDS_ONLY
 
 
-def whole(text: str) -> str:
-    """Text without halves of surrogate pairs, which JSON files may hold and Java takes badly."""
+def replace_surrogates(text: str) -> str:
+    """Replace lone surrogates, which JSON files may contain and Java does not handle."""
     return text.encode("utf-8", "replace").decode()
 
 
 @cache
 def _classes() -> Callable[[str], Any]:
-    """Start Java, once a process, and return what finds its classes."""
+    """Start Java once per process, and return the function that finds its classes."""
     import jnius_config
 
     if not jnius_config.vm_running:
-        jnius_config.add_options("-Xrs")  # else Java takes Ctrl-C, and Python never hears of it
+        jnius_config.add_options("-Xrs")  # otherwise Java handles Ctrl-C, and Python does not receive it
     from pyserini.pyclass import autoclass
 
     find = cache(autoclass)
@@ -74,23 +74,23 @@ def _classes() -> Callable[[str], Any]:
         logger = find("java.util.logging.Logger").getLogger(name)
         logger.setLevel(find("java.util.logging.Level").WARNING)
         _LOGGERS.append(logger)
-    find("org.apache.lucene.search.IndexSearcher").setMaxClauseCount(2**31 - 1)  # queries may be whole documents
+    find("org.apache.lucene.search.IndexSearcher").setMaxClauseCount(2**31 - 1)  # queries may be as long as documents
     return find
 
 
 class LuceneIndex:
-    """An index that is open for searching."""
+    """A Lucene index that is open for searching."""
 
-    def __init__(self, folder: Path, language: str, scoring: Scoring) -> None:
-        """Open it.
+    def __init__(self, folder: Path, language: str, scoring: LuceneScoring) -> None:
+        """Open an index.
 
         Args:
-            folder: Of Lucene's files.
+            folder: The folder of Lucene's files.
             language: As `analysis` gives it; queries are analyzed like this.
-            scoring: How to score.
+            scoring: The parameters of scoring.
 
         Raises:
-            ValueError: It is no index, or has not what RM3 needs.
+            ValueError: The folder is not an index, or lacks the term vectors that RM3 needs.
         """
         find = _classes()
         from jnius import JavaException, cast
@@ -101,9 +101,9 @@ class LuceneIndex:
             )
             self._reader = find("org.apache.lucene.index.DirectoryReader").open(directory)
         except JavaException as error:
-            raise ValueError(f"no Lucene index that can be read: {error.innermessage or error.classname}") from error
+            raise ValueError(f"not a readable Lucene index: {error.innermessage or error.classname}") from error
         if scoring.feedback and self._reader.numDocs() and self._reader.termVectors().get(0) is None:
-            raise ValueError("an index without vectors of terms, which RM3 needs")
+            raise ValueError("an index without term vectors, which RM3 needs")
         self._searcher = find("org.apache.lucene.search.IndexSearcher")(
             cast("org.apache.lucene.index.IndexReader", self._reader)
         )
@@ -115,23 +115,23 @@ class LuceneIndex:
         self._english = language == "en"
 
     def __len__(self) -> int:
-        """How many documents it has."""
+        """Return the number of documents."""
         return int(self._reader.numDocs())
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         self._reader.close()
 
     def search(self, text: str, k: int) -> list[tuple[str, float]]:
-        """The ``k`` best documents' ids and scores, best first, and all that tie with the last of them.
+        """Return ids and scores of the ``k`` best documents, best first, and of all that tie with the last.
 
         Raises:
-            BackendError: Lucene failed, as it does where files of the index are damaged.
+            BackendError: Lucene fails, for example because the index is damaged.
         """
         from jnius import JavaException
 
         try:
-            return self._search(whole(text), k)
+            return self._search(replace_surrogates(text), k)
         except JavaException as error:
             raise BackendError(
                 f"Lucene failed on the query {shorten(text)}: {error.classname}: {error.innermessage}",
@@ -165,19 +165,19 @@ class LuceneIndex:
             return []
         arguments = find("io.anserini.search.SearchCollection$Args")()
         arguments.hits = count
-        arguments.arbitraryScoreTieBreak = True  # ties are settled by the caller
+        arguments.arbitraryScoreTieBreak = True  # ties are broken by the caller
         context = find("io.anserini.rerank.RerankerContext")(
             self._searcher, None, query, None, text, tokens, None, arguments
         )
         reranker = find("io.anserini.rerank.lib.Rm3Reranker")
-        # the last argument keeps only terms of Latin letters and digits, which suits English alone
-        made = reranker(self._analyzer, None, FIELD, terms, documents, weight, False, self._english)
-        return _pairs(made.rerank(first, context))
+        # the last argument drops terms with characters other than Latin letters and digits, which suits only English
+        rm3 = reranker(self._analyzer, None, FIELD, terms, documents, weight, False, self._english)
+        return _pairs(rm3.rerank(first, context))
 
 
-def _pairs(found: Any) -> list[tuple[str, float]]:
-    ids: Sequence[str] = found.docids or ()
-    return list(zip(ids, map(float, found.scores or ()), strict=True))
+def _pairs(scored_docs: Any) -> list[tuple[str, float]]:
+    ids: Sequence[str] = scored_docs.docids or ()
+    return list(zip(ids, map(float, scored_docs.scores or ()), strict=True))
 
 
 def _analyzer(language: str) -> Any:

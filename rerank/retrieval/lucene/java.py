@@ -1,4 +1,4 @@
-"""The Java that Pyserini would use: where it is and which version. Starts nothing that stays; knows no index."""
+"""Location and version of the Java installation that Pyserini would use."""
 
 from __future__ import annotations
 
@@ -10,30 +10,32 @@ from pathlib import Path
 
 from rerank.errors import MissingPrerequisiteError
 
-#: The oldest version whose classes Anserini can be loaded by.
+#: The oldest Java version that can load Anserini.
 OLDEST = 21
-REMEDY = "Run: apt-get install openjdk-21-jdk-headless (or install another JDK from 21 up and set JAVA_HOME)"
+REMEDY = (
+    "Run: apt-get install openjdk-21-jdk-headless (or install another JDK of version 21 or newer and set JAVA_HOME)"
+)
 
-#: What pyjnius looks at, in its order; without any of them it follows javac.
+#: Variables that pyjnius reads, in its order; without them it follows javac.
 _VARIABLES = ("JAVA_HOME", "JDK_HOME", "JRE_HOME")
 
 
 def find_java() -> tuple[Path, str]:
-    """The home of the Java that pyjnius will load, and its version, such as ``21.0.5``.
+    """Return the home of the Java that pyjnius will load, and its version, such as ``21.0.5``.
 
     Raises:
-        MissingPrerequisiteError: There is none, or it is older than `OLDEST`; the remedy names Debian's package.
+        MissingPrerequisiteError: There is no JDK, or it is older than `OLDEST`; the remedy names Debian's package.
     """
     home, where = _home()
     if home is None:
         raise MissingPrerequisiteError(
-            "No Java development kit: neither JAVA_HOME is set nor javac on the PATH", remedy=REMEDY
+            "There is no Java development kit: JAVA_HOME is not set and javac is not on the PATH", remedy=REMEDY
         )
     version = _version(home)
-    found = re.match(r"\d+", version)
-    if not found:
-        raise MissingPrerequisiteError(f"{where} leads to {home}, which is no Java development kit", remedy=REMEDY)
-    if int(found[0]) < OLDEST:
+    major = re.match(r"\d+", version)
+    if not major:
+        raise MissingPrerequisiteError(f"{where} points to {home}, which is not a Java development kit", remedy=REMEDY)
+    if int(major[0]) < OLDEST:
         raise MissingPrerequisiteError(f"Java {version} in {home}", expected=f"{OLDEST} or newer", remedy=REMEDY)
     return home, version
 
@@ -48,7 +50,7 @@ def _home() -> tuple[Path | None, str]:
 
 
 def _version(home: Path) -> str:
-    """From the file that every JDK has, else from the program itself; empty where neither is there."""
+    """Read the version from the JDK's release file, or from the program itself; empty if neither exists."""
     try:
         text = (home / "release").read_text("utf-8", "replace")
         pattern = r'^JAVA_VERSION="([^"]+)"'
@@ -58,5 +60,5 @@ def _version(home: Path) -> str:
         except (OSError, subprocess.TimeoutExpired):
             return ""
         text, pattern = done.stderr.decode("utf-8", "replace"), r'version "([^"]+)"'
-    found = re.search(pattern, text, re.M)
-    return found[1].removeprefix("1.") if found else ""  # Java 8 calls itself 1.8
+    match = re.search(pattern, text, re.M)
+    return match[1].removeprefix("1.") if match else ""  # Java 8 reports 1.8

@@ -1,4 +1,4 @@
-"""Lucene indexes that others have built: folders, and those that Pyserini knows by name and downloads when asked."""
+"""Existing Lucene indexes: folders, and Pyserini's prebuilt indexes, which are downloaded by name."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from rerank.errors import MissingResourceError, UnknownNameError
 
 
 def index_folder(name: str) -> Path:
-    """The folder of an index; one that Pyserini knows by name is downloaded the first time, into Pyserini's own cache.
+    """Return the folder of an index; a prebuilt index is downloaded once, into Pyserini's own cache.
 
     Args:
-        name: A folder, or else such a name (``msmarco-v1-passage-full``).
+        name: A folder, or the name of a prebuilt index (``msmarco-v1-passage-full``).
 
     Raises:
-        MissingResourceError: No such folder, or the index cannot be downloaded.
-        UnknownNameError: Neither a folder nor a name that Pyserini knows; the message suggests the nearest.
+        MissingResourceError: The folder does not exist, or the index cannot be downloaded.
+        UnknownNameError: The name is neither a folder nor a prebuilt index; the message suggests similar names.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
     if os.sep in name or folder.exists():
-        raise MissingResourceError(f"{name} is no folder", expected="the folder of a Lucene index")
+        raise MissingResourceError(f"{name} is not a folder", expected="the folder of a Lucene index")
     from pyserini.prebuilt_index_info import TF_INDEX_INFO
 
     if name not in TF_INDEX_INFO:
@@ -33,10 +33,10 @@ def index_folder(name: str) -> Path:
     from pyserini.util import download_prebuilt_index
 
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # it prints what it does, where a run may be expected
+        with contextlib.redirect_stdout(sys.stderr):  # it prints progress, and stdout may carry a run
             return Path(download_prebuilt_index(name, verbose=False))
     except (OSError, ValueError, AssertionError, TarError) as error:
         raise MissingResourceError(
             f"Pyserini's index {name!r} cannot be downloaded: {error}",
-            remedy="Check the network, or give the folder of an index that is here",
+            remedy="Check the network, or give the folder of a local index",
         ) from error

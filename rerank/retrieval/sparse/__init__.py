@@ -1,7 +1,7 @@
-"""Learned sparse retrieval: texts as weighted words of a model's vocabulary, searched by their inner product.
+"""Learned sparse retrieval: texts as weighted terms of a model's vocabulary, searched by inner product.
 
-For models of sentence-transformers' class SparseEncoder. Vectors are kept in the user's cache folder and memory-mapped
-when used again. Knows no reranker.
+For models of sentence-transformers' class SparseEncoder. Vectors are stored in the user's cache folder and
+memory-mapped when they are used again.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ from typing import TYPE_CHECKING, Literal
 
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import UsageError
-from rerank.retrieval.base.stages import checked_depth
+from rerank.retrieval.base.stages import check_depth
 from rerank.types import Document, Query, Ranking, Run
 
 if TYPE_CHECKING:
     from rerank.retrieval.sparse.vectors import Floats, Integers, SparseEncoder
 
 _FORMAT = "1"
-#: Options that are counts, and the least that each may be.
-_LEAST = {"max_active_dims": 0, "query_max_active_dims": 0, "batch_size": 1}
+#: Options that are counts, and their lowest values.
+_MINIMA = {"max_active_dims": 0, "query_max_active_dims": 0, "batch_size": 1}
 
 
 @dataclass(frozen=True, slots=True)
 class Sparse:
-    """Options of learned sparse retrieval.
+    """The options of learned sparse retrieval.
 
-    Source of the idea: SPLADE (Formal et al., SIGIR 2021 and arXiv 2109.10086); inference-free encoders, whose queries
-    need a table of weights and no model: Geng et al., arXiv 2411.04403.
+    Sources: SPLADE (Formal et al., SIGIR 2021 and arXiv 2109.10086); inference-free encoders, whose queries need only a
+    table of weights: Geng et al., arXiv 2411.04403.
 
     Attributes:
         model: A folder, or ``owner/model`` on the hub.
-        fields: What is encoded: title and body, or the body alone.
-        query_prompt: Text set before every query; ``auto`` is what the model was saved with, ``none`` is none.
-        passage_prompt: Text set before every document, in the same way.
-        max_active_dims: Most dimensions that a document keeps, those with the largest weights; 0 is what the model was
-            saved with, for most models all of them.
-        query_max_active_dims: The same for queries.
-        dtype: Number format of the model: ``float32``, ``bfloat16``, ``float16``, or ``auto``, which depends on the
-            machine. Vectors are always saved as float32.
-        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: the first accelerator, else the processor.
-        batch_size: Documents encoded together; what a kill can lose. A batch takes much memory: a number for every word
-            of the vocabulary, for every word of the batch.
-        revision: Branch, tag or commit on the hub; empty is the default branch.
-        trust_remote_code: Run the Python code that comes with a model. Off unless asked for.
+        fields: The encoded text: title and body, or only the body.
+        query_prompt: Text put before every query; ``auto`` for the prompt saved with the model, ``none`` for no prompt.
+        passage_prompt: Text put before every document, with the same special values.
+        max_active_dims: Maximum number of nonzero dimensions per document, those with the largest weights; 0 for the
+            model's setting, for most models all.
+        query_max_active_dims: Maximum number of nonzero dimensions per query.
+        dtype: Data type of the model: ``float32``, ``bfloat16``, ``float16``, or ``auto``, which depends on the
+            hardware. Vectors are always saved as float32.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: the first accelerator, or the CPU without one.
+        batch_size: Number of documents encoded together; a killed process loses at most one batch. A batch needs much
+            memory: one number per vocabulary term for each token of the batch.
+        revision: Branch, tag or commit on the hub; empty for the default branch.
+        trust_remote_code: Run Python code that comes with the model.
 
     Raises:
         UsageError: A number is out of range.
@@ -67,30 +67,33 @@ class Sparse:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name, least in _LEAST.items():
-            if (value := getattr(self, name)) < least:
-                raise UsageError(f"Sparse retrieval with {name}={value}", expected=f"a whole number from {least} up")
+        for name, lowest in _MINIMA.items():
+            if (value := getattr(self, name)) < lowest:
+                raise UsageError(
+                    f"Sparse retrieval with {name}={value}", expected=f"a whole number of at least {lowest}"
+                )
 
     def over(self, corpus: Corpus) -> SparseRetriever:
-        """Load the model and open the saved vectors of ``corpus``; encode it the first time.
+        """Load the model and open the vectors of ``corpus``, after encoding it if needed.
 
         Raises:
             MissingPrerequisiteError: The extra ``sparse`` is not installed.
-            MissingResourceError: There is no such model.
-            BackendError: The model failed; vectors that were committed stay.
-            DataError: The collection has no documents, or two with one id; or the model's weights are damaged.
+            MissingResourceError: The model does not exist.
+            BackendError: The model fails; committed vectors are kept.
+            DataError: The collection has no documents, or two with the same id; or the weights are damaged.
             StorageError: The cache folder cannot be written.
             UsageError: The model is of another kind, or an option does not fit this machine.
         """
+        from rerank.retrieval.base.model_folders import locate_model
         from rerank.retrieval.sparse.encoder import load_sparse_encoder
 
-        return SparseRetriever(self, corpus, load_sparse_encoder(self))
+        return SparseRetriever(self, corpus, load_sparse_encoder(locate_model(self.model, kind="sparse"), self))
 
-    def check_parts(self) -> None:
-        """See that sentence-transformers is there.
+    def check_prerequisites(self) -> None:
+        """Check that sentence-transformers is installed.
 
         Raises:
-            MissingPrerequisiteError: It does not import.
+            MissingPrerequisiteError: It cannot be imported.
         """
         from rerank.retrieval.sparse.encoder import require_sparse
 
@@ -101,16 +104,16 @@ class Sparse:
 
 
 class SparseRetriever:
-    """Sparse vectors of one collection and the model that made them. Made by `Sparse.over`.
+    """Sparse vectors of one collection and the model that computes them, created by `Sparse.over`.
 
     Attributes:
-        identity: What decides the lists: what the saved vectors were made from, and how queries are encoded.
-        folders: Where the vectors are.
+        identity: Everything that the rankings depend on: the saved vectors and the encoding of queries.
+        folders: The folder of the vectors.
     """
 
     def __init__(self, options: Sparse, corpus: Corpus, encoder: SparseEncoder) -> None:
-        """Open or make documents and vectors."""
-        # numpy is loaded from here on, not when options are only looked at
+        """Open the documents and vectors, after computing them if needed."""
+        # imported here, so that inspecting the options does not import numpy
         from rerank.indexing import documents as document_files
         from rerank.retrieval.sparse import vectors as sparse_vectors
 
@@ -125,27 +128,27 @@ class SparseRetriever:
         self._vectors = sparse_vectors.open_vectors(
             documents, encoder, made_from, text=options._text, batch_size=options.batch_size
         )
-        self._rows_of = sparse_vectors.rows_of
+        self._iter_rows = sparse_vectors.iter_rows
         self.identity: Mapping[str, str] = {**made_from, **encoder.query_identity}
         self.folders: tuple[Path, ...] = (self._vectors.folder,)
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
-        """Return the up to ``k`` documents with the highest inner products above zero for each query.
+        """Return up to ``k`` documents per query with the highest inner products above zero.
 
-        Documents that share no dimension with a query are not returned, and a query without text gets an empty list.
-        A query's list does not depend on which others are asked with it.
+        Documents that share no dimension with a query are not returned, and a query without text gets an empty ranking.
+        A ranking does not depend on the other queries of the call.
 
         Raises:
             UsageError: ``k`` is below 1.
             BackendError: The model fails.
         """
-        checked_depth(k)
-        asked = [query for query in queries if query.text.strip()]
-        rows = self._rows_of(self._encoder.queries([query.text for query in asked]))
-        ranked = {query.id: self._rank(query, *row, k) for query, row in zip(asked, rows, strict=True)}
-        return Run((ranked.get(query.id) or Ranking(query, (), ()) for query in queries), name="sparse")
+        check_depth(k)
+        with_text = [query for query in queries if query.text.strip()]
+        rows = self._iter_rows(self._encoder.queries([query.text for query in with_text]))
+        rankings = {query.id: self._rank(query, *row, k) for query, row in zip(with_text, rows, strict=True)}
+        return Run((rankings.get(query.id) or Ranking(query, (), ()) for query in queries), name="sparse")
 
     def _rank(self, query: Query, dimensions: Integers, weights: Floats, k: int) -> Ranking:
         positions, scores = self._vectors.nearest(dimensions, weights, k, self._documents.id_ranks)
-        docs = (self._documents[int(at)] for at in positions)
+        docs = (self._documents[int(position)] for position in positions)
         return Ranking.from_scores(query, zip(docs, map(float, scores), strict=True))

@@ -1,128 +1,146 @@
-"""Text -> sparse vectors with a model of sentence-transformers' class SparseEncoder: SPLADE, inference-free, CSR.
+"""Sparse text vectors with a model of sentence-transformers' class SparseEncoder: SPLADE, inference-free, CSR.
 
-Torch and the rest are imported when a model is loaded. Knows no index and no collection.
+Torch and sentence-transformers are imported when a model is loaded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.sparse import csr_array, vstack
 
 from rerank.errors import BackendError, UsageError
-from rerank.indexing.text_encoder import encoded, load_model, locate, prompt_of, require
+from rerank.indexing.text_encoder import (
+    ModelOptions,
+    PromptOptions,
+    encode_texts,
+    load_model,
+    require_packages,
+    resolve_prompt,
+)
 
-if TYPE_CHECKING:
-    from rerank.retrieval.sparse import Sparse
+
+class SparseEncoderOptions(ModelOptions, PromptOptions, Protocol):
+    """The options of a `SentenceSparseEncoder`."""
+
+    @property
+    def max_active_dims(self) -> int:
+        """Maximum number of nonzero dimensions per passage; 0 for the model's setting."""
+
+    @property
+    def query_max_active_dims(self) -> int:
+        """Maximum number of nonzero dimensions per query; 0 for the model's setting."""
 
 
 class SentenceSparseEncoder:
-    """A SparseEncoder with its prompts and the most dimensions that a vector may have.
+    """A SparseEncoder with its prompts and its maximum number of nonzero dimensions.
 
     Attributes:
-        size: Dimensions: for SPLADE the words of the vocabulary.
-        identity: What vectors of passages depend on.
-        query_identity: What vectors of queries depend on besides.
+        size: Dimension of the vectors: for SPLADE the size of the vocabulary.
+        identity: Everything that passage vectors depend on.
+        query_identity: What query vectors depend on in addition.
     """
 
-    def __init__(self, model: Any, options: Sparse, *, identity: Mapping[str, str]) -> None:
-        """Wrap what is loaded; see `load_sparse_encoder`."""
+    def __init__(self, model: Any, options: SparseEncoderOptions, *, identity: Mapping[str, str]) -> None:
+        """Wrap a loaded model; `load_sparse_encoder` loads one."""
         self._model = model
-        self._most = options.max_active_dims or model.max_active_dims
-        self._query_most = options.query_max_active_dims or model.max_active_dims
-        self._query_prompt = prompt_of(model, options.query_prompt, "query")
-        self._passage_prompt = prompt_of(model, options.passage_prompt, "document")
+        self._max_dims = options.max_active_dims or model.max_active_dims
+        self._query_max_dims = options.query_max_active_dims or model.max_active_dims
+        self._query_prompt = resolve_prompt(model, options.query_prompt, "query")
+        self._passage_prompt = resolve_prompt(model, options.passage_prompt, "document")
         self.size = int(self.passages(["a"]).shape[1])
         self.identity: Mapping[str, str] = {
             **identity,
             "passage_prompt": self._passage_prompt,
-            "max_active_dims": str(self._most),
+            "max_active_dims": str(self._max_dims),
         }
         self.query_identity: Mapping[str, str] = {
             "query_prompt": self._query_prompt,
-            "query_max_active_dims": str(self._query_most),
+            "query_max_active_dims": str(self._query_max_dims),
         }
 
     def queries(self, texts: Sequence[str]) -> csr_array:
-        """Encode queries one by one: what stands beside a text in a batch changes the last digits of its vector.
+        """Encode queries one at a time: the other texts of a batch would change the last digits of a vector.
 
         Raises:
-            BackendError: The model fails, or gives numbers that are not finite.
+            BackendError: The model fails, or returns numbers that are not finite.
         """
         encode = self._model.encode_query
-        rows = [self._encode(encode, [text], self._query_prompt, self._query_most) for text in texts]
+        rows = [self._encode(encode, [text], self._query_prompt, self._query_max_dims) for text in texts]
         stacked: Any = vstack(rows, format="csr") if rows else csr_array((0, self.size), dtype=np.float32)
-        found: csr_array = stacked
-        return found
+        vectors: csr_array = stacked
+        return vectors
 
     def passages(self, texts: Sequence[str]) -> csr_array:
-        """Encode passages in one batch, in smaller ones where memory does not hold it.
+        """Encode passages in one batch, or in smaller ones if memory runs out.
 
         Raises:
-            BackendError: The model fails, or gives numbers that are not finite.
+            BackendError: The model fails, or returns numbers that are not finite.
         """
-        return self._encode(self._model.encode_document, texts, self._passage_prompt, self._most)
+        return self._encode(self._model.encode_document, texts, self._passage_prompt, self._max_dims)
 
-    def _encode(self, encode: Callable[..., Any], texts: Sequence[str], prompt: str, most: int | None) -> csr_array:
-        def embed(given: list[str], size: int) -> csr_array:
-            settings = {"show_progress_bar": False, "save_to_cpu": True, "max_active_dims": most}
-            return _as_rows(encode(given, prompt=prompt, batch_size=size, **settings))
+    def _encode(self, encode: Callable[..., Any], texts: Sequence[str], prompt: str, max_dims: int | None) -> csr_array:
+        def embed(batch: list[str], size: int) -> csr_array:
+            settings = {"show_progress_bar": False, "save_to_cpu": True, "max_active_dims": max_dims}
+            return _as_rows(encode(batch, prompt=prompt, batch_size=size, **settings))
 
-        rows = encoded(embed, texts)
+        rows = encode_texts(embed, texts)
         if not np.isfinite(rows.data).all():
-            raise BackendError("The model gave a vector that is not finite", remedy="Try dtype=float32")
+            raise BackendError("The model returned a vector that is not finite", remedy="Try dtype=float32")
         return rows
 
 
 def _as_rows(tensor: Any) -> csr_array:
-    """A sparse tensor of torch as rows: float32, columns sorted, no zeros."""
+    """Convert a sparse torch tensor to rows: float32, columns sorted, without zeros."""
     tensor = tensor.coalesce()
     values, (rows, columns) = tensor.values().float().numpy(), tensor.indices().numpy()
-    found = csr_array((values, (rows, columns)), shape=tuple(tensor.shape), dtype=np.float32)
-    found.eliminate_zeros()
-    found.sort_indices()
-    return found
+    matrix = csr_array((values, (rows, columns)), shape=tuple(tensor.shape), dtype=np.float32)
+    matrix.eliminate_zeros()
+    matrix.sort_indices()
+    return matrix
 
 
-def load_sparse_encoder(options: Sparse) -> SentenceSparseEncoder:
-    """Load the model that the options name, from a folder or the hub.
+def load_sparse_encoder(name: Path | str, options: SparseEncoderOptions) -> SentenceSparseEncoder:
+    """Load a SparseEncoder from a folder or the hub.
+
+    Args:
+        name: The folder, or ``owner/model`` on the hub.
+        options: How to load it, and its prompts and limits.
 
     Raises:
         MissingPrerequisiteError: The extra ``sparse`` is not installed.
-        MissingResourceError: There is no such model.
-        UsageError: It is a model of another kind, or an option does not fit this machine.
-        UnknownNameError: It is no known name, folder or hub id.
-        DataError: Its weights are damaged, or pickled.
+        MissingResourceError: The model does not exist.
+        UsageError: The model is of another kind, or an option does not fit this machine.
+        DataError: The weights are damaged, or pickled.
     """
-    name = locate(options.model, kind="sparse")
     require_sparse()
     model, identity = load_model("SparseEncoder", name, options)
-    if _is_padded_out(model, name, options.revision):
+    if _has_untrained_autoencoder(model, name, options.revision):
         raise UsageError(
-            f"{str(name)!r} is no sparse encoder: it has no head of a masked language model and no trained autoencoder",
+            f"{str(name)!r} is not a sparse encoder: it has no masked language model head and no trained autoencoder",
             expected="a model of sentence-transformers' class SparseEncoder, such as a SPLADE model",
-            remedy="Use dense:MODEL for a model of embeddings",
+            remedy="Use dense:MODEL for an embedding model",
         )
     return SentenceSparseEncoder(model, options, identity=identity)
 
 
 def require_sparse() -> None:
-    """Check that everything is there before hours are spent.
+    """Check that the packages of the extra ``sparse`` can be imported.
 
     Raises:
-        MissingPrerequisiteError: A part of the extra does not import.
+        MissingPrerequisiteError: A package cannot be imported.
     """
-    require(stage="sparse", faiss=False)
+    require_packages(stage="sparse", faiss=False)
 
 
-def _is_padded_out(model: Any, name: Path | str, revision: str) -> bool:
-    """Whether the library made up for what the model lacks with an autoencoder of random weights, as it does."""
+def _has_untrained_autoencoder(model: Any, name: Path | str, revision: str) -> bool:
+    """Return True if the library has added an autoencoder with random weights, as it does for dense models."""
     from sentence_transformers.util import load_file_path
 
     if not any(type(module).__name__ == "SparseAutoEncoder" for module in model.modules()):
         return False
-    listed = load_file_path(str(name), "modules.json", revision=revision or None)
-    return listed is None or "SparseAutoEncoder" not in Path(listed).read_text("utf-8")
+    modules = load_file_path(str(name), "modules.json", revision=revision or None)
+    return modules is None or "SparseAutoEncoder" not in Path(modules).read_text("utf-8")

@@ -1,4 +1,4 @@
-"""What a strategy is: a generator that asks for windows to be judged. Knows no model, no prompt, no batching."""
+"""The strategy protocol: a generator that yields windows, is sent their orders, and returns the ranking."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from rerank.types import Plan, Ranking
 
 
 class Strategy(Protocol):
-    """Decides which windows of a ranking are judged, and what their orders make of it.
+    """A strategy decides which windows of a ranking are judged and combines their orders.
 
-    Each strategy is a frozen dataclass whose fields are its options, called with a ranking.
+    Each strategy is a frozen dataclass whose fields are its options. It does no I/O and no batching.
     """
 
     def __call__(self, ranking: Ranking) -> Plan:
-        """Start a plan for one ranking; lists of 0 or 1 documents ask nothing."""
+        """Return a plan for one ranking; a list of 0 or 1 documents yields no window."""
 
     def calls(self, n: int) -> int:
-        """How many windows a list of ``n`` documents takes."""
+        """Return the maximum number of windows for a list of ``n`` documents."""

@@ -1,4 +1,4 @@
-"""Permutation self-consistency: the list is judged in many orders, and the order that agrees most with all is kept.
+"""Permutation self-consistency: the Kemeny order of the results for several random orders of the list.
 
 Source: Tang et al., NAACL 2024, arXiv 2310.07712.
 """
@@ -9,28 +9,28 @@ import random
 from dataclasses import dataclass
 
 from rerank.errors import UsageError
-from rerank.strategies.self_consistency.kemeny import kemeny, votes_of
+from rerank.strategies.self_consistency.kemeny import count_votes, kemeny_order
 from rerank.types import Plan, Ranking, Window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelfConsistency:
-    """Ask about the whole list in ``passes`` random orders, and take Kemeny's order of the answers.
+    """A strategy that judges the whole list in ``passes`` random orders and returns the Kemeny order of the results.
 
-    The central order has the least sum of Kendall's distances to the answers. It is exact where the documents whose
-    majorities contradict each other form knots of at most 12; in a larger knot it is Borda's order, improved until no
-    two neighbours are to be swapped (`kemeny`). Documents with equal claims
-    keep the given order.
-    An answer that names only some documents says nothing about the others among themselves if ``top_k`` asked for no
-    more; an answer that failed votes for the order in which it was asked, one of the random ones.
+    The Kemeny order has the least sum of Kendall distances to the results. It is exact if the cycles of contradicting
+    majorities involve at most 12 documents; a larger component is ordered by Borda count and local search
+    (`kemeny_order`). Ties keep the input order.
 
-    Calls for n documents: passes, if n > 1, else 0; all in one round. A list that is too long for the model's context
+    If ``top_k`` is set, a result that names only ``top_k`` documents says nothing about the order of the others. A
+    failed result votes for the random order in which the list was shown.
+
+    Calls for n documents: passes if n > 1, else 0; all in one round. A list that is too long for the model's context
     takes more, as in `rerank.strategies.full`.
 
     Attributes:
-        passes: Random orders, the paper's m = 20. Two thirds of what 20 gain come with the first 5.
-        top_k: How many of the best are wanted in each answer; None for the whole order.
-        seed: Where the shuffles start.
+        passes: Number of random orders, the paper's m = 20. The first 5 bring two thirds of the gain of 20.
+        top_k: Number of best documents to rank in each result; None for all.
+        seed: Seed of the shuffles.
 
     Raises:
         UsageError: ``passes < 1``.
@@ -50,14 +50,17 @@ class SelfConsistency:
         n = len(ranking)
         if n < 2:
             return ranking
-        shown = [list(range(n)) for _ in range(self.passes)]
-        for at, order in enumerate(shown):
-            random.Random(f"{self.seed}/{ranking.query.id}/{at}").shuffle(order)
-        windows = [Window(ranking.query, tuple(ranking.docs[at] for at in order), best=self.top_k) for order in shown]
-        answers = yield windows
-        ranked = [[order[at] for at in answer] for order, answer in zip(shown, answers, strict=True)]
-        return ranking.reorder(0, tuple(kemeny(votes_of(ranked, n, wanted=self.top_k))))
+        shuffles = [list(range(n)) for _ in range(self.passes)]
+        for index, positions in enumerate(shuffles):
+            random.Random(f"{self.seed}/{ranking.query.id}/{index}").shuffle(positions)
+        windows = [
+            Window(ranking.query, tuple(ranking.docs[position] for position in positions), best=self.top_k)
+            for positions in shuffles
+        ]
+        orders = yield windows
+        ranked = [[positions[index] for index in order] for positions, order in zip(shuffles, orders, strict=True)]
+        return ranking.reorder(0, tuple(kemeny_order(count_votes(ranked, n, depth=self.top_k))))
 
     def calls(self, n: int) -> int:
-        """The formula above."""
+        """Return the number of passes, or 0 for fewer than two documents."""
         return self.passes * (n > 1)

@@ -1,60 +1,62 @@
-"""The order that disagrees least with many: Kemeny's, exact where that can be had.
-
-Knows preferences between positions, not documents.
-"""
+"""Kemeny orders: the order that contradicts the fewest pairwise votes, exact for small cycles of majorities."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
 
-#: Knots of at most so many are solved exactly: 2^12 sets.
-EXACT_UP_TO = 12
+#: Components of at most this many items are solved exactly, over 2^12 subsets.
+MAX_EXACT_SIZE = 12
 
-#: ``votes[a][b]``: how many put a before b.
+#: ``votes[a][b]``: the number of orders with a before b; shape (n, n).
 Votes = Sequence[Sequence[int]]
 
 
-def votes_of(orders: Sequence[Sequence[int]], n: int, *, wanted: int | None = None) -> list[list[int]]:
-    """Count who is put before whom, over orders of ``range(n)``.
+def count_votes(orders: Sequence[Sequence[int]], n: int, *, depth: int | None = None) -> list[list[int]]:
+    """Count how many orders of ``range(n)`` have a before b, for all pairs.
 
     Args:
-        orders: Best first.
-        n: How many there are to order.
-        wanted: Only that many of each order mean something; of those behind, none is before another.
+        orders: The orders, best first.
+        n: Number of items.
+        depth: Only the first ``depth`` positions of each order are meaningful; the items behind them are tied.
     """
     votes = [[0] * n for _ in range(n)]
     for order in orders:
-        for rank, a in enumerate(order[:wanted]):
+        for rank, a in enumerate(order[:depth]):
             for b in order[rank + 1 :]:
                 votes[a][b] += 1
     return votes
 
 
-def kemeny(votes: Votes) -> list[int]:
-    """An order with the least votes against it, summed over all pairs; ties as given.
+def kemeny_order(votes: Votes) -> list[int]:
+    """Return an order that contradicts the fewest votes, summed over all pairs; ties keep the input order.
 
-    Where a majority's preferences form a circle, or several that hang together, their members make a knot; between
-    knots the majority decides without contradiction, so an optimum puts one knot after the other (Truchon's extended
-    Condorcet criterion). Within a knot of at most `EXACT_UP_TO` all sets are gone through, which is exact. A larger
-    one begins in Borda's order and each moves up while a majority puts it before its neighbour (Dwork et al.,
-    WWW 2001, local Kemenisation), which need not be the optimum.
+    The majority graph has an edge from a to b if more orders have a before b. Between its strongly connected
+    components the majorities are consistent, so an optimal order lists one component after the other (Truchon's
+    extended Condorcet criterion). Within a component of at most `MAX_EXACT_SIZE` items dynamic programming over
+    subsets is exact. A larger component starts in Borda order, and each item moves up while a majority prefers it to
+    its neighbour (local Kemenization, Dwork et al., WWW 2001), which is not always optimal.
     """
-    reach = _reach(votes)
+    reach = _reachable(votes)
+    # The smallest member identifies a component: a and b are in the same one if each reaches the other.
     first = {a: min(b for b in range(len(votes)) if reach[a] >> b & reach[b] >> a & 1) for a in range(len(votes))}
-    # Whoever beats another knot reaches all that it reaches, and more, so this never contradicts a majority.
-    ordered = sorted(first, key=lambda at: (-reach[at].bit_count(), first[at], at))
-    knots = [list(members) for _, members in groupby(ordered, key=first.__getitem__)]
-    return [at for knot in knots for at in (_exact if len(knot) <= EXACT_UP_TO else _local)(votes, knot)]
+    # A component that beats another reaches all that the other reaches, and more, so sorting by the number of
+    # reachable items is a topological order of the components.
+    ordered = sorted(first, key=lambda item: (-reach[item].bit_count(), first[item], item))
+    components = [list(members) for _, members in groupby(ordered, key=first.__getitem__)]
+    solved = (
+        _exact_order(votes, part) if len(part) <= MAX_EXACT_SIZE else _local_order(votes, part) for part in components
+    )
+    return [item for part in solved for item in part]
 
 
-def against(votes: Votes, order: Sequence[int]) -> int:
-    """How many votes an order goes against: the sum of Kendall's distances to all that voted."""
+def count_disagreements(votes: Votes, order: Sequence[int]) -> int:
+    """Return the number of votes that an order contradicts: the sum of Kendall distances to the voting orders."""
     return sum(votes[b][a] for rank, a in enumerate(order) for b in order[rank + 1 :])
 
 
-def _reach(votes: Votes) -> list[int]:
-    """For each the set, as bits, of itself and those it beats by majority, directly or through others (Warshall)."""
+def _reachable(votes: Votes) -> list[int]:
+    """Return for each item the bit set of items reachable in the majority graph, itself included (Warshall)."""
     n = len(votes)
     reach = [1 << a | sum(1 << b for b in range(n) if votes[a][b] > votes[b][a]) for a in range(n)]
     for through in range(n):
@@ -64,30 +66,31 @@ def _reach(votes: Votes) -> list[int]:
     return reach
 
 
-def _exact(votes: Votes, knot: Sequence[int]) -> list[int]:
-    """Dynamic programming over sets: the best order of a set is some first one and the best order of the rest."""
-    size = len(knot)
+def _exact_order(votes: Votes, component: Sequence[int]) -> list[int]:
+    """Return the optimal order of a component by dynamic programming over subsets, O(2^k k^2)."""
+    size = len(component)
+    # cost[S] = min over i in S of cost[S - {i}] + sum over j in S of votes[j][i], with i first; S is a bit set.
     cost = [0] * (1 << size)
     head = [0] * (1 << size)
-    for members in range(1, 1 << size):
-        inside = [at for at in range(size) if members >> at & 1]
+    for subset in range(1, 1 << size):
+        inside = [i for i in range(size) if subset >> i & 1]
         choices = [
-            (cost[members & ~(1 << at)] + sum(votes[knot[other]][knot[at]] for other in inside), at) for at in inside
+            (cost[subset & ~(1 << i)] + sum(votes[component[j]][component[i]] for j in inside), i) for i in inside
         ]
-        cost[members], head[members] = min(choices)
-    order, members = [], (1 << size) - 1
-    while members:
-        order.append(knot[head[members]])
-        members &= ~(1 << head[members])
+        cost[subset], head[subset] = min(choices)
+    order, subset = [], (1 << size) - 1
+    while subset:
+        order.append(component[head[subset]])
+        subset &= ~(1 << head[subset])
     return order
 
 
-def _local(votes: Votes, knot: Sequence[int]) -> list[int]:
-    borda = sorted(knot, key=lambda a: (-sum(votes[a][b] for b in knot), a))
+def _local_order(votes: Votes, component: Sequence[int]) -> list[int]:
+    borda = sorted(component, key=lambda a: (-sum(votes[a][b] for b in component), a))
     order: list[int] = []
     for a in borda:
-        at = len(order)
-        while at and votes[a][order[at - 1]] > votes[order[at - 1]][a]:
-            at -= 1
-        order.insert(at, a)
+        position = len(order)
+        while position and votes[a][order[position - 1]] > votes[order[position - 1]][a]:
+            position -= 1
+        order.insert(position, a)
     return order

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rerank.evaluation import decide, read_matrix
+from rerank.evaluation import decide_pairs, read_matrix
 
 pytestmark = pytest.mark.shared
 
@@ -28,7 +28,7 @@ COUNTS = {
 def test_eleven_columns(shared: Path, name: str) -> None:
     matrix = read_matrix(shared / f"data/trec_adhoc_scores/{name}.csv")
     for test, columns in COUNTS[name].items():
-        found = {correction: int(decide(matrix, test, correction).significant.sum()) for correction in columns}
+        found = {correction: int(decide_pairs(matrix, test, correction).significant.sum()) for correction in columns}
         assert found == columns, test
 
 
@@ -36,5 +36,5 @@ def test_eleven_columns(shared: Path, name: str) -> None:
 def test_randomised_tukey_is_within_five_percent(shared: Path, name: str, count: int) -> None:
     matrix = read_matrix(shared / f"data/trec_adhoc_scores/{name}.csv")
     for seed in range(3):
-        found = decide(matrix, f"tukey-randomised,permutations=2000,seed={seed}").significant.sum()
+        found = decide_pairs(matrix, f"tukey-randomised,permutations=2000,seed={seed}").significant.sum()
         assert found == pytest.approx(count, rel=0.05)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rerank.evaluation.significance import SMALLEST, open_test
-from rerank.evaluation.significance.tukey_anova import critical, exceeded, mean_square_error
+from rerank.evaluation.significance.tukey_anova import critical_value, mean_square_error, tail_probability
 
 
 def test_the_error_is_that_of_a_linear_model() -> None:
@@ -24,7 +24,7 @@ def test_the_error_is_that_of_a_linear_model() -> None:
     [(0.05, 3, 10, 3.88), (0.05, 5, 20, 4.23), (0.05, 10, 60, 4.65), (0.01, 4, 30, 4.80), (0.05, 2, 10, 3.15)],
 )
 def test_critical_values_are_those_of_printed_tables(alpha: float, systems: int, freedom: int, printed: float) -> None:
-    assert critical(alpha, systems, freedom) == pytest.approx(printed, abs=0.006)
+    assert critical_value(alpha, systems, freedom) == pytest.approx(printed, abs=0.006)
 
 
 def test_for_two_systems_it_is_the_paired_t_test() -> None:
@@ -39,7 +39,7 @@ def test_p_values_of_many_pairs_are_near_the_exact_ones() -> None:
     some = np.random.default_rng(4).choice(len(p), 6, replace=False)
     means, first, second = scores.mean(axis=0), *np.triu_indices(24, 1)
     q = np.abs(means[first] - means[second]) / np.sqrt(mean_square_error(scores) / 20)
-    np.testing.assert_allclose(p[some], exceeded(q[some], 24, 19 * 23), rtol=1e-4, atol=1e-11)
+    np.testing.assert_allclose(p[some], tail_probability(q[some], 24, 19 * 23), rtol=1e-4, atol=1e-11)
     assert SMALLEST <= p.min() < 1e-6
 
 

@@ -1,8 +1,8 @@
-"""What an order of judging is: the next document, given what was judged so far.
+"""Protocol of judging orders and base classes for them.
 
-An order is a generator, as strategies are: it yields the document that it wants judged and is sent whether it is
-relevant. So the same code runs in a study, where the gold judgments answer, and before a person who takes her time;
-and to undo a judgment is to walk again with one fewer.
+A judging order is a generator, as strategies are: it yields the document to judge next and is sent whether it is
+relevant. So the same code runs in a study, where gold judgments answer, and for an assessor, who takes time; a judgment
+is undone by replaying the order with one judgment fewer.
 """
 
 from __future__ import annotations
@@ -14,67 +14,67 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from rerank.adjudication.pools import Floats, Topic
+from rerank.adjudication.pools import Floats, PooledTopic
 
-Chance = np.random.Generator
-#: Yields the place of the document to judge next, each once; is sent whether it is relevant.
+RandomGenerator = np.random.Generator
+#: Yields the index of the document to judge next, each once; is sent whether it is relevant.
 Walk = Generator[int, bool, None]
-#: The same over all topics: yields the place of the topic, then that of the document.
+#: The same over all topics: yields the indices of topic and document.
 WalkAcross = Generator[tuple[int, int], bool, None]
 
 
-class Order(Protocol):
-    """An order of judging. Its fields are its options."""
+class JudgingOrder(Protocol):
+    """An order in which documents are judged. Dataclass fields are its options."""
 
-    #: What it is called in reports.
+    #: Name of the order in reports.
     title: ClassVar[str]
-    #: Whether chance has a part in it, so that a study asks it several times.
+    #: Whether the order is stochastic, so that a study repeats it with several seeds.
     random: ClassVar[bool]
 
-    def __call__(self, topic: Topic, chance: Chance) -> Walk:
-        """Walk through all documents of a topic."""
+    def __call__(self, topic: PooledTopic, rng: RandomGenerator) -> Walk:
+        """Yield all documents of a topic in judging order."""
 
 
 @runtime_checkable
 class SupportsAcross(Protocol):
-    """An order that chooses among the documents of all topics at once."""
+    """An order that can choose among the documents of all topics at once."""
 
-    def across(self, topics: Sequence[Topic], chance: Chance) -> WalkAcross:
-        """Walk through all documents of all topics."""
+    def across(self, topics: Sequence[PooledTopic], rng: RandomGenerator) -> WalkAcross:
+        """Yield all documents of all topics in judging order."""
 
 
-class ByScore(ABC):
-    """An order that judgments do not change: the largest score first, equal ones by ascending id."""
+class StaticOrder(ABC):
+    """Base class of orders that do not depend on judgments: by decreasing score, ties by ascending id."""
 
     title: ClassVar[str] = ""
     random: ClassVar[bool] = False
 
-    def __call__(self, topic: Topic, chance: Chance) -> Walk:
-        """See `Order`."""
-        for doc in np.argsort(-self.scores(topic), kind="stable").tolist():  # noqa: UP028 - lists take no answers
+    def __call__(self, topic: PooledTopic, rng: RandomGenerator) -> Walk:
+        """Yield the documents of a topic by decreasing score."""
+        for doc in np.argsort(-self.scores(topic), kind="stable").tolist():  # noqa: UP028 - lists receive no judgments
             yield doc
 
     @abstractmethod
-    def scores(self, topic: Topic) -> Floats:
-        """(docs,) larger is earlier."""
+    def scores(self, topic: PooledTopic) -> Floats:
+        """Return the score of each document, larger first, (docs,)."""
 
 
-def summed(values: Floats) -> Floats:
-    """(docs,) sums over (runs, docs), the same to the last bit for the same values in any order of runs."""
+def sum_over_runs(values: Floats) -> Floats:
+    """Sum (runs, docs) values over runs, after sorting, so that the sum is independent of the order of the runs."""
     return np.asarray(np.sort(values, axis=0).sum(axis=0))
 
 
-class Adaptive(ABC):
-    """An order that judges the document of the largest score, and scores anew after every judgment.
+class AdaptiveOrder(ABC):
+    """Base class of orders that judge the document with the largest score and update scores after every judgment.
 
-    Equal scores go by ascending id.
+    Ties are broken by ascending id.
     """
 
     title: ClassVar[str] = ""
     random: ClassVar[bool] = False
 
-    def __call__(self, topic: Topic, chance: Chance) -> Walk:
-        """See `Order`."""
+    def __call__(self, topic: PooledTopic, rng: RandomGenerator) -> Walk:
+        """Yield the document with the largest current score, until all are judged."""
         state = self.begin(topic)
         judged = np.zeros(len(topic), dtype=bool)
         for _ in range(len(topic)):
@@ -85,40 +85,40 @@ class Adaptive(ABC):
             state.learn(doc, (yield doc))
 
     @abstractmethod
-    def begin(self, topic: Topic) -> State:
-        """What it knows before the first judgment."""
+    def begin(self, topic: PooledTopic) -> AdaptiveState:
+        """Return the state before the first judgment."""
 
 
-class State(Protocol):
-    """What an adaptive order has learnt."""
+class AdaptiveState(Protocol):
+    """State of an adaptive order, updated by judgments."""
 
     def scores(self) -> Floats:
-        """(docs,) larger is earlier; an array of its own each time."""
+        """Return a new array of scores, larger first, (docs,)."""
 
     def learn(self, doc: int, relevant: bool) -> None:
-        """Take one judgment in."""
+        """Update the state with a judgment."""
 
 
 @dataclass(frozen=True)
-class Cursor:
-    """Which documents of a topic are left, and for each run the next of its own."""
+class RunCursor:
+    """The unjudged documents of a topic, with a position in each run."""
 
-    topic: Topic
+    topic: PooledTopic
     judged: list[bool]
-    at: list[int]
+    positions: list[int]
 
     @classmethod
-    def of(cls, topic: Topic) -> Cursor:
-        """At the top of all runs."""
+    def at_top(cls, topic: PooledTopic) -> RunCursor:
+        """Return a cursor at the top of all runs."""
         return cls(topic, [False] * len(topic), [0] * len(topic.lists))
 
     def next(self, run: int) -> int | None:
-        """The first document of a run that is not judged yet, or None if none is left; it counts as judged then."""
-        docs, at = self.topic.lists[run], self.at[run]
-        while at < len(docs) and self.judged[docs[at]]:
-            at += 1
-        self.at[run] = at
-        if at == len(docs):
+        """Return the first unjudged document of a run and mark it as judged; None if there is none."""
+        docs, position = self.topic.lists[run], self.positions[run]
+        while position < len(docs) and self.judged[docs[position]]:
+            position += 1
+        self.positions[run] = position
+        if position == len(docs):
             return None
-        self.judged[docs[at]] = True
-        return docs[at]
+        self.judged[docs[position]] = True
+        return docs[position]

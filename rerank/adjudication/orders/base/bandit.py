@@ -1,6 +1,6 @@
-"""What the orders that see runs as the arms of a bandit share.
+"""Base classes of judging orders that treat runs as the arms of a multi-armed bandit.
 
-A play of an arm is to judge the run's next document; what is learnt of it goes to every run that has it. Source:
+Playing an arm judges the next document of the run, and the outcome updates every run that has the document. Source:
 Losada, Parapar and Barreiro, Multi-armed bandits for adjudicating documents in pooling-based evaluation of information
 retrieval systems, IP&M 2017.
 """
@@ -13,19 +13,19 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.adjudication.orders.base import Chance, Cursor, Walk
-from rerank.adjudication.pools import Floats, Topic
+from rerank.adjudication.orders.base import RandomGenerator, RunCursor, Walk
+from rerank.adjudication.pools import Floats, PooledTopic
 from rerank.errors import UsageError
 
 
 @dataclass
-class Arms:
-    """What is known of every run.
+class BanditArms:
+    """Outcomes of every run so far.
 
     Attributes:
-        hits: (runs,) judged documents that were relevant; less where older ones are forgotten.
-        misses: (runs,) the same for those that were not.
-        plays: How many documents were judged.
+        hits: (runs,) number of relevant judged documents; discounted if older ones are forgotten.
+        misses: (runs,) number of non-relevant judged documents, likewise.
+        plays: Number of judged documents.
     """
 
     hits: Floats
@@ -34,50 +34,51 @@ class Arms:
 
     @property
     def means(self) -> Floats:
-        """(runs,) the mean of Beta(1 + hits, 1 + misses)."""
+        """Mean of Beta(1 + hits, 1 + misses), (runs,)."""
         return (1 + self.hits) / (2 + self.hits + self.misses)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bandit(ABC):
-    """An order that plays the arm of the largest value, ties by chance."""
+class BanditOrder(ABC):
+    """Base class of orders that play the arm with the largest value, ties at random."""
 
     title: ClassVar[str] = ""
     random: ClassVar[bool] = True
 
-    def __call__(self, topic: Topic, chance: Chance) -> Walk:
-        """See `Order`."""
-        cursor, arms = Cursor.of(topic), Arms(np.zeros(len(topic.ranks)), np.zeros(len(topic.ranks)))
-        left = np.array(topic.retrieved.any(axis=1))
+    def __call__(self, topic: PooledTopic, rng: RandomGenerator) -> Walk:
+        """Yield the next document of the run with the largest value, until all are judged."""
+        cursor, arms = RunCursor.at_top(topic), BanditArms(np.zeros(len(topic.ranks)), np.zeros(len(topic.ranks)))
+        has_unjudged = np.array(topic.retrieved.any(axis=1))
         for _ in range(len(topic)):
             while True:
-                values = np.where(left, self.values(arms, chance), -np.inf)
+                values = np.where(has_unjudged, self.values(arms, rng), -np.inf)
+                # ties between arms are broken at random
                 best = np.flatnonzero(values == values.max())
-                run = int(best[chance.integers(len(best))])
+                run = int(best[rng.integers(len(best))])
                 doc = cursor.next(run)
                 if doc is not None:
                     break
-                left[run] = False
+                has_unjudged[run] = False
             relevant = yield doc
             self.learn(arms, topic.finders[doc], relevant)
 
     @abstractmethod
-    def values(self, arms: Arms, chance: Chance) -> Floats:
-        """(runs,) the largest is played next."""
+    def values(self, arms: BanditArms, rng: RandomGenerator) -> Floats:
+        """Return the value of each run, of which the largest is played next, (runs,)."""
 
-    def learn(self, arms: Arms, runs: list[int], relevant: bool) -> None:
-        """Take one judgment in, for the ``runs`` that have the document."""
+    def learn(self, arms: BanditArms, runs: list[int], relevant: bool) -> None:
+        """Update the arms of the ``runs`` that have the judged document."""
         arms.plays += 1
         (arms.hits if relevant else arms.misses)[runs] += 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forgetful(Bandit):
-    """An arm's older outcomes may count for less.
+class ForgettingBandit(BanditOrder):
+    """Base class of bandits whose older outcomes may count less.
 
     Attributes:
-        rate: The share of what is known of a run that is forgotten at each of its judgments: with 0 nothing (a
-            stationary bandit), with 1 all but the last outcome.
+        rate: Fraction of the outcomes of a run that is forgotten at each of its judgments: 0 forgets nothing (a
+            stationary bandit), 1 all but the latest outcome.
     """
 
     rate: float = 0.0
@@ -87,8 +88,8 @@ class Forgetful(Bandit):
         if not 0 <= self.rate <= 1:
             raise UsageError(f"rate={self.rate}", expected="a number from 0 to 1")
 
-    def learn(self, arms: Arms, runs: list[int], relevant: bool) -> None:
-        """See `Bandit`."""
+    def learn(self, arms: BanditArms, runs: list[int], relevant: bool) -> None:
+        """Discount earlier outcomes, then update the arms."""
         if self.rate:
             arms.hits[runs] *= 1 - self.rate
             arms.misses[runs] *= 1 - self.rate

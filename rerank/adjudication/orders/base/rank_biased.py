@@ -1,4 +1,4 @@
-"""What the three orders by rank-biased precision share."""
+"""Base classes of the judging orders by rank-biased precision (RBP)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rerank.adjudication.orders.base import Adaptive
-from rerank.adjudication.pools import Floats, Topic
+from rerank.adjudication.orders.base import AdaptiveOrder
+from rerank.adjudication.pools import Floats, PooledTopic
 from rerank.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Persistent:
-    """Options of all of them.
+class RankBiasedWeights:
+    """Persistence of RBP, and the weights of ranks that follow from it.
 
     Attributes:
         p: The persistence, between 0 and 1.
@@ -25,47 +25,47 @@ class _Persistent:
     def __post_init__(self) -> None:
         """Check the options."""
         if not 0 < self.p < 1:
-            raise UsageError(f"p={self.p}", expected="a number between 0 and 1", remedy="The paper's is 0.8")
+            raise UsageError(f"p={self.p}", expected="a number between 0 and 1", remedy="The paper uses 0.8")
 
-    def weights(self, topic: Topic) -> Floats:
-        """(runs, docs) the share that the document's rank has in the run's RBP, (1 - p) p^(rank - 1); 0 if absent."""
+    def weights(self, topic: PooledTopic) -> Floats:
+        """Return (runs, docs) weights of the documents in the runs' RBP, (1 - p) p^(rank - 1); 0 if absent."""
         return np.asarray(np.where(topic.retrieved, (1 - self.p) * self.p ** (topic.ranks - 1.0), 0.0))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Residuals(_Persistent, Adaptive):
-    """An order that looks at what is still unknown of every run's RBP."""
+class ResidualOrder(RankBiasedWeights, AdaptiveOrder):
+    """Base class of orders by the part of every run's RBP that is still unknown."""
 
-    def begin(self, topic: Topic) -> RunsState:
-        """See `Adaptive`."""
-        return RunsState(self, self.weights(topic))
+    def begin(self, topic: PooledTopic) -> ResidualState:
+        """Return the state without judgments."""
+        return ResidualState(self, self.weights(topic))
 
     @abstractmethod
     def worth(self, base: Floats, residual: Floats) -> Floats:
-        """(runs,) what a run's weights count for.
+        """Return the factor of each run's weights, (runs,).
 
         Args:
-            base: (runs,) RBP by what is judged.
-            residual: (runs,) what is left of 1 after all that is judged.
+            base: (runs,) RBP by the relevant judged documents.
+            residual: (runs,) 1 minus the weights of all judged documents.
         """
 
 
-class RunsState:
-    """Base and residual of every run; see `State`."""
+class ResidualState:
+    """Base and residual RBP of every run."""
 
-    def __init__(self, order: Residuals, weights: Floats) -> None:
-        """Nothing is judged."""
+    def __init__(self, order: ResidualOrder, weights: Floats) -> None:
+        """Start without judgments."""
         self._order = order
         self._weights = weights
         self._base = np.zeros(len(weights))
         self._residual = np.ones(len(weights))
 
     def scores(self) -> Floats:
-        """See `State`."""
+        """Return the weighted sum over runs of each document, (docs,)."""
         return np.asarray(self._order.worth(self._base, self._residual) @ self._weights)
 
     def learn(self, doc: int, relevant: bool) -> None:
-        """See `State`."""
+        """Update base and residual with a judgment."""
         self._residual -= self._weights[:, doc]
         if relevant:
             self._base += self._weights[:, doc]

@@ -1,6 +1,7 @@
-"""What a test of pairs is: a topic x system matrix in, one p-value for every two systems out.
+"""The protocol of significance tests and base classes for them.
 
-Systems are compared on the same topics, so every test here is paired. Knows nothing of runs, measures or files.
+A test takes a topic x system matrix of scores and returns one p-value per pair of systems. Systems are compared on the
+same topics, so every test is paired.
 """
 
 from __future__ import annotations
@@ -19,71 +20,71 @@ from rerank.errors import UsageError
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-#: The least p-value that is reported: none is 0.
+#: Smallest p-value that is reported; a p-value is never 0.
 SMALLEST = sys.float_info.min
-#: Differences of scores are rounded to so many decimals: equal scores may differ in their last bits, which must make
-#: neither a win nor a rank of its own.
+#: Differences of scores are rounded to this number of decimals, because equal scores may differ in their last bits,
+#: which must neither count as a win nor break a tie.
 DECIMALS = 12
-#: Numbers that a step over many pairs holds at a time.
-_ROOM = 1 << 24
+#: Largest number of differences that are held in memory at a time.
+_BATCH_SIZE = 1 << 24
 
 
 class PairTest(Protocol):
-    """A test of all pairs of systems at once. Its fields are its options."""
+    """A significance test of all pairs of systems at once. Dataclass fields are its options."""
 
-    #: What it is called in tables and reports.
+    #: Name of the test in tables and reports.
     title: ClassVar[str]
-    #: Whether it keeps the chance of any false positive among all pairs at the level by itself.
+    #: Whether the test controls the family-wise error over all pairs itself.
     family_wise: ClassVar[bool]
 
     def p_values(self, scores: Floats) -> Floats:
-        """Two-sided p-values.
+        """Compute two-sided p-values.
 
         Args:
             scores: (topics, systems).
 
         Returns:
-            (pairs,) in the order of ``itertools.combinations``, each above 0 and at most 1; 1 where there is nothing
+            (pairs,) p-values in the order of ``itertools.combinations``, above 0 and at most 1; 1 if there is nothing
             to test.
         """
 
     def resolution(self, topics: int) -> float:
-        """The least p-value that it can give with so many topics, however large the difference."""
+        """Return the smallest p-value that the test can give with this number of topics."""
 
 
 @runtime_checkable
 class SupportsDecision(Protocol):
-    """A test that can tell which pairs differ without their p-values, which cost more."""
+    """A test that can decide which pairs differ without computing their p-values, which would take longer."""
 
     def significant(self, scores: Floats, alpha: float) -> Bools:
-        """Which pairs differ at a level, before any correction; (pairs,)."""
+        """Return (pairs,) whether the systems differ at level ``alpha``, before any correction."""
 
 
-class ByPValue(ABC):
-    """What most tests are: one for single pairs, whose p-values have no lower bound of their own."""
+class SinglePairTest(ABC):
+    """Base class of tests that treat each pair separately and whose p-values have no lower bound."""
 
     title: ClassVar[str] = ""
     family_wise: ClassVar[bool] = False
 
     @abstractmethod
     def p_values(self, scores: Floats) -> Floats:
-        """See `PairTest`."""
+        """Compute two-sided p-values of all pairs."""
 
     def resolution(self, topics: int) -> float:
-        """See `PairTest`."""
+        """Return the smallest positive float: p-values have no lower bound."""
         return SMALLEST
 
 
 @dataclass(frozen=True, kw_only=True)
-class ByChance(ByPValue):
-    """A test that compares what was seen with what chance makes in many draws.
+class ResamplingTest(SinglePairTest):
+    """Base class of tests that compare the observed statistic with its values in random draws.
 
-    p = (1 + #{draws at least as extreme}) / (B + 1), so that the sample itself counts as one draw and p is never 0.
+    p = (1 + #{draws at least as extreme}) / (B + 1), so that the sample itself counts as a draw and p is never 0.
     Source: Davison and Hinkley, Bootstrap methods and their application, 1997, section 4.2.
 
     Attributes:
         permutations: B, the number of draws.
-        seed: Of the draws.
+        seed: Seed of the draws.
     """
 
     permutations: int = 10_000
@@ -92,37 +93,38 @@ class ByChance(ByPValue):
     def __post_init__(self) -> None:
         """Check the options."""
         if self.permutations < 1:
-            raise UsageError(f"permutations={self.permutations}", expected="at least 1", remedy="Take 1000 or more")
+            raise UsageError(f"permutations={self.permutations}", expected="at least 1", remedy="Use 1000 or more")
         if self.seed < 0:
-            raise UsageError(f"seed={self.seed}", expected="a whole number from 0")
+            raise UsageError(f"seed={self.seed}", expected="a whole number, 0 or more")
 
     def resolution(self, topics: int) -> float:
-        """See `PairTest`."""
+        """Return 1 / (B + 1), the p-value of a statistic that no draw reaches."""
         return 1 / (self.permutations + 1)
 
 
-def differences(scores: Floats, decimals: int | None = DECIMALS) -> Iterator[Floats]:
-    """The (topics, some pairs) differences of all pairs, first system less second, in order and in bounded pieces.
+def iterate_differences(scores: Floats, decimals: int | None = DECIMALS) -> Iterator[Floats]:
+    """Yield the (topics, pairs) differences of all pairs, first system minus second, in order and in batches.
 
     Args:
         scores: (topics, systems).
-        decimals: Rounds them, so that equal scores tie; None leaves them as they are.
+        decimals: Round differences to this number of decimals, so that equal scores tie; None keeps them as they are.
     """
     first, second = np.triu_indices(scores.shape[1], 1)
-    step = max(1, _ROOM // max(1, scores.shape[0]))
+    # number of pairs per batch
+    step = max(1, _BATCH_SIZE // max(1, scores.shape[0]))
     for start in range(0, len(first), step):
-        part = slice(start, start + step)
-        raw = scores[:, first[part]] - scores[:, second[part]]
+        batch = slice(start, start + step)
+        raw = scores[:, first[batch]] - scores[:, second[batch]]
         yield raw if decimals is None else np.round(raw, decimals)
 
 
 def mean_differences(scores: Floats) -> Floats:
-    """(pairs,) mean of the first system less mean of the second."""
+    """Return the mean of the first system minus the mean of the second, (pairs,)."""
     first, second = np.triu_indices(scores.shape[1], 1)
     means = scores.mean(axis=0)
     return np.asarray(np.round(means[first] - means[second], DECIMALS))
 
 
-def bounded(p: Floats) -> Floats:
-    """P-values above 0 and at most 1."""
+def clip_p_values(p: Floats) -> Floats:
+    """Clip p-values to above 0 and at most 1."""
     return np.clip(p, SMALLEST, 1.0)

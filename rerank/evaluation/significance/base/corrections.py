@@ -1,8 +1,8 @@
-"""Corrections for testing many pairs: p-values in, adjusted p-values out, to be compared with the level itself.
+"""Corrections for multiple comparisons, as adjusted p-values to compare with the significance level itself.
 
-A step-down procedure walks from the smallest p-value and stops at the first that is too large; a step-up procedure
-walks from the largest and stops at the first that is small enough. In adjusted p-values, that is a running maximum and
-a running minimum.
+A step-down procedure starts at the smallest p-value and stops at the first that is too large; a step-up procedure
+starts at the largest and stops at the first that is small enough. In adjusted p-values, these are a running maximum
+and a running minimum.
 """
 
 from __future__ import annotations
@@ -18,37 +18,43 @@ from rerank.evaluation.significance.base import Floats
 
 
 def none(p: Floats) -> Floats:
-    """As they are."""
+    """Return the p-values unchanged."""
     return p
 
 
 def bonferroni(p: Floats) -> Floats:
-    """Multiply by m. Keeps the chance of any false positive at the level."""
+    """Multiply by m, which controls the family-wise error."""
     return np.minimum(1.0, p * len(p))
 
 
 def holm(p: Floats) -> Floats:
-    """Step down over (m - i + 1) p_(i). Holm, Scandinavian Journal of Statistics 1979."""
+    """Adjust by the step-down procedure with (m - i + 1) p_(i). Holm, Scandinavian Journal of Statistics 1979."""
     return _down(p, len(p) - np.arange(len(p)))
 
 
 def hochberg(p: Floats) -> Floats:
-    """Step up over (m - i + 1) p_(i); for independent tests. Hochberg, Biometrika 1988."""
+    """Adjust by the step-up procedure with (m - i + 1) p_(i), for independent tests. Hochberg, Biometrika 1988."""
     return _up(p, len(p) - np.arange(len(p)))
 
 
 def bh(p: Floats) -> Floats:
-    """Step up over m p_(i) / i: the share of false positives among the positives. Benjamini and Hochberg 1995."""
+    """Adjust by the step-up procedure with m p_(i) / i, which controls the false discovery rate.
+
+    Source: Benjamini and Hochberg 1995.
+    """
     return _up(p, len(p) / np.arange(1, len(p) + 1))
 
 
 def by(p: Floats) -> Floats:
-    """As `bh`, times 1 + 1/2 + ... + 1/m; however the tests depend on one another. Benjamini and Yekutieli 2001."""
-    places = np.arange(1, len(p) + 1)
-    return _up(p, len(p) / places * (1 / places).sum())
+    """Adjust as `bh`, times 1 + 1/2 + ... + 1/m, which allows any dependence between tests.
+
+    Source: Benjamini and Yekutieli 2001.
+    """
+    ranks = np.arange(1, len(p) + 1)
+    return _up(p, len(p) / ranks * (1 / ranks).sum())
 
 
-#: Name -> correction.
+#: Name -> function that adjusts p-values.
 CORRECTIONS: dict[str, Callable[[Floats], Floats]] = {
     "none": none,
     "bonferroni": bonferroni,
@@ -59,7 +65,7 @@ CORRECTIONS: dict[str, Callable[[Floats], Floats]] = {
 }
 
 
-#: Name -> what it is called in tables and reports.
+#: Name -> title in tables and reports.
 TITLES = {
     "none": "none",
     "bonferroni": "Bonferroni",
@@ -70,22 +76,23 @@ TITLES = {
 }
 
 
-def least_wanted(name: str, alpha: float, pairs: int) -> float:
-    """How small the least p-value must be able to get, if a correction is to find anything among so many pairs.
+def required_p_value(name: str, alpha: float, pairs: int) -> float:
+    """Return the smallest p-value that a test must be able to give for any pair to be significant after correction.
 
-    The step-up procedures of Hochberg and of Benjamini and Hochberg reject all pairs where all p-values are at most
-    alpha, so a test that can reach alpha is not hopeless there.
+    The step-up procedures of Hochberg and of Benjamini and Hochberg reject all pairs if all p-values are at most alpha,
+    so there a test only needs to reach alpha.
     """
     if name in ("bonferroni", "holm"):
         return alpha / pairs
+    # by divides by the harmonic number; the other step-up procedures only need alpha
     return alpha / float((1 / np.arange(1, pairs + 1)).sum()) if name == "by" else alpha
 
 
 def correct(p: Floats, name: str) -> Floats:
-    """Adjust (pairs,) p-values.
+    """Adjust (pairs,) p-values by the named correction.
 
     Raises:
-        UnknownNameError: No such correction.
+        UnknownNameError: The correction does not exist.
     """
     if name not in CORRECTIONS:
         raise UnknownNameError("correction", name, CORRECTIONS)
@@ -93,16 +100,20 @@ def correct(p: Floats, name: str) -> Floats:
 
 
 def _down(p: Floats, factors: npt.NDArray[Any]) -> Floats:
+    """Return the running maximum of p_(i) times its factor, from the smallest p-value up, in the original order."""
     order = np.argsort(p, kind="stable")
     return _placed(np.maximum.accumulate(p[order] * factors), order)
 
 
 def _up(p: Floats, factors: npt.NDArray[Any]) -> Floats:
+    """Return the running minimum of p_(i) times its factor, from the largest p-value down, in the original order."""
     order = np.argsort(p, kind="stable")
     return _placed(np.minimum.accumulate((p[order] * factors)[::-1])[::-1], order)
 
 
 def _placed(adjusted: Floats, order: npt.NDArray[np.intp]) -> Floats:
+    """Return sorted values in the original order, clipped to 1."""
+    # inverse of the sorting permutation
     back = np.empty_like(adjusted)
     back[order] = np.minimum(1.0, adjusted)
     return back

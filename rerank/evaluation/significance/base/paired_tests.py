@@ -1,8 +1,8 @@
-"""Tests on paired differences, one a topic, and the correction for making many of them.
+"""Significance tests of one pair of systems, as functions of its per-topic differences.
 
-Pure functions of numbers; knows nothing of runs or measures. No p-value is 0 or NaN: where the data leave nothing to
-test (all differences 0, or one topic), p is 1, and what underflows is `SMALLEST`. Differences that are all the same
-are no sample that t could judge (`is_constant`): its p is then a limit, not evidence.
+No p-value is 0 or NaN: if there is nothing to test (all differences are 0, or there is one topic), p is 1, and values
+that underflow become `SMALLEST`. Differences that are all equal have no estimable variance (`is_constant`); the
+p-value of the t-test is then a limit, not evidence.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import numpy.typing as npt
 from rerank.evaluation.significance.base import SMALLEST
 from rerank.evaluation.significance.base.corrections import correct
 
-#: Up to so many non-zero differences the Wilcoxon test is exact, above it uses the normal approximation.
+#: Largest number of non-zero differences for which the Wilcoxon test is exact instead of a normal approximation.
 EXACT_UP_TO = 25
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of a mean by Student's t.
+    """Return the confidence interval of a mean by Student's t.
 
     Args:
         values: At least two numbers.
-        confidence: The level, between 0 and 1.
+        confidence: Confidence level, between 0 and 1.
 
     Returns:
         The lower and the upper end.
@@ -39,10 +39,10 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[fl
 
 
 def paired_t(differences: Sequence[float]) -> float:
-    """Two-sided p-value of the paired t-test.
+    """Return the two-sided p-value of the paired t-test.
 
-    Differences that are all the same and not 0 have no spread: t grows without bound, and p is `SMALLEST`, however
-    few they are. Ask `is_constant` before believing it.
+    Differences that are all equal and not 0 have no variance: t is unbounded and p is `SMALLEST`, however few they are.
+    Check `is_constant` first.
     """
     from scipy.stats import t
 
@@ -55,16 +55,16 @@ def paired_t(differences: Sequence[float]) -> float:
 
 
 def is_constant(differences: Sequence[float]) -> bool:
-    """Whether all differences are the same, so that their spread, which the t-test needs, cannot be estimated."""
+    """Return whether all differences are equal, so that the variance needed by the t-test cannot be estimated."""
     return min(differences) == max(differences)
 
 
 def signed_rank(differences: Sequence[float]) -> float:
-    """Two-sided p-value of Wilcoxon's signed-rank test.
+    """Return the two-sided p-value of Wilcoxon's signed-rank test.
 
     Zero differences are dropped (Wilcoxon's own rule); equal sizes share their mean rank. With at most `EXACT_UP_TO`
-    differences the p-value is exact, ties included, as the approximation calls too much significant there. With more
-    it is the normal approximation, corrected for ties and without a continuity correction.
+    differences the p-value is exact, ties included, because the approximation is too liberal there. With more, it is
+    the normal approximation, corrected for ties and without continuity correction.
     """
     from scipy import stats
 
@@ -73,40 +73,46 @@ def signed_rank(differences: Sequence[float]) -> float:
         return 1.0
     if len(nonzero) > EXACT_UP_TO:
         return _bounded(float(stats.wilcoxon(nonzero, zero_method="wilcox", method="approx").pvalue))
+    # mid-ranks are multiples of 1/2, so doubling makes them integers
     doubled = [round(2 * rank) for rank in stats.rankdata([abs(d) for d in nonzero])]
     return exact_signed_rank(sorted(doubled), sum(r for r, d in zip(doubled, nonzero, strict=True) if d > 0))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment of a list, see `rerank.evaluation.significance.correct`."""
+    """Return Holm's adjustment of a list of p-values."""
     return [float(p) for p in correct(np.asarray(p_values, dtype=np.float64), "holm")]
 
 
 def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """The mean and its standard error."""
+    """Return the mean and its standard error."""
     count = len(values)
     mean = math.fsum(values) / count
-    if is_constant(values):  # rounding of the mean must not pass for spread
+    if is_constant(values):  # rounding in the mean must not look like variance
         return values[0], 0.0
     return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (count - 1) / count)
 
 
 def exact_signed_rank(ranks: Sequence[int], observed: int) -> float:
-    """Two-sided p of a sum of positive ranks, when each sign is a fair coin.
+    """Return the exact two-sided p-value of a sum of positive ranks under random signs.
 
     Args:
-        ranks: Twice the mid-ranks, so that they are whole, ascending.
-        observed: The sum of those whose difference is positive.
+        ranks: Twice the mid-ranks, which makes them integers, in ascending order.
+        observed: Sum of the (doubled) ranks of positive differences.
     """
+    # the distribution of the sum is symmetric: p = 2 P(W <= min(W+, W-))
     smaller = min(observed, sum(ranks) - observed)
     return _bounded(2 * int(_choices(tuple(ranks))[smaller]) / 2 ** len(ranks))
 
 
 @lru_cache(maxsize=1 << 14)
 def _choices(ranks: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    """How many choices of signs give a sum of at most 0, 1, ... sum(ranks). Without ties it is one table a length."""
+    """Return the number of sign patterns with a sum of at most 0, 1, ..., sum(ranks).
+
+    Without ties, the table depends on the number of ranks only, so caching helps.
+    """
     ways = np.zeros(sum(ranks) + 1, dtype=np.int64)
     ways[0], reach = 1, 0
+    # dynamic programming: ways[s] = number of subsets of the ranks so far with sum s
     for rank in ranks:
         ways[rank : reach + rank + 1] += ways[: reach + 1].copy()
         reach += rank

@@ -1,4 +1,4 @@
-"""AdaLoRA."""
+"""The adapter AdaLoRA: low-rank updates in SVD form whose ranks are reallocated during training."""
 
 from __future__ import annotations
 
@@ -8,31 +8,32 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rerank.errors import UsageError
-from rerank.finetune.adapters.base.peft_methods import PeftMethod
-from rerank.finetune.adapters.base.targets import LinearTargets, at_least, share
-from rerank.finetune.parts import Calibrate
+from rerank.finetune.adapters.base.peft_methods import PeftAdapter
+from rerank.finetune.adapters.base.targets import LinearTargets, require_at_least, require_fraction
+from rerank.finetune.components import CalibrationBatches
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adalora(LinearTargets, PeftMethod):
-    """W + alpha / init_r P diag(e) Q, whose least important terms are taken away in training; `peft.AdaLoraConfig`.
+class Adalora(LinearTargets, PeftAdapter):
+    """W + alpha / init_r P diag(e) Q, whose least important terms are pruned during training; `peft.AdaLoraConfig`.
 
-    Importance is a running mean of |weight times gradient|, over all matrices at once, so that ranks differ by matrix
-    in the end. That needs `callbacks`; without them every matrix keeps its ``init_r`` terms. Saved as a plain LoRA of
-    rank ``init_r``, with e in the second factor and zeros for what was taken away. The paper's penalty that keeps P and
-    Q orthogonal is left out: peft adds it where the model computes the loss from ``labels``, which the losses here do
-    not use.
+    The importance of a term is a running mean of |weight times gradient| (section 3.2 of the paper). It is compared
+    across all matrices, so that ranks differ between matrices at the end. Pruning needs `callbacks`; without them,
+    every matrix keeps its ``init_r`` terms. The adapter is saved as a plain LoRA of rank ``init_r``: e is multiplied
+    into the second factor, and pruned terms are zero. The penalty of the paper that keeps P and Q orthogonal (equation
+    4) is not applied: peft adds it only where the model computes the loss from ``labels``, which the losses of this
+    package do not use.
 
-    The nearest to be had to TriAdaptLoRA, which lets ranks grow instead.
+    AdaLoRA is the closest available method to TriAdaptLoRA, which increases ranks instead.
 
     Attributes:
-        r: Mean rank in the end.
+        r: Mean rank at the end of training.
         init_r: Rank at the start; None for 1.5 r, as in the paper.
-        alpha: What the product is multiplied by, times ``init_r``.
-        dropout: Share of the inputs to Q that is dropped in training.
-        tinit: Share of the steps before anything is taken away. Paper and peft count the steps themselves.
-        tfinal: Share of the steps, at the end, in which ranks are final.
-        delta_t: Ranks change every so many steps between.
+        alpha: Numerator of the scaling factor alpha / init_r.
+        dropout: Dropout probability of the inputs to Q.
+        tinit: Fraction of the optimizer steps before pruning starts. The paper and peft give a number of steps.
+        tfinal: Fraction of the optimizer steps at the end in which ranks are fixed.
+        delta_t: Number of optimizer steps between two changes of the ranks.
     """
 
     r: int = 16
@@ -44,64 +45,68 @@ class Adalora(LinearTargets, PeftMethod):
     delta_t: int = 10
 
     paper: ClassVar[str] = "Zhang et al., ICLR 2023, arXiv 2303.10512 (AdaLoRA)"
-    summary: ClassVar[str] = "LoRA that moves rank to the matrices that need it while it trains"
+    summary: ClassVar[str] = "LoRA that reallocates rank between matrices during training"
     vllm: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Check the options."""
+        """Check the options.
+
+        Raises:
+            UsageError: An option is out of its range, or tinit + tfinal leaves no steps for pruning.
+        """
         super().__post_init__()
         for option, value in (("r", self.r), ("alpha", self.alpha), ("delta_t", self.delta_t)):
-            at_least(option, value, 1)
-        at_least("init_r", self.begins, self.r)
-        for option, part in (("dropout", self.dropout), ("tinit", self.tinit), ("tfinal", self.tfinal)):
-            share(option, part)
+            require_at_least(option, value, 1)
+        require_at_least("init_r", self.initial_rank, self.r)
+        for option, fraction in (("dropout", self.dropout), ("tinit", self.tinit), ("tfinal", self.tfinal)):
+            require_fraction(option, fraction)
         if self.tinit + self.tfinal >= 1:
             raise UsageError(
-                f"tinit={self.tinit} and tfinal={self.tfinal} leave no steps to take terms away in",
+                f"tinit={self.tinit} and tfinal={self.tfinal} leave no optimizer steps for pruning",
                 expected="a sum below 1",
             )
 
     @property
-    def begins(self) -> int:
-        """The rank at the start."""
+    def initial_rank(self) -> int:
+        """Rank of every matrix at the start."""
         return self.r * 3 // 2 if self.init_r is None else self.init_r
 
     def config(self, model: Any, seed: int) -> Any:
-        """See `PeftMethod`."""
+        """Return peft's configuration of AdaLoRA for the model."""
         from peft import AdaLoraConfig
 
         return AdaLoraConfig(
-            init_r=self.begins,
+            init_r=self.initial_rank,
             target_r=self.r,
             lora_alpha=self.alpha,
             lora_dropout=self.dropout,
             deltaT=self.delta_t,
-            total_step=1,  # peft wants a number; the real one is known when training begins
-            target_modules=self.names(model),
+            total_step=1,  # peft requires a number; the real one is known when training begins
+            target_modules=self.module_names(model),
             task_type="CAUSAL_LM",
         )
 
-    def attach(self, model: Any, calibrate: Calibrate, *, seed: int) -> Any:
-        """See `Adapter`; what importance is measured by becomes part of the model's state."""
-        from rerank.finetune.adapters.adalora.budget import remember
+    def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
+        """Return the model with AdaLoRA layers and buffers for the importance of their terms."""
+        from rerank.finetune.adapters.adalora.rank_allocation import register_importance_buffers
 
         wrapped = super().attach(model, calibrate, seed=seed)
-        remember(wrapped)
+        register_importance_buffers(wrapped)
         return wrapped
 
     def callbacks(self, model: Any) -> list[Any]:
-        """See `SupportsCallbacks`."""
-        from rerank.finetune.adapters.adalora.budget import Budget
+        """Return the callback that prunes terms between optimizer steps."""
+        from rerank.finetune.adapters.adalora.rank_allocation import RankAllocationCallback
 
-        return [Budget(model, tinit=self.tinit, tfinal=self.tfinal)]
+        return [RankAllocationCallback(model, tinit=self.tinit, tfinal=self.tfinal)]
 
     def save(self, model: Any, folder: Path) -> None:
-        """See `Adapter`."""
-        from rerank.finetune.adapters.adalora.budget import folded
+        """Write a plain LoRA of rank ``init_r``, with e multiplied into the second factor."""
+        from rerank.finetune.adapters.adalora.rank_allocation import fold_factors
         from rerank.finetune.adapters.base import peft_files
 
-        peft_files.save_factors(model, folded(model), folder)
+        peft_files.save_factors(model, fold_factors(model), folder)
 
-    def trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """A matrix: init_r (rows + columns + 1); what is taken away is set to 0 and still counts."""
-        return sum(self.begins * (rows + columns + 1) for rows, columns in shapes)
+    def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """Return the sum of init_r (rows + columns + 1) over the matrices; pruned terms are 0 and count as well."""
+        return sum(self.initial_rank * (rows + columns + 1) for rows, columns in shapes)

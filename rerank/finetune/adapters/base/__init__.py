@@ -1,4 +1,4 @@
-"""What an adapter is: it readies a model for training, and writes what came of it in a form that others load."""
+"""The adapter protocol: prepare a model for training, and save the trained parameters in a common format."""
 
 from __future__ import annotations
 
@@ -6,69 +6,73 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from rerank.finetune.parts import Calibrate, Part, Shape
+from rerank.finetune.components import CalibrationBatches, ParameterKind, TrainingComponent
 
 
-class Adapter(Part, Protocol):
-    """A way of training a model. Its fields are its options; `LinearTargets` holds those that most have."""
+class Adapter(TrainingComponent, Protocol):
+    """Method that decides which parameters are trained.
 
-    #: What trains, for optimizers and layer sampling, which fit some shapes only.
-    shape: ClassVar[Shape]
-    #: Whether the model computes the same before and after `attach`, up to rounding.
+    Dataclass fields are its options; `LinearTargets` contains those that most adapters have.
+    """
+
+    #: Kind of the trained parameters, since optimizers and layer sampling support only some kinds.
+    shape: ClassVar[ParameterKind]
+    #: True if `attach` does not change the outputs of the model, up to rounding.
     identity: ClassVar[bool]
-    #: Whether `attach` changes weights of the base model, so that a checkpoint has to keep them.
+    #: True if `attach` changes weights of the base model, so that a checkpoint has to store them.
     moves_base: ClassVar[bool]
-    #: Whether what was trained can be added to the base model's weights (`merge_and_unload` of peft).
+    #: True if the trained parameters can be merged into the base weights (`merge_and_unload` of peft).
     merges: ClassVar[bool]
-    #: Whether `save` writes an adapter, for `peft.PeftModel.from_pretrained`, or a whole model, for
+    #: Output of `save`: an adapter for `peft.PeftModel.from_pretrained`, or a whole model for
     #: `transformers.AutoModelForCausalLM.from_pretrained`.
     saves: ClassVar[Literal["adapter", "model"]]
-    #: Whether what `save` writes loads in vLLM as a LoRA.
+    #: True if vLLM loads the saved adapter as a LoRA.
     vllm: ClassVar[bool]
-    #: ``cuda`` where it does not run without; else empty.
+    #: Required device: ``cuda``, or empty if it runs everywhere.
     needs: ClassVar[str]
 
-    def attach(self, model: Any, calibrate: Calibrate, *, seed: int) -> Any:
-        """Return the model to train: a `peft.PeftModel`, or ``model`` itself where its own weights train.
+    def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
+        """Return the model to train: a `peft.PeftModel`, or ``model`` itself if its own weights are trained.
 
-        What is to train asks for gradients afterwards, and nothing else does. The same model, data and seed give the
-        same result to the bit.
+        Afterwards exactly the trainable parameters have ``requires_grad``. The result is bit-identical for the same
+        model, data and seed.
 
         Args:
             model: A causal language model of transformers, in evaluation mode.
-            calibrate: Batches, for adapters that begin from gradients.
-            seed: For whatever is drawn; torch's own generator may be seeded with it.
+            calibrate: Calibration batches, for adapters whose initialisation depends on gradients.
+            seed: Random seed; the global generator of torch may be seeded with it.
 
         Raises:
             UsageError: The options do not fit the model.
-            MissingPrerequisiteError: Something that it needs is not here, such as CUDA.
+            MissingPrerequisiteError: A prerequisite is missing, such as CUDA.
         """
 
     def save(self, model: Any, folder: Path) -> None:
-        """Write what was trained so that `peft.PeftModel.from_pretrained` loads it onto the untouched base model.
+        """Write the trained parameters so that `peft.PeftModel.from_pretrained` loads them onto the base model.
 
-        ``adapter_config.json`` and ``adapter_model.safetensors``; a whole model where `saves` says so.
+        The base model is the unmodified one. The files are ``adapter_config.json`` and ``adapter_model.safetensors``,
+        or those of a whole model where `saves` says so.
 
         Args:
-            model: What `attach` returned, trained. It may be trained on afterwards: nothing in it changes.
+            model: The trained model that `attach` returned. It is not modified, so that training can continue.
             folder: An existing folder.
         """
 
     def shapes(self, model: Any) -> list[tuple[int, int]]:
-        """(rows, columns) of what it would train in an untouched model, as `trainable` asks for them."""
+        """Return the shape (rows, columns) of each matrix that would be trained, as input of `count_trainable`."""
 
-    def trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """How many numbers train, by the published formula.
+    def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """Return the number of trainable parameters according to the published formula.
 
         Args:
-            shapes: (rows, columns) of the weight of every matrix that is adapted; all parameters' for full training,
-                vectors as (1, size).
+            shapes: Shape (rows, columns) of the weight of every adapted matrix. For full training: of all parameters,
+                with vectors as (1, size).
         """
 
 
 @runtime_checkable
 class SupportsCallbacks(Protocol):
-    """An adapter that has something to do between steps."""
+    """An adapter that has to act between optimizer steps."""
 
     def callbacks(self, model: Any) -> list[Any]:
-        """Callbacks of transformers' trainer for a model that `attach` returned."""
+        """Return trainer callbacks of transformers for a model that `attach` returned."""

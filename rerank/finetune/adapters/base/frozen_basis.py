@@ -1,4 +1,4 @@
-"""What the methods that train between fixed bases share. Knows where the parts go, not how bases are found."""
+"""Base class of adapters that train a small matrix between two frozen bases, such as LoRA-XS."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from rerank.finetune.adapters.base.targets import LinearTargets, at_least, fits, share
-from rerank.finetune.parts import Calibrate, Shape
+from rerank.finetune.adapters.base.targets import LinearTargets, require_at_least, require_fraction, require_ranks_fit
+from rerank.finetune.components import CalibrationBatches, ParameterKind
 
 if TYPE_CHECKING:
     import torch
 
-#: Module name and weight (rows, columns) in float32 -> what stands for A and for B.
-Maker = Callable[[str, "torch.Tensor"], tuple["torch.nn.Module", "torch.nn.Module"]]
+#: Function of module name and weight (rows, columns) in float32 that returns the modules for A and B.
+FactorBuilder = Callable[[str, "torch.Tensor"], tuple["torch.nn.Module", "torch.nn.Module"]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenBasis(LinearTargets, ABC):
-    """B R A with fixed B and A, which `parts` finds for each matrix; saved as a plain LoRA.
+    """Update B R A with frozen B and A, which `factor_modules` computes for each matrix; saved as a plain LoRA.
 
     Attributes:
-        r: How many directions the bases have.
-        dropout: Share of the inputs to A that is dropped in training.
+        r: Number of basis vectors.
+        dropout: Dropout probability of the inputs to A.
     """
 
     r: int = 16
     dropout: float = 0.0
 
-    shape: ClassVar[Shape] = "other"
+    shape: ClassVar[ParameterKind] = "other"
     identity: ClassVar[bool] = True
     moves_base: ClassVar[bool] = False
     merges: ClassVar[bool] = True
@@ -41,53 +41,55 @@ class FrozenBasis(LinearTargets, ABC):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        at_least("r", self.r, 1)
-        share("dropout", self.dropout)
+        require_at_least("r", self.r, 1)
+        require_fraction("dropout", self.dropout)
 
-    def attach(self, model: Any, calibrate: Calibrate, *, seed: int) -> Any:
-        """See `Adapter`.
+    def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
+        """Return the model with a LoRA layer per matrix whose factors are the modules of `factor_builder`.
 
         Raises:
-            UsageError: A matrix has fewer directions than are asked for.
+            UsageError: A matrix has fewer singular directions than ``r``.
         """
         import torch
 
         from rerank.finetune.adapters.base import peft_files
 
         ranks = self.ranks(model)
-        made = self.maker(model, list(ranks), calibrate)
+        build_factors = self.factor_builder(model, list(ranks), calibrate)
         alphas = {name: float(rank) for name, rank in ranks.items()}
-        wrapped = peft_files.wrap(model, peft_files.lora_config(ranks, alphas, lora_dropout=self.dropout), seed=seed)
-        torch.manual_seed(seed)
-        for name, layer in peft_files.lora_layers(wrapped):
+        wrapped = peft_files.wrap_model(
+            model, peft_files.make_lora_config(ranks, alphas, lora_dropout=self.dropout), seed=seed
+        )
+        torch.manual_seed(seed)  # some bases are drawn at random
+        for name, layer in peft_files.iter_lora_layers(wrapped):
             weight = layer.get_base_layer().weight.detach()
-            layer.lora_A[peft_files.ADAPTER], layer.lora_B[peft_files.ADAPTER] = made(name, weight.float())
+            layer.lora_A[peft_files.ADAPTER], layer.lora_B[peft_files.ADAPTER] = build_factors(name, weight.float())
         return wrapped.train(model.training)
 
     def save(self, model: Any, folder: Path) -> None:
-        """See `Adapter`."""
+        """Write a plain LoRA with the current factors."""
         from rerank.finetune.adapters.base import peft_files
 
-        peft_files.save_factors(model, peft_files.factors(model), folder)
+        peft_files.save_factors(model, peft_files.read_factors(model), folder)
 
     def ranks(self, model: Any) -> dict[str, int]:
-        """Module name -> the rank of the LoRA that is saved.
+        """Return the rank of the saved LoRA per module name.
 
         Raises:
-            UsageError: A matrix has fewer directions than are asked for.
+            UsageError: A matrix has fewer singular directions than ``r``.
         """
-        ranks = dict.fromkeys(self.names(model), self.r)
-        fits("r", ranks, self.shapes(model))
+        ranks = dict.fromkeys(self.module_names(model), self.r)
+        require_ranks_fit("r", ranks, self.shapes(model))
         return ranks
 
-    def maker(self, model: Any, names: Sequence[str], calibrate: Calibrate) -> Maker:
-        """What gives the parts of each matrix, once it has looked at the untouched model."""
-        return lambda name, weight: self.parts(weight)
+    def factor_builder(self, model: Any, names: Sequence[str], calibrate: CalibrationBatches) -> FactorBuilder:
+        """Return the function that builds both factors of a matrix from its name and weight."""
+        return lambda name, weight: self.factor_modules(weight)
 
     @abstractmethod
-    def parts(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
-        """What stands for A and for B, from the matrix (rows, columns) that gives the bases, in float32."""
+    def factor_modules(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
+        """Return the modules that replace A and B for a matrix of shape (rows, columns) in float32."""
 
     @abstractmethod
-    def trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """See `Adapter`."""
+    def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """Return the number of trainable parameters according to the published formula."""

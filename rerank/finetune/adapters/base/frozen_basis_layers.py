@@ -1,9 +1,8 @@
-"""Factors whose bases are fixed and between which little trains. Knows torch and where peft keeps factors.
+"""Modules that replace the factors A and B of a peft LoRA layer: frozen bases with few trainable parameters.
 
-`Down` and `Up` and their like stand where a LoRA layer of peft has its linear maps A and B. Bases are buffers, so that
-nothing that turns gradients on for "the adapter" reaches them, and ``weight`` is the factor that a plain LoRA would
-have, so that merging and saving need to know nothing of this. Memory: a basis is as large as a factor of LoRA; what
-shrinks is gradients and optimizer state.
+Bases are buffers, so that code that enables gradients for "the adapter" does not reach them. Each module has a property
+``weight``, the factor of the equivalent plain LoRA, so that merging and saving need no special case. A basis takes as
+much memory as a LoRA factor; gradients and optimizer state are what becomes smaller.
 """
 
 from __future__ import annotations
@@ -15,34 +14,34 @@ from torch.nn import functional
 Tensor = torch.Tensor
 
 
-class Up(nn.Module):
-    """y = B h, with B (rows, r) fixed."""
+class UpProjection(nn.Module):
+    """y = B h with a frozen basis B of shape (rows, r)."""
 
     basis: Tensor
 
     def __init__(self, basis: Tensor) -> None:
-        """Keep the basis, in float32, whatever the model is in."""
+        """Register the basis in float32, whatever the data type of the model."""
         super().__init__()
         self.register_buffer("basis", basis.detach().float().contiguous())
 
     @property
     def weight(self) -> Tensor:
-        """(rows, r) the factor."""
+        """Factor B, shape (rows, r)."""
         return self.basis
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(..., r) -> (..., rows)."""
+        """Map (..., r) to (..., rows)."""
         return functional.linear(inputs, self.basis)
 
 
-class Down(nn.Module):
-    """h = (R - R0) A x, with A (r, columns) fixed and R trained, (r, r) or the diagonal (r,) alone."""
+class DownProjection(nn.Module):
+    """h = (R - R0) A x with a frozen basis A of shape (r, columns); R is trained, as (r, r) or as a diagonal (r,)."""
 
     basis: Tensor
     start: Tensor
 
     def __init__(self, basis: Tensor, core: Tensor, start: Tensor) -> None:
-        """Keep the basis and R0 (``start``), and train ``core`` as R."""
+        """Register the basis A and R0 (``start``), and make R (``core``) trainable."""
         super().__init__()
         self.register_buffer("basis", basis.detach().float().contiguous())
         self.register_buffer("start", start.detach().float().clone())
@@ -50,29 +49,29 @@ class Down(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """(r, columns) the factor."""
-        learnt = self.core - self.start
-        return learnt[:, None] * self.basis if learnt.ndim == 1 else learnt @ self.basis
+        """Factor (R - R0) A, shape (r, columns)."""
+        learnt_core = self.core - self.start
+        return learnt_core[:, None] * self.basis if learnt_core.ndim == 1 else learnt_core @ self.basis
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(..., columns) -> (..., r)."""
-        learnt = self.core - self.start
-        seen = functional.linear(inputs, self.basis)
-        return seen * learnt if learnt.ndim == 1 else functional.linear(seen, learnt)
+        """Map (..., columns) to (..., r)."""
+        learnt_core = self.core - self.start
+        projected = functional.linear(inputs, self.basis)  # (..., r)
+        return projected * learnt_core if learnt_core.ndim == 1 else functional.linear(projected, learnt_core)
 
 
-class SpectrumDown(nn.Module):
-    """h = [((a - 1) s + b) V1' x; Y V2' x] for the singular directions V = [V1 V2] of a matrix.
+class SpectralDownProjection(nn.Module):
+    """h = [((a - 1) s + b) V1' x; Y V2' x] for the right singular vectors V = [V1 V2] of a matrix.
 
-    ``gain`` a and ``shift`` b (r,) scale and move the r largest singular values s; ``mix`` Y (d, rest) mixes the
-    others.
+    ``gain`` a and ``shift`` b, both of shape (r,), scale and shift the r largest singular values s. ``mix`` Y, of shape
+    (d, k - r), combines the other directions.
     """
 
     basis: Tensor
     values: Tensor
 
     def __init__(self, directions: Tensor, values: Tensor, d: int) -> None:
-        """Take V' (k, columns) and the r largest singular values."""
+        """Register V' of shape (k, columns) and the r largest singular values; the start is a = 1, b = 0, Y = 0."""
         super().__init__()
         self.register_buffer("basis", directions.detach().float().contiguous())
         self.register_buffer("values", values.detach().float().clone())
@@ -82,40 +81,42 @@ class SpectrumDown(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """(r + d, columns) the factor."""
+        """Factor A, shape (r + d, columns)."""
         r = len(self.values)
-        return torch.cat([self._learnt()[:, None] * self.basis[:r], self.mix @ self.basis[r:]])
+        return torch.cat([self._value_changes()[:, None] * self.basis[:r], self.mix @ self.basis[r:]])
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(..., columns) -> (..., r + d)."""
+        """Map (..., columns) to (..., r + d)."""
         r = len(self.values)
-        seen = functional.linear(inputs, self.basis)
-        return torch.cat([seen[..., :r] * self._learnt(), functional.linear(seen[..., r:], self.mix)], dim=-1)
+        projected = functional.linear(inputs, self.basis)  # (..., k): coordinates in all singular directions
+        mixed = functional.linear(projected[..., r:], self.mix)  # (..., d)
+        return torch.cat([projected[..., :r] * self._value_changes(), mixed], dim=-1)
 
-    def _learnt(self) -> Tensor:
+    def _value_changes(self) -> Tensor:
+        # (r,): (a s + b) - s, the difference from the original singular values.
         return (self.gain - 1) * self.values + self.shift
 
 
-class SpectrumUp(nn.Module):
-    """y = U1 h1 + U2 X h2 for the singular directions U = [U1 U2] of a matrix; ``mix`` X (rest, d) trains."""
+class SpectralUpProjection(nn.Module):
+    """y = U1 h1 + U2 X h2 for the left singular vectors U = [U1 U2]; ``mix`` X of shape (k - r, d) is trained."""
 
     basis: Tensor
 
     def __init__(self, directions: Tensor, r: int, d: int) -> None:
-        """Take U (rows, k); X is drawn from torch's generator, as LoRA's A is."""
+        """Register U of shape (rows, k); X is drawn from torch's global generator, as A is in LoRA."""
         super().__init__()
         self.register_buffer("basis", directions.detach().float().contiguous())
         self.r = r
-        drawn = torch.empty(d, directions.shape[1] - r)  # drawn on the CPU, where a seed gives the same everywhere
-        nn.init.kaiming_uniform_(drawn, a=5**0.5)
-        self.mix = nn.Parameter(drawn.T.contiguous().to(self.basis.device))
+        initial = torch.empty(d, directions.shape[1] - r)  # on the CPU, where a seed gives the same values everywhere
+        nn.init.kaiming_uniform_(initial, a=5**0.5)
+        self.mix = nn.Parameter(initial.T.contiguous().to(self.basis.device))
 
     @property
     def weight(self) -> Tensor:
-        """(rows, r + d) the factor."""
+        """Factor B, shape (rows, r + d)."""
         return torch.cat([self.basis[:, : self.r], self.basis[:, self.r :] @ self.mix], dim=1)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(..., r + d) -> (..., rows)."""
+        """Map (..., r + d) to (..., rows)."""
         mixed = functional.linear(inputs[..., self.r :], self.mix)
         return functional.linear(torch.cat([inputs[..., : self.r], mixed], dim=-1), self.basis)

@@ -1,4 +1,4 @@
-"""The gradients of a model's matrices under the training's own loss, for what looks before it trains."""
+"""Gradients of weight matrices under the training loss, for adapters whose initialisation depends on them."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 import torch
 
 from rerank.errors import BackendError, UsageError
-from rerank.finetune.parts import Calibrate
+from rerank.finetune.components import CalibrationBatches
 
 
-def gradients(model: Any, names: Sequence[str], calibrate: Calibrate) -> dict[str, torch.Tensor]:
-    """Module name -> (rows, columns) the gradient of the mean loss with respect to its weight, in float32.
+def compute_gradients(model: Any, names: Sequence[str], calibrate: CalibrationBatches) -> dict[str, torch.Tensor]:
+    """Return the gradient of the mean loss for the weight of each module, float32 of shape (rows, columns).
 
-    It is 0 for a weight that takes no part in the loss, as behind the attention of the last layer that a loss on
-    attention watches. The model is as before afterwards. It holds a gradient for each of these weights meanwhile, in
-    their number type.
+    A gradient is 0 if the loss does not depend on the weight, as for layers above the last attention layer that an
+    attention loss reads. The model is unchanged afterwards. During the call it holds one gradient per weight, in the
+    weight's data type.
 
     Raises:
-        UsageError: A weight is packed, so it has no gradient.
-        BackendError: None of the weights takes part in the loss, or a gradient is not finite.
+        UsageError: A weight is quantised and therefore has no gradient.
+        BackendError: The loss depends on none of the weights, or a gradient is not finite.
     """
     weights = {name: model.get_submodule(name).weight for name in names}
     for name, weight in weights.items():
@@ -29,9 +29,9 @@ def gradients(model: Any, names: Sequence[str], calibrate: Calibrate) -> dict[st
                 f"{name} is quantised ({weight.dtype}) and has no gradient",
                 remedy="Load the model in 16 or 32 bits",
             )
-    asked = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     try:
-        for parameter, _, _ in asked:
+        for parameter, _, _ in before:
             parameter.requires_grad_(False)
             parameter.grad = None
         for weight in weights.values():
@@ -42,12 +42,12 @@ def gradients(model: Any, names: Sequence[str], calibrate: Calibrate) -> dict[st
             raise BackendError(
                 f"The loss depends on none of the {len(names)} matrices, such as {names[0]}",
                 expected="targets that the loss depends on",
-                remedy="Name others in targets, or let the loss look at higher layers",
+                remedy="Choose other targets, or let the loss read higher layers",
             )
         return {name: _gradient(name, weight) for name, weight in weights.items()}
     finally:
-        for parameter, wanted, gradient in asked:
-            parameter.requires_grad_(wanted)
+        for parameter, requires_grad, gradient in before:
+            parameter.requires_grad_(requires_grad)
             parameter.grad = gradient
 
 

@@ -1,7 +1,4 @@
-"""What adapters share of peft: wrapping a model, reading factors, and writing the two files of an adapter.
-
-Knows peft's layers and files, and no method.
-"""
+"""Functions on peft models that adapters share: wrapping a model, reading LoRA factors, writing adapter files."""
 
 from __future__ import annotations
 
@@ -17,122 +14,125 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 
-#: The name that peft gives to the only adapter of a model, and where it puts the model that it wraps.
+#: Name that peft gives to the only adapter of a model.
 ADAPTER = "default"
-_INSIDE = "base_model.model."
+#: Prefix of the base model's parameter names in a `peft.PeftModel`.
+_PREFIX = "base_model.model."
 
-#: Module name -> (B, A): (rows, r) and (r, columns).
+#: Factors (B, A) per module name, of shapes (rows, r) and (r, columns).
 Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 
 
-def wrap(model: Any, config: Any, *, seed: int) -> Any:
-    """A `peft.PeftModel` with one new adapter, which alone trains, in float32; what is drawn comes from the seed.
+def wrap_model(model: Any, config: Any, *, seed: int) -> Any:
+    """Return a `peft.PeftModel` with one new adapter in float32, the only trainable part, initialised from the seed.
 
     Args:
         model: A model of transformers.
         config: A `peft.PeftConfig`.
-        seed: For torch's own generator.
+        seed: Seed of torch's global generator.
     """
     torch.manual_seed(seed)
     with warnings.catch_warnings():
-        # peft asks for an attribute by the name that it had before transformers 5.24.
+        # peft reads an attribute under the name that it had before transformers 5.24.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         wrapped = get_peft_model(model, config)
-    # peft does so itself, but for what lies outside the layers that it replaces.
+    # peft does this itself, except for parameters outside the layers that it replaces.
     for parameter in wrapped.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    # New modules come in training mode, which would make dropout act in a model that is being evaluated.
+    # New modules are in training mode, in which dropout would be active in a model that is evaluated.
     return wrapped.train(model.training)
 
 
 @contextmanager
-def bases_drawn_again() -> Iterator[None]:
-    """Keep quiet that random bases which are not saved may be drawn otherwise by another version of torch.
+def ignore_projection_warning() -> Iterator[None]:
+    """Suppress peft's warning that another version of torch may generate different random bases on loading.
 
-    Those who choose this write it into their cards; files that hold the bases are a hundred times as large.
+    The adapters that do not save their bases document this; files with the bases are a hundred times as large.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*save_projection.*")
         yield
 
 
-def lora_config(ranks: Mapping[str, int], alphas: Mapping[str, float], **options: Any) -> Any:
-    """A configuration of LoRA with a rank and an alpha a module; the largest rank stands for the whole.
+def make_lora_config(ranks: Mapping[str, int], alphas: Mapping[str, float], **options: Any) -> Any:
+    """Return a LoRA configuration with a rank and an alpha per module.
 
     Args:
-        ranks: Module name -> rank, above 0.
-        alphas: Module name -> alpha.
+        ranks: Rank per module name, above 0; the largest becomes the default in the configuration.
+        alphas: Alpha per module name.
         **options: Further fields of `peft.LoraConfig`.
     """
-    first = max(ranks, key=ranks.__getitem__)
-    differ = [name for name in ranks if (ranks[name], alphas[name]) != (ranks[first], alphas[first])]
+    largest = max(ranks, key=ranks.__getitem__)
+    default = (ranks[largest], alphas[largest])
+    exceptions = [name for name in ranks if (ranks[name], alphas[name]) != default]
     return LoraConfig(
-        r=ranks[first],
-        lora_alpha=_whole(alphas[first]),
-        rank_pattern={name: ranks[name] for name in differ},
-        alpha_pattern={name: _whole(alphas[name]) for name in differ},
+        r=ranks[largest],
+        lora_alpha=_as_integer(alphas[largest]),
+        rank_pattern={name: ranks[name] for name in exceptions},
+        alpha_pattern={name: _as_integer(alphas[name]) for name in exceptions},
         target_modules=list(ranks),
         task_type="CAUSAL_LM",
         **options,
     )
 
 
-def lora_layers(model: Any) -> Iterator[tuple[str, Any]]:
-    """(Module name in the base model, peft's layer) of every adapted matrix."""
+def iter_lora_layers(model: Any) -> Iterator[tuple[str, Any]]:
+    """Yield (module name in the base model, LoRA layer of peft) for every adapted matrix."""
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
-            yield name.removeprefix(_INSIDE), module
+            yield name.removeprefix(_PREFIX), module
 
 
-def factors(model: Any) -> Factors:
-    """The factors of every adapted matrix, as they are now."""
+def read_factors(model: Any) -> Factors:
+    """Return the current factors of every adapted matrix."""
     return {
-        name: (_weight(layer.lora_B[ADAPTER]), _weight(layer.lora_A[ADAPTER])) for name, layer in lora_layers(model)
+        name: (_weight(layer.lora_B[ADAPTER]), _weight(layer.lora_A[ADAPTER]))
+        for name, layer in iter_lora_layers(model)
     }
 
 
-def scaling(model: Any) -> float:
-    """What the products of factors are multiplied by; the same for all matrices here."""
-    return float(next(layer.scaling[ADAPTER] for _, layer in lora_layers(model)))
+def read_scaling(model: Any) -> float:
+    """Return the scaling factor of the products, which is the same for all matrices."""
+    return float(next(layer.scaling[ADAPTER] for _, layer in iter_lora_layers(model)))
 
 
-def save(model: Any, folder: Path) -> None:
-    """Write the adapter as it is."""
-    # Asked whether embeddings changed, peft would look the base model up on the hub.
+def save_adapter(model: Any, folder: Path) -> None:
+    """Write the adapter in its own format."""
+    # To find out whether embeddings changed, peft would look up the base model on the hub.
     tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
     _write(model.peft_config[ADAPTER], model.targeted_module_names, tensors, folder)
 
 
 def save_factors(model: Any, factors: Factors, folder: Path, *, scaling: float = 1.0) -> None:
-    """Write factors as a plain LoRA, whatever they were trained as.
+    """Write factors as a plain LoRA, however they were trained.
 
     Args:
-        model: The wrapped model, which gives the names of what is adapted.
-        factors: For every adapted matrix; ranks may differ.
+        model: The wrapped model, which provides the name of the base model.
+        factors: Factors of every adapted matrix; ranks may differ.
         folder: An existing folder.
-        scaling: What their products are multiplied by.
+        scaling: Scaling factor of the products.
     """
     ranks = {name: a.shape[0] for name, (_, a) in factors.items()}
-    config = lora_config(ranks, {name: scaling * rank for name, rank in ranks.items()})
+    config = make_lora_config(ranks, {name: scaling * rank for name, rank in ranks.items()})
     trained = model.peft_config[ADAPTER]
     config.base_model_name_or_path = trained.base_model_name_or_path or model.get_base_model().name_or_path or None
     tensors = {}
     for name, (b, a) in factors.items():
-        tensors[f"{_INSIDE}{name}.lora_A.weight"] = a
-        tensors[f"{_INSIDE}{name}.lora_B.weight"] = b
+        tensors[f"{_PREFIX}{name}.lora_A.weight"] = a
+        tensors[f"{_PREFIX}{name}.lora_B.weight"] = b
     _write(config, list(factors), tensors, folder)
 
 
 def _write(config: Any, names: Sequence[str], tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
     config = copy.copy(config)
     config.inference_mode = True
-    # In full: peft makes them as short as tells them apart in the model at hand, which may lack the last layers of the
-    # one that the adapter is loaded on.
+    # Full names: peft shortens them to suffixes that are unambiguous in this model, which may lack the last layers of
+    # the model that the adapter will be loaded onto.
     config.target_modules = sorted(names)
-    # Copies, because tensors that share their memory are refused.
-    kept = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    save_file(kept, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    # Copies, because safetensors refuses tensors that share memory.
+    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    save_file(copies, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config.save_pretrained(str(folder))
 
 
@@ -141,6 +141,6 @@ def _weight(module: Any) -> torch.Tensor:
     return weight.detach()
 
 
-def _whole(value: float) -> Any:
-    # peft asks for whole numbers in its types and computes with fractions as well.
+def _as_integer(value: float) -> Any:
+    # peft declares integers but also works with fractions.
     return int(value) if float(value).is_integer() else value

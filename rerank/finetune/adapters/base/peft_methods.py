@@ -1,4 +1,4 @@
-"""Methods that peft trains and saves by itself: a configuration each. Knows no method's name."""
+"""Base classes of adapters that peft trains: each plug-in supplies a configuration."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from rerank.finetune.adapters.base.targets import LowRank
-from rerank.finetune.parts import Calibrate, Shape
+from rerank.finetune.adapters.base.targets import LowRankTargets
+from rerank.finetune.components import CalibrationBatches, ParameterKind
 
 
-class PeftMethod(ABC):
-    """A method of peft that starts as the model is, trains new parameters and loads what it saves."""
+class PeftAdapter(ABC):
+    """Base class of peft methods that start as the identity, train new parameters and load what they save."""
 
-    shape: ClassVar[Shape] = "other"
+    shape: ClassVar[ParameterKind] = "other"
     identity: ClassVar[bool] = True
     moves_base: ClassVar[bool] = False
     merges: ClassVar[bool] = True
@@ -22,78 +22,80 @@ class PeftMethod(ABC):
     vllm: ClassVar[bool] = False
     needs: ClassVar[str] = ""
 
-    def attach(self, model: Any, calibrate: Calibrate, *, seed: int) -> Any:
-        """See `Adapter`."""
+    def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
+        """Return the model wrapped by peft with the configuration of `config`."""
         from rerank.finetune.adapters.base import peft_files
 
-        return peft_files.wrap(model, self.config(model, seed), seed=seed)
+        return peft_files.wrap_model(model, self.config(model, seed), seed=seed)
 
     def save(self, model: Any, folder: Path) -> None:
-        """See `Adapter`."""
+        """Write the adapter in peft's format."""
         from rerank.finetune.adapters.base import peft_files
 
-        peft_files.save(model, folder)
+        peft_files.save_adapter(model, folder)
 
     @abstractmethod
     def config(self, model: Any, seed: int) -> Any:
-        """The `peft.PeftConfig` for an untouched model."""
+        """Return the `peft.PeftConfig` for an unmodified model."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraFamily(LowRank, PeftMethod):
-    """Factors that peft trains as they are; what differs is in `options`."""
+class LoraFamily(LowRankTargets, PeftAdapter):
+    """Base class of LoRA variants that peft trains itself; they differ in `lora_options`."""
 
-    shape: ClassVar[Shape] = "lora"
+    shape: ClassVar[ParameterKind] = "lora"
     vllm: ClassVar[bool] = True
 
     def config(self, model: Any, seed: int) -> Any:
-        """See `PeftMethod`."""
+        """Return the LoRA configuration with the ranks of the targets and the fields of `lora_options`."""
         from rerank.finetune.adapters.base import peft_files
 
         ranks = self.ranks(model)
-        alphas = {name: self.alpha_of(rank) for name, rank in ranks.items()}
-        return peft_files.lora_config(ranks, alphas, lora_dropout=self.dropout, **self.options())
+        alphas = {name: self.alpha_for(rank) for name, rank in ranks.items()}
+        return peft_files.make_lora_config(ranks, alphas, lora_dropout=self.dropout, **self.lora_options())
 
-    def options(self) -> dict[str, Any]:
-        """Fields of `peft.LoraConfig` that make the method."""
+    def lora_options(self) -> dict[str, Any]:
+        """Return the fields of `peft.LoraConfig` that define the variant."""
         return {}
 
-    def alpha_of(self, rank: int) -> float:
-        """The alpha that gives a matrix of this rank the factor that one of rank `r` has."""
+    def alpha_for(self, rank: int) -> float:
+        """Return the alpha that gives a matrix of this rank the same scaling factor as one of rank ``r``."""
         return self.alpha * rank / self.r
 
 
 @dataclass(frozen=True, kw_only=True)
-class MovedStart(LoraFamily):
-    """Factors that begin with a product other than 0, which the base model's weights are reduced by.
+class ResidualBaseLora(LoraFamily):
+    """Base class of LoRA variants that start from a product s B0 A0 other than 0 and subtract it from the base weights.
 
-    The base model W becomes W - s B0 A0, so an adapter (B, A) is of use on that model alone. Saved is what was learnt,
-    s (B A - B0 A0), as one LoRA of twice the rank with factors [B, -B0] and [A; A0], which fits the untouched model.
-    The beginning is kept in buffers ``start_A`` and ``start_B`` of each layer, so that it moves with the model.
+    The base weight W becomes W - s B0 A0, so that an adapter (B, A) would be valid for that modified model only. What
+    is saved is the learnt difference s (B A - B0 A0), as a LoRA of twice the rank with the factors [B, -B0] and [A;
+    A0], which is valid for the unmodified model. The buffers ``start_A`` and ``start_B`` of each layer hold the initial
+    factors, so that they move with the model.
     """
 
     moves_base: ClassVar[bool] = True
 
-    def attach(self, model: Any, calibrate: Calibrate, *, seed: int) -> Any:
-        """See `Adapter`."""
+    def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
+        """Return the model with LoRA layers and a copy of their initial factors."""
         from rerank.finetune.adapters.base import peft_files
 
         wrapped = super().attach(model, calibrate, seed=seed)
-        layers = dict(peft_files.lora_layers(wrapped))
-        for name, (b, a) in peft_files.factors(wrapped).items():
+        layers = dict(peft_files.iter_lora_layers(wrapped))
+        for name, (b, a) in peft_files.read_factors(wrapped).items():
             layers[name].register_buffer("start_B", b.clone())
             layers[name].register_buffer("start_A", a.clone())
         return wrapped
 
     def save(self, model: Any, folder: Path) -> None:
-        """See `Adapter`."""
+        """Write the difference from the initial factors as a LoRA of twice the rank."""
         import torch
 
         from rerank.finetune.adapters.base import peft_files
 
-        layers = dict(peft_files.lora_layers(model))
+        layers = dict(peft_files.iter_lora_layers(model))
+        # B A - B0 A0 = [B, -B0] [A; A0], with factors of shapes (rows, 2 r) and (2 r, columns).
         learnt = {
             name: (torch.cat([b, -layers[name].start_B], dim=1), torch.cat([a, layers[name].start_A]))
-            for name, (b, a) in peft_files.factors(model).items()
+            for name, (b, a) in peft_files.read_factors(model).items()
         }
-        peft_files.save_factors(model, learnt, folder, scaling=peft_files.scaling(model))
+        peft_files.save_factors(model, learnt, folder, scaling=peft_files.read_scaling(model))

@@ -1,4 +1,4 @@
-"""QLoRA."""
+"""The adapter QLoRA: LoRA on a base model quantised to four bits."""
 
 from __future__ import annotations
 
@@ -8,67 +8,69 @@ from typing import Any, ClassVar, Literal
 
 from rerank.errors import MissingPrerequisiteError, UsageError
 from rerank.finetune.adapters.base.peft_methods import LoraFamily
-from rerank.finetune.adapters.base.targets import LinearTargets, fits
-from rerank.finetune.parts import Calibrate
+from rerank.finetune.adapters.base.targets import LinearTargets, require_ranks_fit
+from rerank.finetune.components import CalibrationBatches
 
 
 @dataclass(frozen=True, kw_only=True)
 class Qlora(LoraFamily):
-    """LoRA on a base model whose linear layers are packed to four bits (NF4) by bitsandbytes.
+    """LoRA on a base model whose linear layers are quantised to four bits (NF4) by bitsandbytes.
 
-    A model that is loaded in four bits is taken as it is; of another, all linear layers but the output head are packed,
-    whatever the targets, with steps that are quantised as well. That is a change at the start already (`identity` is
-    False). A model that does not fit into memory in 16 bits is to be loaded in four. What is saved is a plain LoRA: it
-    is right on the base model packed in the same way (``BitsAndBytesConfig(load_in_4bit=True,
-    bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)``), and about right on the base model as it is. Merging
-    packed weights would round them again (`merges` is False): load the adapter on the model in 16 bits and merge there.
+    A model that was loaded in four bits is used as it is. Otherwise all linear layers except the output head are
+    quantised, whatever the targets, with double quantisation. That changes the model already at the start (`identity`
+    is False). A model that does not fit into memory in 16 bits has to be loaded in four. The saved adapter is a plain
+    LoRA: it is exact on a base model quantised in the same way (``BitsAndBytesConfig(load_in_4bit=True,
+    bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)``) and approximate on the original one. Merging into
+    quantised weights would round them again (`merges` is False): load the adapter on the 16-bit model and merge it
+    there.
 
     Attributes:
-        init: What the factors begin with: ``lora`` for B = 0; ``loftq`` for the best product of their rank for what
-            packing loses, which needs the model in 16 or 32 bits. That is one step of LoftQ; further ones would pack
-            the base model otherwise than loaders do.
+        init: Initialisation of the factors: ``lora`` starts with B = 0; ``loftq`` with the best rank-r approximation of
+            the quantisation error, which needs the model in 16 or 32 bits. That is one iteration of LoftQ; further ones
+            would change the quantised base model, which loaders could not reproduce.
     """
 
     init: Literal["lora", "loftq"] = "lora"
 
     paper: ClassVar[str] = "Dettmers et al., NeurIPS 2023, arXiv 2305.14314 (QLoRA); LoftQ: arXiv 2310.08659"
-    summary: ClassVar[str] = "LoRA on a base model of four bits"
+    summary: ClassVar[str] = "LoRA on a base model quantised to four bits"
     identity: ClassVar[bool] = False
     merges: ClassVar[bool] = False
     needs: ClassVar[str] = "cuda"
 
-    def attach(self, model: Any, calibrate: Calibrate, *, seed: int) -> Any:
-        """See `Adapter`.
+    def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
+        """Return the quantised model with LoRA layers.
 
         Raises:
-            MissingPrerequisiteError: See `check_machine`.
-            UsageError: ``loftq`` for a model that is packed already, or for a matrix smaller than the rank.
+            MissingPrerequisiteError: There is no CUDA device, or bitsandbytes is not installed.
+            UsageError: ``loftq`` is combined with a model that is already quantised, or a matrix is smaller than the
+                rank.
         """
         self.check_machine()
         from rerank.finetune.adapters.qlora import four_bit
 
-        ranks, packed = self.ranks(model), getattr(model, "is_loaded_in_4bit", False)
-        before = {}
+        ranks, is_quantised = self.ranks(model), getattr(model, "is_loaded_in_4bit", False)
+        originals = {}
         if self.init == "loftq":
-            if packed:
+            if is_quantised:
                 raise UsageError(
-                    "init=loftq needs the weights before they are packed, and the model is loaded in four bits",
+                    "init=loftq needs the weights before quantisation, and the model is loaded in four bits",
                     remedy="Load it in 16 bits, or leave init out",
                 )
-            fits("r", ranks, self.shapes(model))
-            before = {name: model.get_submodule(name).weight.detach().cpu().clone() for name in ranks}
-        if not packed:
-            four_bit.pack(_on_device(model), LinearTargets().names(model))
+            require_ranks_fit("r", ranks, self.shapes(model))
+            originals = {name: model.get_submodule(name).weight.detach().cpu().clone() for name in ranks}
+        if not is_quantised:
+            four_bit.quantise_layers(_on_device(model), LinearTargets().module_names(model))
         wrapped = super().attach(model, calibrate, seed=seed)
-        if before:
-            four_bit.make_up(wrapped, before)
+        if originals:
+            four_bit.initialise_loftq(wrapped, originals)
         return wrapped
 
     def check_machine(self) -> None:
-        """See `RunsOnSome`.
+        """Check that CUDA and bitsandbytes are available.
 
         Raises:
-            MissingPrerequisiteError: No CUDA device, or no bitsandbytes.
+            MissingPrerequisiteError: There is no CUDA device, or bitsandbytes is not installed.
         """
         import torch
 

@@ -1,4 +1,4 @@
-"""Packing a model's matrices to four bits, and factors that make up for what that loses. Knows bitsandbytes' layer."""
+"""Quantisation of linear layers to four bits with bitsandbytes, and LoftQ's initialisation of LoRA factors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from rerank.finetune.adapters.base import peft_files
 
 
-def pack(model: Any, names: Sequence[str]) -> None:
+def quantise_layers(model: Any, names: Sequence[str]) -> None:
     """Replace linear layers by bitsandbytes' of four bits (NF4, steps quantised once more), in place.
 
     Args:
@@ -22,7 +22,7 @@ def pack(model: Any, names: Sequence[str]) -> None:
     for name in names:
         linear = model.get_submodule(name)
         weight = linear.weight
-        packed = bitsandbytes.nn.Linear4bit(
+        quantised = bitsandbytes.nn.Linear4bit(
             linear.in_features,
             linear.out_features,
             bias=linear.bias is not None,
@@ -30,39 +30,40 @@ def pack(model: Any, names: Sequence[str]) -> None:
             compress_statistics=True,
             quant_type="nf4",
         )
-        packed.weight = bitsandbytes.nn.Params4bit(
+        quantised.weight = bitsandbytes.nn.Params4bit(
             weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4"
         )
-        packed.bias = linear.bias
-        # Moving is what packs.
-        model.set_submodule(name, packed.to(weight.device).requires_grad_(False))
-    model.is_loaded_in_4bit = True  # which peft asks
+        quantised.bias = linear.bias
+        # bitsandbytes quantises the weight when the layer is moved to the device.
+        model.set_submodule(name, quantised.to(weight.device).requires_grad_(False))
+    model.is_loaded_in_4bit = True  # peft reads this attribute
 
 
-def unpacked(layer: Any) -> torch.Tensor:
-    """(rows, columns) the weight that a packed layer computes with, in float32."""
-    found: torch.Tensor = _bitsandbytes().functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-    return found.float()
+def dequantise(layer: Any) -> torch.Tensor:
+    """(rows, columns) the weight that a quantised layer computes with, in float32."""
+    weight: torch.Tensor = _bitsandbytes().functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    return weight.float()
 
 
-def make_up(model: Any, before: Mapping[str, torch.Tensor]) -> None:
-    """Let the factors begin with the best product of their rank for W - Q, W a weight before packing and Q after.
+def initialise_loftq(model: Any, originals: Mapping[str, torch.Tensor]) -> None:
+    """Let the factors begin with the best product of their rank for W - Q, W a weight originals packing and Q after.
 
     One step of LoftQ (Li et al., ICLR 2024, arXiv 2310.08659, algorithm 1 with T = 1) for a Q that is given.
 
     Args:
-        model: A `peft.PeftModel` with LoRA on packed layers.
-        before: Module name -> (rows, columns) W.
+        model: A `peft.PeftModel` with LoRA on quantised layers.
+        originals: Module name -> (rows, columns) W.
     """
-    for name, layer in peft_files.lora_layers(model):
+    for name, layer in peft_files.iter_lora_layers(model):
         a, b = layer.lora_A[peft_files.ADAPTER].weight, layer.lora_B[peft_files.ADAPTER].weight
-        lost = before[name].to(a.device).float() - unpacked(layer.get_base_layer())
-        u, s, v = torch.linalg.svd(lost, full_matrices=False)
+        # W - Q = U S V' (rows, columns); both factors get sqrt(S / scaling), so that scaling B A = U_r S_r V_r'.
+        error = originals[name].to(a.device).float() - dequantise(layer.get_base_layer())
+        u, s, v = torch.linalg.svd(error, full_matrices=False)
         root = (s[: len(a)] / layer.scaling[peft_files.ADAPTER]).sqrt()
         b.data = (u[:, : len(a)] * root).to(b.dtype).contiguous()
         a.data = (root[:, None] * v[: len(a)]).to(a.dtype).contiguous()
 
 
 def _bitsandbytes() -> Any:
-    # By its name, since it has no types and is not installed where types are checked.
+    # By name, since it has no types and is not installed where types are checked.
     return import_module("bitsandbytes")

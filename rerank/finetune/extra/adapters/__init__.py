@@ -1,1 +1,1 @@
-"""Adapters of the research literature that few trainings need, one per file."""
+"""Experimental adapters, one plug-in per file."""

@@ -1,4 +1,4 @@
-"""LoLDU."""
+"""The adapter LoLDU: trainable pivots of the LDU decomposition of each matrix."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Loldu(FrozenBasis):
-    """W = P L D U, lower and upper triangular factors with unit diagonals; the first r numbers of D train.
+    """W = P L D U with unit triangular factors L and U; the first r diagonal entries of D are trained.
 
-    What is added to W is P L (Z - D) U over the first r columns of L and rows of U, with Z beginning as D. The paper
-    also trains a scale for each matrix, which is one factor of Z more and is left out.
+    The update of W is P L (Z - D) U over the first r columns of L and rows of U, where Z starts as D. The paper also
+    trains a scale per matrix, which would be another factor of Z and is left out.
 
     Attributes:
-        r: How many numbers train; all of D where a matrix has fewer, min(rows, columns).
+        r: Number of trained entries; all min(rows, columns) of them if a matrix has fewer.
     """
 
     r: int = 256
@@ -29,22 +29,25 @@ class Loldu(FrozenBasis):
     summary: ClassVar[str] = "Trains the first r pivots of each matrix's LDU decomposition"
 
     def ranks(self, model: Any) -> dict[str, int]:
-        """See `FrozenBasis`; D ends where the smaller side does, and then all of it trains."""
-        return {name: min(self.r, *shape) for name, shape in zip(self.names(model), self.shapes(model), strict=True)}
+        """Return the rank of the saved LoRA per module name: r, or the smaller side of the matrix if that is less."""
+        return {
+            name: min(self.r, *shape) for name, shape in zip(self.module_names(model), self.shapes(model), strict=True)
+        }
 
-    def parts(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
-        """See `FrozenBasis`."""
+    def factor_modules(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
+        """Return U with the trainable pivots, and the frozen factor P L."""
         import torch
 
-        from rerank.finetune.adapters.base.frozen_basis_layers import Down, Up
+        from rerank.finetune.adapters.base.frozen_basis_layers import DownProjection, UpProjection
 
         permutation, lower, upper = torch.linalg.lu(matrix)
         pivots = upper.diagonal()
-        # A pivot of 0 leaves a row that nothing was divided by; what trains along it is then the row as it is.
+        # W = P L (D U') with D the diagonal of the upper factor and U' of unit diagonal. Where a pivot is 0, the row is
+        # not divided, and its trained entry multiplies the row itself.
         unit = upper / torch.where(pivots == 0, torch.ones_like(pivots), pivots)[:, None]
         start = pivots[: self.r]
-        return Down(unit[: self.r], start, start), Up(permutation @ lower[:, : self.r])
+        return DownProjection(unit[: self.r], start, start), UpProjection(permutation @ lower[:, : self.r])
 
-    def trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """A matrix: r, or its smaller side if that is less."""
+    def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """Return the sum of min(r, rows, columns) over the matrices."""
         return sum(min(self.r, *shape) for shape in shapes)

@@ -1,4 +1,4 @@
-"""RandLoRA."""
+"""The adapter RandLoRA: trainable scales of random low-rank terms whose sum has full rank."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rerank.finetune.adapters.base.peft_methods import PeftMethod
-from rerank.finetune.adapters.base.targets import LinearTargets, at_least, share
+from rerank.finetune.adapters.base.peft_methods import PeftAdapter
+from rerank.finetune.adapters.base.targets import LinearTargets, require_at_least, require_fraction
 
 
 @dataclass(frozen=True, kw_only=True)
-class Randlora(LinearTargets, PeftMethod):
-    """W + sum over i of B_i L_i A_i G_i: random B_i and A_i, diagonal L_i and G_i trained; `peft.RandLoraConfig`.
+class Randlora(LinearTargets, PeftAdapter):
+    """W + sum_i B_i L_i A_i G_i with random B_i and A_i and trainable diagonal L_i and G_i; `peft.RandLoraConfig`.
 
-    There are ceil(min(rows, columns) / r) terms, so the sum can be of full rank, and a smaller r trains more. The
-    random matrices are not saved: peft draws them again from the seed on loading and warns that another version of
-    torch may draw others.
+    The sum has ceil(min(rows, columns) / r) terms, so that it can have full rank, and a smaller r trains more
+    parameters. The random matrices are not saved: peft generates them from the seed on loading and warns that another
+    version of torch may generate different ones.
 
     Attributes:
-        r: The rank of each random term.
-        alpha: The sum is multiplied by alpha / r; None for 20 r, as peft recommends.
-        dropout: Share of the inputs that is dropped in training.
+        r: Rank of each random term.
+        alpha: Numerator of the scaling factor alpha / r of the sum; None for 20 r, as peft recommends.
+        dropout: Dropout probability of the inputs.
     """
 
     r: int = 32
@@ -35,27 +35,27 @@ class Randlora(LinearTargets, PeftMethod):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        at_least("r", self.r, 1)
-        at_least("alpha", 1 if self.alpha is None else self.alpha, 1)
-        share("dropout", self.dropout)
+        require_at_least("r", self.r, 1)
+        require_at_least("alpha", 1 if self.alpha is None else self.alpha, 1)
+        require_fraction("dropout", self.dropout)
 
     def config(self, model: Any, seed: int) -> Any:
-        """See `PeftMethod`."""
+        """Return peft's configuration of RandLoRA for the model."""
         from peft import RandLoraConfig
 
         from rerank.finetune.adapters.base import peft_files
 
-        with peft_files.bases_drawn_again():
+        with peft_files.ignore_projection_warning():
             return RandLoraConfig(
                 r=self.r,
                 randlora_alpha=20 * self.r if self.alpha is None else self.alpha,
                 randlora_dropout=self.dropout,
-                target_modules=self.names(model),
+                target_modules=self.module_names(model),
                 projection_prng_key=seed,
                 save_projection=False,
                 task_type="CAUSAL_LM",
             )
 
-    def trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """A matrix: ceil(s / r) (r + s), s its smaller side."""
+    def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """Return the sum of ceil(s / r) (r + s) over the matrices, where s is the smaller side."""
         return sum(math.ceil(min(shape) / self.r) * (self.r + min(shape)) for shape in shapes)

@@ -1,4 +1,4 @@
-"""SALT."""
+"""The adapter SALT: scaled and shifted large singular values, and a low-rank update among the small ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rerank.finetune.adapters.base.frozen_basis import FrozenBasis
-from rerank.finetune.adapters.base.targets import at_least
+from rerank.finetune.adapters.base.targets import require_at_least
 
 if TYPE_CHECKING:
     import torch
@@ -15,41 +15,41 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Salt(FrozenBasis):
-    """W = U S V': the r largest singular values become a s + b, the block of the others gets X Y of rank d added.
+    """W = U S V': the r largest singular values become a s + b; the block of the others gets X Y of rank d added.
 
-    a, b (r numbers each), X (rest x d) and Y (d x rest) train, the rest being the min(rows, columns) - r smaller
-    singular values; a = 1, b = 0 and Y = 0 at the start. Saved as a LoRA of rank r + d. All singular directions are
-    kept in memory while it trains, which is about as much as the model.
+    a and b (r numbers each), X (rest x d) and Y (d x rest) are trained, where rest = min(rows, columns) - r; a = 1, b =
+    0 and Y = 0 at the start. The adapter is saved as a LoRA of rank r + d. All singular directions are kept in memory
+    during training, which takes about as much memory as the model.
 
     Attributes:
-        r: How many singular values are scaled and shifted.
-        d: The rank of what is added to the rest.
+        r: Number of singular values that are scaled and shifted.
+        d: Rank of the update among the other singular directions.
     """
 
     r: int = 64
     d: int = 8
 
     paper: ClassVar[str] = "Elsayed et al., 2025, arXiv 2503.16055 (SALT)"
-    summary: ClassVar[str] = "Scales and shifts large singular values, and adds a low rank among the small ones"
+    summary: ClassVar[str] = "Scales and shifts large singular values, and adds a low-rank update to the rest"
 
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        at_least("d", self.d, 1)
+        require_at_least("d", self.d, 1)
 
     def ranks(self, model: Any) -> dict[str, int]:
-        """See `FrozenBasis`."""
+        """Return the rank r + d of the saved LoRA per module name."""
         return {name: rank + self.d for name, rank in super().ranks(model).items()}
 
-    def parts(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
-        """See `FrozenBasis`."""
+    def factor_modules(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
+        """Return the trainable factors around all singular directions of the matrix."""
         import torch
 
-        from rerank.finetune.adapters.base.frozen_basis_layers import SpectrumDown, SpectrumUp
+        from rerank.finetune.adapters.base.frozen_basis_layers import SpectralDownProjection, SpectralUpProjection
 
         u, s, v = torch.linalg.svd(matrix, full_matrices=False)
-        return SpectrumDown(v, s[: self.r], self.d), SpectrumUp(u, self.r, self.d)
+        return SpectralDownProjection(v, s[: self.r], self.d), SpectralUpProjection(u, self.r, self.d)
 
-    def trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """A matrix: 2 r + 2 d (min(rows, columns) - r)."""
+    def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """Return the sum of 2 r + 2 d (min(rows, columns) - r) over the matrices."""
         return sum(2 * self.r + 2 * self.d * (min(shape) - self.r) for shape in shapes)

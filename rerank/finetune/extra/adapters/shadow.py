@@ -1,4 +1,4 @@
-"""ShadowPEFT."""
+"""The adapter ShadowPEFT: a small trainable network beside the model that corrects the input of each layer."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rerank.errors import UsageError
-from rerank.finetune.adapters.base.peft_methods import PeftMethod
-from rerank.finetune.adapters.base.targets import LinearTargets, at_least, share
-from rerank.finetune.parts import Calibrate
+from rerank.finetune.adapters.base.peft_methods import PeftAdapter
+from rerank.finetune.adapters.base.targets import LinearTargets, require_at_least, require_fraction
+from rerank.finetune.components import CalibrationBatches
 
 if TYPE_CHECKING:
     from rerank.finetune.recipe import Recipe
@@ -19,20 +19,21 @@ Shapes = Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shadow(PeftMethod):
-    """A small network of the model's own kind runs beside it and corrects each layer's input; `peft.ShadowConfig`.
+class Shadow(PeftAdapter):
+    """A small network of the same architecture corrects the input of each layer; `peft.ShadowConfig`.
 
-    With h the hidden state before a layer and s the shadow's, the layer gets h + alpha U D (h - s), and s moves towards
-    T(its output) by a gate; U, D, T, the gate and the network train, U from 0. It cannot be merged. The paper's second
-    loss, on the network's own answers, is added by peft where the model computes the loss from ``labels``, which this
-    package's losses do not use. The nearest to be had to IAA, which joins adapters in the layers by a path beside them.
+    Let h be the hidden state before a layer and s that of the shadow network. The layer gets h + alpha U D (h - s), and
+    a gate moves s towards T(output of the layer). U, D, T, the gate and the network are trained; U starts at 0. The
+    adapter cannot be merged. peft adds the second loss of the paper, on the outputs of the network, only where the
+    model computes the loss from ``labels``, which the losses of this package do not use. ShadowPEFT is the closest
+    available method to IAA, which connects adapters in the layers by a path beside them.
 
     Attributes:
-        r: Width of the corrections and of T and the gate.
+        r: Width of the corrections, of T and of the gate.
         alpha: Weight of the corrections.
-        dropout: Share of h - s that is dropped in training.
-        depth: How many layers the network beside the model has.
-        layers: Correct only the first so many layers; None for all.
+        dropout: Dropout probability of h - s.
+        depth: Number of layers of the network beside the model.
+        layers: Correct only the first N layers; None for all.
     """
 
     r: int = 8
@@ -47,32 +48,32 @@ class Shadow(PeftMethod):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        at_least("r", self.r, 1)
-        at_least("depth", self.depth, 1)
-        share("dropout", self.dropout)
+        require_at_least("r", self.r, 1)
+        require_at_least("depth", self.depth, 1)
+        require_fraction("dropout", self.dropout)
 
-    def attach(self, model: Any, calibrate: Calibrate, *, seed: int) -> Any:
-        """See `Adapter`."""
+    def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
+        """Return the model with the shadow network and the corrections of its layers."""
         wrapped = super().attach(model, calibrate, seed=seed)
         last = [module for module in wrapped.modules() if hasattr(module, "shadow_update_gate")][-1]
-        # Nobody reads where the shadow goes after the last layer.
+        # The shadow state after the last layer is not used.
         last.shadow_update_gate.requires_grad_(False)
         last.shadow_update_transform.requires_grad_(False)
-        # The network trains in float32, and gets the embeddings of a model that may be of 16 bits.
+        # The network is trained in float32, but its inputs come from a model that may be in 16 bits.
         for network in wrapped.base_model.shadow_backbone.values():
-            network.register_forward_pre_hook(_widened, with_kwargs=True)
+            network.register_forward_pre_hook(_widen_embeddings, with_kwargs=True)
         return wrapped
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """See `FitsSome`: the network beside the model cannot be told of texts that lie in one row.
+        """Check that texts are not packed and attention is not read, which the shadow network does not support.
 
         Raises:
-            UsageError: A loss looks at attention, or texts are packed.
+            UsageError: A loss reads attention, or texts are packed.
         """
         from rerank.methods import open_method
 
         watched = [loss.name for loss in recipe.losses if loss.on in ("attention", "log-attention")]
-        judge, size = open_method(recipe.method.method).judge, recipe.training.batch_size
+        judge, size = open_method(recipe.method.method).judge.name, recipe.training.batch_size
         reasons = [
             *([f"the loss {watched[0]!r} on attention"] if watched else []),
             *([f"batch_size = {size}"] if size > 1 else []),
@@ -80,14 +81,14 @@ class Shadow(PeftMethod):
         ]
         if reasons:
             raise UsageError(
-                f"The adapter 'shadow' with {' and '.join(reasons)}: its own network cannot be told which texts lie in "
-                "a row, or be watched",
-                expected="losses of tokens or logits, batch_size = 1 and a method that asks about lists",
-                remedy="Raise accumulation instead of batch_size, or take another adapter, such as lora",
+                f"The adapter 'shadow' does not support {' and '.join(reasons)}: its network can neither separate "
+                "packed texts nor provide attention weights",
+                expected="losses on tokens or logits, batch_size = 1 and a method that judges lists",
+                remedy="Raise accumulation instead of batch_size, or use another adapter, such as lora",
             )
 
     def config(self, model: Any, seed: int) -> Any:
-        """See `PeftMethod`."""
+        """Return peft's configuration of ShadowPEFT for the model."""
         from peft import ShadowConfig
 
         return ShadowConfig(
@@ -95,22 +96,24 @@ class Shadow(PeftMethod):
             shadow_alpha=self.alpha,
             shadow_dropout=self.dropout,
             shadow_num_hidden_layers=self.depth,
-            target_modules=sorted({re.sub(r"(\.\d+)\..*", r"\1", name) for name in self._inside().names(model)}),
+            target_modules=sorted({re.sub(r"(\.\d+)\..*", r"\1", name) for name in self._inside().module_names(model)}),
             task_type="CAUSAL_LM",
         )
 
     def shapes(self, model: Any) -> list[tuple[int, int]]:
-        """(rows, columns) of every matrix of the layers that are corrected."""
+        """Return the shape (rows, columns) of every matrix of the corrected layers."""
         return self._inside().shapes(model)
 
-    def trainable(self, shapes: Shapes) -> int:
-        """Depth times a layer and its two norms; the last norm; 2 h r a correction; 4 h r + 2 r + 2 h a move of s.
+    def count_trainable(self, shapes: Shapes) -> int:
+        """Return the size of the shadow network, the corrections and the updates of the shadow state.
 
-        There are as many corrections as layers that are corrected, and one move fewer; h is the hidden size. For a
-        model whose layers have two norms and no biases, as Llama's; others have a few numbers more.
+        The network has ``depth`` copies of a layer with two norms, and a final norm. With the hidden size h, a
+        correction has 2 h r parameters, one per corrected layer; an update of s has 4 h r + 2 r + 2 h, one fewer than
+        corrections. The formula is for layers with two norms and no biases, as in Llama; other models have a few
+        parameters more.
 
         Args:
-            shapes: (rows, columns) of every matrix of the layers that are corrected, in the model's order.
+            shapes: Shape (rows, columns) of every matrix of the corrected layers, in the model's order.
         """
         layer = _period(shapes)
         layers, hidden = len(shapes) // len(layer), layer[0][1]
@@ -119,16 +122,18 @@ class Shadow(PeftMethod):
         return network + layers * 2 * hidden * self.r + moves
 
     def _inside(self) -> LinearTargets:
-        # Only what is in a numbered layer, which a limit on layers that none has says.
+        # Only modules inside a numbered layer: a limit on the layers selects these, however large it is.
         return LinearTargets(layers=2**31 if self.layers is None else self.layers)
 
 
-def _widened(module: Any, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return given, named | {"inputs_embeds": named["inputs_embeds"].float()}
+def _widen_embeddings(
+    module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, kwargs | {"inputs_embeds": kwargs["inputs_embeds"].float()}
 
 
 def _period(shapes: Shapes) -> Shapes:
-    """The shortest beginning of a sequence that gives the sequence when it is repeated."""
+    """Return the shortest prefix whose repetition gives the sequence."""
     size = next(
         n
         for n in range(1, len(shapes) + 1)

@@ -1,1 +1,1 @@
-"""What is done to a model between steps: one a file, opened by name."""
+"""Experimental callbacks that change a model between optimizer steps, one plug-in per file."""

@@ -1,1 +1,1 @@
-"""Ways of training some layers at a time: one a file, opened by name."""
+"""Experimental methods that train a few layers at a time, one plug-in per file."""

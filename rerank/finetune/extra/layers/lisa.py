@@ -1,4 +1,4 @@
-"""LISA: a few layers train at a time, drawn with equal chances."""
+"""The layer sampling method LISA: a few layers at a time, drawn with equal odds."""
 
 from __future__ import annotations
 
@@ -6,50 +6,50 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rerank.errors import UsageError
-from rerank.finetune.parts import Calibrate, Shape
+from rerank.finetune.components import CalibrationBatches, ParameterKind
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lisa:
-    """Every so many steps other layers are drawn; all others are frozen, and the optimizer forgets them.
+    """Layers are drawn anew periodically; all others are frozen and their optimizer state is dropped.
 
-    What it saves is the state of frozen layers, and less than expected where embeddings and head are large, for these
-    train all the time unless ``train_rest`` is off.
+    It saves the state of frozen layers. That is less than expected for models with large embeddings and heads, since
+    these are trained in every step unless ``train_rest`` is off.
 
     Attributes:
-        n: How many layers train at a time.
-        every: Optimizer steps until others are drawn.
-        train_rest: Whether embeddings, head and last norm train.
+        n: Number of layers that are trained at a time.
+        every: Number of optimizer steps until other layers are drawn.
+        train_rest: Train embeddings, head and last norm in every step.
     """
 
     paper: ClassVar[str] = "Pan et al., NeurIPS 2024, arXiv 2403.17919 (LISA)"
-    summary: ClassVar[str] = "Trains a few layers at a time, drawn anew every so many steps"
-    fits: ClassVar[frozenset[Shape]] = frozenset({"full"})
-    reason: ClassVar[str] = "It freezes layers of the model's own weights, and an adapter's are small already"
+    summary: ClassVar[str] = "Trains a few layers at a time, which are drawn anew periodically"
+    fits: ClassVar[frozenset[ParameterKind]] = frozenset({"full"})
+    reason: ClassVar[str] = "It freezes layers of the model's own weights, and those of an adapter are already small"
 
     n: int = 2
     every: int = 20
     train_rest: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse what draws nothing."""
+        """Check the options."""
         for option in ("n", "every"):
             if getattr(self, option) < 1:
                 raise UsageError(f"Option {option} is {getattr(self, option)!r}", expected="a whole number above 0")
 
-    def odds(self, model: Any, calibrate: Calibrate) -> list[float]:
-        """Odds of each layer; none for equal ones."""
+    def odds(self, model: Any, calibrate: CalibrationBatches) -> list[float]:
+        """Return the odds of each layer; empty for equal odds."""
         return []
 
-    def callback(self, model: Any, calibrate: Calibrate, *, seed: int) -> Any:
-        """See `rerank.finetune.extra.layers.base.Between`.
+    def callback(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
+        """Return the trainer callback that samples layers.
 
         Raises:
-            UsageError: The model has fewer layers than are to train at a time.
+            UsageError: The model has fewer layers than should be trained at a time.
         """
-        from rerank.finetune.extra.layers.base.sampling import SampleLayers
+        from rerank.finetune.extra.layers.base.layer_sampling import LayerSamplingCallback
 
-        return SampleLayers(
+        return LayerSamplingCallback(
             model,
             n=self.n,
             every=self.every,

@@ -1,1 +1,1 @@
-"""What a training may be after in place of losses: one objective a file, found by its name."""
+"""Experimental training objectives that replace losses, one plug-in per file."""

@@ -1,4 +1,4 @@
-"""What an objective is: something else than losses on labels that a training makes large. Knows none in particular."""
+"""The protocol of training objectives that replace losses on labels."""
 
 from __future__ import annotations
 
@@ -6,36 +6,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rerank.finetune.adapters.base import Adapter
-from rerank.finetune.parts import Part
+from rerank.finetune.components import TrainingComponent
 
 if TYPE_CHECKING:
-    from rerank.finetune.recipe import Parts, Recipe
+    from rerank.finetune.components import RecipeComponents
+    from rerank.finetune.recipe import Recipe
 
 
-class Objective(Part, Protocol):
-    """An objective. Its fields are its options; a recipe that names one has no losses."""
+class Objective(TrainingComponent, Protocol):
+    """A training objective. Its fields are its options; a recipe with an objective has no losses."""
 
     def check(self, recipe: Recipe, adapter: Adapter) -> None:
-        """Refuse what it cannot train, before anything is loaded.
+        """Check that the recipe can be trained with this objective, before anything is loaded.
 
         Args:
             recipe: The whole recipe.
             adapter: Its adapter.
 
         Raises:
-            UsageError: The method, the adapter or a setting does not go with it; the message says why.
+            UsageError: The method, the adapter or a setting does not fit; the message gives the reason.
         """
 
-    def run(self, recipe: Recipe, parts: Parts, folder: Path, *, device: str) -> Any:
-        """The training, ready to begin: a `rerank.finetune.trainer.run.Run`.
+    def run(self, recipe: Recipe, parts: RecipeComponents, folder: Path, *, device: str) -> Any:
+        """Return the prepared training, a `rerank.finetune.trainer.training_run.TrainingRun`.
 
         Args:
-            recipe: What to do.
-            parts: Its parts.
-            folder: Where everything goes.
+            recipe: The recipe.
+            parts: The components of the recipe.
+            folder: Folder of all outputs.
             device: Torch device.
 
         Raises:
-            MissingPrerequisiteError: A package that it needs is not installed.
-            RerankError: What `rerank.finetune.trainer.training.train` names.
+            MissingPrerequisiteError: A required package is not installed.
+            RerankError: One of the errors of `rerank.finetune.trainer.training.train` occurred.
         """

@@ -1,1 +1,1 @@
-"""Optimizers of the research literature that few trainings need, one per file."""
+"""Experimental optimizers, one plug-in per file."""

@@ -1,29 +1,30 @@
-"""DCT-AdamW: moments of matrices in the span of some columns of the cosine transform."""
+"""The optimizer DCT-AdamW: moments of matrices in the span of columns of the cosine transform."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from rerank.finetune.optimizers.base.options import Rule, Subspace
+from rerank.finetune.optimizers.base.options import ProjectionRule
+from rerank.finetune.optimizers.base.subspace_options import SubspaceOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dct(Subspace):
-    """As `galore`, but of a fixed basis, of which the r columns are used that the gradient favours.
+class Dct(SubspaceOptions):
+    """GaLore with a basis of r columns of the cosine transform, selected by the gradient.
 
-    Keeps r (2 long + 1) numbers of a matrix, and needs no singular value decomposition. For as long as it chooses it
-    builds the whole transform of the shorter side, short x short. Moments of columns that stay stay with them. The
-    paper's error feedback is not here, and its choice at every step is ``gap=1``.
+    It keeps r (2 long + 1) numbers per matrix and needs no singular value decomposition. When it selects columns, it
+    builds the whole transform of the shorter side, short x short. Moments of columns that remain are kept. The error
+    feedback of the paper is not implemented; its selection at every step is ``gap=1``.
     """
 
     paper: ClassVar[str] = "Modoranu et al., arXiv 2505.17967 (DCT-AdamW)"
-    summary: ClassVar[str] = "GaLore with columns of the cosine transform for singular vectors: only indices are kept"
+    summary: ClassVar[str] = "GaLore with columns of the cosine transform as the basis, stored as indices"
 
-    def rule(self) -> Rule:
-        """See `Subspace`."""
-        return replace(super().rule(), basis="cosine")
+    def projection_rule(self) -> ProjectionRule:
+        """Return the rule of a projection on columns of the cosine transform."""
+        return replace(super().projection_rule(), basis="cosine")
 
-    def keeps(self, long: int, rank: int, short: int) -> int:
-        """Both moments, and the indices."""
+    def count_matrix_state(self, long: int, rank: int, short: int) -> int:
+        """Return the size of both moments and the indices."""
         return rank * (2 * long + 1)

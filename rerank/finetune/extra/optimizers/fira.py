@@ -1,28 +1,29 @@
-"""Fira: GaLore, and what GaLore leaves out."""
+"""The optimizer Fira: GaLore plus the part of the gradient outside the subspace."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from rerank.finetune.optimizers.base.options import Rule, Subspace
+from rerank.finetune.optimizers.base.options import ProjectionRule
+from rerank.finetune.optimizers.base.subspace_options import SubspaceOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fira(Subspace):
-    """As `galore`, but the rest of the gradient is added, each row scaled as Adam scaled its projection.
+class Fira(SubspaceOptions):
+    """GaLore with the rest of the gradient added, each row scaled as Adam scales its projection.
 
-    The norm of the rest grows by at most 1 % a step, for which one more number a matrix is kept. ``scale`` is applied
-    to the sum; the authors' code also takes it into what they subtract to get the rest.
+    The norm of the rest may grow by at most 1 % per step, for which one more number per matrix is kept. ``scale`` is
+    applied to the sum; the authors' code also applies it to what is subtracted to get the rest.
     """
 
     paper: ClassVar[str] = "Chen et al., arXiv 2410.01623 (Fira)"
-    summary: ClassVar[str] = "GaLore plus the rest of the gradient, scaled row by row, so that updates have full rank"
+    summary: ClassVar[str] = "GaLore plus the scaled rest of the gradient, so that updates have full rank"
 
-    def rule(self) -> Rule:
-        """See `Subspace`."""
-        return replace(super().rule(), rest="add")
+    def projection_rule(self) -> ProjectionRule:
+        """Return GaLore's rule with the scaled rest added."""
+        return replace(super().projection_rule(), rest="add")
 
-    def keeps(self, long: int, rank: int, short: int) -> int:
-        """As `galore`, and a norm."""
+    def count_matrix_state(self, long: int, rank: int, short: int) -> int:
+        """Return the size of both moments, the basis and a norm."""
         return rank * (2 * long + short) + 1

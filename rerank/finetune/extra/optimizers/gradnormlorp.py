@@ -1,4 +1,4 @@
-"""GradNormLoRP: GaLore on the factors of normalised weights."""
+"""The optimizer GradNormLoRP: GaLore on the factors of DoRA."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rerank.errors import UsageError
-from rerank.finetune.optimizers.base.options import LORA, Subspace
-from rerank.finetune.parts import Shape
+from rerank.finetune.components import ParameterKind
+from rerank.finetune.optimizers.base.options import LORA
+from rerank.finetune.optimizers.base.subspace_options import SubspaceOptions
 
 if TYPE_CHECKING:
     from rerank.finetune.recipe import Recipe
@@ -16,48 +17,48 @@ _ADAPTER = "dora"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gradnormlorp(Subspace):
-    """`galore` on the gradients of the factors of `dora`, whose vectors of magnitudes step by plain AdamW.
+class Gradnormlorp(SubspaceOptions):
+    """`galore` on the gradients of the factors of `dora`, with plain AdamW for the magnitude vectors.
 
-    The paper normalises the rows of W + alpha / r B A and trains their lengths apart, which is DoRA, and projects the
-    gradients of B and A, which is GaLore. Its name for the subspace's size, and its step between two choices, are
-    ``rank`` and ``gap`` here.
+    The paper normalises the rows of W + alpha / r B A and trains their norms separately, which is DoRA, and projects
+    the gradients of B and A, which is GaLore. The rank of its subspace and its update interval are ``rank`` and ``gap``
+    here.
 
     Attributes:
-        rank: As in `galore`, and to be below the adapter's, of whose factors it is the shorter side; a quarter of
-            `dora`'s default by default.
+        rank: Dimension of the subspace; it should be below the rank of the adapter, which is the shorter side of its
+            factors. The default is a quarter of the default of `dora`.
     """
 
     paper: ClassVar[str] = "Huang et al., AAAI 2025, arXiv 2412.19616 (GradNormLoRP)"
     summary: ClassVar[str] = "GaLore on the factors of the adapter dora"
-    fits: ClassVar[frozenset[Shape]] = LORA
-    reason: ClassVar[str] = "It projects the gradients of the factors of dora, and nothing else has them"
+    fits: ClassVar[frozenset[ParameterKind]] = LORA
+    reason: ClassVar[str] = "It projects the gradients of the factors of dora, which other adapters lack"
 
     rank: int = 4
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """See `rerank.finetune.parts.FitsSome`.
+        """Check that the adapter is `dora`.
 
         Raises:
             UsageError: The adapter is not `dora`.
         """
         if recipe.adapter.name != _ADAPTER:
-            raise _other(f"The optimizer 'gradnormlorp' with the adapter {recipe.adapter.name!r}")
+            raise _make_error(f"The optimizer 'gradnormlorp' is combined with the adapter {recipe.adapter.name!r}")
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
-        """See `rerank.finetune.optimizers.base.Optimizer`.
+        """Return the optimizer for a model with DoRA layers.
 
         Raises:
-            UsageError: The model has no magnitudes that train beside its factors.
+            UsageError: The model has no trainable magnitudes beside its factors.
         """
-        from rerank.finetune.optimizers.base.parameter_groups import trained
+        from rerank.finetune.optimizers.base.parameter_groups import trainable_parameters
 
-        if not any(".lora_magnitude_vector." in name for name, _ in trained(model)):
-            raise _other("The optimizer 'gradnormlorp' for a model without DoRA's magnitudes")
+        if not any(".lora_magnitude_vector." in name for name, _ in trainable_parameters(model)):
+            raise _make_error("The optimizer 'gradnormlorp' needs DoRA's magnitudes, which the model lacks")
         return super().build(model, lr=lr, weight_decay=weight_decay)
 
 
-def _other(found: str) -> UsageError:
+def _make_error(problem: str) -> UsageError:
     return UsageError(
-        found, expected=f"the adapter {_ADAPTER}", remedy="For other factors take galore with factors = true"
+        problem, expected=f"the adapter {_ADAPTER}", remedy="For other adapters use galore with factors = true"
     )

@@ -1,51 +1,52 @@
-"""LoRA-FA: the first factor is frozen."""
+"""The optimizer LoRA-FA: training of B with a frozen A."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rerank.finetune.optimizers.base.options import LORA, Adam, require
-from rerank.finetune.parts import Shape
+from rerank.finetune.components import ParameterKind
+from rerank.finetune.optimizers.base.options import LORA, AdamOptions, require_option
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraFa(Adam):
-    """`build` freezes A; B's gradient becomes dB (A A')^-1 / s^2, the best that A allows, and is stepped by AdamW.
+class LoraFa(AdamOptions):
+    """AdamW on B with the gradient dB (A A')^-1 / s^2, the best that a frozen A allows; `build` freezes A.
 
-    A layer then has to keep r numbers a token for the backward pass, and not its whole input. `state` is of what still
-    trains, so without A.
+    A layer then keeps r numbers per token for the backward pass instead of its whole input. `count_state` refers to the
+    parameters that are still trained, without A.
 
-    Our own, since peft's LoraFAOptimizer takes DoRA's magnitudes for factors, computes in bfloat16 wherever that is to
-    be had, keeps moments in the weights' type, and fails on a factor that got no gradient. The correction is its too.
+    This is an implementation of its own. peft's LoraFAOptimizer, which has the same correction, treats DoRA's
+    magnitudes as factors, computes in bfloat16 wherever that is available, keeps moments in the data type of the
+    weights, and fails on a factor without a gradient.
 
     Attributes:
-        damping: What is added to the diagonal of A A' before it is inverted.
+        damping: Term added to the diagonal of A A' before it is inverted.
     """
 
     paper: ClassVar[str] = "Zhang et al., arXiv 2308.03303 (LoRA-FA)"
-    summary: ClassVar[str] = "AdamW on B alone, its gradient corrected for a frozen A"
-    fits: ClassVar[frozenset[Shape]] = LORA
-    reason: ClassVar[str] = "It freezes lora_A and trains lora_B, and nothing else has them"
+    summary: ClassVar[str] = "AdamW on B only, with its gradient corrected for a frozen A"
+    fits: ClassVar[frozenset[ParameterKind]] = LORA
+    reason: ClassVar[str] = "It freezes lora_A and trains lora_B, which other adapters lack"
 
     damping: float = 1e-8
 
     def __post_init__(self) -> None:
-        """Refuse what leaves a matrix without an inverse."""
+        """Check the options."""
         super().__post_init__()
-        require(self.damping > 0, "damping", self.damping, "a number above 0")
+        require_option(self.damping > 0, "damping", self.damping, "a number above 0")
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
-        """See `rerank.finetune.optimizers.base.Optimizer`.
+        """Return the optimizer over B, with A frozen.
 
         Raises:
-            UsageError: The model has no pairs of factors.
+            UsageError: The model has no factor pairs.
         """
-        from rerank.finetune.optimizers.base.factor_pairs import FactorAdamW, frozen_a, pairs
-        from rerank.finetune.optimizers.base.parameter_groups import parameter_groups
+        from rerank.finetune.optimizers.base.factor_pairs import FactorAdamW, find_factor_pairs, lora_fa_adjustment
+        from rerank.finetune.optimizers.base.parameter_groups import make_parameter_groups
 
-        found = pairs(model)
-        for pair in found:
+        pairs = find_factor_pairs(model)
+        for pair in pairs:
             pair.a.requires_grad_(False)
-        groups = parameter_groups(model, weight_decay)
-        return FactorAdamW(groups, pairs=found, adjust=frozen_a(self.damping), lr=lr, **self.moments)
+        groups = make_parameter_groups(model, weight_decay)
+        return FactorAdamW(groups, pairs=pairs, adjust=lora_fa_adjustment(self.damping), lr=lr, **self.moments)

@@ -1,46 +1,48 @@
-"""LoRA-Pro: gradients of the factors that together come nearest to the gradient of the matrix."""
+"""The optimizer LoRA-Pro: factor gradients whose joint effect is closest to the gradient of the matrix."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rerank.finetune.optimizers.base.options import LORA, Adam, require
-from rerank.finetune.parts import Shape
+from rerank.finetune.components import ParameterKind
+from rerank.finetune.optimizers.base.options import LORA, AdamOptions, require_option
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraPro(Adam):
-    """Gradients of A and B are adjusted in pairs, then stepped by AdamW: as much memory as `adamw`.
+class LoraPro(AdamOptions):
+    """AdamW on gradients of A and B that are adjusted in pairs, with the memory of `adamw`.
 
     This is a variant. The authors' released code rebuilds the m x n gradient of every adapted matrix, keeps Adam's
-    moments of it in full, and projects what comes out; that gives the memory of LoRA up, and its measured results are
-    not this variant's.
+    moments of it in full, and projects the result. That loses LoRA's memory advantage, and the published results are
+    not those of this variant.
 
     Attributes:
-        damping: What is added to the diagonals of A A' and B'B before they are inverted.
+        damping: Term added to the diagonals of A A' and B'B before they are inverted.
     """
 
     paper: ClassVar[str] = "Wang et al., ICLR 2025, arXiv 2407.18242 (LoRA-Pro)"
-    summary: ClassVar[str] = "AdamW on factors' gradients adjusted to follow the gradient of the matrix"
-    fits: ClassVar[frozenset[Shape]] = LORA
-    reason: ClassVar[str] = "It adjusts the gradients of lora_A and lora_B together, and nothing else has them"
+    summary: ClassVar[str] = "AdamW on factor gradients adjusted to follow the gradient of the matrix"
+    fits: ClassVar[frozenset[ParameterKind]] = LORA
+    reason: ClassVar[str] = "It adjusts the gradients of lora_A and lora_B together, which other adapters lack"
 
     damping: float = 1e-8
 
     def __post_init__(self) -> None:
-        """Refuse what leaves a matrix without an inverse."""
+        """Check the options."""
         super().__post_init__()
-        require(self.damping > 0, "damping", self.damping, "a number above 0")
+        require_option(self.damping > 0, "damping", self.damping, "a number above 0")
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
-        """See `rerank.finetune.optimizers.base.Optimizer`.
+        """Return AdamW with the gradient adjustment of LoRA-Pro.
 
         Raises:
-            UsageError: The model has no pairs of factors.
+            UsageError: The model has no factor pairs.
         """
-        from rerank.finetune.optimizers.base.factor_pairs import FactorAdamW, nearest, pairs
-        from rerank.finetune.optimizers.base.parameter_groups import parameter_groups
+        from rerank.finetune.optimizers.base.factor_pairs import FactorAdamW, find_factor_pairs, lora_pro_adjustment
+        from rerank.finetune.optimizers.base.parameter_groups import make_parameter_groups
 
-        groups = parameter_groups(model, weight_decay)
-        return FactorAdamW(groups, pairs=pairs(model), adjust=nearest(self.damping), lr=lr, **self.moments)
+        groups = make_parameter_groups(model, weight_decay)
+        return FactorAdamW(
+            groups, pairs=find_factor_pairs(model), adjust=lora_pro_adjustment(self.damping), lr=lr, **self.moments
+        )

@@ -1,1 +1,1 @@
-"""Ways of giving each matrix a rank of its own: one a file, opened by name."""
+"""Experimental methods that choose a rank per matrix, one plug-in per file."""

@@ -1,4 +1,4 @@
-"""Ranks from the gradients of the loss, as in CoLoRA."""
+"""Rank allocation by the gradients of the loss, after CoLoRA."""
 
 from __future__ import annotations
 
@@ -8,83 +8,85 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rerank.errors import UsageError
-from rerank.finetune.parts import Calibrate
+from rerank.finetune.components import CalibrationBatches
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contribution:
-    """The rank of a matrix is proportional to the squared norm of its gradient under the training's own loss.
+    """Ranks proportional to the squared norm of each matrix's gradient under the training loss.
 
-    The paper measures what filters of networks for images contribute, by integrated gradients; here the squared norm at
-    the untouched weights stands for that. No rank exceeds the smaller side of its matrix; what is over goes to others.
-    A matrix that takes no part in the loss contributes nothing.
+    The paper measures the contribution of filters in image networks by integrated gradients; here the squared norm at
+    the initial weights takes its place. No rank exceeds the smaller side of its matrix; the excess goes to the others.
+    A matrix that the loss does not depend on contributes nothing.
 
     Attributes:
-        least: What each matrix gets before the rest is shared out; at 0 some get nothing and are not adapted.
+        least: Minimum rank of each matrix before the rest is distributed; at 0, some matrices may not be adapted.
     """
 
     least: int = 0
 
     paper: ClassVar[str] = "Park et al., ECCV 2024, arXiv 2408.01099 (CoLoRA; here by gradient norms)"
-    summary: ClassVar[str] = "Ranks in proportion to each matrix's squared gradient norm"
+    summary: ClassVar[str] = "Ranks proportional to the squared gradient norm of each matrix"
 
     def __post_init__(self) -> None:
         """Check the options."""
         if self.least < 0:
-            raise UsageError(f"least={self.least}", expected="at least 0")
+            raise UsageError(f"Option least is {self.least}", expected="at least 0")
 
-    def pattern(self, model: Any, targets: Sequence[str], r: int, calibrate: Calibrate) -> Mapping[str, int]:
-        """See `Ranks`.
+    def pattern(self, model: Any, targets: Sequence[str], r: int, calibrate: CalibrationBatches) -> Mapping[str, int]:
+        """Return ranks in proportion to the squared gradient norms, at least ``least`` each.
 
         Raises:
-            UsageError: No targets, a mean rank below 1 or below ``least``, or a model that is quantised.
+            UsageError: There are no targets, the mean rank is below 1 or below ``least``, or the model is quantised.
             BackendError: The loss depends on none of the matrices, or a gradient is not finite.
         """
-        from rerank.finetune.adapters.base.gradients import gradients
+        from rerank.finetune.adapters.base.gradients import compute_gradients
 
         if not targets or r < max(1, self.least):
             raise UsageError(
-                f"A mean rank of {r} for {len(targets)} matrices, with least={self.least}",
-                expected="at least one matrix, and a mean of at least 1 and least",
+                f"The mean rank is {r} for {len(targets)} matrices, with least={self.least}",
+                expected="at least one matrix, and a mean rank of at least 1 and at least least",
             )
-        found = gradients(model, targets, calibrate)
-        weights = {name: float(gradient.double().square().sum()) for name, gradient in found.items()}
-        most = {name: min(gradient.shape) for name, gradient in found.items()}
-        return in_proportion(weights, r * len(targets), most, least=self.least)
+        gradients = compute_gradients(model, targets, calibrate)
+        weights = {name: float(gradient.double().square().sum()) for name, gradient in gradients.items()}
+        most = {name: min(gradient.shape) for name, gradient in gradients.items()}
+        return allocate_proportionally(weights, r * len(targets), most, least=self.least)
 
 
-def in_proportion(
+def allocate_proportionally(
     weights: Mapping[str, float], budget: int, most: Mapping[str, int], *, least: int = 0
 ) -> dict[str, int]:
-    """Share a whole number out in proportion to weights, by largest remainders.
+    """Distribute an integer budget in proportion to weights by the largest-remainder method.
 
     Args:
-        weights: Name -> weight, at least 0; equal shares if all are 0.
-        budget: What is shared out; the sum of the result, unless the sum of ``most`` is less.
-        most: Name -> the most that it may get. What is over is shared out among the others.
-        least: What each gets first, as far as ``most`` allows.
+        weights: Weight per name, at least 0; equal shares if all are 0.
+        budget: The sum of the result, unless the sum of ``most`` is smaller.
+        most: Maximum per name. The excess is distributed among the others.
+        least: Minimum per name, as far as ``most`` allows.
 
-    >>> in_proportion({"a": 3.0, "b": 1.0}, 8, {"a": 9, "b": 9})
+    >>> allocate_proportionally({"a": 3.0, "b": 1.0}, 8, {"a": 9, "b": 9})
     {'a': 6, 'b': 2}
-    >>> in_proportion({"a": 3.0, "b": 1.0}, 8, {"a": 4, "b": 9})
+    >>> allocate_proportionally({"a": 3.0, "b": 1.0}, 8, {"a": 4, "b": 9})
     {'a': 4, 'b': 4}
     """
-    given = {name: min(least, most[name]) for name in weights}
-    left = min(budget, sum(most.values())) - sum(given.values())
+    allocation = {name: min(least, most[name]) for name in weights}
+    left = min(budget, sum(most.values())) - sum(allocation.values())
     while left > 0:
-        free = [name for name in weights if given[name] < most[name]]
+        free = [name for name in weights if allocation[name] < most[name]]
         total = sum(weights[name] for name in free)
-        wanted = {name: left * (weights[name] / total if total else 1 / len(free)) for name in free}
-        filled = [name for name in free if wanted[name] >= most[name] - given[name]]
-        if filled:  # these get all that they may have, and the others share what is left anew
+        quotas = {name: left * (weights[name] / total if total else 1 / len(free)) for name in free}
+        filled = [name for name in free if quotas[name] >= most[name] - allocation[name]]
+        if filled:  # these get their maximum, and the remaining budget is distributed again among the others
             for name in filled:
-                left -= most[name] - given[name]
-                given[name] = most[name]
+                left -= most[name] - allocation[name]
+                allocation[name] = most[name]
             continue
-        whole = {name: math.floor(share) for name, share in wanted.items()}
-        over = left - sum(whole.values())
-        first = sorted(free, key=lambda name: whole[name] - wanted[name])[:over]
+        # Largest remainders: every name gets the integral part of its quota, and those with the largest fractional
+        # parts get one more until the budget is used up.
+        floors = {name: math.floor(quota) for name, quota in quotas.items()}
+        remaining = left - sum(floors.values())
+        rounded_up = sorted(free, key=lambda name: floors[name] - quotas[name])[:remaining]
         for name in free:
-            given[name] += whole[name] + (name in first)
+            allocation[name] += floors[name] + (name in rounded_up)
         break
-    return given
+    return allocation

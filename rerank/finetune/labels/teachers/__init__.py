@@ -1,6 +1,6 @@
-"""Teachers: who puts the candidates of a first stage in order, one a file, opened by name.
+"""Teachers, which rank the candidates of a first stage: one per file, opened by name.
 
-Any first stage that is no teacher of its own, such as ``bm25`` or ``hybrid:bm25+dense``, is one as well.
+First stages without a teacher of the same name, such as ``bm25`` or ``hybrid:bm25+dense``, can be used as teachers too.
 """
 
 from __future__ import annotations
@@ -8,22 +8,22 @@ from __future__ import annotations
 from typing import cast
 
 from rerank.errors import UnknownNameError
-from rerank.finetune.labels.teachers.base import Opinion, Task, Teacher
+from rerank.finetune.labels.teachers.base import LabellingTask, Teacher, TeacherRanking
 from rerank.registry import Registry
 from rerank.retrieval import first_stages
 from rerank.selector import Selector, build
 
-__all__ = ["Opinion", "Task", "Teacher", "open_teacher", "teachers"]
+__all__ = ["LabellingTask", "Teacher", "TeacherRanking", "open_teacher", "teachers"]
 
 teachers = Registry("finetune.labels.teachers", "teacher")
 
 
 def open_teacher(selector: str) -> Teacher:
-    """Open a teacher, e.g. ``method``, ``run:FILE``, ``qrels``, ``dense`` or ``bm25,k1=1.2``.
+    """Open a teacher, such as ``method``, ``run:FILE``, ``qrels``, ``dense`` or ``bm25,k1=1.2``.
 
     Raises:
-        UnknownNameError: No such teacher and no such first stage, or no such option; the message suggests the nearest.
-        UsageError: An option that does not fit.
+        UnknownNameError: The teacher or an option of it does not exist; the message suggests the nearest name.
+        UsageError: An option is invalid.
     """
     name = Selector.parse(selector).name.replace("-", "_")
     if name in teachers.names():

@@ -1,4 +1,4 @@
-"""What a teacher is: it gets candidates and gives each query's an order. Knows no particular one."""
+"""Protocol of teachers, and conversion of scores and runs into their rankings."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from rerank.experiment.spec import Execution, RunSpec
 from rerank.types import Qrels, Ranking, Run
 
 if TYPE_CHECKING:
-    from rerank.experiment import Prepared
+    from rerank.experiment import PreparedRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opinion:
-    """What a teacher says of one query's candidates.
+class TeacherRanking:
+    """Ranking of one query's candidates by a teacher.
 
     Attributes:
-        order: All of them, best first.
-        scores: Document -> the teacher's score; empty where it gives none.
-        silent: The candidates that it says nothing about: they come last, in their given order.
-        failed: Why this is no label, in words; empty where it is one.
+        order: All candidates, best first.
+        scores: Document id -> teacher score; empty if the teacher gives no scores.
+        unranked: Candidates that the teacher does not rank; they come last, in first-stage order.
+        failed: Reason why this ranking cannot be used as a label; empty if it can.
     """
 
     order: tuple[str, ...]
     scores: Mapping[str, float] = field(default_factory=dict)
-    silent: frozenset[str] = frozenset()
+    unranked: frozenset[str] = frozenset()
     failed: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """What is labelled.
+class LabellingTask:
+    """Candidates to label, with everything that teachers may need.
 
     Attributes:
-        spec: What was asked for; the method and the model are for the teacher `method` alone.
-        execution: How.
-        collection: Where the documents are.
-        candidates: A list for every query, in first-stage order, with texts.
-        qrels: The judgments that the specification or the collection has; empty if there are none.
-        prepared: The run of the specification's method, for the teacher `method`.
+        spec: Run specification; method and model are used by the teacher `method` only.
+        execution: Execution options of a run.
+        collection: Collection with the documents.
+        candidates: First-stage ranking of every query, with texts.
+        qrels: Relevance judgments of the specification or the collection; empty if there are none.
+        prepared: Prepared run of the specification, for the teacher `method`.
         execute: Executes a run and returns its summary.
     """
 
@@ -50,63 +50,67 @@ class Task:
     collection: Collection
     candidates: Run
     qrels: Qrels
-    prepared: Prepared | None
-    execute: Callable[[Prepared, Execution], dict[str, Any]]
+    prepared: PreparedRun | None
+    execute: Callable[[PreparedRun, Execution], dict[str, Any]]
 
 
 class Teacher(Protocol):
-    """Someone who puts candidates in order. Its fields are its options."""
+    """A teacher ranks candidate documents to produce training labels. Dataclass fields are its options."""
 
-    #: Whether it runs the specification's method, so that its model has to be loaded.
+    #: True if it executes the run of the specification, so that its model has to be loaded.
     runs: ClassVar[bool]
-    #: Whether it knows judged queries only.
+    #: True if it can rank only judged queries.
     judged_only: ClassVar[bool]
 
     def scored(self, spec: RunSpec) -> bool:
-        """Whether it gives scores that can be added up with others', beside an order."""
+        """Return whether its rankings have scores, which can be fused with those of other teachers."""
 
-    def label(self, task: Task) -> tuple[Mapping[str, Opinion], Mapping[str, Any]]:
-        """Put every list in order.
+    def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:
+        """Rank the candidates of every query.
 
         Returns:
-            Query -> opinion, for every query of the candidates; and what there is to tell beside, for the report.
+            Query id -> ranking, for every query of the candidates; and further values for the report.
 
         Raises:
-            RerankError: It cannot label anything.
+            RerankError: The teacher cannot be used.
         """
 
 
-def by_ranking(candidates: Ranking, ranked: Sequence[str], scores: Mapping[str, float] | None = None) -> Opinion:
-    """Candidates in the order of a list that may lack some of them and have others; those it lacks come last.
+def rank_by_list(
+    candidates: Ranking, ranked: Sequence[str], scores: Mapping[str, float] | None = None
+) -> TeacherRanking:
+    """Rank candidates in the order of a list, which may contain other documents; missing candidates come last.
 
     >>> from rerank.types import Document, Query
     >>> given = Ranking.from_order(Query(id="q"), [Document(id=name) for name in "abc"])
     >>> by_ranking(given, ["c", "x", "b"]).order
     ('c', 'b', 'a')
     """
-    wanted = set(candidates.doc_ids)
-    found = [one for one in ranked if one in wanted]
-    silent = [one for one in candidates.doc_ids if one not in set(found)]
-    known = {one: scores[one] for one in found} if scores else {}
-    return Opinion(order=(*found, *silent), scores=known, silent=frozenset(silent))
+    candidate_ids, ranked_ids = set(candidates.doc_ids), set(ranked)
+    found = [doc_id for doc_id in ranked if doc_id in candidate_ids]
+    unranked = [doc_id for doc_id in candidates.doc_ids if doc_id not in ranked_ids]
+    known = {doc_id: scores[doc_id] for doc_id in found} if scores else {}
+    return TeacherRanking(order=(*found, *unranked), scores=known, unranked=frozenset(unranked))
 
 
-def by_scores(candidates: Ranking, scores: Mapping[str, float]) -> Opinion:
-    """Candidates by falling score, ties in first-stage order; those without a score come last."""
-    known = [one for one in candidates.doc_ids if one in scores]
-    return by_ranking(candidates, sorted(known, key=lambda one: -scores[one]), scores)
+def rank_by_scores(candidates: Ranking, scores: Mapping[str, float]) -> TeacherRanking:
+    """Rank candidates by descending score, ties in first-stage order; candidates without a score come last."""
+    known = [doc_id for doc_id in candidates.doc_ids if doc_id in scores]
+    return rank_by_list(candidates, sorted(known, key=lambda doc_id: -scores[doc_id]), scores)
 
 
-def by_run(candidates: Iterable[Ranking], run: Run) -> dict[str, Opinion]:
-    """Candidates in the order of a run, with its scores; a query that the run lacks has no label."""
-    found = {}
+def rank_by_run(candidates: Iterable[Ranking], run: Run) -> dict[str, TeacherRanking]:
+    """Rank candidates in the order of a run, with its scores; queries missing in the run have no label."""
+    rankings = {}
     for ranking in candidates:
-        name = ranking.query.id
-        if name not in run:
-            found[name] = Opinion(order=ranking.doc_ids, failed="the run has no list for the query")
+        query_id = ranking.query.id
+        if query_id not in run:
+            rankings[query_id] = TeacherRanking(order=ranking.doc_ids, failed="the run has no list for the query")
             continue
-        opinion = by_ranking(ranking, run[name].doc_ids, dict(zip(run[name].doc_ids, run[name].scores, strict=True)))
-        if len(opinion.silent) == len(ranking) > 0:
-            opinion = Opinion(order=ranking.doc_ids, failed="the run has none of the candidates")
-        found[name] = opinion
-    return found
+        listed = run[query_id]
+        scores = dict(zip(listed.doc_ids, listed.scores, strict=True))
+        by_list = rank_by_list(ranking, listed.doc_ids, scores)
+        if len(by_list.unranked) == len(ranking) > 0:
+            by_list = TeacherRanking(order=ranking.doc_ids, failed="the run has none of the candidates")
+        rankings[query_id] = by_list
+    return rankings

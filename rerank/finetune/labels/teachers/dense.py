@@ -1,7 +1,7 @@
-"""The teacher that is an embedding model: candidates by the similarity of their vectors to the query's.
+"""The teacher `dense`: an embedding model ranks candidates by similarity to the query.
 
-Only candidates are embedded, not the collection. What is embedded is kept as `rerank.retrieval.dense` keeps it, batch
-by batch, so that a killed process is gone on with.
+Only candidates are embedded, not the collection. Embeddings are stored batch by batch in the cache of
+`rerank.retrieval.dense`, so that an interrupted process can be continued.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rerank.errors import UsageError
-from rerank.experiment.candidates import digest
+from rerank.experiment.candidates import digest_run
 from rerank.experiment.spec import RunSpec
-from rerank.finetune.labels.teachers.base import Opinion, Task, by_scores
+from rerank.finetune.labels.teachers.base import LabellingTask, TeacherRanking, rank_by_scores
 from rerank.retrieval.dense import Dense as Searching
 from rerank.types import Document, Query, Ranking, Run
 
@@ -23,7 +23,7 @@ _FORMAT = "1"
 
 @dataclass(frozen=True, slots=True)
 class Dense(Searching):
-    """The options of the first stage `dense`; those of its indexes have no use, since nothing is searched.
+    """An embedding model, with the options of the first stage `dense` except those of indexes.
 
     Raises:
         UsageError: An index is named, or a number is out of range.
@@ -33,31 +33,34 @@ class Dense(Searching):
     judged_only: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Refuse what would be without effect."""
+        """Reject options without effect."""
         Searching.__post_init__(self)
         if self.index != "flat":
-            raise UsageError(f"The teacher dense with index={self.index}", expected="none: every candidate is scored")
+            raise UsageError(
+                f"The teacher dense with index={self.index}", expected="no index, because every candidate is scored"
+            )
 
     def scored(self, spec: RunSpec) -> bool:
-        """It does."""
+        """Return True: the scores are similarities."""
         return True
 
-    def label(self, task: Task) -> tuple[Mapping[str, Opinion], Mapping[str, Any]]:
-        """See `Teacher`. The scores are cosines, or inner products with ``normalise=false``.
+    def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:
+        """Rank the candidates by cosine, or by inner product with ``normalise=false``.
 
         Raises:
             MissingPrerequisiteError: The extra ``dense`` is not installed.
-            BackendError: The model fails; embeddings that were committed stay.
-            RerankError: What `rerank.retrieval.dense.Dense.over` raises.
+            BackendError: The model fails; stored embeddings are kept.
+            RerankError: The encoder cannot be loaded.
         """
         from rerank.indexing import documents as document_files
         from rerank.indexing import embeddings as embedding_files
         from rerank.indexing.text_encoder import load_encoder
+        from rerank.retrieval.base.model_folders import locate_model
 
-        encoder = load_encoder(self)
+        encoder = load_encoder(locate_model(self.model), self)
         texts = _Candidates.of(task)
         if not texts.documents:
-            return {query: Opinion(order=()) for query in task.candidates}, {}
+            return {query: TeacherRanking(order=()) for query in task.candidates}, {}
         documents = document_files.open_documents(texts)
         made_from = {
             "format": _FORMAT,
@@ -68,35 +71,35 @@ class Dense(Searching):
         matrix = embedding_files.open_embeddings(
             documents, encoder, made_from, text=self.text_of, batch_size=self.batch_size
         )
-        rows = {doc.id: at for at, doc in enumerate(texts.documents)}
-        found = {}
+        rows = {doc.id: row for row, doc in enumerate(texts.documents)}
+        rankings = {}
         for query, ranking in task.candidates.items():
             if not ranking.query.text.strip():
-                found[query] = Opinion(order=ranking.doc_ids, failed="the query is blank")
+                rankings[query] = TeacherRanking(order=ranking.doc_ids, failed="the query is blank")
                 continue
             (vector,) = encoder.queries([ranking.query.text])
-            scores = matrix[[rows[one] for one in ranking.doc_ids]] @ vector
-            found[query] = by_scores(ranking, dict(zip(ranking.doc_ids, map(float, scores), strict=True)))
-        return found, {"embedded": len(texts.documents)}
+            scores = matrix[[rows[doc_id] for doc_id in ranking.doc_ids]] @ vector
+            rankings[query] = rank_by_scores(ranking, dict(zip(ranking.doc_ids, map(float, scores), strict=True)))
+        return rankings, {"embedded": len(texts.documents)}
 
 
 @dataclass(frozen=True)
 class _Candidates:
-    """The candidates of all queries as a collection of their own, each document once."""
+    """The candidates of all queries as a collection, each document once."""
 
     name: str
     language: str
     documents: tuple[Document, ...]
 
     @classmethod
-    def of(cls, task: Task) -> _Candidates:
+    def of(cls, task: LabellingTask) -> _Candidates:
         docs = {doc.id: doc for ranking in task.candidates.values() for doc in ranking.docs}
-        documents = tuple(docs[one] for one in sorted(docs))
+        documents = tuple(docs[doc_id] for doc_id in sorted(docs))
         return cls(f"candidates of {task.collection.name}", task.collection.language, documents)
 
     @property
     def fingerprint(self) -> str:
-        return digest(Run([Ranking.from_order(Query(id="candidates"), self.documents)]))
+        return digest_run(Run([Ranking.from_order(Query(id="candidates"), self.documents)]))
 
     def docs(self) -> Iterator[Document]:
         return iter(self.documents)

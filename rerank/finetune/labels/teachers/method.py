@@ -1,7 +1,4 @@
-"""The teacher that is a reranking method with its model: whatever `rerank run` can do.
-
-It is a run: with a folder, a call log and --resume. Knows what a run leaves behind, not how it is made.
-"""
+"""The teacher `method`: a reranking method with its model, executed as a run with a folder, a call log and --resume."""
 
 from __future__ import annotations
 
@@ -9,21 +6,22 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from rerank.assemble import plan_ranker
 from rerank.backends.replay import Replay
 from rerank.errors import UsageError
+from rerank.experiment.prepare import ranker_config
 from rerank.experiment.replay import replay
 from rerank.experiment.spec import RunSpec
-from rerank.finetune.labels.teachers.base import Opinion, Task
-from rerank.judges import FAILURES, judges, open_judge
-from rerank.judges.base.pointwise import Pointwise
+from rerank.finetune.labels.teachers.base import LabellingTask, TeacherRanking
+from rerank.judges import FAILURES, judges
+from rerank.judges.base.pointwise import PointwiseJudge
 from rerank.judges.relate import Relate
 from rerank.methods import open_method
-from rerank.pipeline.driver import Outcome
-from rerank.prompts import load_prompt
+from rerank.pipeline.driver import RerankOutcome
 from rerank.store import RunFolder
 from rerank.types import Ranking
 
-#: What a run's report keeps of its summary.
+#: Values of the run summary in the report.
 _KEPT = (
     "folder",
     "windows",
@@ -39,26 +37,26 @@ _KEPT = (
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """The method and the model of the specification; with ``multipass`` the whole list is in order.
+    """The method and the model of the run specification.
 
-    A list with a failed window has no label: the window kept its given order, which is nobody's opinion. Neither has
-    one whose query is blank. Scores are those of methods that give each document one: cross-encoders and pointwise.
+    A list with a failed window has no label, because the window keeps its first-stage order. A list with a blank query
+    has none either. Cross-encoders and pointwise methods give scores.
     """
 
     runs: ClassVar[bool] = True
     judged_only: ClassVar[bool] = False
 
     def scored(self, spec: RunSpec) -> bool:
-        """For cross-encoders and pointwise methods over the whole list."""
+        """Return True for cross-encoders and pointwise methods over the whole list."""
         method = open_method(spec.method)
-        return method.strategy == "full" and issubclass(judges.get(method.judge), Relate | Pointwise)
+        return method.strategy.name == "full" and issubclass(judges.get(method.judge.name), Relate | PointwiseJudge)
 
-    def label(self, task: Task) -> tuple[Mapping[str, Opinion], Mapping[str, Any]]:
-        """See `Teacher`.
+    def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:
+        """Execute the run and return its rankings.
 
         Raises:
-            UsageError: The task has no run.
-            RerankError: What executing a run raises; committed calls are kept.
+            UsageError: The task has no prepared run.
+            RerankError: The run fails; logged calls are kept.
         """
         if task.prepared is None:
             raise UsageError("The teacher method without a prepared run", expected="Task.prepared")
@@ -68,38 +66,37 @@ class Method:
         _, outcome, _ = replay(folder)
         failed, partial = (_queries(outcome, statuses) for statuses in (FAILURES, {"partial"}))
         scores = scores_of(folder)
-        found = {}
-        for name, given in task.candidates.items():
-            order = result[name].doc_ids if name in result else given.doc_ids
-            reason = "" if given.query.text.strip() else "the query is blank"
+        rankings = {}
+        for name, candidates in task.candidates.items():
+            order = result[name].doc_ids if name in result else candidates.doc_ids
+            reason = "" if candidates.query.text.strip() else "the query is blank"
             if name in failed:
                 reason = "a window failed"
-            found[name] = Opinion(order=order, scores=scores.get(name, {}), failed=reason)
-        told = {key: summary[key] for key in _KEPT}
-        return found, told | {"lists_with_partial_windows": len(partial)}
+            rankings[name] = TeacherRanking(order=order, scores=scores.get(name, {}), failed=reason)
+        report = {key: summary[key] for key in _KEPT}
+        return rankings, report | {"lists_with_partial_windows": len(partial)}
 
 
-def _queries(outcome: Outcome, statuses: Collection[str]) -> set[str]:
-    """The queries that have a window with one of these statuses."""
+def _queries(outcome: RerankOutcome, statuses: Collection[str]) -> set[str]:
+    """Return the ids of queries that have a window with one of these statuses."""
     return {window.query.id for window, verdict in outcome.judged if verdict.status in statuses}
 
 
 def scores_of(folder: RunFolder) -> dict[str, dict[str, float]]:
-    """Query -> document -> score, of a finished run whose method gives each document one; else nothing.
+    """Return query id -> document id -> score of a completed run, or an empty mapping if its method gives no scores.
 
-    Only scores of whole lists that put the list in the order of the result are returned.
+    Only scores of complete lists whose order agrees with the result are returned.
     """
     spec = RunSpec.make(folder.spec()["spec"])
     if not Method().scored(spec):
         return {}
-    method = open_method(spec.method)
     with folder.calls(readonly=True) as log:
         calls = list(log.calls())
-    judge = open_judge(method.judge_selector, Replay(calls), load_prompt(judges.get(method.judge).prompt))
+    judge = plan_ranker(ranker_config(spec)).open_recorded_judge(Replay(calls))
     heard: dict[str, dict[str, float]] = {}
     for call in calls:
         row = heard.setdefault(call.query_id, {})
-        if isinstance(judge, Pointwise):
+        if isinstance(judge, PointwiseJudge):
             if call.reply.scores:
                 row[call.doc_ids[0]] = judge.score(call.reply.scores)
         else:
@@ -109,6 +106,6 @@ def scores_of(folder: RunFolder) -> dict[str, dict[str, float]]:
 
 
 def _agrees(result: Ranking, scores: Mapping[str, float]) -> bool:
-    found = [scores.get(one) for one in result.doc_ids]
-    known = [value for value in found if value is not None and value == value and abs(value) != float("inf")]
-    return len(known) == len(found) and known == sorted(known, reverse=True)
+    values = [scores.get(doc_id) for doc_id in result.doc_ids]
+    known = [value for value in values if value is not None and value == value and abs(value) != float("inf")]
+    return len(known) == len(values) and known == sorted(known, reverse=True)

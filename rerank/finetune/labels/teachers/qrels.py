@@ -1,4 +1,4 @@
-"""The teacher that is a set of judgments: falling grades, ties in first-stage order."""
+"""The teacher `qrels`: relevance judgments rank candidates by descending grade, ties in first-stage order."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any, ClassVar
 from rerank.collections import judgments
 from rerank.errors import DataError
 from rerank.experiment.spec import RunSpec
-from rerank.finetune.labels.teachers.base import Opinion, Task, by_scores
+from rerank.finetune.labels.teachers.base import LabellingTask, TeacherRanking, rank_by_scores
 
 
 @dataclass(frozen=True, slots=True)
 class Qrels:
-    """Judgments. A document without one counts as grade 0, as in every evaluation, and such are counted.
+    """Relevance judgments. An unjudged document has grade 0, as in evaluation; the report counts them.
 
-    A list whose documents all have the same grade has no label: its order would be the first stage's own.
+    A list whose documents all have the same grade has no label: its order would be that of the first stage.
 
     Attributes:
-        file: A file of judgments or a collection's selector; those of the run where it is left out.
+        file: A qrels file or the selector of a collection; the qrels of the run specification if omitted.
     """
 
     runs: ClassVar[bool] = False
@@ -28,32 +28,32 @@ class Qrels:
     file: str = ""
 
     def scored(self, spec: RunSpec) -> bool:
-        """It does."""
+        """Return True: the scores are grades."""
         return True
 
-    def label(self, task: Task) -> tuple[Mapping[str, Opinion], Mapping[str, Any]]:
-        """See `Teacher`. The scores are the grades.
+    def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:
+        """Rank the candidates by grade.
 
         Raises:
-            DataError: There are no judgments.
+            DataError: There are no relevance judgments.
         """
         qrels = judgments(self.file)[0] if self.file else task.qrels
         if not qrels:
             raise DataError(
                 f"The collection {task.collection.name!r} has no judgments",
-                expected="some, for the teacher qrels",
-                remedy="Name a file with --qrels, or take another --teacher",
+                expected="relevance judgments, for the teacher qrels",
+                remedy="Name a file with --qrels, or use another --teacher",
             )
-        found: dict[str, Opinion] = {}
+        rankings: dict[str, TeacherRanking] = {}
         unjudged = 0
         for query, ranking in task.candidates.items():
             judged = qrels.get(query, {})
-            grades = {one: float(judged.get(one, 0)) for one in ranking.doc_ids}
-            unjudged += sum(one not in judged for one in ranking.doc_ids)
-            opinion = by_scores(ranking, grades)
+            grades = {doc_id: float(judged.get(doc_id, 0)) for doc_id in ranking.doc_ids}
+            unjudged += sum(doc_id not in judged for doc_id in ranking.doc_ids)
+            by_grade = rank_by_scores(ranking, grades)
             if not judged:
-                opinion = Opinion(order=ranking.doc_ids, failed="the query has no judgments")
+                by_grade = TeacherRanking(order=ranking.doc_ids, failed="the query has no judgments")
             elif len(set(grades.values())) == 1 and len(grades) > 1:
-                opinion = Opinion(order=ranking.doc_ids, failed="all candidates have the same grade")
-            found[query] = opinion
-        return found, {"unjudged": unjudged}
+                by_grade = TeacherRanking(order=ranking.doc_ids, failed="all candidates have the same grade")
+            rankings[query] = by_grade
+        return rankings, {"unjudged": unjudged}

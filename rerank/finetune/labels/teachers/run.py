@@ -1,4 +1,4 @@
-"""The teacher that is a run file: a reranker's or a first stage's result, from here or from elsewhere."""
+"""The teacher `run`: a run file of a reranker or a first stage."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rerank.experiment.spec import RunSpec
-from rerank.finetune.labels.teachers.base import Opinion, Task, by_run
+from rerank.finetune.labels.teachers.base import LabellingTask, TeacherRanking, rank_by_run
 from rerank.io.run_files import read_run
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """An existing run: candidates in the order of its scores, those that it lacks last and counted.
+    """An existing run. Candidates missing in the run come last and are counted.
 
-    Scores that a listwise reranker's run has are positions (1 at rank 1, 1/2 at rank 2 ...), not estimates.
+    The scores in the run of a listwise reranker are reciprocal ranks (1, 1/2 ...), not relevance estimates.
 
     Attributes:
-        path: The file, in any form that `rerank.io.run_files.read_run` reads.
+        path: Run file, in any format that `rerank.io.run_files.read_run` supports.
     """
 
     runs: ClassVar[bool] = False
@@ -27,14 +27,14 @@ class Run:
     path: str
 
     def scored(self, spec: RunSpec) -> bool:
-        """It does."""
+        """Return True: the scores are those of the run."""
         return True
 
-    def label(self, task: Task) -> tuple[Mapping[str, Opinion], Mapping[str, Any]]:
-        """See `Teacher`.
+    def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:
+        """Rank the candidates in the order of the run.
 
         Raises:
-            MissingResourceError: There is no such file.
-            DataError: It is no run.
+            MissingResourceError: The file does not exist.
+            DataError: The file is not a run.
         """
-        return by_run(task.candidates.values(), read_run(self.path)), {}
+        return rank_by_run(task.candidates.values(), read_run(self.path)), {}

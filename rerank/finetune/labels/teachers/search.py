@@ -1,4 +1,4 @@
-"""The teacher that is a first stage: candidates in the order in which another search finds them."""
+"""The teacher `search`: another first stage ranks the candidates."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rerank.experiment.spec import RunSpec
-from rerank.finetune.labels.teachers.base import Opinion, Task, by_run
+from rerank.finetune.labels.teachers.base import LabellingTask, TeacherRanking, rank_by_run
 from rerank.retrieval import first_stages, open_retriever
 from rerank.selector import build
 
-#: How deep is searched: documents that are not found by then come last and are counted.
+#: Retrieval depth; candidates that are not retrieved come last and are counted.
 DEPTH = 1000
 
 
@@ -20,11 +20,11 @@ class Search:
     """A first stage over the whole collection, 1000 documents deep or as deep as the candidates.
 
     Attributes:
-        selector: Which, e.g. ``bm25,k1=1.2`` or ``hybrid:bm25+dense``; in parentheses where it has options and this
-            teacher is named itself.
+        selector: Selector such as ``bm25,k1=1.2`` or ``hybrid:bm25+dense``; in parentheses if it has options and is
+            given as ``search:(...)``.
 
     Raises:
-        UnknownNameError: There is none, or it has no such option.
+        UnknownNameError: The first stage or an option of it does not exist.
     """
 
     runs: ClassVar[bool] = False
@@ -33,7 +33,7 @@ class Search:
     selector: str
 
     def __post_init__(self) -> None:
-        """Check it before anything is retrieved."""
+        """Check the selector before anything is retrieved."""
         build(first_stages, self._plain)
 
     @property
@@ -42,15 +42,15 @@ class Search:
         return self.selector[1:-1] if enclosed else self.selector
 
     def scored(self, spec: RunSpec) -> bool:
-        """It does."""
+        """Return True: the scores are those of the first stage."""
         return True
 
-    def label(self, task: Task) -> tuple[Mapping[str, Opinion], Mapping[str, Any]]:
-        """See `Teacher`.
+    def label(self, task: LabellingTask) -> tuple[Mapping[str, TeacherRanking], Mapping[str, Any]]:
+        """Rank the candidates in the order of the first stage.
 
         Raises:
-            RerankError: Whatever the first stage raises.
+            RerankError: The first stage fails.
         """
         queries = [ranking.query for ranking in task.candidates.values()]
-        found = open_retriever(self._plain, task.collection).search(queries, max(DEPTH, task.spec.depth))
-        return by_run(task.candidates.values(), found), {}
+        run = open_retriever(self._plain, task.collection).search(queries, max(DEPTH, task.spec.depth))
+        return rank_by_run(task.candidates.values(), run), {}

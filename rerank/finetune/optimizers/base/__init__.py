@@ -1,43 +1,46 @@
-"""What an optimizer is here: options that build a torch optimizer over a model, and what it keeps in memory."""
+"""The optimizer protocol: options that build a torch optimizer for a model, and the size of its state."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
-from rerank.finetune.parts import Part, Shape
+from rerank.finetune.components import ParameterKind, TrainingComponent
 
 
-class Optimizer(Part, Protocol):
-    """An optimizer. Its fields are its options, less learning rate and weight decay, which all have."""
+class Optimizer(TrainingComponent, Protocol):
+    """An optimizer. Its fields are its options, in addition to learning rate and weight decay, which all have."""
 
-    #: ``cuda`` where it does not run without; else empty.
+    #: Required device: ``cuda``, or empty if it runs everywhere.
     needs: ClassVar[str]
 
     @property
-    def fits(self) -> frozenset[Shape]:
-        """What may train under it: others are refused before anything is loaded. Options may decide it."""
+    def fits(self) -> frozenset[ParameterKind]:
+        """Kinds of parameters that it can train; recipes with others are refused before anything is loaded.
+
+        The value may depend on the options.
+        """
 
     @property
     def reason(self) -> str:
-        """Why it does not fit the others, as a sentence for the message; empty where it fits all."""
+        """Reason why it does not fit other kinds of parameters, for the error message; empty if it fits all."""
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
-        """A `torch.optim.Optimizer` over the parameters of ``model`` that ask for gradients.
+        """Return a `torch.optim.Optimizer` over the trainable parameters of ``model``.
 
-        Its state is tensors and numbers alone, so that ``torch.load(weights_only=True)`` reads it back, and
-        ``load_state_dict`` restores it to the bit whatever the parameters' number type.
+        Its state consists of tensors and numbers only, so that ``torch.load(weights_only=True)`` can read it, and
+        ``load_state_dict`` restores it bit by bit, whatever the data type of the parameters.
 
         Args:
-            model: What an adapter's `attach` returned.
-            lr: Learning rate; the trainer's scheduler multiplies each group's own.
-            weight_decay: Decoupled; not for biases and norms (vectors).
+            model: The model that an adapter's `attach` returned.
+            lr: Learning rate; the scheduler of the trainer multiplies the rate of each parameter group.
+            weight_decay: Decoupled weight decay; not applied to vectors (biases and norms).
         """
 
-    def state(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """How many numbers it keeps after a step, by the published formula; step counters do not count.
+    def count_state(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """Return how many numbers it keeps after a step according to the published formula, without step counters.
 
         Args:
-            shapes: (rows, columns) of every matrix that trains once the optimizer is built; what is no matrix to
-                multiply by, so vectors and embeddings, as (1, size).
+            shapes: Shape (rows, columns) of every matrix that is trained after the optimizer is built; vectors and
+                embeddings as (1, size).
         """

@@ -1,8 +1,8 @@
-"""AdamW whose state comes back from a checkpoint as it was. Knows tensors, not models.
+"""AdamW whose state is restored from a checkpoint bit by bit.
 
-torch casts what it loads to the parameter's number type: moments in float32 of bfloat16 weights would come back
-rounded, and indices as fractions. Here each tensor keeps its own type, and moments are never narrower than float32. The
-arithmetic is torch's.
+torch casts the state that it loads to the data type of the parameters: float32 moments of bfloat16 weights would be
+rounded, and indices would become floating-point numbers. Here each tensor keeps its own data type, and moments are at
+least float32. The arithmetic is torch's.
 """
 
 from __future__ import annotations
@@ -15,52 +15,54 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
-State = dict[str, Any]
+OptimizerState = dict[str, Any]
 
 
-def wide(tensor: Tensor) -> Tensor:
-    """The tensor in float32 if it is narrower; itself, not a copy, if it is not."""
+def widen(tensor: Tensor) -> Tensor:
+    """Return the tensor as float32 if its data type is narrower; otherwise the tensor itself, not a copy."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def evaluate(closure: Callable[[], Any] | None) -> Any:
-    """The loss that a closure gives, computed with gradients; None without one."""
+def evaluate_closure(closure: Callable[[], Any] | None) -> Any:
+    """Return the loss that the closure computes with gradients enabled; None without a closure."""
     if closure is None:
         return None
     with torch.enable_grad():
         return closure()
 
 
-def advance(weights: Sequence[Tensor], grads: Sequence[Tensor], states: Sequence[State], group: State) -> None:
-    """One step of AdamW (Loshchilov and Hutter, arXiv 1711.05101) in place.
+def step_adamw(
+    weights: Sequence[Tensor], grads: Sequence[Tensor], states: Sequence[OptimizerState], group: OptimizerState
+) -> None:
+    """Apply one step of AdamW (Loshchilov and Hutter, arXiv 1711.05101, algorithm 2) in place.
 
-    Narrow weights go one by one, for each needs a wide copy for as long as it is stepped.
+    Narrow weights are processed one at a time, since each needs a float32 copy during its step.
 
     Args:
-        weights: What moves.
-        grads: As many, of the same shapes.
-        states: Of each, empty before its first step; ``step``, ``exp_avg`` and ``exp_avg_sq`` as in torch.
+        weights: Parameters to update.
+        grads: Their gradients, of the same shapes.
+        states: Their states, empty before the first step; ``step``, ``exp_avg`` and ``exp_avg_sq`` as in torch.
         group: ``lr``, ``betas``, ``eps`` and ``weight_decay``.
     """
-    as_they_are = []
+    wide_enough = []
     for weight, grad, state in zip(weights, grads, states, strict=True):
         if "exp_avg" not in state:
             state["step"] = torch.tensor(0.0)
-            state["exp_avg"] = torch.zeros_like(wide(weight))
-            state["exp_avg_sq"] = torch.zeros_like(wide(weight))
-        copy = wide(weight)
+            state["exp_avg"] = torch.zeros_like(widen(weight))
+            state["exp_avg_sq"] = torch.zeros_like(widen(weight))
+        copy = widen(weight)
         if copy is weight:
-            as_they_are.append((weight, wide(grad), state))
+            wide_enough.append((weight, widen(grad), state))
         else:
-            _adamw([(copy, wide(grad), state)], group)
+            _adamw([(copy, widen(grad), state)], group)
             weight.copy_(copy)
-    _adamw(as_they_are, group)
+    _adamw(wide_enough, group)
 
 
-def _adamw(moved: Sequence[tuple[Tensor, Tensor, State]], group: State) -> None:
-    if not moved:
+def _adamw(updates: Sequence[tuple[Tensor, Tensor, OptimizerState]], group: OptimizerState) -> None:
+    if not updates:
         return
-    weights, grads, states = zip(*moved, strict=True)
+    weights, grads, states = zip(*updates, strict=True)
     beta1, beta2 = group["betas"]
     adamw(
         list(weights),
@@ -79,14 +81,14 @@ def _adamw(moved: Sequence[tuple[Tensor, Tensor, State]], group: State) -> None:
     )
 
 
-class Exact(torch.optim.Optimizer):
-    """An optimizer whose state is loaded as it was saved, each tensor in its own number type."""
+class ExactStateOptimizer(torch.optim.Optimizer):
+    """Optimizer whose state is loaded as it was saved, each tensor in its own data type."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict` gave; parameters without an entry begin anew.
+        """Load the result of `state_dict`; parameters without an entry start with an empty state.
 
         Raises:
-            ValueError: The groups are others than those here.
+            ValueError: The parameter groups differ from those of this optimizer.
         """
         super().load_state_dict({**state_dict, "state": {}})
         indices = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
@@ -94,21 +96,21 @@ class Exact(torch.optim.Optimizer):
         for index, weight in zip(indices, weights, strict=True):
             if index in state_dict["state"]:
                 self.state[weight] = {
-                    # The step count stays on the CPU, where reading it stops no GPU.
+                    # The step counter stays on the CPU, where reading it does not synchronise a GPU.
                     key: value if key == "step" or not isinstance(value, Tensor) else value.to(weight.device)
                     for key, value in state_dict["state"][index].items()
                 }
 
 
-class ExactAdamW(Exact):
-    """AdamW with moments in float32 or wider, whatever the weights are in.
+class ExactAdamW(ExactStateOptimizer):
+    """AdamW with moments of at least float32, whatever the data type of the weights.
 
     Args:
-        params: As for `torch.optim.Optimizer`.
+        params: Parameters or groups, as for `torch.optim.Optimizer`.
         lr: Learning rate of groups that have none of their own.
-        betas: Decay of the moments.
-        eps: Added to the root of the second.
-        weight_decay: Decoupled; of groups that have none of their own.
+        betas: Decay rates of the moments.
+        eps: Term added to the square root of the second moment.
+        weight_decay: Decoupled weight decay of groups that have none of their own.
     """
 
     def __init__(
@@ -122,17 +124,17 @@ class ExactAdamW(Exact):
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
-    def adjusted(self) -> Mapping[Tensor, Tensor]:
-        """Weight -> the gradient to use instead of its own, for those that need another."""
+    def adjusted_gradients(self) -> Mapping[Tensor, Tensor]:
+        """Return the gradients that replace those of some weights."""
         return {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Move every weight that has a gradient."""
-        loss = evaluate(closure)
-        other = self.adjusted()
+        """Update every weight that has a gradient."""
+        loss = evaluate_closure(closure)
+        adjusted = self.adjusted_gradients()
         for group in self.param_groups:
             ready = [weight for weight in group["params"] if weight.grad is not None]
-            grads = [other.get(weight, weight.grad) for weight in ready]
-            advance(ready, grads, [self.state[weight] for weight in ready], group)
+            grads = [adjusted.get(weight, weight.grad) for weight in ready]
+            step_adamw(ready, grads, [self.state[weight] for weight in ready], group)
         return loss

@@ -1,7 +1,8 @@
-"""Pairs of factors B A of a low-rank adapter, and AdamW on gradients that are adjusted in pairs.
+"""Factor pairs B A of low-rank adapters, and AdamW on gradients that are adjusted per pair.
 
-With W + s B A the adapted matrix, g its gradient, A (r x n) and B (m x r), autograd gives dA = s B' g and dB = s g A'.
-The functions here give others instead, as their papers do; what they do not get is g itself, which is never built.
+Let W + s B A be the adapted matrix with A (r x n) and B (m x r), and g (m x n) its gradient. Automatic differentiation
+gives dA = s B' g and dB = s g A'. The functions of this module replace these gradients as their papers do, without
+building g.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from rerank.errors import UsageError
-from rerank.finetune.optimizers.base.exact_adamw import ExactAdamW, wide
+from rerank.finetune.optimizers.base.exact_adamw import ExactAdamW, widen
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """The factors of one matrix.
+class FactorPair:
+    """The two factors of one matrix.
 
     Attributes:
-        a: (r x n).
-        b: (m x r).
-        scale: s in W + s B A.
+        a: Factor A, shape (r, n).
+        b: Factor B, shape (m, r).
+        scale: Scaling factor s in W + s B A.
     """
 
     a: nn.Parameter
@@ -32,16 +33,19 @@ class Pair:
     scale: float
 
 
-Adjust = Callable[[Pair, Tensor, Tensor], tuple[Tensor, Tensor]]
+#: Function of (pair, dA, dB) that returns the gradients to use for A and B.
+GradientAdjustment = Callable[[FactorPair, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def pairs(model: nn.Module) -> list[Pair]:
-    """All factors of peft's LoRA layers that are matrices of their own and of which at least one trains.
+def find_factor_pairs(model: nn.Module) -> list[FactorPair]:
+    """Return the factor pairs of all LoRA layers of peft in which at least one factor is trainable.
+
+    Factors that are computed from other parameters are left out.
 
     Raises:
-        UsageError: There are none.
+        UsageError: The model has no such pair.
     """
-    found = []
+    pairs = []
     for module in model.modules():
         scaling = getattr(module, "scaling", None)
         if not isinstance(scaling, Mapping):
@@ -49,70 +53,76 @@ def pairs(model: nn.Module) -> list[Pair]:
         for name, scale in scaling.items():
             a, b = _weight(module, "lora_A", name), _weight(module, "lora_B", name)
             if a is not None and b is not None and (a.requires_grad or b.requires_grad):
-                found.append(Pair(a, b, float(scale)))
-    if not found:
+                pairs.append(FactorPair(a, b, float(scale)))
+    if not pairs:
         raise UsageError(
-            "The model has no trainable pair lora_A, lora_B",
-            expected="a LoRA-shaped adapter",
-            remedy="Attach an adapter such as lora, or take another optimizer, such as adamw",
+            "The model has no trainable pair of factors lora_A and lora_B",
+            expected="an adapter with factor pairs",
+            remedy="Attach an adapter such as lora, or use another optimizer, such as adamw",
         )
-    return found
+    return pairs
 
 
 def _weight(module: nn.Module, factor: str, name: str) -> nn.Parameter | None:
-    """A factor's matrix; None where there is none, or where it is computed from something else."""
-    held = getattr(module, factor, None)
-    layer = held[name] if isinstance(held, nn.ModuleDict) and name in held else None
+    """Return a factor's matrix; None if it does not exist or is computed from other parameters."""
+    layers = getattr(module, factor, None)
+    layer = layers[name] if isinstance(layers, nn.ModuleDict) and name in layers else None
     weight = layer._parameters.get("weight") if layer is not None else None
     return weight if weight is not None and weight.ndim == 2 else None
 
 
 class FactorAdamW(ExactAdamW):
-    """AdamW on adjusted gradients of pairs, and on their own of everything else.
+    """AdamW on adjusted gradients for factor pairs, and on the original gradients for all other parameters.
 
     Args:
         params: Groups of parameters.
-        pairs: The pairs among them.
-        adjust: (pair, dA, dB) -> what to use instead; all wide. It is asked where B has a gradient; dA is 0 where A has
-            none, and what it gives for A is then not used.
-        options: As for `ExactAdamW`.
+        pairs: The factor pairs among them.
+        adjust: Function of (pair, dA, dB) that returns the gradients to use instead, all at least float32. It is called
+            if B has a gradient; dA is 0 if A has none, and the result for A is then not used.
+        options: Further arguments of `ExactAdamW`.
     """
 
-    def __init__(self, params: Any, *, pairs: list[Pair], adjust: Adjust, **options: Any) -> None:
+    def __init__(self, params: Any, *, pairs: list[FactorPair], adjust: GradientAdjustment, **options: Any) -> None:
         super().__init__(params, **options)
         self._pairs = pairs
         self._adjust = adjust
 
-    def adjusted(self) -> Mapping[Tensor, Tensor]:
-        """See `ExactAdamW`."""
-        other: dict[Tensor, Tensor] = {}
+    def adjusted_gradients(self) -> Mapping[Tensor, Tensor]:
+        """Return the adjusted gradients of all pairs whose B has a gradient."""
+        adjusted: dict[Tensor, Tensor] = {}
         for pair in self._pairs:
             a, b = pair.a.grad, pair.b.grad
             if b is not None:
                 da = torch.zeros_like(pair.a) if a is None else a
-                new_a, new_b = self._adjust(pair, wide(da), wide(b))
-                other |= {pair.a: new_a, pair.b: new_b}
-        return other
+                new_a, new_b = self._adjust(pair, widen(da), widen(b))
+                adjusted |= {pair.a: new_a, pair.b: new_b}
+        return adjusted
 
 
-def gram(rows: Tensor, damping: float) -> Tensor:
-    """(r x r) X X' + damping I of X (r x n), in float64 where the device has it: its inverse squares the condition."""
+def damped_gram(rows: Tensor, damping: float) -> Tensor:
+    """Return X X' + damping I, shape (r, r), for X of shape (r, n); float64 where the device supports it.
+
+    The Gram matrix squares the condition number of X, so that float32 would not be enough for its inverse.
+    """
     accurate = rows if rows.device.type == "mps" else rows.double()
     return accurate @ accurate.T + damping * torch.eye(len(rows), device=rows.device, dtype=accurate.dtype)
 
 
-def frozen_a(damping: float) -> Adjust:
-    """Of B alone: gB = dB (A A')^-1 / s^2, for which s gB A is the nearest to g that A allows."""
+def lora_fa_adjustment(damping: float) -> GradientAdjustment:
+    """Return the adjustment for a frozen A: gB = dB (A A')^-1 / s^2 minimises ||s gB A - g||."""
 
-    def adjust(pair: Pair, da: Tensor, db: Tensor) -> tuple[Tensor, Tensor]:
-        aa = gram(wide(pair.a), damping)
+    def adjust(pair: FactorPair, da: Tensor, db: Tensor) -> tuple[Tensor, Tensor]:
+        # The least-squares solution of s gB A = g is gB = g A' (A A')^-1 / s, and g A' = dB / s.
+        aa = damped_gram(widen(pair.a), damping)
         return da, torch.linalg.solve(aa, db.T.to(aa.dtype)).T.to(db.dtype) / pair.scale**2
 
     return adjust
 
 
-def nearest(damping: float) -> Adjust:
-    """LoRA-Pro: the gradients for which s (B gA + gB A) is nearest to g, of these those nearest to dA and dB.
+def lora_pro_adjustment(damping: float) -> GradientAdjustment:
+    """Return the adjustment of LoRA-Pro: s (B gA + gB A) is closest to g.
+
+    Among the gradients with that property, gA and gB are closest to dA and dB.
 
         gA = (B'B)^-1 dA / s^2 + X A
         gB = (I - B (B'B)^-1 B') dB (A A')^-1 / s^2 - B X
@@ -121,18 +131,23 @@ def nearest(damping: float) -> Adjust:
     Source: Wang et al., arXiv 2407.18242, theorems 2.1 and 2.3. While B = 0, gA = dA = 0.
     """
 
-    def adjust(pair: Pair, da: Tensor, db: Tensor) -> tuple[Tensor, Tensor]:
-        kind = da.dtype
-        aa, bb = gram(wide(pair.a), damping), gram(wide(pair.b).T, damping)
+    def adjust(pair: FactorPair, da: Tensor, db: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = da.dtype
+        aa, bb = damped_gram(widen(pair.a), damping), damped_gram(widen(pair.b).T, damping)
         a, b, da, db = (x.to(aa.dtype) for x in (pair.a, pair.b, da, db))
-        # Both are symmetric: in the bases of their eigenvectors the Sylvester equation is one division a number.
-        (of_aa, in_aa), (of_bb, in_bb) = torch.linalg.eigh(aa), torch.linalg.eigh(bb)
-        inverse = (in_bb / of_bb) @ in_bb.T
-        right = -(inverse @ da @ a.T) / pair.scale**2
-        x = in_bb @ ((in_bb.T @ right @ in_aa) / (of_bb[:, None] + of_aa[None, :])) @ in_aa.T
-        outside = db - b @ (inverse @ (b.T @ db))
-        new_a = inverse @ da / pair.scale**2 + x @ a
-        new_b = outside @ ((in_aa / of_aa) @ in_aa.T) / pair.scale**2 - b @ x
-        return new_a.to(kind), new_b.to(kind)
+        # A A' and B'B (r x r) are symmetric. In the bases of their eigenvectors, the Sylvester equation for X (theorem
+        # 2.3) is solved by one division per entry: X_ij = right_ij / (eigenvalue_i of B'B + eigenvalue_j of A A').
+        (values_aa, vectors_aa), (values_bb, vectors_bb) = torch.linalg.eigh(aa), torch.linalg.eigh(bb)
+        inverse_aa = (vectors_aa / values_aa) @ vectors_aa.T
+        inverse_bb = (vectors_bb / values_bb) @ vectors_bb.T
+        right = -(inverse_bb @ da @ a.T) / pair.scale**2
+        sums = values_bb[:, None] + values_aa[None, :]
+        x = vectors_bb @ ((vectors_bb.T @ right @ vectors_aa) / sums) @ vectors_aa.T
+        # (I - B (B'B)^-1 B') dB, the part of dB outside the column space of B, without an m x m matrix.
+        outside = db - b @ (inverse_bb @ (b.T @ db))
+        # Theorem 2.1 for the solution X above.
+        new_a = inverse_bb @ da / pair.scale**2 + x @ a
+        new_b = outside @ inverse_aa / pair.scale**2 - b @ x
+        return new_a.to(dtype), new_b.to(dtype)
 
     return adjust

@@ -1,4 +1,4 @@
-"""Which parameters of a model an optimizer treats alike. Knows models, not what is done with them."""
+"""Groups of trainable parameters: which of them an optimizer treats in the same way."""
 
 from __future__ import annotations
 
@@ -9,68 +9,74 @@ from torch import nn
 
 from rerank.errors import UsageError
 
-Extra = Callable[[str, nn.Parameter], Mapping[str, Any]]
+#: Function of name and parameter that returns further options of its group.
+GroupOptions = Callable[[str, nn.Parameter], Mapping[str, Any]]
 
 
-def trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """(name, parameter) of all that ask for gradients, shared ones once, in the model's order."""
+def trainable_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Return (name, parameter) of all parameters with ``requires_grad``, shared ones once, in the model's order."""
     return ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
 
 
-def matrices(model: nn.Module) -> set[nn.Parameter]:
-    """The parameters that multiply: two-dimensional, with no side of 1, and no embedding's table.
+def projectable_matrices(model: nn.Module) -> set[nn.Parameter]:
+    """Return the trainable weight matrices: two-dimensional, both sides above 1, and not an embedding.
 
-    A head that shares the embedding's table is that table.
+    An output head that shares the weight of the embedding counts as the embedding.
     """
     tables = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
     return {
-        weight for _, weight in trained(model) if weight.ndim == 2 and min(weight.shape) > 1 and weight not in tables
+        weight
+        for _, weight in trainable_parameters(model)
+        if weight.ndim == 2 and min(weight.shape) > 1 and weight not in tables
     }
 
 
-def trained_shapes(model: nn.Module) -> list[tuple[int, int]]:
-    """What `rerank.finetune.optimizers.base.Optimizer.state` is to be asked about.
+def trainable_shapes(model: nn.Module) -> list[tuple[int, int]]:
+    """Return the shapes of the trainable parameters as `Optimizer.count_state` takes them.
 
-    (rows, columns) of `matrices`; everything else, vectors and embeddings, as (1, size).
+    These are (rows, columns) for `projectable_matrices` and (1, size) for everything else, such as vectors and
+    embeddings.
     """
-    found = matrices(model)
+    projectable = projectable_matrices(model)
     return [
-        (weight.shape[0], weight.shape[1]) if weight in found else (1, weight.numel()) for _, weight in trained(model)
+        (weight.shape[0], weight.shape[1]) if weight in projectable else (1, weight.numel())
+        for _, weight in trainable_parameters(model)
     ]
 
 
-def parameter_groups(
-    model: nn.Module, weight_decay: float, extra: Extra = lambda name, weight: {}
+def make_parameter_groups(
+    model: nn.Module, weight_decay: float, extra: GroupOptions = lambda name, weight: {}
 ) -> list[dict[str, Any]]:
-    """Groups for a torch optimizer: vectors without weight decay, all others with it.
+    """Return groups for a torch optimizer: vectors without weight decay, all other parameters with it.
 
     Args:
-        model: All of its parameters that ask for gradients come into one group each.
-        weight_decay: Of what is no vector.
-        extra: Further options of a parameter, by its name; those with the same options share a group.
+        model: Each of its trainable parameters belongs to exactly one group.
+        weight_decay: Weight decay of parameters that are not vectors.
+        extra: Further options of a parameter, computed from its name and value; parameters with equal options share a
+            group.
 
     Raises:
-        UsageError: Nothing asks for gradients.
+        UsageError: The model has no trainable parameter.
     """
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for name, weight in trained(model):
+    for name, weight in trainable_parameters(model):
         options = {"weight_decay": weight_decay if weight.ndim > 1 else 0.0, **extra(name, weight)}
         groups.setdefault(tuple(options.values()), {**options, "params": []})["params"].append(weight)
     if not groups:
         raise UsageError(
-            "No parameter of the model asks for gradients",
-            expected="something to train",
-            remedy="Attach an adapter first, or unfreeze the weights",
+            "The model has no trainable parameter",
+            expected="at least one parameter with requires_grad",
+            remedy="Attach an adapter first, or unfreeze weights",
         )
     return list(groups.values())
 
 
-def spare_vectors(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same groups, their vectors in groups of their own without weight decay."""
-    spared = []
+def exempt_vectors_from_decay(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the groups with vectors moved to groups of their own without weight decay."""
+    result = []
     for group in groups:
         vectors = [weight for weight in group["params"] if weight.ndim < 2]
         others = [weight for weight in group["params"] if weight.ndim >= 2]
-        spared += [{**group, "params": others}] if others else []
-        spared += [{**group, "params": vectors, "weight_decay": 0.0}] if vectors else []
-    return spared
+        result += [{**group, "params": others}] if others else []
+        result += [{**group, "params": vectors, "weight_decay": 0.0}] if vectors else []
+    return result

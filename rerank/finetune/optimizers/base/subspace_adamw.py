@@ -1,19 +1,20 @@
-"""AdamW that keeps the moments of matrices in a subspace: GaLore, Fira, Natural GaLore, DCT-AdamW and APOLLO in one.
+"""AdamW with the moments of matrices in a subspace: GaLore, Fira, Natural GaLore, DCT-AdamW and APOLLO.
 
-With G the gradient of a matrix, turned so that it has at least as many rows as columns (m x n, m >= n):
+Let G be the gradient of a matrix, transposed if necessary so that it has at least as many rows as columns (m x n, m >=
+n):
 
-    C = G P                                             P (n x r) spans the subspace, chosen anew every ``gap`` steps
-    c = (F + damping I)^-1 C, or C                      F: the last ``history`` C, outer products summed
+    C = G P                                             P (n x r) spans the subspace; it changes every ``gap`` steps
+    c = (F + damping I)^-1 C, or C                      F: outer products of the last ``history`` C, summed
     U = mean / (root of mean square + eps) of c         Adam's moments, both m x r
     W <- W - lr scale update - lr weight_decay W
 
     update = U P'                                       rest "drop"     GaLore, arXiv 2403.03507, algorithm 2
     update = U P' + limit(phi (G - C P'))               rest "add"      Fira, arXiv 2410.01623
     update = limit(phi G)                               rest "instead"  APOLLO, arXiv 2412.05270, algorithm 1
-    phi = |U_i| / |C_i| for row i, or of all rows at once
-    limit: no norm above 1.01 times that of the step before
+    phi = |U_i| / |C_i| for row i, or the ratio of the norms of the whole matrices
+    limit: the norm may be at most 1.01 times that of the previous step
 
-What is no matrix steps by plain AdamW. Knows tensors; which parameters are matrices, the groups say (``projected``).
+Parameters that are not matrices are updated by plain AdamW. Parameter groups state which are matrices (``projected``).
 """
 
 from __future__ import annotations
@@ -25,183 +26,201 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rerank.finetune.optimizers.base.exact_adamw import Exact, State, advance, evaluate, wide
-from rerank.finetune.optimizers.base.options import Rule
+from rerank.finetune.optimizers.base.exact_adamw import (
+    ExactStateOptimizer,
+    OptimizerState,
+    evaluate_closure,
+    step_adamw,
+    widen,
+)
+from rerank.finetune.optimizers.base.options import ProjectionRule
 
-#: By how much the limiter lets a norm grow in one step: gamma in Fira and in APOLLO.
-GROWTH = 1.01
-
-
-class Basis(Protocol):
-    """What spans the subspace; it lives in a matrix's state, as tensors and numbers."""
-
-    def choose(self, state: State, grad: Tensor, rank: int, place: int) -> None:
-        """Choose it for the gradient (m x n) of the parameter at ``place`` among all."""
-
-    def matrix(self, state: State, like: Tensor, rank: int) -> Tensor:
-        """P, (n x r), for a gradient ``like`` this (m x n)."""
+#: Largest growth of a norm in one step: gamma in Fira and in APOLLO.
+MAX_GROWTH = 1.01
 
 
-class Singular:
-    """The gradient's first right singular vectors, kept: n x r numbers."""
+class SubspaceBasis(Protocol):
+    """Basis of the subspace; its state is part of the state of the matrix, as tensors and numbers."""
 
-    def choose(self, state: State, grad: Tensor, rank: int, place: int) -> None:
-        """See `Basis`."""
-        _, _, rows = torch.linalg.svd(grad, full_matrices=False)
-        state["basis"] = rows[:rank].T.contiguous()
+    def choose(self, state: OptimizerState, grad: Tensor, rank: int, place: int) -> None:
+        """Choose the basis for a gradient (m x n) of the parameter at index ``place`` among all parameters."""
 
-    def matrix(self, state: State, like: Tensor, rank: int) -> Tensor:
-        """See `Basis`."""
+    def matrix(self, state: OptimizerState, like: Tensor, rank: int) -> Tensor:
+        """Return P, shape (n, r), for a gradient of the shape of ``like`` (m x n)."""
+
+
+class SingularVectorBasis:
+    """Basis of the first r right singular vectors of the gradient, stored as n x r numbers."""
+
+    def choose(self, state: OptimizerState, grad: Tensor, rank: int, place: int) -> None:
+        """Store the first ``rank`` right singular vectors of the gradient."""
+        _, _, right_vectors = torch.linalg.svd(grad, full_matrices=False)  # (n, n), one vector per row
+        state["basis"] = right_vectors[:rank].T.contiguous()
+
+    def matrix(self, state: OptimizerState, like: Tensor, rank: int) -> Tensor:
+        """Return the stored singular vectors."""
         basis: Tensor = state["basis"]
         return basis
 
 
-class Cosines:
-    """The columns q of the cosine transform with the largest ``|G q|``: r indices are all that is kept.
+class CosineBasis:
+    """Basis of the r columns q of the cosine transform with the largest ``|G q|``, stored as r indices.
 
-    Moments of columns that stay stay with them, and new columns begin at 0: R = Q_old' Q_new of arXiv 2505.17967.
+    The moments of columns that remain are kept, and those of new columns start at 0: R = Q_old' Q_new of arXiv
+    2505.17967.
     """
 
-    def choose(self, state: State, grad: Tensor, rank: int, place: int) -> None:
-        """See `Basis`."""
+    def choose(self, state: OptimizerState, grad: Tensor, rank: int, place: int) -> None:
+        """Store the indices of the columns with the largest norms and reorder the moments accordingly."""
         width = grad.shape[1]
-        strength = (grad @ cosines(width, torch.arange(width, device=grad.device), grad.dtype)).norm(dim=0)
-        columns = strength.topk(rank).indices.sort().values
+        norms = (grad @ dct_columns(width, torch.arange(width, device=grad.device), grad.dtype)).norm(dim=0)  # (n,)
+        columns = norms.topk(rank).indices.sort().values
         if "columns" in state:
-            stays = (state["columns"][:, None] == columns[None, :]).to(grad.dtype)
+            # Q_old' Q_new (r x r) for orthonormal columns is 1 where a column remains and 0 elsewhere.
+            rotation = (state["columns"][:, None] == columns[None, :]).to(grad.dtype)
             for moment in ("exp_avg", "exp_avg_sq"):
-                state[moment] = state[moment] @ stays
+                state[moment] = state[moment] @ rotation
         state["columns"] = columns
 
-    def matrix(self, state: State, like: Tensor, rank: int) -> Tensor:
-        """See `Basis`."""
-        return cosines(like.shape[1], state["columns"], like.dtype)
+    def matrix(self, state: OptimizerState, like: Tensor, rank: int) -> Tensor:
+        """Return the stored columns of the transform."""
+        return dct_columns(like.shape[1], state["columns"], like.dtype)
 
 
-class Noise:
-    """Gaussian of variance 1 / r, drawn anew from a seed whenever it is needed: one number is kept."""
+class RandomBasis:
+    """Gaussian basis of variance 1 / r, generated from a stored seed whenever it is needed."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def choose(self, state: State, grad: Tensor, rank: int, place: int) -> None:
-        """See `Basis`."""
+    def choose(self, state: OptimizerState, grad: Tensor, rank: int, place: int) -> None:
+        """Store the next seed; the first one depends on the parameter."""
+        # 2^20 draws per parameter before the seeds of two parameters meet.
         state["seed"] = state["seed"] + 1 if "seed" in state else self.seed + (place << 20)
 
-    def matrix(self, state: State, like: Tensor, rank: int) -> Tensor:
-        """See `Basis`."""
-        chance = torch.Generator(like.device).manual_seed(state["seed"])
+    def matrix(self, state: OptimizerState, like: Tensor, rank: int) -> Tensor:
+        """Return the random matrix of the stored seed."""
+        generator = torch.Generator(like.device).manual_seed(state["seed"])
         shape = (like.shape[1], rank)
-        return torch.randn(shape, generator=chance, device=like.device, dtype=like.dtype) / math.sqrt(rank)
+        return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype) / math.sqrt(rank)
 
 
-def cosines(width: int, columns: Tensor, dtype: torch.dtype) -> Tensor:
-    """(width x len(columns)) columns of the orthonormal DCT-II matrix.
+def dct_columns(width: int, columns: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return columns of the orthonormal DCT-II matrix, shape (width, len(columns)).
 
-    Q_ij = sqrt(2 / width) cos(pi (2i + 1) j / (2 width)), column 0 over sqrt(2). The angle is brought below a full
-    turn in whole numbers first, for float32 holds no large angle exactly.
+    Q_ij = sqrt(2 / width) cos(pi (2i + 1) j / (2 width)), with column 0 divided by sqrt(2). The angle is reduced below
+    a full turn in integer arithmetic, since float32 does not represent large angles exactly.
     """
+    # The angle is pi / (2 width) times an integer, which may be reduced modulo 4 width.
     turns = (2 * torch.arange(width, device=columns.device)[:, None] + 1) * columns[None, :] % (4 * width)
     values = torch.cos(turns.to(dtype) * (math.pi / (2 * width))) * math.sqrt(2 / width)
     return torch.where(columns == 0, values / math.sqrt(2), values)
 
 
-def natural(low: Tensor, history: Tensor, damping: float) -> Tensor:
-    """(H'H + damping I)^-1 c by Woodbury's identity, H (s x mr) the rows of ``history``, c all of ``low`` (m x r).
+def precondition_by_fisher(low: Tensor, history: Tensor, damping: float) -> Tensor:
+    """Return (H'H + damping I)^-1 c by Woodbury's identity, for c the flattened ``low`` (m x r).
 
-    Rows of zeros change nothing. Source: Das, arXiv 2410.16029.
+    H (s x mr) are the rows of ``history``; rows of zeros have no effect. Source: Das, arXiv 2410.16029.
     """
     flat = low.flatten()
+    # (H'H + d I)^-1 c = (c - H' (H H' + d I)^-1 H c) / d: a system of s equations instead of mr.
     inner = history @ history.T + damping * torch.eye(len(history), device=low.device, dtype=low.dtype)
-    outside = flat - history.T @ torch.linalg.solve(inner, history @ flat)
-    found: Tensor = (outside / damping).view_as(low)
-    return found
+    remainder = flat - history.T @ torch.linalg.solve(inner, history @ flat)
+    preconditioned: Tensor = (remainder / damping).view_as(low)
+    return preconditioned
 
 
-def ratio(update: Tensor, low: Tensor, tensorwise: bool) -> Tensor:
-    """phi: the norm of Adam's update over that of what it came from, (m x 1) or (1 x 1); 0 where that is 0."""
-    over = (0, 1) if tensorwise else (1,)
-    after, before = (torch.linalg.vector_norm(x, dim=over, keepdim=True) for x in (update, low))
+def norm_ratio(update: Tensor, low: Tensor, tensorwise: bool) -> Tensor:
+    """Return phi, the norm of Adam's update over that of its input, shape (m, 1) or (1, 1); 0 where the latter is 0."""
+    dimensions = (0, 1) if tensorwise else (1,)
+    after, before = (torch.linalg.vector_norm(x, dim=dimensions, keepdim=True) for x in (update, low))
     return torch.where(before > 0, after / before, 0.0)
 
 
-def limit(update: Tensor, state: State) -> Tensor:
-    """The update, shortened where its norm is above `GROWTH` times that of the one before, which ``state`` keeps."""
+def limit_growth(update: Tensor, state: OptimizerState) -> Tensor:
+    """Return the update, shortened if its norm exceeds `MAX_GROWTH` times the previous norm in ``state``."""
     norm = torch.linalg.vector_norm(update)
-    before = state.get("norm", torch.zeros_like(norm))
-    # After an update of 0 there is nothing to grow from: without this it would be 0 for ever.
-    most = torch.where(before > 0, GROWTH * before, torch.inf)
-    factor = (most / norm).clamp(max=1.0)
+    previous = state.get("norm", torch.zeros_like(norm))
+    # After an update of 0 there is no limit, since otherwise all later updates would be 0 as well.
+    largest = torch.where(previous > 0, MAX_GROWTH * previous, torch.inf)
+    factor = (largest / norm).clamp(max=1.0)
     state["norm"] = norm * factor
     limited: Tensor = update * factor
     return limited
 
 
-class SubspaceAdamW(Exact):
-    """AdamW, with the moments of matrices in a subspace.
+class SubspaceAdamW(ExactStateOptimizer):
+    """AdamW with the moments of matrices in a subspace.
 
     Args:
         params: Groups, each with ``projected``: whether its parameters are matrices to project.
         lr: Learning rate.
-        betas: Decay of the moments.
-        eps: Added to the root of the second.
-        rule: How matrices are projected.
+        betas: Decay rates of the moments.
+        eps: Term added to the square root of the second moment.
+        rule: Rule for the projection of matrices.
     """
 
     def __init__(
-        self, params: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], eps: float, rule: Rule
+        self, params: list[dict[str, Any]], *, lr: float, betas: tuple[float, float], eps: float, rule: ProjectionRule
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0})
         self.rule = rule
-        bases: dict[str, Basis] = {"svd": Singular(), "cosine": Cosines(), "noise": Noise(rule.seed)}
+        bases: dict[str, SubspaceBasis] = {
+            "svd": SingularVectorBasis(),
+            "cosine": CosineBasis(),
+            "noise": RandomBasis(rule.seed),
+        }
         self._basis = bases[rule.basis]
         weights = (weight for group in self.param_groups for weight in group["params"])
-        self._place = {weight: at for at, weight in enumerate(weights)}
+        self._place = {weight: index for index, weight in enumerate(weights)}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Move every weight that has a gradient."""
-        loss = evaluate(closure)
+        """Update every weight that has a gradient."""
+        loss = evaluate_closure(closure)
         for group in self.param_groups:
             ready = [weight for weight in group["params"] if weight.grad is not None]
             if not group["projected"]:
-                advance(ready, [weight.grad for weight in ready], [self.state[weight] for weight in ready], group)
+                step_adamw(ready, [weight.grad for weight in ready], [self.state[weight] for weight in ready], group)
                 continue
             for weight in ready:
-                turned = weight.shape[0] < weight.shape[1]
-                grad = wide(weight.grad.T if turned else weight.grad)
+                is_transposed = weight.shape[0] < weight.shape[1]
+                grad = widen(weight.grad.T if is_transposed else weight.grad)  # (m, n) with m >= n
                 update = self._update(grad, self.state[weight], group, self._place[weight])
-                moved = wide(weight)
-                moved.mul_(1 - group["lr"] * group["weight_decay"])
-                moved.sub_(update.T if turned else update, alpha=group["lr"] * self.rule.scale)
-                if moved is not weight:
-                    weight.copy_(moved)
+                wide_weight = widen(weight)
+                wide_weight.mul_(1 - group["lr"] * group["weight_decay"])
+                wide_weight.sub_(update.T if is_transposed else update, alpha=group["lr"] * self.rule.scale)
+                if wide_weight is not weight:
+                    weight.copy_(wide_weight)
         return loss
 
-    def _update(self, grad: Tensor, state: State, group: State, place: int) -> Tensor:
-        """(m x n) what to subtract, less learning rate and scale."""
+    def _update(self, grad: Tensor, state: OptimizerState, group: OptimizerState, place: int) -> Tensor:
+        """Return the update (m x n) before it is multiplied by learning rate and scale."""
         rule, rank = self.rule, min(self.rule.rank, grad.shape[1])
-        done = int(state.get("step", 0))
-        if done % rule.gap == 0:
+        steps = int(state.get("step", 0))
+        if steps % rule.gap == 0:
             self._basis.choose(state, grad, rank, place)
-            # Gradients of another subspace say nothing in this one.
+            # Projected gradients of the previous subspace have other coordinates.
             state.pop("history", None)
-        basis = self._basis.matrix(state, grad, rank)
-        low = grad @ basis
-        given = natural(low, self._remember(low, state, done), rule.damping) if rule.history else low
+        basis = self._basis.matrix(state, grad, rank)  # P (n, r)
+        low = grad @ basis  # C = G P (m, r)
+        adam_input = (
+            precondition_by_fisher(low, self._remember(low, state, steps), rule.damping) if rule.history else low
+        )
+        # A step of Adam from 0 with the learning rate -1 gives U itself.
         direction = torch.zeros_like(low)
-        advance([direction], [given], [state], {**group, "lr": -1.0, "weight_decay": 0.0})
+        step_adamw([direction], [adam_input], [state], {**group, "lr": -1.0, "weight_decay": 0.0})
         if rule.rest == "instead":
-            return limit(ratio(direction, low, rule.tensorwise) * grad, state)
-        update = direction @ basis.T
+            return limit_growth(norm_ratio(direction, low, rule.tensorwise) * grad, state)
+        update = direction @ basis.T  # U P' (m, n)
         if rule.rest == "add":
-            update += limit(ratio(direction, low, rule.tensorwise) * (grad - low @ basis.T), state)
+            update += limit_growth(norm_ratio(direction, low, rule.tensorwise) * (grad - low @ basis.T), state)
         return update
 
-    def _remember(self, low: Tensor, state: State, done: int) -> Tensor:
-        """(s x mr) the last s projected gradients, this one among them, in no order."""
+    def _remember(self, low: Tensor, state: OptimizerState, steps: int) -> Tensor:
+        """Return the last s projected gradients including this one as rows (s x mr), in arbitrary order."""
         if "history" not in state:
             state["history"] = low.new_zeros(self.rule.history, low.numel())
         history: Tensor = state["history"]
-        history[done % self.rule.history] = low.flatten()
+        history[steps % self.rule.history] = low.flatten()
         return history

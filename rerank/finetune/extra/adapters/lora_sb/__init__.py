@@ -1,4 +1,4 @@
-"""LoRA-SB."""
+"""The adapter LoRA-SB: a small square matrix between singular directions of the first full training step."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rerank.errors import MissingResourceError, UsageError
-from rerank.finetune.adapters.base.frozen_basis import FrozenBasis, Maker
-from rerank.finetune.parts import Calibrate
-from rerank.models.trained import read_trained
+from rerank.finetune.adapters.base.frozen_basis import FactorBuilder, FrozenBasis
+from rerank.finetune.components import CalibrationBatches
+from rerank.models.adapters import read_adapter_settings
 
 if TYPE_CHECKING:
     import torch
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSb(FrozenBasis):
-    """W + U R V', with U, V and the first R from the first step of full training; R (r x r) trains.
+    """W + U R V', where U, V and the initial R come from the first step of full training; R of shape (r, r) is trained.
 
-    That step is D = -eta sign(G), G the gradient of the training's own loss; U S V' is its truncated decomposition and
-    R begins as S. So the model has moved already when training begins (`identity` is False): by D's best approximation
-    of rank r.
+    That step is D = -eta sign(G), where G is the gradient of the training loss. U S V' is its truncated SVD, and R
+    starts as S. The model has therefore changed when training begins (`identity` is False), by the best rank-r
+    approximation of D.
 
-    With a ``basis`` nothing is looked at: directions and R begin as another LoRA-SB adapter ended. Adapters that were
-    trained from one basis, on shards of the data, share U to the bit, and so the mean of their cores is exact
-    (Fed-SB, Singhal et al., arXiv 2502.15436); that mean can be the basis of the next round.
+    With a ``basis``, no gradient is computed: the directions and R start as those of another trained LoRA-SB adapter.
+    Adapters that were trained from the same basis on shards of the data have bit-identical U, so that averaging their
+    cores is exact (Fed-SB, Singhal et al., arXiv 2502.15436). The average can be the basis of the next round.
 
     Attributes:
-        eta: The size of the first step: the learning rate of full training over its number of warm-up steps.
-        basis: Folder of a LoRA-SB adapter of the same base model, targets and r; empty to find directions anew.
+        eta: Size of the first step: the learning rate of full training divided by its number of warm-up steps.
+        basis: Folder of a LoRA-SB adapter with the same base model, targets and r; if empty, directions are computed.
     """
 
     r: int = 64
@@ -40,58 +40,60 @@ class LoraSb(FrozenBasis):
     basis: str = ""
 
     paper: ClassVar[str] = "Ponkshe et al., 2024, arXiv 2411.19557 (LoRA-SB)"
-    summary: ClassVar[str] = "Trains an r x r matrix between directions of the first full gradient step"
+    summary: ClassVar[str] = "Trains an r x r matrix between singular vectors of the first full gradient step"
     identity: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
         if self.eta <= 0:
-            raise UsageError(f"eta={self.eta}", expected="above 0")
+            raise UsageError(f"Option eta is {self.eta}", expected="above 0")
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """See `FitsSome`.
+        """Check that the basis exists and belongs to the recipe's base model.
 
         Raises:
-            MissingResourceError: The folder of the basis holds no adapter.
-            UsageError: The basis belongs to another base model.
+            MissingResourceError: The folder of the basis contains no adapter.
+            UsageError: The basis was trained on another base model.
         """
         folder = Path(self.basis)
         if not self.basis:
             return
         if not (folder / "adapter_config.json").is_file():
             raise MissingResourceError(
-                f"basis = {self.basis!r} holds no adapter", expected="the folder of a LoRA-SB adapter, or of a mean"
+                f"basis = {self.basis!r} contains no adapter",
+                expected="the folder of a LoRA-SB adapter, or of an average of such adapters",
             )
-        trained = read_trained(folder)
+        trained = read_adapter_settings(folder)
         if trained and trained.model != recipe.model:
             raise UsageError(
                 f"basis = {self.basis!r} was trained on {trained.model!r}, and the recipe's model is {recipe.model!r}",
-                expected="one base model, under one name",
+                expected="the same base model, under the same name",
             )
 
-    def maker(self, model: Any, names: Sequence[str], calibrate: Calibrate) -> Maker:
-        """See `FrozenBasis`; the first step of each matrix, or the basis that is given."""
+    def factor_builder(self, model: Any, names: Sequence[str], calibrate: CalibrationBatches) -> FactorBuilder:
+        """Return the function that builds the factors from the first step of each matrix, or from the given basis."""
         if self.basis:
-            from rerank.finetune.extra.adapters.lora_sb.given_basis import between, read_basis
+            from rerank.finetune.extra.adapters.lora_sb.stored_basis import factor_modules_between, read_basis
 
-            given = read_basis(Path(self.basis), dict.fromkeys(names, self.r))
-            return lambda name, weight: between(*(factor.to(weight.device) for factor in given[name]))
-        from rerank.finetune.adapters.base.gradients import gradients
+            basis = read_basis(Path(self.basis), dict.fromkeys(names, self.r))
+            return lambda name, weight: factor_modules_between(*(factor.to(weight.device) for factor in basis[name]))
+        from rerank.finetune.adapters.base.gradients import compute_gradients
 
-        found = gradients(model, names, calibrate)
-        return lambda name, weight: self.parts(-self.eta * found[name].sign())
+        gradients = compute_gradients(model, names, calibrate)
+        # The first step of a sign-based optimizer such as Adam: D = -eta sign(G).
+        return lambda name, weight: self.factor_modules(-self.eta * gradients[name].sign())
 
-    def parts(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
-        """See `FrozenBasis`."""
+    def factor_modules(self, matrix: torch.Tensor) -> tuple[torch.nn.Module, torch.nn.Module]:
+        """Return V' with a trainable R = S, and the frozen factor U, for the SVD of the first step."""
         import torch
 
-        from rerank.finetune.adapters.base.frozen_basis_layers import Down, Up
+        from rerank.finetune.adapters.base.frozen_basis_layers import DownProjection, UpProjection
 
         u, s, v = torch.linalg.svd(matrix, full_matrices=False)
         core = torch.diag(s[: self.r])
-        return Down(v[: self.r], core, torch.zeros_like(core)), Up(u[:, : self.r])
+        return DownProjection(v[: self.r], core, torch.zeros_like(core)), UpProjection(u[:, : self.r])
 
-    def trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """A matrix: r^2."""
+    def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """Return r^2 per matrix."""
         return self.r**2 * len(shapes)

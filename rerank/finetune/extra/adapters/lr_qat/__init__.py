@@ -1,4 +1,4 @@
-"""LR-QAT."""
+"""The adapter LR-QAT: quantisation-aware training of low-rank factors inside the rounding."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from rerank.errors import UsageError
-from rerank.finetune.adapters.base.peft_methods import PeftMethod
-from rerank.finetune.adapters.base.targets import LinearTargets, at_least
-from rerank.finetune.parts import Shape
+from rerank.finetune.adapters.base.peft_methods import PeftAdapter
+from rerank.finetune.adapters.base.targets import LinearTargets, require_at_least
+from rerank.finetune.components import ParameterKind
 
-#: The file with the whole numbers and steps.
+#: Name of the file with the integers and step sizes.
 INTEGERS = "integers.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
-class LrQat(LinearTargets, PeftMethod):
-    """s clip(round(W / s + alpha / r B A)): low-rank factors inside the rounding of a quantised weight train.
+class LrQat(LinearTargets, PeftAdapter):
+    """s clip(round(W / s + alpha / r B A)): low-rank factors inside the rounding of a quantised weight are trained.
 
-    s is the largest |weight| of a row, or of ``group`` columns of one, over 2^(bits-1) - 1, and stays as it is; the
-    gradient passes through the rounding. W is kept in the number type that the model has (the paper keeps it in fewer
-    bits).
+    The step size s is the largest |weight| of a row, or of ``group`` columns of a row, divided by 2^(bits-1) - 1, and
+    stays fixed. Gradients pass through the rounding unchanged (straight-through estimator). W keeps the data type of
+    the model; the paper stores it in fewer bits.
 
-    Rounding at the start is a change already (`identity` is False). The product is inside the rounding, so what is
-    learnt is no low-rank difference to the base model and no LoRA can hold it: saved is the whole model with the
-    rounded weights, which loads as any other does, and beside it ``integers.safetensors`` with ``NAME.weight`` (int8)
-    and ``NAME.step`` (float32; rows x groups) for each matrix, weight = step times integer. In a model of 16 bits the
-    weights of the former are these products rounded once more.
+    Rounding changes the model already at the start (`identity` is False). The product is inside the rounding, so the
+    learnt difference from the base model has no low rank and no LoRA can represent it. What is saved is the whole model
+    with the rounded weights, which loads like any other, and next to it ``integers.safetensors`` with ``NAME.weight``
+    (int8) and ``NAME.step`` (float32; rows x groups) per matrix, where weight = step times integer. In a 16-bit model,
+    the former weights are these products rounded once more.
 
     Attributes:
         r: Rank of the product.
-        alpha: The product is multiplied by alpha / r. It is in steps of the grid.
-        bits: Of a whole number, its sign included; 2 to 8.
-        group: Columns that share a step; None for a whole row.
+        alpha: Numerator of the scaling factor alpha / r; the product is in units of the step size.
+        bits: Number of bits of an integer including its sign; 2 to 8.
+        group: Number of columns that share a step size; None for a whole row.
     """
 
     r: int = 32
@@ -44,7 +44,7 @@ class LrQat(LinearTargets, PeftMethod):
 
     paper: ClassVar[str] = "Bondarenko et al., 2024, arXiv 2406.06385 (LR-QAT)"
     summary: ClassVar[str] = "Trains low-rank factors inside the rounding to a few bits"
-    shape: ClassVar[Shape] = "lora"
+    shape: ClassVar[ParameterKind] = "lora"
     identity: ClassVar[bool] = False
     saves: ClassVar[Literal["adapter", "model"]] = "model"
 
@@ -52,33 +52,38 @@ class LrQat(LinearTargets, PeftMethod):
         """Check the options."""
         super().__post_init__()
         for option, value in (("r", self.r), ("alpha", self.alpha), ("group", self.group or 1)):
-            at_least(option, value, 1)
+            require_at_least(option, value, 1)
         if not 2 <= self.bits <= 8:
-            raise UsageError(f"bits={self.bits}", expected="2 to 8")
+            raise UsageError(f"Option bits is {self.bits}", expected="2 to 8")
 
     def config(self, model: Any, seed: int) -> Any:
-        """See `PeftMethod`.
+        """Return a LoRA configuration whose layers quantise their weights.
 
         Raises:
-            UsageError: A matrix's columns do not fall into groups of this size.
+            UsageError: The group size does not divide the number of columns of a matrix.
         """
         from functools import partial
 
         import torch
 
         from rerank.finetune.adapters.base import peft_files
-        from rerank.finetune.extra.adapters.lr_qat.fake_quantisation import QuantisedLinear
+        from rerank.finetune.extra.adapters.lr_qat.fake_quantisation import FakeQuantisedLinear
 
-        names = self.names(model)
+        names = self.module_names(model)
         for name, (_, columns) in zip(names, self.shapes(model), strict=True):
             if self.group and columns % self.group:
-                raise UsageError(f"group={self.group} does not divide the {columns} columns of {name}")
-        config: Any = peft_files.lora_config(dict.fromkeys(names, self.r), dict.fromkeys(names, float(self.alpha)))
-        config._register_custom_module({torch.nn.Linear: partial(QuantisedLinear, bits=self.bits, group=self.group)})
+                raise UsageError(
+                    f"group={self.group} does not divide the {columns} columns of {name}",
+                    expected="a common divisor of the numbers of columns",
+                )
+        config: Any = peft_files.make_lora_config(dict.fromkeys(names, self.r), dict.fromkeys(names, float(self.alpha)))
+        config._register_custom_module(
+            {torch.nn.Linear: partial(FakeQuantisedLinear, bits=self.bits, group=self.group)}
+        )
         return config
 
     def save(self, model: Any, folder: Path) -> None:
-        """See `Adapter`."""
+        """Write the model with rounded weights, and the integers with their step sizes."""
         import torch
         from safetensors.torch import save_file
 
@@ -90,17 +95,17 @@ class LrQat(LinearTargets, PeftMethod):
             for name, tensor in base.state_dict().items()
             if ".lora_" not in name
         }
-        whole = {}
+        integers = {}
         with torch.no_grad():
-            for name, layer in peft_files.lora_layers(model):
+            for name, layer in peft_files.iter_lora_layers(model):
                 del tensors[f"{name}.step"]
                 weight = tensors[f"{name}.weight"]
                 tensors[f"{name}.weight"] = layer.quantised().to(weight.dtype)
-                whole[f"{name}.weight"] = layer.integers().to("cpu", torch.int8)
-                whole[f"{name}.step"] = layer.step.cpu()
+                integers[f"{name}.weight"] = layer.integers().to("cpu", torch.int8)
+                integers[f"{name}.step"] = layer.step.cpu()
         base.save_pretrained(folder, state_dict=tensors)
-        save_file(whole, folder / INTEGERS, metadata={"format": "pt", "bits": str(self.bits)})
+        save_file(integers, folder / INTEGERS, metadata={"format": "pt", "bits": str(self.bits)})
 
-    def trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """A matrix: r (rows + columns)."""
+    def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """Return the sum of r (rows + columns) over the matrices."""
         return sum(self.r * (rows + columns) for rows, columns in shapes)

@@ -1,7 +1,4 @@
-"""A linear layer whose weight is rounded to a grid of whole numbers after a product of factors is added to it.
-
-Knows peft's LoRA layer, which it is one of, and the grid; no files.
-"""
+"""A linear layer whose weight is rounded to an integer grid after a low-rank product is added to it."""
 
 from __future__ import annotations
 
@@ -18,15 +15,15 @@ from rerank.finetune.adapters.base import peft_files
 Tensor = torch.Tensor
 
 
-def round_through(values: Tensor) -> Tensor:
-    """Round to the nearest whole number; the gradient passes as if nothing had been rounded."""
+def round_straight_through(values: Tensor) -> Tensor:
+    """Round to the nearest integer; the gradient is that of the identity (straight-through estimator)."""
     return values + (values.round() - values).detach()
 
 
-def grid(weight: Tensor, bits: int, group: int) -> Tensor:
-    """(rows, columns / group) the step s of each group of a row: its largest |weight| over 2^(bits-1) - 1.
+def quantisation_steps(weight: Tensor, bits: int, group: int) -> Tensor:
+    """Return the step size of each group of a row, shape (rows, columns / group): max |weight| / (2^(bits-1) - 1).
 
-    A group of zeros has the step 1.
+    A group of zeros has the step size 1.
     """
     rows, columns = weight.shape
     largest = weight.detach().float().reshape(rows, columns // group, group).abs().amax(-1)
@@ -34,59 +31,60 @@ def grid(weight: Tensor, bits: int, group: int) -> Tensor:
     return torch.where(step == 0, torch.ones_like(step), step)
 
 
-class QuantisedLinear(Linear):  # type: ignore[misc, unused-ignore]  # where peft is not installed, it is Any
-    """y = s clip(round(W / s + scaling B A), -2^(bits-1), 2^(bits-1) - 1) x + bias, with W and s fixed.
+class FakeQuantisedLinear(Linear):  # type: ignore[misc, unused-ignore]  # where peft is not installed, it is Any
+    """y = s clip(round(W / s + scaling B A), -2^(bits-1), 2^(bits-1) - 1) x + bias, with fixed W and s.
 
-    The rounded weight is computed again for the backward pass, since keeping those of all layers would take as much
-    memory as the model.
+    The rounded weight is recomputed in the backward pass, since storing those of all layers would take as much memory
+    as the model.
     """
 
     step: Tensor
 
     def __init__(self, base_layer: Any, adapter_name: str, *, bits: int, group: int | None, **options: Any) -> None:
-        """Take a linear layer, and what peft gives to its own.
+        """Initialise from a linear layer with the arguments of peft's LoRA layer.
 
         Args:
             base_layer: The linear layer.
-            adapter_name: See peft.
-            bits: Of a whole number, its sign included.
-            group: Columns that share a step; None for a whole row.
-            **options: See peft.
+            adapter_name: Name of the adapter in peft.
+            bits: Number of bits of an integer including its sign.
+            group: Number of columns that share a step size; None for a whole row.
+            **options: Further arguments of peft's layer.
         """
         super().__init__(base_layer, adapter_name, **options)
         self.bits = bits
         self.group = base_layer.in_features if group is None else group
-        self.register_buffer("step", grid(base_layer.weight, bits, self.group))
+        self.register_buffer("step", quantisation_steps(base_layer.weight, bits, self.group))
 
     def integers(self) -> Tensor:
-        """(rows, columns) the whole numbers, as floating-point numbers that have a gradient."""
-        base = self._base().weight.float() / self._spread()
+        """Return the integers as floating-point numbers with a gradient, shape (rows, columns)."""
+        # round(W / s + scaling B A), clipped to the signed range of ``bits`` bits; all of shape (rows, columns).
+        base = self._base().weight.float() / self._step_matrix()
         a, b = self._factor(self.lora_A), self._factor(self.lora_B)
-        moved = base + self.scaling[peft_files.ADAPTER] * (b @ a)
-        return round_through(moved).clamp(-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
+        shifted = base + self.scaling[peft_files.ADAPTER] * (b @ a)
+        return round_straight_through(shifted).clamp(-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1)
 
     def quantised(self) -> Tensor:
-        """(rows, columns) the weight in use, in float32."""
-        return self.integers() * self._spread()
+        """Return the weight that the layer computes with, float32 of shape (rows, columns)."""
+        return self.integers() * self._step_matrix()
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """(..., columns) -> (..., rows)."""
+        """Map (..., columns) to (..., rows)."""
         if self.disable_adapters or self.merged:
-            answer: Tensor = super().forward(x, *args, **kwargs)
+            outputs: Tensor = super().forward(x, *args, **kwargs)
         elif torch.is_grad_enabled():
-            answer = checkpoint(self._through, x, use_reentrant=False)
+            outputs = checkpoint(self._quantised_forward, x, use_reentrant=False)
         else:
-            answer = self._through(x)
-        return answer
+            outputs = self._quantised_forward(x)
+        return outputs
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """(rows, columns) what the weight in use has more than the base model's."""
+        """Return the difference between the quantised weight and that of the base model, shape (rows, columns)."""
         weight = self._base().weight
         difference: Tensor = self.quantised() - weight.float()
         return difference.to(weight.dtype)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Put the weight in use in the place of the base model's: exactly, which adding a difference would not be."""
+        """Replace the base weight by the quantised one, exactly, which adding a difference would not do."""
         if self.merged:
             return
         weight = self._base().weight
@@ -94,15 +92,17 @@ class QuantisedLinear(Linear):  # type: ignore[misc, unused-ignore]  # where pef
         self.merged_adapters.append(peft_files.ADAPTER)
 
     def unmerge(self) -> None:
-        """Refuse: what was rounded away is gone.
+        """Raise an error, since rounded weights cannot be restored.
 
         Raises:
-            UsageError: Always, if it was merged.
+            UsageError: The layer is merged.
         """
         if self.merged:
-            raise UsageError("Rounded weights cannot be unmerged", remedy="Load the base model and the run again")
+            raise UsageError(
+                "Rounded weights cannot be unmerged", remedy="Load the base model and the trained adapter again"
+            )
 
-    def _through(self, x: Tensor) -> Tensor:
+    def _quantised_forward(self, x: Tensor) -> Tensor:
         base = self._base()
         return functional.linear(x, self.quantised().to(x.dtype), base.bias)
 
@@ -113,5 +113,6 @@ class QuantisedLinear(Linear):  # type: ignore[misc, unused-ignore]  # where pef
     def _base(self) -> Any:
         return self.get_base_layer()
 
-    def _spread(self) -> Tensor:
+    def _step_matrix(self) -> Tensor:
+        # (rows, columns): the step size of each entry's group.
         return self.step.repeat_interleave(self.group, dim=1)

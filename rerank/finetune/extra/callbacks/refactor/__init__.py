@@ -1,4 +1,4 @@
-"""Refactorization: the two factors of a matrix are balanced now and then."""
+"""The callback refactor: periodic rebalancing of the two factors of each matrix."""
 
 from __future__ import annotations
 
@@ -6,39 +6,39 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rerank.errors import UsageError
-from rerank.finetune.parts import Calibrate, Shape
+from rerank.finetune.components import CalibrationBatches, ParameterKind
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refactor:
-    """B A is written anew as factors of equal singular values, and their moments in the optimizer begin anew.
+    """Rewriting of B A as factors with equal singular values, followed by a reset of their moments in the optimizer.
 
-    The product stays, up to rounding to the factors' number type; a pair whose product has not the rank of the adapter
-    is left alone. Never after the last step, which has none after it to gain from that.
+    The product is unchanged up to rounding to the data type of the factors. A pair whose product does not have the full
+    rank of the adapter is left unchanged. The callback never acts after the last step.
 
     Attributes:
-        every: Optimizer steps between two times.
+        every: Number of optimizer steps between two refactorizations.
     """
 
     paper: ClassVar[str] = "Glentis et al., arXiv 2505.22922 (weight refactorization and momentum reset)"
-    summary: ClassVar[str] = "Balances the factors of an adapter, and resets their moments, every so many steps"
-    fits: ClassVar[frozenset[Shape]] = frozenset({"lora"})
-    reason: ClassVar[str] = "It rewrites lora_A and lora_B, and nothing else has them"
+    summary: ClassVar[str] = "Balances the factors of an adapter periodically and resets their moments"
+    fits: ClassVar[frozenset[ParameterKind]] = frozenset({"lora"})
+    reason: ClassVar[str] = "It rewrites lora_A and lora_B, which other adapters lack"
 
     every: int = 200
 
     def __post_init__(self) -> None:
-        """Refuse what never acts."""
+        """Check the options."""
         if self.every < 1:
             raise UsageError(f"Option every is {self.every!r}", expected="a whole number above 0")
 
-    def callback(self, model: Any, calibrate: Calibrate, *, seed: int) -> Any:
-        """See `rerank.finetune.extra.layers.base.Between`.
+    def callback(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
+        """Return the trainer callback for the factor pairs of the model.
 
         Raises:
-            UsageError: The model has no pairs of factors.
+            UsageError: The model has no factor pairs.
         """
-        from rerank.finetune.extra.callbacks.refactor.balancing import Refactoring
-        from rerank.finetune.optimizers.base.factor_pairs import pairs
+        from rerank.finetune.extra.callbacks.refactor.factor_balancing import RefactorizationCallback
+        from rerank.finetune.optimizers.base.factor_pairs import find_factor_pairs
 
-        return Refactoring(pairs(model), every=self.every)
+        return RefactorizationCallback(find_factor_pairs(model), every=self.every)

@@ -1,26 +1,23 @@
-"""What a way of sampling layers is: a callback of transformers' trainer that decides which layers train.
-
-Whatever is done between steps (`rerank.finetune.extra.callbacks`) has the same form.
-"""
+"""The protocol of components that act between optimizer steps: layer sampling and `rerank.finetune.extra.callbacks`."""
 
 from __future__ import annotations
 
 from typing import Any, ClassVar, Protocol
 
-from rerank.finetune.parts import Calibrate, Part, Shape
+from rerank.finetune.components import CalibrationBatches, ParameterKind, TrainingComponent
 
 
-class Between(Part, Protocol):
-    """Something that acts between steps. Its fields are its options."""
+class CallbackPart(TrainingComponent, Protocol):
+    """Component that supplies a trainer callback. Its fields are its options."""
 
-    #: What may train under it.
-    fits: ClassVar[frozenset[Shape]]
-    #: Why it does not fit the others, as a sentence; empty where it fits all.
+    #: Kinds of trained parameters that it supports.
+    fits: ClassVar[frozenset[ParameterKind]]
+    #: Reason why it does not support the others, as a sentence; empty if it supports all.
     reason: ClassVar[str]
 
-    def callback(self, model: Any, calibrate: Calibrate, *, seed: int) -> Any:
-        """A `transformers.TrainerCallback`.
+    def callback(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
+        """Return a `transformers.TrainerCallback`.
 
-        Training that is resumed at step s acts as one that came there without a break: what is drawn depends on the
-        seed and the step alone, or is kept in ``TrainerState`` (as ``ExportableState``).
+        A training resumed at step s must behave like an uninterrupted one: random choices depend on seed and step only,
+        or are stored in ``TrainerState`` (as ``ExportableState``).
         """

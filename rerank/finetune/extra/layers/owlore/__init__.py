@@ -1,4 +1,4 @@
-"""OwLore: a few layers train at a time, those with more outliers more often."""
+"""The layer sampling method OwLore: layers with more outlier weights are drawn more often."""
 
 from __future__ import annotations
 
@@ -6,39 +6,39 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rerank.errors import UsageError
+from rerank.finetune.components import CalibrationBatches
 from rerank.finetune.extra.layers.lisa import Lisa
-from rerank.finetune.parts import Calibrate
 
 
 @dataclass(frozen=True, kw_only=True)
 class Owlore(Lisa):
-    """As `lisa`, with chances in proportion to the share of outliers in a layer's weights; made for `galore`.
+    """Layer sampling as in `lisa`, with odds proportional to the fraction of outlier weights; meant for `galore`.
 
-    Shares are those of the model as it is when the callback is made: a training that is resumed has to make it before
-    it loads the checkpoint's weights, or it would draw from other odds.
+    The fractions are those of the model when the callback is created: a resumed training has to create it before it
+    loads the weights of the checkpoint, or it would draw with other odds.
 
     Attributes:
-        n: How many layers train at a time.
-        every: Optimizer steps until others are drawn.
-        over: M: an outlier is above so many times the mean of its matrix.
+        n: Number of layers that are trained at a time.
+        every: Number of optimizer steps until other layers are drawn.
+        over: Threshold M: an outlier exceeds M times the mean of its matrix.
     """
 
     paper: ClassVar[str] = "Li et al., arXiv 2405.18380 (OwLore)"
-    summary: ClassVar[str] = "As lisa, layers with more outliers drawn more often"
+    summary: ClassVar[str] = "Layer sampling as in lisa, with more frequent draws of layers with more outliers"
 
     n: int = 5
     every: int = 50
     over: float = 13.0
 
     def __post_init__(self) -> None:
-        """Refuse what draws nothing, or counts everything."""
+        """Check the options."""
         super().__post_init__()
         if self.over <= 0:
             raise UsageError(f"Option over is {self.over!r}", expected="a number above 0")
 
-    def odds(self, model: Any, calibrate: Calibrate) -> list[float]:
-        """The share of outliers in each layer."""
-        from rerank.finetune.extra.layers.base.sampling import blocks
-        from rerank.finetune.extra.layers.owlore.outliers import outlier_shares
+    def odds(self, model: Any, calibrate: CalibrationBatches) -> list[float]:
+        """Return the fraction of outliers in each layer."""
+        from rerank.finetune.extra.layers.base.layer_sampling import find_layers
+        from rerank.finetune.extra.layers.owlore.outliers import compute_outlier_shares
 
-        return outlier_shares(model, blocks(model), calibrate, self.over)
+        return compute_outlier_shares(model, find_layers(model), calibrate, self.over)

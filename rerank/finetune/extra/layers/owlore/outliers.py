@@ -1,4 +1,4 @@
-"""How many outliers the weights of each layer have, under the inputs they see. Knows modules, not what it is for."""
+"""Fraction of outlier weights in each layer, given its inputs."""
 
 from __future__ import annotations
 
@@ -9,56 +9,58 @@ import torch
 from torch import Tensor, nn
 
 from rerank.errors import UsageError
-from rerank.finetune.parts import Calibrate
+from rerank.finetune.components import CalibrationBatches
 
 
-def outlier_shares(model: nn.Module, layers: Iterable[nn.Module], calibrate: Calibrate, over: float) -> list[float]:
-    """The share of outliers in each layer, the mean over its linear maps.
+def compute_outlier_shares(
+    model: nn.Module, layers: Iterable[nn.Module], calibrate: CalibrationBatches, over: float
+) -> list[float]:
+    """Return the fraction of outliers in each layer, averaged over its linear modules.
 
-    An entry of W is one where ``A_ij = |W_ij| |X_j|`` is above ``over`` times the mean of A; ``|X_j|`` is the norm of
-    input j over all tokens. Source: Yin et al., arXiv 2310.05175 (OWL), section 3.2, as OwLore takes it.
+    Entry (i, j) of W is an outlier if ``A_ij = |W_ij| |X_j|`` exceeds ``over`` times the mean of A, where ``|X_j|`` is
+    the norm of input j over all tokens. Source: Yin et al., arXiv 2310.05175 (OWL), section 3.2, as used in OwLore.
 
     Args:
-        model: Runs the batches.
+        model: The model that runs the batches.
         layers: Some of its modules.
-        calibrate: The batches.
-        over: M.
+        calibrate: The calibration batches.
+        over: Threshold M.
 
     Raises:
-        UsageError: A layer has no linear map that was run.
+        UsageError: No linear module of a layer received an input.
     """
-    inside = [[module for module in layer.modules() if isinstance(module, nn.Linear)] for layer in layers]
-    squares: dict[nn.Module, Tensor] = {}
-    hooks = [module.register_forward_pre_hook(_adder(squares)) for linears in inside for module in linears]
+    linears_per_layer = [[module for module in layer.modules() if isinstance(module, nn.Linear)] for layer in layers]
+    squares: dict[nn.Module, Tensor] = {}  # per module, (columns,): sum of the squares of each input over all tokens
+    hooks = [module.register_forward_pre_hook(_adder(squares)) for linears in linears_per_layer for module in linears]
     try:
         calibrate.forward(model)
     finally:
         for hook in hooks:
             hook.remove()
     shares = []
-    for at, linears in enumerate(inside):
-        found = [_share(linear.weight, squares[linear], over) for linear in linears if linear in squares]
-        if not found:
+    for index, linears in enumerate(linears_per_layer):
+        fractions = [_outlier_share(linear.weight, squares[linear], over) for linear in linears if linear in squares]
+        if not fractions:
             raise UsageError(
-                f"No linear map of layer {at} saw a batch",
-                expected="layers made of torch.nn.Linear",
-                remedy="Use lisa, which needs no scores",
+                f"No linear module of layer {index} received an input",
+                expected="layers that consist of torch.nn.Linear modules",
+                remedy="Use lisa, which needs no outlier fractions",
             )
-        shares.append(sum(found) / len(found))
+        shares.append(sum(fractions) / len(fractions))
     return shares
 
 
 def _adder(squares: dict[nn.Module, Tensor]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    """A hook that adds up the squares of each input over all tokens."""
+    """Return a hook that sums the squares of each input over all tokens."""
 
-    def add(module: nn.Module, given: tuple[Any, ...]) -> None:
-        seen = given[0].detach().float().flatten(0, -2).square().sum(dim=0)
-        squares[module] = squares[module] + seen if module in squares else seen
+    def add(module: nn.Module, args: tuple[Any, ...]) -> None:
+        batch = args[0].detach().float().flatten(0, -2).square().sum(dim=0)
+        squares[module] = squares[module] + batch if module in squares else batch
 
     return add
 
 
 @torch.no_grad()
-def _share(weight: Tensor, squares: Tensor, over: float) -> float:
-    strength = weight.float().abs() * squares.sqrt()
-    return float((strength > over * strength.mean()).float().mean())
+def _outlier_share(weight: Tensor, squares: Tensor, over: float) -> float:
+    scores = weight.float().abs() * squares.sqrt()  # A_ij = |W_ij| |X_j|, shape (rows, columns)
+    return float((scores > over * scores.mean()).float().mean())

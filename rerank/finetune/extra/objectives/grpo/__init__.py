@@ -1,4 +1,4 @@
-"""GRPO: reinforcement learning on what a written order is worth."""
+"""The objective GRPO: reinforcement learning with the nDCG of generated permutations as the reward."""
 
 from __future__ import annotations
 
@@ -9,99 +9,75 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rerank.errors import MissingPrerequisiteError, UsageError
 from rerank.finetune.adapters.base import Adapter
+from rerank.finetune.extra.objectives.grpo.grpo_options import GrpoOptions
 from rerank.methods import open_method
 
 if TYPE_CHECKING:
-    from rerank.finetune.recipe import Parts, Recipe
+    from rerank.finetune.components import RecipeComponents
+    from rerank.finetune.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grpo:
-    """Writes a group of orders for each list and makes those likelier that are worth more; `trl.GRPOTrainer`.
+class Grpo(GrpoOptions):
+    """GRPO on generated permutations, with nDCG as the reward; `trl.GRPOTrainer`.
 
-    The advantage of a reply is its reward less the mean of its group, over the group's standard deviation; a group
-    whose replies are all worth the same teaches nothing. The reward is nDCG of the order as it would be read at
-    inference, with gains from the label (`rerank.finetune.extra.objectives.grpo.reward`), and 0 for a reply without any
-    identifier. Prompts are the judge's own. Replies are written freely, whatever the judge's ``constrain`` says, so
-    that the form is learnt too. Every reply is used for one step, so nothing is clipped.
+    A group of replies is sampled for each list. The advantage of a reply is its reward minus the mean of its group,
+    divided by the standard deviation of the group; a group with equal rewards contributes no gradient. The reward is
+    nDCG of the ranking that is parsed at inference, with gains from the label
+    (`rerank.finetune.extra.objectives.grpo.reward`), and 0 for a reply without any identifier. Prompts are those of the
+    judge. Replies are generated without constraints, whatever the judge's ``constrain`` is, so that the format is
+    learnt too. Every reply is used for one step, so that no ratio is clipped.
 
-    In a recipe, ``batch_size`` is lists a batch and ``accumulation`` batches a step, as ever, each list with ``group``
-    replies; the loss in the metrics hovers around 0 and says nothing: look at ``reward``. Parts that look at batches
-    before they train see the labels' orders under the plain language-model loss.
-
-    Attributes:
-        group: Replies to each list.
-        temperature: Of sampling.
-        beta: Weight of the divergence from the base model (KL, the estimator of the paper's equation 4); 0 for none.
-        max_tokens: Longest reply; None for what the judge grants for as many documents.
-        together: Replies that are learnt from at a time, to save memory; a divisor of ``group``, None for all.
-        cutoff: Ranks of nDCG.
+    In a recipe, ``batch_size`` is the number of lists per batch and ``accumulation`` the number of batches per step, as
+    with losses; each list has ``group`` replies. The loss in the metrics stays near 0 and is not informative: monitor
+    ``reward``. Components that need calibration batches get the labelled permutations under the plain
+    language-modelling loss.
     """
 
-    group: int = 8
-    temperature: float = 1.0
-    beta: float = 0.0
-    max_tokens: int | None = None
-    together: int | None = None
-    cutoff: int = 10
-
     paper: ClassVar[str] = "Shao et al., 2024, arXiv 2402.03300 (DeepSeekMath, GRPO)"
-    summary: ClassVar[str] = "Makes written orders likelier by the nDCG that they are worth"
-
-    def __post_init__(self) -> None:
-        """Check the options.
-
-        Raises:
-            UsageError: One is out of its range.
-        """
-        least: tuple[tuple[str, int | None, int], ...] = (
-            ("group", self.group, 2),
-            ("max_tokens", self.max_tokens, 1),
-            ("together", self.together, 1),
-            ("cutoff", self.cutoff, 1),
-        )
-        for option, value, low in least:
-            if value is not None and value < low:
-                raise UsageError(f"{option}={value}", expected=f"at least {low}")
-        if self.temperature <= 0:
-            raise UsageError(f"temperature={self.temperature}", expected="above 0: equal replies teach nothing")
-        if self.beta < 0:
-            raise UsageError(f"beta={self.beta}", expected="at least 0")
-        if self.group % (self.together or 1):
-            raise UsageError(f"together={self.together} with group={self.group}", expected="a divisor of group")
+    summary: ClassVar[str] = "Reinforcement learning with the nDCG of generated permutations as the reward"
 
     def check(self, recipe: Recipe, adapter: Adapter) -> None:
-        """See `rerank.finetune.extra.objectives.base.Objective`."""
-        judge = open_method(recipe.method.method).judge
+        """Check that the judge generates text and that the adapter and the settings fit.
+
+        Raises:
+            UsageError: The judge does not generate text, dropout or NEFTune is on, or ``beta`` needs the unmodified
+                base model.
+        """
+        judge = open_method(recipe.method.method).judge.name
         if judge != "generate":
             raise UsageError(
-                f"objective = 'grpo' for the judge {judge!r} of method = {recipe.method.method!r}: it rewards written "
-                "orders",
+                f"objective = 'grpo' does not support the judge {judge!r} of method = {recipe.method.method!r}, since "
+                "it rewards generated permutations",
                 expected="a method whose judge is generate, such as fullrank or sliding",
             )
         name = recipe.adapter.name
         dropout = getattr(adapter, "dropout", 0.0)
         if dropout or recipe.training.neftune:
             raise UsageError(
-                f"objective = 'grpo' with dropout = {dropout} and neftune = {recipe.training.neftune}: replies would "
-                "come from another model than the one that learns from them",
+                f"objective = 'grpo' is combined with dropout = {dropout} and neftune = {recipe.training.neftune}: the "
+                "model that generates the replies would differ from the one that is trained on them",
                 expected="both 0",
             )
         if self.beta and (adapter.moves_base or adapter.saves == "model"):
             raise UsageError(
-                f"beta = {self.beta} with the adapter {name!r}: the base model is compared with, and has to be there "
-                "while it trains",
-                expected="beta = 0, or an adapter that leaves the base model as it is, such as lora",
+                f"beta = {self.beta} with the adapter {name!r}: the KL divergence needs the unmodified base model "
+                "during training",
+                expected="beta = 0, or an adapter that does not modify the base model, such as lora",
             )
 
-    def run(self, recipe: Recipe, parts: Parts, folder: Path, *, device: str) -> Any:
-        """See `rerank.finetune.extra.objectives.base.Objective`."""
+    def run(self, recipe: Recipe, parts: RecipeComponents, folder: Path, *, device: str) -> Any:
+        """Return the prepared training.
+
+        Raises:
+            MissingPrerequisiteError: trl or datasets is not installed.
+        """
         missing = [name for name in ("trl", "datasets") if find_spec(name) is None]
         if missing:
             raise MissingPrerequisiteError(
                 f"objective = 'grpo' needs {' and '.join(missing)}, which is not installed",
                 remedy="Run: pip install 'listrank[train]'",
             )
-        from rerank.finetune.extra.objectives.grpo.group_trainer import GroupRun
+        from rerank.finetune.extra.objectives.grpo.group_trainer import GrpoRun
 
-        return GroupRun(recipe, parts, folder, device=device)
+        return GrpoRun(recipe, parts, folder, device=device)

@@ -1,8 +1,8 @@
-"""A training by GRPO: the judge's questions, groups of replies, their rewards. Imports torch and trl at its top.
+"""Training with GRPO: prompts of the judge, groups of replies and their rewards. Imports torch and trl.
 
-trl samples and takes the gradient; from our trainer come the order of lists, optimizers, checkpoints and validation.
-What is changed of trl's: prompts are our tokens and not made again from text; nothing is sent anywhere; no card is
-written beside checkpoints.
+trl samples replies and computes the loss; the order of lists, optimizers, checkpoints and validation are those of this
+package. Three things differ from trl: prompts are the judge's token ids and are not tokenised from text again, no
+telemetry is sent, and no model card is written next to checkpoints.
 """
 
 from __future__ import annotations
@@ -18,128 +18,129 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from rerank.errors import ContextOverflowError, MissingPrerequisiteError
-from rerank.finetune.extra.objectives.grpo import Grpo
-from rerank.finetune.extra.objectives.grpo.reward import gains, reward
+from rerank.finetune.extra.objectives.grpo.grpo_options import GrpoOptions
+from rerank.finetune.extra.objectives.grpo.reward import compute_gains, compute_reward
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.finetune.losses.lm import Lm
 from rerank.finetune.optimizers.base import Optimizer
-from rerank.finetune.trainer.arguments import arguments
-from rerank.finetune.trainer.calibration_batches import Batches
-from rerank.finetune.trainer.examples import Examples, Looks
-from rerank.finetune.trainer.list_trainer import ListTrainer, Places
-from rerank.finetune.trainer.module import Listwise, Term
-from rerank.finetune.trainer.run import Run
+from rerank.finetune.trainer.calibration_batches import FirstBatches
+from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs
+from rerank.finetune.trainer.list_trainer import ListTrainer, ScheduledExamples
+from rerank.finetune.trainer.listwise_module import ListwiseModule, WeightedLoss
+from rerank.finetune.trainer.trainer_arguments import make_arguments
+from rerank.finetune.trainer.training_run import TrainingRun
 from rerank.judges.generate import Generate
 from rerank.lm.tokenizers import HfTokens
-from rerank.prompts.base import opening
-from rerank.prompts.identifiers import identifiers
+from rerank.prompts.base import reply_prefix
+from rerank.prompts.identifiers import make_identifiers
 from rerank.tasks import Backend
 from rerank.types import Window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """One training list as the judge asks about it.
+class GrpoPrompt:
+    """Prompt of the judge for one training list.
 
     Attributes:
         ids: Token ids of the prompt.
-        begun: The beginning of the reply that the prompt gives.
-        labels: What the documents are called, in the order in which they are shown.
-        gains: What each is worth.
-        cutoff: Ranks that count.
-        tokens: Reads replies.
+        reply_prefix: Beginning of the reply, which is part of the prompt.
+        labels: Identifiers of the documents, in the order in which they are shown.
+        gains: Gain of each document.
+        cutoff: Rank cutoff of nDCG.
+        tokens: Tokenizer that decodes replies.
     """
 
     ids: tuple[int, ...]
-    begun: str
+    reply_prefix: str
     labels: tuple[str, ...]
     gains: tuple[float, ...]
     cutoff: int
     tokens: HfTokens
 
     def reward(self, reply: Sequence[int]) -> float:
-        """What a reply is worth, from 0 to 1.
+        """Return the reward of a reply, from 0 to 1.
 
         Args:
-            reply: Its token ids, the end of the text with them if the model wrote it.
+            reply: Token ids of the reply, including the end-of-text token if the model generated it.
         """
-        text = self.begun + self.tokens.text(reply)
-        return reward(text, self.gains, labels=self.labels, cutoff=self.cutoff)
+        text = self.reply_prefix + self.tokens.text(reply)
+        return compute_reward(text, self.gains, labels=self.labels, cutoff=self.cutoff)
 
 
-class Questions:
-    """Makes questions with the judge of a recipe; in the place of `rerank.finetune.trainer.examples.Examples`.
+class GrpoPromptBuilder:
+    """Builder of prompts with the judge of a recipe, in place of `rerank.finetune.trainer.examples.ExampleBuilder`.
 
     Args:
-        judge: Who will rank with the adapter.
-        objective: What is trained for.
-        documents: Documents of the longest list.
+        judge: The judge that will rank with the adapter.
+        objective: Options of GRPO.
+        documents: Number of documents of the longest list.
     """
 
-    def __init__(self, judge: Generate, objective: Grpo, documents: int) -> None:
-        """Find out how long a reply may be."""
+    def __init__(self, judge: Generate, objective: GrpoOptions, documents: int) -> None:
+        """Determine the maximum number of tokens per reply."""
         self._judge, self._cutoff = judge, objective.cutoff
         self._tokens = cast(HfTokens, judge.backend.tokens)
-        longest = identifiers(judge.identifiers, documents, self._tokens)
+        longest = make_identifiers(judge.identifiers, documents, self._tokens)
         self.max_tokens = objective.max_tokens or judge.reply_tokens(longest, documents)
 
-    def make(self, given: TrainingList) -> Question:
-        """The question of one list: the very prompt that ranks with the adapter.
+    def make(self, training_list: TrainingList) -> GrpoPrompt:
+        """Return the prompt for one list, identical to that at inference.
 
         Raises:
-            ContextOverflowError: It does not fit the context, reply and all.
-            DataError: See `rerank.prompts.PromptTemplate.render`.
+            ContextOverflowError: Prompt and reply exceed the context size.
+            DataError: The prompt template cannot be rendered for the list.
         """
-        (request,) = self._judge.requests(Window(given.query, given.docs))
+        (request,) = self._judge.requests(Window(training_list.query, training_list.docs))
         ids = tuple(self._tokens.ids(self._tokens.render(request.prompt)))
-        room = self._judge.limits.context_size or self._tokens.context_size
-        if len(ids) + self.max_tokens > room:
+        context_size = self._judge.limits.context_size or self._tokens.context_size
+        if len(ids) + self.max_tokens > context_size:
             raise ContextOverflowError(
-                f"The prompt of query {given.query.id!r} with {len(given)} documents has {len(ids)} tokens, replies "
-                f"may have {self.max_tokens}, and the context holds {room}",
+                f"The prompt of query {training_list.query.id!r} with {len(training_list)} documents has {len(ids)} "
+                f"tokens, replies may have {self.max_tokens}, and the context size is {context_size}",
                 remedy="Lower max_passage_tokens, documents or max_tokens in the recipe",
             )
-        return Question(
+        return GrpoPrompt(
             ids=ids,
-            begun=opening(request.prompt),
-            labels=tuple(identifiers(self._judge.identifiers, len(given), self._tokens)),
-            gains=gains(given),
+            reply_prefix=reply_prefix(request.prompt),
+            labels=tuple(make_identifiers(self._judge.identifiers, len(training_list), self._tokens)),
+            gains=compute_gains(training_list),
             cutoff=self._cutoff,
             tokens=self._tokens,
         )
 
 
-class GroupTrainer(ListTrainer, GRPOTrainer):
-    """trl's trainer of GRPO with our optimizers, checkpoints and validation; arguments as `ListTrainer`'s.
+class GrpoListTrainer(ListTrainer, GRPOTrainer):
+    """trl's GRPO trainer with the optimizers, checkpoints and validation of this package.
 
-    Its data are the numbers of places, as text; questions are made when they are asked.
+    Arguments are those of `ListTrainer`. The data set contains the indices of examples as text; prompts are built when
+    they are needed.
     """
 
     def __init__(
         self,
-        module: Listwise,
+        module: ListwiseModule,
         args: GRPOConfig,
-        places: Places,
+        places: ScheduledExamples,
         *,
         optimizer: Optimizer,
         kept: Sequence[str],
         validate: Callable[[], dict[str, float]] | None = None,
     ) -> None:
-        """Set trl's trainer up over the model inside the module.
+        """Initialise trl's trainer for the model inside the module.
 
         Raises:
-            MissingPrerequisiteError: This version of trl makes prompts elsewhere.
+            MissingPrerequisiteError: The installed version of trl tokenises prompts in another way.
         """
-        if not hasattr(GRPOTrainer, "_tokenize_prompts"):  # then it would take the numbers of places for prompts
+        if not hasattr(GRPOTrainer, "_tokenize_prompts"):  # otherwise the indices of examples would become prompts
             raise MissingPrerequisiteError(
-                "The installed trl makes prompts in a way that is not known here",
+                "The installed version of trl tokenises prompts in an unsupported way",
                 expected="trl 1.16",
                 remedy="Run: pip install 'trl==1.16.*'",
             )
-        self._questions = places
-        self._asked: dict[str, Question] = {}
-        dataset = import_module("datasets").Dataset  # by its name, since it has no types
-        trained = [(one, one.data) for one in module.parameters() if one.requires_grad]
+        self._grpo_prompts = places
+        self._batch_prompts: dict[str, GrpoPrompt] = {}
+        dataset = import_module("datasets").Dataset  # by name, since it has no types
+        before = [(parameter, parameter.data) for parameter in module.parameters() if parameter.requires_grad]
         GRPOTrainer.__init__(
             self,
             model=module.model,
@@ -147,21 +148,21 @@ class GroupTrainer(ListTrainer, GRPOTrainer):
             args=args,
             train_dataset=dataset.from_dict({"prompt": [str(place) for place in range(len(places))]}),
             eval_dataset=cast(Any, [] if validate else None),
-            processing_class=cast(Question, places[0]).tokens.tokenizer,
+            processing_class=cast(GrpoPrompt, places[0]).tokens.tokenizer,
         )
-        for parameter, value in trained:  # over a base of four bits trl rounds what trains, whose steps would get lost
+        for parameter, value in before:  # trl rounds trained parameters over a 4-bit base, which would lose small steps
             if parameter.dtype != value.dtype:
                 parameter.data = value.to(parameter.device)
         self.remove_callback(PrinterCallback)
         self._part, self._kept, self._validate = optimizer, frozenset(kept), validate
-        self._parts = {}
+        self._loss_values = {}
         self.tokens = 0
         self.folder = Path(str(args.output_dir))
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The objective's; see trl."""
+        """Return the loss of GRPO as trl computes it."""
         return GRPOTrainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -169,54 +170,54 @@ class GroupTrainer(ListTrainer, GRPOTrainer):
 
     def _rewards(self) -> Callable[..., list[float]]:
         def ndcg(prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
-            return [self._asked[place].reward(ids) for place, ids in zip(prompts, completion_ids, strict=True)]
+            return [self._batch_prompts[index].reward(ids) for index, ids in zip(prompts, completion_ids, strict=True)]
 
-        return ndcg  # its name is what the metrics call it
+        return ndcg  # its name appears in the metrics
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, Mapping[str, Any]]:
-        self._asked = {place: self._questions[int(place)] for place in dict.fromkeys(prompts)}
-        return [list(self._asked[place].ids) for place in prompts], None, {}
+        self._batch_prompts = {index: self._grpo_prompts[int(index)] for index in dict.fromkeys(prompts)}
+        return [list(self._batch_prompts[index].ids) for index in prompts], None, {}
 
     def _send_telemetry(self) -> None:
-        """Send nothing: trl would tell its makers of every training."""
+        """Send nothing; trl would report every training to its developers."""
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Write none: ours is written at the end."""
+        """Write nothing; the card of this package is written at the end."""
 
 
-class GroupRun(Run):
-    """A training by GRPO; arguments as `Run`'s."""
+class GrpoRun(TrainingRun):
+    """A training with GRPO; arguments as in `TrainingRun`."""
 
-    def _examples(self, looks: Looks) -> Examples:
+    def _examples(self, inputs: LossInputs) -> ExampleBuilder:
         judge = cast(Generate, self._judge())
         documents = min(self._recipe.data.documents, max(map(len, self._lists)))
-        self._questions = Questions(judge, self._objective, documents)
-        return cast(Examples, self._questions)
+        self._prompt_builder = GrpoPromptBuilder(judge, self._objective, documents)
+        return cast(ExampleBuilder, self._prompt_builder)
 
-    def _schedule(self, examples: Examples) -> Places:
-        # For parts that look before they train: there is no reward yet to look at.
-        self._gold = super()._schedule(Examples(self._judge(), Looks(tokens=True)))
+    def _schedule(self, examples: ExampleBuilder) -> ScheduledExamples:
+        # Calibration uses the labelled permutations, since there are no rewards before the first step.
+        self._gold = super()._schedule(ExampleBuilder(self._judge(), LossInputs(tokens=True)))
         return super()._schedule(examples)
 
     @property
-    def _objective(self) -> Grpo:
-        return cast(Grpo, self._parts.objective)
+    def _objective(self) -> GrpoOptions:
+        return cast(GrpoOptions, self._components.objective)
 
     def _judge(self) -> Any:
-        return self._asked.judge(cast(Backend, self._backend))
+        return self._setup.open_judge(cast(Backend, self._backend))
 
     @property
     def _packs(self) -> bool:
-        """Never: replies are sampled with the model's own attention."""
+        """Always False, since replies are sampled with the model's own attention."""
         return False
 
     @property
-    def _batches(self) -> Batches:
-        """The labels' orders, one a batch."""
-        return Batches(places=self._gold, size=1, module=self._module, device=self._device, dtype=self._dtype)
+    def _batches(self) -> FirstBatches:
+        """Calibration batches with one labelled permutation each."""
+        return FirstBatches(places=self._gold, size=1, module=self._module, device=self._device, dtype=self._dtype)
 
-    def _module(self, model: Any) -> Listwise:
-        return Listwise(model, [Term(name="lm", loss=Lm())], packs=False)
+    def _module(self, model: Any) -> ListwiseModule:
+        return ListwiseModule(model, [WeightedLoss(name="lm", loss=Lm())], packs=False)
 
     def _settings(self) -> dict[str, Any]:
         table, objective = self._recipe.training, self._objective
@@ -228,29 +229,29 @@ class GroupRun(Run):
             "per_device_eval_batch_size": objective.group,
             "steps_per_generation": replies // together,
             "gradient_accumulation_steps": table.accumulation * replies // together,
-            "max_completion_length": self._questions.max_tokens,
+            "max_completion_length": self._prompt_builder.max_tokens,
             "temperature": objective.temperature,
             "loss_type": "grpo",
             "shuffle_dataset": False,
-            # Otherwise trl turns it on; where the recipe wants it the model does it already.
+            # trl would turn it on; if the recipe asks for it, the model already has it.
             "gradient_checkpointing": False,
             "gradient_checkpointing_kwargs": {"use_reentrant": False},
         }
 
-    def _bare_trainer(self, module: Listwise, validate: Callable[[], dict[str, float]] | None) -> ListTrainer:
-        trainer = GroupTrainer(
+    def _bare_trainer(self, module: ListwiseModule, validate: Callable[[], dict[str, float]] | None) -> ListTrainer:
+        trainer = GrpoListTrainer(
             module,
-            arguments(GRPOConfig, self._settings()),
+            make_arguments(GRPOConfig, self._settings()),
             self._places,
-            optimizer=self._parts.optimizer,
+            optimizer=self._components.optimizer,
             kept=[name.removeprefix("model.") for name in self._kept],
             validate=validate,
         )
-        # Told so from the start, trl would copy the adapter as its reference. The base model is what is meant, and is
-        # there whenever the adapter is switched off.
+        # With beta in its arguments, trl would copy the adapter as the reference model. The reference should be the
+        # base model, which is available by disabling the adapter.
         trainer.beta = self._objective.beta
         return trainer
 
-    def _save(self, module: Listwise, trainer: ListTrainer, done: Any) -> None:
+    def _save(self, module: ListwiseModule, trainer: ListTrainer, done: Any) -> None:
         trainer.tokens = int(trainer.state.num_input_tokens_seen)
         super()._save(module, trainer, done)

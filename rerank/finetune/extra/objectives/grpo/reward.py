@@ -1,4 +1,4 @@
-"""What a written order is worth: nDCG of the order that its reader makes of it. Knows texts and labels, no model."""
+"""The reward of GRPO: nDCG of the ranking that is parsed from a reply."""
 
 from __future__ import annotations
 
@@ -7,58 +7,58 @@ from collections.abc import Sequence
 
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.judges import FAILURES
-from rerank.judges.generate import verdict
+from rerank.judges.generate import parse_verdict
 from rerank.tasks import Reply
 from rerank.types import Order
 
 
-def gains(given: TrainingList) -> tuple[float, ...]:
-    """What each document of a list is worth, in the order of its documents.
+def compute_gains(training_list: TrainingList) -> tuple[float, ...]:
+    """Return the gain of each document of a list, in the order of its documents.
 
-    The teacher's scores, where they can be grades: whole numbers from 0 up, not all 0, that never rise along the
-    label. They count as they are, as in trec_eval. Other scores (cosines, logits, BM25's) have a scale of their own, on
-    which a ratio of gains means nothing; then, and where there are none, a document is worth 1/rank under the label.
-    So the label's own order has the best value in either case.
+    The teacher's scores are used if they can be grades: integers from 0 upwards, not all 0, that never increase along
+    the label. They are used without transformation, as in trec_eval. Other scores (cosines, logits, BM25) have a scale
+    of their own, on which ratios of gains have no meaning; then, and if there are no scores, the gain of a document is
+    1/rank under the label. In either case the labelled order has the highest reward.
 
     >>> from rerank.types import Document, Query
     >>> docs = tuple(Document(id=name) for name in "abc")
-    >>> gains(TrainingList(query=Query(id="q"), docs=docs, order=(1, 0, 2)))
+    >>> compute_gains(TrainingList(query=Query(id="q"), docs=docs, order=(1, 0, 2)))
     (0.5, 1.0, 0.3333333333333333)
-    >>> gains(TrainingList(query=Query(id="q"), docs=docs, order=(1, 0, 2), scores=(2, 3, 0)))
+    >>> compute_gains(TrainingList(query=Query(id="q"), docs=docs, order=(1, 0, 2), scores=(2, 3, 0)))
     (2.0, 3.0, 0.0)
     """
-    falling = [given.scores[at] for at in given.order] if given.scores else []
-    whole = all(score >= 0 and float(score).is_integer() for score in falling)
-    if any(falling) and whole and falling == sorted(falling, reverse=True):
-        return tuple(map(float, given.scores))
-    return tuple(1 / rank for rank in given.ranks)
+    by_label = [training_list.scores[index] for index in training_list.order] if training_list.scores else []
+    are_grades = all(score >= 0 and float(score).is_integer() for score in by_label)
+    if any(by_label) and are_grades and by_label == sorted(by_label, reverse=True):
+        return tuple(map(float, training_list.scores))
+    return tuple(1 / rank for rank in training_list.ranks)
 
 
-def ndcg(order: Order, worth: Sequence[float], cutoff: int) -> float:
-    """DCG of an order over the best that there is: DCG = sum over ranks i up to the cutoff of gain_i / log2(i + 1).
+def compute_ndcg(order: Order, gains: Sequence[float], cutoff: int) -> float:
+    """Return DCG / ideal DCG of an order, where DCG = sum of gain_i / log2(i + 1) over the ranks i up to the cutoff.
 
-    >>> round(ndcg((1, 0), (3.0, 1.0), 10), 4)
+    >>> round(compute_ndcg((1, 0), (3.0, 1.0), 10), 4)
     0.7967
     """
-    best = _dcg(sorted(worth, reverse=True), cutoff)
-    return _dcg([worth[at] for at in order], cutoff) / best
+    best = _dcg(sorted(gains, reverse=True), cutoff)
+    return _dcg([gains[index] for index in order], cutoff) / best
 
 
-def reward(text: str, worth: Sequence[float], *, labels: Sequence[str], cutoff: int) -> float:
-    """What a reply is worth, from 0 to 1.
+def compute_reward(text: str, gains: Sequence[float], *, labels: Sequence[str], cutoff: int) -> float:
+    """Return the reward of a reply, from 0 to 1.
 
-    It is read as at inference (`rerank.judges.generate`): repeats and identifiers that do not exist are dropped,
-    documents that it does not name follow in the order in which they were shown. One that names none is worth 0.
+    The reply is parsed as at inference (`rerank.judges.generate`): repeated and unknown identifiers are dropped, and
+    missing documents follow in the order in which they were shown. A reply without any identifier has the reward 0.
 
     Args:
-        text: The reply, with the beginning that the prompt gave it.
-        worth: See `gains`.
-        labels: What the documents were called.
-        cutoff: Ranks that count.
+        text: The reply, including the prefix that the prompt gives.
+        gains: Gain of each document, from `compute_gains`.
+        labels: Identifiers of the documents.
+        cutoff: Rank cutoff of nDCG.
     """
-    said = verdict(Reply(text=text), len(worth), labels=labels)
-    return 0.0 if said.status in FAILURES else ndcg(said.order, worth, cutoff)
+    parsed = parse_verdict(Reply(text=text), len(gains), labels=labels)
+    return 0.0 if parsed.status in FAILURES else compute_ndcg(parsed.order, gains, cutoff)
 
 
-def _dcg(worth: Sequence[float], cutoff: int) -> float:
-    return sum(gain / math.log2(rank + 1) for rank, gain in enumerate(worth[:cutoff], 1))
+def _dcg(gains: Sequence[float], cutoff: int) -> float:
+    return sum(gain / math.log2(rank + 1) for rank, gain in enumerate(gains[:cutoff], 1))

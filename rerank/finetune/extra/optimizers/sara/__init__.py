@@ -1,4 +1,4 @@
-"""SaRA: train the weights that matter least."""
+"""The optimizer SaRA: training of the weights with the smallest absolute values."""
 
 from __future__ import annotations
 
@@ -6,48 +6,49 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rerank.finetune.optimizers.base.options import FULL, Adam, chosen, require
-from rerank.finetune.parts import Shape
+from rerank.finetune.components import ParameterKind
+from rerank.finetune.optimizers.base.options import FULL, AdamOptions, count_share, require_option
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sara(Adam):
-    """AdamW on the entries smallest in absolute value; all others stay as they are to the bit.
+class Sara(AdamOptions):
+    """AdamW on the entries with the smallest absolute values; all others stay bit-identical.
 
-    Keeps 3 numbers of each of them: two moments and its place. The paper has one threshold for all weights; here each
-    parameter gives the same share of its own, so that the memory is known beforehand. The paper's penalty on the
-    nuclear norm and its sparse backpropagation are not here: gradients are whole.
+    It keeps 3 numbers per trained entry: two moments and its index. The paper has one threshold for all weights; here
+    each parameter contributes the same fraction of its entries, so that the memory is known in advance. The paper's
+    nuclear-norm penalty and sparse backpropagation are not implemented: gradients are dense.
 
-    Our own, since pytorch_optimizer's keeps a mask of every entry, and what it loads it casts to the weights' type.
+    This is an implementation of its own, since pytorch_optimizer's keeps a mask over all entries and casts the state
+    that it loads to the data type of the weights.
 
     Attributes:
-        share: Which share of every parameter's entries moves.
-        refine: After that many steps those entries stop that have grown past the smallest of those that never moved,
-            which is the paper's progressive adjustment, halfway through a training; 0 for never.
+        share: Fraction of the entries of every parameter that are trained.
+        refine: Number of steps after which entries that have outgrown the smallest untrained entry are frozen, which is
+            the progressive adjustment of the paper (halfway through training); 0 for never.
     """
 
     paper: ClassVar[str] = "Hu et al., ICLR 2025, arXiv 2409.06633 (SaRA)"
-    summary: ClassVar[str] = "AdamW on the share of weights that are nearest to 0"
-    fits: ClassVar[frozenset[Shape]] = FULL
-    reason: ClassVar[str] = "It trains the least of a model's own weights, and an adapter has none to spare"
+    summary: ClassVar[str] = "AdamW on the fraction of weights with the smallest absolute values"
+    fits: ClassVar[frozenset[ParameterKind]] = FULL
+    reason: ClassVar[str] = "It trains the smallest of the model's own weights, which adapters freeze"
 
     share: float = 0.1
     refine: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what is no share."""
+        """Check the options."""
         super().__post_init__()
-        require(0 < self.share <= 1, "share", self.share, "a number above 0, at most 1")
-        require(self.refine >= 0, "refine", self.refine, "a whole number from 0 up")
+        require_option(0 < self.share <= 1, "share", self.share, "a number above 0, at most 1")
+        require_option(self.refine >= 0, "refine", self.refine, "an integer of at least 0")
 
-    def state(self, shapes: Sequence[tuple[int, int]]) -> int:
-        """Two moments and a place of every entry that moves; fewer once ``refine`` has stopped some."""
-        return sum(3 * chosen(rows * columns, self.share) for rows, columns in shapes)
+    def count_state(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """Return two moments and an index per trained entry; ``refine`` may reduce them later."""
+        return sum(3 * count_share(rows * columns, self.share) for rows, columns in shapes)
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
-        """See `rerank.finetune.optimizers.base.Optimizer`."""
+        """Return AdamW on the smallest entries of every trainable parameter."""
         from rerank.finetune.extra.optimizers.sara.sparse_adamw import SparseAdamW
-        from rerank.finetune.optimizers.base.parameter_groups import parameter_groups
+        from rerank.finetune.optimizers.base.parameter_groups import make_parameter_groups
 
-        groups = parameter_groups(model, weight_decay)
+        groups = make_parameter_groups(model, weight_decay)
         return SparseAdamW(groups, lr=lr, share=self.share, refine=self.refine, **self.moments)

@@ -1,4 +1,4 @@
-"""AdamW on a few entries of every parameter: those smallest in absolute value. Knows tensors, not models."""
+"""AdamW on a fraction of the entries of every parameter: those with the smallest absolute values."""
 
 from __future__ import annotations
 
@@ -8,21 +8,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rerank.finetune.optimizers.base.exact_adamw import Exact, State, advance, evaluate, wide
-from rerank.finetune.optimizers.base.options import chosen
+from rerank.finetune.optimizers.base.exact_adamw import (
+    ExactStateOptimizer,
+    OptimizerState,
+    evaluate_closure,
+    step_adamw,
+    widen,
+)
+from rerank.finetune.optimizers.base.options import count_share
 
 
-class SparseAdamW(Exact):
-    """AdamW that moves, and keeps moments of, a share of the entries.
+class SparseAdamW(ExactStateOptimizer):
+    """AdamW that updates, and keeps moments of, a fraction of the entries of each parameter.
 
     Args:
         params: Groups of parameters.
         lr: Learning rate.
-        betas: Decay of the moments.
-        eps: Added to the root of the second.
-        share: Which share of every parameter's entries moves.
-        refine: After that many steps of a parameter those of its entries stop that are no longer among the smallest; 0
-            for never.
+        betas: Decay rates of the moments.
+        eps: Term added to the square root of the second moment.
+        share: Fraction of the entries of every parameter that are trained.
+        refine: Number of steps after which entries that are no longer among the smallest are frozen; 0 for never.
     """
 
     def __init__(
@@ -41,36 +46,36 @@ class SparseAdamW(Exact):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Move the chosen entries of every weight that has a gradient."""
-        loss = evaluate(closure)
+        """Update the selected entries of every weight that has a gradient."""
+        loss = evaluate_closure(closure)
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
                 flat, state = weight.view(-1), self.state[weight]
                 if not state:
-                    state["entries"] = smallest(flat, chosen(flat.numel(), self.share))
+                    state["entries"] = smallest(flat, count_share(flat.numel(), self.share))
                 elif self.refine and int(state["step"]) == self.refine:
                     keep_small(flat, state)
                 entries = state["entries"].long()
-                values = wide(flat[entries])
-                advance([values], [weight.grad.reshape(-1)[entries]], [state], group)
+                values = widen(flat[entries])
+                step_adamw([values], [weight.grad.reshape(-1)[entries]], [state], group)
                 flat[entries] = values.to(flat.dtype)
         return loss
 
 
 def smallest(flat: Tensor, count: int) -> Tensor:
-    """(count,) the places of the smallest absolute values, in rising order, in 4 bytes each where these do."""
-    places = flat.abs().topk(count, largest=False, sorted=False).indices.sort().values
-    return places.to(torch.int32) if flat.numel() < 2**31 else places
+    """Return the indices of the ``count`` smallest absolute values in ascending order, as int32 where possible."""
+    indices = flat.abs().topk(count, largest=False, sorted=False).indices.sort().values
+    return indices.to(torch.int32) if flat.numel() < 2**31 else indices
 
 
-def keep_small(flat: Tensor, state: State) -> None:
-    """Forget the entries that have grown past the smallest of those that never moved."""
+def keep_small(flat: Tensor, state: OptimizerState) -> None:
+    """Drop the state of the entries that have grown past the smallest of the untrained entries."""
     entries = state["entries"].long()
-    still = torch.ones_like(flat, dtype=torch.bool)
-    still[entries] = False
-    if still.any():
-        keep = flat[entries].abs() < flat[still].abs().min()
-        for kept in ("entries", "exp_avg", "exp_avg_sq"):
-            state[kept] = state[kept][keep]
+    is_untrained = torch.ones_like(flat, dtype=torch.bool)
+    is_untrained[entries] = False
+    if is_untrained.any():
+        is_small = flat[entries].abs() < flat[is_untrained].abs().min()
+        for key in ("entries", "exp_avg", "exp_avg_sq"):
+            state[key] = state[key][is_small]

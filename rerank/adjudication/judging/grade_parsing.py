@@ -1,0 +1,51 @@
+"""Parser of grades in generated text. Any text is accepted; no grade is invented."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+#: Mentions of the scale, which are not grades: "0 to 3", "0-3", "0, 1, 2 or 3", "0 = unrelated", the 3 of "2/3".
+_SCALE = re.compile(
+    r"\b\d+[ \t]*(?:-|–|—|to|\.\.+)[ \t]*\d+|\b\d+(?:,[ \t]*\d+)+,?[ \t]*(?:or|and)[ \t]*\d+"
+    r"|(?:\bout[ \t]+of|/)[ \t]*\d+|\b\d+[ \t]*=[ \t]*[a-z]"
+)
+#: A number at the start of the reply, as the prompt asks for.
+_FIRST = re.compile(r"[\s*_\"'(\[{]*(?P<number>\d+(?:\.\d+)?)(?![\w%]|[.,]\d)")
+#: A number labelled as a grade: "Grade: 2", '"grade": "2"', "**Final score** = 2", "a relevance of 2".
+_LABELLED = re.compile(
+    r"(?<![a-z])(?:grade[ds]?|scored?|rating|rated|label|relevance|judge?ment)(?![a-z])"
+    r"(?:[^\w+-]|_){0,6}(?:(?:is|of|as|at|(?:sh|w)ould be)(?![a-z]))?(?:[^\w+-]|_){0,6}"
+    r"(?P<number>[+-]?\d+(?:\.\d+)?)(?![\w%])",
+    re.I,
+)
+_NUMBER = re.compile(r"(?<![\w.,+-])(?P<number>\d+(?:\.\d+)?)(?![\w%]|[.,]\d)")
+
+
+def parse_grade(reply: str, grades: Sequence[int]) -> int | None:
+    """Return the grade in a reply; None if there is none.
+
+    The first number that is labelled as a grade, score or similar decides; if it is not on the scale, the reply has no
+    grade. Otherwise the number at the start of the reply counts, or else the only number on the scale in the reply.
+    Numbers that describe the scale are ignored.
+
+    Args:
+        reply: Generated text without reasoning.
+        grades: The scale.
+
+    >>> parse_grade('On a scale from 0 to 3: {"grade": 2}', (0, 1, 2, 3))
+    2
+    """
+    text = _SCALE.sub(" ", reply)
+    if (labelled := _LABELLED.search(text)) is not None:
+        return _on_scale(grades, labelled["number"])
+    if (first := _FIRST.match(text)) is not None and (grade := _on_scale(grades, first["number"])) is not None:
+        return grade
+    candidates = {_on_scale(grades, match["number"]) for match in _NUMBER.finditer(text)} - {None}
+    return candidates.pop() if len(candidates) == 1 else None
+
+
+def _on_scale(grades: Sequence[int], number: str) -> int | None:
+    """Return the number as a grade; None if it is not on the scale."""
+    value = float(number)
+    return int(value) if value in grades else None

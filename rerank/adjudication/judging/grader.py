@@ -1,0 +1,148 @@
+"""A language model as assessor: one prompt per document, and at most one grade per reply.
+
+The built-in prompt follows the idea of UMBRELA (Upadhyay et al. 2024, arXiv 2406.06519): the four grades of TREC Deep
+Learning in words, and a model that grades one passage at a time. The wording is our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rerank.adjudication.judging.grade_parsing import parse_grade
+from rerank.adjudication.judging.judging_terms import SCALE
+from rerank.errors import UsageError
+from rerank.judges import PromptJudge, Verdict
+from rerank.judges.base import failure_verdict, rank_by_score
+from rerank.judges.base.continuations import continuation_request
+from rerank.prompts import PromptTemplate
+from rerank.tasks import ContinuationTask, GenerationTask, Reply, Request, Sampling
+from rerank.types import Window
+
+#: Token limit of generated replies: a digit with a line or two around it.
+REPLY_TOKENS = 32
+#: Servers report log-probabilities at or below this value if they have none.
+_NOTHING = -1000.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GradedReply:
+    """The grade read from a model's reply.
+
+    Attributes:
+        grade: The grade; None if there is none.
+        reply: The generated text; empty if grades were compared by likelihood.
+        detail: Why there is no grade.
+        answered: Whether there was a reply at all; if not, the request can be repeated.
+    """
+
+    grade: int | None
+    reply: str = ""
+    detail: str = ""
+    answered: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grader(PromptJudge):
+    """Grade one document at a time, with one request per document.
+
+    Attributes:
+        grades: The scale, ascending; the prompt must explain it.
+        by: ``likelihood`` selects the grade g with the largest log P(g | prompt), the lowest of tied ones, so that
+            every reply has a grade and no text is generated. ``generation`` parses generated text. ``auto`` selects the
+            first of these that the backend supports.
+
+    Raises:
+        UsageError: The backend does not support the mode, or the prompt is for several passages.
+    """
+
+    needs = (ContinuationTask, GenerationTask)
+    prompt = "grade"
+
+    grades: tuple[int, ...] = SCALE
+    by: Literal["auto", "likelihood", "generation"] = "auto"
+
+    def __post_init__(self) -> None:
+        """Check the prompt and the capabilities of the backend."""
+        super().__post_init__()
+        check_prompt(self.template)
+        if not self.supports(ContinuationTask if self.weighs else GenerationTask):
+            raise UsageError(
+                f"--by {self.by} is not supported by the backend of model {self.backend.identity.get('model', '')!r}",
+                remedy="Omit --by",
+            )
+
+    @property
+    def weighs(self) -> bool:
+        """True if grades are compared by likelihood instead of being generated."""
+        return self.by == "likelihood" or (self.by == "auto" and self.supports(ContinuationTask))
+
+    @classmethod
+    def calls(cls, n: int) -> int:
+        """Return n: one request per document."""
+        return n
+
+    def requests(self, window: Window) -> list[Request]:
+        """Return one request per document, truncated to fit the context."""
+        return [self.request(Window(window.query, (doc,))) for doc in window.docs]
+
+    def request(self, window: Window) -> Request:
+        """Return the request for a window of one document.
+
+        Raises:
+            ContextOverflowError: The prompt does not fit the context even with the document truncated to the minimum.
+        """
+        if self.weighs:
+            return continuation_request(self, window, [str(grade) for grade in reversed(self.grades)])
+        limits = self.limits
+        fitted = self.budget.fit(self.template, window, reply_tokens=REPLY_TOKENS + limits.thinking_tokens)
+        sampling = Sampling(
+            max_tokens=REPLY_TOKENS,
+            temperature=limits.temperature,
+            seed=limits.seed,
+            thinking=limits.thinking_tokens,
+        )
+        return Request(prompt=fitted.prompt, sampling=sampling, window=window, task=GenerationTask())
+
+    def read(self, reply: Reply) -> GradedReply:
+        """Read the grade from a reply, or the reason why there is none."""
+        if reply.finish == "error":
+            return GradedReply(grade=None, detail=reply.error or "no reply", answered=False)
+        if reply.finish == "refused":
+            return GradedReply(grade=None, reply=reply.text, detail="the provider refused to answer")
+        if self.weighs:
+            return self._likeliest(reply.scores)
+        grade = parse_grade(reply.text, self.grades)
+        return GradedReply(grade=grade, reply=reply.text, detail="" if grade is not None else "no grade in the reply")
+
+    def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
+        """Order documents by decreasing grade, ties in input order; the window fails if a document has no grade."""
+        grades = [graded.grade for graded in map(self.read, replies) if graded.grade is not None]
+        return failure_verdict(replies, len(window)) or rank_by_score(grades, len(window))
+
+    def _likeliest(self, scores: Sequence[float]) -> GradedReply:
+        """Return the most likely grade from (grades,) log-probabilities, highest grade first."""
+        if len(scores) != len(self.grades):
+            return GradedReply(
+                grade=None, detail=f"{len(scores)} numbers for {len(self.grades)} grades", answered=False
+            )
+        if any(score != score for score in scores) or max(scores) <= _NOTHING:
+            return GradedReply(grade=None, detail="the backend returned no log-probability for any grade")
+        # scores and grades are in descending order of grades; the lowest of tied grades wins
+        _, grade = max(zip(scores, reversed(self.grades), strict=True), key=lambda pair: (pair[0], -pair[1]))
+        return GradedReply(grade=grade)
+
+
+def check_prompt(template: PromptTemplate) -> None:
+    """Check that a prompt shows a single passage.
+
+    Raises:
+        UsageError: The prompt is for several passages.
+    """
+    if template.method != "pointwise":
+        raise UsageError(
+            f"The prompt {template.name!r} has 'method: {template.method}' and cannot be used for grading",
+            expected="a prompt with 'method: pointwise', which shows one passage",
+            remedy=f"Omit --prompt to use {Grader.prompt!r}",
+        )

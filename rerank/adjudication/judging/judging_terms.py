@@ -1,0 +1,118 @@
+"""Settings of a judging session that determine which document is judged next, and that must not change on resume."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rerank.adjudication.budgets import AdjudicationBudget
+from rerank.adjudication.pools import DEPTH, Pool
+from rerank.errors import UsageError
+
+#: Grades of TREC Deep Learning: irrelevant, related, highly relevant, perfectly relevant.
+SCALE = (0, 1, 2, 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgingTerms:
+    """Settings of a judging session.
+
+    Attributes:
+        method: Selector of the judging order.
+        budget: Judging budget.
+        seed: Seed of stochastic orders.
+        depth: Pool depth.
+        relevant: Lowest grade that counts as relevant for the judging order.
+        grades: The scale: ascending digits, because each grade is one key.
+        judge: The assessor, as names and values: ``{"judge": "person"}``, or ``llm`` with its model and prompt.
+
+    Raises:
+        UsageError: The grades are not a scale, or all or none of them are relevant.
+    """
+
+    method: str
+    budget: AdjudicationBudget
+    seed: int = 0
+    depth: int = DEPTH
+    relevant: int = 1
+    grades: tuple[int, ...] = SCALE
+    judge: Mapping[str, str] = field(default_factory=lambda: {"judge": "person"})
+
+    def __post_init__(self) -> None:
+        """Check the scale."""
+        shown = ",".join(map(str, self.grades))
+        ascending = list(self.grades) == sorted(set(self.grades))
+        if len(self.grades) < 2 or not ascending or not all(0 <= grade <= 9 for grade in self.grades):
+            raise UsageError(
+                f"The grades {shown or '(none)'}",
+                expected="two or more different digits in ascending order, as in --grades 0,1,2,3",
+            )
+        if not self.grades[0] < self.relevant <= self.grades[-1]:
+            raise UsageError(
+                f"The lowest relevant grade {self.relevant} with the grades {shown}",
+                expected=f"{self.grades[0] + 1} to {self.grades[-1]}, so that some grades are not relevant",
+                remedy="Set it with --relevant",
+            )
+
+    def to_dict(self, pool: Pool) -> dict[str, Any]:
+        """Return everything that determines which document is judged next, as JSON."""
+        return {
+            "method": self.method,
+            "seed": self.seed,
+            "budget": str(self.budget),
+            "depth": self.depth,
+            "relevant": self.relevant,
+            "grades": list(self.grades),
+            "pool": fingerprint(pool),
+            **self.judge,
+        }
+
+
+def parse_grades(text: str) -> tuple[int, ...]:
+    """Parse the grades of ``--grades``, such as ``0,1,2,3``.
+
+    Raises:
+        UsageError: The text is not a list of digits separated by commas.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise UsageError(f"The grades {text!r}", expected="digits separated by commas, as in --grades 0,1,2,3")
+    return tuple(map(int, parts))
+
+
+def fingerprint(pool: Pool) -> str:
+    """Return the hexadecimal SHA-256 of a pool: its systems, topics, documents and their ranks."""
+    digest = hashlib.sha256(json.dumps(pool.systems).encode())
+    for topic in pool.topics:
+        contents = [topic.id, topic.docs, topic.lengths.tolist(), topic.union]
+        digest.update(json.dumps(contents).encode())
+        digest.update(np.ascontiguousarray(topic.ranks, dtype="<i8").tobytes())
+    return digest.hexdigest()
+
+
+def describe_differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """Describe the differences between the settings in a file and the current ones.
+
+    >>> describe_differences({"seed": 0, "depth": 100}, {"seed": 1, "depth": 100})
+    ['--seed is 0 in the file and 1 now']
+    """
+    differences = []
+    for key in dict.fromkeys([*current, *stored]):
+        old, new = stored.get(key), current.get(key)
+        if old != new and key == "pool":
+            differences.append("the pool differs (other runs, or other documents in them)")
+        elif old != new:
+            differences.append(f"--{key} is {_shown(old)} in the file and {_shown(new)} now")
+    return differences
+
+
+def _shown(value: object) -> str:
+    """Format a value for a message."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ",".join(map(str, value))
+    return "(none)" if value is None else str(value)

@@ -1,0 +1,158 @@
+"""Append-only file of judgments in JSON lines; each line is synced to disk before the next document is shown.
+
+A crash may leave the last line incomplete, which is detected and marked when the file is opened again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rerank.errors import DataError, MissingResourceError, StorageError, UsageError, shorten
+
+FORMAT = "listrank judgments"
+VERSION = 1
+#: Marks the line before it as cut off by a crash, so that it is ignored.
+_TORN = {"torn": True}
+
+
+class JudgmentJournal:
+    """File of judgments. Nothing is written before the first line is added.
+
+    Args:
+        path: The file; it may not exist yet.
+        about: Contents of the first line of a new file, besides format and version.
+
+    Attributes:
+        about: Contents of the first line.
+        lines: The other lines with their line numbers, from 1.
+
+    Raises:
+        UsageError: The path is not a file.
+        DataError: The file is not a file of judgments, or a line is invalid.
+        MissingResourceError: The file exists and cannot be read.
+    """
+
+    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
+        """Read the file if it exists."""
+        self.path = path
+        self.about = dict(about)
+        self.lines: list[tuple[int, dict[str, Any]]] = []
+        #: Bytes to write before the next line.
+        self._before = b""
+        data = _bytes(path)
+        self._size = len(data)
+        first = _encoded({"format": FORMAT, "version": VERSION, **about})
+        if len(data) < len(first) and first.startswith(data):  # new file, or first line cut off
+            self._before = first[len(data) :]
+        else:
+            self._read(data)
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Append a line and wait until it is on disk.
+
+        Raises:
+            StorageError: The line cannot be written, or another process has written to the file.
+        """
+        data = self._before + _encoded(line)
+        try:
+            with self.path.open("ab") as file:
+                if file.tell() != self._size:
+                    raise StorageError(
+                        f"{self.path} has changed since it was read: another process writes to it",
+                        remedy="Stop the other process, then repeat the same command",
+                    )
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            if not self._size:
+                _sync_folder(self.path)
+        except OSError as error:
+            raise StorageError(
+                f"{self.path} could not be written: {error.strerror or error}",
+                remedy="Free disk space or correct the folder's permissions, then repeat the same command to resume",
+            ) from error
+        self._size += len(data)
+        self._before = b""
+
+    def _read(self, data: bytes) -> None:
+        """Parse the lines of an existing file and detect lines that were cut off."""
+        parts = data.split(b"\n")
+        is_complete = parts[-1] == b""
+        lines = parts[:-1] if is_complete else parts
+        rows = [_parsed(line) for line in lines]
+        self.about = self._checked(rows[0])
+        if rows[-1] is None:
+            warnings.warn(
+                f"The last line of {self.path}, number {len(rows)}, is incomplete, probably after a crash; "
+                "it is ignored",
+                stacklevel=4,
+            )
+            self._before = (b"" if is_complete else b"\n") + _encoded(_TORN)
+        elif not is_complete:  # complete except for the newline
+            self._before = b"\n"
+        followers = [*lines[2:], _encoded(_TORN)]  # one too many if there is only the first line
+        for number, (row, following) in enumerate(zip(rows[1:], followers, strict=False), 2):
+            if row is not None:
+                self.lines += [(number, row)] if row != _TORN else []
+            elif not following or not _encoded(_TORN).startswith(following):  # that marker may be cut off too
+                raise DataError(
+                    f"{self.path}:{number}: {shorten(lines[number - 1].decode('utf-8', 'replace'))}",
+                    expected="one JSON object per line",
+                    remedy="Correct the line; the judgments after it are intact",
+                )
+
+    def _checked(self, row: dict[str, Any] | None) -> dict[str, Any]:
+        """Return the first line without format and version."""
+        if row is None or row.pop("format", None) != FORMAT:
+            raise DataError(
+                f"{self.path} exists and is not a file of judgments",
+                expected=f'a first line of JSON with "format": "{FORMAT}"',
+                remedy="Choose another --out; this file was not changed",
+            )
+        if (version := row.pop("version", None)) != VERSION:
+            raise DataError(
+                f"{self.path} has version {shorten(version)} of the format",
+                expected=f"version {VERSION}",
+                remedy="Use the version of listrank that wrote the file",
+            )
+        return row
+
+
+def _sync_folder(path: Path) -> None:
+    """Sync the folder, without which the name of a new file may not be on disk."""
+    folder = os.open(path.resolve().parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _bytes(path: Path) -> bytes:
+    """Return the contents of the file; empty if it does not exist."""
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is not a regular file", expected="the name of a new or existing file")
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+        raise MissingResourceError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from error
+
+
+def _encoded(line: Mapping[str, Any]) -> bytes:
+    """Return a line as bytes; unpaired surrogates are kept, because ids may contain them."""
+    return json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """Return the JSON object in a line; None if there is none."""
+    try:
+        row = json.loads(line.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None

@@ -1,0 +1,114 @@
+"""Judging orders by name, and the complete sequence in which an order judges a pool when all answers are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from rerank.adjudication.budgets import AdjudicationBudget
+from rerank.adjudication.judging_walks import open_walks, topic_rng
+from rerank.adjudication.orders.base import JudgingOrder, StaticOrder, SupportsAcross
+from rerank.adjudication.pools import Bools, Ints, Pool
+from rerank.errors import UsageError
+from rerank.registry import Registry
+from rerank.selector import build
+from rerank.types import Document, Query, Ranking, Run
+
+orders = Registry("adjudication.orders", "judging order")
+
+
+def open_order(selector: str) -> JudgingOrder:
+    """Create a judging order from its selector, such as ``"mtf"``, ``"rbp-a,p=0.9"`` or ``"llm:reranked.trec"``.
+
+    Raises:
+        UnknownNameError: The order or option does not exist.
+        UsageError: The value of an option is invalid.
+    """
+    return cast(JudgingOrder, build(orders, selector))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class JudgingSequence:
+    """All documents of a pool in the order in which they were judged.
+
+    The next document depends only on earlier judgments, so a smaller budget is a prefix of a larger one.
+
+    Attributes:
+        pool: The pool.
+        docs: For every topic, the indices of its documents in judging order.
+        sequence: (documents,) the topic of each judgment if the order chose among all topics; else None.
+    """
+
+    pool: Pool
+    docs: tuple[Ints, ...]
+    sequence: Ints | None = None
+
+    def sizes(self, budget: AdjudicationBudget) -> Ints:
+        """Return how many of each topic's first documents a budget covers, (topics,).
+
+        An order over all topics spends the sum of the budget freely.
+        """
+        sizes = budget.sizes([len(topic) for topic in self.pool.topics])
+        if self.sequence is None:
+            return sizes
+        return np.bincount(self.sequence[: sizes.sum()], minlength=len(sizes))
+
+
+def walk_pool(order: JudgingOrder, pool: Pool, relevant: Sequence[Bools], *, seed: int = 0) -> JudgingSequence:
+    """Judge the whole pool with known answers.
+
+    Args:
+        order: The judging order.
+        pool: The pool.
+        relevant: For every topic, (docs,) whether each document is relevant.
+        seed: Seed of stochastic orders.
+    """
+    answers = [flags.tolist() for flags in relevant]
+    docs: list[list[int]] = [[] for _ in pool.topics]
+    sequence = []
+    for walk in open_walks(order, pool, AdjudicationBudget("share", 100), seed=seed):
+        while walk.next is not None:
+            topic, doc = walk.next
+            docs[topic].append(doc)
+            sequence.append(topic)
+            walk.answer(answers[topic][doc])
+    return JudgingSequence(
+        pool=pool,
+        docs=tuple(np.array(row, dtype=np.int64) for row in docs),
+        sequence=np.array(sequence, dtype=np.int64) if isinstance(order, SupportsAcross) else None,
+    )
+
+
+def pool_as_run(pool: Pool, order: JudgingOrder) -> Run:
+    """Return the pool as one run, each topic ranked by an order that does not depend on judgments.
+
+    Raises:
+        UsageError: The order depends on judgments or is stochastic.
+    """
+    if not isinstance(order, StaticOrder):
+        raise UsageError(
+            f"The judging order {type(order).__name__.lower()!r} depends on judgments or is stochastic",
+            expected="one of: " + ", ".join(static_orders()),
+        )
+    return Run(
+        (
+            Ranking.from_order(
+                Query(id=topic.id), (Document(id=topic.docs[doc]) for doc in order(topic, topic_rng(0, topic)))
+            )
+            for topic in pool.topics
+        ),
+        name="pool",
+    )
+
+
+def static_orders() -> list[str]:
+    """Return the names of the orders that do not depend on judgments."""
+    classes = ((name, orders.get(name)) for name in orders.names())
+    return [
+        name.replace("_", "-")
+        for name, order_class in classes
+        if isinstance(order_class, type) and issubclass(order_class, StaticOrder)
+    ]

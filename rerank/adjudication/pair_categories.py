@@ -1,0 +1,188 @@
+"""Categories of system pairs by the significance and direction of their difference under gold and cheaper judgments.
+
+With d the difference of two systems' means, under gold judgments and under cheap ones:
+
+    |                  | both significant      | one of them          | none                  |
+    | same sign of d   | AA active agreement   | MA mixed agreement   | PA passive agreement  |
+    | opposite sign    | AD active disagreement| MD mixed disagreement| PD passive disagreement|
+
+Signs are the same if both are 0, and opposite if only one is. Source: Moffat, Scholer and Thomas, ADCS 2012; Otero,
+Parapar and Ferro, How discriminative are your qrels?, CIKM 2023.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rerank.adjudication.pools import Bools, Floats, Ints
+
+#: (pairs,) indices into `NAMES`; small integers, because a study holds very many.
+Codes = npt.NDArray[np.int8]
+
+#: The categories of a pair; a category's index is its code.
+NAMES = ("AA", "AD", "MA_missed", "MA_spurious", "MD_missed", "MD_spurious", "PA", "PD")
+_WRONG = {"missed": ("MA_missed", "MD_missed"), "spurious": ("MA_spurious", "MD_spurious"), "turned": ("AD",)}
+# codes by significance under gold (row) and under cheap judgments (column), for the same and the opposite sign
+_AGREE = np.array([[6, 3], [2, 0]], dtype=np.int8)
+_DISAGREE = np.array([[7, 5], [4, 1]], dtype=np.int8)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairCategories:
+    """Number of pairs per category. Mixed pairs are missed (significant by gold only) or spurious (by cheap only).
+
+    All rates are None where they would be 0 / 0.
+    """
+
+    AA: int
+    AD: int
+    MA_missed: int
+    MA_spurious: int
+    MD_missed: int
+    MD_spurious: int
+    PA: int
+    PD: int
+
+    @classmethod
+    def from_codes(cls, codes: Codes) -> PairCategories:
+        """Count the (pairs,) codes of `categorise`."""
+        return cls(**dict(zip(NAMES, np.bincount(codes, minlength=len(NAMES)).tolist(), strict=True)))
+
+    @property
+    def MA(self) -> int:
+        """Number of mixed agreements."""
+        return self.MA_missed + self.MA_spurious
+
+    @property
+    def MD(self) -> int:
+        """Number of mixed disagreements."""
+        return self.MD_missed + self.MD_spurious
+
+    @property
+    def pairs(self) -> int:
+        """Number of all pairs."""
+        return self.AA + self.AD + self.MA + self.MD + self.PA + self.PD
+
+    @property
+    def gold(self) -> int:
+        """Number of pairs that are significant by gold judgments."""
+        return self.AA + self.AD + self.MA_missed + self.MD_missed
+
+    @property
+    def cheap(self) -> int:
+        """Number of pairs that are significant by cheap judgments."""
+        return self.AA + self.AD + self.MA_spurious + self.MD_spurious
+
+    @property
+    def precision(self) -> float | None:
+        """AA / (AA + AD + spurious): fraction of cheap findings that gold confirms, with the same direction."""
+        return _ratio(self.AA, self.cheap)
+
+    @property
+    def recall(self) -> float | None:
+        """AA / (AA + AD + missed): fraction of gold findings that are retained, with the same direction."""
+        return _ratio(self.AA, self.gold)
+
+    @property
+    def f1(self) -> float | None:
+        """Harmonic mean of precision and recall, 2 AA / (gold + cheap)."""
+        return _ratio(2 * self.AA, self.gold + self.cheap)
+
+    @property
+    def publication_bias(self) -> float | None:
+        """1 - precision: fraction of publishable findings that gold does not confirm. Ferro and Sanderson 2022."""
+        return None if self.precision is None else 1 - self.precision
+
+    @property
+    def type_1(self) -> float | None:
+        """Spurious pairs / pairs that are not significant by gold."""
+        return _ratio(self.MA_spurious + self.MD_spurious, self.pairs - self.gold)
+
+    @property
+    def type_2(self) -> float | None:
+        """Missed pairs / pairs that are significant by gold."""
+        return _ratio(self.MA_missed + self.MD_missed, self.gold)
+
+    @property
+    def type_3(self) -> float | None:
+        """AD / pairs that are significant by gold: both find a difference, in opposite directions."""
+        return _ratio(self.AD, self.gold)
+
+    @property
+    def balanced_accuracy(self) -> float | None:
+        """(TPR + TNR) / 2 with gold significance as the positive class, ignoring direction. McKechnie et al. 2025."""
+        if self.type_1 is None or self.type_2 is None:
+            return None
+        return (2 - self.type_1 - self.type_2) / 2
+
+    @property
+    def mcc(self) -> float | None:
+        """Matthews correlation coefficient of the two significance decisions, ignoring direction."""
+        both, missed = self.AA + self.AD, self.MA_missed + self.MD_missed
+        spurious, neither = self.MA_spurious + self.MD_spurious, self.PA + self.PD
+        product = float(self.gold) * self.cheap * (self.pairs - self.gold) * (self.pairs - self.cheap)
+        return (both * neither - missed * spurious) / product**0.5 if product else None
+
+    @property
+    def discriminative_power(self) -> float:
+        """Fraction of pairs that are significant by cheap judgments. Sakai, SIGIR 2006."""
+        return self.cheap / self.pairs
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Return the counts followed by the rates."""
+        counts = {"AA": self.AA, "AD": self.AD, "MA": self.MA, "MD": self.MD, "PA": self.PA, "PD": self.PD}
+        return {**counts, **asdict(self), **{name: getattr(self, name) for name in RATES}}
+
+
+#: Names of the rates of `PairCategories`.
+RATES = (
+    "precision",
+    "recall",
+    "f1",
+    "publication_bias",
+    "type_1",
+    "type_2",
+    "type_3",
+    "balanced_accuracy",
+    "mcc",
+    "discriminative_power",
+)
+
+
+def categorise(gold: Floats, gold_significant: Bools, cheap: Floats, cheap_significant: Bools) -> Codes:
+    """Return the category code of every pair, an index into `NAMES`.
+
+    Args:
+        gold: (pairs,) differences of means by gold judgments.
+        gold_significant: (pairs,) whether they are significant.
+        cheap: (pairs,) differences of means by cheap judgments.
+        cheap_significant: (pairs,) whether they are significant.
+    """
+    # row and column of the code tables
+    verdicts = gold_significant.astype(np.intp), cheap_significant.astype(np.intp)
+    return np.asarray(np.where(np.sign(gold) == np.sign(cheap), _AGREE[verdicts], _DISAGREE[verdicts]))
+
+
+def count_errors_by_system(codes: Codes, systems: int) -> dict[str, Ints]:
+    """Count, for every system, its pairs that are missed, spurious, or turned (AD).
+
+    Judgments are fair if errors do not concentrate on few systems. Source: Otero, Parapar and Barreiro, SIGIR 2025.
+
+    Args:
+        codes: (pairs,) codes in the order of ``itertools.combinations``.
+        systems: Number of systems.
+    """
+    # systems of each pair, in the order of itertools.combinations
+    first, second = np.triu_indices(systems, 1)
+    counts = {}
+    for error, kinds in _WRONG.items():
+        is_wrong = np.isin(codes, [NAMES.index(kind) for kind in kinds])
+        counts[error] = np.bincount(np.concatenate((first[is_wrong], second[is_wrong])), minlength=systems)
+    return counts
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None

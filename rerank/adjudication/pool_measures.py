@@ -1,0 +1,211 @@
+"""Evaluation of runs under many sets of judgments of one pool at once.
+
+ir_measures evaluates one set of judgments at a time. In a study, runs and grades stay the same and only the set of
+judged documents changes. So grades are mapped to the ranks of the runs once, and all budgets of a judging order are
+evaluated together. Definitions are those of trec_eval, as everywhere in this package; measures without a formula here
+are computed by ir_measures, slowly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rerank.adjudication.budgets import AdjudicationBudget
+from rerank.adjudication.judging_sequence import JudgingSequence
+from rerank.adjudication.pools import Bools, Floats, Ints, Pool
+from rerank.evaluation import ScoreMatrix, evaluate_all, parse_measures
+from rerank.types import Qrels, Run
+
+if TYPE_CHECKING:
+    from ir_measures import Measure
+
+#: Largest number of grades that are held in memory at a time.
+_BATCH_SIZE = 1 << 21
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class JudgedView:
+    """Grades of one topic as visible under several budgets.
+
+    Attributes:
+        found: (budgets, systems, ranks) grades of the retrieved documents; 0 if unjudged or below 0.
+        judged: (budgets, docs) grades of the judged documents, likewise, in decreasing order.
+    """
+
+    found: Ints
+    judged: Ints
+
+    def relevant(self, grade: int) -> Floats:
+        """Return the number of judged relevant documents, (budgets,)."""
+        return np.asarray((self.judged >= grade).sum(axis=1), dtype=np.float64)
+
+
+Formula = Callable[[JudgedView, "Measure"], Floats]
+
+
+class Measurer:
+    """Runs, a pool and its grades, prepared for evaluation.
+
+    Args:
+        pool: The pool; its systems are the runs.
+        runs: The complete runs.
+        qrels: Gold judgments, which provide the grades of the pool's documents.
+        measures: Names of measures, in a form that `rerank.evaluation.parse_measures` reads.
+        relevant: Lowest grade that counts as relevant in binary measures.
+    """
+
+    def __init__(
+        self, pool: Pool, runs: Sequence[Run], qrels: Qrels, measures: Sequence[str], *, relevant: int = 1
+    ) -> None:
+        """Map grades to the ranks of the runs."""
+        self.pool = pool
+        self.measures = parse_measures(measures, relevant=relevant)
+        self.names = tuple(map(str, self.measures))
+        self.topics = tuple(qrels)
+        self._runs, self._qrels = runs, qrels
+        self.gold = score_matrices(qrels, runs, self.names)
+        row = {topic: index for index, topic in enumerate(self.topics)}
+        self._rows = [row[topic.id] for topic in pool.topics]
+        self._grades = [
+            np.array([max(0, qrels[topic.id].get(doc, 0)) for doc in topic.docs], dtype=np.int64)
+            for topic in pool.topics
+        ]
+        self._lists = [self._placed(topic.id, topic.docs) for topic in pool.topics]
+
+    @property
+    def slow(self) -> tuple[str, ...]:
+        """Names of the measures that ir_measures computes, one budget at a time."""
+        return tuple(name for name, m in zip(self.names, self.measures, strict=True) if find_formula(m) is None)
+
+    def relevant_documents(self, grade: int) -> list[Bools]:
+        """Return, for every topic of the pool, (docs,) whether gold grades a document at least ``grade``."""
+        return [grades >= grade for grades in self._grades]
+
+    def measure(self, ordering: JudgingSequence, budgets: Sequence[AdjudicationBudget]) -> Mapping[str, Floats]:
+        """Evaluate all runs with the judgments that each budget covers.
+
+        Returns:
+            Measure -> (budgets, topics, systems). Topics are those of gold; a topic without judgments scores 0.
+        """
+        shape = (len(budgets), len(self.topics), len(self.pool.systems))
+        values = {name: np.zeros(shape) for name in self.names}
+        sizes = np.stack([ordering.sizes(budget) for budget in budgets])
+        fast = [(name, m, f) for name, m in zip(self.names, self.measures, strict=True) if (f := find_formula(m))]
+        # topics outside the pool keep the score 0
+        for index, row in enumerate(self._rows):
+            step = max(1, _BATCH_SIZE // max(1, self._lists[index].size))
+            for start in range(0, len(budgets), step) if fast else ():
+                batch = slice(start, start + step)
+                view = self._view(index, ordering.docs[index], sizes[batch, index])
+                for name, measure, formula in fast:
+                    values[name][batch, row] = formula(view, measure)
+        for index in range(len(budgets)) if self.slow else ():
+            matrices = score_matrices(self.cheap(ordering, sizes[index]), self._runs, self.slow)
+            for name, matrix in matrices.items():
+                values[name][index] = matrix.values
+        return values
+
+    def _view(self, index: int, order: Ints, sizes: Ints) -> JudgedView:
+        """Return the grades of a topic that are visible after the first ``sizes`` documents of an order, (budgets,)."""
+        grades, lists = self._grades[index], self._lists[index]
+        position = np.empty(len(order) + 1, dtype=np.int64)
+        position[order] = np.arange(len(order))
+        position[-1] = len(order)  # documents outside the pool are never judged
+        # index -1 (outside the pool or below the list) selects the appended entry: never judged, grade 0
+        graded = np.append(grades, 0)
+        found = np.where(position[lists] < sizes[:, None, None], graded[lists], 0)
+        judged = np.where(position[:-1] < sizes[:, None], grades, 0)
+        return JudgedView(found, -np.sort(-judged, axis=1))
+
+    def _placed(self, topic: str, docs: Sequence[str]) -> Ints:
+        """Return the index in the pool of each retrieved document, (systems, ranks); -1 outside the pool."""
+        index = {doc: position for position, doc in enumerate(docs)}
+        lists = [run[topic].doc_ids if topic in run else () for run in self._runs]
+        table = np.full((len(lists), max(map(len, lists))), -1, dtype=np.int64)
+        for row, ids in zip(table, lists, strict=True):
+            row[: len(ids)] = [index.get(doc, -1) for doc in ids]
+        return table
+
+    def cheap(self, ordering: JudgingSequence, sizes: Ints) -> Qrels:
+        """Return the judgments of each topic's first documents; a topic without any gets a placeholder with grade 0."""
+        table: dict[str, dict[str, int]] = {topic: {} for topic in self.topics}
+        for topic, order, size in zip(self.pool.topics, ordering.docs, sizes, strict=True):
+            ids = [topic.docs[doc] for doc in order[:size]]
+            table[topic.id] = {doc: self._qrels[topic.id].get(doc, 0) for doc in ids}
+        return Qrels({topic: judged or {"none": 0} for topic, judged in table.items()}, name="cheap judgments")
+
+
+def score_matrices(qrels: Qrels, runs: Sequence[Run], measures: Sequence[str]) -> dict[str, ScoreMatrix]:
+    """Return the topic x system matrix of every measure, computed by ir_measures."""
+    scores = evaluate_all(qrels, runs, measures)
+    return {name: ScoreMatrix.from_scores(scores, name) for name in measures}
+
+
+def find_formula(measure: Any) -> Formula | None:
+    """Return the formula of a measure, or None if ir_measures must compute it."""
+    formula = FORMULAS.get(measure.NAME)
+    return formula if formula and not measure.params.keys() - {"cutoff", "rel"} else None
+
+
+def _cut(values: Any, measure: Any) -> Any:
+    return values[..., : measure.params.get("cutoff")]
+
+
+def _ndcg(view: JudgedView, measure: Any) -> Floats:
+    """Compute nDCG with linear gain and discount log2(rank + 1), (budgets, systems)."""
+    found, ideal = _cut(view.found, measure), _cut(view.judged, measure)
+    # (ranks,) discount of each rank
+    discount = 1 / np.log2(np.arange(2, max(found.shape[-1], ideal.shape[-1]) + 2))
+    best = ideal @ discount[: ideal.shape[-1]]  # (budgets,) DCG of the ideal list
+    return _shares(found @ discount[: found.shape[-1]], best)
+
+
+def _ap(view: JudgedView, measure: Any) -> Floats:
+    """Compute AP: precision at each relevant retrieved document, averaged over all relevant documents."""
+    hits = _cut(view.found, measure) >= measure["rel"]
+    ranks = np.arange(1, hits.shape[-1] + 1)
+    # (budgets, systems, ranks) precision at each hit
+    precision = np.where(hits, hits.cumsum(axis=-1) / ranks, 0.0)
+    return _shares(precision.sum(axis=-1), view.relevant(measure["rel"]))
+
+
+def _precision(view: JudgedView, measure: Any) -> Floats:
+    """Compute P@k: relevant documents among the first k, divided by k."""
+    return np.asarray((_cut(view.found, measure) >= measure["rel"]).sum(axis=-1) / measure["cutoff"])
+
+
+def _recall(view: JudgedView, measure: Any) -> Floats:
+    """Compute R@k: relevant documents among the first k, divided by all relevant documents."""
+    hits = (_cut(view.found, measure) >= measure["rel"]).sum(axis=-1, dtype=np.float64)
+    return _shares(hits, view.relevant(measure["rel"]))
+
+
+def _reciprocal_rank(view: JudgedView, measure: Any) -> Floats:
+    """Compute 1 / rank of the first relevant document."""
+    hits = _cut(view.found, measure) >= measure["rel"]
+    return np.where(hits.any(axis=-1), 1 / (1.0 + hits.argmax(axis=-1)), 0.0)
+
+
+def _success(view: JudgedView, measure: Any) -> Floats:
+    """Compute whether any of the first k documents is relevant."""
+    return np.asarray((_cut(view.found, measure) >= measure["rel"]).any(axis=-1), dtype=np.float64)
+
+
+def _shares(values: Floats, wholes: Floats) -> Floats:
+    """Divide (budgets, systems) values by (budgets,) totals; 0 if the total is 0."""
+    return np.where(wholes[:, None] > 0, values / np.where(wholes > 0, wholes, 1.0)[:, None], 0.0)
+
+
+#: Name of ir_measures -> formula.
+FORMULAS: dict[str, Formula] = {
+    "nDCG": _ndcg,
+    "AP": _ap,
+    "P": _precision,
+    "R": _recall,
+    "RR": _reciprocal_rank,
+    "Success": _success,
+}

@@ -1,0 +1,123 @@
+"""Comparison of two sets of judgments of the same topics: agreement, and the conclusions that each leads to.
+
+Use it to compare two people, a language model with people, or judgments with gaps with complete ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rerank.adjudication.agreement import Agreement, compute_agreement, shared_topics
+from rerank.adjudication.pair_categories import Codes
+from rerank.adjudication.pool_measures import score_matrices
+from rerank.adjudication.significance_verdicts import Procedure, SignificanceVerdicts, metrics_row
+from rerank.adjudication.study_notes import note_grades, note_tests
+from rerank.errors import DataError
+from rerank.evaluation import parse_measures
+from rerank.types import Qrels, Run
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class QrelsComparison:
+    """Results of comparing two sets of judgments.
+
+    Attributes:
+        topics: Topics that both judge; only these count.
+        left_out: Number of topics that only one of them judges.
+        systems: Names of the runs.
+        procedures: Tests with their corrections.
+        gold: Measure -> verdicts by the first judgments.
+        other: Measure -> verdicts by the second judgments.
+        agreement: Agreement on the documents that both judge.
+        relevant: Lowest grade that counts as relevant.
+        notes: Caveats for the reader.
+    """
+
+    topics: tuple[str, ...]
+    left_out: int
+    systems: tuple[str, ...]
+    procedures: tuple[Procedure, ...]
+    gold: Mapping[str, SignificanceVerdicts]
+    other: Mapping[str, SignificanceVerdicts]
+    agreement: Agreement
+    relevant: int
+    notes: tuple[str, ...] = ()
+
+    def codes(self) -> dict[tuple[str, Procedure], Codes]:
+        """Return the (pairs,) category codes by measure and procedure."""
+        return {
+            (measure, procedure): codes
+            for measure, gold in self.gold.items()
+            for procedure, codes in zip(self.procedures, self.other[measure].categorise_against(gold), strict=True)
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object of ``rerank qrels compare --format json``."""
+        results = []
+        for (measure, procedure), codes in self.codes().items():
+            about = {"measure": measure, "test": procedure.test, "correction": procedure.correction}
+            results.append({**about, **metrics_row(codes, self.other[measure].compare_ranking(self.gold[measure]))})
+        return {
+            "topics": len(self.topics),
+            "topics_left_out": self.left_out,
+            "systems": len(self.systems),
+            "pairs": len(next(iter(self.gold.values())).differences),
+            "relevant": self.relevant,
+            "agreement": self.agreement.to_dict(self.relevant),
+            "results": results,
+            "notes": list(self.notes),
+        }
+
+
+def compare_qrels(
+    runs: Sequence[Run],
+    gold: Qrels,
+    other: Qrels,
+    measures: Sequence[str] = ("nDCG@10",),
+    *,
+    procedures: Sequence[Procedure] = (Procedure("t", "bh"),),
+    relevant: int = 1,
+    alpha: float = 0.05,
+) -> QrelsComparison:
+    """Compare the conclusions from a set of judgments with those from gold judgments.
+
+    Args:
+        runs: At least two runs.
+        gold: Reference judgments.
+        other: Judgments to compare with them.
+        measures: Names of measures.
+        procedures: Tests with their corrections.
+        relevant: Lowest grade that counts as relevant in binary measures.
+        alpha: Significance level.
+
+    Raises:
+        DataError: Fewer than two topics are judged by both, or there are fewer than two runs.
+        UnknownNameError: A measure or test does not exist.
+    """
+    topics = shared_topics(gold, other)
+    if len(topics) < 2:
+        raise DataError(
+            f"{len(topics)} topics are judged by both {gold.name} and {other.name}", expected="at least 2 topics"
+        )
+    names = [str(measure) for measure in parse_measures(measures, relevant=relevant)]
+    shared_qrels = [Qrels({topic: qrels[topic] for topic in topics}, name=qrels.name) for qrels in (gold, other)]
+    matrices = [score_matrices(qrels, runs, names) for qrels in shared_qrels]
+    gold_verdicts, other_verdicts = (
+        {name: SignificanceVerdicts.from_scores(m.values, m.systems, procedures, alpha) for name, m in row.items()}
+        for row in matrices
+    )
+    notes = list(note_tests((matrix for row in matrices for matrix in row.values()), procedures, alpha))
+    notes += [note for qrels in shared_qrels for note in note_grades(qrels, names, relevant)]
+    return QrelsComparison(
+        topics=topics,
+        left_out=len(set(gold) ^ set(other)),
+        systems=tuple(run.name for run in runs),
+        procedures=tuple(procedures),
+        gold=gold_verdicts,
+        other=other_verdicts,
+        agreement=compute_agreement(gold, other),
+        relevant=relevant,
+        notes=tuple(dict.fromkeys(notes)),
+    )

@@ -1,0 +1,147 @@
+"""Significance decisions of tests for all pairs of systems, and their comparison with decisions by gold judgments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from rerank.adjudication.pair_categories import Codes, PairCategories, categorise
+from rerank.adjudication.pools import Bools, Floats, Ints
+from rerank.adjudication.ranking_similarity import max_drop, rank_systems, rbo, tau, tau_ap
+from rerank.evaluation.pairwise_decisions import check_alpha, resolve_correction
+from rerank.evaluation.significance import PairTest, correct, open_test
+from rerank.evaluation.significance.base import SupportsDecision, mean_differences
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """A significance test with a correction for multiple comparisons.
+
+    Attributes:
+        test: Selector of a test.
+        correction: Name of a correction.
+    """
+
+    test: str
+    correction: str
+
+    @cached_property
+    def significance_test(self) -> PairTest:
+        """The test. Cached, because a study uses it thousands of times."""
+        return open_test(self.test)
+
+    @property
+    def family_wise(self) -> bool:
+        """True if the test controls the family-wise error itself."""
+        return self.significance_test.family_wise
+
+    def __str__(self) -> str:
+        """Return test and correction, or the test alone if it needs no correction."""
+        return self.test if self.family_wise else f"{self.test} + {self.correction}"
+
+
+def cross_procedures(test: Iterable[str], corrections: Iterable[str]) -> tuple[Procedure, ...]:
+    """Combine every test with every correction; a test that needs no correction occurs once, without.
+
+    Raises:
+        UnknownNameError: A test or correction does not exist.
+        UsageError: A correction is given and no test takes one.
+    """
+    names, requested = list(test), list(corrections)
+    procedures: dict[Procedure, None] = {}
+    all_family_wise = all(Procedure(name, "none").family_wise for name in names)
+    for name in names:
+        without_correction = Procedure(name, "none").family_wise and not all_family_wise
+        for correction in ["none"] if without_correction else requested:
+            procedures[Procedure(name, resolve_correction(name, correction))] = None
+    return tuple(procedures)
+
+
+def find_significant_pairs(values: Floats, procedures: Sequence[Procedure], alpha: float) -> list[Bools]:
+    """Decide which pairs differ significantly, (pairs,) per procedure.
+
+    A test's p-values are computed once for all its corrections.
+
+    Args:
+        values: (topics, systems).
+        procedures: Tests with their corrections.
+        alpha: Significance level.
+    """
+    check_alpha(alpha)
+    raw: dict[str, Floats] = {}
+    decisions = []
+    for procedure in procedures:
+        test = procedure.significance_test
+        # deciding by a critical value avoids computing p-values
+        if procedure.correction == "none" and isinstance(test, SupportsDecision):
+            decisions.append(test.significant(values, alpha))
+            continue
+        if procedure.test not in raw:
+            raw[procedure.test] = test.p_values(values)
+        decisions.append(correct(raw[procedure.test], procedure.correction) <= alpha)
+    return decisions
+
+
+@dataclass(frozen=True, eq=False)
+class SignificanceVerdicts:
+    """Scores of systems on topics, and the significance decisions of every procedure.
+
+    Attributes:
+        values: (topics, systems).
+        systems: Names of the systems.
+        significant: For every procedure, (pairs,) whether the systems differ significantly.
+    """
+
+    values: Floats
+    systems: tuple[str, ...]
+    significant: tuple[Bools, ...]
+
+    @classmethod
+    def from_scores(
+        cls, values: Floats, systems: tuple[str, ...], procedures: Sequence[Procedure], alpha: float
+    ) -> SignificanceVerdicts:
+        """Test every pair of systems."""
+        return cls(values, systems, tuple(find_significant_pairs(values, procedures, alpha)))
+
+    @cached_property
+    def differences(self) -> Floats:
+        """Differences of the systems' means, (pairs,)."""
+        return mean_differences(self.values)
+
+    @cached_property
+    def means(self) -> Floats:
+        """Mean of each system, (systems,)."""
+        return np.asarray(self.values.mean(axis=0).round(12))
+
+    @cached_property
+    def ranking(self) -> Ints:
+        """Indices of the systems, best mean first, (systems,)."""
+        return rank_systems(self.means, self.systems)
+
+    def categorise_against(self, gold: SignificanceVerdicts) -> list[Codes]:
+        """Return the category code of each pair with respect to gold, (pairs,) per procedure."""
+        return [
+            categorise(gold.differences, by_gold, self.differences, by_cheap)
+            for by_gold, by_cheap in zip(gold.significant, self.significant, strict=True)
+        ]
+
+    def compare_ranking(self, gold: SignificanceVerdicts) -> dict[str, float | None]:
+        """Return the similarity to gold's ranking of systems; all None if either ranking has only ties."""
+        tau_b = tau(gold.means, self.means)
+        if tau_b is None:
+            return dict.fromkeys(("tau", "tau_ap", "rbo", "max_drop"))
+        return {
+            "tau": tau_b,
+            "tau_ap": tau_ap(gold.ranking, self.ranking),
+            "rbo": rbo(gold.ranking, self.ranking),
+            "max_drop": max_drop(gold.ranking, self.ranking),
+        }
+
+
+def metrics_row(codes: Codes, similarity: dict[str, float | None]) -> dict[str, Any]:
+    """Return category counts, rates and ranking similarities under the names that reports use."""
+    return {**PairCategories.from_codes(codes).to_dict(), **similarity}

@@ -1,0 +1,68 @@
+"""Design of an adjudication study: methods, budgets, measures and tests, and the sampling of stochastic methods."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from rerank.adjudication.budgets import AdjudicationBudget
+from rerank.adjudication.judging_sequence import open_order
+from rerank.adjudication.orders.base import JudgingOrder
+from rerank.adjudication.pools import DEPTH
+from rerank.adjudication.significance_verdicts import Procedure
+from rerank.errors import UsageError
+from rerank.evaluation.pairwise_decisions import check_alpha
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyDesign:
+    """Design of an adjudication study.
+
+    Attributes:
+        methods: Selectors of judging orders.
+        budgets: Judging budgets.
+        measures: Names of measures.
+        procedures: Tests with their corrections.
+        relevant: Lowest grade that counts as relevant in binary measures and for judging orders.
+        depth: Pool depth.
+        unjudged: Keep documents without a gold judgment in the pool; they count as not relevant.
+        alpha: Significance level.
+        seeds: Number of repetitions of stochastic orders.
+        seed: The first seed.
+    """
+
+    methods: tuple[str, ...]
+    budgets: tuple[AdjudicationBudget, ...]
+    measures: tuple[str, ...] = ("nDCG@10",)
+    procedures: tuple[Procedure, ...] = (Procedure("t", "bh"),)
+    relevant: int = 1
+    depth: int = DEPTH
+    unjudged: bool = False
+    alpha: float = 0.05
+    seeds: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the options and drop duplicates."""
+        for name in ("methods", "budgets", "measures", "procedures"):
+            values = tuple(dict.fromkeys(getattr(self, name)))
+            object.__setattr__(self, name, values)
+            if not values:
+                raise UsageError(f"A study without {name}", expected=f"at least one of {name}")
+        if self.seeds < 1:
+            raise UsageError(f"seeds={self.seeds}", expected="at least 1")
+        check_alpha(self.alpha)
+
+    @cached_property
+    def orders(self) -> dict[str, JudgingOrder]:
+        """Method -> judging order."""
+        return {method: open_order(method) for method in self.methods}
+
+    @property
+    def walks(self) -> list[tuple[str, int]]:
+        """Every method with every seed."""
+        return [
+            (method, self.seed + offset)
+            for method, order in self.orders.items()
+            for offset in range(self.seeds if order.random else 1)
+        ]

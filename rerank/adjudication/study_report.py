@@ -1,0 +1,116 @@
+"""HTML report of a study as one self-contained page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rerank.adjudication.judging_sequence import open_order
+from rerank.adjudication.pair_categories import NAMES
+from rerank.adjudication.study_results import AdjudicationStudy, StudyCell, printable
+from rerank.evaluation.significance import TITLES, open_test
+from rerank.io.text_files import replace_text
+
+#: Largest number of pair codes in the page, one character each; beyond it, only those of the first measure and test
+#: are included.
+_DRAWN = 4_000_000
+_CURVES = ("recall", "precision", "f1", "balanced_accuracy", "tau", "tau_ap")
+
+
+def write_report(study: AdjudicationStudy, path: Path) -> Path:
+    """Write the page.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    with replace_text(path) as stream:
+        stream.write(printable(render_report(study)))
+    return path
+
+
+def render_report(study: AdjudicationStudy) -> str:
+    """Return the page as HTML."""
+    from jinja2 import Environment
+
+    package = files("rerank.adjudication")
+    texts = {name: (package / f"report.{name}").read_text(encoding="utf-8") for name in ("html.j2", "css", "js")}
+    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(texts["html.j2"])
+    content = study.to_dict()
+    return template.render(
+        css=texts["css"],
+        js=texts["js"],
+        version=version("listrank"),
+        data=_embedded(_data(study, content)),
+        study=content,
+        golds=[{**row, "title": _title(row)} for row in content["gold"]["all"]],
+        methods=[{"name": name, "title": open_order(name).title} for name in dict.fromkeys(study.design.methods)],
+        message=find_disagreements(content["results"]),
+    )
+
+
+def find_disagreements(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Find settings in which the method that ranks systems best does not retain most of the significant differences.
+
+    Returns:
+        One row per measure, test and budget: the best methods by tau and by recall, with both values of each.
+        Differences within the two methods' standard deviations over seeds are omitted.
+    """
+    messages = []
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["tau"] is not None and row["recall"] is not None:
+            groups.setdefault((row["measure"], row["test"], row["correction"], row["budget"]), []).append(row)
+    for (measure, test, correction, budget), group in groups.items():
+        ranks, keeps = (max(group, key=lambda row, by=by: row[by]) for by in ("tau", "recall"))  # type: ignore[misc]
+        if all(abs(ranks[by] - keeps[by]) > _spread(ranks, by) + _spread(keeps, by) for by in ("tau", "recall")):
+            setting = {"measure": measure, "test": test, "correction": correction, "budget": budget}
+            messages.append({**setting, "ranks": ranks, "keeps": keeps})
+    return messages
+
+
+def _spread(row: Mapping[str, Any], name: str) -> float:
+    return float(row.get("spread", {}).get(name, 0.0))
+
+
+def _title(row: Mapping[str, Any]) -> str:
+    test = str(open_test(row["test"]).title)
+    return test if row["correction"] == "none" else f"{test}, {TITLES[row['correction']]}"
+
+
+def _data(study: AdjudicationStudy, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the data for the script of the page."""
+    first = study.cells[0]
+    codes = sum(len(cells[0].codes) for cells in study.groups().values())
+    pair_codes = {
+        "|".join(key): _letters(cells[0])
+        for key, cells in study.groups().items()
+        if codes <= _DRAWN or key[2:] == first.key[2:]
+    }
+    order = study.gold[first.measure].ranking
+    return {
+        "rows": content["results"],
+        "systems": list(study.pool.systems),
+        "orders": {name: verdicts.ranking.tolist() for name, verdicts in study.gold.items()},
+        "order": order.tolist(),
+        "codes": pair_codes,
+        "names": list(NAMES),
+        "documents": len(study.pool),
+        "curves": list(_CURVES),
+    }
+
+
+def _letters(cell: StudyCell) -> str:
+    """Return the category of every pair as a string of digits."""
+    return (cell.codes + ord("0")).astype(np.uint8).tobytes().decode("ascii")
+
+
+def _embedded(data: Mapping[str, Any]) -> str:
+    """Return JSON in which no text can end the script element."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

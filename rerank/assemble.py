@@ -1,0 +1,343 @@
+"""Assembly of rankers: from model, adapter, method, prompt and limits to backend, strategy and judge.
+
+The reranker, the commands, benchmarks, label teachers, training and validation all assemble their rankers here, so the
+same settings always send the same requests.
+
+    setup = assemble({"model": "smollm2-135m", "adapter": "smollm2-135m-attention"})
+    judge = setup.open_judge(setup.open_backend())
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypedDict, cast
+
+from rerank.errors import UnknownNameError, UsageError
+from rerank.judges import Limits, PromptJudge, check_judge, judges, open_judge
+from rerank.methods import Method, open_method
+from rerank.models import backend_class, open_backend, prompt_for
+from rerank.models.adapters import adapter_defaults, adapter_folder
+from rerank.pipeline.passages import PassageAggregation
+from rerank.prompts import PromptTemplate, load_prompt
+from rerank.selector import Selector
+from rerank.strategies import Strategy, open_strategy, strategies
+from rerank.tasks import Backend, BackendOptions
+from rerank.types import Qrels
+
+
+class RankerOptions(TypedDict, total=False):
+    """Settings of a ranker except its model, named like the command's flags.
+
+    A missing key or None means the default; `RankerConfig` documents them.
+    """
+
+    adapter: str | None
+    revision: str | None
+    method: str | None
+    window_size: int | None
+    stride: int | None
+    passes: int | None
+    top_k: int | None
+    passages: str | None
+    prompt: str | None
+    min_passage_tokens: int | None
+    max_passage_tokens: int | None
+    context_size: int | None
+    temperature: float | None
+    seed: int | None
+    thinking_tokens: int | None
+    dtype: str | None
+    device: str | None
+    device_map: str | None
+    batch_size: int | None
+    trust_remote_code: bool | None
+    base_url: str | None
+    concurrency: int | None
+    timeout: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankerConfig:
+    """Complete settings of a ranker. Names and defaults are those of the command's flags.
+
+    Attributes:
+        model: A name of `rerank models`, a folder, a hub id, ``openai:NAME``, ``vllm:NAME`` or ``fake:KIND``.
+        adapter: Name of `rerank models`, folder or hub id of a PEFT adapter.
+        revision: Branch, tag or commit of the model on the hub.
+        method: Name of a method, or ``strategy:judge``, with options such as ``sliding,size=10,stride=5``.
+        window_size: Documents per window, for strategies with windows.
+        stride: Documents by which the window moves; half of ``window_size`` if only the latter is set.
+        passes: Number of passes, for strategies that support several.
+        top_k: Rerank only the top K; the remaining documents keep their input order.
+        passages: How documents are divided into passages, such as ``max,size=150,stride=75``; None judges them whole.
+        prompt: Name of a shipped prompt or path of a YAML file; ``auto`` selects it by method and model.
+        min_passage_tokens: Minimum number of tokens kept of each passage.
+        max_passage_tokens: Passages are truncated to at most this many tokens.
+        context_size: Tokens of context to use; None for the model's whole context.
+        temperature: Sampling temperature; 0 is greedy.
+        seed: Seed for sampling and for stochastic strategies.
+        thinking_tokens: Tokens that a reasoning model may spend before its answer.
+        dtype: Data type of the weights.
+        device: Torch device; ``auto`` selects the first accelerator.
+        device_map: How to distribute a model over several devices; None uses one device.
+        batch_size: Number of requests per batch; None for the backend's default.
+        trust_remote_code: Run Python code from the model's repository.
+        base_url: Address of an OpenAI-compatible server.
+        concurrency: Number of concurrent requests to a server; None for the backend's default.
+        timeout: Seconds to wait for a server's reply; None for the backend's default.
+    """
+
+    model: str = "smollm2-135m"
+    adapter: str | None = None
+    revision: str | None = None
+    method: str = "fullrank"
+    window_size: int | None = None
+    stride: int | None = None
+    passes: int | None = None
+    top_k: int | None = None
+    passages: str | None = None
+    prompt: str = "auto"
+    min_passage_tokens: int = 32
+    max_passage_tokens: int | None = None
+    context_size: int | None = None
+    temperature: float = 0.0
+    seed: int = 0
+    thinking_tokens: int = 0
+    dtype: str = "auto"
+    device: str = "auto"
+    device_map: str | None = None
+    batch_size: int | None = None
+    trust_remote_code: bool = False
+    base_url: str | None = None
+    concurrency: int | None = None
+    timeout: float | None = None
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> RankerConfig:
+        """Complete settings with those of the adapter or trained model, then with the defaults.
+
+        Raises:
+            UnknownNameError: No setting has this name; the message suggests the nearest.
+            MissingResourceError: The adapter does not exist.
+        """
+        names = [f.name for f in fields(cls)]
+        for name in settings:
+            if name not in names:
+                raise UnknownNameError("setting of a ranker", name, names)
+        values = {name: value for name, value in settings.items() if value is not None}
+        return cls(**(values | trained_settings(values)))
+
+    def backend_options(self) -> BackendOptions:
+        """Return the options for loading and running the model.
+
+        Raises:
+            UsageError: A value is out of range.
+        """
+        return BackendOptions(
+            revision=self.revision or "",
+            adapter=self.adapter or "",
+            dtype=self.dtype,
+            device=self.device,
+            batch_size=self.batch_size,
+            context_size=self.context_size,
+            trust_remote_code=self.trust_remote_code,
+            device_map=self.device_map or "",
+            base_url=self.base_url or "",
+            concurrency=self.concurrency,
+            timeout=self.timeout,
+        )
+
+    def limits(self) -> Limits:
+        """Return the token budget and the decoding of the judge; greedy decoding has no seed."""
+        return Limits(
+            min_passage_tokens=self.min_passage_tokens,
+            max_passage_tokens=self.max_passage_tokens,
+            context_size=self.context_size,
+            temperature=self.temperature,
+            seed=self.seed if self.temperature > 0 else 0,
+            thinking_tokens=self.thinking_tokens,
+        )
+
+
+def trained_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that an adapter, or a trained or merged model, has for the keys missing in ``settings``.
+
+    Raises:
+        MissingResourceError: The adapter does not exist.
+        DataError: Its settings cannot be read.
+    """
+    if settings.get("adapter"):
+        return adapter_defaults(adapter_folder(settings["adapter"]), settings)
+    return adapter_defaults(Path(settings["model"]), settings) if settings.get("model") else {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankerPlan:
+    """The part of a ranker that the settings decide without opening a prompt or a model.
+
+    Attributes:
+        config: The settings.
+        method: The method with all its options.
+        strategy: Decides which windows are judged.
+        passages: How documents are divided into passages; None judges them whole.
+    """
+
+    config: RankerConfig
+    method: Method
+    strategy: Strategy
+    passages: PassageAggregation | None
+
+    @property
+    def limits(self) -> Limits:
+        """Token budget and decoding of the judge."""
+        return self.config.limits()
+
+    def open_recorded_judge(self, backend: Backend) -> PromptJudge:
+        """Build a judge that reads recorded replies.
+
+        Recorded replies are found by their window, so the prompt does not matter, and files that only affect the
+        requests (a prompt, a list of attention heads) may no longer exist.
+        """
+        judge = judges.get(self.method.judge.name)
+        options = {key: value for key, value in self.method.judge.options.items() if key not in judge.request_options}
+        limits = Limits(temperature=self.limits.temperature, seed=self.limits.seed)
+        selector = dataclasses.replace(self.method.judge, options=options)
+        return open_judge(selector, backend, load_prompt(judge.prompt or "listwise"), limits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankerSetup(RankerPlan):
+    """A complete ranker except for the loaded model.
+
+    Attributes:
+        prompt: Name or path of the prompt.
+        template: The prompt.
+    """
+
+    prompt: str
+    template: PromptTemplate
+
+    def check_backend(self) -> None:
+        """Check that the model's backend supports the judge, without loading the model.
+
+        Raises:
+            UsageError: The backend does not support the judge.
+        """
+        check_judge(self.method.judge, backend_class(self.config.model, self.method.backend), self.config.model)
+
+    def open_backend(self, *, qrels: Qrels | None = None) -> Backend:
+        """Load the model, or connect to its server.
+
+        Args:
+            qrels: Relevance judgments for ``fake:perfect``.
+
+        Raises:
+            RerankError: The model cannot be opened, or its backend does not support the judge.
+        """
+        self.check_backend()
+        return open_backend(self.config.model, self.config.backend_options(), qrels=qrels, kind=self.method.backend)
+
+    def open_judge(self, backend: Backend, **options: str) -> PromptJudge:
+        """Build the judge for a backend.
+
+        Args:
+            backend: The backend that runs its requests.
+            options: Options of the judge that override those of the method.
+
+        Raises:
+            UsageError: The backend does not support the judge.
+        """
+        judge = dataclasses.replace(self.method.judge, options={**self.method.judge.options, **options})
+        return open_judge(judge, backend, self.template, self.limits)
+
+
+def plan_ranker(config: RankerConfig) -> RankerPlan:
+    """Look up the method of the settings and build its strategy.
+
+    Raises:
+        UnknownNameError: No method, option or passage aggregate has this name.
+        UsageError: The strategy does not have an option, or a value is out of range.
+    """
+    method = open_method(config.method)
+    method = dataclasses.replace(method, strategy=_with_flags(config, method))
+    return RankerPlan(
+        config=config,
+        method=method,
+        strategy=open_strategy(method.strategy),
+        passages=None if config.passages is None else PassageAggregation.parse(config.passages),
+    )
+
+
+def assemble(settings: Mapping[str, Any] | RankerConfig) -> RankerSetup:
+    """Assemble a ranker from its settings; no model is loaded.
+
+    Args:
+        settings: Settings named as in `RankerConfig`. Missing ones come from the adapter, then the defaults.
+
+    Raises:
+        UnknownNameError: No setting, method, option, prompt or passage aggregate has this name.
+        UsageError: The strategy does not have an option, or a value is out of range.
+        MissingResourceError: The adapter or the prompt file does not exist.
+    """
+    plan = plan_ranker(settings if isinstance(settings, RankerConfig) else RankerConfig.from_settings(settings))
+    method_prompt = plan.method.own_prompt if plan.config.prompt == "auto" else ""
+    prompt = method_prompt or prompt_for(plan.config.model, plan.config.prompt)
+    return RankerSetup(
+        config=plan.config,
+        method=plan.method,
+        strategy=plan.strategy,
+        passages=plan.passages,
+        prompt=prompt,
+        template=load_prompt(prompt),
+    )
+
+
+def open_model(model: str, options: BackendOptions | None = None, *, qrels: Qrels | None = None) -> Backend:
+    """Open a model for a purpose other than ranking, such as grading documents or writing queries.
+
+    Args:
+        model: As in `RankerConfig`.
+        options: How the model is loaded and run.
+        qrels: Relevance judgments for ``fake:perfect``.
+
+    Raises:
+        RerankError: The model cannot be opened.
+    """
+    return open_backend(model, options, qrels=qrels)
+
+
+#: Flags that set options of a strategy: option -> flag, for messages.
+_FLAGS = {"size": "--window-size", "stride": "--stride", "passes": "--passes"}
+
+
+def _with_flags(config: RankerConfig, method: Method) -> Selector:
+    """Return the method's strategy with the options set by flags of their own.
+
+    If passages are judged, ``top_k`` counts documents, so it does not limit the number of passages.
+
+    Raises:
+        UsageError: The strategy does not have an option, or is not a dataclass.
+    """
+    strategy_type = strategies.get(method.strategy.name)
+    if not is_dataclass(strategy_type):  # its fields are its options, which are part of a run's identity
+        raise UsageError(f"The strategy {method.strategy.name!r} is not a dataclass", expected="a frozen dataclass")
+    flags = {"size": config.window_size, "stride": config.stride, "passes": config.passes}
+    required: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
+    optional = {"top_k": config.top_k if config.passages is None else None, "seed": config.seed or None}
+    if config.window_size and not config.stride and "stride" not in method.strategy.options:
+        # No document would move from one window to the next if they did not overlap.
+        optional["stride"] = max(1, config.window_size // 2)
+    known = {f.name for f in fields(cast(Any, strategy_type))}
+    for name in required:
+        if name not in known:
+            raise UsageError(
+                f"{_FLAGS[name]} with --method {method.name}",
+                expected=f"an option of the strategy {method.strategy.name!r}, which has: {', '.join(sorted(known))}",
+                remedy="Omit it, or use --method sliding",
+            )
+    # The driver applies top_k to the result itself, and only some strategies have a stride or a seed.
+    applied = {name: value for name, value in optional.items() if value is not None and name in known}
+    return dataclasses.replace(method.strategy, options={**method.strategy.options, **required, **applied})

@@ -1,0 +1,178 @@
+"""`label filter`, `augment`, `convert`: process files of training lists."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rerank.cli.label_options import (
+    Collection,
+    Folder,
+    Labels,
+    Lists,
+    Output,
+    Seed,
+    format_reasons,
+    open_named_collection,
+    print_report,
+)
+from rerank.cli.option_groups import expand_option_groups
+from rerank.cli.output import FormatOption, emit
+from rerank.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from rerank.finetune.labels.label_list import LabelList
+
+_FILTER = "Example: rerank label filter labels.jsonl --max-tau 0.9 --min-docs 10 -o kept.jsonl"
+_AUGMENT = "Example: rerank label augment labels.jsonl --shuffle --draw --docs 20 --copies 2 --keep -o more.jsonl"
+_CONVERT = "Example: rerank label convert labels.jsonl --collection pydoc --cut-words 60 -o lists"
+
+
+def register(group: typer.Typer) -> None:
+    """Add the commands to the group `label`."""
+    group.command("filter", epilog=_FILTER)(expand_option_groups(filter_lists))
+    group.command("augment", epilog=_AUGMENT)(expand_option_groups(augment))
+    group.command("convert", epilog=_CONVERT)(convert)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterOptions:
+    """Conditions on the lists to keep."""
+
+    min_tau: Annotated[float | None, typer.Option(help="Minimum agreement, Kendall's tau from -1 to 1.")] = None
+    max_tau: Annotated[float | None, typer.Option(help="Maximum agreement, Kendall's tau from -1 to 1.")] = None
+    min_docs: Annotated[int, typer.Option(help="Minimum number of documents per list.")] = 2
+    max_docs: Annotated[int | None, typer.Option(help="Maximum number of documents per list.")] = None
+    min_words: Annotated[int | None, typer.Option(help="Remove documents with fewer words from their lists.")] = None
+    max_words: Annotated[int | None, typer.Option(help="Remove documents with more words from their lists.")] = None
+
+
+def filter_lists(
+    limits: FilterOptions,
+    *,
+    file: Labels,
+    output: Output,
+    collection: Collection = None,
+    agree_with: Annotated[
+        Path | None,
+        typer.Option(help="Label file of another teacher; agreement is then that of both labels of a query."),
+    ] = None,
+    form: FormatOption = "text",
+) -> None:
+    """Filter training lists by agreement and length.
+
+    Agreement is Kendall's tau between label and input order, or with --agree-with between the labels of two teachers.
+    """
+    from rerank.finetune.labels.filters import ListFilter, filter_labels
+    from rerank.finetune.labels.label_files import read_labels, write_labels
+
+    list_filter = ListFilter(**vars(limits))
+    if agree_with is not None and not list_filter.compares:
+        raise UsageError("--agree-with without a limit", expected="--min-tau or --max-tau, or both")
+    _check_other(file, output)
+    labels = list(read_labels(file))
+    words = _words(labels, collection) if list_filter.counts_words else None
+    other = {label.qid: label for label in read_labels(agree_with)} if agree_with is not None else None
+    dropped: Counter[str] = Counter()
+    kept = list(filter_labels(labels, list_filter, words=words, other=other, dropped=dropped))
+    _refuse_empty(kept, dropped, file)
+    write_labels(kept, output)
+    report = {"output": str(output), "lists": len(labels), "kept": len(kept), "dropped": dict(dropped)}
+    emit(report, form=form, text=lambda: print_report(report, ("lists", "kept")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentOptions:
+    """Options of augmentation."""
+
+    shuffle: Annotated[bool, typer.Option("--shuffle", help="Shuffle the input order of the documents.")] = False
+    docs: Annotated[
+        int | None, typer.Option(help="Maximum number of documents of a variant; the first ones are kept.")
+    ] = None
+    draw: Annotated[
+        bool, typer.Option("--draw", help="Draw documents at random, from 2 up to --docs or all of them.")
+    ] = False
+    copies: Annotated[int, typer.Option(help="Number of variants per list.")] = 1
+    keep: Annotated[bool, typer.Option("--keep", help="Also write each original list before its variants.")] = False
+    seed: Seed = 0
+
+
+def augment(variation: AugmentOptions, *, file: Labels, output: Output, form: FormatOption = "text") -> None:
+    """Write variants of lists: shuffled, with fewer documents, or both. The label keeps its order."""
+    from rerank.finetune.labels.augment import Augmentation, augment
+    from rerank.finetune.labels.label_files import read_labels, write_labels
+
+    augmentation = Augmentation(**vars(variation))
+    _check_other(file, output)
+    count: Counter[str] = Counter()
+
+    def counted() -> Any:
+        for label in read_labels(file):
+            count["lists"] += 1
+            yield label
+
+    written = write_labels(augment(counted(), augmentation), output)
+    report = {"output": str(output), "lists": count["lists"], "written": written}
+    emit(report, form=form, text=lambda: print_report(report, ("lists", "written")))
+
+
+def convert(
+    file: Lists,
+    output: Folder,
+    collection: Collection = None,
+    cut_words: Annotated[
+        int | None, typer.Option(min=1, help="Truncate titles and bodies to at most this many words.")
+    ] = None,
+    by: Annotated[
+        str, typer.Option(help="Source of labels in FlagEmbedding files: scores (if there are any) or kind.")
+    ] = "scores",
+    seed: Annotated[int, typer.Option(help="Seed of the input order of texts from FlagEmbedding files.")] = 0,
+    form: FormatOption = "text",
+) -> None:
+    """Convert lists of any format with their texts to a folder of docs.jsonl, queries.jsonl and labels.jsonl.
+
+    The folder is a collection: jsonl:FOLDER.
+    """
+    from rerank.finetune.labels.augment import truncate_texts
+    from rerank.finetune.labels.list_files import read_lists
+    from rerank.finetune.labels.list_texts import write_folder, write_marker
+
+    if by not in ("scores", "kind"):
+        raise UsageError(f"--by {by!r}", expected="scores or kind")
+    skipped: Counter[str] = Counter()
+    lists = read_lists(file, open_named_collection(collection), seed=seed, use_scores=by == "scores", skipped=skipped)
+    given = lists if cut_words is None else (truncate_texts(one, cut_words) for one in lists)
+    written = write_folder(given, output)
+    if not written.lists:
+        raise DataError(f"{file} contains no usable list ({format_reasons(skipped)})")
+    report = {"output": str(output), **vars(written), "skipped": dict(skipped)}
+    write_marker(output, {"convert": {"file": file.name, **report}})
+    emit(report, form=form, text=lambda: print_report(report, ("lists", "queries", "documents")))
+
+
+def _words(labels: Sequence[LabelList], collection: str | None) -> dict[str, int]:
+    from rerank.finetune.labels.list_texts import document_lengths
+
+    if collection is None:
+        raise UsageError("--min-words or --max-words without --collection", expected="the collection with the texts")
+    return document_lengths(labels, open_named_collection(collection))
+
+
+def _check_other(file: Path, output: Path) -> None:
+    from rerank.io.text_files import check_writable
+
+    check_writable(output)
+    if file.resolve() == output.resolve():
+        raise UsageError(f"--output {output} is the input file", expected="another file")
+
+
+def _refuse_empty(kept: Sequence[object], dropped: Mapping[str, int], file: Path) -> None:
+    if not kept:
+        raise DataError(
+            f"No list of {file} meets the conditions ({format_reasons(dropped)})", remedy="Relax the conditions"
+        )

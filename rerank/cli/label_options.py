@@ -1,0 +1,147 @@
+"""Options and functions that the commands of `label` share: reading lists, query texts, reports."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rerank.cli.output import print_note, print_table
+from rerank.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from rerank.finetune.labels.label_list import LabelList
+    from rerank.finetune.labels.training_list import TrainingList
+
+Lists = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE", help="Label file, FlagEmbedding file or file of conversations; gzipped files are accepted."
+    ),
+]
+Labels = Annotated[Path, typer.Argument(metavar="FILE", help="Label file; gzipped files are accepted.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Label file to write.")]
+Folder = Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")]
+Collection = Annotated[str | None, typer.Option(help="Collection that contains the documents referenced by id.")]
+Against = Annotated[
+    list[str] | None,
+    typer.Option(help="Collection, or jsonl:queries=FILE, whose queries must not be trained on; repeatable."),
+]
+Threshold = Annotated[
+    float | None,
+    typer.Option(help="Minimum Jaccard coefficient of trigrams for near-duplicate queries. (default: 0.7)"),
+]
+Seed = Annotated[int, typer.Option(help="Seed of random choices.")]
+
+
+def read_label_lists(
+    file: Path, collection: str | None
+) -> tuple[list[LabelList], list[TrainingList] | None, Counter[str]]:
+    """Read training lists of any format.
+
+    Returns:
+        The labels with ids; the lists with texts, None if the file has no texts and no collection is named; and the
+        number of omitted lists by reason.
+    """
+    from rerank.finetune.labels.label_files import read_labels
+    from rerank.finetune.labels.list_files import open_records, read_lists
+    from rerank.finetune.labels.list_texts import to_label
+
+    skipped: Counter[str] = Counter()
+    form, _ = open_records(file)
+    if form == "labels" and collection is None:
+        return list(read_labels(file)), None, skipped
+    lists = list(read_lists(file, open_named_collection(collection), skipped=skipped))
+    if not lists:
+        raise DataError(f"{file} contains no usable list ({format_reasons(skipped)})")
+    return [to_label(training_list) for training_list in lists], lists, skipped
+
+
+def look_up_texts(labels: Sequence[LabelList], collection: str | None, *, needed: bool) -> dict[str, str]:
+    """Look up the texts of queries, by query id.
+
+    Raises:
+        UsageError: ``needed`` is set and a text is missing.
+    """
+    from rerank.finetune.labels.list_texts import query_texts
+
+    texts = query_texts(labels, open_named_collection(collection))
+    missing = {label.qid for label in labels} - set(texts)
+    if needed and missing:
+        raise UsageError(
+            f"{len(missing)} of {len({label.qid for label in labels})} queries have no text, the first is "
+            f"{min(missing)!r}",
+            expected="texts of all queries, to find leaks",
+            remedy="Pass the --collection that contains them",
+        )
+    return texts
+
+
+def load_test_queries(selectors: Sequence[str] | None) -> dict[str, dict[str, str]]:
+    """Load the queries of collections: selector -> query id -> text.
+
+    Raises:
+        DataError: A collection has no queries.
+    """
+    from rerank.collections import open_collection
+
+    queries = {name: {query.id: query.text for query in open_collection(name).queries()} for name in selectors or ()}
+    if empty := [name for name, texts in queries.items() if not texts]:
+        raise DataError(f"The collection {empty[0]!r} has no queries", remedy="Remove it from --against")
+    return queries
+
+
+def resolve_threshold(threshold: float | None) -> float:
+    """Return the threshold of near-duplicates, or the default if it is None."""
+    from rerank.finetune.labels.leaks import THRESHOLD
+
+    return THRESHOLD if threshold is None else threshold
+
+
+def print_leaks(leaking: Sequence[Mapping[str, Any]], count: int, *, dropped: bool = False) -> None:
+    """Print leaks on stderr.
+
+    Args:
+        leaking: The leaks to print.
+        count: Number of all leaks.
+        dropped: Whether the leaking lists were dropped.
+    """
+    for leak in leaking:
+        kind = "identical" if leak["exact"] else f"similar ({leak['similarity']:.2f})"
+        print_note(f"leak: {leak['train_text']!r} and {leak['test_text']!r} of {leak['where']} are {kind}")
+    if count > len(leaking):
+        print_note(f"and {count - len(leaking)} more leaks")
+    if count and not dropped:
+        print_note("warning: queries leak; drop them with `rerank label split --drop-leaks`")
+
+
+def print_skipped(skipped: Mapping[str, int]) -> None:
+    """Print the number of omitted lists by reason on stderr."""
+    for reason, count in skipped.items():
+        print_note(f"omitted: {count} {reason}")
+
+
+def print_report(report: Mapping[str, Any], keys: Sequence[str]) -> None:
+    """Print a report as a table of one row, and the omitted lists on stderr."""
+    print_table(keys, [["-" if report[key] is None else report[key] for key in keys]])
+    for name in ("dropped", "skipped"):
+        if isinstance(report.get(name), dict):
+            print_skipped(report[name])
+        elif report.get(name):
+            print_note(f"omitted from train: {report[name]} lists")
+    print_note(f"written: {report['output']}")
+
+
+def open_named_collection(collection: str | None) -> Any:
+    """Open a collection; return None if none is named."""
+    from rerank.collections import open_collection
+
+    return open_collection(collection) if collection is not None else None
+
+
+def format_reasons(counted: Mapping[str, int]) -> str:
+    """Format counts by reason, such as ``3 too short, 1 without label``."""
+    return ", ".join(f"{count} {reason}" for reason, count in counted.items()) or "it contains none"

@@ -1,0 +1,45 @@
+"""Options for loading a model, shared by several commands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rerank.models import BackendOptions
+
+#: Heading of these options in help texts.
+PANEL = "Model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelLoadOptions:
+    """Options for loading a model; None if omitted."""
+
+    device: Annotated[
+        str | None,
+        typer.Option(help="Torch device: cpu, cuda, cuda:1, mps or auto. (default: auto)", rich_help_panel=PANEL),
+    ] = None
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="Data type: float32, bfloat16, float16 or auto. (default: auto)", rich_help_panel=PANEL),
+    ] = None
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Number of prompts per batch.", rich_help_panel=PANEL)
+    ] = None
+    base_url: Annotated[
+        str | None, typer.Option(help="Address of the server for --model openai:NAME.", rich_help_panel=PANEL)
+    ] = None
+
+    def options(self) -> BackendOptions:
+        """Return the options in the form that `rerank.models.open_backend` takes."""
+        from rerank.models import BackendOptions
+
+        return BackendOptions(
+            device=self.device or "auto",
+            dtype=self.dtype or "auto",
+            batch_size=self.batch_size,
+            base_url=self.base_url or "",
+        )

@@ -1,0 +1,143 @@
+"""`mteb`: evaluate rerankers on mteb benchmarks, and find smaller benchmarks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rerank.cli import mteb_choose as choosing
+from rerank.cli.output import FormatOption, emit, format_counts, format_number, print_note, print_table
+from rerank.cli.spec_options import with_spec
+from rerank.errors import PartialFailureError, RerankError
+from rerank.experiment.spec import Execution, RunSpec
+
+if TYPE_CHECKING:
+    from rerank.mmteb import TaskResult
+
+_TASKS = 'Example: rerank mteb tasks --benchmark "MTEB(eng, v2)" --type Reranking'
+_RUN = (
+    'Example: rerank mteb run --benchmark "MTEB(eng, v2)" --task AskUbuntuDupQuestions --method fullrank '
+    "--model Qwen/Qwen3-4B --out results"
+)
+#: Fields of a run specification that the tasks determine.
+_OF_TASKS = {"collection", "max_queries", "queries", "qrels", "measures", "relevant", "out", "resume"}
+_OFFERED = [name for name in (*RunSpec.model_fields, *Execution.model_fields) if name not in _OF_TASKS]
+
+Benchmark = Annotated[str, typer.Option(help='Benchmark by its mteb name or alias, such as "MTEB(eng, v2)".')]
+Tasks = Annotated[list[str] | None, typer.Option("--task", "--tasks", help="Use only this task; repeatable.")]
+Kinds = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--type", help="Use only tasks of this type: Retrieval, Reranking or InstructionReranking; repeatable."
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command group."""
+    group = typer.Typer(help="Evaluate rerankers on MTEB and MMTEB, and find smaller benchmarks.", no_args_is_help=True)
+    group.command("tasks", epilog=_TASKS)(tasks)
+    group.command("run", epilog=_RUN)(run)
+    choosing.register(group)
+    app.add_typer(group, name="mteb")
+
+
+def tasks(benchmark: Benchmark = "", task: Tasks = None, kind: Kinds = None, form: FormatOption = "text") -> None:
+    """List the retrieval and reranking tasks of a benchmark, with the licences of their data."""
+    from rerank.mmteb import list_tasks
+    from rerank.mmteb.benchmark_tasks import KINDS, describe_task
+
+    content = [describe_task(one) for one in list_tasks(benchmark, task or (), kind or KINDS)]
+    columns = ("task", "type", "subsets", "main_score", "licence", "data")
+    emit(content, form=form, text=lambda: print_table(columns, [[row[name] for name in columns] for row in content]))
+
+
+@with_spec(only=_OFFERED, collection="mteb")
+def run(
+    spec: RunSpec,
+    execution: Execution,
+    *,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of all results; the same folder continues a run.")],
+    benchmark: Benchmark = "",
+    task: Tasks = None,
+    kind: Kinds = None,
+    form: FormatOption = "text",
+) -> None:
+    """Rerank the tasks of a benchmark and score them with mteb, in mteb's folder layout.
+
+    Retrieval tasks use the candidates of --first-stage: a selector such as bm25, or a folder of predictions saved by
+    mteb. Reranking tasks have their own candidates, which are shuffled. Tasks with scores are not repeated.
+    """
+    from rerank.mmteb import MtebReranker, describe_lists, evaluate, list_tasks, parse_first_stage
+    from rerank.mmteb.benchmark_tasks import KINDS
+
+    chosen = list_tasks(benchmark, task or (), kind or KINDS)
+    first = parse_first_stage(spec.first_stage)
+    lists = describe_lists(first, spec.depth) if any(one.metadata.type == "Retrieval" for one in chosen) else {}
+    reranker = MtebReranker(spec, out=out, execution=execution, first_stage=lists)
+    found: list[TaskResult] = []
+    failed: dict[str, RerankError] = {}
+    for one in chosen:
+        name = one.metadata.name
+        print_note(f"{name} ({len(found) + len(failed) + 1} of {len(chosen)})")
+        try:
+            found.append(
+                evaluate(one, reranker, out=out, first_stage=first, depth=spec.depth, overwrite=execution.overwrite)
+            )
+        except RerankError as error:  # the others are worth having; what failed is told at the end
+            failed[name] = error
+            print_note(f"{name}: {error}")
+    content = _content(reranker, found, failed)
+    emit(content, form=form, text=lambda: _show(content), rows="results")
+    _check(content, failed, spec.max_failure_rate)
+
+
+def _content(reranker: Any, found: list[TaskResult], failed: dict[str, RerankError]) -> dict[str, Any]:
+    meta = reranker.mteb_model_meta
+    rows = [
+        {"task": one.task, "revision": one.revision, "main_score": one.main_score, **row, "path": str(one.path)}
+        for one in found
+        for row in one.rows
+    ]
+    return {
+        "model": meta.name,
+        "first_stage": reranker.first_stage,
+        "results": rows,
+        "failed": {name: str(error) for name, error in failed.items()},
+    }
+
+
+def _show(content: dict[str, Any]) -> None:
+    rows = [
+        [
+            *(row[name] for name in ("task", "subset", "split", "main_score")),
+            format_number(row["first_stage_score"]),
+            format_number(row["score"]),
+            format_counts(row["windows"]) if "windows" in row else "read from its file",
+        ]
+        for row in content["results"]
+    ]
+    print_table(["task", "subset", "split", "main score", "first stage", "reranked", "windows"], rows)
+    revisions = dict.fromkeys(row["revision"] for row in content["results"])
+    print_note(f"{content['model']}, revision {' and '.join(revisions) or 'of nothing yet'}")
+
+
+def _check(content: dict[str, Any], failed: dict[str, RerankError], allowed: float) -> None:
+    """Say what failed: tasks, and windows past what is allowed."""
+    if len(failed) == 1 and not content["results"]:
+        raise next(iter(failed.values()))
+    if failed:
+        raise PartialFailureError(
+            f"{len(failed)} tasks have no score: {', '.join(failed)}",
+            remedy="See the messages above; the same command goes on with them",
+        )
+    bad = [row for row in content["results"] if row.get("failure_rate", 0.0) > allowed]
+    if bad:
+        raise PartialFailureError(
+            f"{bad[0]['failure_rate']:.0%} of the windows of {bad[0]['task']} failed ({format_counts(bad[0]['windows'])})"
+            + (f", and more than allowed of {len(bad) - 1} other parts" if len(bad) > 1 else ""),
+            expected=f"at most {allowed:.0%} (--max-failure-rate)",
+            remedy="The scores are saved: try another --prompt or model, or accept them with --max-failure-rate",
+        )

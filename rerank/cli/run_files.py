@@ -1,0 +1,81 @@
+"""Run files on the command line: single files, or all files of a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rerank.errors import DataError, MissingResourceError
+
+if TYPE_CHECKING:
+    from rerank.types import Run
+
+RunsArgument = Annotated[
+    list[Path],
+    typer.Argument(metavar="RUN...", help="Run files, or folders of them: TREC, MS MARCO or JSON; may be gzipped."),
+]
+_ENDS = (".trec", ".run", ".txt", ".json", ".tsv")
+
+
+def read_runs(paths: Sequence[Path]) -> list[Run]:
+    """Read run files and all run files of folders; a run is named by its file name, or by its path if names repeat."""
+    from rerank.io.run_files import read_run
+
+    files = run_files(paths)
+    stems = [_stem(file) for file in files]
+    return [
+        read_run(file, name=stem if stems.count(stem) == 1 else str(file))
+        for file, stem in zip(files, stems, strict=True)
+    ]
+
+
+def run_files(paths: Sequence[Path]) -> list[Path]:
+    """Return the named files, with folders replaced by the run files in them.
+
+    A run folder is replaced by its result, and a folder of run folders, as `rerank bench` creates it, by their results.
+
+    Raises:
+        DataError: A folder contains no files.
+    """
+    files: list[Path] = []
+    for path in paths:
+        inside = sorted(path.iterdir()) if path.is_dir() else []
+        results = [result for folder in (path, *inside) if (result := _result(folder)) is not None]
+        if results:  # rerank bench writes tables beside run folders, so only files with the suffix of a run are read
+            named = [file for file in inside if file.is_file() and file.name.removesuffix(".gz").endswith(_ENDS)]
+            files += results if (path / "spec.json").is_file() else results + named
+            continue
+        visible = [file for file in inside if file.is_file() and not file.name.startswith(".")]
+        if path.is_dir() and not visible:
+            folders = ", ".join(file.name for file in inside if file.is_dir())
+            raise DataError(
+                f"The folder {path} contains no files" + (f", only the folders {folders}" if folders else ""),
+                expected="run files in it",
+                remedy="Name the folders that contain them" if folders else "Check the path",
+            )
+        files += visible or [path]
+    return files
+
+
+def _result(folder: Path) -> Path | None:
+    """Return the result of a run folder; None if the folder is not a run folder.
+
+    Raises:
+        MissingResourceError: The run has no result yet.
+    """
+    if not (folder / "spec.json").is_file():
+        return None
+    if not (folder / "run.trec").is_file():
+        raise MissingResourceError(
+            f"The run in {str(folder)!r} has no result yet",
+            remedy="Finish the run with --resume, or name only finished runs",
+        )
+    return folder / "run.trec"
+
+
+def _stem(file: Path) -> str:
+    name = file.name.removesuffix(".gz")
+    return next((name.removesuffix(end) for end in _ENDS if name.endswith(end)), name)

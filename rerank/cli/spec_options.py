@@ -1,0 +1,133 @@
+"""Command-line options from the fields of `RunSpec` and `Execution`, so that flags, TOML files and docs agree.
+
+A command is a function of a `RunSpec`, an `Execution` and its own options. `with_spec` adds one flag per field, and
+``--spec FILE.toml``, whose values are overridden by flags.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from pydantic.fields import FieldInfo
+
+from rerank.errors import UnknownNameError
+from rerank.experiment.spec import Execution, RunSpec, read_spec
+
+#: Additional names of flags, as in other tools.
+_ALIASES: Mapping[str, tuple[str, ...]] = {
+    "measures": ("-m", "--measure"),
+    "queries": ("--query",),
+    "depth": ("--top-k-candidates", "--hits"),
+    "stride": ("--step-size",),
+    "passes": ("--num-passes",),
+    "prompt": ("--prompt-template",),
+    "collection": ("--dataset",),
+}
+#: Fields whose flags have only the additional names, in the singular, because each flag takes one value.
+_SINGULAR = {"measures", "queries"}
+
+
+Command = Callable[..., None]
+#: Fields for retrieval and its evaluation; the other fields concern reranking.
+RETRIEVAL = ("collection", "first_stage", "depth", "max_queries", "queries", "qrels", "measures", "relevant")
+
+
+def with_spec(*, only: Sequence[str] = (), **defaults: str) -> Callable[[Command], Command]:
+    """Return a decorator that turns ``command(spec, execution, **own_options)`` into a typer command.
+
+    With ``--resume`` and ``--out``, values that are neither flags nor in ``--spec`` are read from the run folder.
+
+    Args:
+        only: Fields that the command offers; if empty, all fields.
+        defaults: Default values of this command that differ from those of the fields.
+    """
+    offered = {name: field for name, field in _fields().items() if not only or name in only}
+
+    def decorate(function: Command) -> Command:
+        own = list(inspect.signature(function, eval_str=True).parameters.values())[2:]
+
+        @functools.wraps(function)
+        def command(**arguments: Any) -> None:
+            values = read_spec(arguments["spec"]) if arguments["spec"] else {}
+            for key in values:
+                if key not in _fields():
+                    raise UnknownNameError("key of a run specification", key, _fields())
+            flags = {name: _to_tuple(arguments[name]) for name in offered if arguments[name] not in (None, [])}
+            stated = {**values, **flags}
+            if stated.get("resume") and stated.get("out"):
+                from rerank.experiment.resuming import complete_from_folder
+
+                stated = complete_from_folder(stated, Path(stated["out"]))
+            merged: dict[str, Any] = {**defaults, **stated}
+            execution = {name: merged.pop(name) for name in Execution.model_fields if name in merged}
+            own_values = {parameter.name: arguments[parameter.name] for parameter in own}
+            function(RunSpec.make(merged), Execution.make(execution), **own_values)
+
+        parameters = [_option(name, field, defaults.get(name, field.default)) for name, field in offered.items()]
+        ordered = [*parameters, _SPEC, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)]
+        command.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered}
+        return command
+
+    return decorate
+
+
+_SPEC = inspect.Parameter(
+    "spec",
+    inspect.Parameter.KEYWORD_ONLY,
+    default=None,
+    annotation=Annotated[
+        Path | None,
+        typer.Option("--spec", help="TOML file, or spec.json of a run folder, with values for these options; flags override it."),
+    ],
+)
+
+
+def _fields() -> dict[str, FieldInfo]:
+    return {**RunSpec.model_fields, **Execution.model_fields}
+
+
+def _option(name: str, field: FieldInfo, default: Any) -> inspect.Parameter:
+    flag = "--" + name.replace("_", "-")
+    base, many = _base(field.annotation)
+    names = [*_ALIASES.get(name, ())] if name in _SINGULAR else [flag, *_ALIASES.get(name, ())]
+    if base is bool:
+        names = [f"{flag}/--no-{name.replace('_', '-')}"] if field.default is None else [flag]
+    kind = str if typing.get_origin(base) is Literal else base  # pydantic checks choices and has better messages
+    panel = "Run specification" if name in RunSpec.model_fields else "Execution"
+    option = typer.Option(*names, help=_help(field, base, default), show_default=False, rich_help_panel=panel)
+    annotation = Annotated[list[kind] if many else kind | None, option]  # type: ignore[valid-type]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _help(field: FieldInfo, base: Any, default: Any) -> str:
+    text = (field.description or "").replace("``", "")
+    if typing.get_origin(base) is Literal:
+        text += f" One of: {', '.join(filter(None, typing.get_args(base)))}."
+    if field.is_required() or default in (None, (), False, ""):
+        return text
+    return f"{text} (default: {_format_default(default)})"
+
+
+def _base(annotation: Any) -> tuple[Any, bool]:
+    """Return the type X of ``X | None`` or ``tuple[X, ...]``, and whether the option is repeatable."""
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        (annotation,) = (part for part in typing.get_args(annotation) if part is not type(None))
+    if typing.get_origin(annotation) is tuple:
+        return typing.get_args(annotation)[0], True
+    return annotation, False
+
+
+def _to_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _format_default(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,113 @@
+"""Access to the package mteb: importing it, finding tasks by name, and loading their data."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Generator, Mapping
+from typing import Any
+
+from rerank.errors import MissingPrerequisiteError, MissingResourceError, UnknownNameError, UsageError
+
+#: ISO 639-3 codes of standard varieties -> code of the language that first stages know.
+_STANDARDS = {
+    **{"cmn": "zh", "arb": "ar", "nob": "no", "nno": "no", "swh": "sw", "pes": "fa", "npi": "ne", "ekk": "et"},
+    **{"zsm": "ms", "lvs": "lv", "khk": "mn", "als": "sq", "azj": "az", "uzn": "uz", "ydd": "yi", "ory": "or"},
+}
+
+
+def import_mteb() -> Any:
+    """Import mteb.
+
+    Raises:
+        MissingPrerequisiteError: mteb is not installed, or older than 2.0.
+    """
+    try:
+        import mteb
+    except ImportError as error:
+        raise MissingPrerequisiteError(
+            f"This needs mteb, which cannot be imported ({error})", remedy="Run: pip install 'listrank[mteb]'"
+        ) from error
+    if not hasattr(mteb, "evaluate"):
+        raise MissingPrerequisiteError(
+            f"mteb {getattr(mteb, '__version__', '')} is installed",
+            expected="2.0 or newer",
+            remedy="Run: pip install 'listrank[mteb]'",
+        )
+    return mteb
+
+
+def find_task(name: str) -> Any:
+    """Return a task of mteb by name, without loading its data.
+
+    Raises:
+        UnknownNameError: There is no such task; the message suggests similar names.
+        UsageError: The task is not a retrieval or reranking task over texts.
+    """
+    mteb = import_mteb()
+    try:
+        task = mteb.get_task(name)
+    except KeyError as error:
+        kinds = ["Retrieval", "Reranking", "InstructionReranking"]
+        known = [task.metadata.name for task in mteb.get_tasks(task_types=kinds)]
+        raise UnknownNameError("task of mteb", name, known) from error
+    return check_task(task)
+
+
+def check_task(task: Any) -> Any:
+    """Return the task, if it ranks texts.
+
+    Raises:
+        UsageError: The task is of another type or about other media.
+    """
+    if not hasattr(task, "convert_to_reranking"):
+        raise UsageError(
+            f"{task.metadata.name} is a task of the type {task.metadata.type}", expected="Retrieval or Reranking"
+        )
+    if list(task.metadata.modalities) != ["text"]:
+        raise UsageError(f"{task.metadata.name} is about {', '.join(task.metadata.modalities)}", expected="only text")
+    return task
+
+
+def language_of(metadata: Any, subset: str) -> str:
+    """Return the ISO 639-1 code of a subset's texts: ``mul`` for several languages, ``und`` without such a code."""
+    scripts = metadata.hf_subsets_to_langscripts.get(subset) or metadata.bcp47_codes
+    codes = {code.split("-")[0] for code in scripts}
+    if len(codes) != 1:
+        return "mul"
+    (code,) = codes
+    return _STANDARDS.get(code) or _two_letters().get(code, "und")
+
+
+def _two_letters() -> Mapping[str, str]:
+    """Return ISO 639-3 -> 639-1, from a table that is shipped with mteb."""
+    from importlib.resources import files
+
+    table = files("mteb.languages").joinpath("iso_639_1_to_3.json").read_text(encoding="utf-8")
+    return {three: two for two, three in json.loads(table).items()}
+
+
+def load_task(task: Any) -> Any:
+    """Load a task's data if needed, and return the task.
+
+    Raises:
+        MissingResourceError: The data cannot be downloaded or read.
+    """
+    if not task.data_loaded:
+        with task_errors(task.metadata.name):
+            task.load_data()
+    task.convert_v1_dataset_format_to_v2(num_proc=None)
+    return task
+
+
+@contextlib.contextmanager
+def task_errors(name: str) -> Generator[None]:
+    """Turn exceptions while a task's data is downloaded or read, which have no common class, into our error."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip()[:300] or type(error).__name__
+        raise MissingResourceError(
+            f"The data of mteb's task {name!r} cannot be read: {reason}",
+            remedy="Check the network and your access to the data set, or put it into Hugging Face's cache",
+        ) from error

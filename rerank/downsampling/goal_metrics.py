@@ -1,0 +1,138 @@
+"""Goals for a reduced benchmark, and the metrics that compare its conclusions with those of the full benchmark.
+
+The metrics are those for judgments (`rerank.adjudication`): the full benchmark is gold, the reduced one is cheap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from rerank.adjudication.pair_categories import NAMES, Codes
+from rerank.adjudication.significance_verdicts import Procedure, SignificanceVerdicts, metrics_row
+from rerank.errors import UsageError
+from rerank.evaluation.significance.base import Floats
+
+__all__ = [
+    "Goal",
+    "Procedure",
+    "SignificanceCriterion",
+    "compare_verdicts",
+    "compute_verdicts",
+    "count_pairs",
+    "pairs_by_outcome",
+]
+
+#: Outcome of a pair that differs significantly by at least one of the two benchmarks -> names of categories.
+_OUTCOMES = {
+    "kept": ("AA",),
+    "lost": ("MA_missed", "MD_missed"),
+    "new": ("MA_spurious", "MD_spurious"),
+    "reversed": ("AD",),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """Minimum values that a reduced benchmark must reach; None means no minimum.
+
+    Attributes:
+        tau: Kendall's tau-b between the systems' means by the reduced and the full benchmark.
+        recall: Fraction of the full benchmark's significant differences that are found, with the same direction.
+        precision: Fraction of the significant differences found that the full benchmark confirms.
+    """
+
+    tau: float | None = 0.9
+    recall: float | None = None
+    precision: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("tau", "recall", "precision"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise UsageError(f"The minimum {name} {value}", expected="a number from 0 to 1")
+        if self.tau is self.recall is self.precision is None:
+            raise UsageError("The goal has no minimum", expected="a minimum of tau, recall or precision")
+
+    def is_met(self, figures: dict[str, Any]) -> bool:
+        """Return whether the metrics of `compare_verdicts` reach the goal.
+
+        A rate of 0 / 0 meets the goal, because there is nothing to lose and nothing wrong.
+        """
+        minimums = {"tau": self.tau, "recall": self.recall, "precision": self.precision}
+        # a ranking with only ties has no tau and does not meet the goal
+        return all(
+            minimum is None or (figures[name] is None and name != "tau") or (figures[name] or 0.0) >= minimum - 1e-12
+            for name, minimum in minimums.items()
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignificanceCriterion:
+    """The test that decides whether systems differ.
+
+    Attributes:
+        procedure: The paired test with its correction.
+        alpha: Significance level.
+    """
+
+    procedure: Procedure = field(default_factory=lambda: Procedure("t", "bh"))
+    alpha: float = 0.05
+
+
+def compute_verdicts(values: Floats, systems: Sequence[str], criterion: SignificanceCriterion) -> SignificanceVerdicts:
+    """Test every pair of systems on (rows, systems) scores; with a single row, no pair is significant."""
+    names = tuple(systems)
+    if len(values) < 2:
+        pairs = len(names) * (len(names) - 1) // 2
+        return SignificanceVerdicts(values, names, (np.zeros(pairs, dtype=np.bool_),))
+    return SignificanceVerdicts.from_scores(values, names, [criterion.procedure], criterion.alpha)
+
+
+def count_pairs(whole: SignificanceVerdicts) -> dict[str, int]:
+    """Return the number of systems, of tested rows, of pairs, and of significant pairs."""
+    return {
+        "systems": len(whole.systems),
+        "rows": len(whole.values),
+        "pairs": len(whole.differences),
+        "significant": int(whole.significant[0].sum()),
+    }
+
+
+def compare_verdicts(gold: SignificanceVerdicts, cheap: SignificanceVerdicts) -> dict[str, Any]:
+    """Compare two benchmarks: categories of pairs, their rates, and the similarity of the rankings of systems."""
+    (codes,) = cheap.categorise_against(gold)
+    return {**metrics_row(codes, cheap.compare_ranking(gold)), "spearman": spearman(gold.means, cheap.means)}
+
+
+def spearman(first: Floats, second: Floats) -> float | None:
+    """Compute Spearman's rank correlation with mean ranks for ties; None if either side has only ties."""
+    from scipy.stats import rankdata
+
+    # rounding makes means that differ only by rounding error tie
+    ranks = np.asarray(rankdata(np.round([first, second], 12), axis=1))
+    return None if (np.ptp(ranks, axis=1) == 0).any() else round(float(np.atleast_2d(np.corrcoef(ranks))[0, 1]), 12)
+
+
+def pairs_by_outcome(gold: SignificanceVerdicts, cheap: SignificanceVerdicts) -> dict[str, list[list[str]]]:
+    """Return the significant pairs that are kept, lost, new and reversed, each as [better, worse].
+
+    The direction is that of the full benchmark; for new pairs, that of the reduced one.
+    """
+    (codes,) = cheap.categorise_against(gold)
+    return {outcome: _named(codes, kinds, cheap if outcome == "new" else gold) for outcome, kinds in _OUTCOMES.items()}
+
+
+def _named(codes: Codes, kinds: Sequence[str], finder: SignificanceVerdicts) -> list[list[str]]:
+    codes_of_kinds = [NAMES.index(kind) for kind in kinds]
+    system_pairs = combinations(finder.systems, 2)
+    return [
+        [a, b] if difference >= 0 else [b, a]
+        for (a, b), code, difference in zip(system_pairs, codes, finder.differences, strict=True)
+        if code in codes_of_kinds
+    ]

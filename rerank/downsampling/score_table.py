@@ -1,0 +1,212 @@
+"""Scores of models on tasks, optionally per query, from files.
+
+Supported are CSV files with one row per model and one column per task; CSV or JSON lines with one score per line
+(model, task, score and optionally query); JSON lines with a model and its scores; and mteb's result folders
+(`mteb_results`).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rerank.downsampling.mteb_results import mean_scores
+from rerank.errors import DataError, UsageError
+from rerank.evaluation import ScoreMatrix
+from rerank.evaluation.significance.base import Floats
+from rerank.io.text_files import open_text
+
+_MODEL = ("model", "system", "model_name", "run", "")
+_TASK = ("task", "task_name")
+_SCORE = ("score", "value", "main_score")
+_QUERY = ("query", "query_id", "qid", "topic")
+#: A score: model, task, query (empty for the task as a whole), value and location in the file.
+_Cell = tuple[str, str, str, float, str]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ScoreTable:
+    """Scores of the same models on the same tasks.
+
+    Attributes:
+        models: Names of the models.
+        tasks: Task -> (queries, models); one row if per-query scores are unknown.
+        queries: Task -> ids of the rows; empty if there is one row for the task as a whole.
+        left_out: Models that were excluded because they lack a score.
+        notes: Sentences about scores that were omitted.
+    """
+
+    models: tuple[str, ...]
+    tasks: Mapping[str, Floats]
+    queries: Mapping[str, tuple[str, ...]]
+    left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def by_query(self) -> bool:
+        """True if per-query scores are known for all tasks."""
+        return all(self.queries.values())
+
+    @cached_property
+    def means(self) -> Floats:
+        """Mean of each task, (tasks, models)."""
+        return np.stack([rows.mean(axis=0) for rows in self.tasks.values()])
+
+    def rows(self, tasks: Sequence[str], *, unit: str) -> Floats:
+        """Return the (rows, models) scores of some tasks, one row per task or per query.
+
+        Raises:
+            UsageError: Rows per query are requested and per-query scores are unknown.
+        """
+        if unit == "query":
+            if not self.by_query:
+                raise UsageError("unit=query for a table of tasks", expected="per-query scores, or unit=task")
+            return np.concatenate([self.tasks[task] for task in tasks])
+        row = {task: index for index, task in enumerate(self.tasks)}
+        return self.means[[row[task] for task in tasks]]
+
+    def matrix(self) -> ScoreMatrix:
+        """Return all queries of all tasks; with several tasks, a row is named by task and query.
+
+        Raises:
+            UsageError: Per-query scores are unknown.
+        """
+        values = self.rows(list(self.tasks), unit="query")
+        several = len(self.tasks) > 1
+        names = [f"{task}/{query}" if several else query for task, own in self.queries.items() for query in own]
+        return ScoreMatrix(measure="", topics=tuple(names), systems=self.models, values=values)
+
+
+def read_table(path: str | Path, *, drop_incomplete: bool = False) -> ScoreTable:
+    """Read scores in any of the supported formats.
+
+    Args:
+        path: A file, optionally gzipped, or a folder of mteb's results.
+        drop_incomplete: Exclude models that lack a score that another model has, instead of raising an error.
+
+    In mteb's results, the score of a task is the mean over the splits and subsets that all models have. Omitted parts
+    are a warning and a note of the table.
+
+    Raises:
+        MissingResourceError: The file does not exist.
+        DataError: The format is unknown, a score occurs twice or is not a number, or scores are missing.
+    """
+    location = Path(path)
+    cells, notes = mean_scores(location) if location.is_dir() else (list(_file(location)), ())
+    if not cells:
+        raise DataError(
+            f"{path} contains no scores", expected="one row per model and one column per task, or one score per line"
+        )
+    for note in notes:
+        warnings.warn(note, stacklevel=2)
+    return replace(_tabulated(cells, str(path), drop_incomplete=drop_incomplete), notes=notes)
+
+
+def _tabulated(cells: Sequence[_Cell], source: str, *, drop_incomplete: bool) -> ScoreTable:
+    """Build the table from single scores, after checking for duplicates and missing ones."""
+    scores: dict[str, dict[tuple[str, str], float]] = {}
+    for model, task, query, value, location in cells:
+        model_scores = scores.setdefault(model, {})
+        if (task, query) in model_scores:
+            raise DataError(f"{location}: a second score of {model!r} on {task} {query}".rstrip(), expected="one score")
+        model_scores[task, query] = value
+    columns = list(dict.fromkeys((task, query) for _, task, query, _, _ in cells))
+    mixed = {task for task, query in columns if query} & {task for task, query in columns if not query}
+    if mixed:
+        raise DataError(f"{source}: {min(mixed)} has scores with and without a query", expected="one or the other")
+    incomplete = [model for model, model_scores in scores.items() if len(model_scores) < len(columns)]
+    if incomplete and not drop_incomplete:
+        missing = next(cell for cell in columns if cell not in scores[incomplete[0]])
+        raise DataError(
+            f"{source}: {len(incomplete)} of {len(scores)} models lack scores, such as {incomplete[0]!r} on "
+            f"{' '.join(missing)}",
+            expected="a score of every model on every task",
+            remedy="Exclude these models with --drop-incomplete, or remove the tasks that they lack",
+        )
+    models = tuple(model for model in scores if model not in incomplete)
+    if len(models) < 2:
+        raise DataError(f"{source}: {len(models)} models have all scores", expected="at least two to compare")
+    tasks: dict[str, list[str]] = {}
+    for task, query in columns:
+        tasks.setdefault(task, []).append(query)
+    return ScoreTable(
+        models=models,
+        tasks={
+            t: np.array([[scores[m][t, q] for m in models] for q in model_scores]) for t, model_scores in tasks.items()
+        },
+        queries={t: tuple(model_scores) if model_scores != [""] else () for t, model_scores in tasks.items()},
+        left_out=tuple(incomplete),
+    )
+
+
+def _file(path: Path) -> Iterable[_Cell]:
+    """Read a file whose format is recognised by its first line."""
+    with open_text(path) as stream:
+        first = next((line for line in stream if line.strip()), "")
+    return _json_lines(path) if first.lstrip().startswith("{") else _csv(path, "\t" if "\t" in first else ",")
+
+
+def _csv(path: Path, delimiter: str) -> Iterable[_Cell]:
+    with open_text(path) as stream:
+        reader = csv.reader(stream, delimiter=delimiter, strict=True)
+        try:
+            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
+        except csv.Error as error:
+            raise DataError(f"{path}, line {reader.line_num}: {error}", expected="CSV with balanced quotes") from error
+    header = rows[0][1] if rows else []
+    for number, row in rows[1:]:
+        if len(row) != len(header):
+            raise DataError(
+                f"{path}, line {number}: {len(row)} columns", expected=f"{len(header)} columns, as in the first line"
+            )
+        yield from _cells(dict(zip(header, row, strict=True)), f"{path}, line {number}")
+
+
+def _json_lines(path: Path) -> Iterable[_Cell]:
+    with open_text(path) as stream:
+        for number, line in enumerate(stream, 1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                except ValueError as error:
+                    raise DataError(f"{path}:{number}: {error}", expected="a JSON object a line") from error
+                if not isinstance(row, dict):
+                    raise DataError(f"{path}:{number}: a {type(row).__name__}", expected="a JSON object a line")
+                nested = row.get("scores")
+                model = {key: value for key, value in row.items() if key in _MODEL}
+                yield from _cells({**model, **nested} if isinstance(nested, dict) else row, f"{path}:{number}")
+
+
+def _cells(row: Mapping[str, Any], where: str) -> Iterable[_Cell]:
+    """Return the scores in one line: a single score, or one per task."""
+    names = {kind: next((key for key in keys if key in row), None) for kind, keys in _KEYS.items()}
+    if names["model"] is None:
+        raise DataError(f"{where}: no model among {', '.join(row)}", expected="a column or key named model")
+    model = str(row[names["model"]])
+    if names["task"] is not None and names["score"] is not None:
+        query = str(row[names["query"]]) if names["query"] is not None else ""
+        return [(model, str(row[names["task"]]), query, _number(row[names["score"]], where), where)]
+    wide = ((key, value) for key, value in row.items() if key != names["model"] and value not in ("", None))
+    return [(model, key, "", _number(value, f"{where}, {key}"), where) for key, value in wide]
+
+
+_KEYS = {"model": _MODEL, "task": _TASK, "query": _QUERY, "score": _SCORE}
+
+
+def _number(value: Any, where: str) -> float:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise DataError(f"{where}: {value!r}", expected="a finite number")
+    return number

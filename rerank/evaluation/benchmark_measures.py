@@ -1,0 +1,172 @@
+"""Measures that benchmarks define for themselves, as measures and a provider of ir_measures.
+
+Names consist of the benchmark, an underscore and ir_measures' name of the measure it resembles: ``INQUIRE_AP@50``.
+Importing this module imports ir_measures; `register` adds the measures to it.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import ir_measures
+import numpy as np
+from ir_measures import Evaluator, Measure, Metric, Provider
+from ir_measures.measures.base import Agg
+
+from rerank.evaluation import benchmark_formulas as formulas
+from rerank.evaluation.benchmark_formulas import JudgedRanking, RatioTerm
+
+Grades = Mapping[str, Mapping[str, int]]
+
+_ir: Any = ir_measures  # parts of it are not typed
+_PARAMS = {
+    "cutoff": _ir.measures.ParamInfo(dtype=int, required=True, desc="ranking cutoff threshold"),
+    "rel": _ir.measures.ParamInfo(dtype=int, default=1, desc="lowest grade that counts as relevant"),
+}
+
+
+class BenchmarkMeasure(Measure, ABC):
+    """A measure with a cutoff and a lowest grade that counts as relevant.
+
+    Attributes:
+        WHOLE_RUN: Why the measure has no per-query values; empty if it has them.
+    """
+
+    SUPPORTED_PARAMS = _PARAMS
+    WHOLE_RUN: ClassVar[str] = ""
+
+    @abstractmethod
+    def value(self, ranking: JudgedRanking) -> float:
+        """Compute the measure for one query."""
+
+    def aggregator(self) -> Agg:
+        """Return the aggregator over queries: the mean, or a ratio of sums for whole-run measures."""
+        return _RatioOfSums() if self.WHOLE_RUN else super().aggregator()
+
+
+class _InquireAP(BenchmarkMeasure):
+    """INQUIRE's average precision (`benchmark_formulas.inquire_ap`)."""
+
+    __name__ = NAME = "INQUIRE_AP"
+    PRETTY_NAME = "Average precision of INQUIRE"
+    SHORT_DESC = "The precision at relevant documents, summed, over the smaller of the cutoff and their number."
+
+    def value(self, ranking: JudgedRanking) -> float:
+        """Compute the measure for one query."""
+        return formulas.inquire_ap(ranking, self["rel"], self["cutoff"])
+
+
+class _InquireNDCG(BenchmarkMeasure):
+    """INQUIRE's nDCG (`benchmark_formulas.inquire_ndcg`)."""
+
+    __name__ = NAME = "INQUIRE_nDCG"
+    PRETTY_NAME = "nDCG of INQUIRE"
+    SHORT_DESC = "nDCG with a gain of 1 for every relevant document, equal scores averaged."
+
+    def value(self, ranking: JudgedRanking) -> float:
+        """Compute the measure for one query."""
+        return formulas.inquire_ndcg(ranking, self["rel"], self["cutoff"])
+
+
+class _T2RankingR(BenchmarkMeasure):
+    """T2Ranking's micro-averaged recall (`benchmark_formulas.t2ranking_recall`)."""
+
+    __name__ = NAME = "T2Ranking_R"
+    PRETTY_NAME = "Recall of T2Ranking (micro)"
+    SHORT_DESC = "The share of all relevant documents of the run's judged queries that are found by the cutoff."
+    WHOLE_RUN = "it is micro-averaged over the documents of all queries"
+
+    def value(self, ranking: JudgedRanking) -> RatioTerm:
+        """Return the query's term of the ratio."""
+        return formulas.t2ranking_recall(ranking, self["rel"], self["cutoff"])
+
+
+class _T2RankingRR(BenchmarkMeasure):
+    """T2Ranking's MRR (`benchmark_formulas.t2ranking_rr`)."""
+
+    __name__ = NAME = "T2Ranking_RR"
+    PRETTY_NAME = "MRR of T2Ranking"
+    SHORT_DESC = "The reciprocal rank of the first relevant document, averaged over the queries of the run."
+    WHOLE_RUN = "it is a mean over the queries of the run, judged or not, which differ between runs"
+
+    def value(self, ranking: JudgedRanking) -> RatioTerm:
+        """Return the query's term of the ratio."""
+        return formulas.t2ranking_rr(ranking, self["rel"], self["cutoff"])
+
+
+class _RatioOfSums(Agg):
+    """Aggregator that divides the sum of numerators by the sum of denominators.
+
+    Plain numbers are ignored: ir_measures adds them for judged queries that the run lacks.
+    """
+
+    def __init__(self) -> None:
+        self._terms: list[RatioTerm] = []
+
+    def add(self, value: float) -> None:
+        """Add one query's term."""
+        if isinstance(value, RatioTerm):
+            self._terms.append(value)
+
+    def result(self) -> float:
+        """Return the sum of numerators divided by the sum of denominators."""
+        return float(RatioTerm(sum(term.part for term in self._terms), sum(term.whole for term in self._terms)))
+
+
+_KINDS: dict[Any, list[str]] = {
+    _InquireAP: ["INQUIRE_MAP"],
+    _InquireNDCG: [],
+    _T2RankingR: ["T2Ranking_Recall"],
+    _T2RankingRR: ["T2Ranking_MRR"],
+}
+_SUPPORTED = [kind(cutoff=_ir.providers.base.Any(), rel=_ir.providers.base.Any()) for kind in _KINDS]
+
+
+class BenchmarkProvider(Provider):
+    """Provider of the benchmark measures. Tied documents keep the order of the run."""
+
+    NAME = "listrank"
+    SUPPORTED_MEASURES = _SUPPORTED
+
+    def _evaluator(self, measures: Iterable[Measure], qrels: Any) -> _Evaluator:
+        return _Evaluator(list(measures), _ir.util.QrelsConverter(qrels).as_dict_of_dict())
+
+
+class _Evaluator(Evaluator):
+    def __init__(self, measures: Sequence[Measure], qrels: Grades) -> None:
+        super().__init__(measures, set(qrels))
+        self._measures = [measure for measure in measures if isinstance(measure, BenchmarkMeasure)]
+        self._qrels = qrels
+        self._depth = max(measure["cutoff"] for measure in self._measures)
+
+    def _iter_calc(self, run: Any) -> Iterator[Metric]:
+        for query, scored in _ir.util.RunConverter(run).as_dict_of_dict().items():
+            ranking = self._listed(self._qrels.get(query, {}), scored)
+            for measure in self._measures:
+                if query in self._qrels or measure.WHOLE_RUN:
+                    yield Metric(query, measure, measure.value(ranking))
+
+    def _listed(self, judged: Mapping[str, int], scored: Mapping[str, float]) -> JudgedRanking:
+        top = sorted(scored.items(), key=lambda item: -item[1])[: self._depth]  # stable: ties stay as given
+        return JudgedRanking(
+            grades=np.array([judged.get(doc, 0) for doc, _ in top], dtype=np.int64),
+            scores=np.array([score for _, score in top], dtype=np.float64),
+            judged=np.array(list(judged.values()), dtype=np.int64),
+        )
+
+
+_LOCK = threading.Lock()
+
+
+def register() -> None:
+    """Add the measures to ir_measures' names, providers and default pipeline. Further calls have no effect."""
+    with _LOCK:
+        if BenchmarkProvider.NAME in _ir.providers.registry:
+            return
+        for kind, aliases in _KINDS.items():
+            _ir.measures.register(kind(), aliases)
+        provider: Any = BenchmarkProvider
+        _ir.DefaultPipeline.providers.append(_ir.providers.register(provider()))

@@ -1,0 +1,263 @@
+"""Results of a comparison of runs, with their tables, plots and JSON form."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rerank.evaluation.pairwise_decisions import PairwiseDecisions
+from rerank.evaluation.plots import plot
+from rerank.evaluation.significance import TITLES
+from rerank.evaluation.tables import format_interval, format_number, format_p_value
+from rerank.io.table_formats import LETTERS, Cell, Form, Grid, render
+from rerank.selector import Selector
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSummary:
+    """Mean of a run in a comparison, with its confidence interval.
+
+    Attributes:
+        run: Name of the run.
+        mean: Mean over all judged queries.
+        low: Lower end of the mean's 95 % confidence interval (Student's t over queries).
+        high: Upper end of the interval.
+        missing: Number of judged queries that the run lacks; they score 0.
+    """
+
+    run: str
+    mean: float
+    low: float
+    high: float
+    missing: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairComparison:
+    """Comparison of two runs.
+
+    Attributes:
+        a: Name of the first run.
+        b: Name of the second run.
+        difference: Mean of a minus mean of b.
+        low: Lower end of the difference's 95 % confidence interval (paired t, for this pair alone).
+        high: Upper end of the interval.
+        effect: Cohen's d_z, the mean of the differences divided by their standard deviation; infinite if the deviation
+            is 0 and the mean is not.
+        wins: Number of queries on which a is better.
+        ties: Number of queries on which both are equal.
+        losses: Number of queries on which b is better.
+        p: Two-sided p-value of the main test; for the t-test, its limit if all differences are equal (`untestable`).
+        p_adjusted: The p-value after the correction over all pairs; for the t-test, 1 if the pair is untestable.
+        p_wilcoxon: Two-sided p-value of Wilcoxon's signed-rank test, zero differences dropped.
+        p_wilcoxon_adjusted: That p-value after Holm's correction over all pairs.
+        significant: Whether the main test finds a difference at the comparison's significance level.
+    """
+
+    a: str
+    b: str
+    difference: float
+    low: float
+    high: float
+    effect: float
+    wins: int
+    ties: int
+    losses: int
+    p: float
+    p_adjusted: float
+    p_wilcoxon: float
+    p_wilcoxon_adjusted: float
+    significant: bool
+
+    @property
+    def untestable(self) -> bool:
+        """True if all differences are equal and not 0, so that the t-test has no estimate of their variance."""
+        return self.low == self.high and self.difference != 0
+
+    @property
+    def hedges(self) -> float:
+        """Hedges' g: `effect` corrected for the bias of small samples, J(n - 1) effect.
+
+        J(v) = gamma(v / 2) / (sqrt(v / 2) gamma((v - 1) / 2)). Source: Hedges, Journal of Educational Statistics 1981.
+        """
+        freedom = self.wins + self.ties + self.losses - 1
+        if freedom < 2 or not self.effect:
+            return 0.0
+        # log-gamma avoids overflow with many queries
+        logarithm = math.lgamma(freedom / 2) - math.lgamma((freedom - 1) / 2)
+        return self.effect * math.exp(logarithm) / math.sqrt(freedom / 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Results of comparing runs on one measure.
+
+    Attributes:
+        measure: Name of the measure, as ir_measures prints it.
+        alpha: Significance level.
+        queries: Number of judged queries, the n of every test.
+        runs: One summary per run.
+        pairs: One entry per pair of runs; the run given first is ``a``.
+        decisions: The scores, the test and its results as arrays.
+        notes: Caveats for the reader.
+    """
+
+    measure: str
+    alpha: float
+    queries: int
+    runs: tuple[RunSummary, ...]
+    pairs: tuple[PairComparison, ...]
+    decisions: PairwiseDecisions = field(repr=False, compare=False)
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Return text tables."""
+        return self._as("text", 4)
+
+    @property
+    def test(self) -> str:
+        """Selector of the main test."""
+        return self.decisions.test
+
+    @property
+    def correction(self) -> str:
+        """Name of the correction."""
+        return self.decisions.correction
+
+    def to_markdown(self, digits: int = 4) -> str:
+        """Return the tables in Markdown; letters at a mean name the runs that it is significantly above."""
+        return self._as("markdown", digits)
+
+    def to_latex(self, digits: int = 4) -> str:
+        """Return the tables in LaTeX; they need the package booktabs."""
+        return self._as("latex", digits)
+
+    def to_html(self, digits: int = 4) -> str:
+        """Return the tables as an HTML fragment."""
+        return self._as("html", digits)
+
+    def _as(self, form: Form, digits: int) -> str:
+        """Return the tables and notes in a format."""
+        grids = [_run_grid(self, digits), _pair_grid(self, digits)]
+        return render(grids, [*_legend(self), *self.notes], form)
+
+    def deltas(self, a: str, b: str) -> dict[str, float]:
+        """Return the score of run ``a`` minus that of run ``b`` for every query id.
+
+        Raises:
+            UnknownNameError: A run does not exist.
+        """
+        matrix = self.decisions.matrix
+        return dict(zip(matrix.topics, (float(d) for d in matrix.deltas(a, b)), strict=True))
+
+    def plot(self, path: str | Path) -> None:
+        """Plot the comparison: per-query differences of two runs, or a heat map of the p-values of more.
+
+        Args:
+            path: File name that ends in .png, .svg or .pdf.
+
+        Raises:
+            MissingPrerequisiteError: The extra ``plots`` is not installed.
+        """
+        plot(self.decisions, path)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object of ``rerank compare --format json``."""
+        return {
+            "measure": self.measure,
+            "alpha": self.alpha,
+            "queries": self.queries,
+            "runs": [
+                {"run": r.run, "queries": self.queries, "missing": r.missing, "mean": r.mean, "ci": [r.low, r.high]}
+                for r in self.runs
+            ],
+            "pairs": [_pair_dict(pair) for pair in self.pairs],
+            "effects": [_effects(pair) for pair in self.pairs],
+            "tests": {
+                "p": f"{self.decisions.title}, two-sided",
+                "p_wilcoxon": "Wilcoxon signed-rank, two-sided, zeros dropped",
+            },
+            "test": Selector.parse(self.test).name,
+            "options": self.decisions.options,
+            "correction": TITLES[self.correction],
+            "notes": list(self.notes),
+        }
+
+
+def _pair_dict(pair: PairComparison) -> dict[str, Any]:
+    entry = asdict(pair)
+    ci = [entry.pop("low"), entry.pop("high")]
+    del entry["effect"]
+    return {**entry, "ci": ci}
+
+
+def _effects(pair: PairComparison) -> dict[str, Any]:
+    """Return the effect sizes of a pair; null if infinite."""
+    sizes = {"d_z": pair.effect, "hedges_g": pair.hedges}
+    return {"a": pair.a, "b": pair.b, **{key: v if math.isfinite(v) else None for key, v in sizes.items()}}
+
+
+def _run_grid(comparison: Comparison, digits: int) -> Grid:
+    """Table of the means. Letters mark the runs that a mean is significantly above; with many runs, their number."""
+    beats, has_letters = comparison.decisions.beats(), len(comparison.runs) <= len(LETTERS)
+    rows: list[list[str | Cell]] = []
+    for index, run in enumerate(comparison.runs):
+        mean, interval = format_number(run.mean, digits), format_interval(run.low, run.high, digits)
+        if has_letters:
+            marks = "".join(LETTERS[other] for other in beats[index])
+            rows.append([LETTERS[index], run.run, Cell(mean, marks), interval])
+        else:
+            rows.append([run.run, mean, interval, str(len(beats[index]))])
+    if has_letters:
+        return Grid(["", "run", comparison.measure, "95% interval"], rows, left=2)
+    return Grid(["run", comparison.measure, "95% interval", "beats"], rows)
+
+
+def _pair_grid(comparison: Comparison, digits: int) -> Grid:
+    """Table of the pairs. Wilcoxon's test is a second opinion, unless it is the main test."""
+    heads = ["a", "b", "a - b", "95% interval", "d", "win/tie/loss", f"p ({Selector.parse(comparison.test).name})"]
+    if comparison.correction != "none":
+        heads.append(TITLES[comparison.correction])
+    if not _is_wilcoxon(comparison):
+        heads += ["p (Wilcoxon)", TITLES["holm"]]
+    return Grid(heads, [_pair_row(comparison, pair, digits) for pair in comparison.pairs], left=2)
+
+
+def _pair_row(comparison: Comparison, pair: PairComparison, digits: int) -> list[str]:
+    star = "*" if pair.significant else ""
+    p_values = [format_p_value(pair.p) + (star if comparison.correction == "none" else "")]
+    if comparison.correction != "none":
+        p_values.append(format_p_value(pair.p_adjusted) + star)
+    if not _is_wilcoxon(comparison):
+        p_values += [format_p_value(pair.p_wilcoxon), format_p_value(pair.p_wilcoxon_adjusted)]
+    return [
+        pair.a,
+        pair.b,
+        f"{pair.difference:+.{digits}f}",
+        format_interval(pair.low, pair.high, digits),
+        f"{pair.effect:+.2f}",
+        f"{pair.wins}/{pair.ties}/{pair.losses}",
+        *p_values,
+    ]
+
+
+def _is_wilcoxon(comparison: Comparison) -> bool:
+    """Return whether Wilcoxon's test is the main test already."""
+    return Selector.parse(comparison.test).name == "wilcoxon"
+
+
+def _legend(comparison: Comparison) -> list[str]:
+    """Return the two lines below the tables: how significance was decided, and what letters and ``d`` mean."""
+    pairs = f"{len(comparison.pairs)} pair{'s' * (len(comparison.pairs) != 1)}"
+    correction = f"after {TITLES[comparison.correction]}'s correction over {pairs}"
+    if comparison.correction == "none":
+        family_wise = comparison.decisions.family_wise
+        correction = f"which controls the family-wise error over {pairs}" if family_wise else "not corrected"
+    letters = "Letters at a mean: runs that it is significantly above. " if len(comparison.runs) <= len(LETTERS) else ""
+    return [
+        f"* significant: p ({comparison.decisions.title}, two-sided), {correction}, is at most {comparison.alpha:g}; "
+        f"{comparison.queries} queries.",
+        f"{letters}d: mean of the differences divided by their standard deviation.",
+    ]

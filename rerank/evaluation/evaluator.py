@@ -1,0 +1,175 @@
+"""Evaluation of runs per query with ir_measures.
+
+Every judged query counts: queries that the run lacks, or for which it has no documents, score 0. Queries without
+judgments are excluded. Both are listed in the scores. Documents are evaluated in the order of the ranking, also when
+scores are tied. The measures in `benchmark_measures` also see ties and unjudged queries, which their definitions need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rerank.errors import DataError, MissingPrerequisiteError
+from rerank.evaluation.measures import parse_measures, whole_run_reason
+from rerank.evaluation.scores import Scores
+from rerank.types import Qrels, Ranking, Run, make_strictly_decreasing
+
+if TYPE_CHECKING:
+    from ir_measures import Measure
+
+_OF_JUDGMENTS = ("NumQ", "NumRel")
+
+
+def evaluate(qrels: Qrels, run: Run, measures: Iterable[str], *, relevant: int = 1) -> Scores:
+    """Evaluate one run.
+
+    Args:
+        qrels: The relevance judgments; all their queries count.
+        run: The run.
+        measures: Names of the measures, in a form that `parse_measures` reads.
+        relevant: Lowest grade that counts as relevant in binary measures whose name gives none.
+
+    Raises:
+        UsageError: The name or a parameter of a measure is wrong.
+        DataError: There are no judgments, or none of the run's queries is judged.
+        MissingPrerequisiteError: A measure needs a library or program that is not installed.
+    """
+    return evaluate_all(qrels, [run], measures, relevant=relevant)[0]
+
+
+def evaluate_all(qrels: Qrels, runs: Iterable[Run], measures: Iterable[str], *, relevant: int = 1) -> list[Scores]:
+    """Evaluate several runs with the same measures; arguments and errors are those of `evaluate`."""
+    parsed = parse_measures([measures] if isinstance(measures, str) else measures, relevant=relevant)
+    if not qrels:
+        raise DataError(f"{qrels.name} contains no judgments", expected="at least one judged query")
+    evaluator = _Evaluator(qrels, parsed)
+    return [evaluator.scores(run) for run in runs]
+
+
+class _Evaluator:
+    """Judgments and measures, prepared once for several runs.
+
+    Ids are replaced by substitutes, because some providers of ir_measures cut query ids at a dash or at white space.
+    """
+
+    def __init__(self, qrels: Qrels, measures: Sequence[Measure]) -> None:
+        from rerank.evaluation.benchmark_measures import BenchmarkMeasure
+
+        self._qrels = qrels
+        self._measures = measures
+        # substitutes: queries are numbered, judged documents are d0, d1, ..., other documents u0, u1, ...
+        self._queries = {query: str(number) for number, query in enumerate(qrels, 1)}
+        self._docs = {query: {doc: f"d{n}" for n, doc in enumerate(judged)} for query, judged in qrels.items()}
+        graded = {
+            self._queries[query]: _safe({self._docs[query][doc]: grade for doc, grade in judged.items()})
+            for query, judged in qrels.items()
+        }
+        self._counted = {str(m): _count_judgments(m, qrels) for m in measures if m.NAME in _OF_JUDGMENTS}
+        own = [m for m in measures if isinstance(m, BenchmarkMeasure)]
+        self._own = _ir_evaluator(own, graded) if own else None
+        self._parts = [_ir_evaluator(group, graded) for group in _groups([m for m in measures if m not in own])]
+
+    def scores(self, run: Run) -> Scores:
+        """Evaluate one run."""
+        if run and not any(query in self._queries for query in run):
+            raise DataError(
+                f"Run {run.name!r} (queries {_first(run)}) shares no query with {self._qrels.name} "
+                f"(queries {_first(self._qrels)})",
+                remedy="Use judgments of the same queries",
+            )
+        # strictly decreasing scores, so that the order survives conversion to C floats
+        scored = {
+            self._queries[query]: self._scored(ranking, make_strictly_decreasing(ranking.scores))
+            for query, ranking in run.items()
+            if len(ranking) and query in self._queries
+        }
+        values: dict[tuple[str, str], float] = {}
+        for evaluator in self._parts if scored else ():
+            for metric in evaluator.iter_calc(scored):
+                values[str(metric.measure), metric.query_id] = float(metric.value)
+        overall = self._measure_own(run, values)
+        return Scores(
+            run=run.name,
+            values={
+                name: self._counted.get(name)
+                or {query: values.get((name, key), 0.0) for query, key in self._queries.items()}
+                for name in map(str, self._measures)
+                if name not in overall
+            },
+            overall=overall,
+            queries=tuple(self._qrels),
+            missing=tuple(query for query, key in self._queries.items() if key not in scored),
+            unjudged=tuple(query for query in run if query not in self._queries),
+        )
+
+    def _measure_own(self, run: Run, values: dict[tuple[str, str], float]) -> dict[str, float]:
+        """Add the per-query values of the benchmark measures to ``values`` and return their whole-run values."""
+        if self._own is None:
+            return {}
+        scored = {
+            self._queries.get(query, f"u{n}"): self._scored(ranking, ranking.scores)
+            for n, (query, ranking) in enumerate(run.items())
+            if len(ranking)
+        }
+        result = self._own.calc(scored)
+        for metric in result.per_query:
+            values[str(metric.measure), metric.query_id] = float(metric.value)
+        return {
+            str(m): float(result.aggregated[m]) for m in self._measures if whole_run_reason(m)
+        }  # in the order asked
+
+    def _scored(self, ranking: Ranking, scores: Sequence[float]) -> dict[str, float]:
+        known = self._docs.get(ranking.query.id, {})
+        return {known.get(doc.id, f"u{n}"): scores[n] for n, doc in enumerate(ranking.docs)}
+
+
+def _safe(judged: dict[str, int]) -> dict[str, int]:
+    """Return a query's judgments in a form that does not crash pytrec_eval.
+
+    Version 0.5.11 reads invalid memory if a query has no grade of 0 or more. An added document with grade 0 that no run
+    can contain changes no measure: without relevant documents all measures are 0.
+    """
+    return judged if max(judged.values(), default=-1) >= 0 else {**judged, "none": 0}
+
+
+def _first(ids: Iterable[str]) -> str:
+    """Return the first three ids, for a message."""
+    listed = [repr(name) for _, name in zip(range(4), ids, strict=False)]
+    return ", ".join(listed[:3]) + (" ..." if len(listed) > 3 else "")
+
+
+def _count_judgments(measure: Measure, qrels: Qrels) -> dict[str, float]:
+    """Return NumQ or NumRel, which are independent of the run.
+
+    trec_eval counts them for missing queries too, ir_measures does not.
+    """
+    if measure.NAME == "NumQ":
+        return dict.fromkeys(qrels, 1.0)
+    return {query: float(sum(grade >= measure["rel"] for grade in judged.values())) for query, judged in qrels.items()}
+
+
+def _groups(measures: Sequence[Measure]) -> list[list[Measure]]:
+    """Return groups of measures that ir_measures may compute together.
+
+    With ``gains`` or ``judged_only``, ir_measures 0.4.3 may pass modified judgments to the other measures of a group,
+    so each of these is computed alone.
+    """
+    selected = [m for m in measures if m.NAME not in _OF_JUDGMENTS]
+    alone = [[m] for m in selected if m.params.keys() & {"gains", "judged_only"}]
+    together = [m for m in selected if not m.params.keys() & {"gains", "judged_only"}]
+    return [*([together] if together else []), *alone]
+
+
+def _ir_evaluator(measures: Sequence[Measure], graded: Mapping[str, Mapping[str, int]]) -> Any:
+    import ir_measures
+
+    pipeline: Any = ir_measures.DefaultPipeline
+    for measure in measures:
+        if measure.NAME == "Accuracy" or not pipeline.supports(measure):
+            raise MissingPrerequisiteError(
+                f"No installed library or program computes {measure} per query",
+                remedy="Install cwl-eval (RBP, BPM, SDCG, INST, INSQ, NERR), pyndeval (diversity) or perl (ERR), or "
+                "choose another measure",
+            )
+    return pipeline.evaluator(measures, graded)

@@ -1,0 +1,55 @@
+"""Notes on relevance grades: which grades a measure counts, and warnings about likely mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rerank.evaluation.measures import is_binary, parse_measures
+from rerank.types import Qrels, Run
+
+_GAINS = {"log2": "grade", "exp-log2": "2^grade - 1"}
+
+
+def describe_grade_use(name: str) -> str:
+    """Describe how a measure uses grades, such as ``relevant: grade >= 2``.
+
+    Returns:
+        The description; empty if the measure ignores grades or an external program decides.
+
+    Raises:
+        UsageError: The name is not the name of one measure.
+    """
+    (measure,) = parse_measures([name])
+    if measure.NAME == "nDCG":
+        mapped = ", ".join(f"{grade} counts {gain}" for grade, gain in sorted(measure.params.get("gains", {}).items()))
+        return f"gain: {_GAINS[measure['dcg']]}{mapped and f' ({mapped})'}, discount: log2(rank + 1)"
+    return f"relevant: grade >= {measure['rel']}" if is_binary(measure) else ""
+
+
+def grade_note(qrels: Qrels, names: Iterable[str]) -> str:
+    """Return a warning if judgments are graded and a binary measure does not name its lowest relevant grade.
+
+    Args:
+        qrels: The relevance judgments.
+        names: Names of the measures, as ir_measures prints them.
+
+    Returns:
+        One or two sentences, or an empty string.
+    """
+    unspecified = [name for name in names if is_binary(parse_measures([name])[0]) and "rel=" not in name]
+    highest = max((grade for judged in qrels.values() for grade in judged.values()), default=0)
+    if not unspecified or highest < 2:
+        return ""
+    (example,) = parse_measures([unspecified[0]], relevant=2)
+    return (
+        f"{', '.join(unspecified)}: grades from 1 count as relevant, and these judgments have grades up to "
+        f"{highest}. TREC Deep Learning counts from 2: {example}."
+    )
+
+
+def overlap_note(qrels: Qrels, run: Run) -> str:
+    """Return a warning if no document of the run is judged although its queries are, or an empty string."""
+    shared = [query for query, ranking in run.items() if query in qrels and len(ranking)]
+    if not shared or any(doc in qrels[query] for query in shared for doc in run[query].doc_ids):
+        return ""
+    return f"No document of run {run.name!r} is judged in {qrels.name}. Check that both use the same collection."

@@ -1,0 +1,232 @@
+"""Significance decisions for all pairs of systems by one test, one correction and one significance level."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, fields, is_dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from rerank.errors import UsageError
+from rerank.evaluation.score_matrix import ScoreMatrix
+from rerank.evaluation.significance import CORRECTIONS, correct, open_test, required_p_value, tests
+from rerank.evaluation.significance.base import Bools, Floats, PairTest, SupportsDecision, mean_differences
+from rerank.evaluation.tables import decisions_table
+from rerank.selector import Selector
+
+#: With fewer topics than this, a note warns the reader. Buckley and Voorhees (Evaluating evaluation measure stability,
+#: SIGIR 2000) advise against fewer than 25.
+FEW_TOPICS = 25
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PairwiseDecisions:
+    """The result of testing every pair of systems.
+
+    Attributes:
+        matrix: The scores.
+        test: Selector of the test.
+        correction: Name of the correction.
+        alpha: Significance level.
+        differences: (pairs,) mean of the first system minus mean of the second, in the order of
+            ``itertools.combinations``.
+        significant: (pairs,) whether the two systems differ significantly.
+        raw: (pairs,) p-values before the correction; None if the test decided without p-values.
+        notes: Caveats for the reader.
+    """
+
+    matrix: ScoreMatrix
+    test: str
+    correction: str
+    alpha: float
+    differences: Floats
+    significant: Bools
+    raw: Floats | None = None
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """Return a text table."""
+        return decisions_table(self.to_dict(), self.title)
+
+    @property
+    def title(self) -> str:
+        """Title of the test."""
+        return str(tests.get(Selector.parse(self.test).name).title)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All options of the test with their values, including defaults."""
+        tester = open_test(self.test)
+        return {field.name: getattr(tester, field.name) for field in fields(tester)} if is_dataclass(tester) else {}
+
+    @property
+    def family_wise(self) -> bool:
+        """True if the test controls the family-wise error itself, so that it needs no correction."""
+        return bool(tests.get(Selector.parse(self.test).name).family_wise)
+
+    def p_values(self) -> tuple[Floats, Floats]:
+        """Return the (pairs,) p-values before and after the correction, computing them if the decision did not."""
+        raw = open_test(self.test).p_values(self.matrix.values) if self.raw is None else self.raw
+        return raw, correct(raw, self.correction)
+
+    def beats(self) -> list[tuple[int, ...]]:
+        """Return, for every system, the indices of the systems whose mean is significantly lower."""
+        below: list[list[int]] = [[] for _ in self.matrix.systems]
+        index_pairs = combinations(range(len(below)), 2)
+        for (a, b), is_significant, difference in zip(index_pairs, self.significant, self.differences, strict=True):
+            if is_significant:
+                better, worse = (a, b) if difference > 0 else (b, a)
+                below[better].append(worse)
+        return [tuple(sorted(indices)) for indices in below]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object of ``rerank compare --matrix FILE --format json``, with systems in input order."""
+        means, beats = self.matrix.values.mean(axis=0), self.beats()
+        beaten = np.bincount([index for others in beats for index in others], minlength=len(means))
+        return {
+            "topics": len(self.matrix.topics),
+            "systems": len(self.matrix.systems),
+            "pairs": len(self.significant),
+            "significant": int(self.significant.sum()),
+            "test": Selector.parse(self.test).name,
+            "options": self.options,
+            "correction": self.correction,
+            "alpha": self.alpha,
+            "means": [
+                {"system": name, "mean": float(mean), "beats": len(others), "beaten_by": int(count)}
+                for name, mean, others, count in zip(self.matrix.systems, means, beats, beaten, strict=True)
+            ],
+            "notes": list(self.notes),
+        }
+
+
+def decide_pairs(
+    matrix: ScoreMatrix, test: str = "t", correction: str = "auto", *, alpha: float = 0.05
+) -> PairwiseDecisions:
+    """Test every pair of systems.
+
+    Args:
+        matrix: The scores.
+        test: Selector of a test, such as ``"t"`` or ``"tukey-randomised,permutations=1000"``.
+        correction: none, bonferroni, holm, hochberg, bh or by. ``auto`` selects holm, or none if the test controls the
+            family-wise error itself.
+        alpha: Significance level.
+
+    Raises:
+        UnknownNameError: The test or correction does not exist.
+        UsageError: The test does not take a correction, or alpha is not between 0 and 1.
+    """
+    check_alpha(alpha)
+    tester = open_test(test)
+    name = resolve_correction(test, correction)
+    raw = None
+    # one critical value is much cheaper than all p-values
+    if name == "none" and isinstance(tester, SupportsDecision):
+        significant = tester.significant(matrix.values, alpha)
+    else:
+        raw = tester.p_values(matrix.values)
+        significant = correct(raw, name) <= alpha
+    return PairwiseDecisions(
+        matrix=matrix,
+        test=test,
+        correction=name,
+        alpha=alpha,
+        differences=mean_differences(matrix.values),
+        significant=significant,
+        raw=raw,
+        notes=(*list_caveats(matrix, tester, name, alpha), *_constant(matrix)),
+    )
+
+
+def resolve_correction(test: str, correction: str) -> str:
+    """Return the name of the correction for a test, resolving ``auto``.
+
+    Raises:
+        UnknownNameError: The test or correction does not exist.
+        UsageError: The test does not take a correction.
+    """
+    family_wise = tests.get(Selector.parse(test).name).family_wise
+    if correction == "auto":
+        return "none" if family_wise else "holm"
+    correct(np.ones(1), correction)  # raises if the name is unknown
+    if family_wise and correction in CORRECTIONS and correction != "none":
+        raise UsageError(
+            f"correction {correction!r} for the test {test!r}",
+            expected="none, because the test controls the family-wise error itself",
+            remedy="Omit the correction",
+        )
+    return correction
+
+
+def build_test_selector(test: str, *, permutations: int | None = None, seed: int | None = None) -> str:
+    """Add the options of resampling tests to a test's selector; None keeps the test's default.
+
+    Raises:
+        UsageError: The test is deterministic and has no such option.
+        UnknownNameError: The test does not exist.
+    """
+    options = {key: value for key, value in (("permutations", permutations), ("seed", seed)) if value is not None}
+    name = Selector.parse(test).name
+    for key in options:
+        if key not in inspect.signature(tests.get(name)).parameters:
+            resampling_tests = [
+                other.replace("_", "-")
+                for other in tests.names()
+                if key in inspect.signature(tests.get(other)).parameters
+            ]
+            raise UsageError(
+                f"{key}={options[key]} for the test {name!r}, which is deterministic",
+                expected=f"one of the tests {', '.join(resampling_tests)}",
+                remedy=f"Omit {key}, or choose another test",
+            )
+    return ",".join([test, *(f"{key}={value}" for key, value in options.items())])
+
+
+def check_alpha(alpha: float) -> None:
+    """Check a significance level.
+
+    Raises:
+        UsageError: It is not between 0 and 1.
+    """
+    if not 0 < alpha < 1:
+        raise UsageError(f"alpha={alpha}", expected="a number between 0 and 1")
+
+
+def list_caveats(
+    matrix: ScoreMatrix, test: PairTest, correction: str, alpha: float, *, noun: str = "topics"
+) -> tuple[str, ...]:
+    """List reasons to doubt a test: few topics, p-values that cannot become small enough, or identical systems.
+
+    Args:
+        matrix: The scores.
+        test: The test.
+        correction: Name of the correction.
+        alpha: Significance level.
+        noun: Word for the rows of the matrix.
+    """
+    topics, pairs = len(matrix.topics), len(matrix.systems) * (len(matrix.systems) - 1) // 2
+    notes = []
+    if topics < FEW_TOPICS:
+        notes.append(f"Only {topics} {noun}: only large differences can be significant, and p-values are imprecise.")
+    least, required = test.resolution(topics), required_p_value(correction, alpha, pairs)
+    if least > required:
+        condition = f"{correction} over {pairs} pairs" if required < alpha else "the significance level"
+        notes.append(
+            f"The smallest possible p-value of this test is {least:.2g}, and {condition} requires {required:.2g}: "
+            f"no pair can be significant. Use more {noun}, more permutations or another test."
+        )
+    # the range over systems is 0 on every topic
+    if not np.ptp(matrix.values, axis=1).any():
+        notes.append(f"All systems have equal scores on all {noun}: this measure does not distinguish them.")
+    return tuple(notes)
+
+
+def _constant(matrix: ScoreMatrix) -> list[str]:
+    """Return a note on systems with the same score on every topic, which often are failed runs."""
+    names = [name for name, column in zip(matrix.systems, matrix.values.T, strict=True) if np.ptp(column) == 0]
+    if not names:
+        return []
+    count = f"{len(names)} systems have" if len(names) > 1 else "1 system has"
+    return [f"{count} the same score on every topic, such as {names[0]!r}: check where the scores come from."]

@@ -1,0 +1,106 @@
+"""Scores per group of queries, such as a category or a language."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rerank.errors import DataError
+from rerank.evaluation.evaluator import evaluate
+from rerank.evaluation.scores import Scores
+from rerank.io.text_files import open_text
+from rerank.types import Qrels, Run
+
+#: Name of the group of queries that have no group.
+NO_GROUP = "(none)"
+
+
+def evaluate_by_group(
+    qrels: Qrels, run: Run, measures: Iterable[str], groups: Mapping[str, str], *, relevant: int = 1
+) -> dict[str, Scores]:
+    """Evaluate a run on each group of queries separately, so that whole-run measures are correct for groups too.
+
+    Args:
+        qrels: The relevance judgments.
+        run: The run.
+        measures: Names of the measures, in a form that `parse_measures` reads.
+        groups: Query id -> group. Queries that are missing or have an empty group form the group ``(none)``.
+        relevant: Lowest grade that counts as relevant in binary measures whose name gives none.
+
+    Returns:
+        Group -> scores, sorted by name with ``(none)`` last. Groups without a judged query are omitted.
+
+    Raises:
+        UsageError: The name or a parameter of a measure is wrong.
+        DataError: There are no judgments, or none of the judged queries has a group.
+    """
+    judged: dict[str, dict[str, Mapping[str, int]]] = {}
+    for query, grades in qrels.items():
+        judged.setdefault(groups.get(query) or NO_GROUP, {})[query] = grades
+    if not judged.keys() - {NO_GROUP}:
+        raise DataError(
+            f"None of the {len(qrels)} judged queries of {qrels.name} has a group; the groups are for queries "
+            f"{', '.join(map(repr, list(groups)[:3])) or '(none)'}",
+            expected="groups of the judged queries",
+        )
+    names = list(measures)
+    scores_by_group = {}
+    for group in sorted(judged, key=lambda name: (name == NO_GROUP, name)):
+        rankings = [ranking for query, ranking in run.items() if (groups.get(query) or NO_GROUP) == group]
+        shared = any(ranking.query.id in judged[group] for ranking in rankings)
+        scores_by_group[group] = evaluate(
+            Qrels(judged[group], name=f"{qrels.name} ({group})"),
+            Run(rankings if shared else (), name=run.name),
+            names,
+            relevant=relevant,
+        )
+    return scores_by_group
+
+
+def add_groups(report: Mapping[str, Any], name: str, group_scores: Sequence[Mapping[str, Scores]]) -> dict[str, Any]:
+    """Add scores per group to an evaluation report.
+
+    Args:
+        report: The result of `evaluation_report`.
+        name: What the groups are by, as the user named it.
+        group_scores: For each run of the report, the result of `evaluate_by_group`.
+
+    Returns:
+        The report with ``by`` (the name). Each run also has ``groups``: group -> ``queries``, ``missing`` and
+        ``scores``.
+    """
+    runs = [
+        {
+            **row,
+            "groups": {
+                group: {"queries": len(scores.queries), "missing": len(scores.missing), "scores": scores.summary()}
+                for group, scores in groups.items()
+            },
+        }
+        for row, groups in zip(report["runs"], group_scores, strict=True)
+    ]
+    return {**report, "by": name, "runs": runs}
+
+
+def read_groups(path: str | Path) -> dict[str, str]:
+    """Read a file with two columns, query id and group, separated by the first white space.
+
+    Raises:
+        MissingResourceError: The file does not exist.
+        DataError: A line has no group, or a query is in two groups.
+    """
+    groups: dict[str, str] = {}
+    with open_text(path) as stream:
+        for number, line in enumerate(stream, 1):
+            fields = line.split(maxsplit=1)
+            if not fields:
+                continue
+            if len(fields) != 2:
+                raise DataError(f"{path}:{number}: {line.strip()!r}", expected="a query id and its group")
+            group = fields[1].strip()
+            if groups.setdefault(fields[0], group) != group:
+                raise DataError(
+                    f"{path}:{number}: query {fields[0]!r} is in two groups", expected="one group per query"
+                )
+    return groups

@@ -1,0 +1,158 @@
+"""Scores of several systems on the same topics as one array, from evaluated runs or from a CSV file."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from rerank.errors import DataError, UnknownNameError
+from rerank.evaluation.scores import Scores
+from rerank.evaluation.significance.base import DECIMALS
+from rerank.io.text_files import open_text
+
+_FORM = "a header with the names of the systems, then one row of scores per topic"
+#: Accepted headers of the column of topic ids.
+_TOPIC = ("", "topic", "topic_id", "query", "query_id", "qid")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ScoreMatrix:
+    """Scores of systems on topics by one measure.
+
+    Guarantees: at least two topics and two systems, unique names, finite values.
+
+    Attributes:
+        measure: Name of the measure; empty if unknown.
+        topics: Topic ids.
+        systems: Names of the systems.
+        values: (topics, systems) scores.
+    """
+
+    measure: str
+    topics: tuple[str, ...]
+    systems: tuple[str, ...]
+    values: npt.NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        """Check the invariants."""
+        for kind, names in (("system", self.systems), ("topic", self.topics)):
+            if len(names) < 2:
+                raise DataError(
+                    f"{len(names)} {kind}{'' if len(names) == 1 else 's'} to compare", expected=f"at least two {kind}s"
+                )
+            name, times = Counter(names).most_common(1)[0]
+            if times > 1:
+                raise DataError(f"Two {kind}s are named {name!r}", remedy=f"Give each {kind} a different name")
+        if self.values.shape != (len(self.topics), len(self.systems)):
+            raise DataError(
+                f"Scores of shape {self.values.shape}", expected=f"{len(self.topics)} x {len(self.systems)}"
+            )
+        if not np.isfinite(self.values).all():
+            topic, system = map(int, np.argwhere(~np.isfinite(self.values))[0])
+            raise DataError(
+                f"System {self.systems[system]!r} scores {self.values[topic, system]} on topic {self.topics[topic]!r}",
+                expected="a finite number",
+            )
+
+    def deltas(self, a: str, b: str) -> npt.NDArray[np.float64]:
+        """Return the per-topic scores of system ``a`` minus those of system ``b``, (topics,).
+
+        Raises:
+            UnknownNameError: A system does not exist.
+        """
+        for name in (a, b):
+            if name not in self.systems:
+                raise UnknownNameError("system", name, self.systems)
+        first, second = self.systems.index(a), self.systems.index(b)
+        return np.round(self.values[:, first] - self.values[:, second], DECIMALS)
+
+    @classmethod
+    def from_scores(cls, scores: Sequence[Scores], measure: str) -> ScoreMatrix:
+        """Build the matrix of one measure from the scores of runs.
+
+        Raises:
+            UsageError: A run lacks the measure, or the measure has no per-query values.
+            DataError: The runs were evaluated on different queries, or there are fewer than two runs or queries.
+        """
+        topics = scores[0].queries if scores else ()
+        columns = []
+        for entry in scores:
+            row = entry.by_measure(measure)
+            if row.keys() != set(topics):
+                raise DataError(
+                    f"Run {entry.run!r} was evaluated on other queries than {scores[0].run!r}",
+                    expected="runs evaluated with the same judgments",
+                )
+            columns.append([row[topic] for topic in topics])
+        if len(topics) == 1:
+            raise DataError("The runs have 1 judged query", expected="at least 2 judged queries to compare runs")
+        values = np.array(columns, dtype=np.float64).reshape(len(columns), len(topics)).T
+        return cls(measure=measure, topics=topics, systems=tuple(entry.run for entry in scores), values=values)
+
+
+def read_matrix(path: str | Path) -> ScoreMatrix:
+    """Read a topic x system matrix from a CSV or tab-separated file, optionally gzipped.
+
+    Args:
+        path: The file, with the names of the systems in its first row. If the first column is named topic, query, qid
+            or nothing, it holds the topic ids; otherwise topics are numbered from 1.
+
+    Raises:
+        MissingResourceError: The file does not exist.
+        DataError: The file is empty, a row does not match the header, or a score is not a finite number.
+    """
+    path = Path(path)
+    lines = _rows(path)
+    if not lines:
+        raise DataError(f"{path} is empty", expected=_FORM)
+    (_, header), *rows = lines
+    has_ids = header[0].lower() in _TOPIC
+    systems, topics, columns = tuple(header[has_ids:]), [], []
+    if systems and all(map(_is_fraction, systems)):
+        raise DataError(f"{path} starts with numbers, such as {systems[0]!r}", expected=_FORM)
+    for number, (where, row) in enumerate(rows, 1):
+        if len(row) != len(header):
+            raise DataError(f"{where}: {len(row)} columns", expected=f"{len(header)} columns, as in the first line")
+        topics.append(row[0] if has_ids else str(number))
+        columns.append([_number(cell, where) for cell in row[has_ids:]])
+    values = np.array(columns, dtype=np.float64).reshape(len(rows), len(systems))
+    return ScoreMatrix(measure="", topics=tuple(topics), systems=systems, values=values)
+
+
+def _rows(path: Path) -> list[tuple[str, list[str]]]:
+    """Return the location and the cells of each row that is not empty."""
+    with open_text(path) as stream:
+        first = next((line for line in stream if line.strip()), "")
+    rows = []
+    with open_text(path) as stream:
+        reader = csv.reader(stream, delimiter="\t" if "\t" in first else ",", strict=True)
+        try:
+            for row in reader:
+                cells = [cell.strip() for cell in row]
+                if cells not in ([], [""]):
+                    rows.append((f"{path}, line {reader.line_num}", cells))
+        except csv.Error as error:
+            raise DataError(f"{path}, line {reader.line_num}: {error}", expected="CSV with balanced quotes") from error
+    return rows
+
+
+def _number(cell: str, where: str) -> float:
+    try:
+        return float(cell)
+    except ValueError as error:
+        remedy = "If the first column holds topic ids, name it topic or query"
+        raise DataError(f"{where}: {cell!r}", expected="a number", remedy=remedy) from error
+
+
+def _is_fraction(text: str) -> bool:
+    """Return whether the text is a number with decimals, which no system would be named."""
+    try:
+        return not float(text).is_integer()
+    except (ValueError, OverflowError):
+        return False

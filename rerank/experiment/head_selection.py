@@ -1,0 +1,240 @@
+"""Selection of attention heads on a few judged queries, for attention rerankers: QRHead and CoRe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rerank.errors import BackendError, DataError, UnknownNameError, UsageError
+from rerank.evaluation import evaluate_all
+from rerank.experiment.candidates import order_candidates
+from rerank.experiment.prepare import PreparedRun, prepare
+from rerank.experiment.spec import Execution, RunSpec
+from rerank.judges.attention import Attention
+from rerank.judges.attention.heads import HeadList, model_identity
+from rerank.store.call_log import CallLog
+from rerank.store.logging_backend import LoggingBackend
+from rerank.tasks import Reply
+from rerank.types import Qrels, Ranking, Run, Window
+
+Weights = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadSelection:
+    """Options of head selection.
+
+    Attributes:
+        method: ``qrhead``, ``qrhead-ndcg`` or ``core``.
+        count: Number of heads to select; None for the default of the method.
+        tau: Temperature of ``core``; the paper uses 0.1 to 0.001, depending on the model.
+
+    Raises:
+        UnknownNameError: The method is unknown.
+        UsageError: ``count`` is below 1, or ``tau`` is not positive.
+    """
+
+    method: str = "qrhead"
+    count: int | None = None
+    tau: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if self.method not in METHODS:
+            raise UnknownNameError("method of head selection", self.method, METHODS)
+        if (self.count is not None and self.count < 1) or self.tau <= 0:
+            raise UsageError(f"{self.count} heads with tau {self.tau}", expected="at least 1, and a tau above 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _QueryAttention:
+    """The attention of every head to the passages of one query.
+
+    Attributes:
+        ranking: The passages in the order of the prompt.
+        weights: Attention weights, (layers, heads, passages).
+        gold: Relevance of the passages, (passages,).
+    """
+
+    ranking: Ranking
+    weights: Weights
+    gold: NDArray[np.bool_]
+
+
+def score_by_attention_mass(weights: Weights, gold: NDArray[np.bool_]) -> Weights:
+    """Compute QRHead's score of each head for one query: its attention to the relevant passages.
+
+    QRscore_h = 1/|q| sum over relevant passages d, query tokens i and tokens t of d of A_h[i, t] (Zhang et al., EMNLP
+    2025, arXiv 2506.09944, equation 3).
+
+    Args:
+        weights: Attention weights, averaged over query tokens and summed over passage tokens; (layers, heads,
+            passages).
+        gold: Relevance of the passages, (passages,).
+
+    Returns:
+        Scores, (layers, heads).
+    """
+    # The mean over query tokens (1/|q|) and the sum over tokens t are already in the weights: equation 3 without them.
+    return cast(Weights, weights[:, :, gold].sum(axis=2))
+
+
+def score_by_contrast(weights: Weights, gold: NDArray[np.bool_], *, tau: float) -> Weights:
+    """Compute CoRe's score of each head for one query: the contrast of relevant to irrelevant passages.
+
+    S_h = exp(m_p / tau) / (exp(m_p / tau) + sum over irrelevant n of exp(m_n / tau)), averaged over relevant passages p
+    (Tran et al., arXiv 2510.02219).
+
+    Args:
+        weights: Attention weights m, (layers, heads, passages).
+        gold: Relevance of the passages, (passages,).
+        tau: Temperature.
+
+    Returns:
+        Scores, (layers, heads).
+    """
+    scaled = weights / tau  # m / tau, (layers, heads, passages)
+    scores = []
+    for position in np.flatnonzero(gold):
+        # The fraction is divided by exp(m_p / tau): 1 / (1 + sum of exp((m_n - m_p) / tau)). If the sum overflows to
+        # infinity, the score is 0; the original form would be nan.
+        with np.errstate(over="ignore"):
+            irrelevant = np.exp(scaled[:, :, ~gold] - scaled[:, :, position, None]).sum(axis=2)  # (layers, heads)
+        scores.append(1 / (1 + irrelevant))
+    return cast(Weights, np.mean(scores, axis=0))
+
+
+def score_by_ndcg(attention: Sequence[_QueryAttention], qrels: Qrels) -> Weights:
+    """Compute nDCG@10 of the ranking by each head alone, as the code of QRHead's authors does for BEIR.
+
+    Returns:
+        Means over queries, (layers, heads).
+    """
+    layers, heads, _ = attention[0].weights.shape
+    # One run per head, in the order of (layer, head), so that the means can be reshaped to (layers, heads).
+    runs = [Run(_rank(query, query.weights[head]) for query in attention) for head in np.ndindex(layers, heads)]
+    judged = Qrels({query.ranking.query.id: qrels[query.ranking.query.id] for query in attention})
+    means = [float(next(iter(scores.summary().values()))) for scores in evaluate_all(judged, runs, ["nDCG@10"])]
+    return np.array(means).reshape(layers, heads)
+
+
+def _rank(query: _QueryAttention, scores: Weights) -> Ranking:
+    return Ranking.from_scores(query.ranking.query, zip(query.ranking.docs, map(float, scores), strict=True))
+
+
+def _mean(score: Callable[[Weights, NDArray[np.bool_]], Weights], attention: Sequence[_QueryAttention]) -> Weights:
+    return cast(Weights, np.mean([score(query.weights, query.gold) for query in attention], axis=0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Method:
+    """A method of head selection.
+
+    Attributes:
+        count: Number of heads that its authors select.
+        calibrated: Whether it uses calibrated attention weights.
+        score: Function of attention, qrels and tau that returns scores, (layers, heads).
+    """
+
+    count: int
+    calibrated: bool
+    score: Callable[[Sequence[_QueryAttention], Qrels, float], Weights]
+
+
+METHODS: Mapping[str, _Method] = {
+    "qrhead": _Method(16, False, lambda attention, qrels, tau: _mean(score_by_attention_mass, attention)),
+    "qrhead-ndcg": _Method(16, True, lambda attention, qrels, tau: score_by_ndcg(attention, qrels)),
+    "core": _Method(8, False, lambda attention, qrels, tau: _mean(partial(score_by_contrast, tau=tau), attention)),
+}
+
+
+def select_heads(
+    spec: RunSpec,
+    execution: Execution,
+    selection: HeadSelection,
+    *,
+    log: Path,
+    on_reply: Callable[[Reply], None] = lambda reply: None,
+) -> HeadList:
+    """Select attention heads by their attention on the judged queries of a specification.
+
+    Args:
+        spec: Collection, first stage, depth, order, model and prompt; its method is ignored.
+        execution: Options of execution.
+        selection: Options of head selection.
+        log: Call log; another selection on the same queries reads the model's replies from it.
+        on_reply: Called after each query.
+
+    Raises:
+        DataError: No query has both a relevant and an irrelevant candidate.
+        BackendError: The model failed for all queries.
+        UsageError: The attention weights of the model cannot be read.
+    """
+    method = METHODS[selection.method]
+    icr_spec = spec.model_copy(update={"method": f"icr,calibrate={str(method.calibrated).lower()}"})
+    prepared = prepare(icr_spec, execution)
+    attention, skipped = _collect_attention(prepared, log, on_reply)
+    scores = method.score(attention, prepared.qrels, selection.tau)  # (layers, heads)
+    best = np.argsort(-scores, axis=None, kind="stable")[: selection.count or method.count]
+    heads = [(int(index) // scores.shape[1], int(index) % scores.shape[1]) for index in best]
+    details = {
+        "collection": prepared.collection.name,
+        "first_stage": spec.first_stage,
+        "depth": spec.depth,
+        "order": spec.shuffle,
+        "seed": spec.seed,
+        "relevant": prepared.relevant,
+        "prompt": prepared.setup.template.name,
+        "queries": len(attention),
+        "queries_skipped": skipped,
+        **({"tau": selection.tau} if selection.method == "core" else {}),
+        "scores": [float(scores[head]) for head in heads],
+        "median_score": float(np.median(scores)),
+    }
+    model = model_identity(prepared.backend.identity)
+    return HeadList(heads=tuple(heads), model=model, method=selection.method, details=details)
+
+
+def _collect_attention(
+    prepared: PreparedRun, log: Path, on_reply: Callable[[Reply], None]
+) -> tuple[list[_QueryAttention], int]:
+    """Return the attention on all queries with relevant and irrelevant candidates, and the number of other queries."""
+    lists = order_candidates(prepared.first_stage, prepared.spec).values()
+    pairs = [(ranking, _gold(ranking, prepared)) for ranking in lists]
+    useful = [(ranking, gold) for ranking, gold in pairs if gold.any() and not gold.all()]
+    if not useful:
+        raise DataError(
+            f"None of the {len(pairs)} queries has both a relevant and an irrelevant document among its candidates",
+            expected="judged queries with relevant and irrelevant candidates",
+            remedy="Use more queries or a larger --depth",
+        )
+    with CallLog(log) as calls:
+        backend = LoggingBackend(backend=prepared.backend, log=calls, on_reply=on_reply)
+        judge = cast(Attention, prepared.judge.with_backend(backend))
+        windows = [Window(ranking.query, ranking.docs) for ranking, _ in useful]
+        replies = judge.backend.generate([judge.request(window, per_head=True) for window in windows])
+    attention = [
+        _QueryAttention(ranking=ranking, weights=_weights(reply, len(ranking)), gold=gold)
+        for (ranking, gold), reply in zip(useful, replies, strict=True)
+        if reply.finish != "error"
+    ]
+    if not attention:
+        raise BackendError(f"The model failed for all {len(replies)} queries: {replies[0].error}")
+    return attention, len(pairs) - len(attention)
+
+
+def _weights(reply: Reply, passages: int) -> Weights:
+    """Return the attention weights of a reply to a request with ``per_head``, (layers, heads, passages)."""
+    layers, heads = map(int, reply.text.split("x"))
+    return np.array(reply.scores).reshape(layers, heads, passages)
+
+
+def _gold(ranking: Ranking, prepared: PreparedRun) -> NDArray[np.bool_]:
+    grades = prepared.qrels.get(ranking.query.id, {})
+    return np.array([grades.get(doc.id, 0) >= prepared.relevant for doc in ranking.docs], dtype=bool)

@@ -1,0 +1,92 @@
+"""Rank allocation of AdaLoRA between optimizer steps, and its conversion to a plain LoRA.
+
+The allocator is peft's. What is added here: its moving averages are stored in the model, so that a checkpoint contains
+them, and its schedule is derived from the number of optimizer steps of the trainer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from rerank.finetune.adapters.base import peft_files
+
+#: Moving averages of peft's allocator per parameter: of its importance, and of the fluctuation of that importance
+#: (equations 9 and 10 of arXiv 2303.10512).
+_AVERAGES = ("exp_avg_ipt", "exp_avg_unc")
+
+
+def register_importance_buffers(model: Any) -> None:
+    """Register buffers for the moving averages of peft's rank allocator, so that checkpoints contain them."""
+    for name, parameter in list(_trainable_terms(model)):
+        for kind in _AVERAGES:
+            model.register_buffer(_buffer_name(kind, name), torch.zeros_like(parameter))
+
+
+class RankAllocationCallback(TrainerCallback):
+    """Trainer callback that sets peft's pruning schedule and prunes terms after each optimizer step.
+
+    Args:
+        model: A `peft.PeftModel` with AdaLoRA layers.
+        tinit: Fraction of the optimizer steps before pruning starts.
+        tfinal: Fraction of the optimizer steps at the end in which ranks are fixed.
+    """
+
+    def __init__(self, model: Any, *, tinit: float, tfinal: float) -> None:
+        """Store the model and the fractions; the number of steps is known when training begins."""
+        self.model = model
+        self.tinit = tinit
+        self.tfinal = tfinal
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Set the schedule from the number of optimizer steps."""
+        config = self.model.peft_config[peft_files.ADAPTER]
+        config.total_step = state.max_steps
+        config.tinit = int(state.max_steps * self.tinit)
+        config.tfinal = int(state.max_steps * self.tfinal)
+        if state.global_step >= config.total_step - config.tfinal and not config.rank_pattern:
+            # Resumed after ranks were fixed: exactly the pruned terms are 0, so they give the pattern back.
+            values = ((name, value) for name, value in _trainable_terms(self.model) if "lora_E" in name)
+            config.rank_pattern = {name: (value != 0).view(-1).tolist() for name, value in values}
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Update the importance and prune terms while the gradients of the step are available."""
+        allocator, model = self.model.base_model.rankallocator, self.model
+        for name, parameter in _trainable_terms(model):
+            for kind in _AVERAGES:
+                getattr(allocator, kind)[name] = getattr(model, _buffer_name(kind, name))
+            allocator.ipt.setdefault(name, torch.zeros_like(parameter))
+            if parameter.grad is None:  # the loss does not depend on this matrix; peft would fail on a missing gradient
+                parameter.grad = torch.zeros_like(parameter)
+        # The trainer increments global_step after this event.
+        model.base_model.update_and_allocate(state.global_step + 1)
+        for name, _ in _trainable_terms(model):
+            for kind in _AVERAGES:
+                average = getattr(allocator, kind).get(name)  # peft deletes it once ranks are fixed
+                if average is not None:
+                    getattr(model, _buffer_name(kind, name)).copy_(average)
+
+
+def _trainable_terms(model: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the trainable parameters of AdaLoRA under the names that peft's allocator uses."""
+    for name, parameter in model.base_model.model.named_parameters():
+        if parameter.requires_grad and "lora_" in name and peft_files.ADAPTER in name:
+            yield name, parameter
+
+
+def _buffer_name(kind: str, name: str) -> str:
+    return f"adalora_{kind}_{name.replace('.', '-')}"
+
+
+def fold_factors(model: Any) -> peft_files.Factors:
+    """Return the factors (B, A) of a plain LoRA with scaling factor 1 that computes the same as the model."""
+    factors = {}
+    for name, layer in peft_files.iter_lora_layers(model):
+        b, a, e = (getattr(layer, key)[peft_files.ADAPTER].detach() for key in ("lora_B", "lora_A", "lora_E"))
+        # B (rows, r), A (r, columns), e (r, 1): the update is scale B (e * A). peft adds the same 1e-5 to the rank.
+        scale = layer.scaling[peft_files.ADAPTER] / (layer.ranknum[peft_files.ADAPTER].detach() + 1e-5)
+        factors[name] = (b, a * e * scale)
+    return factors

@@ -1,0 +1,113 @@
+"""Registries of the training components, and construction of the components that a recipe names.
+
+Importing this module imports no torch, so an impossible recipe is rejected before a model is loaded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rerank.errors import UsageError
+from rerank.finetune.adapters.base import Adapter
+from rerank.finetune.components import ParameterKind, RecipeComponents, RecipeConstraint
+from rerank.finetune.extra.layers.base import CallbackPart
+from rerank.finetune.extra.objectives.base import Objective
+from rerank.finetune.extra.ranks.base import RankAllocation
+from rerank.finetune.losses.base import ListLoss, TokenLoss
+from rerank.finetune.optimizers.base import Optimizer
+from rerank.finetune.recipe import ComponentTable, Recipe
+from rerank.registry import Registry
+from rerank.selector import build_from_options
+
+ADAPTERS = Registry("finetune.adapters", "adapter", experimental="finetune.extra.adapters")
+OPTIMIZERS = Registry("finetune.optimizers", "optimizer", experimental="finetune.extra.optimizers")
+LOSSES = Registry("finetune.losses", "loss")
+# All plug-ins of these packages are experimental.
+LAYERS = Registry("finetune.extra.layers", "layer sampling method", experimental="finetune.extra.layers")
+CALLBACKS = Registry("finetune.extra.callbacks", "callback", experimental="finetune.extra.callbacks")
+RANKS = Registry("finetune.extra.ranks", "rank allocation", experimental="finetune.extra.ranks")
+OBJECTIVES = Registry("finetune.extra.objectives", "objective", experimental="finetune.extra.objectives")
+
+
+def make_components(recipe: Recipe) -> RecipeComponents:
+    """Construct the components of a recipe and check that they fit together.
+
+    Raises:
+        UnknownNameError: A component, or an option of one, does not exist.
+        UsageError: An option is out of range, or components do not fit together; the message gives the reason.
+    """
+    adapter: Adapter = _build(ADAPTERS, recipe.adapter)
+    optimizer: Optimizer = _build(OPTIMIZERS, recipe.optimizer)
+    layers: CallbackPart | None = _build(LAYERS, recipe.layers) if recipe.layers else None
+    callbacks: tuple[CallbackPart, ...] = tuple(_build(CALLBACKS, table) for table in recipe.callbacks)
+    ranks: RankAllocation | None = _build(RANKS, recipe.ranks) if recipe.ranks else None
+    losses: tuple[TokenLoss | ListLoss, ...] = tuple(_build(LOSSES, table) for table in recipe.losses)
+    _check_parameter_kinds(recipe, adapter.shape, optimizer, layers, callbacks)
+    if recipe.ranks and not hasattr(adapter, "rank_pattern"):
+        raise UsageError(
+            f"ranks = {recipe.ranks.name!r} with the adapter {recipe.adapter.name!r}",
+            expected="an adapter with low-rank factors, such as lora",
+        )
+    for table, loss in zip(recipe.losses, losses, strict=True):
+        if loss.of == "tokens" and table.on:
+            raise UsageError(
+                f"on = {table.on!r} for the loss {table.name!r}", expected="no 'on', because it is a loss on tokens"
+            )
+    objective: Objective | None = _build(OBJECTIVES, recipe.objective) if recipe.objective else None
+    if objective:
+        objective.check(recipe, adapter)
+    if recipe.training.fsdp:
+        _check_sharding(recipe, adapter)
+    for component in (adapter, optimizer):
+        if isinstance(component, RecipeConstraint):
+            component.check_recipe(recipe)
+    return RecipeComponents(
+        adapter=adapter,
+        optimizer=optimizer,
+        layers=layers,
+        callbacks=callbacks,
+        ranks=ranks,
+        losses=losses,
+        objective=objective,
+    )
+
+
+def _build(registry: Registry, table: ComponentTable) -> Any:
+    return build_from_options(registry, table.name, table.options)
+
+
+def _check_parameter_kinds(
+    recipe: Recipe,
+    kind: ParameterKind,
+    optimizer: Optimizer,
+    layers: CallbackPart | None,
+    callbacks: tuple[CallbackPart, ...],
+) -> None:
+    """Check that optimizer, layer sampling and callbacks support the kind of parameters that the adapter trains."""
+    components: list[tuple[str, Optimizer | CallbackPart]] = [(f"The optimizer {recipe.optimizer.name!r}", optimizer)]
+    if recipe.layers and layers:
+        components.append((f"layers = {recipe.layers.name!r}", layers))
+    for table, callback in zip(recipe.callbacks, callbacks, strict=True):
+        components.append((f"The callback {table.name!r}", callback))
+    for name, component in components:
+        if kind not in component.fits:
+            raise UsageError(
+                f"{name} with the adapter {recipe.adapter.name!r}: {component.reason}",
+                expected=f"an adapter that trains parameters of the kind {', '.join(sorted(component.fits))}",
+                remedy="`rerank methods --training` shows what each adapter trains",
+            )
+
+
+def _check_sharding(recipe: Recipe, adapter: Adapter) -> None:
+    """Reject sharding of weights that train, change, are quantised, or are used to generate token by token."""
+    setting = f"fsdp = true with the adapter {recipe.adapter.name!r}"
+    frozen = "an adapter that leaves the base model unchanged, such as lora, rslora or dora"
+    if recipe.objective:
+        raise UsageError(
+            f"fsdp = true with the objective {recipe.objective.name!r}, in which every process generates its own texts",
+            expected="losses: all processes have to run each layer equally often",
+        )
+    if adapter.shape == "full" or adapter.moves_base:
+        raise UsageError(f"{setting}, which changes the weights of the base model", expected=frozen)
+    if adapter.needs:
+        raise UsageError(f"{setting}, whose base model is quantised to 4 bits", expected=frozen)

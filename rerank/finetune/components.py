@@ -1,0 +1,90 @@
+"""Protocols and data shared by all training components.
+
+A component (an adapter, an optimizer, a loss, a callback ...) is a frozen dataclass in a file of its own: its fields
+are its options, its class attributes describe it. Modules of components import torch and peft inside functions, so that
+listing components is fast.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+from rerank.finetune.recipe import Recipe
+
+#: Kind of the trained parameters: pairs of factors ``lora_A`` and ``lora_B`` whose product is added to a matrix; other
+#: new parameters; or the model's own weights.
+ParameterKind = Literal["lora", "other", "full"]
+PARAMETER_KINDS: tuple[ParameterKind, ...] = ("lora", "other", "full")
+
+
+class TrainingComponent(Protocol):
+    """Description that every component has."""
+
+    #: Publication, such as ``Hu et al., ICLR 2022, arXiv 2106.09685 (LoRA)``; empty for common knowledge.
+    paper: ClassVar[str]
+    #: Description in one line.
+    summary: ClassVar[str]
+
+
+@runtime_checkable
+class RecipeConstraint(Protocol):
+    """A component that works only with some recipes, for reasons other than the kind of the trained parameters."""
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Check the recipe before anything is loaded.
+
+        Args:
+            recipe: The complete recipe.
+
+        Raises:
+            UsageError: A setting of the recipe does not work with this component; the message gives the reason.
+            MissingResourceError: A folder named by an option lacks required files.
+        """
+
+
+@runtime_checkable
+class MachineRequirement(Protocol):
+    """A component that does not run on every machine."""
+
+    def check_machine(self) -> None:
+        """Check this machine before anything is loaded.
+
+        Raises:
+            MissingPrerequisiteError: A required device or package is missing.
+        """
+
+
+class CalibrationBatches(Protocol):
+    """Batches of training data under the training loss, for components that are initialised from data."""
+
+    def forward(self, model: Any) -> None:
+        """Run a few batches through ``model`` without gradients, for components that observe its layers."""
+
+    def backward(self, model: Any) -> None:
+        """Add the gradient of the mean loss of a few batches to ``.grad`` of every parameter that requires it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeComponents:
+    """The components of a recipe, constructed and checked against each other.
+
+    The fields are `Any` because the protocols of the component kinds are defined on top of this module.
+
+    Attributes:
+        adapter: A `rerank.finetune.adapters.base.Adapter`.
+        optimizer: A `rerank.finetune.optimizers.base.Optimizer`.
+        layers: Sampling of the layers that train; None if all of them always do.
+        callbacks: Further actions between steps.
+        ranks: Allocation of ranks to matrices; None for the same rank everywhere.
+        losses: Losses in the order of the recipe; empty if there is an objective.
+        objective: A `rerank.finetune.extra.objectives.base.Objective`; None if the recipe has losses.
+    """
+
+    adapter: Any
+    optimizer: Any
+    layers: Any = None
+    callbacks: tuple[Any, ...] = ()
+    ranks: Any = None
+    losses: tuple[Any, ...] = ()
+    objective: Any = None

@@ -1,0 +1,71 @@
+"""Bases of an existing LoRA-SB adapter, read from its files. Imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from rerank.errors import DataError, UsageError
+from rerank.finetune.adapters.base.frozen_basis_layers import DownProjection, UpProjection
+from rerank.finetune.inspection.checkpoint_reader import CheckpointReader
+from rerank.finetune.inspection.inspected_model import read_adapter_config
+from rerank.finetune.inspection.weight_changes import factors_of, is_plain_lora, lora_scaling
+
+#: Tolerance for the orthonormality of the columns of B, which were computed in float32.
+_ROUNDING = 1e-3
+
+
+def read_basis(folder: Path, ranks: Mapping[str, int]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Return the factors (B, A) per module name of an adapter saved by LoRA-SB: scale 1, orthonormal columns in B.
+
+    Args:
+        folder: Folder of the adapter.
+        ranks: Rank per module name of the adapter that will be trained.
+
+    Raises:
+        DataError: The adapter is of another kind, or its files are damaged.
+        UsageError: The adapter has other target modules or another rank.
+    """
+    stored, config = CheckpointReader(folder / "adapter_model.safetensors"), read_adapter_config(folder)
+    keys_of_factors = factors_of(stored) if is_plain_lora(stored, config) else {}
+    if not keys_of_factors:
+        raise _other(folder, "is no plain LoRA")
+    if wrong := keys_of_factors.keys() ^ ranks.keys():
+        raise UsageError(
+            f"basis = {str(folder)!r} and the targets differ in {len(wrong)} modules, such as {min(wrong)}",
+            expected="the targets and layers that the basis was trained with",
+        )
+    factors = {}
+    for name, keys in keys_of_factors.items():
+        b, a = stored.read(keys["B"]), stored.read(keys["A"])
+        if len(a) != ranks[name]:
+            raise UsageError(
+                f"basis = {str(folder)!r} has rank {len(a)}, and r = {ranks[name]}", remedy=f"Set r = {len(a)}"
+            )
+        if lora_scaling(config, name, len(a)) != 1 or (b.T @ b - torch.eye(len(a))).abs().max() > _ROUNDING:
+            raise _other(folder, f"has a scale, or a B in {name} whose columns are not orthonormal")
+        factors[name] = (b, a)
+    return factors
+
+
+def factor_modules_between(b: torch.Tensor, a: torch.Tensor) -> tuple[DownProjection, UpProjection]:
+    """Return the modules of B R Q, where the rows of Q (r, columns) are an orthonormal basis of those of A and R Q = A.
+
+    A contains a trained core; its own rows would be as badly conditioned a basis as that core.
+
+    Args:
+        b: Factor B of shape (rows, r), used unchanged.
+        a: Factor A of shape (r, columns).
+    """
+    # A' = Q T gives A = T' Q', so that R starts as T' (r, r) between B and the orthonormal rows Q' (r, columns).
+    q, t = torch.linalg.qr(a.T)
+    return DownProjection(q.T, t.T, torch.zeros_like(t)), UpProjection(b)
+
+
+def _other(folder: Path, why: str) -> DataError:
+    return DataError(
+        f"basis = {str(folder)!r}: the adapter {why}",
+        expected="an adapter trained with lora-sb, or an average of such adapters",
+    )

@@ -1,0 +1,138 @@
+"""A trainer callback that trains a few layers at a time.
+
+Layers are frozen after the optimizer has been created with all of their parameters, since it cannot get parameters
+later. A layer that is frozen again loses its gradients and its optimizer state, which is what saves memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from torch import nn
+from transformers import TrainerCallback
+
+from rerank.errors import UsageError
+
+
+def find_layers(model: nn.Module) -> nn.ModuleList:
+    """Return the layers of the model: the module list with the most parameters, the outermost in case of a tie.
+
+    Raises:
+        UsageError: The model has no module list.
+    """
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise UsageError(
+            f"A {type(model).__name__} has no list of layers",
+            expected="a transformer with its layers in a ModuleList",
+            remedy="Train without sampling layers",
+        )
+    return max(lists, key=lambda layers: sum(weight.numel() for weight in layers.parameters()))
+
+
+def draw_layers(odds: Sequence[float], n: int, seed: int, interval: int) -> list[int]:
+    """Draw ``n`` layers without replacement, in ascending order; deterministic for the same arguments.
+
+    Args:
+        odds: Odds per layer, at least 0, of which only the ratios matter. If all are 0, layers have equal odds.
+        n: Number of layers to draw, at most ``len(odds)``.
+        seed: Seed of the training.
+        interval: Index of the draw, from 0.
+    """
+    # The lower bound allows layers with odds 0 to be drawn if fewer than n others exist.
+    weights = np.maximum(odds, 1e-12)
+    generator = np.random.default_rng((seed, interval))
+    indices = generator.choice(len(weights), size=n, replace=False, p=weights / weights.sum())
+    return sorted(int(index) for index in indices)
+
+
+class LayerSamplingCallback(TrainerCallback):
+    """Callback that trains ``n`` layers at a time and changes them periodically, as a function of seed and step only.
+
+    A training that is resumed within an interval draws the layers of that interval again. It supports a single process:
+    DistributedDataParallel does not expect parameters to be frozen.
+
+    Args:
+        model: The model to train. Only parameters that are trainable now are ever modified.
+        n: Number of layers that are trained at a time.
+        every: Number of optimizer steps until other layers are drawn.
+        odds: Odds per layer; empty for equal odds.
+        train_rest: Train the parameters outside of layers (embeddings, head, last norm) in every step.
+        seed: Seed of the draws.
+
+    Raises:
+        UsageError: The model has fewer than ``n`` layers, or no list of layers.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        n: int,
+        every: int,
+        train_rest: bool,
+        seed: int,
+        odds: Sequence[float] = (),
+    ) -> None:
+        layers = find_layers(model)
+        if n > len(layers):
+            raise UsageError(
+                f"n={n} layers should be trained at a time, and the model has {len(layers)}",
+                expected=f"a number from 1 to {len(layers)}",
+            )
+        self.layers = [[weight for weight in layer.parameters() if weight.requires_grad] for layer in layers]
+        inside = {weight for layer in self.layers for weight in layer}
+        self.rest = [weight for weight in model.parameters() if weight.requires_grad and weight not in inside]
+        self.odds = list(odds) or [1.0] * len(layers)
+        self.n = n
+        self.every = every
+        self.train_rest = train_rest
+        self.seed = seed
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Draw the layers of the current interval, at the start of a training or when it is resumed.
+
+        Raises:
+            UsageError: The optimizer lacks parameters of layers.
+        """
+        optimizer = kwargs["optimizer"]
+        known = {weight for group in optimizer.param_groups for weight in group["params"]}
+        missing = sum(weight not in known for layer in self.layers for weight in layer)
+        if missing:
+            raise UsageError(
+                f"The optimizer lacks {missing} parameters of layers that should be trained",
+                expected="an optimizer over the parameters of all layers",
+                remedy="Build it before layers are frozen",
+            )
+        _set_trainable(self.rest, self.train_rest, optimizer)
+        self._activate_layers(state.global_step, optimizer)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Draw other layers where a new interval begins."""
+        if state.global_step % self.every == 0:
+            self._activate_layers(state.global_step, kwargs["optimizer"])
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Make all parameters trainable again, as before."""
+        for weight in (*self.rest, *(weight for layer in self.layers for weight in layer)):
+            weight.requires_grad_(True)
+
+    def active(self, step: int) -> list[int]:
+        """Return the indices of the layers that are trained in optimizer step ``step``, from 0."""
+        return draw_layers(self.odds, self.n, self.seed, step // self.every)
+
+    def _activate_layers(self, step: int, optimizer: Any) -> None:
+        active = self.active(step)
+        for index, layer in enumerate(self.layers):
+            _set_trainable(layer, index in active, optimizer)
+
+
+def _set_trainable(weights: Iterable[nn.Parameter], is_trainable: bool, optimizer: Any) -> None:
+    """Make weights trainable, or freeze them and drop their gradients and optimizer state."""
+    for weight in weights:
+        weight.requires_grad_(is_trainable)
+        if not is_trainable:
+            weight.grad = None
+            optimizer.state.pop(weight, None)

@@ -1,0 +1,55 @@
+"""Options of GRPO and their checks. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rerank.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrpoOptions:
+    """Options of GRPO.
+
+    Attributes:
+        group: Number of replies per list.
+        temperature: Sampling temperature.
+        beta: Weight of the KL divergence from the base model (the estimator of equation 4 of the paper); 0 for none.
+        max_tokens: Maximum number of tokens per reply; None for the limit of the judge for this number of documents.
+        together: Number of replies per backward pass, to save memory; a divisor of ``group``, None for all.
+        cutoff: Rank cutoff of nDCG.
+    """
+
+    group: int = 8
+    temperature: float = 1.0
+    beta: float = 0.0
+    max_tokens: int | None = None
+    together: int | None = None
+    cutoff: int = 10
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            UsageError: An option is out of its range.
+        """
+        minima: tuple[tuple[str, int | None, int], ...] = (
+            ("group", self.group, 2),
+            ("max_tokens", self.max_tokens, 1),
+            ("together", self.together, 1),
+            ("cutoff", self.cutoff, 1),
+        )
+        for option, value, minimum in minima:
+            if value is not None and value < minimum:
+                raise UsageError(f"Option {option} is {value}", expected=f"at least {minimum}")
+        if self.temperature <= 0:
+            raise UsageError(
+                f"Option temperature is {self.temperature}",
+                expected="above 0, since a group of equal replies has no advantages",
+            )
+        if self.beta < 0:
+            raise UsageError(f"Option beta is {self.beta}", expected="at least 0")
+        if self.group % (self.together or 1):
+            raise UsageError(
+                f"Option together is {self.together} with group={self.group}", expected="a divisor of group"
+            )

@@ -1,0 +1,125 @@
+"""Reading of single tensors from the safetensors files of a model, without building the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rerank.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Output matrix of a model; many models share it with the embeddings and do not store it.
+_HEADS = ("lm_head.weight", "embed_out.weight")
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight")
+#: Prefixes of tensor names; the files of some models omit them.
+_PREFIXES = ("model.", "transformer.", "gpt_neox.")
+
+
+class CheckpointReader:
+    """Reads the tensors of a model, in float32.
+
+    Args:
+        folder: A model folder with one or several safetensors files, or one such file.
+
+    Raises:
+        DataError: A file is damaged, or the index names a missing file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Read the headers of the files."""
+        self.folder = folder
+        self._files = {name: file for file in map(_open, _files(folder)) for name in file.keys()}  # noqa: SIM118
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names of the tensors in alphabetical order."""
+        return iter(sorted(self._files))
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor without reading it."""
+        return tuple(self._files[name].get_slice(name).get_shape())
+
+    def dtype(self, name: str) -> Any:
+        """Return the stored data type of a tensor."""
+        with _read_errors(self.folder):
+            return self._files[name].get_slice(name)[:0].dtype
+
+    def find(self, name: str) -> str | None:
+        """Return the name under which a tensor is stored, or None.
+
+        The prefix of the model may be missing or added. An output matrix that is shared with the embeddings is found
+        under their name.
+        """
+        stored = [spelling for spelling in _spellings(name) if spelling in self._files]
+        if not stored and name.endswith(_HEADS):
+            stored = [embedding for embedding in self if embedding.endswith(_EMBEDDINGS)]
+        return stored[0] if stored else None
+
+    def has(self, prefix: str) -> bool:
+        """Return whether the name of any tensor starts with ``prefix``, with or without the prefix of the model."""
+        return any(name.startswith(spelling) for spelling in _spellings(prefix) for name in self._files)
+
+    def read(self, name: str) -> Tensor:
+        """Read a tensor, in float32.
+
+        Raises:
+            DataError: The file is damaged, or the tensor has an integer type, such as quantised weights.
+        """
+        with _read_errors(self.folder):
+            tensor: Tensor = self._files[name].get_tensor(name)
+        if not tensor.is_floating_point():
+            raise DataError(
+                f"{name} in {self.folder} has the data type {tensor.dtype}",
+                expected="floating-point weights; quantised ones cannot be inspected",
+                remedy="Name the model before quantisation",
+            )
+        return tensor.float()
+
+
+def _spellings(name: str) -> list[str]:
+    """Return a tensor name with and without the prefixes of models."""
+    without = [name.removeprefix(prefix) for prefix in _PREFIXES if name.startswith(prefix)]
+    return [name, *(prefix + name for prefix in _PREFIXES), *without]
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a model; if there is an index, other files may hold a second copy."""
+    if folder.is_file():
+        return [folder]
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        whole = folder / "model.safetensors"
+        return [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))
+    try:
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise DataError(
+            f"{index} is not a valid index of weights: {error!r}", remedy="Download the model again"
+        ) from error
+    missing = [name for name in names if not (folder / str(name)).is_file()]
+    if missing:
+        raise DataError(f"{index} names {missing[0]!r}, which does not exist", remedy="Download the model again")
+    return [folder / name for name in names]
+
+
+def _open(path: Path) -> Any:
+    """Open a file that is mapped into memory."""
+    from safetensors import safe_open
+
+    with _read_errors(path):
+        return safe_open(path, framework="pt")
+
+
+@contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    """Convert errors of reading a file into a `DataError`."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path} cannot be read: {error}", remedy="Download or save the model again") from error

@@ -1,0 +1,153 @@
+"""Location of a trained adapter or model and of its base model. Reads settings, no weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, RerankError, UsageError
+from rerank.models import MODELS, is_downloaded, resolve_model
+from rerank.models.adapters import adapter_folder, read_adapter_settings
+
+#: Kind of a model whose own weights were trained; the kind of an adapter is its type in PEFT.
+FULL = "full"
+_SETTINGS = "adapter_config.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InspectedModel:
+    """A trained adapter or model with its base model.
+
+    Attributes:
+        folder: Folder of an adapter saved by PEFT, or of a complete model.
+        base: Folder of the untrained model.
+        kind: Type of the adapter in PEFT, such as ``LORA``, or ``full``.
+    """
+
+    folder: Path
+    base: Path
+    kind: str
+
+    @property
+    def config(self) -> Any:
+        """Configuration of the adapter, as a PEFT object.
+
+        Raises:
+            MissingPrerequisiteError: PEFT is not installed.
+            DataError: PEFT cannot read the configuration.
+        """
+        return read_adapter_config(self.folder)
+
+
+def open_inspected_model(name: str, model: str = "") -> InspectedModel:
+    """Locate a trained adapter or model and its base model.
+
+    Args:
+        name: Folder of an adapter or of a trained model, or hub id of an adapter.
+        model: The untrained model, as `rerank.models.resolve_model` takes it; empty: the one that the folder names.
+
+    Raises:
+        MissingResourceError: One of the two does not exist or is incomplete.
+        UsageError: The base model is not named anywhere.
+        DataError: The configuration of the adapter cannot be read, or the weights are pickled.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir() and not (folder / _SETTINGS).is_file():
+        folder, kind, written = _model_folder(folder), FULL, {}
+    else:
+        folder = adapter_folder(str(folder) if folder.is_dir() else name)
+        written = _settings(folder)
+        kind = str(written.get("peft_type", ""))
+    if model:
+        return InspectedModel(folder=folder, base=resolve_model_folder(model), kind=kind)
+    named, revision = _named_base(folder, written)
+    if not named:
+        raise UsageError(f"{name!r} does not name its base model", remedy="Name it with --model")
+    try:
+        base = resolve_model_folder(named, revision)
+    except RerankError as error:
+        raise MissingResourceError(
+            f"The base model {named!r} of {name!r} cannot be found: {error}",
+            remedy="Give its folder with --model",
+        ) from error
+    return InspectedModel(folder=folder, base=base, kind=kind)
+
+
+def resolve_model_folder(model: str, revision: str = "") -> Path:
+    """Return the folder of a model, after downloading it if it is on the hub.
+
+    Raises:
+        RerankError: What `rerank.models.resolve_model` raises.
+        MissingResourceError: The hub cannot be reached, or lacks the model.
+    """
+    location = resolve_model(model)
+    if isinstance(location, Path):
+        return location
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]
+    try:
+        return Path(snapshot_download(location, revision=revision or None, allow_patterns=patterns))
+    except (OSError, ValueError) as error:
+        raise MissingResourceError(
+            f"The model {model!r} cannot be downloaded: {error}", remedy="Check the name and the network"
+        ) from error
+
+
+def read_adapter_config(folder: Path) -> Any:
+    """Read the configuration of an adapter as a PEFT object.
+
+    Raises:
+        MissingPrerequisiteError: PEFT is not installed.
+        DataError: PEFT cannot read the configuration.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise MissingPrerequisiteError(
+            f"Inspecting an adapter needs peft, which cannot be imported: {error}",
+            remedy="Run: pip install 'listrank[hf]'",
+        ) from error
+    try:
+        return peft.PeftConfig.from_pretrained(str(folder))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder / _SETTINGS} is not a configuration that PEFT {peft.__version__} supports: {error}",
+            expected="a file written by save_pretrained of PEFT",
+            remedy="Update PEFT, if a newer version wrote the file",
+        ) from error
+
+
+def _model_folder(folder: Path) -> Path:
+    """Check that a folder without an adapter contains a model."""
+    if not (folder / "config.json").is_file():
+        raise MissingResourceError(
+            f"The folder {str(folder)!r} contains neither an adapter nor a model",
+            expected=f"{_SETTINGS} and adapter_model.safetensors, or config.json and the weights of a model",
+            remedy="Check the path",
+        )
+    return resolve_model_folder(f"{folder}")
+
+
+def _named_base(folder: Path, settings: dict[str, Any]) -> tuple[str, str]:
+    """Return base model and revision as named in the folder: by our settings, otherwise by PEFT's."""
+    ours = read_adapter_settings(folder)
+    if ours is not None:
+        return ours.model.removeprefix("hf:"), ours.revision or ""
+    named = settings.get("base_model_name_or_path")
+    if not isinstance(named, str):
+        return "", ""
+    here = [card.name for card in MODELS.values() if card.hub_id == named and is_downloaded(card.name)]
+    return (here[0], "") if here else (named, str(settings.get("revision") or ""))
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / _SETTINGS).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder / _SETTINGS} cannot be read: {error}", expected="a file written by PEFT") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{folder / _SETTINGS} is not a JSON object", expected="a file written by PEFT")
+    return content

@@ -1,0 +1,230 @@
+"""Weight changes by training, one matrix at a time.
+
+They are computed from the factors for plain LoRA, by merging for other adapters, and as differences for complete
+models. One matrix is in memory at a time; adapters other than plain LoRA also need their model in float32.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from rerank.errors import DataError
+from rerank.finetune.inspection.checkpoint_reader import CheckpointReader
+from rerank.finetune.inspection.inspected_model import FULL, InspectedModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Prefix of module names in PEFT.
+PREFIX = "base_model.model."
+_FACTOR = re.compile(r"(?P<module>.+)\.(?P<kind>lora|lora_embedding)_(?P<side>[AB])(?:\.weight)?")
+#: Settings of LoRA that do not affect the change s B A of a weight, except through the factors and the scale s.
+_HARMLESS = frozenset(
+    (
+        *(
+            "task_type",
+            "peft_type",
+            "auto_mapping",
+            "base_model_name_or_path",
+            "revision",
+            "inference_mode",
+            "peft_version",
+        ),
+        *(
+            "r",
+            "lora_alpha",
+            "rank_pattern",
+            "alpha_pattern",
+            "use_rslora",
+            "lora_dropout",
+            "fan_in_fan_out",
+            "init_lora_weights",
+        ),
+        *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+        *("eva_config", "runtime_config", "megatron_core", "qalora_group_size"),
+    )
+)
+#: Initialisations that leave the base weights unchanged; others, such as PiSSA, change them when loading.
+_STARTS = (True, False, "gaussian", "eva", "orthogonal", "mica")
+#: Tensors that are not weights, which only some model files contain.
+_BUFFERS = ("inv_freq", "attn.bias", "attn.masked_bias")
+#: Relative rounding error of a few operations in float32.
+_ROUNDING = 8 * 2.0**-24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class WeightChange:
+    """A weight matrix before training, and its change.
+
+    Attributes:
+        name: Full name of the module in the model.
+        weight: (m, n) weight before training, in float32; a vector is (1, n).
+        delta: (m, n) weight after training minus ``weight``.
+        factors: (m, r) and (r, n) factors of ``delta``; None if they are unknown.
+        floor: Singular values of ``delta`` up to this value may be rounding errors.
+    """
+
+    name: str
+    weight: Tensor
+    delta: Tensor
+    factors: tuple[Tensor, Tensor] | None = None
+    floor: float = 0.0
+
+
+def iterate_changes(subject: InspectedModel, base: CheckpointReader) -> Iterator[WeightChange]:
+    """Yield the changed weights in the order of layers.
+
+    Args:
+        subject: The trained adapter or model.
+        base: Tensors of the untrained model.
+
+    Raises:
+        DataError: The base model is not the one that was trained, or a weight is not finite.
+        UsageError: The adapter changes no weights.
+        RerankError: Loading or merging fails.
+    """
+    if subject.kind == FULL:
+        changes = _from_model(CheckpointReader(subject.folder), base)
+    else:
+        stored = CheckpointReader(subject.folder / "adapter_model.safetensors")
+        check_layers(stored, base)
+        config = subject.config
+        plain = is_plain_lora(stored, config)
+        changes = _from_factors(stored, base, config) if plain else _from_merged(subject, base)
+    for change in changes:
+        if not math.isfinite(float(change.delta.sum())):
+            raise DataError(
+                f"{change.name} in {subject.folder} contains values that are not finite",
+                remedy="The training diverged: train again with a lower learning rate",
+            )
+        if change.delta.any():
+            yield change
+
+
+def is_plain_lora(stored: CheckpointReader, config: Any) -> bool:
+    """Return whether an adapter is a LoRA whose factors determine the weight changes."""
+    if str(getattr(config, "peft_type", "")).rpartition(".")[2] != "LORA" or not all(map(_FACTOR.fullmatch, stored)):
+        return False
+    if config.init_lora_weights not in _STARTS:
+        return False
+    return all(f.name in _HARMLESS or getattr(config, f.name) == _default(f) for f in fields(config))
+
+
+def check_layers(stored: CheckpointReader, base: CheckpointReader) -> None:
+    """Check that the model has all layers of an adapter; PEFT would silently ignore the others.
+
+    Raises:
+        DataError: The model lacks a layer.
+    """
+    for key in stored:
+        if not key.startswith(PREFIX):
+            continue  # shared by several matrices, such as the bases of VeRA
+        name = key.removeprefix(PREFIX)
+        layer = re.match(r".*?\.\d+\.", name)
+        if layer and not base.has(layer[0]):
+            raise DataError(
+                f"The adapter changes {name}, and the model in {base.folder} has no {layer[0].rstrip('.')}",
+                expected="the model that the adapter was trained on",
+                remedy="Name this model with --model",
+            )
+
+
+def missing_modules(stored: CheckpointReader, base: CheckpointReader, config: Any) -> list[str]:
+    """Return modules that the settings of an adapter target and that it has no tensors for.
+
+    Such modules indicate that the adapter was trained on another model.
+    """
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    if not getattr(config, "target_modules", None):
+        return []
+    keys = [f".{key}" for key in stored]
+    modules = [name.removesuffix(".weight") for name in base if name.endswith(".weight") and len(base.shape(name)) == 2]
+    return [
+        module
+        for module in sorted(modules, key=natural_sort_key)
+        if check_target_module_exists(config, module) and not any(f".{module}." in key for key in keys)
+    ]
+
+
+def natural_sort_key(name: str) -> list[Any]:
+    """Return a sort key that puts layer 2 before layer 10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def factors_of(stored: CheckpointReader) -> dict[str, dict[str, str]]:
+    """Return module -> side (``A`` or ``B``) -> tensor name of a LoRA adapter, in the order of layers."""
+    modules: dict[str, dict[str, str]] = {}
+    for key in sorted(stored, key=natural_sort_key):
+        if match := _FACTOR.fullmatch(key):
+            module = match["module"].removeprefix(PREFIX)
+            modules.setdefault(module, {"kind": match["kind"]})[match["side"]] = key
+    return modules
+
+
+def lora_scaling(config: Any, module: str, rank: int) -> float:
+    """Return the factor of B A in PEFT: alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA."""
+    from peft.utils.other import get_pattern_key
+
+    patterns = config.alpha_pattern or {}
+    alpha = patterns.get(get_pattern_key(list(patterns), module), config.lora_alpha)
+    return float(alpha / (math.sqrt(rank) if config.use_rslora else rank))
+
+
+def _from_factors(stored: CheckpointReader, base: CheckpointReader, config: Any) -> Iterator[WeightChange]:
+    for module, keys in factors_of(stored).items():
+        a, b = (stored.read(keys[side]) for side in "AB")
+        left, right = b * lora_scaling(config, module, len(a)), a
+        if config.fan_in_fan_out or keys["kind"] == "lora_embedding":  # stored transposed
+            left, right = right.T, left.T
+        weight = _weight(base, module, (left.shape[0], right.shape[1]))
+        yield WeightChange(name=module, weight=weight, delta=left @ right, factors=(left, right))
+
+
+def _from_merged(subject: InspectedModel, base: CheckpointReader) -> Iterator[WeightChange]:
+    from rerank.finetune.inspection.peft_merging import merge_with_peft
+
+    model, _ = merge_with_peft(subject)
+    parameters = dict(model.named_parameters())
+    for name in sorted(parameters, key=natural_sort_key):
+        yield _difference(name, parameters[name].data, base)
+
+
+def _from_model(tuned: CheckpointReader, base: CheckpointReader) -> Iterator[WeightChange]:
+    for name in sorted(tuned, key=natural_sort_key):
+        if name.endswith(_BUFFERS):
+            continue
+        yield _difference(name, tuned.read(name), base)
+
+
+def _difference(name: str, changed: Tensor, base: CheckpointReader) -> WeightChange:
+    module = name.removesuffix(".weight")
+    weight = _weight(base, module, tuple(changed.shape), name)
+    delta = changed.float() - weight
+    if delta.ndim != 2:
+        weight, delta = weight.reshape(1, -1), delta.reshape(1, -1)
+    return WeightChange(name=module, weight=weight, delta=delta, floor=_ROUNDING * float(weight.norm()))
+
+
+def _weight(base: CheckpointReader, module: str, shape: tuple[int, ...], name: str = "") -> Tensor:
+    """Read the weight before training, and check its shape."""
+    stored = base.find(name or f"{module}.weight")
+    if stored is None or base.shape(stored) != shape:
+        other = "no weight of this name" if stored is None else f"one of shape {base.shape(stored)}"
+        raise DataError(
+            f"The trained {module} has the shape {shape}, and the model in {base.folder} has {other}",
+            expected="the base model of the training",
+            remedy="Name this model with --model",
+        )
+    return base.read(stored)
+
+
+def _default(field: Any) -> Any:
+    """Return the default of a dataclass field."""
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return field.default

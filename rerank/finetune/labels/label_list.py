@@ -1,0 +1,123 @@
+"""A labelled list of document ids, as stored in a label file.
+
+With texts it becomes a `rerank.finetune.labels.training_list.TrainingList`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rerank.errors import DataError, shorten
+from rerank.experiment.robustness import kendall_tau
+from rerank.types import Order
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelList:
+    """Document ids of a query in shown order, and their ranking by a teacher.
+
+    Attributes:
+        qid: Query id.
+        initial: Document ids in the order in which they are shown to the model.
+        final: The same ids, best first.
+        query: Query text; empty if it has to be looked up.
+        scores: Teacher scores in the order of ``initial``; empty if there are none.
+        teacher: Name of the teacher.
+        where: File and line, for messages.
+
+    Raises:
+        DataError: The list is empty, contains an id twice, or the label is not a permutation of it.
+    """
+
+    qid: str
+    initial: tuple[str, ...]
+    final: tuple[str, ...]
+    query: str = ""
+    scores: tuple[float, ...] = ()
+    teacher: str = ""
+    where: str = field(default="", compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check that the label is a permutation of the list."""
+        if not self.initial:
+            raise self.fault("has no documents", expected="at least one in initial_list")
+        for name, ids in (("initial_list", self.initial), ("final_list", self.final)):
+            if len(set(ids)) < len(ids):
+                twice = next(doc_id for position, doc_id in enumerate(ids) if doc_id in ids[:position])
+                raise self.fault(f"has document {shorten(twice)} twice in its {name}", expected="each id once")
+        listed = set(self.initial)
+        if unknown := [doc_id for doc_id in self.final if doc_id not in listed]:
+            raise self.fault(
+                f"has {len(unknown)} documents in its final_list that are missing in its initial_list, the first is "
+                f"{shorten(unknown[0])}",
+                expected="the same documents in another order",
+            )
+        if len(self.final) < len(self.initial):
+            missing = min(listed - set(self.final), key=self.initial.index)
+            raise self.fault(
+                f"has {len(self.final)} of its {len(self.initial)} documents in its final_list, without "
+                f"{shorten(missing)}",
+                expected="all documents",
+                remedy="Remove the missing ones from initial_list, or label them",
+            )
+        if self.scores and len(self.scores) != len(self.initial):
+            raise self.fault(
+                f"has {len(self.scores)} scores for {len(self.initial)} documents",
+                expected="one score per document, or none",
+            )
+        if not all(map(math.isfinite, self.scores)):
+            raise self.fault("has a score that is not finite", expected="finite numbers")
+
+    def __len__(self) -> int:
+        """Return the number of documents."""
+        return len(self.initial)
+
+    @property
+    def order(self) -> Order:
+        """Label as positions in ``initial``, best first.
+
+        >>> LabelList(qid="q", initial=("a", "b", "c"), final=("c", "a", "b")).order
+        (2, 0, 1)
+        """
+        position = {doc_id: index for index, doc_id in enumerate(self.initial)}
+        return tuple(position[doc_id] for doc_id in self.final)
+
+    @property
+    def tau(self) -> float | None:
+        """Kendall's tau of label and shown order: 1 if the teacher kept the order; None for a single document."""
+        return kendall_tau(self.initial, self.final) if len(self) > 1 else None
+
+    def take(self, positions: Sequence[int]) -> LabelList:
+        """Return the list with only some documents, shown in another order; their label order is kept.
+
+        Args:
+            positions: Positions in ``initial``, each at most once.
+
+        >>> LabelList(qid="q", initial=("a", "b", "c"), final=("c", "a", "b")).take([1, 2]).final
+        ('c', 'b')
+        """
+        shown = tuple(self.initial[position] for position in positions)
+        ids = set(shown)
+        final = tuple(doc_id for doc_id in self.final if doc_id in ids)
+        scores = tuple(self.scores[position] for position in positions) if self.scores else ()
+        return replace(self, initial=shown, final=final, scores=scores)
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the JSON object of a label file, without empty fields."""
+        row: dict[str, Any] = {"qid": self.qid}
+        if self.query:
+            row["query"] = self.query
+        row |= {"initial_list": list(self.initial), "final_list": list(self.final)}
+        if self.scores:
+            row["scores"] = list(self.scores)
+        if self.teacher:
+            row["teacher"] = self.teacher
+        return row
+
+    def fault(self, found: str, *, expected: str = "", remedy: str = "") -> DataError:
+        """Return an error about this list that names file and line."""
+        where = f"{self.where}: " if self.where else ""
+        return DataError(f"{where}the list of query {shorten(self.qid)} {found}", expected=expected, remedy=remedy)

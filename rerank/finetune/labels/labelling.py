@@ -1,0 +1,202 @@
+"""Labelling of first-stage candidates by one or several teachers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rerank.errors import DataError, UsageError
+from rerank.experiment import PreparedRun, execute, prepare
+from rerank.experiment.candidates import load_queries, retrieve
+from rerank.experiment.estimate import estimate
+from rerank.experiment.spec import Execution, RunSpec
+from rerank.finetune.labels.label_fusion import LabelFusion, check_names, missing_scores_error
+from rerank.finetune.labels.label_list import LabelList
+from rerank.finetune.labels.teachers import LabellingTask, Teacher, TeacherRanking, open_teacher
+from rerank.types import Ranking
+
+#: Maximum number of failed lists that a report names; all are counted.
+NAMED = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabellingPlan:
+    """Teachers, and rules for the lists.
+
+    Attributes:
+        teachers: Selectors of the teachers; the rankings of several are fused.
+        fusion: Fusion method.
+        keep_failed: Keep lists whose teacher failed.
+        min_docs: Minimum number of documents of a list; shorter lists are skipped.
+
+    Raises:
+        UsageError: There is no teacher, one is named twice, ``min_docs`` is below 1, or the weights are invalid.
+    """
+
+    teachers: tuple[str, ...] = ("method",)
+    fusion: LabelFusion = field(default_factory=LabelFusion)
+    keep_failed: bool = False
+    min_docs: int = 2
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if not self.teachers or self.min_docs < 1:
+            raise UsageError(
+                f"{len(self.teachers)} teachers and --min-docs {self.min_docs}", expected="at least 1 of each"
+            )
+        check_names(self.teachers)
+        self.fusion.check(len(self.teachers))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabellingResult:
+    """Labelled lists, and a report.
+
+    Attributes:
+        labels: The lists.
+        report: ``queries``, ``written``, ``left_out`` (reason -> number of lists), ``failed`` (the first failed lists
+            with their reasons), ``failed_lists`` (their number), ``silent`` (number of candidates that no teacher
+            ranked) and ``teachers`` (report of each teacher).
+    """
+
+    labels: tuple[LabelList, ...]
+    report: dict[str, Any]
+
+    def check(self) -> None:
+        """Check that there is a labelled list.
+
+        Raises:
+            DataError: There is none; the message gives the reasons.
+        """
+        if self.labels:
+            return
+        first = "; ".join(f"query {failure['query']}: {failure['why']}" for failure in self.report["failed"][:3])
+        counts = ", ".join(f"{count}: {reason}" for reason, count in self.report["left_out"].items())
+        raise DataError(
+            f"None of the {self.report['queries']} lists has a label ({counts or 'no queries'}). {first}".strip(),
+            remedy="Use another teacher or first stage, or --keep-failed",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabellingJob:
+    """A labelling task with its teachers, ready to run.
+
+    Attributes:
+        task: The lists to label.
+        teachers: Selector -> teacher.
+        plan: The plan.
+    """
+
+    task: LabellingTask
+    teachers: Mapping[str, Teacher]
+    plan: LabellingPlan
+
+    def estimate(self) -> dict[str, Any]:
+        """Estimate ``queries``, ``calls``, ``tokens_in``, ``tokens_out`` and ``cost`` of the teacher's run."""
+        if self.task.prepared is not None:
+            return estimate(self.task.prepared)
+        return {"queries": len(self.task.candidates), "calls": 0, "tokens_in": 0, "tokens_out": 0, "cost": 0.0}
+
+
+def prepare_labelling(
+    spec: RunSpec,
+    execution: Execution,
+    plan: LabellingPlan,
+    *,
+    run: Callable[[PreparedRun, Execution], dict[str, Any]] = execute,
+) -> LabellingJob:
+    """Open collection, candidates and teachers, and check everything that can be checked without labelling.
+
+    Args:
+        spec: Collection, first stage, depth and queries; and method and model of the teacher ``method``.
+        execution: Execution options of that teacher's run.
+        plan: Teachers and rules.
+        run: Executes a run, for example with a progress bar.
+
+    Raises:
+        RerankError: The collection, the candidates or a teacher cannot be used.
+    """
+    opened = {name: open_teacher(name) for name in plan.teachers}
+    for name, teacher in opened.items():
+        if len(opened) > 1 and plan.fusion.how != "rrf" and not teacher.scored(spec):
+            raise missing_scores_error(plan.fusion.how, name)
+    judged_only = any(teacher.judged_only for teacher in opened.values())
+    prepared = None
+    if any(teacher.runs for teacher in opened.values()):
+        prepared = prepare(spec, execution, judged_only=judged_only)
+        collection, candidates, qrels = prepared.collection, prepared.first_stage, prepared.qrels
+    else:
+        collection, queries, qrels = load_queries(spec, judged_only=judged_only)
+        candidates = retrieve(spec, collection, queries)
+    task = LabellingTask(
+        spec=spec,
+        execution=execution,
+        collection=collection,
+        candidates=candidates,
+        qrels=qrels,
+        prepared=prepared,
+        execute=run,
+    )
+    return LabellingJob(task=task, teachers=opened, plan=plan)
+
+
+def make_labels(job: LabellingJob) -> LabellingResult:
+    """Label the lists; the result may be empty, which `LabellingResult.check` reports.
+
+    Raises:
+        RerankError: A teacher fails; logged calls are kept.
+    """
+    outputs = {name: teacher.label(job.task) for name, teacher in job.teachers.items()}
+    reports = {_title(name, job.task.spec): dict(report) for name, (_, report) in outputs.items()}
+    labels: list[LabelList] = []
+    left_out: Counter[str] = Counter()
+    failed: list[dict[str, str]] = []
+    unranked = 0
+    for query, ranking in job.task.candidates.items():
+        if len(ranking) < job.plan.min_docs:
+            left_out["too few candidates"] += 1
+            continue
+        fused = _fuse(job, ranking, {name: rankings[query] for name, (rankings, _) in outputs.items()})
+        if fused.failed:
+            failed.append({"query": query, "why": fused.failed})
+            if not job.plan.keep_failed:
+                left_out[fused.failed] += 1
+                continue
+        unranked += len(fused.unranked)
+        labels.append(_label(ranking, fused, " + ".join(reports)))
+    report = {
+        "queries": len(job.task.candidates),
+        "written": len(labels),
+        "left_out": dict(left_out),
+        "failed": failed[:NAMED],
+        "failed_lists": len(failed),
+        "silent": unranked,
+        "teachers": reports,
+    }
+    return LabellingResult(labels=tuple(labels), report=report)
+
+
+def _fuse(job: LabellingJob, candidates: Ranking, rankings: Mapping[str, TeacherRanking]) -> TeacherRanking:
+    if len(rankings) == 1:
+        return next(iter(rankings.values()))
+    return job.plan.fusion.join(candidates, rankings)
+
+
+def _label(candidates: Ranking, ranking: TeacherRanking, teacher: str) -> LabelList:
+    has_all_scores = all(doc_id in ranking.scores for doc_id in candidates.doc_ids)
+    return LabelList(
+        qid=candidates.query.id,
+        initial=candidates.doc_ids,
+        final=ranking.order,
+        query=candidates.query.text,
+        scores=tuple(ranking.scores[doc_id] for doc_id in candidates.doc_ids) if has_all_scores else (),
+        teacher=teacher,
+    )
+
+
+def _title(name: str, spec: RunSpec) -> str:
+    """Return the name of a teacher in label files."""
+    return f"{spec.method} {spec.model}" if name == "method" else name

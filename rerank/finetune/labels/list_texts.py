@@ -1,0 +1,202 @@
+"""Texts of labelled lists: lookup of ids in a collection, and writing of lists as a collection of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+from rerank.collections import Collection, SupportsLookup
+from rerank.errors import DataError, StorageError, UsageError, shorten
+from rerank.finetune.labels.label_list import LabelList
+from rerank.finetune.labels.training_list import TrainingList
+from rerank.io.atomic_folder import fill_folder
+from rerank.io.text_files import replace_text
+from rerank.types import Document, Query
+
+#: Number of lists whose documents are looked up together.
+_BATCH = 1000
+DOCS, QUERIES, LABELS, MARK = "docs.jsonl", "queries.jsonl", "labels.jsonl", "label.json"
+
+
+def attach_texts(labels: Iterable[LabelList], collection: Collection) -> Iterator[TrainingList]:
+    """Add the texts of queries and documents to labels.
+
+    A collection that supports lookup by id is queried in batches of lists; other collections are read once. The text of
+    a query is taken from the label if it has one.
+
+    Raises:
+        DataError: The collection lacks a document or a query; the message names file and line of the list.
+    """
+    known = {query.id: query.text for query in collection.queries()}
+    remaining = iter(labels)
+    while batch := list(islice(remaining, _BATCH) if isinstance(collection, SupportsLookup) else remaining):
+        docs = _documents(batch, collection)
+        for label in batch:
+            yield _with_documents(label, docs, known)
+
+
+def query_texts(labels: Sequence[LabelList], collection: Collection | None = None) -> dict[str, str]:
+    """Return query id -> text for the queries of labels; queries without a known text are omitted.
+
+    For a query with several lists, the first text counts; the collection is used if no list has one.
+    """
+    known = {query.id: query.text for query in collection.queries()} if collection is not None else {}
+    own: dict[str, str] = {}
+    for label in labels:
+        if label.query.strip():
+            own.setdefault(label.qid, label.query)
+    return {label.qid: text for label in labels if (text := own.get(label.qid) or known.get(label.qid, "")).strip()}
+
+
+def document_lengths(labels: Iterable[LabelList], collection: Collection) -> dict[str, int]:
+    """Return document id -> number of words in title and text; documents missing in the collection are omitted."""
+    docs = _documents(list(labels), collection)
+    return {name: len(doc.full_text.split()) for name, doc in docs.items()}
+
+
+def to_label(training_list: TrainingList) -> LabelList:
+    """Convert a training list to a list of ids."""
+    return LabelList(
+        qid=training_list.query.id,
+        initial=tuple(doc.id for doc in training_list.docs),
+        final=tuple(training_list.docs[position].id for position in training_list.order),
+        query=training_list.query.text,
+        scores=training_list.scores,
+        teacher=training_list.teacher,
+    )
+
+
+@dataclass(kw_only=True)
+class FolderCounts:
+    """Numbers of lists, queries and documents written to a folder."""
+
+    lists: int = 0
+    queries: int = 0
+    documents: int = 0
+
+
+def write_folder(lists: Iterable[TrainingList], folder: Path) -> FolderCounts:
+    """Write lists with their texts: docs.jsonl and queries.jsonl, which ``jsonl:FOLDER`` opens, and labels.jsonl.
+
+    Raises:
+        DataError: Two documents or queries have the same id and different texts.
+        UsageError: The folder holds files that were not written by `rerank label`.
+        StorageError: The folder cannot be created or written.
+    """
+    make_folder(folder)
+    count = FolderCounts()
+    try:
+        with fill_folder(folder, last=LABELS) as draft:
+            _write_lists(lists, draft, count)
+    except OSError as error:
+        raise StorageError(f"Cannot write into {str(folder)!r}: {error.strerror or error}") from error
+    return count
+
+
+def _write_lists(lists: Iterable[TrainingList], draft: Path, count: FolderCounts) -> None:
+    with ExitStack() as stack:
+        docs, queries = (
+            _UniqueRows(stack.enter_context(replace_text(draft / name)), kind)
+            for name, kind in ((DOCS, "document"), (QUERIES, "query"))
+        )
+        labels = stack.enter_context(replace_text(draft / LABELS))
+        for training_list in lists:
+            query = training_list.query
+            for doc in training_list.docs:
+                docs.add(doc.id, doc_row(doc))
+            queries.add(query.id, {"id": query.id, "text": query.text})
+            labels.write(json.dumps(to_label(training_list).to_row(), ensure_ascii=False) + "\n")
+            count.lists += 1
+    count.queries, count.documents = len(queries.seen), len(docs.seen)
+
+
+def make_folder(folder: Path) -> None:
+    """Create an output folder; a folder written by an earlier call is reused.
+
+    Raises:
+        UsageError: The folder holds files that were not written by `rerank label`.
+        StorageError: The folder cannot be created.
+    """
+    try:
+        if folder.is_dir() and not (folder / MARK).is_file() and (files := sorted(folder.iterdir())):
+            raise UsageError(
+                f"{str(folder)!r} exists and was not written by `rerank label` (it contains {files[0].name!r})",
+                expected="a new folder, or one written by `rerank label`",
+                remedy="Choose another --output",
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"The folder {str(folder)!r} cannot be created: {error.strerror}") from error
+    write_marker(folder, {})
+
+
+def write_marker(folder: Path, description: Mapping[str, Any]) -> None:
+    """Write a file that marks the folder as written by `rerank label` and describes its content."""
+    with replace_text(folder / MARK) as file:
+        file.write(json.dumps({"format": "listrank lists", **description}, ensure_ascii=False, indent=2) + "\n")
+
+
+def doc_row(doc: Document) -> dict[str, str]:
+    """Return the JSON object of a document in a JSON lines collection."""
+    return {"id": doc.id, "text": doc.text, **({"title": doc.title} if doc.title else {})}
+
+
+@dataclass
+class _UniqueRows:
+    """Writes each id once, and rejects different texts for the same id. Keeps hashes instead of texts."""
+
+    stream: TextIO
+    kind: str
+    seen: dict[str, int] = field(default_factory=dict)
+
+    def add(self, name: str, row: Mapping[str, str]) -> None:
+        line = json.dumps(row, ensure_ascii=False)
+        if name not in self.seen:
+            self.seen[name] = hash(line)
+            self.stream.write(f"{line}\n")
+        elif self.seen[name] != hash(line):
+            raise DataError(
+                f"The {self.kind} {shorten(name)} has two different texts in these lists",
+                expected="one text per id",
+                remedy="Give different texts different ids",
+            )
+
+
+def _documents(labels: Sequence[LabelList], collection: Collection) -> Mapping[str, Document]:
+    ids = {doc_id for label in labels for doc_id in label.initial}
+    if isinstance(collection, SupportsLookup):
+        return collection.lookup(ids)
+    docs: dict[str, Document] = {}
+    for doc in collection.docs():
+        if doc.id in ids:
+            docs[doc.id] = doc
+            if len(docs) == len(ids):
+                break
+    return docs
+
+
+def _with_documents(label: LabelList, docs: Mapping[str, Document], known: Mapping[str, str]) -> TrainingList:
+    if missing := [doc_id for doc_id in label.initial if doc_id not in docs]:
+        raise label.fault(
+            f"has {len(missing)} documents that are not in the collection, the first is {shorten(missing[0])}",
+            expected="a collection that contains all documents",
+            remedy="Check that the labels belong to this collection",
+        )
+    text = label.query or known.get(label.qid, "")
+    if not text.strip():
+        raise label.fault(
+            "has no query text, and the collection does not contain the query",
+            expected="a key 'query' in the label file, or a collection that contains the query",
+        )
+    return TrainingList(
+        query=Query(id=label.qid, text=text),
+        docs=tuple(docs[doc_id] for doc_id in label.initial),
+        order=label.order,
+        scores=label.scores,
+        teacher=label.teacher,
+    )

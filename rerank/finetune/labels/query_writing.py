@@ -1,0 +1,157 @@
+"""Generation of queries for documents with a language model: requests, and parsing of the replies.
+
+Sources of the idea: Bonifacio et al. 2022, arXiv 2202.05144 (InPars), and Dai et al. 2022, arXiv 2209.11755
+(Promptagator), which also introduces round-trip filtering. The prompt is our own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from rerank.errors import UsageError
+from rerank.parsing.clean import extract_answer
+from rerank.parsing.refusal import is_refusal
+from rerank.prompts import PromptTemplate, load_prompt
+from rerank.prompts.budget import PromptBudget
+from rerank.prompts.loading import template_from_yaml
+from rerank.tasks import Backend, GenerationTask, Request, Sampling, supported_tasks
+from rerank.types import Document, Query, Window
+
+#: Maximum number of completion tokens: a query, and a few words around it.
+REPLY_TOKENS = 48
+#: Maximum number of passage tokens in the prompt; a query has a single subject.
+PASSAGE_TOKENS = 512
+_LABEL = re.compile(r"^(?:\W*\d+[.)]\s+|[-*•]\s+)?(?:\W*(?:search |user )?(?:query|question)\s*\d*\s*:\W*)?", re.I)
+#: Start of a line about the passage, which is a summary and not a query: a user has not seen the passage.
+_ABOUT = re.compile(r"^(?:the|this) (?:passage|document|text)\b", re.I)
+_AROUND = " \t\"'`*“”„«»‘’"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratedQuery:
+    """A query generated for a document.
+
+    Attributes:
+        doc: Document id.
+        number: Number among the queries of the document, from 1.
+        text: Query text.
+    """
+
+    doc: str
+    number: int
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryWriter:
+    """Generates queries with a language model.
+
+    Attributes:
+        backend: Backend of the model.
+        template: Prompt template for a single passage.
+        each: Number of queries generated per document.
+        temperature: Sampling temperature; 0 is greedy, which allows only one query per document.
+        seed: Random seed of the first query of each document; it increases by 1 per query.
+
+    Raises:
+        UsageError: The prompt shows several passages, the backend cannot generate text, or a number is out of range.
+    """
+
+    backend: Backend
+    template: PromptTemplate
+    each: int = 1
+    temperature: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if self.template.method != "pointwise":
+            raise UsageError(
+                f"The prompt {self.template.name!r} with 'method: {self.template.method}' for generating queries",
+                expected="a prompt with 'method: pointwise', which shows one passage",
+                remedy="Omit --prompt to use the shipped prompt",
+            )
+        if GenerationTask not in supported_tasks(self.backend):
+            raise UsageError(
+                f"The model {self.backend.identity.get('model', '')!r} does not generate text",
+                expected="a language model, for generating queries",
+            )
+        if self.each < 1 or (self.each > 1 and self.temperature <= 0):
+            raise UsageError(
+                f"{self.each} queries per document at temperature {self.temperature}",
+                expected="at least 1 query, and a temperature above 0 for several different ones",
+                remedy="Pass --temperature 0.7",
+            )
+
+    def requests(self, docs: Sequence[Document]) -> list[Request]:
+        """Return one request per query, grouped by document.
+
+        Raises:
+            ContextOverflowError: The prompt leaves no space for a passage.
+        """
+        budget = PromptBudget(self.backend.tokens, max_passage_tokens=PASSAGE_TOKENS)
+        requests = []
+        for doc in docs:
+            window = Window(Query(id=doc.id), (doc,))
+            prompt = budget.fit(self.template, window, reply_tokens=REPLY_TOKENS).prompt
+            for number in range(self.each):
+                seed = self.seed + number if self.temperature > 0 else 0
+                sampling = Sampling(max_tokens=REPLY_TOKENS, temperature=self.temperature, seed=seed)
+                requests.append(Request(prompt=prompt, sampling=sampling, window=window, task=GenerationTask()))
+        return requests
+
+    def write(self, docs: Sequence[Document], dropped: Counter[str]) -> Iterator[GeneratedQuery]:
+        """Generate the queries of all documents.
+
+        Args:
+            docs: The documents.
+            dropped: Counts replies without a query by reason; ``no reply`` may succeed when repeated.
+
+        Raises:
+            BackendError: The backend fails.
+        """
+        requests = self.requests(docs)
+        for index, reply in enumerate(self.backend.generate(requests)):
+            if reply.finish == "error":
+                dropped["no reply"] += 1
+            elif query := parse_query(reply.text):
+                yield GeneratedQuery(doc=requests[index].window.docs[0].id, number=index % self.each + 1, text=query)
+            else:
+                dropped["no query in the reply"] += 1
+
+
+@cache
+def shipped_prompt() -> PromptTemplate:
+    """Return the shipped prompt."""
+    text = (files(__package__) / "query_writing.yaml").read_text(encoding="utf-8")
+    return template_from_yaml(text, "query_writing")
+
+
+def open_prompt(name: str | None) -> PromptTemplate:
+    """Load the named prompt, or the shipped one.
+
+    Raises:
+        RerankError: The prompt cannot be loaded.
+    """
+    return load_prompt(name) if name else shipped_prompt()
+
+
+def parse_query(reply: str) -> str:
+    """Return the query in a reply: its first line without labels, numbers and quotes; empty if there is none.
+
+    A line about the passage, such as a summary, is not a query.
+
+    >>> parse_query('Query: "how long do fleas live?"')
+    'how long do fleas live?'
+    """
+    text = extract_answer(reply)
+    if is_refusal(text):
+        return ""
+    lines = (_LABEL.sub("", line.strip(), count=1).strip(_AROUND) for line in text.splitlines())
+    first = next((line for line in lines if any(map(str.isalnum, line)) and not line.endswith(":")), "")
+    return "" if _ABOUT.match(first) else first

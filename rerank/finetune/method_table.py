@@ -1,0 +1,79 @@
+"""Table of all training methods: available components, and papers that are not implemented.
+
+Rows of components come from their classes, so a new component appears in the table by being registered. Papers without
+a component are listed in ``papers.toml``. Importing this module imports no torch.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+from rerank.finetune.component_registry import ADAPTERS, CALLBACKS, LAYERS, LOSSES, OBJECTIVES, OPTIMIZERS, RANKS
+from rerank.registry import Registry
+
+#: Registries of each kind of method, in the order of the table.
+KIND_REGISTRIES: Mapping[str, tuple[Registry, ...]] = {
+    "adapter": (ADAPTERS,),
+    "optimizer": (OPTIMIZERS,),
+    "layers": (LAYERS,),
+    "callback": (CALLBACKS,),
+    "objective": (LOSSES, OBJECTIVES),
+    "analysis": (RANKS,),
+}
+KEYS = ("name", "kind", "status", "stability", "summary", "paper", "reason")
+STATUSES = ("available", "out-of-scope")
+STABILITIES = ("stable", "experimental")
+
+
+def describe_training() -> list[dict[str, str]]:
+    """Return one row per component and paper, sorted by kind, status and name.
+
+    Returns:
+        ``name`` as used in recipes; ``kind``, a key of `KIND_REGISTRIES` (losses are objectives, rank allocations are
+        analysis); ``status``, one of `STATUSES`; ``stability``, one of `STABILITIES`, empty if the method is not
+        implemented; ``summary`` in one line, with the trained parameters for adapters; ``paper``, the publication,
+        empty for common knowledge; ``reason`` why the method is not implemented and which one is closest, empty if it
+        is available.
+    """
+    components = [
+        _component_row(name, kind, component)
+        for kind in KIND_REGISTRIES
+        for name, component in components_of_kind(kind).items()
+    ]
+    known = {(row["name"], row["kind"]) for row in components}
+    # A paper that has been implemented since is described by its component.
+    papers = [row for row in _papers() if (row["name"], row["kind"]) not in known]
+    kinds = list(KIND_REGISTRIES)
+    return sorted([*components, *papers], key=lambda row: (kinds.index(row["kind"]), row["status"], row["name"]))
+
+
+def components_of_kind(kind: str) -> dict[str, Any]:
+    """Return the components of a kind that can be imported, as a mapping from recipe name to class."""
+    return {
+        name.replace("_", "-"): component
+        for registry in KIND_REGISTRIES[kind]
+        for name, component in registry.usable().items()
+    }
+
+
+def _component_row(name: str, kind: str, component: Any) -> dict[str, str]:
+    summary, paper = str(getattr(component, "summary", "")), str(getattr(component, "paper", ""))
+    if shape := getattr(component, "shape", ""):  # determines which optimizers can be used
+        summary += f" (trains: {shape})"
+    is_experimental = any(registry.is_experimental(name) for registry in KIND_REGISTRIES[kind])
+    return _row(name=name, kind=kind, status="available", summary=summary, paper=paper, is_experimental=is_experimental)
+
+
+def _papers() -> list[dict[str, str]]:
+    text = files("rerank.finetune").joinpath("papers.toml").read_text(encoding="utf-8")
+    return [_row(**entry) for entry in tomllib.loads(text)["papers"]]
+
+
+def _row(
+    *, name: str, kind: str, status: str, summary: str, paper: str, reason: str = "", is_experimental: bool = False
+) -> dict[str, str]:
+    stability = ("experimental" if is_experimental else "stable") if status == "available" else ""
+    return dict(zip(KEYS, (name, kind, status, stability, summary, paper, reason), strict=True))

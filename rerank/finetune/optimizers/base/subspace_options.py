@@ -1,0 +1,60 @@
+"""Options that optimizers with moments in a subspace share. Imports torch when an optimizer is built."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from rerank.finetune.components import ParameterKind
+from rerank.finetune.optimizers.base.options import FULL, AdamOptions, ProjectionRule, require_option
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubspaceOptions(AdamOptions):
+    """Options of optimizers that keep their moments in a subspace; subclasses define the projection rule.
+
+    Attributes:
+        rank: Dimension of the subspace; at most the shorter side of the matrix.
+        gap: Number of steps between two choices of the subspace.
+        scale: Factor of the updates of matrices.
+    """
+
+    fits: ClassVar[frozenset[ParameterKind]] = FULL
+    reason: ClassVar[str] = "It projects gradients of whole weight matrices, and those of an adapter are already small"
+
+    rank: int = 128
+    gap: int = 200
+    scale: float = 0.25
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        super().__post_init__()
+        require_option(self.rank > 0, "rank", self.rank, "a whole number above 0")
+        require_option(self.gap > 0, "gap", self.gap, "a whole number above 0")
+        require_option(self.scale > 0, "scale", self.scale, "a number above 0")
+
+    def projection_rule(self) -> ProjectionRule:
+        """Return the rule for the gradients of matrices."""
+        return ProjectionRule(rank=self.rank, gap=self.gap, scale=self.scale)
+
+    def count_matrix_state(self, long: int, rank: int, short: int) -> int:
+        """Return how many numbers are kept of a (long x short) matrix: both moments and the basis."""
+        return rank * (2 * long + short)
+
+    def count_state(self, shapes: Sequence[tuple[int, int]]) -> int:
+        """Return `count_matrix_state` of the matrices, plus two moments per number of all other parameters."""
+        total = 0
+        for sides in shapes:
+            long, short = max(sides), min(sides)
+            total += self.count_matrix_state(long, min(self.rank, short), short) if short > 1 else 2 * long
+        return total
+
+    def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
+        """Return the optimizer over the trainable parameters of the model."""
+        from rerank.finetune.optimizers.base.parameter_groups import make_parameter_groups, projectable_matrices
+        from rerank.finetune.optimizers.base.subspace_adamw import SubspaceAdamW
+
+        projected = projectable_matrices(model)
+        groups = make_parameter_groups(model, weight_decay, lambda name, weight: {"projected": weight in projected})
+        return SubspaceAdamW(groups, lr=lr, rule=self.projection_rule(), **self.moments)

@@ -1,0 +1,291 @@
+"""The trained torch module: a language model, a weighting of its attention heads, and the losses of a recipe.
+
+The loss is computed inside `forward`, so that wrappers for several devices see one module with one call. Logits are
+computed only at the positions that a loss uses: there is never a tensor of size length times vocabulary. Imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from rerank.errors import BackendError
+from rerank.finetune.losses.base import ListLoss, ListTarget, TokenLoss
+from rerank.finetune.recipe import ScoreSource
+from rerank.finetune.trainer.examples import TrainingExample
+from rerank.finetune.trainer.packed_attention import AttentionRegion, PackedRow
+
+#: Number of positions whose logits are converted to float32 at a time.
+_CHUNK = 256
+#: Head weights are softmax(STEEPNESS * parameter), so that one learning rate works for them and for an adapter: Adam
+#: moves a parameter by about the learning rate per step, whatever its gradient.
+STEEPNESS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightedLoss:
+    """One term of the total loss.
+
+    Attributes:
+        name: Name in the metrics.
+        loss: The loss component.
+        source: Source of the document scores, for a `ListLoss`.
+        weight: Factor in the sum.
+    """
+
+    name: str
+    loss: TokenLoss | ListLoss
+    source: ScoreSource = "logits"
+    weight: float = 1.0
+
+
+class AttentionScorer(nn.Module):
+    """Document scores from attention: S_d = |d|^power * sum_h w_h a_hd.
+
+    a_hd is the attention that document d receives in head h, w the softmax of one parameter per head, and |d| the
+    number of tokens of d. Power 0 sums the attention over tokens, which favours long documents; power -1 averages it,
+    which favours short ones.
+
+    Args:
+        heads: (layer, head) pairs.
+        learnt: Train the weights and the power.
+    """
+
+    def __init__(self, heads: Sequence[tuple[int, int]], *, learnt: bool) -> None:
+        """Start with equal weights and power 0."""
+        super().__init__()
+        self.heads = tuple(sorted(heads))
+        self.logits = nn.Parameter(torch.zeros(len(heads)), requires_grad=learnt)
+        self.power = nn.Parameter(torch.zeros(()), requires_grad=learnt)
+
+    @property
+    def weights(self) -> Tensor:
+        """(heads,) positive weights with sum 1."""
+        return (STEEPNESS * self.logits).softmax(dim=0)
+
+    def forward(self, shares: Tensor, lengths: Tensor) -> Tensor:
+        """Return (documents,) scores from (heads, documents) attention and (documents,) numbers of tokens."""
+        # Not a matrix product, which autocast would compute in bfloat16.
+        return (self.weights[:, None] * shares).sum(dim=0) * lengths**self.power
+
+
+class ListwiseModule(nn.Module):
+    """A language model with the losses of a recipe.
+
+    Args:
+        model: The model returned by the ``attach`` method of an adapter.
+        losses: Losses; the total is their weighted sum, each averaged over the lists of a batch.
+        readout: Weighting of attention heads; None if no loss uses attention.
+        packs: The model uses `packed_attention`; otherwise a batch must consist of a single text.
+    """
+
+    def __init__(
+        self, model: Any, losses: Sequence[WeightedLoss], readout: AttentionScorer | None = None, *, packs: bool = True
+    ) -> None:
+        """Store the arguments, and group the heads by layer."""
+        super().__init__()
+        self.model, self.losses, self.readout, self._packs = model, tuple(losses), readout, packs
+        #: True if the frozen weights are sharded. A layer is then gathered for the backward pass when a gradient
+        #: reaches its output, so there has to be one, even if the loss uses only the attention inside the layer.
+        self.is_sharded = False
+        self._heads: dict[int, list[int]] = {}
+        for layer, head in readout.heads if readout else ():
+            self._heads.setdefault(layer, []).append(head)
+
+    @property
+    def config(self) -> Any:
+        """Configuration of the model, which the trainer reads."""
+        return self.model.config
+
+    def get_input_embeddings(self) -> Any:
+        """Return the input embeddings of the model, to which NEFTune adds noise."""
+        return self.model.get_input_embeddings()
+
+    def forward(self, ids: Tensor, positions: Tensor, examples: Sequence[TrainingExample]) -> dict[str, Any]:
+        """Compute the loss of one batch.
+
+        Args:
+            ids: (1, length) concatenated texts of all examples.
+            positions: (1, length) position of each token in its own text.
+            examples: The examples.
+
+        Returns:
+            ``loss``, and ``parts``: the unweighted value of each loss, for the metrics.
+
+        Raises:
+            BackendError: The loss is not finite; the message names the queries.
+        """
+        layout, log_probs, row, end = self._run_model(ids, positions, examples)
+        values: dict[str, list[Tensor]] = {term.name: [] for term in self.losses}
+        for index, example in enumerate(examples):
+            target = _list_target(example, ids.device)
+            for term in self.losses:
+                values[term.name].append(self._loss_value(term, layout, index, log_probs, row, target))
+        means = {name: torch.stack(parts).mean() for name, parts in values.items()}
+        loss = cast(Tensor, sum(term.weight * means[term.name] for term in self.losses))
+        if self.is_sharded:
+            loss = loss + 0.0 * end
+        if not torch.isfinite(loss):
+            raise BackendError(
+                f"The loss is {float(loss.detach())} on the lists of queries {', '.join(e.query for e in examples)}",
+                expected="a finite number",
+                remedy="Lower the learning rate, or set dtype = 'float32' in [training]",
+            )
+        return {"loss": loss, "parts": {name: value.detach() for name, value in means.items()}}
+
+    def _run_model(
+        self, ids: Tensor, positions: Tensor, examples: Sequence[TrainingExample]
+    ) -> tuple[_Layout, Tensor, PackedRow, Tensor]:
+        """Run the model.
+
+        Returns:
+            The layout of the row, the requested log-probabilities, the row with its recorded attention, and a logit of
+            the last position.
+        """
+        layout = _Layout(examples, self.losses, ids.device)
+        row = PackedRow(texts=layout.texts, regions=layout.regions, heads=self._heads)
+        out = self.model(
+            input_ids=ids,
+            position_ids=positions,
+            use_cache=False,
+            logits_to_keep=layout.positions if len(layout.positions) else 1,
+            **({"packing": row} if self._packs else {}),
+        )
+        log_probs = _log_probabilities(out.logits[0], layout.pairs) if len(layout.positions) else ids.new_zeros(0)
+        return layout, log_probs, row, out.logits[0, -1, 0].float()
+
+    def attention_shares(self, ids: Tensor, positions: Tensor, examples: Sequence[TrainingExample]) -> list[Tensor]:
+        """Return, per example, the (heads, documents) attention that each document receives in each head."""
+        _, _, row, _ = self._run_model(ids, positions, examples)
+        return [torch.cat([row.recorded[index, layer] for layer in self._heads]) for index in range(len(examples))]
+
+    def attention_loss(self, term: WeightedLoss, shares: Tensor, example: TrainingExample) -> Tensor:
+        """Return the value of a loss on attention for one example.
+
+        Args:
+            term: The loss.
+            shares: (heads, documents) attention.
+            example: The example.
+        """
+        lengths = torch.tensor([max(1, end - start) for start, end in example.passages], device=shares.device)
+        mixed = cast(AttentionScorer, self.readout)(shares, lengths.float())
+        scores = mixed if term.source == "attention" else mixed.clamp(min=1e-9).log()
+        return cast(ListLoss, term.loss)(scores, _list_target(example, shares.device))
+
+    def _loss_value(
+        self, term: WeightedLoss, layout: _Layout, index: int, log_probs: Tensor, row: PackedRow, target: ListTarget
+    ) -> Tensor:
+        """Return the value of one loss for one example."""
+        example = layout.examples[index]
+        if term.loss.of == "tokens":
+            start, end = layout.labels[index]
+            ranks = torch.tensor(example.label_ranks, dtype=torch.float32, device=log_probs.device)
+            return (term.loss.weights(ranks) * -log_probs[start:end]).mean()
+        if term.source == "logits":
+            # Score of a document: the sum of factor * log P(token) over its terms.
+            start, end = layout.scores[index]
+            factors, owner, n = layout.factors(index)
+            return term.loss(log_probs.new_zeros(n).index_add(0, owner, factors * log_probs[start:end]), target)
+        return self.attention_loss(term, torch.cat([row.recorded[index, layer] for layer in self._heads]), example)
+
+
+def _list_target(example: TrainingExample, device: torch.device) -> ListTarget:
+    return ListTarget(
+        ranks=torch.tensor(example.ranks, dtype=torch.float32, device=device),
+        scores=torch.tensor(example.scores, dtype=torch.float32, device=device),
+    )
+
+
+class _Layout:
+    """Positions of texts, requested logits and attention regions in a packed row.
+
+    Attributes:
+        texts: First and past-last position of each text.
+        positions: Positions whose logits are computed, ascending.
+        pairs: (2, requested) index into ``positions``, and token, of each requested log-probability.
+        labels: First and past-last index into ``pairs`` of the target tokens of each example.
+        scores: First and past-last index into ``pairs`` of the score terms of each example.
+        regions: Attention region of each example.
+    """
+
+    def __init__(
+        self, examples: Sequence[TrainingExample], losses: Sequence[WeightedLoss], device: torch.device
+    ) -> None:
+        self.examples, self._device = examples, device
+        self.texts: list[tuple[int, int]] = []
+        self.labels: list[tuple[int, int]] = []
+        self.scores: list[tuple[int, int]] = []
+        self.regions: list[AttentionRegion] = []
+        tokens = any(term.loss.of == "tokens" for term in losses)
+        logits = any(term.loss.of == "scores" and term.source == "logits" for term in losses)
+        attention = any(term.loss.of == "scores" and term.source != "logits" for term in losses)
+        pairs: list[tuple[int, int]] = []
+        length = 0
+        for example in examples:
+            begin, first = length, len(self.texts)
+            for text in example.texts:
+                self.texts.append((length, length + len(text)))
+                length += len(text)
+            if tokens:
+                label = example.texts[0][example.label + 1 :]
+                self.labels.append((len(pairs), len(pairs) + len(label)))
+                pairs += [(begin + example.label + offset, token) for offset, token in enumerate(label)]
+            if logits:
+                terms = [(begin + position, token) for document in example.terms for position, token, _ in document]
+                self.scores.append((len(pairs), len(pairs) + len(terms)))
+                pairs += terms
+            if attention:
+                self.regions.append(self._region(example, first, begin))
+        positions = sorted({position for position, _ in pairs})
+        row = {position: index for index, position in enumerate(positions)}
+        self.positions = torch.tensor(positions, dtype=torch.long, device=device)
+        self.pairs = torch.tensor(
+            [[row[position] for position, _ in pairs], [token for _, token in pairs]], dtype=torch.long, device=device
+        )
+
+    def _region(self, example: TrainingExample, text: int, begin: int) -> AttentionRegion:
+        owner = torch.full((len(example),), len(example.passages), dtype=torch.long)
+        for document, (start, end) in enumerate(example.passages):
+            owner[start:end] = document
+        rows = (begin + example.rows[0], begin + example.rows[1])
+        return AttentionRegion(text=text, rows=rows, owner=owner.to(self._device), documents=len(example.passages))
+
+    def factors(self, index: int) -> tuple[Tensor, Tensor, int]:
+        """Return factor and document of each score term of an example, and the number of documents."""
+        terms = self.examples[index].terms
+        flat = [(factor, document) for document, parts in enumerate(terms) for _, _, factor in parts]
+        factors = torch.tensor([factor for factor, _ in flat], device=self._device)
+        return factors, torch.tensor([document for _, document in flat], device=self._device), len(terms)
+
+
+def _log_probabilities(logits: Tensor, pairs: Tensor) -> Tensor:
+    """Return (requested,) log P(token | preceding tokens), in float32.
+
+    Args:
+        logits: (positions, vocabulary).
+        pairs: (2, requested) row of ``logits``, and token.
+    """
+    rows, tokens = pairs
+    normalisers = [chunk.float().logsumexp(dim=-1) for chunk in torch.split(logits, _CHUNK)]
+    return logits[rows, tokens].float() - torch.cat(normalisers)[rows]
+
+
+def collate(examples: Sequence[TrainingExample]) -> dict[str, Any]:
+    """Pack several examples into one row, and return the arguments of `ListwiseModule.forward`."""
+    texts = [text for example in examples for text in example.texts]
+    ids = [token for text in texts for token in text]
+    positions = [position for text in texts for position in range(len(text))]
+    return {"ids": torch.tensor([ids]), "positions": torch.tensor([positions]), "examples": list(examples)}
+
+
+def checkpoint_activations(model: Any) -> None:
+    """Enable activation checkpointing: activations are recomputed in the backward pass."""
+    options = {"use_reentrant": False}
+    if hasattr(model, "activation_checkpointing_enable"):
+        model.activation_checkpointing_enable(options)
+    else:  # before transformers 5.24
+        model.gradient_checkpointing_enable(options)

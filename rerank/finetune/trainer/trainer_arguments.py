@@ -1,0 +1,71 @@
+"""Translation of a recipe into the arguments of transformers' trainer. Imports transformers."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from transformers import TrainingArguments
+
+from rerank.finetune.recipe import Recipe
+
+Arguments = TypeVar("Arguments", bound=TrainingArguments)
+
+
+def trainer_settings(recipe: Recipe, folder: Path, *, steps: int, device: str, half: bool) -> dict[str, Any]:
+    """Return keyword arguments of `TrainingArguments`.
+
+    Args:
+        recipe: The recipe.
+        folder: Output folder of the training.
+        steps: Total number of optimizer steps.
+        device: Torch device.
+        half: Compute in bfloat16.
+    """
+    table, optimizer, validation = recipe.training, recipe.optimizer, recipe.validation
+    has_tensorboard = importlib.util.find_spec("tensorboard") is not None
+    if has_tensorboard:
+        os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder / "tensorboard")
+    return {
+        "output_dir": str(folder),
+        "max_steps": steps,
+        "per_device_train_batch_size": table.batch_size,
+        "gradient_accumulation_steps": table.accumulation,
+        "learning_rate": optimizer.lr,
+        "weight_decay": optimizer.weight_decay,
+        "lr_scheduler_type": table.schedule,
+        "warmup_steps": round(table.warmup * steps),
+        "max_grad_norm": table.max_grad_norm,
+        "neftune_noise_alpha": table.neftune or None,
+        "bf16": half,
+        "use_cpu": device == "cpu",
+        "seed": recipe.seed,
+        "save_strategy": "steps",
+        "save_steps": table.save_every,
+        "save_total_limit": table.keep,
+        "eval_strategy": "steps" if validation else "no",
+        "eval_steps": validation.every if validation else None,
+        "metric_for_best_model": f"eval_{validation.measure}" if validation else None,
+        "greater_is_better": True,
+        "logging_steps": table.log_every,
+        "logging_nan_inf_filter": False,
+        "report_to": ["tensorboard"] if has_tensorboard else [],
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": device.startswith("cuda"),
+        "disable_tqdm": True,
+        "average_tokens_across_devices": False,
+    }
+
+
+def make_arguments(kind: type[Arguments], settings: Mapping[str, Any]) -> Arguments:
+    """Construct the argument object of transformers or trl.
+
+    It is limited to one GPU: several GPUs in one process would mean DataParallel, whose batches differ from those of
+    the recipe. torchrun starts one process per GPU instead.
+    """
+    arguments = kind(**settings)
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments

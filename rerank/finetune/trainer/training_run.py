@@ -1,0 +1,422 @@
+"""One training run: it connects model, data, components and files. Imports torch."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import TrainingArguments
+from transformers.trainer_utils import set_seed
+
+from rerank.assemble import assemble
+from rerank.backends.hf import Hf
+from rerank.errors import BackendError, ContextOverflowError, DataError, UsageError
+from rerank.finetune.adapters.base import SupportsCallbacks
+from rerank.finetune.components import RecipeComponents
+from rerank.finetune.recipe import Recipe
+from rerank.finetune.trainer import packed_attention
+from rerank.finetune.trainer.adapter_card import AdapterDescription
+from rerank.finetune.trainer.adapter_folder import write_adapter, write_current_head_list
+from rerank.finetune.trainer.base_model import (
+    checkpoint_tensor_names,
+    limit_adapter_layers,
+    load_base_model,
+    optimizer_state_bytes,
+    select_readout_heads,
+    truncate_layers,
+    unwrap_model,
+)
+from rerank.finetune.trainer.calibration_batches import FirstBatches
+from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs
+from rerank.finetune.trainer.list_trainer import (
+    METRICS,
+    EarlyStopping,
+    FinalValidation,
+    ListTrainer,
+    MetricsWriter,
+    ScheduledExamples,
+    list_checkpoints,
+    storage_errors,
+)
+from rerank.finetune.trainer.listwise_module import (
+    AttentionScorer,
+    ListwiseModule,
+    WeightedLoss,
+    checkpoint_activations,
+)
+from rerank.finetune.trainer.monitoring import Progress, peak_memory_mb
+from rerank.finetune.trainer.schedule import ListSchedule
+from rerank.finetune.trainer.trainer_arguments import make_arguments, trainer_settings
+from rerank.finetune.trainer.training_data import read_training_lists
+from rerank.finetune.trainer.validation import Validation
+from rerank.finetune.trainer.weight_sharding import reshard_weights, shard_frozen_weights
+from rerank.io.run_files import read_run, write_run
+from rerank.io.text_files import replace_text
+from rerank.lm.decoding import is_out_of_memory
+from rerank.lm.loading import pick_device, pick_dtype, quiet
+from rerank.tasks import Backend, BackendOptions
+from rerank.types import Run
+
+_RECIPE, _RESULT = "recipe.json", "result.json"
+#: Rankings of the validation queries: by the first stage, the untrained and the trained model.
+_FIRST, _UNTRAINED, _TRAINED = "first_stage.trec", "untrained.trec", "trained.trec"
+
+
+class TrainingRun:
+    """A training run; subclasses replace single steps of it.
+
+    Args:
+        recipe: The recipe.
+        components: Its components.
+        folder: Output folder.
+        device: Torch device.
+
+    Raises:
+        RerankError: Model or data cannot be loaded; `rerank.finetune.trainer.training.train` lists the errors.
+    """
+
+    def __init__(self, recipe: Recipe, components: RecipeComponents, folder: Path, *, device: str) -> None:
+        """Load model and data."""
+        if recipe.training.fsdp and os.environ.get("WORLD_SIZE", "1") == "1":
+            raise UsageError(
+                "fsdp = true with a single process",
+                expected="several processes, which share the weights of the model",
+                remedy="Run torchrun --standalone --nproc-per-node=GPUS -m rerank train ..., or remove fsdp",
+            )
+        self._recipe, self._components, self._folder = recipe, components, folder
+        self._device = _process_device(device)
+        self._dtype = pick_dtype(recipe.training.dtype, self._device)
+        self._lists = read_training_lists(recipe)
+        self._validation = Validation.of(recipe.validation) if recipe.validation else None
+        # Trained weights are kept in float32, whatever the data type of the computation.
+        weights = "float32" if components.adapter.shape == "full" else self._dtype
+        self._backend, self._tokenizer = load_base_model(recipe, dtype=weights, device=self._device)
+        self._setup = assemble({"model": recipe.model, **dict(recipe.method)})  # keys of [method] are ranker settings
+        self._inputs = inputs = LossInputs.of(recipe, components)
+        heads = select_readout_heads(recipe.readout, self._backend) if inputs.attention else []
+        self._readout = AttentionScorer(heads, learnt=recipe.readout.learn) if heads else None
+        self._places = self._schedule(self._examples(inputs))
+        self._outcome: dict[str, Any] = {}
+        #: Best validation of this process: value of the measure, and the rankings.
+        self._best: tuple[float, Run] | None = None
+
+    def _examples(self, inputs: LossInputs) -> ExampleBuilder:
+        return ExampleBuilder(self._setup.open_judge(cast(Backend, self._backend)), inputs)
+
+    def _schedule(self, examples: ExampleBuilder) -> ScheduledExamples:
+        """Return the examples in training order, after checking that the largest lists fit the context.
+
+        Raises:
+            DataError: The list with the most text, or the one with the most documents, does not fit the context.
+        """
+        data, table = self._recipe.data, self._recipe.training
+        lists_per_step = table.batch_size * table.accumulation * int(os.environ.get("WORLD_SIZE", "1"))
+        self._steps = table.steps or max(1, math.ceil(table.epochs * len(self._lists) / lists_per_step))
+        schedule = ListSchedule(
+            lists=self._lists,
+            length=self._steps * lists_per_step,
+            documents=data.documents,
+            shuffle=data.shuffle,
+            seed=self._recipe.seed,
+        )
+        longest = max(self._lists, key=lambda candidate: sum(len(doc.text) for doc in candidate.docs))
+        for training_list in (longest, max(self._lists, key=len)):
+            try:
+                examples.make(replace(schedule, lists=[training_list], length=1)[0])
+            except ContextOverflowError as error:
+                message = f"A training list does not fit the context: {error.found}"
+                raise DataError(message, remedy=error.remedy) from error
+        return ScheduledExamples(schedule, examples)
+
+    # Setup
+
+    def _attach_adapter(self) -> ListwiseModule:
+        """Attach the adapter to the base model and return the module to train."""
+        recipe, model, adapter = self._recipe, self._backend.model, self._components.adapter
+        if self._readout and recipe.readout.cut and not (self._inputs.tokens or self._inputs.logits):
+            layers = 1 + max(layer for layer, _ in self._readout.heads)
+            if truncate_layers(model, layers):
+                adapter = limit_adapter_layers(adapter, layers)
+        self._own_attention = model.config._attn_implementation
+        if self._packs:
+            packed_attention.register_packed_attention()
+            model.set_attn_implementation(packed_attention.ATTENTION_NAME)
+        if self._components.ranks:
+            pattern = self._components.ranks.pattern(model, adapter.module_names(model), adapter.r, self._batches)
+            adapter = replace(adapter, rank_pattern=dict(pattern))
+        self._adapter = adapter
+        before = set(model.state_dict())
+        set_seed(recipe.seed)
+        module = self._module(adapter.attach(model, self._batches, seed=recipe.seed))
+        self._kept = checkpoint_tensor_names(module, before, moved=adapter.moves_base)
+        if recipe.training.checkpointing:
+            checkpoint_activations(model)
+        if recipe.training.fsdp:
+            shard_frozen_weights(module, self._kept, self._device)
+        return module
+
+    @property
+    def _packs(self) -> bool:
+        """True if several texts share a row or a loss uses attention, which requires the packed attention."""
+        pointwise = self._setup.method.judge.name == "score"
+        return self._readout is not None or self._recipe.training.batch_size > 1 or pointwise
+
+    @property
+    def _batches(self) -> FirstBatches:
+        """The first batches, for components that are initialised from data."""
+        size = self._recipe.training.batch_size
+        return FirstBatches(places=self._places, size=size, module=self._module, device=self._device, dtype=self._dtype)
+
+    def _module(self, model: Any) -> ListwiseModule:
+        losses = [
+            WeightedLoss(name=table.name, loss=loss, source=table.on or "logits", weight=table.weight)
+            for table, loss in zip(self._recipe.losses, self._components.losses, strict=True)
+        ]
+        return ListwiseModule(model, losses, self._readout, packs=self._packs)
+
+    def _settings(self) -> dict[str, Any]:
+        return trainer_settings(
+            self._recipe, self._folder, steps=self._steps, device=self._device, half=self._dtype == "bfloat16"
+        )
+
+    def _trainer(self, module: ListwiseModule, advance: Callable[[int], None]) -> ListTrainer:
+        validation = self._recipe.validation
+        trainer = self._bare_trainer(module, (lambda: self._validate(module)) if validation else None)
+        trainer.add_callback(MetricsWriter(self._folder / METRICS, advance))
+        if validation:
+            trainer.add_callback(FinalValidation())
+        if validation and validation.patience:
+            trainer.add_callback(EarlyStopping(validation.measure, validation.patience))
+        layers = self._components.layers
+        for component in (*([layers] if layers else []), *self._components.callbacks):
+            trainer.add_callback(component.callback(module.model, self._batches, seed=self._recipe.seed))
+        if isinstance(self._adapter, SupportsCallbacks):
+            for callback in self._adapter.callbacks(module.model):
+                trainer.add_callback(callback)
+        return trainer
+
+    def _bare_trainer(self, module: ListwiseModule, validate: Callable[[], dict[str, float]] | None) -> ListTrainer:
+        """Return the trainer without callbacks."""
+        return ListTrainer(
+            module,
+            make_arguments(TrainingArguments, self._settings()),
+            self._places,
+            optimizer=self._components.optimizer,
+            kept=self._kept,
+            validate=validate,
+        )
+
+    # Training
+
+    def train(self, *, resume: bool, progress: Progress) -> None:
+        """Train to the end and save the adapter.
+
+        Raises:
+            RerankError: The training fails; `rerank.finetune.trainer.training.train` lists the errors.
+        """
+        if self._is_complete(resume):
+            self._outcome = json.loads((self._folder / _RESULT).read_text(encoding="utf-8"))
+            return
+        with quiet(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*pin_memory.*")
+            module = self._attach_adapter()
+            self._write_recipe()
+            last = list_checkpoints(self._folder)[-1:] if resume else []
+            if self._recipe.readout.fit and not last:
+                size = self._recipe.training.batch_size
+                replace(self._batches, count=math.ceil(self._recipe.readout.fit / size)).fit(module)
+            if self._validation and not last:
+                if is_main_process():
+                    write_run(self._validation.candidates, self._folder / _FIRST)
+                self._rank_into(_UNTRAINED, module)
+            with progress("steps", self._steps, int(last[0].name.rpartition("-")[2]) if last else 0) as advance:
+                if last and self._stopped_early(last[0]):
+                    per_step = len(self._places) // self._steps
+                    self._steps = int(last[0].name.rpartition("-")[2])
+                    self._places = self._places.truncated(self._steps * per_step)
+                trainer = self._trainer(module, advance)
+                done = trainer.train(resume_from_checkpoint=str(last[0]) if last else None)
+            if (self._folder / "best").is_dir():
+                trainer.load_weights(self._folder / "best")
+            if self._validation:
+                self._write_final_ranking(module, resumed=bool(last))
+            if is_main_process():
+                self._save(module, trainer, done)
+
+    def _stopped_early(self, checkpoint: Path) -> bool:
+        """Return whether early stopping ended the training at a checkpoint, which transformers does not store."""
+        table = self._recipe.validation
+        history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+        return bool(table and table.patience and EarlyStopping(table.measure, table.patience).is_over(history))
+
+    def _is_complete(self, resume: bool) -> bool:
+        """Return whether the folder holds this training, completed.
+
+        Raises:
+            UsageError: The folder holds another training, or this one and ``resume`` is not set.
+        """
+        if not is_main_process():
+            return (self._folder / _RESULT).is_file()
+        path = self._folder / _RECIPE
+        if path.is_file():
+            # Parsed as recipes, so that a file written before a field existed compares equal.
+            before = Recipe.make(json.loads(path.read_text(encoding="utf-8")))
+            now = Recipe.make(json.loads(self._recipe.model_dump_json()))
+            if changed := [name for name in Recipe.model_fields if getattr(before, name) != getattr(now, name)]:
+                raise UsageError(
+                    f"{str(self._folder)!r} holds a training with another recipe; different are {', '.join(changed)}",
+                    expected="an empty folder, or the folder of a training with the same recipe",
+                    remedy="Choose another --out",
+                )
+            if not resume:
+                raise UsageError(
+                    f"{str(self._folder)!r} holds this training already",
+                    expected="an empty folder",
+                    remedy="Continue it with --resume, or choose another --out",
+                )
+            return (self._folder / _RESULT).is_file()
+        return False
+
+    def _write_recipe(self) -> None:
+        """Store the recipe in the folder, once all components are known to fit the model."""
+        path = self._folder / _RECIPE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if is_main_process() and not path.is_file():
+            with replace_text(path) as file:
+                file.write(self._recipe.model_dump_json(indent=1) + "\n")
+
+    @contextlib.contextmanager
+    def _inference_backend(self, module: ListwiseModule) -> Iterator[Hf]:
+        """Yield the model as a backend in inference mode, and restore training mode afterwards."""
+        model = unwrap_model(module.model)
+        training, attention = module.model.training, model.config._attn_implementation
+        model.set_attn_implementation(self._own_attention)
+        options = BackendOptions(context_size=self._recipe.method.context_size)
+        try:
+            yield Hf(model.eval(), self._tokenizer, identity=self._backend.identity, options=options)
+        finally:
+            if self._recipe.training.fsdp:
+                reshard_weights(module)
+            model.set_attn_implementation(attention)
+            module.model.train(training)
+
+    def _rank(self, module: ListwiseModule, name: str) -> tuple[Run, float]:
+        """Rerank the validation candidates with the current model, and return the failure rate of the windows too."""
+        with self._inference_backend(module) as backend, torch.no_grad():
+            readout = self._readout if self._setup.method.judge.name == "attention" else None
+            heads = write_current_head_list(self._folder, readout, backend.identity) if readout else None
+            options = {"heads": str(heads)} if heads else {}
+            judge = self._setup.open_judge(cast(Backend, backend), **options)
+            return cast(Validation, self._validation).rank(self._setup.strategy, judge, name)
+
+    def _rank_into(self, file: str, module: ListwiseModule) -> None:
+        """Rerank the validation candidates and write the run; with sharded weights, every process has to take part."""
+        if is_main_process() or self._recipe.training.fsdp:
+            run, _ = self._rank(module, file.removesuffix(".trec"))
+            if is_main_process():
+                write_run(run, self._folder / file)
+
+    def _write_final_ranking(self, module: ListwiseModule, *, resumed: bool) -> None:
+        """Write the rankings of the selected weights; those of the best validation are reused if it ran here."""
+        if self._best and not resumed:
+            if is_main_process():
+                write_run(self._best[1], self._folder / _TRAINED)
+        else:
+            self._rank_into(_TRAINED, module)
+
+    def _validate(self, module: ListwiseModule) -> dict[str, float]:
+        validation = cast(Validation, self._validation)
+        run, failures = self._rank(module, "trained")
+        value = validation.measure_run(run)
+        if self._best is None or value > self._best[0]:
+            self._best = value, run
+        return {validation.measure: value, "failures": failures}
+
+    # Results
+
+    def _save(self, module: ListwiseModule, trainer: ListTrainer, done: Any) -> None:
+        validation, comparison, means = self._validation, None, {}
+        if validation:
+            files = {"first stage": _FIRST, "untrained": _UNTRAINED, "trained": _TRAINED}
+            runs = [Run(read_run(self._folder / file).values(), name=name) for name, file in files.items()]
+            comparison = validation.compare_runs(runs)
+            means = {key: {validation.measure: run.mean} for key, run in zip(files, comparison.runs, strict=True)}
+        # The loss that transformers returns is a mean over the steps of this process only.
+        losses = [done.training_loss, *(line["loss"] for line in trainer.state.log_history if "loss" in line)]
+        self._outcome = {
+            "steps": trainer.state.global_step,
+            "loss": round(float(losses[-1]), 6),
+            "validation": means.get("trained", {}),
+            "first_stage": means.get("first stage", {}),
+            "trainable": sum(value.numel() for value in module.parameters() if value.requires_grad),
+            "state_mb": round(optimizer_state_bytes(trainer.optimizer) / 2**20, 2),
+            "tokens": int(trainer.tokens),
+        }
+        description = AdapterDescription(
+            recipe=self._recipe,
+            setup=self._setup,
+            adapter=self._adapter,
+            readout=self._readout,
+            identity=dict(self._backend.identity),
+            tokenizer=self._tokenizer,
+            lists=len(self._lists),
+            outcome=self._outcome,
+            comparison=comparison,
+        )
+        with storage_errors():
+            write_adapter(description, module.model, self._folder)
+            with replace_text(self._folder / _RESULT) as file:
+                file.write(json.dumps(self._outcome, indent=1) + "\n")
+
+    def outcome(self) -> dict[str, Any]:
+        """Return the fields of the result that do not depend on the process; empty except in the main process."""
+        return self._outcome
+
+    @contextlib.contextmanager
+    def explain_out_of_memory(self) -> Iterator[None]:
+        """Convert an out-of-memory error into one that names the sizes and the settings that reduce them.
+
+        Raises:
+            BackendError: The memory is exhausted.
+        """
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            table, data = self._recipe.training, self._recipe.data
+            raise BackendError(
+                f"Out of memory at {peak_memory_mb():.0f} MiB, with batches of {table.batch_size} lists of "
+                f"{data.documents} documents of "
+                f"up to {self._recipe.method.max_passage_tokens or 'any number of'} tokens, and "
+                f"{sum(p.numel() for p in self._backend.model.parameters() if p.requires_grad):,} trained parameters",
+                remedy="Try in this order: batch_size = 1 with a larger accumulation (same gradients), checkpointing = "
+                "true, a smaller max_passage_tokens or documents, an adapter or optimizer with a smaller state",
+            ) from error
+
+
+def _process_device(device: str) -> str:
+    """Return the device of this process; under torchrun, every process has its own GPU.
+
+    Raises:
+        UsageError: A particular GPU is named, which transformers' trainer does not support.
+    """
+    picked = pick_device(device)
+    if picked.startswith("cuda:"):
+        raise UsageError(
+            f"--device {device}", expected="cuda", remedy=f"Set CUDA_VISIBLE_DEVICES={picked[5:]}, and omit --device"
+        )
+    return f"cuda:{os.environ['LOCAL_RANK']}" if picked == "cuda" and "LOCAL_RANK" in os.environ else picked
+
+
+def is_main_process() -> bool:
+    """Return whether this process writes the files: the only process, or the first one started by torchrun."""
+    return os.environ.get("RANK", "0") == "0"

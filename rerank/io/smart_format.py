@@ -1,0 +1,75 @@
+"""The SMART format of Cranfield and CISI: records start with ``.I``, fields with ``.W`` and other letters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from rerank.errors import DataError
+from rerank.io.text_files import open_text
+
+_RECORD = re.compile(r"\.I\s+(\d+)\s*")
+#: Title, authors, source, text, cross references, and the other letters of the format.
+_FIELD = re.compile(r"\.([TABWXKNC])\s*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmartRecord:
+    """A record of a file.
+
+    Attributes:
+        where: File and line, for messages.
+        number: The number after ``.I``, without leading zeros.
+        fields: Letter -> text. A letter starts a field only once; later lines with it are text.
+    """
+
+    where: str
+    number: str
+    fields: Mapping[str, str]
+
+
+def read_smart_records(path: Path) -> Iterator[SmartRecord]:
+    """Stream the records of a file.
+
+    Raises:
+        MissingResourceError: The file does not exist.
+        DataError: There are no records, or there is text before the first record or before a record's first field.
+    """
+    in_record = False
+    where, number, parts, letter = "", "", dict[str, list[str]](), ""
+    with open_text(path) as stream:
+        for count, line in enumerate(stream, 1):
+            if opened := _RECORD.fullmatch(line):
+                if in_record:
+                    yield _record(where, number, parts)
+                in_record, where, number, parts, letter = True, f"{path}:{count}", str(int(opened[1])), {}, ""
+            elif in_record and (field := _FIELD.fullmatch(line)) and field[1] not in parts:
+                letter = field[1]
+                parts[letter] = []
+            elif letter:
+                parts[letter].append(line)
+            elif line.strip():
+                raise DataError(
+                    f"{path}:{count}: {line.strip()[:60]!r} is not part of a field",
+                    expected="a line .I NUMBER, then a field such as .W",
+                )
+    if not in_record:
+        raise DataError(f"{path} has no records", expected="records that start with a line .I NUMBER")
+    yield _record(where, number, parts)
+
+
+def _record(where: str, number: str, parts: Mapping[str, list[str]]) -> SmartRecord:
+    return SmartRecord(where=where, number=number, fields={k: tidy_lines("".join(lines)) for k, lines in parts.items()})
+
+
+def tidy_lines(text: str) -> str:
+    """Return the text without blank lines and with single spaces, keeping line breaks."""
+    lines = (" ".join(line.split()) for line in text.split("\n"))
+    return "\n".join(line for line in lines if line)
+
+
+def join_lines(text: str) -> str:
+    """Return the text on one line with single spaces."""
+    return " ".join(text.split())

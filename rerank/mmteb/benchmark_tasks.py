@@ -1,0 +1,67 @@
+"""Which retrieval and reranking tasks a benchmark of mteb holds, from mteb's own lists. Loads no data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rerank.collections.mteb.library import find_task, import_mteb
+from rerank.errors import UnknownNameError, UsageError
+
+#: The benchmarks that this package is tested against; `list_tasks` takes any other name that mteb knows.
+BENCHMARKS = ("MTEB(Multilingual, v2)", "MTEB(eng, v2)", "MTEB(cmn, v1)")
+#: Types of task that rank texts for a query.
+KINDS = ("Retrieval", "Reranking", "InstructionReranking")
+
+
+def list_tasks(benchmark: str = "", names: Sequence[str] = (), kinds: Sequence[str] = KINDS) -> list[Any]:
+    """The tasks of a benchmark that rank texts, with the splits and subsets that the benchmark takes.
+
+    Args:
+        benchmark: Its name, or an alias such as ``MMTEB``; empty for tasks by their names alone.
+        names: Take only these.
+        kinds: Take only tasks of these types.
+
+    Raises:
+        UnknownNameError: No such benchmark, task or type; the message suggests the nearest.
+        UsageError: Neither a benchmark nor a task is named, or no task is left.
+    """
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UnknownNameError("type of task", kind, KINDS)
+    if not benchmark:
+        if not names:
+            raise UsageError("Neither a benchmark nor a task is named", remedy=f"Pass --benchmark {BENCHMARKS[1]!r}")
+        return [find_task(name) for name in names]
+    mteb = import_mteb()
+    try:
+        found = mteb.get_benchmark(benchmark)
+    except KeyError as error:
+        raise UnknownNameError("benchmark", benchmark, [known.name for known in mteb.get_benchmarks()]) from error
+    tasks = {task.metadata.name: task for task in found.tasks if _ranks_texts(task) and task.metadata.type in kinds}
+    for name in names:
+        if name not in tasks:
+            raise UnknownNameError(f"task of {benchmark}:", name, tasks)
+    if not tasks:
+        raise UsageError(f"{benchmark} holds no task of the type {' or '.join(kinds)}", expected="at least one")
+    return [tasks[name] for name in dict.fromkeys(names)] if names else list(tasks.values())
+
+
+def describe_task(task: Any) -> dict[str, Any]:
+    """A row for people: name, type, what is evaluated, the licence of the data."""
+    metadata = task.metadata
+    return {
+        "task": metadata.name,
+        "type": metadata.type,
+        "languages": sorted(set(task.languages)),
+        "subsets": len(task.hf_subsets),
+        "splits": list(task.eval_splits),
+        "main_score": metadata.main_score,
+        "licence": metadata.license or "not specified",
+        "data": metadata.dataset.get("path", ""),
+        "revision": metadata.dataset.get("revision", ""),
+    }
+
+
+def _ranks_texts(task: Any) -> bool:
+    return hasattr(task, "convert_to_reranking") and list(task.metadata.modalities) == ["text"]

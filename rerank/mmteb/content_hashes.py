@@ -1,0 +1,58 @@
+"""Content hashes of the files and models that a first stage's options name.
+
+Rankings depend on this content, not only on the names. A model on the hub has no local content before it is loaded; its
+option ``revision`` identifies its version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from rerank.errors import DataError
+from rerank.io.file_hashes import file_hash, folder_hash
+from rerank.models import MODELS, model_folder
+from rerank.retrieval import first_stages
+from rerank.retrieval.hybrid import Hybrid, split_stages
+from rerank.selector import build
+
+
+def hash_contents(selector: str) -> dict[str, str]:
+    """Return the hex SHA-256 of every file, folder and known model that a first stage names.
+
+    Paths that do not exist are omitted: opening the first stage reports them.
+
+    Raises:
+        RerankError: There is no such first stage or option, or a file cannot be read.
+    """
+    paths = {text: _local_path(text) for text in _option_texts(build(first_stages, selector))}
+    return {text: _hash(path) for text, path in paths.items() if path is not None}
+
+
+def _option_texts(stage: Any) -> Iterator[str]:
+    """Yield the values of all string options of a stage, including defaults, and of the stages of a hybrid."""
+    if isinstance(stage, Hybrid):
+        for selector in split_stages(stage.stages):
+            yield from _option_texts(build(first_stages, selector))
+        return
+    yield from (getattr(stage, field.name) for field in fields(stage) if field.type in ("str", str))
+
+
+def _local_path(text: str) -> Path | None:
+    path = model_folder(text) if text in MODELS else Path(text).expanduser() if text else None
+    return path if path is not None and path.exists() else None
+
+
+def _hash(path: Path) -> str:
+    from rerank.indexing.text_encoder import encoder_hash
+
+    if not path.is_dir():
+        return file_hash(path)
+    if not any((path / name).is_file() for name in ("config.json", "modules.json")):
+        return folder_hash(path)
+    try:
+        return encoder_hash(path)  # saving a model again with the same weights and settings does not change this hash
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} has a malformed list of modules ({error!r})", expected="a model's folder") from error

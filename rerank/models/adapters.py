@@ -1,0 +1,161 @@
+"""Settings in the folder of an adapter or a trained model: base model, method, prompt and token limits.
+
+An adapter is trained for one method and prompt. Its folder stores them beside the weights, so that ``--adapter FOLDER``
+alone ranks as in training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from rerank.errors import DataError, MissingResourceError
+from rerank.io.text_files import replace_text
+from rerank.selector import Selector
+
+#: File with the settings in an adapter's folder.
+SETTINGS = "rerank.json"
+#: Prompt in the folder, independent of its original name.
+PROMPT = "prompt.yaml"
+#: Attention heads in the folder, for methods that read attention.
+HEADS = "heads.json"
+
+_FORMAT = 1
+#: Folder of the shipped adapters, with one folder per adapter.
+_SHIPPED = Path(__file__).parent.parent / "shipped"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterSettings:
+    """The settings with which an adapter was trained and should be used.
+
+    Attributes:
+        model: Base model, in the form of ``--model``.
+        method: Method, in the form of ``--method``; files named by its options are in the adapter's folder.
+        revision: Commit of the base model on the hub, if it came from there.
+        min_passage_tokens: Minimum number of tokens kept of each passage.
+        max_passage_tokens: Passages are truncated to at most this many tokens.
+        context_size: Tokens of context to use; None for the model's whole context.
+    """
+
+    model: str
+    method: str
+    revision: str | None = None
+    min_passage_tokens: int = 32
+    max_passage_tokens: int | None = None
+    context_size: int | None = None
+
+    def write(self, folder: Path) -> None:
+        """Write the settings into an adapter's folder; the caller writes the prompt."""
+        with replace_text(folder / SETTINGS) as file:
+            file.write(json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n")
+
+
+def shipped_adapters() -> dict[str, Path]:
+    """Return the adapters that are shipped with the package: name -> folder."""
+    return {path.parent.name: path.parent for path in sorted(_SHIPPED.glob(f"*/{SETTINGS}"))}
+
+
+def read_adapter_settings(folder: Path) -> AdapterSettings | None:
+    """Read the settings in a folder; None if it has none, as adapters trained with other tools.
+
+    Raises:
+        DataError: The file with the settings is invalid.
+    """
+    path = folder / SETTINGS
+    if not path.is_file():
+        return None
+    known = {field.name for field in fields(AdapterSettings)}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != _FORMAT:
+            raise ValueError(f"format {content['format']!r}")
+        return AdapterSettings(**{key: value for key, value in content.items() if key in known})
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{str(path)!r} cannot be read: {error}",
+            expected=f"a file written by `rerank train`, format {_FORMAT}",
+            remedy="Use the listrank version that trained the adapter, or set --method and --prompt",
+        ) from error
+
+
+def adapter_defaults(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that an adapter decides if the user does not set them.
+
+    Args:
+        folder: Folder of the adapter, or of the model if all its weights were trained.
+        settings: The user's settings, named as in a run specification.
+
+    Returns:
+        Values for the missing settings. If the user sets the method, this is only the base model, since prompt and
+        limits belong to the method of the training.
+    """
+    trained = read_adapter_settings(folder)
+    if trained is None:
+        return {}
+    values: dict[str, Any] = {}
+    if "model" not in settings:
+        values = {"model": trained.model, "revision": trained.revision}
+    if "method" not in settings:
+        values |= {
+            "method": _with_folder(trained.method, folder),
+            "min_passage_tokens": trained.min_passage_tokens,
+            "max_passage_tokens": trained.max_passage_tokens,
+            "context_size": trained.context_size,
+        }
+        if (folder / PROMPT).is_file():
+            values["prompt"] = str(folder / PROMPT)
+    return {key: value for key, value in values.items() if key not in settings and value is not None}
+
+
+def _with_folder(method: str, folder: Path) -> str:
+    """Return the method with the folder prepended to the files that its options name."""
+    name, _, rest = method.partition(",")
+    options = Selector.parse(f"m,{rest}").options if rest else {}
+    resolved = {
+        key: str(folder / value) if value.endswith(".json") and (folder / value).is_file() else value
+        for key, value in options.items()
+    }
+    return ",".join([name, *(f"{key}={value}" for key, value in resolved.items())])
+
+
+def _check_hub_id(name: str) -> None:
+    """Check that a name can be an id on the hub, so that a typo does not cause a network request."""
+    if Path(name).expanduser().is_file():
+        raise MissingResourceError(f"Adapter {name!r} is a file", expected="the folder that contains it")
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise MissingResourceError(
+            f"Adapter folder {name!r} does not exist",
+            expected=f"a folder, an id owner/name on the hub, or a shipped adapter: {', '.join(shipped_adapters())}",
+        )
+
+
+def adapter_folder(adapter: str) -> Path:
+    """Return the folder of an adapter: a shipped one, a folder, or one downloaded from the hub.
+
+    Raises:
+        MissingResourceError: The adapter does not exist, or its folder lacks a file.
+    """
+    folder = shipped_adapters().get(adapter, Path(adapter))
+    if not folder.is_dir():
+        _check_hub_id(adapter)
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(adapter, allow_patterns=["*.json", "*.safetensors", "*.yaml"]))
+        except (OSError, ValueError) as error:
+            raise MissingResourceError(
+                f"Adapter {adapter!r} is not a folder and cannot be downloaded from the hub: {error}",
+                expected="a folder with adapter_config.json and adapter_model.safetensors, or such an id on the hub",
+            ) from error
+    lacking = [name for name in ("adapter_config.json", "adapter_model.safetensors") if not (folder / name).is_file()]
+    if lacking:
+        raise MissingResourceError(
+            f"Adapter folder {adapter!r} lacks {' and '.join(lacking)}",
+            expected="the files that save_pretrained of PEFT writes",
+            remedy="Convert pickled adapters (.bin), which can run code, to safetensors",
+        )
+    return folder

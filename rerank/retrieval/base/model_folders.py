@@ -1,0 +1,34 @@
+"""Location of a first stage's model: a preset, a local folder or the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rerank.errors import UsageError
+from rerank.indexing.text_encoder import MODULES
+from rerank.models import MODELS, resolve_model
+
+
+def locate_model(name: str, *, kind: str = "embedding") -> Path | str:
+    """Return the folder or hub id of a model.
+
+    A folder with ``modules.json`` is accepted although its weights may be in sub-folders.
+
+    Args:
+        name: The name of a preset, a folder, or ``owner/model``.
+        kind: The kind of model that the first stage needs, as in `rerank.models.MODELS`.
+
+    Raises:
+        UsageError: The name is a preset of another kind.
+        MissingResourceError: There is no such folder, or the model was not pulled.
+        UnknownNameError: The name is not a preset, folder or hub id.
+    """
+    if name in MODELS and (other := MODELS[name].kind) != kind:
+        example = next((card.name for card in MODELS.values() if card.kind == kind), "")
+        raise UsageError(
+            f"{name!r} is {'a language' if other != 'embedding' else 'an embedding'} model",
+            expected=f"{'an' if kind[0] in 'aeiou' else 'a'} {kind} model"
+            + (f", such as {example}" if example else ""),
+        )
+    folder = Path(name).expanduser()
+    return folder if name not in MODELS and (folder / MODULES).is_file() else resolve_model(name)

@@ -1,0 +1,292 @@
+"""The run folder: specification, calls, candidates and results of one run. Every file is written atomically.
+
+spec.json          manifest: the specification, everything that decides the result (hashed), the environment
+calls.sqlite       every call, committed batch by batch
+first_stage.trec   the candidates in first-stage order, before any shuffle
+queries.jsonl      the queries
+passages.jsonl     the number of passages of each document, if passages are judged
+run.trec           the reranked run
+qrels.trec         the relevance judgments that the run was scored with, if any
+scores.json        means and per-query values
+splits.jsonl       windows that exceeded the context and the number of their documents that fitted, if any
+summary.json       windows, calls, tokens, seconds; written last
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rerank.errors import DataError, MissingResourceError, StorageError, UsageError
+from rerank.io.run_files import read_qrels, read_run, write_qrels, write_run
+from rerank.io.text_files import open_text, replace_text
+from rerank.store.call_log import CallLog
+from rerank.types import Qrels, Query, Ranking, Run, Window
+
+#: Order of removal: results first, spec.json last. After an interruption the folder is still a run folder.
+_RESULTS = ("summary.json", "splits.jsonl", "scores.json", "run.trec")
+_FILES = (*_RESULTS, "first_stage.trec", "queries.jsonl", "qrels.trec", "spec.json")
+
+
+def identity_hash(identity: Mapping[str, Any]) -> str:
+    """Return the hex SHA-256 of everything that decides a result."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        path: The folder; it need not exist yet.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Store the path; nothing is read or written."""
+        self.path = Path(path)
+
+    @classmethod
+    def existing(cls, path: str | Path) -> RunFolder:
+        """Open an existing run folder.
+
+        Raises:
+            MissingResourceError: The folder does not exist or contains no run.
+        """
+        folder = cls(path)
+        if not (folder.path / "spec.json").is_file():
+            raise MissingResourceError(
+                f"{str(path)!r} is not a run folder", expected="a folder with a spec.json, as `rerank run` creates it"
+            )
+        return folder
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run finished with a reply to every call."""
+        return (self.path / "summary.json").is_file() and bool(self.read_json("summary.json").get("complete"))
+
+    @contextmanager
+    def begin(self, document: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False) -> Iterator[None]:
+        """Prepare the folder for a new or resumed run, and lock it while the block runs.
+
+        Args:
+            document: The content of spec.json; ``document["hash"]`` is the identity of the run.
+            resume: Continue an unfinished run.
+            overwrite: Delete an existing run.
+
+        Raises:
+            UsageError: The folder contains another run, an unfinished run without ``resume``, or other files, or
+                another process uses it.
+            StorageError: The folder cannot be created.
+        """
+        self._check_only_run_files()
+        with self._locked():
+            for leftover in filter(_is_temporary, list(self.path.iterdir())):
+                leftover.unlink()
+            if overwrite:
+                self._clear()
+            if (self.path / "spec.json").exists():
+                self._check(document, resume=resume)
+                # Settings outside the identity (measures, qrels) are those of the latest call.
+                document = self.spec() | {"spec": document["spec"]}
+            self.write_json("spec.json", document)
+            yield
+
+    def _check_only_run_files(self) -> None:
+        """Check that an existing folder is a run folder or empty; others are never changed, not even with overwrite."""
+        if self.path.is_dir() and not (self.path / "spec.json").is_file():
+            other_files = [e.name for e in self.path.iterdir() if e.name != ".lock" and not _is_temporary(e)]
+            if other_files:
+                raise UsageError(
+                    f"{str(self.path)!r} exists and is not a run folder (it contains {other_files[0]!r})",
+                    expected="a run folder, an empty folder or a new one",
+                    remedy="Choose another --out",
+                )
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise StorageError(f"The run folder {str(self.path)!r} cannot be created: {error.strerror}") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UsageError(
+                    f"Another process uses {str(self.path)!r}", remedy="Wait until it ends, or choose another --out"
+                ) from error
+            yield
+
+    def _check(self, document: Mapping[str, Any], *, resume: bool) -> None:
+        recorded = self.spec()
+        if recorded["hash"] != document["hash"]:
+            raise UsageError(
+                f"{str(self.path)!r} contains another run: {', '.join(_differences(recorded, document))}",
+                remedy="Choose another --out, or pass --overwrite to delete the existing run",
+            )
+        if not self.finished and not resume:
+            with self.calls() as calls:
+                committed = len(calls)
+            raise UsageError(
+                f"{str(self.path)!r} contains this run, unfinished, with {committed} committed calls",
+                remedy="Pass --resume to continue, or --overwrite to start again",
+            )
+
+    def _clear(self) -> None:
+        for calls in self.path.glob("calls.sqlite*"):
+            calls.unlink()
+        for name in _FILES:
+            (self.path / name).unlink(missing_ok=True)
+
+    def calls(self, *, readonly: bool = False) -> CallLog:
+        """Open the call log."""
+        return CallLog(self.path / "calls.sqlite", readonly=readonly)
+
+    def spec(self) -> dict[str, Any]:
+        """Return the content of spec.json."""
+        return self.read_json("spec.json", "hash", "spec", "identity")
+
+    def file_hash(self, name: str) -> str:
+        """Return the hex SHA-256 of one of the folder's files; empty if it does not exist."""
+        path = self.path / name
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+    def read_json(self, name: str, *keys: str) -> dict[str, Any]:
+        """Read one of the folder's JSON files.
+
+        Args:
+            name: Name of the file.
+            keys: Keys that it must have.
+
+        Raises:
+            MissingResourceError: The file does not exist.
+            DataError: The file is not a JSON object, or a key is missing.
+        """
+        path = self.path / name
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise MissingResourceError(f"{str(path)!r} is missing", remedy="Finish the run with --resume") from error
+        except ValueError as error:
+            raise DataError(f"{str(path)!r} is not valid JSON: {error}") from error
+        if not isinstance(content, dict):
+            raise DataError(f"{str(path)!r} contains a {type(content).__name__}", expected="a JSON object")
+        if missing := [key for key in keys if key not in content]:
+            raise DataError(f"{str(path)!r} lacks the key {missing[0]!r}", expected="the keys that `rerank run` writes")
+        return content
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write one of the folder's JSON files atomically."""
+        with replace_text(self.path / name) as file:
+            file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+    def read_run(self, name: str) -> Run:
+        """Read one of the folder's TREC runs; it is empty if no query has a candidate."""
+        files = (self.path / name, self.path / "first_stage.trec")
+        if all(path.is_file() and path.stat().st_size == 0 for path in files):
+            return Run(())
+        return read_run(self.path / name)
+
+    def write_run(self, name: str, run: Run) -> None:
+        """Write one of the folder's TREC runs."""
+        write_run(run, self.path / name)
+
+    def write_candidates(self, run: Run) -> None:
+        """Write the candidates (document ids only) and the queries."""
+        self.write_run("first_stage.trec", run)
+        with replace_text(self.path / "queries.jsonl") as file:
+            for ranking in run.values():
+                row = {"id": ranking.query.id, "text": ranking.query.text}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def read_candidates(self) -> Run:
+        """Read the candidates with the text of their queries; queries without candidates are included."""
+        run = self.read_run("first_stage.trec")
+        with open_text(self.path / "queries.jsonl") as file:
+            try:
+                queries = [Query(**json.loads(line)) for line in file]
+            except (ValueError, TypeError) as error:
+                raise DataError(
+                    f"{str(self.path / 'queries.jsonl')!r}: {error}",
+                    expected="an object with id and text in every line",
+                ) from error
+        lists = [(query, run[query.id] if query.id in run else Ranking(query, (), ())) for query in queries]
+        return Run((replace(ranking, query=query) for query, ranking in lists), name=run.name)
+
+    def write_splits(self, splits: Iterable[tuple[Window, int]]) -> None:
+        """Write the windows that were ranked in parts and how many of their documents fitted, for replays."""
+        with replace_text(self.path / "splits.jsonl") as file:
+            for window, capacity in splits:
+                row = {"query": window.query.id, "docs": [doc.id for doc in window.docs], "room": capacity}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def read_splits(self) -> dict[tuple[str, tuple[str, ...]], int]:
+        """Read the number of documents that fitted per (query, documents) window; empty if every window fitted."""
+        path = self.path / "splits.jsonl"
+        if not path.is_file():
+            return {}
+        with open_text(path) as file:
+            try:
+                rows = [json.loads(line) for line in file]
+                return {(row["query"], tuple(row["docs"])): int(row["room"]) for row in rows}
+            except (ValueError, TypeError, KeyError) as error:
+                raise DataError(f"{str(path)!r}: {error!r}", expected="query, docs and room in every line") from error
+
+    def write_passages(self, lists: Iterable[Ranking]) -> None:
+        """Write the number of passages of each document, so that the run can be replayed without texts."""
+        with replace_text(self.path / "passages.jsonl") as file:
+            for ranking in lists:
+                counts = dict(Counter(doc.part_of for doc in ranking.docs))
+                file.write(json.dumps({"query": ranking.query.id, "docs": counts}, ensure_ascii=False) + "\n")
+
+    def read_passages(self) -> dict[str, dict[str, int]]:
+        """Read the number of passages per query and document; empty if documents were judged whole."""
+        path = self.path / "passages.jsonl"
+        if not path.is_file():
+            return {}
+        with open_text(path) as file:
+            try:
+                rows = [json.loads(line) for line in file]
+                return {row["query"]: {doc: int(count) for doc, count in row["docs"].items()} for row in rows}
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                raise DataError(f"{str(path)!r}: {error!r}", expected="query and docs in every line") from error
+
+    def read_qrels(self) -> Qrels:
+        """Read the relevance judgments that the run was scored with; empty if there were none."""
+        path = self.path / "qrels.trec"
+        return read_qrels(path) if path.is_file() else Qrels({})
+
+    def write_qrels(self, qrels: Qrels) -> None:
+        """Write the relevance judgments."""
+        write_qrels(qrels, self.path / "qrels.trec")
+
+
+#: Fields of a specification that are not part of a run's identity.
+_NOT_IN_IDENTITY = {"measures", "relevant", "qrels", "max_failure_rate"}
+
+
+def _differences(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
+    """Describe how two runs differ: by the options if they differ, else by the other parts of the identity."""
+    for part, ignored in (("spec", _NOT_IN_IDENTITY), ("identity", set())):
+        old, new = recorded.get(part, {}), requested[part]
+        keys = [key for key in {**old, **new} if key not in ignored and old.get(key) != new.get(key)]
+        if keys:
+            return [f"{key} is {_short(old.get(key))} there and {_short(new.get(key))} here" for key in keys]
+    return ["its hash is different"]
+
+
+def _is_temporary(path: Path) -> bool:
+    """Return whether a file is the remainder of an interrupted atomic write."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,65 @@
+"""Finding the best document of each of several groups with windows; shared by the strategies that sort by choices."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+
+from rerank.errors import UsageError
+from rerank.types import Document, Order, Query, Window
+
+#: Yields windows, is sent their orders, and returns the position of each group's winner.
+WinnersPlan = Generator[list[Window], list[Order], list[int]]
+
+
+def choose_winners(
+    query: Query, groups: Sequence[Sequence[Document]], *, size: int, both_orders: bool = False
+) -> WinnersPlan:
+    """Return the position of each group's best document; the next windows of all groups are yielded together.
+
+    A group that is longer than a window is processed from its head: the winner of a window enters the next one.
+
+    Args:
+        query: The query.
+        groups: Groups of at least two documents; the first one wins unless another is chosen over it.
+        size: Maximum number of documents per window.
+        both_orders: Judge every window a second time with its documents reversed. A document other than the first
+            wins only if it is chosen both times (Qin et al., arXiv 2306.17563, section 3.1, for pairs).
+    """
+    winners = [0] * len(groups)
+    for start in range(1, max(map(len, groups), default=0), size - 1):
+        active = [index for index, group in enumerate(groups) if start < len(group)]
+        # Each window holds the current winner and the next size - 1 documents of its group.
+        shown = [(winners[index], *range(start, min(start + size - 1, len(groups[index])))) for index in active]
+        windows = [_window(query, groups[index], positions) for index, positions in zip(active, shown, strict=True)]
+        if both_orders:
+            windows += [
+                _window(query, groups[index], positions[::-1]) for index, positions in zip(active, shown, strict=True)
+            ]
+        orders = yield windows
+        for index, positions, order in zip(active, shown, orders, strict=False):
+            winners[index] = positions[order[0]]
+        for index, positions, order in zip(active, shown, orders[len(active) :], strict=False):
+            if positions[::-1][order[0]] != winners[index]:
+                winners[index] = positions[0]
+    return winners
+
+
+def count_choice_windows(count: int, *, size: int, both_orders: bool = False) -> int:
+    """Return the number of windows for the best of ``count`` documents: ceil((count - 1) / (size - 1)) per order."""
+    return -(-(count - 1) // (size - 1)) * (1 + both_orders)
+
+
+def check_choice(size: int, top_k: int) -> None:
+    """Check the window size and the number of documents to rank.
+
+    Raises:
+        UsageError: ``size < 2`` or ``top_k < 1``.
+    """
+    if size < 2:
+        raise UsageError(f"Window size {size}", expected="at least 2 documents, since one has no order")
+    if top_k < 1:
+        raise UsageError(f"top_k {top_k}", expected="at least 1")
+
+
+def _window(query: Query, group: Sequence[Document], positions: Sequence[int]) -> Window:
+    return Window(query, tuple(group[position] for position in positions), best=1)

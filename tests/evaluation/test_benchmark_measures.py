@@ -1,0 +1,222 @@
+"""Benchmarks' own measures by name: through our evaluation, and through ir_measures alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+
+import ir_measures
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rerank.errors import DataError, UnknownNameError, UsageError
+from rerank.evaluation import ScoreMatrix, Scores, compare, evaluate, evaluate_all, evaluation_report, parse_measures
+from rerank.evaluation import scores_table as table
+from rerank.evaluation.benchmark_measures import BenchmarkProvider, register
+from rerank.types import Document, Qrels, Query, Ranking, Run
+from tests.raising import raises
+
+NAMES = ["INQUIRE_AP@50", "INQUIRE_nDCG@50", "T2Ranking_R@50", "T2Ranking_RR@50"]
+
+
+def run(lists: Mapping[str, str], name: str = "sys") -> Run:
+    """Each list a string of one-letter documents, best first."""
+    return Run(
+        (Ranking.from_order(Query(id=query), [Document(id=doc) for doc in docs]) for query, docs in lists.items()),
+        name=name,
+    )
+
+
+def graded(judged: Mapping[str, str]) -> Qrels:
+    """Grades from strings such as ``a1 b0``."""
+    return Qrels({query: {pair[0]: int(pair[1:]) for pair in text.split()} for query, text in judged.items()})
+
+
+#: q3 is judged and not in the run, q4 and q6 are in the run and not judged, q5 has nothing relevant.
+QRELS = graded({"q1": "a2 b3 c2 x1", "q2": "y3", "q3": "z2 w2", "q5": "a0"})
+RUN = run({"q1": "axb", "q2": "xy", "q4": "a", "q5": "ab", "q6": "a"})
+
+
+@pytest.mark.parametrize(
+    ("written", "printed"),
+    [
+        ("INQUIRE_AP@50", "INQUIRE_AP@50"),
+        ("inquire_map@50", "INQUIRE_AP@50"),
+        ("Inquire_NDCG(cutoff=50)", "INQUIRE_nDCG@50"),
+        ("T2Ranking_Recall(rel=2)@50", "T2Ranking_R(rel=2)@50"),
+        ("t2ranking_mrr@10", "T2Ranking_RR@10"),
+        ("T2Ranking_RR(rel=1)@10", "T2Ranking_RR@10"),
+    ],
+)
+def test_names(written: str, printed: str) -> None:
+    assert [str(measure) for measure in parse_measures([written])] == [printed]
+    assert [str(measure) for measure in parse_measures([printed])] == [printed]
+
+
+def test_a_level_of_relevance_shows() -> None:
+    assert [str(m) for m in parse_measures(["INQUIRE_AP@5", "T2Ranking_R@5"], relevant=2)] == [
+        "INQUIRE_AP(rel=2)@5",
+        "T2Ranking_R(rel=2)@5",
+    ]
+
+
+@pytest.mark.parametrize("name", [name.removesuffix("@50") for name in NAMES])
+@pytest.mark.parametrize(
+    ("rest", "named"),
+    [
+        ("", ("cutoff", "{}@10")),
+        ("@0", ("cutoff=0",)),
+        ("@-3", ("cutoff=-3",)),
+        ("@1.5", ("cutoff=1.5",)),
+        ("(rel=0)@5", ("rel=0",)),
+        ("(judged_only=True)@5", ("judged_only", "cutoff, rel")),
+        ("(k=5)", ("'k'",)),
+    ],
+)
+def test_bad_measures(name: str, rest: str, named: tuple[str, ...]) -> None:
+    with raises(UsageError, *(value.format(name) for value in named)):
+        parse_measures([name + rest])
+
+
+def test_a_wrong_name_gets_a_suggestion() -> None:
+    with pytest.raises(UnknownNameError) as caught:
+        parse_measures(["INQUIRE_RR@50"])
+    assert "INQUIRE_AP" in caught.value.suggestions
+
+
+def test_inquire() -> None:
+    found = evaluate(graded({"q": "a1 c1 d1 e1", "p": "a1"}), run({"q": "abcd"}), ["INQUIRE_AP@3", "INQUIRE_nDCG@3"])
+    assert found.values["INQUIRE_AP@3"] == {"q": pytest.approx((1 + 2 / 3) / 3), "p": 0.0}
+    assert found.mean("INQUIRE_nDCG@3") == pytest.approx(1.5 / (1 + 0.6309297536 + 0.5) / 2)
+    assert found.missing == ("p",)
+
+
+def test_inquire_is_told_the_ties_and_the_others_are_not() -> None:
+    docs = tuple(Document(id=doc) for doc in "abcd")
+    mine = Run([Ranking(Query(id="q"), docs, (0.9, 0.5, 0.5, 0.5))])
+    found = evaluate(graded({"q": "a1 b1"}), mine, ["INQUIRE_AP@50", "AP", "INQUIRE_AP@2"]).summary()
+    assert found == {"INQUIRE_AP@50": 0.75, "AP": 1.0, "INQUIRE_AP@2": 1.0}
+
+
+def test_ties_at_the_cutoff_stand_as_given() -> None:
+    """The provider sees stand-ins for ids, and must not put ties in their order."""
+    docs = tuple(Document(id=doc) for doc in "dcba")
+    mine = Run([Ranking(Query(id="q"), docs, (1.0,) * 4)])
+    for place, doc in enumerate("dcba", 1):
+        qrels = graded({"q": f"{doc}1"})
+        assert evaluate(qrels, mine, ["T2Ranking_RR@4"]).overall["T2Ranking_RR@4"] == pytest.approx(1 / place)
+
+
+def test_t2ranking_recall_is_micro_averaged_over_the_queries_of_the_run() -> None:
+    found = evaluate(QRELS, RUN, ["T2Ranking_R(rel=2)@2", "R(rel=2)@2", "T2Ranking_R@50"])
+    assert found.overall["T2Ranking_R(rel=2)@2"] == (1 + 1) / (3 + 1)
+    assert found.overall["T2Ranking_R@50"] == (3 + 1) / (4 + 1)
+    assert found.mean("R(rel=2)@2") == pytest.approx((1 / 3 + 1 + 0 + 0) / 4)
+
+
+def test_t2ranking_mrr_is_divided_by_the_number_of_queries_in_the_run() -> None:
+    found = evaluate(QRELS, RUN, ["T2Ranking_RR(rel=2)@10", "T2Ranking_RR@1", "RR(rel=2)@10"])
+    assert found.overall == {"T2Ranking_RR(rel=2)@10": (1 + 1 / 2) / 5, "T2Ranking_RR@1": 1 / 5}
+    assert found.mean("RR(rel=2)@10") == pytest.approx((1 + 1 / 2) / 4), "over q1, q2, q3, q5"
+    assert (found.missing, found.unjudged) == (("q3",), ("q4", "q6"))
+
+
+@pytest.mark.parametrize("nothing", [run({}), run({"q1": ""}), run({"q5": "b"})])
+def test_a_run_that_found_nothing(nothing: Run) -> None:
+    found = evaluate(QRELS, nothing, NAMES)
+    assert set(found.summary().values()) == {0.0}
+
+
+def test_queries_without_a_grade_of_0_or_more() -> None:
+    found = evaluate(Qrels({"q": {"a": -1}, "r": {}, "s": {"a": 1}}), run({"q": "a", "r": "a", "s": "a"}), NAMES)
+    assert list(found.summary().values()) == [pytest.approx(1 / 3), pytest.approx(1 / 3), 1.0, pytest.approx(1 / 3)]
+
+
+def test_measures_of_the_whole_run_stand_beside_the_others() -> None:
+    asked = ["T2Ranking_R@50", "nDCG@10"]
+    found = evaluate(QRELS, RUN, asked)
+    assert found.measures == tuple(found.summary()) == ("nDCG@10", "T2Ranking_R@50")
+    assert list(found.values) == ["nDCG@10"]
+    assert found.by_query()["q2"].keys() == {"nDCG@10"}
+    (row,) = evaluation_report("q", [("r", found)], per_query=True)["runs"]
+    assert row["scores"].keys() == {"nDCG@10", "T2Ranking_R@50"}
+    assert row["per_query"]["q2"].keys() == {"nDCG@10"}
+    assert table([("r", found)]).splitlines()[0].split()[-2:] == ["nDCG@10", "T2Ranking_R@50"]
+
+
+def test_only_measures_of_the_whole_run() -> None:
+    found = evaluate(QRELS, RUN, ["T2Ranking_R@50"])
+    assert found.queries == tuple(QRELS)
+    assert found.values == {}
+    (row,) = evaluation_report("q", [("r", found)])["runs"]
+    assert (row["queries"], row["missing"], row["scores"]) == (4, 1, {"T2Ranking_R@50": 0.8})
+
+
+REFUSED = ("T2Ranking_R(rel=2)@50 has", "Use R(rel=2)@50")
+
+
+def test_paired_tests_refuse_them_with_the_reason() -> None:
+    runs = [RUN, run({"q1": "b"}, "other")]
+    with raises(UsageError, *REFUSED):
+        compare(QRELS, runs, "T2Ranking_Recall@50", relevant=2)
+    scores = evaluate_all(QRELS, runs, ["T2Ranking_R(rel=2)@50", "T2Ranking_RR@10", "AP"])
+    with raises(UsageError, *REFUSED):
+        ScoreMatrix.from_scores(scores, "T2Ranking_R(rel=2)@50")
+    with raises(UsageError, "T2Ranking_RR@10", "Use RR@10"):
+        scores[0].mean("T2Ranking_RR@10")
+    assert ScoreMatrix.from_scores(scores, "AP").systems == ("sys", "other")
+
+
+def test_scores_of_the_whole_run_check_their_invariants() -> None:
+    with raises(UsageError, "AP"):
+        Scores(run="r", values={}, overall={"T2Ranking_R@5": 0.5}, queries=("q",)).by_measure("AP")
+    for values, overall in (({}, {"T2Ranking_R@5": float("nan")}), ({"AP": {"q": 1.0}}, {"AP": 1.0})):
+        with raises(DataError, "T2Ranking_R@5" if "T2Ranking_R@5" in overall else "AP"):
+            Scores(run="r", values=values, overall=overall)
+    with raises(DataError, "AP"):
+        Scores(run="r", values={"AP": {"q": 1.0}}, queries=("q", "p"))
+
+
+docs = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=8, unique=True).map("".join)
+grades = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 3), min_size=1)
+
+
+@given(st.dictionaries(st.sampled_from("pqr"), docs, min_size=1), st.fixed_dictionaries(dict.fromkeys("pqr", grades)))
+def test_what_they_have_in_common_with_plain_measures(lists: dict[str, str], judged: dict[str, dict[str, int]]) -> None:
+    names = ["INQUIRE_AP@3", "AP@3", "INQUIRE_nDCG@3", "nDCG(gains={2:1,3:1})@3", "R@3", "RR@3", "T2Ranking_R@3"]
+    found = evaluate(Qrels(judged), run(lists), [*names, "T2Ranking_RR@3"])
+    relevant = {query: sum(grade > 0 for grade in row.values()) for query, row in judged.items()}
+    for query in lists:
+        row = {name: found.values[name][query] for name in names[:6]}
+        assert row["INQUIRE_AP@3"] * min(relevant[query], 3) == pytest.approx(row["AP@3"] * relevant[query])
+        assert row["INQUIRE_nDCG@3"] == pytest.approx(row["nDCG(gains={2:1,3:1})@3"])
+    hits = sum(found.values["R@3"][query] * relevant[query] for query in lists)
+    assert found.overall["T2Ranking_R@3"] == pytest.approx(hits / (sum(relevant[query] for query in lists) or 1))
+    assert found.overall["T2Ranking_RR@3"] == pytest.approx(sum(found.values["RR@3"].values()) / len(lists))
+
+
+def test_ir_measures_computes_them_beside_its_own() -> None:
+    asked = parse_measures([*NAMES, "nDCG@10"])
+    qrels = {query: dict(judged) for query, judged in QRELS.items()}
+    mine = {q: dict(zip(ranking.doc_ids, ranking.scores, strict=True)) for q, ranking in RUN.items()}
+    found = ir_measures.calc_aggregate(asked, qrels, mine)
+    expected = evaluate(QRELS, RUN, [*NAMES, "nDCG@10"]).summary()
+    assert {str(measure): value for measure, value in found.items()} == pytest.approx(expected)
+
+
+def test_they_are_known_once_and_only_when_measures_are_read() -> None:
+    register()
+    register()
+    assert sum(isinstance(p, BenchmarkProvider) for p in ir_measures.DefaultPipeline.providers) == 1
+    code = """
+import sys, rerank, rerank.evaluation
+print("ir_measures" in sys.modules)
+import ir_measures
+print("INQUIRE_AP" in ir_measures.measures.registry)
+rerank.evaluation.parse_measures(["AP"])
+print("INQUIRE_AP" in ir_measures.measures.registry)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False", "True"]

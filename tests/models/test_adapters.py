@@ -1,0 +1,91 @@
+"""What an adapter's folder says of its own use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rerank.errors import DataError, MissingResourceError, UsageError
+from rerank.methods import open_method
+from rerank.models import MODELS, list_models, resolve_model
+from rerank.models.adapters import (
+    HEADS,
+    PROMPT,
+    SETTINGS,
+    AdapterSettings,
+    adapter_defaults,
+    adapter_folder,
+    read_adapter_settings,
+    shipped_adapters,
+)
+from tests.raising import raises
+
+SAID = AdapterSettings(model="smollm2-135m", method="icr,calibrate=false,heads=heads.json", max_passage_tokens=64)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    SAID.write(tmp_path)
+    (tmp_path / HEADS).write_text("{}")
+    (tmp_path / PROMPT).write_text("method: listwise\n")
+    return tmp_path
+
+
+def test_what_is_written_is_read(folder: Path) -> None:
+    assert read_adapter_settings(folder) == SAID
+
+
+def test_it_decides_what_the_user_does_not(folder: Path) -> None:
+    assert adapter_defaults(folder, {}) == {
+        "model": "smollm2-135m",
+        "method": f"icr,calibrate=false,heads={folder / HEADS}",
+        "min_passage_tokens": 32,
+        "max_passage_tokens": 64,
+        "prompt": str(folder / PROMPT),
+    }
+    assert adapter_defaults(folder, {"prompt": "listwise", "max_passage_tokens": 10}).keys() == {
+        "model",
+        "method",
+        "min_passage_tokens",
+    }
+
+
+def test_another_method_gets_the_model_only(folder: Path) -> None:
+    assert adapter_defaults(folder, {"method": "sliding"}) == {"model": "smollm2-135m"}
+
+
+def test_adapters_of_others_say_nothing(tmp_path: Path) -> None:
+    assert read_adapter_settings(tmp_path) is None
+    assert adapter_defaults(tmp_path, {}) == {}
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"format": 2}', '{"format": 1}', "no json"])
+def test_files_that_say_something_else(tmp_path: Path, text: str) -> None:
+    (tmp_path / SETTINGS).write_text(text)
+    with raises(DataError, "format 1", SETTINGS):
+        read_adapter_settings(tmp_path)
+
+
+@pytest.mark.parametrize("name", shipped_adapters())
+def test_adapters_that_come_along_are_whole(name: str) -> None:
+    folder = shipped_adapters()[name]
+    said = read_adapter_settings(folder)
+    assert said is not None
+    assert MODELS[said.model].kind == "language"
+    open_method(adapter_defaults(folder, {})["method"])
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 20 * 2**20
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    for words in ("license:", "base_model:", "nDCG@10"):
+        assert words in card
+    assert {path.suffix for path in folder.iterdir()} <= {".json", ".yaml", ".safetensors", ".md", ".toml"}
+
+
+def test_they_are_known_by_name() -> None:
+    name = next(iter(shipped_adapters()))
+    assert adapter_folder(name) == shipped_adapters()[name]
+    assert name in [row["name"] for row in list_models()]
+    with raises(UsageError, f"--adapter {name}"):
+        resolve_model(name)
+    with raises(MissingResourceError, name):
+        adapter_folder("smollm2-atention")

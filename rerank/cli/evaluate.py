@@ -61,7 +61,7 @@ def evaluate(
     report = evaluation_report(qrels, list(zip(map(str, files), results, strict=True)), per_query=per_query)
     if by:
         groups = read_groups(by) if Path(by).is_file() else query_field(qrels, by)
-        found = [evaluate_by_group(judged, run, measures, groups, relevant=lowest) for run in read]
+        found = [evaluate_by_group(judged, run, measures, groups, relevant=lowest) for run in opened]
         report = add_groups(report, by, found)
 
     def show() -> None:
@@ -69,7 +69,7 @@ def evaluate(
         _show(report, names, list(results[0].values) if per_query else [])
         if missing := [r["run"] for r in report["runs"] if r["missing"]]:
             print_note(f"Judged queries without a ranking, which score 0, in: {', '.join(missing)}")
-        for told in filter(None, (overlap_note(judged, run) for run in read)):
+        for told in filter(None, (overlap_note(judged, run) for run in opened)):
             print_note(told)
         if per_query and results[0].overall:
             print_note(f"Measures with one value for the whole run and none per query: {', '.join(results[0].overall)}")

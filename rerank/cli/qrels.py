@@ -1,4 +1,4 @@
-"""`qrels`: how judgments are made, and what cheaper ones keep of the conclusions."""
+"""`qrels`: create relevance judgments and study cheaper judging strategies."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ _POOL = "Example: rerank qrels pool a.trec b.trec --depth 50 --out pool.trec"
 
 def register(app: typer.Typer) -> None:
     """Add the command group."""
-    qrels = typer.Typer(help="How judgments are made, and what cheaper ones keep.", no_args_is_help=True)
+    qrels = typer.Typer(
+        help="Create relevance judgments and study cheaper judging strategies.", no_args_is_help=True
+    )
     qrels.command("study", epilog=_STUDY)(study)
     qrels.command("compare", epilog=_COMPARE)(compare)
     qrels.command("pool", epilog=_POOL)(pool)
@@ -36,22 +38,26 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ProcedureOptions:
-    """How conclusions are drawn; everything may be given several times."""
+    """Measures and significance tests; most options are repeatable."""
 
     measures: Annotated[
-        list[str] | None, typer.Option("--measure", "-m", help="A measure; repeatable. (default: nDCG@10)")
+        list[str] | None, typer.Option("--measure", "-m", help="Measure; repeatable. (default: nDCG@10)")
     ] = None
     test: Annotated[
         list[str] | None,
         typer.Option(
-            help="t, wilcoxon, sign, permutation, bootstrap, tukey-randomised or tukey-anova; repeatable. (default: t)"
+            help="Paired test: t, wilcoxon, sign, permutation, bootstrap, tukey-randomised or tukey-anova; repeatable. "
+            "(default: t)"
         ),
     ] = None
     correction: Annotated[
         list[str] | None,
-        typer.Option(help="none, bonferroni, holm, hochberg, bh or by; repeatable, with every test. (default: bh)"),
+        typer.Option(
+            help="Correction for multiple comparisons: none, bonferroni, holm, hochberg, bh or by; repeatable. "
+            "(default: bh)"
+        ),
     ] = None
-    alpha: Annotated[float, typer.Option(help="Level of significance.")] = 0.05
+    alpha: Annotated[float, typer.Option(help="Significance level.")] = 0.05
     relevant: Annotated[
         int | None,
         typer.Option(min=1, help="Lowest grade that counts as relevant; 2 for TREC Deep Learning. (default: 1)"),
@@ -59,7 +65,7 @@ class ProcedureOptions:
 
     @property
     def procedures(self) -> Any:
-        """Every test with every correction."""
+        """All combinations of tests and corrections."""
         from rerank.adjudication.significance_verdicts import cross_procedures
 
         return cross_procedures(self.test or ["t"], self.correction or ["bh"])
@@ -67,45 +73,46 @@ class ProcedureOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
-    """How judging goes."""
+    """Options of simulated judging."""
 
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="An order of judging: docid, random, depth, ntcir, borda, combmnz, condorcet, rrf, dcg, rbp-a, rbp-b, "
-            "rbp-c, mtf, mtf-global, hedge, mm, mm-ns, ts, ucb1-tuned, eps-n-greedy, llm:RUN; repeatable; all: every "
-            "one but the last. (default: depth and mtf)"
+            help="Order of judging: docid, random, depth, ntcir, borda, combmnz, condorcet, rrf, dcg, rbp-a, rbp-b, "
+            "rbp-c, mtf, mtf-global, hedge, mm, mm-ns, ts, ucb1-tuned, eps-n-greedy, llm:RUN, or all (except llm:RUN); "
+            "repeatable. (default: depth and mtf)"
         ),
     ] = None
     budget: Annotated[
         list[str] | None,
         typer.Option(
-            help="10 (documents a topic), 10% (of each pool) or total:5000; repeatable. (default: 10% to 100%)"
+            help="Budget: 10 (documents per topic), 10% (of each pool) or total:5000; repeatable. (default: 10% to "
+            "100%)"
         ),
     ] = None
-    depth: Annotated[int, typer.Option(min=1, help="Documents of each run that are pooled.")] = 100
+    depth: Annotated[int, typer.Option(min=1, help="Pool depth: number of documents pooled from each run.")] = 100
     unjudged: Annotated[
-        bool, typer.Option("--unjudged", help="Pool documents without a gold judgment too; judging one finds nothing.")
+        bool, typer.Option("--unjudged", help="Also pool documents without a gold judgment; they count as not relevant.")
     ] = False
-    seeds: Annotated[int, typer.Option(min=1, help="How often a method with chance in it is asked.")] = 10
-    seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0
+    seeds: Annotated[int, typer.Option(min=1, help="Number of repetitions of stochastic methods.")] = 10
+    seed: Annotated[int, typer.Option(min=0, help="First seed.")] = 0
 
 
 @expand_option_groups
 def study(
-    judged: StudyOptions,
-    tested: ProcedureOptions,
+    options: StudyOptions,
+    procedure: ProcedureOptions,
     *,
     runs: RunsArgument,
-    qrels: Annotated[str, typer.Option("--qrels", help="Gold judgments: a file, or a collection's selector.")],
+    qrels: Annotated[str, typer.Option("--qrels", help="Gold qrels: a file, or the selector of a collection.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder for study.json, study.csv, systems.csv and report.html.")
     ] = None,
     form: FormatOption = "text",
 ) -> None:
-    """Judge fewer documents, by several methods, and see which significant differences between the runs are kept.
+    """Simulate judging fewer documents and report which significant differences between runs are preserved.
 
-    Gold judgments answer what a method asks. A report for the browser is written to --out.
+    Judgments are looked up in the gold qrels. An HTML report is written to --out.
     """
     from rerank.adjudication.budgets import AdjudicationBudget
     from rerank.adjudication.studies import run_study as run_study
@@ -113,81 +120,81 @@ def study(
     from rerank.adjudication.study_report import write_report
     from rerank.collections import judgments
 
-    methods = _methods(judged.method or ["depth", "mtf"])
+    methods = _methods(options.method or ["depth", "mtf"])
     budgets = tuple(
-        AdjudicationBudget.parse(text) for text in judged.budget or [f"{share}%" for share in range(10, 101, 10)]
+        AdjudicationBudget.parse(text) for text in options.budget or [f"{share}%" for share in range(10, 101, 10)]
     )
-    procedures = tested.procedures
+    procedures = procedure.procedures
     gold, lowest = judgments(qrels)
     design = StudyDesign(
         methods=methods,
         budgets=budgets,
-        measures=tuple(tested.measures or ["nDCG@10"]),
+        measures=tuple(procedure.measures or ["nDCG@10"]),
         procedures=procedures,
-        relevant=tested.relevant or lowest,
-        depth=judged.depth,
-        unjudged=judged.unjudged,
-        alpha=tested.alpha,
-        seeds=judged.seeds,
-        seed=judged.seed,
+        relevant=procedure.relevant or lowest,
+        depth=options.depth,
+        unjudged=options.unjudged,
+        alpha=procedure.alpha,
+        seeds=options.seeds,
+        seed=options.seed,
     )
     if out is not None:
         check_folder(out)
     with progress("judging", len(design.walks)) as on_walk:
-        found = run_study(read_runs(runs), gold, design, on_walk=on_walk)
+        result = run_study(read_runs(runs), gold, design, on_walk=on_walk)
     if out is not None:  # before anything is printed: a reader may close the pipe
-        for path in [*found.write(out), write_report(found, out / "report.html")]:
+        for path in [*result.write(out), write_report(result, out / "report.html")]:
             print_note(f"Written: {path}")
-    content = found.to_dict()
+    content = result.to_dict()
     emit(content, form=form, text=lambda: _show_study(content), rows="results")
 
 
 @expand_option_groups
 def compare(
-    tested: ProcedureOptions,
+    procedure: ProcedureOptions,
     *,
     files: Annotated[
         list[str],
-        typer.Argument(metavar="QRELS_A QRELS_B", help="Judgments that are believed, and those held against them."),
+        typer.Argument(metavar="QRELS_A QRELS_B", help="Reference qrels, and the qrels to compare with them."),
     ],
     runs: Annotated[list[Path], typer.Option("--runs", metavar="RUN...", help="Run files, or folders of them.")],
     form: FormatOption = "text",
 ) -> None:
-    """Hold the conclusions of one set of judgments against those of another, on the topics that both judge.
+    """Compare the conclusions from two sets of relevance judgments on their common topics.
 
-    Says too how far the two agree on the documents that both judge (Cohen's kappa).
+    Also reports their agreement on common documents (Cohen's kappa).
     """
     from rerank.adjudication.qrels_comparison import compare_qrels
     from rerank.collections import judgments
 
-    procedures = tested.procedures
+    procedures = procedure.procedures
     if len(files) < 2:
-        raise UsageError(f"One set of judgments: {files[0]}", expected="two: rerank qrels compare A B --runs RUN...")
-    gold, other, *more = files  # an option takes one value, so the runs behind the first stand among the files
+        raise UsageError(f"One qrels file: {files[0]}", expected="two, as in rerank qrels compare A B --runs RUN...")
+    gold, other, *more = files  # an option takes one value, so the second and later runs are parsed as arguments
     believed, lowest = judgments(gold)
-    found = compare_qrels(
+    result = compare_qrels(
         read_runs([*runs, *map(Path, more)]),
         believed,
         judgments(other)[0],
-        tested.measures or ["nDCG@10"],
+        procedure.measures or ["nDCG@10"],
         procedures=procedures,
-        relevant=tested.relevant or lowest,
-        alpha=tested.alpha,
+        relevant=procedure.relevant or lowest,
+        alpha=procedure.alpha,
     )
-    content = found.to_dict()
+    content = result.to_dict()
     emit(content, form=form, text=lambda: _show_comparison(content), rows="results")
 
 
 def pool(
     runs: RunsArgument,
-    out: Annotated[Path, typer.Option(help="Where the pool is written, as a TREC run.")],
-    depth: Annotated[int, typer.Option(min=1, help="Documents of each run that are pooled.")] = 100,
-    method: Annotated[str, typer.Option(help="The order they are put in; one that judgments do not change.")] = "rrf",
+    out: Annotated[Path, typer.Option(help="File for the pool, a TREC run.")],
+    depth: Annotated[int, typer.Option(min=1, help="Pool depth: number of documents pooled from each run.")] = 100,
+    method: Annotated[str, typer.Option(help="Order of the pool; one that does not depend on judgments.")] = "rrf",
     form: FormatOption = "text",
 ) -> None:
-    """Write the union of the runs' first documents as one run, for a reranker to put in order.
+    """Write the pool of the runs as one run for a reranker.
 
-    What it makes of them is an order of judging: rerank qrels study --method llm:reranked.trec.
+    The reranked pool is an order of judging: rerank qrels study --method llm:reranked.trec.
     """
     from rerank.adjudication.judging_sequence import open_order, pool_as_run
     from rerank.adjudication.pools import pool_runs as pooled
@@ -195,18 +202,20 @@ def pool(
 
     order = open_order(method)
     if any(out.resolve() == file.resolve() for file in run_files(runs)):
-        raise UsageError(f"--out {out} is one of the runs", expected="another file", remedy="The run would be lost")
-    found = pooled(read_runs(runs), depth=depth)
-    write_run(pool_as_run(found, order), out)
-    content = {**found.to_dict(), "out": str(out)}
+        raise UsageError(
+            f"--out {out} is one of the runs", expected="another file", remedy="Choose another --out to keep the run"
+        )
+    result = pooled(read_runs(runs), depth=depth)
+    write_run(pool_as_run(result, order), out)
+    content = {**result.to_dict(), "out": str(out)}
     emit(content, form=form, text=lambda: print_table(list(content), [list(content.values())]))
 
 
 def check_folder(path: Path) -> None:
-    """Make a folder to write into, before the work whose results it is to hold.
+    """Create a folder for results and check that it is writable, before the work starts.
 
     Raises:
-        StorageError: It is a file, or cannot be made.
+        StorageError: The folder cannot be created or written.
     """
     from rerank.io.text_files import check_writable
 
@@ -214,20 +223,20 @@ def check_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(
-            f"The folder {path} cannot be made: {error.strerror}", remedy="Name another with --out"
+            f"The folder {path} cannot be created: {error.strerror}", remedy="Choose another --out"
         ) from error
     check_writable(path / "report.html")
 
 
-def _methods(given: Sequence[str]) -> tuple[str, ...]:
-    """What was asked for, with all that need no argument in the place of ``all``."""
+def _methods(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the named orders of judging, with ``all`` replaced by all orders that need no argument."""
     from rerank.adjudication.judging_sequence import open_order, orders
 
     every = [name.replace("_", "-") for name in orders.names() if name != "llm"]
-    found = dict.fromkeys(name for text in given for name in (every if text == "all" else [text]))
-    for name in found:
-        open_order(name)  # a wrong one is told before files are read
-    return tuple(found)
+    methods = dict.fromkeys(name for text in names for name in (every if text == "all" else [text]))
+    for name in methods:
+        open_order(name)  # reports an unknown order before files are read
+    return tuple(methods)
 
 
 _COLUMNS = ("AA", "AD", "MA", "MD", "PA", "PD", "precision", "recall", "balanced_accuracy", "tau", "tau_ap")
@@ -244,23 +253,23 @@ def _show_study(content: dict[str, Any]) -> None:
     print_table([*heads, *(name.replace("_", " ") for name in _COLUMNS)], cells)
     _notes(content)
     if any(row["seeds"] > 1 for row in content["results"]):
-        print_note("methods with chance in them: means over seeds; --format json has the spread")
+        print_note("stochastic methods: means over seeds; --format json includes the spread")
 
 
 def _show_comparison(content: dict[str, Any]) -> None:
     cells = [[r["measure"], _procedure(r), *_numbers(r)] for r in content["results"]]
     print_table(["measure", "test", *(name.replace("_", " ") for name in _COLUMNS)], cells)
-    alike = content["agreement"]
+    agreement = content["agreement"]
     print_note(
-        f"{content['topics']} topics that both judge ({content['topics_left_out']} left out), {content['systems']} runs"
+        f"{content['topics']} common topics ({content['topics_left_out']} topics omitted), {content['systems']} runs"
     )
     print_note(
-        f"{alike['documents']} documents that both judge: same grade {format_number(alike['overlap'], 3)}, kappa "
-        f"{format_number(alike['kappa'], 3)}, weighted (quadratic) {format_number(alike['kappa_quadratic'], 3)}"
+        f"{agreement['documents']} common documents: same grade {format_number(agreement['overlap'], 3)}, kappa "
+        f"{format_number(agreement['kappa'], 3)}, weighted (quadratic) {format_number(agreement['kappa_quadratic'], 3)}"
     )
     print_note(
-        f"relevant (from grade {content['relevant']}) or not: same {format_number(alike['binary_overlap'], 3)}, kappa "
-        f"{format_number(alike['binary_kappa'], 3)}"
+        f"relevant (grade {content['relevant']} or higher) or not: same {format_number(agreement['binary_overlap'], 3)}, kappa "
+        f"{format_number(agreement['binary_kappa'], 3)}"
     )
     _notes(content)
 
@@ -275,7 +284,7 @@ def _procedure(row: dict[str, Any]) -> str:
 
 
 def _numbers(row: dict[str, Any]) -> list[str]:
-    """Counts whole, or with a digit where they are means; rates with three."""
+    """Format the columns: counts as integers, means of counts with one digit, rates with three."""
     return [
         f"{row[name]:g}" if isinstance(row[name], int) else format_number(row[name], 1 if name.isupper() else 3)
         for name in _COLUMNS

@@ -1,4 +1,4 @@
-"""`qrels judge`: a person or a model judges a pool, in the order of a method."""
+"""`qrels judge`: a person or a model judges the documents of a pool."""
 
 from __future__ import annotations
 
@@ -36,66 +36,80 @@ def register(group: typer.Typer) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgingTaskOptions:
-    """What is judged, and how far."""
+    """Options of the judging task."""
 
-    collection: Annotated[str, typer.Option(help="Where queries' and documents' texts are; see rerank collections.")]
-    method: Annotated[str, typer.Option(help="The order of judging, such as mtf, hedge or depth.")]
-    budget: Annotated[str, typer.Option(help="10 (documents a topic), 10% (of each topic's pool) or total:5000.")]
-    depth: Annotated[int, typer.Option(min=1, help="Documents of each run that are pooled.")] = 100
+    collection: Annotated[str, typer.Option(help="Collection that contains the texts of queries and documents.")]
+    method: Annotated[str, typer.Option(help="Order of judging, such as mtf, hedge or depth.")]
+    budget: Annotated[str, typer.Option(help="Budget: 10 (documents per topic), 10% (of each pool) or total:5000.")]
+    depth: Annotated[int, typer.Option(min=1, help="Pool depth: number of documents pooled from each run.")] = 100
     relevant: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Lowest grade that tells the method: relevant. (default: of 0,1,2,3 it is 2; else the collection's)",
+            help="Lowest grade that the method counts as relevant. (default: 2 for grades 0,1,2,3, else that of the "
+            "collection)",
         ),
     ] = None
-    grades: Annotated[str, typer.Option(help="The grades that can be given, the least relevant first.")] = "0,1,2,3"
-    seed: Annotated[int, typer.Option(min=0, help="Of the chance in the method.")] = 0
+    grades: Annotated[str, typer.Option(help="Available grades, the least relevant first.")] = "0,1,2,3"
+    seed: Annotated[int, typer.Option(min=0, help="Seed of stochastic methods.")] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class AssessorOptions(ModelLoadOptions):
-    """Who judges."""
+    """The assessor: a person or a model."""
 
-    judge: Annotated[Literal["person", "llm"], typer.Option(help="You, at the keyboard, or a model.")] = "person"
-    model: Annotated[str | None, typer.Option(help="The model of --judge llm.", rich_help_panel=PANEL)] = None
+    judge: Annotated[
+        Literal["person", "llm"], typer.Option(help="Assessor: a person at the keyboard, or a model.")
+    ] = "person"
+    model: Annotated[str | None, typer.Option(help="Model for --judge llm.", rich_help_panel=PANEL)] = None
     prompt: Annotated[
-        str | None, typer.Option(help="A prompt by name or file. (default: grade)", rich_help_panel=PANEL)
+        str | None,
+        typer.Option(help="Name of a shipped prompt or path of a YAML file. (default: grade)", rich_help_panel=PANEL),
     ] = None
     by: Annotated[
         str | None,
         typer.Option(
-            help="likelihood (of each grade), generation (of a reply), or auto: the first that the model can do. "
+            help="Grading by likelihood (of each grade), generation (of a reply), or auto (likelihood if supported). "
             "(default: auto)",
             rich_help_panel=PANEL,
         ),
     ] = None
 
     def check(self) -> None:
-        """Refuse a model's options without a model, and a model's work without one."""
-        given = [name for name, value in vars(self).items() if value is not None and name != "judge"]
-        if self.judge == "person" and given:
+        """Check that model options are given exactly if a model judges.
+
+        Raises:
+            UsageError: They are given for a person, or the model is missing.
+        """
+        model_options = [name for name, value in vars(self).items() if value is not None and name != "judge"]
+        if self.judge == "person" and model_options:
             raise UsageError(
-                f"--{given[0].replace('_', '-')} without --judge llm",
-                expected="no such option: a person judges",
-                remedy="Add --judge llm, or leave it out",
+                f"--{model_options[0].replace('_', '-')} without --judge llm",
+                expected="no model options, since a person judges",
+                remedy="Add --judge llm, or omit the option",
             )
         if self.judge == "llm" and self.model is None:
-            raise UsageError("--judge llm without --model", expected="a model that judges; see rerank models")
+            raise UsageError("--judge llm without --model", expected="the name of a model", remedy="Add --model NAME")
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgmentFileOptions:
-    """What is written, and what it is held against."""
+    """Files of judgments."""
 
-    out: Annotated[Path, typer.Option(help="The judgments as they are made, JSON lines; goes on where it ends.")]
-    qrels_out: Annotated[Path | None, typer.Option(help="The judgments as a qrels file, when you leave.")] = None
+    out: Annotated[Path, typer.Option(help="JSON lines file of all judgments; an existing one is continued.")]
+    qrels_out: Annotated[Path | None, typer.Option(help="Qrels file to write at the end.")] = None
     against: Annotated[
-        str | None, typer.Option(help="People's judgments to agree with: a file, or a collection's selector.")
+        str | None,
+        typer.Option(help="Qrels to measure agreement with: a file, or the selector of a collection."),
     ] = None
 
     def check(self) -> None:
-        """See whether they could be written."""
+        """Check that the files can be written.
+
+        Raises:
+            UsageError: Both files have the same path.
+            StorageError: A file cannot be written.
+        """
         from rerank.io.text_files import check_writable
 
         check_writable(self.out)
@@ -108,18 +122,18 @@ class JudgmentFileOptions:
 @expand_option_groups
 def judge(
     task: JudgingTaskOptions,
-    who: AssessorOptions,
+    assessor: AssessorOptions,
     files: JudgmentFileOptions,
     *,
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN...", help="Run files, or folders of them; their best are judged.")
+        list[Path], typer.Argument(metavar="RUN...", help="Run files, or folders of them, whose documents are pooled.")
     ],
     form: FormatOption = "text",
 ) -> None:
-    """Judge the best documents of some runs, one after the other, in the order of a method.
+    """Judge the pooled documents of runs one by one, in the order of a method.
 
-    Every judgment is saved at once; the same command goes on where the last one ended, and u takes judgments back.
-    With --judge llm a model judges instead, and --against says how far it agrees with people.
+    Each judgment is saved immediately. The same command continues the session, and the key u undoes judgments. With
+    --judge llm a model judges, and --against reports its agreement with other qrels.
     """
     from rerank.adjudication.judging.pool_texts import PoolTexts
     from rerank.adjudication.judging.session import JudgingSession
@@ -128,24 +142,24 @@ def judge(
     from rerank.collections import judgments, open_collection
     from rerank.io.run_files import write_qrels
 
-    who.check()
+    assessor.check()
     files.check()
     collection = open_collection(task.collection)
-    terms = _terms(task, who, collection)
+    terms = _terms(task, assessor, collection)
     people = judgments(files.against)[0] if files.against is not None else None
-    ordered = sorted(read_runs(runs), key=lambda run: run.name)  # so that the order they are given in is no matter
+    ordered = sorted(read_runs(runs), key=lambda run: run.name)  # so that the order of arguments has no effect
     pooled = pool_runs(ordered, depth=task.depth)
     session = JudgingSession.open(files.out, pooled, terms)
     waiting: Mapping[str, str] = {}
     stopped = False
     if session.left:
-        ask = _ask_person if who.judge == "person" else _ask_model
+        judge_pool = _judge_by_person if assessor.judge == "person" else _judge_by_model
         texts = PoolTexts.look_up(pooled, collection.queries(), collection)
         try:
-            waiting = ask(session, texts, who, collection)
+            waiting = judge_pool(session, texts, assessor, collection)
         except KeyboardInterrupt:
-            stopped = who.judge == "llm"
-            session = JudgingSession.open(files.out, pooled, terms)  # the file knows whether the last one was saved
+            stopped = assessor.judge == "llm"
+            session = JudgingSession.open(files.out, pooled, terms)  # the file shows whether the last judgment was saved
     if files.qrels_out is not None:
         write_qrels(session.qrels(), files.qrels_out)
     content = _content(session, files, people, waiting)
@@ -153,8 +167,8 @@ def judge(
     _close(content, waiting, stopped=stopped)
 
 
-def _terms(task: JudgingTaskOptions, who: AssessorOptions, collection: Collection) -> JudgingTerms:
-    """How is judged; everything that can be wrong with it is told before a run is read."""
+def _terms(task: JudgingTaskOptions, assessor: AssessorOptions, collection: Collection) -> JudgingTerms:
+    """Return the terms of judging; invalid ones are reported before runs are read."""
     from rerank.adjudication.budgets import AdjudicationBudget
     from rerank.adjudication.judging.judging_terms import SCALE, JudgingTerms, parse_grades
     from rerank.adjudication.judging_sequence import open_order
@@ -168,25 +182,25 @@ def _terms(task: JudgingTaskOptions, who: AssessorOptions, collection: Collectio
         depth=task.depth,
         relevant=task.relevant or (2 if grades == SCALE else collection.relevant),
         grades=grades,
-        judge={"judge": "person"} if who.judge == "person" else _model_terms(who, grades),
+        judge={"judge": "person"} if assessor.judge == "person" else _model_terms(assessor, grades),
     )
 
 
-def _model_terms(who: AssessorOptions, grades: Sequence[int]) -> dict[str, str]:
-    """A model by its name and question: judgments of another are not to go into the same file."""
+def _model_terms(assessor: AssessorOptions, grades: Sequence[int]) -> dict[str, str]:
+    """Return the terms of a model: name, prompt and method. Judgments under other terms need another file."""
     from rerank.adjudication.judging.grader import Grader, check_prompt
     from rerank.adjudication.judging.judging_terms import SCALE
     from rerank.models import backend_class
     from rerank.prompts import load_prompt
 
-    model, prompt, by = who.model or "", who.prompt or Grader.prompt, who.by or "auto"
+    model, prompt, by = assessor.model or "", assessor.prompt or Grader.prompt, assessor.by or "auto"
     if by not in ("auto", "likelihood", "generation"):
         raise UsageError(f"--by {by}", expected="likelihood, generation or auto")
     if prompt == Grader.prompt and tuple(grades) != SCALE:
         raise UsageError(
-            f"The grades {','.join(map(str, grades))} with the prompt {prompt!r}, which explains 0,1,2,3",
-            expected="a prompt that explains the grades",
-            remedy=f"Write one, beginning with `rerank prompts show {prompt}`, and give it with --prompt FILE",
+            f"The grades {','.join(map(str, grades))} with the prompt {prompt!r}, which defines 0,1,2,3",
+            expected="a prompt that defines the grades",
+            remedy=f"Write one, starting from `rerank prompts show {prompt}`, and pass it as --prompt FILE",
         )
     template = load_prompt(prompt)
     check_prompt(template)
@@ -194,53 +208,53 @@ def _model_terms(who: AssessorOptions, grades: Sequence[int]) -> dict[str, str]:
     return {"judge": "llm", "model": model, "prompt": f"{template.name} {template.digest[:12]}", "by": by}
 
 
-def _ask_person(
-    session: JudgingSession, texts: PoolTexts, who: AssessorOptions, collection: Collection
+def _judge_by_person(
+    session: JudgingSession, texts: PoolTexts, assessor: AssessorOptions, collection: Collection
 ) -> dict[str, str]:
     from rich.console import Console
 
     from rerank.cli.terminal import keyboard
     from rerank.cli.terminal_assessor import TerminalAssessor
 
-    del who, collection
+    del assessor, collection
     for name, stream in (("Standard input", sys.stdin), ("Standard error", sys.stderr)):
         if not stream.isatty():
             raise UsageError(
-                f"{name} is no terminal, and {session.left} documents are left to judge",
+                f"{name} is not a terminal, and {session.left} documents remain to be judged",
                 expected="a terminal, to show documents and read keys",
-                remedy="Run it in one without redirections, or let a model judge: --judge llm --model NAME",
+                remedy="Run the command without redirections, or use a model: --judge llm --model NAME",
             )
     with keyboard(sys.stdin) as keys:
         TerminalAssessor(session, texts, keys, Console(stderr=True, highlight=False)).judge()
     return {}
 
 
-def _ask_model(
-    session: JudgingSession, texts: PoolTexts, who: AssessorOptions, collection: Collection
+def _judge_by_model(
+    session: JudgingSession, texts: PoolTexts, assessor: AssessorOptions, collection: Collection
 ) -> dict[str, str]:
     from rerank.adjudication.judging.model_judging import judge_by_model
     from rerank.cli.run import progress
 
-    grader = _grader(session, who, collection)
+    grader = _grader(session, assessor, collection)
     with progress("judging", session.left) as advance:
-        return judge_by_model(session, grader, texts, name=who.model or "", on_judged=advance)
+        return judge_by_model(session, grader, texts, name=assessor.model or "", on_judged=advance)
 
 
-def _grader(session: JudgingSession, who: AssessorOptions, collection: Collection) -> Grader:
+def _grader(session: JudgingSession, assessor: AssessorOptions, collection: Collection) -> Grader:
     from rerank.adjudication.judging.grader import Grader
     from rerank.assemble import open_model
     from rerank.prompts import load_prompt
 
-    backend = open_model(who.model or "", who.options(), qrels=collection.qrels() or None)
-    by: Any = who.by or "auto"
-    template = load_prompt(who.prompt or Grader.prompt)
+    backend = open_model(assessor.model or "", assessor.options(), qrels=collection.qrels() or None)
+    by: Any = assessor.by or "auto"
+    template = load_prompt(assessor.prompt or Grader.prompt)
     return Grader(backend=backend, template=template, grades=session.terms.grades, by=by)
 
 
 def _content(
     session: JudgingSession, files: JudgmentFileOptions, people: Qrels | None, waiting: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What is printed."""
+    """Return the result for output."""
     from rerank.adjudication.agreement import compute_agreement
 
     alike = compute_agreement(session.qrels(), people).to_dict(session.terms.relevant) if people is not None else None
@@ -264,7 +278,7 @@ def _show(content: Mapping[str, Any]) -> None:
     if alike is None:
         return
     if not alike["documents"]:
-        print_note(f"No document is judged both here and in {content['against']}")
+        print_note(f"No document is judged in both files: {content['out']} and {content['against']}")
         return
     rows = zip(alike["grades"], alike["table"], strict=True)
     print_table(
@@ -276,22 +290,26 @@ def _show(content: Mapping[str, Any]) -> None:
 
 
 def _close(content: Mapping[str, Any], waiting: Mapping[str, str], *, stopped: bool) -> None:
-    """Say where everything is, and fail if a model did not answer."""
+    """Print the files and the remaining work.
+
+    Raises:
+        PartialFailureError: A model did not reply.
+    """
     if content["judged"] + content["skipped"] + content["failed"]:
-        print_note(f"Saved: {content['out']}")
+        print_note(f"saved: {content['out']}")
     if content["qrels"] is not None:
-        print_note(f"Written: {content['qrels']}, {content['judged']} judgments")
+        print_note(f"written: {content['qrels']}, {content['judged']} judgments")
     if content["failed"]:
         print_note(
             f"{content['failed']} replies held no grade; they are in {content['out']}, and their documents unjudged"
         )
     if content["left"]:
-        print_note(f"{content['left']} documents are left; the same command goes on with them")
+        print_note(f"{content['left']} documents remain; the same command continues with them")
     if waiting:
         topic, detail = next(iter(waiting.items()))
         raise PartialFailureError(
-            f"No reply came for {len(waiting)} documents; topic {topic!r}: {detail}",
-            remedy="The same command asks for them again",
+            f"The model did not reply for {len(waiting)} documents; topic {topic!r}: {detail}",
+            remedy="Run the same command to repeat these calls",
         )
     if stopped:
         sys.exit(130)

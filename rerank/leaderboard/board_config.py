@@ -116,7 +116,7 @@ def _unknown(values: dict[str, Any]) -> list[str]:
     for row in rows if isinstance(rows, list) else ():
         if isinstance(row, dict):
             found += [
-                f"[[runs]] {UnknownNameError('key', key, Chosen.model_fields)}"
+                f"[[runs]] {UnknownNameError('key', key, RunSelection.model_fields)}"
                 for key in row
                 if key not in RunSelection.model_fields
             ]

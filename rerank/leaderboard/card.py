@@ -137,7 +137,7 @@ class CardIndex:
                     expected="one card a run",
                     remedy="Remove the others, or correct their run",
                 )
-            own = folder / f"{stem(run)}.toml"
+            own = folder / f"{run_stem(run)}.toml"
             if not found and own.is_file():
                 if own not in claims:
                     found = [own]

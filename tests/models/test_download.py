@@ -36,7 +36,7 @@ GGUF = b"these would be weights"
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache directory."""
-    monkeypatch.setattr(models, "user_cache_path", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setattr("rerank.models.presets.user_cache_path", lambda name: tmp_path / "cache" / name)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     return tmp_path / "cache"
 

@@ -1,7 +1,7 @@
-"""Suites run: what is there and what is missing, what it will take, and the missing runs made one after the other.
+"""Plan and execute the runs of a suite: find finished runs, estimate the cost of missing ones, and execute these.
 
-Each run is what `rerank run` would make of its specification, in a folder named by its hash, so nothing of one
-specification can end up in another's. Knows the order of things; results are put side by side in `_suite_results`.
+Each run equals that of `rerank run` with the same specification. Its folder is named by the hash of the run's identity,
+so results of different specifications never mix.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from rerank.tasks import Backend
 
 #: Executes one prepared run and returns its summary, as `rerank.experiment.execute` does.
 Runner = Callable[[PreparedRun, Execution], dict[str, Any]]
-#: What may go wrong with one run and leave the others alone; anything else is a mistake of ours and ends the suite.
-_TROUBLE = (RerankError, OSError, RuntimeError, MemoryError)
+#: Errors that fail one run and let the suite continue; any other exception is a bug and ends the suite.
+_RUN_ERRORS = (RerankError, OSError, RuntimeError, MemoryError)
 
 
 @dataclass(kw_only=True)
 class PlannedRun:
-    """One run of a suite, before it is made.
+    """A run of a suite before its execution.
 
     Attributes:
         run: Which.
@@ -62,11 +62,11 @@ class PlannedRun:
 
     @property
     def status(self) -> str:
-        """``done`` or ``missing``."""
+        """State of the run: ``done`` or ``missing``."""
         return "done" if self.stored else "missing"
 
     def to_dict(self) -> dict[str, Any]:
-        """A row of ``rerank bench --dry-run --format json``."""
+        """Return one row of ``rerank bench --dry-run --format json``."""
         known = self.expected
         tokens = known["tokens_in"] + known["tokens_out"] if known else None
         return {
@@ -86,12 +86,13 @@ class PlannedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SuiteResult:
-    """One run of a suite after its turn.
+    """The result of one run of a suite.
 
     Attributes:
-        planned: Which.
-        summary: Its summary; None if there is none.
-        problem: Why it failed or is unfinished; empty if neither. A run with failed windows has both.
+        planned: The run.
+        summary: Contents of its summary.json; None if the run failed before it was written.
+        problem: Reason why the run failed or is unfinished; empty otherwise. A run with too many failed windows has
+            both a summary and a problem.
     """
 
     planned: PlannedRun
@@ -100,39 +101,40 @@ class SuiteResult:
 
 
 def plan_runs(suite: Suite, out: Path, execution: Execution) -> list[PlannedRun]:
-    """Retrieve every first stage once, and find out of every run whether it is there and what it would take.
+    """Plan the runs of a suite: retrieve candidates, find finished runs, and estimate the cost of the others.
 
-    Asks no model anything and loads no weights. Runs that a seed does not change are left out after the first.
+    No model is called and no weights are loaded. A run that is identical for several seeds is planned once.
 
     Args:
-        suite: What is to be run.
-        out: Folder of the runs' folders; need not exist.
-        execution: How.
+        suite: The suite.
+        out: Folder that contains the run folders; it may be missing.
+        execution: Options of execution, such as device and batch size.
     """
     planner = _Planner(read_stored_runs(out), execution)
     seen: set[tuple[str, str, str]] = set()
     planned = []
     for run in suite.expand():
-        one, name = planner.plan(run)
+        planned_run, name = planner.plan(run)
         if not name or (key := (str(run.group), run.system, name)) not in seen:
-            planned.append(one)
+            planned.append(planned_run)
             if name:
                 seen.add(key)
     return planned
 
 
 def sum_costs(planned: Sequence[PlannedRun]) -> dict[str, Any]:
-    """What the missing runs would take together: ``runs``, ``done``, ``missing``, ``calls``, ``tokens``, ``seconds``.
+    """Count runs by state and sum the estimated calls, tokens and seconds of the missing ones.
 
-    ``seconds`` is None where the speed of a model is not known; ``problems`` are runs that cannot be made.
+    ``seconds`` is None if it is unknown for some run; ``problems`` is the number of runs that cannot be executed. These
+    are excluded from the sums.
     """
-    rows = [one.to_dict() for one in planned if not one.stored and not one.problem]
+    rows = [planned_run.to_dict() for planned_run in planned if not planned_run.stored and not planned_run.problem]
     seconds = [row["seconds"] for row in rows]
     return {
         "runs": len(planned),
-        "done": sum(one.stored is not None for one in planned),
-        "missing": sum(one.stored is None for one in planned),
-        "problems": sum(bool(one.problem) for one in planned),
+        "done": sum(planned_run.stored is not None for planned_run in planned),
+        "missing": sum(planned_run.stored is None for planned_run in planned),
+        "problems": sum(bool(planned_run.problem) for planned_run in planned),
         "calls": sum(row["calls"] for row in rows),
         "tokens": sum(row["tokens"] for row in rows),
         "seconds": None if None in seconds else sum(seconds),
@@ -142,119 +144,133 @@ def sum_costs(planned: Sequence[PlannedRun]) -> dict[str, Any]:
 def execute_runs(
     planned: Sequence[PlannedRun], out: Path, execution: Execution, *, run: Runner = execute
 ) -> Iterator[SuiteResult]:
-    """Make the missing runs, and go on with unfinished ones; answer the finished ones from their folders.
+    """Execute missing runs, resume unfinished ones, and read finished ones from their folders.
 
-    A run that fails is given back with its problem, and the next one has its turn. One model is held at a time.
+    A run that fails is yielded with its problem, and execution continues with the next planned_run. One model is loaded at a
+    time.
 
     Args:
-        planned: What `plan` gave.
-        out: Folder of the runs' folders.
-        execution: How; ``out``, ``resume`` and ``overwrite`` are decided here.
-        run: Who executes a run.
+        planned: Runs returned by `plan_runs`.
+        out: Folder that contains the run folders.
+        execution: Options of execution; ``out``, ``resume`` and ``overwrite`` are set per run.
+        run: Function that executes one prepared run.
     """
-    shelf = ModelCache()
-    for one in planned:
-        if one.found is None:
-            yield SuiteResult(planned=one, problem=one.problem)
+    cache = ModelCache()
+    for planned_run in planned:
+        if planned_run.found is None:
+            yield SuiteResult(planned=planned_run, problem=planned_run.problem)
             continue
         try:
-            summary = _answered(one, execution) if one.stored else _made(one, out, execution, run, shelf)
-        except _TROUBLE as error:
-            shelf.drop()  # a model that failed may be past answering
-            yield SuiteResult(planned=one, problem=str(error) or repr(error))
+            summary = (
+                _read_finished(planned_run, execution)
+                if planned_run.stored
+                else _execute(planned_run, out, execution, run, cache)
+            )
+        except _RUN_ERRORS as error:
+            cache.drop()  # a model that failed may be unusable
+            yield SuiteResult(planned=planned_run, problem=str(error) or repr(error))
             continue
         try:
-            check_failures(summary, one.spec.max_failure_rate)
+            check_failures(summary, planned_run.spec.max_failure_rate)
         except RerankError as error:
-            yield SuiteResult(planned=one, summary=summary, problem=str(error))
+            yield SuiteResult(planned=planned_run, summary=summary, problem=str(error))
         else:
-            yield SuiteResult(planned=one, summary=summary, problem=_unfinished(summary))
+            yield SuiteResult(planned=planned_run, summary=summary, problem=_unfinished(summary))
 
 
 def _unfinished(summary: dict[str, Any]) -> str:
-    """Why a run that its limit of failures lets pass counts as missing all the same; empty if it does not."""
+    """Return why a run within its failure limit still counts as missing: calls without a reply; empty if there are none."""
     if summary.get("complete", True):
         return ""
     errors = summary["windows"]["error"]
-    return f"It is unfinished: {errors} of its windows got no reply. The same command asks these again."
+    return f"The run is unfinished: {errors} of its windows got no reply. Repeat the command to retry them."
 
 
-def _answered(one: PlannedRun, execution: Execution) -> dict[str, Any]:
-    """The summary of a finished run, scored as the suite asks for now. Nobody can be asked anything."""
-    kept = one.stored
-    if kept is None:
-        raise RuntimeError(f"{one.run} is not finished")
-    identity = kept.document["identity"]
+def _read_finished(planned_run: PlannedRun, execution: Execution) -> dict[str, Any]:
+    """Return the summary of a finished run, scored with the measures of the suite and without any model calls."""
+    stored = planned_run.stored
+    if stored is None:
+        raise RuntimeError(f"{planned_run.run} is not finished")
+    identity = stored.document["identity"]
     backend = Replay((), identity=identity["model"], letters=tuple(identity.get("letters", "").split()))
-    prepared = prepare(one.spec, execution, backend=backend, candidates=one.found)
-    return execute(prepared, execution.model_copy(update={"out": kept.folder.path, "resume": True}))
+    prepared = prepare(planned_run.spec, execution, backend=backend, candidates=planned_run.found)
+    return execute(prepared, execution.model_copy(update={"out": stored.folder.path, "resume": True}))
 
 
-def _made(one: PlannedRun, out: Path, execution: Execution, run: Runner, shelf: ModelCache) -> dict[str, Any]:
-    kind = open_method(one.spec.method).backend
-    prepared = prepare(one.spec, execution, backend=shelf.take(one.spec, kind), candidates=one.found)
-    shelf.put(prepared.spec, kind, prepared.backend)
+def _execute(
+    planned_run: PlannedRun, out: Path, execution: Execution, run: Runner, cache: ModelCache
+) -> dict[str, Any]:
+    kind = open_method(planned_run.spec.method).backend
+    prepared = prepare(
+        planned_run.spec, execution, backend=cache.take(planned_run.spec, kind), candidates=planned_run.found
+    )
+    cache.put(prepared.spec, kind, prepared.backend)
     name = default_folder(prepared.spec, identity_hash(prepared.identity())).name
     return run(prepared, execution.model_copy(update={"out": out / name, "resume": True}))
 
 
 class _Planner:
-    """What runs have in common while they are planned: candidates, descriptions of models, the folder."""
+    """Plans runs with shared candidates, planning backends and stored runs."""
 
-    def __init__(self, kept: list[StoredRun], execution: Execution) -> None:
-        self._kept, self._execution = kept, execution
+    def __init__(self, stored: list[StoredRun], execution: Execution) -> None:
+        self._stored, self._execution = stored, execution
         self._found: dict[tuple[Any, ...], RetrievedCandidates | str] = {}
-        self._described: dict[tuple[Any, ...], PlanningBackend] = {}
+        self._backends: dict[tuple[Any, ...], PlanningBackend] = {}
 
     def plan(self, run: SuiteRun) -> tuple[PlannedRun, str]:
-        """One run, and its name among those of its reranker over the same candidates; empty if it has a problem."""
-        one = PlannedRun(run=run, spec=run.spec)
+        """Return a planned run and the hash of its identity; the hash is empty if the run has a problem."""
+        planned_run = PlannedRun(run=run, spec=run.spec)
         found = self._candidates(run.group, run.spec)
         if isinstance(found, str):
-            one.problem = found
-            return one, ""
-        one.found = found
+            planned_run.problem = found
+            return planned_run, ""
+        planned_run.found = found
         try:
-            one.spec = with_trained_settings(run.spec)
-            prepared = prepare(one.spec, self._execution, backend=self._backend(one.spec), candidates=found)
+            planned_run.spec = with_trained_settings(run.spec)
+            prepared = prepare(
+                planned_run.spec, self._execution, backend=self._backend(planned_run.spec), candidates=found
+            )
             identity = prepared.identity()
-            alike = [kept for kept in self._kept if kept.holds(prepared, identity)]
-            one.stored = next((kept for kept in alike if kept.summary), None)
-            one.committed = max((kept.replies() for kept in alike), default=0)
-            one.expected = self._expected(one, prepared)
-            return one, identity_hash(identity)
-        except _TROUBLE as error:
-            one.problem = str(error) or repr(error)
-            return one, ""
+            matching = [stored for stored in self._stored if stored.holds(prepared, identity)]
+            planned_run.stored = next((stored for stored in matching if stored.summary), None)
+            planned_run.committed = max((stored.replies() for stored in matching), default=0)
+            planned_run.expected = self._expected(planned_run, prepared)
+            return planned_run, identity_hash(identity)
+        except _RUN_ERRORS as error:
+            planned_run.problem = str(error) or repr(error)
+            return planned_run, ""
 
-    def _expected(self, one: PlannedRun, prepared: PreparedRun) -> dict[str, Any]:
-        if one.stored and one.stored.summary:
-            return {key: one.stored.summary.get(key) for key in ("calls", "tokens_in", "tokens_out", "cost", "seconds")}
+    def _expected(self, planned_run: PlannedRun, prepared: PreparedRun) -> dict[str, Any]:
+        if planned_run.stored and planned_run.stored.summary:
+            return {
+                key: planned_run.stored.summary.get(key)
+                for key in ("calls", "tokens_in", "tokens_out", "cost", "seconds")
+            }
         expected = estimate(prepared)
-        seconds = estimate_seconds(self._kept, one.spec, expected["tokens_in"] + expected["tokens_out"])
+        seconds = estimate_seconds(self._stored, planned_run.spec, expected["tokens_in"] + expected["tokens_out"])
         return expected | {"seconds": seconds}
 
     def _candidates(self, group: CandidateGroup, spec: RunSpec) -> RetrievedCandidates | str:
-        """The candidates of a group, retrieved once; what stands in the way of them where there are none."""
-        asked = group.values()
-        key = tuple(asked.get(name) for name in _OF_LISTS)
+        """Return the candidates of a group, retrieved once, or the message of the error that prevented it."""
+        values = group.values()
+        key = tuple(values.get(name) for name in _OF_LISTS)
         if key not in self._found:
             try:
                 self._found[key] = retrieve_candidates(spec)
-            except _TROUBLE as error:
+            except _RUN_ERRORS as error:
                 self._found[key] = str(error) or repr(error)
         return self._found[key]
 
     def _backend(self, spec: RunSpec) -> Backend | None:
-        """A stand-in for a model of weights; None for what is opened at no cost."""
+        """Return a planning backend for a model with weights; None for backends that load nothing."""
         kind = open_method(spec.method).backend
         if not has_weights(spec, kind):
             return None
         key = model_key(spec, kind)
-        if key not in self._described:
-            self._described[key] = open_planning_backend(spec, kind)
-        return self._described[key]
+        if key not in self._backends:
+            self._backends[key] = open_planning_backend(spec, kind)
+        return self._backends[key]
 
 
-#: What decides which lists a run gets.
+#: Fields of a specification that determine the candidates.
 _OF_LISTS = ("collection", "first_stage", "depth", "max_queries", "queries", "qrels")

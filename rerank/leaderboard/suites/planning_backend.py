@@ -1,6 +1,6 @@
-"""Models of a suite: described without their weights for an estimate, and loaded one at a time for the runs.
+"""Models of a suite: backends without weights for cost estimates, and a cache for one loaded model.
 
-Knows how a backend is opened, not what it is asked. Transformers is imported when a model of weights is described.
+Imports transformers when a planning backend is opened.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from rerank.tasks import (
     supported_tasks,
 )
 
-#: Tokens of a pair beyond its two texts, as most cross-encoders mark them.
+#: Special tokens of a query-document pair, as in most cross-encoders.
 _MARKS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanningBackend:
-    """A backend that counts tokens as the model does, says which weights it has, and answers nothing.
+    """A backend that counts tokens and identifies the model, but cannot generate.
 
     Attributes:
-        identity: Model, weights or revision, adapter; not the number type, which the machine has a say in.
-        tokens: How the model counts.
+        identity: Model, weights or revision, and adapter. The data type is missing, since it depends on the machine.
+        tokens: Token counter of the model.
         tasks: The tasks that the model supports.
     """
 
@@ -50,26 +50,26 @@ class PlanningBackend:
     costs_money: bool = False
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Refuse.
+        """Raise an error, since no weights are loaded.
 
         Raises:
-            BackendError: Always: there are no weights.
+            BackendError: Always.
         """
-        raise BackendError(f"{len(requests)} requests to a model that was only described")
+        raise BackendError(f"{len(requests)} requests were sent to a backend without weights")
 
 
 def has_weights(spec: RunSpec, kind: str) -> bool:
-    """Whether a run's model is loaded from weights, which takes time and memory; fakes and servers are not.
+    """Return True if the model of a run is loaded from weights; fake models and servers are not.
 
     Args:
-        spec: The run.
-        kind: Backend that its method is meant for; empty for the one of language models.
+        spec: Specification of the run.
+        kind: Backend of the method; empty for the default backend of language models.
     """
     return hasattr(backend_class(spec.model, kind), "load")
 
 
 def model_key(spec: RunSpec, kind: str) -> tuple[Any, ...]:
-    """What two runs must have in common to share a loaded model."""
+    """Return the key of a loaded model: runs with equal keys can share it."""
     loading = (spec.revision, spec.adapter, spec.dtype, spec.trust_remote_code, spec.context_size)
     return (spec.model, kind, *loading)
 
@@ -78,13 +78,13 @@ def open_planning_backend(spec: RunSpec, kind: str) -> PlanningBackend:
     """Read a model's settings and tokenizer, and hash its files, without loading it.
 
     Args:
-        spec: The run, as its adapter completed it.
-        kind: As for `has_weights`.
+        spec: Specification of the run, completed with the settings of its adapter.
+        kind: Backend of the method, as in `has_weights`.
 
     Raises:
-        MissingPrerequisiteError: Transformers is not installed; or Pillow, for a model that sees pictures.
-        MissingResourceError: There is no such model or adapter.
-        UsageError: A context size beyond the model's.
+        MissingPrerequisiteError: Transformers is not installed, or Pillow for a model that accepts images.
+        MissingResourceError: The model or adapter does not exist.
+        UsageError: The context size exceeds that of the model.
     """
     options = ranker_config(spec).backend_options()
     name = resolve_model(split_model(spec.model)[1])
@@ -99,7 +99,7 @@ def open_planning_backend(spec: RunSpec, kind: str) -> PlanningBackend:
         identity["weights"] = model_folder_hash(folder)
     else:
         identity["revision"] = str(getattr(config, "_commit_hash", None) or options.revision)
-    if hasattr(reader, "image_processor"):  # as the backend says which one it sees with
+    if hasattr(reader, "image_processor"):  # the key that the backend itself uses
         identity["processor"] = type(reader.image_processor).__name__
     if spec.adapter:
         identity["adapter"] = model_folder_hash(adapter_folder(spec.adapter))
@@ -108,9 +108,9 @@ def open_planning_backend(spec: RunSpec, kind: str) -> PlanningBackend:
     return PlanningBackend(identity=identity, tokens=tokens, tasks=tasks)
 
 
-def _reader(made: Any) -> str:
-    """Class of transformers that turns what a backend is asked into tokens: a processor where it sees pictures."""
-    return str(getattr(made, "classes", LANGUAGE)[1])
+def _reader(backend: Any) -> str:
+    """Return the name of the transformers class that tokenizes inputs: a processor if the model accepts images."""
+    return str(getattr(backend, "classes", LANGUAGE)[1])
 
 
 def _counter(config: Any, reader: Any, options: BackendOptions, *, pairs: bool, name: str) -> TokenCounter:
@@ -132,24 +132,24 @@ def _counter(config: Any, reader: Any, options: BackendOptions, *, pairs: bool, 
 
 
 class ModelCache:
-    """Holds one loaded model at a time: two seldom fit, and runs of one model stand together."""
+    """A cache of one loaded model. Two models seldom fit in memory, and runs of one model are executed together."""
 
     def __init__(self) -> None:
-        """Hold nothing."""
+        """Create an empty cache."""
         self._key: tuple[Any, ...] | None = None
         self._backend: Backend | None = None
 
     def take(self, spec: RunSpec, kind: str) -> Backend | None:
-        """The model of a run if it is the one held; otherwise None, and nothing is held any more."""
+        """Return the cached model if it is the one of this run; otherwise drop it and return None."""
         if self._key != model_key(spec, kind):
             self.drop()
         return self._backend
 
     def put(self, spec: RunSpec, kind: str, backend: Backend) -> None:
-        """Hold what was loaded. What loads nothing is not held: it may have been opened for one run's judgments."""
+        """Cache a loaded model. Backends without weights are not cached: they may depend on the judgments of one run."""
         if has_weights(spec, kind):
             self._key, self._backend = model_key(spec, kind), backend
 
     def drop(self) -> None:
-        """Hold nothing, so that the memory is free before another model is loaded."""
+        """Drop the cached model to free its memory before another one is loaded."""
         self._key = self._backend = None

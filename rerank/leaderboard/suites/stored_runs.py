@@ -1,7 +1,4 @@
-"""The folder of a suite: which runs in it are finished, what they took, and how fast each model was.
-
-Knows run folders, not suites.
-"""
+"""Run folders in the folder of a suite: which runs are stored, and the speed of each model in them."""
 
 from __future__ import annotations
 
@@ -17,18 +14,18 @@ from rerank.judges.attention.heads import model_identity
 from rerank.leaderboard.suites.planning_backend import PlanningBackend
 from rerank.store import RunFolder
 
-#: What two runs of one model have in common.
+#: Fields of a specification that identify the model.
 _MODEL = ("model", "adapter", "base_url")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRun:
-    """One run folder.
+    """A run folder with its specification and summary.
 
     Attributes:
-        folder: It.
-        document: Its spec.json.
-        summary: Its summary.json; None while the run is unfinished.
+        folder: The run folder.
+        document: Contents of spec.json.
+        summary: Contents of summary.json; None while the run is unfinished.
     """
 
     folder: RunFolder
@@ -36,43 +33,43 @@ class StoredRun:
     summary: Mapping[str, Any] | None
 
     def holds(self, prepared: PreparedRun, identity: Mapping[str, Any]) -> bool:
-        """Whether it holds this run, which has this identity: the same candidates, prompt, settings and model.
+        """Return True if the folder holds this run: the same candidates, prompt, settings and model.
 
-        A model that was only described is the same if its name, its weights (or revision) and its adapter are, and it
-        is asked for in the same number type; one that sees pictures also needs the same processor for them.
+        For a planning backend, models are equal if their name, weights (or revision), adapter and requested data type
+        are equal; models that accept images also need the same image processor.
         """
         theirs, ours = dict(self.document["identity"]), dict(identity)
-        model, wanted = dict(theirs.pop("model", {})), dict(ours.pop("model"))
+        model, expected = dict(theirs.pop("model", {})), dict(ours.pop("model"))
         if theirs != ours:
             return False
         if not isinstance(prepared.backend, PlanningBackend):
-            return model == wanted
-        asked = {key: self.document["spec"].get(key) for key in ("model", "dtype")}
-        if model.get("processor") != wanted.get("processor"):
+            return model == expected
+        requested = {key: self.document["spec"].get(key) for key in ("model", "dtype")}
+        if model.get("processor") != expected.get("processor"):
             return False
-        return model_identity(model) == model_identity(wanted) and asked == {
-            key: getattr(prepared.spec, key) for key in asked
+        return model_identity(model) == model_identity(expected) and requested == {
+            key: getattr(prepared.spec, key) for key in requested
         }
 
     def replies(self) -> int:
-        """How many are committed in it."""
+        """Return the number of committed replies."""
         try:
             with self.folder.calls(readonly=True) as calls:
                 return len(calls)
-        except (MissingResourceError, DataError):  # killed before it was made, or before its table was
+        except (MissingResourceError, DataError):  # the run was killed before it created the call log
             return 0
 
 
 def read_stored_runs(out: Path) -> list[StoredRun]:
-    """All run folders that lie in a suite's folder.
+    """Read all run folders in a suite's folder.
 
     Raises:
-        DataError: A file of one is no JSON or lacks a key.
+        DataError: A file of a run folder is not valid JSON or lacks a key.
     """
-    return list(_folders(out))
+    return list(_iterate_runs(out))
 
 
-def _folders(out: Path) -> Iterator[StoredRun]:
+def _iterate_runs(out: Path) -> Iterator[StoredRun]:
     for path in sorted(out.iterdir()) if out.is_dir() else []:
         if (path / "spec.json").is_file():
             folder = RunFolder(path)
@@ -81,13 +78,17 @@ def _folders(out: Path) -> Iterator[StoredRun]:
             yield StoredRun(folder=folder, document=folder.spec(), summary=summary)
 
 
-def estimate_seconds(kept: list[StoredRun], spec: RunSpec, tokens: int) -> float | None:
-    """How long so many tokens take, by the finished runs of the same model, with the same method where there are some.
+def estimate_seconds(runs: list[StoredRun], spec: RunSpec, tokens: int) -> float | None:
+    """Estimate the time for a number of tokens from finished runs of the same model.
+
+    Runs with the same method are preferred, if there are any.
 
     Returns:
-        Seconds of the model; None where no such run is finished.
+        Seconds of model time; None if no run of the model is finished.
     """
-    model = [k for k in kept if k.summary and all(k.document["spec"].get(x) == getattr(spec, x) for x in _MODEL)]
-    alike = [k for k in model if k.document["spec"].get("method") == spec.method] or model
-    spent = sum(k.summary["tokens_in"] + k.summary["tokens_out"] for k in alike if k.summary)
-    return sum(k.summary["seconds"] for k in alike if k.summary) * tokens / spent if spent else None
+    model = [
+        run for run in runs if run.summary and all(run.document["spec"].get(x) == getattr(spec, x) for x in _MODEL)
+    ]
+    similar = [run for run in model if run.document["spec"].get("method") == spec.method] or model
+    spent = sum(run.summary["tokens_in"] + run.summary["tokens_out"] for run in similar if run.summary)
+    return sum(run.summary["seconds"] for run in similar if run.summary) * tokens / spent if spent else None

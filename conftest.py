@@ -1,10 +1,19 @@
-"""Which modules pytest leaves out: those that need torch or vLLM at import time where these are not installed."""
+"""Settings for every test: modules whose imports are not installed are not collected, and one thread computes.
+
+Numerical libraries read the number of threads when they are first imported, so it is set before anything imports them.
+"""
 
 from __future__ import annotations
 
+import gc
+import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
+
+if not find_spec("vllm"):  # which chooses its threads itself; elsewhere they would only wait for each other
+    for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(_name, "1")
 
 _IMPORT = re.compile(r"^(?:import|from) ([\w.]+)(?: import (\w+))?", re.M)
 _ROOT = Path(__file__).parent
@@ -30,3 +39,9 @@ def _unusable() -> set[Path]:
 
 
 collect_ignore = sorted(map(str, _unusable()))
+
+
+def pytest_collection_finish() -> None:
+    """Exclude what the collection has loaded from garbage collection: trainers collect often, and it is large."""
+    gc.collect()
+    gc.freeze()

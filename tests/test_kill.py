@@ -137,7 +137,8 @@ def spec_of(flags: Sequence[str], model: str, **more: Any) -> RunSpec:
     return RunSpec.make(dict(zip(names, flags[1::2], strict=True)) | {"model": model} | more)
 
 
-def test_twenty_kills_change_nothing_and_cost_nothing_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.full)])
+def test_kills_change_nothing_and_cost_nothing_twice(tmp_path: Path, kills: int) -> None:
     flags = (*write_lists(tmp_path, queries=12, depth=20), "--stride", "2")
     whole = run(spec_of(flags, "fake:stutter,batch_size=3"), Execution(out=tmp_path / "whole"))
     assert whole["calls"] == 12 * 9
@@ -146,12 +147,12 @@ def test_twenty_kills_change_nothing_and_cost_nothing_twice(tmp_path: Path) -> N
     model = f"fake:stutter,batch_size=3,delay=0.02,log={log}"
     victim = Victim(flags=(*flags, "--model", model), out=tmp_path / "killed", log=log)
     chance = random.Random(20)
-    while len(victim.kills) < 20:
+    while len(victim.kills) < kills:
         if chance.random() < 0.25:  # while it imports, reads or takes its folder
             moment = after(chance.uniform(0.02, 0.6))
         else:  # between the first call of a batch and the commit of a later one
             moment = after_growth(lambda: len(victim.served()), chance.randint(1, 7), chance.uniform(0, 0.03))
-        assert not victim.attempt(moment), "it ended before it was killed 20 times: make the run longer"
+        assert not victim.attempt(moment), f"it ended before it was killed {kills} times: make the run longer"
     assert victim.attempt(never())
 
     check(victim, whole)
@@ -159,7 +160,9 @@ def test_twenty_kills_change_nothing_and_cost_nothing_twice(tmp_path: Path) -> N
     for lines, committed in victim.kills:
         assert committed.isdisjoint(served[lines:])
     assert set(served) >= victim.committed()
-    assert whole["calls"] < len(served) <= whole["calls"] + 20 * 3  # a kill costs its batch at most, and some did
+    assert len(served) <= whole["calls"] + kills * 3  # a kill costs its batch at most
+    if kills == 20:
+        assert whole["calls"] < len(served), "no kill cost anything"  # of a few kills, none may
 
 
 KILLED_MODEL = ("smollm2-135m", "--dtype", "float32", "--batch-size", "2")
@@ -170,6 +173,7 @@ def test_a_real_model_is_killed_too(tmp_path: Path) -> None:
     kill_a_model(tmp_path, *KILLED_MODEL, startup=6.0, kills=20)
 
 
+@pytest.mark.full
 def test_the_harness_for_the_real_model(tmp_path: Path) -> None:
     kill_a_model(tmp_path, "fake:stutter,delay=0.05", "--batch-size", "2", startup=0.6, kills=5)
 

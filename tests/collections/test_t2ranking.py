@@ -338,6 +338,7 @@ print(json.dumps({"lookup": looked_up - start, "stream": peak() - start, "docume
 """
 
 
+@pytest.mark.full
 def test_200_000_passages_in_bounded_memory(tmp_path: Path) -> None:
     """Texts of 118 MB; what is held is ids and places: 16 bytes a row to look up, some 200 bytes while copying."""
     filler = "一二三四五六七八九十" * 19

@@ -129,7 +129,12 @@ def test_stopped_and_gone_on_with_comes_to_the_same_bits(
     stopped_and_gone_on_with(recipe(model, collection, **changes), tmp_path)
 
 
-ADAPTERS_HERE = [name for name in ADAPTERS.names() if not ADAPTERS.get(name).needs]
+#: The default suite resumes the one adapter that keeps more than weights between steps; the full suite resumes all.
+ADAPTERS_HERE = [
+    pytest.param(name, marks=[] if name == "adalora" else [pytest.mark.full])
+    for name in ADAPTERS.names()
+    if not ADAPTERS.get(name).needs
+]
 
 
 @pytest.mark.parametrize("name", ADAPTERS_HERE)
@@ -181,7 +186,7 @@ def stopped_and_gone_on_with(asked: Recipe, folder: Path, *, after: int = 3) -> 
 
 
 def test_killed_and_gone_on_with(model: Path, collection: Path, tmp_path: Path) -> None:
-    asked = recipe(model, collection, training={"steps": 30})
+    asked = recipe(model, collection, training={"steps": 16})
     train(asked, tmp_path / "whole", device="cpu")
     code = f"""
 from pathlib import Path
@@ -335,6 +340,7 @@ def in_two(asked: Recipe, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.full
 def test_several_processes(model: Path, collection: Path, tmp_path: Path) -> None:
     """Two processes share the lists of a step, and come to what one comes to, up to the order of sums."""
     train(recipe(model, collection, training={"accumulation": 2}), tmp_path / "one", device="cpu")
@@ -345,6 +351,7 @@ def test_several_processes(model: Path, collection: Path, tmp_path: Path) -> Non
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "more",
     [

@@ -11,8 +11,13 @@ DATA ?= ../shared/data
 RUNS ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# Options of Python before `-m pytest`: .ci/run measures coverage with MEASURE="-m coverage run".
+MEASURE ?=
+# One worker of pytest-xdist per core. `make test WORKERS=0` runs everything in one process, for a debugger.
+WORKERS ?= auto
+
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-all leaderboard test test-vllm test-lucene test-browser check lint types docs fix clean
+.PHONY: help demo demo-all leaderboard test test-all test-vllm test-lucene test-browser check lint types docs fix clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,17 +33,20 @@ leaderboard: $(VENV)/.base ## build the board of TREC Deep Learning 2019 into bu
 		--title "TREC Deep Learning 2019" --out build/leaderboard
 
 test: $(VENV)/.dev ## the default test suite: no network, no model, no data from elsewhere
-	$(BIN)/python -m coverage run -m pytest -q
+	$(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist loadfile
+
+test-all: $(VENV)/.dev ## the tests marked full, shared and model too; needs the extras, the models and ../shared
+	$(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not network and not browser and not lucene"
 
 test-vllm: $(VLLM)/.vllm ## the tests that need vLLM, on a CPU, in an environment of their own (gigabytes)
 	$(VLLM)/bin/rerank models pull smollm2-135m
-	$(VLLM)/bin/python -m coverage run -m pytest -q -m "not slow and not network" tests/vllm
+	$(VLLM)/bin/python $(MEASURE) -m pytest -q -m "not slow and not network" tests/vllm
 
 test-lucene: $(LUCENE)/.lucene ## the tests that need Pyserini, in an environment of their own, and a JDK from 21 up
-	$(LUCENE)/bin/python -m coverage run -m pytest -q -m lucene tests/retrieval
+	$(LUCENE)/bin/python $(MEASURE) -m pytest -q -m lucene tests/retrieval
 
 test-browser: $(VENV)/.dev $(VENV)/.browser ## the tests of pages; needs Chromium on the PATH
-	$(BIN)/python -m coverage run -m pytest -q -m browser tests
+	$(BIN)/python $(MEASURE) -m pytest -q -m browser tests
 
 check: lint types ## everything that is checked without running it
 

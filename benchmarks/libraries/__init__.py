@@ -1,0 +1,1 @@
+"""The questions of `library_choices.py`, one module each."""

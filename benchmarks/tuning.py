@@ -58,7 +58,9 @@ def pairs() -> list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
     """Adapter, optimizer and further tables of every row."""
     from rerank.finetune.component_registry import ADAPTERS, CALLBACKS, LAYERS, OPTIMIZERS
 
-    found = [({"name": name}, {"name": "adamw"}, {}) for name in ADAPTERS.names()]
+    found: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
+        ({"name": name}, {"name": "adamw"}, {}) for name in ADAPTERS.names()
+    ]
     for name in OPTIMIZERS.names():
         if name == "adamw":
             continue

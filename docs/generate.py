@@ -1,7 +1,7 @@
-"""Writes the pages of commands, methods and training methods from the code: `python docs/generate.py`; a test compares.
+"""Generate the pages of commands, methods and training methods from the code: `python docs/generate.py`.
 
-Reads names, help texts and examples, never drawn help, so that neither the width of a terminal nor the version of the
-library that draws it matters. Knows no command by name but those whose examples the tests leave out.
+It reads names, help texts and examples instead of rendered help, so the output does not depend on the width of a
+terminal or the version of the rendering library. A test compares the pages with the generated ones.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ _HEAD = """# Commands
 
 <!-- Written by docs/generate.py; change the help texts instead. -->
 
-Every command says the same with `--help`. Results go to standard output, everything else to standard error; tables are
-tab-separated when piped. `--format json` prints one object, `--format jsonl` one object a line; their keys are in
+Every command prints the same with `--help`. Results go to standard output, everything else to standard error; tables are
+tab-separated when piped. `--format json` prints one object, `--format jsonl` one object per line; their keys are in
 [File formats](formats.md#output-of-the-commands). Flags may be written with underscores, as in `--window_size`.
 """
 _METHODS = """# Methods
 
 <!-- Written by docs/generate.py; change the cards in rerank/methods instead. -->
 
-A method is a strategy (which windows are asked about) times a judge (how one window is put in order). Any other pair
-works too, as `--method STRATEGY:JUDGE`; options of either follow, as in `--method sliding,size=10,identifiers=letters`.
-The same table for scripts: `rerank methods --format json`. Which one to take: [Which method](../which-method.md).
+A method combines a strategy (which windows are judged) with a judge (how the documents of a window are ordered). Any
+other pair can be used with `--method STRATEGY:JUDGE`, followed by options of either, as in
+`--method sliding,size=10,identifiers=letters`. The same table for scripts: `rerank methods --format json`.
+[Which method](../which-method.md) helps to choose.
 """
-#: Method -> the page that it shares with others.
+#: Method -> the page that describes it together with others.
 _PAGES_OF = {
     "fullrank-images": "../images",
     "multipass": "sliding",

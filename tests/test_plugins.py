@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -116,3 +117,35 @@ def test_a_strategy_that_is_no_dataclass(program: Program, tmp_path: Path) -> No
     done = program(*RERANK, "--method", "bubble:generate")
     assert done.returncode == 2
     assert "'bubble' is not a dataclass" in done.stderr
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
+#: Package and name of each example of the page, and its class.
+EXAMPLES = {
+    "strategies/neighbours": "Neighbours",
+    "judges/affirm": "Affirm",
+    "backends/constant": "Constant",
+    "retrieval/bigrams": "Bigrams",
+}
+
+
+def test_the_examples_of_the_architecture_page(program: Program, tmp_path: Path) -> None:
+    blocks = dict(re.findall(r'^```(?:python|toml) title="([^"]+)"\n(.*?)^```$', PAGE.read_text("utf-8"), re.S | re.M))
+    for path, class_name in EXAMPLES.items():
+        package, name = path.split("/")
+        module = f"example_{name}"
+        entry = f"[rerank.{package}]\n{name} = {module}:{class_name}\n"
+        install(tmp_path / "site", module, blocks[f"rerank/{path}.py"], entry)
+    card = blocks["my_package/cards/bubble-once.toml"]
+    install(tmp_path / "site", "example_card", "", "[rerank.methods]\nbubble-once = example_cards\n")
+    (tmp_path / "site" / "example_cards").mkdir()
+    (tmp_path / "site" / "example_cards" / "bubble-once.toml").write_text(card, encoding="utf-8")
+    requests = ("rerank", "--collection", "requests:lists.jsonl")
+    done = program(*requests, "--model", "constant:[2]", "--method", "bubble-once", "--out", "a")
+    assert done.returncode == 0, done.stderr
+    # The second document of each window wins, so the last one rises to the top.
+    assert [line.split()[2] for line in done.stdout.splitlines()] == ["d4", "d0", "d1", "d2", "d3"]
+    judged = program(*requests, "--model", "fake:reversed", "--method", "full:affirm", "--out", "b")
+    assert judged.returncode == 0, judged.stderr
+    searched = program("retrieve", "--collection", "requests:lists.jsonl", "--first-stage", "bigrams,min_shared=1")
+    assert searched.returncode == 0, searched.stderr

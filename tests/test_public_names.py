@@ -39,11 +39,11 @@ def test_no_module_hides_a_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "room",
-    ["evaluation", "evaluation.significance", "retrieval", "collections", "strategies", "judges", "prompts", "formats"],
+    "package",
+    ["evaluation", "evaluation.significance", "retrieval", "collections", "strategies", "judges", "prompts"],
 )
-def test_the_names_of_the_rooms(room: str) -> None:
-    module = importlib.import_module(f"rerank.{room}")
+def test_the_names_of_the_packages(package: str) -> None:
+    module = importlib.import_module(f"rerank.{package}")
     assert [name for name in module.__all__ if not hasattr(module, name)] == []
     assert {inner.name for inner in pkgutil.iter_modules(getattr(module, "__path__", []))} & set(
         module.__all__

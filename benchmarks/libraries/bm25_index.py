@@ -22,7 +22,7 @@ import bm25s
 import numpy as np
 
 from libraries.processes import Settings, anonymous_peak, cpu_seconds, in_new_process, memory
-from rerank.retrieval._bm25_index import best, read_index, write_index
+from rerank.indexing.bm25_index import best, read_index, write_index
 
 VOCABULARY, QUERIES, DEPTH = 100_000, 200, 100
 OPTIONS: dict[str, Any] = {"k1": 0.9, "b": 0.4, "method": "lucene"}

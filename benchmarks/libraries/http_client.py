@@ -26,9 +26,9 @@ import httpx2
 import openai
 
 from libraries.processes import Settings, added, import_seconds
-from rerank.backends._address import Address
-from rerank.backends._http import Exchange
-from rerank.backends._retries import Failed
+from rerank.backends.openai.address import Address
+from rerank.backends.openai.http import Exchange
+from rerank.backends.openai.retries import Failed
 
 KEY = "sk-a-key-of-this-benchmark"
 REMOTE = "http://gpu.example/v1"

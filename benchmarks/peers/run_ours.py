@@ -35,14 +35,14 @@ class Counted:
 
 
 def opened(order: Order, tally: Tally) -> Rank:
-    from rerank.models import BackendOptions
     from rerank.reranker import Reranker
 
     backend, method = order.system.split(" ")
     reranker = Reranker.from_pretrained(
         f"{backend}:{order.model}",
         method=METHODS[method].format(**vars(order)),
-        options=BackendOptions(dtype=order.dtype, device="cpu"),
+        dtype=order.dtype,
+        device="cpu",
     )
     reranker.judge = replace(reranker.judge, backend=Counted(reranker.judge.backend, tally))
     written = method.partition("-")[0] in ("sliding", "fullrank")

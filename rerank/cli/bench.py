@@ -165,21 +165,21 @@ def _format_plan(suite: Suite, expected: dict[str, Any]) -> str:
 
 def _show_plan(suite: Suite, planned: Sequence[PlannedRun], expected: dict[str, Any]) -> None:
     headers = ["run", "status", "calls", "committed", "tokens", "seconds"]
-    rows = [(one, one.to_dict()) for one in planned]
+    rows = [(run, run.to_dict()) for run in planned]
     print_table(
         headers,
         [
-            [one.run, row["status"], _dash(row["calls"]), row["committed"], _dash(row["tokens"]), _seconds(row)]
-            for one, row in rows
+            [run.run, row["status"], _dash(row["calls"]), row["committed"], _dash(row["tokens"]), _seconds(row)]
+            for run, row in rows
         ],
     )
-    for one, row in rows:
+    for run, row in rows:
         if row["problem"]:
-            print_note(f"{one.run}: {row['problem']}")
+            print_note(f"{run.run}: {row['problem']}")
     print_note(_format_plan(suite, expected))
 
 
-def _show(suite: Suite, groups: Sequence[dict[str, Any]], made: Sequence[SuiteResult]) -> None:
+def _show(suite: Suite, groups: Sequence[dict[str, Any]], results: Sequence[SuiteResult]) -> None:
     for group in groups:
         typer.echo(f"\n{group['collection']}, {group['first_stage']}, depth {group['depth']}\n")
         if group["comparison"]:
@@ -192,9 +192,13 @@ def _show(suite: Suite, groups: Sequence[dict[str, Any]], made: Sequence[SuiteRe
     if len(groups) > 1:
         print_note("Runs are compared within a group, because other groups have other candidates.")
     rows = [
-        [one.planned.run, *(one.summary[key] for key in ("calls", "tokens_in", "tokens_out")), _seconds(one.summary)]
-        for one in made
-        if one.summary
+        [
+            result.planned.run,
+            *(result.summary[key] for key in ("calls", "tokens_in", "tokens_out")),
+            _seconds(result.summary),
+        ]
+        for result in results
+        if result.summary
     ]
     typer.echo("")
     print_table(["run", "calls", "tokens in", "tokens out", "model seconds"], rows)
@@ -203,7 +207,7 @@ def _show(suite: Suite, groups: Sequence[dict[str, Any]], made: Sequence[SuiteRe
 def _show_means(group: dict[str, Any]) -> None:
     measures = list(group["systems"][0]["scores"]) if group["systems"] else []
     if len(measures) > 1:
-        rows = [[one["system"], *(format_number(one["scores"][m]) for m in measures)] for one in group["systems"]]
+        rows = [[row["system"], *(format_number(row["scores"][m]) for m in measures)] for row in group["systems"]]
         print_table(["means", *measures], rows)
 
 
@@ -223,12 +227,12 @@ def _show_rivals(group: dict[str, Any]) -> None:
     measures = list(group["rivals"][0]["scores"])
     rows = [
         [
-            one["rival"],
-            *(format_number(one["scores"][m]) for m in measures),
-            one["candidates"],
-            format_number(one["in_common"], 2),
+            row["rival"],
+            *(format_number(row["scores"][m]) for m in measures),
+            row["candidates"],
+            format_number(row["in_common"], 2),
         ]
-        for one in group["rivals"]
+        for row in group["rivals"]
     ]
     print_table(["rival", *measures, "candidates", "in common"], rows)
     print_note(

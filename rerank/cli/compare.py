@@ -78,7 +78,7 @@ def compare(
     *,
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="RUN...", help="Run files, or folders of them: TREC, MS MARCO or JSON, also gzipped."),
+        typer.Argument(metavar="RUN...", help="Run files, or folders of them: TREC, MS MARCO or JSON; may be gzipped."),
     ] = None,
     matrix: Annotated[
         Path | None,

@@ -61,20 +61,20 @@ def evaluate(
     report = evaluation_report(qrels, list(zip(map(str, files), results, strict=True)), per_query=per_query)
     if by:
         groups = read_groups(by) if Path(by).is_file() else query_field(qrels, by)
-        found = [evaluate_by_group(judged, run, measures, groups, relevant=lowest) for run in opened]
-        report = add_groups(report, by, found)
+        groups_of_runs = [evaluate_by_group(judged, run, measures, groups, relevant=lowest) for run in opened]
+        report = add_groups(report, by, groups_of_runs)
 
     def show() -> None:
         names = results[0].measures
         _show(report, names, list(results[0].values) if per_query else [])
         if missing := [r["run"] for r in report["runs"] if r["missing"]]:
             print_note(f"Judged queries without a ranking, which score 0, in: {', '.join(missing)}")
-        for told in filter(None, (overlap_note(judged, run) for run in opened)):
-            print_note(told)
+        for message in filter(None, (overlap_note(judged, run) for run in opened)):
+            print_note(message)
         if per_query and results[0].overall:
             print_note(f"Measures with one value for the whole run and none per query: {', '.join(results[0].overall)}")
-        if relevant is None and (told := grade_note(judged, names)):
-            print_note(told)
+        if relevant is None and (message := grade_note(judged, names)):
+            print_note(message)
 
     emit(report, form=form, text=show, rows="runs")
 

@@ -108,15 +108,15 @@ def make(
         values = ["unknown" if value is None else value for value in expected.values()]
         emit(expected, form=form, text=lambda: print_table(list(expected), [values]))
         return
-    made = make_labels(ready)
-    if made.labels:
-        write_labels(made.labels, labelling.output)
-    report = {"output": str(labelling.output) if made.labels else None, **made.report}
+    result = make_labels(ready)
+    if result.labels:
+        write_labels(result.labels, labelling.output)
+    report = {"output": str(labelling.output) if result.labels else None, **result.report}
     emit(report, form=form, text=lambda: _show_made(report))
-    for told in report["teachers"].values():
-        if "failure_rate" in told:
-            check_failures(told, spec.max_failure_rate)
-    made.check()
+    for teacher in report["teachers"].values():
+        if "failure_rate" in teacher:
+            check_failures(teacher, spec.max_failure_rate)
+    result.check()
 
 
 def _plan(labelling: LabelMakeOptions) -> Any:
@@ -138,11 +138,11 @@ def _show_made(report: Mapping[str, Any]) -> None:
     )
     for reason, count in report["left_out"].items():
         print_note(f"omitted: {count}, {reason}")
-    for name, told in report["teachers"].items():
-        if "windows" in told:
-            print_note(f"{name}: windows: {format_counts(told['windows'])}; folder: {told['folder']}")
-        elif told:
-            print_note(f"{name}: {', '.join(f'{key} {value}' for key, value in told.items())}")
+    for name, teacher in report["teachers"].items():
+        if "windows" in teacher:
+            print_note(f"{name}: windows: {format_counts(teacher['windows'])}; folder: {teacher['folder']}")
+        elif teacher:
+            print_note(f"{name}: {', '.join(f'{key} {value}' for key, value in teacher.items())}")
     if report["output"]:
         print_note(f"written: {report['output']}")
 
@@ -189,9 +189,9 @@ def _show_checked(report: Mapping[str, Any]) -> None:
         ["tau of label and list", format_number(report["tau"])],
         *([name, report[name]] for name in ("unchanged", "with_scores", "repeated")),
     ]
-    for one in (report["probe"] or {}).get("features", ()):
-        low, high = one["ci"]
-        rows.append([f"AUC of {one['feature']}", f"{one['auc']:.3f} ({low:.3f} to {high:.3f})"])
+    for feature in (report["probe"] or {}).get("features", ()):
+        low, high = feature["ci"]
+        rows.append([f"AUC of {feature['feature']}", f"{feature['auc']:.3f} ({low:.3f} to {high:.3f})"])
     if report["leaks"] is not None:
         rows.append(["leaks", report["leaks"]])
     print_table(["", report["file"]], rows)

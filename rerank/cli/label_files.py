@@ -72,17 +72,17 @@ def filter_lists(
     from rerank.finetune.labels.label_files import read_labels, write_labels
 
     list_filter = ListFilter(**vars(limits))
-    if agree_with is not None and not list_filter.compares:
+    if agree_with is not None and not list_filter.uses_agreement:
         raise UsageError("--agree-with without a limit", expected="--min-tau or --max-tau, or both")
     _check_other(file, output)
     labels = list(read_labels(file))
     words = _words(labels, collection) if list_filter.counts_words else None
     other = {label.qid: label for label in read_labels(agree_with)} if agree_with is not None else None
     dropped: Counter[str] = Counter()
-    kept = list(filter_labels(labels, list_filter, words=words, other=other, dropped=dropped))
-    _refuse_empty(kept, dropped, file)
-    write_labels(kept, output)
-    report = {"output": str(output), "lists": len(labels), "kept": len(kept), "dropped": dict(dropped)}
+    selected = list(filter_labels(labels, list_filter, words=words, other=other, dropped=dropped))
+    _refuse_empty(selected, dropped, file)
+    write_labels(selected, output)
+    report = {"output": str(output), "lists": len(labels), "kept": len(selected), "dropped": dict(dropped)}
     emit(report, form=form, text=lambda: print_report(report, ("lists", "kept")))
 
 
@@ -146,8 +146,8 @@ def convert(
         raise UsageError(f"--by {by!r}", expected="scores or kind")
     skipped: Counter[str] = Counter()
     lists = read_lists(file, open_named_collection(collection), seed=seed, use_scores=by == "scores", skipped=skipped)
-    given = lists if cut_words is None else (truncate_texts(one, cut_words) for one in lists)
-    written = write_folder(given, output)
+    texts = lists if cut_words is None else (truncate_texts(training_list, cut_words) for training_list in lists)
+    written = write_folder(texts, output)
     if not written.lists:
         raise DataError(f"{file} contains no usable list ({format_reasons(skipped)})")
     report = {"output": str(output), **vars(written), "skipped": dict(skipped)}
@@ -171,8 +171,8 @@ def _check_other(file: Path, output: Path) -> None:
         raise UsageError(f"--output {output} is the input file", expected="another file")
 
 
-def _refuse_empty(kept: Sequence[object], dropped: Mapping[str, int], file: Path) -> None:
-    if not kept:
+def _refuse_empty(selected: Sequence[object], dropped: Mapping[str, int], file: Path) -> None:
+    if not selected:
         raise DataError(
             f"No list of {file} meets the conditions ({format_reasons(dropped)})", remedy="Relax the conditions"
         )

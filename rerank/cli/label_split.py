@@ -78,7 +78,9 @@ def split(
     train = remove_leaking(parts.train, all_leaks) if leaks.drop_leaks else parts.train
     if not train:
         raise DataError(
-            "All lists of train leak", expected="lists without leaks", remedy="Label other queries, or raise --threshold"
+            "All lists of train leak",
+            expected="lists without leaks",
+            remedy="Label other queries, or raise --threshold",
         )
     shown = [leak.to_dict() for leak in all_leaks[:SHOWN]]
     report = {

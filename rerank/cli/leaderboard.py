@@ -137,7 +137,9 @@ def check(
         raise submission_error(submission)
 
 
-def _plans(options: BoardOptions, significance: SignificanceOptions, runs: Sequence[Path]) -> list[tuple[BoardConfig, Path]]:
+def _plans(
+    options: BoardOptions, significance: SignificanceOptions, runs: Sequence[Path]
+) -> list[tuple[BoardConfig, Path]]:
     """Return the requested boards, each with the folder that its paths are relative to."""
     from rerank.evaluation.pairwise_decisions import check_alpha
     from rerank.leaderboard.board_config import BoardConfig, read_board_config

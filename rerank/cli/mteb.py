@@ -49,7 +49,7 @@ def tasks(benchmark: Benchmark = "", task: Tasks = None, kind: Kinds = None, for
     from rerank.mmteb import list_tasks
     from rerank.mmteb.benchmark_tasks import KINDS, describe_task
 
-    content = [describe_task(one) for one in list_tasks(benchmark, task or (), kind or KINDS)]
+    content = [describe_task(task_object) for task_object in list_tasks(benchmark, task or (), kind or KINDS)]
     columns = ("task", "type", "subsets", "main_score", "licence", "data")
     emit(content, form=form, text=lambda: print_table(columns, [[row[name] for name in columns] for row in content]))
 
@@ -75,31 +75,43 @@ def run(
 
     chosen = list_tasks(benchmark, task or (), kind or KINDS)
     first = parse_first_stage(spec.first_stage)
-    lists = describe_lists(first, spec.depth) if any(one.metadata.type == "Retrieval" for one in chosen) else {}
+    lists = (
+        describe_lists(first, spec.depth)
+        if any(task_object.metadata.type == "Retrieval" for task_object in chosen)
+        else {}
+    )
     reranker = MtebReranker(spec, out=out, execution=execution, first_stage=lists)
-    found: list[TaskResult] = []
+    results: list[TaskResult] = []
     failed: dict[str, RerankError] = {}
-    for one in chosen:
-        name = one.metadata.name
-        print_note(f"{name} ({len(found) + len(failed) + 1} of {len(chosen)})")
+    for task_object in chosen:
+        name = task_object.metadata.name
+        print_note(f"{name} ({len(results) + len(failed) + 1} of {len(chosen)})")
         try:
-            found.append(
-                evaluate(one, reranker, out=out, first_stage=first, depth=spec.depth, overwrite=execution.overwrite)
+            results.append(
+                evaluate(
+                    task_object, reranker, out=out, first_stage=first, depth=spec.depth, overwrite=execution.overwrite
+                )
             )
-        except RerankError as error:  # the others are worth having; what failed is told at the end
+        except RerankError as error:  # the other tasks continue; failed ones are reported at the end
             failed[name] = error
             print_note(f"{name}: {error}")
-    content = _content(reranker, found, failed)
+    content = _content(reranker, results, failed)
     emit(content, form=form, text=lambda: _show(content), rows="results")
     _check(content, failed, spec.max_failure_rate)
 
 
-def _content(reranker: Any, found: list[TaskResult], failed: dict[str, RerankError]) -> dict[str, Any]:
+def _content(reranker: Any, results: list[TaskResult], failed: dict[str, RerankError]) -> dict[str, Any]:
     meta = reranker.mteb_model_meta
     rows = [
-        {"task": one.task, "revision": one.revision, "main_score": one.main_score, **row, "path": str(one.path)}
-        for one in found
-        for row in one.rows
+        {
+            "task": result.task,
+            "revision": result.revision,
+            "main_score": result.main_score,
+            **row,
+            "path": str(result.path),
+        }
+        for result in results
+        for row in result.rows
     ]
     return {
         "model": meta.name,
@@ -125,19 +137,25 @@ def _show(content: dict[str, Any]) -> None:
 
 
 def _check(content: dict[str, Any], failed: dict[str, RerankError], allowed: float) -> None:
-    """Say what failed: tasks, and windows past what is allowed."""
+    """Check that all tasks have scores and that no more windows failed than allowed.
+
+    Raises:
+        PartialFailureError: A task has no score, or too many windows failed.
+    """
     if len(failed) == 1 and not content["results"]:
         raise next(iter(failed.values()))
     if failed:
         raise PartialFailureError(
             f"{len(failed)} tasks have no score: {', '.join(failed)}",
-            remedy="See the messages above; the same command goes on with them",
+            remedy="Read the messages above; the same command repeats these tasks",
         )
     bad = [row for row in content["results"] if row.get("failure_rate", 0.0) > allowed]
     if bad:
         raise PartialFailureError(
-            f"{bad[0]['failure_rate']:.0%} of the windows of {bad[0]['task']} failed ({format_counts(bad[0]['windows'])})"
-            + (f", and more than allowed of {len(bad) - 1} other parts" if len(bad) > 1 else ""),
+            f"{bad[0]['failure_rate']:.0%} of the windows of {bad[0]['task']} failed "
+            f"({format_counts(bad[0]['windows'])})"
+            + (f"; {len(bad) - 1} other parts also exceed the limit" if len(bad) > 1 else ""),
             expected=f"at most {allowed:.0%} (--max-failure-rate)",
-            remedy="The scores are saved: try another --prompt or model, or accept them with --max-failure-rate",
+            remedy="The scores are saved. Try another --prompt or model, or accept the failures with "
+            "--max-failure-rate",
         )

@@ -229,7 +229,7 @@ def _write_corpus(out: Path, makers: list[Any], judged: Any, depth: int) -> None
     with replace_text(out) as file:
         for doc_id in sorted(union_of_pools(pool_documents(makers, judged, depth))):
             file.write(json.dumps({"id": doc_id}, ensure_ascii=False) + "\n")
-    print_note(f"Written: {out}")
+    print_note(f"written: {out}")
 
 
 def _read(path: Path, drop_incomplete: bool) -> ScoreTable:

@@ -26,9 +26,7 @@ _POOL = "Example: rerank qrels pool a.trec b.trec --depth 50 --out pool.trec"
 
 def register(app: typer.Typer) -> None:
     """Add the command group."""
-    qrels = typer.Typer(
-        help="Create relevance judgments and study cheaper judging strategies.", no_args_is_help=True
-    )
+    qrels = typer.Typer(help="Create relevance judgments and study cheaper judging strategies.", no_args_is_help=True)
     qrels.command("study", epilog=_STUDY)(study)
     qrels.command("compare", epilog=_COMPARE)(compare)
     qrels.command("pool", epilog=_POOL)(pool)
@@ -92,7 +90,8 @@ class StudyOptions:
     ] = None
     depth: Annotated[int, typer.Option(min=1, help="Pool depth: number of documents pooled from each run.")] = 100
     unjudged: Annotated[
-        bool, typer.Option("--unjudged", help="Also pool documents without a gold judgment; they count as not relevant.")
+        bool,
+        typer.Option("--unjudged", help="Also pool documents without a gold judgment; they count as not relevant."),
     ] = False
     seeds: Annotated[int, typer.Option(min=1, help="Number of repetitions of stochastic methods.")] = 10
     seed: Annotated[int, typer.Option(min=0, help="First seed.")] = 0
@@ -115,7 +114,7 @@ def study(
     Judgments are looked up in the gold qrels. An HTML report is written to --out.
     """
     from rerank.adjudication.budgets import AdjudicationBudget
-    from rerank.adjudication.studies import run_study as run_study
+    from rerank.adjudication.studies import run_study
     from rerank.adjudication.study_design import StudyDesign
     from rerank.adjudication.study_report import write_report
     from rerank.collections import judgments
@@ -142,9 +141,9 @@ def study(
         check_folder(out)
     with progress("judging", len(design.walks)) as on_walk:
         result = run_study(read_runs(runs), gold, design, on_walk=on_walk)
-    if out is not None:  # before anything is printed: a reader may close the pipe
+    if out is not None:  # before anything is printed, since the reader of a pipe may close it
         for path in [*result.write(out), write_report(result, out / "report.html")]:
-            print_note(f"Written: {path}")
+            print_note(f"written: {path}")
     content = result.to_dict()
     emit(content, form=form, text=lambda: _show_study(content), rows="results")
 
@@ -171,10 +170,10 @@ def compare(
     if len(files) < 2:
         raise UsageError(f"One qrels file: {files[0]}", expected="two, as in rerank qrels compare A B --runs RUN...")
     gold, other, *more = files  # an option takes one value, so the second and later runs are parsed as arguments
-    believed, lowest = judgments(gold)
+    reference, lowest = judgments(gold)
     result = compare_qrels(
         read_runs([*runs, *map(Path, more)]),
-        believed,
+        reference,
         judgments(other)[0],
         procedure.measures or ["nDCG@10"],
         procedures=procedures,
@@ -197,7 +196,7 @@ def pool(
     The reranked pool is an order of judging: rerank qrels study --method llm:reranked.trec.
     """
     from rerank.adjudication.judging_sequence import open_order, pool_as_run
-    from rerank.adjudication.pools import pool_runs as pooled
+    from rerank.adjudication.pools import pool_runs
     from rerank.io.run_files import write_run
 
     order = open_order(method)
@@ -205,9 +204,9 @@ def pool(
         raise UsageError(
             f"--out {out} is one of the runs", expected="another file", remedy="Choose another --out to keep the run"
         )
-    result = pooled(read_runs(runs), depth=depth)
-    write_run(pool_as_run(result, order), out)
-    content = {**result.to_dict(), "out": str(out)}
+    pooled = pool_runs(read_runs(runs), depth=depth)
+    write_run(pool_as_run(pooled, order), out)
+    content = {**pooled.to_dict(), "out": str(out)}
     emit(content, form=form, text=lambda: print_table(list(content), [list(content.values())]))
 
 
@@ -268,8 +267,8 @@ def _show_comparison(content: dict[str, Any]) -> None:
         f"{format_number(agreement['kappa'], 3)}, weighted (quadratic) {format_number(agreement['kappa_quadratic'], 3)}"
     )
     print_note(
-        f"relevant (grade {content['relevant']} or higher) or not: same {format_number(agreement['binary_overlap'], 3)}, kappa "
-        f"{format_number(agreement['binary_kappa'], 3)}"
+        f"relevant (grade {content['relevant']} or higher) or not: same "
+        f"{format_number(agreement['binary_overlap'], 3)}, kappa {format_number(agreement['binary_kappa'], 3)}"
     )
     _notes(content)
 

@@ -58,9 +58,9 @@ class JudgingTaskOptions:
 class AssessorOptions(ModelLoadOptions):
     """The assessor: a person or a model."""
 
-    judge: Annotated[
-        Literal["person", "llm"], typer.Option(help="Assessor: a person at the keyboard, or a model.")
-    ] = "person"
+    judge: Annotated[Literal["person", "llm"], typer.Option(help="Assessor: a person at the keyboard, or a model.")] = (
+        "person"
+    )
     model: Annotated[str | None, typer.Option(help="Model for --judge llm.", rich_help_panel=PANEL)] = None
     prompt: Annotated[
         str | None,
@@ -159,7 +159,9 @@ def judge(
             waiting = judge_pool(session, texts, assessor, collection)
         except KeyboardInterrupt:
             stopped = assessor.judge == "llm"
-            session = JudgingSession.open(files.out, pooled, terms)  # the file shows whether the last judgment was saved
+            session = JudgingSession.open(
+                files.out, pooled, terms
+            )  # the file shows whether the last judgment was saved
     if files.qrels_out is not None:
         write_qrels(session.qrels(), files.qrels_out)
     content = _content(session, files, people, waiting)
@@ -301,7 +303,8 @@ def _close(content: Mapping[str, Any], waiting: Mapping[str, str], *, stopped: b
         print_note(f"written: {content['qrels']}, {content['judged']} judgments")
     if content["failed"]:
         print_note(
-            f"{content['failed']} replies held no grade; they are in {content['out']}, and their documents unjudged"
+            f"{content['failed']} replies contained no grade; they are in {content['out']}, and their documents "
+            "remain unjudged"
         )
     if content["left"]:
         print_note(f"{content['left']} documents remain; the same command continues with them")

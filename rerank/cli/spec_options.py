@@ -85,7 +85,9 @@ _SPEC = inspect.Parameter(
     default=None,
     annotation=Annotated[
         Path | None,
-        typer.Option("--spec", help="TOML file, or spec.json of a run folder, with values for these options; flags override it."),
+        typer.Option(
+            "--spec", help="TOML file, or spec.json of a run folder, with values for these options; flags override it."
+        ),
     ],
 )
 

@@ -63,4 +63,6 @@ def strip_control_characters(text: str) -> str:
     'red [31malert\nbell'
     """
     lines = text.replace("\r\n", "\n").replace("\r", "\n").translate(_BREAKS)
-    return "".join(c for c in lines if c in "\n\t" or not (unicodedata.category(c) in ("Cc", "Cs") or c in _DIRECTION_MARKS))
+    return "".join(
+        c for c in lines if c in "\n\t" or not (unicodedata.category(c) in ("Cc", "Cs") or c in _DIRECTION_MARKS)
+    )

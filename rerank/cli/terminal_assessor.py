@@ -86,7 +86,7 @@ class TerminalAssessor:
             self._say("There is nothing to undo.")
             return False
         label = "cannot tell" if last.grade is None else f"grade {last.grade}"
-        self._say(f"Undone: {strip_control_characters(last.doc)}, {given}. Here it is again.")
+        self._say(f"Undone: {strip_control_characters(last.doc)}, {label}. The document is shown again.")
         return True
 
     def _show(self, pending: PendingJudgment) -> None:
@@ -113,7 +113,8 @@ class TerminalAssessor:
     def _progress(self, pending: PendingJudgment) -> str:
         place = self.session.position(pending)
         if place.topic is None:
-            return f"topic {strip_control_characters(pending.topic)}, document {place.document} of {place.documents} over all topics"
+            topic = strip_control_characters(pending.topic)
+            return f"topic {topic}, document {place.document} of {place.documents} over all topics"
         return f"topic {place.topic} of {place.topics}, document {place.document} of {place.documents}"
 
     def _legend(self) -> str:

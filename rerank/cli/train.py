@@ -16,7 +16,9 @@ Recipe = Annotated[Path, typer.Argument(help="TOML file of the recipe.", show_de
 Out = Annotated[Path, typer.Option("--out", "-o", help="Folder of the adapter, its checkpoints and its metrics.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue from the last checkpoint.")]
 Device = Annotated[str, typer.Option(help="Torch device.")]
-Push = Annotated[str, typer.Option("--push", metavar="OWNER/NAME", help="Upload the adapter to the hub; needs HF_TOKEN.")]
+Push = Annotated[
+    str, typer.Option("--push", metavar="OWNER/NAME", help="Upload the adapter to the hub; needs HF_TOKEN.")
+]
 
 
 def register(app: typer.Typer) -> None:

@@ -41,9 +41,7 @@ class StudentOptions:
     """Options of the student's training."""
 
     to: Annotated[str, typer.Option("--to", metavar="MODEL", help="Base model of the student.")]
-    recipe: Annotated[
-        Path, typer.Option(help="Recipe of the training; its model, lists and collection are replaced.")
-    ]
+    recipe: Annotated[Path, typer.Option(help="Recipe of the training; its model, lists and collection are replaced.")]
     held_out: Annotated[float, typer.Option(help="Fraction of the queries that are labelled but not trained on.")] = 0.1
 
 
@@ -61,7 +59,9 @@ def transfer(
     student: StudentOptions,
     output: TransferOutputOptions,
     *,
-    adapter: Annotated[str, typer.Argument(help="Adapter of the teacher, as `rerank train` writes it.", show_default=False)],
+    adapter: Annotated[
+        str, typer.Argument(help="Adapter of the teacher, as `rerank train` writes it.", show_default=False)
+    ],
     form: FormatOption = "text",
 ) -> None:
     """Rank lists with an adapter and train another base model on the rankings. No relevance judgments are needed.

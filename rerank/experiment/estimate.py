@@ -1,7 +1,7 @@
 """Upper bounds on the cost of a run, computed by driving its strategy with a judge that only counts.
 
-The number of calls of adaptive strategies (heaps, bubble sort, top-down) depends on replies. They are counted with their
-maximum number of calls, and tokens are scaled in proportion. Prompt tokens are exact for the first window of a query and
+The number of calls of adaptive strategies (heaps, bubble sort, top-down) depends on replies. Their maximum number of
+calls is used, and tokens are scaled in proportion. Prompt tokens are exact for the first window of a query and
 approximate for later ones, whose documents depend on replies; completion tokens are an upper bound.
 """
 

@@ -91,12 +91,13 @@ def check_failures(summary: dict[str, Any], max_failure_rate: float) -> None:
         counts = ", ".join(f"{summary['windows'][status]} {status}" for status in sorted(FAILURES))
         first = "; ".join(f"query {f['query']}: {f['detail'] or f['status']}" for f in summary["failures"][:3])
         # --resume repeats only calls without a reply; a reply that cannot be read would be the same again.
-        resume = "--resume repeats the calls without a reply"
-        other = "try another --prompt or model, or accept the failures with --max-failure-rate"
+        remedy = "try another --prompt or model, or accept the failures with --max-failure-rate"
+        if summary["windows"]["error"]:
+            remedy = "--resume repeats the calls without a reply"
         raise PartialFailureError(
             f"{rate:.0%} of the windows failed ({counts}). {first}",
             expected=f"at most {max_failure_rate:.0%} (--max-failure-rate)",
-            remedy=f"The results are saved in {summary['folder']!r}; {resume if summary['windows']['error'] else other}",
+            remedy=f"The results are saved in {summary['folder']!r}; {remedy}",
         )
 
 

@@ -6,7 +6,7 @@ The table is ``prices.toml`` in the user's configuration folder:
     input = 0.15        # US dollars per million prompt tokens
     output = 0.60       # US dollars per million completion tokens, including thoughts
 
-A row has the name that ``--model`` takes. If there is no row for ``openai:gpt-4o-mini``, the row ``gpt-4o-mini`` is used.
+A row has the name that ``--model`` takes. If there is no row ``openai:gpt-4o-mini``, the row ``gpt-4o-mini`` is used.
 No prices are shipped, because they change more often than releases are made.
 """
 

@@ -28,7 +28,7 @@ def complete_from_folder(given: Mapping[str, Any], path: Path) -> dict[str, Any]
         return dict(given)
     recorded = RunFolder(path).spec()["spec"]
     values: dict[str, Any] = {name: value for name, value in recorded.items() if value is not None} | dict(given)
-    named = {name: values[name] for name in ("adapter", "model") if name in values}
+    named: dict[str, Any] = {name: values[name] for name in ("adapter", "model") if name in values}
     for name, value in trained_settings(named).items():
         if name not in given and _without_folders(recorded.get(name)) == _without_folders(value):
             values[name] = value

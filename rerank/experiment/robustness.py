@@ -120,7 +120,7 @@ def measure_robustness(
 
 
 def estimate_cells(cells: Sequence[RobustnessCell]) -> dict[str, Any]:
-    """Estimate the cost of all runs as `estimate` does: ``runs``, ``calls``, ``tokens_in``, ``tokens_out``, ``cost``."""
+    """Estimate the cost of all runs, as `estimate` does for one: runs, calls, tokens_in, tokens_out, cost."""
     estimates = [estimate(prepared) for cell in cells for prepared in cell.runs]
     sums: dict[str, Any] = {key: sum(row[key] for row in estimates) for key in ("calls", "tokens_in", "tokens_out")}
     costs = [row["cost"] for row in estimates]

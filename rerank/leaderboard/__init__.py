@@ -1,1 +1,1 @@
-"""Results side by side: what is run on what, and the site that shows what came of it. The site is built in `site`."""
+"""Suites of runs and leaderboards of their results; `site` builds the leaderboard site."""

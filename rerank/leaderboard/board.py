@@ -1,7 +1,4 @@
-"""A board: one collection's runs, measured, ranked and tested. Everything a page shows is computed here or below.
-
-Knows files through the plan; knows no page.
-"""
+"""Leaderboards: the runs on one collection, evaluated, ranked and tested for significance."""
 
 from __future__ import annotations
 
@@ -30,20 +27,20 @@ from rerank.types import Document, Qrels, Run
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Board:
-    """One collection of a site.
+    """The evaluated runs on one collection.
 
     Attributes:
-        key: Its name in addresses and files: small letters, digits and dashes.
-        plan: What it was made from.
-        qrels: The judgments.
+        key: Name in URLs and files: lowercase letters, digits and dashes.
+        plan: Configuration of the board.
+        qrels: The relevance judgments.
         relevant: The lowest grade that binary measures count as relevant.
-        queries: Texts of queries, as far as they are known.
-        docs: Texts of documents, where a collection was named to show them.
+        queries: Query id -> text, as far as texts are known.
+        docs: Document id -> document, if the configuration names a collection with texts.
         entries: The runs.
-        before: For every run the number of the one that it reranked, if that is on the board.
-        scores: The values of every run.
-        tables: One for each measure.
-        notes: What a reader must know, whatever the measure.
+        before: Index of the run that each run reranked; None if it is not on the board.
+        scores: The scores of every run.
+        tables: One table per measure.
+        notes: Remarks for readers that apply to all measures.
     """
 
     key: str
@@ -59,7 +56,7 @@ class Board:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """What ``rerank leaderboard build --format json`` prints of it."""
+        """Return the summary that ``rerank leaderboard build --format json`` prints."""
         return {
             "board": self.key,
             "title": self.plan.title,
@@ -70,8 +67,8 @@ class Board:
                     "measure": table.measure,
                     "pairs": table.pairs,
                     "significant": table.significant,
-                    "tied": [self.entries[at].name for at in table.order if table.runs[at].tied],
-                    "means": {self.entries[at].name: round(table.runs[at].mean, 6) for at in table.order},
+                    "tied": [self.entries[index].name for index in table.order if table.runs[index].tied],
+                    "means": {self.entries[index].name: round(table.runs[index].mean, 6) for index in table.order},
                 }
                 for table in self.tables
             ],
@@ -80,27 +77,27 @@ class Board:
 
 
 def make_board(plan: BoardConfig, *, home: Path, data: Path | None = None, runs: Sequence[Path] = ()) -> Board:
-    """Read, measure and test the runs of a board.
+    """Read, evaluate and test the runs of a board.
 
     Args:
-        plan: What it is made of.
-        home: Where its folder of cards is looked for.
-        data: Where its other paths are looked for; ``home`` if left out.
-        runs: More runs, by path.
+        plan: Configuration of the board.
+        home: Folder that contains the folder of cards.
+        data: Folder that all other paths are relative to; ``home`` if omitted.
+        runs: Paths of additional runs.
 
     Raises:
-        UsageError: A measure without values query by query.
-        DataError: No run, or a file, card or value that is wrong.
-        MissingResourceError: A file is not there.
+        UsageError: A measure has no values per query.
+        DataError: There are no runs, or a file, card or value is invalid.
+        MissingResourceError: A file does not exist.
     """
     for measure in (names := [str(m) for m in parse_measures(plan.measures, relevant=plan.relevant or 1)]):
         check_has_query_values(measure)
     base = data or home
     entries, notes = _entries(plan, home, base, runs)
-    qrels, lowest = judgments(_place(plan.qrels, base))
-    opened = _opened(plan, base)
+    qrels, lowest = judgments(_resolve(plan.qrels, base))
+    opened = _open_queries(plan, base)
     texts = {query.id: query.text for query in opened.queries()} if opened else {}
-    entries, others = select_entries(entries, _ground(plan, base, qrels, texts, entries))
+    entries, others = select_entries(entries, _board_collection(plan, base, qrels, texts, entries))
     entries, split = label_first_stages(entries)
     notes = [*others, *split, *notes]
     if not entries:
@@ -112,7 +109,7 @@ def make_board(plan: BoardConfig, *, home: Path, data: Path | None = None, runs:
     relevant = plan.relevant or lowest
     scores = tuple(evaluate_all(qrels, named, plan.measures, relevant=relevant))
     names = [str(m) for m in parse_measures(plan.measures, relevant=relevant)]
-    told = grade_note(qrels, names)
+    note = grade_note(qrels, names)
     return Board(
         key=_key(plan.title),
         plan=plan,
@@ -126,7 +123,7 @@ def make_board(plan: BoardConfig, *, home: Path, data: Path | None = None, runs:
         tables=tuple(
             rank_runs(scores, name, test=plan.test, correction=plan.correction, alpha=plan.alpha) for name in names
         ),
-        notes=(*_mixture(ranked.entries), *ranked.notes, *notes, *([told] if told else [])),
+        notes=(*_first_stage_note(ranked.entries), *ranked.notes, *notes, *([note] if note else [])),
     )
 
 
@@ -134,36 +131,36 @@ def _entries(plan: BoardConfig, home: Path, base: Path, runs: Sequence[Path]) ->
     cards = home / plan.cards if plan.cards else None
     entries: list[Entry] = []
     notes: list[str] = []
-    for chosen in plan.runs:
-        found, told = find_entries(chosen.paths(base), defaults=chosen.defaults, cards=cards)
-        entries, notes = entries + found, notes + told
-    found, told = find_entries(runs, cards=cards) if runs else ([], [])
-    entries, notes = entries + found, notes + told
+    for selection in plan.runs:
+        new, new_notes = find_entries(selection.paths(base), defaults=selection.defaults, cards=cards)
+        entries, notes = entries + new, notes + new_notes
+    new, new_notes = find_entries(runs, cards=cards) if runs else ([], [])
+    entries, notes = entries + new, notes + new_notes
     seen: dict[str, Entry] = {}
     for entry in entries:
         if entry.name in seen:
             raise DataError(
-                f"Two runs are called {entry.name!r}: {seen[entry.name].source} and {entry.source}",
-                remedy="Give each another name in its card",
+                f"Two runs have the name {entry.name!r}: {seen[entry.name].source} and {entry.source}",
+                remedy="Set different names in their cards",
             )
         seen[entry.name] = entry
     return entries, notes
 
 
-def _mixture(entries: Sequence[Entry]) -> list[str]:
+def _first_stage_note(entries: Sequence[Entry]) -> list[str]:
     stages = first_stages(entries)
     if len(stages) < 2:
         return []
     unknown = sum(not entry.card.first_stage for entry in entries)
-    more = f", and of {unknown} runs it is not known" if unknown else ""
+    more = f" (unknown for {unknown} runs)" if unknown else ""
     return [
-        f"The runs start from {len(stages)} first stages{more}. Where these differ, a difference is one of whole "
-        "systems, not of rerankers: filter by first stage to compare rerankers alone."
+        f"The runs use {len(stages)} different first stages{more}. Differences between runs with different first "
+        "stages are differences between whole systems; filter by first stage to compare rerankers."
     ]
 
 
-def _place(text: str, base: Path) -> str:
-    """A path seen from the data, if it is one; else the selector that it is."""
+def _resolve(text: str, base: Path) -> str:
+    """Return the path relative to the data folder if it exists; otherwise the text itself, a selector."""
     return str(base / text) if (base / text).exists() else text
 
 
@@ -171,39 +168,41 @@ def _is_selector(text: str) -> bool:
     return not Path(text).exists() and Selector.parse(text).name in collections.names()
 
 
-def _opened(plan: BoardConfig, base: Path) -> Collection | None:
-    """Where the texts of the queries are looked up: what was named for it, else the collection of the judgments."""
-    source = _place(plan.queries or plan.qrels, base)
+def _open_queries(plan: BoardConfig, base: Path) -> Collection | None:
+    """Open the collection that contains the query texts: the configured one, or that of the judgments."""
+    source = _resolve(plan.queries or plan.qrels, base)
     if _is_selector(source):
         return open_collection(source)
     return Trec(topics=source) if plan.queries else None
 
 
-def _ground(
+def _board_collection(
     plan: BoardConfig, base: Path, qrels: Qrels, texts: Mapping[str, str], entries: Sequence[Entry]
 ) -> BoardCollection:
-    """What the board knows of its collection, to tell runs of others by."""
-    named = _place(plan.qrels, base)
+    """Return the collection of the board, to recognise runs on other collections."""
+    named = _resolve(plan.qrels, base)
     claims = [entry.origin for entry in entries if entry.origin and entry.origin.fingerprint]
-    asked = any(named not in (origin.collection, origin.qrels) for origin in claims)  # it may read all documents
-    fingerprint = open_collection(named).fingerprint if asked and _is_selector(named) else ""
+    needed = any(
+        named not in (origin.collection, origin.qrels) for origin in claims
+    )  # the fingerprint may require reading all documents
+    fingerprint = open_collection(named).fingerprint if needed and _is_selector(named) else ""
     return BoardCollection(named=named, qrels=qrels, fingerprint=fingerprint, queries=texts)
 
 
 def _documents(plan: BoardConfig, base: Path, entries: Sequence[Entry], qrels: Qrels) -> dict[str, Document]:
-    """Texts of the ranked documents that the named collection has; of judged queries only."""
+    """Return the ranked documents of judged queries that the configured collection contains."""
     if not plan.texts:
         return {}
-    collection: Collection = open_collection(_with_place(plan.texts, base))
-    wanted = {doc for entry in entries for query, r in entry.run.items() if query in qrels for doc in r.doc_ids}
+    collection: Collection = open_collection(_resolve_argument(plan.texts, base))
+    doc_ids = {doc for entry in entries for query, r in entry.run.items() if query in qrels for doc in r.doc_ids}
     lookup = getattr(collection, "lookup", None)
     if lookup is not None:
-        return dict(lookup(wanted))
-    return {doc.id: doc for doc in collection.docs() if doc.id in wanted}
+        return dict(lookup(doc_ids))
+    return {doc.id: doc for doc in collection.docs() if doc.id in doc_ids}
 
 
-def _with_place(selector: str, base: Path) -> str:
-    """A selector whose argument, if it is a path seen from the data, is that path."""
+def _resolve_argument(selector: str, base: Path) -> str:
+    """Return the selector with its argument resolved, if that is a path relative to the data folder."""
     name, colon, argument = selector.partition(":")
     return f"{name}{colon}{base / argument}" if argument and (base / argument).exists() else selector
 

@@ -1,4 +1,4 @@
-"""What a board is made of, as a TOML file or as flags say it: a collection, measures, a test, and which runs.
+"""Configuration of a board (TOML file or command-line options): collection, measures, significance test and runs.
 
     title = "TREC Deep Learning 2019, passages"
     qrels = "qrels/qrels.dl19-passage.txt"
@@ -9,7 +9,7 @@
     files = "runs/official/*.gz"
     group = "official"
 
-Paths are seen from the folder of the data; that of the cards from the file. Reads no run.
+Paths are relative to the data folder; the folder of cards is relative to the TOML file.
 """
 
 from __future__ import annotations
@@ -25,71 +25,71 @@ from rerank.leaderboard.card import Card
 
 
 class RunSelection(Card):
-    """Run files and what holds for all of them where no card says otherwise."""
+    """Run files, with metadata for all of them that cards override."""
 
     files: str
-    """A pattern, such as ``runs/*.gz``; ``**`` stands for folders however deep."""
+    """Glob pattern, such as ``runs/*.gz``; ``**`` matches folders at any depth."""
 
     def paths(self, data: Path) -> list[Path]:
-        """The files and run folders.
+        """Return the matching run files and run folders.
 
         Raises:
-            MissingResourceError: There is none.
+            MissingResourceError: Nothing matches the pattern.
         """
-        found = sorted(path for path in data.glob(self.files) if not path.name.startswith("."))
-        if not found:
+        paths = sorted(path for path in data.glob(self.files) if not path.name.startswith("."))
+        if not paths:
             raise MissingResourceError(
-                f"No run matches {self.files!r} in {str(data)!r}", remedy="Name the folder of the data with --data"
+                f"No run matches {self.files!r} in {str(data)!r}", remedy="Pass the data folder with --data"
             )
-        return found
+        return paths
 
     @property
     def defaults(self) -> Card:
-        """Its card alone."""
+        """Metadata for all of these runs."""
         return Card(**self.model_dump(exclude={"files"}, exclude_unset=True))
 
 
 class BoardConfig(BaseModel):
-    """A board before its runs are read."""
+    """Configuration of a board."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     title: str
-    """What the collection is called on the page."""
+    """Title of the collection on the page."""
     collection: str = ""
-    """Its id, such as ``msmarco-passage/trec-dl-2019``."""
+    """Id of the collection, such as ``msmarco-passage/trec-dl-2019``."""
     category: str = ""
-    """What kind of search, such as "web search"; boards are filtered by it."""
+    """Type of search, such as "web search"; a filter on the page."""
     language: str = ""
-    """ISO 639 code, or several; boards are filtered by it."""
+    """One or several ISO 639 codes; a filter on the page."""
     qrels: str
-    """Judgments: a file, or a collection's selector."""
+    """Relevance judgments: a file or the selector of a collection."""
     queries: str = ""
-    """Texts of the queries: a file of topics, or a collection's selector."""
+    """Query texts: a topic file or the selector of a collection."""
     texts: str = ""
-    """Selector of the collection whose documents are shown; only ids if left out."""
+    """Selector of the collection whose documents are shown; only ids are shown if omitted."""
     measures: tuple[str, ...] = Field(default=("nDCG@10",), min_length=1)
-    """Each gets a table of its own; the first is shown first."""
+    """Measures, one table each; the first one is shown first."""
     relevant: int | None = Field(default=None, ge=1)
-    """Lowest grade that binary measures count as relevant; the collection's own, or 1, if left out."""
+    """Lowest grade that binary measures count as relevant; that of the collection, or 1, if omitted."""
     test: str = "t"
-    """Selector of the test of significance."""
+    """Selector of the significance test."""
     correction: str = "auto"
-    """Its correction over all pairs."""
+    """Correction for multiple comparisons over all pairs."""
     alpha: float = Field(default=0.05, gt=0, lt=1)
-    """The level, after the correction."""
+    """Significance level after the correction."""
     cards: str = ""
-    """Folder of cards that are named as the run files."""
+    """Folder of cards with the same stems as the run files."""
     runs: tuple[RunSelection, ...] = ()
-    """Which runs."""
+    """The runs."""
 
 
 def read_board_config(path: str | Path) -> BoardConfig:
     """Read a board's TOML file.
 
     Raises:
-        MissingResourceError: It is not there.
-        DataError: It is no TOML, or a key or value is wrong; names every fault.
+        MissingResourceError: The file does not exist.
+        DataError: The file is not valid TOML, or a key or value is invalid; the message names every problem.
     """
     values = read_toml(path, "board")
     problems = list(_unknown(values))
@@ -107,7 +107,7 @@ def read_board_config(path: str | Path) -> BoardConfig:
 
 
 def _unknown(values: dict[str, Any]) -> list[str]:
-    found = [
+    problems = [
         str(UnknownNameError("key", key, BoardConfig.model_fields))
         for key in values
         if key not in BoardConfig.model_fields
@@ -115,9 +115,9 @@ def _unknown(values: dict[str, Any]) -> list[str]:
     rows = values.get("runs", ())
     for row in rows if isinstance(rows, list) else ():
         if isinstance(row, dict):
-            found += [
+            problems += [
                 f"[[runs]] {UnknownNameError('key', key, RunSelection.model_fields)}"
                 for key in row
                 if key not in RunSelection.model_fields
             ]
-    return found
+    return problems

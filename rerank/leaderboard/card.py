@@ -1,7 +1,4 @@
-"""The card of a run: what a file of ranks cannot say of itself. What a card leaves out stays unknown, never zero.
-
-Knows the keys and their values, not the run beside it.
-"""
+"""Cards: TOML files with metadata of a run that a run file cannot contain. Omitted values are unknown, never zero."""
 
 from __future__ import annotations
 
@@ -18,48 +15,48 @@ from rerank.io.text_files import read_toml
 
 
 class Card(BaseModel):
-    """What is declared of one run. Tokens, seconds and cost are those of all its queries together."""
+    """Metadata of a run. Tokens, seconds and cost are totals over all queries."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
     name: str = ""
-    """What the board calls it; the run file's name if left out."""
+    """Name on the leaderboard; the stem of the run file if omitted."""
     run: str = ""
-    """Its run file, seen from the card; the file of the card's own name if left out."""
+    """Run file, relative to the card; the file with the same stem if omitted."""
     group: str = ""
-    """Runs that belong together, such as "official" or "LLM reranker"."""
+    """Category of the run, such as "official" or "LLM reranker"."""
     first_stage: str = ""
-    """Who found the candidates, in words or as a selector."""
+    """First stage that retrieved the candidates, as a description or a selector."""
     before: str = ""
-    """The run of the board whose lists it reranked, by name."""
+    """Name of the run on the leaderboard that was reranked."""
     depth: int | None = Field(default=None, ge=1)
-    """Candidates a query."""
+    """Number of candidates per query."""
     model: str = ""
-    """The model that put them in order."""
+    """The reranking model."""
     method: str = ""
-    """How it was asked."""
+    """The reranking method."""
     tokens: int | None = Field(default=None, ge=0)
-    """Tokens that language models read and wrote."""
+    """Total number of prompt and completion tokens."""
     seconds: float | None = Field(default=None, ge=0)
-    """Seconds that it took."""
+    """Total time in seconds."""
     cost: float | None = Field(default=None, ge=0)
-    """US dollars that it cost."""
+    """Total cost in US dollars."""
     queries: int | None = Field(default=None, ge=1)
-    """Over how many queries these three were counted; those of the run file if left out."""
+    """Number of queries that tokens, seconds and cost refer to; those of the run file if omitted."""
     reference: str = ""
-    """Where to read about it: an address or a paper."""
+    """Reference: a URL or a paper."""
     note: str = ""
-    """What a reader should know."""
+    """Remark for readers."""
     sha256: str = Field(default="", pattern="^([0-9a-f]{64})?$")
-    """Hex SHA-256 of the run file as it stands on the disk."""
+    """Hex SHA-256 of the bytes of the run file."""
 
-    def over(self, other: Card) -> Self:
-        """This card, with what it leaves out taken from another."""
-        given = {key: getattr(other, key) for key in other.model_fields_set - self.model_fields_set}
-        return self.model_copy(update=given)
+    def with_defaults(self, other: Card) -> Self:
+        """Return this card, with omitted values taken from another card."""
+        values = {key: getattr(other, key) for key in other.model_fields_set - self.model_fields_set}
+        return self.model_copy(update=values)
 
-    def named(self, name: str) -> Self:
-        """This card under a name, if it has none."""
+    def with_name(self, name: str) -> Self:
+        """Return this card with the given name, unless it already has one."""
         return self if self.name else self.model_copy(update={"name": name})
 
 
@@ -67,17 +64,20 @@ def read_card(path: str | Path) -> Card:
     """Read a card.
 
     Raises:
-        MissingResourceError: It is not there.
-        DataError: It is no TOML, or a key or value is wrong; names every fault.
+        MissingResourceError: The file does not exist.
+        DataError: The file is not valid TOML, or a key or value is invalid; the message names every problem.
     """
     card, problems = parse_card(read_toml(path, "card"))
     if problems:
-        raise DataError(f"The card {str(path)!r}: {'; '.join(problems)}", remedy="See `rerank leaderboard check`")
+        raise DataError(
+            f"The card {str(path)!r}: {'; '.join(problems)}",
+            remedy="Correct the card and check it with `rerank leaderboard check`",
+        )
     return card
 
 
 def parse_card(values: Mapping[str, Any]) -> tuple[Card, list[str]]:
-    """The card that the right keys make, and everything that is wrong with the others."""
+    """Create a card from the valid values, and return it with one message per invalid key or value."""
     problems = [str(UnknownNameError("key", key, Card.model_fields)) for key in values if key not in Card.model_fields]
     known = {key: value for key, value in values.items() if key in Card.model_fields}
     try:
@@ -85,14 +85,14 @@ def parse_card(values: Mapping[str, Any]) -> tuple[Card, list[str]]:
     except ValidationError as error:
         for fault in error.errors():
             name = str(fault["loc"][0])
-            problems.append(f"{name} = {fault['input']!r:.60}: {_wanted(fault, name)}")
+            problems.append(f"{name} = {fault['input']!r:.60}: {_describe_problem(fault, name)}")
             known.pop(name, None)
     return Card(**known), problems
 
 
-def _wanted(fault: Any, name: str) -> str:
+def _describe_problem(fault: Any, name: str) -> str:
     if name == "sha256":
-        return "should be 64 hexadecimal digits in small letters"
+        return "should be 64 lowercase hexadecimal digits"
     return describe_fault(fault)
 
 
@@ -100,70 +100,70 @@ _ENDS = (".trec", ".run", ".txt", ".jsonl", ".json", ".tsv")
 
 
 def run_stem(path: Path) -> str:
-    """A run file's name without its endings."""
+    """Return the name of a run file without its suffixes."""
     name = path.name.removesuffix(".gz")
     return next((name.removesuffix(end) for end in _ENDS if name.endswith(end)), name)
 
 
 class CardIndex:
-    """The cards that may be meant, read once.
+    """Index from run files to their cards: by the ``run`` key of a card, or by the stem of its file.
 
     Args:
-        folder: A folder of cards for runs that lie elsewhere; None if there is none.
+        folder: A folder of cards for runs in other folders; None if there is none.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        """Remember the folder."""
+        """Create the index; folders are read when first needed."""
         self._folder = folder
         self._named = cache(_named)
 
-    def of(self, run: Path) -> Card:
-        """The card of a run file; an empty one where none is.
+    def find(self, run: Path) -> Card:
+        """Return the card of a run file; an empty card if it has none.
 
-        In the folder of cards, ``run`` may be the file's name alone, since its place is not seen from there.
+        In the separate folder of cards, ``run`` may be just the name of the run file.
 
         Raises:
-            DataError: Two cards name the file, or its card is wrong or names a file that is not there.
+            DataError: Several cards name the file, or its card is invalid or names a file that does not exist.
         """
         for folder in (self._folder, run.parent):
             if folder is None or not folder.is_dir():
                 continue
             claims = self._named(folder)
-            apart = folder.resolve() != run.parent.resolve()
-            found = [card for card, said in claims.items() if _means(card, said, run, by_name=apart)]
-            if len(found) > 1:
+            is_separate = folder.resolve() != run.parent.resolve()
+            cards = [card for card, name in claims.items() if _refers_to(card, name, run, by_name=is_separate)]
+            if len(cards) > 1:
                 raise DataError(
-                    f"{len(found)} cards name the run file {str(run)!r}: {_listed(found)}",
-                    expected="one card a run",
-                    remedy="Remove the others, or correct their run",
+                    f"{len(cards)} cards name the run file {str(run)!r}: {_listed(cards)}",
+                    expected="one card per run",
+                    remedy="Remove the other cards, or correct their run key",
                 )
             own = folder / f"{run_stem(run)}.toml"
-            if not found and own.is_file():
+            if not cards and own.is_file():
                 if own not in claims:
-                    found = [own]
-                elif not apart and not (folder / claims[own]).is_file():
+                    cards = [own]
+                elif not is_separate and not (folder / claims[own]).is_file():
                     raise DataError(
-                        f"The card {str(own)!r} names the run file {claims[own]!r}, which is not there",
-                        expected=f"{run.name}, which lies beside it under its name, or no run",
+                        f"The card {str(own)!r} names the run file {claims[own]!r}, which does not exist",
+                        expected=f"{run.name}, the run file with its stem in the same folder, or no run key",
                     )
-            if found:
-                return read_card(found[0])
+            if cards:
+                return read_card(cards[0])
         return Card()
 
 
 def _named(folder: Path) -> dict[Path, str]:
-    """The cards in a folder that name their run; other TOML files may lie there too."""
-    said = {}
+    """Return the cards in a folder that name their run; other TOML files are ignored."""
+    names = {}
     for path in sorted(path for path in folder.glob("*.toml") if path.is_file()):
         try:
-            said[path] = read_toml(path, "file").get("run")
-        except DataError as error:  # whose card it is nobody can tell; a run of its name will not take it silently
-            warnings.warn(f"{error.found}, so it is taken for no card", stacklevel=2)
-    return {path: run for path, run in said.items() if isinstance(run, str) and run}
+            names[path] = read_toml(path, "file").get("run")
+        except DataError as error:  # its run is unknown; a run with the same stem still reports the error
+            warnings.warn(f"{error.found}, so it is not used as a card", stacklevel=2)
+    return {path: run for path, run in names.items() if isinstance(run, str) and run}
 
 
-def _means(card: Path, said: str, run: Path, *, by_name: bool) -> bool:
-    return (card.parent / said).resolve() == run.resolve() or (by_name and said == run.name)
+def _refers_to(card: Path, name: str, run: Path, *, by_name: bool) -> bool:
+    return (card.parent / name).resolve() == run.resolve() or (by_name and name == run.name)
 
 
 def _listed(paths: Sequence[Path]) -> str:

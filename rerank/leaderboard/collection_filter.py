@@ -1,6 +1,6 @@
-"""Which runs of a folder are of a board's collection: those of others would count as failures of theirs.
+"""Selection of the runs that belong to the collection of a board; runs on other collections would score near zero.
 
-A run folder says what it was made from. A run file says nothing of the kind, so whoever names it answers for it.
+Run folders record their collection. Run files do not, so they are always included.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from dataclasses import dataclass, field
 from rerank.leaderboard.entries import Entry, RunOrigin
 from rerank.types import Qrels
 
-#: Ids of two collections, often plain numbers, meet by chance: of Cranfield's and Vaswani's judgments, in less than 1%.
-_CHANCE = 0.1
+#: Ids of two collections are often plain numbers and can coincide (Cranfield and Vaswani: less than 1 % of the qrels).
+_MIN_OVERLAP = 0.1
 _NAMED = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BoardCollection:
-    """What a board knows of its collection.
+    """The collection of a board.
 
     Attributes:
-        named: How its judgments were named: a file or a selector.
-        qrels: The judgments.
-        fingerprint: Of the collection that a selector named; empty for judgments from a file.
-        queries: Texts of its queries; empty where nothing names them.
+        named: The configured source of the relevance judgments: a file or a selector.
+        qrels: The relevance judgments.
+        fingerprint: Fingerprint of the collection; empty if the judgments come from a file.
+        queries: Query id -> text; empty if no source of texts is configured.
     """
 
     named: str
@@ -33,38 +33,38 @@ class BoardCollection:
     queries: Mapping[str, str] = field(default_factory=dict)
 
 
-def select_entries(entries: Sequence[Entry], ground: BoardCollection) -> tuple[list[Entry], list[str]]:
-    """The runs of the board's collection, and a sentence that counts and names those of others."""
-    kept = [entry for entry in entries if is_from_collection(entry, ground)]
-    here = {id(entry) for entry in kept}
+def select_entries(entries: Sequence[Entry], collection: BoardCollection) -> tuple[list[Entry], list[str]]:
+    """Return the runs on the collection of the board, and a note that counts and names the others."""
+    selected = [entry for entry in entries if is_from_collection(entry, collection)]
+    selected_ids = {id(entry) for entry in selected}
     others: dict[str, list[str]] = {}
     for entry in entries:
-        if id(entry) not in here:
+        if id(entry) not in selected_ids:
             others.setdefault(entry.origin.collection if entry.origin else "", []).append(entry.name)
     if not others:
-        return kept, []
+        return selected, []
     count = sum(map(len, others.values()))
-    listed = "; ".join(f"of {collection or 'an unnamed one'!r} {_list(names)}" for collection, names in others.items())
-    subject = "1 run folder of another collection is" if count == 1 else f"{count} run folders of other collections are"
-    return kept, [f"{subject} left out: {listed}."]
+    listed = "; ".join(f"{_list(names)} (collection {name or 'unknown'!r})" for name, names in others.items())
+    subject = (
+        "1 run folder of another collection was" if count == 1 else f"{count} run folders of other collections were"
+    )
+    return selected, [f"{subject} excluded: {listed}."]
 
 
-def is_from_collection(entry: Entry, ground: BoardCollection) -> bool:
-    """Whether a run is of the board's collection, as far as its folder says; a plain run file is."""
+def is_from_collection(entry: Entry, collection: BoardCollection) -> bool:
+    """Return True if a run belongs to the collection of the board; plain run files always do."""
     origin = entry.origin
     if origin is None:
         return True
-    if ground.named in (origin.collection, origin.qrels):
+    if collection.named in (origin.collection, origin.qrels):
         return True
-    if ground.fingerprint and ground.fingerprint == origin.fingerprint:
-        return _alike(
-            entry, ground
-        )  # some collections' splits have one fingerprint, since they have the same documents
-    if origin.judged and _same(origin, ground.qrels):  # one collection by two names
+    if collection.fingerprint and collection.fingerprint == origin.fingerprint:
+        return _share_queries(entry, collection)  # splits with the same documents share one fingerprint
+    if origin.judged and _same(origin, collection.qrels):  # one collection with two names
         return True
-    if ground.fingerprint and origin.fingerprint:
-        return not origin.judged and _alike(entry, ground)  # two collections that both say who they are
-    return _alike(entry, ground) and _meets(entry, origin, ground.qrels)
+    if collection.fingerprint and origin.fingerprint:
+        return not origin.judged and _share_queries(entry, collection)  # two different fingerprints
+    return _share_queries(entry, collection) and _share_documents(entry, origin, collection.qrels)
 
 
 def _same(origin: RunOrigin, qrels: Qrels) -> bool:
@@ -73,11 +73,11 @@ def _same(origin: RunOrigin, qrels: Qrels) -> bool:
     return there and all(dict(judged[query]) == dict(qrels[query]) for query in judged)
 
 
-def _alike(entry: Entry, ground: BoardCollection) -> bool:
-    """Whether there are common queries, and not most of them are known to have other texts."""
-    shared = [query for query in entry.run if query in ground.qrels]
-    known = [query for query in shared if entry.queries.get(query) and ground.queries.get(query)]
-    other = sum(_plain(entry.queries[query]) != _plain(ground.queries[query]) for query in known)
+def _share_queries(entry: Entry, collection: BoardCollection) -> bool:
+    """Return True if there are common query ids and at most half of them are known to have different texts."""
+    shared = [query for query in entry.run if query in collection.qrels]
+    known = [query for query in shared if entry.queries.get(query) and collection.queries.get(query)]
+    other = sum(_plain(entry.queries[query]) != _plain(collection.queries[query]) for query in known)
     return bool(shared) and 2 * other <= len(shared)
 
 
@@ -85,14 +85,14 @@ def _plain(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _meets(entry: Entry, origin: RunOrigin, qrels: Qrels) -> bool:
-    """Whether the documents are the judged ones: by the judgments the run was scored with, else by its lists."""
+def _share_documents(entry: Entry, origin: RunOrigin, qrels: Qrels) -> bool:
+    """Return True if the document ids match the qrels: those judged in the run folder, or else the ranked ones."""
     if not origin.judged:
         return any(doc in qrels[query] for query, r in entry.run.items() if query in qrels for doc in r.doc_ids)
     shared = [query for query in origin.judged if query in qrels]
     common = sum(len(origin.judged[query].keys() & qrels[query].keys()) for query in shared)
     fewer = min(sum(len(judged[query]) for query in shared) for judged in (origin.judged, qrels))
-    return common > _CHANCE * fewer
+    return common > _MIN_OVERLAP * fewer
 
 
 def _list(names: Sequence[str]) -> str:

@@ -1,7 +1,4 @@
-"""Effectiveness against cost: which runs no other beats at both, and where they stand in a picture.
-
-Knows numbers, no runs; the template draws.
-"""
+"""Layout of plots of effectiveness against cost, with their Pareto front; the page template draws them."""
 
 from __future__ import annotations
 
@@ -11,17 +8,17 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 760, 380
 LEFT, RIGHT, TOP, BOTTOM = 52, 20, 16, 46
-#: Costs that span more than this are drawn on a logarithmic scale.
+#: Costs with a larger ratio of maximum to minimum are drawn on a logarithmic scale.
 _WIDE = 20.0
-#: Up to here a cost is drawn as none.
+#: Costs up to this value are drawn as zero.
 _NOTHING = 1e-12
-#: About as many powers of ten are written below a logarithmic scale.
+#: Approximate maximum number of labels on a logarithmic axis.
 _TICKS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlotPoint:
-    """One run in the picture; x and y in units of the picture, from its upper left corner."""
+    """A run in the plot; x and y are SVG coordinates from the upper left corner."""
 
     run: int
     x: float
@@ -32,15 +29,15 @@ class PlotPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScatterPlot:
-    """The picture.
+    """A plot of effectiveness against cost.
 
     Attributes:
-        points: One for each run of known cost.
-        line: Points of the Pareto front as SVG writes them, from the cheapest on.
-        x_ticks: Places and labels below.
-        y_ticks: Places and labels at the left.
-        unknown: The runs whose cost is not known.
-        logarithmic: Whether the scale of the costs is.
+        points: One point per run with a known cost.
+        line: Points of the Pareto front in SVG notation, in order of increasing cost.
+        x_ticks: Positions and labels of the horizontal axis.
+        y_ticks: Positions and labels of the vertical axis.
+        unknown: Indexes of the runs with unknown cost.
+        logarithmic: True if the cost axis is logarithmic.
     """
 
     points: tuple[PlotPoint, ...]
@@ -52,7 +49,7 @@ class ScatterPlot:
 
 
 def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
-    """Places of those that no other beats: none is as cheap and as good, and better at one of the two.
+    """Return the indexes of the Pareto front: no other run is at least as good at both and better at one.
 
     >>> pareto([1, 2, 3, 3], [0.5, 0.4, 0.7, 0.6])
     [0, 2]
@@ -63,16 +60,16 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
         if not front or values[at] > values[front[-1]]:
             front.append(at)
         elif values[at] == values[front[-1]] and costs[at] == costs[front[-1]]:
-            front.append(at)  # equal in both: neither beats the other
+            front.append(at)  # equal in both: neither dominates the other
     return front
 
 
 def layout_plot(costs: Sequence[float | None], values: Sequence[float]) -> ScatterPlot | None:
-    """Lay a picture out; None where no cost is known.
+    """Compute the layout of a plot; return None if no cost is known.
 
     Args:
-        costs: What each run costs a query, 0 or more; None where that is not known.
-        values: Its effectiveness.
+        costs: Cost per query of each run, at least 0; None if it is unknown.
+        values: Effectiveness of each run.
     """
     known = [
         (at, float(cost) if cost > _NOTHING else 0.0, values[at]) for at, cost in enumerate(costs) if cost is not None
@@ -101,7 +98,7 @@ def layout_plot(costs: Sequence[float | None], values: Sequence[float]) -> Scatt
 
 
 class _Scale:
-    """Costs -> places from left to right. On a logarithmic scale, 0 has a place of its own at the left."""
+    """Map from costs to horizontal positions. On a logarithmic scale, 0 has a separate position at the left."""
 
     def __init__(self, costs: Sequence[float]) -> None:
         above = [cost for cost in costs if cost > 0]
@@ -131,10 +128,10 @@ class _Scale:
 
 
 def _span(values: Sequence[float]) -> tuple[float, float, float]:
-    """The bounds of an axis and its steps, with room around the values."""
+    """Return the bounds and the step of an axis, with a margin around the values."""
     low, high = min(values), max(values)
-    room = max(0.02, 0.08 * (high - low))
-    return _round_span(max(0.0, low - room), min(1.0, high + room) if high <= 1 else high + room)
+    margin = max(0.02, 0.08 * (high - low))
+    return _round_span(max(0.0, low - margin), min(1.0, high + margin) if high <= 1 else high + margin)
 
 
 def _round_span(low: float, high: float) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""The runs of a board: found in files and folders, each with its card. Knows no measures and no pages."""
+"""Runs of a leaderboard: read from run files and run folders, each with its card."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from rerank.leaderboard.card import Card, CardIndex, read_card, run_stem
 from rerank.store import RunFolder
 from rerank.types import Qrels, Run
 
-#: What may stand beside runs in a folder and is none.
+#: Suffixes of other files in folders of runs.
 _BESIDE = (".toml", ".md", ".jsonl", ".csv")  # cards, notes, and the tables of rerank bench
 _LISTS = {"candidates", "hits", "ctxs"}
-#: The card in a run folder, where there is one.
+#: File name of the card in a run folder.
 _CARD = "card.toml"
-#: And its run.
+#: File name of the run in a run folder.
 _RESULT = "run.trec"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOrigin:
-    """What a run folder says of the run's making.
+    """Provenance of a run, as recorded in its run folder.
 
     Attributes:
-        collection: Selector of the collection; empty where the folder does not say.
-        fingerprint: What that collection was at the time; empty where the folder does not say.
+        collection: Selector of the collection; empty if it is not recorded.
+        fingerprint: Fingerprint of the collection at the time of the run; empty if it is not recorded.
         first_stage: Selector of the first stage.
-        qrels: Judgments that were named beside the collection; empty where its own were taken.
-        partly: Only some queries of the collection were asked for.
-        judged: The judgments it was scored with; empty if there were none.
+        qrels: Relevance judgments specified separately; empty if those of the collection were used.
+        partly: True if the run was restricted to some queries of the collection.
+        judged: Relevance judgments that the run was evaluated with; empty if there were none.
     """
 
     collection: str = ""
@@ -48,15 +48,15 @@ class RunOrigin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One run of a board.
+    """A run of a leaderboard.
 
     Attributes:
-        card: What is declared of it; has a name.
-        run: Its lists.
-        source: Where it was read.
-        first: The lists that it reranked, where a run folder keeps them.
-        queries: Texts of queries, as far as its source knows them.
-        origin: What its run folder says of its making; None for a run file.
+        card: Metadata of the run; its name is set.
+        run: The rankings.
+        source: Path of the run file or run folder.
+        first: The candidates that were reranked, if a run folder contains them.
+        queries: Query id -> text, as far as the source contains texts.
+        origin: Provenance recorded in the run folder; None for a run file.
     """
 
     card: Card
@@ -68,11 +68,11 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """What the board calls it."""
+        """Name of the run on the leaderboard."""
         return self.card.name
 
     def per_query(self, total: float | None) -> float | None:
-        """Tokens, seconds or dollars a query; None where the total is unknown."""
+        """Return tokens, seconds or dollars per query; None if the total is unknown."""
         many = self.card.queries or len(self.run)
         return None if total is None or not many else total / many
 
@@ -80,48 +80,49 @@ class Entry:
 def find_entries(
     paths: Iterable[Path], *, defaults: Card | None = None, cards: Path | None = None
 ) -> tuple[list[Entry], list[str]]:
-    """Read runs: run folders, run files, and folders of either, however deep.
+    """Read runs from run folders, run files, and folders of either, at any depth.
 
     Args:
-        paths: Where they are; one that comes twice is read once.
-        defaults: What holds for all of them where no card says otherwise.
-        cards: A folder of cards, for runs that lie elsewhere; else a card stands beside its file, or in the run folder
-            as card.toml. A card is of the file that it names in ``run``, or of the one of its own name.
+        paths: Paths of the runs; duplicates are read once.
+        defaults: Metadata of all runs, overridden by their cards.
+        cards: A folder of cards for runs in other folders. By default, a card is next to its run file, or is the file
+            card.toml of a run folder. A card belongs to the file named in its ``run`` key, or to the file with the same
+            stem.
 
     Returns:
-        The runs, and a sentence for each unfinished run folder, which is left out.
+        The runs, and one note per unfinished run folder; these are skipped.
 
     Raises:
-        MissingResourceError: A path is not there.
-        DataError: A folder without runs, a file that is none, or a card that is wrong or of another file.
+        MissingResourceError: A path does not exist.
+        DataError: A folder contains no runs, a file is not a run, or a card is invalid or belongs to another file.
     """
     entries: list[Entry] = []
     notes: list[str] = []
-    known = CardIndex(cards)
-    for place in dict.fromkeys(found.resolve() for path in paths for found in _places(Path(path))):
-        if place.is_dir():
-            folder = RunFolder.existing(place)
+    index = CardIndex(cards)
+    for source in dict.fromkeys(run_path.resolve() for path in paths for run_path in _run_paths(Path(path))):
+        if source.is_dir():
+            folder = RunFolder.existing(source)
             if not folder.finished:
-                notes.append(f"The run folder {place.name!r} is unfinished and left out.")
+                notes.append(f"The run folder {source.name!r} is unfinished and was skipped.")
                 continue
             entries.append(_from_folder(folder, defaults or Card()))
         else:
-            entries.append(_from_file(place, known.of(place).over(defaults or Card())))
-    return _unlike(entries), notes
+            entries.append(_from_file(source, index.find(source).with_defaults(defaults or Card())))
+    return _with_unique_names(entries), notes
 
 
-def _places(path: Path) -> Iterator[Path]:
-    """Run folders and files at or below a path."""
+def _run_paths(path: Path) -> Iterator[Path]:
+    """Yield the run folders and run files at or below a path."""
     if not path.exists():
-        raise MissingResourceError(f"There is no run {str(path)!r}", remedy="Check the path")
+        raise MissingResourceError(f"The run {str(path)!r} does not exist", remedy="Check the path")
     if not path.is_dir() or (path / "spec.json").is_file():
         yield path
         return
     inside = [p for p in sorted(path.iterdir()) if not p.name.startswith(".") and p.suffix not in _BESIDE]
     if not inside:
-        raise DataError(f"The folder {str(path)!r} holds no runs", expected="run folders or run files in it")
+        raise DataError(f"The folder {str(path)!r} contains no runs", expected="run folders or run files")
     for entry in inside:
-        yield from _places(entry)
+        yield from _run_paths(entry)
 
 
 def _from_folder(folder: RunFolder, defaults: Card) -> Entry:
@@ -143,9 +144,9 @@ def _from_folder(folder: RunFolder, defaults: Card) -> Entry:
     if declared.run not in ("", _RESULT):
         raise DataError(
             f"The card {str(own)!r} names the run {declared.run!r}",
-            expected=f"{_RESULT}, the run of the folder that it lies in, or no run",
+            expected=f"{_RESULT}, the run of its folder, or no run key",
         )
-    card = declared.over(known).over(defaults)
+    card = declared.with_defaults(known).with_defaults(defaults)
     _check_hash(card, folder.path / _RESULT)
     first = folder.read_candidates()
     texts = {query: ranking.query.text for query, ranking in first.items() if ranking.query.text}
@@ -160,7 +161,7 @@ def _from_folder(folder: RunFolder, defaults: Card) -> Entry:
 
 
 def read_origin(folder: RunFolder) -> RunOrigin:
-    """Read it from a run folder; older ones say less."""
+    """Read the provenance from a run folder; older folders record less of it."""
     document = folder.spec()
     spec, dataset = document["spec"], document.get("dataset") or {}
     return RunOrigin(
@@ -177,21 +178,21 @@ def _from_file(path: Path, card: Card) -> Entry:
     _check_hash(card, path)
     run = _read(path)
     texts = {query: ranking.query.text for query, ranking in run.items() if ranking.query.text}
-    return Entry(card=card.named(run_stem(path)), run=run, source=path, queries=texts)
+    return Entry(card=card.with_name(run_stem(path)), run=run, source=path, queries=texts)
 
 
 def _check_hash(card: Card, path: Path) -> None:
-    """Refuse a file that is not the one that its card was written for."""
+    """Check that the hash of a run file equals the one on its card."""
     if card.sha256 and card.sha256 != file_hash(path):
         raise DataError(
             f"{str(path)!r} has the SHA-256 {file_hash(path)}",
-            expected=f"{card.sha256}, as its card says",
-            remedy="Take the file that the card was written for, or correct the card",
+            expected=f"{card.sha256}, the hash on its card",
+            remedy="Use the file that the card describes, or correct the card",
         )
 
 
 def _read(path: Path) -> Run:
-    """A run in any of our forms; a file of rerank requests is the run that its lists are."""
+    """Read a run in any supported format; a file of rerank requests is read as the run of its candidate lists."""
     return Requests(str(path)).candidates() if _holds_requests(path) else read_run(path)
 
 
@@ -201,22 +202,22 @@ def _holds_requests(path: Path) -> bool:
     if not first.startswith("{"):
         return first.startswith("[")
     try:
-        found = json.loads(first)
+        record = json.loads(first)
     except ValueError:
         return False
-    return isinstance(found, dict) and bool(_LISTS & found.keys()) and bool({"query", "question"} & found.keys())
+    return isinstance(record, dict) and bool(_LISTS & record.keys()) and bool({"query", "question"} & record.keys())
 
 
-def _unlike(entries: list[Entry]) -> list[Entry]:
-    """The same with different names: where some are equal, the folders they lie in are added."""
+def _with_unique_names(entries: list[Entry]) -> list[Entry]:
+    """Return the entries with unique names: equal names are prefixed with the name of the folder."""
     names = [entry.name for entry in entries]
     long = [
         entry.name if names.count(entry.name) == 1 else f"{entry.source.parent.name}/{entry.name}" for entry in entries
     ]
-    unlike = [
-        name if long.count(name) == 1 else f"{name} ({long[:at].count(name) + 1})" for at, name in enumerate(long)
+    unique = [
+        name if long.count(name) == 1 else f"{name} ({long[:index].count(name) + 1})" for index, name in enumerate(long)
     ]
     return [
         replace(entry, card=entry.card.model_copy(update={"name": name}))
-        for entry, name in zip(entries, unlike, strict=True)
+        for entry, name in zip(entries, unique, strict=True)
     ]

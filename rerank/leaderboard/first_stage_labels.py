@@ -1,7 +1,6 @@
-"""Labels of first stages that tell different candidates apart, for runs whose specifications call them the same.
+"""Unique labels for first stages: runs with the same selector can still have different candidates.
 
-``candidates`` is whatever a collection brings, and ``bm25`` searches whatever it is given: of two collections neither
-says which lists a run started from. Knows lists and selectors, no files.
+The selectors ``candidates`` and ``bm25`` refer to the collection of a run, so they do not identify the candidates.
 """
 
 from __future__ import annotations
@@ -18,40 +17,40 @@ from rerank.selector import Selector
 
 
 def label_first_stages(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
-    """The runs, those from different lists under different labels, and a sentence for each label that was split.
+    """Give runs with different candidates different first-stage labels, and return a note per label that was split.
 
-    Lists are the same where one is the other's beginning, since a depth only cuts. Where they are those of a run on the
-    board that declares its first stage, that is the label. One that a card gives stays.
+    Candidates are equal if one list is a prefix of the other, since a depth only truncates. If they equal a run on the
+    board that declares its first stage, its label is used. Labels set on cards are kept.
     """
     sources = [entry for entry in entries if entry.origin is None and entry.card.group == FIRST]
-    entries = [_with(entry, _declared(entry, sources)) for entry in entries]
+    entries = [_with(entry, _declared_stage(entry, sources)) for entry in entries]
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
-        if _by_itself(entry):
+        if _is_from_specification(entry):
             groups.setdefault(entry.card.first_stage, []).append(entry)
     labels: dict[int, str] = {}
     notes = []
     for label, group in groups.items():
-        kinds = _kinds(group)
+        kinds = _group_by_candidates(group)
         if len(kinds) < 2:
             continue
-        names = [f"{label} of {name}" for name in _told_apart(kinds)]
+        names = [f"{label} of {name}" for name in _distinguish(kinds)]
         labels |= {id(entry): name for kind, name in zip(kinds, names, strict=True) for entry in kind}
         notes.append(
-            f"{len(group)} runs call their first stage {label!r} and start from {len(kinds)} different sets of lists; "
-            f"they are told apart as {', '.join(map(repr, names))}."
+            f"{len(group)} runs have the first stage {label!r}, but {len(kinds)} different sets of candidates; "
+            f"they are labelled {', '.join(map(repr, names))}."
         )
     return [_with(entry, labels.get(id(entry))) for entry in entries], notes
 
 
-def _by_itself(entry: Entry) -> bool:
-    """Whether a run's label is the one that its specification has."""
+def _is_from_specification(entry: Entry) -> bool:
+    """Return True if the label of a run comes from its specification."""
     return bool(entry.origin and entry.first is not None and entry.card.first_stage == entry.origin.first_stage)
 
 
-def _declared(entry: Entry, sources: Sequence[Entry]) -> str | None:
-    """The first stage that a run with the lists of this one's candidates declares; None where there is none."""
-    if not _by_itself(entry):
+def _declared_stage(entry: Entry, sources: Sequence[Entry]) -> str | None:
+    """Return the first stage declared by a run that equals the candidates; None if there is no such run."""
+    if not _is_from_specification(entry):
         return None
     mine = _lists(entry)
     for source in sources:
@@ -70,8 +69,8 @@ def _with(entry: Entry, label: str | None) -> Entry:
     return entry if label is None else replace(entry, card=entry.card.model_copy(update={"first_stage": label}))
 
 
-def _kinds(group: Sequence[Entry]) -> list[list[Entry]]:
-    """The runs that start from the same lists, together."""
+def _group_by_candidates(group: Sequence[Entry]) -> list[list[Entry]]:
+    """Group runs by their candidates."""
     kinds: list[list[Entry]] = []
     for entry in group:
         same = next((kind for kind in kinds if all(_agree(entry, other) for other in kind)), None)
@@ -82,12 +81,12 @@ def _kinds(group: Sequence[Entry]) -> list[list[Entry]]:
     return kinds
 
 
-def _agree(one: Entry, other: Entry) -> bool:
-    """Whether the lists are the same as far as both go; with no query in common, whether the collection is."""
-    mine, theirs = _lists(one), _lists(other)
+def _agree(entry: Entry, other: Entry) -> bool:
+    """Return True if the common prefixes of all lists are equal, or, without common queries, the collections are."""
+    mine, theirs = _lists(entry), _lists(other)
     common = mine.keys() & theirs.keys()
     if not common:
-        return _collection(one) == _collection(other)
+        return _collection(entry) == _collection(other)
     return all(a == b for query in common for a, b in zip(mine[query], theirs[query], strict=False))
 
 
@@ -99,24 +98,24 @@ def _collection(entry: Entry) -> str:
     return entry.origin.collection if entry.origin else ""
 
 
-def _told_apart(kinds: Sequence[Sequence[Entry]]) -> list[str]:
-    """A short name for each: of its collection, and of its lists where one collection brought several."""
+def _distinguish(kinds: Sequence[Sequence[Entry]]) -> list[str]:
+    """Return a short name per group: of its collection, with a digest if a collection occurs several times."""
     selectors = [_collection(kind[0]) for kind in kinds]
     short = _short(selectors)
     return [
-        short[at] if selectors.count(selector) == 1 else f"{short[at] or 'lists'} #{_digest(kinds[at][0])}"
-        for at, selector in enumerate(selectors)
+        short[index] if selectors.count(selector) == 1 else f"{short[index] or 'lists'} #{_digest(kinds[index][0])}"
+        for index, selector in enumerate(selectors)
     ]
 
 
 def _short(selectors: Sequence[str]) -> list[str]:
-    """As many last parts of each selector's path as tell them apart; the whole selector where no number does."""
+    """Return the shortest path suffixes that distinguish the selectors; the selectors themselves if none do."""
     paths = [Path(Selector.parse(text).argument if text else "") for text in selectors]
     parts = [(*path.parts[:-1], run_stem(path)) if path.parts else () for path in paths]
-    wanted = len(set(selectors))
+    count_distinct = len(set(selectors))
     for count in range(1, max(map(len, parts), default=0) + 1):
-        names = ["/".join(one[-count:]) for one in parts]
-        if "" not in names and len(set(names)) == wanted:
+        names = ["/".join(part[-count:]) for part in parts]
+        if "" not in names and len(set(names)) == count_distinct:
             return names
     return list(selectors)
 

@@ -1,6 +1,6 @@
-"""Which run of a board reranked which, and whether they rank the documents that they say they rank.
+"""Links from each run of a board to the run that it reranked, and checks that both contain the same documents.
 
-A reranker is only as good as the list it is given, so no comparison is fair that hides it. Knows lists, no measures.
+The effectiveness of a reranker depends on its candidates, so a board shows both.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from rerank.leaderboard.card import Card
 from rerank.leaderboard.entries import Entry
 from rerank.types import Run
 
-#: The group of lists that run folders bring along.
+#: Group of the first-stage runs read from run folders.
 FIRST = "first stage"
 _NAMED = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkedRuns:
-    """All runs of a board, with what came before each.
+    """All runs of a board, linked to the runs that they reranked.
 
     Attributes:
-        entries: The runs; the first stages of run folders come last, each once.
-        before: For every run the number of the one that it reranked; None where that is not known.
-        notes: Where runs rank other documents than they say.
+        entries: The runs, followed by the distinct first-stage runs of run folders.
+        before: Index of the run that each run reranked; None if it is unknown.
+        notes: Remarks on runs whose documents differ from their declared first stage.
     """
 
     entries: tuple[Entry, ...]
@@ -35,42 +35,47 @@ class LinkedRuns:
 
 
 def link_first_stages(entries: Sequence[Entry]) -> LinkedRuns:
-    """Add the first stages of run folders to the runs, and find what each run reranked.
+    """Add the first-stage runs of run folders, and find the run that each run reranked.
 
     Raises:
-        UnknownNameError: A card's ``before`` names no run of the board.
-        UsageError: It names the card's own run.
+        UnknownNameError: The ``before`` key of a card is not the name of a run on the board.
+        UsageError: The ``before`` key names the run of the card itself.
     """
     everything = list(entries)
-    # A reranker that changed nothing has its candidates' lists and is still not where they come from.
-    sources = [(_lists(entry.run), at) for at, entry in enumerate(entries) if not _reranks(entry)]
+    # A reranker that changed nothing equals its candidates, but is not their source.
+    sources = [(_lists(entry.run), index) for index, entry in enumerate(entries) if not _reranks(entry)]
     before: list[int | None] = []
     for entry in entries:
         if entry.card.before:
             before.append(_named(entry, entries))
         elif entry.first is not None:
-            wanted = _lists(entry.first)
-            at = next((at for lists, at in sources if lists == wanted), None)
-            if at is None:
-                at = len(everything)
+            candidates = _lists(entry.first)
+            index = next((index for lists, index in sources if lists == candidates), None)
+            if index is None:
+                index = len(everything)
                 everything.append(_first_stage(entry, [other.name for other in everything]))
-                sources.append((wanted, at))
-            before.append(at)
+                sources.append((candidates, index))
+            before.append(index)
         else:
             before.append(None)
     before += [None] * (len(everything) - len(entries))
-    notes = [note for at, b in enumerate(before) if b is not None for note in _strays(everything[at], everything[b])]
+    notes = [
+        note
+        for index, b in enumerate(before)
+        if b is not None
+        for note in _compare_documents(everything[index], everything[b])
+    ]
     loose = [entry for entry, b in zip(everything, before, strict=True) if b is None and entry.card.first_stage]
-    return LinkedRuns(entries=tuple(everything), before=tuple(before), notes=(*notes, *_unlike(loose)))
+    return LinkedRuns(entries=tuple(everything), before=tuple(before), notes=(*notes, *_compare_groups(loose)))
 
 
 def first_stages(entries: Iterable[Entry]) -> list[str]:
-    """What runs declare as their first stage, each once, unknown ones left out."""
+    """Return the distinct first stages that the runs declare."""
     return list(dict.fromkeys(entry.card.first_stage for entry in entries if entry.card.first_stage))
 
 
 def _reranks(entry: Entry) -> bool:
-    """Whether a run is known to have put another's lists in order."""
+    """Return True if a run is known to be the output of a reranker."""
     return entry.first is not None or bool(entry.card.before or entry.card.method)
 
 
@@ -83,12 +88,12 @@ def _named(entry: Entry, entries: Sequence[Entry]) -> int:
     if entry.card.before not in names:
         raise UnknownNameError(f"run before {entry.name!r}:", entry.card.before, names)
     if entry.card.before == entry.name:
-        raise UsageError(f"The card of {entry.name!r} says that it reranked itself", expected="another run's name")
+        raise UsageError(f"The card of {entry.name!r} names the run itself in before", expected="another run's name")
     return names.index(entry.card.before)
 
 
 def _first_stage(entry: Entry, taken: Sequence[str]) -> Entry:
-    assert entry.first is not None  # only asked of run folders
+    assert entry.first is not None  # the caller checks this
     depth = entry.card.depth
     plain = f"{entry.card.first_stage}, first {depth}" if depth else entry.card.first_stage
     name = next(n for n in (plain, *(f"{plain} ({k})" for k in range(2, len(taken) + 3))) if n not in taken)
@@ -96,52 +101,52 @@ def _first_stage(entry: Entry, taken: Sequence[str]) -> Entry:
     return Entry(card=card, run=entry.first, source=entry.source, queries=entry.queries)
 
 
-def _strays(entry: Entry, first: Entry) -> list[str]:
-    """What a run has that its first stage has not, and the other way round."""
-    foreign = lacking = 0
+def _compare_documents(entry: Entry, first: Entry) -> list[str]:
+    """Return notes on documents missing from either the run or its first stage."""
+    extra = lacking = 0
     for query, ranking in entry.run.items():
-        given = first.run[query].doc_ids if query in first.run else ()
+        candidates = first.run[query].doc_ids if query in first.run else ()
         ranked = set(ranking.doc_ids)
-        foreign += bool(ranked - set(given))
-        lacking += len(ranked & set(given)) < min(entry.card.depth or len(given), len(given))
-    found = []
-    if foreign:
-        found.append(
-            f"{entry.name!r} is said to rerank {first.name!r} and has documents that are not in its lists, "
-            f"in {_many(foreign, 'query', 'queries')}."
+        extra += bool(ranked - set(candidates))
+        lacking += len(ranked & set(candidates)) < min(entry.card.depth or len(candidates), len(candidates))
+    notes = []
+    if extra:
+        notes.append(
+            f"{entry.name!r} is declared as a reranking of {first.name!r}, but contains documents that it lacks, "
+            f"in {_many(extra, 'query', 'queries')}."
         )
     if lacking:
-        found.append(
-            f"{entry.name!r} lacks documents of {first.name!r}, which it is said to rerank, "
+        notes.append(
+            f"{entry.name!r} lacks documents of {first.name!r}, which it is declared to rerank, "
             f"in {_many(lacking, 'query', 'queries')}."
         )
-    return found
+    return notes
 
 
-def _unlike(entries: Sequence[Entry]) -> list[str]:
-    """Runs that declare one first stage and depth and still rank different documents."""
+def _compare_groups(entries: Sequence[Entry]) -> list[str]:
+    """Return notes on runs with the same declared first stage and depth, but different documents."""
     groups: dict[tuple[str, int | None], list[Entry]] = {}
     for entry in entries:
         groups.setdefault((entry.card.first_stage, entry.card.depth), []).append(entry)
-    return [note for (stage, depth), group in groups.items() for note in _odd(stage, depth, group)]
+    return [note for (stage, depth), group in groups.items() for note in _deviations(stage, depth, group)]
 
 
-def _odd(stage: str, depth: int | None, group: Sequence[Entry]) -> list[str]:
+def _deviations(stage: str, depth: int | None, group: Sequence[Entry]) -> list[str]:
     sets = [{query: frozenset(docs) for query, docs in _lists(entry.run).items()} for entry in group]
-    usual = Counter(frozenset(found.items()) for found in sets).most_common(1)[0][0]
+    usual = Counter(frozenset(documents.items()) for documents in sets).most_common(1)[0][0]
     common = dict(usual)
     apart = {
-        entry.name: sum(found.get(query) != common.get(query) for query in {*found, *common})
-        for entry, found in zip(group, sets, strict=True)
-        if found != common
+        entry.name: sum(documents.get(query) != common.get(query) for query in {*documents, *common})
+        for entry, documents in zip(group, sets, strict=True)
+        if documents != common
     }
     if not apart:
         return []
     shown = ", ".join(map(repr, list(apart)[:_NAMED])) + (f" and {len(apart) - _NAMED} more" * (len(apart) > _NAMED))
-    at = f" at depth {depth}" if depth else ""
+    suffix = f" at depth {depth}" if depth else ""
     return [
-        f"Of {len(group)} runs that declare the first stage {stage!r}{at}, {_many(len(apart), 'ranks', 'rank')} "
-        f"other documents than the rest, in up to {_many(max(apart.values()), 'query', 'queries')}: {shown}."
+        f"Of {len(group)} runs that declare the first stage {stage!r}{suffix}, {_many(len(apart), 'ranks', 'rank')} "
+        f"different documents from the others, in up to {_many(max(apart.values()), 'query', 'queries')}: {shown}."
     ]
 
 

@@ -1,6 +1,6 @@
 "use strict";
-// Sorts and filters the tables of the page, and shows what a run did to each query. Texts go in as text nodes only, so none can be markup.
-// Numbers and lists come from files beside the page, as calls of the two functions below: a page opened as a file may not fetch.
+// Sorts and filters the tables of the page, and shows the effect of a run on each query. All texts are inserted as text nodes, never as markup.
+// Scores and lists are loaded as scripts that call the two functions below, because a page opened from the file system cannot fetch files.
 document.documentElement.classList.add("scripted");
 const boards = new Map(), lists = new Map(), waiting = new Map();
 window.listrankBoard = (board) => boards.set(board.key, board);
@@ -16,8 +16,8 @@ function made(tag, attributes = {}, ...children) {
 }
 const many = (count, one, more) => `${count} ${count === 1 ? one : more}`;
 
-// Colours: as the system, light, dark; kept where the browser allows it.
-const THEMES = { "": "as the system", light: "light", dark: "dark" };
+// Colours: system, light or dark; stored if the browser allows it.
+const THEMES = { "": "system", light: "light", dark: "dark" };
 function stored(value) {
   try { if (value === undefined) return localStorage.getItem("listrank-theme") || ""; localStorage.setItem("listrank-theme", value); } catch { /* no storage here */ }
   return value || "";
@@ -30,7 +30,7 @@ function paint(theme) {
 }
 paint(stored());
 
-// Sorting: a column's button turns its order; what is not known comes last either way.
+// Sorting: the button of a column reverses its order; unknown values are always last.
 function sortBy(table, key, direction) {
   const heads = all("thead th", table), at = heads.findIndex((head) => head.dataset.key === key), numeric = heads[at].dataset.kind === "n";
   const value = (row) => row.children[at].dataset.value;
@@ -75,7 +75,7 @@ function setUp(section) {
       }
       all(".point", part).forEach((point) => { point.style.display = shown.has(point.dataset.run) ? "" : "none"; });
       const filtered = shown.size < all(".runs tbody tr", part).length;
-      all(".front", part).forEach((line) => { line.style.display = filtered ? "none" : ""; }); // the front is that of all runs
+      all(".front", part).forEach((line) => { line.style.display = filtered ? "none" : ""; }); // the Pareto front refers to all runs
       if (Number(part.dataset.measure) === measure()) form.querySelector(".count").textContent = `${shown.size} of ${many(all(".runs tbody tr", part).length, "run", "runs")}`;
     }
   }
@@ -104,11 +104,11 @@ function setUp(section) {
     all("option", choice).forEach((option) => { if (option.value === String(run)) option.disabled = true; });
     choice.value = state.against === null ? "" : String(state.against);
     choice.onchange = () => open(run, state.query, choice.value === "" ? null : Number(choice.value));
-    const before = known.before === null ? "The lists that it reranked are not on this board." : `It reranked ${board.runs[known.before].name}.`;
+    const before = known.before === null ? "The run that it reranked is not on this leaderboard." : `It reranked ${board.runs[known.before].name}.`;
     detail.replaceChildren(
       made("header", {}, made("h3", {}, known.name), close),
       made("p", { class: "hint" }, known.note ? `${before} ${known.note}` : before),
-      made("div", { class: "controls" }, made("label", {}, "Held against ", choice)),
+      made("div", { class: "controls" }, made("label", {}, "Compare with ", choice)),
       made("div", { class: "wide queries", tabindex: "0", role: "region", "aria-label": "Queries" }, queryTable(board, run)),
       made("div", { class: "answer", "aria-live": "polite" }));
     detail.hidden = false;
@@ -153,16 +153,16 @@ function setUp(section) {
     all(".queries tr", detail).forEach((row) => row.classList.toggle("open", row.dataset.query === String(number)));
     let found;
     try { found = await load(number); } catch (error) { place.replaceChildren(made("p", { class: "down" }, `The lists of this query cannot be shown: ${error.message}.`)); return; }
-    if (state.run !== run || state.query !== number || state.against !== against) return; // another was asked for meanwhile
+    if (state.run !== run || state.query !== number || state.against !== against) return; // the user has selected another query meanwhile
     const query = board.queries[number], m = measure(), after = found.lists[run], first = against === null ? null : found.lists[against];
     const value = (at) => board.values[m][at][number].toFixed(4);
     const rankOf = (list) => new Map((list || []).map((doc, at) => [doc, at + 1]));
     const before = rankOf(first), now = rankOf(after);
     const parts = [made("h4", {}, `${query.id}${query.text ? `: ${query.text}` : ""}`)];
     const relevant = (list) => (list || []).slice(0, 10).filter((doc) => (found.grades[doc] || 0) >= board.relevant).length;
-    if (first && after) parts.push(made("p", {}, `${board.measures[m]}: ${value(against)} → ${value(run)}. Of the first 10, ${after.slice(0, 10).filter((doc) => !(before.get(doc) <= 10)).length} are new there. `
-      + `Grade ${board.relevant} or more in the first 10: ${relevant(first)} → ${relevant(after)}.`));
-    else parts.push(made("p", {}, `${board.measures[m]}: ${value(run)}. Grade ${board.relevant} or more in the first 10: ${relevant(after)}.`));
+    if (first && after) parts.push(made("p", {}, `${board.measures[m]}: ${value(against)} → ${value(run)}. Of the top 10, ${after.slice(0, 10).filter((doc) => !(before.get(doc) <= 10)).length} are new. `
+      + `Grade ${board.relevant} or higher in the top 10: ${relevant(first)} → ${relevant(after)}.`));
+    else parts.push(made("p", {}, `${board.measures[m]}: ${value(run)}. Grade ${board.relevant} or higher in the top 10: ${relevant(after)}.`));
     const columns = [column(found, after, first ? before : null, board.runs[run].name, found.lengths[run], first ? found.lengths[against] : 0)];
     if (against !== null) columns.unshift(column(found, first, null, board.runs[against].name, found.lengths[against], 0, now));
     parts.push(made("div", { class: "lists" }, ...columns));
@@ -170,14 +170,14 @@ function setUp(section) {
     if (scroll) place.scrollIntoView({ block: "nearest" });
   }
 
-  // One list. `before` gives each document's rank in the other list, for what moved; `later` the same the other way round.
+  // Renders one list. `before` maps documents to their ranks in the earlier list, `later` to those in the later one.
   function column(found, list, before, title, length, otherLength, later = null) {
     const kept = boards.get(key).kept, box = made("div", {}, made("h4", {}, title));
     if (!list) { box.append(made("p", {}, "This run has no list for this query.")); return box; }
     const items = list.map((doc, at) => {
       const grade = found.grades[doc], judged = grade !== null;
       const badge = made("span", { class: `grade${judged ? "" : " none"}`, "data-grade": judged ? Math.max(0, Math.min(3, grade)) : null, title: judged ? `grade ${grade}` : "not judged" }, judged ? String(grade) : "?");
-      const [sign, words, title] = before ? moved(at + 1, before.get(doc), otherLength > kept) : later ? (later.has(doc) ? ["same", `→ ${later.get(doc)}`, `place ${later.get(doc)} afterwards`] : ["same", "→ –", "not kept afterwards"]) : ["same", "", null];
+      const [sign, words, title] = before ? moved(at + 1, before.get(doc), otherLength > kept) : later ? (later.has(doc) ? ["same", `→ ${later.get(doc)}`, `rank ${later.get(doc)} afterwards`] : ["same", "→ –", "not ranked afterwards"]) : ["same", "", null];
       const text = found.texts && found.texts[doc];
       const item = made("li", at === 9 ? { class: "cut" } : {}, made("span", { class: "n same" }, String(at + 1)), badge, made("span", { class: `move ${sign}`, title }, words),
         made("span", {}, found.docs[doc], ...(text ? [made("p", {}, text)] : [])));
@@ -190,13 +190,13 @@ function setUp(section) {
       more.onclick = () => { items.forEach((item) => { item.hidden = false; }); more.remove(); };
       box.append(more);
     }
-    if (length > kept) box.append(made("p", {}, `The first ${kept} of ${length} documents are kept here.`));
+    if (length > kept) box.append(made("p", {}, `The first ${kept} of ${length} documents are stored here.`));
     return box;
   }
   function moved(rank, before, cut) {
-    if (before === undefined) return ["up", "new", cut ? "was not among the documents that are kept here" : "was not in the list before"];
-    if (before === rank) return ["same", "=", `was at ${before}`];
-    return before > rank ? ["up", `▲ ${before - rank}`, `was at ${before}`] : ["down", `▼ ${rank - before}`, `was at ${before}`];
+    if (before === undefined) return ["up", "new", cut ? "was not among the stored documents before" : "was not in the list before"];
+    if (before === rank) return ["same", "=", `was at rank ${before}`];
+    return before > rank ? ["up", `▲ ${before - rank}`, `was at rank ${before}`] : ["down", `▼ ${rank - before}`, `was at rank ${before}`];
   }
 
   function remember() {

@@ -1,12 +1,10 @@
-"""The site: one folder that opens from the file system, without a server and without a network.
+"""The leaderboard site: a folder of static files that needs no server and no network.
 
-    index.html             every board's tables and pictures; readable without scripts
-    site.css, site.js      how it looks; sorting, filtering, looking into queries
-    tables/                every table as CSV and LaTeX
-    data/BOARD-HASH/       numbers and lists for the script, a file a query
-    site.json              the names of these files, so that a later build removes what it replaces
-
-Knows boards and files; computes no measure.
+index.html             tables and plots of all boards; readable without scripts
+site.css, site.js      style; sorting, filtering and the view of single queries
+tables/                every table as CSV and LaTeX
+data/BOARD-HASH/       scores and lists for the script, one file per query
+site.json              the names of these files, so that a later build removes outdated ones
 """
 
 from __future__ import annotations
@@ -33,21 +31,21 @@ from rerank.leaderboard.standings import Standings, format_ranges
 from rerank.leaderboard.table_exports import as_csv, as_latex
 
 _LIST = "site.json"
-#: What a run may cost: key, what the picture's axis says, what the table's column says, by what it is multiplied.
+#: Types of cost: key, axis label, column header, and factor.
 COSTS = (
     ("cost", "US dollars per 1,000 queries", "$ / 1,000 q.", 1000.0),
-    ("tokens", "tokens a query", "tokens / q.", 1.0),
-    ("seconds", "seconds a query", "s / q.", 1.0),
+    ("tokens", "tokens per query", "tokens / q.", 1.0),
+    ("seconds", "seconds per query", "s / q.", 1.0),
 )
-#: The names of our files: in the folder or below it, whatever else a damaged list may say.
+#: Valid names of files of the site: inside its folder, even if the list of files was manipulated.
 _OURS = re.compile(r"(?:[\w-][\w.-]*/){0,2}[\w-][\w.-]*")
-#: A picture of fewer runs shows nothing.
-_DRAWN = 2
+#: Minimum number of runs in a plot.
+_MIN_RUNS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CostPlot:
-    """A picture of effectiveness against one kind of cost."""
+    """A plot of effectiveness against one type of cost."""
 
     kind: str
     axis: str
@@ -55,32 +53,32 @@ class CostPlot:
 
 
 def write_site(boards: Sequence[Board], out: str | Path, *, title: str = "Leaderboard") -> Path:
-    """Write the site; files of an earlier build that are not needed any more are removed.
+    """Write the site, and remove outdated files of an earlier build.
 
     Args:
-        boards: One a collection, with different keys.
-        out: The folder; must be empty, missing, or hold a site.
-        title: Of the page.
+        boards: Boards with unique keys.
+        out: The folder; it must be empty or missing, or contain a site.
+        title: Title of the page.
 
     Returns:
-        The page to open.
+        Path of the page.
 
     Raises:
-        UsageError: The folder holds something else.
-        DataError: Two boards of one name.
+        UsageError: The folder contains other files.
+        DataError: Two boards have the same name.
         StorageError: A file cannot be written.
     """
     keys = [board.key for board in boards]
     if twice := [key for key in keys if keys.count(key) > 1]:
-        raise DataError(f"Two boards have the name {twice[0]!r}", remedy="Give each another title")
+        raise DataError(f"Two boards have the name {twice[0]!r}", remedy="Change the title of one of them")
     out = Path(out)
     before = check_site(out)
     content = render_site(boards, title)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        # the list of files first, so that files of a killed build are recognized as ours
+        # write the list of files first, so that a later build can remove the files of an interrupted one
         _write(out / _LIST, _names([*before, *content]))
-        with fill_folder(out, last="index.html") as draft:  # until the page is moved, the old one has all its files
+        with fill_folder(out, last="index.html") as draft:  # the old page stays complete until the new one is moved
             for name, text in content.items():
                 (draft / name).parent.mkdir(parents=True, exist_ok=True)
                 _write(draft / name, text)
@@ -96,33 +94,35 @@ def write_site(boards: Sequence[Board], out: str | Path, *, title: str = "Leader
 
 
 def check_site(out: Path) -> list[str]:
-    """The files of the site that is there; none where there is nothing.
+    """Return the files of an existing site; an empty list if there is none.
 
     Raises:
-        UsageError: It holds something that is no site, which must not be touched.
+        UsageError: The folder contains other files, which must not be changed.
     """
-    place = out / _LIST
-    if place.is_file():
+    list_path = out / _LIST
+    if list_path.is_file():
         try:
-            names = json.loads(place.read_text(encoding="utf-8"))["files"]
+            names = json.loads(list_path.read_text(encoding="utf-8"))["files"]
             if all(isinstance(name, str) and _OURS.fullmatch(name) for name in names):
                 return list(names)
         except (ValueError, KeyError, TypeError):
-            pass  # says the same as a wrong name
-        raise UsageError(f"{str(place)!r} is not what a build wrote", remedy="Name another --out")
+            pass  # reported below, like an invalid name
+        raise UsageError(
+            f"{str(list_path)!r} is not a file list of a leaderboard site", remedy="Pass another folder with --out"
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(
-            f"{str(out)!r} is there and holds no leaderboard",
-            expected="an empty folder, a new one, or one that an earlier build filled",
-            remedy="Name another --out",
+            f"{str(out)!r} exists and does not contain a leaderboard site",
+            expected="an empty or new folder, or one of an earlier build",
+            remedy="Pass another folder with --out",
         )
     return []
 
 
 def render_site(boards: Sequence[Board], title: str) -> dict[str, str]:
-    """File names -> texts; the page is the last."""
-    room = files("rerank.leaderboard")
-    content = {name: (room / name).read_text(encoding="utf-8") for name in ("site.css", "site.js")}
+    """Return the contents of the site: file name -> text; the page is last."""
+    package = files("rerank.leaderboard")
+    content = {name: (package / name).read_text(encoding="utf-8") for name in ("site.css", "site.js")}
     views = []
     for board in boards:
         lists = [lists_script(board, number) for number in range(len(board.qrels))]
@@ -139,7 +139,7 @@ def render_site(boards: Sequence[Board], title: str) -> dict[str, str]:
 
 
 def table_name(board: Board, table: Standings) -> str:
-    """What a table's files are called, less the ending."""
+    """Return the name of the files of a table, without suffix."""
     measure = re.sub(r"[^a-z0-9]+", "-", table.measure.lower()).strip("-")
     return f"{board.key}-{measure}"
 
@@ -147,10 +147,10 @@ def table_name(board: Board, table: Standings) -> str:
 def _page(views: Sequence[Mapping[str, Any]], title: str) -> str:
     from jinja2 import Environment
 
-    room = files("rerank.leaderboard")
+    package = files("rerank.leaderboard")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"ranges": format_ranges, "amount": _amount, "address": _address}
-    template = environment.from_string((room / "site.html.j2").read_text(encoding="utf-8"))
+    template = environment.from_string((package / "site.html.j2").read_text(encoding="utf-8"))
     return template.render(
         title=title,
         views=views,
@@ -172,13 +172,13 @@ def _view(board: Board, folder: str) -> dict[str, Any]:
         "folder": folder,
         "groups": sorted({card.group for card in cards if card.group}),
         "stages": sorted(first_stages(board.entries)),
-        "costs": [_costs_of(board, at) for at in range(len(board.entries))],
+        "costs": [_costs_of(board, index) for index in range(len(board.entries))],
         "known": {kind: any(getattr(card, kind) is not None for card in cards) for kind, *_ in COSTS},
         "tables": [
             {
                 "table": table,
                 "files": table_name(board, table),
-                "pictures": _pictures(board, table),
+                "pictures": _cost_plots(board, table),
                 "bars": _bars(table),
             }
             for table in board.tables
@@ -187,14 +187,14 @@ def _view(board: Board, folder: str) -> dict[str, Any]:
 
 
 def _bars(table: Standings) -> list[dict[str, int]]:
-    """Where the intervals of the means begin and end and where the means are, in per cent of the column's width.
+    """Return the means and the bounds of their intervals in percent of the column width.
 
-    The scale leaves out the lowest twentieth of the runs, so that one bad run does not press the others together; what
-    is below it is cut off at 0.
+    The scale ignores the lowest 5 % of the runs, so that a single bad run does not compress the others; values below it
+    are clipped to 0.
     """
     order = table.order
-    kept = [table.runs[at] for at in order[: max(1, len(order) - len(order) // 20)]]
-    low, high = min(run.low for run in kept), max(run.high for run in table.runs)
+    shown = [table.runs[index] for index in order[: max(1, len(order) - len(order) // 20)]]
+    low, high = min(run.low for run in shown), max(run.high for run in table.runs)
     times = 100 / (high - low) if high > low else 0.0
     return [
         {name: max(0, round((getattr(run, name) - low) * times)) for name in ("low", "mean", "high")}
@@ -202,32 +202,32 @@ def _bars(table: Standings) -> list[dict[str, int]]:
     ]
 
 
-def _costs_of(board: Board, at: int) -> dict[str, float | None]:
-    entry = board.entries[at]
-    found = {kind: entry.per_query(getattr(entry.card, kind)) for kind, *_ in COSTS}
-    return {kind: None if found[kind] is None else found[kind] * times for kind, _, _, times in COSTS}  # type: ignore[operator]
+def _costs_of(board: Board, index: int) -> dict[str, float | None]:
+    entry = board.entries[index]
+    costs = {kind: entry.per_query(getattr(entry.card, kind)) for kind, *_ in COSTS}
+    return {kind: None if costs[kind] is None else costs[kind] * times for kind, _, _, times in COSTS}  # type: ignore[operator]
 
 
-def _pictures(board: Board, table: Standings) -> list[CostPlot]:
+def _cost_plots(board: Board, table: Standings) -> list[CostPlot]:
     means = [standing.mean for standing in table.runs]
-    found = []
+    plots = []
     for kind, axis, _, _ in COSTS:
-        costs = [_costs_of(board, at)[kind] for at in range(len(board.entries))]
-        drawn = layout_plot(costs, means) if sum(cost is not None for cost in costs) >= _DRAWN else None
+        costs = [_costs_of(board, index)[kind] for index in range(len(board.entries))]
+        drawn = layout_plot(costs, means) if sum(cost is not None for cost in costs) >= _MIN_RUNS else None
         if drawn is not None:
-            found.append(CostPlot(kind=kind, axis=axis, plot=drawn))
-    return found
+            plots.append(CostPlot(kind=kind, axis=axis, plot=drawn))
+    return plots
 
 
 def _amount(value: float | None) -> str:
-    """A number as the table shows it; a dash where it is not known."""
+    """Format a number for the table; an unknown value is a dash."""
     if value is None:
         return "–"
     return f"{value:,.0f}" if value >= 100 or value == 0 else f"{value:.3g}"
 
 
 def _address(text: str) -> bool:
-    """Whether a reference is an address that a link may lead to."""
+    """Return True if a reference is a URL that is safe to link."""
     return re.fullmatch(r"https?://[^\s\"'<>]+", text) is not None
 
 

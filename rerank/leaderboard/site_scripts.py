@@ -1,7 +1,6 @@
-"""What a page's script is given: numbers of a board, and the lists of one query.
+"""Data files for the script of the site: the scores of a board, and the ranked lists of one query.
 
-They are written as calls, since a page that is opened as a file may run scripts beside it and may not fetch anything.
-Knows boards; knows no HTML.
+They are JavaScript calls, not JSON: a page opened from the file system may load scripts, but not fetch files.
 """
 
 from __future__ import annotations
@@ -12,18 +11,18 @@ from typing import Any
 
 from rerank.leaderboard.board import Board
 
-#: Documents that are kept of a list.
+#: Maximum number of documents per list.
 KEPT = 100
-#: Letters that are kept of a document.
+#: Maximum number of characters per document.
 _LETTERS = 1500
 
 
 def board_script(board: Board, folder: str) -> str:
-    """The numbers of a board: every run's value for every query.
+    """Return the script with the scores of a board: one value per run and query.
 
     Args:
         board: The board.
-        folder: Where its lists lie, seen from the page.
+        folder: Folder of its lists, relative to the page.
     """
     queries = list(board.qrels)
     return _call(
@@ -48,11 +47,11 @@ def board_script(board: Board, folder: str) -> str:
 
 
 def lists_script(board: Board, number: int) -> str:
-    """The lists of one query, each as places in the query's documents.
+    """Return the script with the lists of one query, as indexes into its documents.
 
     Args:
         board: The board.
-        number: The query's, from 0, in the order of the judgments.
+        number: Index of the query in the order of the judgments, from 0.
     """
     query = list(board.qrels)[number]
     judged = board.qrels[query]
@@ -82,7 +81,7 @@ def _text(board: Board, doc: str) -> str:
 
 
 def _call(name: str, content: Mapping[str, Any]) -> str:
-    """A call with one JSON argument, in letters that no reader of scripts takes for anything else."""
+    """Return a call with one JSON argument, escaped so that it is safe inside scripts."""
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     text = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
     return f"{name}({text});\n"

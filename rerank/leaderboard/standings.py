@@ -1,7 +1,4 @@
-"""Where runs stand by one measure: means with intervals, who is significantly above whom, who ties with the best.
-
-Knows scores and tests, no cards and no pages.
-"""
+"""Standings by one measure: means with confidence intervals, significant differences, and ties with the best run."""
 
 from __future__ import annotations
 
@@ -16,17 +13,17 @@ from rerank.evaluation.significance import TITLES, mean_interval
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
-    """One run by one measure.
+    """The standing of one run by one measure.
 
     Attributes:
-        place: From 1, by the mean; it is the run's number in other runs' ``beats``. Equal means keep their given order.
-        mean: Over all judged queries.
-        low: Lower end of the mean's 95 % confidence interval; the mean itself where there is one query.
-        high: Upper end.
-        beats: Places of the runs that it is significantly above, ascending.
-        beaten_by: How many are significantly above it.
-        tied: Whether the run with the best mean is not significantly above it, or is it.
-        missing: Judged queries that it lacks; they count as 0.
+        place: Rank by the mean, from 1; equal means keep their input order.
+        mean: Mean over all judged queries.
+        low: Lower bound of the 95 % confidence interval of the mean; the mean itself if there is one query.
+        high: Upper bound of the interval.
+        beats: Ranks of the runs that it significantly outperforms, ascending.
+        beaten_by: Number of runs that significantly outperform it.
+        tied: True if the run with the best mean does not significantly outperform it.
+        missing: Number of judged queries without a list; they count as 0.
     """
 
     place: int
@@ -41,16 +38,16 @@ class Standing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standings:
-    """All runs by one measure.
+    """The standings of all runs by one measure.
 
     Attributes:
-        measure: As ir_measures prints it.
-        reading: How it reads grades, in words; empty where it reads none.
-        runs: One a run, in the order of the scores.
-        pairs: How many pairs were tested.
-        significant: How many of them differ.
-        rule: What "significant" means here, as a sentence; empty where nothing could be tested.
-        notes: What a reader must know before believing the numbers.
+        measure: Name of the measure, as in ir_measures.
+        reading: Description of how the measure uses grades; empty if it does not.
+        runs: One standing per run, in the order of the scores.
+        pairs: Number of tested pairs.
+        significant: Number of significantly different pairs.
+        rule: Description of the test; empty if no test was run.
+        notes: Remarks on the validity of the results.
     """
 
     measure: str
@@ -63,52 +60,52 @@ class Standings:
 
     @property
     def order(self) -> list[int]:
-        """Numbers of the runs (from 0, in the order of the scores), the best first."""
-        return sorted(range(len(self.runs)), key=lambda at: self.runs[at].place)
+        """Indexes of the runs, best first."""
+        return sorted(range(len(self.runs)), key=lambda index: self.runs[index].place)
 
 
 def rank_runs(
     scores: Sequence[Scores], measure: str, *, test: str = "t", correction: str = "auto", alpha: float = 0.05
 ) -> Standings:
-    """Put measured runs in order and test every pair of them.
+    """Rank runs by their mean and test every pair of them.
 
     Args:
-        scores: At least one run's, with different names, over the same judged queries.
-        measure: As ir_measures prints it.
-        test: Selector of a test of significance.
-        correction: Its correction over all pairs.
-        alpha: The level, after the correction.
+        scores: Scores of at least one run, with unique names and the same judged queries.
+        measure: Name of the measure, as in ir_measures.
+        test: Selector of the significance test.
+        correction: Correction for multiple comparisons over all pairs.
+        alpha: Significance level after the correction.
 
     Raises:
-        UsageError: The measure has no values query by query, or test and correction do not go together.
-        UnknownNameError: No such test or correction.
+        UsageError: The measure has no values per query, or the test does not support the correction.
+        UnknownNameError: The test or correction does not exist.
     """
     means = [entry.mean(measure) for entry in scores]
-    order = sorted(range(len(scores)), key=lambda at: -means[at])
-    places = {at: place for place, at in enumerate(order, 1)}
+    order = sorted(range(len(scores)), key=lambda index: -means[index])
+    places = {index: place for place, index in enumerate(order, 1)}
     beats: list[tuple[int, ...]] = [() for _ in scores]
     pairs, significant, rule = 0, 0, ""
-    notes: tuple[str, ...] = ("One run, or one judged query: nothing was tested.",)
+    notes: tuple[str, ...] = ("No test was run: there is only one run or one judged query.",)
     if len(scores) > 1 and len(scores[0].queries) > 1:
-        found = compare_scores(scores, measure, test=test, correction=correction, alpha=alpha)
-        beats, notes = found.decisions.beats(), found.notes
-        pairs, significant = len(found.pairs), int(found.decisions.significant.sum())
-        rule = _rule(found.decisions)
+        comparison = compare_scores(scores, measure, test=test, correction=correction, alpha=alpha)
+        beats, notes = comparison.decisions.beats(), comparison.notes
+        pairs, significant = len(comparison.pairs), int(comparison.decisions.significant.sum())
+        rule = _rule(comparison.decisions)
     above_the_rest = set(beats[order[0]])
     return Standings(
         measure=measure,
         reading=describe_grade_use(measure),
         runs=tuple(
             Standing(
-                place=places[at],
-                mean=means[at],
-                beats=tuple(sorted(places[other] for other in beats[at])),
-                beaten_by=sum(at in below for below in beats),
-                tied=at not in above_the_rest,
+                place=places[index],
+                mean=means[index],
+                beats=tuple(sorted(places[other] for other in beats[index])),
+                beaten_by=sum(index in below for below in beats),
+                tied=index not in above_the_rest,
                 missing=len(entry.missing),
-                **_interval(entry, measure, means[at]),
+                **_interval(entry, measure, means[index]),
             )
-            for at, entry in enumerate(scores)
+            for index, entry in enumerate(scores)
         ),
         pairs=pairs,
         significant=significant,
@@ -118,7 +115,7 @@ def rank_runs(
 
 
 def format_ranges(places: Sequence[int]) -> str:
-    """Ascending numbers in few letters.
+    """Format ascending numbers as ranges.
 
     >>> ranges((4, 7, 8, 9, 12))
     '4, 7–9, 12'

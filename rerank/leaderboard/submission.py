@@ -1,6 +1,6 @@
-"""Whether a submission can go on a board: its card and its run file, with everything that is wrong said at once.
+"""Check of a submission to a leaderboard: a card and its run file, with all problems reported at once.
 
-Reads TREC's form line by line, since a reader that stops at the first fault would hide the others. Ranks nothing.
+The TREC run is parsed line by line here, since the normal reader stops at the first error.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from rerank.io.text_files import open_text, read_toml
 from rerank.leaderboard.card import Card, parse_card, run_stem
 from rerank.types import Qrels, to_float32
 
-#: Faults of one kind that are told one by one; the rest is counted.
+#: Maximum number of problems of one type that are listed; the others are counted.
 SHOWN = 5
 
 
 @dataclass(kw_only=True)
 class SubmissionReport:
-    """What a check found.
+    """The result of checking a submission.
 
     Attributes:
-        card: The card's file.
-        run: The run file; None if there is none.
-        sha256: Of the run file; empty if there is none.
-        queries: How many queries it answers.
-        problems: What must be put right.
-        notes: What is allowed and may not be meant.
+        card: Path of the card.
+        run: Path of the run file; None if it was not report.
+        sha256: Hash of the run file; empty if it was not report.
+        queries: Number of queries in the run.
+        problems: Problems that must be corrected.
+        notes: Remarks that may indicate a mistake.
     """
 
     card: Path
@@ -43,7 +43,7 @@ class SubmissionReport:
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """What ``rerank leaderboard check --format json`` prints."""
+        """Return the report that ``rerank leaderboard check --format json`` prints."""
         return {
             "card": str(self.card),
             "run": None if self.run is None else str(self.run),
@@ -56,33 +56,33 @@ class SubmissionReport:
 
 
 def check_submission(card: Path, qrels: Qrels) -> SubmissionReport:
-    """Check a card and the run file that it names, or that stands beside it under its name.
+    """Check a card and its run file: the one that it names, or the one with the same stem next to it.
 
     Raises:
-        MissingResourceError: The card is not there.
-        DataError: The card is no TOML at all.
+        MissingResourceError: The card does not exist.
+        DataError: The card is not valid TOML.
     """
-    found = SubmissionReport(card=card)
+    report = SubmissionReport(card=card)
     values = read_toml(card, "card")
-    read, found.problems = parse_card(values)
-    found.problems += _left_out(values)
-    found.run = _run_file(card, values.get("run"), found.problems)
-    if found.run is not None:
+    read, report.problems = parse_card(values)
+    report.problems += _missing_keys(values)
+    report.run = _run_file(card, values.get("run"), report.problems)
+    if report.run is not None:
         try:
-            _check_run(found, read, qrels)
+            _check_run(report, read, qrels)
         except (DataError, MissingResourceError) as error:
-            found.problems.append(str(error))
-    return found
+            report.problems.append(str(error))
+    return report
 
 
-def _left_out(values: dict[str, Any]) -> list[str]:
-    wanted = {
-        "name": "what the board calls the run",
-        "first_stage": "who found the candidates",
-        "depth": "how many candidates a query had",
-        "sha256": "the hash of the run file",
+def _missing_keys(values: dict[str, Any]) -> list[str]:
+    required = {
+        "name": "name on the leaderboard",
+        "first_stage": "first stage that retrieved the candidates",
+        "depth": "number of candidates per query",
+        "sha256": "hash of the run file",
     }
-    return [f"The card has no {key}: {meaning}." for key, meaning in wanted.items() if values.get(key) in (None, "")]
+    return [f"The card has no {key}: {meaning}." for key, meaning in required.items() if values.get(key) in (None, "")]
 
 
 def _run_file(card: Path, named: object, problems: list[str]) -> Path | None:
@@ -90,42 +90,42 @@ def _run_file(card: Path, named: object, problems: list[str]) -> Path | None:
         path = card.parent / named
         if path.is_file():
             return path
-        problems.append(f"The card names the run file {named!r}, and {str(path)!r} is not there.")
+        problems.append(f"The card names the run file {named!r}, but {str(path)!r} does not exist.")
         return None
     beside = [p for p in sorted(card.parent.iterdir()) if p.is_file() and p != card and run_stem(p) == card.stem]
     if len(beside) == 1:
         return beside[0]
     problems.append(
-        f"Beside the card there are {', '.join(p.name for p in beside)}: say which in run."
+        f"Several files could be the run file ({', '.join(p.name for p in beside)}): name one in run."
         if beside
-        else f"There is no run file {card.stem}.trec or {card.stem}.run.gz beside the card: name it in run."
+        else f"There is no run file {card.stem}.trec or {card.stem}.run.gz next to the card: name it in run."
     )
     return None
 
 
-def _check_run(found: SubmissionReport, card: Card, qrels: Qrels) -> None:
-    assert found.run is not None  # only asked where there is one
-    found.sha256 = file_hash(found.run)
-    if card.sha256 and card.sha256 != found.sha256:
-        found.problems.append(f"The run file's SHA-256 is {found.sha256}, not that of the card.")
+def _check_run(report: SubmissionReport, card: Card, qrels: Qrels) -> None:
+    assert report.run is not None  # the caller checks this
+    report.sha256 = file_hash(report.run)
+    if card.sha256 and card.sha256 != report.sha256:
+        report.problems.append(f"The run file's SHA-256 is {report.sha256}, which differs from the card.")
     elif not card.sha256:
-        found.notes.append(f'For the card: sha256 = "{found.sha256}"')
+        report.notes.append(f'For the card: sha256 = "{report.sha256}"')
     lists = _Lists()
-    with open_text(found.run) as text:
+    with open_text(report.run) as text:
         for number, line in enumerate(text, 1):
             lists.add(number, line.split())
-    found.queries = len(lists.scores)
-    found.problems += lists.problems()
+    report.queries = len(lists.scores)
+    report.problems += lists.problems()
     if not lists.scores:
-        found.problems.append("The run file has no line that could be read.")
+        report.problems.append("The run file has no valid lines.")
         return
-    found.problems += _against(lists, card, qrels)
-    found.notes += _remarks(lists, card, qrels)
+    report.problems += _check_consistency(lists, card, qrels)
+    report.notes += _remarks(lists, card, qrels)
 
 
 @dataclass
 class _Lists:
-    """A run as it is read line by line: query -> document -> score, and what was wrong on the way."""
+    """A run parsed line by line: query -> document -> score, with the problems report."""
 
     scores: dict[str, dict[str, float]] = field(default_factory=dict)
     ranks: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
@@ -145,11 +145,11 @@ class _Lists:
         except ValueError:
             score = math.nan
         if not math.isfinite(score):
-            self._fault("scores", f"line {number}: score {shorten(text)} of document {doc!r} is no finite number")
+            self._fault("scores", f"line {number}: score {shorten(text)} of document {doc!r} is not a finite number")
             score = -math.inf
         known = self.scores.setdefault(query, {})
         if doc in known:
-            self._fault("twice", f"line {number}: document {doc!r} stands twice in query {query!r}")
+            self._fault("twice", f"line {number}: document {doc!r} occurs twice for query {query!r}")
             return
         known[doc] = to_float32(score)
         self.ranks.setdefault(query, []).append((rank, doc))
@@ -158,29 +158,29 @@ class _Lists:
         return [line for faults in self.faults.values() for line in _first(faults)]
 
     def disordered(self) -> Iterator[str]:
-        """Queries whose rank column and scores give two orders."""
+        """Yield the queries whose rank column contradicts the scores."""
         for query, ranked in self.ranks.items():
             if all(rank.isdecimal() for rank, _ in ranked):
                 by_rank = [doc for _, doc in sorted(ranked, key=lambda pair: int(pair[0]))]
-                found = self.scores[query]
-                if by_rank != sorted(found, key=lambda doc: (found[doc], doc), reverse=True):
+                scores = self.scores[query]
+                if by_rank != sorted(scores, key=lambda doc: (scores[doc], doc), reverse=True):
                     yield query
 
     def _fault(self, kind: str, text: str) -> None:
         self.faults.setdefault(kind, []).append(text)
 
 
-def _against(lists: _Lists, card: Card, qrels: Qrels) -> list[str]:
-    """What does not go with the judgments and the card."""
-    strange = [
+def _check_consistency(lists: _Lists, card: Card, qrels: Qrels) -> list[str]:
+    """Return the problems of a run with respect to the qrels and the card."""
+    unknown = [
         f"Query {query!r} is not among the topics of {qrels.name}." for query in lists.scores if query not in qrels
     ]
     deep = [
-        f"Query {query!r} has {len(docs)} documents, and the card says depth {card.depth}."
+        f"Query {query!r} has {len(docs)} documents, but the card declares depth {card.depth}."
         for query, docs in lists.scores.items()
         if card.depth is not None and len(docs) > card.depth
     ]
-    return [*_first(strange), *_first(deep)]
+    return [*_first(unknown), *_first(deep)]
 
 
 def _remarks(lists: _Lists, card: Card, qrels: Qrels) -> list[str]:
@@ -188,31 +188,33 @@ def _remarks(lists: _Lists, card: Card, qrels: Qrels) -> list[str]:
     missing = [query for query in qrels if query not in lists.scores]
     if missing:
         notes.append(
-            f"{len(missing)} of {len(qrels)} judged queries have no list and will count as 0, first {missing[0]!r}."
+            f"{len(missing)} of {len(qrels)} judged queries have no list and count as 0, the first is {missing[0]!r}."
         )
     disordered = list(lists.disordered())
     if disordered:
         notes.append(
-            f"In {len(disordered)} queries, first {disordered[0]!r}, the rank column has another order than the "
-            "scores (ties by document id, descending). The scores count."
+            f"In {len(disordered)} queries, the first is {disordered[0]!r}, the rank column contradicts the "
+            "scores (ties: descending document id). The scores determine the order."
         )
     deepest = max(map(len, lists.scores.values()))
     if card.depth is not None and deepest < card.depth:
-        notes.append(f"The longest list has {deepest} documents, and the card says depth {card.depth}.")
+        notes.append(f"The longest list has {deepest} documents, but the card declares depth {card.depth}.")
     if len(lists.tags) > 1:
-        notes.append(f"The lines have {len(lists.tags)} tags: {', '.join(map(repr, list(lists.tags)[:SHOWN]))}.")
+        notes.append(
+            f"The lines have {len(lists.tags)} different tags: {', '.join(map(repr, list(lists.tags)[:SHOWN]))}."
+        )
     return notes
 
 
 def _first(faults: list[str]) -> list[str]:
     more = len(faults) - SHOWN
-    return [*faults[:SHOWN], *([f"... and {more} more like this."] if more > 0 else [])]
+    return [*faults[:SHOWN], *([f"... and {more} more of this type."] if more > 0 else [])]
 
 
-def submission_error(found: SubmissionReport) -> RerankError:
-    """The error that a check ends with where something is wrong."""
-    many = len(found.problems)
+def submission_error(report: SubmissionReport) -> RerankError:
+    """Return the error for a submission with problems."""
+    many = len(report.problems)
     return DataError(
-        f"{str(found.card)!r} cannot go on a board: {many} problem{'s' * (many != 1)}",
-        remedy="Put them right and check again",
+        f"{str(report.card)!r} cannot be accepted: {many} problem{'s' * (many != 1)}",
+        remedy="Correct them and check again",
     )

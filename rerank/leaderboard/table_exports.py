@@ -1,4 +1,4 @@
-"""A board's tables as files for spreadsheets and papers: CSV and LaTeX. Computes nothing."""
+"""Export of the tables of a board as CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _HEADS = (
 
 
 def as_csv(board: Board, table: Standings) -> str:
-    """One row a run, the best first; a cell is empty where its value is not known.
+    """Return a table as CSV with one row per run, best first; unknown values are empty.
 
-    ``beats`` holds the places of the runs that are significantly below, as in ``4 7-9``.
+    ``beats`` contains the ranks of the runs that it significantly outperforms, such as ``4 7-9``.
     """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(_HEADS)
-    for at in table.order:
-        entry, standing = board.entries[at], table.runs[at]
+    for index in table.order:
+        entry, standing = board.entries[index], table.runs[index]
         card = entry.card
         costs = [entry.per_query(total) for total in (card.tokens, card.seconds, card.cost)]
         writer.writerow(
@@ -52,13 +52,13 @@ def as_csv(board: Board, table: Standings) -> str:
 
 
 def as_latex(board: Board, table: Standings) -> str:
-    """A tabular of the best first; raised numbers are the places of the runs that a mean is significantly above.
+    """Return a table as LaTeX, best first; superscripts are the ranks of the runs that it significantly outperforms.
 
-    It needs the packages booktabs and inputenc in UTF-8 (the default).
+    The result requires the packages booktabs and inputenc with UTF-8 (the default).
     """
     rows: list[list[str | Cell]] = []
-    for at in table.order:
-        entry, standing = board.entries[at], table.runs[at]
+    for index in table.order:
+        entry, standing = board.entries[index], table.runs[index]
         mark = "†" if standing.tied else ""
         mean = Cell(f"{standing.mean:.4f}", format_ranges(standing.beats).replace("–", r"\mbox{--}"))
         interval = f"{standing.low:.4f}–{standing.high:.4f}"
@@ -67,8 +67,8 @@ def as_latex(board: Board, table: Standings) -> str:
         rows.append([str(standing.place), entry.name + mark, stage, depth, entry.card.model or "–", mean, interval])
     heads = ["", "run", "first stage", "depth", "model", table.measure, "95% interval"]
     lines = [
-        f"Raised numbers: the runs that a mean is significantly above ({table.rule or 'nothing was tested'}). "
-        "†: the best is not significantly above it."
+        f"Superscripts: runs that it significantly outperforms ({table.rule or 'no test was run'}). "
+        "†: not significantly worse than the best run."
     ]
     text = render([Grid(heads, rows, left=5)], lines, "latex")
     return text.replace("†", r"\textdagger{}").replace("–", "--") + "\n"

@@ -219,6 +219,21 @@ def named_errors(name: str | Path, where: object = "") -> Iterator[None]:
         raise BackendError(f"Model {str(name)!r} cannot be loaded on {where}: {error}") from error
 
 
+def check_adapter_folder(folder: Path) -> None:
+    """Check that a folder holds a PEFT adapter in safetensors: pickled weights can run code when they are loaded.
+
+    Raises:
+        MissingResourceError: A file is missing.
+    """
+    missing = [name for name in ("adapter_config.json", "adapter_model.safetensors") if not (folder / name).is_file()]
+    if missing:
+        raise MissingResourceError(
+            f"Adapter folder {str(folder)!r} lacks {' and '.join(missing)}",
+            expected="the files that save_pretrained of PEFT writes",
+            remedy="Convert pickled adapters (.bin), which can run code, to safetensors",
+        )
+
+
 def _with_adapter(model: Any, adapter: str) -> tuple[Any, str]:
     """Attach a PEFT adapter; return the model and the adapter's hash. In float32, merging is exact, so it is merged."""
     try:
@@ -231,6 +246,7 @@ def _with_adapter(model: Any, adapter: str) -> tuple[Any, str]:
     import torch
 
     folder = Path(adapter)
+    check_adapter_folder(folder)
     try:
         wrapped = peft.PeftModel.from_pretrained(model, str(folder))
     except (OSError, ValueError, KeyError, RuntimeError) as error:

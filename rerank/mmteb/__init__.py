@@ -1,6 +1,6 @@
-"""Our rerankers and first stages on mteb's benchmarks (MTEB, MMTEB), with results in mteb's own format.
+"""Evaluation of rerankers and first stages on the benchmarks of mteb (MTEB, MMTEB), with results in its format.
 
-mteb is imported when something is run; listing what is here needs it not.
+Imports mteb when a function needs it.
 """
 
 from __future__ import annotations

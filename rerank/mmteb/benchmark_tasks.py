@@ -1,4 +1,4 @@
-"""Which retrieval and reranking tasks a benchmark of mteb holds, from mteb's own lists. Loads no data."""
+"""Retrieval and reranking tasks of the benchmarks of mteb, listed without loading data."""
 
 from __future__ import annotations
 
@@ -8,47 +8,49 @@ from typing import Any
 from rerank.collections.mteb.library import find_task, import_mteb
 from rerank.errors import UnknownNameError, UsageError
 
-#: The benchmarks that this package is tested against; `list_tasks` takes any other name that mteb knows.
+#: The benchmarks that this package is tested against; `list_tasks` accepts any other name that mteb knows.
 BENCHMARKS = ("MTEB(Multilingual, v2)", "MTEB(eng, v2)", "MTEB(cmn, v1)")
 #: Types of task that rank texts for a query.
 KINDS = ("Retrieval", "Reranking", "InstructionReranking")
 
 
 def list_tasks(benchmark: str = "", names: Sequence[str] = (), kinds: Sequence[str] = KINDS) -> list[Any]:
-    """The tasks of a benchmark that rank texts, with the splits and subsets that the benchmark takes.
+    """Return the text ranking tasks of a benchmark, with its splits and subsets.
 
     Args:
-        benchmark: Its name, or an alias such as ``MMTEB``; empty for tasks by their names alone.
-        names: Take only these.
-        kinds: Take only tasks of these types.
+        benchmark: Name or alias of the benchmark, such as ``MMTEB``; empty to select tasks by name only.
+        names: Return only tasks with these names.
+        kinds: Return only tasks of these types.
 
     Raises:
-        UnknownNameError: No such benchmark, task or type; the message suggests the nearest.
-        UsageError: Neither a benchmark nor a task is named, or no task is left.
+        UnknownNameError: The benchmark, task or type does not exist; the message suggests the nearest name.
+        UsageError: Neither a benchmark nor a task is given, or no task matches.
     """
     for kind in kinds:
         if kind not in KINDS:
             raise UnknownNameError("type of task", kind, KINDS)
     if not benchmark:
         if not names:
-            raise UsageError("Neither a benchmark nor a task is named", remedy=f"Pass --benchmark {BENCHMARKS[1]!r}")
+            raise UsageError("Neither a benchmark nor a task is given", remedy=f"Pass --benchmark {BENCHMARKS[1]!r}")
         return [find_task(name) for name in names]
     mteb = import_mteb()
     try:
-        found = mteb.get_benchmark(benchmark)
+        found_benchmark = mteb.get_benchmark(benchmark)
     except KeyError as error:
         raise UnknownNameError("benchmark", benchmark, [known.name for known in mteb.get_benchmarks()]) from error
-    tasks = {task.metadata.name: task for task in found.tasks if _ranks_texts(task) and task.metadata.type in kinds}
+    tasks = {
+        task.metadata.name: task for task in found_benchmark.tasks if _ranks_texts(task) and task.metadata.type in kinds
+    }
     for name in names:
         if name not in tasks:
             raise UnknownNameError(f"task of {benchmark}:", name, tasks)
     if not tasks:
-        raise UsageError(f"{benchmark} holds no task of the type {' or '.join(kinds)}", expected="at least one")
+        raise UsageError(f"{benchmark} contains no task of the type {' or '.join(kinds)}", expected="at least one")
     return [tasks[name] for name in dict.fromkeys(names)] if names else list(tasks.values())
 
 
 def describe_task(task: Any) -> dict[str, Any]:
-    """A row for people: name, type, what is evaluated, the licence of the data."""
+    """Return name, type, subsets, splits, main score and data licence of a task."""
     metadata = task.metadata
     return {
         "task": metadata.name,

@@ -1,10 +1,8 @@
-"""Two stages over mteb's tasks: lists of a first stage, reranked and scored by mteb, in mteb's folders.
+"""Evaluation of a reranker on mteb tasks: retrieve candidates, rerank them, and let mteb score the result.
 
-    OUT/results/ORG__MODEL/REVISION/TASK.json     mteb's results, of the reranker and of the first stage
-    OUT/predictions/ORG__MODEL/REVISION/TASK_predictions.json   the first stage's lists
-    OUT/runs/MODEL-REVISION/TASK/SUBSET.SPLIT/    our run folders: calls, failures, tokens
-
-Knows the order of things and these places; scores are mteb's.
+OUT/results/ORG__MODEL/REVISION/TASK.json     mteb's results of the reranker and of the first stage
+OUT/predictions/ORG__MODEL/REVISION/TASK_predictions.json   the rankings of the first stage
+OUT/runs/MODEL-REVISION/TASK/SUBSET.SPLIT/    run folders: calls, failures, tokens
 """
 
 from __future__ import annotations
@@ -24,23 +22,23 @@ from rerank.io.file_hashes import file_hash
 from rerank.mmteb.first_stage import MtebFirstStage
 from rerank.mmteb.reranker import MtebReranker
 
-#: Where the lists of retrieval tasks come from: one of our first stages, or predictions that mteb saved.
+#: Source of the candidates of retrieval tasks: a first stage, or predictions saved by mteb.
 FirstStage = MtebFirstStage | str | Path
-#: Where `describe_lists` says what predictions hold.
+#: Key of the content hash of predictions in `describe_lists`.
 _CONTENT = "predictions"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskResult:
-    """What came of one task.
+    """The result of one task.
 
     Attributes:
-        task: Its name.
-        revision: The reranker's, over the lists of this task; see `evaluate`.
-        main_score: Name of the score that counts.
-        rows: For every split and subset: the score, the first stage's if it was measured here, and what the reranking
-            took and how its windows went, if this process asked.
-        path: mteb's result file.
+        task: Name of the task.
+        revision: Revision of the reranker for the candidates of this task, as described in `evaluate`.
+        main_score: Name of the main score.
+        rows: Per split and subset: the score, the score of the first stage if it was evaluated, and cost and window
+            counts if the reranker ran in this process.
+        path: Path of mteb's result file.
     """
 
     task: str
@@ -59,69 +57,72 @@ def evaluate(
     depth: int = 100,
     overwrite: bool = False,
 ) -> TaskResult:
-    """Rerank a task and let mteb score it; what is scored already is read from its file.
+    """Rerank a task and let mteb score it; existing results are read from their files.
 
-    The revision follows what the task's result depends on: for a retrieval task the lists of the first stage, the
-    file of its own predictions alone where there are several; for a task with lists of its own no first stage.
+    The revision of the result depends on the candidates: for a retrieval task, on the first stage (or on the file of
+    predictions for this task); for a reranking task, on no first stage.
 
     Args:
-        task: One of mteb's tasks. It is not changed.
-        reranker: See `MtebReranker`.
-        out: The folder of all results.
-        first_stage: For retrieval tasks: one of ours, or predictions that ``mteb.evaluate`` saved (their file or
-            folder). Reranking tasks bring their own lists.
-        depth: How many documents of each list of a first stage are reranked.
-        overwrite: Score again what is scored.
+        task: An mteb task. It is not modified.
+        reranker: The reranker.
+        out: Folder of all results.
+        first_stage: First stage of retrieval tasks, or the file or folder of predictions saved by ``mteb.evaluate``.
+            Reranking tasks contain their own candidate lists.
+        depth: Number of candidates per query of a first stage.
+        overwrite: True to repeat existing results.
 
     Raises:
-        UsageError: The reranker's revision is one of other lists.
-        DataError: A retrieval task without a first stage, or predictions that do not fit.
-        MissingResourceError: The task's data cannot be loaded.
-        PartialFailureError: Calls got no reply; those that did are kept.
+        UsageError: The revision of the reranker refers to other candidates.
+        DataError: A retrieval task has no first stage, or the predictions do not match the task.
+        MissingResourceError: The data of the task cannot be loaded.
+        PartialFailureError: Calls got no reply; the other replies are stored.
     """
     place = Path(out)
-    mine = _own_copy(check_task(task))
-    by_lists = mine.metadata.type == "Retrieval"
-    reranker = reranker.over(_checked_lists(mine, reranker, first_stage, depth) if by_lists else {})
-    result = None if overwrite else _known(mine, reranker, place)
-    before = _known(mine, first_stage, place) if isinstance(first_stage, MtebFirstStage) and by_lists else None
+    task_copy = _copy_task(check_task(task))
+    by_lists = task_copy.metadata.type == "Retrieval"
+    reranker = reranker.with_first_stage(_checked_lists(task_copy, reranker, first_stage, depth) if by_lists else {})
+    result = None if overwrite else _saved_result(task_copy, reranker, place)
+    before = (
+        _saved_result(task_copy, first_stage, place) if isinstance(first_stage, MtebFirstStage) and by_lists else None
+    )
     seen = len(reranker.reports)
     if result is None:
-        load_task(mine)
+        load_task(task_copy)
         if by_lists and first_stage is not None:
-            before = _listed(mine, place, first_stage, depth, overwrite=overwrite)
-        result = _scored(mine, reranker, place, overwrite=overwrite)
+            before = _set_candidates(task_copy, place, first_stage, depth, overwrite=overwrite)
+        result = _evaluate(task_copy, reranker, place, overwrite=overwrite)
     return TaskResult(
-        task=mine.metadata.name,
+        task=task_copy.metadata.name,
         revision=reranker.mteb_model_meta.revision,
-        main_score=mine.metadata.main_score,
+        main_score=task_copy.metadata.main_score,
         rows=tuple(_rows(result, before, reranker.reports[seen:])),
-        path=_result_path(mine, reranker, place),
+        path=_result_path(task_copy, reranker, place),
     )
 
 
 def _checked_lists(task: Any, reranker: MtebReranker, first_stage: FirstStage | None, depth: int) -> dict[str, Any]:
-    """What is said of a retrieval task's lists, once they are seen to be there and to be those of the reranker."""
+    """Return the description of the candidates, after checking that it matches the reranker."""
     if first_stage is None:
         raise DataError(
-            f"{task.metadata.name} is a retrieval task: it brings no lists to rerank",
-            expected="a first stage, or the predictions of one",
-            remedy="Pass --first-stage bm25, or the folder of predictions that mteb saved",
+            f"{task.metadata.name} is a retrieval task, which has no candidate lists to rerank",
+            expected="a first stage or its predictions",
+            remedy="Pass --first-stage bm25, or the folder of predictions saved by mteb",
         )
     lists = describe_lists(first_stage, depth, task=task.metadata.name)
     # the folder of predictions grows from task to task, so its content is not compared
     if {**reranker.first_stage, _CONTENT: ""} != {**lists, _CONTENT: ""}:
         raise UsageError(
-            f"The reranker was made for lists of {reranker.first_stage or 'no first stage'}, and these are of {lists}",
-            remedy="MtebReranker(..., first_stage=lists_from(first_stage, depth))",
+            f"The reranker was created for the candidates {reranker.first_stage or 'of no first stage'}, "
+            f"but these are {lists}",
+            remedy="Create it with MtebReranker(..., first_stage=describe_lists(first_stage, depth))",
         )
     return lists
 
 
-def _listed(task: Any, place: Path, first_stage: FirstStage, depth: int, *, overwrite: bool) -> Any:
-    """Give a retrieval task the lists of its first stage; return mteb's result of that, if it is one of ours."""
+def _set_candidates(task: Any, place: Path, first_stage: FirstStage, depth: int, *, overwrite: bool) -> Any:
+    """Set the candidates of a retrieval task; return the result of its first stage, if it was run here."""
     if isinstance(first_stage, MtebFirstStage):
-        result, predictions = _first(task, first_stage, place, overwrite=overwrite)
+        result, predictions = _run_first_stage(task, first_stage, place, overwrite=overwrite)
     else:
         result, predictions = None, predictions_file(first_stage, task.metadata.name)
     _convert(task, predictions, depth)
@@ -129,66 +130,67 @@ def _listed(task: Any, place: Path, first_stage: FirstStage, depth: int, *, over
 
 
 def describe_lists(first_stage: FirstStage | None, depth: int, *, task: str = "") -> dict[str, Any]:
-    """What a reranker's revision says of where its lists come from, and of what they are.
+    """Return a description of the candidates that becomes part of the revision of a reranker.
 
     Args:
-        first_stage: See `evaluate`.
-        depth: How many documents of each list.
-        task: For a folder of predictions: the task whose lists are meant; all that are there if empty.
+        first_stage: First stage or predictions, as in `evaluate`.
+        depth: Number of candidates per query.
+        task: Task whose predictions are used from a folder; all predictions if empty.
 
     Raises:
-        DataError: No predictions, or those of several models.
-        MissingResourceError: None for the task.
+        DataError: There are no predictions, or they come from several models.
+        MissingResourceError: There are no predictions for the task.
     """
     if first_stage is None:
         return {}
     if isinstance(first_stage, MtebFirstStage):
         meta = first_stage.mteb_model_meta
         return {"model": meta.name, "revision": meta.revision, "depth": depth}
-    found = Path(first_stage)
-    files = sorted(found.glob("*_predictions.json")) if found.is_dir() else [found]
+    source = Path(first_stage)
+    files = sorted(source.glob("*_predictions.json")) if source.is_dir() else [source]
     if not files:
-        raise DataError(f"{first_stage} holds no predictions", expected="files named TASK_predictions.json")
+        raise DataError(f"{first_stage} contains no predictions", expected="files named TASK_predictions.json")
     makers = {json.dumps(_saved(path).get("mteb_model_meta"), sort_keys=True) for path in files}
     if len(makers) > 1:
         raise DataError(
-            f"The predictions in {first_stage} are those of {len(makers)} models", expected="one model's in a folder"
+            f"The predictions in {first_stage} come from {len(makers)} models",
+            expected="predictions of one model per folder",
         )
-    meant = [predictions_file(found, task)] if task else files
+    meant = [predictions_file(source, task)] if task else files
     named = "".join(f"{path.name}\0{file_hash(path)}\n" for path in meant)
     content = hashlib.sha256(named.encode("utf-8", "surrogatepass")).hexdigest()
     return {**(json.loads(makers.pop()) or {}), "depth": depth, _CONTENT: content}
 
 
-def _first(task: Any, first_stage: MtebFirstStage, place: Path, *, overwrite: bool) -> tuple[Any, Path]:
-    """The first stage's own result, and the file with its lists, for all parts."""
+def _run_first_stage(task: Any, first_stage: MtebFirstStage, place: Path, *, overwrite: bool) -> tuple[Any, Path]:
+    """Return the result of the first stage, and the file of its predictions for all subsets and splits."""
     first_stage.drop_self = bool(task.ignore_identical_ids)
     meta = first_stage.mteb_model_meta
     folder = place / "predictions" / meta.model_name_as_path() / meta.revision
     path = folder / task.prediction_file_name
-    kept = path.is_file() and not overwrite and _covers(path, _result_path(task, first_stage, place))
-    if not kept:
-        path.unlink(missing_ok=True)  # mteb adds to what is there
-    result = _scored(task, first_stage, place, overwrite=not kept, predictions=folder)
+    reusable = path.is_file() and not overwrite and _covers(path, _result_path(task, first_stage, place))
+    if not reusable:
+        path.unlink(missing_ok=True)  # mteb adds to an existing file
+    result = _evaluate(task, first_stage, place, overwrite=not reusable, predictions=folder)
     return result, path
 
 
-def _known(task: Any, model: Any, place: Path) -> Any:
-    """Mteb's result of one task, if its file is there with all parts of it, else None. Loads no data."""
+def _saved_result(task: Any, model: Any, place: Path) -> Any:
+    """Return the saved result of a task if it is complete, otherwise None. No data are loaded."""
     path = _result_path(task, model, place)
-    _drop_torn(path)
+    _remove_truncated(path)
     if not path.is_file():
         return None
-    found = import_mteb().ResultCache(place).load_task_result(task.metadata.name, model.mteb_model_meta)
-    return None if found is None or found.get_missing_evaluations(task) else found
+    saved = import_mteb().ResultCache(place).load_task_result(task.metadata.name, model.mteb_model_meta)
+    return None if saved is None or saved.get_missing_evaluations(task) else saved
 
 
-def _scored(task: Any, model: Any, place: Path, *, overwrite: bool, predictions: Path | None = None) -> Any:
-    """What mteb finds of one task: from its file where all parts are there, else measured."""
+def _evaluate(task: Any, model: Any, place: Path, *, overwrite: bool, predictions: Path | None = None) -> Any:
+    """Return the result of a task: the saved one if it is complete, otherwise a new evaluation."""
     mteb = import_mteb()
     cache = mteb.ResultCache(place)
-    _drop_torn(_result_path(task, model, place))
-    found = mteb.evaluate(
+    _remove_truncated(_result_path(task, model, place))
+    evaluation = mteb.evaluate(
         model,
         task,
         co2_tracker=False,
@@ -198,35 +200,35 @@ def _scored(task: Any, model: Any, place: Path, *, overwrite: bool, predictions:
         prediction_folder=predictions,
         show_progress_bar=False,
     )
-    return found.task_results[0]
+    return evaluation.task_results[0]
 
 
 def _result_path(task: Any, model: Any, place: Path) -> Path:
     return Path(import_mteb().ResultCache(place).get_task_result_path(task.metadata.name, model.mteb_model_meta))
 
 
-def _own_copy(task: Any) -> Any:
-    """A copy that can be given lists without changing the task that others hold."""
-    mine = copy.copy(task)
-    if mine.data_loaded:
-        mine.dataset = {
+def _copy_task(task: Any) -> Any:
+    """Return a copy of a task whose candidates can be set without changing the original."""
+    task_copy = copy.copy(task)
+    if task_copy.data_loaded:
+        task_copy.dataset = {
             subset: {split: dict(data) for split, data in splits.items()} for subset, splits in task.dataset.items()
         }
-    return mine
+    return task_copy
 
 
 def _convert(task: Any, predictions: Path, depth: int) -> None:
-    missing = _lacking(_saved(predictions), task)
+    missing = _missing_predictions(_saved(predictions), task)
     if missing:
         raise DataError(
-            f"{predictions} holds no predictions for {missing[0]}" + (" and others" if len(missing) > 1 else ""),
-            expected="lists for every subset and split that is evaluated",
-            remedy="Let mteb.evaluate(encoder, task, prediction_folder=...) run to its end",
+            f"{predictions} contains no predictions for {missing[0]}" + (" and others" if len(missing) > 1 else ""),
+            expected="predictions for every evaluated subset and split",
+            remedy="Run mteb.evaluate(encoder, task, prediction_folder=...) to completion",
         )
     task.convert_to_reranking(predictions, top_k=depth)
 
 
-def _lacking(saved: Mapping[str, Any], task: Any) -> list[str]:
+def _missing_predictions(saved: Mapping[str, Any], task: Any) -> list[str]:
     parts = [(subset, split) for subset in task.hf_subsets for split in task.eval_splits]
     return [f"{subset}, {split}" for subset, split in parts if not isinstance(_part(saved, subset, split), dict)]
 
@@ -237,7 +239,7 @@ def _part(saved: Mapping[str, Any], subset: str, split: str) -> Any:
 
 
 def _covers(path: Path, result: Path) -> bool:
-    """Whether predictions can be added to: they are whole, and hold all parts that have a score already."""
+    """Return True if the predictions are valid and cover every subset and split with a saved score."""
     try:
         saved, scored = _saved(path), _saved(result)["scores"] if result.is_file() else {}
     except (DataError, KeyError):
@@ -249,14 +251,14 @@ def _saved(path: Path) -> dict[str, Any]:
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as predictions: {error}", expected="JSON that mteb saved") from error
+        raise DataError(f"{path} cannot be read as predictions: {error}", expected="JSON saved by mteb") from error
     if not isinstance(saved, dict):
-        raise DataError(f"{path} holds a {type(saved).__name__}", expected="a JSON object that mteb saved")
+        raise DataError(f"{path} contains a {type(saved).__name__}", expected="a JSON object saved by mteb")
     return saved
 
 
-def _drop_torn(path: Path) -> None:
-    """Remove a result of which a kill left half: mteb writes in place, and would stop at it for ever."""
+def _remove_truncated(path: Path) -> None:
+    """Remove a truncated result file of an interrupted run; mteb writes in place and would always fail on it."""
     if path.is_file():
         try:
             json.loads(path.read_text(encoding="utf-8"))
@@ -265,7 +267,7 @@ def _drop_torn(path: Path) -> None:
 
 
 def _rows(result: Any, before: Any, reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    told = {(report["split"], report["subset"]): report for report in reports}
+    by_part = {(report["split"], report["subset"]): report for report in reports}
     earlier = _main_scores(before) if before is not None else {}
     keys = ("windows", "failure_rate", "calls", "reused_calls", "tokens_in", "tokens_out", "seconds", "folder")
     return [
@@ -274,7 +276,7 @@ def _rows(result: Any, before: Any, reports: list[dict[str, Any]]) -> list[dict[
             "subset": subset,
             "score": score,
             "first_stage_score": earlier.get((split, subset)),
-            **{key: told[split, subset][key] for key in keys if (split, subset) in told},
+            **{key: by_part[split, subset][key] for key in keys if (split, subset) in by_part},
         }
         for (split, subset), score in _main_scores(result).items()
     ]

@@ -1,4 +1,4 @@
-"""What mteb wants to know of a model: its name and revision name the folder of its results. Knows no results."""
+"""Metadata of models for mteb; name and revision determine the folder of the results."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any
 
 from rerank.collections.mteb.library import import_mteb
 
-#: Before the slash in our models' names.
+#: Organisation in the model names.
 ORGANISATION = "listrank"
 
 
 def compute_revision(identity: Mapping[str, Any]) -> str:
-    """Twelve hex digits that stand for everything that decides a result."""
+    """Return 12 hex digits of the hash of everything that determines a result."""
     text = json.dumps(identity, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def model_meta(name: str, revision: str, *, kind: str, **known: Any) -> Any:
-    """Describe one of our models to mteb; what is not known is None.
+    """Create the metadata of a model for mteb; unknown fields are None.
 
     Args:
-        name: What it is called; signs that a folder's name cannot have become dashes.
-        revision: See `compute_revision`.
-        kind: mteb's type of model: ``cross-encoder``, ``dense``, ``sparse`` or ``hybrid``.
-        known: Further fields.
+        name: Name of the model; characters that are invalid in folder names are replaced by dashes.
+        revision: Revision, as returned by `compute_revision`.
+        kind: Model type of mteb: ``cross-encoder``, ``dense``, ``sparse`` or ``hybrid``.
+        known: Further metadata fields.
     """
     import_mteb()
     from mteb.models import ModelMeta

@@ -14,6 +14,7 @@ from typing import Any
 
 from rerank.errors import DataError, MissingResourceError
 from rerank.io.text_files import replace_text
+from rerank.lm.loading import check_adapter_folder
 from rerank.selector import Selector
 
 #: File with the settings in an adapter's folder.
@@ -151,11 +152,5 @@ def adapter_folder(adapter: str) -> Path:
                 f"Adapter {adapter!r} is not a folder and cannot be downloaded from the hub: {error}",
                 expected="a folder with adapter_config.json and adapter_model.safetensors, or such an id on the hub",
             ) from error
-    lacking = [name for name in ("adapter_config.json", "adapter_model.safetensors") if not (folder / name).is_file()]
-    if lacking:
-        raise MissingResourceError(
-            f"Adapter folder {adapter!r} lacks {' and '.join(lacking)}",
-            expected="the files that save_pretrained of PEFT writes",
-            remedy="Convert pickled adapters (.bin), which can run code, to safetensors",
-        )
+    check_adapter_folder(folder)
     return folder

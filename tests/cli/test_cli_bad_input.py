@@ -145,10 +145,10 @@ def test_a_run_of_another_collection(cli: Cli, data: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "code", "message"),
     [
-        ((), 4, "a folder without config.json"),
-        (("adapter_config.json",), 4, "an adapter alone"),
-        (("config.json",), 4, "has no weights"),
-        (("config.json", "pytorch_model.bin"), 5, "pickled weights only"),
+        ((), 4, "config.json"),
+        (("adapter_config.json",), 4, "--adapter"),
+        (("config.json",), 4, ".safetensors"),
+        (("config.json", "pytorch_model.bin"), 5, "pytorch_model.bin"),
     ],
 )
 def test_a_model_folder_that_is_none(
@@ -217,4 +217,4 @@ def test_a_disk_that_fills_up_between_calls(cli: Cli, lists: tuple[str, ...]) ->
 def test_a_run_folder_that_cannot_be_made(cli: Cli, lists: tuple[str, ...]) -> None:
     done = cli("run", *lists, "--out", "qrels.txt/a")
     assert (done.returncode, done.stdout) == (6, "")
-    assert "Cannot make the run folder 'qrels.txt/a': Not a directory" in done.stderr
+    assert all(value in done.stderr for value in ("'qrels.txt/a'", "Not a directory"))

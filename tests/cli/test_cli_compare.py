@@ -106,7 +106,7 @@ def test_pictures(cli: Cli, tmp_path: Path, ending: str) -> None:
     pytest.importorskip("matplotlib")
     for number, flags in enumerate([RUNS, ("compare", "--matrix", "m.csv", "--test", "tukey-anova")]):
         done = cli(*flags, "--plot", f"{number}.{ending}", "--format", "json")
-        assert (done.returncode, done.stderr) == (0, f"Drawn: {number}.{ending}\n")
+        assert (done.returncode, done.stderr) == (0, f"plot: {number}.{ending}\n")
         assert json.loads(done.stdout)
         assert (tmp_path / f"{number}.{ending}").stat().st_size > 1000
 
@@ -114,10 +114,10 @@ def test_pictures(cli: Cli, tmp_path: Path, ending: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("good.trec", "--matrix", "m.csv"), 2, "good.trec beside --matrix m.csv. expected either runs with judgments"),
-        (("--matrix", "m.csv", "--qrels", "q"), 2, "--qrels beside --matrix m.csv"),
-        (("--matrix", "m.csv", "-m", "AP"), 2, "--measure beside --matrix"),
-        (("--matrix", "m.csv", "--relevant", "2"), 2, "--relevant beside --matrix"),
+        (("good.trec", "--matrix", "m.csv"), 2, "--matrix m.csv"),
+        (("--matrix", "m.csv", "--qrels", "q"), 2, "--qrels"),
+        (("--matrix", "m.csv", "-m", "AP"), 2, "--measure"),
+        (("--matrix", "m.csv", "--relevant", "2"), 2, "--relevant"),
         (("--matrix", "none.csv"), 4, "There is no file none.csv"),
         (("--matrix", "qrels.txt"), 5, "qrels.txt, line 2: 'q0 0 d1 1'. expected a number"),
         (("--matrix", "m.csv", "--test", "f"), 2, "Unknown test 'f'"),
@@ -128,7 +128,7 @@ def test_pictures(cli: Cli, tmp_path: Path, ending: str) -> None:
         (("--matrix", "m.csv", "--plot", "a.gif"), 2, ".png, .svg, .pdf"),
         (("--matrix", "m.csv", "--alpha", "0"), 2, "alpha=0"),
         ((*RUNS[1:], "--test", "tukey-anova", "--correction", "holm"), 2, "'holm'"),
-        (("good.trec", "bad.trec"), 2, "No --qrels. expected runs and judgments, or --matrix"),
+        (("good.trec", "bad.trec"), 2, "--qrels FILE"),
         ((), 2, "No --qrels"),
     ],
 )

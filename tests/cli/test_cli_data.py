@@ -55,7 +55,7 @@ def test_describe(cli: Cli, data: Path, selector: str, documents: int, queries: 
         ("beir:{data}/beir,spilt=dev", 2, "Did you mean 'split'?"),
         ("beir:{data}/beir,drop_self=perhaps", 2, "drop_self='perhaps'"),
         ("jsonl", 2, "jsonl:FOLDER"),
-        ("", 2, "names nothing"),
+        ("", 2, "NAME:ARGUMENT"),
     ],
 )
 def test_describe_refuses(cli: Cli, data: Path, selector: str, code: int, message: str) -> None:
@@ -68,8 +68,8 @@ def test_models_in_all_formats(cli: Cli) -> None:
     for words in (("models",), ("models", "list")):
         rows = json.loads(cli(*words, "--format", "json").stdout)["models"]
         assert [(row["name"], row["kind"], row["pulled"]) for row in rows] == [
-            ("smollm2-135m", "language", False),
             ("all-minilm-l6-v2", "embedding", False),
+            ("smollm2-135m", "language", False),
             ("smollm2-135m-attention", "adapter of smollm2-135m", True),
         ]
         lines = cli(*words, "--format", "jsonl").stdout.splitlines()

@@ -18,7 +18,7 @@ def test_the_demo(cli: Cli) -> None:
     assert done.returncode == 0
     for words in ("bm25", "fullrank", "sliding", "nDCG@10", "win/tie/loss", "fullrank: d/fullrank-fake-reversed-"):
         assert words in done.stdout
-    assert "sliding: 24 calls for 12 questions, fake:reversed" in done.stderr
+    assert "sliding: 24 calls for 12 queries, fake:reversed" in done.stderr
     assert len(list(Path("d").glob("sliding-fake-reversed-*/run.trec"))) == 1
 
     again = cli(*DEMO, "--format", "json")  # from the folders

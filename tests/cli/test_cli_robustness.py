@@ -50,7 +50,7 @@ def test_dry_run_asks_nothing(cli: Cli, lists: tuple[str, ...]) -> None:
 
 def test_wrong_input(cli: Cli, lists: tuple[str, ...]) -> None:
     for flags, message in (
-        (("--shuffle", "random"), "--shuffles says how many"),
+        (("--shuffle", "random"), "--shuffles"),
         (("--shuffles", "-1"), "--shuffles"),
         (("--also-depth", "0"), "--also-depth"),
         (("--also-first-stage", "bm52"), "Unknown first stage 'bm52'"),

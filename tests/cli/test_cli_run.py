@@ -56,7 +56,7 @@ def test_judged_queries_without_a_list_are_mentioned(cli: Cli, lists: tuple[str,
     flags = [flag if flag != "candidates" else "run:first.trec" for flag in lists]
     done = cli("run", *flags)
     assert done.returncode == 0
-    assert "3 judged queries have no list; they score 0" in done.stderr
+    assert "3 judged queries" in done.stderr
 
 
 def test_flags_may_have_underscores(cli: Cli, lists: tuple[str, ...]) -> None:
@@ -75,7 +75,7 @@ def test_another_run_in_the_folder_is_refused(cli: Cli, lists: tuple[str, ...]) 
     cli("run", *lists, "--out", "a")
     done = cli("run", *lists, "--out", "a", "--depth", "3")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "'a' holds another run" in done.stderr
+    assert all(value in done.stderr for value in ("'a'", "--out", "--overwrite"))
     assert cli("run", *lists, "--out", "a", "--depth", "3", "--overwrite").returncode == 0
 
 
@@ -83,10 +83,10 @@ def test_a_run_that_was_stopped_wants_a_word(cli: Cli, lists: tuple[str, ...]) -
     model = ("--model", "fake:reversed,batch_size=1")
     capped = cli("run", *lists, *model, "--out", "a", "--max-total-tokens", "600")
     assert capped.returncode == 7  # more than a fifth was not asked any more
-    assert "--max-total-tokens 600 would be passed" in capped.stderr
+    assert "--max-total-tokens 600" in capped.stderr
     done = cli("run", *lists, *model, "--out", "a")
     assert done.returncode == 2
-    assert "Pass --resume to go on" in done.stderr
+    assert "Pass --resume" in done.stderr
     resumed = json.loads(cli("run", *lists, *model, "--out", "a", "--resume", "--format", "json").stdout)
     assert resumed["calls"] == 4
     assert 0 < resumed["reused_calls"] < 4
@@ -105,7 +105,7 @@ def test_interrupt_keeps_what_is_committed(cli: Cli, lists: tuple[str, ...], mon
     monkeypatch.setattr(Fake, "generate", generate)
     done = cli("run", *lists, "--out", "a", "--batch-size", "1")
     assert (done.returncode, done.stdout) == (130, "")
-    assert "the same command with --resume goes on" in done.stderr
+    assert "the same command with --resume" in done.stderr
     monkeypatch.undo()
 
 
@@ -160,7 +160,7 @@ def test_a_switch_in_the_toml_stays_on(cli: Cli, lists: tuple[str, ...]) -> None
         (b"collection = 'pydoc'\nmeasures = 'AP'", 2, "--measures 'AP'"),
         (b"collection", 5, "expected TOML"),
         (b"\xff\xfe", 5, "not UTF-8"),
-        (None, 4, "No run specification"),
+        (None, 4, "does not exist"),
     ],
 )
 def test_specs_that_are_wrong(cli: Cli, content: bytes | None, code: int, message: str) -> None:

@@ -73,7 +73,7 @@ def test_a_cache_folder_that_cannot_be(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     done = cli("cache")
     assert (done.returncode, done.stdout) == (6, "")
-    assert "Cannot make the folder" in done.stderr
+    assert "/cache" in done.stderr
 
 
 def test_a_cache_file_that_is_none(cli: Cli, tmp_path: Path) -> None:
@@ -101,4 +101,4 @@ def test_doctor_fails_where_the_base_is_broken(cli: Cli, monkeypatch: pytest.Mon
     done = cli("doctor")
     assert done.returncode == 3
     assert "scipy\tbroken" in done.stdout
-    assert "The base install is broken: scipy" in done.stderr
+    assert all(value in done.stderr for value in ("scipy", "pip install"))

@@ -63,7 +63,7 @@ def test_a_part_that_does_not_import(monkeypatch: pytest.MonkeyPatch, error: Exc
     monkeypatch.setattr("importlib.import_module", broken)
     found = row("scipy")
     assert found["state"] == "broken"
-    assert f"but it does not import: {error}" in found["found"]
+    assert str(error) in found["found"]
 
 
 def test_a_version_that_cannot_be_found_is_absence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,17 +78,15 @@ def test_a_cache_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("os.access", lambda *_: False)
     found = row("cache folder")
     assert found["state"] == "broken"
-    assert "cannot be written" in found["found"]
+    assert "/cache/" in found["found"]
     assert "XDG_CACHE_HOME" in found["remedy"]
 
 
 def test_java_and_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     found = row("java")
-    assert (found["state"], found["found"]) == (
-        "absent",
-        f"JAVA_HOME leads to {tmp_path}, which is no Java development kit",
-    )
+    assert found["state"] == "absent"
+    assert str(tmp_path) in found["found"]
     assert "apt-get install openjdk-21-jdk-headless" in found["remedy"]
     (tmp_path / "release").write_text('JAVA_VERSION="21.0.5"\n')
     assert row("java") == {"check": "java", "state": "ok", "found": f"21.0.5 in {tmp_path}", "remedy": ""}

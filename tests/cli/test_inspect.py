@@ -61,7 +61,7 @@ def test_inspect_asks_texts_and_sentences(cli: Cli, adapter: Path, monkeypatch: 
     items = tuple(SentenceItem(kind=kind, start="One and", ends=("two", "three")) for kind in "ab")
     monkeypatch.setattr(
         forgetting,
-        "material",
+        "load_material",
         lambda: ForgettingMaterial(texts=(("own", "A text."), ("own", "Bee"), ("own", "C")), items=items),
     )
     done = cli("inspect", adapter, "--forgetting", "--device", "cpu")
@@ -81,7 +81,7 @@ def test_inspect_draws(cli: Cli, adapter: Path, tmp_path: Path, form: str) -> No
     path = tmp_path / f"drawn.{form}"
     done = cli("inspect", adapter, "--plot", path)
     assert done.returncode == 0
-    assert f"Drawn: {path}" in done.stderr
+    assert f"plot: {path}" in done.stderr
     drawn = path.read_bytes()
     assert drawn.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[form])
     cli("inspect", adapter, "--plot", path)
@@ -91,7 +91,7 @@ def test_inspect_draws(cli: Cli, adapter: Path, tmp_path: Path, form: str) -> No
 def test_a_picture_of_nothing_and_one_with_another_ending(cli: Cli, adapter: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     write_adapter(tmp_path / "new", tmp_path / "base", lora(), lambda model: None)
-    assert "Nothing to draw" in cli("inspect", tmp_path / "new", "--plot", "a.png").stderr
+    assert ".png" not in cli("inspect", tmp_path / "new", "--plot", "a.png").stderr
     refused = cli("inspect", adapter, "--plot", "a.gif")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert ".png, .svg, .pdf" in refused.stderr
@@ -100,19 +100,19 @@ def test_a_picture_of_nothing_and_one_with_another_ending(cli: Cli, adapter: Pat
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (("inspect", "none"), 4, "There is no adapter folder 'none'"),
+        (("inspect", "none"), 4, "'none'"),
         (("inspect", "adapter/adapter_config.json"), 4, "is a file. expected the folder"),
-        (("inspect", "base"), 2, "does not say which model it was trained from. Name it with --model"),
+        (("inspect", "base"), 2, "--model"),
         (("inspect", "adapter", "--model", "smolm2-135m"), 2, "Did you mean 'smollm2-135m'?"),
-        (("inspect", "adapter", "--model", "deeper"), 5, "of shape (64, 64) was trained"),
+        (("inspect", "adapter", "--model", "deeper"), 5, "(64, 64)"),
         (("inspect", "adapter", "--epsilon", "2"), 2, "epsilon=2.0"),
         (("merge", "adapter", "adapter", "--out", "new"), 2, "--average-core or --concatenate"),
         (("merge", "adapter", "--concatenate", "--out", "new"), 2, "expected two or more"),
-        (("merge", "adapter", "--out", "base"), 2, "is there already"),
-        (("merge", "adapter", "--out", "no/new"), 4, "there is no folder"),
-        (("merge", "adapter", "--out", "new", "--reduce-intruders", "2"), 2, "a factor from 0 (they go) to 1"),
+        (("merge", "adapter", "--out", "base"), 2, "base"),
+        (("merge", "adapter", "--out", "no/new"), 4, "no/new"),
+        (("merge", "adapter", "--out", "new", "--reduce-intruders", "2"), 2, "--reduce-intruders 2.0"),
         (("merge", "a", "b", "--out", "new", "--concatenate", "--average-core"), 2, "expected one of them"),
-        (("merge", "a", "b", "--out", "new", "--concatenate", "--reduce-intruders", "0"), 2, "Average them first"),
+        (("merge", "a", "b", "--out", "new", "--concatenate", "--reduce-intruders", "0"), 2, "--reduce-intruders"),
     ],
 )
 def test_what_does_not_fit_is_said(
@@ -146,11 +146,11 @@ def test_merge_tells_of_rounding_and_of_what_was_trained_for(cli: Cli, adapter: 
     found = json.loads(done.stdout)
     assert (found["dtype"], found["changed"], found["matrices"], found["intruders"]) == ("bfloat16", 6, [], 0)
     assert found["rounded"] > 0
-    assert "Use it: rerank run --collection COLLECTION --model half (method first)" in done.stderr
+    assert "rerank run --collection COLLECTION --model half (method first)" in done.stderr
     assert json.loads(Path("half/rerank.json").read_text())["method"] == "first"
     write_adapter(tmp_path / "small", tmp_path / "base", lora(), partial(noisy, std=0.01))
     told = cli("merge", "small", "--out", "half-small", "--dtype", "bfloat16")
-    assert "Rounding to bfloat16 moved the change by" in told.stderr
+    assert "Rounding to bfloat16" in told.stderr
     assert told.stdout == ""
 
 
@@ -162,5 +162,5 @@ def test_merge_of_several_is_an_adapter(cli: Cli, adapter: Path, tmp_path: Path)
     assert {row["rank"] for row in rows} == {8}
     refused = cli("merge", adapter, "other", "--average-core", "--out", "core")
     assert (refused.returncode, refused.stdout) == (5, "")
-    assert "is not the mean of their products" in refused.stderr
+    assert "--concatenate" in refused.stderr
     assert not (tmp_path / "core").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import tempfile
@@ -107,6 +108,16 @@ MAKERS: dict[str, Callable[[], Backend]] = {
     "cross_encoder": _cross_encoder,
     "vlm": _vlm,
 }
+
+
+def add_own_makers() -> None:
+    """Add the backends whose test module has a function ``make_backend``."""
+    for name in {*BACKENDS.names()} - {maker.partition(":")[0] for maker in MAKERS}:
+        if importlib.util.find_spec(module := f"tests.backends.test_{name}"):
+            MAKERS[name] = importlib.import_module(module).make_backend
+
+
+add_own_makers()
 
 
 @pytest.fixture(params=MAKERS)

@@ -24,6 +24,7 @@ from rerank.store import RunFolder
 from rerank.strategies.full import Full
 from rerank.strategies.sliding import Sliding
 from rerank.types import Run
+from tests.raising import raises
 
 Lists = Callable[..., RunSpec]
 
@@ -86,7 +87,7 @@ def test_other_measures_do_not_make_another_run(lists: Lists, out: Execution) ->
 
 
 def test_without_judgments_there_are_no_scores(lists: Lists, out: Execution) -> None:
-    with pytest.warns(UserWarning, match="judgments"):
+    with pytest.warns(UserWarning, match="fake:perfect"):
         summary = run(lists(qrels=None), out)
     assert summary["scores"] == {}
     assert not (Path(summary["folder"]) / "scores.json").exists()
@@ -97,7 +98,7 @@ def test_failures_are_counted_saved_and_complained_about(lists: Lists, out: Exec
     assert summary["windows"]["error"] == 4
     assert summary["complete"] is False
     assert summary["scores"] == summary["first_stage_scores"]
-    with pytest.raises(PartialFailureError, match="100% of the windows failed"):
+    with raises(PartialFailureError, "100%", "--max-failure-rate"):
         check_failures(summary, 0.2)
     check_failures(summary, 1.0)
 
@@ -116,7 +117,7 @@ def test_only_so_many_queries_and_only_these(lists: Lists, out: Execution, tmp_p
     spec = lists(queries=4, model="fake:reversed").model_copy(update={"queries": ("q3", "q1")})
     summary = run(spec, other)
     assert list(RunFolder.existing(summary["folder"]).read_run("run.trec")) == ["q3", "q1"]
-    with pytest.raises(UnknownNameError, match="'q33'"):
+    with raises(UnknownNameError, "'q33'"):
         run(spec.model_copy(update={"queries": ("q33",)}), other)
 
 
@@ -138,7 +139,7 @@ def test_depth_and_shuffle(lists: Lists, tmp_path: Path) -> None:
 
 
 def test_options_that_a_strategy_has_not_are_refused(lists: Lists) -> None:
-    with pytest.raises(UsageError, match="--window-size with --method fullrank"):
+    with raises(UsageError, "--window-size", "fullrank"):
         prepare(lists(window_size=4), Execution())
 
 
@@ -149,7 +150,7 @@ def test_strategy_options_reach_the_strategy(lists: Lists, out: Execution) -> No
 
 def test_judgments_of_other_queries_are_named(lists: Lists, out: Execution, tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text("someone-else 0 d 1\n")
-    with pytest.raises(DataError, match="None of the 4 queries"):
+    with raises(DataError, "4", "--qrels"):
         run(lists(qrels=str(tmp_path / "other.txt")), out)
 
 
@@ -276,7 +277,7 @@ def test_the_first_stage_is_scored_before_the_shuffle(lists: Lists, tmp_path: Pa
 
 def test_a_finished_folder_keeps_its_scores_without_judgments(lists: Lists, out: Execution) -> None:
     first = run(lists(), out)
-    with pytest.raises(UsageError, match="model is"):  # fake:perfect without judgments is another model
+    with raises(UsageError, "model is"):  # fake:perfect without judgments is another model
         run(lists(qrels=None), out)
     assert out.out is not None
     assert RunFolder.existing(out.out).read_json("summary.json")["scores"] == first["scores"]
@@ -328,14 +329,14 @@ def test_another_way_to_the_same_order_is_another_run(lists: Lists, out: Executi
     assert out.out is not None
     turned = RunFolder.existing(out.out).read_candidates()
     write_run(Run((order_candidates(turned, lists(shuffle="inverse"))).values(), name="r"), tmp_path / "r.trec")
-    with pytest.raises(UsageError, match="holds another run"):
+    with raises(UsageError, "--out", "--overwrite"):
         run(lists(first_stage=f"run:{tmp_path / 'r.trec'}"), out)
 
 
 def test_a_changed_result_is_not_answered_from(lists: Lists, out: Execution) -> None:
     path = Path(run(lists(), out)["folder"]) / "run.trec"
     path.write_text(path.read_text().replace("d0-3 1 ", "d0-3 2 "))
-    with pytest.raises(DataError, match="not what the run left there"):
+    with raises(DataError, "run.trec", "rerank verify", "--overwrite"):
         run(lists(), out)
 
 
@@ -370,7 +371,7 @@ def test_names_of_one_token_are_those_of_the_runs_tokenizer(
     """Past Z, which pairs of letters are one token is the tokenizer's affair."""
     names = (*map(chr, range(65, 91)), "QX", "ZZ", "AB", "KJ")
     with monkeypatch.context() as patch:
-        patch.setattr(identifiers, "_letters", lambda counter: names)
+        patch.setattr(identifiers, "_find_letters", lambda counter: names)
         summary = run(lists(model="fake:perfect", depth=30, method="fullrank,identifiers=letters"), out)
     assert summary["windows"]["ok"] == 4
     assert verify(RunFolder.existing(summary["folder"])) == []
@@ -388,8 +389,8 @@ def test_what_adaptive_methods_ask_is_estimated_at_most(lists: Lists, out: Execu
 
 def test_the_seed_reaches_strategies_that_shuffle(lists: Lists, tmp_path: Path) -> None:
     runs = [prepare(lists(method="tourrank", seed=seed), Execution()) for seed in (0, 1)]
-    assert runs[0].strategy != runs[1].strategy
-    assert prepare(lists(method="fullrank", seed=1), Execution()).strategy == Full()
+    assert runs[0].setup.strategy != runs[1].setup.strategy
+    assert prepare(lists(method="fullrank", seed=1), Execution()).setup.strategy == Full()
 
 
 @pytest.mark.parametrize(
@@ -397,6 +398,6 @@ def test_the_seed_reaches_strategies_that_shuffle(lists: Lists, tmp_path: Path) 
     [({}, 10), ({"window_size": 8}, 4), ({"window_size": 8, "stride": 2}, 2), ({"window_size": 3}, 1)],
 )
 def test_windows_overlap_by_half_unless_told_otherwise(lists: Lists, given: dict[str, int], stride: int) -> None:
-    strategy = prepare(lists(method="sliding", **given), Execution()).strategy
+    strategy = prepare(lists(method="sliding", **given), Execution()).setup.strategy
     assert isinstance(strategy, Sliding)
     assert strategy.stride == stride

@@ -15,6 +15,7 @@ from rerank.experiment.execute import run_name
 from rerank.experiment.replay import rescore, verify
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.store import RunFolder
+from tests.raising import raises
 
 Lists = Callable[..., RunSpec]
 
@@ -75,12 +76,12 @@ def test_an_estimate_counts_passages(long_lists: Lists, tmp_path: Path) -> None:
 
 def test_wishes_for_the_best_documents_do_not_reach_the_strategy(long_lists: Lists) -> None:
     spec = long_lists(passages="max,size=5", top_k=3)
-    assert "top_k=None" in repr(prepare(spec, Execution()).strategy)
-    assert "top_k=3" in repr(prepare(long_lists(top_k=3), Execution()).strategy)
+    assert "top_k=None" in repr(prepare(spec, Execution()).setup.strategy)
+    assert "top_k=3" in repr(prepare(long_lists(top_k=3), Execution()).setup.strategy)
 
 
 def test_bad_options_are_refused_before_anything_is_asked(long_lists: Lists, tmp_path: Path) -> None:
-    with pytest.raises(UnknownNameError, match="Did you mean 'max'"):
+    with raises(UnknownNameError, "Did you mean 'max'"):
         run(long_lists(passages="maxx"), Execution(out=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 

@@ -6,6 +6,7 @@ import pytest
 
 from rerank.errors import DataError
 from rerank.experiment.prices import compute_cost, price_file
+from tests.raising import raises
 
 
 @pytest.fixture
@@ -40,18 +41,18 @@ def test_names_with_and_without_the_backend(table: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"[m", "The price table .* expected TOML"),
-        (b"\xff", "The price table .* expected TOML"),
-        (b"[m]\ninput = 1", "The price of 'm' .* expected two numbers"),
-        (b"[m]\ninput = 'much'\noutput = 1", "expected two numbers"),
-        (b"m = 3", "expected two numbers"),
-        (b"m = [1, 2]", "expected two numbers"),
-        (b"[m]\ninput = -1\noutput = 1", "expected two numbers"),
-        (b"[m]\ninput = nan\noutput = 1", "expected two numbers"),
-        (b"[m]\ninput = 1\noutput = inf", "expected two numbers"),
+        (b"[m", "TOML"),
+        (b"\xff", "TOML"),
+        (b"[m]\ninput = 1", "'m'"),
+        (b"[m]\ninput = 'much'\noutput = 1", "input and output"),
+        (b"m = 3", "input and output"),
+        (b"m = [1, 2]", "input and output"),
+        (b"[m]\ninput = -1\noutput = 1", "input and output"),
+        (b"[m]\ninput = nan\noutput = 1", "input and output"),
+        (b"[m]\ninput = 1\noutput = inf", "input and output"),
     ],
 )
 def test_a_table_that_is_wrong(table: Path, content: bytes, message: str) -> None:
     table.write_bytes(content)
-    with pytest.raises(DataError, match=message):
+    with raises(DataError, message):
         compute_cost("m", 1, 1)

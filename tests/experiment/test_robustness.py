@@ -22,6 +22,7 @@ from rerank.experiment.robustness import (
 )
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.types import Document, Query, Ranking, Run
+from tests.raising import raises
 
 Lists = Callable[..., RunSpec]
 
@@ -100,9 +101,9 @@ def test_the_estimate_is_what_the_runs_take(lists: Lists, tmp_path: Path) -> Non
 def test_orders_and_their_names() -> None:
     made = vary_order(RunSpec(collection="x", seed=7), 2)
     assert list(map(order_name, made)) == ["given", "reversed", "shuffled 7", "shuffled 8"]
-    with pytest.raises(UsageError, match="--shuffles says"):
+    with raises(UsageError, "--shuffle inverse", "--shuffles", "--seed"):
         vary_order(RunSpec(collection="x", shuffle="inverse"), 2)
-    with pytest.raises(UsageError, match="-1 shuffles"):
+    with raises(UsageError, "-1"):
         vary_order(RunSpec(collection="x"), -1)
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
 from rerank.experiment.spec import Execution, RunSpec, read_spec
+from tests.raising import raises
 
 text = st.text(min_size=1, max_size=20)
 specs = st.builds(
@@ -44,13 +45,13 @@ def test_toml_in(tmp_path: Path) -> None:
 
 def test_toml_that_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "spec.toml"
-    with pytest.raises(MissingResourceError, match="No run specification"):
+    with raises(MissingResourceError, "TOML"):
         read_spec(path)
-    with pytest.raises(MissingResourceError, match="No run specification"):
+    with raises(MissingResourceError, "TOML"):
         read_spec(tmp_path)
     for content, message in ((b"a = ", "Invalid value"), (b"\xff", "not UTF-8"), (b"a = 1\na = 2", "overwrite")):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=message):
+        with raises(DataError, message):
             read_spec(path)
 
 
@@ -61,7 +62,7 @@ def test_the_spec_of_a_run_folder_in(tmp_path: Path) -> None:
     assert RunSpec.make(read_spec(path)) == spec
     for content in ("{}", "[]", "{", '{"spec": 3}'):
         path.write_text(content, encoding="utf-8")
-        with pytest.raises(DataError, match="spec.json"):
+        with raises(DataError, "spec.json"):
             read_spec(path)
 
 
@@ -73,11 +74,11 @@ def test_the_spec_of_a_run_folder_in(tmp_path: Path) -> None:
         ({"collection": "x", "depth": 0}, UsageError, "--depth 0"),
         ({"collection": "x", "depth": "deep"}, UsageError, "--depth 'deep'"),
         ({"collection": "x", "measures": "AP"}, UsageError, "--measures 'AP'"),
-        ({"collection": "x", "measures": [1]}, UsageError, r"--measures\.0 1"),
+        ({"collection": "x", "measures": [1]}, UsageError, "--measures.0 1"),
         (
             {"collection": "x", "shuffle": "some"},
             UsageError,
-            "--shuffle 'some'.* expected 'none', 'random' or 'inverse'",
+            "'none', 'random' or 'inverse'",
         ),
         ({"collection": "x", "dtype": "int4"}, UsageError, "--dtype 'int4'"),
         ({"collection": "x", "max_failure_rate": 1.5}, UsageError, "--max-failure-rate 1.5"),
@@ -85,16 +86,16 @@ def test_the_spec_of_a_run_folder_in(tmp_path: Path) -> None:
     ],
 )
 def test_values_that_do_not_fit(values: dict[str, object], error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
+    with raises(error, message):
         RunSpec.make(values)
 
 
 def test_execution() -> None:
     made = Execution.make({"out": "runs/x", "batch_size": 3})
     assert (made.out, made.batch_size, made.resume, made.call_cache) == (Path("runs/x"), 3, False, None)
-    with pytest.raises(UsageError, match="--batch-size 0"):
+    with raises(UsageError, "--batch-size 0"):
         Execution.make({"batch_size": 0})
-    with pytest.raises(UnknownNameError, match="'resume'"):
+    with raises(UnknownNameError, "'resume'"):
         Execution.make({"resum": True})
 
 

@@ -29,7 +29,6 @@ from rerank.finetune.recipe import Recipe  # noqa: E402
 from rerank.finetune.trainer import list_trainer  # noqa: E402
 from rerank.finetune.trainer.list_trainer import list_checkpoints  # noqa: E402
 from rerank.finetune.trainer.training import train  # noqa: E402
-from rerank.models import BackendOptions  # noqa: E402
 from rerank.reranker import Reranker  # noqa: E402
 from tests.finetune.small import ATTENTION, recipe, validation  # noqa: E402
 from tests.raising import raises  # noqa: E402
@@ -73,7 +72,7 @@ def test_a_training_from_recipe_to_run(model: Path, collection: Path, tmp_path: 
     assert kept["model"] == str(model)
     assert kept["method"].startswith("full:attention,calibrate=false,heads=")
 
-    reranker = Reranker.from_pretrained(str(model), options=BackendOptions(adapter=str(tmp_path / "out"), device="cpu"))
+    reranker = Reranker.from_pretrained(str(model), adapter=str(tmp_path / "out"), device="cpu")
     hits = reranker.rank("wing lift heat", ["jet tail", "wing lift heat"])
     assert sorted(hit.corpus_id for hit in hits) == [0, 1]
 
@@ -108,7 +107,7 @@ def test_heads_are_bound_to_their_adapter(model: Path, collection: Path, tmp_pat
         model=str(model),
         method=f"full:attention,calibrate=false,heads={tmp_path / 'out' / 'heads.json'}",
     )
-    with pytest.raises(UsageError, match="were chosen for"):
+    with raises(UsageError, "heads.json", "adapter"):
         run(spec, Execution(out=tmp_path / "run", device="cpu"))
 
 
@@ -282,7 +281,7 @@ def rewritten(collection: Path, folder: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"final_list": ["q1d0", "elsewhere"]}, "elsewhere"),
+        ({"final_list": ["q1d0", "elsewhere"]}, "'q1d0'"),
         ({"initial_list": [], "final_list": [], "scores": []}, "initial_list"),
         ({"scores": [1.0]}, "scores"),
     ],
@@ -297,30 +296,30 @@ def test_labels_that_are_wrong(
 
 def test_a_list_longer_than_the_context(model: Path, collection: Path, tmp_path: Path) -> None:
     asked = recipe(model, collection, method={"context_size": 200})
-    with raises(DataError, "documents", "max_passage_tokens"):
+    with raises(DataError, "min_passage_tokens", "200"):
         train(asked, tmp_path / "out", device="cpu")
 
 
-#: Told on the way: the share of the layers' weights that is left on a process once they are shared out.
-_TOLD = """
+#: Prints the fraction of the frozen layer weights that a process holds after sharding.
+_SCRIPT = """
 import json, sys
 from pathlib import Path
-from rerank.finetune import _run
 from rerank.finetune.recipe import Recipe
+from rerank.finetune.trainer import training_run
 from rerank.finetune.trainer.training import train
 
-share = _run.share_out
+shard = training_run.shard_frozen_weights
 
 def held(module):
     layers = [value for name, value in module.named_parameters() if ".layers." in name and not value.requires_grad]
     return sum(getattr(value, "to_local", lambda: value)().numel() for value in layers)
 
-def told(module, *rest):
+def shard_and_report(module, *rest):
     before = held(module)
-    share(module, *rest)
-    sys.stdout.write(f"held {held(module) / before}\\n")  # in one piece, as the other process writes there, too
+    shard(module, *rest)
+    sys.stdout.write(f"held {held(module) / before}\\n")  # one write, because the other process prints too
 
-_run.share_out = told
+training_run.shard_frozen_weights = shard_and_report
 recipe, folder = map(Path, sys.argv[1:3])
 train(Recipe.make(json.loads(recipe.read_text())), folder, device="cpu", resume=len(sys.argv) > 3)
 """
@@ -329,7 +328,7 @@ train(Recipe.make(json.loads(recipe.read_text())), folder, device="cpu", resume=
 def in_two(asked: Recipe, folder: Path) -> subprocess.CompletedProcess[str]:
     """Train in two processes."""
     script, file = folder.with_suffix(".py"), folder.with_suffix(".json")
-    script.write_text(_TOLD)
+    script.write_text(_SCRIPT)
     file.write_text(asked.model_dump_json())
     return subprocess.run(
         [*(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"), script, file, folder],
@@ -362,7 +361,7 @@ def test_several_processes(model: Path, collection: Path, tmp_path: Path) -> Non
         {"adapter": {"name": "lora-xs", "r": 4}, "training": {"checkpointing": True}},
     ],
 )
-def test_shared_out_weights(model: Path, collection: Path, tmp_path: Path, more: dict[str, Any]) -> None:
+def test_sharded_weights(model: Path, collection: Path, tmp_path: Path, more: dict[str, Any]) -> None:
     """Each of two processes holds half of the frozen weights, and what comes out is the same to the bit."""
     asked = {**more, "validation": validation(collection)}
     for name, shared in (("whole", False), ("shared", True)):
@@ -376,6 +375,6 @@ def test_shared_out_weights(model: Path, collection: Path, tmp_path: Path, more:
         assert (tmp_path / "shared" / run_file).read_bytes() == (tmp_path / "whole" / run_file).read_bytes()
 
 
-def test_shared_out_weights_and_one_process(model: Path, collection: Path, tmp_path: Path) -> None:
+def test_sharded_weights_and_one_process(model: Path, collection: Path, tmp_path: Path) -> None:
     with raises(UsageError, "fsdp = true", "torchrun"):
         train(recipe(model, collection, training={"fsdp": True}), tmp_path / "out", device="cpu")

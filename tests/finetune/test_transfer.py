@@ -212,7 +212,7 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
     assert (report["lists"], report["held_out"]) == (3, 1)
-    assert f"Use it: rerank run --collection COLLECTION --adapter {tmp_path / 'out' / 'student'}" in done.stderr
+    assert f"rerank run --collection COLLECTION --adapter {tmp_path / 'out' / 'student'}" in done.stderr
     again = CliRunner().invoke(app, [*line, "--resume"])
     assert again.exit_code == 0, again.output
     assert again.stdout.splitlines()[0] == "lists\tnumber\ttau before\ttau after"

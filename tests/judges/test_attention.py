@@ -171,9 +171,19 @@ def test_the_prompt_of_a_long_null_query_fits_too() -> None:
     assert made.backend.tokens.count(request.prompt) < made.backend.tokens.count(request.task.null) <= 300
 
 
+@pytest.mark.parametrize(("query", "reserved"), [("x", 3), ("x y", 2), ("x y z", 1), ("x y z x", 0), ("x " * 9, 0)])
+def test_the_prompt_leaves_what_the_null_query_is_longer_and_one_token(query: str, reserved: int) -> None:
+    """The null query, N/A, has three tokens; one more is spare, since tokens can cross its boundaries."""
+    long = Window(Query(id="q", text=query), (Document(id="d", text="word " * 500),))
+    fake = Fake("perfect", qrels=QRELS, context_size=300)
+    for calibrate, expected in (("true", 300 - reserved), ("false", 300)):
+        (request,) = open_judge(f"attention,calibrate={calibrate}", fake, load_prompt("icr_qa")).requests(long)
+        assert fake.tokens.count(request.prompt) == expected
+
+
 def test_a_prompt_with_scores_is_refused() -> None:
     scored = replace(load_prompt("icr_qa"), body="[{rank}] ({score}) {candidate}")
-    with pytest.raises(UsageError, match="shows first-stage scores"):
+    with raises(UsageError, "'score'"):
         open_judge("attention", Fake("perfect", qrels=QRELS), scored).requests(replace(WINDOW, scores=(3.0, 2.0, 1.0)))
 
 

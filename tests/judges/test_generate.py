@@ -12,7 +12,7 @@ from rerank.judges.generate import SPARE_TOKENS, Generate, Limits, parse_verdict
 from rerank.prompts import load_prompt
 from rerank.prompts.base import TokenCounter
 from rerank.prompts.word_tokens import WordTokens
-from rerank.tasks import Reply, Request
+from rerank.tasks import Reply, Request, Sampling
 from rerank.types import Document, Qrels, Query, Window
 from tests.raising import raises
 
@@ -67,7 +67,7 @@ def test_passages_are_cut_so_that_prompt_and_reply_fit() -> None:
 
 def test_what_does_not_fit_at_the_floor_is_an_error_with_both_lengths() -> None:
     judge = Generate(backend=Says(Reply(text=""), context_size=400), template=LISTWISE)
-    with pytest.raises(ContextOverflowError, match=r"needs \d+ tokens .*\d+ are available.*--depth"):
+    with raises(ContextOverflowError, "400", "--depth"):
         judge.order([window(30, words=200)])
 
 
@@ -107,3 +107,13 @@ def test_a_transport_error_never_reaches_the_parser() -> None:
 def test_statuses(reply: Reply, status: str, order: tuple[int, ...]) -> None:
     result = parse_verdict(reply, 2)
     assert (result.status, result.order) == (status, order)
+
+
+@pytest.mark.parametrize("thinking", [0, 50])
+def test_the_prompt_leaves_exactly_the_completion_and_thinking_tokens(thinking: int) -> None:
+    says = Says(Reply(text="[1]"), context_size=400)
+    Generate(backend=says, template=LISTWISE, limits=Limits(thinking_tokens=thinking)).order([window(1, words=500)])
+    (request,) = says.requests
+    reply_tokens = says.tokens.lengths(["[1]"])[0] + SPARE_TOKENS
+    assert request.sampling == Sampling(max_tokens=reply_tokens, temperature=0.0, seed=0, thinking=thinking)
+    assert says.tokens.count(request.prompt) == 400 - reply_tokens - thinking

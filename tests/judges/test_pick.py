@@ -9,10 +9,11 @@ import pytest
 from rerank.backends.fake import Fake
 from rerank.errors import UnknownNameError, UsageError
 from rerank.judges import open_judge
+from rerank.judges.base import Limits
 from rerank.judges.generate import SPARE_TOKENS
 from rerank.judges.pick import Pick
 from rerank.prompts import load_prompt
-from rerank.tasks import ContinuationTask, GenerationTask, PermutationTask, Reply
+from rerank.tasks import ContinuationTask, GenerationTask, PermutationTask, Reply, Sampling
 from rerank.types import Qrels
 from tests.judges.scripted import Scripted, always, window
 from tests.raising import raises
@@ -41,6 +42,15 @@ def test_generation_writes_one_identifier_where_it_can_be_constrained() -> None:
     (request,) = scripted.asked
     assert request.task == PermutationTask(items=("[A]", "[B]", "[C]"), count=1)
     assert request.sampling.max_tokens == scripted.tokens.lengths(["[A]"])[0] + SPARE_TOKENS
+
+
+def test_the_prompt_leaves_exactly_the_completion_and_thinking_tokens() -> None:
+    scripted = Scripted(always(Reply(text="[A]")), GenerationTask, context_size=400)
+    made = Pick(backend=scripted, template=PICK, limits=Limits(thinking_tokens=50), by="generation")
+    (request,) = made.requests(window("word " * 500))
+    reply_tokens = scripted.tokens.lengths(["[A]"])[0] + SPARE_TOKENS
+    assert request.sampling == Sampling(max_tokens=reply_tokens, temperature=0.0, seed=0, thinking=50)
+    assert scripted.tokens.count(request.prompt) == 400 - reply_tokens - 50
 
 
 @pytest.mark.parametrize(

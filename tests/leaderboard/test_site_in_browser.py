@@ -163,7 +163,7 @@ def test_a_query_before_and_after(page: Any) -> None:
         moved = was.index(doc) - rank
         assert move == ("=" if moved == 0 else f"▲ {moved}" if moved > 0 else f"▼ {-moved}")
     assert "→" in detail.locator(".answer > p").inner_text()
-    detail.get_by_label("Held against").select_option("plain")
+    detail.get_by_label("Compare with").select_option("plain")
     before.locator("h4", has_text="plain").wait_for()
 
 

@@ -79,7 +79,7 @@ def test_other_weights_in_the_same_folder_are_another_model(tmp_path: Path) -> N
 def test_a_model_that_is_not_there_is_a_problem_of_its_runs(tmp_path: Path) -> None:
     suite = over(tmp_path, tmp_path / "nowhere", methods=["icr"], depths=[3])
     (planned,) = plan_runs(suite, tmp_path / "out", HOW)
-    assert "There is no model folder" in planned.problem
+    assert "nowhere" in planned.problem
     assert planned.to_dict()["tokens"] is None
     (made,) = execute_runs([planned], tmp_path / "out", HOW)
     assert made.problem == planned.problem
@@ -117,7 +117,7 @@ def test_what_is_described_answers_nothing(tmp_path: Path) -> None:
     spec = RunSpec(collection="pydoc", model=str(model_folder(tmp_path / "one")))
     described = open_planning_backend(spec, "")
     assert described.tasks == Hf.tasks
-    with pytest.raises(BackendError, match="only described"):
+    with pytest.raises(BackendError):
         described.generate([])
     with pytest.raises(MissingResourceError):
         open_planning_backend(spec.model_copy(update={"adapter": str(tmp_path / "nowhere")}), "")

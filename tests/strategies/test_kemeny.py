@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from itertools import permutations
 
 import pytest
@@ -73,3 +74,19 @@ def test_large_components_are_locally_optimal_and_keep_majorities_between_compon
 def test_one_voter_is_followed() -> None:
     order = list(reversed(range(200)))
     assert kemeny_order(count_votes([order], 200)) == order
+
+
+@pytest.mark.parametrize(
+    ("items", "seed", "exact", "local", "expected"), [(12, 35, 121, 123, 121), (13, 39, 153, 157, 157)]
+)
+def test_components_of_at_most_twelve_are_solved_exactly(
+    items: int, seed: int, exact: int, local: int, expected: int
+) -> None:
+    """The majorities of these five orders form a single component."""
+    rng = random.Random(seed)
+    votes = count_votes([rng.sample(range(items), items) for _ in range(5)], items)
+    assert count_disagreements(votes, kemeny_order(votes)) == expected
+    for size, disagreements in ((13, exact), (1, local)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("rerank.strategies.self_consistency.kemeny.MAX_EXACT_SIZE", size)
+            assert count_disagreements(votes, kemeny_order(votes)) == disagreements

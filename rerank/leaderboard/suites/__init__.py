@@ -1,1 +1,1 @@
-"""Suites: which rerankers run over which candidates, the missing runs made, and their results compared."""
+"""Suites: run rerankers over first-stage candidates, and compare the results."""

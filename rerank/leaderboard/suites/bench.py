@@ -42,19 +42,19 @@ class PlannedRun:
     """A run of a suite before its execution.
 
     Attributes:
-        run: Which.
-        found: Its candidates, shared with the other runs of its group; None if they cannot be had.
-        spec: The run, as its adapter completed it.
-        stored: Its folder, if it is finished.
-        expected: What it would take at most: ``calls``, ``tokens_in``, ``tokens_out``, ``cost``, and ``seconds``, None
-            where no finished run tells how fast the model is. Of a finished run: what it took.
-        committed: Replies of an unfinished run that are there already.
-        problem: Why it cannot be made; empty if it can, as far as one can tell.
+        run: The run of the suite.
+        candidates: Candidates, shared with the other runs of the group; None if they could not be retrieved.
+        spec: Specification of the run, completed with the settings of its adapter.
+        stored: The finished run in the suite's folder; None if the run is missing or unfinished.
+        expected: Upper bounds of ``calls``, ``tokens_in``, ``tokens_out``, ``cost`` and ``seconds``; the last is None
+            if no finished run of the model exists. For a finished run, the measured values.
+        committed: Number of replies that an unfinished run has already stored.
+        problem: Reason why the run cannot be executed; empty if none was found.
     """
 
     run: SuiteRun
     spec: RunSpec
-    found: RetrievedCandidates | None = None
+    candidates: RetrievedCandidates | None = None
     stored: StoredRun | None = None
     expected: dict[str, Any] = field(default_factory=dict)
     committed: int = 0
@@ -146,8 +146,8 @@ def execute_runs(
 ) -> Iterator[SuiteResult]:
     """Execute missing runs, resume unfinished ones, and read finished ones from their folders.
 
-    A run that fails is yielded with its problem, and execution continues with the next planned_run. One model is loaded at a
-    time.
+    A run that fails is yielded with its problem, and execution continues with the next one. One model is
+    loaded at a time.
 
     Args:
         planned: Runs returned by `plan_runs`.
@@ -157,7 +157,7 @@ def execute_runs(
     """
     cache = ModelCache()
     for planned_run in planned:
-        if planned_run.found is None:
+        if planned_run.candidates is None:
             yield SuiteResult(planned=planned_run, problem=planned_run.problem)
             continue
         try:
@@ -179,7 +179,7 @@ def execute_runs(
 
 
 def _unfinished(summary: dict[str, Any]) -> str:
-    """Return why a run within its failure limit still counts as missing: calls without a reply; empty if there are none."""
+    """Return why a run within its failure limit still counts as missing, or an empty string."""
     if summary.get("complete", True):
         return ""
     errors = summary["windows"]["error"]
@@ -193,7 +193,7 @@ def _read_finished(planned_run: PlannedRun, execution: Execution) -> dict[str, A
         raise RuntimeError(f"{planned_run.run} is not finished")
     identity = stored.document["identity"]
     backend = Replay((), identity=identity["model"], letters=tuple(identity.get("letters", "").split()))
-    prepared = prepare(planned_run.spec, execution, backend=backend, candidates=planned_run.found)
+    prepared = prepare(planned_run.spec, execution, backend=backend, candidates=planned_run.candidates)
     return execute(prepared, execution.model_copy(update={"out": stored.folder.path, "resume": True}))
 
 
@@ -202,7 +202,7 @@ def _execute(
 ) -> dict[str, Any]:
     kind = open_method(planned_run.spec.method).backend
     prepared = prepare(
-        planned_run.spec, execution, backend=cache.take(planned_run.spec, kind), candidates=planned_run.found
+        planned_run.spec, execution, backend=cache.take(planned_run.spec, kind), candidates=planned_run.candidates
     )
     cache.put(prepared.spec, kind, prepared.backend)
     name = default_folder(prepared.spec, identity_hash(prepared.identity())).name
@@ -224,7 +224,7 @@ class _Planner:
         if isinstance(found, str):
             planned_run.problem = found
             return planned_run, ""
-        planned_run.found = found
+        planned_run.candidates = found
         try:
             planned_run.spec = with_trained_settings(run.spec)
             prepared = prepare(

@@ -146,7 +146,7 @@ class ModelCache:
         return self._backend
 
     def put(self, spec: RunSpec, kind: str, backend: Backend) -> None:
-        """Cache a loaded model. Backends without weights are not cached: they may depend on the judgments of one run."""
+        """Cache a model with weights. Other backends are not cached: they may depend on the qrels of one run."""
         if has_weights(spec, kind):
             self._key, self._backend = model_key(spec, kind), backend
 

@@ -1,7 +1,7 @@
-"""What came of a suite: a row a run, and a comparison for each group of runs over the same candidates.
+"""Results of a suite: one row per run, and one comparison per group of runs over the same candidates.
 
-Rerankers are only compared where they put the same lists in order; that is checked in their folders. Several seeds of
-one reranker count as one system, by its mean for each query. Knows runs that are made, not how.
+Rerankers are compared only if they reranked the same candidates, which is verified in their run folders. Runs of one
+reranker with several seeds count as one system, represented by the mean per query.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _TOOK = ("queries", "calls", "tokens_in", "tokens_out", "seconds", "cost", "fail
 _ENDS = (".gz", ".trec", ".run", ".txt")
 
 
-def result_row(suite: Suite, made: SuiteResult) -> dict[str, Any]:
-    """One line of results.jsonl."""
-    run, spec, summary = made.planned.run, made.planned.spec, made.summary or {}
+def result_row(suite: Suite, result: SuiteResult) -> dict[str, Any]:
+    """Return one row of results.jsonl."""
+    run, spec, summary = result.planned.run, result.planned.spec, result.summary or {}
     return {
         "suite": suite.name,
         "collection": run.group.table.title,
@@ -47,95 +47,97 @@ def result_row(suite: Suite, made: SuiteResult) -> dict[str, Any]:
         "scores": summary.get("scores", {}),
         "first_stage_scores": summary.get("first_stage_scores", {}),
         **{key: summary.get(key) for key in _TOOK},
-        "problem": made.problem,
+        "problem": result.problem,
     }
 
 
 def write_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write results.jsonl and results.csv, each whole or not at all; in the CSV, a measure is a column.
+    """Write results.jsonl and results.csv atomically; the CSV file has one column per measure.
 
     Raises:
-        StorageError: The folder cannot be made, or written to.
+        StorageError: The folder cannot be created or written.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(
-            f"Cannot make the folder {str(out)!r}: {error.strerror}", remedy="Name another --out"
+            f"Cannot create the folder {str(out)!r}: {error.strerror}", remedy="Pass another folder with --out"
         ) from error
     with replace_text(out / "results.jsonl") as file:
-        file.writelines(json.dumps(one, ensure_ascii=False) + "\n" for one in rows)
-    flat = [{**_plain(one), **one["scores"]} for one in rows]
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    flat = [{**_plain(row), **row["scores"]} for row in rows]
     with replace_text(out / "results.csv") as file:
-        writer = csv.DictWriter(file, list(dict.fromkeys(key for one in flat for key in one)), lineterminator="\n")
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in flat for key in row)), lineterminator="\n")
         writer.writeheader()
         writer.writerows(flat)
 
 
-def _plain(one: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in one.items() if not isinstance(value, Mapping)}
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if not isinstance(value, Mapping)}
 
 
-def compare_groups(suite: Suite, made: Sequence[SuiteResult]) -> list[dict[str, Any]]:
+def compare_groups(suite: Suite, results: Sequence[SuiteResult]) -> list[dict[str, Any]]:
     """Compare the runs of each group with one another and with their candidates.
 
     Returns:
-        A dictionary a group: ``collection``, ``first_stage``, ``depth``, ``queries``, ``systems`` (name, seeds, means
+        One dictionary per group: ``collection``, ``first_stage``, ``depth``, ``queries``, ``systems`` (name, seeds,
+        means
         of all measures, and ``spread`` of the tested one over the seeds: ``sd``, ``lowest``, ``highest``), ``rivals``
-        (name, file, means, ``candidates`` and ``in_common``, see `_rival`), ``comparison`` (a `Comparison`, or None)
+        (name, file, means, ``candidates`` and ``in_common``, as in `_rival`), ``comparison`` (a `Comparison`, or None)
         and ``notes``.
     """
     groups: dict[str, list[SuiteResult]] = {}
-    for one in made:
-        groups.setdefault(str(one.planned.run.group), []).append(one)
+    for result in results:
+        groups.setdefault(str(result.planned.run.group), []).append(result)
     return [_group(suite, runs) for runs in groups.values()]
 
 
 def check_same_candidates(folders: Sequence[RunFolder], expected: str) -> None:
-    """Refuse runs over different candidates.
+    """Check that all runs reranked the same candidates.
 
     Args:
-        folders: Of the runs.
-        expected: What `digest` says of the candidates.
+        folders: Folders of the runs.
+        expected: Digest of the candidates, as returned by `digest_run`.
 
     Raises:
-        DataError: One reranked other lists.
+        DataError: A run reranked other candidates.
     """
     for folder in folders:
         if folder.spec()["identity"].get("first_stage") != expected:
             raise DataError(
-                f"{str(folder.path)!r} reranked other candidates than the runs that it is to be compared with",
-                expected="the same lists, so that a difference is the rerankers'",
-                remedy="Compare within one first stage and depth, or see all runs, labelled, in rerank leaderboard",
+                f"{str(folder.path)!r} reranked other candidates than the runs it is compared with",
+                expected="the same candidates, so that differences are due to the rerankers",
+                remedy="Compare runs of one first stage and depth, or show all runs with rerank leaderboard",
             )
 
 
-def _group(suite: Suite, made: Sequence[SuiteResult]) -> dict[str, Any]:
-    group, found = made[0].planned.run.group, made[0].planned.found
+def _group(suite: Suite, results: Sequence[SuiteResult]) -> dict[str, Any]:
+    group, candidates = results[0].planned.run.group, results[0].planned.candidates
     result: dict[str, Any] = {
         "collection": group.table.title,
         "first_stage": group.first_stage,
         "depth": group.depth,
-        "queries": len(found.qrels) if found else 0,
+        "queries": len(candidates.qrels) if candidates else 0,
         "systems": [],
         "rivals": [],
         "comparison": None,
         "notes": [],
     }
-    if found is None or not found.qrels:
-        result["notes"] = ["There are no judgments, so nothing is compared."] if found else [made[0].problem]
+    if candidates is None or not candidates.qrels:
+        result["notes"] = ["There are no judgments, so nothing is compared."] if candidates else [results[0].problem]
         return result
-    relevant = lowest_relevant(made[0].planned.spec, found.collection)
-    systems = _systems(group, found, made, relevant)
+    relevant = lowest_relevant(results[0].planned.spec, candidates.collection)
+    systems = _systems(group, candidates, results, relevant)
     main = systems[0][1][0].measures[0]
     result["systems"] = [_system(name, scores, main) for name, scores in systems]
-    result["rivals"], notes = _rivals(group, found, relevant)
+    result["rivals"], notes = _rivals(group, candidates, relevant)
     result["notes"] += notes
     result["notes"] += [
-        f"Left out of the comparison, since it is unfinished: {one.planned.run.system}, seed {one.planned.spec.seed}. "
-        f"{one.problem}"
-        for one in made
-        if one.summary and not _complete(one)
+        f"Excluded from the comparison because it is unfinished: "
+        f"{result.planned.run.system}, seed {result.planned.spec.seed}. "
+        f"{result.problem}"
+        for result in results
+        if result.summary and not _complete(result)
     ]
     try:
         result["comparison"] = _compared(suite, systems, main)
@@ -145,26 +147,28 @@ def _group(suite: Suite, made: Sequence[SuiteResult]) -> dict[str, Any]:
 
 
 def _systems(
-    group: CandidateGroup, found: RetrievedCandidates, made: Sequence[SuiteResult], relevant: int
+    group: CandidateGroup, candidates: RetrievedCandidates, results: Sequence[SuiteResult], relevant: int
 ) -> list[tuple[str, list[Scores]]]:
-    """The candidates, and each reranker that has a finished result, with a measurement for each seed."""
-    finished = [(one, RunFolder(one.summary["folder"])) for one in made if one.summary and _complete(one)]
-    check_same_candidates([folder for _, folder in finished], digest_run(found.first_stage))
-    runs = [found.first_stage, *(folder.read_run("run.trec") for _, folder in finished)]
-    first, *rest = evaluate_all(found.qrels, runs, group.measures, relevant=relevant)
+    """Return the scores of the first stage and of every reranker with finished runs, one per seed."""
+    finished = [
+        (result, RunFolder(result.summary["folder"])) for result in results if result.summary and _complete(result)
+    ]
+    check_same_candidates([folder for _, folder in finished], digest_run(candidates.first_stage))
+    runs = [candidates.first_stage, *(folder.read_run("run.trec") for _, folder in finished)]
+    first, *rest = evaluate_all(candidates.qrels, runs, group.measures, relevant=relevant)
     systems: dict[str, list[Scores]] = {FIRST_STAGE: [first]}
-    for (one, _), scores in zip(finished, rest, strict=True):
-        systems.setdefault(one.planned.run.system, []).append(scores)
+    for (result, _), scores in zip(finished, rest, strict=True):
+        systems.setdefault(result.planned.run.system, []).append(scores)
     return list(systems.items())
 
 
-def _complete(one: SuiteResult) -> bool:
-    """Whether every call got a reply; the plan calls other runs missing, and makes them again."""
-    return bool(one.summary and one.summary.get("complete", True))
+def _complete(result: SuiteResult) -> bool:
+    """Return True if every call got a reply; other runs count as missing and are executed again."""
+    return bool(result.summary and result.summary.get("complete", True))
 
 
 def _system(name: str, scores: Sequence[Scores], main: str) -> dict[str, Any]:
-    means = [one.summary()[main] for one in scores]
+    means = [run_scores.summary()[main] for run_scores in scores]
     centre = math.fsum(means) / len(means)
     sd = math.sqrt(math.fsum((value - centre) ** 2 for value in means) / (len(means) - 1)) if len(means) > 1 else None
     return {
@@ -176,7 +180,7 @@ def _system(name: str, scores: Sequence[Scores], main: str) -> dict[str, Any]:
 
 
 def average_seeds(scores: Sequence[Scores], name: str) -> Scores:
-    """Several runs of one reranker as one: the mean for every query, and of measures that only a whole run has."""
+    """Average several runs of one reranker: the values per query, and the values of run-level measures."""
     first = scores[0]
     values = {
         measure: {query: math.fsum(one.values[measure][query] for one in scores) / len(scores) for query in row}
@@ -194,31 +198,33 @@ def _compared(suite: Suite, systems: Sequence[tuple[str, Sequence[Scores]]], mai
     return compare_scores(scores, main, test=suite.test, correction=suite.correction, alpha=suite.alpha)
 
 
-def _rivals(group: CandidateGroup, found: RetrievedCandidates, relevant: int) -> tuple[list[dict[str, Any]], list[str]]:
+def _rivals(
+    group: CandidateGroup, candidates: RetrievedCandidates, relevant: int
+) -> tuple[list[dict[str, Any]], list[str]]:
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
     for path in _files(group.table.rivals, notes):
         try:
-            rows.append(_rival(path, group, found, relevant))
+            rows.append(_rival(path, group, candidates, relevant))
         except RerankError as error:
-            notes.append(f"The rival {str(path)!r} is left out: {error}")
-    rows.sort(key=lambda one: -next(iter(one["scores"].values())))
+            notes.append(f"The rival {str(path)!r} is excluded: {error}")
+    rows.sort(key=lambda row: -next(iter(row["scores"].values())))
     return rows, notes
 
 
-def _rival(path: Path, group: CandidateGroup, found: RetrievedCandidates, relevant: int) -> dict[str, Any]:
-    """A run of somebody else: its means, and whether its lists hold the group's candidates.
+def _rival(path: Path, group: CandidateGroup, candidates: RetrievedCandidates, relevant: int) -> dict[str, Any]:
+    """Evaluate an external run, and compare its documents with the candidates of the group.
 
-    ``in_common`` is the share of the rival's documents, of its first as many as the depth, that are among the
-    candidates, as a mean over the queries that it answers; ``candidates`` is ``same`` where for every query both
-    are one set, else ``other``.
+    ``in_common`` is the fraction of the rival's top documents (to the depth of the group) that are candidates, averaged
+    over the queries of the rival. ``candidates`` is ``same`` if both sets are equal for every query, otherwise
+    ``other``.
     """
     name = path.name
     for end in _ENDS:
         name = name.removesuffix(end)
     run = read_run(path, name=name)
-    scores = evaluate(found.qrels, run, group.measures, relevant=relevant)
-    shares, same = _in_common(run.top(group.depth), found.first_stage)
+    scores = evaluate(candidates.qrels, run, group.measures, relevant=relevant)
+    shares, same = _in_common(run.top(group.depth), candidates.first_stage)
     return {
         "rival": name,
         "file": str(path),
@@ -240,11 +246,11 @@ def _in_common(run: Run, candidates: Run) -> tuple[list[float], bool]:
 
 
 def _files(patterns: Iterable[str], notes: list[str]) -> list[Path]:
-    """The files that the patterns name; one that names none is told."""
-    found: dict[Path, None] = {}
+    """Return the files that match the patterns; add a note for every pattern without a match."""
+    files: dict[Path, None] = {}
     for pattern in patterns:
         paths = sorted(Path(path) for path in glob.glob(pattern, recursive=True))
         if not paths:
-            notes.append(str(MissingResourceError(f"No file of a rival at {pattern!r}", remedy="Check the path")))
-        found |= dict.fromkeys(paths)
-    return list(found)
+            notes.append(str(MissingResourceError(f"No file of a rival matches {pattern!r}", remedy="Check the path")))
+        files |= dict.fromkeys(paths)
+    return list(files)

@@ -1,7 +1,4 @@
-"""What a suite is: which rerankers are run over which candidates, written as TOML, and the runs that it stands for.
-
-Knows fields and files, not how runs are made or compared.
-"""
+"""The suite format (TOML): rerankers, collections and first stages, and the runs that result from combining them."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ from rerank.leaderboard.suites.suite_values import (
 )
 from rerank.methods import open_method
 
-#: What a collection, or the suite as a whole, decides about a run; the rest of a specification is the reranker's.
+#: Fields of a run specification set by a collection or the suite; the others belong to the reranker.
 _OF_CANDIDATES = {"collection", "first_stage", "depth", "max_queries", "queries", "qrels", "measures", "relevant"}
 _OF_ORDER = {"shuffle", "seed"}
 _OF_RERANKERS = [name for name in RunSpec.model_fields if name not in _OF_CANDIDATES | _OF_ORDER]
@@ -37,16 +34,16 @@ class _Table(BaseModel):
 
 
 class CollectionTable(_Table):
-    """A collection, and what of the suite is otherwise for it."""
+    """A collection, with settings that override those of the suite."""
 
     collection: str
     """Selector of the collection."""
     name: str = ""
-    """What it is called in results; if left out, the selector."""
+    """Name in the results; the selector if omitted."""
     qrels: str | None = None
-    """Judgments, where the collection brings none or others are wanted."""
+    """Relevance judgments to use instead of those of the collection."""
     relevant: int | None = Field(default=None, ge=1)
-    """Lowest grade that binary measures count as relevant; the collection's own if left out."""
+    """Lowest grade that binary measures count as relevant; the collection's own if omitted."""
     measures: tuple[str, ...] = ()
     """Instead of the suite's."""
     first_stages: tuple[str, ...] = ()
@@ -54,119 +51,119 @@ class CollectionTable(_Table):
     depths: tuple[int, ...] = ()
     """Instead of the suite's."""
     max_queries: int | None = Field(default=None, ge=1)
-    """Take only the first so many queries."""
+    """Use only the first N queries."""
     queries: tuple[str, ...] = ()
-    """Take only these."""
+    """Use only the queries with these ids."""
     rivals: tuple[str, ...] = ()
-    """Run files of others, or patterns of such; they are measured and shown beside, not tested against."""
+    """External run files or glob patterns; they are evaluated and shown, but not tested."""
 
     @property
     def title(self) -> str:
-        """Its name, or its selector."""
+        """Name of the collection, or its selector."""
         return self.name or self.collection
 
 
 class RerankerTable(BaseModel):
-    """One reranker, with the names of a run specification."""
+    """A reranker; the keys are fields of a run specification."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     name: str = ""
-    """What it is called in results; if left out, its method and model."""
+    """Name in the results; method and model if omitted."""
 
     @property
     def values(self) -> dict[str, Any]:
-        """What it says about a run."""
+        """Fields of the run specification."""
         return dict(self.__pydantic_extra__ or {})
 
 
 class Suite(_Table):
-    """Everything that a suite decides."""
+    """A suite: collections, first stages and rerankers, and how their runs are compared."""
 
     name: str = Field(pattern=r"^[\w.-]+$")
-    """Letters, digits, dashes: its default folder is called so."""
+    """Letters, digits and dashes; also the name of the default folder."""
     about: str = ""
-    """For people."""
+    """Description for readers."""
     collections: tuple[CollectionTable, ...] = Field(min_length=1)
-    """Tables, or selectors alone."""
+    """Tables, or selectors only."""
     first_stages: tuple[str, ...] = Field(default=("bm25",), min_length=1)
-    """Selectors."""
+    """Selectors of first stages."""
     depths: tuple[int, ...] = Field(default=(100,), min_length=1)
-    """Candidates a query."""
+    """Numbers of candidates per query."""
     methods: tuple[str, ...] = ("fullrank",)
-    """Each is run with each of the models."""
+    """Every method is combined with every model."""
     models: tuple[str, ...] = ()
-    """As after ``--model``."""
+    """Models, in the form that ``--model`` accepts."""
     adapters: tuple[str, ...] = ()
-    """Each brings its model and method."""
+    """Adapters; each determines its model and method."""
     rerankers: tuple[RerankerTable, ...] = ()
-    """Further ones, one by one."""
+    """Additional rerankers, one table each."""
     options: Mapping[str, Any] = {}
-    """Of all methods with models: further keys of a run specification. An adapter brings its own."""
+    """Further fields of the run specification, for all combinations of methods and models."""
     shuffle: Shuffle = "none"
-    """Order in which the candidates are given to the rerankers."""
+    """Order in which rerankers receive the candidates."""
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
-    """Each run is made once with each of them, and compared by its mean for a query."""
+    """Every run is repeated with each seed; comparisons use the mean per query."""
     measures: tuple[str, ...] = Field(default=("nDCG@10",), min_length=1)
-    """Names as ir_measures or trec_eval write them; the first one is tested."""
+    """Measures, named as in ir_measures or trec_eval; the first one is tested."""
     test: str = "t"
-    """Selector of the test."""
+    """Selector of the significance test."""
     correction: str = "auto"
-    """Of p-values, over all pairs of one comparison."""
+    """Correction of p-values for multiple comparisons."""
     alpha: float = Field(default=0.05, gt=0, lt=1)
-    """Level of significance."""
+    """Significance level."""
 
     @field_validator("collections", mode="before")
     @classmethod
     def _tables(cls, values: Any) -> Any:
         listed = isinstance(values, list | tuple)
-        return [{"collection": one} if isinstance(one, str) else one for one in values] if listed else values
+        return [{"collection": table} if isinstance(table, str) else table for table in values] if listed else values
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
         if not (self.models or self.adapters or self.rerankers):
-            raise ValueError("it names no models, no adapters and no rerankers, so there is nothing to run")
+            raise ValueError("it has no models, no adapters and no rerankers, so there is nothing to run")
         if self.models and not self.methods:
-            raise ValueError("it names models and no methods to run them with")
+            raise ValueError("it has models, but no methods to use them with")
         check_unique("collections", [table.title for table in self.collections])
         for name in ("first_stages", "depths", "methods", "models", "adapters", "seeds", "measures"):
             check_unique(name, getattr(self, name))
         if min(self.depths, default=1) < 1:
-            raise ValueError(f"depths has {min(self.depths)}; every depth is at least 1")
+            raise ValueError(f"depths contains {min(self.depths)}; every depth must be at least 1")
         return self
 
     @classmethod
     def make(cls, values: Mapping[str, Any], *, data: str | Path | None = None) -> Suite:
-        """Check values as they come from a file.
+        """Create a suite from the values of a TOML file.
 
         Args:
-            values: The file's.
-            data: What stands for ``{data}`` in texts.
+            values: Values of the file.
+            data: Folder that replaces ``{data}`` in strings.
 
         Raises:
-            UnknownNameError: A key or a method that does not exist; the message suggests the nearest.
-            UsageError: A value that does not fit, or ``{data}`` and no folder for it.
+            UnknownNameError: A key or method does not exist; the message suggests the nearest name.
+            UsageError: A value is invalid, or ``{data}`` occurs and no folder was given.
         """
-        given = insert_data_folder(normalize_keys(values), data)
-        _check_keys(given)
+        values = insert_data_folder(normalize_keys(values), data)
+        _check_keys(values)
         try:
-            suite = cls.model_validate(given)
+            suite = cls.model_validate(values)
         except ValidationError as error:
             raise to_usage_error(error) from error
         suite.systems()
         return suite
 
     def with_models(self, models: Sequence[str]) -> Suite:
-        """The same methods over the same candidates with these models, and no other rerankers."""
+        """Return a suite with these models, the same methods and candidates, and no other rerankers."""
         values = {**self.model_dump(), "models": tuple(models), "adapters": (), "rerankers": ()}
         return Suite.make(values | {"methods": self.methods or Suite.model_fields["methods"].default})
 
     def systems(self) -> dict[str, dict[str, Any]]:
-        """The rerankers: name -> the part of a run specification that makes it.
+        """Return the rerankers: name -> fields of the run specification.
 
         Raises:
-            UsageError: Two have one name, or a value does not fit.
-            UnknownNameError: No such method.
+            UsageError: Two rerankers have the same name, or a value is invalid.
+            UnknownNameError: A method does not exist.
         """
         pairs: list[tuple[str, dict[str, Any]]] = [
             (f"{method} {Path(model).name}", {**self.options, "method": method, "model": model})
@@ -174,28 +171,28 @@ class Suite(_Table):
         ]
         pairs += [(Path(adapter).name, {"adapter": adapter}) for adapter in self.adapters]
         pairs += [(table.name or _label(table.values), table.values) for table in self.rerankers]
-        made: dict[str, dict[str, Any]] = {}
+        systems: dict[str, dict[str, Any]] = {}
         for name, values in pairs:
-            if name in made:
+            if name in systems:
                 raise UsageError(
-                    f"Two rerankers of the suite {self.name!r} are called {name!r}",
-                    remedy="Give one a name of its own: [[rerankers]] with name = ...",
+                    f"Two rerankers of the suite {self.name!r} have the name {name!r}",
+                    remedy="Set a unique name: name = ... in [[rerankers]]",
                 )
-            made[name] = values
+            systems[name] = values
             checked = RunSpec.make({"collection": "none", **values})
             if "method" in values or not checked.adapter:
                 open_method(checked.method)
-        return made
+        return systems
 
     def expand(self) -> list[SuiteRun]:
-        """The runs, all of one model after the other, so that it is loaded once."""
+        """Return all runs, ordered by reranker, so that each model is loaded once."""
         return [
             SuiteRun(group=group, system=system, spec=RunSpec.make({**group.values(), **values, **self._order(seed)}))
             for (system, values), group, seed in itertools.product(self.systems().items(), self.groups(), self.seeds)
         ]
 
     def groups(self) -> Iterator[CandidateGroup]:
-        """Collection, first stage and depth: what is compared lies within one of them."""
+        """Yield all combinations of collection, first stage and depth; comparisons stay within one group."""
         for table in self.collections:
             for first_stage in table.first_stages or self.first_stages:
                 for depth in table.depths or self.depths:
@@ -208,13 +205,13 @@ class Suite(_Table):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CandidateGroup:
-    """One collection searched by one first stage to one depth.
+    """The candidates of one first stage over one collection, to one depth.
 
     Attributes:
         table: The collection.
         first_stage: Selector of the first stage.
-        depth: Candidates a query.
-        measures: What is measured, the tested one first.
+        depth: Number of candidates per query.
+        measures: Measures; the first one is tested.
     """
 
     table: CollectionTable
@@ -223,20 +220,20 @@ class CandidateGroup:
     measures: tuple[str, ...]
 
     def __str__(self) -> str:
-        """For people."""
+        """Return a short description for messages."""
         return f"{self.table.title}, {self.first_stage}, depth {self.depth}"
 
     def values(self) -> dict[str, Any]:
-        """The part of a run specification that says where candidates come from and how results are measured."""
+        """Return the fields of a run specification that determine the candidates and the measures."""
         table = self.table
-        given = {"qrels": table.qrels, "relevant": table.relevant, "max_queries": table.max_queries}
+        optional = {"qrels": table.qrels, "relevant": table.relevant, "max_queries": table.max_queries}
         return {
             "collection": table.collection,
             "first_stage": self.first_stage,
             "depth": self.depth,
             "measures": self.measures,
             "queries": table.queries,
-            **{key: value for key, value in given.items() if value is not None},
+            **{key: value for key, value in optional.items() if value is not None},
         }
 
 
@@ -245,9 +242,9 @@ class SuiteRun:
     """One run of a suite.
 
     Attributes:
-        group: Which candidates.
-        system: Which reranker, by its name in the suite.
-        spec: The run; seeds of one reranker differ in this alone.
+        group: Its candidates.
+        system: Name of the reranker in the suite.
+        spec: Specification of the run; runs with several seeds differ only here.
     """
 
     group: CandidateGroup
@@ -255,21 +252,21 @@ class SuiteRun:
     spec: RunSpec
 
     def __str__(self) -> str:
-        """For people."""
+        """Return a short description for messages."""
         return f"{self.group}: {self.system}, seed {self.spec.seed}"
 
 
 def read_suite(path: str | Path, *, data: str | Path | None = None) -> Suite:
-    """Read a suite; paths in it are relative to where the command runs.
+    """Read a suite; paths in it are relative to the working directory.
 
     Args:
-        path: The file.
-        data: What stands for ``{data}`` in its texts.
+        path: The TOML file.
+        data: Folder that replaces ``{data}`` in strings.
 
     Raises:
-        MissingResourceError: There is no such file.
-        DataError: It is no TOML.
-        UsageError: It says something that makes no sense.
+        MissingResourceError: The file does not exist.
+        DataError: The file is not valid TOML.
+        UsageError: A value is invalid.
     """
     return Suite.make(read_toml(path, "suite"), data=data)
 
@@ -282,7 +279,7 @@ def _label(values: Mapping[str, Any]) -> str:
 
 
 def _check_keys(values: Mapping[str, Any]) -> None:
-    """Refuse keys that do not exist, in the suite and in its tables."""
+    """Check that all keys of the suite and its tables exist."""
     check_keys("key of a suite", values, Suite.model_fields)
     for table in _tables(values.get("collections")):
         check_keys("key of a collection in a suite", table, CollectionTable.model_fields)
@@ -293,4 +290,4 @@ def _check_keys(values: Mapping[str, Any]) -> None:
 
 
 def _tables(values: Any) -> list[Mapping[str, Any]]:
-    return [one for one in values if isinstance(one, Mapping)] if isinstance(values, list) else []
+    return [table for table in values if isinstance(table, Mapping)] if isinstance(values, list) else []

@@ -10,7 +10,7 @@ import pytest
 from rerank.errors import BackendError
 from rerank.prompts.base import Message, TokenCounter
 from rerank.prompts.word_tokens import WordTokens
-from rerank.store import CallLog, LoggingBackend
+from rerank.store import CallLog, LoggingBackend, Usage
 from rerank.tasks import Backend, Reply, Request, Sampling
 
 
@@ -135,3 +135,53 @@ def test_progress_is_told_once_a_request(log: CallLog) -> None:
     seen: list[Reply] = []
     LoggingBackend(backend=Echo(), log=log, on_reply=seen.append).generate(ask(["a", "a", "b"]))
     assert len(seen) == 3
+
+
+def test_usage_starts_at_zero_and_adds_every_field_of_a_reply() -> None:
+    usage = Usage()
+    assert set(vars(usage).values()) == {0}
+    reply = Reply(text="x", tokens_in=7, tokens_out=3, seconds=0.5, steps=2, finish="length")
+    usage.add(reply, reused=False)
+    usage.add(reply, reused=True)
+    assert vars(usage) == {
+        "calls": 2,
+        "reused_calls": 1,
+        "tokens_in": 14,
+        "tokens_out": 6,
+        "seconds": 1.0,
+        "steps": 4,
+        "truncated": 2,
+    }
+
+
+@pytest.mark.parametrize(("cap", "batches"), [(1000, [["a b c"]]), (999, [])])
+def test_the_token_cap_includes_the_maximum_of_completion_and_thinking_tokens(
+    log: CallLog, cap: int, batches: list[list[str]]
+) -> None:
+    """A total equal to the cap is allowed: 7 prompt tokens, 93 completion tokens and 900 thinking tokens."""
+    echo = Echo()
+    prompt = (Message("user", "a b c"),)
+    assert echo.tokens.count(prompt) == 7
+    request = Request(prompt=prompt, sampling=Sampling(max_tokens=93, thinking=900))
+    LoggingBackend(backend=echo, log=log, max_total_tokens=cap).generate([request])
+    assert echo.batches == batches
+
+
+@pytest.mark.parametrize(("cap", "batches"), [(12, [["aaaa"], ["b"]]), (11, [["aaaa"]])])
+def test_the_token_cap_includes_the_tokens_used_before(log: CallLog, cap: int, batches: list[list[str]]) -> None:
+    """The first reply used 4 + 1 tokens; the second request may use 5 + 2."""
+    echo = Echo()
+    logged = LoggingBackend(backend=echo, log=log, max_total_tokens=cap)
+    logged.generate(ask(["aaaa"]))
+    (reply,) = logged.generate(ask(["b"]))
+    assert echo.batches == batches
+    assert ("(5 tokens used)" in reply.error) == (cap == 11)
+
+
+def test_no_request_is_sent_after_the_first_that_could_exceed_the_token_cap(log: CallLog) -> None:
+    """The second request alone would fit: it may use 7 tokens."""
+    echo = Echo()
+    logged = LoggingBackend(backend=echo, log=log, max_total_tokens=7)
+    assert [reply.finish for reply in logged.generate(ask(["a b", "a"]))] == ["error", "error"]
+    assert [reply.finish for reply in logged.generate(ask(["a"]))] == ["error"]
+    assert echo.batches == []

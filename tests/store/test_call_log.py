@@ -12,6 +12,7 @@ from rerank.prompts.base import Message
 from rerank.store import CallLog, shared_cache
 from rerank.tasks import Reply, Request, Sampling
 from rerank.types import Document, Query, Window
+from tests.raising import raises
 
 
 def request(text: str, *, seed: int = 0) -> Request:
@@ -59,12 +60,12 @@ def test_counts_by_model_and_clears(tmp_path: Path) -> None:
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c").write_text("this is a text file, long enough to be told from an empty data base " * 20)
-    with pytest.raises(DataError, match="not a call log"):
+    with raises(DataError, "SQLite"):
         CallLog(tmp_path / "c")
 
 
 def test_a_folder_that_is_not_there_is_a_storage_error(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="--resume"):
+    with raises(StorageError, "--resume"):
         CallLog(tmp_path / "no" / "c")
 
 
@@ -73,7 +74,7 @@ def test_a_full_disk_is_a_storage_error_and_keeps_what_was_committed(tmp_path: P
         log.put([("x", request("one"), reply())], "m")
         pages = log._db.execute("PRAGMA page_count").fetchone()[0]
         log._db.execute(f"PRAGMA max_page_count={pages}")  # SQLite's own way of running out of disk
-        with pytest.raises(StorageError, match="full"):
+        with raises(StorageError, "full"):
             log.put([(str(n), request("x" * 5000), reply("y" * 5000)) for n in range(20)], "m")
         assert len(log) == 1
 

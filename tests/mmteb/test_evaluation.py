@@ -20,6 +20,7 @@ mteb = pytest.importorskip("mteb")
 
 from rerank.mmteb import MtebFirstStage, MtebReranker, describe_lists, evaluate, parse_first_stage  # noqa: E402
 from tests.mmteb import tasks  # noqa: E402
+from tests.raising import raises  # noqa: E402
 
 BM25 = MtebFirstStage("bm25")
 
@@ -31,7 +32,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def made(out: Path, backend: Fake, first_stage: Any = None, depth: int = 100, **more: Any) -> MtebReranker:
     lists = describe_lists(first_stage, depth)
-    return MtebReranker.of(out=out, model=f"fake:{backend.kind}", backend=backend, first_stage=lists, **more)
+    return MtebReranker.create(out=out, model=f"fake:{backend.kind}", backend=backend, first_stage=lists, **more)
 
 
 def perfect() -> Fake:
@@ -168,9 +169,9 @@ def test_halves_that_a_kill_left_are_made_again(tmp_path: Path) -> None:
 def test_other_lists_are_another_revision_and_never_mixed(tmp_path: Path) -> None:
     model = made(tmp_path, perfect(), BM25, 2)
     task = tasks.filled(tasks.LocalRetrieval())
-    with pytest.raises(UsageError, match="made for lists of.*'depth': 2.*these are of.*'depth': 3"):
+    with raises(UsageError, "'depth': 2", "'depth': 3"):
         evaluate(task, model, out=tmp_path, first_stage=BM25, depth=3)
-    with pytest.raises(DataError, match="retrieval task: it brings no lists.*--first-stage bm25"):
+    with raises(DataError, "--first-stage bm25"):
         evaluate(task, model, out=tmp_path)
 
 
@@ -219,7 +220,7 @@ def test_another_model_in_the_same_folder_is_another_first_stage(
     (tmp_path / "flat" / "x").write_text("x")
     assert [MtebFirstStage(text).mteb_model_meta.revision for text in ("bm25", "dense,index=flat")] == before
     (folder / "modules.json").write_text("[1]")
-    with pytest.raises(DataError, match="malformed list of modules"):
+    with pytest.raises(DataError):
         revision()
 
 
@@ -284,39 +285,39 @@ def test_a_first_stages_name_is_one_whatever_lies_around(tmp_path: Path, monkeyp
         assert stage.selector == text
     for text in ("./bm25", "saved", "elsewhere/saved"):
         assert parse_first_stage(text) == Path(text)
-    with pytest.raises(UnknownNameError, match="first stage 'unknown'"):
+    with raises(UnknownNameError, "'unknown'"):
         describe_lists(parse_first_stage("unknown"), 3)
 
 
 def test_predictions_that_do_not_fit(tmp_path: Path) -> None:
     task = tasks.filled(tasks.LocalRetrieval())
     saved = tmp_path / "saved"
-    with pytest.raises(DataError, match="cannot be read as predictions"):
+    with raises(DataError, saved):
         describe_lists(saved, 3)
     saved.mkdir()
-    with pytest.raises(DataError, match="holds no predictions"):
+    with raises(DataError, saved):
         describe_lists(saved, 3)
     (saved / "Other_predictions.json").write_text(json.dumps({"mteb_model_meta": {"model_name": "a"}}))
-    with pytest.raises(MissingResourceError, match="predictions for LocalRetrieval"):
+    with raises(MissingResourceError, "LocalRetrieval"):
         evaluate(task, made(tmp_path, perfect(), saved, 3), out=tmp_path, first_stage=saved, depth=3)
     (saved / "LocalRetrieval_predictions.json").write_text(json.dumps({"mteb_model_meta": {"model_name": "a"}}))
-    with pytest.raises(DataError, match="no predictions for default, test"):
+    with raises(DataError, "default, test"):
         evaluate(task, made(tmp_path, perfect(), saved, 3), out=tmp_path, first_stage=saved, depth=3)
     (saved / "Third_predictions.json").write_text(json.dumps({"mteb_model_meta": {"model_name": "b"}}))
-    with pytest.raises(DataError, match="those of 2 models"):
+    with raises(DataError, saved, "2 models"):
         describe_lists(saved, 3)
 
 
 def test_a_task_with_open_calls_has_no_score_and_is_gone_on_with(tmp_path: Path) -> None:
     task = tasks.filled(tasks.LocalReranking())
     backend = perfect()
-    capped = MtebReranker.of(out=tmp_path, model="fake:perfect", backend=backend)
+    capped = MtebReranker.create(out=tmp_path, model="fake:perfect", backend=backend)
     capped._execution = capped._execution.model_copy(update={"max_total_tokens": 250})
-    with pytest.raises(PartialFailureError, match="--max-total-tokens 250 would be passed"):
+    with raises(PartialFailureError, "--max-total-tokens 250"):
         evaluate(task, capped, out=tmp_path)
     assert not list((tmp_path / "results").rglob("LocalReranking.json"))
     assert 0 < capped.reports[0]["calls"] < 3
-    free = MtebReranker.of(out=tmp_path, model="fake:perfect", backend=backend)
+    free = MtebReranker.create(out=tmp_path, model="fake:perfect", backend=backend)
     found = evaluate(task, free, out=tmp_path)
     assert found.rows[0]["score"] == 1.0
     assert found.rows[0]["reused_calls"] == capped.reports[0]["calls"]

@@ -9,6 +9,7 @@ import pytest
 from rerank.errors import DataError, MissingResourceError, StorageError, UsageError
 from rerank.store import RunFolder, identity_hash
 from rerank.types import Document, Qrels, Query, Ranking, Run
+from tests.raising import raises
 
 
 def document(model: str = "m") -> dict[str, object]:
@@ -34,13 +35,13 @@ def test_the_hash_depends_on_content_not_on_order() -> None:
 
 
 def test_an_unfinished_folder_wants_a_word(folder: RunFolder) -> None:
-    with pytest.raises(UsageError, match=r"unfinished: with 0 calls.*--resume"):
+    with raises(UsageError, "runs/one", "0", "--resume", "--overwrite"):
         begin(folder, document())
     begin(folder, document(), resume=True)
 
 
 def test_another_run_is_named_by_what_differs(folder: RunFolder) -> None:
-    with pytest.raises(UsageError, match="model is m there and other here"):
+    with raises(UsageError, "model is m there and other here"):
         begin(folder, document("other"), resume=True)
 
 
@@ -68,37 +69,37 @@ def test_overwrite_throws_the_calls_away(folder: RunFolder) -> None:
 def test_a_folder_of_something_else_is_never_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     for overwrite in (False, True):
-        with pytest.raises(UsageError, match="no run folder"):
+        with raises(UsageError, "--out"):
             begin(RunFolder(tmp_path), document(), overwrite=overwrite)
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 
 
 def test_two_processes_do_not_share_a_folder(folder: RunFolder) -> None:
-    with folder.begin(document(), resume=True), pytest.raises(UsageError, match="Another process"):
+    with folder.begin(document(), resume=True), raises(UsageError, "runs/one", "--out"):
         begin(RunFolder(folder.path), document(), resume=True)
     begin(RunFolder(folder.path), document(), resume=True)
 
 
 def test_a_path_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(StorageError, match="Cannot make the run folder"):
+    with raises(StorageError, "Not a directory"):
         begin(RunFolder(tmp_path / "file" / "run"), document())
 
 
 def test_existing(tmp_path: Path, folder: RunFolder) -> None:
     assert RunFolder.existing(folder.path).spec() == document()
-    with pytest.raises(MissingResourceError, match="no run folder"):
+    with raises(MissingResourceError, "spec.json"):
         RunFolder.existing(tmp_path / "nothing")
 
 
 def test_json_that_is_missing_or_broken(folder: RunFolder) -> None:
-    with pytest.raises(MissingResourceError, match="--resume"):
+    with raises(MissingResourceError, "--resume"):
         folder.read_json("summary.json")
     (folder.path / "summary.json").write_text("{")
-    with pytest.raises(DataError, match="not JSON"):
+    with raises(DataError, "JSON"):
         folder.read_json("summary.json")
     (folder.path / "summary.json").write_text("[]")
-    with pytest.raises(DataError, match="a JSON object"):
+    with raises(DataError, "list", "a JSON object"):
         folder.read_json("summary.json")
 
 

@@ -43,8 +43,8 @@ def test_candidates_of_two_files_have_two_labels(tmp_path: Path) -> None:
         **{f"{bm25}, first 25": bm25, f"{bm25}, first 10": bm25, f"{splade}, first 25": splade},
     }
     assert first_stages(made.entries) == [bm25, splade], "the filter takes them together"
-    assert "The runs start from 2 first stages" in made.notes[0]
-    assert any("3 runs call their first stage 'candidates'" in note and repr(splade) in note for note in made.notes)
+    assert "2 different first stages" in made.notes[0]
+    assert any("3 runs have the first stage 'candidates'" in note and repr(splade) in note for note in made.notes)
 
 
 def test_one_set_of_lists_keeps_its_label(tmp_path: Path) -> None:

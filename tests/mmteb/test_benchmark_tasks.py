@@ -9,6 +9,7 @@ from rerank.errors import UnknownNameError, UsageError
 pytest.importorskip("mteb")
 
 from rerank.mmteb.benchmark_tasks import BENCHMARKS, describe_task, list_tasks
+from tests.raising import raises
 
 RERANKING = {
     "MTEB(Multilingual, v2)": {
@@ -53,13 +54,13 @@ def test_an_alias_and_tasks_without_a_benchmark() -> None:
 
 
 def test_names_that_are_none() -> None:
-    with pytest.raises(UnknownNameError, match="Did you mean 'MTEB"):
+    with raises(UnknownNameError, "MTEB(cmn, v2)", "'MTEB"):
         list_tasks("MTEB(cmn, v2)")
-    with pytest.raises(UnknownNameError, match="task of MTEB.*SCIDOC'.*Did you mean 'SCIDOCS'"):
+    with raises(UnknownNameError, "'SCIDOC'", "'SCIDOCS'"):
         list_tasks("MTEB(eng, v2)", ["SCIDOC"])
-    with pytest.raises(UnknownNameError, match="type of task"):
+    with raises(UnknownNameError, "'STS'"):
         list_tasks("MTEB(eng, v2)", kinds=["STS"])
-    with pytest.raises(UsageError, match="Neither a benchmark nor a task"):
+    with raises(UsageError, "--benchmark"):
         list_tasks()
-    with pytest.raises(UsageError, match="holds no task of the type InstructionReranking"):
+    with raises(UsageError, "MTEB(cmn, v1)", "InstructionReranking"):
         list_tasks("MTEB(cmn, v1)", kinds=["InstructionReranking"])

@@ -20,6 +20,7 @@ from mteb.models import CrossEncoderProtocol, EncoderProtocol, SearchProtocol  #
 
 from rerank.mmteb import MtebFirstStage, MtebReranker  # noqa: E402
 from tests.mmteb import tasks  # noqa: E402
+from tests.raising import raises  # noqa: E402
 
 METADATA = tasks.LocalReranking.metadata
 
@@ -34,7 +35,7 @@ def perfect() -> Fake:
 
 
 def made(out: Path, backend: Fake, **more: Any) -> MtebReranker:
-    return MtebReranker.of(out=out, model=f"fake:{backend.kind}", backend=backend, **more)
+    return MtebReranker.create(out=out, model=f"fake:{backend.kind}", backend=backend, **more)
 
 
 def asked(model: Any, data: dict[str, Any], metadata: Any = METADATA, **more: Any) -> dict[str, dict[str, float]]:
@@ -107,7 +108,7 @@ def test_mteb_scores_queries_that_have_no_candidate(tmp_path: Path) -> None:
 
 
 def test_lists_are_needed(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="LocalReranking brings no lists.*convert_to_reranking"):
+    with raises(UsageError, "LocalReranking", "convert_to_reranking"):
         asked(made(tmp_path, perfect()), tasks.part())
 
 
@@ -116,7 +117,7 @@ def test_calls_without_a_reply_give_no_score_and_are_asked_again(tmp_path: Path)
     model = made(tmp_path, failing)
     cache = mteb.ResultCache(tmp_path)
     task = tasks.filled(tasks.LocalReranking())
-    with pytest.raises(PartialFailureError, match="windows got no reply.*the same command asks the open ones again"):
+    with raises(PartialFailureError, "runs"):
         mteb.evaluate(model, task, cache=cache, co2_tracker=False)
     assert cache.load_task_result("LocalReranking", model.mteb_model_meta) is None
     (report,) = model.reports
@@ -180,9 +181,9 @@ def test_a_first_stage(tmp_path: Path) -> None:
     found = asked(MtebFirstStage("bm25"), data, tasks.LocalRetrieval.metadata, top_k=1)
     assert list(found["q1"]) == ["d3"]
     assert found["q9"] == {}
-    with pytest.raises(UsageError, match="on lists that are to be reranked"):
+    with raises(UsageError, "'bm25'", "MtebReranker"):
         asked(MtebFirstStage("bm25"), tasks.part(lists=tasks.LISTS))
-    with pytest.raises(UsageError, match="before index"):
+    with raises(UsageError, "index()"):
         MtebFirstStage().search(data["queries"], task_metadata=METADATA, hf_split="t", hf_subset="d", top_k=1)
     revisions = {MtebFirstStage(text).mteb_model_meta.revision for text in ("bm25", "bm25,k1=1.2", "bm25,b=0.7")}
     assert len(revisions) == 3

@@ -1,0 +1,57 @@
+"""`--resume`: a run continues with the settings in its folder, except for those that are given again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Cli
+
+#: A cap at which only some of the calls are made, so that the run stays unfinished.
+CAP = ("--max-total-tokens", "600")
+
+
+@pytest.fixture
+def stopped(cli: Cli, lists: tuple[str, ...]) -> Path:
+    """The folder of an unfinished run with options that are not the defaults."""
+    done = cli("run", *lists, "--method", "sliding,size=4,stride=2", "--depth", "9", *CAP, "--out", "a")
+    assert done.returncode == 7, done.stderr
+    return Path("a")
+
+
+def summary_of(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "summary.json").read_text())
+    return content
+
+
+def test_omitted_options_come_from_the_folder(cli: Cli, stopped: Path) -> None:
+    done = cli("run", "--resume", "--out", stopped)
+    assert done.returncode == 0, done.stderr
+    summary = summary_of(stopped)
+    assert (summary["complete"], summary["depth"], summary["method"]) == (True, 9, "sliding,size=4,stride=2")
+    assert 0 < summary["reused_calls"] < summary["calls"]
+    assert cli("verify", stopped).returncode == 0
+
+
+def test_without_out_nothing_is_read(cli: Cli, stopped: Path) -> None:
+    done = cli("run", "--resume")
+    assert done.returncode == 2
+    assert "--collection" in done.stderr
+
+
+def test_without_resume_nothing_is_read(cli: Cli, stopped: Path) -> None:
+    done = cli("run", "--out", stopped)
+    assert done.returncode == 2
+    assert "--collection" in done.stderr
+
+
+def test_a_given_option_replaces_the_recorded_one(cli: Cli, stopped: Path) -> None:
+    other = cli("run", "--resume", "--out", stopped, "--depth", "8")
+    assert other.returncode == 2
+    assert "depth is 9 there and 8 here" in other.stderr
+    done = cli("run", "--resume", "--out", stopped, "-m", "AP")  # not part of the identity
+    assert done.returncode == 0, done.stderr
+    assert list(summary_of(stopped)["scores"]) == ["AP"]

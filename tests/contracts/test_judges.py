@@ -1,0 +1,224 @@
+"""The contract of judges: every registered judge must fulfil it, and judges that are wrong on purpose must not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import pytest
+
+from rerank.judges import FAILURES, PromptJudge, Verdict, judges, open_judge
+from rerank.judges.generate import Generate
+from rerank.prompts import load_prompt
+from rerank.selector import Selector
+from rerank.tasks import (
+    AttentionTask,
+    Backend,
+    ContinuationTask,
+    CrossEncoderTask,
+    GenerationTask,
+    PermutationTask,
+    Reply,
+    Request,
+)
+from rerank.types import Window
+from tests.judges.scripted import Scripted, always, window
+
+#: Every judge with its default options, and the options that change what it requests or how it reads replies.
+CASES = (
+    *judges.names(),
+    "generate,constrain=false",
+    "generate,identifiers=letters",
+    "generate,constrain=false,identifiers=letters",
+    "pick,by=generation",
+    "attention,calibrate=false",
+    "attention,best_first=true",
+)
+#: These choose the best document only; the others keep their order.
+CHOOSES_BEST = frozenset({"pick,by=generation"})
+
+Build = Callable[[Backend], PromptJudge]
+#: Relevance of documents by id, from which the backend answers.
+Relevance = Mapping[str, float]
+
+
+def builder(selector: str) -> Build:
+    """Return a function that builds a judge for a backend, with the prompt that suits it."""
+    parsed = Selector.parse(selector)
+    prompt = judges.get(parsed.name).suggest_prompt(parsed.options) or "listwise"
+    return lambda backend: open_judge(parsed, backend, load_prompt(prompt))
+
+
+def backend_for(selector: str, reply: Callable[[Request], Reply]) -> Scripted:
+    """Return a backend that supports what the judge needs, but no constrained decoding for ``constrain=false``."""
+    tasks = set(judges.get(Selector.parse(selector).name).needs)
+    if "by=generation" in selector:
+        tasks.discard(ContinuationTask)
+    return Scripted(reply, *tasks, context_size=8192)
+
+
+def answer(request: Request, relevance: Relevance) -> Reply:
+    """Reply as a model that knows the relevance of all documents."""
+    scores = [relevance[doc.id] for doc in request.window.docs]
+    ranked = sorted(range(len(scores)), key=lambda position: -scores[position])
+    match request.task:
+        case PermutationTask(items=items, count=count):
+            return Reply(text=" > ".join(items[position] for position in ranked[:count]))
+        case GenerationTask():
+            has_letters = "[A]" in request.prompt[-1].content + request.prompt[-2].content
+            labels = [chr(ord("A") + index) if has_letters else str(index + 1) for index in range(len(scores))]
+            return Reply(text=" > ".join(f"[{labels[position]}]" for position in ranked))
+        case AttentionTask() | CrossEncoderTask():
+            return Reply(scores=tuple(scores))
+        case ContinuationTask(continuations=continuations) if len(continuations) == len(scores) > 1:
+            return Reply(scores=tuple(scores))
+        case ContinuationTask(continuations=continuations):  # of one document: the first one is evidence for it
+            return Reply(scores=(scores[0], *[0.0] * (len(continuations) - 1)))
+    raise AssertionError(f"No reply for {request.task}")
+
+
+def documents(count: int) -> Window:
+    return window(*(f"text number {n}" for n in range(count)))
+
+
+def relevances(count: int, best: int) -> dict[str, float]:
+    """Return distinct relevances whose largest is that of document ``best``."""
+    return {f"d{n}": -0.1 if n == best else -1.0 - (n * 7 % count) for n in range(count)}
+
+
+def check_orders(build: Build, selector: str, count: int) -> None:
+    """The order is a permutation, and documents with better scores are ranked first, wherever the best one is."""
+    for best in range(count):
+        relevance = relevances(count, best)
+        backend = backend_for(selector, partial(answer, relevance=relevance))
+        (verdict,) = build(backend).order([documents(count)])
+        assert sorted(verdict.order) == list(range(count))
+        assert verdict.status == "ok"
+        expected = sorted(range(count), key=lambda n: -relevance[f"d{n}"])
+        if selector in CHOOSES_BEST:
+            expected = [best, *(n for n in range(count) if n != best)]
+        assert list(verdict.order) == expected
+
+
+def check_failures(build: Build, selector: str) -> None:
+    """Failed, refused and malformed replies keep the order and have a status that says so."""
+    replies = {
+        "error": Reply(finish="error", error="the server is gone"),
+        "refused": Reply(finish="refused"),
+        "no text and no scores": Reply(),
+        "text without identifiers, scores of the wrong number": Reply(text="well, it depends", scores=(1.0,) * 9),
+        "scores that are not numbers": Reply(text="hm", scores=(math.nan,) * 4),
+    }
+    for kind, reply in replies.items():
+        (verdict,) = build(backend_for(selector, always(reply))).order([documents(4)])
+        assert verdict.order == (0, 1, 2, 3), kind
+        assert verdict.status in FAILURES, kind
+        assert verdict.status == kind or kind not in FAILURES
+        assert kind != "error" or "the server is gone" in verdict.detail
+
+
+def check_batches(build: Build, selector: str) -> None:
+    """Windows judged together have the verdicts that they have alone, in their order."""
+    relevance = {f"d{n}": -float((n * 5 + 3) % 7) - 0.5 for n in range(7)}
+    backend = backend_for(selector, partial(answer, relevance=relevance))
+    windows = [documents(count) for count in (3, 1, 7, 2)]
+    together = build(backend).order(windows)
+    assert together == [verdict for single in windows for verdict in build(backend).order([single])]
+    assert [len(verdict.order) for verdict in together] == [3, 1, 7, 2]
+    assert build(backend).order([]) == []
+
+
+def check_requests(build: Build, selector: str) -> None:
+    """Equal windows have equal requests, others have others; their number and tasks are as announced."""
+    backend = backend_for(selector, always(Reply()))
+    judge = build(backend)
+    first, second = judge.requests(documents(5)), build(backend).requests(documents(5))
+    assert first == second
+    assert [request.digest({}) for request in first] == [request.digest({}) for request in second]
+    assert len(first) == judge.calls(5)
+    for request in first:
+        assert type(request.task) in judge.needs
+        assert set(request.window.docs) <= set(documents(5).docs)
+    reversed_window = replace(documents(5), docs=documents(5).docs[::-1])
+    other_query = window(*(doc.text for doc in documents(5).docs), query="another question")
+    for other in (reversed_window, other_query, documents(4)):
+        assert [request.digest({}) for request in judge.requests(other)] != [request.digest({}) for request in first]
+
+
+def check_contract(build: Build, selector: str) -> None:
+    """Check all that a judge promises."""
+    check_requests(build, selector)
+    for count in (2, 5, 9):
+        check_orders(build, selector, count)
+    check_failures(build, selector)
+    check_batches(build, selector)
+
+
+@pytest.mark.parametrize("selector", CASES)
+def test_every_judge_fulfils_the_contract(selector: str) -> None:
+    check_contract(builder(selector), selector)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IgnoresReplies(Generate):
+    """A judge that keeps the order, whatever the replies are."""
+
+    def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
+        return Verdict(order=tuple(range(len(window))), status="ok")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LosesDocuments(Generate):
+    """A judge that drops the last document."""
+
+    def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
+        verdict = super().verdict(window, replies)
+        return replace(verdict, order=verdict.order[:-1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorstFirst(Generate):
+    """A judge that reverses the order."""
+
+    def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
+        verdict = super().verdict(window, replies)
+        return verdict if verdict.status in FAILURES else replace(verdict, order=verdict.order[::-1])
+
+
+@dataclass(frozen=True, kw_only=True)
+class HidesFailures(Generate):
+    """A judge that reports failed windows as ok."""
+
+    def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
+        return replace(super().verdict(window, replies), status="ok")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SortsDocuments(Generate):
+    """A judge whose requests do not depend on the order of the documents."""
+
+    def requests(self, window: Window) -> list[Request]:
+        docs = tuple(sorted(window.docs, key=lambda doc: doc.id))
+        return super().requests(replace(window, docs=docs))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "check"),
+    [
+        (IgnoresReplies, lambda build: check_orders(build, "generate", 5)),
+        (LosesDocuments, lambda build: check_orders(build, "generate", 5)),
+        (WorstFirst, lambda build: check_orders(build, "generate", 5)),
+        (HidesFailures, lambda build: check_failures(build, "generate")),
+        (SortsDocuments, lambda build: check_requests(build, "generate")),
+    ],
+)
+def test_a_wrong_judge_fails_the_contract(wrong: type[Generate], check: Callable[[Build], None]) -> None:
+    def build(backend: Backend) -> PromptJudge:
+        return wrong(backend=backend, template=load_prompt("listwise"))
+
+    with pytest.raises(AssertionError):
+        check(build)
+    with pytest.raises(AssertionError):
+        check_contract(build, "generate")

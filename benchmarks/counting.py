@@ -39,6 +39,6 @@ def counted(method: str, backend: Backend, lists: Iterable[Ranking], limits: Lim
     card = open_method(method)
     with tempfile.TemporaryDirectory() as room, CallLog(Path(room) / "calls.sqlite") as log:
         watched = Watched(LoggingBackend(backend=backend, log=log))
-        judge = open_judge(card.judge_selector, watched, load_prompt(card.own_prompt or "listwise"), limits)
-        drive(lists, open_strategy(card.strategy_selector), judge)
+        judge = open_judge(card.judge, watched, load_prompt(card.own_prompt or "listwise"), limits)
+        drive(lists, open_strategy(card.strategy), judge)
         return len(log), watched.batches

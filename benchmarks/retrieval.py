@@ -108,7 +108,7 @@ def measure_vectors(name: str, file: Path) -> tuple[float, float]:
     from rerank.retrieval.dense import Dense
 
     matrix = np.asarray(np.load(file, mmap_mode="r"))
-    kind = Dense(index=name).kind()
+    kind = Dense(index=name).vector_index()
     queries = vectors(np.random.default_rng(0), QUERIES + WARM_UP)
     id_ranks = np.arange(len(matrix))
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:

@@ -42,7 +42,7 @@ def write_lists(folder: Path, *, queries: int, depth: int) -> tuple[str, ...]:
 
 @dataclass(kw_only=True)
 class Victim:
-    """One run folder, and the processes that work on it and are killed.
+    """A run folder and the processes that work on it and are killed.
 
     Attributes:
         flags: Of `rerank run`, without --out and --resume.
@@ -108,7 +108,7 @@ def after(seconds: float) -> Iterator[bool]:
 
 
 def after_growth(count: Callable[[], int], more: int, seconds: float) -> Iterator[bool]:
-    """When something has grown by so much, and a moment later."""
+    """Yield True when something has grown by a given amount, and a moment later."""
     before = count()
     while count() < before + more:
         yield False
@@ -179,7 +179,7 @@ def test_the_harness_for_the_real_model(tmp_path: Path) -> None:
 
 
 def kill_a_model(folder: Path, model: str, *options: str, startup: float, kills: int) -> None:
-    """Kill a run so many times, let it end, and compare it with one that was left alone.
+    """Kill a run several times, let it finish, and compare it with an undisturbed run.
 
     Batches of two differ in length, so the padding matters: a resumed run must form the same batches.
 

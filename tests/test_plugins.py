@@ -1,4 +1,4 @@
-"""What other distributions add: a strategy of twenty lines, and one that is broken."""
+"""Plug-ins of other distributions: a strategy of twenty lines, and broken ones."""
 
 from __future__ import annotations
 

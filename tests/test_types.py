@@ -1,4 +1,4 @@
-"""The nouns and their invariants."""
+"""The core data types and their invariants."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ import bm25s
 import numpy as np
 
 from libraries.processes import Settings, anonymous_peak, cpu_seconds, in_new_process, memory
-from rerank.indexing.bm25_index import best, read_index, write_index
+from rerank.indexing.bm25_index import read_index, top_positions, write_index
 
 VOCABULARY, QUERIES, DEPTH = 100_000, 200, 100
 OPTIONS: dict[str, Any] = {"k1": 0.9, "b": 0.4, "method": "lucene"}
@@ -164,7 +164,7 @@ def _queries(folder: Path, count: int, repeat: int) -> dict[str, Any]:
 
     def exact() -> list[list[int]]:
         scores = (index.get_scores_from_ids(index.get_tokens_ids(query)) for query in queries)
-        return [best(one, id_ranks, DEPTH).tolist() for one in scores]
+        return [top_positions(one, id_ranks, DEPTH).tolist() for one in scores]
 
     def library() -> list[list[int]]:
         found, scores = index.retrieve(queries, k=DEPTH, show_progress=False)

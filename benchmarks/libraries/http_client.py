@@ -27,8 +27,8 @@ import openai
 
 from libraries.processes import Settings, added, import_seconds
 from rerank.backends.openai.address import Address
-from rerank.backends.openai.http import Exchange
-from rerank.backends.openai.retries import Failed
+from rerank.backends.openai.http import ServerConnection
+from rerank.backends.openai.retries import RequestFailedError
 
 KEY = "sk-a-key-of-this-benchmark"
 REMOTE = "http://gpu.example/v1"
@@ -93,7 +93,7 @@ def measure(settings: Settings) -> dict[str, Any]:
 
 async def _overhead(url: str, repeat: int) -> dict[str, Any]:
     """Return milliseconds of CPU per call, one after the other and several at once, and to open and close a client."""
-    exchange = Exchange(address=Address.parse(url), timeout=60)
+    exchange = ServerConnection(address=Address.parse(url), timeout=60)
     async with (
         exchange,
         httpx.AsyncClient(trust_env=False) as bare,
@@ -130,7 +130,7 @@ async def _timed(call: Callable[[], Awaitable[object]]) -> tuple[float, float]:
 
 async def _open_ours(url: str) -> float:
     began = time.process_time()
-    async with Exchange(address=Address.parse(url), timeout=60):
+    async with ServerConnection(address=Address.parse(url), timeout=60):
         pass
     return 1000 * (time.process_time() - began)
 
@@ -151,7 +151,7 @@ def _text(body: dict[str, Any]) -> str:
     try:
         return str(body["choices"][0]["message"]["content"])
     except (KeyError, IndexError, TypeError) as error:
-        raise Failed("The reply holds no completion") from error
+        raise RequestFailedError("The reply holds no completion") from error
 
 
 def _behaviour(ask: Callable[[str, list[float]], Coroutine[Any, Any, str]], acts: Sequence[Response]) -> dict[str, Any]:
@@ -171,7 +171,7 @@ async def _ask_ours(url: str, waits: list[float]) -> str:
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    async with Exchange(address=Address.parse(url), timeout=LIMIT, sleep=sleep) as exchange:
+    async with ServerConnection(address=Address.parse(url), timeout=LIMIT, sleep=sleep) as exchange:
         return await exchange.ask("/chat/completions", BODY, read=_text)
 
 
@@ -191,7 +191,7 @@ async def _ours_sends_key() -> bool:
 
     with warnings.catch_warnings(record=True):  # ours says that it leaves the key out
         warnings.simplefilter("always")
-        exchange = Exchange(address=Address.parse(REMOTE), timeout=60, transport=httpx.MockTransport(answer))
+        exchange = ServerConnection(address=Address.parse(REMOTE), timeout=60, transport=httpx.MockTransport(answer))
         async with exchange:
             await exchange.ask("/chat/completions", BODY, read=_text)
     return KEY in seen[0].headers.get("authorization", "")

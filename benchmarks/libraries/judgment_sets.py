@@ -12,13 +12,13 @@ import pytrec_eval
 from adjudication import METHODS, made_up
 
 from libraries.processes import Settings, cpu_seconds
-from rerank.adjudication.budgets import Budget
-from rerank.adjudication.measuring import Measurer, by_measure
-from rerank.adjudication.ordering import open_order, walk
-from rerank.adjudication.pools import pool
+from rerank.adjudication.budgets import AdjudicationBudget
+from rerank.adjudication.judging_sequence import open_order, walk_pool
+from rerank.adjudication.pool_measures import Measurer, score_matrices
+from rerank.adjudication.pools import pool_runs
 
 MEASURES = ("nDCG@10", "AP", "P@10", "R@100", "RR", "Success@5")
-BUDGETS = [Budget("share", float(share)) for share in range(10, 101, 10)]
+BUDGETS = [AdjudicationBudget("share", float(share)) for share in range(10, 101, 10)]
 #: What pytrec_eval calls the two of them that a study measures.
 TREC_EVAL = {"ndcg_cut_10", "map"}
 SEEDS = 10
@@ -27,21 +27,21 @@ SEEDS = 10
 def measure(settings: Settings) -> dict[str, Any]:
     """Compare values and CPU time per set of judgments, and say what a study of 15 methods would take."""
     runs, qrels = made_up()
-    pooled = pool(runs, qrels=qrels)
+    pooled = pool_runs(runs, qrels=qrels)
     measurer = Measurer(pooled, runs, qrels, MEASURES)
-    ordering = walk(open_order("depth"), pooled, measurer.relevant_documents(1))
-    values = measurer.measured(ordering, BUDGETS)
+    ordering = walk_pool(open_order("depth"), pooled, measurer.relevant_documents(1))
+    values = measurer.measure(ordering, BUDGETS)
     judged = [measurer.cheap(ordering, ordering.sizes(budget)) for budget in BUDGETS]
     gaps = [
         float(np.abs(values[name][at] - matrix.values).max())
         for at, qrels_of_budget in enumerate(judged)
-        for name, matrix in by_measure(qrels_of_budget, runs, measurer.names).items()
+        for name, matrix in score_matrices(qrels_of_budget, runs, measurer.names).items()
     ]
     study = Measurer(pooled, runs, qrels, ("nDCG@10", "AP"))
     middle = {topic: dict(grades) for topic, grades in judged[len(judged) // 2].items()}
     scored = [{q: dict(zip(r.doc_ids, r.scores, strict=True)) for q, r in run.items()} for run in runs]
     ways: dict[str, Callable[[], object]] = {
-        "ours": lambda: study.measured(ordering, BUDGETS),
+        "ours": lambda: study.measure(ordering, BUDGETS),
         "ir_measures": lambda: _with_ir_measures(study.measures, middle, scored),
         "pytrec_eval": lambda: [pytrec_eval.RelevanceEvaluator(middle, TREC_EVAL).evaluate(run) for run in scored],
     }

@@ -14,7 +14,7 @@ import jinja2
 import numpy as np
 
 from libraries.processes import Settings, added, cpu_seconds, import_seconds
-from rerank.leaderboard.plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, pareto, plot
+from rerank.leaderboard.cost_plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, layout_plot, pareto_front
 
 RUNS = 60
 MEASURE, AXIS, KIND = "nDCG@10", "tokens per query", "tokens"
@@ -42,7 +42,7 @@ def measure(settings: Settings) -> dict[str, Any]:
         "skipped": skipped,
         "import_seconds": import_seconds(
             settings.repeat,
-            ours="from rerank.leaderboard import plot",
+            ours="from rerank.leaderboard import cost_plot",
             matplotlib="from matplotlib.figure import Figure; from matplotlib.backends import backend_svg",
         ),
         "added": {name: added(name) for name in ways if name != "ours"},
@@ -76,7 +76,7 @@ def _own_painter() -> Callable[[Sequence[float], Sequence[float]], str]:
         entries = [SimpleNamespace(name=f"run-{run}") for run in range(len(costs))]
         view = SimpleNamespace(board=SimpleNamespace(entries=entries), costs=[{KIND: cost} for cost in costs])
         table = SimpleNamespace(measure=MEASURE, runs=[SimpleNamespace(mean=value) for value in values])
-        drawn = SimpleNamespace(kind=KIND, axis=AXIS, plot=plot(costs, values))
+        drawn = SimpleNamespace(kind=KIND, axis=AXIS, plot=layout_plot(costs, values))
         return str(module.picture(view, table, drawn))
 
     return draw
@@ -90,7 +90,7 @@ def _matplotlib(costs: Sequence[float], values: Sequence[float]) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "listrank"}):
         figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained")
         axes = figure.add_subplot()
-        front = pareto(costs, values)
+        front = pareto_front(costs, values)
         axes.plot([costs[run] for run in front], [values[run] for run in front], color="#4a90c4")
         for run, (cost, value) in enumerate(zip(costs, values, strict=True)):
             (point,) = axes.plot([cost], [value], marker="o", markersize=6 if run in front else 4, color="#4a90c4")
@@ -110,7 +110,7 @@ def _plotly(costs: Sequence[float], values: Sequence[float]) -> str:
     """Draw with plotly, its script in the page, since the site must open without a network."""
     from plotly import graph_objects
 
-    front = pareto(costs, values)
+    front = pareto_front(costs, values)
     names = [f"run-{run}" for run in range(len(costs))]
     figure = graph_objects.Figure(
         [

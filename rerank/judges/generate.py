@@ -66,7 +66,7 @@ class Generate(ListwiseJudge):
         """Return the number of tokens of the ``depth`` longest identifiers in a row, plus a few to spare."""
         key = (*labels, str(depth))
         if key not in self._reply_tokens:
-            # Later identifiers are at least as long as earlier ones.
+            # Later identifiers are at least as long as earlier ones, so any order of ``depth`` identifiers fits.
             ranking = " > ".join(f"[{label}]" for label in labels[len(labels) - depth :])
             self._reply_tokens[key] = self.backend.tokens.lengths([ranking])[0] + SPARE_TOKENS
         return self._reply_tokens[key]

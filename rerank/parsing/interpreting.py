@@ -44,6 +44,7 @@ def interpret(text: str, count: int) -> tuple[Interpretation | None, bool]:
     """
     tokens = tokenize(text)
     mentions, truncated = find_mentions(tokens)
+    # Mentions in brackets or with a label are certain; bare numbers may be part of the text.
     anchored = [mention for mention in mentions if mention.form != "bare"]
     numbers = without_ranges(tokens, [mention for mention in mentions if mention.form == "bare"])
     bare = bare_runs(tokens, numbers)
@@ -58,6 +59,7 @@ def interpret(text: str, count: int) -> tuple[Interpretation | None, bool]:
 
 def choose(candidates: Sequence[Interpretation], count: int) -> Interpretation:
     """Return the best interpretation by the rule in the module's docstring."""
+    # Half of the most complete one: a short chain in a remark must not beat the complete list.
     fullest = max(candidate.distinct(count) for candidate in candidates)
     full = [candidate for candidate in candidates if 2 * candidate.distinct(count) >= fullest]
     return max(full, key=lambda candidate: (candidate.strength, candidate.distinct(count), candidate.position))

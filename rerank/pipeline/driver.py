@@ -78,6 +78,7 @@ def drive(
     finished: dict[int, Ranking] = {}
     pending = _advance(plans, dict.fromkeys(range(len(plans))), finished)
     judged: list[tuple[Window, Verdict]] = []
+    # Each round judges the next windows of all plans that are not finished; plans may take different numbers of rounds.
     while pending:
         windows = [_with_scores(window, scores[index]) for index, batch in pending.items() for window in batch]
         verdicts = judge_windows(windows)

@@ -72,7 +72,7 @@ class PassageAggregation:
     def parse(cls, text: str) -> PassageAggregation:
         """Parse ``AGGREGATE,size=WORDS,stride=WORDS``; the default stride is half the size.
 
-        >>> Passages.parse("sum,size=100")
+        >>> PassageAggregation.parse("sum,size=100")
         PassageAggregation(aggregate='sum', size=100, stride=50)
 
         Raises:

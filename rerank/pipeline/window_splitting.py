@@ -53,6 +53,7 @@ def split_and_merge(window: Window, capacity: int, plan_window: _PlanWindow) -> 
 
     Calls: ceil(n / capacity) for the parts, then one per merge step; two parts of 50 with capacity 80 take 2 + 2.
     """
+    # ceil(n / capacity) parts of almost equal length.
     count = -(-len(window) // capacity)
     edges = [index * len(window) // count for index in range(count + 1)]
     parts = [list(range(start, end)) for start, end in pairwise(edges)]
@@ -69,6 +70,7 @@ def _merge(
 ) -> Generator[list[Window], list[WindowAnswer], list[int]]:
     merged: list[int] = []
     while len(parts) > 1 and len(merged) < window.depth:
+        # Each part contributes equally many heads; together they fit one window.
         share = capacity // len(parts)
         heads = [part[:share] for part in parts]
         shown = [position for head in heads for position in head]
@@ -87,6 +89,8 @@ def _merge(
 
 def _count_final(ranked: Sequence[int], heads: Sequence[Sequence[int]], parts: Sequence[Sequence[int]]) -> int:
     """Return how many of the ranked heads are final: up to the last head of the first part that runs out of heads."""
+    # Behind the last head of a part, its next document, which was not shown, might come first. A part whose documents
+    # were all shown sets no limit.
     rank = {position: index for index, position in enumerate(ranked)}
     ends = [
         max(rank[position] for position in head) + 1

@@ -55,6 +55,7 @@ class Heapsort:
         """Yield nodes with their children: all of one depth at once while the heap is built, then one at a time."""
         n = len(ranking)
         heap = list(range(n))  # positions in the input list
+        # Build the heap from the last level up: when a level sinks, all levels below it are heaps already.
         for nodes in reversed(_levels(n, self._children)):
             yield from self._sink(ranking, heap, nodes)
         best: list[int] = []
@@ -62,6 +63,7 @@ class Heapsort:
             if best:
                 yield from self._sink(ranking, heap, [0])
             best.append(heap[0])
+            # The last leaf replaces the root; it sinks in the next round, so the last removal costs nothing.
             heap[0] = heap[-1]
             heap.pop()
         return ranking.reorder(0, (*best, *(position for position in range(n) if position not in best)))
@@ -91,6 +93,7 @@ class Heapsort:
         while families := [
             (node, *below) for node in sinking if (below := _child_nodes(node, len(heap), self._children))
         ]:
+            # In input order, so that a window without an answer keeps the document that the first stage prefers.
             shown = [sorted(family, key=heap.__getitem__) for family in families]
             groups = [[ranking.docs[heap[node]] for node in family] for family in shown]
             winners = yield from choose_winners(ranking.query, groups, size=self.size, both_orders=self.both_orders)
@@ -103,6 +106,7 @@ class Heapsort:
 
 def _child_nodes(node: int, n: int, children: int) -> range:
     """Return the positions of a node's children in a heap of n nodes."""
+    # The usual array layout of a heap: children of node i at c i + 1 .. c i + c.
     first = children * node + 1
     return range(min(first, n), min(first + children, n))
 

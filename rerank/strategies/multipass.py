@@ -60,7 +60,7 @@ class Multipass:
 
     def _pass_starts(self, n: int) -> list[int]:
         """Return the first open position of each pass; the last pass is the one that fits one window."""
-        settled = self.size - self.stride
+        settled = self.size - self.stride  # f in the formula: documents that two adjacent windows share
         starts = [0]
         depth = n if self.top_k is None else self.top_k
         while n - starts[-1] > self.size and starts[-1] + settled < depth:

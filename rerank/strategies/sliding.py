@@ -22,6 +22,7 @@ def window_spans(n: int, size: int, stride: int, first: int = 0) -> Iterator[tup
         yield start, end
         if start == first:
             return
+        # At least two positions remain, so that no window has a single document.
         end = max(end - stride, first + 2)
 
 

@@ -76,6 +76,7 @@ class TopDown:
         """Return the maximum above, for a judge that ranks every document above the pivot."""
         calls = 0
         while n > self.size:
+            # c(n) = 1 + m + c(b): the head, the windows with the pivot, and the documents ranked again
             calls += 1 + self._windows(n)
             n = min(self._budget(n), n - 1 - self.size + self._pivot_rank)
         return calls + (n > 1)
@@ -91,6 +92,7 @@ class TopDown:
 
     def _budget(self, n: int) -> int:
         """Return the maximum number of documents that are ranked again."""
+        # m + 1 keeps the best document of each of the m windows, and the best one of the head.
         return max(self.budget or self.size, self._windows(n) + 1)
 
     def _rank_head(

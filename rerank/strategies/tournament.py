@@ -128,6 +128,7 @@ class Tournament:
                 group.advance(next(orders) if len(group.positions) > 1 else (0,))
         points = [sum(tournament.points[position] for tournament in tournaments) for position in range(n)]
         ranks = [_mean_rank(tournaments, position) for position in range(n)]
+        # Ties: the better mean rank in the last group survived, then the input order.
         order = sorted(range(n), key=lambda position: (-points[position], ranks[position], position))
         return ranking.reorder(0, tuple(order))
 
@@ -138,10 +139,12 @@ class Tournament:
     def _stages(self, n: int) -> Iterator[_Stage]:
         """Yield the stages of a tournament of n; the last one is a single group of which two advance, or one of two."""
         remaining = n
+        # 2, 5, 10, 20, 50, 100, ...: the fractions of n that advance, as in the paper's 100-50-20-10-5-2.
         divisors = (digit * 10**power for power in count() for digit in (2, 5, 10))
         while remaining > 1:
             target = max(2, math.ceil(n / next(divisors)))
             minimum = math.ceil(remaining / self.size)
+            # The smallest number of groups that gives equal sizes and equal quotas, if it is below twice the minimum.
             even = (groups for groups in range(minimum, 2 * minimum) if remaining % groups == target % groups == 0)
             groups = next(even, minimum)
             stage = _Stage(remaining, groups, max(target, groups))

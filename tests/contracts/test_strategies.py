@@ -1,4 +1,4 @@
-"""What every registered strategy must show; a new one inherits these by existing."""
+"""The contract of strategies, checked for every registered strategy."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def by_number(window: Window) -> list[int]:
 
 
 def only_the_best(window: Window) -> list[int]:
-    """What may be expected and no more: the best that were asked for in order, the rest as given."""
+    """Order only the requested best documents; the others keep their order."""
     best = by_number(window)[: window.depth]
     return [*best, *(at for at in range(len(window)) if at not in best)]
 

@@ -117,3 +117,8 @@ def test_the_prompt_leaves_exactly_the_completion_and_thinking_tokens(thinking: 
     reply_tokens = says.tokens.lengths(["[1]"])[0] + SPARE_TOKENS
     assert request.sampling == Sampling(max_tokens=reply_tokens, temperature=0.0, seed=0, thinking=thinking)
     assert says.tokens.count(request.prompt) == 400 - reply_tokens - thinking
+
+
+def test_requests_are_greedy_with_seed_zero_and_without_thinking_by_default() -> None:
+    (request,) = Generate(backend=Says(Reply(text="[1]")), template=LISTWISE).requests(window(1))
+    assert request.sampling == Sampling(max_tokens=request.sampling.max_tokens, temperature=0.0, seed=0, thinking=0)

@@ -1,4 +1,4 @@
-"""What an adapter's folder says of its own use."""
+"""Settings in the folder of an adapter, and the defaults that they give."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What model names stand for, and opening them."""
+"""Resolving names of models, and opening them as backends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds of every reply, and the real ones."""
+"""Properties of the parser for every reply, and replies of real models."""
 
 from __future__ import annotations
 
@@ -105,6 +105,15 @@ def test_cleaning_keeps_what_stands_outside_thoughts() -> None:
     assert extract_answer("a<think>b</think>c<think>d") == "ac"
     assert extract_answer("a</think>b</reasoning>c") == "c"
     assert normalize_signs("①②⑳") == " 1  2  20 "
+
+
+def test_the_first_and_last_enclosed_number_of_every_block_is_read() -> None:
+    assert normalize_signs("①⒛⓫⓿❶➓㉑㉟㊱㊿").split() == ["1", "20", "11", "0", "1", "10", "21", "35", "36", "50"]
+
+
+def test_letters_are_read_as_the_passages_that_they_label() -> None:
+    for text in ("[C] > [A] > [B]", "C > A > B"):
+        assert parse(text, 3, ("A", "B", "C")).order == (2, 0, 1)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""One malformed reply a line: what it says, out of how many, and what must come of it."""
+"""A table of malformed replies: the text, the number of passages, and the expected order and status."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ REPLIES: list[tuple[str, int, list[int], str]] = [
     ("[2] > [1] > [3]\n\n[3] has no date, and [1] cites [2].", 3, [2, 1, 3], "repaired"),
     ("Passages 1 to 3 were read. [3] > [1] > [2]", 3, [3, 1, 2], "repaired"),
     ("The final order (by relevance) is: \\boxed{[2] > [1]}", 2, [2, 1], "repaired"),
-    # repeats, foreign and missing identifiers
+    # duplicate, unknown and missing identifiers
     ("[2] > [2] > [1] > [3] > [1]", 3, [2, 1, 3], "repaired"),
     ("[0] > [2] > [1] > [4] > [3]", 3, [2, 1, 3], "repaired"),
     ("[2] > [123456789012345678901234567890] > [1]", 2, [2, 1], "repaired"),
@@ -56,6 +56,7 @@ REPLIES: list[tuple[str, int, list[int], str]] = [
     # a bracket too few
     ("[2 > [1] > [3]", 3, [2, 1, 3], "repaired"),
     ("2] > [1] > [3]", 3, [2, 1, 3], "repaired"),
+    ("[[2] > [1] > [3]]", 3, [2, 1, 3], "repaired"),
     # other separators
     ("[2], [1], [3]", 3, [2, 1, 3], "repaired"),
     ("[2][1][3]", 3, [2, 1, 3], "repaired"),
@@ -84,6 +85,8 @@ REPLIES: list[tuple[str, int, list[int], str]] = [
     ("Passage 3, 2. Passage 1, 3. Passage 2", 3, [3, 1, 2], "repaired"),
     ("Passage 3, 2. [1], 3. [2]", 3, [3, 1, 2], "repaired"),
     ("Passages 3, 1, 2. The others are off topic.", 3, [3, 1, 2], "repaired"),
+    ("Rank 1: [3] says more than [1]\nRank 2: [2] is dated\nRank 3: [1]", 3, [3, 2, 1], "repaired"),
+    ("The best are passages 3, 1, 2.", 3, [3, 1, 2], "repaired"),
     ("1. fleas live long\n2. dogs bark\n3. cats sleep", 3, [], "empty"),
     # passage names
     ("Passage 2 > Passage 1 > Passage 3", 3, [2, 1, 3], "repaired"),
@@ -120,7 +123,7 @@ REPLIES: list[tuple[str, int, list[int], str]] = [
     ("They weigh 0.1, 2 grams", 2, [], "empty"),
     ("The answer is 1, as ever.", 1, [], "empty"),
     ("I compared 1, 2, 3 with [2].", 3, [2], "partial"),
-    # an ascending chain is turned round: the passage behind the last "<" is best
+    # a chain in ascending order is reversed: the passage behind the last "<" is best
     ("[3] < [1] < [2]", 3, [2, 1, 3], "repaired"),
     ("[3] &lt; [1]\n＜ [2]", 3, [2, 1, 3], "repaired"),
     ("From worst to best: [Passage 3] < [Passage 1] < [Passage 2].", 3, [2, 1, 3], "repaired"),
@@ -158,6 +161,7 @@ REPLIES: list[tuple[str, int, list[int], str]] = [
     ("[1] > [2] > [3]\n[3] > [2] > [1]", 3, [3, 2, 1], "repaired"),
     ("The format is [2] > [1].\n1. [4]\n2. [5]\n3. [1]\n4. [3]\n5. [2]", 5, [4, 5, 1, 3, 2], "repaired"),
     ("[1] is on fleas.\n[2] is on dogs.\n[3] is on cats.\n\nSo: [3] > [2]", 3, [3, 2], "partial"),
+    ("[1] [2] [3] [4] [5] [6] were read. So: [3] > [2] > [5]", 6, [3, 2, 5], "partial"),
     ("[1] > [2]\n[1] > [3]\n[1] > [4]\n[1] > [5]", 5, [1, 2, 3, 4, 5], "repaired"),
     # declined
     ("I'm sorry, but I cannot help with that.", 3, [], "refused"),

@@ -1,4 +1,4 @@
-"""The driver."""
+"""The driver: batches of windows, results, oversized windows and failures."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rerank.errors import DataError, StorageError
+from rerank.errors import DataError, MissingResourceError, StorageError
 from rerank.prompts.base import Message
 from rerank.store import CallLog, shared_cache
 from rerank.tasks import Reply, Request, Sampling
@@ -90,3 +90,13 @@ def test_the_shared_cache_lies_in_the_users_cache_folder(tmp_path: Path, monkeyp
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with shared_cache() as log:
         assert log.path == tmp_path / "listrank" / "calls" / "calls.sqlite"
+
+
+def test_a_log_is_opened_for_reading_only_if_it_exists(tmp_path: Path) -> None:
+    with raises(MissingResourceError, tmp_path / "c"):
+        CallLog(tmp_path / "c", readonly=True)
+    assert not (tmp_path / "c").exists()
+    with CallLog(tmp_path / "c") as log:
+        log.put([("x", request("one"), reply())], "m")
+    with CallLog(tmp_path / "c", readonly=True) as log:
+        assert log.get(["x"]) == {"x": reply()}

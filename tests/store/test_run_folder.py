@@ -121,3 +121,8 @@ def test_qrels_round_trip_and_may_be_absent(folder: RunFolder) -> None:
     assert len(folder.read_qrels()) == 0
     folder.write_qrels(Qrels({"1": {"a": 2, "b": 0}}))
     assert folder.read_qrels()["1"] == {"a": 2, "b": 0}
+
+
+def test_json_files_are_indented_unicode_and_end_with_a_line_break(folder: RunFolder) -> None:
+    folder.write_json("summary.json", {"modèle": 1})
+    assert (folder.path / "summary.json").read_bytes() == '{\n  "modèle": 1\n}\n'.encode()

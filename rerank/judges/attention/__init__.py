@@ -84,6 +84,7 @@ class Attention(ListwiseJudge):
             window: The window.
             per_head: Request the scores of every head separately, for selecting heads.
         """
+        # The last passage is nearest to the query, so the first stage's best is shown last.
         shown = window if self.best_first else _reverse(window)
         fitted = self.budget.fit(self.template, shown, reply_tokens=self._null_query_excess(window.query.text))
         spans, tail = self.template.spans(collapse_whitespace(window.query.text), fitted.passages)
@@ -104,6 +105,7 @@ class Attention(ListwiseJudge):
         """Return by how many tokens the null query may be longer than the query, since its prompt has to fit too."""
         if not self.calibrate:
             return 0
+        # One token to spare: the tokens of a query may merge differently with the text around it.
         null_tokens, query_tokens = self.backend.tokens.lengths([NULL_QUERY, collapse_whitespace(query)])
         return max(0, null_tokens - query_tokens + 1)
 

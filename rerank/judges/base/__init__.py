@@ -216,6 +216,7 @@ class PromptJudge:
             ContextOverflowError: Not even two documents of a window fit the context.
             BackendError: The backend cannot answer at all.
         """
+        # Windows per batch, so that a batch has about _BATCH requests however many a window takes.
         step = max(1, _BATCH // max((self.calls(len(window)) for window in windows), default=1))
         batches = (windows[start : start + step] for start in range(0, len(windows), step))
         return [result for batch in batches for result in self._try_batch(batch)]
@@ -268,6 +269,7 @@ class ListwiseJudge(PromptJudge):
 
     def _capacity(self, window: Window) -> int:
         """Return how many documents of an oversized window fit, counted from its head, by bisection."""
+        # Invariant: a prefix of ``fits`` documents fits, and one of ``fails`` documents does not.
         fits, fails = 1, len(window)
         while fails - fits > 1:
             middle = (fits + fails) // 2
@@ -296,7 +298,7 @@ def rank_by_score(scores: Sequence[float], count: int) -> Verdict:
     positions = tuple(range(count))
     if len(scores) != count:
         return Verdict(order=positions, status="error", detail=f"{len(scores)} scores for {count} documents")
-    if any(score != score for score in scores):
+    if any(score != score for score in scores):  # NaN, which has no place in an order
         return Verdict(order=positions, status="empty", detail="the model returned a score that is not a number")
     return Verdict(order=tuple(sorted(positions, key=lambda position: -scores[position])), status="ok")
 

@@ -69,6 +69,7 @@ class PointwiseJudge(PromptJudge):
             failure = rank_by_score((), len(window))
         if failure is None:
             return verdict
+        # Scored documents share the positions that they had, best first; the others stay where they were.
         order = list(range(len(window)))
         for position, best in zip(scored, verdict.order, strict=True):
             order[position] = scored[best]

@@ -36,10 +36,11 @@ def choose_winners(
                 _window(query, groups[index], positions[::-1]) for index, positions in zip(active, shown, strict=True)
             ]
         orders = yield windows
+        # The first half of the orders belongs to the windows as given, the second half to the reversed ones.
         for index, positions, order in zip(active, shown, orders, strict=False):
             winners[index] = positions[order[0]]
         for index, positions, order in zip(active, shown, orders[len(active) :], strict=False):
-            if positions[::-1][order[0]] != winners[index]:
+            if positions[::-1][order[0]] != winners[index]:  # the choice depends on the order: a tie
                 winners[index] = positions[0]
     return winners
 

@@ -38,3 +38,7 @@ def test_two_topics_by_hand() -> None:
     """Differences 1 and 3: t = 2 / (sqrt(2) / sqrt(2)) = 2, and with one degree of freedom p = 1 - 2 atan(2) / pi."""
     (p,) = open_test("t").p_values(np.array([[1.0, 0.0], [3.0, 0.0]]))
     assert p == pytest.approx(1 - 2 * np.arctan(2) / np.pi)
+
+
+def test_one_topic_gives_a_p_value_of_one_for_every_pair() -> None:
+    assert open_test("t").p_values(np.array([[0.1, 0.2, 0.4, 0.8]])).tolist() == [1.0] * 6

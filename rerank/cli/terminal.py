@@ -59,7 +59,7 @@ def keyboard(stream: TextIO) -> Iterator[Keyboard]:
 def strip_control_characters(text: str) -> str:
     r"""Return text without control characters and direction marks, safe to print on a terminal.
 
-    >>> clean("red \x1b[31malert\r\nbell\a")
+    >>> strip_control_characters("red \x1b[31malert\r\nbell\a")
     'red [31malert\nbell'
     """
     lines = text.replace("\r\n", "\n").replace("\r", "\n").translate(_BREAKS)

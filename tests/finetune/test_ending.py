@@ -149,9 +149,10 @@ def test_a_disk_that_is_full_at_the_end(
 def test_one_gpu_of_several_is_not_named(
     model: Path, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rerank.finetune.trainer import training_run as run
+    from rerank.finetune.trainer import processes, training_run
 
-    monkeypatch.setattr(run, "pick_device", lambda device: device)
+    monkeypatch.setattr(processes, "pick_device", lambda device: device)
+    monkeypatch.setattr(training_run, "pick_dtype", lambda dtype, device: dtype)
     with raises(UsageError, "CUDA_VISIBLE_DEVICES=1"):
         train(recipe(model, collection), tmp_path, device="cuda:1")
 

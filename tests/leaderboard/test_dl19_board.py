@@ -100,7 +100,7 @@ def test_a_run_of_the_board_as_a_submission(shared: Path, tmp_path: Path) -> Non
     (tmp_path / "colbert_rankgpt4.toml").write_text(card)
     qrels = read_qrels(shared / "data/qrels/qrels.dl19-passage.txt")
     found = check_submission(tmp_path / "colbert_rankgpt4.toml", qrels)
-    assert found.problems == ["The card has no sha256: the hash of the run file."]
+    assert found.problems == ["The card has no sha256: hash of the run file."]
     (tmp_path / "colbert_rankgpt4.toml").write_text(card + found.notes[0].partition(": ")[2])
     assert check_submission(tmp_path / "colbert_rankgpt4.toml", qrels).problems == []
     assert find_entries([tmp_path])[0][0].card.sha256 == found.sha256

@@ -63,7 +63,7 @@ def select_documents(training_list: TrainingList, positions: Sequence[int]) -> T
     >>> from rerank.types import Document, Query
     >>> docs = tuple(Document(id=name) for name in "abcd")
     >>> training_list = TrainingList(query=Query(id="q"), docs=docs, order=(3, 0, 2, 1))
-    >>> pick(training_list, [2, 3]).order
+    >>> select_documents(training_list, [2, 3]).order
     (1, 0)
     """
     new_position = {old: new for new, old in enumerate(positions)}

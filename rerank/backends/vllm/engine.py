@@ -21,7 +21,7 @@ from rerank.backends.vllm.adapters import required_rank
 from rerank.backends.vllm.settings import engine_settings
 from rerank.errors import BackendError, MissingPrerequisiteError
 from rerank.io.model_hash import model_folder_hash
-from rerank.lm.loading import named_errors, origin_of, quiet, require_torch
+from rerank.lm.loading import check_adapter_folder, named_errors, origin_of, quiet, require_torch
 from rerank.tasks import BackendOptions
 
 #: Defaults for vLLM's environment variables. One process: an engine process takes longer to start, occupies a CPU core
@@ -87,6 +87,7 @@ def start_engine(name: str | Path, options: BackendOptions) -> VllmEngine:
         adapter = None
         if options.adapter:
             folder = Path(options.adapter)
+            check_adapter_folder(folder)
             settings |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": required_rank(folder)}
             identity["adapter"] = model_folder_hash(folder)
             adapter = _lora_request(folder)

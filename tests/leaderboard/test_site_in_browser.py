@@ -119,7 +119,7 @@ def test_filters(page: Any) -> None:
     form.get_by_label("Find").fill("FULLRANK some")
     assert names(page) == ["better"]
     form.get_by_label("Find").fill("")
-    form.get_by_label("only those that tie").check()
+    form.get_by_label("only ties with the best").check()
     assert names(page) == ["better", "short"]
 
 
@@ -170,7 +170,7 @@ def test_a_query_before_and_after(page: Any) -> None:
 def test_a_run_without_lists_before(page: Any) -> None:
     page.locator(f"{CHOSEN} .run", has_text="short").click()
     detail = page.locator("#made-up .detail")
-    assert "not on this board" in detail.inner_text()
+    assert "not on this leaderboard" in detail.inner_text()
     detail.get_by_role("button", name="q0", exact=True).click()
     detail.locator(".lists").wait_for()
     assert detail.locator(".lists > div").count() == 1

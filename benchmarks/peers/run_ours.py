@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from exchange import Order, Rank, Tally, serve
 
 #: Methods by name; those of one reply a window are also asked as the peers ask, without a grammar.
@@ -44,7 +42,7 @@ def opened(order: Order, tally: Tally) -> Rank:
         dtype=order.dtype,
         device="cpu",
     )
-    reranker.judge = replace(reranker.judge, backend=Counted(reranker.judge.backend, tally))
+    reranker.judge = reranker.judge.with_backend(Counted(reranker.judge.backend, tally))
     written = method.partition("-")[0] in ("sliding", "fullrank")
     tally.counted_by = "its own windows" if written else tally.counted_by
 

@@ -33,10 +33,10 @@ leaderboard: $(VENV)/.base ## build the board of TREC Deep Learning 2019 into bu
 		--title "TREC Deep Learning 2019" --out build/leaderboard
 
 test: $(VENV)/.dev ## the default test suite: no network, no model, no data from elsewhere
-	$(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist loadfile
+	$(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal
 
 test-all: $(VENV)/.dev ## the tests marked full, shared and model too; needs the extras, the models and ../shared
-	$(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not network and not browser and not lucene"
+	$(BIN)/python $(MEASURE) -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow and not network and not browser and not lucene"
 
 test-vllm: $(VLLM)/.vllm ## the tests that need vLLM, on a CPU, in an environment of their own (gigabytes)
 	$(VLLM)/bin/rerank models pull smollm2-135m

@@ -11,6 +11,8 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
+import pytest
+
 if not find_spec("vllm"):  # which chooses its threads itself; elsewhere they would only wait for each other
     for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(_name, "1")
@@ -39,6 +41,11 @@ def _unusable() -> set[Path]:
 
 
 collect_ignore = sorted(map(str, _unusable()))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the slowest tests first, so that no worker is left alone with one of them at the end."""
+    items.sort(key=lambda item: not any(map(item.get_closest_marker, ("full", "model"))))
 
 
 def pytest_collection_finish() -> None:

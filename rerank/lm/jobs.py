@@ -20,6 +20,8 @@ class Job:
         index: Position of the request in its batch.
         request: The request.
         prompt: Token ids of the prompt, and of the thoughts once they are generated.
+        boundaries: Lengths in tokens of the prefixes of the prompt that end at a boundary of its template (instruction,
+            worked examples, query, passages), increasing; other prompts may begin with the same prefixes.
         sampling: How to decode; ``max_tokens`` does not exceed the space left in the context.
         thoughts: Text of the thoughts before the answer.
         thought_tokens: Number of tokens of the thoughts.
@@ -29,6 +31,7 @@ class Job:
     request: Request
     prompt: Sequence[int]
     sampling: Sampling
+    boundaries: tuple[int, ...] = ()
     thoughts: str = ""
     thought_tokens: int = 0
 

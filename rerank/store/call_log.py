@@ -188,7 +188,12 @@ def _reply_columns(reply: Reply) -> tuple[str, int, int, float, str]:
 
 def _optional_fields(reply: Reply) -> str | None:
     """Return the fields that only some replies have as JSON; None if all are empty."""
-    more = {"scores": list(reply.scores), "thoughts": reply.thoughts, "steps": reply.steps}
+    more = {
+        "scores": list(reply.scores),
+        "thoughts": reply.thoughts,
+        "steps": reply.steps,
+        "tokens_cached": reply.tokens_cached,
+    }
     present = {key: value for key, value in more.items() if value}
     return json.dumps(present, ensure_ascii=False) if present else None
 

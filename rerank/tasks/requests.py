@@ -122,6 +122,7 @@ class Reply:
         thoughts: Thoughts of a reasoning model before its answer; not part of ``text``.
         tokens_in: Number of prompt tokens.
         tokens_out: Number of completion tokens.
+        tokens_cached: Number of the prompt tokens that were not computed again, because a cache held them.
         seconds: Wall-clock time of this call; the time of a batch is divided evenly among its calls.
         steps: Number of forward passes after the prefill, if the backend knows it.
         finish: Finish reason.
@@ -133,6 +134,7 @@ class Reply:
     thoughts: str = ""
     tokens_in: int = 0
     tokens_out: int = 0
+    tokens_cached: int = 0
     seconds: float = 0.0
     steps: int = 0
     finish: Finish = "stop"

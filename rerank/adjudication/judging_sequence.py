@@ -54,6 +54,7 @@ class JudgingSequence:
         sizes = budget.sizes([len(topic) for topic in self.pool.topics])
         if self.sequence is None:
             return sizes
+        # topics of the first judgments of the order, as many as the budget allows in total
         return np.bincount(self.sequence[: sizes.sum()], minlength=len(sizes))
 
 
@@ -69,6 +70,7 @@ def walk_pool(order: JudgingOrder, pool: Pool, relevant: Sequence[Bools], *, see
     answers = [flags.tolist() for flags in relevant]
     docs: list[list[int]] = [[] for _ in pool.topics]
     sequence = []
+    # the whole pool (100 %): every smaller budget is a prefix of this sequence
     for walk in open_walks(order, pool, AdjudicationBudget("share", 100), seed=seed):
         while walk.next is not None:
             topic, doc = walk.next

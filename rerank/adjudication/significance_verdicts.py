@@ -115,6 +115,7 @@ class SignificanceVerdicts:
     @cached_property
     def means(self) -> Floats:
         """Mean of each system, (systems,)."""
+        # rounded like the differences, so that equal means tie in rankings as well
         return np.asarray(self.values.mean(axis=0).round(12))
 
     @cached_property

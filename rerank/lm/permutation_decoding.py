@@ -57,6 +57,7 @@ class DecodingRow:
         Returns:
             The tokens of the next forward pass; empty if the permutation is complete.
         """
+        # The allowed tokens are in ascending order and argmax takes the first maximum, so the lowest id wins a tie.
         token = self.state.allowed()[int(add_sampling_noise(logits, self.sampling, self.generator).argmax())]
         self.state.push(token)
         new = [token, *self.state.push_forced()]
@@ -112,6 +113,7 @@ def _decode_batch(model: Any, rows: Sequence[DecodingRow], head: OutputHead) -> 
         logits = reader.read(pending)  # (rows, len(head.token_ids))
         for index, row in enumerate(rows):
             if pending[index]:
+                # The first pass is the prefill and does not count.
                 row.steps += reader.passes > 1
                 pending[index] = row.choose(head.select(logits[index], allowed[index]))
 
@@ -136,10 +138,12 @@ class _BlockReader:
         A row with an empty block gets padding, which is masked in all later passes.
         """
         width = max(map(len, blocks))
+        # (rows, width) each: ids padded on the left, and 1 for real tokens.
         ids = torch.tensor([[0] * (width - len(block)) + list(block) for block in blocks])
         new = torch.tensor([[0] * (width - len(block)) + [1] * len(block) for block in blocks])
         # RoPE position of a token = number of real tokens before it, whatever the padding in between.
         positions = (self._mask.sum(dim=1, keepdim=True) + new.cumsum(dim=1) - 1).clamp(min=0)
+        # (rows, cached + new tokens): padding of earlier blocks stays masked.
         self._mask = torch.cat([self._mask, new], dim=1)
         device = self._model.device
         output = forward(

@@ -11,9 +11,9 @@ from rerank.collections import Collection
 from rerank.evaluation import parse_measures
 from rerank.experiment.candidates import RetrievedCandidates, digest_run, load_queries, lowest_relevant, retrieve
 from rerank.experiment.identity import judge_text, passages_text, strategy_text
-from rerank.experiment.prices import compute_cost
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.judges import PromptJudge, judges
+from rerank.models.prices import compute_cost
 from rerank.tasks import Backend
 from rerank.types import Qrels, Run
 

@@ -139,7 +139,7 @@ class ExampleBuilder:
         """Build one text per document; the score is log P(yes) - log P(no), as the judge computes it."""
         judge = cast(Score, self._judge)
         texts, terms, length = [], [], 0
-        for request in judge.requests(window):
+        for request in judge.make_requests(window):
             rendered = self._tokens.render(request.prompt)
             ids = self._tokens.ids(rendered)
             yes, no = (

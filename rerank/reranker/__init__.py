@@ -1,0 +1,392 @@
+"""The reranker, the entry point for Python: a model and a method that rank documents for a query.
+
+    reranker = Reranker.from_pretrained("smollm2-135m")
+    for hit in reranker.rank("how do I ...", ["one text", "another"], top_k=1):
+        print(hit.rank, hit.score, hit.text)
+
+It is also a stage of a pipeline: ``retriever % 100 >> reranker % 10``. It writes no files; `rerank.experiment` executes
+whole runs with resume and scores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import Literal, Self, Unpack, get_args
+
+from rerank.assemble import RankerOptions, RankerSetup, assemble
+from rerank.errors import PartialFailureError, UnknownNameError, UsageError
+from rerank.judges import FAILURES, PromptJudge
+from rerank.models.prices import compute_cost
+from rerank.pipeline.network import rank_list
+from rerank.pipeline.passages import PassageAggregation
+from rerank.pipeline.results import RankedList
+from rerank.pipeline.service import LocalService
+from rerank.pipeline.stream import Flow, Ranker, rank_stream
+from rerank.reranker.documents import Candidate, DocumentLike, to_candidates, to_query, to_ranking
+from rerank.reranker.hits import Cut, Hit, Hits, RankingReport, check_top_k
+from rerank.retrieval.base.stages import RunTransformer
+from rerank.strategies import Strategy
+from rerank.tasks import AsyncBackend, Backend
+from rerank.tasks.background_loop import submit
+from rerank.types import Query, Ranking, Run
+
+__all__ = ["Cut", "DocumentLike", "Hit", "Hits", "OnFailure", "RankingReport", "Reranker"]
+
+#: What happens if a window fails: the ranking is returned with the window in its given order, or an error is raised.
+OnFailure = Literal["keep", "raise"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Reranker(RunTransformer):
+    """A strategy and a judge with an open backend, for any number of threads and event loops.
+
+    Requests to a server run at the same time, at most ``concurrency`` of them. A model in this process runs on a thread
+    of its own, batch by batch.
+
+    Attributes:
+        strategy: Decides which windows are judged.
+        judge: Orders the documents of a window.
+        name: Tag of the runs that it produces.
+        passages: How long documents are divided into passages; None judges them whole.
+        top_k: Number of documents to rerank; the remaining ones keep their input order. None reranks all.
+        on_failure: What happens if a window fails: ``keep`` its given order, or ``raise``.
+        deterministic: Whether a list gets the same scores to the last bit whatever else is ranked at the same time:
+            every batch is a single request.
+    """
+
+    strategy: Strategy
+    judge: PromptJudge
+    name: str = "reranker"
+    passages: PassageAggregation | None = None
+    top_k: int | None = None
+    on_failure: OnFailure = "keep"
+    deterministic: bool = False
+    _service: LocalService | None = field(default=None, init=False, repr=False)
+    _opening: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check what happens on failure."""
+        _check_on_failure(self.on_failure)
+
+    @classmethod
+    def from_pretrained(cls, model: str | None = None, **settings: Unpack[RankerOptions]) -> Reranker:
+        """Load a model and assemble a reranker.
+
+        The settings have the names, meaning and defaults of the command's flags, so the same settings give the same
+        ranking. `rerank.assemble.RankerConfig` lists them.
+
+        Args:
+            model: A name of `rerank models`, a folder, a hub id, ``openai:NAME``, ``vllm:NAME`` or ``fake:KIND``. If
+                omitted, the adapter's base model, or ``smollm2-135m``.
+            **settings: ``method``, ``adapter``, ``prompt``, ``device``, ``base_url`` and so on. Missing settings come
+                from the adapter or the trained model, then from the defaults; None counts as missing.
+
+        Raises:
+            UnknownNameError: No setting, method, prompt or passage aggregate has this name.
+            UsageError: A setting has an invalid value.
+            MissingResourceError: The model or the adapter does not exist.
+            MissingPrerequisiteError: The extra that the model needs is not installed.
+        """
+        setup = assemble({"model": model, **settings})
+        return cls._from_setup(setup, setup.open_backend())
+
+    @classmethod
+    def from_backend(cls, backend: Backend, **settings: Unpack[RankerOptions]) -> Reranker:
+        """Use a backend that is already open, so that several methods share one loaded model.
+
+        Args:
+            backend: The backend. Settings for loading a model have no effect on it.
+            **settings: As for `from_pretrained`. The prompt suits the model named in the backend's identity.
+
+        Raises:
+            UnknownNameError: No setting, method, prompt or passage aggregate has this name.
+            UsageError: The backend does not support the method's judge.
+        """
+        values = {"model": backend.identity.get("model"), **settings}
+        return cls._from_setup(assemble(values), backend)
+
+    @classmethod
+    def _from_setup(cls, setup: RankerSetup, backend: Backend) -> Reranker:
+        return cls(
+            strategy=setup.strategy,
+            judge=setup.open_judge(backend),
+            name=setup.method.name.replace(":", "-"),
+            passages=setup.passages,
+            top_k=setup.config.top_k,
+        )
+
+    @property
+    def backend(self) -> Backend:
+        """The backend that answers the requests."""
+        return self.judge.backend
+
+    def rank(
+        self,
+        query: str | Query,
+        documents: Sequence[DocumentLike],
+        *,
+        scores: Sequence[float] | None = None,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        deadline: float | None = None,
+        on_failure: OnFailure | None = None,
+    ) -> Hits:
+        """Rank documents for a query.
+
+        Ids do not affect the ranking: a document without an id gets its position as id, ids may repeat, and
+        ``hit.corpus_id`` is the position of a hit in the input. An empty query keeps the input order. A ranking with a
+        failed window, or whose deadline passed, has ``hits.notes`` and is logged once, without texts.
+
+        Args:
+            query: The query.
+            documents: The candidates in first-stage order, which matters to sliding windows.
+            scores: First-stage scores of the documents, from which the first-stage order is then taken; None if the
+                documents have a key ``score`` or no scores. None are invented.
+            top_k: Number of hits to return, from 0; None for all. Methods that can stop early do so.
+            threshold: Keep only hits whose calibrated relevance reaches it.
+            deadline: Seconds from now after which the windows that are not judged yet keep their given order; None for
+                no limit. A model in this process ends its current batch.
+            on_failure: Replaces the attribute for this ranking.
+
+        Returns:
+            The documents, best first.
+
+        Raises:
+            UsageError: The query is not a text, the documents are not a list, or a number is out of range.
+            DataError: A document has no text, or its id, title or score has the wrong type.
+            PartialFailureError: A window failed, and ``on_failure`` is ``raise``.
+            BackendError: The model cannot answer at all.
+        """
+        asked = self._ask(query, documents, scores, top_k, threshold, deadline, on_failure)
+        self.warm_up()
+        future = self._submit(asked)
+        try:
+            ranked = future.result()
+        except BaseException:
+            future.cancel()
+            raise
+        return self._hits(asked, ranked)
+
+    async def arank(
+        self,
+        query: str | Query,
+        documents: Sequence[DocumentLike],
+        *,
+        scores: Sequence[float] | None = None,
+        top_k: int | None = None,
+        threshold: float | None = None,
+        deadline: float | None = None,
+        on_failure: OnFailure | None = None,
+    ) -> Hits:
+        """Do the same as `rank` without blocking the event loop.
+
+        Cancelling it cancels its requests to a server. A model in this process ends its current batch, whose result is
+        dropped.
+        """
+        asked = self._ask(query, documents, scores, top_k, threshold, deadline, on_failure)
+        await asyncio.to_thread(self.warm_up)
+        return self._hits(asked, await asyncio.wrap_future(self._submit(asked)))
+
+    def rank_many(
+        self, lists: Iterable[tuple[str | Query, Sequence[DocumentLike]]], *, top_k: int | None = None
+    ) -> Iterator[Hits]:
+        """Rank the documents of many queries, and yield the hits in the order of the queries.
+
+        Only a bounded number of lists is read ahead, so that the input may be an endless stream.
+
+        Args:
+            lists: Queries with their documents, as for `rank`.
+            top_k: As in `rank`.
+
+        Raises:
+            UsageError: As in `rank`.
+            DataError: As in `rank`.
+            PartialFailureError: A window failed, and ``on_failure`` is ``raise``.
+            BackendError: The model cannot answer at all.
+        """
+        self.warm_up()
+        waiting: list[_Asked] = []
+
+        def rankings() -> Iterator[Ranking]:
+            for query, documents in lists:
+                asked = self._ask(query, documents, None, top_k, None, None, None)
+                waiting.append(asked)
+                yield asked.ranking
+
+        for ranked in rank_stream(rankings(), self._ranker(top_k), self.backend, self._flow()):
+            yield self._hits(waiting.pop(0), ranked)
+
+    def transform(self, run: Run) -> Run:
+        """Rerank all lists of a run."""
+        self.warm_up()
+        ranked_lists = rank_stream(run.values(), self._ranker(None), self.backend, self._flow())
+        rankings = []
+        for ranked in ranked_lists:
+            self._report(ranked, ranked.ranking.query, self.on_failure)
+            rankings.append(ranked.ranking)
+        return Run(rankings, name=self.name)
+
+    def warm_up(self) -> None:
+        """Load the model, or inspect its server, so that the first ranking does not wait for it.
+
+        Raises:
+            BackendError: There is no server.
+            UsageError: The model does not state its context size, or the settings exceed it.
+        """
+        _ = self.backend.tokens.context_size
+        if (load := getattr(self.backend, "warm_up", None)) is not None:
+            load()
+
+    def close(self) -> None:
+        """End the thread of the model, or close the connections to its server. Rankings in progress are cancelled."""
+        with self._opening:
+            service, self._service = self._service, None
+        if service is not None:
+            service.close()
+        if (close := getattr(self.backend, "close", None)) is not None:
+            close()
+
+    async def aclose(self) -> None:
+        """Do the same as `close` without blocking the event loop."""
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> Self:
+        """Return the reranker, for ``with``."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Close it."""
+        self.close()
+
+    def _ask(
+        self,
+        query: str | Query,
+        documents: Sequence[DocumentLike],
+        scores: Sequence[float] | None,
+        top_k: int | None,
+        threshold: float | None,
+        deadline: float | None,
+        on_failure: OnFailure | None,
+    ) -> _Asked:
+        """Check the arguments of a ranking."""
+        check_top_k(top_k)
+        if deadline is not None and not deadline > 0:
+            raise UsageError(f"deadline is {deadline!r}", expected="more than 0 seconds, or None for no limit")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise UsageError(f"threshold is {threshold!r}", expected="a probability from 0 to 1")
+        query = to_query(query)
+        candidates = to_candidates(documents, scores)
+        return _Asked(
+            ranking=to_ranking(query, [] if top_k == 0 else candidates),  # to return nothing, nothing is asked
+            candidates=candidates,
+            top_k=top_k,
+            threshold=threshold,
+            deadline=None if deadline is None else time.monotonic() + deadline,
+            on_failure=_check_on_failure(on_failure or self.on_failure),
+        )
+
+    def _submit(self, asked: _Asked) -> Future[RankedList]:
+        ranker = self._ranker(asked.top_k)
+        backend = self.backend
+        if isinstance(backend, AsyncBackend):
+            ranking = rank_list(
+                asked.ranking, ranker.driver(backend), backend, top_k=ranker.top_k, deadline=asked.deadline
+            )
+            return submit(ranking)
+        with self._opening:
+            if self._service is None:
+                size = self._flow().batch_size
+                self._service = LocalService(lambda: self._ranker(None).driver(backend), backend, batch_size=size)
+            service = self._service
+        return service.submit(asked.ranking, strategy=ranker.strategy, top_k=ranker.top_k, deadline=asked.deadline)
+
+    def _ranker(self, top_k: int | None) -> Ranker:
+        """Return the ranker for a number of hits; strategies that can stop early do so."""
+        strategy = self.strategy
+        top_k = min((k for k in (top_k, self.top_k) if k), default=None)
+        if top_k and not self.passages and getattr(strategy, "top_k", top_k) != top_k:
+            strategy = replace(strategy, top_k=top_k)  # type: ignore[type-var]
+        return Ranker(strategy=strategy, judge=self.judge, passages=self.passages, top_k=top_k)
+
+    def _flow(self) -> Flow:
+        flow = Flow.of(self.backend)
+        return replace(flow, batch_size=1) if self.deterministic else flow
+
+    def _hits(self, asked: _Asked, ranked: RankedList) -> Hits:
+        report = self._report(ranked, asked.ranking.query, asked.on_failure)
+        hits = Hits(
+            (
+                Hit(
+                    corpus_id=int(doc.id),
+                    rank=rank,
+                    score=score,
+                    document=asked.candidates[int(doc.id)].document,
+                    source=asked.candidates[int(doc.id)].source,
+                )
+                for rank, (doc, score) in enumerate(zip(ranked.ranking.docs, ranked.scores, strict=True), 1)
+            ),
+            report=report,
+        )
+        if asked.threshold is not None:
+            hits = hits.at_least(asked.threshold)
+        return hits if asked.top_k is None else hits.top_k(asked.top_k)
+
+    def _report(self, ranked: RankedList, query: Query, on_failure: OnFailure) -> RankingReport:
+        """Return what is known about a ranking; log it if it is degraded, without any text."""
+        windows = ranked.windows()
+        failures = ranked.failures()
+        notes = list(dict.fromkeys(v.detail for _, v in ranked.judged if v.status == "ok" and v.detail))
+        degraded = []
+        if failures:
+            counts = ", ".join(f"{n} {status}" for status, n in windows.items() if n and status in FAILURES)
+            degraded.append(f"Windows kept their given order: {counts} of {len(ranked.judged)}. {failures[0].detail}")
+        if ranked.expired:
+            degraded.append("The deadline passed: windows that were not judged kept their given order")
+        if degraded:
+            _log.warning("Degraded ranking of query %r: %s", query.id, "; ".join(degraded))
+        if failures and on_failure == "raise":
+            raise PartialFailureError(degraded[0], expected="a verdict on every window (on_failure='raise')")
+        return RankingReport(
+            windows=windows,
+            score_kind=ranked.score_kind.name if ranked.score_kind else "",
+            usage=ranked.usage,
+            cost=compute_cost(self.backend.identity.get("model", ""), ranked.usage.tokens_in, ranked.usage.tokens_out),
+            cut=Cut(passages=len(ranked.dropped), tokens=sum(ranked.dropped.values())),
+            expired=ranked.expired,
+            notes=(*degraded, *notes),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """A checked call of `Reranker.rank`.
+
+    Attributes:
+        ranking: The first-stage list; the ids of its documents are their positions.
+        candidates: The documents as they were given.
+        top_k: Number of hits to return.
+        threshold: Lowest relevance of a hit.
+        deadline: `time.monotonic` value of the deadline.
+        on_failure: What happens if a window fails.
+    """
+
+    ranking: Ranking
+    candidates: Sequence[Candidate]
+    top_k: int | None
+    threshold: float | None
+    deadline: float | None
+    on_failure: OnFailure
+
+
+def _check_on_failure(value: OnFailure) -> OnFailure:
+    if value not in get_args(OnFailure):
+        raise UnknownNameError("value of on_failure", value, get_args(OnFailure))
+    return value

@@ -57,6 +57,7 @@ class RankerOptions(TypedDict, total=False):
     base_url: str | None
     concurrency: int | None
     timeout: float | None
+    retries: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +89,7 @@ class RankerConfig:
         base_url: Address of an OpenAI-compatible server.
         concurrency: Number of concurrent requests to a server; None for the backend's default.
         timeout: Seconds to wait for a server's reply; None for the backend's default.
+        retries: Attempts after the first to get a server's reply; None for the backend's default.
     """
 
     model: str = "smollm2-135m"
@@ -114,6 +116,7 @@ class RankerConfig:
     base_url: str | None = None
     concurrency: int | None = None
     timeout: float | None = None
+    retries: int | None = None
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> RankerConfig:
@@ -148,6 +151,7 @@ class RankerConfig:
             base_url=self.base_url or "",
             concurrency=self.concurrency,
             timeout=self.timeout,
+            retries=self.retries,
         )
 
     def limits(self) -> Limits:

@@ -130,6 +130,8 @@ class Execution(_Frozen):
     """Number of simultaneous requests to a server."""
     timeout: float | None = Field(default=None, gt=0)
     """Seconds to wait for the reply of a server."""
+    retries: int | None = Field(default=None, ge=0)
+    """Attempts after the first to get a reply of a server; if omitted, 4 (1 if it is slow or was never reached)."""
     batch_size: int | None = Field(default=None, ge=1)
     """Number of prompts per batch; if omitted, the backend decides."""
     max_total_tokens: int | None = Field(default=None, ge=1)

@@ -15,7 +15,7 @@ from rerank.errors import DataError, MissingResourceError, UnknownNameError, Usa
 from rerank.models.adapters import adapter_folder, shipped_adapters
 from rerank.models.presets import MARKER, MODELS, ModelPreset, is_downloaded, list_models, model_folder
 from rerank.registry import Registry
-from rerank.selector import Selector, build
+from rerank.selector import build
 from rerank.tasks import Backend, BackendOptions
 from rerank.types import Qrels
 
@@ -38,6 +38,7 @@ __all__ = [
 BACKENDS = Registry("backends", "backend")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FAKE_BACKENDS = ("fake", "fake-server")
 _FAKES = ("fake:perfect", "fake:reversed", "fake:stutter", "fake:talk", "fake:fail")
 
 
@@ -117,7 +118,7 @@ def open_backend(
     Args:
         selector: A model's name, folder or hub id; a fake such as ``fake:perfect`` or ``fake:stutter,p=0.3``; or
             ``NAME:ARGUMENT`` of a backend of another distribution.
-        options: How to load and run the model. Fakes use only the batch size.
+        options: How to load and run the model. Fakes use only batch size and concurrency.
         qrels: The relevance judgments that ``fake:perfect`` reads.
         kind: Backend to use if the selector names none; transformers if empty.
 
@@ -149,7 +150,7 @@ def open_backend(
     if hasattr(backend_type, "connect"):  # connects to a server, which has its own names for models
         return cast(Backend, backend_type.connect(argument, options))
     backend: Backend = build(BACKENDS, selector)
-    return _configure_fake(backend, options, qrels) if Selector.parse(selector).name == "fake" else backend
+    return _configure_fake(backend, options, qrels) if name.replace("_", "-") in _FAKE_BACKENDS else backend
 
 
 def backend_class(selector: str, kind: str = "") -> Any:
@@ -170,7 +171,9 @@ def split_model(selector: str, kind: str = "") -> tuple[str, str]:
 
 
 def _configure_fake(fake: Any, options: BackendOptions, qrels: Qrels | None) -> Backend:
-    values = {"batch_size": options.batch_size, "qrels": qrels}
+    values: dict[str, Any] = {"batch_size": options.batch_size, "qrels": qrels}
+    if hasattr(fake, "concurrency"):
+        values["concurrency"] = options.concurrency
     configured: Backend = dataclasses.replace(
         fake, **{key: value for key, value in values.items() if value is not None}
     )

@@ -1,8 +1,8 @@
 """One background event loop per process, on which all requests to servers run.
 
 Connections of an HTTP client belong to the event loop that opened them. Threads that call `run`, and coroutines of any
-other event loop that call `run_in_background`, share this one, so that they share the connections, too. The loop and its
-daemon thread are created on first use and end with the process; a forked process creates its own.
+other event loop that call `run_in_background`, share this one, so that they share the connections, too. The loop and
+its daemon thread are created on first use and end with the process; a forked process creates its own.
 """
 
 from __future__ import annotations

@@ -27,9 +27,10 @@ class BackendOptions:
         base_url: Address of a server; empty to take it from the environment.
         concurrency: Number of simultaneous requests to a server; None for the backend's default.
         timeout: Seconds to wait for a reply of a server; None for the backend's default.
+        retries: Maximum number of attempts after the first to get a reply of a server; None for the backend's default.
 
     Raises:
-        UsageError: A size is below 1, or the dtype or device map is unknown.
+        UsageError: A number is out of range, or the dtype or device map is unknown.
     """
 
     revision: str = ""
@@ -43,6 +44,7 @@ class BackendOptions:
     base_url: str = ""
     concurrency: int | None = None
     timeout: float | None = None
+    retries: int | None = None
 
     def __post_init__(self) -> None:
         """Check the values that can be checked without a model."""
@@ -56,6 +58,8 @@ class BackendOptions:
                 raise UsageError(f"{name} {value}", expected="at least 1")
         if self.timeout is not None and self.timeout <= 0:
             raise UsageError(f"Timeout {self.timeout}", expected="more than 0 seconds")
+        if self.retries is not None and self.retries < 0:
+            raise UsageError(f"Retries {self.retries}", expected="at least 0")
 
 
 def resolve_context_size(stated: int | None, options: BackendOptions, model: str) -> int:

@@ -26,6 +26,22 @@ from rerank.types import Plan, Ranking, Window
 _LATE = Reply(finish="error", error="the deadline passed before the reply")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListOptions:
+    """Options of one list.
+
+    Attributes:
+        strategy: Replaces the driver's strategy for this list.
+        top_k: Keep only the first ``top_k`` of the new order; the rest follows in input order. None for all.
+        deadline: `time.monotonic` value at which the ranking ends with what was judged; None for no deadline. Whoever
+            runs the driver watches it (`Driver.expire`).
+    """
+
+    strategy: Strategy | None = None
+    top_k: int | None = None
+    deadline: float | None = None
+
+
 @dataclass(eq=False, slots=True)
 class _OpenWindow:
     """A window that a plan has yielded and that is not judged yet.
@@ -122,20 +138,20 @@ class Driver:
         """Return the number of rankings that are not finished."""
         return len(self._open)
 
-    def add(self, ranking: Ranking, *, strategy: Strategy | None = None, top_k: int | None = None) -> int:
+    def add(self, ranking: Ranking, options: ListOptions | None = None) -> int:
         """Start a ranking and return its key; a list with a blank query keeps its order, and nothing is judged.
 
         Args:
             ranking: The first-stage list, with or without scores.
-            strategy: Replaces the driver's strategy for this list.
-            top_k: Keep only the first ``top_k`` of the new order; the rest follows in input order. None for all.
+            options: Strategy and number of documents, if they are not the driver's.
         """
+        options = options or ListOptions()
         has_query = bool(ranking.query.text.strip())
         shown = self._passages.expand(ranking) if self._passages and has_query else ranking
         splitter = WindowSplitter()
-        plan = splitter((strategy or self._strategy)(shown) if has_query else _keep_order(shown))
+        plan = splitter((options.strategy or self._strategy)(shown) if has_query else _keep_order(shown))
         state = _OpenRanking(
-            key=next(self._keys), given=ranking, shown=shown, top_k=top_k, plan=plan, splitter=splitter
+            key=next(self._keys), given=ranking, shown=shown, top_k=options.top_k, plan=plan, splitter=splitter
         )
         self._open[state.key] = state
         self._advance(state, None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
-from rerank.pipeline.driver import Driver
+from rerank.pipeline.driver import Driver, ListOptions
 from rerank.pipeline.results import RankedList
 from rerank.tasks import Backend, Request
 from rerank.types import Ranking
@@ -43,7 +43,7 @@ def rank_blocks(
     *,
     block: int | None,
     batch_size: int,
-    top_k: int | None = None,
+    options: ListOptions | None = None,
 ) -> Iterator[RankedList]:
     """Rerank lists in blocks, and yield them in their order as blocks finish.
 
@@ -53,7 +53,7 @@ def rank_blocks(
         backend: Answers the requests.
         block: Number of lists per block; None for one block.
         batch_size: Number of requests per batch.
-        top_k: As in `Driver.add`.
+        options: Options of every list.
 
     Raises:
         RerankError: A list cannot be ranked, or the backend cannot answer at all.
@@ -61,7 +61,7 @@ def rank_blocks(
     source = iter(rankings)
     while lists := list(islice(source, block)):
         driver = make_driver()
-        keys = [driver.add(ranking, top_k=top_k) for ranking in lists]
+        keys = [driver.add(ranking, options) for ranking in lists]
         run_batches(driver, backend, batch_size)
         finished = dict(driver.finished())
         for key in keys:

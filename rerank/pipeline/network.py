@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
-from rerank.pipeline.driver import Driver, Ticket
+from rerank.pipeline.driver import Driver, ListOptions, Ticket
 from rerank.pipeline.results import RankedList
-from rerank.strategies.base import Strategy
 from rerank.tasks import Reply
 from rerank.tasks.background_loop import run, submit
 from rerank.tasks.requests import AsyncBackend
@@ -22,52 +22,39 @@ from rerank.types import Ranking
 
 
 async def rank_list(
-    ranking: Ranking,
-    driver: Driver,
-    backend: AsyncBackend,
-    *,
-    strategy: Strategy | None = None,
-    top_k: int | None = None,
-    deadline: float | None = None,
+    ranking: Ranking, driver: Driver, backend: AsyncBackend, options: ListOptions | None = None
 ) -> RankedList:
-    """Rerank one list; to be run on the background loop.
-
-    Cancelling it cancels its requests.
+    """Rerank one list; to be run on the background loop. Cancelling it cancels its requests.
 
     Args:
         ranking: The first-stage list.
         driver: A driver without rankings.
         backend: Answers the requests; its ``batch_size`` bounds the requests of this list in flight.
-        strategy: As in `Driver.add`.
-        top_k: As in `Driver.add`.
-        deadline: Time of the event loop at which the ranking ends with what was judged; None for no deadline.
+        options: Options of the list.
 
     Raises:
         RerankError: The list cannot be ranked, or the backend cannot answer at all; its other requests have then ended.
     """
-    loop = asyncio.get_running_loop()
     tasks: dict[asyncio.Task[Reply], Ticket] = {}
-    key = driver.add(ranking, strategy=strategy, top_k=top_k)
+    key = driver.add(ranking, options)
+    deadline = options.deadline if options else None
     try:
         while True:
             for ticket in driver.next_requests(backend.batch_size - len(tasks)):
-                tasks[loop.create_task(backend.agenerate(ticket.request))] = ticket
+                tasks[asyncio.create_task(backend.agenerate(ticket.request))] = ticket
             if not tasks:
                 break
-            left = None if deadline is None else max(0.0, deadline - loop.time())
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
             done, _ = await asyncio.wait(tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if not done:
                 driver.expire(key)
                 break
-            failed = next((task for task in done if task.exception()), None)
-            if failed is not None:  # replies that are on their way, and may be billed, are awaited and logged
+            if any(task.exception() for task in done):  # replies on their way may be billed: await and log them
                 await asyncio.gather(*tasks, return_exceptions=True)
             for task in done:
                 driver.put(tasks.pop(task), task.result())
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _end(tasks, cancel=True)
     ((_, result),) = driver.finished()
     if not isinstance(result, RankedList):
         raise result
@@ -80,7 +67,7 @@ def rank_concurrently(
     backend: AsyncBackend,
     *,
     in_flight: int,
-    top_k: int | None = None,
+    options: ListOptions | None = None,
 ) -> Iterator[tuple[int, RankedList]]:
     """Rerank lists, ``in_flight`` at a time, and yield them with their positions as they finish.
 
@@ -91,33 +78,22 @@ def rank_concurrently(
         make_driver: Returns a driver without rankings.
         backend: Answers the requests.
         in_flight: Number of rankings that are open at a time.
-        top_k: As in `Driver.add`.
+        options: Options of every list.
 
     Raises:
         RerankError: A list cannot be ranked, or the backend cannot answer at all.
     """
-    ended: queue.SimpleQueue[tuple[int, RankedList | BaseException]] = queue.SimpleQueue()
-    tasks: dict[int, asyncio.Task[Any]] = {}
-
-    async def report(index: int, ranking: Ranking) -> None:
-        task = tasks[index] = cast("asyncio.Task[Any]", asyncio.current_task())
-        task.add_done_callback(lambda _: tasks.pop(index))
-        try:
-            ended.put((index, await rank_list(ranking, make_driver(), backend, top_k=top_k)))
-        except BaseException as error:
-            ended.put((index, error))
-            raise
-
+    session = _Session(make_driver, backend, options)
     source = enumerate(rankings)
     open_lists, is_failed = 0, False
     try:
         while True:
             while open_lists < in_flight and (item := next(source, None)) is not None:
-                submit(report(*item))
+                submit(session.rank(*item))
                 open_lists += 1
             if not open_lists:
                 return
-            index, result = ended.get()
+            index, result = session.ended.get()
             open_lists -= 1
             if not isinstance(result, RankedList):
                 is_failed = True
@@ -125,12 +101,35 @@ def rank_concurrently(
             yield index, result
     finally:
         # After an error, requests in flight end by themselves, since they may be billed; Ctrl-C cancels them.
-        run(_end(tasks, cancel=not is_failed))
+        run(_end(list(session.tasks.values()), cancel=not is_failed))
 
 
-async def _end(tasks: Mapping[int, asyncio.Task[Any]], *, cancel: bool) -> None:
+class _Session:
+    """Rankings on the background loop that report their results to a thread.
+
+    Attributes:
+        ended: Position and result, or error, of every ranking that has ended.
+        tasks: The tasks of the others.
+    """
+
+    def __init__(self, make_driver: Callable[[], Driver], backend: AsyncBackend, options: ListOptions | None) -> None:
+        self._make_driver, self._backend, self._options = make_driver, backend, options
+        self.ended: queue.SimpleQueue[tuple[int, RankedList | BaseException]] = queue.SimpleQueue()
+        self.tasks: dict[int, asyncio.Task[Any]] = {}
+
+    async def rank(self, index: int, ranking: Ranking) -> None:
+        task = self.tasks[index] = cast("asyncio.Task[Any]", asyncio.current_task())
+        task.add_done_callback(lambda _: self.tasks.pop(index))
+        try:
+            self.ended.put((index, await rank_list(ranking, self._make_driver(), self._backend, self._options)))
+        except BaseException as error:
+            self.ended.put((index, error))
+            raise
+
+
+async def _end(tasks: Iterable[asyncio.Task[Any]], *, cancel: bool) -> None:
     """Wait until all tasks have ended, so that nothing is committed to a log that is closed."""
-    running = list(tasks.values())
+    running = list(tasks)
     for task in running:
         if cancel:
             task.cancel()

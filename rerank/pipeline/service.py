@@ -15,9 +15,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from rerank.errors import RerankError, UsageError
-from rerank.pipeline.driver import Driver
+from rerank.pipeline.driver import Driver, ListOptions
 from rerank.pipeline.results import RankedList
-from rerank.strategies.base import Strategy
 from rerank.tasks import Backend
 from rerank.types import Ranking
 
@@ -27,16 +26,10 @@ _IDLE = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Job:
-    """A submitted ranking.
-
-    Attributes:
-        deadline: `time.monotonic` value at which it ends with what was judged; None for no deadline.
-    """
+    """A submitted ranking."""
 
     ranking: Ranking
-    strategy: Strategy | None
-    top_k: int | None
-    deadline: float | None
+    options: ListOptions
     future: Future[RankedList]
 
 
@@ -66,26 +59,17 @@ class LocalService:
         self._thread: threading.Thread | None = None
         self._is_closed = False
 
-    def submit(
-        self,
-        ranking: Ranking,
-        *,
-        strategy: Strategy | None = None,
-        top_k: int | None = None,
-        deadline: float | None = None,
-    ) -> Future[RankedList]:
+    def submit(self, ranking: Ranking, options: ListOptions | None = None) -> Future[RankedList]:
         """Add a ranking; cancelling the future drops it at the next batch.
 
         Args:
             ranking: The first-stage list.
-            strategy: As in `Driver.add`.
-            top_k: As in `Driver.add`.
-            deadline: `time.monotonic` value at which the ranking ends with what was judged; None for no deadline.
+            options: Options of the list.
 
         Raises:
             UsageError: The service is closed.
         """
-        job = _Job(ranking=ranking, strategy=strategy, top_k=top_k, deadline=deadline, future=Future())
+        job = _Job(ranking=ranking, options=options or ListOptions(), future=Future())
         with self._changed:
             if self._is_closed:
                 raise UsageError("The reranker is closed", expected="an open one", remedy="Load it again")
@@ -129,7 +113,7 @@ class LocalService:
             lane = _Lane(self._make_driver())
             lanes.append(lane)
         try:
-            key = lane.driver.add(job.ranking, strategy=job.strategy, top_k=job.top_k)
+            key = lane.driver.add(job.ranking, job.options)
         except RerankError as error:
             job.future.set_exception(error)
         else:
@@ -160,7 +144,7 @@ class LocalService:
             if job.future.cancelled():
                 lane.driver.discard(key)
                 del lane.jobs[key]
-            elif job.deadline is not None and now >= job.deadline:
+            elif job.options.deadline is not None and now >= job.options.deadline:
                 lane.driver.expire(key)
 
     def _deliver(self, lane: _Lane) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from rerank.errors import DataError
 from rerank.judges.base import Judge
-from rerank.pipeline.driver import Driver
+from rerank.pipeline.driver import Driver, ListOptions
 from rerank.pipeline.local import LOOKAHEAD, longest_first, rank_blocks
 from rerank.pipeline.network import rank_concurrently
 from rerank.pipeline.passages import DocumentSplitter
@@ -101,14 +101,14 @@ def rank_stream(
         RerankError: A list cannot be ranked, or the backend cannot answer at all.
     """
     flow = flow or Flow.of(backend)
+    options = ListOptions(top_k=ranker.top_k)
 
     def make_driver() -> Driver:
         return ranker.driver(backend)
 
     if isinstance(backend, AsyncBackend):
-        ended = rank_concurrently(rankings, make_driver, backend, in_flight=flow.in_flight, top_k=ranker.top_k)
-        return in_order(ended)
-    return rank_blocks(rankings, make_driver, backend, block=flow.block, batch_size=flow.batch_size, top_k=ranker.top_k)
+        return in_order(rank_concurrently(rankings, make_driver, backend, in_flight=flow.in_flight, options=options))
+    return rank_blocks(rankings, make_driver, backend, block=flow.block, batch_size=flow.batch_size, options=options)
 
 
 def in_order(results: Iterable[tuple[int, RankedList]]) -> Iterator[RankedList]:

@@ -14,15 +14,17 @@ import asyncio
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self, Unpack, get_args
+from typing import Literal, Self, TypedDict, Unpack, get_args
 
 from rerank.assemble import RankerOptions, RankerSetup, assemble
 from rerank.errors import PartialFailureError, UnknownNameError, UsageError
 from rerank.judges import FAILURES, PromptJudge
 from rerank.models.prices import compute_cost
+from rerank.pipeline.driver import ListOptions
 from rerank.pipeline.network import rank_list
 from rerank.pipeline.passages import PassageAggregation
 from rerank.pipeline.results import RankedList
@@ -36,12 +38,32 @@ from rerank.tasks import AsyncBackend, Backend
 from rerank.tasks.background_loop import submit
 from rerank.types import Query, Ranking, Run
 
-__all__ = ["Cut", "DocumentLike", "Hit", "Hits", "OnFailure", "RankingReport", "Reranker"]
+__all__ = ["Cut", "DocumentLike", "Hit", "Hits", "OnFailure", "RankOptions", "RankingReport", "Reranker"]
 
 #: What happens if a window fails: the ranking is returned with the window in its given order, or an error is raised.
 OnFailure = Literal["keep", "raise"]
 
 _log = logging.getLogger(__name__)
+
+
+class RankOptions(TypedDict, total=False):
+    """Options of one ranking.
+
+    Attributes:
+        scores: First-stage scores of the documents, from which the first-stage order is then taken. If omitted, the
+            documents may have a key ``score``; none are invented.
+        top_k: Number of hits to return, from 0; None for all. Methods that can stop early do so.
+        threshold: Keep only hits whose calibrated relevance reaches it.
+        deadline: Seconds from now after which the windows that are not judged yet keep their given order; None for no
+            limit. A model in this process ends its current batch.
+        on_failure: Replaces that of the reranker.
+    """
+
+    scores: Sequence[float] | None
+    top_k: int | None
+    threshold: float | None
+    deadline: float | None
+    on_failure: OnFailure | None
 
 
 @dataclass(kw_only=True)
@@ -128,17 +150,7 @@ class Reranker(RunTransformer):
         """The backend that answers the requests."""
         return self.judge.backend
 
-    def rank(
-        self,
-        query: str | Query,
-        documents: Sequence[DocumentLike],
-        *,
-        scores: Sequence[float] | None = None,
-        top_k: int | None = None,
-        threshold: float | None = None,
-        deadline: float | None = None,
-        on_failure: OnFailure | None = None,
-    ) -> Hits:
+    def rank(self, query: str | Query, documents: Sequence[DocumentLike], **options: Unpack[RankOptions]) -> Hits:
         """Rank documents for a query.
 
         Ids do not affect the ranking: a document without an id gets its position as id, ids may repeat, and
@@ -148,24 +160,18 @@ class Reranker(RunTransformer):
         Args:
             query: The query.
             documents: The candidates in first-stage order, which matters to sliding windows.
-            scores: First-stage scores of the documents, from which the first-stage order is then taken; None if the
-                documents have a key ``score`` or no scores. None are invented.
-            top_k: Number of hits to return, from 0; None for all. Methods that can stop early do so.
-            threshold: Keep only hits whose calibrated relevance reaches it.
-            deadline: Seconds from now after which the windows that are not judged yet keep their given order; None for
-                no limit. A model in this process ends its current batch.
-            on_failure: Replaces the attribute for this ranking.
+            **options: ``scores``, ``top_k``, ``threshold``, ``deadline`` and ``on_failure``; see `RankOptions`.
 
         Returns:
             The documents, best first.
 
         Raises:
-            UsageError: The query is not a text, the documents are not a list, or a number is out of range.
+            UsageError: The query is not a text, the documents are not a list, or an option is out of range.
             DataError: A document has no text, or its id, title or score has the wrong type.
             PartialFailureError: A window failed, and ``on_failure`` is ``raise``.
             BackendError: The model cannot answer at all.
         """
-        asked = self._ask(query, documents, scores, top_k, threshold, deadline, on_failure)
+        asked = self._ask(query, documents, options)
         self.warm_up()
         future = self._submit(asked)
         try:
@@ -176,35 +182,27 @@ class Reranker(RunTransformer):
         return self._hits(asked, ranked)
 
     async def arank(
-        self,
-        query: str | Query,
-        documents: Sequence[DocumentLike],
-        *,
-        scores: Sequence[float] | None = None,
-        top_k: int | None = None,
-        threshold: float | None = None,
-        deadline: float | None = None,
-        on_failure: OnFailure | None = None,
+        self, query: str | Query, documents: Sequence[DocumentLike], **options: Unpack[RankOptions]
     ) -> Hits:
         """Do the same as `rank` without blocking the event loop.
 
         Cancelling it cancels its requests to a server. A model in this process ends its current batch, whose result is
         dropped.
         """
-        asked = self._ask(query, documents, scores, top_k, threshold, deadline, on_failure)
+        asked = self._ask(query, documents, options)
         await asyncio.to_thread(self.warm_up)
         return self._hits(asked, await asyncio.wrap_future(self._submit(asked)))
 
     def rank_many(
-        self, lists: Iterable[tuple[str | Query, Sequence[DocumentLike]]], *, top_k: int | None = None
+        self, lists: Iterable[tuple[str | Query, Sequence[DocumentLike]]], **options: Unpack[RankOptions]
     ) -> Iterator[Hits]:
         """Rank the documents of many queries, and yield the hits in the order of the queries.
 
         Only a bounded number of lists is read ahead, so that the input may be an endless stream.
 
         Args:
-            lists: Queries with their documents, as for `rank`.
-            top_k: As in `rank`.
+            lists: Queries with their documents, as for `rank`; scores are taken from the documents.
+            **options: As for `rank`, except for ``scores`` and ``deadline``.
 
         Raises:
             UsageError: As in `rank`.
@@ -212,17 +210,20 @@ class Reranker(RunTransformer):
             PartialFailureError: A window failed, and ``on_failure`` is ``raise``.
             BackendError: The model cannot answer at all.
         """
+        for name in ("scores", "deadline"):
+            if options.get(name) is not None:
+                raise UsageError(f"{name} for many lists", expected="scores in the documents, and no deadline")
         self.warm_up()
-        waiting: list[_Asked] = []
+        waiting: deque[_Asked] = deque()
 
         def rankings() -> Iterator[Ranking]:
             for query, documents in lists:
-                asked = self._ask(query, documents, None, top_k, None, None, None)
+                asked = self._ask(query, documents, options)
                 waiting.append(asked)
                 yield asked.ranking
 
-        for ranked in rank_stream(rankings(), self._ranker(top_k), self.backend, self._flow()):
-            yield self._hits(waiting.pop(0), ranked)
+        for ranked in rank_stream(rankings(), self._ranker(options.get("top_k")), self.backend, self._flow()):
+            yield self._hits(waiting.popleft(), ranked)
 
     def transform(self, run: Run) -> Run:
         """Rerank all lists of a run."""
@@ -266,47 +267,39 @@ class Reranker(RunTransformer):
         """Close it."""
         self.close()
 
-    def _ask(
-        self,
-        query: str | Query,
-        documents: Sequence[DocumentLike],
-        scores: Sequence[float] | None,
-        top_k: int | None,
-        threshold: float | None,
-        deadline: float | None,
-        on_failure: OnFailure | None,
-    ) -> _Asked:
+    def _ask(self, query: str | Query, documents: Sequence[DocumentLike], options: RankOptions) -> _Asked:
         """Check the arguments of a ranking."""
+        for name in options:
+            if name not in RankOptions.__annotations__:
+                raise UnknownNameError("option of rank", name, list(RankOptions.__annotations__))
+        top_k, threshold, deadline = options.get("top_k"), options.get("threshold"), options.get("deadline")
         check_top_k(top_k)
         if deadline is not None and not deadline > 0:
             raise UsageError(f"deadline is {deadline!r}", expected="more than 0 seconds, or None for no limit")
         if threshold is not None and not 0 <= threshold <= 1:
             raise UsageError(f"threshold is {threshold!r}", expected="a probability from 0 to 1")
-        query = to_query(query)
-        candidates = to_candidates(documents, scores)
+        candidates = to_candidates(documents, options.get("scores"))
         return _Asked(
-            ranking=to_ranking(query, [] if top_k == 0 else candidates),  # to return nothing, nothing is asked
+            # To return nothing, nothing is asked.
+            ranking=to_ranking(to_query(query), [] if top_k == 0 else candidates),
             candidates=candidates,
             top_k=top_k,
             threshold=threshold,
             deadline=None if deadline is None else time.monotonic() + deadline,
-            on_failure=_check_on_failure(on_failure or self.on_failure),
+            on_failure=_check_on_failure(options.get("on_failure") or self.on_failure),
         )
 
     def _submit(self, asked: _Asked) -> Future[RankedList]:
         ranker = self._ranker(asked.top_k)
         backend = self.backend
+        options = ListOptions(strategy=ranker.strategy, top_k=ranker.top_k, deadline=asked.deadline)
         if isinstance(backend, AsyncBackend):
-            ranking = rank_list(
-                asked.ranking, ranker.driver(backend), backend, top_k=ranker.top_k, deadline=asked.deadline
-            )
-            return submit(ranking)
+            return submit(rank_list(asked.ranking, ranker.driver(backend), backend, options))
         with self._opening:
             if self._service is None:
                 size = self._flow().batch_size
                 self._service = LocalService(lambda: self._ranker(None).driver(backend), backend, batch_size=size)
-            service = self._service
-        return service.submit(asked.ranking, strategy=ranker.strategy, top_k=ranker.top_k, deadline=asked.deadline)
+            return self._service.submit(asked.ranking, options)
 
     def _ranker(self, top_k: int | None) -> Ranker:
         """Return the ranker for a number of hits; strategies that can stop early do so."""

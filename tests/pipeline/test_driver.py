@@ -10,7 +10,7 @@ import pytest
 from rerank.errors import ContextOverflowError, DataError
 from rerank.judges.base import OversizedWindow, ScoreKind, Status, Verdict
 from rerank.judges.generate import Generate
-from rerank.pipeline.driver import Driver
+from rerank.pipeline.driver import Driver, ListOptions
 from rerank.pipeline.passages import PassageAggregation
 from rerank.pipeline.results import RankedList
 from rerank.pipeline.stream import drive
@@ -253,7 +253,7 @@ def test_split_windows_have_no_scores_within() -> None:
 
 def test_documents_past_top_k_have_no_scores() -> None:
     driver = Driver(Full(), Asks())
-    driver.add(lists(4)[0], top_k=2)
+    driver.add(lists(4)[0], ListOptions(top_k=2))
     answer_all(driver)
     (result,) = finished(driver)
     assert result.ranking.doc_ids == ("0-3", "0-2", "0-0", "0-1")

@@ -92,6 +92,7 @@ class Reranker(RunTransformer):
     on_failure: OnFailure = "keep"
     deterministic: bool = False
     _service: LocalService | None = field(default=None, init=False, repr=False)
+    _is_warm: bool = field(default=False, init=False, repr=False)
     _opening: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -190,7 +191,8 @@ class Reranker(RunTransformer):
         dropped.
         """
         asked = self._ask(query, documents, options)
-        await asyncio.to_thread(self.warm_up)
+        if not self._is_warm:
+            await asyncio.to_thread(self.warm_up)
         return self._hits(asked, await asyncio.wrap_future(self._submit(asked)))
 
     def rank_many(
@@ -242,9 +244,11 @@ class Reranker(RunTransformer):
             BackendError: There is no server.
             UsageError: The model does not state its context size, or the settings exceed it.
         """
-        _ = self.backend.tokens.context_size
-        if (load := getattr(self.backend, "warm_up", None)) is not None:
-            load()
+        if not self._is_warm:
+            _ = self.backend.tokens.context_size
+            if (load := getattr(self.backend, "warm_up", None)) is not None:
+                load()
+            self._is_warm = True
 
     def close(self) -> None:
         """End the thread of the model, or close the connections to its server. Rankings in progress are cancelled."""

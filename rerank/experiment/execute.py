@@ -17,6 +17,7 @@ from rerank.experiment.prepare import PreparedRun, prepare
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.experiment.summary import score_runs, summarise, summarise_scores
 from rerank.judges import FAILURES
+from rerank.models.lazy_backend import LazyBackend
 from rerank.pipeline.driver import RerankOutcome, drive
 from rerank.store import LoggingBackend, RunFolder, Usage, identity_hash, shared_cache
 from rerank.tasks import Reply
@@ -55,6 +56,8 @@ def execute(prepared: PreparedRun, execution: Execution, *, on_reply: OnReply = 
         "dataset": {"name": prepared.collection.name, "fingerprint": prepared.collection.fingerprint},
         "environment": describe_environment(),
     }
+    if isinstance(prepared.backend, LazyBackend) and not folder.finished:
+        prepared.backend.warm_up()  # a model that cannot be loaded leaves no folder behind
     with folder.begin(document, resume=execution.resume, overwrite=execution.overwrite):
         if folder.finished:
             return _rescore_finished(prepared, folder)

@@ -232,17 +232,19 @@ class RankerSetup(RankerPlan):
         """
         check_judge(self.method.judge, backend_class(self.config.model, self.method.backend), self.config.model)
 
-    def open_backend(self, *, qrels: Qrels | None = None) -> Backend:
+    def open_backend(self, *, qrels: Qrels | None = None, lazy: bool = False) -> Backend:
         """Load the model, or connect to its server.
 
         Args:
             qrels: Relevance judgments for ``fake:perfect``.
+            lazy: Load the weights of a local model at the first call.
 
         Raises:
             RerankError: The model cannot be opened, or its backend does not support the judge.
         """
         self.check_backend()
-        return open_backend(self.config.model, self.config.backend_options(), qrels=qrels, kind=self.method.backend)
+        options, kind = self.config.backend_options(), self.method.backend
+        return open_backend(self.config.model, options, qrels=qrels, kind=kind, lazy=lazy)
 
     def open_judge(self, backend: Backend, **options: str) -> PromptJudge:
         """Build the judge for a backend.

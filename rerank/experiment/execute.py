@@ -17,6 +17,7 @@ from rerank.experiment.prepare import PreparedRun, prepare
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.experiment.summary import score_runs, summarise, summarise_scores
 from rerank.judges import FAILURES
+from rerank.models.lazy_backend import LazyBackend
 from rerank.pipeline.results import RankedList, RerankOutcome
 from rerank.pipeline.stream import Flow, Ranker, rank_stream
 from rerank.store import RunFolder, identity_hash, log_calls, shared_cache
@@ -60,6 +61,8 @@ def execute(prepared: PreparedRun, execution: Execution, *, on_reply: OnReply = 
         "environment": describe_environment(),
         "flow": flow.to_json(),
     }
+    if isinstance(prepared.backend, LazyBackend) and not folder.finished:
+        prepared.backend.warm_up()  # a model that cannot be loaded leaves no folder behind
     with folder.begin(document, resume=execution.resume, overwrite=execution.overwrite):
         if folder.finished:
             return _rescore_finished(prepared, folder)

@@ -29,7 +29,7 @@ class PreparedRun:
         qrels: The relevance judgments of these queries; empty if there are none.
         relevant: Lowest grade that binary measures count as relevant.
         setup: Method, strategy, prompt and limits.
-        backend: The loaded model.
+        backend: The model; if it is local, its weights are loaded at the first call.
         judge: The judge of the method, with this backend.
     """
 
@@ -103,7 +103,7 @@ def prepare(
     backend: Backend | None = None,
     candidates: RetrievedCandidates | None = None,
 ) -> PreparedRun:
-    """Open everything that a run needs and check its settings; the model is loaded but not called.
+    """Open everything that a run needs and check its settings; the weights of a local model may not be loaded yet.
 
     Args:
         spec: The specification.
@@ -127,7 +127,7 @@ def prepare(
     if backend is None:
         setup.check_backend()  # before search and loading, which can take minutes
     first_stage = candidates.first_stage if candidates else retrieve(spec, collection, queries)
-    backend = backend or setup.open_backend(qrels=qrels or None)
+    backend = backend or setup.open_backend(qrels=qrels or None, lazy=True)
     return PreparedRun(
         spec=spec,
         collection=collection,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -64,6 +67,8 @@ def pick_device(asked: str) -> str:
     Raises:
         UsageError: The device is unknown or not available.
     """
+    if asked in ("auto", "cpu") and "torch" not in sys.modules and _torch_is_for_cpus():
+        return "cpu"
     torch, _ = require_torch()
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if asked == "auto":
@@ -79,12 +84,25 @@ def pick_device(asked: str) -> str:
     return asked
 
 
+def _torch_is_for_cpus() -> bool:
+    """Return whether the installed torch supports CPUs only. It is not imported for this, which takes seconds."""
+    spec = find_spec("torch") if sys.platform != "darwin" else None  # builds for macOS may support its GPU
+    if spec is None or not spec.origin:
+        return False
+    try:
+        version = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    kinds = dict(re.findall(r"^(cuda|hip|xpu)\b[^=\n]*=\s*(\S+)", version, flags=re.MULTILINE))
+    return kinds.get("cuda") == "None" and set(kinds.values()) == {"None"}
+
+
 def pick_dtype(asked: str, device: str) -> str:
     """Return the data type to use; ``auto`` selects bfloat16 on hardware that supports it efficiently, else float32."""
     if asked != "auto":
         return asked
-    torch, _ = require_torch()
     if device.startswith("cuda"):
+        torch, _ = require_torch()
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         fast = device == "cpu" and bool(_BF16_FLAGS & cpu_flags())
@@ -106,7 +124,7 @@ LANGUAGE = ("AutoModelForCausalLM", "AutoTokenizer")
 
 
 def load(
-    name: str | Path, options: BackendOptions, classes: tuple[str, str] = LANGUAGE
+    name: str | Path, options: BackendOptions, classes: tuple[str, str] = LANGUAGE, *, tokenizer: Any = None
 ) -> tuple[Any, Any, dict[str, str]]:
     """Load a model from a folder or the hub.
 
@@ -114,10 +132,10 @@ def load(
         name: Folder of the model, or its id on the hub.
         options: Revision, adapter, dtype, device and device map.
         classes: Classes of transformers that load the model and its tokenizer or processor.
+        tokenizer: The tokenizer, if it was loaded before.
 
     Returns:
-        The model in evaluation mode on its device, its tokenizer (or processor), and the identity: ``model``,
-        ``weights`` (hash of a folder) or ``revision`` (commit on the hub), ``dtype``, and ``adapter`` if there is one.
+        The model in evaluation mode on its device, its tokenizer (or processor), and the identity (`make_identity`).
 
     Raises:
         MissingResourceError: The model cannot be found or read.
@@ -129,18 +147,36 @@ def load(
     device = pick_device(options.device)
     placement = _placement(options)
     dtype = pick_dtype(options.dtype, device)
-    folder = Path(name) if Path(name).is_dir() else None
     with quiet():
-        model, tokenizer = _parts(name, options, dtype, placement or {"device_map": device}, classes)
-        identity = {"model": folder.name if folder else str(name)}
-        if folder:
-            identity["weights"] = model_folder_hash(folder)
-        else:
-            identity["revision"] = str(getattr(model.config, "_commit_hash", None) or options.revision)
-        identity["dtype"] = dtype
+        model, tokenizer = _parts(name, options, dtype, placement or {"device_map": device}, classes, tokenizer)
         if options.adapter:
-            model, identity["adapter"] = _with_adapter(model, options.adapter)
+            model = _with_adapter(model, options.adapter)
+        identity = make_identity(name, options, dtype, commit=getattr(model.config, "_commit_hash", None))
     return model, tokenizer, identity
+
+
+def make_identity(name: str | Path, options: BackendOptions, dtype: str, *, commit: str | None) -> dict[str, str]:
+    """Return the identity of a local model.
+
+    Args:
+        name: Folder of the model, or its id on the hub.
+        options: Revision and adapter are used.
+        dtype: Data type of the weights.
+        commit: Commit of the model on the hub, if known.
+
+    Returns:
+        ``model``; ``weights`` (hash of a folder) or ``revision`` (commit on the hub); ``dtype``; ``adapter`` (hash of
+        its folder), if there is one.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        identity = {"model": folder.name, "weights": model_folder_hash(folder)}
+    else:
+        identity = {"model": str(name), "revision": str(commit or options.revision)}
+    identity["dtype"] = dtype
+    if options.adapter:
+        identity["adapter"] = model_folder_hash(Path(options.adapter))
+    return identity
 
 
 def _placement(options: BackendOptions) -> dict[str, Any]:
@@ -160,13 +196,19 @@ def _placement(options: BackendOptions) -> dict[str, Any]:
 
 
 def _parts(
-    name: str | Path, options: BackendOptions, dtype: str, placement: dict[str, Any], classes: tuple[str, str]
+    name: str | Path,
+    options: BackendOptions,
+    dtype: str,
+    placement: dict[str, Any],
+    classes: tuple[str, str],
+    tokenizer: Any,
 ) -> tuple[Any, Any]:
-    """Load model and tokenizer."""
+    """Load the model, and the tokenizer if it is None."""
     _, transformers = require_torch()
     origin = origin_of(name, options)
     with named_errors(name, next(iter(placement.values()), options.device)):
-        tokenizer = getattr(transformers, classes[1]).from_pretrained(name, **origin)
+        if tokenizer is None:
+            tokenizer = getattr(transformers, classes[1]).from_pretrained(name, **origin)
         model = getattr(transformers, classes[0]).from_pretrained(
             name, dtype=dtype, use_safetensors=True, **placement, **origin
         )
@@ -234,8 +276,8 @@ def check_adapter_folder(folder: Path) -> None:
         )
 
 
-def _with_adapter(model: Any, adapter: str) -> tuple[Any, str]:
-    """Attach a PEFT adapter; return the model and the adapter's hash. In float32, merging is exact, so it is merged."""
+def _with_adapter(model: Any, adapter: str) -> Any:
+    """Return the model with a PEFT adapter. In float32, merging is exact, so it is merged."""
     try:
         import peft
     except ImportError as error:
@@ -259,8 +301,8 @@ def _with_adapter(model: Any, adapter: str) -> tuple[Any, str]:
         )
     if model.dtype == torch.float32:
         untie(wrapped)
-        return wrapped.merge_and_unload().eval(), model_folder_hash(folder)
-    return wrapped.get_base_model().eval(), model_folder_hash(folder)
+        return wrapped.merge_and_unload().eval()
+    return wrapped.get_base_model().eval()
 
 
 def untie(wrapped: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
 from rerank.models.adapters import adapter_folder, shipped_adapters
+from rerank.models.lazy_backend import LazyBackend
 from rerank.models.presets import MARKER, MODELS, ModelPreset, is_downloaded, list_models, model_folder
 from rerank.registry import Registry
 from rerank.selector import build
@@ -111,7 +112,12 @@ def _checked(folder: Path) -> Path:
 
 
 def open_backend(
-    selector: str, options: BackendOptions | None = None, *, qrels: Qrels | None = None, kind: str = ""
+    selector: str,
+    options: BackendOptions | None = None,
+    *,
+    qrels: Qrels | None = None,
+    kind: str = "",
+    lazy: bool = False,
 ) -> Backend:
     """Open the model that ``--model`` names.
 
@@ -121,6 +127,8 @@ def open_backend(
         options: How to load and run the model. Fakes use only batch size and concurrency.
         qrels: The relevance judgments that ``fake:perfect`` reads.
         kind: Backend to use if the selector names none; transformers if empty.
+        lazy: Load the weights at the first call, if the backend can be described without them (`LazyBackend`). An
+            error in the weights is then raised by that call.
 
     Raises:
         UsageError: The selector cannot be opened as a model, or an option does not apply to its backend.
@@ -146,11 +154,18 @@ def open_backend(
                 expected="a language model or a cross-encoder",
                 remedy=f"Use it for the first stage: --first-stage dense:{argument}",
             )
-        return cast(Backend, backend_type.load(resolve_model(argument), options))
+        return _load(backend_type, resolve_model(argument), options, lazy=lazy)
     if hasattr(backend_type, "connect"):  # connects to a server, which has its own names for models
         return cast(Backend, backend_type.connect(argument, options))
     backend: Backend = build(BACKENDS, selector)
     return _configure_fake(backend, options, qrels) if name.replace("_", "-") in _FAKE_BACKENDS else backend
+
+
+def _load(backend_type: Any, name: Path | str, options: BackendOptions, *, lazy: bool) -> Backend:
+    description = backend_type.describe(name, options) if lazy and hasattr(backend_type, "describe") else None
+    if description is None:
+        return cast(Backend, backend_type.load(name, options))
+    return LazyBackend(backend_type, description)
 
 
 def backend_class(selector: str, kind: str = "") -> Any:

@@ -24,6 +24,9 @@ class GenerationTask:
 class PermutationTask:
     """Constrained generation of a permutation without repeated identifiers; the reply has its text.
 
+    Some backends also return ``scores``: log P(identifier | prompt, identifiers before it) among the unused
+    identifiers, one per identifier in the order of the text.
+
     Attributes:
         items: Identifiers of the candidates, including brackets, such as ``("[1]", "[2]")``.
         separator: The text between two identifiers.

@@ -2,7 +2,7 @@
 
     python benchmarks/requests.py
 
-Servers are simulated by ``fake-server``, whose replies take the stated time, so that the figures are those of the library.
+Servers are simulated by ``fake-server``, whose replies take the stated time, so that the figures are the library's.
 """
 
 from __future__ import annotations

@@ -8,14 +8,16 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Any
 
 from rerank.errors import DataError
 
 #: Positions (from 0) of a window's documents, best first: a permutation of ``range(len(window))``.
 Order = tuple[int, ...]
 
+_NO_SOURCE: Mapping[str, Any] = {}  # shared by all documents; a read-only proxy could not be pickled
 _FLOAT32_MAX = float.fromhex("0x1.fffffep+127")
 
 
@@ -42,6 +44,7 @@ class Document:
         title: The title; empty if the document has no title.
         image: Path of the picture; empty if the document has no picture.
         part_of: Id of the document that contains this passage; empty for a whole document.
+        source: Other keys that came with the document, such as its URL; they are returned with it and not compared.
     """
 
     id: str
@@ -49,6 +52,7 @@ class Document:
     title: str = ""
     image: str = ""
     part_of: str = ""
+    source: Mapping[str, Any] = field(default_factory=lambda: _NO_SOURCE, compare=False, repr=False)
 
     @property
     def full_text(self) -> str:

@@ -30,8 +30,8 @@ from rerank.pipeline.passages import PassageAggregation
 from rerank.pipeline.results import RankedList
 from rerank.pipeline.service import LocalService
 from rerank.pipeline.stream import Flow, Ranker, rank_stream
-from rerank.reranker.documents import Candidate, DocumentLike, to_candidates, to_query, to_ranking
 from rerank.reranker.hits import Cut, Hit, Hits, RankingReport, check_top_k
+from rerank.retrieval.base.given_documents import Candidate, DocumentLike, to_candidates, to_query, to_ranking
 from rerank.retrieval.base.stages import RunTransformer
 from rerank.strategies import Strategy
 from rerank.tasks import AsyncBackend, Backend
@@ -326,7 +326,6 @@ class Reranker(RunTransformer):
                     rank=rank,
                     score=score,
                     document=asked.candidates[int(doc.id)].document,
-                    source=asked.candidates[int(doc.id)].source,
                 )
                 for rank, (doc, score) in enumerate(zip(ranked.ranking.docs, ranked.scores, strict=True), 1)
             ),

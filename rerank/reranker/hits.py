@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, Self
 
 from rerank.errors import UsageError
@@ -24,7 +23,6 @@ class Hit:
         relevance: Calibrated probability that the document is relevant, non-increasing along the list; None without a
             calibration.
         document: The document.
-        source: The other keys of the document's mapping.
     """
 
     corpus_id: int
@@ -32,7 +30,6 @@ class Hit:
     document: Document
     score: float | None = None
     relevance: float | None = None
-    source: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
     def rank_score(self) -> float:
@@ -43,6 +40,11 @@ class Hit:
     def text(self) -> str:
         """The document's text."""
         return self.document.text
+
+    @property
+    def source(self) -> Mapping[str, Any]:
+        """The other keys that came with the document."""
+        return self.document.source
 
     def to_json(self) -> dict[str, Any]:
         """Return the hit as a JSON object with the document's own keys."""

@@ -1,11 +1,10 @@
-"""Input of a reranker: queries and documents as Python users have them."""
+"""Queries and documents as Python users have them: texts, mappings, or our own types."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rerank.errors import DataError, UsageError, shorten
@@ -17,7 +16,6 @@ from rerank.types import Document, Query, Ranking
 DocumentLike = str | Document | Mapping[str, Any]
 
 _KEYS = frozenset({"id", "text", "title", "image", "score"})
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +25,10 @@ class Candidate:
     Attributes:
         document: The document.
         score: Its first-stage score; None if there is none.
-        source: The keys of the mapping that mean nothing to the reranker.
     """
 
     document: Document
     score: float | None = None
-    source: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
 
 
 def to_query(value: object) -> Query:
@@ -120,8 +116,10 @@ def _to_candidate(position: int, value: object) -> Candidate:
         if not isinstance(text, str):
             raise DataError(f"Document {position} has the {key} {shorten(text)}", expected="text")
     score = None if content.get("score") is None else _to_score(position, content["score"])
-    document = value if isinstance(value, Document) else Document(id=str(doc_id), **texts)
-    return Candidate(document, score, {key: item for key, item in content.items() if key not in _KEYS})
+    if isinstance(value, Document):
+        return Candidate(value, score)
+    source = {key: item for key, item in content.items() if key not in _KEYS}
+    return Candidate(Document(id=str(doc_id), **texts, source=source), score)
 
 
 def _to_score(position: int, value: object) -> float:

@@ -93,7 +93,9 @@ class Request:
         content: list[Any] = [dict(identity), turns, _without_later_defaults(asdict(self.sampling)), about]
         if not isinstance(self.task, GenerationTask):
             fields = _without_later_defaults(asdict(self.task, dict_factory=_without_images))
-            content.append({"task": self.task.format_name, **fields})
+            # Not inherited: a class without a name of its own must not share the digests of its parent.
+            name = vars(type(self.task)).get("format_name", type(self.task).__name__)
+            content.append({"task": name, **fields})
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from rerank.errors import UsageError
 
@@ -56,6 +57,20 @@ class BackendOptions:
                 raise UsageError(f"{name} {value}", expected="at least 1")
         if self.timeout is not None and self.timeout <= 0:
             raise UsageError(f"Timeout {self.timeout}", expected="more than 0 seconds")
+
+
+def folder_with_settings(name: str | Path, options: BackendOptions) -> Path | None:
+    """Return the folder whose settings apply to a loaded model: that of its adapter, else its own.
+
+    Args:
+        name: A folder, or an id on the hub.
+        options: How it was loaded.
+
+    Returns:
+        An absolute path; None for an id on the hub.
+    """
+    folder = Path(options.adapter or name)
+    return folder.absolute() if folder.is_dir() else None
 
 
 def resolve_context_size(stated: int | None, options: BackendOptions, model: str) -> int:

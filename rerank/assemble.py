@@ -18,7 +18,7 @@ from typing import Any, TypedDict, cast
 from rerank.errors import UnknownNameError, UsageError
 from rerank.judges import Limits, PromptJudge, check_judge, judges, open_judge
 from rerank.methods import Method, open_method
-from rerank.models import backend_class, open_backend, prompt_for
+from rerank.models import backend_class, open_backend, prompt_for, settings_folder
 from rerank.models.adapters import adapter_defaults, adapter_folder
 from rerank.pipeline.passages import PassageAggregation
 from rerank.prompts import PromptTemplate, load_prompt
@@ -119,8 +119,12 @@ class RankerConfig:
     retries: int | None = None
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> RankerConfig:
+    def from_settings(cls, settings: Mapping[str, Any], *, backend: Backend | None = None) -> RankerConfig:
         """Complete settings with those of the adapter or trained model, then with the defaults.
+
+        Args:
+            settings: The settings that are given; None counts as missing.
+            backend: The open backend of the model, if there is one.
 
         Raises:
             UnknownNameError: No setting has this name; the message suggests the nearest.
@@ -131,7 +135,7 @@ class RankerConfig:
             if name not in names:
                 raise UnknownNameError("setting of a ranker", name, names)
         values = {name: value for name, value in settings.items() if value is not None}
-        return cls(**(values | trained_settings(values)))
+        return cls(**(values | trained_settings(values, backend)))
 
     def backend_options(self) -> BackendOptions:
         """Return the options for loading and running the model.
@@ -166,16 +170,25 @@ class RankerConfig:
         )
 
 
-def trained_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+def trained_settings(settings: Mapping[str, Any], backend: Backend | None = None) -> dict[str, Any]:
     """Return the settings that an adapter, or a trained or merged model, has for the keys missing in ``settings``.
+
+    Args:
+        settings: The settings that are given.
+        backend: The open backend of the model. It knows which folder it was loaded from; its model's name may not be a
+            path, or may be that of another folder.
 
     Raises:
         MissingResourceError: The adapter does not exist.
         DataError: Its settings cannot be read.
     """
     if settings.get("adapter"):
-        return adapter_defaults(adapter_folder(settings["adapter"]), settings)
-    return adapter_defaults(Path(settings["model"]), settings) if settings.get("model") else {}
+        folder: Path | None = adapter_folder(settings["adapter"])
+    elif backend is not None:
+        folder = getattr(backend, "settings_folder", None)
+    else:
+        folder = settings_folder(settings["model"]) if settings.get("model") else None
+    return adapter_defaults(folder, settings) if folder else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,18 +290,22 @@ def plan_ranker(config: RankerConfig) -> RankerPlan:
     )
 
 
-def assemble(settings: Mapping[str, Any] | RankerConfig) -> RankerSetup:
+def assemble(settings: Mapping[str, Any] | RankerConfig, *, backend: Backend | None = None) -> RankerSetup:
     """Assemble a ranker from its settings; no model is loaded.
 
     Args:
-        settings: Settings named as in `RankerConfig`. Missing ones come from the adapter, then the defaults.
+        settings: Settings named as in `RankerConfig`. Missing ones come from the adapter or the trained model, then
+            the defaults.
+        backend: The open backend of the model, if there is one.
 
     Raises:
         UnknownNameError: No setting, method, option, prompt or passage aggregate has this name.
         UsageError: The strategy does not have an option, or a value is out of range.
         MissingResourceError: The adapter or the prompt file does not exist.
     """
-    plan = plan_ranker(settings if isinstance(settings, RankerConfig) else RankerConfig.from_settings(settings))
+    if not isinstance(settings, RankerConfig):
+        settings = RankerConfig.from_settings(settings, backend=backend)
+    plan = plan_ranker(settings)
     method_prompt = plan.method.own_prompt if plan.config.prompt == "auto" else ""
     prompt = method_prompt or prompt_for(plan.config.model, plan.config.prompt)
     return RankerSetup(

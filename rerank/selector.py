@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -112,11 +112,35 @@ def build_from_options(registry: Registry, name: str, options: Mapping[str, Any]
         UsageError: The value of an option is invalid, or the argument is missing or not allowed.
     """
     factory = registry.get(name)
-    signature = inspect.signature(factory)
+    converted = convert_options(name, factory, options, fixed=extra)
+    try:
+        inspect.signature(factory).bind(*arguments, **converted, **extra)
+    except TypeError as error:
+        raise UsageError(
+            f"{':'.join([name, *map(str, arguments)])!r}: {error}", expected=selector_usage(name, factory)
+        ) from error
+    return factory(*arguments, **converted, **extra)
+
+
+def convert_options(
+    name: str, factory: Any, options: Mapping[str, Any], *, fixed: Container[str] = ()
+) -> dict[str, Any]:
+    """Convert the options of a plug-in to the types that its class declares.
+
+    Args:
+        name: Name of the plug-in, for messages.
+        factory: Its class, whose keyword arguments are its options.
+        options: The options, as a selector or a TOML table contains them.
+        fixed: Keyword arguments that options cannot name.
+
+    Raises:
+        UnknownNameError: No option has this name; the message suggests the nearest.
+        UsageError: The value of an option is invalid.
+    """
     annotated = factory if is_dataclass(factory) else getattr(factory, "__init__", factory)
     hints = get_type_hints(annotated, include_extras=True)
-    keyword = {n: p for n, p in signature.parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    keyword = {n: parameter for n, parameter in keyword.items() if n not in extra}
+    parameters = inspect.signature(factory).parameters.items()
+    keyword = [n for n, p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY and n not in fixed]
     converted = {}
     for key, value in options.items():
         if key not in keyword:
@@ -128,13 +152,7 @@ def build_from_options(registry: Registry, name: str, options: Mapping[str, Any]
                 f"Option {key}={value!r} of {name!r}: {error.errors()[0]['msg']}",
                 expected=_describe_type(hints.get(key, str)),
             ) from error
-    try:
-        signature.bind(*arguments, **converted, **extra)
-    except TypeError as error:
-        raise UsageError(
-            f"{':'.join([name, *map(str, arguments)])!r}: {error}", expected=selector_usage(name, factory)
-        ) from error
-    return factory(*arguments, **converted, **extra)
+    return converted
 
 
 def selector_usage(name: str, factory: Any) -> str:

@@ -71,6 +71,7 @@ def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixt
     """A copy of the inputs, as the current folder; nothing of the user's is read or written but real models."""
     folder = shutil.copytree(FIXTURES / "inputs", tmp_path / "inputs")
     monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(FIXTURES / "plugins")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     if request.node.get_closest_marker("model") is None:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

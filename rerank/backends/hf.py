@@ -28,6 +28,7 @@ from rerank.tasks import (
     PermutationTask,
     Reply,
     Request,
+    folder_with_settings,
     resolve_context_size,
 )
 
@@ -58,6 +59,8 @@ class Hf:
     costs_money = False
     #: Classes of transformers that load the model and its tokenizer.
     classes: ClassVar[tuple[str, str]] = LANGUAGE
+    #: Folder of the adapter or the model, whose settings `Reranker.from_backend` uses; None if it is not known.
+    settings_folder: Path | None = None
 
     def __init__(
         self, model: Any, tokenizer: Any, *, identity: Mapping[str, str], options: BackendOptions | None = None
@@ -89,6 +92,7 @@ class Hf:
         options = options or BackendOptions()
         model, tokenizer, identity = load(name, options, cls.classes)
         backend = cls(model, tokenizer, identity=identity, options=options)
+        backend.settings_folder = folder_with_settings(name, options)
         if is_split(model):
             lead_or_follow(backend._run)
         return backend

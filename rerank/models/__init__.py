@@ -33,6 +33,7 @@ __all__ = [
     "open_backend",
     "prompt_for",
     "resolve_model",
+    "settings_folder",
     "split_model",
 ]
 
@@ -63,20 +64,19 @@ def resolve_model(name: str) -> Path | str:
         UsageError: The name is that of an adapter.
         UnknownNameError: The name is neither a preset, a folder nor a hub id.
     """
+    path = _local_path(name)
     if name in MODELS:
-        folder = model_folder(name)
         if not is_downloaded(name):
             raise MissingResourceError(
                 f"Model {name!r} has not been downloaded yet",
-                expected=f"its files in {folder}",
+                expected=f"its files in {path}",
                 remedy=f"Run: rerank models pull {name}",
             )
-        return folder
+        return path
     if name in shipped_adapters():
         raise UsageError(
             f"Model {name!r} is an adapter", expected="a model", remedy=f"Use --adapter {name}; it names its base model"
         )
-    path = Path(name).expanduser()
     if path.is_dir():
         return _checked(path)
     if path.is_file():
@@ -86,6 +86,27 @@ def resolve_model(name: str) -> Path | str:
     if _HUB_ID.fullmatch(name):
         return name
     raise UnknownNameError("model", name, [*MODELS, *_FAKES])
+
+
+def settings_folder(selector: str) -> Path | None:
+    """Return the folder that contains the settings of a trained or merged model, if it has any.
+
+    It is the folder that `open_backend` loads for this selector: a preset precedes a folder with its name, and
+    ``hf:FOLDER`` is ``FOLDER``. It need not exist, since the model may be on the hub.
+
+    Args:
+        selector: As for `open_backend`.
+
+    Returns:
+        The folder; None if the backend loads no weights.
+    """
+    name, argument = split_model(selector)
+    return _local_path(argument) if hasattr(BACKENDS.get(name), "load") else None
+
+
+def _local_path(name: str) -> Path:
+    """Return where a model is if it is on this machine: the folder of a preset, or the name as a path."""
+    return model_folder(name) if name in MODELS else Path(name).expanduser()
 
 
 def _checked(folder: Path) -> Path:

@@ -140,7 +140,7 @@ def adapter_folder(adapter: str) -> Path:
     Raises:
         MissingResourceError: The adapter does not exist, or its folder lacks a file.
     """
-    folder = shipped_adapters().get(adapter, Path(adapter))
+    folder = shipped_adapters().get(adapter, Path(adapter).expanduser())
     if not folder.is_dir():
         _check_hub_id(adapter)
         from huggingface_hub import snapshot_download

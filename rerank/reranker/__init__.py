@@ -127,14 +127,15 @@ class Reranker(RunTransformer):
 
         Args:
             backend: The backend. Settings for loading a model have no effect on it.
-            **settings: As for `from_pretrained`. The prompt suits the model named in the backend's identity.
+            **settings: As for `from_pretrained`. Missing ones come from the adapter or the trained model that the
+                backend loaded, if it knows its ``settings_folder``. The prompt suits the model named in its identity.
 
         Raises:
             UnknownNameError: No setting, method, prompt or passage aggregate has this name.
             UsageError: The backend does not support the method's judge.
         """
-        values = {"model": backend.identity.get("model"), **settings}
-        return cls._from_setup(assemble(values), backend)
+        named = {"model": backend.identity.get("model"), **settings}
+        return cls._from_setup(assemble(named, backend=backend), backend)
 
     @classmethod
     def _from_setup(cls, setup: RankerSetup, backend: Backend) -> Reranker:

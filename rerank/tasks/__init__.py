@@ -10,7 +10,7 @@ from rerank.tasks.kinds import (
     Task,
     supported_tasks,
 )
-from rerank.tasks.options import DTYPES, BackendOptions, resolve_context_size
+from rerank.tasks.options import DTYPES, BackendOptions, folder_with_settings, resolve_context_size
 from rerank.tasks.requests import AsyncBackend, Backend, Finish, Reply, Request, Sampling
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Request",
     "Sampling",
     "Task",
+    "folder_with_settings",
     "resolve_context_size",
     "supported_tasks",
 ]

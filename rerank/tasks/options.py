@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from rerank.errors import UsageError
 
@@ -60,6 +61,20 @@ class BackendOptions:
             raise UsageError(f"Timeout {self.timeout}", expected="more than 0 seconds")
         if self.retries is not None and self.retries < 0:
             raise UsageError(f"Retries {self.retries}", expected="at least 0")
+
+
+def folder_with_settings(name: str | Path, options: BackendOptions) -> Path | None:
+    """Return the folder whose settings apply to a loaded model: that of its adapter, else its own.
+
+    Args:
+        name: A folder, or an id on the hub.
+        options: How it was loaded.
+
+    Returns:
+        An absolute path; None for an id on the hub.
+    """
+    folder = Path(options.adapter or name)
+    return folder.absolute() if folder.is_dir() else None
 
 
 def resolve_context_size(stated: int | None, options: BackendOptions, model: str) -> int:

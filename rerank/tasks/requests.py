@@ -97,7 +97,9 @@ class Request:
         content: list[Any] = [dict(identity), turns, _without_later_defaults(asdict(self.sampling)), about]
         if not isinstance(self.task, GenerationTask):
             fields = _without_later_defaults(asdict(self.task, dict_factory=_without_images))
-            content.append({"task": self.task.format_name, **fields})
+            # Not inherited: a class without a name of its own must not share the digests of its parent.
+            name = vars(type(self.task)).get("format_name", type(self.task).__name__)
+            content.append({"task": name, **fields})
         return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
@@ -149,7 +151,8 @@ class Reply:
 class Backend(Protocol):
     """The component that runs a model.
 
-    A backend may also have an attribute ``tasks``, the set of task classes that it supports (`supported_tasks`).
+    A backend may also have an attribute ``tasks``, the set of task classes that it supports (`supported_tasks`), and
+    ``settings_folder``, the folder of its adapter or trained model, whose settings `Reranker.from_backend` uses.
     """
 
     @property

@@ -20,6 +20,7 @@ from rerank.judges import Limits, PromptJudge, check_judge, judges, open_judge
 from rerank.methods import Method, open_method
 from rerank.models import backend_class, open_backend, prompt_for, settings_folder
 from rerank.models.adapters import adapter_defaults, adapter_folder
+from rerank.pipeline.method_identity import judge_text, passages_text, strategy_text
 from rerank.pipeline.passages import PassageAggregation
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.selector import Selector
@@ -57,6 +58,7 @@ class RankerOptions(TypedDict, total=False):
     base_url: str | None
     concurrency: int | None
     timeout: float | None
+    calibration: str | None
     retries: int | None
 
 
@@ -89,6 +91,8 @@ class RankerConfig:
         base_url: Address of an OpenAI-compatible server.
         concurrency: Number of concurrent requests to a server; None for the backend's default.
         timeout: Seconds to wait for a server's reply; None for the backend's default.
+        calibration: File of `rerank calibrate` that turns scores into probabilities of relevance; None for the one in
+            the folder of the adapter or the trained model, if it has one.
         retries: Attempts after the first to get a server's reply; None for the backend's default.
     """
 
@@ -116,6 +120,7 @@ class RankerConfig:
     base_url: str | None = None
     concurrency: int | None = None
     timeout: float | None = None
+    calibration: str | None = None
     retries: int | None = None
 
     @classmethod
@@ -212,6 +217,14 @@ class RankerPlan:
         """Token budget and decoding of the judge."""
         return self.config.limits()
 
+    def method_identity(self) -> dict[str, str]:
+        """Return strategy, judge and passages as they enter the hash of a run."""
+        return {
+            "strategy": strategy_text(self.method.strategy.name, self.strategy),
+            "judge": judge_text(self.method.judge),
+            **({"passages": passages_text(self.passages)} if self.passages else {}),
+        }
+
     def open_recorded_judge(self, backend: Backend) -> PromptJudge:
         """Build a judge that reads recorded replies.
 
@@ -258,6 +271,23 @@ class RankerSetup(RankerPlan):
         self.check_backend()
         options, kind = self.config.backend_options(), self.method.backend
         return open_backend(self.config.model, options, qrels=qrels, kind=kind, lazy=lazy)
+
+    def identity(self, judge: PromptJudge) -> dict[str, Any]:
+        """Return what decides a judge's scores, as in the ``identity`` of a run: model, method and prompt."""
+        return {
+            "prompt": self.template.digest,
+            "model": dict(judge.backend.identity),
+            **self.method_identity(),
+            **judge.identity,
+        }
+
+    def calibration_file(self) -> tuple[Path, bool] | None:
+        """Return the calibration and whether the user named it; None if there is none."""
+        if self.config.calibration:
+            return Path(self.config.calibration).expanduser(), True
+        folder = adapter_folder(self.config.adapter) if self.config.adapter else settings_folder(self.config.model)
+        path = None if folder is None else folder / "calibration.json"
+        return None if path is None or not path.is_file() else (path, False)
 
     def open_judge(self, backend: Backend, **options: str) -> PromptJudge:
         """Build the judge for a backend.

@@ -10,7 +10,6 @@ from rerank.assemble import RankerConfig, RankerPlan, RankerSetup, assemble, tra
 from rerank.collections import Collection
 from rerank.evaluation import parse_measures
 from rerank.experiment.candidates import RetrievedCandidates, digest_run, load_queries, lowest_relevant, retrieve
-from rerank.experiment.identity import judge_text, passages_text, strategy_text
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.judges import PromptJudge, judges
 from rerank.models.prices import compute_cost
@@ -46,10 +45,8 @@ class PreparedRun:
         """Return everything that decides the result; its hash names the run."""
         return {
             "first_stage": digest_run(self.first_stage),
-            "prompt": self.setup.template.digest,
-            "model": dict(self.backend.identity),
             **identity_settings(self.spec, self.setup),
-            **self.judge.identity,
+            **self.setup.identity(self.judge),
         }
 
     def with_spec(self, spec: RunSpec) -> Self:
@@ -67,10 +64,8 @@ class PreparedRun:
 
 def identity_settings(spec: RunSpec, plan: RankerPlan) -> dict[str, Any]:
     """Return the part of a run's identity that its specification alone decides."""
-    passages = plan.passages
     return {
-        "strategy": strategy_text(plan.method.strategy.name, plan.strategy),
-        "judge": judge_text(plan.method.judge),
+        **plan.method_identity(),
         "shuffle": f"random {spec.seed}" if spec.shuffle == "random" else spec.shuffle,
         "min_passage_tokens": spec.min_passage_tokens,
         "max_passage_tokens": spec.max_passage_tokens,
@@ -78,7 +73,6 @@ def identity_settings(spec: RunSpec, plan: RankerPlan) -> dict[str, Any]:
         "temperature": spec.temperature,
         "seed": plan.limits.seed,
         **({"top_k": spec.top_k} if spec.top_k is not None else {}),
-        **({"passages": passages_text(passages)} if passages else {}),
         **({"thinking_tokens": spec.thinking_tokens} if spec.thinking_tokens else {}),
     }
 

@@ -130,6 +130,8 @@ class Execution(_Frozen):
     """Number of simultaneous requests to a server."""
     timeout: float | None = Field(default=None, gt=0)
     """Seconds to wait for the reply of a server."""
+    calibration: str | None = None
+    """File of `rerank calibrate`: adds probabilities of relevance; if omitted, that of the adapter if it has one."""
     retries: int | None = Field(default=None, ge=0)
     """Attempts after the first to get a reply of a server; if omitted, 4 (1 if it is slow or was never reached)."""
     batch_size: int | None = Field(default=None, ge=1)

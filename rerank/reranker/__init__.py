@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, Self, TypedDict, Unpack, get_args
 
 from rerank.assemble import RankerOptions, RankerSetup, assemble
+from rerank.calibration import Calibration
 from rerank.errors import PartialFailureError, UnknownNameError, UsageError
 from rerank.judges import FAILURES, PromptJudge
 from rerank.models.prices import compute_cost
@@ -30,6 +31,7 @@ from rerank.pipeline.passages import PassageAggregation
 from rerank.pipeline.results import RankedList
 from rerank.pipeline.service import LocalService
 from rerank.pipeline.stream import Flow, Ranker, rank_stream
+from rerank.reranker.calibrated import calibrate_list, open_calibration
 from rerank.reranker.hits import Cut, Hit, Hits, RankingReport, check_top_k
 from rerank.retrieval.base.given_documents import Candidate, DocumentLike, to_candidates, to_query, to_ranking
 from rerank.retrieval.base.stages import RunTransformer
@@ -80,6 +82,9 @@ class Reranker(RunTransformer):
         passages: How long documents are divided into passages; None judges them whole.
         top_k: Number of documents to rerank; the remaining ones keep their input order. None reranks all.
         on_failure: What happens if a window fails: ``keep`` its given order, or ``raise``.
+        calibration: Turns scores into probabilities of relevance; None for none.
+        first_stage: Name of the first stage whose scores are given, such as ``bm25``, as the calibration knows it. If it
+            is another one, the probabilities are computed without these scores.
         deterministic: Whether a list gets the same scores to the last bit whatever else is ranked at the same time:
             every batch is a single request.
     """
@@ -90,6 +95,8 @@ class Reranker(RunTransformer):
     passages: PassageAggregation | None = None
     top_k: int | None = None
     on_failure: OnFailure = "keep"
+    calibration: Calibration | None = None
+    first_stage: str | None = None
     deterministic: bool = False
     _service: LocalService | None = field(default=None, init=False, repr=False)
     _is_warm: bool = field(default=False, init=False, repr=False)
@@ -139,12 +146,14 @@ class Reranker(RunTransformer):
 
     @classmethod
     def _from_setup(cls, setup: RankerSetup, backend: Backend) -> Reranker:
+        judge = setup.open_judge(backend)
         return cls(
             strategy=setup.strategy,
-            judge=setup.open_judge(backend),
+            judge=judge,
             name=setup.method.name.replace(":", "-"),
             passages=setup.passages,
             top_k=setup.config.top_k,
+            calibration=open_calibration(setup, judge),
         )
 
     @property
@@ -283,6 +292,12 @@ class Reranker(RunTransformer):
             raise UsageError(f"deadline is {deadline!r}", expected="more than 0 seconds, or None for no limit")
         if threshold is not None and not 0 <= threshold <= 1:
             raise UsageError(f"threshold is {threshold!r}", expected="a probability from 0 to 1")
+        if threshold is not None and self.calibration is None:
+            raise UsageError(
+                f"threshold is {threshold!r}, and the reranker has no calibration",
+                expected="probabilities of relevance, since raw scores have no common scale",
+                remedy="Fit one with `rerank calibrate` and pass calibration=FILE",
+            )
         candidates = to_candidates(documents, options.get("scores"))
         return _Asked(
             # To return nothing, nothing is asked.
@@ -320,15 +335,25 @@ class Reranker(RunTransformer):
 
     def _hits(self, asked: _Asked, ranked: RankedList) -> Hits:
         report = self._report(ranked, asked.ranking.query, asked.on_failure)
+        positions = [int(doc.id) for doc in ranked.ranking.docs]
+        relevance: Sequence[float | None] = [None] * len(positions)
+        if self.calibration is not None and positions:
+            given = [asked.candidates[position].score for position in positions]
+            calibrated = calibrate_list(self.calibration, ranked, given, self.first_stage)
+            relevance = calibrated.relevance
+            report = replace(report, answerable=calibrated.answerable, fit=calibrated.fit)
         hits = Hits(
             (
                 Hit(
-                    corpus_id=int(doc.id),
+                    corpus_id=position,
                     rank=rank,
                     score=score,
-                    document=asked.candidates[int(doc.id)].document,
+                    relevance=probability,
+                    document=asked.candidates[position].document,
                 )
-                for rank, (doc, score) in enumerate(zip(ranked.ranking.docs, ranked.scores, strict=True), 1)
+                for rank, (position, score, probability) in enumerate(
+                    zip(positions, ranked.scores, relevance, strict=True), 1
+                )
             ),
             report=report,
         )

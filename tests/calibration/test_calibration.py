@@ -174,6 +174,19 @@ def test_unjudged_documents_are_left_out_and_counted(small: RankedCollection) ->
     assert (report["documents"], report["unjudged"]) == (10 * 12, 10 * 8)
 
 
+def test_with_complete_judgments_unjudged_documents_are_not_relevant(small: RankedCollection) -> None:
+    relevant = {
+        query: {doc: grade for doc, grade in grades.items() if grade} if query != "q0" else {}
+        for query, grades in small.qrels.items()
+    }
+    only_relevant = replace(small, qrels=Qrels(relevant))
+    with pytest.raises(DataError, match="All judged documents are relevant.*--complete"):
+        fit(only_relevant)
+    report = fit(replace(only_relevant, is_complete=True)).report
+    assert (report["queries"], report["documents"], report["unjudged"]) == (9, 180, 0)  # q0 has no judgments
+    assert report["rate"] == pytest.approx(sum(map(len, relevant.values())) / 180)
+
+
 def test_documents_without_a_judge_score_are_left_out_and_counted(small: RankedCollection) -> None:
     judge = {
         query: {doc: None if doc in ("d0", "d1") else score for doc, score in scores.items()}

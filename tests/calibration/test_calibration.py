@@ -11,6 +11,7 @@ import pytest
 
 from rerank.calibration import Calibration, CalibrationResult, RankedCollection, calibrate
 from rerank.calibration.calibrators import Platt
+from rerank.calibration.fitting import predict_held_out, usable_lists
 from rerank.calibration.judged_lists import cut_lists
 from rerank.calibration.logistic import sigmoid
 from rerank.errors import DataError
@@ -119,6 +120,14 @@ def test_held_out_means_that_no_query_is_in_both_parts() -> None:
     report = fit(leaking).report
     assert report["auc"] < 0.65
     assert report["brier_skill"] < 0.05
+
+
+def test_held_out_predictions_are_what_users_get(small: RankedCollection) -> None:
+    """Every list is predicted once, and its probabilities do not increase along the final ranking."""
+    lists = usable_lists(cut_lists([small], 1), "judge+first-stage")
+    predicted = predict_held_out(lists, "judge+first-stage").documents
+    assert sorted(p.judged.query for p in predicted) == sorted(ranking.query for ranking in lists.documents)
+    assert all(list(p.relevance) == sorted(p.relevance, reverse=True) for p in predicted)
 
 
 def test_absolute_scores_are_cut_to_shorter_lists_and_others_are_not() -> None:

@@ -93,7 +93,8 @@ def check_labels(lists: JudgedLists) -> None:
         raise DataError(
             f"All judged documents are {only}",
             expected="relevant documents and others",
-            remedy="Check the lowest relevant grade (--relevant) and the qrels",
+            remedy="Check the lowest relevant grade (--relevant); if the qrels list relevant documents only, pass "
+            "--complete to count the others as not relevant",
         )
 
 

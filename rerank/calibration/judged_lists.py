@@ -100,6 +100,7 @@ class RankedCollection:
         kind: Kind of the judge's scores; empty if it has none.
         judge: Query id -> document id -> score or None.
         qrels: The judgments.
+        is_complete: Whether the documents of a judged query that are not judged count as not relevant.
     """
 
     name: str
@@ -109,6 +110,7 @@ class RankedCollection:
     kind: str = ""
     judge: Mapping[str, Mapping[str, float | None]]
     qrels: Qrels
+    is_complete: bool = False
 
     def lists(self, relevant: int) -> list[JudgedList]:
         """Return the lists of all queries that are not empty, in full length.
@@ -133,11 +135,12 @@ class RankedCollection:
             )
         ranks = {doc: rank for rank, doc in enumerate(first.doc_ids, 1)}
         grades, judge = self.qrels.get(query, {}), self.judge.get(query, {})
+        unjudged = False if grades and self.is_complete else None
         return JudgedList(
             query=(self.name, query),
             depth=len(ranking),
             length=len(ranking),
-            relevant=tuple(grades[doc] >= relevant if doc in grades else None for doc in ranking.doc_ids),
+            relevant=tuple(grades[doc] >= relevant if doc in grades else unjudged for doc in ranking.doc_ids),
             judge=tuple(judge.get(doc) for doc in ranking.doc_ids),
             first_stage=tuple(scores[doc] for doc in ranking.doc_ids) if self.has_first_stage_scores else None,
             first_stage_ranks=tuple(ranks[doc] for doc in ranking.doc_ids),

@@ -13,7 +13,7 @@ from rerank.cli.output import FormatOption, emit, format_number, print_note, pri
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("calibrate", epilog="Example: rerank calibrate runs/FOLDER --out calibration.json --relevant 2")(
+    app.command("calibrate", epilog="Example: rerank calibrate runs/FOLDER --complete --out calibration.json")(
         calibrate
     )
 
@@ -35,6 +35,12 @@ def calibrate(
         list[str] | None,
         typer.Option(metavar="RUN:QRELS", help="Run on another collection, which is only reported; repeatable."),
     ] = None,
+    complete: Annotated[
+        bool,
+        typer.Option(
+            "--complete", help="Count unjudged documents as not relevant, for qrels that list relevant documents only."
+        ),
+    ] = False,
     form: FormatOption = "text",
 ) -> None:
     """Fit probabilities of relevance to the scores of a run, and report them on held-out queries.
@@ -43,7 +49,7 @@ def calibrate(
     """
     from rerank.experiment.calibrate import calibrate_folders
 
-    report = calibrate_folders(runs, out, qrels=qrels, relevant=relevant, tests=test or ())
+    report = calibrate_folders(runs, out, qrels=qrels, relevant=relevant, tests=test or (), complete=complete)
     emit(report, form=form, text=lambda: _show(report), rows="rows")
     print_note(f"calibration: {report['file']}")
     print_note(f"reliability diagram: {report['diagram']}")

@@ -43,6 +43,7 @@ def calibrate_folders(
     qrels: str | None = None,
     relevant: int | None = None,
     tests: Sequence[str] = (),
+    complete: bool = False,
 ) -> dict[str, Any]:
     """Fit a calibration to run folders and write it, with a reliability diagram beside it.
 
@@ -52,6 +53,7 @@ def calibrate_folders(
         qrels: Relevance judgments, a file or the selector of a collection; if omitted, those in the folders.
         relevant: Lowest grade that counts as relevant; if omitted, that of the judgments.
         tests: Runs of the same ranker on other collections that are only reported, as ``FOLDER:QRELS``.
+        complete: Count documents without a judgment as not relevant instead of leaving them out, in all runs.
 
     Returns:
         The report: ``ece``, ``brier``, ``brier_skill``, ``auc``, ``queries``, ``method`` and more.
@@ -66,23 +68,17 @@ def calibrate_folders(
     diagram = Path(out).with_suffix(".svg")
     check_writable(out)
     check_writable(diagram)
-    opened = [open_calibration_run(path, qrels) for path in runs]
+    opened = [open_calibration_run(path, qrels, complete=complete) for path in runs]
     main = opened[0]
     for other in opened[1:]:
         _check_same_ranker(main, other)
-        if other.first_stage != main.first_stage:
-            raise UsageError(
-                f"{str(main.path)!r} has the first stage {main.first_stage!r}, and {str(other.path)!r} "
-                f"{other.first_stage!r}",
-                expected="runs of one first stage",
-                remedy="Report the other with --test",
-            )
+        _check_same_first_stage(main, other)
     result = calibrate(
         [run.ranked for run in opened],
         ranker=main.ranker,
         first_stage=main.first_stage,
         relevant=main.relevant if relevant is None else relevant,
-        tests=[_open_test(text, main) for text in tests],
+        tests=[_open_test(text, main, complete=complete) for text in tests],
     )
     result.calibration.save(out)
     with replace_text(diagram) as file:
@@ -90,21 +86,22 @@ def calibrate_folders(
     return {"file": str(out), "diagram": str(diagram), **result.report}
 
 
-def _open_test(text: str, main: CalibrationRun) -> RankedCollection:
+def _open_test(text: str, main: CalibrationRun, *, complete: bool) -> RankedCollection:
     """Open a run that is only reported; scores of another first stage are not used."""
     path, qrels = split_test(text)
-    test = open_calibration_run(path, qrels)
+    test = open_calibration_run(path, qrels, complete=complete)
     _check_same_ranker(main, test)
     has_scores = test.ranked.has_first_stage_scores and test.first_stage == main.first_stage
     return replace(test.ranked, has_first_stage_scores=has_scores)
 
 
-def open_calibration_run(path: str | Path, qrels: str | None) -> CalibrationRun:
+def open_calibration_run(path: str | Path, qrels: str | None, *, complete: bool = False) -> CalibrationRun:
     """Read a finished run folder and its judgments.
 
     Args:
         path: The folder.
         qrels: Relevance judgments, a file or the selector of a collection; if omitted, those in the folder.
+        complete: Count documents without a judgment as not relevant.
 
     Raises:
         MissingResourceError: The folder or the judgments do not exist.
@@ -132,6 +129,7 @@ def open_calibration_run(path: str | Path, qrels: str | None) -> CalibrationRun:
         kind=kinds[0] if kinds else "",
         judge={query: scores.scores for query, scores in judge.items()},
         qrels=judged,
+        is_complete=complete,
     )
     return CalibrationRun(
         path=folder.path,
@@ -167,4 +165,14 @@ def _check_same_ranker(first: CalibrationRun, other: CalibrationRun) -> None:
             f"{str(first.path)!r} and {str(other.path)!r} are runs of different rankers: {', '.join(differences)}",
             expected="one model, adapter, method and prompt",
             remedy="Calibrate each ranker separately",
+        )
+
+
+def _check_same_first_stage(first: CalibrationRun, other: CalibrationRun) -> None:
+    if first.first_stage != other.first_stage:
+        raise UsageError(
+            f"{str(first.path)!r} has the first stage {first.first_stage!r}, and {str(other.path)!r} "
+            f"{other.first_stage!r}",
+            expected="runs of one first stage",
+            remedy="Report the other with --test",
         )

@@ -11,6 +11,7 @@ import pytest
 
 from rerank.calibration import Calibration, CalibrationResult, RankedCollection, calibrate
 from rerank.calibration.calibrators import Platt
+from rerank.calibration.fitting import predict_held_out, usable_lists
 from rerank.calibration.judged_lists import cut_lists
 from rerank.calibration.logistic import sigmoid
 from rerank.errors import DataError
@@ -121,6 +122,14 @@ def test_held_out_means_that_no_query_is_in_both_parts() -> None:
     assert report["brier_skill"] < 0.05
 
 
+def test_held_out_predictions_are_what_users_get(small: RankedCollection) -> None:
+    """Every list is predicted once, and its probabilities do not increase along the final ranking."""
+    lists = usable_lists(cut_lists([small], 1), "judge+first-stage")
+    predicted = predict_held_out(lists, "judge+first-stage").documents
+    assert sorted(p.judged.query for p in predicted) == sorted(ranking.query for ranking in lists.documents)
+    assert all(list(p.relevance) == sorted(p.relevance, reverse=True) for p in predicted)
+
+
 def test_absolute_scores_are_cut_to_shorter_lists_and_others_are_not() -> None:
     absolute, within = make_collection(queries=6), make_collection(queries=6, kind="log attention")
     assert {ranking.depth for ranking in cut_lists([absolute], 1).documents} == {5, 20}
@@ -172,6 +181,19 @@ def test_unjudged_documents_are_left_out_and_counted(small: RankedCollection) ->
     kept = {query: dict(list(grades.items())[:12]) for query, grades in small.qrels.items()}
     report = fit(replace(small, qrels=Qrels(kept))).report
     assert (report["documents"], report["unjudged"]) == (10 * 12, 10 * 8)
+
+
+def test_with_complete_judgments_unjudged_documents_are_not_relevant(small: RankedCollection) -> None:
+    relevant = {
+        query: {doc: grade for doc, grade in grades.items() if grade} if query != "q0" else {}
+        for query, grades in small.qrels.items()
+    }
+    only_relevant = replace(small, qrels=Qrels(relevant))
+    with pytest.raises(DataError, match="All judged documents are relevant.*--complete"):
+        fit(only_relevant)
+    report = fit(replace(only_relevant, is_complete=True)).report
+    assert (report["queries"], report["documents"], report["unjudged"]) == (9, 180, 0)  # q0 has no judgments
+    assert report["rate"] == pytest.approx(sum(map(len, relevant.values())) / 180)
 
 
 def test_documents_without_a_judge_score_are_left_out_and_counted(small: RankedCollection) -> None:

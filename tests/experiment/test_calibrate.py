@@ -70,6 +70,9 @@ def test_the_judgments_can_be_others(folder: Folder, tmp_path: Path) -> None:
     qrels.write_text("".join(f"q{q} 0 d{q}-{n} {n % 2}\n" for q in range(3) for n in range(6)), "utf-8")
     report = calibrate_folders([folder(kind="log-odds")], tmp_path / "calibration.json", qrels=str(qrels))
     assert (report["queries"], report["documents"], report["unjudged"], report["rate"]) == (3, 18, 18, 0.5)
+    path, out = tmp_path / "run", tmp_path / "calibration.json"
+    report = calibrate_folders([path], out, qrels=str(qrels), complete=True)
+    assert (report["queries"], report["documents"], report["unjudged"], report["rate"]) == (3, 36, 0, 0.25)
 
 
 def test_folders_of_several_depths_are_fitted_together(folder: Folder, tmp_path: Path) -> None:
@@ -79,12 +82,12 @@ def test_folders_of_several_depths_are_fitted_together(folder: Folder, tmp_path:
 
 
 def test_folders_of_other_rankers_and_first_stages_are_refused(folder: Folder, tmp_path: Path) -> None:
-    main, other, sliding = folder("a"), folder("b", model="fake:perfect"), folder("c", method="qlm")
+    main, other, qlm = folder("a"), folder("b", model="fake:perfect"), folder("c", method="qlm")
     out = tmp_path / "calibration.json"
     with raises(UsageError, "different rankers", "fake:reversed", "fake:perfect"):
         calibrate_folders([main, other], out)
     with raises(UsageError, "different rankers", "judge is"):
-        calibrate_folders([main], out, tests=[str(sliding)])
+        calibrate_folders([main], out, tests=[str(qlm)])
     spec = json.loads((other / "spec.json").read_text("utf-8"))
     changed = json.loads((main / "spec.json").read_text("utf-8"))
     spec["identity"], spec["spec"]["first_stage"] = changed["identity"], "bm25"

@@ -18,15 +18,18 @@ def complete_from_folder(given: Mapping[str, Any], path: Path) -> dict[str, Any]
 
     Args:
         given: The values from flags and from the ``--spec`` file.
-        path: The run folder. If it contains no spec.json, nothing is added.
+        path: The run folder. If it contains no spec.json, the values start a new run, and nothing is added.
 
     Returns:
         The given values, completed from spec.json. Settings that come from the adapter are read from the adapter again,
         because the paths in spec.json may be those of another machine.
+
+    Raises:
+        MissingResourceError: The folder is not a run folder, and the values do not name a collection for a new run.
     """
-    if not (path / "spec.json").is_file():
+    if "collection" in given and not (path / "spec.json").is_file():
         return dict(given)
-    recorded = RunFolder(path).spec()["spec"]
+    recorded = RunFolder.existing(path).spec()["spec"]
     values: dict[str, Any] = {name: value for name, value in recorded.items() if value is not None} | dict(given)
     named: dict[str, Any] = {name: values[name] for name in ("adapter", "model") if name in values}
     for name, value in trained_settings(named).items():

@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
+from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError, expected_value
 
 Shuffle = Literal["none", "random", "inverse"]
 
@@ -37,12 +37,14 @@ class _Frozen(BaseModel):
             return cls(**values)
         except ValidationError as error:
             problem = error.errors()[0]
-            name = ".".join(map(str, problem["loc"]))
-            if problem["type"] == "missing":
-                raise UsageError(f"No {name} is given", remedy=f"Pass --{name.replace('_', '-')}") from error
-            flag = f"--{name.replace('_', '-')}"
-            expected = problem["msg"].removeprefix("Input should be ")
-            raise UsageError(f"{flag} {problem['input']!r}", expected=expected) from error
+            if problem["type"] == "missing":  # all other fields have defaults
+                raise UsageError(
+                    "No collection is given",
+                    expected="a provider, with its file or folder if it reads one, such as pydoc or beir:FOLDER",
+                    remedy="Pass --collection; `rerank collections` lists the providers",
+                ) from error
+            flag = "--" + ".".join(map(str, problem["loc"])).replace("_", "-")
+            raise UsageError(f"{flag} {problem['input']!r}", expected=expected_value(problem)) from error
 
 
 class RunSpec(_Frozen):

@@ -61,7 +61,7 @@ def resolve_model(name: str) -> Path | str:
     Raises:
         MissingResourceError: The preset was not downloaded, or the folder does not exist or lacks files.
         DataError: The name is that of a file, or the weights have an unsupported format.
-        UsageError: The name is that of an adapter.
+        UsageError: The name is that of an adapter or a backend.
         UnknownNameError: The name is neither a preset, a folder nor a hub id.
     """
     path = _local_path(name)
@@ -85,6 +85,7 @@ def resolve_model(name: str) -> Path | str:
         raise MissingResourceError(f"Model folder {name!r} does not exist", remedy="Check the path")
     if _HUB_ID.fullmatch(name):
         return name
+    _check_not_a_backend(name)
     raise UnknownNameError("model", name, [*MODELS, *_FAKES])
 
 
@@ -107,6 +108,21 @@ def settings_folder(selector: str) -> Path | None:
 def _local_path(name: str) -> Path:
     """Return where a model is if it is on this machine: the folder of a preset, or the name as a path."""
     return model_folder(name) if name in MODELS else Path(name).expanduser()
+
+
+def _check_not_a_backend(name: str) -> None:
+    """Check that a model is not the name of a backend without a colon.
+
+    Raises:
+        UsageError: It is, and no folder has this name.
+    """
+    # for "fake", the error about unknown models lists what may follow
+    if name != "fake" and name in BACKENDS and name not in MODELS and not Path(name).is_dir():
+        raise UsageError(
+            f"{name!r} is a backend, not a model",
+            expected=f"the backend and its argument, as in {name}:NAME",
+            remedy=f"Write --model {name}:NAME, or {name}: if the backend takes no argument",
+        )
 
 
 def _checked(folder: Path) -> Path:
@@ -190,7 +206,12 @@ def _load(backend_type: Any, name: Path | str, options: BackendOptions, *, lazy:
 
 
 def backend_class(selector: str, kind: str = "") -> Any:
-    """Return the class of the backend that `open_backend` opens for a selector."""
+    """Return the class of the backend that `open_backend` opens for a selector.
+
+    Raises:
+        UsageError: The selector is the name of a backend without a colon.
+    """
+    _check_not_a_backend(selector)
     return BACKENDS.get(split_model(selector, kind)[0])
 
 

@@ -62,7 +62,9 @@ class RunFolder:
         folder = cls(path)
         if not (folder.path / "spec.json").is_file():
             raise MissingResourceError(
-                f"{str(path)!r} is not a run folder", expected="a folder with a spec.json, as `rerank run` creates it"
+                f"{str(path)!r} is not a run folder",
+                expected="a folder with a spec.json, as `rerank run` creates it",
+                remedy="Check the path",
             )
         return folder
 
@@ -115,7 +117,11 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / ".lock").open("w")
         except OSError as error:
-            raise StorageError(f"The run folder {str(self.path)!r} cannot be created: {error.strerror}") from error
+            raise StorageError(
+                f"The run folder {str(self.path)!r} cannot be created: {error.strerror}",
+                expected="the path of a folder that exists or can be created",
+                remedy="Choose another --out",
+            ) from error
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

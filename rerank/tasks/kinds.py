@@ -104,7 +104,10 @@ class AttentionTask:
 
 @dataclass(frozen=True, slots=True)
 class CrossEncoderTask:
-    """Relevance of each passage to the query, pair by pair; the reply has one score per passage in ``scores``."""
+    """Relevance of each passage to the query, pair by pair; the reply has one score per passage in ``scores``.
+
+    The first message of the prompt is the query, and each of the others is a passage.
+    """
 
     format_name: ClassVar[str] = "Relate"
 

@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from rerank.errors import MissingResourceError
 from rerank.experiment.resuming import complete_from_folder
 from rerank.experiment.spec import RunSpec
 from rerank.models.adapters import adapter_folder
+from tests.raising import raises
 
 SHIPPED = "smollm2-135m-attention"
 #: Settings of the shipped adapter, with the paths of another machine.
@@ -29,7 +31,10 @@ def write_spec(folder: Path, **values: Any) -> Path:
 
 
 def test_a_folder_without_a_run_adds_nothing(tmp_path: Path) -> None:
-    assert complete_from_folder({"depth": 3}, tmp_path) == {"depth": 3}
+    values = {"collection": "pydoc", "depth": 3}
+    assert complete_from_folder(values, tmp_path) == values
+    with raises(MissingResourceError, str(tmp_path)):
+        complete_from_folder({"depth": 3}, tmp_path)
 
 
 def test_given_values_precede_recorded_ones(tmp_path: Path) -> None:

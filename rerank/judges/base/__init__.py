@@ -12,6 +12,7 @@ from rerank.errors import ContextOverflowError, UsageError
 from rerank.prompts.base import SupportsPictures
 from rerank.prompts.budget import PromptBudget
 from rerank.prompts.template import PromptTemplate
+from rerank.registry import plugin_name
 from rerank.tasks import Backend, Reply, Request, supported_tasks
 from rerank.types import Order, Window
 
@@ -169,11 +170,12 @@ class PromptJudge:
             UsageError: The backend supports none of the tasks.
         """
         if not supported_tasks(backend) & set(cls.needs):
-            name = (backend if isinstance(backend, type) else type(backend)).__name__.lower()
+            name = plugin_name(backend if isinstance(backend, type) else type(backend))
             needed = " or ".join(task.__name__ for task in cls.needs)
             raise UsageError(
-                f"The judge {cls.__name__.lower()!r} with model {model!r}: backend {name!r} does not support {needed}",
-                expected="a backend that does; `rerank methods` lists them",
+                f"The judge {plugin_name(cls)!r} needs {needed}, which the backend {name!r} of model {model!r} does "
+                "not support",
+                expected="a backend that supports it; `rerank methods` lists the backends of each method",
                 remedy="Use --model hf:NAME to run the model through transformers, or another method",
             )
 
@@ -244,7 +246,7 @@ class ListwiseJudge(PromptJudge):
         super().__post_init__()
         if self.template.method == "pointwise":
             raise UsageError(
-                f"The judge {type(self).__name__.lower()!r} with the pointwise prompt {self.template.name!r}",
+                f"The judge {plugin_name(type(self))!r} with the pointwise prompt {self.template.name!r}",
                 expected="a prompt that shows several passages",
                 remedy="Omit --prompt",
             )

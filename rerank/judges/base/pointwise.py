@@ -10,6 +10,7 @@ from typing import ClassVar
 from rerank.errors import UsageError
 from rerank.judges.base import PromptJudge, ScoreKind, Verdict, failure_verdict, rank_by_score
 from rerank.judges.base.continuations import continuation_request
+from rerank.registry import plugin_name
 from rerank.tasks import ContinuationTask, Reply, Request
 from rerank.types import Query, Window
 
@@ -31,7 +32,7 @@ class PointwiseJudge(PromptJudge):
         super().__post_init__()
         if self.template.method != "pointwise":
             raise UsageError(
-                f"The judge {type(self).__name__.lower()!r} with prompt {self.template.name!r}, whose method is "
+                f"The judge {plugin_name(type(self))!r} with prompt {self.template.name!r}, whose method is "
                 f"{self.template.method}",
                 expected="a prompt with 'method: pointwise'",
                 remedy=f"Omit --prompt to use {self.prompt!r}",

@@ -11,20 +11,17 @@ whole runs with resume and scores.
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self, TypedDict, Unpack, get_args
+from typing import Self, Unpack
 
 from rerank.assemble import RankerOptions, RankerSetup, assemble
 from rerank.calibration import Calibration
-from rerank.errors import PartialFailureError, UnknownNameError, UsageError
-from rerank.judges import FAILURES, PromptJudge
-from rerank.models.prices import compute_cost
+from rerank.errors import UsageError
+from rerank.judges import PromptJudge
 from rerank.pipeline.driver import ListOptions
 from rerank.pipeline.network import rank_list
 from rerank.pipeline.passages import PassageAggregation
@@ -32,8 +29,10 @@ from rerank.pipeline.results import RankedList
 from rerank.pipeline.service import LocalService
 from rerank.pipeline.stream import Flow, Ranker, rank_stream
 from rerank.reranker.calibrated import calibrate_list, open_calibration
-from rerank.reranker.hits import Cut, Hit, Hits, RankingReport, check_top_k
-from rerank.retrieval.base.given_documents import Candidate, DocumentLike, to_candidates, to_query, to_ranking
+from rerank.reranker.calls import OnFailure, RankCall, RankOptions, check_on_failure
+from rerank.reranker.hits import Cut, Hit, Hits, RankingReport
+from rerank.reranker.reports import report_ranking
+from rerank.retrieval.base.given_documents import DocumentLike
 from rerank.retrieval.base.stages import RunTransformer
 from rerank.strategies import Strategy
 from rerank.tasks import AsyncBackend, Backend
@@ -41,31 +40,6 @@ from rerank.tasks.background_loop import submit
 from rerank.types import Query, Ranking, Run
 
 __all__ = ["Cut", "DocumentLike", "Hit", "Hits", "OnFailure", "RankOptions", "RankingReport", "Reranker"]
-
-#: What happens if a window fails: the ranking is returned with the window in its given order, or an error is raised.
-OnFailure = Literal["keep", "raise"]
-
-_log = logging.getLogger(__name__)
-
-
-class RankOptions(TypedDict, total=False):
-    """Options of one ranking.
-
-    Attributes:
-        scores: First-stage scores of the documents, from which the first-stage order is then taken. If omitted, the
-            documents may have a key ``score``; none are invented.
-        top_k: Number of hits to return, from 0; None for all. Methods that can stop early do so.
-        threshold: Keep only hits whose calibrated relevance reaches it.
-        deadline: Seconds from now after which the windows that are not judged yet keep their given order; None for no
-            limit. A model in this process ends its current batch.
-        on_failure: Replaces that of the reranker.
-    """
-
-    scores: Sequence[float] | None
-    top_k: int | None
-    threshold: float | None
-    deadline: float | None
-    on_failure: OnFailure | None
 
 
 @dataclass(kw_only=True)
@@ -83,8 +57,8 @@ class Reranker(RunTransformer):
         top_k: Number of documents to rerank; the remaining ones keep their input order. None reranks all.
         on_failure: What happens if a window fails: ``keep`` its given order, or ``raise``.
         calibration: Turns scores into probabilities of relevance; None for none.
-        first_stage: Name of the first stage whose scores are given, such as ``bm25``, as the calibration knows it. If it
-            is another one, the probabilities are computed without these scores.
+        first_stage: Name of the first stage whose scores are given, such as ``bm25``. If it is not that of the
+            calibration, the probabilities are computed without these scores.
         deterministic: Whether a list gets the same scores to the last bit whatever else is ranked at the same time:
             every batch is a single request.
     """
@@ -104,7 +78,7 @@ class Reranker(RunTransformer):
 
     def __post_init__(self) -> None:
         """Check what happens on failure."""
-        _check_on_failure(self.on_failure)
+        check_on_failure(self.on_failure)
 
     @classmethod
     def from_pretrained(cls, model: str | None = None, **settings: Unpack[RankerOptions]) -> Reranker:
@@ -226,7 +200,7 @@ class Reranker(RunTransformer):
             if options.get(name) is not None:
                 raise UsageError(f"{name} for many lists", expected="scores in the documents, and no deadline")
         self.warm_up()
-        waiting: deque[_Asked] = deque()
+        waiting: deque[RankCall] = deque()
 
         def rankings() -> Iterator[Ranking]:
             for query, documents in lists:
@@ -243,7 +217,7 @@ class Reranker(RunTransformer):
         ranked_lists = rank_stream(run.values(), self._ranker(None), self.backend, self._flow())
         rankings = []
         for ranked in ranked_lists:
-            self._report(ranked, ranked.ranking.query, self.on_failure)
+            report_ranking(ranked, self.backend.identity.get("model", ""), self.on_failure)
             rankings.append(ranked.ranking)
         return Run(rankings, name=self.name)
 
@@ -281,35 +255,17 @@ class Reranker(RunTransformer):
         """Close it."""
         self.close()
 
-    def _ask(self, query: str | Query, documents: Sequence[DocumentLike], options: RankOptions) -> _Asked:
+    def _ask(self, query: str | Query, documents: Sequence[DocumentLike], options: RankOptions) -> RankCall:
         """Check the arguments of a ranking."""
-        for name in options:
-            if name not in RankOptions.__annotations__:
-                raise UnknownNameError("option of rank", name, list(RankOptions.__annotations__))
-        top_k, threshold, deadline = options.get("top_k"), options.get("threshold"), options.get("deadline")
-        check_top_k(top_k)
-        if deadline is not None and not deadline > 0:
-            raise UsageError(f"deadline is {deadline!r}", expected="more than 0 seconds, or None for no limit")
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise UsageError(f"threshold is {threshold!r}", expected="a probability from 0 to 1")
-        if threshold is not None and self.calibration is None:
+        if options.get("threshold") is not None and self.calibration is None:
             raise UsageError(
-                f"threshold is {threshold!r}, and the reranker has no calibration",
+                f"threshold is {options['threshold']!r}, and the reranker has no calibration",
                 expected="probabilities of relevance, since raw scores have no common scale",
                 remedy="Fit one with `rerank calibrate` and pass calibration=FILE",
             )
-        candidates = to_candidates(documents, options.get("scores"))
-        return _Asked(
-            # To return nothing, nothing is asked.
-            ranking=to_ranking(to_query(query), [] if top_k == 0 else candidates),
-            candidates=candidates,
-            top_k=top_k,
-            threshold=threshold,
-            deadline=None if deadline is None else time.monotonic() + deadline,
-            on_failure=_check_on_failure(options.get("on_failure") or self.on_failure),
-        )
+        return RankCall.check(query, documents, {"on_failure": self.on_failure, **options})
 
-    def _submit(self, asked: _Asked) -> Future[RankedList]:
+    def _submit(self, asked: RankCall) -> Future[RankedList]:
         ranker = self._ranker(asked.top_k)
         backend = self.backend
         options = ListOptions(strategy=ranker.strategy, top_k=ranker.top_k, deadline=asked.deadline)
@@ -333,8 +289,8 @@ class Reranker(RunTransformer):
         flow = Flow.of(self.backend)
         return replace(flow, batch_size=1) if self.deterministic else flow
 
-    def _hits(self, asked: _Asked, ranked: RankedList) -> Hits:
-        report = self._report(ranked, asked.ranking.query, asked.on_failure)
+    def _hits(self, asked: RankCall, ranked: RankedList) -> Hits:
+        report = report_ranking(ranked, self.backend.identity.get("model", ""), asked.on_failure)
         positions = [int(doc.id) for doc in ranked.ranking.docs]
         relevance: Sequence[float | None] = [None] * len(positions)
         if self.calibration is not None and positions:
@@ -360,55 +316,3 @@ class Reranker(RunTransformer):
         if asked.threshold is not None:
             hits = hits.at_least(asked.threshold)
         return hits if asked.top_k is None else hits.top_k(asked.top_k)
-
-    def _report(self, ranked: RankedList, query: Query, on_failure: OnFailure) -> RankingReport:
-        """Return what is known about a ranking; log it if it is degraded, without any text."""
-        windows = ranked.windows()
-        failures = ranked.failures()
-        notes = list(dict.fromkeys(v.detail for _, v in ranked.judged if v.status == "ok" and v.detail))
-        degraded = []
-        if failures:
-            counts = ", ".join(f"{n} {status}" for status, n in windows.items() if n and status in FAILURES)
-            degraded.append(f"Windows kept their given order: {counts} of {len(ranked.judged)}. {failures[0].detail}")
-        if ranked.expired:
-            degraded.append("The deadline passed: windows that were not judged kept their given order")
-        if degraded:
-            _log.warning("Degraded ranking of query %r: %s", query.id, "; ".join(degraded))
-        if failures and on_failure == "raise":
-            raise PartialFailureError(degraded[0], expected="a verdict on every window (on_failure='raise')")
-        return RankingReport(
-            windows=windows,
-            score_kind=ranked.score_kind.name if ranked.score_kind else "",
-            usage=ranked.usage,
-            cost=compute_cost(self.backend.identity.get("model", ""), ranked.usage.tokens_in, ranked.usage.tokens_out),
-            cut=Cut(passages=len(ranked.dropped), tokens=sum(ranked.dropped.values())),
-            expired=ranked.expired,
-            notes=(*degraded, *notes),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
-    """A checked call of `Reranker.rank`.
-
-    Attributes:
-        ranking: The first-stage list; the ids of its documents are their positions.
-        candidates: The documents as they were given.
-        top_k: Number of hits to return.
-        threshold: Lowest relevance of a hit.
-        deadline: `time.monotonic` value of the deadline.
-        on_failure: What happens if a window fails.
-    """
-
-    ranking: Ranking
-    candidates: Sequence[Candidate]
-    top_k: int | None
-    threshold: float | None
-    deadline: float | None
-    on_failure: OnFailure
-
-
-def _check_on_failure(value: OnFailure) -> OnFailure:
-    if value not in get_args(OnFailure):
-        raise UnknownNameError("value of on_failure", value, get_args(OnFailure))
-    return value

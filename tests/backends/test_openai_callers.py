@@ -172,7 +172,7 @@ class TestManyCallers:
             calls = (backend.agenerate(request()) for _ in range(8))
             return await asyncio.gather(*calls, return_exceptions=True)
 
-        failures = asyncio.run(eight())
+        failures = run(eight())
         assert [type(failure) for failure in failures] == [BackendError] * 8
         assert len(waits) == FIRST_TRIES - 1
 
@@ -327,25 +327,28 @@ print([*outcomes, backend.generate([request])[0].text])
 
 class TestRetries:
     @staticmethod
-    def outcome(acts: list[Answer], **options: Any) -> tuple[Reply, int]:
+    def outcome(acts: list[Answer], **options: Any) -> tuple[str, int]:
+        """How it finished, and the number of attempts."""
+        waits = Waits()
         with FaultyServer(acts) as server:
-            (reply,) = connect(server, **options).generate([request()])
-            return reply, len(server.asked)
+            backend = Openai("m", Address.parse(server.url), options=BackendOptions(**options), sleep=waits)
+            (reply,) = backend.generate([request()])
+            return reply.finish, 1 + len(waits)
 
     @pytest.mark.parametrize("retries", [0, 1, 7])
     def test_so_many_attempts_after_the_first(self, retries: int) -> None:
-        reply, asked = self.outcome([error(503)], retries=retries)
-        assert (reply.finish, asked) == ("error", 1 + retries)
-        reply, asked = self.outcome([NEVER], retries=retries, timeout=0.02)
-        assert (reply.finish, asked) == ("error", 1 + retries)
+        assert self.outcome([error(503)], retries=retries) == ("error", 1 + retries)
+        assert self.outcome([error(503)] * retries + [FINE], retries=retries) == ("stop", 1 + retries)
+
+    def test_a_slow_server(self) -> None:
+        assert self.outcome([NEVER], retries=2, timeout=0.15) == ("error", 3)
 
     def test_without_it_the_error_decides(self) -> None:
-        assert self.outcome([error(503)])[1] == TRIES
+        assert self.outcome([error(503)]) == ("error", TRIES)
 
     @pytest.mark.parametrize("act", [error(400), error(429, headers={"Retry-After": "3600"})])
     def test_what_cannot_help_is_not_tried(self, act: Act) -> None:
-        reply, asked = self.outcome([act], retries=3)
-        assert (reply.finish, asked) == ("error", 1)
+        assert self.outcome([act], retries=3) == ("error", 1)
 
     def test_a_server_that_is_not_there(self) -> None:
         waits = Waits()

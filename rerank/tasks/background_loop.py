@@ -12,8 +12,8 @@ import os
 import threading
 import weakref
 from collections.abc import Coroutine
-from concurrent.futures import CancelledError, Future, wait
-from typing import Any, TypeVar
+from concurrent.futures import CancelledError, Future
+from typing import Any, Generic, TypeVar
 
 from rerank.errors import UsageError
 
@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 #: Seconds at the end of the process: for tasks that are closing connections, and for cancelled tasks.
 _CLOSING, _CANCELLING = 0.2, 1.0
+#: Seconds after which a wait checks again whether it has been interrupted.
+_SIGNALS = 1.0
 
 
 class BackgroundLoop:
@@ -57,21 +59,59 @@ class BackgroundLoop:
                 expected="a call from another thread",
                 remedy="Await the coroutine instead, such as agenerate in place of generate",
             )
-        future: Future[T] = Future()
-        tasks: list[asyncio.Task[T]] = []
-
-        def start() -> None:
-            tasks.append(self._loop.create_task(coroutine))
-            tasks[0].add_done_callback(lambda task: _copy_outcome(task, future))
-
-        self._loop.call_soon_threadsafe(start)
+        call = _BlockingCall(coroutine, self._loop)
         try:
-            return future.result()
-        except BaseException:
-            if not future.done():  # the wait was interrupted
-                self._loop.call_soon_threadsafe(lambda: tasks[0].cancel())  # runs after start
-                wait([future])
+            self._loop.call_soon_threadsafe(call.start)
+            call.wait()
+        except BaseException:  # the wait was interrupted
+            self._loop.call_soon_threadsafe(call.cancel)
+            call.wait()
             raise
+        return call.result()
+
+
+class _BlockingCall(Generic[T]):
+    """A coroutine that runs on a loop while another thread waits for it.
+
+    The wait uses a bare lock, which can be interrupted at any moment. An interrupted `threading.Condition`, on which
+    futures and events are built, may remain locked, so that the loop would block when the coroutine ends. The wait is
+    repeated, since a signal that arrives just before it would be handled only after it.
+    """
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> None:
+        self._has_ended = False
+        self._coroutine, self._loop = coroutine, loop
+        self._task: asyncio.Task[T] | None = None
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def start(self) -> None:
+        """Start the coroutine; runs on the loop."""
+        self._task = self._loop.create_task(self._coroutine)
+        self._task.add_done_callback(self._end)
+
+    def cancel(self) -> None:
+        """Cancel the coroutine; runs on the loop, after `start` unless that has not been scheduled."""
+        if self._task is None:
+            self._coroutine.close()
+            self._end()
+        else:
+            self._task.cancel()
+
+    def _end(self, _: object = None) -> None:
+        self._has_ended = True
+        self._lock.release()
+
+    def wait(self) -> None:
+        """Wait for the end of the coroutine."""
+        while not self._has_ended:
+            self._lock.acquire(timeout=_SIGNALS)
+
+    def result(self) -> T:
+        """Return the result of the coroutine that has ended, or raise its exception."""
+        if self._task is None or self._task.cancelled():
+            raise CancelledError
+        return self._task.result()
 
 
 def submit(coroutine: Coroutine[Any, Any, T]) -> Future[T]:
@@ -155,12 +195,3 @@ async def _end_tasks() -> None:
                 await asyncio.wait(running, timeout=_CANCELLING)
     finally:
         asyncio.get_running_loop().stop()
-
-
-def _copy_outcome(task: asyncio.Task[T], future: Future[T]) -> None:
-    if task.cancelled():
-        future.set_exception(CancelledError())
-    elif (error := task.exception()) is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(task.result())

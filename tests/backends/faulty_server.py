@@ -111,11 +111,14 @@ class FaultyServer:
             answer = self.acts.pop(0) if len(self.acts) > 1 else self.acts[0]
         try:
             act = answer if isinstance(answer, Act) else answer(body)
-            self._stop.wait(act.wait)  # a test that is over waits for nobody
+            self.pause(act)
             return act
         finally:
             with self._lock:
                 self._under_way -= 1
+
+    def pause(self, act: Act) -> None:
+        self._stop.wait(act.wait)  # a test that is over waits for nobody
 
 
 def _handler(server: FaultyServer) -> type[BaseHTTPRequestHandler]:
@@ -134,7 +137,9 @@ def _handler(server: FaultyServer) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             server.looked.append(self.path)
-            self._play(server.gets.get(self.path, error(404, f"no {self.path} here")))
+            act = server.gets.get(self.path, error(404, f"no {self.path} here"))
+            server.pause(act)
+            self._play(act)
 
         def do_POST(self) -> None:
             server.keys.append(self.headers.get("Authorization", ""))

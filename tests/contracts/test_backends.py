@@ -68,19 +68,19 @@ def _hf() -> Backend:
 
 
 def _openai() -> Backend:
-    import httpx
+    import httpx2
 
     from rerank.backends.openai import Openai
     from rerank.backends.openai.address import Address
 
-    def answer(asked: httpx.Request) -> httpx.Response:
+    def answer(asked: httpx2.Request) -> httpx2.Response:
         if asked.method == "GET":
-            return httpx.Response(200, json={"data": [{"id": "m", "max_model_len": 4096}]})
+            return httpx2.Response(200, json={"data": [{"id": "m", "max_model_len": 4096}]})
         last = json.loads(asked.content)["messages"][-1]["content"]
         body = {"choices": [{"message": {"content": last}}], "usage": {"prompt_tokens": 9, "completion_tokens": 3}}
-        return httpx.Response(200, json=body)
+        return httpx2.Response(200, json=body)
 
-    return Openai("m", Address.parse("http://localhost/v1"), transport=httpx.MockTransport(answer))
+    return Openai("m", Address.parse("http://localhost/v1"), transport=httpx2.MockTransport(answer))
 
 
 def _cross_encoder() -> Backend:

@@ -19,7 +19,7 @@ from rerank.prompts.base import TokenCounter
 from rerank.tasks import BackendOptions, ContinuationTask, GenerationTask, PermutationTask, Reply, Request
 from rerank.tasks.background_loop import run, run_in_background
 
-if TYPE_CHECKING:  # importing httpx takes 0.1 s, which commands without a server should not spend
+if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, which commands without a server should not spend
     from rerank.backends.openai.client import ServerClient
 
 #: Default number of simultaneous requests.

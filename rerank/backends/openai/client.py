@@ -1,4 +1,4 @@
-"""A client of one model on a server, shared by all threads and event loops of a process. Imports httpx."""
+"""A client of one model on a server, shared by all threads and event loops of a process. Imports httpx2."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
+import httpx2
 
 from rerank.backends.openai.address import KEYS, Address
 from rerank.backends.openai.retries import (
@@ -42,7 +42,7 @@ class FailureReader:
     address: Address
     key: str = field(repr=False)
 
-    def read(self, response: httpx.Response, *, accepted: bool) -> Exception:
+    def read(self, response: httpx2.Response, *, accepted: bool) -> Exception:
         """Return the exception for a response with an error status.
 
         Args:
@@ -84,7 +84,7 @@ class FailureReader:
         return BackendError(message, expected=f"a key in the environment variable {names}", remedy="Set it")
 
 
-def _error_of(response: httpx.Response) -> dict[str, Any]:
+def _error_of(response: httpx2.Response) -> dict[str, Any]:
     """Return the error object of a response in any of the usual formats; empty if there is none."""
     try:
         body = response.json()

@@ -1,6 +1,6 @@
 """JSON over HTTP to one server, with pooled connections, time limits, retries and readable errors.
 
-Imports httpx and tenacity. The key is read from the environment for every request and is stored nowhere.
+Imports httpx2 and tenacity. The key is read from the environment for every request and is stored nowhere.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
 
-import httpx
+import httpx2
 
 from rerank.backends.openai.address import Address, key_for
 from rerank.backends.openai.failures import FailureReader
@@ -50,10 +50,10 @@ class ServerConnection:
     timeout: float
     retries: int | None = None
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    transport: httpx.AsyncBaseTransport | None = None
+    transport: httpx2.AsyncBaseTransport | None = None
     contacts: int = field(default=0, init=False)
     accepted: bool = field(default=False, init=False)
-    _client: httpx.AsyncClient | None = field(default=None, init=False, repr=False)
+    _client: httpx2.AsyncClient | None = field(default=None, init=False, repr=False)
     _loop: asyncio.AbstractEventLoop | None = field(default=None, init=False, repr=False)
     _finalizer: weakref.finalize[..., ServerConnection] | None = field(default=None, init=False, repr=False)
     _times_closed: int = field(default=0, init=False, repr=False)
@@ -126,24 +126,24 @@ class ServerConnection:
             raise RequestFailedError(f"{url} returned JSON that is not an object: {answer}")
         return answer
 
-    async def _respond(self, url: str, body: Mapping[str, Any] | None, key: str) -> httpx.Response:
+    async def _respond(self, url: str, body: Mapping[str, Any] | None, key: str) -> httpx2.Response:
         method, headers = "GET" if body is None else "POST", {"Authorization": f"Bearer {key}"} if key else {}
         try:
-            async with asyncio.timeout(self.timeout):  # httpx's own limit restarts with every byte received
+            async with asyncio.timeout(self.timeout):  # httpx2's own limit restarts with every byte received
                 return await self._open().request(method, url, json=body, headers=headers)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             tries = TRIES if self.contacts else FIRST_TRIES
             raise RequestFailedError(f"No connection to {url}: {error or type(error).__name__}", tries=tries) from error
-        except (TimeoutError, httpx.TimeoutException) as error:
+        except (TimeoutError, httpx2.TimeoutException) as error:
             self.contacts += 1
             raise RequestFailedError(
                 f"{url} did not answer within {self.timeout:g} s (--timeout)", tries=SLOW_TRIES
             ) from error
-        except httpx.RequestError as error:
+        except httpx2.RequestError as error:
             self.contacts += 1
             raise RequestFailedError(f"The connection to {url} broke: {error or type(error).__name__}") from error
 
-    def _open(self) -> httpx.AsyncClient:
+    def _open(self) -> httpx2.AsyncClient:
         """Return the client of the running event loop.
 
         A forked process leaves its parent's client alone: its finalizer keeps it, and does nothing in this process.
@@ -153,11 +153,13 @@ class ServerConnection:
             encrypted = self.address.url.startswith("https")
             self._loop, self._client = (
                 loop,
-                httpx.AsyncClient(
-                    timeout=httpx.Timeout(self.timeout, connect=min(CONNECT, self.timeout), pool=None),
+                httpx2.AsyncClient(
+                    timeout=httpx2.Timeout(self.timeout, connect=min(CONNECT, self.timeout), pool=None),
                     # The backend limits the number of simultaneous requests. A limit here as well could block: after a
                     # cancelled request, a connection may count as busy for a while.
-                    limits=httpx.Limits(max_connections=None, keepalive_expiry=_IDLE_ENCRYPTED if encrypted else _IDLE),
+                    limits=httpx2.Limits(
+                        max_connections=None, keepalive_expiry=_IDLE_ENCRYPTED if encrypted else _IDLE
+                    ),
                     verify=_certificates() if encrypted else False,  # http needs no certificates
                     trust_env=not self.address.loopback,  # a proxy cannot reach servers on this machine
                     transport=self.transport,
@@ -171,7 +173,7 @@ class ServerConnection:
 _closing: set[asyncio.Task[None]] = set()
 
 
-def _close_collected(client: httpx.AsyncClient, loop: asyncio.AbstractEventLoop, pid: int) -> None:
+def _close_collected(client: httpx2.AsyncClient, loop: asyncio.AbstractEventLoop, pid: int) -> None:
     """Close the connections of a collected `ServerConnection`; this may run in any thread."""
 
     def close() -> None:
@@ -186,4 +188,4 @@ def _close_collected(client: httpx.AsyncClient, loop: asyncio.AbstractEventLoop,
 @cache
 def _certificates() -> Any:
     """Return the SSL context; cached, since reading the certificates takes longer than many requests."""
-    return httpx.create_ssl_context()
+    return httpx2.create_ssl_context()

@@ -51,7 +51,7 @@ def execute(prepared: PreparedRun, execution: Execution, *, on_reply: OnReply = 
     folder = RunFolder(execution.out or default_folder(prepared.spec, name))
     document = {
         "hash": name,
-        "spec": prepared.spec.model_dump(mode="json"),
+        "spec": prepared.spec.recorded(),
         "identity": identity,
         "dataset": {"name": prepared.collection.name, "fingerprint": prepared.collection.fingerprint},
         "environment": describe_environment(),

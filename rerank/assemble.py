@@ -36,6 +36,7 @@ class RankerOptions(TypedDict, total=False):
     """
 
     adapter: str | None
+    adapter_dtype: str | None
     revision: str | None
     method: str | None
     window_size: int | None
@@ -69,6 +70,7 @@ class RankerConfig:
     Attributes:
         model: A name of `rerank models`, a folder, a hub id, ``openai:NAME``, ``vllm:NAME`` or ``fake:KIND``.
         adapter: Name of `rerank models`, folder or hub id of a PEFT adapter.
+        adapter_dtype: Data type of the adapter: ``auto`` for that of the model, or ``float32``.
         revision: Branch, tag or commit of the model on the hub.
         method: Name of a method, or ``strategy:judge``, with options such as ``sliding,size=10,stride=5``.
         window_size: Documents per window, for strategies with windows.
@@ -98,6 +100,7 @@ class RankerConfig:
 
     model: str = "smollm2-135m"
     adapter: str | None = None
+    adapter_dtype: str = "auto"
     revision: str | None = None
     method: str = "fullrank"
     window_size: int | None = None
@@ -151,6 +154,7 @@ class RankerConfig:
         return BackendOptions(
             revision=self.revision or "",
             adapter=self.adapter or "",
+            adapter_dtype=self.adapter_dtype,
             dtype=self.dtype,
             device=self.device,
             batch_size=self.batch_size,

@@ -55,7 +55,7 @@ def execute(prepared: PreparedRun, execution: Execution, *, on_reply: OnReply = 
     flow = _choose_flow(folder, prepared, execution)
     document = {
         "hash": name,
-        "spec": prepared.spec.model_dump(mode="json"),
+        "spec": prepared.spec.recorded(),
         "identity": identity,
         "dataset": {"name": prepared.collection.name, "fingerprint": prepared.collection.fingerprint},
         "environment": describe_environment(),

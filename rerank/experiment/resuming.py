@@ -29,13 +29,24 @@ def complete_from_folder(given: Mapping[str, Any], path: Path) -> dict[str, Any]
     """
     if "collection" in given and not (path / "spec.json").is_file():
         return dict(given)
-    recorded = RunFolder.existing(path).spec()["spec"]
+    document = RunFolder.existing(path).spec()
+    recorded = _earlier_defaults(document["identity"].get("model", {})) | document["spec"]
     values: dict[str, Any] = {name: value for name, value in recorded.items() if value is not None} | dict(given)
     named: dict[str, Any] = {name: values[name] for name in ("adapter", "model") if name in values}
     for name, value in trained_settings(named).items():
         if name not in given and _without_folders(recorded.get(name)) == _without_folders(value):
             values[name] = value
     return values
+
+
+def _earlier_defaults(model: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings of a run that its spec.json does not name because they could not be chosen then.
+
+    Args:
+        model: The identity of the run's model.
+    """
+    is_mixed = "adapter" in model and "adapter_dtype" not in model and model["dtype"] != "float32"
+    return {"adapter_dtype": "float32"} if is_mixed and "engine" not in model else {}
 
 
 def _without_folders(value: object) -> object:

@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError, expected_value
 
 Shuffle = Literal["none", "random", "inverse"]
+#: Fields of `RunSpec` that were added after the first run folders.
+_LATER_FIELDS = frozenset({"adapter_dtype"})
 
 
 class _Frozen(BaseModel):
@@ -82,6 +84,8 @@ class RunSpec(_Frozen):
     """Branch, tag or commit of the model on the hub."""
     adapter: str | None = None
     """Name, folder or hub id of a PEFT adapter; one trained by listrank also sets model, method and prompt."""
+    adapter_dtype: Literal["auto", "float32"] = "auto"
+    """Data type of the adapter. ``auto`` is that of the model; ``float32`` is slower beside a model in bfloat16."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Data type of the weights. ``auto`` selects bfloat16 on hardware that supports it efficiently."""
     trust_remote_code: bool = False
@@ -108,6 +112,11 @@ class RunSpec(_Frozen):
     """Lowest grade that binary measures count as relevant; if omitted, that of the collection."""
     max_failure_rate: float = Field(default=0.2, ge=0.0, le=1.0)
     """Exit with code 7 if more than this fraction of windows failed."""
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the specification for spec.json; fields added later are omitted at their default."""
+        later = {name for name in _LATER_FIELDS if getattr(self, name) == type(self).model_fields[name].default}
+        return self.model_dump(mode="json", exclude=later)
 
     @property
     def shown_method(self) -> str:

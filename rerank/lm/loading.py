@@ -15,6 +15,7 @@ from typing import Any
 
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
 from rerank.io.model_hash import model_folder_hash
+from rerank.lm.adapter_weights import attach_adapter, casts_adapter
 from rerank.lm.tensor_parallel import tensor_parallel_arguments as tensor_parallel
 from rerank.tasks import BackendOptions
 
@@ -150,23 +151,24 @@ def load(
     with quiet():
         model, tokenizer = _parts(name, options, dtype, placement or {"device_map": device}, classes, tokenizer)
         if options.adapter:
-            model = _with_adapter(model, options.adapter)
+            model = attach_adapter(model, Path(options.adapter), cast=casts_adapter(options, dtype))
         identity = make_identity(name, options, dtype, commit=getattr(model.config, "_commit_hash", None))
     return model, tokenizer, identity
 
 
 def make_identity(name: str | Path, options: BackendOptions, dtype: str, *, commit: str | None) -> dict[str, str]:
-    """Return the identity of a local model.
+    """Return the identity of a local model that `load` loads.
 
     Args:
         name: Folder of the model, or its id on the hub.
-        options: Revision and adapter are used.
+        options: Revision, adapter and its dtype are used.
         dtype: Data type of the weights.
         commit: Commit of the model on the hub, if known.
 
     Returns:
         ``model``; ``weights`` (hash of a folder) or ``revision`` (commit on the hub); ``dtype``; ``adapter`` (hash of
-        its folder), if there is one.
+        its folder), if there is one; ``adapter_dtype``, if the adapter is cast. Without the latter, the adapter is in
+        float32, as in all runs before there was a choice.
     """
     folder = Path(name)
     if folder.is_dir():
@@ -176,6 +178,8 @@ def make_identity(name: str | Path, options: BackendOptions, dtype: str, *, comm
     identity["dtype"] = dtype
     if options.adapter:
         identity["adapter"] = model_folder_hash(Path(options.adapter))
+        if casts_adapter(options, dtype):
+            identity["adapter_dtype"] = dtype
     return identity
 
 
@@ -259,65 +263,3 @@ def named_errors(name: str | Path, where: object = "") -> Iterator[None]:
         ) from error
     except RuntimeError as error:
         raise BackendError(f"Model {str(name)!r} cannot be loaded on {where}: {error}") from error
-
-
-def check_adapter_folder(folder: Path) -> None:
-    """Check that a folder holds a PEFT adapter in safetensors: pickled weights can run code when they are loaded.
-
-    Raises:
-        MissingResourceError: A file is missing.
-    """
-    missing = [name for name in ("adapter_config.json", "adapter_model.safetensors") if not (folder / name).is_file()]
-    if missing:
-        raise MissingResourceError(
-            f"Adapter folder {str(folder)!r} lacks {' and '.join(missing)}",
-            expected="the files that save_pretrained of PEFT writes",
-            remedy="Convert pickled adapters (.bin), which can run code, to safetensors",
-        )
-
-
-def _with_adapter(model: Any, adapter: str) -> Any:
-    """Return the model with a PEFT adapter. In float32, merging is exact, so it is merged."""
-    try:
-        import peft
-    except ImportError as error:
-        raise MissingPrerequisiteError(
-            f"Adapter {adapter!r} needs peft, and importing it failed: {error}",
-            remedy="Run: pip install 'listrank[hf]'",
-        ) from error
-    import torch
-
-    folder = Path(adapter)
-    check_adapter_folder(folder)
-    try:
-        wrapped = peft.PeftModel.from_pretrained(model, str(folder))
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UsageError(
-            f"Adapter {adapter!r} does not fit the model: {error}", expected="an adapter that was trained on this model"
-        ) from error
-    if any(config.is_prompt_learning for config in wrapped.peft_config.values()):
-        raise UsageError(
-            f"Adapter {adapter!r} is a learned prompt", expected="an adapter that changes weights, such as LoRA"
-        )
-    if model.dtype == torch.float32:
-        untie(wrapped)
-        return wrapped.merge_and_unload().eval()
-    return wrapped.get_base_model().eval()
-
-
-def untie(wrapped: Any) -> None:
-    """Untie the output head from the token embeddings if one of them is adapted and both share one tensor.
-
-    Otherwise, merging an adapter of one would also change the other, which the adapter itself does not.
-    """
-    import torch
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    model: Any = wrapped.get_base_model()
-    first, last = model.get_input_embeddings(), model.get_output_embeddings()
-    if not any(isinstance(layer, BaseTunerLayer) for layer in (first, last)):
-        return
-    first, last = (getattr(layer, "base_layer", layer) for layer in (first, last))
-    if first.weight is last.weight:
-        last.weight = torch.nn.Parameter(last.weight.detach().clone())
-        model.config.tie_word_embeddings = False

@@ -8,6 +8,7 @@ from pathlib import Path
 from rerank.errors import UsageError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+ADAPTER_DTYPES = ("auto", "float32")
 DEVICE_MAPS = ("", "auto", "balanced", "sequential", "tp")
 
 
@@ -18,6 +19,7 @@ class BackendOptions:
     Attributes:
         revision: Branch, tag or commit on the hub; empty for the default branch. Ignored for a local folder.
         adapter: Folder or hub id of a PEFT adapter; empty for none.
+        adapter_dtype: Data type of the adapter: ``auto`` for that of the model, or ``float32``.
         dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: bfloat16 on hardware that supports it efficiently.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: the first accelerator, else the CPU.
         batch_size: Number of requests decoded together; None for the backend's default.
@@ -36,6 +38,7 @@ class BackendOptions:
 
     revision: str = ""
     adapter: str = ""
+    adapter_dtype: str = "auto"
     dtype: str = "auto"
     device: str = "auto"
     batch_size: int | None = None
@@ -51,6 +54,8 @@ class BackendOptions:
         """Check the values that can be checked without a model."""
         if self.dtype not in DTYPES:
             raise UsageError(f"Dtype {self.dtype!r}", expected=f"one of: {', '.join(DTYPES)}")
+        if self.adapter_dtype not in ADAPTER_DTYPES:
+            raise UsageError(f"Adapter dtype {self.adapter_dtype!r}", expected=f"one of: {', '.join(ADAPTER_DTYPES)}")
         if self.device_map not in DEVICE_MAPS:
             raise UsageError(f"Device map {self.device_map!r}", expected=f"one of: {', '.join(DEVICE_MAPS[1:])}")
         sizes = {"Batch size": self.batch_size, "Context size": self.context_size, "Concurrency": self.concurrency}

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from rerank.errors import MissingResourceError
 from rerank.experiment.resuming import complete_from_folder
 from rerank.experiment.spec import RunSpec
@@ -23,9 +25,9 @@ ELSEWHERE = {
 }
 
 
-def write_spec(folder: Path, **values: Any) -> Path:
+def write_spec(folder: Path, identity: Any = None, **values: Any) -> Path:
     folder.mkdir(exist_ok=True)
-    document = {"hash": "", "spec": {"collection": "pydoc", **values}, "identity": {}}
+    document = {"hash": "", "spec": {"collection": "pydoc", **values}, "identity": identity or {}}
     (folder / "spec.json").write_text(json.dumps(document))
     return folder
 
@@ -46,6 +48,21 @@ def test_recorded_values_precede_defaults(tmp_path: Path) -> None:
     """A default that has changed since the run began does not make its folder unusable."""
     folder = write_spec(tmp_path / "a", min_passage_tokens=48)
     assert RunSpec.make(complete_from_folder({}, folder)).min_passage_tokens == 48
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ({"dtype": "bfloat16", "adapter": "a1"}, "float32"),
+        ({"dtype": "bfloat16", "adapter": "a1", "adapter_dtype": "bfloat16"}, "auto"),
+        ({"dtype": "bfloat16", "adapter": "a1", "engine": "vllm"}, "auto"),
+        ({"dtype": "float32", "adapter": "a1"}, "auto"),
+        ({"dtype": "bfloat16"}, "auto"),
+    ],
+)
+def test_a_run_keeps_the_dtype_that_its_adapter_had(tmp_path: Path, model: dict[str, Any], expected: str) -> None:
+    folder = write_spec(tmp_path / "a", identity={"model": model})
+    assert RunSpec.make(complete_from_folder({}, folder)).adapter_dtype == expected
 
 
 def test_an_adapter_by_name_was_elsewhere(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from weakref import WeakSet
 from rerank.backends.vllm.adapters import required_rank
 from rerank.backends.vllm.settings import engine_settings
 from rerank.errors import BackendError, MissingPrerequisiteError
-from rerank.lm.loading import check_adapter_folder, make_identity, named_errors, origin_of, quiet, require_torch
+from rerank.lm.adapter_weights import check_adapter_folder
+from rerank.lm.loading import make_identity, named_errors, origin_of, quiet, require_torch
 from rerank.tasks import BackendOptions
 
 #: Defaults for vLLM's environment variables. One process: an engine process takes longer to start, occupies a CPU core

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -17,6 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
 
 Shuffle = Literal["none", "random", "inverse"]
+
+#: Keys that specifications got after commit 2d4cd24 -> the value with which a run does what it did without the key,
+#: whatever the default is today. They complete the spec.json of older runs.
+LATER_KEYS: Mapping[str, Any] = {}
 
 
 class _Frozen(BaseModel):
@@ -107,6 +112,16 @@ class RunSpec(_Frozen):
     max_failure_rate: float = Field(default=0.2, ge=0.0, le=1.0)
     """Exit with code 7 if more than this fraction of windows failed."""
 
+    @classmethod
+    def from_record(cls, values: Mapping[str, Any]) -> Self:
+        """Create the specification of a recorded run from its spec.json, independently of today's defaults.
+
+        Raises:
+            UnknownNameError: A key does not exist.
+            UsageError: A value is invalid.
+        """
+        return cls.make({**LATER_KEYS, **values})
+
     @property
     def shown_method(self) -> str:
         """The method as it is displayed: files in its options are shortened to their names."""
@@ -141,7 +156,8 @@ class Execution(_Frozen):
 def read_spec(path: str | Path) -> dict[str, Any]:
     """Read the keys of a run specification from TOML or from the spec.json of a run folder.
 
-    Dashes in keys are replaced by underscores.
+    Dashes in keys are replaced by underscores. The values of a spec.json include nulls, since a default may have
+    changed since the run.
 
     Raises:
         MissingResourceError: The file does not exist.
@@ -154,8 +170,7 @@ def read_spec(path: str | Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise DataError(f"{str(path)!r} is not UTF-8 text", expected="a TOML file") from error
     try:
-        values = json.loads(text)["spec"] if str(path).endswith(".json") else tomllib.loads(text)
-        values = {key: value for key, value in values.items() if value is not None}
-    except (tomllib.TOMLDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        values = {**LATER_KEYS, **json.loads(text)["spec"]} if str(path).endswith(".json") else tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{str(path)!r}: {error}", expected="TOML, or the spec.json of a run folder") from error
     return {key.replace("-", "_"): value for key, value in values.items()}

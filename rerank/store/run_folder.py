@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rerank.errors import DataError, MissingResourceError, StorageError, UsageError
+from rerank.errors import DataError, MissingResourceError, StorageError, UsageError, shorten
 from rerank.io.run_files import read_qrels, read_run, write_qrels, write_run
 from rerank.io.text_files import open_text, replace_text
 from rerank.store.call_log import CallLog
@@ -150,8 +150,20 @@ class RunFolder:
         return CallLog(self.path / "calls.sqlite", readonly=readonly)
 
     def spec(self) -> dict[str, Any]:
-        """Return the content of spec.json."""
-        return self.read_json("spec.json", "hash", "spec", "identity")
+        """Return the content of spec.json.
+
+        Raises:
+            MissingResourceError: The file does not exist.
+            DataError: It is not JSON, or lacks a part.
+        """
+        content = self.read_json("spec.json", "hash", "spec", "identity")
+        for key in ("spec", "identity"):
+            if not isinstance(content[key], dict):
+                raise DataError(
+                    f"{str(self.path / 'spec.json')!r} has {key} = {shorten(content[key])}",
+                    expected="a JSON object, as `rerank run` writes it",
+                )
+        return content
 
     def file_hash(self, name: str) -> str:
         """Return the hex SHA-256 of one of the folder's files; empty if it does not exist."""

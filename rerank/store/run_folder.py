@@ -127,9 +127,11 @@ class RunFolder:
     def _check(self, document: Mapping[str, Any], *, resume: bool) -> None:
         recorded = self.spec()
         if recorded["hash"] != document["hash"]:
+            command = _other_command(recorded, document)
             raise UsageError(
                 f"{str(self.path)!r} contains another run: {', '.join(_differences(recorded, document))}",
-                remedy="Choose another --out, or pass --overwrite to delete the existing run",
+                remedy=(f"To continue it, use `{command} --resume`, which created it. " if command else "")
+                + "Choose another --out, or pass --overwrite to delete the existing run",
             )
         if not self.finished and not resume:
             with self.calls() as calls:
@@ -290,8 +292,25 @@ def _differences(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> l
         old, new = recorded.get(part, {}), requested[part]
         keys = [key for key in {**old, **new} if key not in ignored and old.get(key) != new.get(key)]
         if keys:
-            return [f"{key} is {_short(old.get(key))} there and {_short(new.get(key))} here" for key in keys]
+            return [_describe_difference(part, key, old.get(key), new.get(key)) for key in keys]
     return ["its hash is different"]
+
+
+def _describe_difference(part: str, key: str, old: object, new: object) -> str:
+    if (part, key) == ("identity", "first_stage"):  # a hash, which says nothing to the user
+        return "its candidates (queries, documents or their texts) are not those here"
+    return f"{key} is {_short(old)} there and {_short(new)} here"
+
+
+#: Commands whose folders have the same files, and which select queries differently: `rerank run` uses those with
+#: relevance judgments, `rerank rerank` all.
+_COMMANDS = ("run", "rerank")
+
+
+def _other_command(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
+    """Return the command that created a folder if it is not the one that is executed; empty if this is not known."""
+    old, new = (str(part.get("environment", {}).get("command")).split(" ")[-1] for part in (recorded, requested))
+    return f"rerank {old}" if {old, new} == {*_COMMANDS} else ""
 
 
 def _is_temporary(path: Path) -> bool:

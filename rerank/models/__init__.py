@@ -11,16 +11,15 @@ import re
 from pathlib import Path
 from typing import Any, cast
 
+from rerank.backends import BACKENDS
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
 from rerank.models.adapters import adapter_folder, shipped_adapters
 from rerank.models.presets import MARKER, MODELS, ModelPreset, is_downloaded, list_models, model_folder
-from rerank.registry import Registry
 from rerank.selector import Selector, build
-from rerank.tasks import Backend, BackendOptions
+from rerank.tasks import Backend, BackendOptions, is_selectable
 from rerank.types import Qrels
 
 __all__ = [
-    "BACKENDS",
     "MARKER",
     "MODELS",
     "BackendOptions",
@@ -35,8 +34,6 @@ __all__ = [
     "settings_folder",
     "split_model",
 ]
-
-BACKENDS = Registry("backends", "backend")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FAKES = ("fake:perfect", "fake:reversed", "fake:stutter", "fake:talk", "fake:fail")
@@ -149,10 +146,8 @@ def open_backend(
     options = options or BackendOptions()
     if options.adapter:
         options = dataclasses.replace(options, adapter=str(adapter_folder(options.adapter)))
-    name, argument = split_model(selector, kind)
-    if name == "replay":
-        raise UsageError(f"{selector!r} cannot be used as a model", remedy="Use: rerank replay FOLDER")
-    backend_type = BACKENDS.get(name)
+    backend_type = backend_class(selector, kind)
+    _, argument = split_model(selector, kind)
     if options.base_url and not hasattr(backend_type, "connect"):
         raise UsageError(
             f"--base-url {options.base_url} with --model {selector}, which uses no server",
@@ -174,8 +169,15 @@ def open_backend(
 
 
 def backend_class(selector: str, kind: str = "") -> Any:
-    """Return the class of the backend that `open_backend` opens for a selector."""
-    return BACKENDS.get(split_model(selector, kind)[0])
+    """Return the class of the backend that `open_backend` opens for a selector.
+
+    Raises:
+        UsageError: The backend is not one that users can select.
+    """
+    backend_type = BACKENDS.get(split_model(selector, kind)[0])
+    if not is_selectable(backend_type):
+        raise UsageError(f"{selector!r} cannot be used as a model", remedy="Use: rerank replay FOLDER")
+    return backend_type
 
 
 def split_model(selector: str, kind: str = "") -> tuple[str, str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypedDict, cast
 
 from rerank.errors import UnknownNameError, UsageError
-from rerank.judges import Limits, PromptJudge, check_judge, judges, open_judge
+from rerank.judges import Limits, PromptJudge, check_judge, check_pictures, judges, open_judge
 from rerank.methods import Method, open_method
 from rerank.models import backend_class, open_backend, prompt_for, settings_folder
 from rerank.models.adapters import adapter_defaults, adapter_folder
@@ -255,12 +255,14 @@ class RankerSetup(RankerPlan):
     template: PromptTemplate
 
     def check_backend(self) -> None:
-        """Check that the model's backend supports the judge, without loading the model.
+        """Check that the model's backend supports the judge and the prompt, without loading the model.
 
         Raises:
-            UsageError: The backend does not support the judge.
+            UsageError: The backend does not support the judge, or pictures that the prompt shows.
         """
-        check_judge(self.method.judge, backend_class(self.config.model, self.method.backend), self.config.model)
+        backend = backend_class(self.config.model, self.method.backend)
+        check_judge(self.method.judge, backend, self.config.model)
+        check_pictures(self.template, backend, self.config.model)
 
     def open_backend(self, *, qrels: Qrels | None = None, lazy: bool = False) -> Backend:
         """Load the model, or connect to its server.

@@ -65,6 +65,8 @@ class Fake:
     tasks: ClassVar[frozenset[type[Any]]] = frozenset(
         {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, AttentionTask, CrossEncoderTask}
     )
+    #: It uses the window, not the prompt.
+    sees_pictures: ClassVar[bool] = True
 
     kind: str
     _: KW_ONLY

@@ -36,7 +36,7 @@ def replay(folder: RunFolder) -> tuple[Run, RerankOutcome, Usage]:
     Returns:
         The reranked run, the outcome of the driver, and the cost of the replies used.
     """
-    spec = RunSpec.make(folder.spec()["spec"])
+    spec = RunSpec.from_record(folder.spec()["spec"])
     plan = plan_ranker(ranker_config(spec))
     letters = tuple(folder.spec()["identity"].get("letters", "").split())
     with folder.calls(readonly=True) as log:
@@ -122,7 +122,7 @@ def verify(folder: RunFolder) -> list[dict[str, Any]]:
     document, stored = folder.spec(), folder.read_json("summary.json")
     run, outcome, usage = replay(folder)
     summary, scores = _summary(folder, run, outcome, usage)
-    spec = RunSpec.make(document["spec"])
+    spec = RunSpec.from_record(document["spec"])
     computed = identity_settings(spec, plan_ranker(ranker_config(spec)))
     stored_identity = {key: document["identity"].get(key) for key in computed}
     known = [key for key in summary if key in stored]  # folders of older versions lack later keys
@@ -143,7 +143,7 @@ def _summary(
     folder: RunFolder, run: Run, outcome: RerankOutcome, usage: Usage, measures: tuple[str, ...] = ()
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Return the expected contents of summary.json and scores.json, without fields that depend on time or user."""
-    spec = RunSpec.make(folder.spec()["spec"])
+    spec = RunSpec.from_record(folder.spec()["spec"])
     first_stage = folder.read_candidates()
     qrels = folder.read_qrels()
     relevant = folder.read_json("scores.json", "relevant")["relevant"] if qrels else 1

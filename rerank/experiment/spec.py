@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -19,6 +20,10 @@ from rerank.errors import DataError, MissingResourceError, UnknownNameError, Usa
 Shuffle = Literal["none", "random", "inverse"]
 #: Fields of `RunSpec` that were added after the first run folders.
 _LATER_FIELDS = frozenset({"adapter_dtype"})
+
+#: Keys that specifications got after commit 2d4cd24 -> the value with which a run does what it did without the key,
+#: whatever the default is today. They complete the spec.json of older runs.
+LATER_KEYS: Mapping[str, Any] = {}
 
 
 class _Frozen(BaseModel):
@@ -118,6 +123,16 @@ class RunSpec(_Frozen):
         later = {name for name in _LATER_FIELDS if getattr(self, name) == type(self).model_fields[name].default}
         return self.model_dump(mode="json", exclude=later)
 
+    @classmethod
+    def from_record(cls, values: Mapping[str, Any]) -> Self:
+        """Create the specification of a recorded run from its spec.json, independently of today's defaults.
+
+        Raises:
+            UnknownNameError: A key does not exist.
+            UsageError: A value is invalid.
+        """
+        return cls.make({**LATER_KEYS, **values})
+
     @property
     def shown_method(self) -> str:
         """The method as it is displayed: files in its options are shortened to their names."""
@@ -156,7 +171,8 @@ class Execution(_Frozen):
 def read_spec(path: str | Path) -> dict[str, Any]:
     """Read the keys of a run specification from TOML or from the spec.json of a run folder.
 
-    Dashes in keys are replaced by underscores.
+    Dashes in keys are replaced by underscores. The values of a spec.json include nulls, since a default may have
+    changed since the run.
 
     Raises:
         MissingResourceError: The file does not exist.
@@ -169,8 +185,7 @@ def read_spec(path: str | Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise DataError(f"{str(path)!r} is not UTF-8 text", expected="a TOML file") from error
     try:
-        values = json.loads(text)["spec"] if str(path).endswith(".json") else tomllib.loads(text)
-        values = {key: value for key, value in values.items() if value is not None}
-    except (tomllib.TOMLDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        values = {**LATER_KEYS, **json.loads(text)["spec"]} if str(path).endswith(".json") else tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{str(path)!r}: {error}", expected="TOML, or the spec.json of a run folder") from error
     return {key.replace("-", "_"): value for key, value in values.items()}

@@ -11,17 +11,16 @@ import re
 from pathlib import Path
 from typing import Any, cast
 
+from rerank.backends import BACKENDS
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
 from rerank.models.adapters import adapter_folder, shipped_adapters
 from rerank.models.lazy_backend import LazyBackend
 from rerank.models.presets import MARKER, MODELS, ModelPreset, is_downloaded, list_models, model_folder
-from rerank.registry import Registry
-from rerank.selector import build
-from rerank.tasks import Backend, BackendOptions
+from rerank.selector import Selector, build
+from rerank.tasks import Backend, BackendOptions, is_selectable
 from rerank.types import Qrels
 
 __all__ = [
-    "BACKENDS",
     "MARKER",
     "MODELS",
     "BackendOptions",
@@ -36,8 +35,6 @@ __all__ = [
     "settings_folder",
     "split_model",
 ]
-
-BACKENDS = Registry("backends", "backend")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FAKE_BACKENDS = ("fake", "fake-server")
@@ -174,10 +171,8 @@ def open_backend(
     options = options or BackendOptions()
     if options.adapter:
         options = dataclasses.replace(options, adapter=str(adapter_folder(options.adapter)))
-    name, argument = split_model(selector, kind)
-    if name == "replay":
-        raise UsageError(f"{selector!r} cannot be used as a model", remedy="Use: rerank replay FOLDER")
-    backend_type = BACKENDS.get(name)
+    backend_type = backend_class(selector, kind)
+    _, argument = split_model(selector, kind)
     if options.base_url and not hasattr(backend_type, "connect"):
         raise UsageError(
             f"--base-url {options.base_url} with --model {selector}, which uses no server",
@@ -209,10 +204,14 @@ def backend_class(selector: str, kind: str = "") -> Any:
     """Return the class of the backend that `open_backend` opens for a selector.
 
     Raises:
-        UsageError: The selector is the name of a backend without a colon.
+        UsageError: The selector is the name of a backend without a colon, or the backend is not one that users can
+            select.
     """
     _check_not_a_backend(selector)
-    return BACKENDS.get(split_model(selector, kind)[0])
+    backend_type = BACKENDS.get(split_model(selector, kind)[0])
+    if not is_selectable(backend_type):
+        raise UsageError(f"{selector!r} cannot be used as a model", remedy="Use: rerank replay FOLDER")
+    return backend_type
 
 
 def split_model(selector: str, kind: str = "") -> tuple[str, str]:

@@ -25,7 +25,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rerank.errors import DataError, MissingResourceError, StorageError, UsageError
+from rerank.errors import DataError, MissingResourceError, StorageError, UsageError, shorten
 from rerank.io.run_files import read_qrels, read_run, write_qrels, write_run
 from rerank.io.text_files import open_text, replace_text
 from rerank.store.call_log import CallLog
@@ -134,9 +134,11 @@ class RunFolder:
     def _check(self, document: Mapping[str, Any], *, resume: bool) -> None:
         recorded = self.spec()
         if recorded["hash"] != document["hash"]:
+            command = _other_command(recorded, document)
             raise UsageError(
                 f"{str(self.path)!r} contains another run: {', '.join(_differences(recorded, document))}",
-                remedy="Choose another --out, or pass --overwrite to delete the existing run",
+                remedy=(f"To continue it, use `{command} --resume`, which created it. " if command else "")
+                + "Choose another --out, or pass --overwrite to delete the existing run",
             )
         if not self.finished and not resume:
             with self.calls() as calls:
@@ -157,8 +159,20 @@ class RunFolder:
         return CallLog(self.path / "calls.sqlite", readonly=readonly)
 
     def spec(self) -> dict[str, Any]:
-        """Return the content of spec.json."""
-        return self.read_json("spec.json", "hash", "spec", "identity")
+        """Return the content of spec.json.
+
+        Raises:
+            MissingResourceError: The file does not exist.
+            DataError: It is not JSON, or lacks a part.
+        """
+        content = self.read_json("spec.json", "hash", "spec", "identity")
+        for key in ("spec", "identity"):
+            if not isinstance(content[key], dict):
+                raise DataError(
+                    f"{str(self.path / 'spec.json')!r} has {key} = {shorten(content[key])}",
+                    expected="a JSON object, as `rerank run` writes it",
+                )
+        return content
 
     def file_hash(self, name: str) -> str:
         """Return the hex SHA-256 of one of the folder's files; empty if it does not exist."""
@@ -285,8 +299,25 @@ def _differences(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> l
         old, new = recorded.get(part, {}), requested[part]
         keys = [key for key in {**old, **new} if key not in ignored and old.get(key) != new.get(key)]
         if keys:
-            return [f"{key} is {_short(old.get(key))} there and {_short(new.get(key))} here" for key in keys]
+            return [_describe_difference(part, key, old.get(key), new.get(key)) for key in keys]
     return ["its hash is different"]
+
+
+def _describe_difference(part: str, key: str, old: object, new: object) -> str:
+    if (part, key) == ("identity", "first_stage"):  # a hash, which says nothing to the user
+        return "its candidates (queries, documents or their texts) are not those here"
+    return f"{key} is {_short(old)} there and {_short(new)} here"
+
+
+#: Commands whose folders have the same files, and which select queries differently: `rerank run` uses those with
+#: relevance judgments, `rerank rerank` all.
+_COMMANDS = ("run", "rerank")
+
+
+def _other_command(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
+    """Return the command that created a folder if it is not the one that is executed; empty if this is not known."""
+    old, new = (str(part.get("environment", {}).get("command")).split(" ")[-1] for part in (recorded, requested))
+    return f"rerank {old}" if {old, new} == {*_COMMANDS} else ""
 
 
 def _is_temporary(path: Path) -> bool:

@@ -8,6 +8,8 @@ from rerank.tasks.kinds import (
     LikelihoodTask,
     PermutationTask,
     Task,
+    is_selectable,
+    sees_pictures,
     supported_tasks,
 )
 from rerank.tasks.options import DTYPES, BackendOptions, folder_with_settings, resolve_context_size
@@ -30,6 +32,8 @@ __all__ = [
     "Sampling",
     "Task",
     "folder_with_settings",
+    "is_selectable",
     "resolve_context_size",
+    "sees_pictures",
     "supported_tasks",
 ]

@@ -119,3 +119,13 @@ def supported_tasks(backend: Any) -> frozenset[type[Any]]:
     """Return the classes of tasks that a backend (or its class) supports; generation only if it states none."""
     tasks: frozenset[type[Any]] = getattr(backend, "tasks", frozenset({GenerationTask}))
     return tasks
+
+
+def sees_pictures(backend: Any) -> bool:
+    """Return whether a backend (or its class) accepts prompts with pictures; not if it does not state it."""
+    return bool(getattr(backend, "sees_pictures", False))
+
+
+def is_selectable(backend: Any) -> bool:
+    """Return whether users can select a backend as a model; yes if its class does not state otherwise."""
+    return bool(getattr(backend, "selectable", True))

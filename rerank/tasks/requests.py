@@ -151,8 +151,9 @@ class Reply:
 class Backend(Protocol):
     """The component that runs a model.
 
-    A backend may also have an attribute ``tasks``, the set of task classes that it supports (`supported_tasks`), and
-    ``settings_folder``, the folder of its adapter or trained model, whose settings `Reranker.from_backend` uses.
+    A backend may also have an attribute ``tasks``, the set of task classes that it supports (`supported_tasks`);
+    ``sees_pictures``, whether prompts may show pictures; and ``settings_folder``, the folder of its adapter or trained
+    model, whose settings `Reranker.from_backend` uses.
     """
 
     @property

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from rerank.backends import BACKENDS
 from rerank.backends.fake import KINDS, Fake
 from rerank.backends.replay import Replay
-from rerank.models import BACKENDS
 from rerank.prompts.base import Message
 from rerank.tasks import Backend, Reply, Request, Sampling
 from rerank.types import Document, Qrels, Query, Window

@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, Self, get_args
 
 from rerank.errors import ContextOverflowError, UsageError
-from rerank.prompts.base import SupportsPictures
 from rerank.prompts.budget import PromptBudget
 from rerank.prompts.template import PromptTemplate
 from rerank.registry import plugin_name
-from rerank.tasks import Backend, Reply, Request, supported_tasks
+from rerank.tasks import Backend, Reply, Request, sees_pictures, supported_tasks
 from rerank.types import Order, Window
 
 #: Result of a window. ``ok``: a permutation in the requested form. ``repaired``: complete after dropping duplicate and
@@ -144,12 +143,7 @@ class PromptJudge:
         """Check the backend and create the prompt budget, which caches the lengths of documents."""
         model = self.backend.identity.get("model", "")
         self.check(self.backend, model)
-        if self.template.pictures and not isinstance(self.backend.tokens, SupportsPictures):
-            raise UsageError(
-                f"The prompt {self.template.name!r} shows pictures, and model {model!r} reads text only",
-                expected="a model that sees pictures",
-                remedy="Use --model vlm:NAME, or another method",
-            )
+        check_pictures(self.template, self.backend, model)
         budget = PromptBudget(
             self.backend.tokens,
             floor=self.limits.min_passage_tokens,
@@ -232,6 +226,20 @@ class PromptJudge:
 
 #: Scores of judges that read the distribution of the first identifier of a reply.
 IDENTIFIER_SCORES = ScoreKind("log-probability of the identifier", "within")
+
+
+def check_pictures(template: PromptTemplate, backend: Any, model: str) -> None:
+    """Check that a backend, or its class before a model is loaded, accepts the pictures of a prompt.
+
+    Raises:
+        UsageError: The prompt shows pictures, and the backend does not state that it sees them.
+    """
+    if template.pictures and not sees_pictures(backend):
+        raise UsageError(
+            f"The prompt {template.name!r} shows pictures, and model {model!r} reads text only",
+            expected="a model that sees pictures",
+            remedy="Use --model vlm:NAME, or another method",
+        )
 
 
 class ListwiseJudge(PromptJudge):

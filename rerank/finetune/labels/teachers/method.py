@@ -87,7 +87,7 @@ def scores_of(folder: RunFolder) -> dict[str, dict[str, float]]:
 
     Only scores of complete lists whose order agrees with the result are returned.
     """
-    spec = RunSpec.make(folder.spec()["spec"])
+    spec = RunSpec.from_record(folder.spec()["spec"])
     if not Method().scored(spec):
         return {}
     with folder.calls(readonly=True) as log:

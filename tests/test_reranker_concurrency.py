@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -46,9 +46,12 @@ def test_threads_and_event_loops_share_the_concurrency() -> None:
     def in_a_loop(n: int) -> list[int]:
         return order(asyncio.run(reranker.arank(f"loop {n}", TEXTS[:4])))
 
+    def in_this_thread(n: int) -> list[int]:
+        return order(reranker.rank(f"thread {n}", TEXTS[:4]))
+
     with ThreadPoolExecutor(12) as pool:
         loops = [pool.submit(in_a_loop, n) for n in range(6)]
-        threads = [pool.submit(lambda n=n: order(reranker.rank(f"thread {n}", TEXTS[:4]))) for n in range(6)]
+        threads = [pool.submit(in_this_thread, n) for n in range(6)]
         assert [future.result() for future in (*loops, *threads)] == [[3, 2, 1, 0]] * 12
     assert backend.most_in_progress == 3
 
@@ -202,7 +205,7 @@ def test_closing_ends_the_thread_and_a_later_ranking_starts_another() -> None:
 def test_rank_many_reads_only_as_many_lists_as_it_works_on() -> None:
     read = []
 
-    def endless() -> object:
+    def endless() -> Iterator[tuple[str, list[str]]]:
         n = 0
         while True:
             read.append(n)
@@ -211,9 +214,9 @@ def test_rank_many_reads_only_as_many_lists_as_it_works_on() -> None:
 
     for model in ("fake:reversed", "fake-server:reversed"):
         read.clear()
-        hits = Reranker.from_pretrained(model).rank_many(endless())  # type: ignore[arg-type]
+        hits = Reranker.from_pretrained(model).rank_many(endless())
         assert [order(next(hits)) for _ in range(5)] == [[2, 1, 0]] * 5
-        hits.close()  # type: ignore[attr-defined]
+        del hits  # closes the generator
         assert len(read) < 100
 
 

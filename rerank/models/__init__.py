@@ -190,7 +190,11 @@ def open_backend(
     if hasattr(backend_type, "connect"):  # connects to a server, which has its own names for models
         return cast(Backend, backend_type.connect(argument, options))
     backend: Backend = build(BACKENDS, selector)
-    return _configure_fake(backend, options, qrels) if name.replace("_", "-") in _FAKE_BACKENDS else backend
+    return (
+        _configure_fake(backend, options, qrels)
+        if Selector.parse(selector).name.replace("_", "-") in _FAKE_BACKENDS
+        else backend
+    )
 
 
 def _load(backend_type: Any, name: Path | str, options: BackendOptions, *, lazy: bool) -> Backend:

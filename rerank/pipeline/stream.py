@@ -53,10 +53,12 @@ class Flow:
         Raises:
             DataError: A value is missing or no number of at least 1.
         """
-        block, *sizes = (values.get(key) if isinstance(values, dict) else None for key in cls.__slots__)
-        if not all(isinstance(size, int) and size >= 1 for size in ([] if block is None else [block]) + sizes):
-            raise DataError(f"The recorded flow is {values!r}", expected=f"numbers for {', '.join(cls.__slots__)}")
-        return cls(**dict(zip(cls.__slots__, (block, *sizes), strict=True)))
+        names = ("block", "in_flight", "batch_size")
+        sizes: dict[str, Any] = {name: values.get(name) for name in names} if isinstance(values, dict) else {}
+        given = [size for name, size in sizes.items() if (name, size) != ("block", None)]
+        if not sizes or not all(isinstance(size, int) and size >= 1 for size in given):
+            raise DataError(f"The recorded flow is {values!r}", expected=f"numbers from 1 for {', '.join(names)}")
+        return cls(**sizes)
 
     def to_json(self) -> dict[str, Any]:
         """Return the values to record."""

@@ -204,5 +204,6 @@ def log_calls(backend: Backend, log: CallLog, **options: Any) -> LoggingBackend:
         log: The call log.
         options: Further fields of `LoggingBackend`.
     """
-    kind = AsyncLoggingBackend if isinstance(backend, AsyncBackend) else LoggingBackend
-    return kind(backend=backend, log=log, **options)
+    if isinstance(backend, AsyncBackend):
+        return AsyncLoggingBackend(backend=backend, log=log, **options)
+    return LoggingBackend(backend=backend, log=log, **options)

@@ -326,6 +326,6 @@ def test_a_model_that_judges_documents_is_the_same_under_every_name(place: Path)
         backend = open_backend("merged", BackendOptions(device="cpu"))
         grader = Grader(backend=backend, template=load_prompt(Grader.prompt), grades=(0, 1, 2, 3))
         pairs = [Window(Query(id="0", text=QUERY), (Document(id=str(n), text=TEXTS[n]),)) for n in (0, 3)]
-        backend.generate([request for pair in pairs for request in grader.requests(pair)])
+        backend.generate([request for pair in pairs for request in grader.make_requests(pair)])
     assert sent[0]
     assert sent == [digests((asked, []))] * 3

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import NoReturn
 
@@ -46,7 +47,12 @@ def test_run_where_an_event_loop_runs() -> None:
 
 
 def test_errors_reach_the_caller() -> None:
-    for call in (lambda: run(fail()), lambda: submit(fail()).result(), lambda: asyncio.run(run_in_background(fail()))):
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: run(fail()),
+        lambda: submit(fail()).result(),
+        lambda: asyncio.run(run_in_background(fail())),
+    )
+    for call in calls:
         with pytest.raises(KeyError, match="of the coroutine"):
             call()
 

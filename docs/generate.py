@@ -13,11 +13,12 @@ from typing import Any
 import typer
 import yaml
 
+from rerank.backends import BACKENDS
 from rerank.cli.app import app
 from rerank.collections import providers
 from rerank.finetune.method_table import components_of_kind, describe_training
 from rerank.methods import describe_methods
-from rerank.models import BACKENDS, MODELS
+from rerank.models import MODELS
 from rerank.prompts import prompt_names, prompt_text
 
 DOCS = Path(__file__).parent

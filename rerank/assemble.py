@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, TypedDict, cast
 
 from rerank.errors import UnknownNameError, UsageError
-from rerank.judges import Limits, PromptJudge, check_judge, judges, open_judge
+from rerank.judges import Limits, PromptJudge, check_judge, check_pictures, judges, open_judge
 from rerank.methods import Method, open_method
-from rerank.models import backend_class, open_backend, prompt_for
+from rerank.models import backend_class, open_backend, prompt_for, settings_folder
 from rerank.models.adapters import adapter_defaults, adapter_folder
+from rerank.pipeline.method_identity import judge_text, passages_text, strategy_text
 from rerank.pipeline.passages import PassageAggregation
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.selector import Selector
@@ -35,6 +36,7 @@ class RankerOptions(TypedDict, total=False):
     """
 
     adapter: str | None
+    adapter_dtype: str | None
     revision: str | None
     method: str | None
     window_size: int | None
@@ -59,6 +61,8 @@ class RankerOptions(TypedDict, total=False):
     base_url: str | None
     concurrency: int | None
     timeout: float | None
+    calibration: str | None
+    retries: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +72,7 @@ class RankerConfig:
     Attributes:
         model: A name of `rerank models`, a folder, a hub id, ``openai:NAME``, ``vllm:NAME`` or ``fake:KIND``.
         adapter: Name of `rerank models`, folder or hub id of a PEFT adapter.
+        adapter_dtype: Data type of the adapter: ``auto`` for that of the model, or ``float32``.
         revision: Branch, tag or commit of the model on the hub.
         method: Name of a method, or ``strategy:judge``, with options such as ``sliding,size=10,stride=5``.
         window_size: Documents per window, for strategies with windows.
@@ -93,10 +98,14 @@ class RankerConfig:
         base_url: Address of an OpenAI-compatible server.
         concurrency: Number of concurrent requests to a server; None for the backend's default.
         timeout: Seconds to wait for a server's reply; None for the backend's default.
+        calibration: File of `rerank calibrate` that turns scores into probabilities of relevance; None for the one in
+            the folder of the adapter or the trained model, if it has one.
+        retries: Attempts after the first to get a server's reply; None for the backend's default.
     """
 
     model: str = "smollm2-135m"
     adapter: str | None = None
+    adapter_dtype: str = "auto"
     revision: str | None = None
     method: str = "fullrank"
     window_size: int | None = None
@@ -121,10 +130,16 @@ class RankerConfig:
     base_url: str | None = None
     concurrency: int | None = None
     timeout: float | None = None
+    calibration: str | None = None
+    retries: int | None = None
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> RankerConfig:
+    def from_settings(cls, settings: Mapping[str, Any], *, backend: Backend | None = None) -> RankerConfig:
         """Complete settings with those of the adapter or trained model, then with the defaults.
+
+        Args:
+            settings: The settings that are given; None counts as missing.
+            backend: The open backend of the model, if there is one.
 
         Raises:
             UnknownNameError: No setting has this name; the message suggests the nearest.
@@ -135,7 +150,7 @@ class RankerConfig:
             if name not in names:
                 raise UnknownNameError("setting of a ranker", name, names)
         values = {name: value for name, value in settings.items() if value is not None}
-        return cls(**(values | trained_settings(values)))
+        return cls(**(values | trained_settings(values, backend)))
 
     def backend_options(self) -> BackendOptions:
         """Return the options for loading and running the model.
@@ -146,6 +161,7 @@ class RankerConfig:
         return BackendOptions(
             revision=self.revision or "",
             adapter=self.adapter or "",
+            adapter_dtype=self.adapter_dtype,
             dtype=self.dtype,
             device=self.device,
             batch_size=self.batch_size,
@@ -157,6 +173,7 @@ class RankerConfig:
             base_url=self.base_url or "",
             concurrency=self.concurrency,
             timeout=self.timeout,
+            retries=self.retries,
         )
 
     def limits(self) -> Limits:
@@ -171,16 +188,25 @@ class RankerConfig:
         )
 
 
-def trained_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+def trained_settings(settings: Mapping[str, Any], backend: Backend | None = None) -> dict[str, Any]:
     """Return the settings that an adapter, or a trained or merged model, has for the keys missing in ``settings``.
+
+    Args:
+        settings: The settings that are given.
+        backend: The open backend of the model. It knows which folder it was loaded from; its model's name may not be a
+            path, or may be that of another folder.
 
     Raises:
         MissingResourceError: The adapter does not exist.
         DataError: Its settings cannot be read.
     """
     if settings.get("adapter"):
-        return adapter_defaults(adapter_folder(settings["adapter"]), settings)
-    return adapter_defaults(Path(settings["model"]), settings) if settings.get("model") else {}
+        folder: Path | None = adapter_folder(settings["adapter"])
+    elif backend is not None:
+        folder = getattr(backend, "settings_folder", None)
+    else:
+        folder = settings_folder(settings["model"]) if settings.get("model") else None
+    return adapter_defaults(folder, settings) if folder else {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +229,14 @@ class RankerPlan:
     def limits(self) -> Limits:
         """Token budget and decoding of the judge."""
         return self.config.limits()
+
+    def method_identity(self) -> dict[str, str]:
+        """Return strategy, judge and passages as they enter the hash of a run."""
+        return {
+            "strategy": strategy_text(self.method.strategy.name, self.strategy),
+            "judge": judge_text(self.method.judge),
+            **({"passages": passages_text(self.passages)} if self.passages else {}),
+        }
 
     def open_recorded_judge(self, backend: Backend) -> PromptJudge:
         """Build a judge that reads recorded replies.
@@ -230,24 +264,45 @@ class RankerSetup(RankerPlan):
     template: PromptTemplate
 
     def check_backend(self) -> None:
-        """Check that the model's backend supports the judge, without loading the model.
+        """Check that the model's backend supports the judge and the prompt, without loading the model.
 
         Raises:
-            UsageError: The backend does not support the judge.
+            UsageError: The backend does not support the judge, or pictures that the prompt shows.
         """
-        check_judge(self.method.judge, backend_class(self.config.model, self.method.backend), self.config.model)
+        backend = backend_class(self.config.model, self.method.backend)
+        check_judge(self.method.judge, backend, self.config.model)
+        check_pictures(self.template, backend, self.config.model)
 
-    def open_backend(self, *, qrels: Qrels | None = None) -> Backend:
+    def open_backend(self, *, qrels: Qrels | None = None, lazy: bool = False) -> Backend:
         """Load the model, or connect to its server.
 
         Args:
             qrels: Relevance judgments for ``fake:perfect``.
+            lazy: Load the weights of a local model at the first call.
 
         Raises:
             RerankError: The model cannot be opened, or its backend does not support the judge.
         """
         self.check_backend()
-        return open_backend(self.config.model, self.config.backend_options(), qrels=qrels, kind=self.method.backend)
+        options, kind = self.config.backend_options(), self.method.backend
+        return open_backend(self.config.model, options, qrels=qrels, kind=kind, lazy=lazy)
+
+    def identity(self, judge: PromptJudge) -> dict[str, Any]:
+        """Return what decides a judge's scores, as in the ``identity`` of a run: model, method and prompt."""
+        return {
+            "prompt": self.template.digest,
+            "model": dict(judge.backend.identity),
+            **self.method_identity(),
+            **judge.identity,
+        }
+
+    def calibration_file(self) -> tuple[Path, bool] | None:
+        """Return the calibration and whether the user named it; None if there is none."""
+        if self.config.calibration:
+            return Path(self.config.calibration).expanduser(), True
+        folder = adapter_folder(self.config.adapter) if self.config.adapter else settings_folder(self.config.model)
+        path = None if folder is None else folder / "calibration.json"
+        return None if path is None or not path.is_file() else (path, False)
 
     def open_judge(self, backend: Backend, **options: str) -> PromptJudge:
         """Build the judge for a backend.
@@ -280,18 +335,22 @@ def plan_ranker(config: RankerConfig) -> RankerPlan:
     )
 
 
-def assemble(settings: Mapping[str, Any] | RankerConfig) -> RankerSetup:
+def assemble(settings: Mapping[str, Any] | RankerConfig, *, backend: Backend | None = None) -> RankerSetup:
     """Assemble a ranker from its settings; no model is loaded.
 
     Args:
-        settings: Settings named as in `RankerConfig`. Missing ones come from the adapter, then the defaults.
+        settings: Settings named as in `RankerConfig`. Missing ones come from the adapter or the trained model, then
+            the defaults.
+        backend: The open backend of the model, if there is one.
 
     Raises:
         UnknownNameError: No setting, method, option, prompt or passage aggregate has this name.
         UsageError: The strategy does not have an option, or a value is out of range.
         MissingResourceError: The adapter or the prompt file does not exist.
     """
-    plan = plan_ranker(settings if isinstance(settings, RankerConfig) else RankerConfig.from_settings(settings))
+    if not isinstance(settings, RankerConfig):
+        settings = RankerConfig.from_settings(settings, backend=backend)
+    plan = plan_ranker(settings)
     method_prompt = plan.method.own_prompt if plan.config.prompt == "auto" else ""
     prompt = method_prompt or prompt_for(plan.config.model, plan.config.prompt)
     return RankerSetup(

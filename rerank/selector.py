@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -112,11 +112,34 @@ def build_from_options(registry: Registry, name: str, options: Mapping[str, Any]
         UsageError: The value of an option is invalid, or the argument is missing or not allowed.
     """
     factory = registry.get(name)
-    signature = inspect.signature(factory)
+    converted = convert_options(name, factory, options, fixed=extra)
+    try:
+        inspect.signature(factory).bind(*arguments, **converted, **extra)
+    except TypeError as error:
+        text = ":".join([name, *map(str, arguments)])
+        raise UsageError(_describe_call(text, name, str(error)), expected=selector_usage(name, factory)) from error
+    return factory(*arguments, **converted, **extra)
+
+
+def convert_options(
+    name: str, factory: Any, options: Mapping[str, Any], *, fixed: Container[str] = ()
+) -> dict[str, Any]:
+    """Convert the options of a plug-in to the types that its class declares.
+
+    Args:
+        name: Name of the plug-in, for messages.
+        factory: Its class, whose keyword arguments are its options.
+        options: The options, as a selector or a TOML table contains them.
+        fixed: Keyword arguments that options cannot name.
+
+    Raises:
+        UnknownNameError: No option has this name; the message suggests the nearest.
+        UsageError: The value of an option is invalid.
+    """
     annotated = factory if is_dataclass(factory) else getattr(factory, "__init__", factory)
     hints = get_type_hints(annotated, include_extras=True)
-    keyword = {n: p for n, p in signature.parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    keyword = {n: parameter for n, parameter in keyword.items() if n not in extra}
+    parameters = inspect.signature(factory).parameters.items()
+    keyword = [n for n, p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY and n not in fixed]
     converted = {}
     for key, value in options.items():
         if key not in keyword:
@@ -125,16 +148,17 @@ def build_from_options(registry: Registry, name: str, options: Mapping[str, Any]
             converted[key] = TypeAdapter(hints.get(key, str)).validate_python(value)
         except ValidationError as error:
             raise UsageError(
-                f"Option {key}={value!r} of {name!r}: {error.errors()[0]['msg']}",
-                expected=_describe_type(hints.get(key, str)),
+                f"Option {key}={value!r} of {name!r}", expected=_describe_type(hints.get(key, str))
             ) from error
-    try:
-        signature.bind(*arguments, **converted, **extra)
-    except TypeError as error:
-        raise UsageError(
-            f"{':'.join([name, *map(str, arguments)])!r}: {error}", expected=selector_usage(name, factory)
-        ) from error
-    return factory(*arguments, **converted, **extra)
+    return converted
+
+
+def _describe_call(text: str, name: str, problem: str) -> str:
+    """Describe in terms of selectors why a plug-in cannot be called; ``problem`` is Python's message."""
+    if problem.startswith("too many positional"):
+        return f"{text!r} has an argument after the colon, and {name!r} takes none"
+    _, missing, parameter = problem.partition("missing a required ")
+    return f"{text!r} lacks a required {parameter}" if missing else f"{text!r}: {problem}"
 
 
 def selector_usage(name: str, factory: Any) -> str:

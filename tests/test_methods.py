@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from rerank.assemble import assemble
+from rerank.backends import BACKENDS
 from rerank.errors import DataError, MissingPrerequisiteError, UnknownNameError, UsageError
 from rerank.judges import judges
 from rerank.methods import Method, _read_card, backends_of, describe_methods, method_names, open_method
@@ -52,7 +54,7 @@ def test_rows_and_the_formulas_behind_them() -> None:
     assert rows["topdown"]["calls_per_100"] == 7
     assert rows["tourrank"]["calls_per_100"] == 13
     assert rows["pointwise"]["calls_per_100"] == 100
-    assert rows["icr"]["backends"] == ["fake", "hf", "replay"]
+    assert rows["icr"]["backends"] == ["fake", "hf"]
 
 
 def test_a_pair_without_a_card() -> None:
@@ -94,8 +96,22 @@ def test_a_strategy_alone_is_no_method() -> None:
 
 
 def test_prompts_with_pictures_need_a_backend_that_sees_them() -> None:
-    assert backends_of(open_method("fullrank-images")) == backends_of(open_method("pointwise-images")) == ["vlm"]
+    for name in ("fullrank-images", "pointwise-images"):
+        assert backends_of(open_method(name)) == ["fake", "vlm"]
     assert {"hf", "openai", "vlm"} <= set(backends_of(open_method("fullrank")))
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_the_list_and_the_check_before_a_run_agree(name: str) -> None:
+    """A backend that is not in the list is refused before anything is searched or loaded."""
+    served = backends_of(open_method(name))
+    for backend in BACKENDS.names():
+        setup = assemble({"model": f"{backend}:perfect", "method": name})
+        if backend in served:
+            setup.check_backend()
+        else:
+            with pytest.raises(UsageError):
+                setup.check_backend()
 
 
 CARD = 'strategy = "sliding"\njudge = "logits"\noptions = "size=4,stride=2"\npaper = "ours"\nsummary = "Short"\n'

@@ -106,5 +106,6 @@ def _grade_pairs(
 def _costs(grades: tuple[int, ...], weights: str) -> Floats:
     """Return the (grades, grades) disagreement weights of Cohen's kappa."""
     values = np.array(grades, dtype=np.float64)
+    # (grades, grades) |a - b|, in grades and not in positions, so that missing grades leave gaps
     distance = np.abs(values[:, None] - values[None])
     return {"none": (distance > 0).astype(np.float64), "linear": distance, "quadratic": distance**2}[weights]

@@ -13,7 +13,7 @@ from rerank.adjudication.judging_walks import open_walks, topic_rng
 from rerank.adjudication.orders.base import JudgingOrder, StaticOrder, SupportsAcross
 from rerank.adjudication.pools import Bools, Ints, Pool
 from rerank.errors import UsageError
-from rerank.registry import Registry
+from rerank.registry import Registry, plugin_name
 from rerank.selector import build
 from rerank.types import Document, Query, Ranking, Run
 
@@ -54,6 +54,7 @@ class JudgingSequence:
         sizes = budget.sizes([len(topic) for topic in self.pool.topics])
         if self.sequence is None:
             return sizes
+        # topics of the first judgments of the order, as many as the budget allows in total
         return np.bincount(self.sequence[: sizes.sum()], minlength=len(sizes))
 
 
@@ -69,6 +70,7 @@ def walk_pool(order: JudgingOrder, pool: Pool, relevant: Sequence[Bools], *, see
     answers = [flags.tolist() for flags in relevant]
     docs: list[list[int]] = [[] for _ in pool.topics]
     sequence = []
+    # the whole pool (100 %): every smaller budget is a prefix of this sequence
     for walk in open_walks(order, pool, AdjudicationBudget("share", 100), seed=seed):
         while walk.next is not None:
             topic, doc = walk.next
@@ -90,7 +92,7 @@ def pool_as_run(pool: Pool, order: JudgingOrder) -> Run:
     """
     if not isinstance(order, StaticOrder):
         raise UsageError(
-            f"The judging order {type(order).__name__.lower()!r} depends on judgments or is stochastic",
+            f"The judging order {plugin_name(type(order))!r} depends on judgments or is stochastic",
             expected="one of: " + ", ".join(static_orders()),
         )
     return Run(

@@ -93,6 +93,7 @@ class Measurer:
         """
         shape = (len(budgets), len(self.topics), len(self.pool.systems))
         values = {name: np.zeros(shape) for name in self.names}
+        # (budgets, topics) number of judged documents
         sizes = np.stack([ordering.sizes(budget) for budget in budgets])
         fast = [(name, m, f) for name, m in zip(self.names, self.measures, strict=True) if (f := find_formula(m))]
         # topics outside the pool keep the score 0
@@ -117,6 +118,7 @@ class Measurer:
         position[-1] = len(order)  # documents outside the pool are never judged
         # index -1 (outside the pool or below the list) selects the appended entry: never judged, grade 0
         graded = np.append(grades, 0)
+        # a document is visible if its position in the judging order is below the budget
         found = np.where(position[lists] < sizes[:, None, None], graded[lists], 0)
         judged = np.where(position[:-1] < sizes[:, None], grades, 0)
         return JudgedView(found, -np.sort(-judged, axis=1))
@@ -187,6 +189,7 @@ def _recall(view: JudgedView, measure: Any) -> Floats:
 def _reciprocal_rank(view: JudgedView, measure: Any) -> Floats:
     """Compute 1 / rank of the first relevant document."""
     hits = _cut(view.found, measure) >= measure["rel"]
+    # argmax is the index of the first hit, but 0 also without any hit
     return np.where(hits.any(axis=-1), 1 / (1.0 + hits.argmax(axis=-1)), 0.0)
 
 

@@ -45,7 +45,7 @@ class Procedure:
 
 
 def cross_procedures(test: Iterable[str], corrections: Iterable[str]) -> tuple[Procedure, ...]:
-    """Combine every test with every correction; a test that needs no correction occurs once, without.
+    """Return all combinations of a test and a correction; a test that needs no correction appears once, without one.
 
     Raises:
         UnknownNameError: A test or correction does not exist.
@@ -115,6 +115,7 @@ class SignificanceVerdicts:
     @cached_property
     def means(self) -> Floats:
         """Mean of each system, (systems,)."""
+        # rounded like the differences, so that equal means tie in rankings as well
         return np.asarray(self.values.mean(axis=0).round(12))
 
     @cached_property

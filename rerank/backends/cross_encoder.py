@@ -17,7 +17,7 @@ from rerank.io.model_hash import model_folder_hash
 from rerank.lm.loading import named_errors, origin_of, pick_device, pick_dtype, quiet
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Prompt, TokenCounter
-from rerank.tasks import BackendOptions, CrossEncoderTask, Reply, Request, resolve_context_size
+from rerank.tasks import BackendOptions, CrossEncoderTask, Reply, Request, folder_with_settings, resolve_context_size
 
 #: Default number of pairs per batch.
 DEFAULT_BATCH = 32
@@ -72,6 +72,8 @@ class CrossEncoder:
     costs_money = False
     #: A single request already contains a list of pairs.
     batch_size = 1
+    #: Folder of the model, whose settings `Reranker.from_backend` uses; None if it is not known.
+    settings_folder: Path | None = None
 
     def __init__(self, model: Any, *, identity: Mapping[str, str], options: BackendOptions | None = None) -> None:
         """Wrap a loaded model; `load` also loads it."""
@@ -120,7 +122,9 @@ class CrossEncoder:
         commit = str(getattr(model.config, "_commit_hash", None) or options.revision)
         origin = {"weights": model_folder_hash(folder)} if folder else {"revision": commit}
         identity = {"model": folder.name if folder else str(name), **origin, "dtype": dtype}
-        return cls(model, identity=identity, options=options)
+        backend = cls(model, identity=identity, options=options)
+        backend.settings_folder = folder_with_settings(name, options)
+        return backend
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -217,7 +221,7 @@ def _require_sentence_transformers() -> None:
 
 
 def _count_special_tokens(model: Any) -> int:
-    """Return the number of tokens of a pair besides its texts: separators, and the model's default instruction."""
+    """Return the number of tokens that are added to the two texts: separators and the model's default instruction."""
     pair = ["a", "b"]
     instruction = (getattr(model, "prompts", None) or {}).get(getattr(model, "default_prompt_name", None))
     whole = len(model.preprocess([tuple(pair)], prompt=instruction)["input_ids"][0])

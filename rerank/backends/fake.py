@@ -65,6 +65,8 @@ class Fake:
     tasks: ClassVar[frozenset[type[Any]]] = frozenset(
         {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, AttentionTask, CrossEncoderTask}
     )
+    #: It uses the window, not the prompt.
+    sees_pictures: ClassVar[bool] = True
 
     kind: str
     _: KW_ONLY
@@ -130,6 +132,9 @@ class Fake:
         started = time.perf_counter()
         if self.delay:
             time.sleep(self.delay)
+        return self._reply_now(request, digest, started)
+
+    def _reply_now(self, request: Request, digest: str, started: float) -> Reply:
         tokens_in = self.tokens.count(request.prompt)
         # One random number generator per request, so that the order of requests and batches has no effect.
         rng = random.Random(f"{self.seed} {digest}")

@@ -28,10 +28,12 @@ from rerank.tasks import (
     PermutationTask,
     Reply,
     Request,
+    folder_with_settings,
     resolve_context_size,
 )
 
 if TYPE_CHECKING:
+    from rerank.lm.model_description import ModelDescription
     from rerank.lm.prefix_cache import PrefixCache
 
 #: Default batch size per device: larger batches gain little on a CPU and cost memory.
@@ -58,6 +60,8 @@ class Hf:
     costs_money = False
     #: Classes of transformers that load the model and its tokenizer.
     classes: ClassVar[tuple[str, str]] = LANGUAGE
+    #: Folder of the adapter or the model, whose settings `Reranker.from_backend` uses; None if it is not known.
+    settings_folder: Path | None = None
 
     def __init__(
         self, model: Any, tokenizer: Any, *, identity: Mapping[str, str], options: BackendOptions | None = None
@@ -69,7 +73,7 @@ class Hf:
         self._model = model
         self._identity = dict(identity)
         self._tokens = HfTokens(tokenizer, context_size=size)
-        self._batch_size = 1 if options.deterministic else options.batch_size or DEFAULT_BATCH.get(model.device.type, 4)
+        self._batch_size = self.choose_batch_size(options, model.device.type)
         self._reuse = options.reuse and not options.deterministic
         # A task changes the model while it runs: attention function, output head, generation config.
         self._lock = threading.Lock()
@@ -90,8 +94,34 @@ class Hf:
         options = options or BackendOptions()
         model, tokenizer, identity = load(name, options, cls.classes)
         backend = cls(model, tokenizer, identity=identity, options=options)
+        backend.settings_folder = folder_with_settings(name, options)
         if is_split(model):
             lead_or_follow(backend._run)
+        return backend
+
+    @staticmethod
+    def choose_batch_size(options: BackendOptions, device: str) -> int:
+        """Return the batch size of the options, else the default of the kind of device (``cpu``, ``cuda``, ``mps``)."""
+        return 1 if options.deterministic else options.batch_size or DEFAULT_BATCH.get(device, 4)
+
+    @classmethod
+    def describe(cls, name: str | Path, options: BackendOptions) -> ModelDescription | None:
+        """Describe the model that `load` would load; None if it has to be loaded for that.
+
+        Raises:
+            RerankError: The model cannot be loaded, as far as its files show.
+        """
+        from rerank.lm.model_description import describe_model
+
+        return describe_model(name, options) if cls.classes == LANGUAGE else None
+
+    @classmethod
+    def load_described(cls, description: ModelDescription) -> Self:
+        """Load a model that was described, as `load` does; the backend has the token counter of the description."""
+        options, tokens = description.options, description.tokens
+        model, tokenizer, identity = load(description.name, options, cls.classes, tokenizer=tokens.tokenizer)
+        backend = cls(model, tokenizer, identity=identity, options=options)
+        backend._tokens = tokens
         return backend
 
     @classmethod

@@ -70,6 +70,10 @@ class Replay:
     tasks = frozenset(
         {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask, AttentionTask, CrossEncoderTask}
     )
+    #: The prompt is ignored.
+    sees_pictures = True
+    #: It needs the calls of a run, so it is not a model that a user can name.
+    selectable = False
     batch_size = 1024
     costs_money = False
 

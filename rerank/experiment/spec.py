@@ -9,14 +9,21 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
+from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError, expected_value
 
 Shuffle = Literal["none", "random", "inverse"]
+#: Fields of `RunSpec` that were added after the first run folders.
+_LATER_FIELDS = frozenset({"adapter_dtype"})
+
+#: Keys that specifications got after commit 2d4cd24 -> the value with which a run does what it did without the key,
+#: whatever the default is today. They complete the spec.json of older runs.
+LATER_KEYS: Mapping[str, Any] = {}
 
 
 class _Frozen(BaseModel):
@@ -37,12 +44,14 @@ class _Frozen(BaseModel):
             return cls(**values)
         except ValidationError as error:
             problem = error.errors()[0]
-            name = ".".join(map(str, problem["loc"]))
-            if problem["type"] == "missing":
-                raise UsageError(f"No {name} is given", remedy=f"Pass --{name.replace('_', '-')}") from error
-            flag = f"--{name.replace('_', '-')}"
-            expected = problem["msg"].removeprefix("Input should be ")
-            raise UsageError(f"{flag} {problem['input']!r}", expected=expected) from error
+            if problem["type"] == "missing":  # all other fields have defaults
+                raise UsageError(
+                    "No collection is given",
+                    expected="a provider, with its file or folder if it reads one, such as pydoc or beir:FOLDER",
+                    remedy="Pass --collection; `rerank collections` lists the providers",
+                ) from error
+            flag = "--" + ".".join(map(str, problem["loc"])).replace("_", "-")
+            raise UsageError(f"{flag} {problem['input']!r}", expected=expected_value(problem)) from error
 
 
 class RunSpec(_Frozen):
@@ -80,6 +89,8 @@ class RunSpec(_Frozen):
     """Branch, tag or commit of the model on the hub."""
     adapter: str | None = None
     """Name, folder or hub id of a PEFT adapter; one trained by listrank also sets model, method and prompt."""
+    adapter_dtype: Literal["auto", "float32"] = "auto"
+    """Data type of the adapter. ``auto`` is that of the model; ``float32`` is slower beside a model in bfloat16."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Data type of the weights. ``auto`` selects bfloat16 on hardware that supports it efficiently."""
     trust_remote_code: bool = False
@@ -107,6 +118,21 @@ class RunSpec(_Frozen):
     max_failure_rate: float = Field(default=0.2, ge=0.0, le=1.0)
     """Exit with code 7 if more than this fraction of windows failed."""
 
+    def recorded(self) -> dict[str, Any]:
+        """Return the specification for spec.json; fields added later are omitted at their default."""
+        later = {name for name in _LATER_FIELDS if getattr(self, name) == type(self).model_fields[name].default}
+        return self.model_dump(mode="json", exclude=later)
+
+    @classmethod
+    def from_record(cls, values: Mapping[str, Any]) -> Self:
+        """Create the specification of a recorded run from its spec.json, independently of today's defaults.
+
+        Raises:
+            UnknownNameError: A key does not exist.
+            UsageError: A value is invalid.
+        """
+        return cls.make({**LATER_KEYS, **values})
+
     @property
     def shown_method(self) -> str:
         """The method as it is displayed: files in its options are shortened to their names."""
@@ -130,6 +156,10 @@ class Execution(_Frozen):
     """Number of simultaneous requests to a server."""
     timeout: float | None = Field(default=None, gt=0)
     """Seconds to wait for the reply of a server."""
+    calibration: str | None = None
+    """File of `rerank calibrate`: adds probabilities of relevance; if omitted, that of the adapter if it has one."""
+    retries: int | None = Field(default=None, ge=0)
+    """Attempts after the first to get a reply of a server; if omitted, 4 (1 if it is slow or was never reached)."""
     batch_size: int | None = Field(default=None, ge=1)
     """Number of prompts per batch; if omitted, the backend decides."""
     reuse: bool = True
@@ -145,7 +175,8 @@ class Execution(_Frozen):
 def read_spec(path: str | Path) -> dict[str, Any]:
     """Read the keys of a run specification from TOML or from the spec.json of a run folder.
 
-    Dashes in keys are replaced by underscores.
+    Dashes in keys are replaced by underscores. The values of a spec.json include nulls, since a default may have
+    changed since the run.
 
     Raises:
         MissingResourceError: The file does not exist.
@@ -158,8 +189,7 @@ def read_spec(path: str | Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise DataError(f"{str(path)!r} is not UTF-8 text", expected="a TOML file") from error
     try:
-        values = json.loads(text)["spec"] if str(path).endswith(".json") else tomllib.loads(text)
-        values = {key: value for key, value in values.items() if value is not None}
-    except (tomllib.TOMLDecodeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        values = {**LATER_KEYS, **json.loads(text)["spec"]} if str(path).endswith(".json") else tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{str(path)!r}: {error}", expected="TOML, or the spec.json of a run folder") from error
     return {key.replace("-", "_"): value for key, value in values.items()}

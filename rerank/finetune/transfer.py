@@ -161,8 +161,9 @@ def usage_of(adapter: str) -> dict[str, Any]:
         MissingResourceError: The adapter does not exist.
         UsageError: The adapter does not name them.
     """
-    is_model = Path(adapter).is_dir() and not (Path(adapter) / "adapter_config.json").is_file()
-    folder = Path(adapter) if is_model else adapter_folder(adapter)
+    folder = Path(adapter).expanduser()
+    is_model = folder.is_dir() and not (folder / "adapter_config.json").is_file()
+    folder = folder if is_model else adapter_folder(adapter)
     values = adapter_defaults(folder, {})
     if not values:
         raise UsageError(

@@ -48,6 +48,7 @@ def write_index(folder: Path, documents: Iterable[list[str]], options: Mapping[s
             weights = Bm25Weights.from_postings(postings, **options)
             data, indices, indptr = postings.by_term(weights)
         index = bm25s.BM25(**options)
+        # a compressed matrix (documents, terms), column by column: weights, documents, starts of the terms
         index.scores = {"data": data, "indices": indices, "indptr": indptr, "num_docs": len(postings.lengths)}
         index.vocab_dict = postings.vocabulary
         index.nonoccurrence_array = None  # only used by BM25 variants that we do not offer
@@ -84,5 +85,6 @@ def top_positions(scores: Floats, id_ranks: NDArray[np.int64], k: int) -> NDArra
         positive = scores[positions]
         kth_score = np.partition(positive, len(positive) - k)[len(positive) - k]
         positions = positions[positive >= kth_score]  # k documents, and all that tie with the k-th
+    # the last key is the primary one: by score, then by id, both descending
     order = np.lexsort((-id_ranks[positions], -scores[positions]))
     return positions[order[:k]]

@@ -116,6 +116,7 @@ def _write(corpus: Corpus, folder: Path) -> None:
     _check_ids(corpus.name, ids)
     ascending = sorted(range(len(ids)), key=ids.__getitem__)
     ranks = np.empty(len(ids), dtype=np.int64)
+    # inverse of the sorting permutation: the rank of each document's id
     ranks[ascending] = np.arange(len(ids))
     with storage_errors(folder):
         np.save(folder / _OFFSETS, np.frombuffer(offsets, dtype=np.int64), allow_pickle=False)

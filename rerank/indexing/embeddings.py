@@ -59,6 +59,7 @@ class _Matrix:
         with (folder / _FILE).open("wb") as file:
             header = {"descr": "<f4", "fortran_order": False, "shape": self.shape}
             np.lib.format.write_array_header_1_0(file, header)
+            # full length at once, 4 bytes per float32: rows arrive in encoding order, not in that of the file
             file.truncate(file.tell() + 4 * self.shape[0] * self.shape[1])
 
     def resume(self, folder: Path, done: int) -> None:

@@ -86,6 +86,7 @@ def encoding_order(documents: StoredDocuments) -> NDArray[np.int64]:
 
     The order depends only on the corpus, so that a resumed build forms the same batches as an uninterrupted one.
     """
+    # similar lengths in a batch need little padding; with the longest first, memory runs out early or never
     return np.argsort(-documents.lengths, kind="stable")
 
 
@@ -157,6 +158,7 @@ def _committed(partial: Path, made_from: Mapping[str, str], total: int, files: R
     try:
         count = json.loads((partial / _COUNT).read_text("utf-8"))
         rows = count["rows"]
+        # type() and not isinstance(): True would be an int
         if count["made_from"] != dict(made_from) or type(rows) is not int or not 0 <= rows <= total:
             return None
         files.resume(partial, rows)

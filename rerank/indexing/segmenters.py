@@ -74,7 +74,7 @@ def _missing(language: str, code: str, error: ImportError) -> MissingPrerequisit
 
 @cache
 def _chinese(code: str) -> Callable[[str], list[str]]:
-    """Return jieba's cut for search engines: long words, and the their parts of two and three characters."""
+    """Return jieba's cut for search engines: long words, and their parts of two and three characters."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # from setuptools, and from Python about strings in jieba's source

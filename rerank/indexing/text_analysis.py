@@ -50,11 +50,13 @@ def split_terms(text: str, words_of: Segmenter | None = None) -> list[str]:
     >>> split_terms("The F-16's wing, 東京都へ, a ﬁn")
     ['the', '16', 'wing', '東京', '京都', '都へ', 'fin']
     """
+    # a shortcut for most texts in English: NFKC leaves ASCII unchanged
     if text.isascii():
         return _ASCII_WORD.findall(text.lower())
     words, runs, unspaced = _patterns()
     terms: list[str] = []
     for word in words.findall(unicodedata.normalize("NFKC", text).lower()):
+        # words of one character are dropped, as by the pattern for ASCII
         if not unspaced(word):
             terms += [word] if len(word) > 1 else []
             continue

@@ -116,6 +116,7 @@ class SentenceEncoder:
         self._dim: int | None = None
         self.query_prompt = resolve_prompt(model, options.query_prompt, "query")
         self._passage_prompt = resolve_prompt(model, options.passage_prompt, "document")
+        # a trial embedding, since not every model states its dimension
         full_size = self.passages(["a"]).shape[1]
         if options.dim > full_size:
             raise UsageError(
@@ -159,6 +160,7 @@ class SentenceEncoder:
             raise BackendError("The model returned an embedding that is not finite", remedy="Try dtype=float32")
         if self._normalise:
             lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+            # the lower bound leaves an all-zero embedding at 0 instead of NaN
             rows = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
         return np.ascontiguousarray(rows, dtype=np.float32)
 
@@ -241,6 +243,7 @@ def load_model(kind: str, name: Path | str, options: ModelOptions) -> tuple[Any,
         model = getattr(sentence_transformers, kind)(
             str(name),
             device=device,
+            # safetensors only: loading pickled weights can run code
             model_kwargs={"dtype": dtype, "use_safetensors": True},
             **origin_of(name, source),
         ).eval()
@@ -275,6 +278,7 @@ def require_packages(*, stage: str = "dense", faiss: bool = True, sentences: boo
 def encoder_hash(folder: Path) -> str:
     """Return the hex SHA-256 of a model's folder and its module sub-folders (pooling, layers, a router's routes)."""
     names = {"", *_listed(folder / MODULES, lambda modules: [module.get("path", "") for module in modules])}
+    # a router has further modules, one per route, in folders of their own
     for name in sorted(names):
         parts = _listed(folder / name / _ROUTES, lambda routes: routes["types"])
         names |= {f"{name}/{part}".strip("/") for part in parts}
@@ -290,6 +294,7 @@ def _model_identity(name: Path | str, model: Any, options: ModelOptions) -> dict
     """Return the hash of a folder, independent of its path, or the name and commit of a model on the hub."""
     if isinstance(name, Path):
         return {"weights": encoder_hash(name)}
+    # the first module of a sentence-transformers model is the transformer, whose config knows its commit
     config = getattr(getattr(model[0], "auto_model", None), "config", None)
     return {"model": name, "revision": str(getattr(config, "_commit_hash", None) or options.revision)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, cast
 
-from rerank.judges.base import FAILURES, STATUSES, Judge, Limits, PromptJudge, Status, Verdict
+from rerank.judges.base import FAILURES, STATUSES, Judge, Limits, PromptJudge, Status, Verdict, check_pictures
 from rerank.prompts.template import PromptTemplate
 from rerank.registry import Registry
 from rerank.selector import Selector, build
@@ -20,6 +20,7 @@ __all__ = [
     "Status",
     "Verdict",
     "check_judge",
+    "check_pictures",
     "judges",
     "open_judge",
     "options_of",

@@ -123,6 +123,7 @@ def make_mask(**arguments: Any) -> torch.Tensor | None:
     capture = _CAPTURE.get()
     if capture.cpu_kernel and not capture.heads:
         return cpu_attention.make_padding_mask(**arguments)
+    # Weights are computed from the mask, so it must be explicit: queries on top of a cache are not causal from key 0.
     mask: torch.Tensor | None = sdpa_mask(**arguments | {"allow_is_causal_skip": not capture.heads})
     return mask
 
@@ -160,6 +161,7 @@ def capture_attention_forward(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     formula = _WeightFormula(scale, kwargs.get("softcap"), kwargs.get("s_aux"))
     if capture.heads:
+        # All heads are computed, because later layers need the output; the callback gets the selected rows.
         out, weights = _chunked_attention((query, key, value), attention_mask, formula, capture.skip)
         if layer in capture.heads:
             capture.on_weights(layer, weights[list(capture.heads[layer])])
@@ -171,6 +173,7 @@ def capture_attention_forward(
         return cpu_attention.cpu_attention_forward(module, query, key, value, attention_mask, scaling, **kwargs)
     if formula.is_standard:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    # No standard kernel has softcaps and sinks, so the output is computed here and the weights are discarded.
     return _chunked_attention((query, key, value), attention_mask, formula, None)[0].transpose(1, 2), None
 
 
@@ -208,10 +211,12 @@ def _chunked_attention(
     """
     query, key, value = states
     _, heads, length, size = query.shape
+    # Grouped-query attention: a group is one key-value head, which heads / groups query heads share.
     groups, keys = key.shape[1], key.shape[2]
     columns, values = key[0].float().transpose(1, 2), value[0]  # (groups, head size, keys), (groups, keys, head size)
     out = query.new_empty(1, heads, length, value.shape[-1])
     total = torch.zeros(heads, keys, device=query.device)
+    # Queries per chunk: a (heads, chunk, keys) block of weights has at most _CHUNK entries.
     step = max(1, _CHUNK // (heads * keys))
     for start in range(0, length, step):
         # Queries are scaled before the product, in float32: float16 scores could overflow.
@@ -219,10 +224,13 @@ def _chunked_attention(
         # Heads of a group share its keys: (groups, heads per group * chunk, keys) -> (heads, chunk, keys).
         scores = torch.bmm(rows.reshape(groups, -1, size), columns).view(heads, -1, keys)
         weights = formula.weights(scores, _visible(mask, start, scores.shape[1], keys, query.device))
+        # Queries before the tail do not count: max(0, skip - start) of them are in this chunk.
         if skip is not None:
             total += weights[:, max(0, skip - start) :].sum(dim=1)
+        # (groups, heads per group * chunk, keys): one product with the values per group.
         packed = weights.to(value.dtype).reshape(groups, -1, keys)
         out[0, :, start : start + step] = torch.bmm(packed, values).view(heads, -1, value.shape[-1])
+    # 1/|I_q| sum over the tail I_q, the inner sum of equation 1 of ICR (arXiv 2410.02642).
     return out, total / max(1, length - (skip or 0))
 
 
@@ -230,4 +238,5 @@ def _visible(mask: torch.Tensor | None, start: int, length: int, keys: int, devi
     """Return (1, queries, keys) flags of the keys visible to ``length`` queries from ``start`` on."""
     if mask is not None:
         return mask[0, :, start : start + length]
+    # Row i is query start + i, which sees the keys 0 to start + i.
     return torch.ones(1, length, keys, dtype=torch.bool, device=device).tril(start)

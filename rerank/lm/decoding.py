@@ -49,10 +49,12 @@ def decode(
     """
     width = max(map(len, prompts))
     ends = eos_ids(model)
-    pad = ends[0] if ends else 0
+    pad = ends[0] if ends else 0  # any token, since it is masked
+    # (rows, width) each, padded on the left, so that all rows generate their next token in the last column.
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts], device=model.device)
     config = GenerationConfig(  # type: ignore[no-untyped-call]
+        # One limit for the batch; _LengthCriteria ends shorter rows at their own.
         max_new_tokens=max(s.max_tokens for s in samplings),
         do_sample=False,  # sampling is Gumbel noise in the logits, see `_SamplingProcessor`
         eos_token_id=ends or None,
@@ -70,6 +72,7 @@ def decode(
             **(extra_inputs or {}),
             **cache,
         )
+    # generate() pads rows that end early, so each is cut at its end token and its own limit.
     rows = output[:, width:].tolist()
     return [_up_to_end(row[: s.max_tokens], ends) for row, s in zip(rows, samplings, strict=True)]
 
@@ -120,6 +123,7 @@ class _SamplingProcessor(LogitsProcessor):
         for row, sampling in enumerate(self._samplings):
             if generated < sampling.min_tokens:
                 scores[row, self._ends] = -torch.inf
+            # (vocabulary,) logits / temperature + Gumbel noise, whose argmax is a sample (Gumbel-max trick).
             scores[row] = add_sampling_noise(scores[row], sampling, self._generators[row])
         return scores
 

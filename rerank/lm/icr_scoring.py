@@ -80,12 +80,14 @@ def score_by_attention(model: Any, tokens: HfTokens, prompt: Prompt, task: Atten
         per_head = attention[0] - attention[1] if task.null else attention[0]  # (layers, heads, passages)
         layers, head_count, _ = per_head.shape
         return AttentionScores(per_head.flatten().tolist(), length, f"{layers}x{head_count}")
+    # Per prompt and passage, s_t of the passage's tokens (tokens,); equation 2 subtracts the null query's.
     rows = [[row[span] for span in located.spans] for row, located in zip(attention, prompts, strict=True)]
     null_row = rows[1] if task.null else [torch.zeros_like(row) for row in rows[0]]
     scores = [
         sum_calibrated_attention(real, null, filtered=bool(task.null))
         for real, null in zip(rows[0], null_row, strict=True)
     ]
+    # Readouts of trained models weight a passage of n tokens by n^p; the paper has no such factor.
     if task.length_power:
         lengths = [max(1, span.stop - span.start) for span in prompts[0].spans]
         scores = [score * length**task.length_power for score, length in zip(scores, lengths, strict=True)]
@@ -106,6 +108,7 @@ def sum_calibrated_attention(real: torch.Tensor, null: torch.Tensor, *, filtered
     >>> sum_calibrated_attention(torch.tensor([0.5, 0.25]), torch.tensor([0.25, 0.25]))
     0.25
     """
+    # (tokens,) c_t. Differences of nearly equal float32 sums, so mean and deviation are computed in float64.
     c = (real - null).double()
     if filtered and len(c) > 1 and c.std() > _ROUNDING * real.abs().max():
         c = c[c > c.mean() - 2 * c.std()]
@@ -163,6 +166,7 @@ class _AttentionReader:
             layer: torch.tensor([head_weights.get((layer, head), 1.0) for head in layer_heads], device=model.device)
             for layer, layer_heads in heads.items()
         }
+        # Layers above the last one with a selected head are not computed.
         self._last, self._cpu_kernel = max(heads), supports_cpu_attention(model)
 
     def read(self, prompts: Sequence[PromptSpans]) -> list[torch.Tensor]:
@@ -174,6 +178,7 @@ class _AttentionReader:
         Raises:
             UsageError: The prompts differ before their tails.
         """
+        # Tokens whose keys and values both prompts share: an identical prefix that ends before the tails.
         common = min(prompts[0].tail, *(_common_prefix(prompts[0].ids, other.ids) for other in prompts))
         if any(prompt.tail - common > _BOUNDARY for prompt in prompts):
             raise UsageError(
@@ -189,6 +194,7 @@ class _AttentionReader:
             for start in range(0, common, step):
                 block = prompts[0].ids[start : min(common, start + step)]
                 self._run(block, cache, AttentionCapture(last=self._last, cpu_kernel=self._cpu_kernel))
+            # Each prompt adds its own tail to the shared prefix, which is restored afterwards.
             state = snapshot(cache)
             results = []
             for prompt in prompts:
@@ -210,6 +216,7 @@ class _AttentionReader:
             if not self._per_head:
                 total[length - weights.shape[1] :] += (self._factors[layer] @ weights).cpu()
                 return
+            # (heads, tokens), so that spans index it also if a sliding window dropped the first keys.
             padded = torch.zeros(weights.shape[0], length)
             padded[:, length - weights.shape[1] :] = weights.cpu()
             sums = [padded[:, span].sum(dim=1) for span in prompt.spans]

@@ -37,6 +37,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         keys, values = self._reserve(key_states, value_states, start, end)
+        # (batch, key-value heads, tokens, head size): only the new tokens are written.
         keys[:, :, start:end] = key_states
         values[:, :, start:end] = value_states
         self.keys, self.values = keys[:, :, :end], values[:, :, :end]
@@ -53,6 +54,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         )
         if self._buffers is not None and is_view and end <= self._buffers[0].shape[-2]:
             return self._buffers
+        # Doubling keeps the total cost of copying linear in the number of tokens.
         capacity = max(self._capacity, end if start == 0 else 2 * end)
         buffers = []
         for new, old in ((key_states, cached), (value_states, self.values)):
@@ -90,5 +92,6 @@ def snapshot(cache: Cache) -> list[dict[str, Any]]:
 def restore(cache: Cache, state: list[dict[str, Any]]) -> None:
     """Remove all tokens that were added since `snapshot`."""
     for layer, attributes in zip(cache.layers, state, strict=True):
+        # The stored views end at the snapshot; later tokens stay in the buffer until they are overwritten.
         vars(layer).clear()
         vars(layer).update(attributes)

@@ -60,6 +60,7 @@ def compute_log_likelihoods(
     prefixes = prefixes or [CachedPrefix()] * len(prompts)
     results: list[list[float]] = [[] for _ in prompts]
     nonempty = [index for index, texts in enumerate(continuations) if texts]
+    # Continuations with at most one token after what they share: the logits of a single pass score all of them.
     simple = [
         index for index in nonempty if max(map(len, continuations[index])) <= len(_shared(continuations[index])) + 1
     ]
@@ -124,11 +125,13 @@ def _with_cache(model: Any, prompt: _Ids, texts: Sequence[_Ids], pad: int, prefi
         logits, cache = _prefill(model, [inputs], len(shared) + 1, pad, use_cache=True)
     if not hasattr(cache, "batch_repeat_interleave"):  # a state that cannot be copied: one full pass per continuation
         return [_one_pass(model, _Rows([prompt], [[text]], [prefix]), pad, packed=False)[0][0] for text in texts]
+    # (shared + 1, vocabulary): log P of each shared token, and of the first token after them.
     logs = logits[0].log_softmax(dim=-1)
     scores = [_sum(logs, text[: len(shared) + 1]) for text in texts]
     longer = [index for index, text in enumerate(texts) if len(text) > len(shared) + 1]
     for start in range(0, len(longer), _BATCH):
         batch = longer[start : start + _BATCH]
+        # The first token of a remainder is scored above; here it is the input that predicts the second.
         remainders = [texts[index][len(shared) :] for index in batch]
         values = _score_remainders(model, deepcopy(cache), len(inputs), remainders, pad)
         for index, value in zip(batch, values, strict=True):
@@ -145,6 +148,7 @@ def _score_remainders(model: Any, cache: Any, cached: int, texts: Sequence[_Ids]
     mask = torch.ones((len(texts), cached + width), dtype=torch.long, device=model.device)
     positions = torch.arange(cached, cached + width, device=model.device).expand(len(texts), -1)
     output = forward(model, cache=cache, input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True)
+    # (texts, width, vocabulary): position i is after token i of a text and predicts token i + 1.
     logs = output.logits.float().log_softmax(dim=-1)
     return [_sum(row, text[1:]) for row, text in zip(logs, texts, strict=True)]
 

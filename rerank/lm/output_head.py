@@ -58,6 +58,7 @@ class OutputHead:
             tokens: Some of `token_ids`.
         """
         if self._replaced and self.token_ids is not None:
+            # The replaced head computes one column per token of token_ids, in their order.
             column = {token: index for index, token in enumerate(self.token_ids)}
             return logits[[column[token] for token in tokens]]
         return logits[list(tokens)]
@@ -65,6 +66,7 @@ class OutputHead:
     def _logits(self, hidden: Tensor) -> Tensor:
         """Compute (batch, positions, tokens) logits from (batch, positions, hidden size)."""
         weight, bias = self._layer.weight, self._layer.bias
+        # With layers on several devices, hidden states may come from another one than the head's.
         hidden = hidden.to(weight.device, torch.float32)
         if self.token_ids is not None:
             weight, bias = weight[self.token_ids], None if bias is None else bias[self.token_ids]

@@ -17,18 +17,17 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from typing import Any
 
+from rerank.backends import BACKENDS
 from rerank.errors import DataError, MissingPrerequisiteError, UnknownNameError, UsageError
 from rerank.judges import judges, options_of
 from rerank.prompts import load_prompt
-from rerank.registry import Registry
 from rerank.selector import Selector
 from rerank.strategies import open_strategy, strategies
-from rerank.tasks import supported_tasks
+from rerank.tasks import is_selectable, sees_pictures, supported_tasks
 
 __all__ = ["Method", "backends_of", "count_calls", "describe_methods", "method_names", "open_method"]
 
 _GROUP = "rerank.methods"
-_backends = Registry("backends", "backend")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +90,7 @@ def open_method(text: str) -> Method:
 
     Raises:
         UnknownNameError: No method, strategy or judge has this name; the message suggests the nearest.
-        UsageError: The options are not written as KEY=VALUE, or the name is that of a strategy.
+        UsageError: The options are not written as KEY=VALUE, or the name is that of a strategy or a judge.
     """
     name, _, rest = text.partition(",")
     options = Selector.parse(f"{name.partition(':')[0]},{rest}") if rest else Selector(name)
@@ -117,13 +116,18 @@ def describe_methods() -> list[dict[str, Any]]:
 
 
 def backends_of(method: Method) -> list[str]:
-    """Return the names of the backends that support a task of a method's judge, and pictures if its prompt has them."""
+    """Return the names of the backends with which a method can be used.
+
+    They support a task of its judge, and pictures if its prompt shows them.
+    """
     needed = set(judges.get(method.judge.name).needs)
     shows_pictures = bool(method.own_prompt) and load_prompt(method.own_prompt).pictures
     return [
         name
-        for name, backend in _backends.usable().items()
-        if needed & supported_tasks(backend) and (not shows_pictures or getattr(backend, "sees_pictures", False))
+        for name, backend in BACKENDS.usable().items()
+        if is_selectable(backend)
+        and needed & supported_tasks(backend)
+        and (not shows_pictures or sees_pictures(backend))
     ]
 
 
@@ -171,7 +175,15 @@ def _find_card(name: str) -> _Card:
         raise UsageError(
             f"{name!r} is a strategy, not a method",
             expected=f"a method, or a strategy with a judge, as in {name}:generate",
-            remedy=f"Write --method {name}:JUDGE, where JUDGE is one of: {', '.join(judges.names())}",
+            remedy=f"Write --method {name}:JUDGE or {name}:JUDGE,KEY=VALUE, where JUDGE is one of: "
+            f"{', '.join(judges.names())}",
+        )
+    if name and name in judges:
+        raise UsageError(
+            f"{name!r} is a judge, not a method",
+            expected=f"a method, or a strategy with a judge, as in full:{name}",
+            remedy=f"Write --method STRATEGY:{name}, where STRATEGY is one of: "
+            f"{', '.join(strategies.names()).replace('_', '-')}",
         )
     raise UnknownNameError("method", name, method_names())
 

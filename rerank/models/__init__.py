@@ -11,16 +11,16 @@ import re
 from pathlib import Path
 from typing import Any, cast
 
+from rerank.backends import BACKENDS
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
 from rerank.models.adapters import adapter_folder, shipped_adapters
+from rerank.models.lazy_backend import LazyBackend
 from rerank.models.presets import MARKER, MODELS, ModelPreset, is_downloaded, list_models, model_folder
-from rerank.registry import Registry
 from rerank.selector import Selector, build
-from rerank.tasks import Backend, BackendOptions
+from rerank.tasks import Backend, BackendOptions, is_selectable
 from rerank.types import Qrels
 
 __all__ = [
-    "BACKENDS",
     "MARKER",
     "MODELS",
     "BackendOptions",
@@ -32,12 +32,12 @@ __all__ = [
     "open_backend",
     "prompt_for",
     "resolve_model",
+    "settings_folder",
     "split_model",
 ]
 
-BACKENDS = Registry("backends", "backend")
-
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FAKE_BACKENDS = ("fake", "fake-server")
 _FAKES = ("fake:perfect", "fake:reversed", "fake:stutter", "fake:talk", "fake:fail")
 
 
@@ -58,23 +58,22 @@ def resolve_model(name: str) -> Path | str:
     Raises:
         MissingResourceError: The preset was not downloaded, or the folder does not exist or lacks files.
         DataError: The name is that of a file, or the weights have an unsupported format.
-        UsageError: The name is that of an adapter.
+        UsageError: The name is that of an adapter or a backend.
         UnknownNameError: The name is neither a preset, a folder nor a hub id.
     """
+    path = _local_path(name)
     if name in MODELS:
-        folder = model_folder(name)
         if not is_downloaded(name):
             raise MissingResourceError(
                 f"Model {name!r} has not been downloaded yet",
-                expected=f"its files in {folder}",
+                expected=f"its files in {path}",
                 remedy=f"Run: rerank models pull {name}",
             )
-        return folder
+        return path
     if name in shipped_adapters():
         raise UsageError(
             f"Model {name!r} is an adapter", expected="a model", remedy=f"Use --adapter {name}; it names its base model"
         )
-    path = Path(name).expanduser()
     if path.is_dir():
         return _checked(path)
     if path.is_file():
@@ -83,7 +82,44 @@ def resolve_model(name: str) -> Path | str:
         raise MissingResourceError(f"Model folder {name!r} does not exist", remedy="Check the path")
     if _HUB_ID.fullmatch(name):
         return name
+    _check_not_a_backend(name)
     raise UnknownNameError("model", name, [*MODELS, *_FAKES])
+
+
+def settings_folder(selector: str) -> Path | None:
+    """Return the folder that contains the settings of a trained or merged model, if it has any.
+
+    It is the folder that `open_backend` loads for this selector: a preset precedes a folder with its name, and
+    ``hf:FOLDER`` is ``FOLDER``. It need not exist, since the model may be on the hub.
+
+    Args:
+        selector: As for `open_backend`.
+
+    Returns:
+        The folder; None if the backend loads no weights.
+    """
+    name, argument = split_model(selector)
+    return _local_path(argument) if hasattr(BACKENDS.get(name), "load") else None
+
+
+def _local_path(name: str) -> Path:
+    """Return where a model is if it is on this machine: the folder of a preset, or the name as a path."""
+    return model_folder(name) if name in MODELS else Path(name).expanduser()
+
+
+def _check_not_a_backend(name: str) -> None:
+    """Check that a model is not the name of a backend without a colon.
+
+    Raises:
+        UsageError: It is, and no folder has this name.
+    """
+    # for "fake", the error about unknown models lists what may follow
+    if name != "fake" and name in BACKENDS and name not in MODELS and not Path(name).is_dir():
+        raise UsageError(
+            f"{name!r} is a backend, not a model",
+            expected=f"the backend and its argument, as in {name}:NAME",
+            remedy=f"Write --model {name}:NAME, or {name}: if the backend takes no argument",
+        )
 
 
 def _checked(folder: Path) -> Path:
@@ -110,16 +146,23 @@ def _checked(folder: Path) -> Path:
 
 
 def open_backend(
-    selector: str, options: BackendOptions | None = None, *, qrels: Qrels | None = None, kind: str = ""
+    selector: str,
+    options: BackendOptions | None = None,
+    *,
+    qrels: Qrels | None = None,
+    kind: str = "",
+    lazy: bool = False,
 ) -> Backend:
     """Open the model that ``--model`` names.
 
     Args:
         selector: A model's name, folder or hub id; a fake such as ``fake:perfect`` or ``fake:stutter,p=0.3``; or
             ``NAME:ARGUMENT`` of a backend of another distribution.
-        options: How to load and run the model. Fakes use only the batch size.
+        options: How to load and run the model. Fakes use only batch size and concurrency.
         qrels: The relevance judgments that ``fake:perfect`` reads.
         kind: Backend to use if the selector names none; transformers if empty.
+        lazy: Load the weights at the first call, if the backend can be described without them (`LazyBackend`). An
+            error in the weights is then raised by that call.
 
     Raises:
         UsageError: The selector cannot be opened as a model, or an option does not apply to its backend.
@@ -128,10 +171,8 @@ def open_backend(
     options = options or BackendOptions()
     if options.adapter:
         options = dataclasses.replace(options, adapter=str(adapter_folder(options.adapter)))
-    name, argument = split_model(selector, kind)
-    if name == "replay":
-        raise UsageError(f"{selector!r} cannot be used as a model", remedy="Use: rerank replay FOLDER")
-    backend_type = BACKENDS.get(name)
+    backend_type = backend_class(selector, kind)
+    _, argument = split_model(selector, kind)
     if options.base_url and not hasattr(backend_type, "connect"):
         raise UsageError(
             f"--base-url {options.base_url} with --model {selector}, which uses no server",
@@ -145,16 +186,36 @@ def open_backend(
                 expected="a language model or a cross-encoder",
                 remedy=f"Use it for the first stage: --first-stage dense:{argument}",
             )
-        return cast(Backend, backend_type.load(resolve_model(argument), options))
+        return _load(backend_type, resolve_model(argument), options, lazy=lazy)
     if hasattr(backend_type, "connect"):  # connects to a server, which has its own names for models
         return cast(Backend, backend_type.connect(argument, options))
     backend: Backend = build(BACKENDS, selector)
-    return _configure_fake(backend, options, qrels) if Selector.parse(selector).name == "fake" else backend
+    return (
+        _configure_fake(backend, options, qrels)
+        if Selector.parse(selector).name.replace("_", "-") in _FAKE_BACKENDS
+        else backend
+    )
+
+
+def _load(backend_type: Any, name: Path | str, options: BackendOptions, *, lazy: bool) -> Backend:
+    description = backend_type.describe(name, options) if lazy and hasattr(backend_type, "describe") else None
+    if description is None:
+        return cast(Backend, backend_type.load(name, options))
+    return LazyBackend(backend_type, description)
 
 
 def backend_class(selector: str, kind: str = "") -> Any:
-    """Return the class of the backend that `open_backend` opens for a selector."""
-    return BACKENDS.get(split_model(selector, kind)[0])
+    """Return the class of the backend that `open_backend` opens for a selector.
+
+    Raises:
+        UsageError: The selector is the name of a backend without a colon, or the backend is not one that users can
+            select.
+    """
+    _check_not_a_backend(selector)
+    backend_type = BACKENDS.get(split_model(selector, kind)[0])
+    if not is_selectable(backend_type):
+        raise UsageError(f"{selector!r} cannot be used as a model", remedy="Use: rerank replay FOLDER")
+    return backend_type
 
 
 def split_model(selector: str, kind: str = "") -> tuple[str, str]:
@@ -170,7 +231,9 @@ def split_model(selector: str, kind: str = "") -> tuple[str, str]:
 
 
 def _configure_fake(fake: Any, options: BackendOptions, qrels: Qrels | None) -> Backend:
-    values = {"batch_size": options.batch_size, "qrels": qrels}
+    values: dict[str, Any] = {"batch_size": options.batch_size, "qrels": qrels}
+    if hasattr(fake, "concurrency"):
+        values["concurrency"] = options.concurrency
     configured: Backend = dataclasses.replace(
         fake, **{key: value for key, value in values.items() if value is not None}
     )

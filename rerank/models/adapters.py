@@ -14,7 +14,7 @@ from typing import Any
 
 from rerank.errors import DataError, MissingResourceError
 from rerank.io.text_files import replace_text
-from rerank.lm.loading import check_adapter_folder
+from rerank.lm.adapter_weights import check_adapter_folder
 from rerank.selector import Selector
 
 #: File with the settings in an adapter's folder.
@@ -140,7 +140,7 @@ def adapter_folder(adapter: str) -> Path:
     Raises:
         MissingResourceError: The adapter does not exist, or its folder lacks a file.
     """
-    folder = shipped_adapters().get(adapter, Path(adapter))
+    folder = shipped_adapters().get(adapter, Path(adapter).expanduser())
     if not folder.is_dir():
         _check_hub_id(adapter)
         from huggingface_hub import snapshot_download

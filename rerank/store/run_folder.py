@@ -6,6 +6,7 @@ first_stage.trec   the candidates in first-stage order, before any shuffle
 queries.jsonl      the queries
 passages.jsonl     the number of passages of each document, if passages are judged
 run.trec           the reranked run
+judge_scores.jsonl the judge's scores of its documents, where there are any
 qrels.trec         the relevance judgments that the run was scored with, if any
 scores.json        means and per-query values
 splits.jsonl       windows that exceeded the context and the number of their documents that fitted, if any
@@ -24,14 +25,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rerank.errors import DataError, MissingResourceError, StorageError, UsageError
+from rerank.errors import DataError, MissingResourceError, StorageError, UsageError, shorten
 from rerank.io.run_files import read_qrels, read_run, write_qrels, write_run
 from rerank.io.text_files import open_text, replace_text
 from rerank.store.call_log import CallLog
 from rerank.types import Qrels, Query, Ranking, Run, Window
 
 #: Order of removal: results first, spec.json last. After an interruption the folder is still a run folder.
-_RESULTS = ("summary.json", "splits.jsonl", "scores.json", "run.trec")
+_RESULTS = ("summary.json", "splits.jsonl", "judge_scores.jsonl", "scores.json", "run.trec")
 _FILES = (*_RESULTS, "first_stage.trec", "queries.jsonl", "qrels.trec", "spec.json")
 
 
@@ -61,7 +62,9 @@ class RunFolder:
         folder = cls(path)
         if not (folder.path / "spec.json").is_file():
             raise MissingResourceError(
-                f"{str(path)!r} is not a run folder", expected="a folder with a spec.json, as `rerank run` creates it"
+                f"{str(path)!r} is not a run folder",
+                expected="a folder with a spec.json, as `rerank run` creates it",
+                remedy="Check the path",
             )
         return folder
 
@@ -114,7 +117,11 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / ".lock").open("w")
         except OSError as error:
-            raise StorageError(f"The run folder {str(self.path)!r} cannot be created: {error.strerror}") from error
+            raise StorageError(
+                f"The run folder {str(self.path)!r} cannot be created: {error.strerror}",
+                expected="the path of a folder that exists or can be created",
+                remedy="Choose another --out",
+            ) from error
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -127,9 +134,11 @@ class RunFolder:
     def _check(self, document: Mapping[str, Any], *, resume: bool) -> None:
         recorded = self.spec()
         if recorded["hash"] != document["hash"]:
+            command = _other_command(recorded, document)
             raise UsageError(
                 f"{str(self.path)!r} contains another run: {', '.join(_differences(recorded, document))}",
-                remedy="Choose another --out, or pass --overwrite to delete the existing run",
+                remedy=(f"To continue it, use `{command} --resume`, which created it. " if command else "")
+                + "Choose another --out, or pass --overwrite to delete the existing run",
             )
         if not self.finished and not resume:
             with self.calls() as calls:
@@ -150,8 +159,20 @@ class RunFolder:
         return CallLog(self.path / "calls.sqlite", readonly=readonly)
 
     def spec(self) -> dict[str, Any]:
-        """Return the content of spec.json."""
-        return self.read_json("spec.json", "hash", "spec", "identity")
+        """Return the content of spec.json.
+
+        Raises:
+            MissingResourceError: The file does not exist.
+            DataError: It is not JSON, or lacks a part.
+        """
+        content = self.read_json("spec.json", "hash", "spec", "identity")
+        for key in ("spec", "identity"):
+            if not isinstance(content[key], dict):
+                raise DataError(
+                    f"{str(self.path / 'spec.json')!r} has {key} = {shorten(content[key])}",
+                    expected="a JSON object, as `rerank run` writes it",
+                )
+        return content
 
     def file_hash(self, name: str) -> str:
         """Return the hex SHA-256 of one of the folder's files; empty if it does not exist."""
@@ -278,8 +299,25 @@ def _differences(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> l
         old, new = recorded.get(part, {}), requested[part]
         keys = [key for key in {**old, **new} if key not in ignored and old.get(key) != new.get(key)]
         if keys:
-            return [f"{key} is {_short(old.get(key))} there and {_short(new.get(key))} here" for key in keys]
+            return [_describe_difference(part, key, old.get(key), new.get(key)) for key in keys]
     return ["its hash is different"]
+
+
+def _describe_difference(part: str, key: str, old: object, new: object) -> str:
+    if (part, key) == ("identity", "first_stage"):  # a hash, which says nothing to the user
+        return "its candidates (queries, documents or their texts) are not those here"
+    return f"{key} is {_short(old)} there and {_short(new)} here"
+
+
+#: Commands whose folders have the same files, and which select queries differently: `rerank run` uses those with
+#: relevance judgments, `rerank rerank` all.
+_COMMANDS = ("run", "rerank")
+
+
+def _other_command(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
+    """Return the command that created a folder if it is not the one that is executed; empty if this is not known."""
+    old, new = (str(part.get("environment", {}).get("command")).split(" ")[-1] for part in (recorded, requested))
+    return f"rerank {old}" if {old, new} == {*_COMMANDS} else ""
 
 
 def _is_temporary(path: Path) -> bool:

@@ -8,13 +8,16 @@ from rerank.tasks.kinds import (
     LikelihoodTask,
     PermutationTask,
     Task,
+    is_selectable,
+    sees_pictures,
     supported_tasks,
 )
-from rerank.tasks.options import DTYPES, BackendOptions, resolve_context_size
-from rerank.tasks.requests import Backend, Finish, Reply, Request, Sampling
+from rerank.tasks.options import DTYPES, BackendOptions, folder_with_settings, resolve_context_size
+from rerank.tasks.requests import AsyncBackend, Backend, Finish, Reply, Request, Sampling
 
 __all__ = [
     "DTYPES",
+    "AsyncBackend",
     "AttentionTask",
     "Backend",
     "BackendOptions",
@@ -28,6 +31,9 @@ __all__ = [
     "Request",
     "Sampling",
     "Task",
+    "folder_with_settings",
+    "is_selectable",
     "resolve_context_size",
+    "sees_pictures",
     "supported_tasks",
 ]

@@ -24,6 +24,9 @@ class GenerationTask:
 class PermutationTask:
     """Constrained generation of a permutation without repeated identifiers; the reply has its text.
 
+    Some backends also return ``scores``: log P(identifier | prompt, identifiers before it) among the unused
+    identifiers, one per identifier in the order of the text.
+
     Attributes:
         items: Identifiers of the candidates, including brackets, such as ``("[1]", "[2]")``.
         separator: The text between two identifiers.
@@ -101,7 +104,10 @@ class AttentionTask:
 
 @dataclass(frozen=True, slots=True)
 class CrossEncoderTask:
-    """Relevance of each passage to the query, pair by pair; the reply has one score per passage in ``scores``."""
+    """Relevance of each passage to the query, pair by pair; the reply has one score per passage in ``scores``.
+
+    The first message of the prompt is the query, and each of the others is a passage.
+    """
 
     format_name: ClassVar[str] = "Relate"
 
@@ -113,3 +119,13 @@ def supported_tasks(backend: Any) -> frozenset[type[Any]]:
     """Return the classes of tasks that a backend (or its class) supports; generation only if it states none."""
     tasks: frozenset[type[Any]] = getattr(backend, "tasks", frozenset({GenerationTask}))
     return tasks
+
+
+def sees_pictures(backend: Any) -> bool:
+    """Return whether a backend (or its class) accepts prompts with pictures; not if it does not state it."""
+    return bool(getattr(backend, "sees_pictures", False))
+
+
+def is_selectable(backend: Any) -> bool:
+    """Return whether users can select a backend as a model; yes if its class does not state otherwise."""
+    return bool(getattr(backend, "selectable", True))

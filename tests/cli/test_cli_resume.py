@@ -55,3 +55,17 @@ def test_a_given_option_replaces_the_recorded_one(cli: Cli, stopped: Path) -> No
     done = cli("run", "--resume", "--out", stopped, "-m", "AP")  # not part of the identity
     assert done.returncode == 0, done.stderr
     assert list(summary_of(stopped)["scores"]) == ["AP"]
+
+
+def test_a_folder_of_another_command_names_that_command(cli: Cli, lists: tuple[str, ...]) -> None:
+    """`rerank rerank` uses all queries, `rerank run` those with judgments."""
+    judged = Path("qrels.txt").read_text(encoding="utf-8")
+    Path("qrels.txt").write_text("\n".join(judged.splitlines()[:36]), encoding="utf-8")  # the last query has none
+    created = cli("rerank", *lists, "--out", "a")
+    assert created.returncode == 0, created.stderr
+    other = cli("run", "--resume", "--out", "a")
+    assert other.returncode == 2
+    assert "its candidates" in other.stderr
+    assert "rerank rerank --resume" in other.stderr
+    assert json.loads(Path("a/spec.json").read_text())["identity"]["first_stage"][:12] not in other.stderr
+    assert cli("rerank", "--resume", "--out", "a").returncode == 0

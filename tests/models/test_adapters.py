@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from rerank.assemble import RankerConfig
 from rerank.errors import DataError, MissingResourceError, UsageError
 from rerank.methods import open_method
-from rerank.models import MODELS, list_models, resolve_model
+from rerank.models import MODELS, list_models, model_folder, resolve_model, settings_folder
 from rerank.models.adapters import (
     HEADS,
     PROMPT,
@@ -65,6 +66,31 @@ def test_files_that_say_something_else(tmp_path: Path, text: str) -> None:
     (tmp_path / SETTINGS).write_text(text)
     with raises(DataError, "format 1", SETTINGS):
         read_adapter_settings(tmp_path)
+
+
+def test_a_selector_is_the_folder_that_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for selector in ("merged", "hf:merged", "vllm:merged", "cross-encoder:merged", "./merged"):
+        assert settings_folder(selector) == Path("merged")
+    assert settings_folder("~/merged") == settings_folder("hf:~/merged") == tmp_path / "merged"
+    assert settings_folder("openai:merged") is settings_folder("fake:perfect") is None
+
+
+def test_a_preset_precedes_a_folder_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "smollm2-135m").mkdir()
+    SAID.write(tmp_path / "smollm2-135m")
+    monkeypatch.chdir(tmp_path)
+    assert settings_folder("smollm2-135m") == settings_folder("hf:smollm2-135m") == model_folder("smollm2-135m")
+    assert RankerConfig.from_settings({"model": "smollm2-135m"}).method == "fullrank"
+    assert RankerConfig.from_settings({"model": "./smollm2-135m"}).method == SAID.method
+
+
+def test_an_adapter_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shipped = next(iter(shipped_adapters().values()))
+    (tmp_path / "adapter").symlink_to(shipped)
+    assert adapter_folder("~/adapter") == tmp_path / "adapter"
 
 
 @pytest.mark.parametrize("name", shipped_adapters())

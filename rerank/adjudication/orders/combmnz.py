@@ -23,5 +23,6 @@ class Combmnz(StaticOrder):
 
     def scores(self, topic: PooledTopic) -> Floats:
         """Return the CombMNZ score of each document, (docs,)."""
+        # (runs, docs); a run without documents has no entries, so the lower bound of its length only avoids 0 / 0
         similarity = 1 - (topic.ranks - 1) / np.maximum(topic.lengths, 1)[:, None]
         return np.asarray(topic.retrieved.sum(axis=0) * sum_over_runs(np.where(topic.retrieved, similarity, 0.0)))

@@ -19,4 +19,5 @@ class Dcg(StaticOrder):
 
     def scores(self, topic: PooledTopic) -> Floats:
         """Return the sum of the discounts of each document, (docs,)."""
+        # (runs, docs) terms; the lower bound avoids 1 / log2(1) for documents that a run lacks, which are masked
         return sum_over_runs(np.where(topic.retrieved, 1 / np.log2(np.maximum(topic.ranks, 1) + 1), 0.0))

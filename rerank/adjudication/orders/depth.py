@@ -22,4 +22,5 @@ class Depth(StaticOrder):
 
     def scores(self, topic: PooledTopic) -> Floats:
         """Return the negated best rank of each document, (docs,)."""
+        # (runs, docs) ranks, infinite if the run lacks the document
         return np.asarray(-np.where(topic.retrieved, topic.ranks, np.inf).min(axis=0))

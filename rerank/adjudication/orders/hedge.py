@@ -61,6 +61,7 @@ class HedgeState:
 
     def learn(self, doc: int, relevant: bool) -> None:
         """Add the loss of each run on a judged document."""
+        # 0.5 (-1)^rel g(d, s): a relevant document lowers the losses of the runs that rank it high
         self._losses += (-0.5 if relevant else 0.5) * self._gain[:, doc]
 
 

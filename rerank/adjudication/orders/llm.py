@@ -39,10 +39,12 @@ class Llm(StaticOrder):
             for query, ranking in read_run(file).items():
                 scores = self._fused.setdefault(query, {})
                 for rank, doc in enumerate(ranking.doc_ids, 1):
+                    # reciprocal rank fusion with k = 60
                     scores[doc] = scores.get(doc, 0.0) + 1 / (60 + rank)
 
     def scores(self, topic: PooledTopic) -> Floats:
         """Return positive scores for documents of the run and negative ones by best rank for the others, (docs,)."""
         fused: Mapping[str, float] = self._fused.get(topic.id, {})
         known = np.array([fused.get(doc, 0.0) for doc in topic.docs])
+        # fused scores are positive and those by best rank negative, so known documents precede all others
         return np.where(known > 0, known, Depth().scores(topic))

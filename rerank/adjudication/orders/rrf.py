@@ -25,4 +25,5 @@ class Rrf(StaticOrder):
 
     def scores(self, topic: PooledTopic) -> Floats:
         """Return the fused score of each document, (docs,)."""
+        # (runs, docs) terms; documents that a run lacks have rank 0 and are masked
         return sum_over_runs(np.where(topic.retrieved, 1 / (self.k + np.maximum(topic.ranks, 1)), 0.0))

@@ -18,4 +18,5 @@ class Ts(ForgettingBandit):
 
     def values(self, arms: BanditArms, rng: RandomGenerator) -> Floats:
         """Return a sample for each run, (runs,)."""
+        # (runs,) samples from the posterior of the rate of relevant documents, given a uniform prior
         return rng.beta(1 + arms.hits, 1 + arms.misses)

@@ -26,6 +26,7 @@ from rerank.tasks import (
     PermutationTask,
     Reply,
     Request,
+    folder_with_settings,
 )
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ class Vllm:
     )
     #: Calls cost time but no money; they are stored in the run folder only.
     costs_money = False
+    #: Folder of the adapter or the model, whose settings `Reranker.from_backend` uses; None if it is not known.
+    settings_folder: Path | None = None
 
     def __init__(self, engine: VllmEngine, options: BackendOptions | None = None) -> None:
         """Wrap a running engine; `load` also starts it."""
@@ -78,7 +81,9 @@ class Vllm:
         from rerank.backends.vllm.engine import start_engine
 
         options = options or BackendOptions()
-        return cls(start_engine(name, options), options)
+        backend = cls(start_engine(name, options), options)
+        backend.settings_folder = folder_with_settings(name, options)
+        return backend
 
     @property
     def identity(self) -> Mapping[str, str]:

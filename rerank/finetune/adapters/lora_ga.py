@@ -44,6 +44,7 @@ class LoraGa(ResidualBaseLora):
         from rerank.finetune.adapters.base.gradients import compute_gradients
 
         ranks = self.ranks(model)
+        # A0 takes the first r singular directions of the gradient, B0 the next r.
         require_ranks_fit("2 r", {name: 2 * rank for name, rank in ranks.items()}, self.shapes(model))
         gradients = compute_gradients(model, list(ranks), calibrate)
         # peft reads the gradient from this attribute. `peft.preprocess_loraga` would divide the mean over batches, and

@@ -60,4 +60,5 @@ class Oft(LinearTargets, PeftAdapter):
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
         """Return the sum of columns (block - 1) / 2 over the matrices: the strict upper triangles of the blocks."""
+        # A block is the Cayley transform of a skew-symmetric matrix, which has block (block - 1) / 2 free entries.
         return sum(columns // self.block * (self.block * (self.block - 1) // 2) for _, columns in shapes)

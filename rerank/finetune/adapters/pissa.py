@@ -14,8 +14,9 @@ from rerank.finetune.components import CalibrationBatches
 class Pissa(ResidualBaseLora):
     """Training of the r largest singular directions of W = U S V': B0 = U sqrt(S), A0 = sqrt(S) V'; `peft.LoraConfig`.
 
-    The rest of W stays in the base model (equations 2 to 4). The adapter is saved as a plain LoRA of rank 2 r. For a
-    16-bit base model the residual is rounded once more, which the saved adapter does not undo.
+    The rest of W stays in the base model (equations 2 to 4, in which the names A and B are exchanged). The adapter is
+    saved as a plain LoRA of rank 2 r. For a 16-bit base model the residual is rounded once more, which the saved
+    adapter does not undo.
 
     Attributes:
         alpha: Numerator of the scaling factor alpha / r, as in LoRA; the default gives the factor 1.

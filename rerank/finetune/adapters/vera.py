@@ -12,7 +12,7 @@ from rerank.finetune.adapters.base.targets import LinearTargets, require_at_leas
 
 @dataclass(frozen=True, kw_only=True)
 class Vera(LinearTargets, PeftAdapter):
-    """W + diag(b) B diag(d) A with shared random B and A (equation 2); b and d are trained; `peft.VeraConfig`.
+    """W + diag(b) B diag(d) A with random B and A that all matrices share; b and d are trained; `peft.VeraConfig`.
 
     The random matrices are not saved: peft generates them from the seed on loading and warns that another version of
     torch may generate different ones.

@@ -45,4 +45,5 @@ class Infonce:
     def __call__(self, scores: Tensor, target: ListTarget) -> Tensor:
         """Return the mean negative log-probability of the positive documents."""
         log_probabilities = (scores / self.temperature).log_softmax(dim=0)  # (n,)
+        # Ranks start at 1: the positives are the documents at ranks 1 to `positives`.
         return -log_probabilities[target.ranks <= self.positives].mean()

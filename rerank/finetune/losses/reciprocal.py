@@ -19,4 +19,5 @@ class Reciprocal:
 
     def weights(self, ranks: Tensor) -> Tensor:
         """Return the reciprocal rank of each token's identifier, shape (tokens,); 0 for other tokens."""
+        # Rank 0 marks tokens outside identifiers; the lower bound avoids 1 / 0 for them.
         return (1 / ranks.clamp(min=1)).where(ranks > 0, ranks.new_tensor(0.0))

@@ -26,6 +26,7 @@ from rerank.tasks import (
     Reply,
     Request,
     resolve_context_size,
+    sees_pictures,
     supported_tasks,
 )
 
@@ -41,11 +42,13 @@ class PlanningBackend:
         identity: Model, weights or revision, and adapter. The data type is missing, since it depends on the machine.
         tokens: Token counter of the model.
         tasks: The tasks that the model supports.
+        sees_pictures: Whether prompts may show pictures.
     """
 
     identity: Mapping[str, str]
     tokens: TokenCounter
     tasks: frozenset[type[Any]]
+    sees_pictures: bool = False
     batch_size: int = 1
     costs_money: bool = False
 
@@ -103,9 +106,10 @@ def open_planning_backend(spec: RunSpec, kind: str) -> PlanningBackend:
         identity["processor"] = type(reader.image_processor).__name__
     if spec.adapter:
         identity["adapter"] = model_folder_hash(adapter_folder(spec.adapter))
-    tasks = supported_tasks(backend_class(spec.model, kind))
+    backend = backend_class(spec.model, kind)
+    tasks = supported_tasks(backend)
     tokens = _counter(config, reader, options, pairs=CrossEncoderTask in tasks, name=identity["model"])
-    return PlanningBackend(identity=identity, tokens=tokens, tasks=tasks)
+    return PlanningBackend(identity=identity, tokens=tokens, tasks=tasks, sees_pictures=sees_pictures(backend))
 
 
 def _reader(backend: Any) -> str:

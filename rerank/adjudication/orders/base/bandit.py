@@ -48,6 +48,7 @@ class BanditOrder(ABC):
     def __call__(self, topic: PooledTopic, rng: RandomGenerator) -> Walk:
         """Yield the next document of the run with the largest value, until all are judged."""
         cursor, arms = RunCursor.at_top(topic), BanditArms(np.zeros(len(topic.ranks)), np.zeros(len(topic.ranks)))
+        # (runs,) whether an arm can still be played
         has_unjudged = np.array(topic.retrieved.any(axis=1))
         for _ in range(len(topic)):
             while True:
@@ -90,6 +91,7 @@ class ForgettingBandit(BanditOrder):
 
     def learn(self, arms: BanditArms, runs: list[int], relevant: bool) -> None:
         """Discount earlier outcomes, then update the arms."""
+        # only the runs that have the document forget; the history of all others stays
         if self.rate:
             arms.hits[runs] *= 1 - self.rate
             arms.misses[runs] *= 1 - self.rate

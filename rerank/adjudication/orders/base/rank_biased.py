@@ -62,6 +62,7 @@ class ResidualState:
 
     def scores(self) -> Floats:
         """Return the weighted sum over runs of each document, (docs,)."""
+        # (runs,) factors times (runs, docs) weights
         return np.asarray(self._order.worth(self._base, self._residual) @ self._weights)
 
     def learn(self, doc: int, relevant: bool) -> None:

@@ -56,6 +56,7 @@ class FrozenBasis(LinearTargets, ABC):
 
         ranks = self.ranks(model)
         build_factors = self.factor_builder(model, list(ranks), calibrate)
+        # alpha = r, so that the scaling factor alpha / r is 1 and the update is B R A itself.
         alphas = {name: float(rank) for name, rank in ranks.items()}
         wrapped = peft_files.wrap_model(
             model, peft_files.make_lora_config(ranks, alphas, lora_dropout=self.dropout), seed=seed

@@ -29,8 +29,10 @@ def compute_gradients(model: Any, names: Sequence[str], calibrate: CalibrationBa
                 f"{name} is quantised ({weight.dtype}) and has no gradient",
                 remedy="Load the model in 16 or 32 bits",
             )
+    # Flags and gradients of the caller, restored below even if the loss fails.
     before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     try:
+        # Only the targets collect gradients, so memory holds one gradient per target.
         for parameter, _, _ in before:
             parameter.requires_grad_(False)
             parameter.grad = None
@@ -53,6 +55,7 @@ def compute_gradients(model: Any, names: Sequence[str], calibrate: CalibrationBa
 
 def _gradient(name: str, weight: torch.Tensor) -> torch.Tensor:
     if weight.grad is None:
+        # autograd leaves the gradient None if the loss does not depend on the weight.
         return torch.zeros_like(weight, dtype=torch.float32)
     if not torch.isfinite(weight.grad).all():
         raise BackendError(f"The gradient of {name} is not finite", remedy="Calibrate in float32 or bfloat16")

@@ -61,6 +61,7 @@ class LinearTargets:
 
     def _is_target(self, name: str) -> bool:
         if self.layers is not None:
+            # The first number in a module's name is its layer, as in model.layers.3.self_attn.q_proj.
             layer = re.search(r"\.(\d+)\.", name)
             if layer is None or int(layer[1]) >= self.layers:
                 return False

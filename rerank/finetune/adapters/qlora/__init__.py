@@ -58,6 +58,7 @@ class Qlora(LoraFamily):
                     remedy="Load it in 16 bits, or leave init out",
                 )
             require_ranks_fit("r", ranks, self.shapes(model))
+            # Quantisation overwrites W, which is needed for the error W - Q(W); the copies stay on the CPU.
             originals = {name: model.get_submodule(name).weight.detach().cpu().clone() for name in ranks}
         if not is_quantised:
             four_bit.quantise_layers(_on_device(model), LinearTargets().module_names(model))

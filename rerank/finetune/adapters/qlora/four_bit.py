@@ -12,7 +12,7 @@ from rerank.finetune.adapters.base import peft_files
 
 
 def quantise_layers(model: Any, names: Sequence[str]) -> None:
-    """Replace linear layers by bitsandbytes' of four bits (NF4, steps quantised once more), in place.
+    """Replace linear layers by four-bit layers of bitsandbytes (NF4 with double quantisation), in place.
 
     Args:
         model: A model of transformers, on the device where it is to train.
@@ -40,19 +40,19 @@ def quantise_layers(model: Any, names: Sequence[str]) -> None:
 
 
 def dequantise(layer: Any) -> torch.Tensor:
-    """(rows, columns) the weight that a quantised layer computes with, in float32."""
+    """Return the weight that a quantised layer computes with, float32 of shape (rows, columns)."""
     weight: torch.Tensor = _bitsandbytes().functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
     return weight.float()
 
 
 def initialise_loftq(model: Any, originals: Mapping[str, torch.Tensor]) -> None:
-    """Let the factors begin with the best product of their rank for W - Q, W a weight originals packing and Q after.
+    """Initialise the factors with the best rank-r approximation of the quantisation error W - Q(W).
 
-    One step of LoftQ (Li et al., ICLR 2024, arXiv 2310.08659, algorithm 1 with T = 1) for a Q that is given.
+    This is one iteration of LoftQ (Li et al., ICLR 2024, arXiv 2310.08659, algorithm 1 with T = 1) for a given Q(W).
 
     Args:
         model: A `peft.PeftModel` with LoRA on quantised layers.
-        originals: Module name -> (rows, columns) W.
+        originals: Module name -> weight W before quantisation, shape (rows, columns).
     """
     for name, layer in peft_files.iter_lora_layers(model):
         a, b = layer.lora_A[peft_files.ADAPTER].weight, layer.lora_B[peft_files.ADAPTER].weight

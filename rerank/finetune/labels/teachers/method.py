@@ -17,7 +17,7 @@ from rerank.judges import FAILURES, judges
 from rerank.judges.base.pointwise import PointwiseJudge
 from rerank.judges.relate import Relate
 from rerank.methods import open_method
-from rerank.pipeline.driver import RerankOutcome
+from rerank.pipeline.results import RerankOutcome
 from rerank.store import RunFolder
 from rerank.types import Ranking
 
@@ -87,7 +87,7 @@ def scores_of(folder: RunFolder) -> dict[str, dict[str, float]]:
 
     Only scores of complete lists whose order agrees with the result are returned.
     """
-    spec = RunSpec.make(folder.spec()["spec"])
+    spec = RunSpec.from_record(folder.spec()["spec"])
     if not Method().scored(spec):
         return {}
     with folder.calls(readonly=True) as log:

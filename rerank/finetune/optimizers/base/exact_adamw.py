@@ -50,6 +50,7 @@ def step_adamw(
             state["step"] = torch.tensor(0.0)
             state["exp_avg"] = torch.zeros_like(widen(weight))
             state["exp_avg_sq"] = torch.zeros_like(widen(weight))
+        # A 16-bit weight is updated as a float32 copy and rounded once at the end; a wide weight is updated directly.
         copy = widen(weight)
         if copy is weight:
             wide_enough.append((weight, widen(grad), state))
@@ -64,11 +65,14 @@ def _adamw(updates: Sequence[tuple[Tensor, Tensor, OptimizerState]], group: Opti
         return
     weights, grads, states = zip(*updates, strict=True)
     beta1, beta2 = group["betas"]
+    # m <- beta1 m + (1 - beta1) g, v <- beta2 v + (1 - beta2) g^2, corrected to m^ and v^ for their start at 0;
+    # w <- w - lr weight_decay w - lr m^ / (sqrt(v^) + eps).
     adamw(
         list(weights),
         list(grads),
         [state["exp_avg"] for state in states],
         [state["exp_avg_sq"] for state in states],
+        # max_exp_avg_sqs, which only AMSGrad has
         [],
         [state["step"] for state in states],
         amsgrad=False,
@@ -90,6 +94,7 @@ class ExactStateOptimizer(torch.optim.Optimizer):
         Raises:
             ValueError: The parameter groups differ from those of this optimizer.
         """
+        # Groups and options only: torch would cast the state to the data type of the parameters.
         super().load_state_dict({**state_dict, "state": {}})
         indices = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         weights = chain.from_iterable(group["params"] for group in self.param_groups)

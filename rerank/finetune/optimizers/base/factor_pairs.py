@@ -128,15 +128,15 @@ def lora_pro_adjustment(damping: float) -> GradientAdjustment:
         gB = (I - B (B'B)^-1 B') dB (A A')^-1 / s^2 - B X
         B'B X + X A A' = -(B'B)^-1 dA A' / s^2
 
-    Source: Wang et al., arXiv 2407.18242, theorems 2.1 and 2.3. While B = 0, gA = dA = 0.
+    Source: Wang et al., arXiv 2407.18242, section 2. While B = 0, gA = dA = 0.
     """
 
     def adjust(pair: FactorPair, da: Tensor, db: Tensor) -> tuple[Tensor, Tensor]:
         dtype = da.dtype
         aa, bb = damped_gram(widen(pair.a), damping), damped_gram(widen(pair.b).T, damping)
         a, b, da, db = (x.to(aa.dtype) for x in (pair.a, pair.b, da, db))
-        # A A' and B'B (r x r) are symmetric. In the bases of their eigenvectors, the Sylvester equation for X (theorem
-        # 2.3) is solved by one division per entry: X_ij = right_ij / (eigenvalue_i of B'B + eigenvalue_j of A A').
+        # A A' and B'B (r x r) are symmetric. In the bases of their eigenvectors, the Sylvester equation for X is solved
+        # by one division per entry: X_ij = right_ij / (eigenvalue_i of B'B + eigenvalue_j of A A').
         (values_aa, vectors_aa), (values_bb, vectors_bb) = torch.linalg.eigh(aa), torch.linalg.eigh(bb)
         inverse_aa = (vectors_aa / values_aa) @ vectors_aa.T
         inverse_bb = (vectors_bb / values_bb) @ vectors_bb.T
@@ -145,7 +145,7 @@ def lora_pro_adjustment(damping: float) -> GradientAdjustment:
         x = vectors_bb @ ((vectors_bb.T @ right @ vectors_aa) / sums) @ vectors_aa.T
         # (I - B (B'B)^-1 B') dB, the part of dB outside the column space of B, without an m x m matrix.
         outside = db - b @ (inverse_bb @ (b.T @ db))
-        # Theorem 2.1 for the solution X above.
+        # gA (r, n) and gB (m, r) of the docstring, with the solution X above.
         new_a = inverse_bb @ da / pair.scale**2 + x @ a
         new_b = outside @ inverse_aa / pair.scale**2 - b @ x
         return new_a.to(dtype), new_b.to(dtype)

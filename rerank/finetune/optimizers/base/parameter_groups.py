@@ -61,6 +61,7 @@ def make_parameter_groups(
     groups: dict[tuple[Any, ...], dict[str, Any]] = {}
     for name, weight in trainable_parameters(model):
         options = {"weight_decay": weight_decay if weight.ndim > 1 else 0.0, **extra(name, weight)}
+        # The values of the options are the key of a group; groups keep the order of their first parameter.
         groups.setdefault(tuple(options.values()), {**options, "params": []})["params"].append(weight)
     if not groups:
         raise UsageError(

@@ -47,6 +47,7 @@ class SubspaceOptions(AdamOptions):
         total = 0
         for sides in shapes:
             long, short = max(sides), min(sides)
+            # Vectors and embeddings, given as (1, size), keep the two moments of AdamW.
             total += self.count_matrix_state(long, min(self.rank, short), short) if short > 1 else 2 * long
         return total
 

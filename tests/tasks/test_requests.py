@@ -1,0 +1,46 @@
+"""The digest of a request. Those of the built-in tasks at commit 2d4cd24 are in tests/test_format_compatibility.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+
+from rerank.prompts.base import Message
+from rerank.tasks import ContinuationTask, Request, Sampling
+
+IDENTITY = {"model": "some"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unnamed:
+    """A task of another distribution without a name in digests."""
+
+    continuations: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named(Unnamed):
+    format_name: ClassVar[str] = "Weigh"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Derived(ContinuationTask):
+    """A task that derives from a built-in one."""
+
+
+def digest(task: Any) -> str:
+    request = Request(prompt=(Message("user", "q"),), sampling=Sampling(max_tokens=1), task=task)
+    return request.digest(IDENTITY)
+
+
+@pytest.mark.parametrize("task_class", [Unnamed, Derived])
+def test_a_class_without_a_name_is_known_by_its_own(task_class: Any) -> None:
+    digests = {digest(task(continuations=("a",))) for task in (task_class, ContinuationTask)}
+    assert len(digests) == 2
+    assert digest(task_class(continuations=("a",))) != digest(task_class(continuations=("b",)))
+
+
+def test_the_name_decides_and_not_the_class() -> None:
+    assert digest(Named(continuations=("a",))) == digest(ContinuationTask(continuations=("a",)))

@@ -158,23 +158,8 @@ class RankerConfig:
         Raises:
             UsageError: A value is out of range.
         """
-        return BackendOptions(
-            revision=self.revision or "",
-            adapter=self.adapter or "",
-            adapter_dtype=self.adapter_dtype,
-            dtype=self.dtype,
-            device=self.device,
-            batch_size=self.batch_size,
-            reuse=self.reuse,
-            deterministic=self.deterministic,
-            context_size=self.context_size,
-            trust_remote_code=self.trust_remote_code,
-            device_map=self.device_map or "",
-            base_url=self.base_url or "",
-            concurrency=self.concurrency,
-            timeout=self.timeout,
-            retries=self.retries,
-        )
+        given = {option.name: getattr(self, option.name) for option in fields(BackendOptions)}
+        return BackendOptions(**{name: value for name, value in given.items() if value is not None})
 
     def limits(self) -> Limits:
         """Return the token budget and the decoding of the judge; greedy decoding has no seed."""

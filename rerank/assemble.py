@@ -339,20 +339,6 @@ def assemble(settings: Mapping[str, Any] | RankerConfig, *, backend: Backend | N
     )
 
 
-def open_model(model: str, options: BackendOptions | None = None, *, qrels: Qrels | None = None) -> Backend:
-    """Open a model for a purpose other than ranking, such as grading documents or writing queries.
-
-    Args:
-        model: As in `RankerConfig`.
-        options: How the model is loaded and run.
-        qrels: Relevance judgments for ``fake:perfect``.
-
-    Raises:
-        RerankError: The model cannot be opened.
-    """
-    return open_backend(model, options, qrels=qrels)
-
-
 #: Flags that set options of a strategy: option -> flag, for messages.
 _FLAGS = {"size": "--window-size", "stride": "--stride", "passes": "--passes"}
 

@@ -10,12 +10,16 @@ same settings always send the same requests.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Annotated, Any, Literal, Self, TypedDict, cast
 
-from rerank.errors import UnknownNameError, UsageError
+import pydantic
+from pydantic import Field, ValidationError
+
+from rerank.errors import UnknownNameError, UsageError, shorten
 from rerank.judges import Limits, PromptJudge, check_judge, check_pictures, judges, open_judge
 from rerank.methods import Method, open_method
 from rerank.models import backend_class, open_backend, prompt_for, settings_folder
@@ -65,9 +69,14 @@ class RankerOptions(TypedDict, total=False):
     retries: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+_Positive = Annotated[int, Field(ge=1)]
+
+
+@pydantic.dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RankerConfig:
-    """Complete settings of a ranker. Names and defaults are those of the command's flags.
+    """Complete settings of a ranker. Names, defaults and allowed values are those of the command's flags.
+
+    `from_settings` reports an invalid value as a UsageError, the constructor as a ValidationError of pydantic.
 
     Attributes:
         model: A name of `rerank models`, a folder, a hub id, ``openai:NAME``, ``vllm:NAME`` or ``fake:KIND``.
@@ -89,7 +98,7 @@ class RankerConfig:
         thinking_tokens: Tokens that a reasoning model may spend before its answer.
         dtype: Data type of the weights.
         device: Torch device; ``auto`` selects the first accelerator.
-        device_map: How to distribute a model over several devices; None uses one device.
+        device_map: How to distribute a model over several devices; empty for one device.
         batch_size: Number of requests per batch; None for the backend's default.
         reuse: Compute prompt prefixes that several requests share once, with a local model.
         deterministic: Process requests one by one without reuse, with a local model: a reply depends on its request
@@ -111,27 +120,27 @@ class RankerConfig:
     window_size: int | None = None
     stride: int | None = None
     passes: int | None = None
-    top_k: int | None = None
+    top_k: _Positive | None = None
     passages: str | None = None
     prompt: str = "auto"
-    min_passage_tokens: int = 32
-    max_passage_tokens: int | None = None
-    context_size: int | None = None
-    temperature: float = 0.0
+    min_passage_tokens: _Positive = 32
+    max_passage_tokens: _Positive | None = None
+    context_size: _Positive | None = None
+    temperature: Annotated[float, Field(ge=0.0)] = 0.0
     seed: int = 0
-    thinking_tokens: int = 0
-    dtype: str = "auto"
+    thinking_tokens: Annotated[int, Field(ge=0)] = 0
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
-    device_map: str | None = None
-    batch_size: int | None = None
+    device_map: Literal["", "auto", "balanced", "sequential", "tp"] = ""
+    batch_size: _Positive | None = None
     reuse: bool = True
     deterministic: bool = False
     trust_remote_code: bool = False
     base_url: str | None = None
-    concurrency: int | None = None
-    timeout: float | None = None
+    concurrency: _Positive | None = None
+    timeout: Annotated[float, Field(gt=0)] | None = None
     calibration: str | None = None
-    retries: int | None = None
+    retries: Annotated[int, Field(ge=0)] | None = None
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], *, backend: Backend | None = None) -> RankerConfig:
@@ -143,14 +152,30 @@ class RankerConfig:
 
         Raises:
             UnknownNameError: No setting has this name; the message suggests the nearest.
+            UsageError: The value of a setting is invalid.
             MissingResourceError: The adapter does not exist.
         """
         names = [f.name for f in fields(cls)]
         for name in settings:
             if name not in names:
                 raise UnknownNameError("setting of a ranker", name, names)
-        values = {name: value for name, value in settings.items() if value is not None}
-        return cls(**(values | trained_settings(values, backend)))
+        given = {
+            name: os.fspath(value) if isinstance(value, os.PathLike) else value
+            for name, value in settings.items()
+            if value is not None
+        }
+        config = cls._make(given)
+        values = {name: getattr(config, name) for name in given}
+        return cls._make(values | trained_settings(values, backend))
+
+    @classmethod
+    def _make(cls, values: Mapping[str, Any]) -> Self:
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            expected = problem["msg"].removeprefix("Input should be ")
+            raise UsageError(f"{problem['loc'][0]} = {shorten(problem['input'])}", expected=expected) from error
 
     def backend_options(self) -> BackendOptions:
         """Return the options for loading and running the model.
@@ -346,20 +371,6 @@ def assemble(settings: Mapping[str, Any] | RankerConfig, *, backend: Backend | N
         prompt=prompt,
         template=load_prompt(prompt),
     )
-
-
-def open_model(model: str, options: BackendOptions | None = None, *, qrels: Qrels | None = None) -> Backend:
-    """Open a model for a purpose other than ranking, such as grading documents or writing queries.
-
-    Args:
-        model: As in `RankerConfig`.
-        options: How the model is loaded and run.
-        qrels: Relevance judgments for ``fake:perfect``.
-
-    Raises:
-        RerankError: The model cannot be opened.
-    """
-    return open_backend(model, options, qrels=qrels)
 
 
 #: Flags that set options of a strategy: option -> flag, for messages.

@@ -122,6 +122,7 @@ class Hf:
         model, tokenizer, identity = load(description.name, options, cls.classes, tokenizer=tokens.tokenizer)
         backend = cls(model, tokenizer, identity=identity, options=options)
         backend._tokens = tokens
+        backend.settings_folder = folder_with_settings(description.name, options)
         return backend
 
     @classmethod

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -327,7 +327,7 @@ print([*outcomes, backend.generate([request])[0].text])
 
 class TestRetries:
     @staticmethod
-    def outcome(acts: list[Answer], **options: Any) -> tuple[str, int]:
+    def outcome(acts: Sequence[Answer], **options: Any) -> tuple[str, int]:
         """How it finished, and the number of attempts."""
         waits = Waits()
         with FaultyServer(acts) as server:

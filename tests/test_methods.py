@@ -54,7 +54,7 @@ def test_rows_and_the_formulas_behind_them() -> None:
     assert rows["topdown"]["calls_per_100"] == 7
     assert rows["tourrank"]["calls_per_100"] == 13
     assert rows["pointwise"]["calls_per_100"] == 100
-    assert rows["icr"]["backends"] == ["fake", "hf"]
+    assert rows["icr"]["backends"] == ["fake", "fake_server", "hf"]
 
 
 def test_a_pair_without_a_card() -> None:

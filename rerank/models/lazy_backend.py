@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from rerank.errors import BackendError
 from rerank.prompts.base import TokenCounter
-from rerank.tasks import Backend, BackendOptions, Reply, Request, supported_tasks
+from rerank.tasks import Backend, BackendOptions, Reply, Request, folder_with_settings, supported_tasks
 
 
 class Description(Protocol):

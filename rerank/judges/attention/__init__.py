@@ -146,9 +146,8 @@ class Attention(ListwiseJudge):
         step = 1 if self.best_first else -1
         shown = zip(window.docs, passages[::step], prefixes[::step], strict=True)
         rows = read_token_scores(reply.text, reply.scores, len(window))
-        power = self._heads.length_power if self._heads else 0.0
         return tuple(
-            score_passage(document, passage, prefix, tokens, length_power=power)
+            score_passage(document, passage, prefix, tokens)
             for (document, passage, prefix), tokens in zip(shown, rows, strict=True)
         )
 

@@ -7,6 +7,7 @@ are in Unicode code points of `Document.text`, start inclusive, end exclusive.
 
 from __future__ import annotations
 
+import math
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -107,11 +108,11 @@ def map_characters(document: Document, shown: str) -> list[int | None]:
     if not document.title.strip():
         return positions[1 : 1 + len(shown)]
     title = len(passage_text(document, escape=False)) - len(collapse_whitespace(document.text))
-    return ([None] * (title - 1) + positions)[: len(shown)]
+    return ([None] * (title - bool(positions)) + positions)[: len(shown)]
 
 
 def score_passage(
-    document: Document, shown: str, prefix: str, tokens: Sequence[tuple[int, float]], *, length_power: float = 0.0
+    document: Document, shown: str, prefix: str, tokens: Sequence[tuple[int, float]]
 ) -> tuple[EvidenceSpan, ...]:
     """Score the sentences of a document from the tokens of its passage in a prompt.
 
@@ -120,7 +121,6 @@ def score_passage(
         shown: The passage in the prompt, which may be truncated.
         prefix: The text in front of it in its span.
         tokens: Pairs of the position of a token in the span, and its score.
-        length_power: As in `score_sentences`.
 
     Returns:
         All sentences of the document's text that the prompt shows, in order; the last one may be truncated.
@@ -135,21 +135,19 @@ def score_passage(
         if offset < len(positions) and (position := positions[offset]) is not None
     ]
     end = next((position + 1 for position in reversed(positions) if position is not None), 0)
-    return score_sentences(document.text[:end], located, length_power=length_power)
+    return score_sentences(document.text[:end], located)
 
 
-def score_sentences(
-    text: str, tokens: Sequence[tuple[int, float]], *, length_power: float = 0.0
-) -> tuple[EvidenceSpan, ...]:
-    """Divide a text into sentences and score them by the attention of their tokens.
+def score_sentences(text: str, tokens: Sequence[tuple[int, float]]) -> tuple[EvidenceSpan, ...]:
+    """Divide a text into sentences and score them by the attention that their tokens receive.
 
-    A sentence has the sum of the positive scores of its tokens, multiplied by their number to the power
-    ``length_power``; scores are divided by their sum over the text. They are 0 if no token has a positive score.
+    The score is the sum over the sentence's tokens of max(0, c_t), divided by that over all tokens; it is 0 if no token
+    has a positive score. Sums are not divided by lengths: means, and the power of the length with which a trained
+    readout weights passages, find planted sentences no more often (docs/evidence.md).
 
     Args:
         text: The text, up to where it was truncated.
-        tokens: Pairs of the position of a token's first character in the text, and its score.
-        length_power: As in `AttentionTask`: 0 for sums over tokens, -1 for means.
+        tokens: Pairs of the position of a token's first character in the text, and its score c_t.
 
     Returns:
         All sentences, in the order of the text.
@@ -159,17 +157,14 @@ def score_sentences(
     """
     sentences = split_sentences(text)
     starts = [start for start, _ in sentences]
-    sums, counts = [0.0] * len(sentences), [0] * len(sentences)
+    sums = [0.0] * len(sentences)
     for position, score in tokens:
-        index = max(0, bisect_right(starts, position) - 1)
-        # NaN, which a model may return, counts as no attention.
-        sums[index] += score if score > 0 else 0.0
-        counts[index] += 1
-    values = [value * max(1, count) ** length_power for value, count in zip(sums, counts, strict=True)]
-    total = sum(values)
+        # NaN and infinity, which a model may return, count as no attention.
+        sums[max(0, bisect_right(starts, position) - 1)] += score if 0 < score < math.inf else 0.0
+    total = sum(sums)
     return tuple(
         EvidenceSpan(start=start, end=end, score=min(1.0, value / total) if total > 0 else 0.0)
-        for (start, end), value in zip(sentences, values, strict=True)
+        for (start, end), value in zip(sentences, sums, strict=True)
     )
 
 

@@ -97,7 +97,7 @@ def test_a_strategy_alone_is_no_method() -> None:
 
 def test_prompts_with_pictures_need_a_backend_that_sees_them() -> None:
     for name in ("fullrank-images", "pointwise-images"):
-        assert backends_of(open_method(name)) == ["fake", "vlm"]
+        assert backends_of(open_method(name)) == ["fake", "fake_server", "vlm"]
     assert {"hf", "openai", "vlm"} <= set(backends_of(open_method("fullrank")))
 
 

@@ -19,6 +19,10 @@ class Description(Protocol):
     """What the ``describe`` method of a backend's class returns: a model without its weights."""
 
     @property
+    def name(self) -> str | Path:
+        """Folder of the model, or its id on the hub."""
+
+    @property
     def options(self) -> BackendOptions:
         """How the model is loaded."""
 

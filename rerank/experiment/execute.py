@@ -14,6 +14,7 @@ from typing import Any
 from rerank.errors import DataError, PartialFailureError
 from rerank.experiment.candidates import order_candidates
 from rerank.experiment.prepare import PreparedRun, prepare
+from rerank.experiment.relevance import write_relevance
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.experiment.summary import score_runs, summarise, summarise_scores
 from rerank.judges import FAILURES
@@ -73,6 +74,8 @@ def execute(prepared: PreparedRun, execution: Execution, *, on_reply: OnReply = 
         folder.write_json("spec.json", folder.spec() | {"files": files})
         outcome, usage = _drive(prepared, execution, folder, on_reply, flow)
         write_judge_scores(folder.path / "judge_scores.jsonl", map(_judge_scores, outcome.lists))
+        if prepared.calibration is not None:
+            write_relevance(folder.path / "relevance.jsonl", prepared, outcome.lists)
         result = Run(outcome.rankings, name=run_name(prepared.spec))
         folder.write_run("run.trec", result)
         if outcome.split:

@@ -152,7 +152,8 @@ class Backend(Protocol):
     """The component that runs a model.
 
     A backend may also have an attribute ``tasks``, the set of task classes that it supports (`supported_tasks`);
-    ``sees_pictures``, whether prompts may show pictures; and ``settings_folder``, the folder of its adapter or trained
+    ``sees_pictures``, whether prompts may show pictures; ``shares_batches``, whether a batch of several callers takes
+    less time than a batch for each (false if missing); and ``settings_folder``, the folder of its adapter or trained
     model, whose settings `Reranker.from_backend` uses.
     """
 

@@ -110,6 +110,9 @@ class Vllm:
         """Return the batch size of the options, else the same default for every device."""
         return options.batch_size or DEFAULT_BATCH
 
+    #: A batch of several callers takes less time than a batch for each.
+    shares_batches: ClassVar[bool] = True
+
     @property
     def identity(self) -> Mapping[str, str]:
         """Name, hash or revision, dtype, engine, and adapter."""

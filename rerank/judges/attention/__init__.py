@@ -94,12 +94,13 @@ class Attention(ListwiseJudge):
             per_token: Request the scores of every token, for evidence.
         """
         fitted = self._fit(window)
-        spans, tail = self.template.spans(collapse_whitespace(window.query.text), fitted.passages)
+        template = self.template.with_instruction(window.query.instruction)
+        spans, tail = template.spans(collapse_whitespace(window.query.text), fitted.passages)
         heads = None if per_head else self._heads
         task = AttentionTask(
             spans=spans if self.best_first else spans[::-1],  # in the order of the window, not of the prompt
             tail=tail,
-            null=self.template.render(NULL_QUERY, fitted.passages) if self.calibrate else (),
+            null=template.render(NULL_QUERY, fitted.passages) if self.calibrate else (),
             heads=heads.heads if heads else (),
             weights=heads.weights if heads else (),
             length_power=heads.length_power if heads else 0.0,
@@ -107,7 +108,8 @@ class Attention(ListwiseJudge):
             per_head=per_head,
             per_token=per_token,
         )
-        return Request(prompt=fitted.prompt, sampling=Sampling(max_tokens=0), window=window, task=task)
+        dropped = fitted.dropped if self.best_first else fitted.dropped[::-1]
+        return Request(prompt=fitted.prompt, sampling=Sampling(max_tokens=0), window=window, task=task, dropped=dropped)
 
     def _fit(self, window: Window) -> FittedPrompt:
         """Return the prompt of a window, with passages truncated so that it fits."""
@@ -142,7 +144,9 @@ class Attention(ListwiseJudge):
         if reply.finish in ("error", "refused"):
             raise PartialFailureError(f"No evidence: {reply.error or 'the request was refused'}")
         passages = self._fit(window).passages
-        prefixes = find_prefixes(self.template, collapse_whitespace(window.query.text), passages)
+        prefixes = find_prefixes(
+            self.template.with_instruction(window.query.instruction), collapse_whitespace(window.query.text), passages
+        )
         step = 1 if self.best_first else -1
         shown = zip(window.docs, passages[::step], prefixes[::step], strict=True)
         rows = read_token_scores(reply.text, reply.scores, len(window))

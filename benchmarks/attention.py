@@ -95,7 +95,7 @@ def request(backend: Any, *, documents: int, tokens: int | None = None, words: i
         docs = [Document(id=doc.id, text=" ".join(doc.text.split()[:words])) for doc in docs]
     limits = Limits(min_passage_tokens=8, max_passage_tokens=tokens)
     judge = open_judge("attention", backend, load_prompt("icr_qa"), limits)
-    (made,) = judge.requests(Window(query, tuple(docs)))
+    (made,) = judge.make_requests(Window(query, tuple(docs)))
     return made
 
 

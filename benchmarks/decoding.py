@@ -84,7 +84,7 @@ def request(backend: Any, documents: int, tokens: int) -> Request:
     ranking = open_retriever("bm25", collection).search([query], 400)[query.id]
     docs = [doc for doc in ranking.docs if len(doc.text.split()) >= 40][:documents]
     judge = open_judge("generate", backend, load_prompt("listwise"), Limits(max_passage_tokens=tokens))
-    (made,) = judge.requests(Window(query, tuple(docs)))
+    (made,) = judge.make_requests(Window(query, tuple(docs)))
     return made
 
 

@@ -5,7 +5,7 @@
 | question | our code | library |
 | --- | --- | --- |
 | `bm25` | the BM25 index, built in blocks on disk | bm25s' own builder |
-| `http` | JSON over httpx, with retries | the openai SDK (not in any extra: `pip install openai`) |
+| `http` | JSON over httpx2, with retries | the openai SDK (not in any extra: `pip install openai`) |
 | `plot` | effectiveness against cost, as SVG in the page | matplotlib (extra `plots`); plotly if it is installed |
 | `power` | power of the paired t-test | statsmodels (extra `dev`) |
 | `measures` | measures under many sets of judgments at once | ir_measures, pytrec_eval |

@@ -71,7 +71,7 @@ def asked(hf: Hf, options: argparse.Namespace) -> list[Request]:
     lists: Any = open_collection(f"requests:{options.lists}")
     judge = open_judge("generate", hf, load_prompt(options.prompt), Limits())
     rankings = [ranking.top(options.depth) for ranking in lists.candidates().values()][: options.queries]
-    return [request for ranking in rankings for request in judge.requests(Window(ranking.query, ranking.docs))]
+    return [request for ranking in rankings for request in judge.make_requests(Window(ranking.query, ranking.docs))]
 
 
 def timed(backend: Any, requests: list[Request]) -> tuple[list[Reply], float]:

@@ -16,6 +16,7 @@ _MODULES = {
     "Ranking": "rerank.types",
     "Run": "rerank.types",
     "Reranker": "rerank.reranker",
+    "Search": "rerank.retrieval.base.function_search",
     "RunSpec": "rerank.experiment.spec",
     "compare": "rerank.evaluation",
     "evaluate": "rerank.evaluation",

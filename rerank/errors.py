@@ -41,8 +41,13 @@ class RerankError(Exception):
         self.found = found
         self.expected = expected
         self.remedy = remedy
-        parts = [found, f"expected {expected}" if expected else "", remedy]
-        super().__init__(". ".join(part.rstrip(".") for part in parts if part))
+        wrong = f"{_without_period(found)}; expected {expected}" if expected else found
+        super().__init__(". ".join(_without_period(part) for part in (wrong, remedy) if part))
+
+
+def _without_period(text: str) -> str:
+    """Return a text without a final period; an ellipsis is kept, since the form of a selector ends with one."""
+    return text if text.endswith("...") else text.rstrip(".")
 
 
 def shorten(value: object, limit: int = 60) -> str:
@@ -62,6 +67,21 @@ def describe_fault(fault: Mapping[str, Any]) -> str:
     if str(fault["type"]).startswith("bool_"):
         return "should be true or false"
     return str(fault["msg"]).removeprefix("Value error, ").replace("Input should", "should")
+
+
+def expected_value(fault: Mapping[str, Any]) -> str:
+    """Return what pydantic expected instead of an invalid value, for messages about flags and options.
+
+    >>> expected_value({"msg": "Input should be greater than or equal to 1"})
+    'at least 1'
+    >>> expected_value({"msg": "Input should be a valid integer, unable to parse string as an integer"})
+    'a valid integer'
+    """
+    text = str(fault["msg"]).removeprefix("Value error, ").removeprefix("Input should be ").partition(", unable")[0]
+    bounds = {"greater than or equal to": "at least", "less than or equal to": "at most", "greater than": "more than"}
+    for words, bound in bounds.items():
+        text = text.replace(words, bound)
+    return text
 
 
 class UsageError(RerankError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 import sys
 import warnings
 from functools import cache
@@ -26,6 +27,16 @@ def class_name(module: str) -> str:
     'TopDown'
     """
     return "".join(part.capitalize() for part in module.split("_"))
+
+
+def plugin_name(plugin: type) -> str:
+    """Return the name that users write for a built-in plug-in with this class.
+
+    >>> class TopDown: ...
+    >>> plugin_name(TopDown)
+    'top-down'
+    """
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", plugin.__name__).lower()
 
 
 class Registry:

@@ -116,9 +116,8 @@ def build_from_options(registry: Registry, name: str, options: Mapping[str, Any]
     try:
         inspect.signature(factory).bind(*arguments, **converted, **extra)
     except TypeError as error:
-        raise UsageError(
-            f"{':'.join([name, *map(str, arguments)])!r}: {error}", expected=selector_usage(name, factory)
-        ) from error
+        text = ":".join([name, *map(str, arguments)])
+        raise UsageError(_describe_call(text, name, str(error)), expected=selector_usage(name, factory)) from error
     return factory(*arguments, **converted, **extra)
 
 
@@ -149,10 +148,17 @@ def convert_options(
             converted[key] = TypeAdapter(hints.get(key, str)).validate_python(value)
         except ValidationError as error:
             raise UsageError(
-                f"Option {key}={value!r} of {name!r}: {error.errors()[0]['msg']}",
-                expected=_describe_type(hints.get(key, str)),
+                f"Option {key}={value!r} of {name!r}", expected=_describe_type(hints.get(key, str))
             ) from error
     return converted
+
+
+def _describe_call(text: str, name: str, problem: str) -> str:
+    """Describe in terms of selectors why a plug-in cannot be called; ``problem`` is Python's message."""
+    if problem.startswith("too many positional"):
+        return f"{text!r} has an argument after the colon, and {name!r} takes none"
+    _, missing, parameter = problem.partition("missing a required ")
+    return f"{text!r} lacks a required {parameter}" if missing else f"{text!r}: {problem}"
 
 
 def selector_usage(name: str, factory: Any) -> str:

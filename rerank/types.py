@@ -8,14 +8,16 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Any
 
 from rerank.errors import DataError
 
 #: Positions (from 0) of a window's documents, best first: a permutation of ``range(len(window))``.
 Order = tuple[int, ...]
 
+_NO_SOURCE: Mapping[str, Any] = {}  # shared by all documents; a read-only proxy could not be pickled
 _FLOAT32_MAX = float.fromhex("0x1.fffffep+127")
 
 
@@ -42,6 +44,7 @@ class Document:
         title: The title; empty if the document has no title.
         image: Path of the picture; empty if the document has no picture.
         part_of: Id of the document that contains this passage; empty for a whole document.
+        source: Other keys that came with the document, such as its URL; they are returned with it and not compared.
     """
 
     id: str
@@ -49,6 +52,7 @@ class Document:
     title: str = ""
     image: str = ""
     part_of: str = ""
+    source: Mapping[str, Any] = field(default_factory=lambda: _NO_SOURCE, compare=False, repr=False)
 
     @property
     def full_text(self) -> str:
@@ -103,12 +107,13 @@ def make_strictly_decreasing(scores: Sequence[float]) -> list[float]:
 class Ranking:
     """A ranked list of documents for one query.
 
-    Invariants: no duplicate documents; one finite score per document; scores do not increase.
+    Invariants: no duplicate documents; one finite score per document, or no scores; scores do not increase.
 
     Attributes:
         query: The query.
         docs: The documents, best first.
-        scores: Their scores, non-increasing. After reranking they are reciprocal ranks, not estimates of relevance.
+        scores: Their scores, non-increasing; empty if the list has none. After reranking they are reciprocal ranks, not
+            estimates of relevance.
 
     Raises:
         DataError: An invariant does not hold.
@@ -116,21 +121,22 @@ class Ranking:
 
     query: Query
     docs: tuple[Document, ...]
-    scores: tuple[float, ...]
+    scores: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the invariants."""
         where = f"query {self.query.id!r}"
-        if len(self.docs) != len(self.scores):
+        if self.scores and len(self.docs) != len(self.scores):
             raise DataError(
-                f"{len(self.docs)} documents with {len(self.scores)} scores in {where}", expected="one per document"
+                f"{len(self.docs)} documents with {len(self.scores)} scores in {where}",
+                expected="one per document, or none",
             )
         seen: set[str] = set()
         for doc in self.docs:
             if doc.id in seen:
                 raise DataError(f"Document {doc.id!r} occurs twice in the list of {where}", expected="each id once")
             seen.add(doc.id)
-        for doc, score in zip(self.docs, self.scores, strict=True):
+        for doc, score in zip(self.docs, self.scores, strict=False):
             if not math.isfinite(score):
                 raise DataError(
                     f"Score {score} of document {doc.id!r} in {where}",
@@ -171,6 +177,11 @@ class Ranking:
         """The ids of the documents, best first."""
         return tuple(doc.id for doc in self.docs)
 
+    @property
+    def written_scores(self) -> tuple[float, ...]:
+        """The scores; reciprocal ranks if the list has none, since run files need some."""
+        return self.scores or tuple(1.0 / rank for rank in range(1, len(self.docs) + 1))
+
     def reorder(self, start: int, order: Order) -> Ranking:
         """Permute the documents at ``start .. start + len(order) - 1``; scores stay with their positions.
 
@@ -203,8 +214,9 @@ class Ranking:
 
     def without(self, doc_id: str) -> Ranking:
         """Return the list without one document, as BEIR does with documents that have the id of the query."""
-        rest = [(d, s) for d, s in zip(self.docs, self.scores, strict=True) if d.id != doc_id]
-        return Ranking(self.query, tuple(d for d, _ in rest), tuple(s for _, s in rest))
+        left = [position for position, doc in enumerate(self.docs) if doc.id != doc_id]
+        scores = tuple(self.scores[position] for position in left) if self.scores else ()
+        return Ranking(self.query, tuple(self.docs[position] for position in left), scores)
 
 
 class Run(Mapping[str, Ranking]):

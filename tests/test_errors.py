@@ -9,7 +9,7 @@ from rerank import errors
 
 def test_message_joins_what_was_found_expected_and_to_do() -> None:
     error = errors.DataError("Found a cat.", expected="a dog", remedy="Feed it")
-    assert str(error) == "Found a cat. expected a dog. Feed it"
+    assert str(error) == "Found a cat; expected a dog. Feed it"
     assert (error.found, error.expected, error.remedy) == ("Found a cat.", "a dog", "Feed it")
 
 

@@ -54,7 +54,7 @@ def test_rows_and_the_formulas_behind_them() -> None:
     assert rows["topdown"]["calls_per_100"] == 7
     assert rows["tourrank"]["calls_per_100"] == 13
     assert rows["pointwise"]["calls_per_100"] == 100
-    assert rows["icr"]["backends"] == ["fake", "hf"]
+    assert rows["icr"]["backends"] == ["fake", "fake_server", "hf"]
 
 
 def test_a_pair_without_a_card() -> None:
@@ -97,7 +97,7 @@ def test_a_strategy_alone_is_no_method() -> None:
 
 def test_prompts_with_pictures_need_a_backend_that_sees_them() -> None:
     for name in ("fullrank-images", "pointwise-images"):
-        assert backends_of(open_method(name)) == ["fake", "vlm"]
+        assert backends_of(open_method(name)) == ["fake", "fake_server", "vlm"]
     assert {"hf", "openai", "vlm"} <= set(backends_of(open_method("fullrank")))
 
 

@@ -14,7 +14,7 @@ from rerank import Reranker
 from rerank.assemble import RankerOptions
 from rerank.backends.fake import Fake
 from rerank.collections import open_collection
-from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
+from rerank.errors import DataError, MissingResourceError, PartialFailureError, UnknownNameError, UsageError
 from rerank.judges.generate import Generate
 from rerank.retrieval import open_retriever
 from rerank.retrieval.base.stages import RetrieverSource
@@ -36,7 +36,9 @@ def test_texts_come_back_best_first(reranker: Reranker) -> None:
     assert [hit.text for hit in hits] == TEXTS[::-1]
     assert [hit.corpus_id for hit in hits] == [3, 2, 1, 0]
     assert [hit.document.id for hit in hits] == ["3", "2", "1", "0"]
-    assert [hit.score for hit in hits] == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4])
+    assert [hit.rank for hit in hits] == [1, 2, 3, 4]
+    assert [hit.rank_score for hit in hits] == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4])
+    assert [hit.score for hit in hits] == [None] * 4  # the order was generated, without scores
     assert hits.windows == {"ok": 1, "repaired": 0, "partial": 0, "empty": 0, "refused": 0, "error": 0}
 
 
@@ -188,11 +190,18 @@ def test_several_methods_share_one_backend() -> None:
     assert len(backend.served) == 1 + 3
 
 
-def test_windows_that_failed_are_warned_about() -> None:
-    with pytest.warns(UserWarning, match=r"1 error\. fake:fail"):
-        hits = Reranker.from_pretrained("fake:fail").rank("q", TEXTS)
+def test_a_failed_window_is_logged_once_without_texts(caplog: pytest.LogCaptureFixture) -> None:
+    reranker = Reranker.from_pretrained("fake:fail")
+    hits = reranker.rank("a secret question", TEXTS)
     assert [hit.text for hit in hits] == TEXTS
     assert hits.windows["error"] == 1
+    assert "1 error of 1" in hits.notes[0]
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("rerank.reranker", "WARNING")
+    assert "fake:fail does not answer" in record.getMessage()
+    assert not any(text in record.getMessage() for text in ["a secret question", *TEXTS])
+    with raises(PartialFailureError, "1 error of 1"):
+        reranker.rank("q", TEXTS, on_failure="raise")
 
 
 def run_of(*queries: str) -> Run:

@@ -52,7 +52,7 @@ def test_build_says_what_is_wrong() -> None:
 def test_an_unknown_option_says_which_there_are() -> None:
     with pytest.raises(UnknownNameError) as caught:
         build(STRATEGIES, "full,size=3")
-    assert str(caught.value) == "Unknown option of 'full': 'size'. expected one of: top_k"
+    assert str(caught.value) == "Unknown option of 'full': 'size'; expected one of: top_k"
 
 
 def test_usage_shows_every_option() -> None:

@@ -1,4 +1,4 @@
-"""A client for OpenAI-compatible servers: ours on httpx and tenacity against the openai SDK.
+"""A client for OpenAI-compatible servers: ours on httpx2 and tenacity against the openai SDK.
 
 The server is a small threaded one in a process of its own, on the loopback address. `overhead` compares calls that
 succeed at once: CPU time of the client. `behaviour` shows what the clients do when the server misbehaves: `requests` is
@@ -183,15 +183,15 @@ async def _ask_sdk(url: str, _: list[float]) -> str:
 
 async def _ours_sends_key() -> bool:
     """Whether a server on another machine gets the key although the connection is not encrypted."""
-    seen: list[httpx.Request] = []
+    seen: list[httpx2.Request] = []
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         seen.append(request)
-        return httpx.Response(200, content=FINE)
+        return httpx2.Response(200, content=FINE)
 
     with warnings.catch_warnings(record=True):  # ours says that it leaves the key out
         warnings.simplefilter("always")
-        exchange = ServerConnection(address=Address.parse(REMOTE), timeout=60, transport=httpx.MockTransport(answer))
+        exchange = ServerConnection(address=Address.parse(REMOTE), timeout=60, transport=httpx2.MockTransport(answer))
         async with exchange:
             await exchange.ask("/chat/completions", BODY, read=_text)
     return KEY in seen[0].headers.get("authorization", "")

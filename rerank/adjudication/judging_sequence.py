@@ -13,7 +13,7 @@ from rerank.adjudication.judging_walks import open_walks, topic_rng
 from rerank.adjudication.orders.base import JudgingOrder, StaticOrder, SupportsAcross
 from rerank.adjudication.pools import Bools, Ints, Pool
 from rerank.errors import UsageError
-from rerank.registry import Registry
+from rerank.registry import Registry, plugin_name
 from rerank.selector import build
 from rerank.types import Document, Query, Ranking, Run
 
@@ -92,7 +92,7 @@ def pool_as_run(pool: Pool, order: JudgingOrder) -> Run:
     """
     if not isinstance(order, StaticOrder):
         raise UsageError(
-            f"The judging order {type(order).__name__.lower()!r} depends on judgments or is stochastic",
+            f"The judging order {plugin_name(type(order))!r} depends on judgments or is stochastic",
             expected="one of: " + ", ".join(static_orders()),
         )
     return Run(

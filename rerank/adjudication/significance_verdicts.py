@@ -45,7 +45,7 @@ class Procedure:
 
 
 def cross_procedures(test: Iterable[str], corrections: Iterable[str]) -> tuple[Procedure, ...]:
-    """Combine every test with every correction; a test that needs no correction occurs once, without.
+    """Return all combinations of a test and a correction; a test that needs no correction appears once, without one.
 
     Raises:
         UnknownNameError: A test or correction does not exist.

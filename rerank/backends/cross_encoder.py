@@ -221,7 +221,7 @@ def _require_sentence_transformers() -> None:
 
 
 def _count_special_tokens(model: Any) -> int:
-    """Return the number of tokens of a pair besides its texts: separators, and the model's default instruction."""
+    """Return the number of tokens that are added to the two texts: separators and the model's default instruction."""
     pair = ["a", "b"]
     instruction = (getattr(model, "prompts", None) or {}).get(getattr(model, "default_prompt_name", None))
     whole = len(model.preprocess([tuple(pair)], prompt=instruction)["input_ids"][0])

@@ -132,6 +132,9 @@ class Fake:
         started = time.perf_counter()
         if self.delay:
             time.sleep(self.delay)
+        return self._reply_now(request, digest, started)
+
+    def _reply_now(self, request: Request, digest: str, started: float) -> Reply:
         tokens_in = self.tokens.count(request.prompt)
         # One random number generator per request, so that the order of requests and batches has no effect.
         rng = random.Random(f"{self.seed} {digest}")

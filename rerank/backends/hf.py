@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from rerank.errors import BackendError
 from rerank.lm.jobs import Job, make_jobs
@@ -31,6 +31,9 @@ from rerank.tasks import (
     folder_with_settings,
     resolve_context_size,
 )
+
+if TYPE_CHECKING:
+    from rerank.lm.model_description import ModelDescription
 
 #: Default batch size per device: larger batches gain little on a CPU and cost memory.
 DEFAULT_BATCH = {"cpu": 4, "mps": 8, "cuda": 16}
@@ -69,7 +72,7 @@ class Hf:
         self._model = model
         self._identity = dict(identity)
         self._tokens = HfTokens(tokenizer, context_size=size)
-        self._batch_size = options.batch_size or DEFAULT_BATCH.get(model.device.type, 4)
+        self._batch_size = self.choose_batch_size(options, model.device.type)
         # A task changes the model while it runs: attention function, output head, generation config.
         self._lock = threading.Lock()
 
@@ -92,6 +95,31 @@ class Hf:
         backend.settings_folder = folder_with_settings(name, options)
         if is_split(model):
             lead_or_follow(backend._run)
+        return backend
+
+    @staticmethod
+    def choose_batch_size(options: BackendOptions, device: str) -> int:
+        """Return the batch size of the options, else the default of the kind of device (``cpu``, ``cuda``, ``mps``)."""
+        return options.batch_size or DEFAULT_BATCH.get(device, 4)
+
+    @classmethod
+    def describe(cls, name: str | Path, options: BackendOptions) -> ModelDescription | None:
+        """Describe the model that `load` would load; None if it has to be loaded for that.
+
+        Raises:
+            RerankError: The model cannot be loaded, as far as its files show.
+        """
+        from rerank.lm.model_description import describe_model
+
+        return describe_model(name, options) if cls.classes == LANGUAGE else None
+
+    @classmethod
+    def load_described(cls, description: ModelDescription) -> Self:
+        """Load a model that was described, as `load` does; the backend has the token counter of the description."""
+        options, tokens = description.options, description.tokens
+        model, tokenizer, identity = load(description.name, options, cls.classes, tokenizer=tokens.tokenizer)
+        backend = cls(model, tokenizer, identity=identity, options=options)
+        backend._tokens = tokens
         return backend
 
     @classmethod

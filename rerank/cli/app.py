@@ -8,6 +8,7 @@ import typer
 
 from rerank.cli import (
     bench,
+    calibrate,
     compare,
     data,
     demo,
@@ -69,7 +70,7 @@ def root(
 
 
 _RANKING = (demo, run, robustness, heads)
-_MEASURING = (evaluate, compare, bench, leaderboard, mteb, qrels)
+_MEASURING = (evaluate, compare, calibrate, bench, leaderboard, mteb, qrels)
 _TRAINING = (label, train, transfer, inspect, merge)
 for module in (*_RANKING, *_MEASURING, *_TRAINING, folders, data, prompts, tools):
     module.register(app)

@@ -50,6 +50,7 @@ class BenchOptions:
     ] = None
     concurrency: Annotated[int | None, typer.Option(help="Number of simultaneous requests to a server.")] = None
     timeout: Annotated[float | None, typer.Option(help="Seconds to wait for the reply of a server.")] = None
+    retries: Annotated[int | None, typer.Option(help="Attempts after the first to get a reply of a server.")] = None
 
     def execution(self) -> Execution:
         """Return the checked options."""

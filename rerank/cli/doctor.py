@@ -21,7 +21,7 @@ _PARTS = (
     ("bm25s", "bm25s", ""),
     ("PyStemmer", "Stemmer", ""),
     ("scipy", "scipy", ""),
-    ("httpx", "httpx", ""),
+    ("httpx2", "httpx2", ""),
     ("tenacity", "tenacity", ""),
     ("ir-datasets", "ir_datasets", "irds"),
     ("matplotlib", "matplotlib", "plots"),

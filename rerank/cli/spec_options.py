@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 import typer
 from pydantic.fields import FieldInfo
 
-from rerank.errors import UnknownNameError
+from rerank.errors import UnknownNameError, UsageError
 from rerank.experiment.spec import Execution, RunSpec, read_spec
 
 #: Additional names of flags, as in other tools.
@@ -65,6 +65,12 @@ def with_spec(*, only: Sequence[str] = (), **defaults: str) -> Callable[[Command
                 from rerank.experiment.resuming import complete_from_folder
 
                 stated = complete_from_folder(stated, Path(stated["out"]))
+            elif stated.get("resume") and "collection" not in stated:
+                raise UsageError(
+                    "--resume without --out or --collection",
+                    expected="the folder of the run that is to be continued, or the options of that run",
+                    remedy="Pass --out FOLDER",
+                )
             merged: dict[str, Any] = {**defaults, **stated}
             execution = {name: merged.pop(name) for name in Execution.model_fields if name in merged}
             own_values = {parameter.name: arguments[parameter.name] for parameter in own}

@@ -55,7 +55,8 @@ class Jsonl(FileCollection):
         named = {kind: (require_path(file, "a file"),) for kind, file in options.items() if file}
         if not path and not named:
             raise UsageError(
-                "jsonl: without a file", expected="jsonl:FOLDER or jsonl:docs=FILE,queries=FILE,qrels=FILE"
+                "The collection 'jsonl' has neither a folder nor files",
+                expected="jsonl:FOLDER or jsonl:docs=FILE,queries=FILE,qrels=FILE",
             )
         if path and Path(path).expanduser().is_file() and docs:
             raise UsageError(f"Two files of documents: {path} and {docs}", expected="one of the two")

@@ -56,7 +56,10 @@ class Trec(FileCollection):
     ) -> None:
         """Locate the files without reading them."""
         if not (docs or topics):
-            raise UsageError("trec: without a file", expected="trec:docs=FILE or FOLDER,topics=FILE,qrels=FILE")
+            raise UsageError(
+                "The collection 'trec' has neither documents nor topics",
+                expected="trec:docs=FILE or FOLDER,topics=FILE,qrels=FILE",
+            )
         files = CollectionFiles(
             docs=_documents(docs),
             queries=(require_path(topics, "a file"),) if topics else (),

@@ -69,7 +69,7 @@ class ReducedBenchmark:
 
 
 def find_smallest(steps: tuple[ReductionStep, ...]) -> ReductionStep | None:
-    """Return the smallest size that meets the goal and whose larger sizes all meet it; None if there is none.
+    """Return the smallest size such that it and all larger sizes meet the goal; None if the largest size does not.
 
     A size that meets the goal by luck, although a larger one does not, is not chosen.
     """

@@ -105,7 +105,11 @@ def _check_names(names: Sequence[str]) -> None:
         raise UsageError(f"{len(names)} run to compare", expected="at least two runs")
     for name in names:
         if names.count(name) > 1:
-            raise UsageError(f"Two runs are named {name!r}", remedy="Give each run a different name")
+            raise UsageError(
+                f"Two runs are named {name!r}",
+                expected="a different name for each run",
+                remedy="Remove the duplicate, or rename one of the runs",
+            )
 
 
 def _rounding(selector: str) -> str:

@@ -80,7 +80,7 @@ class _Evaluator:
             )
         # strictly decreasing scores, so that the order survives conversion to C floats
         scored = {
-            self._queries[query]: self._scored(ranking, make_strictly_decreasing(ranking.scores))
+            self._queries[query]: self._scored(ranking, make_strictly_decreasing(ranking.written_scores))
             for query, ranking in run.items()
             if len(ranking) and query in self._queries
         }
@@ -108,7 +108,7 @@ class _Evaluator:
         if self._own is None:
             return {}
         scored = {
-            self._queries.get(query, f"u{n}"): self._scored(ranking, ranking.scores)
+            self._queries.get(query, f"u{n}"): self._scored(ranking, ranking.written_scores)
             for n, (query, ranking) in enumerate(run.items())
             if len(ranking)
         }

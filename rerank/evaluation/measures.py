@@ -168,6 +168,13 @@ def _lookup(name: str) -> Measure:
     for other, measure in known.items():
         if other.casefold() == name.casefold():
             return measure
+    stem = name.rstrip("0123456789")
+    if stem != name and stem in known:
+        raise UsageError(
+            f"Unknown measure {name!r}",
+            expected="an @ before the cutoff",
+            remedy=f"Write {stem}@{name.removeprefix(stem)}",
+        )
     raise UnknownNameError("measure", name, {*known, *_TREC_NAMES})
 
 

@@ -67,7 +67,7 @@ class PairwiseDecisions:
         return bool(tests.get(Selector.parse(self.test).name).family_wise)
 
     def p_values(self) -> tuple[Floats, Floats]:
-        """Return the (pairs,) p-values before and after the correction, computing them if the decision did not."""
+        """Return the p-values before and after the correction, each of shape (pairs,), computing them if necessary."""
         raw = open_test(self.test).p_values(self.matrix.values) if self.raw is None else self.raw
         return raw, correct(raw, self.correction)
 

@@ -14,10 +14,11 @@ from typing import Any
 
 from rerank.experiment.candidates import order_candidates
 from rerank.experiment.prepare import PreparedRun
-from rerank.experiment.prices import compute_cost
-from rerank.judges.base import OversizedWindow, PromptJudge, Verdict
-from rerank.pipeline.driver import drive
+from rerank.judges.base import OversizedWindow, PromptJudge, ScoreKind, Verdict
+from rerank.models.prices import compute_cost
+from rerank.pipeline.stream import drive
 from rerank.prompts.base import TokenCounter
+from rerank.tasks import Reply, Request
 from rerank.types import Window
 
 
@@ -31,20 +32,21 @@ class _CountingJudge:
     tokens_in: int = 0
     tokens_out: int = 0
 
-    def order(self, windows: Sequence[Window]) -> list[Verdict]:
-        return [verdict for verdict in self.try_order(windows) if isinstance(verdict, Verdict)]
+    @property
+    def score_kind(self) -> ScoreKind | None:
+        return None
 
-    def try_order(self, windows: Sequence[Window]) -> list[Verdict | OversizedWindow]:
-        return [self._count(window) for window in windows]
-
-    def _count(self, window: Window) -> Verdict | OversizedWindow:
-        requests = self.judge.try_requests(window)
+    def requests(self, window: Window) -> list[Request] | OversizedWindow:
+        requests = self.judge.requests(window)
         if isinstance(requests, OversizedWindow):
             return requests
         for request in requests:
             self.calls += 1
             self.tokens_in += self.counter.count(request.prompt)
             self.tokens_out += request.sampling.max_tokens + request.sampling.thinking
+        return []  # nothing is sent
+
+    def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         return Verdict(order=tuple(range(len(window))), status="ok")
 
 
@@ -56,7 +58,7 @@ def estimate(prepared: PreparedRun) -> dict[str, Any]:
     """
     counting = _CountingJudge(judge=prepared.judge, counter=prepared.backend.tokens)
     lists = order_candidates(prepared.first_stage, prepared.spec).values()
-    drive(lists, prepared.setup.strategy, counting, passages=prepared.setup.passages)
+    drive(lists, prepared.setup.strategy, counting, prepared.backend, passages=prepared.setup.passages)
     calls = max(prepared.calls(), counting.calls) if counting.calls else 0
     tokens_in, tokens_out = (
         math.ceil(tokens * calls / max(1, counting.calls)) for tokens in (counting.tokens_in, counting.tokens_out)

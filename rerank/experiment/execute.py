@@ -17,9 +17,13 @@ from rerank.experiment.prepare import PreparedRun, prepare
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.experiment.summary import score_runs, summarise, summarise_scores
 from rerank.judges import FAILURES
-from rerank.pipeline.driver import RerankOutcome, drive
-from rerank.store import LoggingBackend, RunFolder, Usage, identity_hash, shared_cache
+from rerank.models.lazy_backend import LazyBackend
+from rerank.pipeline.results import RankedList, RerankOutcome
+from rerank.pipeline.stream import Flow, Ranker, rank_stream
+from rerank.store import RunFolder, identity_hash, log_calls, shared_cache
+from rerank.store.judge_scores import JudgeScores, write_judge_scores
 from rerank.tasks import Reply
+from rerank.tasks.usage import Usage
 from rerank.types import Run
 
 #: A callback that gets each reply.
@@ -48,13 +52,17 @@ def execute(prepared: PreparedRun, execution: Execution, *, on_reply: OnReply = 
     identity = prepared.identity()
     name = identity_hash(identity)
     folder = RunFolder(execution.out or default_folder(prepared.spec, name))
+    flow = _choose_flow(folder, prepared, execution)
     document = {
         "hash": name,
-        "spec": prepared.spec.model_dump(mode="json"),
+        "spec": prepared.spec.recorded(),
         "identity": identity,
         "dataset": {"name": prepared.collection.name, "fingerprint": prepared.collection.fingerprint},
         "environment": describe_environment(),
+        "flow": flow.to_json(),
     }
+    if isinstance(prepared.backend, LazyBackend) and not folder.finished:
+        prepared.backend.warm_up()  # a model that cannot be loaded leaves no folder behind
     with folder.begin(document, resume=execution.resume, overwrite=execution.overwrite):
         if folder.finished:
             return _rescore_finished(prepared, folder)
@@ -63,7 +71,8 @@ def execute(prepared: PreparedRun, execution: Execution, *, on_reply: OnReply = 
             folder.write_passages(map(passages.expand, prepared.first_stage.values()))
         files = {name: folder.file_hash(name) for name in ("first_stage.trec", "queries.jsonl")}
         folder.write_json("spec.json", folder.spec() | {"files": files})
-        outcome, usage = _drive(prepared, execution, folder, on_reply)
+        outcome, usage = _drive(prepared, execution, folder, on_reply, flow)
+        write_judge_scores(folder.path / "judge_scores.jsonl", map(_judge_scores, outcome.lists))
         result = Run(outcome.rankings, name=run_name(prepared.spec))
         folder.write_run("run.trec", result)
         if outcome.split:
@@ -132,21 +141,34 @@ def describe_environment() -> dict[str, str]:
 
 
 def _drive(
-    prepared: PreparedRun, execution: Execution, folder: RunFolder, on_reply: OnReply
+    prepared: PreparedRun, execution: Execution, folder: RunFolder, on_reply: OnReply, flow: Flow
 ) -> tuple[RerankOutcome, Usage]:
     shared = execution.call_cache if execution.call_cache is not None else prepared.backend.costs_money
     with folder.calls() as log, shared_cache() if shared else nullcontext() as cache:
-        backend = LoggingBackend(
-            backend=prepared.backend,
-            log=log,
-            cache=cache,
-            max_total_tokens=execution.max_total_tokens,
-            on_reply=on_reply,
+        backend = log_calls(
+            prepared.backend, log, cache=cache, max_total_tokens=execution.max_total_tokens, on_reply=on_reply
         )
         candidates = order_candidates(prepared.first_stage, prepared.spec)
-        setup, judge = prepared.setup, prepared.judge.with_backend(backend)
-        outcome = drive(candidates.values(), setup.strategy, judge, top_k=prepared.spec.top_k, passages=setup.passages)
-        return outcome, backend.usage
+        setup = prepared.setup
+        ranker = Ranker(
+            strategy=setup.strategy, judge=prepared.judge, passages=setup.passages, top_k=prepared.spec.top_k
+        )
+        lists = rank_stream(candidates.values(), ranker, backend, flow)
+        return RerankOutcome(tuple(lists)), backend.usage
+
+
+def _judge_scores(ranked: RankedList) -> JudgeScores:
+    kind = ranked.score_kind.name if ranked.score_kind else ""
+    scores = dict(zip(ranked.ranking.doc_ids, ranked.scores, strict=True)) if kind else {}
+    return JudgeScores(query=ranked.ranking.query.id, kind=kind, scores=scores)
+
+
+def _choose_flow(folder: RunFolder, prepared: PreparedRun, execution: Execution) -> Flow:
+    """Return how requests are batched: as the folder records, so that a resumed run has the same batches."""
+    if execution.overwrite or not (folder.path / "spec.json").is_file():
+        return Flow.of(prepared.backend)
+    recorded = folder.spec().get("flow")
+    return Flow.unbounded(prepared.backend) if recorded is None else Flow.from_json(recorded)
 
 
 def _rescore_finished(prepared: PreparedRun, folder: RunFolder) -> dict[str, Any]:

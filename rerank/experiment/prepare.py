@@ -10,10 +10,9 @@ from rerank.assemble import RankerConfig, RankerPlan, RankerSetup, assemble, tra
 from rerank.collections import Collection
 from rerank.evaluation import parse_measures
 from rerank.experiment.candidates import RetrievedCandidates, digest_run, load_queries, lowest_relevant, retrieve
-from rerank.experiment.identity import judge_text, passages_text, strategy_text
-from rerank.experiment.prices import compute_cost
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.judges import PromptJudge, judges
+from rerank.models.prices import compute_cost
 from rerank.tasks import Backend
 from rerank.types import Qrels, Run
 
@@ -29,7 +28,7 @@ class PreparedRun:
         qrels: The relevance judgments of these queries; empty if there are none.
         relevant: Lowest grade that binary measures count as relevant.
         setup: Method, strategy, prompt and limits.
-        backend: The loaded model.
+        backend: The model; if it is local, its weights are loaded at the first call.
         judge: The judge of the method, with this backend.
     """
 
@@ -46,10 +45,8 @@ class PreparedRun:
         """Return everything that decides the result; its hash names the run."""
         return {
             "first_stage": digest_run(self.first_stage),
-            "prompt": self.setup.template.digest,
-            "model": dict(self.backend.identity),
             **identity_settings(self.spec, self.setup),
-            **self.judge.identity,
+            **self.setup.identity(self.judge),
         }
 
     def with_spec(self, spec: RunSpec) -> Self:
@@ -67,10 +64,8 @@ class PreparedRun:
 
 def identity_settings(spec: RunSpec, plan: RankerPlan) -> dict[str, Any]:
     """Return the part of a run's identity that its specification alone decides."""
-    passages = plan.passages
     return {
-        "strategy": strategy_text(plan.method.strategy.name, plan.strategy),
-        "judge": judge_text(plan.method.judge),
+        **plan.method_identity(),
         "shuffle": f"random {spec.seed}" if spec.shuffle == "random" else spec.shuffle,
         "min_passage_tokens": spec.min_passage_tokens,
         "max_passage_tokens": spec.max_passage_tokens,
@@ -78,7 +73,6 @@ def identity_settings(spec: RunSpec, plan: RankerPlan) -> dict[str, Any]:
         "temperature": spec.temperature,
         "seed": plan.limits.seed,
         **({"top_k": spec.top_k} if spec.top_k is not None else {}),
-        **({"passages": passages_text(passages)} if passages else {}),
         **({"thinking_tokens": spec.thinking_tokens} if spec.thinking_tokens else {}),
     }
 
@@ -103,7 +97,7 @@ def prepare(
     backend: Backend | None = None,
     candidates: RetrievedCandidates | None = None,
 ) -> PreparedRun:
-    """Open everything that a run needs and check its settings; the model is loaded but not called.
+    """Open everything that a run needs and check its settings; the weights of a local model may not be loaded yet.
 
     Args:
         spec: The specification.
@@ -127,7 +121,7 @@ def prepare(
     if backend is None:
         setup.check_backend()  # before search and loading, which can take minutes
     first_stage = candidates.first_stage if candidates else retrieve(spec, collection, queries)
-    backend = backend or setup.open_backend(qrels=qrels or None)
+    backend = backend or setup.open_backend(qrels=qrels or None, lazy=True)
     return PreparedRun(
         spec=spec,
         collection=collection,

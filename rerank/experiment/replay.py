@@ -17,13 +17,16 @@ from rerank.experiment.candidates import order_candidates
 from rerank.experiment.execute import run_name
 from rerank.experiment.prepare import identity_settings, ranker_config
 from rerank.experiment.spec import RunSpec
-from rerank.experiment.summary import score_runs, summarise
+from rerank.experiment.summary import NAMED_FAILURES, score_runs, summarise
 from rerank.io.run_files import write_run
 from rerank.judges import Judge, Verdict
-from rerank.judges.base import OversizedWindow
-from rerank.pipeline.driver import RerankOutcome, drive
+from rerank.judges.base import OversizedWindow, ScoreKind
 from rerank.pipeline.passages import PassageAggregation, expand_ranking, make_passage
-from rerank.store import RunFolder, Usage, identity_hash
+from rerank.pipeline.results import RerankOutcome
+from rerank.pipeline.stream import drive
+from rerank.store import RunFolder, identity_hash
+from rerank.tasks import Reply, Request
+from rerank.tasks.usage import Usage
 from rerank.types import Ranking, Run, Window
 
 
@@ -41,7 +44,7 @@ def replay(folder: RunFolder) -> tuple[Run, RerankOutcome, Usage]:
     judge = _RecordedJudge(plan.open_recorded_judge(backend), folder.read_splits())
     candidates = order_candidates(folder.read_candidates(), spec)
     passages = _recorded_splitter(plan, folder)
-    outcome = drive(candidates.values(), plan.strategy, judge, top_k=spec.top_k, passages=passages)
+    outcome = drive(candidates.values(), plan.strategy, judge, backend, top_k=spec.top_k, passages=passages)
     usage = Usage()
     for reply in backend.used.values():
         usage.add(reply, reused=False)
@@ -66,8 +69,11 @@ class _RecordedSplitter:
             ranking, lambda doc: [make_passage(doc, n, "") for n in range(1, counts.get(doc.id, 1) + 1)]
         )
 
-    def collect(self, given: Ranking, passages: Ranking) -> Ranking:
-        return self.passages.collect(given, passages)
+    def collect(self, documents: Ranking, passages: Ranking) -> Ranking:
+        return self.passages.collect(documents, passages)
+
+    def collect_scores(self, passages: Ranking, scores: Mapping[str, float]) -> dict[str, float]:
+        return self.passages.collect_scores(passages, scores)
 
 
 def _recorded_splitter(plan: RankerPlan, folder: RunFolder) -> _RecordedSplitter | None:
@@ -81,14 +87,16 @@ class _RecordedJudge:
     judge: Judge
     splits: Mapping[tuple[str, tuple[str, ...]], int]
 
-    def order(self, windows: Sequence[Window]) -> list[Verdict]:
-        return self.judge.order(windows)
+    @property
+    def score_kind(self) -> ScoreKind | None:
+        return self.judge.score_kind
 
-    def try_order(self, windows: Sequence[Window]) -> list[Verdict | OversizedWindow]:
-        capacities = [self.splits.get((window.query.id, tuple(doc.id for doc in window.docs))) for window in windows]
-        fitting = [window for window, capacity in zip(windows, capacities, strict=True) if capacity is None]
-        verdicts = iter(self.judge.order(fitting))
-        return [next(verdicts) if capacity is None else OversizedWindow(capacity) for capacity in capacities]
+    def requests(self, window: Window) -> list[Request] | OversizedWindow:
+        capacity = self.splits.get((window.query.id, tuple(doc.id for doc in window.docs)))
+        return self.judge.requests(window) if capacity is None else OversizedWindow(capacity)
+
+    def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
+        return self.judge.verdict(window, replies)
 
 
 def rescore(folder: RunFolder, measures: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -117,12 +125,13 @@ def verify(folder: RunFolder) -> list[dict[str, Any]]:
     spec = RunSpec.from_record(document["spec"])
     computed = identity_settings(spec, plan_ranker(ranker_config(spec)))
     stored_identity = {key: document["identity"].get(key) for key in computed}
+    known = [key for key in summary if key in stored]  # folders of older versions lack later keys
     rows = [
         _row("spec.json", "hash", document["hash"], identity_hash(document["identity"])),
         _row("spec.json", "identity of the specification", stored_identity, computed),
         _row("run.trec", "content", _read_text(folder.path / "run.trec"), _format_run(run)),
         *(_row(name, "content", sha, folder.file_hash(name)) for name, sha in document.get("files", {}).items()),
-        *(_row("summary.json", key, _comparable(stored.get(key)), _comparable(summary[key])) for key in summary),
+        *(_row("summary.json", key, _comparable(stored[key]), _comparable(summary[key])) for key in known),
     ]
     if scores is not None:
         stored_scores = folder.read_json("scores.json")
@@ -151,10 +160,14 @@ def _row(file: str, what: str, stored: Any, computed: Any) -> dict[str, Any]:
 def _comparable(value: Any) -> Any:
     """Return a value without differences that a replay cannot avoid.
 
-    Seconds are summed in another order, and the reason of a missing reply is not recorded.
+    Seconds are summed in another order, and the reason of a missing reply is not recorded. The first failures of a long
+    list depend on the order in which its windows were judged, so that only their number is compared.
     """
     if isinstance(value, list):
-        return [{**failure, "detail": ""} if failure.get("status") == "error" else failure for failure in value]
+        failures = [{**failure, "detail": ""} if failure.get("status") == "error" else failure for failure in value]
+        return (
+            len(failures) if len(failures) == NAMED_FAILURES else sorted(failures, key=lambda row: sorted(row.items()))
+        )
     return round(value, 6) if isinstance(value, float) else value
 
 

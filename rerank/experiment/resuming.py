@@ -21,7 +21,7 @@ def complete_from_folder(given: Mapping[str, Any], path: Path) -> dict[str, Any]
 
     Args:
         given: The values from flags and from the ``--spec`` file.
-        path: The run folder. If it contains no spec.json, nothing is added.
+        path: The run folder. If it contains no spec.json, the values start a new run, and nothing is added.
 
     Returns:
         The given values, completed from spec.json. Files of the adapter that are no longer where they were, such as
@@ -29,16 +29,29 @@ def complete_from_folder(given: Mapping[str, Any], path: Path) -> dict[str, Any]
 
     Raises:
         DataError: The folder's spec.json is invalid.
+        MissingResourceError: The folder is not a run folder, and the values do not name a collection for a new run.
     """
-    if not (path / "spec.json").is_file():
+    if "collection" in given and not (path / "spec.json").is_file():
         return dict(given)
-    recorded = RunFolder(path).spec()["spec"]
-    values: dict[str, Any] = {**LATER_KEYS, **recorded, **given}
+    document = RunFolder.existing(path).spec()
+    recorded = document["spec"]
+    earlier = _earlier_defaults(document["identity"].get("model", {}))
+    values: dict[str, Any] = {**LATER_KEYS, **earlier, **recorded, **given}
     named: dict[str, Any] = {name: values[name] for name in ("adapter", "model") if name in values}
     for name, value in trained_settings(named).items():
         if name not in given and _has_moved(recorded.get(name), value):
             values[name] = value
     return values
+
+
+def _earlier_defaults(model: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings of a run that its spec.json does not name because they could not be chosen then.
+
+    Args:
+        model: The identity of the run's model.
+    """
+    is_mixed = "adapter" in model and "adapter_dtype" not in model and model["dtype"] != "float32"
+    return {"adapter_dtype": "float32"} if is_mixed and "engine" not in model else {}
 
 
 def _has_moved(recorded: object, own: object) -> bool:

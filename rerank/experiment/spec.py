@@ -15,13 +15,13 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
+from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError, expected_value
 
 Shuffle = Literal["none", "random", "inverse"]
 
 #: Keys that specifications got after commit 2d4cd24 -> the value with which a run does what it did without the key,
-#: whatever the default is today. They complete the spec.json of older runs.
-LATER_KEYS: Mapping[str, Any] = {}
+#: whatever the default is today. A spec.json has these keys only at other values.
+LATER_KEYS: Mapping[str, Any] = {"adapter_dtype": "auto"}
 
 
 class _Frozen(BaseModel):
@@ -42,12 +42,14 @@ class _Frozen(BaseModel):
             return cls(**values)
         except ValidationError as error:
             problem = error.errors()[0]
-            name = ".".join(map(str, problem["loc"]))
-            if problem["type"] == "missing":
-                raise UsageError(f"No {name} is given", remedy=f"Pass --{name.replace('_', '-')}") from error
-            flag = f"--{name.replace('_', '-')}"
-            expected = problem["msg"].removeprefix("Input should be ")
-            raise UsageError(f"{flag} {problem['input']!r}", expected=expected) from error
+            if problem["type"] == "missing":  # all other fields have defaults
+                raise UsageError(
+                    "No collection is given",
+                    expected="a provider, with its file or folder if it reads one, such as pydoc or beir:FOLDER",
+                    remedy="Pass --collection; `rerank collections` lists the providers",
+                ) from error
+            flag = "--" + ".".join(map(str, problem["loc"])).replace("_", "-")
+            raise UsageError(f"{flag} {problem['input']!r}", expected=expected_value(problem)) from error
 
 
 class RunSpec(_Frozen):
@@ -85,6 +87,8 @@ class RunSpec(_Frozen):
     """Branch, tag or commit of the model on the hub."""
     adapter: str | None = None
     """Name, folder or hub id of a PEFT adapter; one trained by listrank also sets model, method and prompt."""
+    adapter_dtype: Literal["auto", "float32"] = "auto"
+    """Data type of the adapter. ``auto`` is that of the model; ``float32`` is slower beside a model in bfloat16."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Data type of the weights. ``auto`` selects bfloat16 on hardware that supports it efficiently."""
     trust_remote_code: bool = False
@@ -111,6 +115,11 @@ class RunSpec(_Frozen):
     """Lowest grade that binary measures count as relevant; if omitted, that of the collection."""
     max_failure_rate: float = Field(default=0.2, ge=0.0, le=1.0)
     """Exit with code 7 if more than this fraction of windows failed."""
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the specification for spec.json, without later keys that change nothing."""
+        unchanged = {name for name, value in LATER_KEYS.items() if getattr(self, name) == value}
+        return self.model_dump(mode="json", exclude=unchanged)
 
     @classmethod
     def from_record(cls, values: Mapping[str, Any]) -> Self:
@@ -145,6 +154,10 @@ class Execution(_Frozen):
     """Number of simultaneous requests to a server."""
     timeout: float | None = Field(default=None, gt=0)
     """Seconds to wait for the reply of a server."""
+    calibration: str | None = None
+    """File of `rerank calibrate`: adds probabilities of relevance; if omitted, that of the adapter if it has one."""
+    retries: int | None = Field(default=None, ge=0)
+    """Attempts after the first to get a reply of a server; if omitted, 4 (1 if it is slow or was never reached)."""
     batch_size: int | None = Field(default=None, ge=1)
     """Number of prompts per batch; if omitted, the backend decides."""
     max_total_tokens: int | None = Field(default=None, ge=1)

@@ -8,11 +8,11 @@ from typing import Any
 
 from rerank.evaluation import Scores, evaluate
 from rerank.evaluation.grade_notes import overlap_note
-from rerank.experiment.prices import compute_cost
 from rerank.experiment.spec import RunSpec
 from rerank.judges import FAILURES
-from rerank.pipeline.driver import RerankOutcome
-from rerank.store import Usage
+from rerank.models.prices import compute_cost
+from rerank.pipeline.results import RerankOutcome
+from rerank.tasks.usage import Usage
 from rerank.types import Qrels, Run
 
 #: Maximum number of failures that a summary lists.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from rerank.errors import UsageError
+from rerank.registry import plugin_name
 from rerank.types import Document
 
 if TYPE_CHECKING:
@@ -87,6 +88,6 @@ class VectorOptions:
         for name, lowest in minima.items():
             if (value := getattr(self, name)) < lowest:
                 raise UsageError(
-                    f"The first stage {type(self).__name__.lower()!r} with {name}={value}",
+                    f"The first stage {plugin_name(type(self))!r} with {name}={value}",
                     expected=f"a whole number of at least {lowest}",
                 )

@@ -21,7 +21,7 @@ _FRESH = 2_000_000_000
 def file_hash(path: Path) -> str:
     """Return the hex SHA-256 of a file's bytes.
 
-    A cached hash is used while the size and both times (mtime and ctime) are unchanged.
+    A cached hash is used while the size, both times (mtime and ctime) and the inode are unchanged.
 
     Raises:
         MissingResourceError: The file cannot be read.
@@ -29,7 +29,8 @@ def file_hash(path: Path) -> str:
     try:
         stat = path.stat()
         name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:24]
-        cache, state = cache_dir("hashes") / f"{name}.json", [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        cache = cache_dir("hashes") / f"{name}.json"
+        state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
         large = stat.st_size >= _LARGE
         if large and (known := _read_cache(cache, state)):
             return known
@@ -37,7 +38,7 @@ def file_hash(path: Path) -> str:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise MissingResourceError(f"{path} cannot be read: {error.strerror or error}") from error
-    if large and max(state[1:]) < time.time_ns() - _FRESH:
+    if large and max(stat.st_mtime_ns, stat.st_ctime_ns) < time.time_ns() - _FRESH:
         with contextlib.suppress(OSError):  # without a cache, the file is only read again
             _write_cache(cache, state, digest)
     return digest

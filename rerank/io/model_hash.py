@@ -1,6 +1,7 @@
 """SHA-256 of local model folders, over the files that affect the model's output.
 
-Configuration fields that only record which program wrote a file are ignored.
+Configuration fields that only record which program wrote a file are ignored. The hashes of large files are cached until
+the files change (`rerank.io.file_hashes`).
 """
 
 from __future__ import annotations
@@ -11,15 +12,19 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from rerank.io.file_hashes import file_hash
+
 _BOOKKEEPING = {"transformers_version", "_name_or_path", "_from_model_config", "is_local", "local_files_only"}
 _READ = {".safetensors", ".json", ".jinja", ".model", ".txt"}
-_CHUNK = 1 << 20
 
 
 def model_folder_hash(folder: Path) -> str:
     """Return the hex SHA-256 of a folder's weights, settings, chat template and tokenizer files, with their names.
 
     Files of this package (``rerank-*.json``) and sub-folders, such as training checkpoints, are ignored.
+
+    Raises:
+        MissingResourceError: A file cannot be read.
     """
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
@@ -37,11 +42,7 @@ def _file_hash(path: Path, _mtime: int, _size: int) -> str:
         content = _without_bookkeeping(path)
         if content is not None:
             return hashlib.sha256(content).hexdigest()
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return file_hash(path)
 
 
 def _without_bookkeeping(path: Path) -> bytes | None:

@@ -17,6 +17,8 @@ from rerank.io.json_records import DOC_IDS, QUERY_IDS, QUERY_TEXTS, TEXTS, JsonR
 from rerank.types import Document, Query, Ranking, Run
 
 _CANDIDATES = ("candidates", "hits", "ctxs")
+#: Keys of a candidate that are read; the others are returned with it.
+_READ = frozenset({"doc", "document", "docid", "qid", "title", "score", "rank", "image", *DOC_IDS, *TEXTS})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +122,7 @@ def _candidate(entry: object, where: str, default_id: str) -> tuple[Document, fl
         text=_body(doc, inner),
         title=text(inner.get(("title",)) or "", where),
         image=inner.image(),
+        source={key: value for key, value in entry.items() if key not in _READ},
     )
     return document, _score(outer.get(("score",)), where)
 
@@ -143,7 +146,7 @@ def _score(value: object, where: str) -> float | None:
 
 
 def request_rows(candidates: Run, result: Run) -> list[dict[str, Any]]:
-    """Return reranked lists in rank_llm's format, with texts.
+    """Return reranked lists in rank_llm's format, with texts and the other keys of the candidates.
 
     Args:
         candidates: The lists before reranking, with queries and documents.
@@ -154,7 +157,7 @@ def request_rows(candidates: Run, result: Run) -> list[dict[str, Any]]:
         ranking = result.get(query_id, candidate_list)
         docs = {doc.id: doc for doc in candidate_list.docs}
         hits = [
-            {"docid": doc.id, "score": score, "doc": _content(docs[doc.id])}
+            {**docs[doc.id].source, "docid": doc.id, "score": score, "doc": _content(docs[doc.id])}
             for doc, score in zip(ranking.docs, ranking.scores, strict=True)
         ]
         rows.append({"query": {"text": candidate_list.query.text, "qid": query_id}, "candidates": hits})

@@ -146,7 +146,7 @@ def _write(lines: Iterable[str], target: str | Path | TextIO) -> None:
 def _run_lines(run: Run, tag: str) -> Iterator[str]:
     for ranking in run.values():
         query = _check_id(ranking.query.id, "query")
-        scores = make_strictly_decreasing(ranking.scores)
+        scores = make_strictly_decreasing(ranking.written_scores)
         for rank, (doc, value) in enumerate(zip(ranking.docs, scores, strict=True), 1):
             # nine digits distinguish all single-precision numbers
             yield f"{query} Q0 {_check_id(doc.id, 'document')} {rank} {value:.9g} {tag}\n"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from rerank.judges.base import Limits, ListwiseJudge, Verdict
+from rerank.judges.base import FAILURES, Limits, ListwiseJudge, ScoreKind, Verdict
 from rerank.parsing import parse
 from rerank.prompts.identifiers import Alphabet, make_identifiers, single_token_letters
 from rerank.tasks import GenerationTask, PermutationTask, Reply, Request, Sampling
@@ -39,11 +39,20 @@ class Generate(ListwiseJudge):
         return "listwise_letters" if options.get("identifiers") == "letters" else ""
 
     @property
+    def score_kind(self) -> ScoreKind | None:
+        """Log-probabilities of the choices of constrained decoding, given the choices before; None for free text."""
+        return ScoreKind("log-probability of the choice", "within") if self._is_constrained else None
+
+    @property
+    def _is_constrained(self) -> bool:
+        return self.constrain and self.supports(PermutationTask)
+
+    @property
     def identity(self) -> Mapping[str, str]:
         """The letters that the backend's tokenizer allows as identifiers, since replies are parsed with them."""
         return {"letters": " ".join(single_token_letters(self.backend.tokens))} if self.identifiers == "letters" else {}
 
-    def requests(self, window: Window) -> list[Request]:
+    def make_requests(self, window: Window) -> list[Request]:
         """Return one request, with passages truncated so that prompt and reply fit."""
         labels = make_identifiers(self.identifiers, len(window), self.backend.tokens)
         thinking = self.limits.thinking_tokens
@@ -53,14 +62,21 @@ class Generate(ListwiseJudge):
             max_tokens=reply_tokens, temperature=self.limits.temperature, seed=self.limits.seed, thinking=thinking
         )
         items = tuple(f"[{label}]" for label in labels)
-        constrained = self.constrain and self.supports(PermutationTask)
-        task = PermutationTask(items=items, count=window.depth) if constrained and window.depth else GenerationTask()
+        constrained = self._is_constrained and window.depth
+        task = PermutationTask(items=items, count=window.depth) if constrained else GenerationTask()
         return [Request(prompt=fitted.prompt, sampling=sampling, window=window, task=task)]
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         """Return the parsed order of the window's only reply."""
         labels = make_identifiers(self.identifiers, len(window), self.backend.tokens)
-        return parse_verdict(replies[0], len(window), depth=window.depth, labels=labels)
+        verdict = parse_verdict(replies[0], len(window), depth=window.depth, labels=labels)
+        choices = replies[0].scores
+        if verdict.status in FAILURES or not choices or len(choices) > len(window):
+            return verdict
+        scores: list[float | None] = [None] * len(window)  # documents that were not chosen have none
+        for position, score in zip(verdict.order, choices, strict=False):
+            scores[position] = score
+        return replace(verdict, scores=tuple(scores))
 
     def reply_tokens(self, labels: Sequence[str], depth: int) -> int:
         """Return the number of tokens of the ``depth`` longest identifiers in a row, plus a few to spare."""

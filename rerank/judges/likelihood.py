@@ -29,6 +29,7 @@ class Likelihood(PointwiseJudge):
 
     needs = (LikelihoodTask,)
     prompt = "query_likelihood"
+    score_name = "log-likelihood of the query"
 
     def __post_init__(self) -> None:
         """Check that the prompt does not show the query."""

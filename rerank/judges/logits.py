@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rerank.judges.base import ListwiseJudge, Verdict, failure_verdict, rank_by_score
+from rerank.judges.base import IDENTIFIER_SCORES, ListwiseJudge, Verdict, failure_verdict, rank_by_score
 from rerank.judges.base.continuations import continuation_request, identifier_continuations
 from rerank.prompts.identifiers import make_identifiers, single_token_letters
 from rerank.tasks import ContinuationTask, Reply, Request
@@ -27,13 +27,14 @@ class Logits(ListwiseJudge):
 
     needs = (ContinuationTask,)
     prompt = "listwise_letters"
+    score_kind = IDENTIFIER_SCORES
 
     @property
     def identity(self) -> Mapping[str, str]:
         """The letters that the backend's tokenizer allows as identifiers, since replies are parsed with them."""
         return {"letters": " ".join(single_token_letters(self.backend.tokens))}
 
-    def requests(self, window: Window) -> list[Request]:
+    def make_requests(self, window: Window) -> list[Request]:
         """Return one request for the log-probability of each identifier as the first one of the completion."""
         labels = make_identifiers("letters", len(window), self.backend.tokens)
         return [continuation_request(self, window, identifier_continuations(labels, self.template), labels=labels)]

@@ -11,7 +11,15 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from rerank.errors import UsageError
-from rerank.judges.base import FAILURES, ListwiseJudge, Verdict, failure_verdict, rank_by_score
+from rerank.judges.base import (
+    FAILURES,
+    IDENTIFIER_SCORES,
+    ListwiseJudge,
+    ScoreKind,
+    Verdict,
+    failure_verdict,
+    rank_by_score,
+)
 from rerank.judges.base.continuations import continuation_request, identifier_continuations
 from rerank.judges.generate import SPARE_TOKENS, parse_verdict
 from rerank.prompts.identifiers import make_identifiers, single_token_letters
@@ -51,11 +59,16 @@ class Pick(ListwiseJudge):
             )
 
     @property
+    def score_kind(self) -> ScoreKind | None:
+        """Log-probabilities of the identifiers; None for a choice that the model writes."""
+        return IDENTIFIER_SCORES if self._uses_likelihood else None
+
+    @property
     def identity(self) -> Mapping[str, str]:
         """The letters that the backend's tokenizer allows as identifiers, since replies are parsed with them."""
         return {"letters": " ".join(single_token_letters(self.backend.tokens))}
 
-    def requests(self, window: Window) -> list[Request]:
+    def make_requests(self, window: Window) -> list[Request]:
         """Return one request that asks for the most relevant document."""
         labels = make_identifiers("letters", len(window), self.backend.tokens)
         if self._uses_likelihood:

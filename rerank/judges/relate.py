@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rerank.errors import UsageError
-from rerank.judges.base import PromptJudge, Verdict, failure_verdict, rank_by_score
+from rerank.judges.base import PromptJudge, ScoreKind, Verdict, failure_verdict, rank_by_score
 from rerank.prompts import load_prompt
 from rerank.prompts.base import Message
 from rerank.prompts.passages import collapse_whitespace
@@ -32,6 +32,7 @@ class Relate(PromptJudge):
 
     needs = (CrossEncoderTask,)
     prompt = "pair"
+    score_kind = ScoreKind("cross-encoder score", "absolute")
 
     def __post_init__(self) -> None:
         """Check that no other prompt is given, since it would have no effect."""
@@ -43,7 +44,7 @@ class Relate(PromptJudge):
                 remedy="Omit --prompt",
             )
 
-    def requests(self, window: Window) -> list[Request]:
+    def make_requests(self, window: Window) -> list[Request]:
         """Return one request for the scores of all pairs."""
         query = collapse_whitespace(window.query.text)
         texts = (query, *(self._document_text(window.query, doc) for doc in window.docs))

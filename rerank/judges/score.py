@@ -31,6 +31,7 @@ class Score(PointwiseJudge):
     """
 
     prompt = "pointwise"
+    score_name = "log-odds of relevance"
 
     yes: str = "Yes"
     no: str = "No"

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
 from rerank.io.model_hash import model_folder_hash
+from rerank.lm.adapter_weights import attach_adapter, casts_adapter
 from rerank.lm.tensor_parallel import tensor_parallel_arguments as tensor_parallel
 from rerank.tasks import BackendOptions
 
@@ -64,6 +68,8 @@ def pick_device(asked: str) -> str:
     Raises:
         UsageError: The device is unknown or not available.
     """
+    if asked in ("auto", "cpu") and "torch" not in sys.modules and _torch_is_for_cpus():
+        return "cpu"
     torch, _ = require_torch()
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if asked == "auto":
@@ -79,12 +85,25 @@ def pick_device(asked: str) -> str:
     return asked
 
 
+def _torch_is_for_cpus() -> bool:
+    """Return whether the installed torch supports CPUs only. It is not imported for this, which takes seconds."""
+    spec = find_spec("torch") if sys.platform != "darwin" else None  # builds for macOS may support its GPU
+    if spec is None or not spec.origin:
+        return False
+    try:
+        version = Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    kinds = dict(re.findall(r"^(cuda|hip|xpu)\b[^=\n]*=\s*(\S+)", version, flags=re.MULTILINE))
+    return kinds.get("cuda") == "None" and set(kinds.values()) == {"None"}
+
+
 def pick_dtype(asked: str, device: str) -> str:
     """Return the data type to use; ``auto`` selects bfloat16 on hardware that supports it efficiently, else float32."""
     if asked != "auto":
         return asked
-    torch, _ = require_torch()
     if device.startswith("cuda"):
+        torch, _ = require_torch()
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         fast = device == "cpu" and bool(_BF16_FLAGS & cpu_flags())
@@ -106,7 +125,7 @@ LANGUAGE = ("AutoModelForCausalLM", "AutoTokenizer")
 
 
 def load(
-    name: str | Path, options: BackendOptions, classes: tuple[str, str] = LANGUAGE
+    name: str | Path, options: BackendOptions, classes: tuple[str, str] = LANGUAGE, *, tokenizer: Any = None
 ) -> tuple[Any, Any, dict[str, str]]:
     """Load a model from a folder or the hub.
 
@@ -114,10 +133,10 @@ def load(
         name: Folder of the model, or its id on the hub.
         options: Revision, adapter, dtype, device and device map.
         classes: Classes of transformers that load the model and its tokenizer or processor.
+        tokenizer: The tokenizer, if it was loaded before.
 
     Returns:
-        The model in evaluation mode on its device, its tokenizer (or processor), and the identity: ``model``,
-        ``weights`` (hash of a folder) or ``revision`` (commit on the hub), ``dtype``, and ``adapter`` if there is one.
+        The model in evaluation mode on its device, its tokenizer (or processor), and the identity (`make_identity`).
 
     Raises:
         MissingResourceError: The model cannot be found or read.
@@ -129,18 +148,39 @@ def load(
     device = pick_device(options.device)
     placement = _placement(options)
     dtype = pick_dtype(options.dtype, device)
-    folder = Path(name) if Path(name).is_dir() else None
     with quiet():
-        model, tokenizer = _parts(name, options, dtype, placement or {"device_map": device}, classes)
-        identity = {"model": folder.name if folder else str(name)}
-        if folder:
-            identity["weights"] = model_folder_hash(folder)
-        else:
-            identity["revision"] = str(getattr(model.config, "_commit_hash", None) or options.revision)
-        identity["dtype"] = dtype
+        model, tokenizer = _parts(name, options, dtype, placement or {"device_map": device}, classes, tokenizer)
         if options.adapter:
-            model, identity["adapter"] = _with_adapter(model, options.adapter)
+            model = attach_adapter(model, Path(options.adapter), cast=casts_adapter(options, dtype))
+        identity = make_identity(name, options, dtype, commit=getattr(model.config, "_commit_hash", None))
     return model, tokenizer, identity
+
+
+def make_identity(name: str | Path, options: BackendOptions, dtype: str, *, commit: str | None) -> dict[str, str]:
+    """Return the identity of a local model that `load` loads.
+
+    Args:
+        name: Folder of the model, or its id on the hub.
+        options: Revision, adapter and its dtype are used.
+        dtype: Data type of the weights.
+        commit: Commit of the model on the hub, if known.
+
+    Returns:
+        ``model``; ``weights`` (hash of a folder) or ``revision`` (commit on the hub); ``dtype``; ``adapter`` (hash of
+        its folder), if there is one; ``adapter_dtype``, if the adapter is cast. Without the latter, the adapter is in
+        float32, as in all runs before there was a choice.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        identity = {"model": folder.name, "weights": model_folder_hash(folder)}
+    else:
+        identity = {"model": str(name), "revision": str(commit or options.revision)}
+    identity["dtype"] = dtype
+    if options.adapter:
+        identity["adapter"] = model_folder_hash(Path(options.adapter))
+        if casts_adapter(options, dtype):
+            identity["adapter_dtype"] = dtype
+    return identity
 
 
 def _placement(options: BackendOptions) -> dict[str, Any]:
@@ -160,13 +200,19 @@ def _placement(options: BackendOptions) -> dict[str, Any]:
 
 
 def _parts(
-    name: str | Path, options: BackendOptions, dtype: str, placement: dict[str, Any], classes: tuple[str, str]
+    name: str | Path,
+    options: BackendOptions,
+    dtype: str,
+    placement: dict[str, Any],
+    classes: tuple[str, str],
+    tokenizer: Any,
 ) -> tuple[Any, Any]:
-    """Load model and tokenizer."""
+    """Load the model, and the tokenizer if it is None."""
     _, transformers = require_torch()
     origin = origin_of(name, options)
     with named_errors(name, next(iter(placement.values()), options.device)):
-        tokenizer = getattr(transformers, classes[1]).from_pretrained(name, **origin)
+        if tokenizer is None:
+            tokenizer = getattr(transformers, classes[1]).from_pretrained(name, **origin)
         model = getattr(transformers, classes[0]).from_pretrained(
             name, dtype=dtype, use_safetensors=True, **placement, **origin
         )
@@ -217,65 +263,3 @@ def named_errors(name: str | Path, where: object = "") -> Iterator[None]:
         ) from error
     except RuntimeError as error:
         raise BackendError(f"Model {str(name)!r} cannot be loaded on {where}: {error}") from error
-
-
-def check_adapter_folder(folder: Path) -> None:
-    """Check that a folder holds a PEFT adapter in safetensors: pickled weights can run code when they are loaded.
-
-    Raises:
-        MissingResourceError: A file is missing.
-    """
-    missing = [name for name in ("adapter_config.json", "adapter_model.safetensors") if not (folder / name).is_file()]
-    if missing:
-        raise MissingResourceError(
-            f"Adapter folder {str(folder)!r} lacks {' and '.join(missing)}",
-            expected="the files that save_pretrained of PEFT writes",
-            remedy="Convert pickled adapters (.bin), which can run code, to safetensors",
-        )
-
-
-def _with_adapter(model: Any, adapter: str) -> tuple[Any, str]:
-    """Attach a PEFT adapter; return the model and the adapter's hash. In float32, merging is exact, so it is merged."""
-    try:
-        import peft
-    except ImportError as error:
-        raise MissingPrerequisiteError(
-            f"Adapter {adapter!r} needs peft, and importing it failed: {error}",
-            remedy="Run: pip install 'listrank[hf]'",
-        ) from error
-    import torch
-
-    folder = Path(adapter)
-    check_adapter_folder(folder)
-    try:
-        wrapped = peft.PeftModel.from_pretrained(model, str(folder))
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise UsageError(
-            f"Adapter {adapter!r} does not fit the model: {error}", expected="an adapter that was trained on this model"
-        ) from error
-    if any(config.is_prompt_learning for config in wrapped.peft_config.values()):
-        raise UsageError(
-            f"Adapter {adapter!r} is a learned prompt", expected="an adapter that changes weights, such as LoRA"
-        )
-    if model.dtype == torch.float32:
-        untie(wrapped)
-        return wrapped.merge_and_unload().eval(), model_folder_hash(folder)
-    return wrapped.get_base_model().eval(), model_folder_hash(folder)
-
-
-def untie(wrapped: Any) -> None:
-    """Untie the output head from the token embeddings if one of them is adapted and both share one tensor.
-
-    Otherwise, merging an adapter of one would also change the other, which the adapter itself does not.
-    """
-    import torch
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    model: Any = wrapped.get_base_model()
-    first, last = model.get_input_embeddings(), model.get_output_embeddings()
-    if not any(isinstance(layer, BaseTunerLayer) for layer in (first, last)):
-        return
-    first, last = (getattr(layer, "base_layer", layer) for layer in (first, last))
-    if first.weight is last.weight:
-        last.weight = torch.nn.Parameter(last.weight.detach().clone())
-        model.config.tie_word_embeddings = False

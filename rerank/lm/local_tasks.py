@@ -45,10 +45,11 @@ def _permute(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
     grammars = [make_job_grammar(tokens, job) for job in jobs]
     prompts, samplings = [j.prompt for j in jobs], [j.sampling for j in jobs]
     rows = decode_permutations(model, prompts, grammars, samplings, [j.seed for j in jobs])
-    return [
-        make_reply(job, format_permutation(job.task, row.state.order), len(row.tokens), steps=row.steps)
-        for job, row in zip(jobs, rows, strict=True)
-    ]
+    replies = []
+    for job, row in zip(jobs, rows, strict=True):
+        reply = make_reply(job, format_permutation(job.task, row.state.order), len(row.tokens), steps=row.steps)
+        replies.append(replace(reply, scores=tuple(row.log_probs)))
+    return replies
 
 
 def _score_continuations(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:

@@ -3,6 +3,13 @@
 The output equals greedy decoding under the grammar of `rerank.lm.permutation_grammar`, but needs fewer forward passes:
 tokens that the grammar forces are appended without one, and are processed together with the next chosen token. Input is
 token ids. Imports torch at import time.
+
+Every identifier of a permutation gets log P(identifier | prompt, identifiers before it). P is the distribution that
+constrained decoding at temperature 1 draws from: a softmax over the allowed tokens at each choice, and probability 1
+for forced tokens. An identifier with several choices has their sum. P sums to 1 over the identifiers that are still
+unused, so the last one of a complete permutation has 0, and the sum of all is the log-probability of the permutation.
+The logits are those of the choice, so this costs nothing. (To restrict the model's distribution over whole texts to the
+allowed ones instead, the logits of forced tokens, and of all branches that were not taken, would be needed.)
 """
 
 from __future__ import annotations
@@ -33,6 +40,7 @@ class DecodingRow:
         sampling: The sampling settings.
         generator: The random number generator of this row.
         tokens: Token ids of the permutation so far.
+        log_probs: Log-probability of each complete identifier given those before it, at temperature 1.
         steps: Number of forward passes after the prefill.
     """
 
@@ -41,11 +49,14 @@ class DecodingRow:
     sampling: Sampling
     generator: torch.Generator
     tokens: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
     steps: int = 0
+    _open_log_prob: float = 0.0
 
     def begin(self) -> list[int]:
         """Return the tokens of the first forward pass: prompt and forced tokens; empty if no choice is left."""
         self.tokens = self.state.push_forced()
+        self._close_identifiers()
         return [] if self.state.is_complete else [*self.prompt, *self.tokens]
 
     def choose(self, logits: torch.Tensor) -> list[int]:
@@ -58,11 +69,20 @@ class DecodingRow:
             The tokens of the next forward pass; empty if the permutation is complete.
         """
         # The allowed tokens are in ascending order and argmax takes the first maximum, so the lowest id wins a tie.
-        token = self.state.allowed()[int(add_sampling_noise(logits, self.sampling, self.generator).argmax())]
+        best = int(add_sampling_noise(logits, self.sampling, self.generator).argmax())
+        token = self.state.allowed()[best]
+        self._open_log_prob += float(logits.float().log_softmax(dim=-1)[best])
         self.state.push(token)
         new = [token, *self.state.push_forced()]
         self.tokens += new
+        self._close_identifiers()
         return [] if self.state.is_complete else new
+
+    def _close_identifiers(self) -> None:
+        """Give the identifiers that were completed their log-probability; all after the first were forced."""
+        while len(self.log_probs) < len(self.state.order):
+            self.log_probs.append(self._open_log_prob)
+            self._open_log_prob = 0.0
 
 
 def decode_permutations(

@@ -91,7 +91,7 @@ def open_method(text: str) -> Method:
 
     Raises:
         UnknownNameError: No method, strategy or judge has this name; the message suggests the nearest.
-        UsageError: The options are not written as KEY=VALUE, or the name is that of a strategy.
+        UsageError: The options are not written as KEY=VALUE, or the name is that of a strategy or a judge.
     """
     name, _, rest = text.partition(",")
     options = _parse_options(rest)
@@ -189,7 +189,15 @@ def _find_card(name: str) -> _Card:
         raise UsageError(
             f"{name!r} is a strategy, not a method",
             expected=f"a method, or a strategy with a judge, as in {name}:generate",
-            remedy=f"Write --method {name}:JUDGE, where JUDGE is one of: {', '.join(judges.names())}",
+            remedy=f"Write --method {name}:JUDGE or {name}:JUDGE,KEY=VALUE, where JUDGE is one of: "
+            f"{', '.join(judges.names())}",
+        )
+    if name and name in judges:
+        raise UsageError(
+            f"{name!r} is a judge, not a method",
+            expected=f"a method, or a strategy with a judge, as in full:{name}",
+            remedy=f"Write --method STRATEGY:{name}, where STRATEGY is one of: "
+            f"{', '.join(strategies.names()).replace('_', '-')}",
         )
     raise UnknownNameError("method", name, method_names())
 

@@ -80,7 +80,7 @@ class MtebFirstStage:
         return {
             str(split.own_queries[query_id]): {
                 own[doc.id]: score
-                for doc, score in zip(ranking.docs, make_strictly_decreasing(ranking.scores), strict=True)
+                for doc, score in zip(ranking.docs, make_strictly_decreasing(ranking.written_scores), strict=True)
             }
             for query_id, ranking in results.items()
         }

@@ -14,6 +14,7 @@ from typing import Any, cast
 from rerank.backends import BACKENDS
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
 from rerank.models.adapters import adapter_folder, shipped_adapters
+from rerank.models.lazy_backend import LazyBackend
 from rerank.models.presets import MARKER, MODELS, ModelPreset, is_downloaded, list_models, model_folder
 from rerank.selector import Selector, build
 from rerank.tasks import Backend, BackendOptions, is_selectable
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FAKE_BACKENDS = ("fake", "fake-server")
 _FAKES = ("fake:perfect", "fake:reversed", "fake:stutter", "fake:talk", "fake:fail")
 
 
@@ -56,7 +58,7 @@ def resolve_model(name: str) -> Path | str:
     Raises:
         MissingResourceError: The preset was not downloaded, or the folder does not exist or lacks files.
         DataError: The name is that of a file, or the weights have an unsupported format.
-        UsageError: The name is that of an adapter.
+        UsageError: The name is that of an adapter or a backend.
         UnknownNameError: The name is neither a preset, a folder nor a hub id.
     """
     path = _local_path(name)
@@ -80,6 +82,7 @@ def resolve_model(name: str) -> Path | str:
         raise MissingResourceError(f"Model folder {name!r} does not exist", remedy="Check the path")
     if _HUB_ID.fullmatch(name):
         return name
+    _check_not_a_backend(name)
     raise UnknownNameError("model", name, [*MODELS, *_FAKES])
 
 
@@ -102,6 +105,21 @@ def settings_folder(selector: str) -> Path | None:
 def _local_path(name: str) -> Path:
     """Return where a model is if it is on this machine: the folder of a preset, or the name as a path."""
     return model_folder(name) if name in MODELS else Path(name).expanduser()
+
+
+def _check_not_a_backend(name: str) -> None:
+    """Check that a model is not the name of a backend without a colon.
+
+    Raises:
+        UsageError: It is, and no folder has this name.
+    """
+    # for "fake", the error about unknown models lists what may follow
+    if name != "fake" and name in BACKENDS and name not in MODELS and not Path(name).is_dir():
+        raise UsageError(
+            f"{name!r} is a backend, not a model",
+            expected=f"the backend and its argument, as in {name}:NAME",
+            remedy=f"Write --model {name}:NAME, or {name}: if the backend takes no argument",
+        )
 
 
 def _checked(folder: Path) -> Path:
@@ -128,16 +146,23 @@ def _checked(folder: Path) -> Path:
 
 
 def open_backend(
-    selector: str, options: BackendOptions | None = None, *, qrels: Qrels | None = None, kind: str = ""
+    selector: str,
+    options: BackendOptions | None = None,
+    *,
+    qrels: Qrels | None = None,
+    kind: str = "",
+    lazy: bool = False,
 ) -> Backend:
     """Open the model that ``--model`` names.
 
     Args:
         selector: A model's name, folder or hub id; a fake such as ``fake:perfect`` or ``fake:stutter,p=0.3``; or
             ``NAME:ARGUMENT`` of a backend of another distribution.
-        options: How to load and run the model. Fakes use only the batch size.
+        options: How to load and run the model. Fakes use only batch size and concurrency.
         qrels: The relevance judgments that ``fake:perfect`` reads.
         kind: Backend to use if the selector names none; transformers if empty.
+        lazy: Load the weights at the first call, if the backend can be described without them (`LazyBackend`). An
+            error in the weights is then raised by that call.
 
     Raises:
         UsageError: The selector cannot be opened as a model, or an option does not apply to its backend.
@@ -161,19 +186,37 @@ def open_backend(
                 expected="a language model or a cross-encoder",
                 remedy=f"Use it for the first stage: --first-stage dense:{argument}",
             )
-        return cast(Backend, backend_type.load(resolve_model(argument), options))
+        return _load(backend_type, resolve_model(argument), options, lazy=lazy)
     if hasattr(backend_type, "connect"):  # connects to a server, which has its own names for models
         return cast(Backend, backend_type.connect(argument, options))
     backend: Backend = build(BACKENDS, selector)
-    return _configure_fake(backend, options, qrels) if Selector.parse(selector).name == "fake" else backend
+    return (
+        _configure_fake(backend, options, qrels)
+        if Selector.parse(selector).name.replace("_", "-") in _FAKE_BACKENDS
+        else backend
+    )
+
+
+def _load(backend_type: Any, name: Path | str, options: BackendOptions, *, lazy: bool) -> Backend:
+    description = None
+    if lazy and hasattr(backend_type, "describe"):
+        # Absolute, since the working directory may have changed when the weights are loaded.
+        name = name.absolute() if isinstance(name, Path) else name
+        adapter = str(Path(options.adapter).absolute()) if options.adapter else ""
+        description = backend_type.describe(name, dataclasses.replace(options, adapter=adapter))
+    if description is None:
+        return cast(Backend, backend_type.load(name, options))
+    return LazyBackend(backend_type, description)
 
 
 def backend_class(selector: str, kind: str = "") -> Any:
     """Return the class of the backend that `open_backend` opens for a selector.
 
     Raises:
-        UsageError: The backend is not one that users can select.
+        UsageError: The selector is the name of a backend without a colon, or the backend is not one that users can
+            select.
     """
+    _check_not_a_backend(selector)
     backend_type = BACKENDS.get(split_model(selector, kind)[0])
     if not is_selectable(backend_type):
         raise UsageError(f"{selector!r} cannot be used as a model", remedy="Use: rerank replay FOLDER")
@@ -193,7 +236,9 @@ def split_model(selector: str, kind: str = "") -> tuple[str, str]:
 
 
 def _configure_fake(fake: Any, options: BackendOptions, qrels: Qrels | None) -> Backend:
-    values = {"batch_size": options.batch_size, "qrels": qrels}
+    values: dict[str, Any] = {"batch_size": options.batch_size, "qrels": qrels}
+    if hasattr(fake, "concurrency"):
+        values["concurrency"] = options.concurrency
     configured: Backend = dataclasses.replace(
         fake, **{key: value for key, value in values.items() if value is not None}
     )

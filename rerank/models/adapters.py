@@ -14,7 +14,7 @@ from typing import Any
 
 from rerank.errors import DataError, MissingResourceError
 from rerank.io.text_files import replace_text
-from rerank.lm.loading import check_adapter_folder
+from rerank.lm.adapter_weights import check_adapter_folder
 from rerank.selector import Selector
 
 #: File with the settings in an adapter's folder.

@@ -74,7 +74,7 @@ def pull(name: str, *, source: Source = "auto", progress: Progress | None = None
         StorageError: The files cannot be written.
     """
     if name not in MODELS:
-        raise UnknownNameError("embedded model", name, MODELS)
+        raise UnknownNameError("model preset", name, MODELS)
     if source not in get_args(Source):
         raise UsageError(f"Source {source!r}", expected=f"one of: {', '.join(get_args(Source))}")
     preset, folder, report = MODELS[name], model_folder(name), progress or _ignore

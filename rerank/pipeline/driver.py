@@ -1,104 +1,306 @@
-"""The driver: runs the plans of many rankings in lock-step, so that their next windows are judged together.
+"""The driver: a state machine that runs the plans of many rankings and does no I/O.
 
-Strategies and judges meet only here.
+It hands out the requests of the next windows, takes their replies, and returns rankings as they finish. Strategies and
+judges meet only here. `rerank.pipeline.local` and `rerank.pipeline.network` call backends with its requests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import itertools
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from rerank.judges.base import FAILURES, STATUSES, Judge, OversizedWindow, SupportsOversizedWindows, Verdict
+from rerank.errors import RerankError
+from rerank.judges.base import Judge, OversizedWindow, Verdict
 from rerank.pipeline.passages import DocumentSplitter
+from rerank.pipeline.results import RankedList, final_scores, put_first
 from rerank.pipeline.window_splitting import SplittingPlan, WindowAnswer, WindowSplitter
 from rerank.strategies.base import Strategy
-from rerank.types import Document, Plan, Ranking, Window
+from rerank.tasks import Reply, Request
+from rerank.tasks.usage import Usage
+from rerank.types import Plan, Ranking, Window
+
+#: Reply of the requests of a half-answered window at the deadline.
+_LATE = Reply(finish="error", error="the deadline passed before the reply")
 
 
-@dataclass(frozen=True, slots=True)
-class RerankOutcome:
-    """The reranked lists and the windows that were judged for them.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListOptions:
+    """Options of one list.
 
     Attributes:
-        rankings: One per input ranking, in the same order; the score at rank r is 1/r.
-        judged: Every window, with first-stage scores, and its verdict, in the order of judging.
-        split: The windows that were too long for the context, so that their parts were ranked and merged, each with
-            the number of documents that fit, counted from its head.
+        strategy: Replaces the driver's strategy for this list.
+        top_k: Keep only the first ``top_k`` of the new order; the rest follows in input order. None for all.
+        deadline: `time.monotonic` value at which the ranking ends with what was judged; None for no deadline. Whoever
+            runs the driver watches it (`Driver.expire`).
     """
 
-    rankings: tuple[Ranking, ...]
-    judged: tuple[tuple[Window, Verdict], ...]
-    split: tuple[tuple[Window, int], ...] = ()
-
-    def windows(self) -> dict[str, int]:
-        """Return the number of windows per status; every status is a key."""
-        counts = dict.fromkeys(map(str, STATUSES), 0)
-        for _, verdict in self.judged:
-            counts[verdict.status] += 1
-        return counts
-
-    def failure_rate(self) -> float:
-        """Return the fraction of windows that failed; 0 if there were none."""
-        failures = sum(verdict.status in FAILURES for _, verdict in self.judged)
-        return failures / len(self.judged) if self.judged else 0.0
+    strategy: Strategy | None = None
+    top_k: int | None = None
+    deadline: float | None = None
 
 
-def drive(
-    rankings: Iterable[Ranking],
-    strategy: Strategy,
-    judge: Judge,
-    *,
-    top_k: int | None = None,
-    passages: DocumentSplitter | None = None,
-) -> RerankOutcome:
-    """Rerank all rankings; a list with a blank query keeps its order, and nothing is judged for it.
+@dataclass(eq=False, slots=True)
+class _OpenWindow:
+    """A window that a plan has yielded and that is not judged yet.
+
+    Attributes:
+        owner: The ranking that it belongs to.
+        position: Its position among the windows that the plan yielded together.
+        window: The window, with first-stage scores.
+        replies: The replies so far, one place per request.
+    """
+
+    owner: _OpenRanking
+    position: int
+    window: Window
+    replies: list[Reply | None] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ticket:
+    """A request that was handed out; its reply is put back with it.
+
+    Attributes:
+        request: The request.
+        key: The ranking that it is for.
+    """
+
+    request: Request
+    key: int
+    position: int
+    _window: _OpenWindow
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class _OpenRanking:
+    """A ranking whose plan has not finished.
+
+    Attributes:
+        key: Its number.
+        given: The list as it was added.
+        shown: The list that is judged: its documents or their passages.
+        top_k: Number of documents to rerank; None for all.
+        plan: The plan of the strategy.
+        splitter: Knows which windows were ranked in parts.
+        answers: Answers to the windows that the plan has yielded together; None where one is missing.
+    """
+
+    key: int
+    given: Ranking
+    shown: Ranking
+    top_k: int | None
+    plan: SplittingPlan
+    splitter: WindowSplitter
+    windows: list[_OpenWindow] = field(default_factory=list)
+    answers: list[WindowAnswer | None] = field(default_factory=list)
+    judged: list[tuple[Window, Verdict]] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
+    dropped: dict[str, int] = field(default_factory=dict)
+    expired: bool = False
+    closed: bool = False
+
+
+class Driver:
+    """A state machine for any number of rankings; it is not safe for threads.
+
+    Requests are handed out in the order in which their windows became due, and prompts are rendered when they are due.
 
     Args:
-        rankings: First-stage lists of any length.
         strategy: Decides which windows are judged.
-        judge: Orders the windows; it gets the next windows of all rankings together. Windows that it reports as
-            oversized are ranked in parts, which are merged.
-        top_k: Keep only the first ``top_k`` of the new order; the rest follows in input order. None for all.
-        passages: How documents are divided for the judge; None shows them whole. The resulting rankings always
-            contain documents, and the judged windows contain what was shown.
+        judge: Makes the requests of a window and reads the replies.
+        passages: How documents are divided for the judge; None shows them whole.
+        lookahead: Number of batches to render before the first is handed out, so that requests can be sorted.
+        sort_key: Order in which rendered requests are handed out; None for the order of their windows.
     """
-    inputs = list(rankings)
-    has_query = [bool(ranking.query.text.strip()) for ranking in inputs]
-    shown = [
-        passages.expand(ranking) if passages and judging else ranking
-        for ranking, judging in zip(inputs, has_query, strict=True)
-    ]
-    judge_windows = judge.try_order if isinstance(judge, SupportsOversizedWindows) else judge.order
-    splitter = WindowSplitter()
-    scores = [dict(zip(ranking.doc_ids, ranking.scores, strict=True)) for ranking in shown]
-    plans = [
-        splitter(strategy(ranking) if judging else _keep_order(ranking))
-        for ranking, judging in zip(shown, has_query, strict=True)
-    ]
-    finished: dict[int, Ranking] = {}
-    pending = _advance(plans, dict.fromkeys(range(len(plans))), finished)
-    judged: list[tuple[Window, Verdict]] = []
-    # Each round judges the next windows of all plans that are not finished; plans may take different numbers of rounds.
-    while pending:
-        windows = [_with_scores(window, scores[index]) for index, batch in pending.items() for window in batch]
-        verdicts = judge_windows(windows)
-        pairs = zip(windows, verdicts, strict=True)
-        judged.extend((window, verdict) for window, verdict in pairs if isinstance(verdict, Verdict))
-        remaining = iter(verdicts)
-        answers = {index: [_answer(next(remaining)) for _ in batch] for index, batch in pending.items()}
-        pending = _advance(plans, answers, finished)
-    if passages:
-        finished |= {
-            index: passages.collect(inputs[index], ranking) for index, ranking in finished.items() if has_query[index]
-        }
-    results = tuple(_put_first(ranking, finished[index].docs[:top_k]) for index, ranking in enumerate(inputs))
-    return RerankOutcome(results, tuple(judged), tuple(splitter.split))
 
+    def __init__(
+        self,
+        strategy: Strategy,
+        judge: Judge,
+        *,
+        passages: DocumentSplitter | None = None,
+        lookahead: int = 1,
+        sort_key: Callable[[Request], Any] | None = None,
+    ) -> None:
+        """Start without rankings."""
+        self._strategy, self._judge, self._passages = strategy, judge, passages
+        self._lookahead, self._sort_key = lookahead, sort_key
+        self._open: dict[int, _OpenRanking] = {}
+        self._due: deque[_OpenWindow] = deque()
+        self._ready: deque[Ticket] = deque()
+        self._finished: list[tuple[int, RankedList | RerankError]] = []
+        self._keys = itertools.count()
 
-def _put_first(ranking: Ranking, best: Sequence[Document]) -> Ranking:
-    """Return the ranking with ``best`` at its head; the other documents keep their order."""
-    ids = {doc.id for doc in best}
-    return Ranking.from_order(ranking.query, [*best, *(doc for doc in ranking.docs if doc.id not in ids)])
+    def __len__(self) -> int:
+        """Return the number of rankings that are not finished."""
+        return len(self._open)
+
+    def add(self, ranking: Ranking, options: ListOptions | None = None) -> int:
+        """Start a ranking and return its key; a list with a blank query keeps its order, and nothing is judged.
+
+        Args:
+            ranking: The first-stage list, with or without scores.
+            options: Strategy and number of documents, if they are not the driver's.
+        """
+        options = options or ListOptions()
+        has_query = bool(ranking.query.text.strip())
+        shown = self._passages.expand(ranking) if self._passages and has_query else ranking
+        splitter = WindowSplitter()
+        plan = splitter((options.strategy or self._strategy)(shown) if has_query else _keep_order(shown))
+        state = _OpenRanking(
+            key=next(self._keys), given=ranking, shown=shown, top_k=options.top_k, plan=plan, splitter=splitter
+        )
+        self._open[state.key] = state
+        self._advance(state, None)
+        return state.key
+
+    def next_requests(self, n: int) -> list[Ticket]:
+        """Return up to ``n`` requests that are due; fewer if more depend on replies that have not been put yet."""
+        self._ready = deque(ticket for ticket in self._ready if not ticket._window.owner.closed)
+        if len(self._ready) < n:
+            self._render(n)
+        return [self._ready.popleft() for _ in range(min(n, len(self._ready)))]
+
+    def put(self, ticket: Ticket, reply: Reply) -> None:
+        """Take the reply to a request; late replies to an ended ranking are ignored."""
+        open_window = ticket._window
+        state = open_window.owner
+        if state.closed:
+            return
+        open_window.replies[ticket.position] = reply
+        if reply.finish != "error":
+            state.usage.add(reply)
+        replies = [received for received in open_window.replies if received is not None]
+        if len(replies) == len(open_window.replies):
+            self._judge_window(open_window, replies)
+
+    def expire(self, key: int) -> None:
+        """End a ranking at its deadline: the windows without a verdict keep their given order.
+
+        The plan runs to its end, so the strategy merges what was judged by its own rules. If nothing was judged, the
+        list keeps its order, also where the strategy shuffles its windows.
+        """
+        state = self._open.get(key)
+        if state is None:
+            return
+        state.expired = state.closed = True
+        answers: list[WindowAnswer] = []
+        for open_window, answer in zip(state.windows, state.answers, strict=True):
+            if answer is None and any(open_window.replies):
+                verdict = self._judge.verdict(open_window.window, [reply or _LATE for reply in open_window.replies])
+                state.judged.append((open_window.window, verdict))
+                answer = verdict.order
+            answers.append(tuple(range(len(open_window.window))) if answer is None else answer)
+        if not state.judged:
+            self._finish(state, state.shown)
+            return
+        try:
+            while True:
+                answers = [tuple(range(len(window))) for window in state.plan.send(answers)]
+        except StopIteration as end:
+            self._finish(state, end.value)
+
+    def discard(self, key: int) -> None:
+        """Forget a ranking."""
+        if state := self._open.pop(key, None):
+            state.closed = True
+            state.plan.close()
+
+    def finished(self) -> list[tuple[int, RankedList | RerankError]]:
+        """Return the rankings that have finished since the last call, with their keys; an error if one failed."""
+        finished, self._finished = self._finished, []
+        return finished
+
+    def _render(self, n: int) -> None:
+        """Render due windows until there are ``n`` requests per batch of the lookahead, from at most ``n`` rankings."""
+        owners: set[int] = set()
+        while self._due and len(self._ready) < n * self._lookahead:
+            if len(owners) >= n and len(self._ready) >= n:
+                break
+            open_window = self._due.popleft()
+            if open_window.owner.closed:
+                continue
+            owners.add(open_window.owner.key)
+            try:
+                self._render_window(open_window)
+            except RerankError as error:  # the window can never be judged; other rankings are not affected
+                self._fail(open_window.owner, error)
+        if (sort_key := self._sort_key) is not None:
+            self._ready = deque(sorted(self._ready, key=lambda ticket: sort_key(ticket.request)))
+
+    def _render_window(self, open_window: _OpenWindow) -> None:
+        requests = self._judge.requests(open_window.window)
+        if isinstance(requests, OversizedWindow):
+            self._answer(open_window, requests.capacity)
+            return
+        open_window.replies = [None] * len(requests)
+        state = open_window.owner
+        for position, request in enumerate(requests):
+            for doc, tokens in zip(request.window.docs, request.dropped, strict=False):
+                if tokens:
+                    state.dropped[doc.id] = max(tokens, state.dropped.get(doc.id, 0))
+            self._ready.append(Ticket(request, state.key, position, open_window))
+        if not requests:
+            self._judge_window(open_window, [])
+
+    def _judge_window(self, open_window: _OpenWindow, replies: list[Reply]) -> None:
+        verdict = self._judge.verdict(open_window.window, replies)
+        open_window.owner.judged.append((open_window.window, verdict))
+        self._answer(open_window, verdict.order)
+
+    def _answer(self, open_window: _OpenWindow, answer: WindowAnswer) -> None:
+        state = open_window.owner
+        state.answers[open_window.position] = answer
+        answers = [received for received in state.answers if received is not None]
+        if len(answers) == len(state.answers):
+            self._advance(state, answers)
+
+    def _advance(self, state: _OpenRanking, answers: list[WindowAnswer] | None) -> None:
+        """Send a plan its answers (None starts it); its next windows become due, or the ranking finishes."""
+        try:
+            windows = next(state.plan) if answers is None else state.plan.send(answers)
+            while not windows:  # a plan may yield no windows, which needs no answer
+                windows = state.plan.send([])
+        except StopIteration as end:
+            self._finish(state, end.value)
+            return
+        except RerankError as error:
+            self._fail(state, error)
+            return
+        scores = dict(zip(state.shown.doc_ids, state.shown.scores, strict=False))
+        state.windows = [
+            _OpenWindow(state, position, _with_scores(window, scores)) for position, window in enumerate(windows)
+        ]
+        state.answers = [None] * len(windows)
+        self._due.extend(state.windows)
+
+    def _finish(self, state: _OpenRanking, ranking: Ranking) -> None:
+        self.discard(state.key)
+        kind = self._judge.score_kind
+        scores = {} if state.expired else final_scores(state.shown, state.judged, kind)
+        if self._passages and state.given.query.text.strip():
+            scores = self._passages.collect_scores(ranking, scores)
+            ranking = self._passages.collect(state.given, ranking)
+        result = put_first(state.given, ranking.docs[: state.top_k])
+        reranked = {doc.id for doc in ranking.docs[: state.top_k]}
+        ranked = RankedList(
+            ranking=result,
+            scores=tuple(scores.get(doc_id) if doc_id in reranked else None for doc_id in result.doc_ids),
+            score_kind=kind,
+            judged=tuple(state.judged),
+            split=tuple(state.splitter.split),
+            usage=state.usage,
+            dropped=state.dropped,
+            expired=state.expired,
+        )
+        self._finished.append((state.key, ranked))
+
+    def _fail(self, state: _OpenRanking, error: RerankError) -> None:
+        self.discard(state.key)
+        self._finished.append((state.key, error))
 
 
 def _keep_order(ranking: Ranking) -> Plan:
@@ -107,27 +309,8 @@ def _keep_order(ranking: Ranking) -> Plan:
     return ranking
 
 
-def _answer(verdict: Verdict | OversizedWindow) -> WindowAnswer:
-    return verdict.capacity if isinstance(verdict, OversizedWindow) else verdict.order
-
-
 def _with_scores(window: Window, scores: Mapping[str, float]) -> Window:
     """Add the documents' first-stage scores, unless the window has scores or one of them is unknown."""
-    if window.scores or any(doc.id not in scores for doc in window.docs):
+    if window.scores or not window.docs or any(doc.id not in scores for doc in window.docs):
         return window
     return replace(window, scores=tuple(scores[doc.id] for doc in window.docs))
-
-
-def _advance(
-    plans: Sequence[SplittingPlan],
-    answers: dict[int, list[WindowAnswer]] | dict[int, None],
-    finished: dict[int, Ranking],
-) -> dict[int, list[Window]]:
-    """Send each plan its orders (None starts it); return the next windows per plan, and store finished rankings."""
-    pending: dict[int, list[Window]] = {}
-    for index, orders in answers.items():
-        try:
-            pending[index] = plans[index].send(orders) if orders is not None else next(plans[index])
-        except StopIteration as end:
-            finished[index] = end.value
-    return pending

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, get_args
 
@@ -30,6 +30,9 @@ class DocumentSplitter(Protocol):
 
     def collect(self, documents: Ranking, passages: Ranking) -> Ranking:
         """Return the documents, ordered by the ranking of their passages."""
+
+    def collect_scores(self, passages: Ranking, scores: Mapping[str, float]) -> dict[str, float]:
+        """Return the scores of the documents that have one, given those of their ranked passages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +128,15 @@ class PassageAggregation:
         order = sorted(scores, key=lambda position: aggregate(scores[position]), reverse=True)
         return documents.reorder(0, tuple(order))
 
+    def collect_scores(self, passages: Ranking, scores: Mapping[str, float]) -> dict[str, float]:
+        """Return the score of the best passage of each document; none for ``sum``, whose sums mean nothing."""
+        best: dict[str, str] = {}
+        for passage in passages.docs:
+            best.setdefault(passage.part_of, passage.id)
+        if self.aggregate == "sum":
+            return {}
+        return {doc_id: scores[passage] for doc_id, passage in best.items() if passage in scores}
+
 
 def make_passage(document: Document, number: int, text: str) -> Document:
     """Return the passage with this number and text of a document."""
@@ -132,11 +144,10 @@ def make_passage(document: Document, number: int, text: str) -> Document:
 
 
 def expand_ranking(ranking: Ranking, split: Callable[[Document], Iterable[Document]]) -> Ranking:
-    """Replace the documents of a list by their passages, each with the score of its document."""
-    pairs = [
-        (passage, score) for doc, score in zip(ranking.docs, ranking.scores, strict=True) for passage in split(doc)
-    ]
-    return Ranking(ranking.query, tuple(passage for passage, _ in pairs), tuple(score for _, score in pairs))
+    """Replace the documents of a list by their passages, each with the score of its document if there are scores."""
+    pairs = [(passage, position) for position, doc in enumerate(ranking.docs) for passage in split(doc)]
+    scores = tuple(ranking.scores[position] for _, position in pairs) if ranking.scores else ()
+    return Ranking(ranking.query, tuple(passage for passage, _ in pairs), scores)
 
 
 def _word_count(name: str, value: str) -> int:

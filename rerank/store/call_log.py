@@ -62,7 +62,8 @@ class CallLog:
         if readonly and not path.is_file():
             raise MissingResourceError(f"The call log {str(path)!r} does not exist")
         with self._guard():
-            self._db = sqlite3.connect(_uri(path, readonly=readonly), uri=True)
+            # Replies of servers are committed on the thread of the background loop, one after the other.
+            self._db = sqlite3.connect(_uri(path, readonly=readonly), uri=True, check_same_thread=False)
             try:
                 if readonly:
                     self._db.execute("SELECT COUNT(*) FROM calls")

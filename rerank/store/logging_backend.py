@@ -1,50 +1,20 @@
-"""A backend that answers from a call log if it can, and commits the replies of the backend that it wraps.
+"""Backends that answer from a call log if they can, and commit the replies of the backend that they wrap.
 
-A run that is killed loses at most the batch in progress. To resume is to send the same requests again.
+A run that is killed loses at most the batch in progress or, behind a network, the requests in flight. To resume is to
+send the same requests again.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rerank.prompts.base import TokenCounter
 from rerank.store.call_log import CallLog
-from rerank.tasks import Backend, Reply, Request, supported_tasks
-
-
-@dataclass(kw_only=True)
-class Usage:
-    """The cost of a run so far. A request that is repeated within the run counts once.
-
-    Attributes:
-        calls: Number of replies that the result is based on.
-        reused_calls: Number of these replies that were committed before this process started.
-        tokens_in: Prompt tokens of all replies.
-        tokens_out: Completion tokens of all replies.
-        seconds: Model time of all replies, as measured when they were generated.
-        steps: Forward passes after the prefill, if the backend reports them.
-        truncated: Number of replies that ended at their token limit.
-    """
-
-    calls: int = 0
-    reused_calls: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    seconds: float = 0.0
-    steps: int = 0
-    truncated: int = 0
-
-    def add(self, reply: Reply, *, reused: bool) -> None:
-        """Count one reply."""
-        self.calls += 1
-        self.reused_calls += reused
-        self.tokens_in += reply.tokens_in
-        self.tokens_out += reply.tokens_out
-        self.seconds += reply.seconds
-        self.steps += reply.steps
-        self.truncated += reply.finish == "length"
+from rerank.tasks import AsyncBackend, Backend, Reply, Request, supported_tasks
+from rerank.tasks.usage import Usage
 
 
 @dataclass(kw_only=True)
@@ -73,6 +43,7 @@ class LoggingBackend:
     usage: Usage = field(default_factory=Usage)
     _counted: set[str] = field(default_factory=set)
     _capped: bool = False
+    _reserved: int = 0  # tokens that requests in flight may take
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -116,16 +87,29 @@ class LoggingBackend:
 
     def _answer(self, batch: Mapping[str, Request]) -> dict[str, Reply]:
         """Answer one batch from the log, then from the cache, then with the wrapped backend."""
-        reused = self.log.get(list(batch))
-        open_requests = {digest: request for digest, request in batch.items() if digest not in reused}
-        if self.cache is not None and open_requests and (cached := self.cache.get(list(open_requests))):
-            self._commit(self.log, open_requests, cached)
+        reused = self._look_up(batch)
+        affordable = self._within_cap({digest: request for digest, request in batch.items() if digest not in reused})
+        replies = self.backend.generate(list(affordable.values())) if affordable else []
+        generated = dict(zip(affordable, replies, strict=True))
+        self._keep(affordable, generated)
+        return {digest: reused.get(digest) or generated.get(digest) or self._over_cap() for digest in batch}
+
+    def _look_up(self, requests: Mapping[str, Request]) -> dict[str, Reply]:
+        """Return the replies that the log or the cache has; those of the cache are copied to the log."""
+        reused = self.log.get(list(requests))
+        missing = {digest: request for digest, request in requests.items() if digest not in reused}
+        if self.cache is not None and missing and (cached := self.cache.get(list(missing))):
+            self._commit(self.log, missing, cached)
             reused |= cached
-            open_requests = {digest: request for digest, request in open_requests.items() if digest not in cached}
         self._count(reused, reused=True)
-        generated = self._generate(open_requests)
+        return reused
+
+    def _keep(self, requests: Mapping[str, Request], generated: Mapping[str, Reply]) -> None:
+        """Commit new replies to the log and the cache, and count them."""
+        for log in (self.log, self.cache):
+            if log is not None and generated:
+                self._commit(log, requests, generated)
         self._count(generated, reused=False)
-        return reused | generated
 
     def _count(self, replies: Mapping[str, Reply], *, reused: bool) -> None:
         for digest, reply in replies.items():
@@ -133,36 +117,93 @@ class LoggingBackend:
                 self._counted.add(digest)
                 self.usage.add(reply, reused=reused)
 
-    def _generate(self, requests: Mapping[str, Request]) -> dict[str, Reply]:
-        """Send the requests within the cap to the wrapped backend and commit its replies; fail the other requests."""
-        affordable = self._within_cap(requests)
-        replies = self.backend.generate(list(affordable.values())) if affordable else []
-        generated = dict(zip(affordable, replies, strict=True))
-        for log in (self.log, self.cache):
-            if log is not None and generated:
-                self._commit(log, affordable, generated)
-        spent = self.usage.tokens_in + self.usage.tokens_out
-        error = (
-            f"--max-total-tokens {self.max_total_tokens} could be exceeded ({spent} tokens used); "
-            "raise it and pass --resume"
-        )
-        return generated | {d: Reply(text="", finish="error", error=error) for d in requests if d not in affordable}
-
     def _within_cap(self, requests: Mapping[str, Request]) -> Mapping[str, Request]:
         """Return the requests before the first that could exceed the cap if every reply had its maximum length."""
         if self.max_total_tokens is None:
             return requests
-        total = self.usage.tokens_in + self.usage.tokens_out
+        total = self.usage.tokens_in + self.usage.tokens_out + self._reserved
         affordable: dict[str, Request] = {}
         for digest, request in requests.items():
-            sampling = request.sampling
-            total += self.tokens.count(request.prompt) + sampling.max_tokens + sampling.thinking
+            total += self._most_tokens(request)
             self._capped = self._capped or total > self.max_total_tokens
             if self._capped:
                 break
             affordable[digest] = request
         return affordable
 
+    def _most_tokens(self, request: Request) -> int:
+        sampling = request.sampling
+        return self.tokens.count(request.prompt) + sampling.max_tokens + sampling.thinking
+
+    def _over_cap(self) -> Reply:
+        """Return the reply to a request beyond the cap."""
+        spent = self.usage.tokens_in + self.usage.tokens_out
+        error = (
+            f"--max-total-tokens {self.max_total_tokens} could be exceeded ({spent} tokens used); "
+            "raise it and pass --resume"
+        )
+        return Reply(finish="error", error=error)
+
     def _commit(self, log: CallLog, requests: Mapping[str, Request], replies: Mapping[str, Reply]) -> None:
         rows = [(digest, requests[digest], reply) for digest, reply in replies.items() if reply.finish != "error"]
         log.put(rows, self.backend.identity.get("model", ""))
+
+
+@dataclass(kw_only=True)
+class AsyncLoggingBackend(LoggingBackend):
+    """The same for a backend behind a network: every reply is committed as soon as it arrives.
+
+    Its methods run on the background event loop. A request that is already in flight is not sent again.
+    """
+
+    backend: AsyncBackend
+    _in_flight: dict[str, asyncio.Event] = field(default_factory=dict)
+
+    async def agenerate(self, request: Request) -> Reply:
+        """Return the reply to one request.
+
+        Raises:
+            BackendError: The backend cannot answer at all.
+        """
+        digest = request.digest(self.backend.identity)
+        while digest in self._in_flight:
+            await self._in_flight[digest].wait()
+        reply = self._look_up({digest: request}).get(digest)
+        if reply is None and self._within_cap({digest: request}):
+            reply = await self._ask(digest, request)
+        reply = reply or self._over_cap()
+        self.on_reply(reply)
+        return reply
+
+    async def _ask(self, digest: str, request: Request) -> Reply:
+        reserved = 0 if self.max_total_tokens is None else self._most_tokens(request)
+        self._in_flight[digest] = asyncio.Event()
+        self._reserved += reserved
+        try:
+            reply = await self.backend.agenerate(request)
+            self._keep({digest: request}, {digest: reply})
+        finally:
+            self._reserved -= reserved
+            self._in_flight.pop(digest).set()
+        return reply
+
+    def close(self) -> None:
+        """Close the connections of the wrapped backend."""
+        self.backend.close()
+
+    async def aclose(self) -> None:
+        """Close the connections of the wrapped backend."""
+        await self.backend.aclose()
+
+
+def log_calls(backend: Backend, log: CallLog, **options: Any) -> LoggingBackend:
+    """Wrap a backend so that its calls are logged; one behind a network stays asynchronous.
+
+    Args:
+        backend: The backend.
+        log: The call log.
+        options: Further fields of `LoggingBackend`.
+    """
+    if isinstance(backend, AsyncBackend):
+        return AsyncLoggingBackend(backend=backend, log=log, **options)
+    return LoggingBackend(backend=backend, log=log, **options)

@@ -6,6 +6,7 @@ first_stage.trec   the candidates in first-stage order, before any shuffle
 queries.jsonl      the queries
 passages.jsonl     the number of passages of each document, if passages are judged
 run.trec           the reranked run
+judge_scores.jsonl the judge's scores of its documents, where there are any
 qrels.trec         the relevance judgments that the run was scored with, if any
 scores.json        means and per-query values
 splits.jsonl       windows that exceeded the context and the number of their documents that fitted, if any
@@ -31,7 +32,7 @@ from rerank.store.call_log import CallLog
 from rerank.types import Qrels, Query, Ranking, Run, Window
 
 #: Order of removal: results first, spec.json last. After an interruption the folder is still a run folder.
-_RESULTS = ("summary.json", "splits.jsonl", "scores.json", "run.trec")
+_RESULTS = ("summary.json", "splits.jsonl", "judge_scores.jsonl", "scores.json", "run.trec")
 _FILES = (*_RESULTS, "first_stage.trec", "queries.jsonl", "qrels.trec", "spec.json")
 
 
@@ -61,7 +62,9 @@ class RunFolder:
         folder = cls(path)
         if not (folder.path / "spec.json").is_file():
             raise MissingResourceError(
-                f"{str(path)!r} is not a run folder", expected="a folder with a spec.json, as `rerank run` creates it"
+                f"{str(path)!r} is not a run folder",
+                expected="a folder with a spec.json, as `rerank run` creates it",
+                remedy="Check the path",
             )
         return folder
 
@@ -114,7 +117,11 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / ".lock").open("w")
         except OSError as error:
-            raise StorageError(f"The run folder {str(self.path)!r} cannot be created: {error.strerror}") from error
+            raise StorageError(
+                f"The run folder {str(self.path)!r} cannot be created: {error.strerror}",
+                expected="the path of a folder that exists or can be created",
+                remedy="Choose another --out",
+            ) from error
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -41,7 +41,7 @@ class Bubblesort:
         check_choice(self.size, self.top_k)
 
     def __call__(self, ranking: Ranking) -> Plan:
-        """Yield one window at a time (two for both orders); each begins where the winner of the last one may move."""
+        """Yield one window at a time (two for both orders); in a pass, each contains the winner of the previous one."""
         n = len(ranking)
         winners: dict[tuple[str, ...], int] = {}
         for first in range(min(self.top_k, n - 1)):

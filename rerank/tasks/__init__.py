@@ -13,10 +13,11 @@ from rerank.tasks.kinds import (
     supported_tasks,
 )
 from rerank.tasks.options import DTYPES, BackendOptions, folder_with_settings, resolve_context_size
-from rerank.tasks.requests import Backend, Finish, Reply, Request, Sampling
+from rerank.tasks.requests import AsyncBackend, Backend, Finish, Reply, Request, Sampling
 
 __all__ = [
     "DTYPES",
+    "AsyncBackend",
     "AttentionTask",
     "Backend",
     "BackendOptions",

@@ -24,6 +24,9 @@ class GenerationTask:
 class PermutationTask:
     """Constrained generation of a permutation without repeated identifiers; the reply has its text.
 
+    Some backends also return ``scores``: log P(identifier | prompt, identifiers before it) among the unused
+    identifiers, one per identifier in the order of the text.
+
     Attributes:
         items: Identifiers of the candidates, including brackets, such as ``("[1]", "[2]")``.
         separator: The text between two identifiers.
@@ -101,7 +104,10 @@ class AttentionTask:
 
 @dataclass(frozen=True, slots=True)
 class CrossEncoderTask:
-    """Relevance of each passage to the query, pair by pair; the reply has one score per passage in ``scores``."""
+    """Relevance of each passage to the query, pair by pair; the reply has one score per passage in ``scores``.
+
+    The first message of the prompt is the query, and each of the others is a passage.
+    """
 
     format_name: ClassVar[str] = "Relate"
 

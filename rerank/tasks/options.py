@@ -8,6 +8,7 @@ from pathlib import Path
 from rerank.errors import UsageError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+ADAPTER_DTYPES = ("auto", "float32")
 DEVICE_MAPS = ("", "auto", "balanced", "sequential", "tp")
 
 
@@ -18,6 +19,7 @@ class BackendOptions:
     Attributes:
         revision: Branch, tag or commit on the hub; empty for the default branch. Ignored for a local folder.
         adapter: Folder or hub id of a PEFT adapter; empty for none.
+        adapter_dtype: Data type of the adapter: ``auto`` for that of the model, or ``float32``.
         dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: bfloat16 on hardware that supports it efficiently.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: the first accelerator, else the CPU.
         batch_size: Number of requests decoded together; None for the backend's default.
@@ -28,13 +30,15 @@ class BackendOptions:
         base_url: Address of a server; empty to take it from the environment.
         concurrency: Number of simultaneous requests to a server; None for the backend's default.
         timeout: Seconds to wait for a reply of a server; None for the backend's default.
+        retries: Maximum number of attempts after the first to get a reply of a server; None for the backend's default.
 
     Raises:
-        UsageError: A size is below 1, or the dtype or device map is unknown.
+        UsageError: A number is out of range, or the dtype or device map is unknown.
     """
 
     revision: str = ""
     adapter: str = ""
+    adapter_dtype: str = "auto"
     dtype: str = "auto"
     device: str = "auto"
     batch_size: int | None = None
@@ -44,11 +48,14 @@ class BackendOptions:
     base_url: str = ""
     concurrency: int | None = None
     timeout: float | None = None
+    retries: int | None = None
 
     def __post_init__(self) -> None:
         """Check the values that can be checked without a model."""
         if self.dtype not in DTYPES:
             raise UsageError(f"Dtype {self.dtype!r}", expected=f"one of: {', '.join(DTYPES)}")
+        if self.adapter_dtype not in ADAPTER_DTYPES:
+            raise UsageError(f"Adapter dtype {self.adapter_dtype!r}", expected=f"one of: {', '.join(ADAPTER_DTYPES)}")
         if self.device_map not in DEVICE_MAPS:
             raise UsageError(f"Device map {self.device_map!r}", expected=f"one of: {', '.join(DEVICE_MAPS[1:])}")
         sizes = {"Batch size": self.batch_size, "Context size": self.context_size, "Concurrency": self.concurrency}
@@ -57,6 +64,8 @@ class BackendOptions:
                 raise UsageError(f"{name} {value}", expected="at least 1")
         if self.timeout is not None and self.timeout <= 0:
             raise UsageError(f"Timeout {self.timeout}", expected="more than 0 seconds")
+        if self.retries is not None and self.retries < 0:
+            raise UsageError(f"Retries {self.retries}", expected="at least 0")
 
 
 def folder_with_settings(name: str | Path, options: BackendOptions) -> Path | None:

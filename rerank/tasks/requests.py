@@ -23,6 +23,7 @@ from rerank.tasks.kinds import (
 from rerank.types import Query, Window
 
 __all__ = [
+    "AsyncBackend",
     "AttentionTask",
     "Backend",
     "ContinuationTask",
@@ -75,12 +76,15 @@ class Request:
         window: The window that the prompt was rendered from. It is not passed to models, only to the call log and to
             the fake backend.
         task: The task, one of the classes in `rerank.tasks.kinds`.
+        dropped: Number of tokens that were cut off each document of the window, so that the prompt fits; empty if none
+            was cut. Like the window, it is not passed to models, and it does not enter the digest.
     """
 
     prompt: Prompt
     sampling: Sampling
     window: Window = field(default_factory=lambda: Window(Query(id=""), ()))
     task: Task = GenerationTask()  # noqa: RUF009 - frozen and empty
+    dropped: tuple[int, ...] = field(default=(), compare=False)
 
     def digest(self, identity: Mapping[str, str]) -> str:
         """Return the hex SHA-256 of the backend's identity, the chat, the sampling settings, the task and the window.
@@ -176,3 +180,32 @@ class Backend(Protocol):
         Raises:
             BackendError: No request can be answered (no model, no server, a rejected key).
         """
+
+
+@runtime_checkable
+class AsyncBackend(Backend, Protocol):
+    """A backend that waits for a network, so it takes requests one by one and from many callers at the same time.
+
+    Its connections belong to the background loop (`rerank.tasks.background_loop`), are opened by the first request, and
+    are kept for later ones.
+    """
+
+    async def agenerate(self, request: Request) -> Reply:
+        """Return the reply to one request.
+
+        May be awaited on any event loop, any number of times at the same time. The backend limits the requests in
+        progress itself, for all callers together; the others wait. Cancelling the call cancels the request. The
+        reply's seconds do not include the wait for other requests.
+
+        A request that fails gets a reply with ``finish="error"``.
+
+        Raises:
+            BackendError: No request can be answered (no model, no server, a rejected key, no credit).
+            UsageError: The model lacks a capability that the request needs.
+        """
+
+    def close(self) -> None:
+        """Close the connections; safe to repeat. Requests in progress fail, and a later one opens them again."""
+
+    async def aclose(self) -> None:
+        """Do the same as `close` without blocking; may be awaited on any event loop."""

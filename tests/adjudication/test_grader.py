@@ -29,6 +29,7 @@ from rerank.prompts.word_tokens import WordTokens
 from rerank.tasks import ContinuationTask, GenerationTask, Reply, Request
 from rerank.types import Document, Qrels, Query, Ranking, Run, Window
 from tests.judges.scripted import Scripted, always, window
+from tests.judging import judge_windows
 from tests.raising import raises
 
 GRADE = load_prompt("grade")
@@ -157,10 +158,10 @@ def test_long_documents_are_cut_and_long_queries_refused() -> None:
 
 def test_it_is_a_judge_like_any_other() -> None:
     scripted = Scripted(lambda r: Reply(text="3" if "hail" in r.prompt[-1].content else "1"), GenerationTask)
-    (verdict,) = grader(scripted).order([window("snow", "hail", "rain")])
+    (verdict,) = judge_windows(grader(scripted), [window("snow", "hail", "rain")])
     assert (verdict.order, verdict.status) == ((1, 0, 2), "ok")
     scripted.say = lambda r: Reply(text="?" if "snow" in r.prompt[-1].content else "1")
-    assert grader(scripted).order([window("snow", "hail")])[0].status == "error"
+    assert judge_windows(grader(scripted), [window("snow", "hail")])[0].status == "error"
 
 
 def test_what_cannot_be_meant_is_refused() -> None:

@@ -6,8 +6,10 @@ Every question for a chat takes the next of its acts; the last one stays. So a t
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
@@ -76,6 +78,7 @@ class FaultyServer:
         self.keys: list[str] = []
         self.connections = 0
         self.most = 0  # requests under way at once
+        self.open: set[socket.socket] = set()
         self._under_way = 0
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -92,6 +95,9 @@ class FaultyServer:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+        for connection in list(self.open):  # else it would go on answering on the connections that clients keep
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     @property
     def url(self) -> str:
@@ -105,11 +111,14 @@ class FaultyServer:
             answer = self.acts.pop(0) if len(self.acts) > 1 else self.acts[0]
         try:
             act = answer if isinstance(answer, Act) else answer(body)
-            self._stop.wait(act.wait)  # a test that is over waits for nobody
+            self.pause(act)
             return act
         finally:
             with self._lock:
                 self._under_way -= 1
+
+    def pause(self, act: Act) -> None:
+        self._stop.wait(act.wait)  # a test that is over waits for nobody
 
 
 def _handler(server: FaultyServer) -> type[BaseHTTPRequestHandler]:
@@ -119,11 +128,18 @@ def _handler(server: FaultyServer) -> type[BaseHTTPRequestHandler]:
 
         def setup(self) -> None:
             server.connections += 1
+            server.open.add(self.request)
             super().setup()
+
+        def finish(self) -> None:
+            server.open.discard(self.request)
+            super().finish()
 
         def do_GET(self) -> None:
             server.looked.append(self.path)
-            self._play(server.gets.get(self.path, error(404, f"no {self.path} here")))
+            act = server.gets.get(self.path, error(404, f"no {self.path} here"))
+            server.pause(act)
+            self._play(act)
 
         def do_POST(self) -> None:
             server.keys.append(self.headers.get("Authorization", ""))

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,38 @@ def test_an_adapter_changes_the_weights_and_the_identity(folder: Path, adapter: 
     plain = Hf.load(folder, BackendOptions(dtype=dtype, device="cpu"))
     adapted = Hf.load(folder, BackendOptions(dtype=dtype, device="cpu", adapter=str(adapter)))
     assert adapted.identity["adapter"] == model_folder_hash(adapter)
-    assert {**adapted.identity, "adapter": ""} == {**plain.identity, "adapter": ""}
+    cast = {"adapter_dtype": "bfloat16"} if dtype == "bfloat16" else {}
+    assert dict(adapted.identity) == {**plain.identity, "adapter": model_folder_hash(adapter), **cast}
     assert adapted.generate([ASKED])[0].text != plain.generate([ASKED])[0].text
+
+
+def lora_dtypes(backend: Hf) -> set[torch.dtype]:
+    return {value.dtype for name, value in backend.model.named_parameters() if "lora_" in name}
+
+
+def test_an_adapter_has_the_dtype_of_the_model_unless_asked_otherwise(folder: Path, adapter: Path) -> None:
+    options = BackendOptions(dtype="bfloat16", device="cpu", adapter=str(adapter))
+    cast, earlier = Hf.load(folder, options), Hf.load(folder, replace(options, adapter_dtype="float32"))
+    assert (lora_dtypes(cast), lora_dtypes(earlier)) == ({torch.bfloat16}, {torch.float32})
+    assert {**cast.identity} == {**earlier.identity, "adapter_dtype": "bfloat16"}
+    merged, plain = (Hf.load(folder, replace(options, dtype="float32", adapter=name)) for name in (str(adapter), ""))
+    assert lora_dtypes(merged) == set()
+    ids = torch.tensor([[3, 1, 4, 1, 5]])
+    with torch.inference_mode():
+        exact, base, *rounded = (backend.model(ids).logits.float() for backend in (merged, plain, cast, earlier))
+    for logits in rounded:
+        assert (logits - exact).abs().mean() < 0.1 * (base - exact).abs().mean()
+    assert not torch.equal(*rounded)
+
+
+def test_an_adapter_with_norms_stays_in_float32(folder: Path, tmp_path: Path, tiny_model: Callable[..., Any]) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], use_dora=True, task_type="CAUSAL_LM")
+    with loading.quiet():
+        peft.get_peft_model(tiny_model(), config).save_pretrained(str(tmp_path / "dora"))
+    backend = Hf.load(folder, BackendOptions(dtype="bfloat16", device="cpu", adapter=str(tmp_path / "dora")))
+    assert lora_dtypes(backend) == {torch.float32}
+    assert "adapter_dtype" not in backend.identity
 
 
 def test_adapters_that_cannot_be_used(folder: Path, adapter: Path, tmp_path: Path) -> None:
@@ -219,7 +250,12 @@ def test_without_peft_an_adapter_says_what_to_install(folder: Path, monkeypatch:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"dtype": "int8"}, "int8"), ({"batch_size": 0}, "Batch size 0"), ({"context_size": -1}, "Context size -1")],
+    [
+        ({"dtype": "int8"}, "int8"),
+        ({"adapter_dtype": "int8"}, "int8"),
+        ({"batch_size": 0}, "Batch size 0"),
+        ({"context_size": -1}, "Context size -1"),
+    ],
 )
 def test_options_are_checked(options: dict[str, Any], message: str) -> None:
     with raises(UsageError, message):

@@ -27,6 +27,7 @@ from rerank.prompts.base import Message
 from rerank.tasks import BackendOptions, Reply, Request, Sampling
 from rerank.types import Document, Query, Window
 from tests.backends.faulty_server import Act, Answer, FaultyServer, error, models, raw, said
+from tests.judging import judge_windows
 from tests.raising import raises
 
 pytestmark = pytest.mark.enable_socket
@@ -123,7 +124,7 @@ def test_no_parser_gets_to_see_a_failure(act: Act) -> None:
     with FaultyServer([act]) as server:
         backend = Openai("m", Address.parse(server.url), sleep=Waits())
         judge = open_judge("generate", backend, load_prompt("listwise"))
-        (verdict,) = judge.order([Window(Query(id="q", text="words"), docs)])
+        (verdict,) = judge_windows(judge, [Window(Query(id="q", text="words"), docs)])
     assert (verdict.status, verdict.order) == ("error", (0, 1))
 
 

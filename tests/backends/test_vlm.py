@@ -42,6 +42,7 @@ from rerank.tasks import (
 from rerank.types import Document, Query, Window
 from tests.backends.conftest import make_tokenizer
 from tests.backends.seeing import MAKERS, draw, make_qwen
+from tests.judging import judge_windows
 from tests.raising import raises
 
 FLOAT32 = BackendOptions(dtype="float32", device="cpu")
@@ -263,9 +264,9 @@ def window(paths: list[str], *, query: str = "a red bird") -> Window:
 def test_the_pointwise_judge_sorts_by_the_probability_of_yes(vlm: Vlm, paths: list[str]) -> None:
     judge = open_judge("score", vlm, load_prompt("pointwise_images"))
     asked = window(paths[:5])
-    (verdict,) = judge.order([asked])
+    (verdict,) = judge_windows(judge, [asked])
     odds = []
-    for request in judge.requests(asked):
+    for request in judge.make_requests(asked):
         yes, no = (by_hand(vlm, request, word) for word in ("Yes", "No"))
         odds.append(yes - no)
     assert verdict.status == "ok"
@@ -276,8 +277,8 @@ def test_a_broken_picture_keeps_its_place_and_the_window_is_a_failure(
     backends: dict[str, Vlm], paths: list[str], tmp_path: Path
 ) -> None:
     judge = open_judge("score", backends["idefics3"], load_prompt("pointwise_images"))
-    (whole,) = judge.order([window(paths[:4])])
-    (verdict,) = judge.order([window([*paths[:2], str(tmp_path / "gone.png"), *paths[2:4]])])
+    (whole,) = judge_windows(judge, [window(paths[:4])])
+    (verdict,) = judge_windows(judge, [window([*paths[:2], str(tmp_path / "gone.png"), *paths[2:4]])])
     assert verdict.status == "error"
     assert "1 of 5 documents without a score" in verdict.detail
     assert "gone.png" in verdict.detail
@@ -300,7 +301,7 @@ def test_methods_by_name_put_pictures_in_order(folders: dict[str, Path], paths: 
 
 def test_an_order_that_is_written_freely_is_parsed(backends: dict[str, Vlm], paths: list[str]) -> None:
     judge = open_judge("generate,constrain=false", backends["llava"], load_prompt("listwise_images"), Limits())
-    (verdict,) = judge.order([window(paths[:3])])
+    (verdict,) = judge_windows(judge, [window(paths[:3])])
     assert sorted(verdict.order) == [0, 1, 2]
 
 
@@ -313,7 +314,7 @@ def test_models_of_texts_are_refused_where_pictures_are_shown(
     with raises(UsageError, "in-memory", "vlm:NAME"):
         Reranker.from_backend(texts, method="fullrank-images")
     with raises(DataError, "'d0'"):
-        open_judge("generate", texts, load_prompt("listwise")).order([window(paths[:2])])
+        judge_windows(open_judge("generate", texts, load_prompt("listwise")), [window(paths[:2])])
     with raises(DataError, "'0'"):
         Reranker.from_backend(backends["llava"], method="fullrank-images").rank("q", ["a text", "two"])
 

@@ -126,7 +126,7 @@ def test_values_that_do_not_fit(cli: Cli, lists: tuple[str, ...], flags: tuple[s
 
 
 def test_a_collection_must_be_named(cli: Cli) -> None:
-    assert "No collection is given. Pass --collection" in cli("run").stderr
+    assert "No collection is given; expected a provider" in cli("run").stderr
 
 
 @pytest.mark.parametrize("part", ["torch", "transformers"])
@@ -182,7 +182,7 @@ def test_any_error_of_ours_is_one_line(cli: Cli, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     done = cli("methods")
     assert done.returncode == error.exit_code
-    assert "error: This is so. expected that. Do this" in done.stderr
+    assert "error: This is so; expected that. Do this" in done.stderr
 
 
 def test_as_a_module() -> None:

@@ -101,7 +101,7 @@ def test_a_picture_of_nothing_and_one_with_another_ending(cli: Cli, adapter: Pat
     ("words", "code", "message"),
     [
         (("inspect", "none"), 4, "'none'"),
-        (("inspect", "adapter/adapter_config.json"), 4, "is a file. expected the folder"),
+        (("inspect", "adapter/adapter_config.json"), 4, "is a file; expected the folder"),
         (("inspect", "base"), 2, "--model"),
         (("inspect", "adapter", "--model", "smolm2-135m"), 2, "Did you mean 'smollm2-135m'?"),
         (("inspect", "adapter", "--model", "deeper"), 5, "(64, 64)"),

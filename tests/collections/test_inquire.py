@@ -199,9 +199,9 @@ def test_scores_that_are_yes_or_no_tie(file: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"relevant": 2}, "relevant 2. expected 0 or 1"),
+        ({"relevant": 2}, "relevant 2; expected 0 or 1"),
         ({"relevant": None}, "relevant None"),
-        ({"clip_score": None}, "clip_score None. expected a finite number"),
+        ({"clip_score": None}, "clip_score None; expected a finite number"),
         ({"clip_score": "0.5"}, "clip_score '0.5'"),
         ({"inat24_image_id": 100}, "duplicate image 100 in query 'q'"),
         ({"inat24_image_id": None}, "no image id among the keys"),

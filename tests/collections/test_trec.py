@@ -122,7 +122,7 @@ def test_tags_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "is empty. expected at least one topic"),
+        ("", "is empty; expected at least one topic"),
         ("<topics></topics>", "has no <TOP> or <TOPIC>"),
         ("<top>\n<title> kites\n</top>", ":1: a topic without a number"),
         ("<top>\n<num> 1 2\n<title> kites\n</top>", ":1: topic id '1 2'"),

@@ -25,6 +25,7 @@ from rerank.tasks import (
 )
 from rerank.types import Window
 from tests.judges.scripted import Scripted, always, window
+from tests.judging import judge_windows
 
 #: Every judge with its default options, and the options that change what it requests or how it reads replies.
 CASES = (
@@ -93,7 +94,7 @@ def check_orders(build: Build, selector: str, count: int) -> None:
     for best in range(count):
         relevance = relevances(count, best)
         backend = backend_for(selector, partial(answer, relevance=relevance))
-        (verdict,) = build(backend).order([documents(count)])
+        (verdict,) = judge_windows(build(backend), [documents(count)])
         assert sorted(verdict.order) == list(range(count))
         assert verdict.status == "ok"
         expected = sorted(range(count), key=lambda n: -relevance[f"d{n}"])
@@ -112,7 +113,7 @@ def check_failures(build: Build, selector: str) -> None:
         "scores that are not numbers": Reply(text="hm", scores=(math.nan,) * 4),
     }
     for kind, reply in replies.items():
-        (verdict,) = build(backend_for(selector, always(reply))).order([documents(4)])
+        (verdict,) = judge_windows(build(backend_for(selector, always(reply))), [documents(4)])
         assert verdict.order == (0, 1, 2, 3), kind
         assert verdict.status in FAILURES, kind
         assert verdict.status == kind or kind not in FAILURES
@@ -124,17 +125,17 @@ def check_batches(build: Build, selector: str) -> None:
     relevance = {f"d{n}": -float((n * 5 + 3) % 7) - 0.5 for n in range(7)}
     backend = backend_for(selector, partial(answer, relevance=relevance))
     windows = [documents(count) for count in (3, 1, 7, 2)]
-    together = build(backend).order(windows)
-    assert together == [verdict for single in windows for verdict in build(backend).order([single])]
+    together = judge_windows(build(backend), windows)
+    assert together == [verdict for single in windows for verdict in judge_windows(build(backend), [single])]
     assert [len(verdict.order) for verdict in together] == [3, 1, 7, 2]
-    assert build(backend).order([]) == []
+    assert judge_windows(build(backend), []) == []
 
 
 def check_requests(build: Build, selector: str) -> None:
     """Equal windows have equal requests, others have others; their number and tasks are as announced."""
     backend = backend_for(selector, always(Reply()))
     judge = build(backend)
-    first, second = judge.requests(documents(5)), build(backend).requests(documents(5))
+    first, second = judge.make_requests(documents(5)), build(backend).make_requests(documents(5))
     assert first == second
     assert [request.digest({}) for request in first] == [request.digest({}) for request in second]
     assert len(first) == judge.calls(5)
@@ -144,7 +145,9 @@ def check_requests(build: Build, selector: str) -> None:
     reversed_window = replace(documents(5), docs=documents(5).docs[::-1])
     other_query = window(*(doc.text for doc in documents(5).docs), query="another question")
     for other in (reversed_window, other_query, documents(4)):
-        assert [request.digest({}) for request in judge.requests(other)] != [request.digest({}) for request in first]
+        assert [request.digest({}) for request in judge.make_requests(other)] != [
+            request.digest({}) for request in first
+        ]
 
 
 def check_contract(build: Build, selector: str) -> None:
@@ -199,9 +202,9 @@ class HidesFailures(Generate):
 class SortsDocuments(Generate):
     """A judge whose requests do not depend on the order of the documents."""
 
-    def requests(self, window: Window) -> list[Request]:
+    def make_requests(self, window: Window) -> list[Request]:
         docs = tuple(sorted(window.docs, key=lambda doc: doc.id))
-        return super().requests(replace(window, docs=docs))
+        return super().make_requests(replace(window, docs=docs))
 
 
 @pytest.mark.parametrize(

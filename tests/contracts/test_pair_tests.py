@@ -133,7 +133,7 @@ def test_chance_is_seeded_and_checked(name: str) -> None:
     scores = np.random.default_rng(8).normal(size=(30, 3))
     first, again, other = (open_test(f"{name},permutations=200,seed={seed}").p_values(scores) for seed in (1, 1, 2))
     assert first.tolist() == again.tolist() != other.tolist()
-    with pytest.raises(UsageError, match=r"permutations=0. expected at least 1"):
+    with pytest.raises(UsageError, match=r"permutations=0; expected at least 1"):
         open_test(f"{name},permutations=0")
     with pytest.raises(UsageError, match="seed=-1"):
         open_test(f"{name},seed=-1")

@@ -12,25 +12,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rerank.judges.base import OversizedWindow, Verdict
-from rerank.pipeline.driver import RerankOutcome, drive
+from rerank.pipeline.results import RerankOutcome
 from rerank.strategies import open_strategy, strategies
 from rerank.strategies.base import Strategy
+from rerank.tasks import Request
 from rerank.types import Document, Query, Ranking, Window
+from tests.judging import SilentJudge, drive_silently
 from tests.raising import raises
 
 Sort = Callable[[Window], Sequence[int]]
 
 
-class Judge:
+class Judge(SilentJudge):
     """Orders windows by a function of the window; keeps what it was asked."""
 
     def __init__(self, sort: Sort) -> None:
         self.sort = sort
-        self.asked: list[list[Window]] = []
+        self.asked: list[Window] = []
 
-    def order(self, windows: Sequence[Window]) -> list[Verdict]:
-        self.asked.append(list(windows))
-        return [Verdict(order=tuple(self.sort(window)), status="ok") for window in windows]
+    def decide(self, window: Window) -> Verdict:
+        self.asked.append(window)
+        return Verdict(order=tuple(self.sort(window)), status="ok")
 
 
 def by_number(window: Window) -> list[int]:
@@ -53,7 +55,7 @@ def ranking(order: Sequence[int], query: str = "q") -> Ranking:
 
 def go(strategy: Strategy, order: Sequence[int], sort: Sort = by_number) -> tuple[Ranking, Judge]:
     judge = Judge(sort)
-    outcome = drive([ranking(order)], strategy, judge)
+    outcome = drive_silently([ranking(order)], strategy, judge)
     return outcome.rankings[0], judge
 
 
@@ -74,9 +76,9 @@ def test_nothing_is_asked_about_nothing(strategy: Strategy, n: int) -> None:
 def test_every_document_is_seen_and_kept_and_calls_are_at_most_as_announced(strategy: Strategy, n: int) -> None:
     result, judge = go(strategy, range(n), shuffled)
     assert sorted(map(int, result.doc_ids)) == list(range(n))
-    seen = {doc.id for windows in judge.asked for window in windows for doc in window.docs}
+    seen = {doc.id for window in judge.asked for doc in window.docs}
     assert seen == {str(number) for number in range(n)}
-    assert sum(map(len, judge.asked)) <= strategy.calls(n)
+    assert len(judge.asked) <= strategy.calls(n)
 
 
 @settings(max_examples=20, deadline=None)  # every strategy each time
@@ -90,7 +92,7 @@ def test_a_perfect_judge_puts_the_best_first(order: list[int]) -> None:
 @pytest.mark.parametrize("n", [2, 7, 21, 64, 100])
 def test_windows_can_be_asked(strategy: Strategy, n: int) -> None:
     _, judge = go(strategy, range(n), shuffled)
-    for window in itertools.chain.from_iterable(judge.asked):
+    for window in judge.asked:
         assert len({doc.id for doc in window.docs}) == len(window) > 1
         assert window.depth >= 1
 
@@ -109,13 +111,9 @@ class Narrow(Judge):
 
     ROOM = 12
 
-    def try_order(self, windows: Sequence[Window]) -> list[Verdict | OversizedWindow]:
-        found = [self._fitting(window) for window in windows]
-        verdicts = iter(self.order([w for w, fits in zip(windows, found, strict=True) if fits == len(w)]))
-        return [
-            next(verdicts) if fits == len(window) else OversizedWindow(fits)
-            for window, fits in zip(windows, found, strict=True)
-        ]
+    def requests(self, window: Window) -> list[Request] | OversizedWindow:
+        fits = self._fitting(window)
+        return [] if fits == len(window) else OversizedWindow(fits)
 
     def _fitting(self, window: Window) -> int:
         ends = itertools.accumulate(1 if int(doc.id) % 2 else 3 for doc in window.docs)
@@ -125,30 +123,24 @@ class Narrow(Judge):
 @pytest.mark.parametrize("order", [list(reversed(range(45))), [*range(1, 45, 2), *range(0, 45, 2)]])
 def test_long_windows_are_split_and_nothing_changes(strategy: Strategy, order: list[int]) -> None:
     judge = Narrow(only_the_best)
-    result = drive([ranking(order)], strategy, judge).rankings[0]
-    assert all(judge._fitting(window) == len(window) for windows in judge.asked for window in windows)
+    result = drive_silently([ranking(order)], strategy, judge).rankings[0]
+    assert all(judge._fitting(window) == len(window) for window in judge.asked)
     assert sorted(map(int, result.doc_ids)) == list(range(45))
     assert result.doc_ids[0] == "0"
 
 
 def test_batched_equals_one_by_one(strategy: Strategy) -> None:
     lists = [ranking(list(reversed(range(n))), f"q{n}") for n in (0, 1, 5, 23, 40)]
-    together = drive(lists, strategy, Judge(by_number))
-    alone = tuple(drive([one], strategy, Judge(by_number)).rankings[0] for one in lists)
+    together = drive_silently(lists, strategy, Judge(by_number))
+    alone = tuple(drive_silently([one], strategy, Judge(by_number)).rankings[0] for one in lists)
     assert together.rankings == alone
 
 
 def test_deterministic(strategy: Strategy) -> None:
     def once() -> RerankOutcome:
-        return drive([ranking(range(40))], strategy, Judge(shuffled))
+        return drive_silently([ranking(range(40))], strategy, Judge(shuffled))
 
     assert once() == once()
-
-
-def test_queries_advance_together(strategy: Strategy) -> None:
-    judge = Judge(by_number)
-    drive([ranking(range(100), f"q{k}") for k in range(5)], strategy, judge)
-    assert all(len(windows) % 5 == 0 for windows in judge.asked)
 
 
 windowed = st.integers(2, 12).flatmap(lambda size: st.tuples(st.just(size), st.integers(1, size)))
@@ -159,7 +151,7 @@ def test_sliding_sees_every_document_and_counts_its_calls(options: tuple[int, in
     size, stride = options
     strategy = open_strategy(f"sliding,size={size},stride={stride},passes={passes}")
     result, judge = go(strategy, range(n), shuffled)
-    windows = list(itertools.chain.from_iterable(judge.asked))
+    windows = judge.asked
     assert all(2 <= len(window) <= size for window in windows)
     assert len(windows) == strategy.calls(n)
     assert sorted(map(int, result.doc_ids)) == list(range(n))
@@ -174,7 +166,7 @@ def test_multipass_sorts_completely(options: tuple[int, int], data: st.DataObjec
     strategy = open_strategy(f"multipass,size={size},stride={stride}")
     result, judge = go(strategy, order)
     assert list(map(int, result.doc_ids)) == sorted(order)
-    assert sum(map(len, judge.asked)) == strategy.calls(len(order))
+    assert len(judge.asked) == strategy.calls(len(order))
 
 
 def test_published_counts() -> None:
@@ -193,7 +185,7 @@ def test_published_counts() -> None:
 
 def test_sliding_windows_of_35_documents() -> None:
     _, judge = go(open_strategy("sliding"), range(35), lambda window: range(len(window)))
-    spans = [(int(w.docs[0].id), int(w.docs[-1].id) + 1) for (w,) in judge.asked]
+    spans = [(int(w.docs[0].id), int(w.docs[-1].id) + 1) for w in judge.asked]
     assert spans == [(15, 35), (5, 25), (0, 15)]
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from rerank.errors import DataError
+from rerank.errors import DataError, MissingResourceError
 from rerank.experiment import resuming, spec
 from rerank.experiment.resuming import complete_from_folder
-from rerank.experiment.spec import RunSpec
+from rerank.experiment.spec import LATER_KEYS, RunSpec
 from rerank.models.adapters import adapter_folder
+from tests.raising import raises
 
 SHIPPED = "smollm2-135m-attention"
 #: Settings of the shipped adapter, with the paths of another machine.
@@ -25,27 +26,45 @@ ELSEWHERE = {
 }
 
 
-def write_spec(folder: Path, **values: Any) -> Path:
+def write_spec(folder: Path, identity: Any = None, **values: Any) -> Path:
     folder.mkdir(exist_ok=True)
-    document = {"hash": "", "spec": {"collection": "pydoc", **values}, "identity": {}}
+    document = {"hash": "", "spec": {"collection": "pydoc", **values}, "identity": identity or {}}
     (folder / "spec.json").write_text(json.dumps(document))
     return folder
 
 
 def test_a_folder_without_a_run_adds_nothing(tmp_path: Path) -> None:
-    assert complete_from_folder({"depth": 3}, tmp_path) == {"depth": 3}
+    values = {"collection": "pydoc", "depth": 3}
+    assert complete_from_folder(values, tmp_path) == values
+    with raises(MissingResourceError, str(tmp_path)):
+        complete_from_folder({"depth": 3}, tmp_path)
 
 
 def test_given_values_precede_recorded_ones(tmp_path: Path) -> None:
     folder = write_spec(tmp_path / "a", depth=20, seed=4, qrels=None)
     expected = {"collection": "pydoc", "depth": 3, "seed": 4, "qrels": None}
-    assert complete_from_folder({"depth": 3}, folder) == expected
+    assert complete_from_folder({"depth": 3}, folder) == {**LATER_KEYS, **expected}
 
 
 def test_recorded_values_precede_defaults(tmp_path: Path) -> None:
     """A default that has changed since the run began does not make its folder unusable."""
     folder = write_spec(tmp_path / "a", min_passage_tokens=48)
     assert RunSpec.make(complete_from_folder({}, folder)).min_passage_tokens == 48
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ({"dtype": "bfloat16", "adapter": "a1"}, "float32"),
+        ({"dtype": "bfloat16", "adapter": "a1", "adapter_dtype": "bfloat16"}, "auto"),
+        ({"dtype": "bfloat16", "adapter": "a1", "engine": "vllm"}, "auto"),
+        ({"dtype": "float32", "adapter": "a1"}, "auto"),
+        ({"dtype": "bfloat16"}, "auto"),
+    ],
+)
+def test_a_run_keeps_the_dtype_that_its_adapter_had(tmp_path: Path, model: dict[str, Any], expected: str) -> None:
+    folder = write_spec(tmp_path / "a", identity={"model": model})
+    assert RunSpec.make(complete_from_folder({}, folder)).adapter_dtype == expected
 
 
 def test_a_recorded_null_precedes_a_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,8 +70,8 @@ def test_the_spec_of_a_run_folder_in(tmp_path: Path) -> None:
     ("values", "error", "message"),
     [
         ({"colection": "x"}, UnknownNameError, "Did you mean 'collection'"),
-        ({}, UsageError, "No collection is given. Pass --collection"),
-        ({"collection": "x", "depth": 0}, UsageError, "--depth 0"),
+        ({}, UsageError, "Pass --collection"),
+        ({"collection": "x", "depth": 0}, UsageError, "--depth 0; expected at least 1"),
         ({"collection": "x", "depth": "deep"}, UsageError, "--depth 'deep'"),
         ({"collection": "x", "measures": "AP"}, UsageError, "--measures 'AP'"),
         ({"collection": "x", "measures": [1]}, UsageError, "--measures.0 1"),

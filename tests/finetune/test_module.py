@@ -79,7 +79,7 @@ def judge_of(asked: Any, selector: str, prompt: str) -> Any:
 
 
 def judged(asked: Any, judge: Any, one: TrainingList) -> list[Any]:
-    return [reply.scores for reply in asked.generate(judge.requests(Window(one.query, one.docs)))]
+    return [reply.scores for reply in asked.generate(judge.make_requests(Window(one.query, one.docs)))]
 
 
 @pytest.mark.parametrize("options", ["", ",best_first=true"])

@@ -259,7 +259,7 @@ def test_judgments_in_every_form(tmp_path: Path, text: str) -> None:
         ("query-id\tcorpus-id\tscore\n", "header and no judgments"),
         ("q a\n", r"x\.run:1: 2 columns"),
         ("q 0 a 1 x\n", r"x\.run:1: 5 columns"),
-        ("q 0 a 1\nq a 1\n", r"x\.run:2: 3 columns. expected 4"),
+        ("q 0 a 1\nq a 1\n", r"x\.run:2: 3 columns; expected 4"),
         ("q 0 a 1.5\n", r"x\.run:1: grade '1.5' of document 'a'"),
         ("q 0 a high\n", "grade 'high'"),
         ("q 0 a 1000000\n", "at most six digits"),

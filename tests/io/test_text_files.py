@@ -200,7 +200,7 @@ def test_seeing_whether_a_file_can_be_written_changes_nothing(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("", "is a folder. expected the name of a file"), ("a" * 999, "File name too long"), ("a\0b", "null")],
+    [("", "is a folder; expected the name of a file"), ("a" * 999, "File name too long"), ("a\0b", "null")],
 )
 def test_names_that_cannot_be_written(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(StorageError, match=message):

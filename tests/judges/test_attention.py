@@ -19,6 +19,7 @@ from rerank.judges.base import Verdict, z_scores
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.tasks import AttentionTask, Reply
 from rerank.types import Document, Qrels, Query, Window
+from tests.judging import judge_windows
 from tests.raising import raises
 
 QRELS = Qrels({"q": {"b": 2, "c": 1}})
@@ -33,16 +34,16 @@ def judge(options: str = "", prompt: str = "icr_qa", kind: str = "perfect") -> A
 
 
 def test_the_order_is_that_of_the_scores() -> None:
-    (verdict,) = judge().order([WINDOW])
+    (verdict,) = judge_windows(judge(), [WINDOW])
     assert (verdict.order, verdict.status) == ((1, 2, 0), "ok")
-    (failed,) = judge(kind="fail").order([WINDOW])
+    (failed,) = judge_windows(judge(kind="fail"), [WINDOW])
     assert (failed.order, failed.status) == ((0, 1, 2), "error")
 
 
 @pytest.mark.parametrize("prompt", ["icr_qa", "icr_ie"])
 @pytest.mark.parametrize("first", ["true", "false"])
 def test_spans_are_those_of_the_passages_wherever_they_stand(prompt: str, first: str) -> None:
-    (request,) = judge(f",best_first={first}", prompt).requests(WINDOW)
+    (request,) = judge(f",best_first={first}", prompt).make_requests(WINDOW)
     content = request.prompt[-1].content
     task = request.task
     assert isinstance(task, AttentionTask)
@@ -56,25 +57,25 @@ def test_spans_are_those_of_the_passages_wherever_they_stand(prompt: str, first:
 
 
 def test_the_null_query_differs_in_the_query_alone() -> None:
-    (request,) = judge().requests(WINDOW)
+    (request,) = judge().make_requests(WINDOW)
     assert isinstance(request.task, AttentionTask)
     (null,) = request.task.null
     assert null.content == request.prompt[-1].content.replace("when?", "N/A")
-    (plain,) = judge(",calibrate=false").requests(WINDOW)
+    (plain,) = judge(",calibrate=false").make_requests(WINDOW)
     assert isinstance(plain.task, AttentionTask)
     assert plain.task.null == ()
 
 
 def test_a_query_of_white_space_and_brackets_keeps_spans_right() -> None:
     window = Window(Query(id="q", text="what\n is [3] ?"), WINDOW.docs)
-    (request,) = judge().requests(window)
+    (request,) = judge().make_requests(window)
     assert isinstance(request.task, AttentionTask)
     content = request.prompt[-1].content
     assert content[request.task.tail :].endswith("Query: what is (3) ?")
 
 
 def test_layers_are_a_band() -> None:
-    (request,) = judge(",layers=3-7").requests(WINDOW)
+    (request,) = judge(",layers=3-7").make_requests(WINDOW)
     assert isinstance(request.task, AttentionTask)
     assert request.task.layers == (3, 7)
     for wrong in ("7-3", "3", "a-b", "-1-2"):
@@ -84,7 +85,7 @@ def test_layers_are_a_band() -> None:
 
 def test_prompts_of_many_turns_are_refused() -> None:
     with raises(UsageError, "'listwise_multiturn'"):
-        judge(prompt="listwise_multiturn").requests(WINDOW)
+        judge(prompt="listwise_multiturn").make_requests(WINDOW)
     template = PromptTemplate(
         name="jinja", syntax="jinja", suffix="{{ query }}{% for p in passages %}{{ p }}{% endfor %}"
     )
@@ -97,7 +98,7 @@ def test_a_list_of_heads_goes_with_its_model(tmp_path: Path) -> None:
     mine = {"model": "fake:perfect"}
     HeadList(heads=((1, 2), (0, 3)), model=mine, method="core").write(path)
     one = judge(f",heads={path}")
-    (request,) = one.requests(WINDOW)
+    (request,) = one.make_requests(WINDOW)
     assert isinstance(request.task, AttentionTask)
     assert request.task.heads == ((1, 2), (0, 3))
     assert one.request(WINDOW, per_head=True).task.heads == ()  # type: ignore[union-attr]
@@ -166,7 +167,7 @@ def test_the_prompt_of_a_long_null_query_fits_too() -> None:
     """A query of one token is shorter than N/A."""
     long = Window(Query(id="q", text="x"), tuple(Document(id=str(at), text="word " * 200) for at in range(4)))
     made = open_judge("attention", Fake("perfect", qrels=QRELS, context_size=300), load_prompt("icr_qa"))
-    (request,) = made.requests(long)
+    (request,) = made.make_requests(long)
     assert isinstance(request.task, AttentionTask)
     assert made.backend.tokens.count(request.prompt) < made.backend.tokens.count(request.task.null) <= 300
 
@@ -177,21 +178,23 @@ def test_the_prompt_leaves_what_the_null_query_is_longer_and_one_token(query: st
     long = Window(Query(id="q", text=query), (Document(id="d", text="word " * 500),))
     fake = Fake("perfect", qrels=QRELS, context_size=300)
     for calibrate, expected in (("true", 300 - reserved), ("false", 300)):
-        (request,) = open_judge(f"attention,calibrate={calibrate}", fake, load_prompt("icr_qa")).requests(long)
+        (request,) = open_judge(f"attention,calibrate={calibrate}", fake, load_prompt("icr_qa")).make_requests(long)
         assert fake.tokens.count(request.prompt) == expected
 
 
 def test_a_prompt_with_scores_is_refused() -> None:
     scored = replace(load_prompt("icr_qa"), body="[{rank}] ({score}) {candidate}")
     with raises(UsageError, "'score'"):
-        open_judge("attention", Fake("perfect", qrels=QRELS), scored).requests(replace(WINDOW, scores=(3.0, 2.0, 1.0)))
+        open_judge("attention", Fake("perfect", qrels=QRELS), scored).make_requests(
+            replace(WINDOW, scores=(3.0, 2.0, 1.0))
+        )
 
 
 def test_weights_of_heads_are_asked_for_and_told_from_others(tmp_path: Path) -> None:
     path, mine = tmp_path / "heads.json", {"model": "fake:perfect"}
     HeadList(heads=((1, 2), (0, 3)), weights=(0.75, 0.25), model=mine, method="trained").write(path)
     one = judge(f",heads={path}")
-    (request,) = one.requests(WINDOW)
+    (request,) = one.make_requests(WINDOW)
     assert isinstance(request.task, AttentionTask)
     assert request.task.weights == (0.75, 0.25)
     assert one.request(WINDOW, per_head=True).task.weights == ()  # type: ignore[union-attr]
@@ -203,7 +206,7 @@ def test_weights_of_heads_are_asked_for_and_told_from_others(tmp_path: Path) -> 
 
 
 def test_a_request_without_weights_is_what_it_was_before_there_were_any() -> None:
-    (request,) = judge().requests(WINDOW)
+    (request,) = judge().make_requests(WINDOW)
     assert isinstance(request.task, AttentionTask)
     without = replace(request, task=replace(request.task, heads=((0, 0),)))
     with_weights = replace(request, task=replace(request.task, heads=((0, 0),), weights=(1.0,)))

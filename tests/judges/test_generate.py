@@ -14,6 +14,7 @@ from rerank.prompts.base import TokenCounter
 from rerank.prompts.word_tokens import WordTokens
 from rerank.tasks import Reply, Request, Sampling
 from rerank.types import Document, Qrels, Query, Window
+from tests.judging import judge_windows
 from tests.raising import raises
 
 LISTWISE = load_prompt("listwise")
@@ -44,21 +45,21 @@ class Says:
 def test_one_call_to_the_backend_for_all_windows_and_orders_come_back() -> None:
     qrels = Qrels({"q": {"d0": 0, "d1": 1, "d2": 2}})
     judge = Generate(backend=Fake("perfect", qrels=qrels), template=LISTWISE)
-    first, second = judge.order([window(3), window(2)])
+    first, second = judge_windows(judge, [window(3), window(2)])
     assert (first.order, first.status) == ((2, 1, 0), "ok")
     assert (second.order, second.status) == ((1, 0), "ok")
 
 
 def test_the_reply_has_room_for_every_identifier_and_little_more() -> None:
     says = Says(Reply(text="[1]"))
-    Generate(backend=says, template=LISTWISE).order([window(12)])
+    judge_windows(Generate(backend=says, template=LISTWISE), [window(12)])
     chain = " > ".join(f"[{n}]" for n in range(1, 13))
     assert says.requests[0].sampling.max_tokens == says.tokens.lengths([chain])[0] + SPARE_TOKENS
 
 
 def test_passages_are_cut_so_that_prompt_and_reply_fit() -> None:
     says = Says(Reply(text=""), context_size=900)
-    Generate(backend=says, template=LISTWISE).order([window(10, words=200)])
+    judge_windows(Generate(backend=says, template=LISTWISE), [window(10, words=200)])
     (request,) = says.requests
     assert says.tokens.count(request.prompt) + request.sampling.max_tokens <= 900
     assert "a question" in request.prompt[-1].content
@@ -68,13 +69,13 @@ def test_passages_are_cut_so_that_prompt_and_reply_fit() -> None:
 def test_what_does_not_fit_at_the_floor_is_an_error_with_both_lengths() -> None:
     judge = Generate(backend=Says(Reply(text=""), context_size=400), template=LISTWISE)
     with raises(ContextOverflowError, "400", "--depth"):
-        judge.order([window(30, words=200)])
+        judge.make_requests(window(30, words=200))
 
 
 def test_limits_reach_budget_and_sampling() -> None:
     says = Says(Reply(text=""))
     limits = Limits(max_passage_tokens=40, min_passage_tokens=8, temperature=0.7, seed=5)
-    Generate(backend=says, template=LISTWISE, limits=limits).order([window(3, words=200)])
+    judge_windows(Generate(backend=says, template=LISTWISE, limits=limits), [window(3, words=200)])
     (request,) = says.requests
     assert (request.sampling.temperature, request.sampling.seed) == (0.7, 5)
     assert max(len(line.split()) for line in request.prompt[-1].content.splitlines() if line.startswith("[")) <= 41
@@ -112,7 +113,9 @@ def test_statuses(reply: Reply, status: str, order: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("thinking", [0, 50])
 def test_the_prompt_leaves_exactly_the_completion_and_thinking_tokens(thinking: int) -> None:
     says = Says(Reply(text="[1]"), context_size=400)
-    Generate(backend=says, template=LISTWISE, limits=Limits(thinking_tokens=thinking)).order([window(1, words=500)])
+    judge_windows(
+        Generate(backend=says, template=LISTWISE, limits=Limits(thinking_tokens=thinking)), [window(1, words=500)]
+    )
     (request,) = says.requests
     reply_tokens = says.tokens.lengths(["[1]"])[0] + SPARE_TOKENS
     assert request.sampling == Sampling(max_tokens=reply_tokens, temperature=0.0, seed=0, thinking=thinking)
@@ -120,5 +123,5 @@ def test_the_prompt_leaves_exactly_the_completion_and_thinking_tokens(thinking: 
 
 
 def test_requests_are_greedy_with_seed_zero_and_without_thinking_by_default() -> None:
-    (request,) = Generate(backend=Says(Reply(text="[1]")), template=LISTWISE).requests(window(1))
+    (request,) = Generate(backend=Says(Reply(text="[1]")), template=LISTWISE).make_requests(window(1))
     assert request.sampling == Sampling(max_tokens=request.sampling.max_tokens, temperature=0.0, seed=0, thinking=0)

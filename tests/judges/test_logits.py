@@ -16,6 +16,7 @@ from rerank.prompts import PromptTemplate, load_prompt
 from rerank.tasks import ContinuationTask, GenerationTask, Reply
 from rerank.types import Qrels
 from tests.judges.scripted import Scripted, always, window
+from tests.judging import judge_windows
 from tests.raising import raises
 
 LETTERS = load_prompt("listwise_letters")
@@ -28,7 +29,7 @@ def judge(backend: Any, template: PromptTemplate = LETTERS) -> Logits:
 
 def test_the_order_is_that_of_the_log_probabilities_and_ties_stay_as_given() -> None:
     scripted = Scripted(always(Reply(scores=(-3.0, -0.1, -3.0))), ContinuationTask)
-    (verdict,) = judge(scripted).order([THREE])
+    (verdict,) = judge_windows(judge(scripted), [THREE])
     assert (verdict.order, verdict.status) == ((1, 0, 2), "ok")
     (request,) = scripted.asked
     assert request.task == ContinuationTask(continuations=("A", "B", "C"))
@@ -39,9 +40,9 @@ def test_the_order_is_that_of_the_log_probabilities_and_ties_stay_as_given() -> 
 
 def test_the_fakes_answer() -> None:
     qrels = Qrels({"q": {"d2": 2, "d1": 1}})
-    orders = [judge(Fake(kind, qrels=qrels)).order([THREE])[0].order for kind in ("perfect", "reversed")]
+    orders = [judge_windows(judge(Fake(kind, qrels=qrels)), [THREE])[0].order for kind in ("perfect", "reversed")]
     assert orders == [(2, 1, 0), (2, 1, 0)]
-    (failed,) = judge(Fake("fail", qrels=qrels)).order([THREE])
+    (failed,) = judge_windows(judge(Fake("fail", qrels=qrels)), [THREE])
     assert (failed.order, failed.status) == ((0, 1, 2), "error")
 
 
@@ -55,21 +56,21 @@ def test_the_fakes_answer() -> None:
     ],
 )
 def test_replies_that_say_nothing_keep_the_order(reply: Reply, status: str) -> None:
-    (verdict,) = judge(Scripted(always(reply), ContinuationTask)).order([THREE])
+    (verdict,) = judge_windows(judge(Scripted(always(reply), ContinuationTask)), [THREE])
     assert (verdict.order, verdict.status) == ((0, 1, 2), status)
     assert verdict.detail
 
 
 def test_a_prompt_without_the_bracket_has_it_weighed() -> None:
     template = PromptTemplate(name="own", prefix="{query}", body="[{rank}] {candidate}")
-    (request,) = judge(Scripted(always(Reply()), ContinuationTask), template).requests(THREE)
+    (request,) = judge(Scripted(always(Reply()), ContinuationTask), template).make_requests(THREE)
     assert request.task == ContinuationTask(continuations=("[A", "[B", "[C"))
 
 
 def test_more_candidates_than_identifiers_is_an_error_with_the_remedy() -> None:
     many = window(*map(str, range(26 + 26 * 26 + 1)))
     with raises(UsageError, "703", "702", "--depth") as caught:
-        judge(Scripted(always(Reply()), ContinuationTask, context_size=10**6)).order([many])
+        judge_windows(judge(Scripted(always(Reply()), ContinuationTask, context_size=10**6)), [many])
     assert not isinstance(caught.value, ContextOverflowError)
 
 
@@ -82,11 +83,11 @@ def test_room_is_kept_for_thoughts_and_the_identifier() -> None:
     scripted = Scripted(always(Reply()), ContinuationTask, context_size=400)
     made = Logits(backend=scripted, template=LETTERS, limits=Limits(thinking_tokens=50, min_passage_tokens=4))
     long = window("word " * 500, "word " * 500)
-    (request,) = made.requests(long)
+    (request,) = made.make_requests(long)
     assert request.sampling.thinking == 50
     assert 300 < scripted.tokens.count(request.prompt) <= 400 - 51
-    assert isinstance(made.try_requests(long), list)
-    too_long = made.try_requests(window(*["word " * 500] * 100))
+    assert isinstance(made.requests(long), list)
+    too_long = made.requests(window(*["word " * 500] * 100))
     assert isinstance(too_long, OversizedWindow)
     assert 2 < too_long.capacity < 100
 
@@ -102,8 +103,8 @@ def test_it_equals_the_logits_of_a_plain_pass() -> None:
     made = open_judge("logits", hf, LETTERS)
     assert isinstance(made, PromptJudge)
     windows = [window(*(f"passage {n} of some words" for n in range(count))) for count in (5, 26, 1)]
-    for asked, verdict in zip(windows, made.order(windows), strict=True):
-        (request,) = made.requests(asked)
+    for asked, verdict in zip(windows, judge_windows(made, windows), strict=True):
+        (request,) = made.make_requests(asked)
         (ids,) = hf.tokens.encode([request.prompt])  # type: ignore[attr-defined]
         with torch.inference_mode():
             logits = model(torch.tensor([ids])).logits[0, -1]
@@ -111,7 +112,7 @@ def test_it_equals_the_logits_of_a_plain_pass() -> None:
         assert verdict.order == tuple(logits[letters].argsort(descending=True, stable=True).tolist())
         assert verdict.status == "ok"
     with raises(UsageError, "27", "26"):
-        made.order([window(*map(str, range(27)))])
+        judge_windows(made, [window(*map(str, range(27)))])
 
 
 @pytest.mark.model
@@ -121,7 +122,7 @@ def test_the_embedded_model_ranks_a_hundred_in_one_pass() -> None:
     backend = open_backend("smollm2-135m", BackendOptions(dtype="float32"))
     made = Logits(backend=backend, template=LETTERS)
     asked = window(*(f"note {n}" for n in range(100)))
-    (request,) = made.requests(asked)
+    (request,) = made.make_requests(asked)
     (reply,) = backend.generate([request])
     assert len(reply.scores) == 100
     assert sum(map(math.exp, reply.scores)) < 1

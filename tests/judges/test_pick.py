@@ -16,6 +16,7 @@ from rerank.prompts import load_prompt
 from rerank.tasks import ContinuationTask, GenerationTask, PermutationTask, Reply, Sampling
 from rerank.types import Qrels
 from tests.judges.scripted import Scripted, always, window
+from tests.judging import judge_windows
 from tests.raising import raises
 
 PICK = load_prompt("pick")
@@ -30,14 +31,14 @@ def judge(backend: Any, by: str = "likelihood") -> Pick:
 
 def test_likelihood_orders_the_whole_window() -> None:
     scripted = Scripted(always(Reply(scores=(-2.0, -3.0, -1.0))), ContinuationTask)
-    (verdict,) = judge(scripted).order([THREE])
+    (verdict,) = judge_windows(judge(scripted), [THREE])
     assert (verdict.order, verdict.status) == ((2, 0, 1), "ok")
     assert scripted.asked[0].task == ContinuationTask(continuations=("A", "B", "C"))
 
 
 def test_generation_writes_one_identifier_where_it_can_be_constrained() -> None:
     scripted = Scripted(always(Reply(text="[C]")), PermutationTask, GenerationTask)
-    (verdict,) = judge(scripted, "generation").order([THREE])
+    (verdict,) = judge_windows(judge(scripted, "generation"), [THREE])
     assert (verdict.order, verdict.status, verdict.detail) == ((2, 0, 1), "ok", "")
     (request,) = scripted.asked
     assert request.task == PermutationTask(items=("[A]", "[B]", "[C]"), count=1)
@@ -47,7 +48,7 @@ def test_generation_writes_one_identifier_where_it_can_be_constrained() -> None:
 def test_the_prompt_leaves_exactly_the_completion_and_thinking_tokens() -> None:
     scripted = Scripted(always(Reply(text="[A]")), GenerationTask, context_size=400)
     made = Pick(backend=scripted, template=PICK, limits=Limits(thinking_tokens=50), by="generation")
-    (request,) = made.requests(window("word " * 500))
+    (request,) = made.make_requests(window("word " * 500))
     reply_tokens = scripted.tokens.lengths(["[A]"])[0] + SPARE_TOKENS
     assert request.sampling == Sampling(max_tokens=reply_tokens, temperature=0.0, seed=0, thinking=50)
     assert scripted.tokens.count(request.prompt) == 400 - reply_tokens - 50
@@ -70,7 +71,7 @@ def test_the_prompt_leaves_exactly_the_completion_and_thinking_tokens() -> None:
 )
 def test_generation_without_constraint_is_read(text: str, order: tuple[int, ...], status: str) -> None:
     scripted = Scripted(always(Reply(text=text)), GenerationTask)
-    (verdict,) = judge(scripted, "generation").order([THREE])
+    (verdict,) = judge_windows(judge(scripted, "generation"), [THREE])
     assert (verdict.order, verdict.status) == (order, status)
     assert scripted.asked[0].task == GenerationTask()
 
@@ -78,14 +79,14 @@ def test_generation_without_constraint_is_read(text: str, order: tuple[int, ...]
 @pytest.mark.parametrize("by", ["likelihood", "generation"])
 def test_a_reply_that_never_came_keeps_the_order(by: str) -> None:
     scripted = Scripted(always(Reply(finish="error", error="[B] is gone")), ContinuationTask, PermutationTask)
-    (verdict,) = judge(scripted, by).order([THREE])
+    (verdict,) = judge_windows(judge(scripted, by), [THREE])
     assert (verdict.order, verdict.status, verdict.detail) == ((0, 1, 2), "error", "[B] is gone")
 
 
 @pytest.mark.parametrize("by", ["likelihood", "generation"])
 def test_the_fakes_answer(by: str) -> None:
     perfect = Fake("perfect", qrels=Qrels({"q": {"d1": 1}}))
-    assert judge(perfect, by).order([THREE])[0].order == (1, 0, 2)
+    assert judge_windows(judge(perfect, by), [THREE])[0].order == (1, 0, 2)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_options_are_checked() -> None:
 
 
 def test_the_wording_is_that_of_the_number() -> None:
-    pair, three = (judge(Fake("perfect")).requests(asked)[0].prompt for asked in (window("x", "y"), THREE))
+    pair, three = (judge(Fake("perfect")).make_requests(asked)[0].prompt for asked in (window("x", "y"), THREE))
     assert "Which of the two passages is more relevant" in pair[-2].content
     assert "Which of the 3 passages is the most relevant" in three[-2].content
     assert pair[-2].content.count("a question") == 2
@@ -119,7 +120,7 @@ def test_a_tiny_model_answers_both_ways_alike() -> None:
 
     hf = Hf.from_loaded(make_model(max_position_embeddings=1024), make_tokenizer())
     windows = [THREE, window("one", "two"), window("only")]
-    weighed, written = (judge(hf, by).order(windows) for by in ("likelihood", "generation"))
+    weighed, written = (judge_windows(judge(hf, by), windows) for by in ("likelihood", "generation"))
     assert [verdict.order[0] for verdict in weighed] == [verdict.order[0] for verdict in written]
     assert {verdict.status for verdict in [*weighed, *written]} == {"ok"}
 
@@ -129,6 +130,6 @@ def test_the_embedded_model_answers_both_ways_alike() -> None:
     from rerank.models import BackendOptions, open_backend
 
     backend = open_backend("smollm2-135m", BackendOptions(dtype="float32"))
-    weighed, written = (judge(backend, by).order([THREE])[0] for by in ("likelihood", "generation"))
+    weighed, written = (judge_windows(judge(backend, by), [THREE])[0] for by in ("likelihood", "generation"))
     assert weighed.order[0] == written.order[0]
     assert (weighed.status, written.status) == ("ok", "ok")

@@ -14,12 +14,13 @@ from rerank.judges.base import Limits, PromptJudge
 from rerank.judges.likelihood import Likelihood
 from rerank.judges.score import Score
 from rerank.methods import count_calls, open_method
-from rerank.pipeline.driver import drive
+from rerank.pipeline.stream import drive
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.strategies import open_strategy
 from rerank.tasks import ContinuationTask, LikelihoodTask, Reply, Request
 from rerank.types import Qrels, Ranking
 from tests.judges.scripted import Scripted, always, window
+from tests.judging import judge_windows
 from tests.raising import raises
 
 PROMPTS = {"score": "pointwise", "likelihood": "query_likelihood"}
@@ -41,7 +42,7 @@ def by_text(request: Request) -> Reply:
 def test_one_request_a_document_and_the_order_of_scores(name: str) -> None:
     scripted = Scripted(by_text, ContinuationTask, LikelihoodTask)
     made = judge(name, scripted)
-    (verdict,) = made.order([THREE])
+    (verdict,) = judge_windows(made, [THREE])
     assert (verdict.order, verdict.status) == ((2, 0, 1), "ok")
     assert len(scripted.asked) == made.calls(3) == 3
     assert [request.window.docs for request in scripted.asked] == [(doc,) for doc in THREE.docs]
@@ -51,14 +52,14 @@ def test_one_request_a_document_and_the_order_of_scores(name: str) -> None:
 def test_score_is_the_log_odds() -> None:
     made = judge("score", Scripted(by_text, ContinuationTask, LikelihoodTask))
     assert isinstance(made, Score)
-    assert made.requests(THREE)[0].task == ContinuationTask(continuations=("Yes", "No"))
+    assert made.make_requests(THREE)[0].task == ContinuationTask(continuations=("Yes", "No"))
     p = 0.8
     assert made.score((math.log(p), math.log(1 - p))) == pytest.approx(math.log(p / (1 - p)))
 
 
 def test_the_words_are_options() -> None:
     made = judge("score,yes=true,no=false", Fake("perfect"), "pointwise")
-    assert made.requests(THREE)[0].task == ContinuationTask(continuations=("true", "false"))
+    assert made.make_requests(THREE)[0].task == ContinuationTask(continuations=("true", "false"))
     for options in ("yes=No", "yes=", "no="):
         with raises(UsageError, "yes=", "no="):
             judge(f"score,{options}", Fake("perfect"), "pointwise")
@@ -66,7 +67,7 @@ def test_the_words_are_options() -> None:
 
 def test_the_query_is_weighed_and_not_shown() -> None:
     scripted = Scripted(by_text, ContinuationTask, LikelihoodTask)
-    requests = judge("likelihood", scripted).requests(window("p1", "p2", query="how \n long?"))
+    requests = judge("likelihood", scripted).make_requests(window("p1", "p2", query="how \n long?"))
     assert {request.task for request in requests} == {LikelihoodTask(continuations=("how long?",))}
     assert all("how" not in message.content for request in requests for message in request.prompt)
     assert requests[0].sampling.max_tokens == 3
@@ -75,7 +76,11 @@ def test_the_query_is_weighed_and_not_shown() -> None:
 @pytest.mark.parametrize("name", PROMPTS)
 def test_equal_scores_keep_the_order(name: str) -> None:
     reply = Reply(scores=(-1.0, -1.0)[: 1 + (name == "score")])
-    assert judge(name, Scripted(always(reply), ContinuationTask, LikelihoodTask)).order([THREE])[0].order == (0, 1, 2)
+    assert judge_windows(judge(name, Scripted(always(reply), ContinuationTask, LikelihoodTask)), [THREE])[0].order == (
+        0,
+        1,
+        2,
+    )
 
 
 @pytest.mark.parametrize("name", PROMPTS)
@@ -100,7 +105,7 @@ def test_one_spoilt_reply_is_a_failure_and_the_others_are_put_in_order_around_it
 
     if name == "likelihood" and spoilt.scores == (-math.inf, -math.inf):
         status = "ok"  # an impossible query is a score
-    (verdict,) = judge(name, Scripted(say, ContinuationTask, LikelihoodTask)).order([THREE])
+    (verdict,) = judge_windows(judge(name, Scripted(say, ContinuationTask, LikelihoodTask)), [THREE])
     assert verdict.status == status
     orders = {"ok": (2, 0, 1), "empty": (0, 1, 2)}
     assert verdict.order == orders.get(status, (2, 1, 0))
@@ -112,7 +117,7 @@ def test_windows_of_any_length_fit_and_documents_are_cut_one_by_one(name: str) -
     made = open_judge(name, scripted, load_prompt(PROMPTS[name]), Limits(min_passage_tokens=4))
     long = window(*["word " * 500] * 40, "short")
     ranking = Ranking.from_order(long.query, long.docs)
-    outcome = drive([ranking], open_strategy("full"), made)
+    outcome = drive([ranking], open_strategy("full"), made, made.backend)
     assert (len(scripted.asked), outcome.split) == (41, ())
     room = 100 - scripted.asked[0].sampling.max_tokens
     counts = [scripted.tokens.count(request.prompt) for request in scripted.asked]
@@ -125,16 +130,16 @@ def test_windows_of_any_length_fit_and_documents_are_cut_one_by_one(name: str) -
 def test_a_query_that_leaves_no_room_is_an_error(name: str) -> None:
     made = judge(name, Scripted(by_text, ContinuationTask, LikelihoodTask, context_size=200))
     with raises(ContextOverflowError, "tokens"):
-        made.order([window("word " * 50, query="word " * 300)])
+        judge_windows(made, [window("word " * 50, query="word " * 300)])
 
 
 @pytest.mark.parametrize("name", PROMPTS)
 def test_the_fakes_answer(name: str) -> None:
     qrels = Qrels({"q": {"d2": 2, "d1": 1}})
-    assert judge(name, Fake("perfect", qrels=qrels)).order([THREE])[0].order == (2, 1, 0)
-    assert judge(name, Fake("reversed", qrels=qrels)).order([THREE])[0].order == (0, 1, 2)
-    assert judge(name, Fake("fail", qrels=qrels)).order([THREE])[0].status == "error"
-    assert sorted(judge(name, Fake("stutter", qrels=qrels)).order([THREE])[0].order) == [0, 1, 2]
+    assert judge_windows(judge(name, Fake("perfect", qrels=qrels)), [THREE])[0].order == (2, 1, 0)
+    assert judge_windows(judge(name, Fake("reversed", qrels=qrels)), [THREE])[0].order == (0, 1, 2)
+    assert judge_windows(judge(name, Fake("fail", qrels=qrels)), [THREE])[0].status == "error"
+    assert sorted(judge_windows(judge(name, Fake("stutter", qrels=qrels)), [THREE])[0].order) == [0, 1, 2]
 
 
 def test_prompts_that_cannot_be_meant_are_refused() -> None:
@@ -147,7 +152,7 @@ def test_prompts_that_cannot_be_meant_are_refused() -> None:
 def test_a_prompt_may_show_the_scores() -> None:
     template = PromptTemplate(name="own", method="pointwise", prefix="{query}", body="{candidate} ({score})")
     made = Score(backend=Scripted(by_text, ContinuationTask, LikelihoodTask), template=template)
-    shown = [request.prompt[0].content for request in made.requests(window("x", "y", scores=(2.0, 1.5)))]
+    shown = [request.prompt[0].content for request in made.make_requests(window("x", "y", scores=(2.0, 1.5)))]
     assert shown == ["a question\nx (2.000)\n", "a question\ny (1.500)\n"]
 
 
@@ -167,14 +172,14 @@ def test_it_equals_plain_passes() -> None:
     assert isinstance(made, Likelihood)
     query = tokenizer("a question", add_special_tokens=False)["input_ids"]
     wanted = []
-    for request in made.requests(THREE):
+    for request in made.make_requests(THREE):
         (ids,) = hf.tokens.encode([request.prompt])  # type: ignore[attr-defined]
         with torch.inference_mode():
             logs = model(torch.tensor([[*ids, *query]])).logits[0].log_softmax(dim=-1)
         wanted.append(sum(float(logs[len(ids) - 1 + at, token]) for at, token in enumerate(query)))
-    found = [reply.scores[0] for reply in hf.generate(made.requests(THREE))]
+    found = [reply.scores[0] for reply in hf.generate(made.make_requests(THREE))]
     assert found == pytest.approx(wanted, abs=1e-3)
-    assert made.order([THREE])[0].order == tuple(sorted(range(3), key=lambda at: -wanted[at]))
+    assert judge_windows(made, [THREE])[0].order == tuple(sorted(range(3), key=lambda at: -wanted[at]))
 
 
 @pytest.mark.model
@@ -186,5 +191,5 @@ def test_the_embedded_model_prefers_what_is_relevant(name: str) -> None:
     asked = window(
         "Bridges are built of steel and stone.", "A flea lives for two or three months.", query="how long do fleas live"
     )
-    (verdict,) = judge(name, backend).order([asked])
+    (verdict,) = judge_windows(judge(name, backend), [asked])
     assert (verdict.order, verdict.status) == ((1, 0), "ok")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import permutations
 from typing import Any
@@ -127,7 +128,49 @@ def test_chance_is_each_rows_own(tiny_model: Callable[..., Any], tiny_tokenizer:
 
 def test_where_there_is_no_choice_the_model_is_not_asked(tiny_tokenizer: Callable[..., Any]) -> None:
     (row,) = decode_permutations(_Silent(), [[1, 2]], [chain(tiny_tokenizer(), 1, 1)], [GREEDY], [0])
-    assert (row.state.order, row.steps) == ([0], 0)
+    assert (row.state.order, row.steps, row.log_probs) == ([0], 0, [0])
+
+
+def choice_log_probs(model: Any, tokenizer: Any, prompt: Sequence[int], text: str, texts: set[str]) -> list[float]:
+    """Log-probabilities of the identifiers of a reply: a softmax over the bytes that any allowed text has next."""
+    values, value = [], 0.0
+    for length, char in enumerate(text):
+        ways = next_bytes(texts, text[:length])
+        ids = [*prompt, *tokenizer(text[:length])["input_ids"]]
+        with torch.inference_mode():
+            logits = model(torch.tensor([ids]), use_cache=False).logits[0, -1].double()
+        tokens = [tokenizer.convert_tokens_to_ids(tokenizer.tokenize(chr(way))[0]) for way in ways]
+        value += float(logits[tokens].log_softmax(-1)[ways.index(ord(char))])
+        if char == "]":
+            values.append(value)
+            value = 0.0
+    return values
+
+
+@pytest.mark.parametrize(("size", "count"), [(1, 1), (5, 5), (12, 3)])
+@pytest.mark.parametrize("temperature", [0.0, 2.0])
+def test_each_identifier_has_its_log_probability_among_the_unused(
+    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any], size: int, count: int, temperature: float
+) -> None:
+    model, tokenizer = tiny_model(), tiny_tokenizer()
+    sampling, rows = Sampling(max_tokens=1, temperature=temperature), prompts(20, 9)
+    made = decode_permutations(model, rows, [chain(tokenizer, size, count)] * 2, [sampling] * 2, [1, 2])
+    for prompt, row in zip(rows, made, strict=True):
+        expected = choice_log_probs(model, tokenizer, prompt, tokenizer.decode(row.tokens), grammar(size, count))
+        assert len(row.log_probs) == count
+        assert row.log_probs == pytest.approx(expected, abs=1e-4)
+        assert row.log_probs[-1] == 0 if size == count else row.log_probs[-1] < 0
+
+
+def test_the_probabilities_of_all_permutations_sum_to_one(
+    tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]
+) -> None:
+    model, made = tiny_model(), chain(tiny_tokenizer(), 3, 3)
+    (prompt,), warm = prompts(20), Sampling(max_tokens=1, temperature=3.0)
+    rows = decode_permutations(model, [prompt] * 60, [made] * 60, [warm] * 60, range(60))
+    probabilities = {tuple(row.state.order): sum(row.log_probs) for row in rows}
+    assert len(probabilities) == 6
+    assert sum(map(math.exp, probabilities.values())) == pytest.approx(1, abs=1e-4)
 
 
 class _Silent:
@@ -171,4 +214,5 @@ def test_the_backend_writes_the_chain_behind_a_begun_reply(
         assert set(named) <= set(items(4))
         assert (reply.finish, reply.error) == ("stop", "")
         assert 0 < reply.steps + 1 < reply.tokens_out
+        assert len(reply.scores) == request.task.count
     assert replies[1].text.split(SEPARATOR) == replies[0].text.split(SEPARATOR)[:2]

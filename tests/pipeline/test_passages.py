@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import UnknownNameError, UsageError
 from rerank.judges.base import Verdict
-from rerank.pipeline.driver import drive
 from rerank.pipeline.passages import PassageAggregation
 from rerank.strategies import open_strategy
 from rerank.types import Document, Query, Ranking, Window
+from tests.judging import SilentJudge, drive_silently
 from tests.raising import raises
 
 QUERY = Query(id="q", text="words")
@@ -27,18 +25,16 @@ def ranking(*docs: Document) -> Ranking:
     return Ranking(QUERY, docs, tuple(float(10 - place) for place in range(len(docs))))
 
 
-class Wants:
+class Wants(SilentJudge):
     """Puts windows into the order of a list of ids; keeps what it was shown."""
 
     def __init__(self, *ids: str) -> None:
         self.ids, self.shown = list(ids), list[Window]()
 
-    def order(self, windows: Sequence[Window]) -> list[Verdict]:
-        self.shown += windows
-        return [
-            Verdict(order=tuple(sorted(range(len(w)), key=lambda at: self.ids.index(w.docs[at].id))), status="ok")
-            for w in windows
-        ]
+    def decide(self, window: Window) -> Verdict:
+        self.shown.append(window)
+        order = sorted(range(len(window)), key=lambda position: self.ids.index(window.docs[position].id))
+        return Verdict(order=tuple(order), status="ok")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +100,7 @@ LONG, SHORT, OTHER = Document(id="l", text=words(0, 4)), Document(id="s", text="
 def test_aggregates_by_hand(aggregate: str, wanted: list[str], expected: str) -> None:
     judge, given_list = Wants(*wanted), ranking(LONG, SHORT, OTHER)
     passages = PassageAggregation(aggregate=aggregate, size=2, stride=2)  # type: ignore[arg-type]
-    outcome = drive([given_list], open_strategy("full"), judge, passages=passages)
+    outcome = drive_silently([given_list], open_strategy("full"), judge, passages=passages)
     assert "".join(outcome.rankings[0].doc_ids) == expected
     assert outcome.rankings[0].scores == (1.0, 1 / 2, 1 / 3)
     assert outcome.rankings[0].docs[0] in given_list.docs
@@ -119,7 +115,7 @@ def test_equal_sums_keep_the_given_order() -> None:
     fill = [Document(id=f"f{n}", text="w0") for n in range(2)]
     wanted = ["y#1", "z#1", "z#2", "f0#1", "f1#1", "z#3"]
     for given_list in (ranking(long, short, *fill), ranking(short, long, *fill)):
-        outcome = drive(
+        outcome = drive_silently(
             [given_list], open_strategy("full"), Wants(*wanted), passages=PassageAggregation.parse("sum,size=1")
         )
         assert outcome.rankings[0].doc_ids == given_list.doc_ids
@@ -127,12 +123,12 @@ def test_equal_sums_keep_the_given_order() -> None:
 
 @pytest.mark.parametrize("aggregate", ["max", "first", "sum"])
 def test_passages_left_as_they_are_leave_documents_as_they_are(aggregate: str) -> None:
-    class Asleep:
-        def order(self, windows: Sequence[Window]) -> list[Verdict]:
-            return [Verdict(order=tuple(range(len(w))), status="error") for w in windows]
+    class Asleep(SilentJudge):
+        def decide(self, window: Window) -> Verdict:
+            return Verdict(order=tuple(range(len(window))), status="error")
 
     given_list = ranking(SHORT, LONG, OTHER)
-    outcome = drive(
+    outcome = drive_silently(
         [given_list], open_strategy("full"), Asleep(), passages=PassageAggregation.parse(f"{aggregate},size=1")
     )
     assert outcome.rankings[0].doc_ids == given_list.doc_ids
@@ -141,7 +137,7 @@ def test_passages_left_as_they_are_leave_documents_as_they_are(aggregate: str) -
 def test_blank_queries_and_empty_lists() -> None:
     blank = Ranking.from_order(Query(id="b"), [SHORT, LONG])
     empty = Ranking(QUERY, (), ())
-    outcome = drive(
+    outcome = drive_silently(
         [blank, empty], open_strategy("full"), Wants(), passages=PassageAggregation(aggregate="sum", size=1, stride=1)
     )
     assert [one.doc_ids for one in outcome.rankings] == [("s", "l"), ()]
@@ -151,12 +147,16 @@ def test_top_k_counts_documents() -> None:
     judge = Wants("o#2", "o#1", "s#1", "l#1", "l#2")
     given_list = ranking(LONG, SHORT, OTHER)
     passages = PassageAggregation(size=2, stride=2)
-    assert drive([given_list], open_strategy("full"), judge, top_k=2, passages=passages).rankings[0].doc_ids == (
+    assert drive_silently([given_list], open_strategy("full"), judge, top_k=2, passages=passages).rankings[
+        0
+    ].doc_ids == (
         "o",
         "s",
         "l",
     )
-    assert drive([given_list], open_strategy("full"), judge, top_k=1, passages=passages).rankings[0].doc_ids == (
+    assert drive_silently([given_list], open_strategy("full"), judge, top_k=1, passages=passages).rankings[
+        0
+    ].doc_ids == (
         "o",
         "l",
         "s",
@@ -165,17 +165,16 @@ def test_top_k_counts_documents() -> None:
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=8), st.sampled_from(["max", "first", "sum"]), st.randoms())
 def test_no_document_is_lost(lengths: list[int], aggregate: str, chance: object) -> None:
-    class Shuffles:
-        def order(self, windows: Sequence[Window]) -> list[Verdict]:
-            orders = [list(range(len(w))) for w in windows]
-            for order in orders:
-                chance.shuffle(order)  # type: ignore[attr-defined]
-            return [Verdict(order=tuple(order), status="ok") for order in orders]
+    class Shuffles(SilentJudge):
+        def decide(self, window: Window) -> Verdict:
+            order = list(range(len(window)))
+            chance.shuffle(order)  # type: ignore[attr-defined]
+            return Verdict(order=tuple(order), status="ok")
 
     names = ["a", "a#1", "a#1#1", "#", "b", "", "c", "d"][: len(lengths)]
     docs = [Document(id=name, text=words(0, n)) for name, n in zip(names, lengths, strict=True)]
     strategy = open_strategy("sliding,size=4,stride=2")
-    outcome = drive(
+    outcome = drive_silently(
         [ranking(*docs)], strategy, Shuffles(), passages=PassageAggregation.parse(f"{aggregate},size=3,stride=2")
     )
     assert sorted(outcome.rankings[0].doc_ids) == sorted(doc.id for doc in docs)

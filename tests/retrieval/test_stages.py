@@ -73,7 +73,7 @@ def test_transformer_alone() -> None:
 @pytest.mark.parametrize("k", [0, -3])
 @pytest.mark.parametrize("stage", [RetrieverSource(Numbers()), RetrieverSource(Numbers()) >> Reverse(), Reverse()])
 def test_depth_below_one(stage: RunSource | RunTransformer, k: int) -> None:
-    with pytest.raises(UsageError, match=f"{k} documents for each query. expected at least 1"):
+    with pytest.raises(UsageError, match=f"{k} documents for each query; expected at least 1"):
         _ = stage % k
 
 

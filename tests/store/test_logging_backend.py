@@ -10,8 +10,9 @@ import pytest
 from rerank.errors import BackendError
 from rerank.prompts.base import Message, TokenCounter
 from rerank.prompts.word_tokens import WordTokens
-from rerank.store import CallLog, LoggingBackend, Usage
+from rerank.store import CallLog, LoggingBackend
 from rerank.tasks import Backend, Reply, Request, Sampling
+from rerank.tasks.usage import Usage
 
 
 class Echo:
@@ -140,7 +141,7 @@ def test_progress_is_told_once_a_request(log: CallLog) -> None:
 def test_usage_starts_at_zero_and_adds_every_field_of_a_reply() -> None:
     usage = Usage()
     assert set(vars(usage).values()) == {0}
-    reply = Reply(text="x", tokens_in=7, tokens_out=3, seconds=0.5, steps=2, finish="length")
+    reply = Reply(text="x", tokens_in=7, tokens_out=3, seconds=0.5, steps=2, finish="length", tokens_cached=4)
     usage.add(reply, reused=False)
     usage.add(reply, reused=True)
     assert vars(usage) == {
@@ -151,6 +152,7 @@ def test_usage_starts_at_zero_and_adds_every_field_of_a_reply() -> None:
         "seconds": 1.0,
         "steps": 4,
         "truncated": 2,
+        "tokens_cached": 8,
     }
 
 

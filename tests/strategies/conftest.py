@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from rerank.judges.base import Verdict
-from rerank.pipeline.driver import drive
-from rerank.strategies import open_strategy
-from rerank.types import Document, Query, Ranking, Window
+from rerank.strategies import Strategy, open_strategy
+from rerank.types import Document, Plan, Query, Ranking, Window
+from tests.judging import SilentJudge, drive_silently
 
 Sort = Callable[[Window], Sequence[int]]
 
@@ -26,7 +26,7 @@ def perfect(window: Window) -> list[int]:
     return [*best, *(at for at in range(len(shown)) if at not in best)]
 
 
-class Played:
+class Played(SilentJudge):
     """A strategy that was run over one list.
 
     Attributes:
@@ -43,15 +43,34 @@ class Played:
         self._sort = sort
         strategy = open_strategy(selector)
         given = Ranking.from_order(Query(id=query, text="words"), [Document(id=str(number)) for number in order])
-        outcome = drive([given], strategy, self)
+        outcome = drive_silently([given], self._recorded(strategy), self)
         self.result = list(map(int, outcome.rankings[0].doc_ids))
         self.calls = len(self.windows)
         self.bound = strategy.calls(len(order))
 
-    def order(self, windows: Sequence[Window]) -> list[Verdict]:
-        self.windows += windows
-        self.rounds.append(list(map(numbers, windows)))
-        return [Verdict(order=tuple(self._sort(window)), status="ok") for window in windows]
+    def decide(self, window: Window) -> Verdict:
+        self.windows.append(window)
+        return Verdict(order=tuple(self._sort(window)), status="ok")
+
+    def _recorded(self, strategy: Strategy) -> Strategy:
+        """Return the strategy, which also adds its rounds of windows to `rounds`."""
+        rounds = self.rounds
+
+        class Recorded:
+            def __call__(self, ranking: Ranking) -> Plan:
+                plan = strategy(ranking)
+                try:
+                    windows = next(plan)
+                    while True:
+                        rounds.append(list(map(numbers, windows)))
+                        windows = plan.send((yield windows))
+                except StopIteration as end:
+                    return end.value  # type: ignore[no-any-return]
+
+            def calls(self, n: int) -> int:
+                return strategy.calls(n)
+
+        return Recorded()
 
 
 @pytest.fixture

@@ -205,7 +205,7 @@ def test_a_chain_that_the_context_cuts_keeps_what_is_written(vllm: Vllm) -> None
 def test_attention_is_refused_with_the_backend_that_has_it(vllm: Vllm) -> None:
     class Looking(PromptJudge):
         needs = (AttentionTask,)
-        requests = verdict = lambda *_: []  # type: ignore[assignment]
+        make_requests = verdict = lambda *_: []  # type: ignore[assignment]
 
     with raises(UsageError, "vllm", "--model hf:NAME"):
         Looking(backend=vllm, template=None)  # type: ignore[arg-type]

@@ -83,7 +83,7 @@ class Grader(PromptJudge):
         """Return n: one request per document."""
         return n
 
-    def requests(self, window: Window) -> list[Request]:
+    def make_requests(self, window: Window) -> list[Request]:
         """Return one request per document, truncated to fit the context."""
         return [self.request(Window(window.query, (doc,))) for doc in window.docs]
 

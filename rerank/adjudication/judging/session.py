@@ -202,7 +202,7 @@ class JudgingSession:
         return ""
 
     def _replay(self, line: Mapping[str, Any]) -> str:
-        """Replay a line of the file; return what is wrong with it, empty if nothing."""
+        """Replay a line of the file and return a description of its error; empty if it has none."""
         if line == {"undo": True}:
             return "" if self._untake() else "an undo without a judgment before it"
         try:

@@ -6,21 +6,21 @@ docs/servers.md describes the servers, their capabilities and the keys.
 from __future__ import annotations
 
 import asyncio
-import time
+import threading
 import warnings
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rerank.backends.openai.address import Address
 from rerank.backends.openai.token_estimate import EstimatedTokens
-from rerank.errors import BackendError, UsageError
+from rerank.errors import UsageError
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import BackendOptions, ContinuationTask, GenerationTask, PermutationTask, Reply, Request
+from rerank.tasks.background_loop import run, run_in_background
 
-if TYPE_CHECKING:  # importing httpx takes 0.1 s, which commands without a server should not spend
-    from rerank.backends.openai.http import ServerConnection
-    from rerank.backends.openai.sending import ServerSession
+if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, which commands without a server should not spend
+    from rerank.backends.openai.client import ServerClient
 
 #: Default number of simultaneous requests.
 CONCURRENCY = 8
@@ -35,12 +35,14 @@ _LOCAL = ("revision", "adapter", "dtype", "device", "trust_remote_code", "device
 class Openai:
     """A backend for a model behind an OpenAI-compatible server.
 
-    The server is not contacted before the first request, or before the context size is needed and not given.
+    The server is not contacted before the first request, or before the context size is needed and not given. All
+    threads and event loops share the connections, which belong to the background loop (`rerank.tasks.background_loop`)
+    and are kept between calls, until `close`.
 
     Args:
         model: The model's name on the server.
         address: The address of the server.
-        options: Concurrency, timeout, batch size and context size are used; None takes the defaults.
+        options: Concurrency, timeout, retries, batch size and context size are used; None takes the defaults.
         sleep: Waits between attempts, for tests.
         transport: Replacement of the network, for tests.
 
@@ -67,7 +69,8 @@ class Openai:
         self._concurrency = self._options.concurrency or CONCURRENCY
         self._sleep, self._transport = sleep, transport
         self._tokens = EstimatedTokens(self._context_size)
-        self._session: ServerSession | None = None
+        self._client: ServerClient | None = None
+        self._creating = threading.Lock()
         self._size: int | None = None
 
     @classmethod
@@ -106,7 +109,7 @@ class Openai:
         return not self._address.loopback
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        """Return the replies to all requests, in order; may be called while an event loop runs.
+        """Return the replies to all requests, in order; may be called by several threads, and while an event loop runs.
 
         At most ``concurrency`` requests run at the same time. Requests to busy or failing servers are retried, with
         growing waits or those that the server asks for. A request without an answer gets a reply with
@@ -116,89 +119,55 @@ class Openai:
             BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
             UsageError: The context size exceeds the server's.
         """
-        from rerank.backends.openai.http import run_coroutine
+        return run(self._get_client().answer_all(requests)) if requests else []
 
-        if not requests:
-            return []
-        started = time.perf_counter()
-        replies = run_coroutine(self._send_all(requests))
-        seconds = (time.perf_counter() - started) / len(requests)
-        return [replace(reply, seconds=seconds) for reply in replies]
+    async def agenerate(self, request: Request) -> Reply:
+        """Return the reply to one request; may be called on any event loop, as often as needed at the same time.
 
-    async def _send_all(self, requests: Sequence[Request]) -> list[Reply]:
-        from rerank.backends.openai.sending import make_failed_reply
+        At most ``concurrency`` requests of all callers together run at the same time, and the others wait. Cancelling
+        the call cancels the HTTP request, or the wait before a retry.
 
-        async with self._connection() as connection:
-            session = await self._get_session(connection)
-            connection.forget()
-            semaphore = asyncio.Semaphore(self._concurrency)
-            fatal: list[BackendError] = []  # errors that concern all requests
-            has_reply = False
+        Raises:
+            BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
+            UsageError: The context size exceeds the server's, or the server lacks a capability.
+        """
+        return await run_in_background(self._get_client().answer(request))
 
-            async def send(request: Request) -> Reply:
-                nonlocal has_reply
-                async with semaphore:
-                    if fatal and not has_reply:
-                        return make_failed_reply(str(fatal[0]))
-                    try:
-                        reply = await session.ask(connection, request)
-                    except BackendError as error:
-                        fatal.append(error)
-                        return make_failed_reply(str(error))
-                    has_reply = has_reply or reply.finish != "error"
-                    return reply
+    def close(self) -> None:
+        """Close the connections to the server; requests in progress fail, and a later one opens them again."""
+        if self._client is not None and self._client.connection.is_open:
+            run(self._client.connection.aclose())
 
-            try:
-                async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(send(request)) for request in requests]
-            except ExceptionGroup as failures:  # the first exception has cancelled the other tasks
-                raise failures.exceptions[0] from None
-        replies = [task.result() for task in tasks]
-        if fatal and not has_reply:  # replies that exist, and may have cost money, are returned
-            raise fatal[0]
-        if connection.reached is False:
-            message = next(reply.error for reply in replies if reply.error)
-            raise BackendError(message, remedy="Start the server again, then use --resume; committed calls are kept")
-        return replies
+    async def aclose(self) -> None:
+        """Do the same as `close`; may be called on any event loop."""
+        if self._client is not None and self._client.connection.is_open:
+            await run_in_background(self._client.connection.aclose())
 
-    def _connection(self) -> ServerConnection:
+    def _get_client(self) -> ServerClient:
+        """Return the client; the first call creates it, without connecting."""
+        from rerank.backends.openai.client import ServerClient
         from rerank.backends.openai.http import ServerConnection
 
-        timeout = self._options.timeout or TIMEOUT
-        return ServerConnection(
-            address=self._address,
-            timeout=timeout,
-            sleep=self._sleep,
-            transport=self._transport,
-            known=self._session is not None,
-        )
-
-    async def _get_session(self, connection: ServerConnection) -> ServerSession:
-        """Return the session; the first call inspects the server."""
-        from rerank.backends.openai.dialect import Dialect
-        from rerank.backends.openai.sending import ServerSession
-        from rerank.backends.openai.server import inspect_server
-
-        if self._session is None:
-            server = await inspect_server(connection, self._model)
-            requested, available = self._options.context_size, server.context_size
-            if requested and available and requested > available:
-                raise UsageError(
-                    f"--context-size {requested}",
-                    expected=f"at most {available}, the context size of {self._address.url}",
+        with self._creating:
+            if self._client is None:
+                connection = ServerConnection(
+                    address=self._address,
+                    timeout=self._options.timeout or TIMEOUT,
+                    retries=self._options.retries,
+                    sleep=self._sleep,
+                    transport=self._transport,
                 )
-            self._session = ServerSession(server=server, dialect=Dialect(kind=server.kind, model=self._model))
-        return self._session
-
-    async def _open_session(self) -> ServerSession:
-        async with self._connection() as connection:
-            return await self._get_session(connection)
+                self._client = ServerClient(
+                    connection=connection,
+                    model=self._model,
+                    concurrency=self._concurrency,
+                    context_size=self._options.context_size,
+                )
+            return self._client
 
     def _context_size(self) -> int:
-        from rerank.backends.openai.http import run_coroutine
-
         if self._size is None:
-            self._size = self._options.context_size or run_coroutine(self._open_session()).server.context_size
+            self._size = self._options.context_size or self._server_context_size()
         if self._size is None:
             self._size = CONTEXT
             warnings.warn(
@@ -207,6 +176,11 @@ class Openai:
                 stacklevel=2,
             )
         return self._size
+
+    def _server_context_size(self) -> int | None:
+        client = self._get_client()
+        session = client.session or run(client.inspect())
+        return session.server.context_size
 
 
 def _check(options: BackendOptions) -> None:

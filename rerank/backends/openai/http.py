@@ -1,99 +1,85 @@
-"""JSON over HTTP to one server, with time limits, retries and readable errors. Imports httpx and tenacity.
+"""JSON over HTTP to one server, with pooled connections, time limits, retries and readable errors.
 
-The key is read from the environment when a connection is opened and is stored nowhere else. It is removed from server
-messages before they are shown.
+Imports httpx2 and tenacity. The key is read from the environment for every request and is stored nowhere.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import os
+import weakref
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
 
-import httpx
+import httpx2
 
-from rerank.backends.openai.address import KEYS, Address, key_for
-from rerank.backends.openai.retries import (
-    FIRST_TRIES,
-    LONGEST_ASKED,
-    SLOW_TRIES,
-    TRIES,
-    RequestFailedError,
-    RequestRejectedError,
-    make_retrying,
-    parse_retry_after,
-)
+from rerank.backends.openai.address import Address, key_for
+from rerank.backends.openai.failures import FailureReader
+from rerank.backends.openai.retries import FIRST_TRIES, SLOW_TRIES, TRIES, RequestFailedError, make_retrying
 from rerank.errors import BackendError
 
 T = TypeVar("T")
 
 #: Time limit for connecting, in seconds.
 CONNECT = 10.0
-#: Status codes to retry, besides 5xx: timeout, conflict, too early, too many requests.
-_RETRIED = frozenset({408, 409, 425, 429})
-#: Maximum number of characters of a server message that are shown.
-_SHOWN = 400
-#: Shorter keys are placeholders such as "x" or "EMPTY", and are not removed from messages.
-_SECRET = 8
-_QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
-
-
-def run_coroutine(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine and return its result, even if an event loop already runs in this thread."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, coroutine).result()
+#: Seconds after which an idle connection is not used again: Uvicorn, and so vLLM and SGLang, closes it after 5 s.
+#: Opening an encrypted one takes longer, and servers on the internet keep them for a minute or more.
+_IDLE, _IDLE_ENCRYPTED = 4.0, 50.0
 
 
 @dataclass(kw_only=True)
 class ServerConnection:
-    """A context manager that sends requests to one server over persistent connections.
+    """Sends requests to one server over persistent connections, which belong to the event loop of the first request.
+
+    The connections are opened by the first request, and again by the first one after `aclose` or after a fork. They are
+    closed by `aclose`, at the end of an ``async with`` block, or when this object is collected.
 
     Attributes:
         address: The address of the server.
         timeout: Time limit of one attempt, in seconds.
+        retries: Maximum number of attempts after the first; None for the rules of `rerank.backends.openai.retries`.
         sleep: Waits between attempts.
         transport: Replacement of the network, for tests.
-        known: Whether the server has answered before; an unknown server gets fewer attempts.
-        reached: Whether any attempt got beyond connecting; None if there was no attempt.
+        contacts: Number of attempts that got beyond connecting. An unknown server (0) gets fewer attempts.
+        accepted: Whether the server has accepted a request of which it could have rejected the key or the content.
     """
 
     address: Address
     timeout: float
+    retries: int | None = None
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-    transport: httpx.AsyncBaseTransport | None = None
-    known: bool = False
-    reached: bool | None = None
+    transport: httpx2.AsyncBaseTransport | None = None
+    contacts: int = field(default=0, init=False)
+    accepted: bool = field(default=False, init=False)
+    _client: httpx2.AsyncClient | None = field(default=None, init=False, repr=False)
+    _loop: asyncio.AbstractEventLoop | None = field(default=None, init=False, repr=False)
+    _finalizer: weakref.finalize[..., ServerConnection] | None = field(default=None, init=False, repr=False)
+    _times_closed: int = field(default=0, init=False, repr=False)
 
     async def __aenter__(self) -> ServerConnection:
-        """Prepare the HTTP client, without connecting."""
-        key = key_for(self.address)
-        self._key = key
-        self._client = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(self.timeout, connect=min(CONNECT, self.timeout), pool=None),
-            limits=httpx.Limits(max_connections=None),
-            verify=_certificates() if self.address.url.startswith("https") else False,  # http needs no certificates
-            trust_env=not self.address.loopback,  # a proxy cannot reach servers on this machine
-            transport=self.transport,
-        )
+        """Return the connection; the first request opens it."""
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Close the connections and delete the key."""
-        self._key = ""
-        await self._client.aclose()
+        """Close the connections."""
+        await self.aclose()
 
-    def forget(self) -> None:
-        """Reset `reached`."""
-        self.reached = None
+    async def aclose(self) -> None:
+        """Close the connections; requests in progress raise `BackendError`. Must run on the loop that opened them."""
+        client, self._client = self._client, None
+        if client is None or self._loop is not asyncio.get_running_loop():
+            return
+        self._times_closed += 1
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        await client.aclose()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there may be open connections."""
+        return self._client is not None
 
     async def ask(self, path: str, body: Mapping[str, Any] | None = None, *, read: Callable[[dict[str, Any]], T]) -> T:
         """Send a request, with retries, and return the parsed answer.
@@ -106,38 +92,31 @@ class ServerConnection:
         Raises:
             RequestFailedError: No attempt got a valid answer.
             RequestRejectedError: The server refuses the request as invalid.
-            BackendError: No request can be answered: the key is missing or refused, or there is no credit.
+            BackendError: No request can be answered: the key is missing or refused, there is no credit, or the
+                connection was closed.
         """
         url = path if "://" in path else self.address.url + path
+        failures = FailureReader(self.address, key_for(self.address))
+        times_closed = self._times_closed
 
         async def once() -> T:
             try:
-                return read(await self._once(url, body))
+                if times_closed == self._times_closed:
+                    return read(await self._once(url, body, failures))
             except RequestFailedError as error:
-                error.args = (self._redact(str(error)),)
-                raise
+                if times_closed == self._times_closed:
+                    error.args = (failures.redact(str(error)),)
+                    raise
+            raise BackendError(f"The connection to {url} was closed while a request was in progress")
 
-        return await make_retrying(self.sleep)(once)
+        return await make_retrying(self.sleep, self.retries)(once)
 
-    async def _once(self, url: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
-        try:
-            async with asyncio.timeout(self.timeout):  # httpx's own limit restarts with every byte received
-                response = await self._client.request("GET" if body is None else "POST", url, json=body)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            self.reached = self.reached or False
-            tries = TRIES if self.known else FIRST_TRIES
-            raise RequestFailedError(f"No connection to {url}: {error or type(error).__name__}", tries=tries) from error
-        except (TimeoutError, httpx.TimeoutException) as error:
-            self.reached = True
-            raise RequestFailedError(
-                f"{url} did not answer within {self.timeout:g} s (--timeout)", tries=SLOW_TRIES
-            ) from error
-        except httpx.RequestError as error:
-            self.reached = True
-            raise RequestFailedError(f"The connection to {url} broke: {error or type(error).__name__}") from error
-        self.reached = self.known = True
+    async def _once(self, url: str, body: Mapping[str, Any] | None, failures: FailureReader) -> dict[str, Any]:
+        response = await self._respond(url, body, failures.key)
+        self.contacts += 1
         if response.status_code >= 300:
-            raise self._failure(response)
+            raise failures.read(response, accepted=self.accepted)
+        self.accepted = self.accepted or body is not None
         try:
             answer = response.json()
         except ValueError as error:
@@ -147,56 +126,66 @@ class ServerConnection:
             raise RequestFailedError(f"{url} returned JSON that is not an object: {answer}")
         return answer
 
-    def _failure(self, response: httpx.Response) -> Exception:
-        status, error = response.status_code, _error_of(response)
-        code = str(error.get("code") or error.get("type") or "")
-        text = error["message"] if isinstance(error.get("message"), str) else response.text
-        message = self._redact(f"HTTP {status} from {response.url}: {' '.join(text.split()) or 'nothing'}")
-        if status in (401, 403):
-            return self._unauthorised(message)
-        if status == 402 or code in _QUOTA:
-            return BackendError(message, remedy="The account has no credit left; add credit, then use --resume")
-        if status < 400:
-            target = self._redact(response.headers.get("location", "nowhere"))
-            return BackendError(message, remedy=f"The server redirects to {target}; set the final URL with --base-url")
-        if status in _RETRIED or status >= 500:
-            after = parse_retry_after(response.headers.get("retry-after", ""))
-            too_long = after is not None and after > LONGEST_ASKED
-            more = f" (the server asks to wait {after:.0f} s)" if too_long else ""
-            return RequestFailedError(message + more, after=after, tries=1 if too_long else TRIES)
-        return RequestRejectedError(message, status=status, code=code, field=str(error.get("param") or ""))
+    async def _respond(self, url: str, body: Mapping[str, Any] | None, key: str) -> httpx2.Response:
+        method, headers = "GET" if body is None else "POST", {"Authorization": f"Bearer {key}"} if key else {}
+        try:
+            async with asyncio.timeout(self.timeout):  # httpx2's own limit restarts with every byte received
+                return await self._open().request(method, url, json=body, headers=headers)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            tries = TRIES if self.contacts else FIRST_TRIES
+            raise RequestFailedError(f"No connection to {url}: {error or type(error).__name__}", tries=tries) from error
+        except (TimeoutError, httpx2.TimeoutException) as error:
+            self.contacts += 1
+            raise RequestFailedError(
+                f"{url} did not answer within {self.timeout:g} s (--timeout)", tries=SLOW_TRIES
+            ) from error
+        except httpx2.RequestError as error:
+            self.contacts += 1
+            raise RequestFailedError(f"The connection to {url} broke: {error or type(error).__name__}") from error
 
-    def _unauthorised(self, message: str) -> BackendError:
-        names = " or ".join(KEYS)
-        if self._key:
-            return BackendError(message, remedy=f"The server refuses the key in {names}; set a valid key")
-        if not self.address.private:
-            return BackendError(
-                message, remedy="No key was sent, since http to another machine is not encrypted; use https"
+    def _open(self) -> httpx2.AsyncClient:
+        """Return the client of the running event loop.
+
+        A forked process leaves its parent's client alone: its finalizer keeps it, and does nothing in this process.
+        """
+        loop = asyncio.get_running_loop()
+        if self._client is None or self._loop is not loop:
+            encrypted = self.address.url.startswith("https")
+            self._loop, self._client = (
+                loop,
+                httpx2.AsyncClient(
+                    timeout=httpx2.Timeout(self.timeout, connect=min(CONNECT, self.timeout), pool=None),
+                    # The backend limits the number of simultaneous requests. A limit here as well could block: after a
+                    # cancelled request, a connection may count as busy for a while.
+                    limits=httpx2.Limits(
+                        max_connections=None, keepalive_expiry=_IDLE_ENCRYPTED if encrypted else _IDLE
+                    ),
+                    verify=_certificates() if encrypted else False,  # http needs no certificates
+                    trust_env=not self.address.loopback,  # a proxy cannot reach servers on this machine
+                    transport=self.transport,
+                ),
             )
-        return BackendError(message, expected=f"a key in the environment variable {names}", remedy="Set it")
-
-    def _redact(self, text: str) -> str:
-        """Remove the key from a server message and shorten it."""
-        clear = text.replace(self._key, "***") if len(self._key) >= _SECRET else text
-        return clear if len(clear) <= _SHOWN else f"{clear[: _SHOWN - 1]}…"
+            self._finalizer = weakref.finalize(self, _close_collected, self._client, loop, os.getpid())
+        return self._client
 
 
-def _error_of(response: httpx.Response) -> dict[str, Any]:
-    """Return the error object of a response in any of the usual formats; empty if there is none."""
-    try:
-        body = response.json()
-    except ValueError:
-        return {}
-    if not isinstance(body, dict):
-        return {}
-    inner = body.get("error", body)
-    if isinstance(inner, dict):
-        return {**inner, "message": inner.get("message") or inner.get("detail")}
-    return {"message": json.dumps(inner) if not isinstance(inner, str) else inner}
+#: Tasks that close connections; event loops keep only weak references to tasks.
+_closing: set[asyncio.Task[None]] = set()
+
+
+def _close_collected(client: httpx2.AsyncClient, loop: asyncio.AbstractEventLoop, pid: int) -> None:
+    """Close the connections of a collected `ServerConnection`; this may run in any thread."""
+
+    def close() -> None:
+        task = loop.create_task(client.aclose())
+        _closing.add(task)
+        task.add_done_callback(_closing.discard)
+
+    if os.getpid() == pid and not loop.is_closed():
+        loop.call_soon_threadsafe(close)
 
 
 @cache
 def _certificates() -> Any:
     """Return the SSL context; cached, since reading the certificates takes longer than many requests."""
-    return httpx.create_ssl_context()
+    return httpx2.create_ssl_context()

@@ -35,8 +35,8 @@ def parse_reply(body: Mapping[str, Any], request: Request, sent: ServerRequest) 
     message = choice.get("message")
     if not isinstance(message, dict):
         raise RequestFailedError(f"The answer contains no message: {choice}")
-    tokens_in, tokens_out, processed = _usage(body)
-    _check_not_truncated(processed, request)
+    tokens_in, tokens_out, tokens_cached = _usage(body)
+    _check_not_truncated(tokens_in + tokens_cached, request)
     finish: Finish = "refused" if message.get("refusal") else _ENDS.get(str(choice.get("finish_reason")), "stop")
     scores = _scores(choice, request.task) if isinstance(request.task, ContinuationTask) and finish != "refused" else ()
     text, thoughts = _split_thoughts(message)
@@ -52,6 +52,7 @@ def parse_reply(body: Mapping[str, Any], request: Request, sent: ServerRequest) 
         thoughts=thoughts,
         tokens_in=tokens_in or prompt_tokens(request.prompt),  # an estimate, if the server gives no count
         tokens_out=tokens_out or text_tokens(text) + text_tokens(thoughts),
+        tokens_cached=tokens_cached,
         finish=finish,
     )
 
@@ -71,21 +72,23 @@ def _choice(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _usage(body: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Return prompt tokens, completion tokens, and prompt tokens plus cached ones, which some servers count apart.
-
-    Missing counts are 0.
-    """
+    """Return the numbers of prompt tokens, completion tokens, and cached prompt tokens; missing counts are 0."""
     usage = body.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else 0
     counts = (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached)
     prompt, reply, cached = (count if isinstance(count, int) and count > 0 else 0 for count in counts)
-    return prompt, reply, prompt + cached
+    return prompt, reply, cached
 
 
 def _check_not_truncated(processed: int, request: Request) -> None:
-    """Check the token count of the prompt, since some servers silently truncate prompts that are too long."""
+    """Check the token count of the prompt, since some servers silently truncate prompts that are too long.
+
+    Args:
+        processed: Prompt tokens plus cached ones, since some servers count these apart.
+        request: The request.
+    """
     words = least_tokens(request.prompt)
     if 0 < processed < words // 2:
         raise RequestFailedError(

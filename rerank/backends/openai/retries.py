@@ -46,15 +46,24 @@ class RequestRejectedError(Exception):
         self.status, self.code, self.field = status, code, field
 
 
-def make_retrying(sleep: Callable[[float], Awaitable[None]]) -> tenacity.AsyncRetrying:
-    """Return a wrapper that retries after `RequestFailedError`, as often as the error allows, and raises the last one.
+def make_retrying(sleep: Callable[[float], Awaitable[None]], retries: int | None = None) -> tenacity.AsyncRetrying:
+    """Return a wrapper that retries after `RequestFailedError`, as often as allowed, and raises the last one.
 
     Args:
         sleep: Waits for a number of seconds.
+        retries: Maximum number of attempts after the first; None for the number that the error allows. An error for
+            which another attempt cannot help is never retried.
     """
+
+    def should_stop(state: tenacity.RetryCallState) -> bool:
+        error = state.outcome.exception() if state.outcome else None
+        if not isinstance(error, RequestFailedError) or error.tries == 1:
+            return True
+        return state.attempt_number >= (error.tries if retries is None else 1 + retries)
+
     return tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception_type(RequestFailedError),
-        stop=_should_stop,
+        stop=should_stop,
         wait=_wait,
         sleep=sleep,
         reraise=True,
@@ -81,8 +90,3 @@ def _wait(state: tenacity.RetryCallState) -> float:
     after = error.after if isinstance(error, RequestFailedError) else None
     base = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (state.attempt_number - 1)) if after is None else after
     return base + random.uniform(0, FIRST_WAIT)
-
-
-def _should_stop(state: tenacity.RetryCallState) -> bool:
-    error = state.outcome.exception() if state.outcome else None
-    return not isinstance(error, RequestFailedError) or state.attempt_number >= error.tries

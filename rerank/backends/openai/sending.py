@@ -10,10 +10,11 @@ from rerank.backends.openai.http import ServerConnection
 from rerank.backends.openai.replies import parse_reply, satisfies_constraint
 from rerank.backends.openai.retries import RequestFailedError, RequestRejectedError
 from rerank.backends.openai.server import Server, unknown_model
-from rerank.errors import UsageError
+from rerank.errors import BackendError, UsageError
 from rerank.prompts.base import reply_prefix
 from rerank.tasks import ContinuationTask, PermutationTask, Reply, Request
 
+_SERVER_IS_GONE = "Start the server again, then use --resume; committed calls are kept"
 _FILTERED = ("content_filter", "content_policy_violation")
 
 
@@ -35,7 +36,8 @@ class ServerSession:
         """Return the reply to one request; a failed request gets a reply with ``finish="error"``.
 
         Raises:
-            BackendError: No request can be answered.
+            BackendError: No request can be answered: no connection to the server, no such model, a rejected key, no
+                credit.
             UsageError: The server lacks a capability that the method needs.
         """
         prefix = reply_prefix(request.prompt)
@@ -46,11 +48,14 @@ class ServerSession:
                 remedy="Use a method that generates text: --method setwise,by=generation, pairwise,by=generation, "
                 "fullrank or sliding",
             )
+        contacts = connection.contacts
         while True:  # ends, since every repetition omits one more field
             built = self.dialect.build_request(request)
             try:
                 reply = await _send(connection, request, built)
             except RequestFailedError as error:
+                if connection.contacts == contacts:  # no request has reached the server in the meantime
+                    raise BackendError(str(error), remedy=_SERVER_IS_GONE) from error
                 return make_failed_reply(str(error))
             except RequestRejectedError as error:
                 if not self._omit_refused_field(built, error):

@@ -39,12 +39,13 @@ async def inspect_server(connection: ServerConnection, model: str) -> Server:
     Raises:
         BackendError: The server does not answer, or requires a key.
     """
+    contacts = connection.contacts
     try:
         rows = await connection.ask("/models", read=_rows)
     except RequestRejectedError:
         return Server()
     except RequestFailedError as error:
-        if connection.reached:
+        if connection.contacts > contacts:
             return Server()
         raise BackendError(
             str(error), remedy=f"Start the server at {connection.address.url}, or set another address with --base-url"

@@ -20,8 +20,8 @@ from weakref import WeakSet
 from rerank.backends.vllm.adapters import required_rank
 from rerank.backends.vllm.settings import engine_settings
 from rerank.errors import BackendError, MissingPrerequisiteError
-from rerank.io.model_hash import model_folder_hash
-from rerank.lm.loading import check_adapter_folder, named_errors, origin_of, quiet, require_torch
+from rerank.lm.adapter_weights import check_adapter_folder
+from rerank.lm.loading import make_identity, named_errors, origin_of, quiet, require_torch
 from rerank.tasks import BackendOptions
 
 #: Defaults for vLLM's environment variables. One process: an engine process takes longer to start, occupies a CPU core
@@ -83,14 +83,15 @@ def start_engine(name: str | Path, options: BackendOptions) -> VllmEngine:
         settings = engine_settings(config, tokenizer, options)
         if options.revision and not Path(name).is_dir():
             settings |= {"revision": options.revision, "tokenizer_revision": options.revision}
-        identity = _identity(name, config, options, settings["dtype"])
         adapter = None
         if options.adapter:
             folder = Path(options.adapter)
             check_adapter_folder(folder)
             settings |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": required_rank(folder)}
-            identity["adapter"] = model_folder_hash(folder)
             adapter = _lora_request(folder)
+        # Different rounding can reverse near ties, so the engine is part of the identity.
+        commit = getattr(config, "_commit_hash", None)
+        identity = make_identity(name, options, settings["dtype"], commit=commit) | {"engine": "vllm"}
         _stop_others()
         try:
             llm = vllm.LLM(model=str(name), **settings)
@@ -165,16 +166,6 @@ def _load_config(name: str | Path, options: BackendOptions) -> tuple[Any, Any]:
     with named_errors(name):
         config = transformers.AutoConfig.from_pretrained(name, **origin)
         return config, transformers.AutoTokenizer.from_pretrained(name, **origin)
-
-
-def _identity(name: str | Path, config: Any, options: BackendOptions, dtype: str) -> dict[str, str]:
-    """Return the identity as for ``hf``, plus the engine, whose different rounding can reverse near ties."""
-    identity = {"model": Path(name).name if Path(name).is_dir() else str(name)}
-    if Path(name).is_dir():
-        identity["weights"] = model_folder_hash(Path(name))
-    else:
-        identity["revision"] = str(getattr(config, "_commit_hash", None) or options.revision)
-    return identity | {"dtype": dtype, "engine": "vllm"}
 
 
 def _lora_request(folder: Path) -> Any:

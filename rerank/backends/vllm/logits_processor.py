@@ -6,13 +6,12 @@ therefore validated before a request is accepted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import torch
 from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
-from rerank.backends.vllm.grammar import KEY, parse_grammar
+from rerank.backends.vllm.grammar import KEY, NextTokens, parse_grammar
+from rerank.backends.vllm.masking import keep_allowed
 from rerank.errors import UsageError
 
 
@@ -37,18 +36,15 @@ class GrammarProcessor(AdapterLogitsProcessor):  # type: ignore[misc, unused-ign
         """Return false: the most likely token may not be allowed."""
         return False
 
-    def new_req_logits_processor(
-        self, params: SamplingParams
-    ) -> Callable[[Sequence[int], torch.Tensor], torch.Tensor] | None:
-        """Return the logits processor of a request that enters the batch or returns to it."""
+    def new_req_logits_processor(self, params: SamplingParams) -> NextTokens | None:
+        """Return the grammar of a request that enters the batch or returns to it.
+
+        The base class stores it in ``req_info`` under the row of the request, with the tokens generated so far as its
+        argument, and moves it when requests change rows.
+        """
         data = (params.extra_args or {}).get(KEY)
-        if data is None:
-            return None
-        next_tokens = parse_grammar(data)
+        return None if data is None else parse_grammar(data)
 
-        def restrict(generated: Sequence[int], logits: torch.Tensor) -> torch.Tensor:
-            allowed = torch.tensor(next_tokens(generated), device=logits.device)
-            values = logits[allowed]
-            return logits.fill_(-torch.inf).index_copy_(0, allowed, values)
-
-        return restrict
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        """Restrict the (rows, vocabulary) logits of all requests with a grammar, in place."""
+        return keep_allowed(logits, {row: next_tokens() for row, next_tokens in self.req_info.items()})

@@ -8,7 +8,8 @@ from typing import Any
 
 from rerank.errors import UsageError
 from rerank.finetune.inspection.inspected_model import InspectedModel
-from rerank.lm.loading import load, quiet, untie
+from rerank.lm.adapter_weights import untie
+from rerank.lm.loading import load, quiet
 from rerank.tasks import BackendOptions
 
 

@@ -47,7 +47,7 @@ class Augmentation:
     def __post_init__(self) -> None:
         """Check the options."""
         if not (self.shuffle or self.draw or self.docs is not None):
-            raise UsageError("No option changes the lists", expected="--shuffle, --docs or --draw")
+            raise UsageError("No option that changes the lists is given", expected="--shuffle, --docs or --draw")
         if self.copies < 1 or (self.docs is not None and self.docs < 2):
             raise UsageError(
                 f"--copies {self.copies} with --docs {self.docs}", expected="at least 1 copy, and at least 2 documents"

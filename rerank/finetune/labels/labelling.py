@@ -65,10 +65,10 @@ class LabellingResult:
     report: dict[str, Any]
 
     def check(self) -> None:
-        """Check that there is a labelled list.
+        """Check that at least one list is labelled.
 
         Raises:
-            DataError: There is none; the message gives the reasons.
+            DataError: No list is labelled; the message gives the reasons.
         """
         if self.labels:
             return

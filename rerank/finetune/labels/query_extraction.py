@@ -22,7 +22,7 @@ QueryExtractor = Callable[[Document], tuple[str, Document]]
 
 
 def extract_title(doc: Document) -> tuple[str, Document]:
-    """Return the title as a query, and the document without it, also where its text starts with the title.
+    """Return the title as a query, and the document without its title, even if the text repeats it at its start.
 
     >>> query, rest = extract_title(Document(id="1", title="On Fleas", text="On fleas. They live for months."))
     >>> query, rest.title, rest.text

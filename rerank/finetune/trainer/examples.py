@@ -24,6 +24,7 @@ from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import reply_prefix
 from rerank.prompts.identifiers import Alphabet, make_identifiers
 from rerank.prompts.passages import collapse_whitespace
+from rerank.registry import plugin_name
 from rerank.tasks import ContinuationTask
 from rerank.types import Window
 
@@ -109,7 +110,7 @@ class ExampleBuilder:
         self._judge, self._inputs = judge, inputs
         self._tokens = cast(HfTokens, judge.backend.tokens)
         listwise = isinstance(judge, Attention | Generate | Logits)
-        name = type(judge).__name__.lower()
+        name = plugin_name(type(judge))
         if not listwise and not isinstance(judge, Score):
             raise UsageError(f"Training for the judge {name!r}", expected="one of: attention, generate, logits, score")
         if not listwise and (inputs.tokens or inputs.attention):
@@ -139,7 +140,7 @@ class ExampleBuilder:
         """Build one text per document; the score is log P(yes) - log P(no), as the judge computes it."""
         judge = cast(Score, self._judge)
         texts, terms, length = [], [], 0
-        for request in judge.requests(window):
+        for request in judge.make_requests(window):
             rendered = self._tokens.render(request.prompt)
             ids = self._tokens.ids(rendered)
             yes, no = (

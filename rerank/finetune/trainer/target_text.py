@@ -86,7 +86,7 @@ def tokenize_target(tokens: HfTokens, rendered: str, text: str, spans: Sequence[
 
 
 def _visible(text: str, start: int) -> int:
-    """Return the offset of the first character from ``start`` on that is not white space."""
+    """Return the offset of the first character at or after ``start`` that is not white space."""
     return start + len(text[start:]) - len(text[start:].lstrip())
 
 

@@ -10,7 +10,7 @@ from rerank.experiment.candidates import load_queries, retrieve
 from rerank.experiment.spec import RunSpec
 from rerank.finetune.recipe import ValidationTable
 from rerank.judges.base import PromptJudge
-from rerank.pipeline.driver import drive
+from rerank.pipeline.stream import drive
 from rerank.strategies import Strategy
 from rerank.types import Qrels, Run
 
@@ -52,7 +52,7 @@ class Validation:
 
     def rank(self, strategy: Strategy, judge: PromptJudge, name: str) -> tuple[Run, float]:
         """Rerank the candidates, and return the run with the failure rate of its windows."""
-        outcome = drive(self.candidates.values(), strategy, judge)
+        outcome = drive(self.candidates.values(), strategy, judge, judge.backend)
         return Run(outcome.rankings, name=name), outcome.failure_rate()
 
     def measure_run(self, run: Run) -> float:

@@ -14,7 +14,7 @@ from functools import cached_property
 
 from rerank.errors import UsageError
 from rerank.judges.attention.heads import HeadList, open_heads
-from rerank.judges.base import ListwiseJudge, Verdict, failure_verdict, rank_by_score, z_scores
+from rerank.judges.base import FAILURES, ListwiseJudge, ScoreKind, Verdict, failure_verdict, rank_by_score, z_scores
 from rerank.prompts.passages import collapse_whitespace
 from rerank.tasks import AttentionTask, Reply, Request, Sampling
 from rerank.types import Window
@@ -64,6 +64,11 @@ class Attention(ListwiseJudge):
             raise UsageError(f"first_stage={self.first_stage}", expected="a weight of at least 0")
         _ = self._heads
 
+    @property
+    def score_kind(self) -> ScoreKind:
+        """The logarithm of the attention; calibrated attention is a difference, which has no logarithm."""
+        return ScoreKind("attention minus that of a null query" if self.calibrate else "log attention", "within")
+
     @cached_property
     def _heads(self) -> HeadList | None:
         return open_heads(self.heads, self.backend.identity) if self.heads else None
@@ -73,7 +78,7 @@ class Attention(ListwiseJudge):
         """The hash of the heads, since the content of the file may change under the same name."""
         return {"heads": self._heads.digest} if self._heads else {}
 
-    def requests(self, window: Window) -> list[Request]:
+    def make_requests(self, window: Window) -> list[Request]:
         """Return one request, with passages truncated so that the prompt fits."""
         return [self.request(window)]
 
@@ -111,7 +116,16 @@ class Attention(ListwiseJudge):
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         """Order the window by decreasing score."""
-        return failure_verdict(replies, len(window)) or self._rank(replies[0].scores, window)
+        failure = failure_verdict(replies, len(window))
+        if failure is not None:
+            return failure
+        attention = replies[0].scores
+        verdict = self._rank(attention, window)
+        if verdict.status in FAILURES:
+            return verdict
+        # The scores are the model's alone, also where the order takes the first stage into account.
+        scores = attention if self.calibrate else tuple(math.log(a) if a > 0 else None for a in attention)
+        return replace(verdict, scores=scores)
 
     def _rank(self, scores: Sequence[float], window: Window) -> Verdict:
         if not self.first_stage or len(scores) != len(window):

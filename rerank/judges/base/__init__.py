@@ -6,11 +6,12 @@ import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, Self, get_args, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, Self, get_args
 
 from rerank.errors import ContextOverflowError, UsageError
 from rerank.prompts.budget import PromptBudget
 from rerank.prompts.template import PromptTemplate
+from rerank.registry import plugin_name
 from rerank.tasks import Backend, Reply, Request, sees_pictures, supported_tasks
 from rerank.types import Order, Window
 
@@ -22,8 +23,19 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 #: Statuses without information about the documents: the window keeps its order and counts as a failure.
 FAILURES: frozenset[Status] = frozenset({"empty", "refused", "error"})
 
-#: Number of requests held in memory at a time, with all their texts. Comparing all pairs of a list of 100 takes 9,900.
-_BATCH = 8192
+
+@dataclass(frozen=True, slots=True)
+class ScoreKind:
+    """What a judge's scores are.
+
+    Attributes:
+        name: The quantity, such as ``log-likelihood of the query``; larger is more relevant.
+        scope: ``absolute`` if scores from different windows can be compared; ``within`` if a score depends on the other
+            documents of its window.
+    """
+
+    name: str
+    scope: Literal["absolute", "within"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +46,14 @@ class Verdict:
         order: A permutation of the window's positions; the identity if nothing is known.
         status: How the replies were read.
         detail: What was repaired or went wrong; empty if nothing.
+        scores: One score per document of the window, in the window's order; None where there is none. Empty if the
+            judge has no scores.
     """
 
     order: Order
     status: Status
     detail: str = ""
+    scores: tuple[float | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,21 +68,24 @@ class OversizedWindow:
 
 
 class Judge(Protocol):
-    """A judge orders the documents of windows."""
+    """A judge decides what to ask about a window and reads the replies. It does no I/O; the driver does."""
 
-    def order(self, windows: Sequence[Window]) -> list[Verdict]:
-        """Judge all windows and return their verdicts in the same order.
+    @property
+    def score_kind(self) -> ScoreKind | None:
+        """What the scores of its verdicts are; None if they have none."""
+
+    def requests(self, window: Window) -> list[Request] | OversizedWindow:
+        """Return the requests for one window, or how many of its documents fit the context.
+
+        Raises:
+            ContextOverflowError: Not even two of its documents fit.
+        """
+
+    def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
+        """Return the verdict given by the replies to a window's requests, in the order of the requests.
 
         A window that fails has a verdict with a failure status; it raises no exception.
         """
-
-
-@runtime_checkable
-class SupportsOversizedWindows(Protocol):
-    """A judge that shows a whole window at once and reports how many documents of an oversized window fit."""
-
-    def try_order(self, windows: Sequence[Window]) -> Sequence[Verdict | OversizedWindow]:
-        """Judge all windows that fit the context, and return one result per window in the same order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +113,8 @@ class Limits:
 class PromptJudge:
     """Base class of judges that send prompts to a backend and read its replies.
 
-    A subclass names the tasks that it needs, makes the requests for one window and reads their replies. Its further
+    A subclass names the tasks that it needs, makes the requests for one window, reads their replies, and says what its
+    scores are. Its further
     fields are its options, as in ``--method pick,by=likelihood``.
 
     Attributes:
@@ -145,11 +164,12 @@ class PromptJudge:
             UsageError: The backend supports none of the tasks.
         """
         if not supported_tasks(backend) & set(cls.needs):
-            name = (backend if isinstance(backend, type) else type(backend)).__name__.lower()
+            name = plugin_name(backend if isinstance(backend, type) else type(backend))
             needed = " or ".join(task.__name__ for task in cls.needs)
             raise UsageError(
-                f"The judge {cls.__name__.lower()!r} with model {model!r}: backend {name!r} does not support {needed}",
-                expected="a backend that does; `rerank methods` lists them",
+                f"The judge {plugin_name(cls)!r} needs {needed}, which the backend {name!r} of model {model!r} does "
+                "not support",
+                expected="a backend that supports it; `rerank methods` lists the backends of each method",
                 remedy="Use --model hf:NAME to run the model through transformers, or another method",
             )
 
@@ -168,8 +188,13 @@ class PromptJudge:
         """Values beside options and prompt that decide the orders, such as the hash of a file that an option names."""
         return {}
 
+    @property
+    def score_kind(self) -> ScoreKind | None:
+        """What the scores of the verdicts are; None if they have none."""
+        return None
+
     @abstractmethod
-    def requests(self, window: Window) -> list[Request]:
+    def make_requests(self, window: Window) -> list[Request]:
         """Return the requests for one window, with passages truncated so that they fit.
 
         Raises:
@@ -180,49 +205,13 @@ class PromptJudge:
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         """Return the verdict given by the replies to a window's requests."""
 
-    def try_requests(self, window: Window) -> list[Request] | OversizedWindow:
+    def requests(self, window: Window) -> list[Request] | OversizedWindow:
         """Return the requests for one window, or how many of its documents fit.
 
         Raises:
             ContextOverflowError: The window does not fit, and ranking it in parts would not help.
         """
-        return self.requests(window)
-
-    def order(self, windows: Sequence[Window]) -> list[Verdict]:
-        """Judge all windows and return their verdicts in the same order.
-
-        Raises:
-            ContextOverflowError: A window does not fit the context even with its passages at their minimum length.
-            BackendError: The backend cannot answer at all.
-        """
-        verdicts = []
-        for window, result in zip(windows, self.try_order(windows), strict=True):
-            if isinstance(result, OversizedWindow):
-                self.requests(window)  # raises the error with the numbers of this window
-                raise ContextOverflowError(f"A window of {len(window)} documents is too long for the context")
-            verdicts.append(result)
-        return verdicts
-
-    def try_order(self, windows: Sequence[Window]) -> list[Verdict | OversizedWindow]:
-        """Judge all windows that fit, with one call to the backend, or several if there are thousands of requests.
-
-        Raises:
-            ContextOverflowError: Not even two documents of a window fit the context.
-            BackendError: The backend cannot answer at all.
-        """
-        # Windows per batch, so that a batch has about _BATCH requests however many a window takes.
-        step = max(1, _BATCH // max((self.calls(len(window)) for window in windows), default=1))
-        batches = (windows[start : start + step] for start in range(0, len(windows), step))
-        return [result for batch in batches for result in self._try_batch(batch)]
-
-    def _try_batch(self, windows: Sequence[Window]) -> list[Verdict | OversizedWindow]:
-        per_window = [self.try_requests(window) for window in windows]
-        requests = [request for item in per_window if not isinstance(item, OversizedWindow) for request in item]
-        replies = iter(self.backend.generate(requests) if requests else ())
-        return [
-            item if isinstance(item, OversizedWindow) else self.verdict(window, [next(replies) for _ in item])
-            for window, item in zip(windows, per_window, strict=True)
-        ]
+        return self.make_requests(window)
 
     def with_backend(self, backend: Backend) -> Self:
         """Return this judge with another backend of the same model, such as one that logs; no file is read again."""
@@ -233,6 +222,10 @@ class PromptJudge:
     def supports(self, task: type[Any]) -> bool:
         """Return whether the backend supports a type of task."""
         return task in supported_tasks(self.backend)
+
+
+#: Scores of judges that read the distribution of the first identifier of a reply.
+IDENTIFIER_SCORES = ScoreKind("log-probability of the identifier", "within")
 
 
 def check_pictures(template: PromptTemplate, backend: Any, model: str) -> None:
@@ -261,15 +254,15 @@ class ListwiseJudge(PromptJudge):
         super().__post_init__()
         if self.template.method == "pointwise":
             raise UsageError(
-                f"The judge {type(self).__name__.lower()!r} with the pointwise prompt {self.template.name!r}",
+                f"The judge {plugin_name(type(self))!r} with the pointwise prompt {self.template.name!r}",
                 expected="a prompt that shows several passages",
                 remedy="Omit --prompt",
             )
 
-    def try_requests(self, window: Window) -> list[Request] | OversizedWindow:
+    def requests(self, window: Window) -> list[Request] | OversizedWindow:
         """Return the request for a window, or how many of its documents fit."""
         try:
-            return self.requests(window)
+            return self.make_requests(window)
         except ContextOverflowError:
             if (capacity := self._capacity(window)) < 2:
                 raise
@@ -282,7 +275,7 @@ class ListwiseJudge(PromptJudge):
         while fails - fits > 1:
             middle = (fits + fails) // 2
             try:
-                self.requests(Window(window.query, window.docs[:middle], window.scores[:middle], window.best))
+                self.make_requests(Window(window.query, window.docs[:middle], window.scores[:middle], window.best))
             except ContextOverflowError:
                 fails = middle
             else:
@@ -298,7 +291,7 @@ def rank_by_score(scores: Sequence[float], count: int) -> Verdict:
         count: Number of documents in the window.
 
     Returns:
-        The verdict; ``error`` if the number of scores is wrong, ``empty`` if a score is NaN.
+        The verdict with the scores; ``error`` if their number is wrong, ``empty`` if a score is NaN.
 
     >>> rank_by_score((0.1, 0.7, 0.1), 3).order
     (1, 0, 2)
@@ -308,7 +301,8 @@ def rank_by_score(scores: Sequence[float], count: int) -> Verdict:
         return Verdict(order=positions, status="error", detail=f"{len(scores)} scores for {count} documents")
     if any(score != score for score in scores):  # NaN, which has no place in an order
         return Verdict(order=positions, status="empty", detail="the model returned a score that is not a number")
-    return Verdict(order=tuple(sorted(positions, key=lambda position: -scores[position])), status="ok")
+    order = tuple(sorted(positions, key=lambda position: -scores[position]))
+    return Verdict(order=order, status="ok", scores=tuple(scores))
 
 
 def z_scores(scores: Sequence[float]) -> list[float]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from rerank.errors import UsageError
-from rerank.judges.base import PromptJudge, Verdict, failure_verdict, rank_by_score
+from rerank.judges.base import PromptJudge, ScoreKind, Verdict, failure_verdict, rank_by_score
 from rerank.judges.base.continuations import continuation_request
+from rerank.registry import plugin_name
 from rerank.tasks import ContinuationTask, Reply, Request
 from rerank.types import Query, Window
 
@@ -22,13 +24,15 @@ class PointwiseJudge(PromptJudge):
     """
 
     needs = (ContinuationTask,)
+    #: What the score of a document is, such as ``log-likelihood of the query``.
+    score_name: ClassVar[str]
 
     def __post_init__(self) -> None:
         """Check that the prompt shows one passage."""
         super().__post_init__()
         if self.template.method != "pointwise":
             raise UsageError(
-                f"The judge {type(self).__name__.lower()!r} with prompt {self.template.name!r}, whose method is "
+                f"The judge {plugin_name(type(self))!r} with prompt {self.template.name!r}, whose method is "
                 f"{self.template.method}",
                 expected="a prompt with 'method: pointwise'",
                 remedy=f"Omit --prompt to use {self.prompt!r}",
@@ -39,6 +43,11 @@ class PointwiseJudge(PromptJudge):
         """Return the number of requests for a window of ``n`` documents, which is ``n``."""
         return n
 
+    @property
+    def score_kind(self) -> ScoreKind:
+        """The score of a document, which does not depend on the other documents."""
+        return ScoreKind(self.score_name, "absolute")
+
     @abstractmethod
     def continuations(self, query: Query) -> tuple[str, ...]:
         """Return the continuations of a document's prompt whose log-probabilities are needed."""
@@ -47,7 +56,7 @@ class PointwiseJudge(PromptJudge):
     def score(self, logs: Sequence[float]) -> float:
         """Return a document's score from the log-probabilities of the continuations; larger is more relevant."""
 
-    def requests(self, window: Window) -> list[Request]:
+    def make_requests(self, window: Window) -> list[Request]:
         """Return one request per document, with its passage truncated so that it fits."""
         continuations = self.continuations(window.query)
         return [

@@ -64,7 +64,7 @@ def to_usage_error(error: ValidationError) -> UsageError:
     if problem["type"] == "missing":
         return UsageError(
             f"The suite has no {where}",
-            expected="it to be given",
+            expected=f"a value for {where}",
             remedy='A minimal suite: name = "mine", collections = ["pydoc"], models = ["smollm2-135m"]',
         )
     shown = "" if isinstance(problem["input"], dict) else f" = {problem['input']!r:.80}"

@@ -14,10 +14,10 @@ from rerank.finetune.components import ParameterKind
 
 @dataclass(frozen=True, kw_only=True)
 class Osf(LinearTargets, PeftAdapter):
-    """Training of the small singular directions of W, with gradients orthogonal to the large; `peft.OSFConfig`.
+    """Training of the small singular directions of W, with gradients orthogonal to the large ones (`peft.OSFConfig`).
 
-    It serves to train on a second collection without forgetting the first. Its cost is that of full training: the small
-    directions of a matrix with their gradients and moments are about as large as the matrix.
+    It is used to train on a second collection without forgetting the first. Its cost is that of full training: the
+    small directions of a matrix with their gradients and moments are about as large as the matrix.
 
     Only gradients are orthogonal. An optimizer that works per entry, such as AdamW, does not keep its updates
     orthogonal; plain gradient descent does.

@@ -17,7 +17,7 @@ from rerank.judges import FAILURES, judges
 from rerank.judges.base.pointwise import PointwiseJudge
 from rerank.judges.relate import Relate
 from rerank.methods import open_method
-from rerank.pipeline.driver import RerankOutcome
+from rerank.pipeline.results import RerankOutcome
 from rerank.store import RunFolder
 from rerank.types import Ranking
 

@@ -90,7 +90,7 @@ class GrpoPromptBuilder:
             ContextOverflowError: Prompt and reply exceed the context size.
             DataError: The prompt template cannot be rendered for the list.
         """
-        (request,) = self._judge.requests(Window(training_list.query, training_list.docs))
+        (request,) = self._judge.make_requests(Window(training_list.query, training_list.docs))
         ids = tuple(self._tokens.ids(self._tokens.render(request.prompt)))
         context_size = self._judge.limits.context_size or self._tokens.context_size
         if len(ids) + self.max_tokens > context_size:

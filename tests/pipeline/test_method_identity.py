@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from rerank.experiment import identity
-from rerank.experiment.identity import judge_text, strategy_text
 from rerank.judges import judges, options_of
 from rerank.judges.generate import Generate
+from rerank.pipeline import method_identity as identity
+from rerank.pipeline.method_identity import judge_text, strategy_text
 from rerank.selector import Selector
 from rerank.strategies import strategies
 from rerank.strategies.full import Full

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from rerank.errors import DataError
-from rerank.experiment.prices import compute_cost, price_file
+from rerank.models.prices import compute_cost, price_file
 from tests.raising import raises
 
 

@@ -1,0 +1,227 @@
+"""Assembly of rankers: from model, adapter, method, prompt and limits to backend, strategy and judge.
+
+The reranker, the commands, benchmarks, label teachers, training and validation all assemble their rankers here, so the
+same settings always send the same requests.
+
+    setup = assemble({"model": "smollm2-135m", "adapter": "smollm2-135m-attention"})
+    judge = setup.open_judge(setup.open_backend())
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from rerank.assemble.ranker_config import RankerConfig, RankerOptions, trained_folder, trained_settings
+from rerank.errors import UsageError
+from rerank.judges import Limits, PromptJudge, check_judge, check_pictures, judges, open_judge
+from rerank.methods import Method, open_method
+from rerank.models import backend_class, open_backend, prompt_for
+from rerank.pipeline.method_identity import judge_text, passages_text, strategy_text
+from rerank.pipeline.passages import PassageAggregation
+from rerank.prompts import PromptTemplate, load_prompt
+from rerank.selector import Selector
+from rerank.strategies import Strategy, open_strategy, strategies
+from rerank.tasks import Backend
+from rerank.types import Qrels
+
+__all__ = [
+    "RankerConfig",
+    "RankerOptions",
+    "RankerPlan",
+    "RankerSetup",
+    "assemble",
+    "plan_ranker",
+    "trained_settings",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankerPlan:
+    """The part of a ranker that the settings decide without opening a prompt or a model.
+
+    Attributes:
+        config: The settings.
+        method: The method with all its options.
+        strategy: Decides which windows are judged.
+        passages: How documents are divided into passages; None judges them whole.
+    """
+
+    config: RankerConfig
+    method: Method
+    strategy: Strategy
+    passages: PassageAggregation | None
+
+    @property
+    def limits(self) -> Limits:
+        """Token budget and decoding of the judge."""
+        return self.config.limits()
+
+    def method_identity(self) -> dict[str, str]:
+        """Return strategy, judge and passages as they enter the hash of a run."""
+        return {
+            "strategy": strategy_text(self.method.strategy.name, self.strategy),
+            "judge": judge_text(self.method.judge),
+            **({"passages": passages_text(self.passages)} if self.passages else {}),
+        }
+
+    def open_recorded_judge(self, backend: Backend) -> PromptJudge:
+        """Build a judge that reads recorded replies.
+
+        Recorded replies are found by their window, so the prompt does not matter, and files that only affect the
+        requests (a prompt, a list of attention heads) may no longer exist.
+        """
+        judge = judges.get(self.method.judge.name)
+        options = {key: value for key, value in self.method.judge.options.items() if key not in judge.request_options}
+        limits = Limits(temperature=self.limits.temperature, seed=self.limits.seed)
+        selector = dataclasses.replace(self.method.judge, options=options)
+        return open_judge(selector, backend, load_prompt(judge.prompt or "listwise"), limits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankerSetup(RankerPlan):
+    """A complete ranker except for the loaded model.
+
+    Attributes:
+        prompt: Name or path of the prompt.
+        template: The prompt.
+    """
+
+    prompt: str
+    template: PromptTemplate
+
+    def check_backend(self) -> None:
+        """Check that the model's backend supports the judge and the prompt, without loading the model.
+
+        Raises:
+            UsageError: The backend does not support the judge, or pictures that the prompt shows.
+        """
+        backend = backend_class(self.config.model, self.method.backend)
+        check_judge(self.method.judge, backend, self.config.model)
+        check_pictures(self.template, backend, self.config.model)
+
+    def open_backend(self, *, qrels: Qrels | None = None, lazy: bool = False) -> Backend:
+        """Load the model, or connect to its server.
+
+        Args:
+            qrels: Relevance judgments for ``fake:perfect``.
+            lazy: Load the weights of a local model at the first call.
+
+        Raises:
+            RerankError: The model cannot be opened, or its backend does not support the judge.
+        """
+        self.check_backend()
+        options, kind = self.config.backend_options(), self.method.backend
+        return open_backend(self.config.model, options, qrels=qrels, kind=kind, lazy=lazy)
+
+    def identity(self, judge: PromptJudge) -> dict[str, Any]:
+        """Return what decides a judge's scores, as in the ``identity`` of a run: model, method and prompt."""
+        return {
+            "prompt": self.template.digest,
+            "model": dict(judge.backend.identity),
+            **self.method_identity(),
+            **judge.identity,
+        }
+
+    def calibration_file(self, backend: Backend) -> tuple[Path, bool] | None:
+        """Return the calibration of the ranker with its backend, and whether the user named it; None without one."""
+        if self.config.calibration:
+            return Path(self.config.calibration).expanduser(), True
+        folder = trained_folder({"adapter": self.config.adapter}, backend)
+        path = None if folder is None else folder / "calibration.json"
+        return None if path is None or not path.is_file() else (path, False)
+
+    def open_judge(self, backend: Backend, **options: str) -> PromptJudge:
+        """Build the judge for a backend.
+
+        Args:
+            backend: The backend that runs its requests.
+            options: Options of the judge that override those of the method.
+
+        Raises:
+            UsageError: The backend does not support the judge.
+        """
+        judge = dataclasses.replace(self.method.judge, options={**self.method.judge.options, **options})
+        return open_judge(judge, backend, self.template, self.limits)
+
+
+def plan_ranker(config: RankerConfig) -> RankerPlan:
+    """Look up the method of the settings and build its strategy.
+
+    Raises:
+        UnknownNameError: No method, option or passage aggregate has this name.
+        UsageError: The strategy does not have an option, or a value is out of range.
+    """
+    method = open_method(config.method)
+    method = dataclasses.replace(method, strategy=_with_flags(config, method))
+    return RankerPlan(
+        config=config,
+        method=method,
+        strategy=open_strategy(method.strategy),
+        passages=None if config.passages is None else PassageAggregation.parse(config.passages),
+    )
+
+
+def assemble(settings: Mapping[str, Any] | RankerConfig, *, backend: Backend | None = None) -> RankerSetup:
+    """Assemble a ranker from its settings; no model is loaded.
+
+    Args:
+        settings: Settings named as in `RankerConfig`. Missing ones come from the adapter or the trained model, then
+            the defaults.
+        backend: The open backend of the model, if there is one.
+
+    Raises:
+        UnknownNameError: No setting, method, option, prompt or passage aggregate has this name.
+        UsageError: The strategy does not have an option, or a value is out of range.
+        MissingResourceError: The adapter or the prompt file does not exist.
+    """
+    if not isinstance(settings, RankerConfig):
+        settings = RankerConfig.from_settings(settings, backend=backend)
+    plan = plan_ranker(settings)
+    method_prompt = plan.method.own_prompt if plan.config.prompt == "auto" else ""
+    prompt = method_prompt or prompt_for(plan.config.model, plan.config.prompt)
+    return RankerSetup(
+        config=plan.config,
+        method=plan.method,
+        strategy=plan.strategy,
+        passages=plan.passages,
+        prompt=prompt,
+        template=load_prompt(prompt),
+    )
+
+
+#: Flags that set options of a strategy: option -> flag, for messages.
+_FLAGS = {"size": "--window-size", "stride": "--stride", "passes": "--passes"}
+
+
+def _with_flags(config: RankerConfig, method: Method) -> Selector:
+    """Return the method's strategy with the options set by flags of their own.
+
+    If passages are judged, ``top_k`` counts documents, so it does not limit the number of passages.
+
+    Raises:
+        UsageError: The strategy does not have an option, or is not a dataclass.
+    """
+    strategy_type = strategies.get(method.strategy.name)
+    if not is_dataclass(strategy_type):  # its fields are its options, which are part of a run's identity
+        raise UsageError(f"The strategy {method.strategy.name!r} is not a dataclass", expected="a frozen dataclass")
+    flags = {"size": config.window_size, "stride": config.stride, "passes": config.passes}
+    required: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
+    optional = {"top_k": config.top_k if config.passages is None else None, "seed": config.seed or None}
+    if config.window_size and not config.stride and "stride" not in method.strategy.options:
+        # No document would move from one window to the next if they did not overlap.
+        optional["stride"] = max(1, config.window_size // 2)
+    known = {f.name for f in fields(cast(Any, strategy_type))}
+    for name in required:
+        if name not in known:
+            raise UsageError(
+                f"{_FLAGS[name]} with --method {method.name}",
+                expected=f"an option of the strategy {method.strategy.name!r}, which has: {', '.join(sorted(known))}",
+                remedy="Omit it, or use --method sliding",
+            )
+    # The driver applies top_k to the result itself, and only some strategies have a stride or a seed.
+    applied = {name: value for name, value in optional.items() if value is not None and name in known}
+    return dataclasses.replace(method.strategy, options={**method.strategy.options, **required, **applied})

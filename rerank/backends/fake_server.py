@@ -1,0 +1,97 @@
+"""The backend ``fake-server``: a fake whose replies take time, as those of a server do, for tests and benchmarks.
+
+It takes requests one by one, like the backend ``openai``, but needs neither a server nor a network:
+``--model fake-server:reversed,delay=0.2``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
+
+from rerank.backends.fake import Fake
+from rerank.errors import UsageError
+from rerank.tasks import Reply, Request
+from rerank.tasks.background_loop import run, run_in_background
+from rerank.tasks.concurrency_limit import ConcurrencyLimit
+
+
+@dataclass(slots=True, eq=False)
+class FakeServer(Fake):
+    """A fake with the replies, identity and digests of `Fake`, which waits without blocking and limits concurrency.
+
+    Attributes:
+        batch_size: Number of requests per batch.
+        concurrency: Number of requests that are answered at the same time; the others wait.
+        slow_every: Every request whose number (from 1, by arrival) is divisible by this one is slow; 0 for none.
+        slow_delay: Seconds that a slow request takes instead of ``delay``.
+        arrived: Number of requests that have been started.
+        in_progress: Number of requests that are being answered.
+        most_in_progress: The largest number of requests that were answered at the same time.
+
+    Raises:
+        UnknownNameError: The kind is unknown.
+        UsageError: A number is out of range.
+    """
+
+    _: KW_ONLY
+    batch_size: int = 16
+    concurrency: int = 8
+    slow_every: int = 0
+    slow_delay: float = 0.0
+    arrived: int = field(default=0, init=False, repr=False)
+    in_progress: int = field(default=0, init=False, repr=False)
+    most_in_progress: int = field(default=0, init=False, repr=False)
+    _limit: ConcurrencyLimit = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        Fake.__post_init__(self)
+        if self.concurrency < 1 or min(self.slow_every, self.slow_delay) < 0:
+            raise UsageError(
+                f"fake-server:{self.kind} with concurrency={self.concurrency}, slow_every={self.slow_every}, "
+                f"slow_delay={self.slow_delay}",
+                expected="a concurrency of at least 1, and no negative number",
+            )
+        self._limit = ConcurrencyLimit(self.concurrency)
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        """Return the replies to all requests, in order.
+
+        Raises:
+            StorageError: The log cannot be written.
+        """
+        return run(self._answer_all(requests)) if requests else []
+
+    async def agenerate(self, request: Request) -> Reply:
+        """Return the reply to one request after its delay.
+
+        Raises:
+            StorageError: The log cannot be written.
+        """
+        return await run_in_background(self._answer(request))
+
+    def close(self) -> None:
+        """Do nothing, since there are no connections."""
+
+    async def aclose(self) -> None:
+        """Do nothing, since there are no connections."""
+
+    async def _answer_all(self, requests: Sequence[Request]) -> list[Reply]:
+        return list(await asyncio.gather(*map(self._answer, requests)))
+
+    async def _answer(self, request: Request) -> Reply:
+        async with self._limit:
+            started = time.perf_counter()
+            self.arrived += 1
+            self.in_progress += 1
+            self.most_in_progress = max(self.most_in_progress, self.in_progress)
+            is_slow = self.slow_every and self.arrived % self.slow_every == 0
+            try:
+                await asyncio.sleep(self.slow_delay if is_slow else self.delay)
+                reply = self._reply_now(request, request.digest(self.identity), started)
+            finally:
+                self.in_progress -= 1
+            return replace(reply, seconds=time.perf_counter() - started)

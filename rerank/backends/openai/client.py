@@ -1,0 +1,111 @@
+"""A client of one model on a server, shared by all threads and event loops of a process. Imports httpx2."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from rerank.backends.openai.dialect import Dialect
+from rerank.backends.openai.http import ServerConnection
+from rerank.backends.openai.sending import ServerSession, make_failed_reply
+from rerank.backends.openai.server import inspect_server
+from rerank.errors import BackendError, UsageError
+from rerank.tasks import Reply, Request
+from rerank.tasks.concurrency_limit import ConcurrencyLimit, SharedCall
+
+
+@dataclass(kw_only=True)
+class ServerClient:
+    """Sends requests to one model; all its coroutines run on the background loop, so they need no locks.
+
+    Attributes:
+        connection: The connections to the server.
+        model: The model's name on the server.
+        concurrency: Maximum number of simultaneous requests, of all callers together.
+        context_size: The context size that the user set; None for the server's.
+        session: What is known about the server; None before its inspection.
+    """
+
+    connection: ServerConnection
+    model: str
+    concurrency: int
+    context_size: int | None = None
+    session: ServerSession | None = None
+    _limit: ConcurrencyLimit = field(init=False, repr=False)
+    _inspection: SharedCall[ServerSession] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Prepare the limit and the inspection."""
+        self._limit = ConcurrencyLimit(self.concurrency)
+        self._inspection = SharedCall(self._inspect)
+
+    async def inspect(self) -> ServerSession:
+        """Return the session; the first call inspects the server, once for all callers that wait for it.
+
+        Raises:
+            BackendError: The server does not answer, or requires a key.
+            UsageError: The context size exceeds the server's.
+        """
+        return self.session or await self._inspection()
+
+    async def _inspect(self) -> ServerSession:
+        server = await inspect_server(self.connection, self.model)
+        available = server.context_size
+        if self.context_size and available and self.context_size > available:
+            raise UsageError(
+                f"--context-size {self.context_size}",
+                expected=f"at most {available}, the context size of {self.connection.address.url}",
+            )
+        self.session = ServerSession(server=server, dialect=Dialect(kind=server.kind, model=self.model))
+        return self.session
+
+    async def answer(self, request: Request) -> Reply:
+        """Return the reply to one request; its seconds include retries, but not the wait for other requests.
+
+        Raises:
+            BackendError: No request can be answered.
+            UsageError: The server lacks a capability, or the context size exceeds the server's.
+        """
+        session = await self.inspect()  # before the limit: all requests wait for it without holding a slot
+        async with self._limit:
+            started = time.perf_counter()
+            reply = await session.ask(self.connection, request)
+            return replace(reply, seconds=time.perf_counter() - started)
+
+    async def answer_all(self, requests: Sequence[Request]) -> list[Reply]:
+        """Return the replies to all requests, in order.
+
+        An error that concerns all requests is raised only if no request got a reply, since replies that exist may have
+        cost money; otherwise, it is the reply to those that it concerns.
+
+        Raises:
+            BackendError: No request can be answered.
+            UsageError: The server lacks a capability, or the context size exceeds the server's.
+        """
+        slots = asyncio.Semaphore(self.concurrency)
+        fatal: list[BackendError] = []
+        has_reply = False
+
+        async def answer(request: Request) -> Reply:
+            nonlocal has_reply
+            async with slots:  # an error ends what this call has not sent yet
+                if fatal and not has_reply:
+                    return make_failed_reply(str(fatal[0]))
+                try:
+                    reply = await self.answer(request)
+                except BackendError as error:
+                    fatal.append(error)
+                    return make_failed_reply(str(error))
+                has_reply = has_reply or reply.finish != "error"
+                return reply
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(answer(request)) for request in requests]
+        except ExceptionGroup as failures:  # the first exception has cancelled the other tasks
+            raise failures.exceptions[0] from None
+        if fatal and not has_reply:
+            raise fatal[0]
+        return [task.result() for task in tasks]

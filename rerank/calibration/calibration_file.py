@@ -1,0 +1,239 @@
+"""A calibration: raw scores of a ranked list -> probabilities of relevance. It is a readable JSON file.
+
+The file belongs to one ranker and one first stage. It holds up to four fits, and the inputs of a list decide which one
+is used: with or without first-stage scores, with the judge's scores or with ranks for documents that have none.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self, cast
+
+from rerank.calibration.judged_lists import check_finite
+from rerank.calibration.models import INPUTS, Fit, FitName, document_inputs
+from rerank.calibration.monotone import make_non_increasing
+from rerank.calibration.ranker_identity import describe_differences
+from rerank.errors import DataError, UsageError, describe_fault, shorten
+from rerank.io.text_files import open_text, replace_text
+
+_FORMAT = "listrank calibration"
+#: Version of the file format; a change that older code would misread increases it.
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibratedList:
+    """The probabilities of one ranked list.
+
+    Attributes:
+        relevance: The probability that each document is relevant, in ranking order; non-increasing.
+        answerable: The probability that at least one document is relevant.
+        fit: Name of the fit used, such as ``judge+first-stage``; two names with a comma between them if only some
+            documents had a judge score.
+    """
+
+    relevance: tuple[float, ...]
+    answerable: float
+    fit: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirstStage:
+    """The first stage whose scores were fitted.
+
+    Attributes:
+        name: Its name, such as ``bm25``.
+        low: The smallest score.
+        high: The largest score. Lists whose median is outside the range come from another first stage.
+    """
+
+    name: str
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """The models of one ranker.
+
+    Attributes:
+        ranker: What the calibration is bound to: model, adapter, method and prompt (`bound_identity`).
+        kind: Kind of the judge's scores; empty if it has none.
+        relevant: Lowest grade that counted as relevant.
+        first_stage: The first stage; None if the runs had no first-stage scores.
+        fits: The models by the name of the fit.
+        depths: Lengths of the lists that the models were fitted to.
+        report: The figures on held-out queries, for readers.
+
+    Raises:
+        DataError: There is no fit without first-stage scores, or a model does not have the inputs of its fit.
+    """
+
+    ranker: Mapping[str, str]
+    kind: str
+    relevant: int
+    first_stage: FirstStage | None
+    fits: Mapping[FitName, Fit]
+    depths: tuple[int, ...]
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check that the fits are complete."""
+        bases = {"rank", *({"judge"} & {name.partition("+")[0] for name in self.fits})}
+        needed = bases if self.first_stage is None else bases | {f"{base}+first-stage" for base in bases}
+        if set(self.fits) != needed:
+            raise DataError(
+                f"A calibration with the fits {', '.join(self.fits) or '(none)'}", expected=", ".join(sorted(needed))
+            )
+        for name, fit in self.fits.items():
+            if fit.documents.regression.inputs != INPUTS[name]:
+                raise DataError(
+                    f"The fit {name!r} has the inputs {', '.join(fit.documents.regression.inputs)}",
+                    expected=", ".join(INPUTS[name]),
+                )
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read and check a file; nothing in it is executed.
+
+        Raises:
+            MissingResourceError: The file does not exist.
+            DataError: It is not a calibration, or one of a newer version.
+        """
+        with open_text(Path(path)) as file:
+            text = file.read()
+        content = _parse_json(text, path)
+        if content.get("format") != _FORMAT:
+            raise DataError(f"{str(path)!r} is not a calibration", expected="a file that `rerank calibrate` wrote")
+        if content.get("version") != _VERSION:
+            raise DataError(
+                f"{str(path)!r} has version {shorten(content.get('version'))} of the calibration format",
+                expected=f"version {_VERSION}",
+                remedy="Fit it again with `rerank calibrate`, or install a newer version of listrank",
+            )
+        return cls._parse(text, path)
+
+    @classmethod
+    def _parse(cls, text: str, path: str | Path) -> Self:
+        from pydantic import TypeAdapter, ValidationError
+
+        try:
+            return TypeAdapter(cls).validate_json(text, strict=True)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            where = ".".join(map(str, fault["loc"]))
+            raise DataError(f"{str(path)!r}: {where} {describe_fault(fault)}") from error
+        except DataError as error:
+            raise DataError(f"{str(path)!r}: {error.found}", expected=error.expected) from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the file; it is replaced atomically.
+
+        Raises:
+            MissingResourceError: The folder does not exist.
+            StorageError: The file cannot be written.
+        """
+        content = {"format": _FORMAT, "version": _VERSION, **asdict(self)}
+        with replace_text(path) as file:
+            file.write(_format_json(content) + "\n")
+
+    def check(self, ranker_identity: Mapping[str, str]) -> None:
+        """Check that the calibration belongs to a ranker.
+
+        Args:
+            ranker_identity: What `bound_identity` returns for the ranker; other keys are ignored.
+
+        Raises:
+            UsageError: Model, adapter, method or prompt differ; the message names the differences.
+        """
+        if differences := describe_differences(self.ranker, ranker_identity):
+            raise UsageError(
+                f"The calibration belongs to another ranker: {', '.join(differences)}",
+                remedy="Fit one for this ranker with `rerank calibrate`, or omit the calibration",
+            )
+
+    def apply(
+        self,
+        judge_scores: Sequence[float | None] | None,
+        first_stage: Sequence[float] | None,
+        *,
+        first_stage_name: str | None,
+    ) -> CalibratedList:
+        """Return the probabilities of one ranked list.
+
+        Args:
+            judge_scores: Raw scores of the judge in ranking order; None for documents without one. None for the whole
+                list if the judge has no scores.
+            first_stage: Raw first-stage scores in ranking order; None if there are none.
+            first_stage_name: Name of the first stage. If it is not that of the calibration, or the scores are outside
+                the range of the training set, the fit without first-stage scores is used.
+
+        Raises:
+            UsageError: Neither scores are given (pass one None per document), or their numbers differ.
+            DataError: A score is not finite.
+        """
+        count = len(judge_scores if judge_scores is not None else first_stage or ())
+        judge = [None] * count if judge_scores is None else judge_scores
+        _check_scores(judge_scores, first_stage)
+        scores = first_stage if self._is_fitted_to(first_stage, first_stage_name) else None
+        if "judge" in self.fits:
+            scored = [i for i, score in enumerate(judge) if score is not None]
+            others = [i for i, score in enumerate(judge) if score is None]
+        else:
+            scored, others = [], list(range(count))
+        probabilities = [0.0] * count
+        used: list[FitName] = []
+        for positions, name in ((scored, "judge"), (others, "rank")):
+            if positions or (name == "rank" and not used):
+                fit = cast(FitName, name if scores is None else f"{name}+first-stage")
+                used.append(fit)
+                columns = document_inputs(
+                    fit,
+                    judge=[judge[i] for i in positions],
+                    first_stage=None if scores is None else [scores[i] for i in positions],
+                    ranks=[i + 1 for i in positions],
+                    length=max(count, 1),
+                )
+                for i, p in zip(positions, self.fits[fit].documents.probabilities(columns), strict=True):
+                    probabilities[i] = p
+        relevance = make_non_increasing(probabilities)
+        return CalibratedList(
+            relevance=tuple(relevance), answerable=self.fits[used[0]].answerable(relevance), fit=", ".join(used)
+        )
+
+    def _is_fitted_to(self, scores: Sequence[float] | None, name: str | None) -> bool:
+        """Return whether scores come from the first stage of the training set, by its name and by their size."""
+        if not scores or self.first_stage is None or name != self.first_stage.name:
+            return False
+        return self.first_stage.low <= sorted(scores)[len(scores) // 2] <= self.first_stage.high
+
+
+def _parse_json(text: str, path: str | Path) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{str(path)!r} is not valid JSON: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _format_json(content: Mapping[str, Any]) -> str:
+    """Return indented JSON with every list of numbers on one line."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    return re.sub(r"\[\n([^][{}]*)\n *\]", lambda match: f"[{' '.join(match[1].split())}]", text)
+
+
+def _check_scores(judge: Sequence[float | None] | None, first_stage: Sequence[float] | None) -> None:
+    if judge is None and first_stage is None:
+        raise UsageError(
+            "A list without judge scores and first-stage scores has no known length",
+            expected="at least one of the two",
+            remedy="Pass one None per document as judge_scores",
+        )
+    if judge is not None and first_stage is not None and len(judge) != len(first_stage):
+        raise UsageError(f"{len(judge)} judge scores and {len(first_stage)} first-stage scores", expected="one of each")
+    check_finite(judge or (), "judge score")
+    check_finite(first_stage or (), "first-stage score")

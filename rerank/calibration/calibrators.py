@@ -1,0 +1,190 @@
+"""Calibrators: non-decreasing maps from the logit of a regression to a probability.
+
+Each is fitted with numpy (and SciPy for isotonic regression) and applied in pure Python.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+from rerank.calibration.logistic import newton, sigmoid, softplus
+from rerank.errors import DataError
+
+if TYPE_CHECKING:
+    from rerank.calibration.logistic import Floats
+
+Method = Literal["platt", "beta", "isotonic"]
+#: Penalty of the parameters of Platt and beta calibration, only to keep them finite.
+_RIDGE = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Platt:
+    """Platt scaling: p = sigmoid(slope * logit + intercept).
+
+    Source: Platt 1999, Probabilistic outputs for support vector machines.
+
+    Raises:
+        DataError: A parameter is not finite, or the slope is negative.
+    """
+
+    method: Literal["platt"] = "platt"
+    slope: float
+    intercept: float
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        _check_parameters((self.slope, self.intercept), self.slope)
+
+    def __call__(self, logit: float) -> float:
+        """Return the probability."""
+        return sigmoid(self.slope * logit + self.intercept)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beta:
+    """Beta calibration: p = sigmoid(a log(s) - b log(1 - s) + c) with s = sigmoid(logit).
+
+    Source: Kull, Silva Filho and Flach, AISTATS 2017.
+
+    Raises:
+        DataError: A parameter is not finite, or ``a`` or ``b`` is negative.
+    """
+
+    method: Literal["beta"] = "beta"
+    a: float
+    b: float
+    c: float
+
+    def __post_init__(self) -> None:
+        """Check the parameters."""
+        _check_parameters((self.a, self.b, self.c), min(self.a, self.b))
+
+    def __call__(self, logit: float) -> float:
+        """Return the probability."""
+        return sigmoid(self.b * softplus(logit) - self.a * softplus(-logit) + self.c)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Isotonic:
+    """Isotonic regression: a non-decreasing map, linear between its points and constant beyond them.
+
+    Source: Zadrozny and Elkan, KDD 2002.
+
+    Attributes:
+        logits: The points, increasing.
+        probabilities: Their probabilities, non-decreasing.
+
+    Raises:
+        DataError: There is no point, or the points or their probabilities are not in order.
+    """
+
+    method: Literal["isotonic"] = "isotonic"
+    logits: tuple[float, ...]
+    probabilities: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Check the points."""
+        count = len(self.logits)
+        if not count or count != len(self.probabilities):
+            raise DataError(
+                f"An isotonic calibrator with {count} logits and {len(self.probabilities)} probabilities",
+                expected="at least one point, and one probability per point",
+            )
+        increases = all(a < b for a, b in zip(self.logits, self.logits[1:], strict=False))
+        is_ordered = all(a <= b for a, b in zip(self.probabilities, self.probabilities[1:], strict=False))
+        if not increases or not is_ordered or not 0 <= self.probabilities[0] <= self.probabilities[-1] <= 1:
+            raise DataError(
+                "An isotonic calibrator whose points are not in order",
+                expected="increasing logits, and non-decreasing probabilities between 0 and 1",
+            )
+        if not all(map(math.isfinite, self.logits)):
+            raise DataError("An isotonic calibrator with a logit that is not finite", expected="finite numbers")
+
+    def __call__(self, logit: float) -> float:
+        """Return the probability."""
+        logits, probabilities = self.logits, self.probabilities
+        after = bisect_right(logits, logit)
+        if after == 0:
+            return probabilities[0]
+        if after == len(logits):
+            return probabilities[-1]
+        left, right = logits[after - 1], logits[after]
+        low, high = probabilities[after - 1], probabilities[after]
+        return low + (high - low) * (logit - left) / (right - left)
+
+
+Calibrator = Platt | Beta | Isotonic
+
+
+def fit_platt(logits: Floats, labels: Floats, weights: Floats) -> Platt:
+    """Fit Platt scaling to smoothed labels, as Platt 1999 does: (n1 + 1) / (n1 + 2) and 1 / (n0 + 2)."""
+    import numpy as np
+
+    positive = float(weights @ labels)
+    negative = float(weights.sum()) - positive
+    smoothed = np.where(labels > 0.5, (positive + 1) / (positive + 2), 1 / (negative + 2))
+    design = np.column_stack([logits, np.ones(len(logits))])
+    slope, intercept = newton(design, smoothed, weights, np.full(2, _RIDGE))
+    if slope < 0:  # a map that reverses the order is replaced by the best constant one
+        slope, intercept = 0.0, _constant_logit(smoothed, weights)
+    return Platt(slope=float(slope), intercept=float(intercept))
+
+
+def fit_beta(logits: Floats, labels: Floats, weights: Floats) -> Beta:
+    """Fit beta calibration: a logistic regression on log(s) and -log(1 - s); a negative coefficient is set to 0."""
+    import numpy as np
+
+    columns = {"a": -np.logaddexp(0.0, -logits), "b": np.logaddexp(0.0, logits)}
+    while True:
+        design = np.column_stack([*columns.values(), np.ones(len(logits))])
+        solution = newton(design, labels, weights, np.full(design.shape[1], _RIDGE))
+        values = dict(zip([*columns, "c"], solution.tolist(), strict=True))
+        worst = min(columns, key=lambda name: values[name], default="")
+        if not worst or values[worst] >= 0:
+            return Beta(a=values.get("a", 0.0), b=values.get("b", 0.0), c=values["c"])
+        del columns[worst]
+
+
+def fit_isotonic(logits: Floats, labels: Floats, weights: Floats) -> Isotonic:
+    """Fit an isotonic regression.
+
+    Half an observation of the opposite label is added at both ends, so that no probability is 0 or 1: a few documents
+    with one label do not show that there are no others.
+    """
+    import numpy as np
+    from scipy.optimize import isotonic_regression
+
+    points, position = np.unique(logits, return_inverse=True)
+    mass = np.bincount(position, weights=weights)
+    positive = np.bincount(position, weights=weights * labels)
+    mass[0] += 0.5
+    mass[-1] += 0.5
+    positive[0] += 0.5
+    fitted = isotonic_regression(positive / mass, weights=mass)
+    # The two ends of a block define the map; the points between them are redundant.
+    ends = np.unique(np.concatenate([fitted.blocks[:-1], fitted.blocks[1:] - 1]))
+    return Isotonic(logits=tuple(points[ends].tolist()), probabilities=tuple(fitted.x[ends].tolist()))
+
+
+#: The calibrators that are compared, the simplest first: it is used if several are equally good.
+FITTERS: Mapping[Method, Callable[[Floats, Floats, Floats], Calibrator]] = MappingProxyType(
+    {"platt": fit_platt, "beta": fit_beta, "isotonic": fit_isotonic}
+)
+
+
+def _constant_logit(labels: Floats, weights: Floats) -> float:
+    rate = float(weights @ labels) / float(weights.sum())
+    return math.log(rate / (1 - rate))
+
+
+def _check_parameters(values: tuple[float, ...], least_slope: float) -> None:
+    if not all(map(math.isfinite, values)) or least_slope < 0:
+        raise DataError(
+            f"A calibrator with the parameters {list(values)}", expected="finite numbers, and no negative slope"
+        )

@@ -1,0 +1,246 @@
+"""Measures of probabilities against labels, with bootstrap intervals over queries.
+
+A query's documents are not independent, so intervals resample whole queries (Efron's percentile method).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.float64]
+
+#: Number of bins of the expected calibration error.
+BINS = 10
+_RESAMPLES = 1000
+#: Levels that probabilities are rounded to for the AUC of a resample; the estimate itself is exact.
+_LEVELS = 1000
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReliabilityBin:
+    """Predictions of about equal size: their mean, and the share of positive labels.
+
+    Attributes:
+        predicted: Mean prediction.
+        observed: Share of positive labels.
+        count: Number of predictions.
+    """
+
+    predicted: float
+    observed: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metrics:
+    """How well probabilities predict labels.
+
+    Attributes:
+        queries: Number of queries.
+        count: Number of predictions.
+        rate: Share of positive labels, the constant base rate.
+        ece: Expected calibration error: mean of abs(predicted - observed) over equal-mass bins, weighted by size.
+        ece_by_chance: The ``ece`` to expect from so few queries if the probabilities were perfectly calibrated.
+        brier: Mean squared difference between prediction and label.
+        brier_skill: 1 - brier / brier of the constant base rate of these labels; None if all labels are equal.
+        auc: Probability that a positive has a larger prediction than a negative; None if all labels are equal.
+        intervals: 95% intervals of ``ece``, ``brier``, ``brier_skill`` and ``auc``, if they are defined.
+        bins: The bins of the expected calibration error.
+    """
+
+    queries: int
+    count: int
+    rate: float
+    ece: float
+    ece_by_chance: float
+    brier: float
+    brier_skill: float | None
+    auc: float | None
+    intervals: dict[str, Interval]
+    bins: tuple[ReliabilityBin, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values for JSON."""
+        return asdict(self)
+
+
+def measure(predictions: Sequence[float], labels: Sequence[bool], queries: Sequence[object], seed: int = 0) -> Metrics:
+    """Compute all measures and their intervals.
+
+    Args:
+        predictions: Probabilities; at least one.
+        labels: One label per prediction.
+        queries: The query of each prediction.
+        seed: Seed of the bootstrap.
+    """
+    import numpy as np
+
+    p, y = np.asarray(predictions, dtype=np.float64), np.asarray(labels, dtype=np.float64)
+    position: dict[object, int] = {}
+    query = np.array([position.setdefault(name, len(position)) for name in queries])
+    edges = bin_edges(p)
+    bins = np.searchsorted(edges, p, side="right")
+    sums = _Sums.by_query(p, y, query, bins, len(edges) + 1)
+    ones = np.ones((1, len(position)))
+    (ece,), (brier,), (skill,) = sums.ece(ones), sums.brier(ones), sums.skill(ones)
+    draws = np.random.default_rng(seed).multinomial(
+        len(position), np.full(len(position), 1 / len(position)), size=_RESAMPLES
+    )
+    counts = draws.astype(np.float64)
+    samples = {
+        "ece": sums.ece(counts),
+        "brier": sums.brier(counts),
+        "brier_skill": sums.skill(counts),
+        "auc": _auc_of_samples(p, y, query, counts),
+    }
+    return Metrics(
+        queries=len(position),
+        count=len(p),
+        rate=float(y.mean()),
+        ece=float(ece),
+        ece_by_chance=sums.ece_by_chance(),
+        brier=float(brier),
+        brier_skill=None if math.isnan(skill) else float(skill),
+        auc=auc(p, y),
+        intervals={name: interval for name, values in samples.items() if (interval := _interval(values))},
+        bins=_reliability(p, y, bins),
+    )
+
+
+def bin_edges(p: Floats) -> Floats:
+    """Return the inner edges of equal-mass bins; equal predictions share a bin, so there may be fewer than `BINS`."""
+    import numpy as np
+
+    order = np.sort(p)
+    edges: Floats = np.unique(order[[len(p) * number // BINS for number in range(1, BINS)]])
+    return np.asarray(edges[edges > order[0]])
+
+
+def auc(p: Floats, y: Floats) -> float | None:
+    """Return the area under the ROC curve, where ties count one half; None if all labels are equal."""
+    from scipy.stats import rankdata
+
+    positive = int(y.sum())
+    negative = len(y) - positive
+    if not positive or not negative:
+        return None
+    ranks: Floats = rankdata(p)
+    above = float(ranks[y > 0.5].sum()) - positive * (positive + 1) / 2
+    return float(above / (positive * negative))
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """Sums per query, from which the measures of any resample of queries follow.
+
+    Attributes:
+        size: Shape (queries,), number of predictions.
+        positive: Shape (queries,), number of positive labels.
+        squares: Shape (queries,), squared errors.
+        gaps: Shape (queries, bins), sums of prediction minus label.
+    """
+
+    size: Floats
+    positive: Floats
+    squares: Floats
+    gaps: Floats
+
+    @classmethod
+    def by_query(
+        cls, p: Floats, y: Floats, query: npt.NDArray[np.int64], bins: npt.NDArray[np.int64], width: int
+    ) -> _Sums:
+        import numpy as np
+
+        def total(cells: npt.NDArray[np.int64], values: Floats, count: int) -> Floats:
+            return np.bincount(cells, weights=values, minlength=count).astype(np.float64)
+
+        count = int(query.max()) + 1
+        return cls(
+            size=total(query, np.ones(len(p)), count),
+            positive=total(query, y, count),
+            squares=total(query, (p - y) ** 2, count),
+            gaps=total(query * width + bins, p - y, count * width).reshape(count, width),
+        )
+
+    def ece(self, counts: Floats) -> Floats:
+        """Return the expected calibration error per row of ``counts``, shape (samples, queries)."""
+        import numpy as np
+
+        # A bin's share times its gap is the absolute sum of its gaps over the number of all predictions.
+        return np.asarray(np.abs(counts @ self.gaps).sum(axis=1) / (counts @ self.size))
+
+    def ece_by_chance(self) -> float:
+        """Return the expected error of perfectly calibrated probabilities.
+
+        The gap of a bin is a sum over queries, whose documents are not independent. Its variance is estimated by the
+        squared deviations of the queries' gaps, and a normal variable with standard deviation s has the mean absolute
+        value s sqrt(2 / pi).
+        """
+        import numpy as np
+
+        count = len(self.size)
+        if count < 2:
+            return 0.0
+        deviations = ((self.gaps - self.gaps.mean(axis=0)) ** 2).sum(axis=0) * count / (count - 1)
+        return float(np.sqrt(deviations).sum() * math.sqrt(2 / math.pi) / self.size.sum())
+
+    def brier(self, counts: Floats) -> Floats:
+        return (counts @ self.squares) / (counts @ self.size)
+
+    def skill(self, counts: Floats) -> Floats:
+        """Return the Brier skill per row; NaN if all labels are equal."""
+        import numpy as np
+
+        rate = (counts @ self.positive) / (counts @ self.size)
+        variance = rate * (1 - rate)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(variance > 0, 1 - self.brier(counts) / variance, np.nan)
+
+
+def _auc_of_samples(p: Floats, y: Floats, query: npt.NDArray[np.int64], counts: Floats) -> Floats:
+    """Return the AUC per row of ``counts``, from histograms of at most `_LEVELS` levels; NaN if it is undefined."""
+    import numpy as np
+
+    levels = np.unique(p)
+    if len(levels) > _LEVELS:
+        levels = np.unique(np.quantile(p, np.linspace(0, 1, _LEVELS), method="lower"))
+    level = np.searchsorted(levels, p, side="right") - 1
+    width, size = len(levels), counts.shape[1]
+    cells = query * width + level
+    positive, negative = (
+        counts @ np.bincount(cells, weights=labels, minlength=size * width).reshape(size, width)
+        for labels in (y, 1 - y)
+    )
+    below = np.cumsum(negative, axis=1) - negative / 2  # negatives below a level, and half of those on it
+    pairs = positive.sum(axis=1) * negative.sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(pairs > 0, (positive * below).sum(axis=1) / pairs, np.nan)
+
+
+def _interval(samples: Floats) -> Interval | None:
+    import numpy as np
+
+    defined = samples[~np.isnan(samples)]
+    if not len(defined):
+        return None
+    low, high = np.quantile(defined, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _reliability(p: Floats, y: Floats, bins: npt.NDArray[np.int64]) -> tuple[ReliabilityBin, ...]:
+    import numpy as np
+
+    return tuple(
+        ReliabilityBin(predicted=float(p[bins == b].mean()), observed=float(y[bins == b].mean()), count=int(n))
+        for b, n in enumerate(np.bincount(bins))
+        if n
+    )

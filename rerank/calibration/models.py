@@ -1,0 +1,123 @@
+"""The models of a calibration: the probability that a document is relevant, and that a list has a relevant one.
+
+Both are applied in pure Python, a few microseconds per document.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rerank.calibration.calibrators import Calibrator
+from rerank.calibration.logistic import LogisticModel, sigmoid
+from rerank.calibration.monotone import make_non_increasing
+from rerank.errors import DataError
+
+FitName = Literal["judge+first-stage", "judge", "rank+first-stage", "rank"]
+Input = Literal["judge", "log_rank", "first_stage", "log_length"]
+#: The inputs of each fit. Values are raw: nothing is normalised within a list, which would remove what differs
+#: between a list with relevant documents and one without.
+INPUTS: Mapping[FitName, tuple[Input, ...]] = {
+    "judge+first-stage": ("judge", "first_stage", "log_length"),
+    "judge": ("judge", "log_length"),
+    "rank+first-stage": ("log_rank", "first_stage", "log_length"),
+    "rank": ("log_rank", "log_length"),
+}
+#: Inputs of the model of a list.
+LIST_INPUTS = ("logit_max", "log_expected")
+#: Probabilities are kept this far from 0 and 1 before their logarithm is taken.
+_LEAST = 1e-6
+
+
+def document_inputs(
+    fit: FitName,
+    *,
+    judge: Sequence[float | None],
+    first_stage: Sequence[float] | None,
+    ranks: Sequence[int],
+    length: int,
+) -> list[Sequence[float]]:
+    """Return one column per input of a fit.
+
+    Args:
+        fit: Name of the fit.
+        judge: Scores of the judge; without None if the fit uses them.
+        first_stage: First-stage scores; not None if the fit uses them.
+        ranks: Ranks in the final ranking, from 1.
+        length: Length of the list.
+    """
+    columns: list[Sequence[float]] = []
+    for name in INPUTS[fit]:
+        if name == "judge":
+            columns.append([score for score in judge if score is not None])
+        elif name == "first_stage":
+            columns.append(() if first_stage is None else first_stage)
+        elif name == "log_rank":
+            columns.append([math.log(rank) for rank in ranks])
+        else:
+            columns.append([math.log(length)] * len(ranks))
+    return columns
+
+
+def list_inputs(relevance: Sequence[float]) -> tuple[float, float]:
+    """Return the inputs of the model of a list, which is not empty.
+
+    For probabilities p these are the logit of the largest p, and log(-sum log(1 - p)). The second one is the
+    complementary log-log of 1 - prod(1 - p), the probability of a relevant document if documents were independent; it
+    does not saturate in long lists.
+    """
+    kept = [min(max(p, _LEAST), 1 - _LEAST) for p in relevance]
+    largest = max(kept)
+    return math.log(largest / (1 - largest)), math.log(-sum(math.log1p(-p) for p in kept))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentModel:
+    """The probability that a document is relevant: a logistic regression and a calibrator of its output.
+
+    Attributes:
+        regression: Combines the inputs.
+        calibrator: Maps its logit to a probability.
+    """
+
+    regression: LogisticModel
+    calibrator: Calibrator
+
+    def probabilities(self, columns: Sequence[Sequence[float]]) -> list[float]:
+        """Return one probability per document; they may increase along the ranking."""
+        return [self.calibrator(logit) for logit in self.regression.logits(columns)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """The models for one set of inputs.
+
+    Attributes:
+        documents: The probability that a document is relevant.
+        lists: The probability that at least one document of a list is relevant.
+
+    Raises:
+        DataError: A model has other inputs than it should.
+    """
+
+    documents: DocumentModel
+    lists: LogisticModel
+
+    def __post_init__(self) -> None:
+        """Check the inputs."""
+        if self.lists.inputs != LIST_INPUTS:
+            raise DataError(f"A model of lists with the inputs {list(self.lists.inputs)}", expected=str(LIST_INPUTS))
+
+    def answerable(self, relevance: Sequence[float]) -> float:
+        """Return the probability that at least one document is relevant; 0 for an empty list."""
+        if not relevance:
+            return 0.0
+        (logit,) = self.lists.logits([[value] for value in list_inputs(relevance)])
+        return sigmoid(logit)
+
+
+def predict(model: DocumentModel, columns: Sequence[Sequence[float]]) -> list[float]:
+    """Return the probabilities of a whole ranked list, made non-increasing along the ranking."""
+    return make_non_increasing(model.probabilities(columns))

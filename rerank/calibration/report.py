@@ -1,0 +1,181 @@
+"""Fit a calibration and report it: figures on held-out queries, and on other collections as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rerank.calibration.calibration_file import Calibration, FirstStage
+from rerank.calibration.fitting import (
+    PredictedList,
+    check_labels,
+    fit_models,
+    predict_held_out,
+    predict_lists,
+    usable_lists,
+)
+from rerank.calibration.judged_lists import JudgedLists, RankedCollection, cut_lists
+from rerank.calibration.metrics import BINS, Metrics, measure
+from rerank.calibration.models import INPUTS, Fit, FitName
+from rerank.errors import DataError
+
+#: How the expected calibration error is computed, for readers of the report.
+BINNING = f"{BINS} equal-mass bins; equal probabilities share a bin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationResult:
+    """A fitted calibration and its report.
+
+    Attributes:
+        calibration: The calibration, which contains the report without bins.
+        report: ``ece``, ``brier``, ``brier_skill``, ``auc``, ``queries``, ``method`` and more of the first fit at the
+            largest depth; ``rows``, one per fit, collection and depth; and ``answerable``, the same for whole lists.
+    """
+
+    calibration: Calibration
+    report: Mapping[str, Any]
+
+
+def calibrate(
+    collections: Sequence[RankedCollection],
+    *,
+    ranker: Mapping[str, str],
+    first_stage: str,
+    relevant: int,
+    tests: Sequence[RankedCollection] = (),
+) -> CalibrationResult:
+    """Fit a calibration to runs of one ranker.
+
+    Args:
+        collections: The runs, of any depths and collections.
+        ranker: What the calibration is bound to, from `bound_identity`.
+        first_stage: Name of the first stage of all runs.
+        relevant: Lowest grade that counts as relevant.
+        tests: Runs of the same ranker on other queries, which are only reported. Give a run of another first stage
+            ``has_first_stage_scores=False``.
+
+    Raises:
+        DataError: The runs are empty, fewer than two queries are judged, all judged documents have the same label, the
+            runs have scores of different kinds, or a test has queries of the fitted runs.
+    """
+    kind = _single_kind([*collections, *tests])
+    lists = cut_lists(collections, relevant)
+    others = [(test.name, cut_lists([test], relevant)) for test in tests]
+    _check_other_queries(lists, [test for _, test in others])
+    fitted_name = ", ".join(sorted({collection.name for collection in collections}))
+    fits: dict[FitName, Fit] = {}
+    rows: list[dict[str, Any]] = []
+    answerable: list[dict[str, Any]] = []
+    for name in _fit_names(lists, kind):
+        usable = usable_lists(lists, name)
+        check_labels(usable)
+        fits[name] = models = fit_models(usable, name)
+        predictions = [(fitted_name, predict_held_out(usable, name))]
+        predictions += [(other, predict_lists(models, usable_lists(test, name), name)) for other, test in others]
+        for number, (collection, predicted) in enumerate(predictions):
+            label = {"collection": collection, "held_out": number == 0, "fit": name}
+            label["method"] = models.documents.calibrator.method
+            rows += [label | row for row in _document_rows(predicted.documents)]
+            answerable += [label | row for row in _list_rows(predicted.answerable)]
+    report = _summary(rows, lists) | {"rows": rows, "answerable": answerable}
+    saved = report | {"rows": _without_bins(rows), "answerable": _without_bins(answerable)}
+    first = _first_stage(lists, first_stage)
+    depths = tuple(sorted({ranking.depth for ranking in lists.documents}))
+    calibration = Calibration(
+        ranker=ranker, kind=kind, relevant=relevant, first_stage=first, fits=fits, depths=depths, report=saved
+    )
+    return CalibrationResult(calibration=calibration, report=report)
+
+
+def _without_bins(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key != "bins"} for row in rows]
+
+
+def _check_other_queries(fitted: JudgedLists, tests: Iterable[JudgedLists]) -> None:
+    for test in tests:
+        if common := set(fitted.queries) & set(test.queries):
+            collection, query = min(common)
+            raise DataError(
+                f"{len(common)} queries of {collection!r}, such as {query!r}, are fitted and tested",
+                expected="other queries in a test",
+                remedy="Omit --test: the fitted runs are always reported on held-out queries",
+            )
+
+
+def _single_kind(collections: Sequence[RankedCollection]) -> str:
+    kinds = sorted({c.kind for c in collections if any(c.judge.values())} - {""})
+    if len(kinds) > 1:
+        raise DataError(f"The runs have judge scores of the kinds {', '.join(kinds)}", expected="one kind")
+    return kinds[0] if kinds else ""
+
+
+def _fit_names(lists: JudgedLists, kind: str) -> list[FitName]:
+    """Return the fits that the lists allow, the one with the most inputs first."""
+    has_scores = any(ranking.first_stage is not None for ranking in lists.documents)
+    return [
+        name
+        for name, inputs in INPUTS.items()
+        if (kind or "judge" not in inputs) and (has_scores or "first_stage" not in inputs)
+    ]
+
+
+def _first_stage(lists: JudgedLists, name: str) -> FirstStage | None:
+    scores = [score for ranking in lists.documents for score in ranking.first_stage or ()]
+    return FirstStage(name=name, low=min(scores), high=max(scores)) if scores else None
+
+
+def _document_rows(predicted: Sequence[PredictedList]) -> list[dict[str, Any]]:
+    """Return the figures of the probabilities of documents, one row per depth."""
+    rows = []
+    for depth, lists in _by_depth(predicted):
+        documents = [
+            (p, label, ranking.judged.query)
+            for ranking in lists
+            for p, label in zip(ranking.relevance, ranking.judged.relevant, strict=True)
+        ]
+        judged = [(p, label, query) for p, label, query in documents if label is not None]
+        metrics = measure([p for p, _, _ in judged], [label for _, label, _ in judged], [query for *_, query in judged])
+        rows.append({"depth": depth, "unjudged": len(documents) - len(judged), **_named(metrics, "documents")})
+    return rows
+
+
+def _list_rows(predicted: Sequence[PredictedList]) -> list[dict[str, Any]]:
+    """Return the figures of ``answerable``, one row per depth; the lists without relevant documents are included."""
+    rows = []
+    for depth, lists in _by_depth(predicted):
+        metrics = measure(
+            [ranking.answerable for ranking in lists],
+            [ranking.judged.has_relevant for ranking in lists],
+            [ranking.judged.query for ranking in lists],
+        )
+        rows.append({"depth": depth, **_named(metrics, "lists")})
+    return rows
+
+
+def _by_depth(predicted: Iterable[PredictedList]) -> list[tuple[int, list[PredictedList]]]:
+    table: dict[int, list[PredictedList]] = {}
+    for ranking in predicted:
+        table.setdefault(ranking.judged.depth, []).append(ranking)
+    return sorted(table.items())
+
+
+def _named(metrics: Metrics, counted: str) -> dict[str, Any]:
+    """Return the measures with ``count`` under the name of what was counted, and the bins last."""
+    values = metrics.to_dict()
+    bins = values.pop("bins")
+    return {("queries" if key == "queries" else counted if key == "count" else key): v for key, v in values.items()} | {
+        "bins": bins
+    }
+
+
+def _summary(rows: Sequence[Mapping[str, Any]], lists: JudgedLists) -> dict[str, Any]:
+    """Return the main figures: those of the first fit at the largest depth, on held-out queries."""
+    main = max((row for row in rows if row["held_out"] and row["fit"] == rows[0]["fit"]), key=lambda row: row["depth"])
+    unscored = sum(s is None for ranking in lists.documents if ranking.depth == main["depth"] for s in ranking.judge)
+    return {
+        **{key: value for key, value in main.items() if key not in ("held_out", "bins")},
+        "unscored": unscored if "judge" in main["fit"] else None,
+        "binning": BINNING,
+    }

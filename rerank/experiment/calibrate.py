@@ -1,0 +1,178 @@
+"""Fit a calibration to run folders. The library side of `rerank calibrate`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rerank.calibration import RankedCollection, bound_identity, calibrate, first_stage_name
+from rerank.calibration.ranker_identity import describe_differences
+from rerank.calibration.reliability_diagram import draw_reliability
+from rerank.collections import judgments
+from rerank.errors import DataError, UsageError
+from rerank.io.text_files import check_writable, replace_text
+from rerank.store import RunFolder
+from rerank.store.judge_scores import read_judge_scores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CalibrationRun:
+    """A run folder opened for calibration.
+
+    Attributes:
+        path: The folder.
+        ranked: Rankings, scores and judgments.
+        ranker: Identity of its ranker.
+        first_stage: Name of its first stage.
+        relevant: Lowest relevant grade of its judgments.
+    """
+
+    path: Path
+    ranked: RankedCollection
+    ranker: Mapping[str, str]
+    first_stage: str
+    relevant: int
+
+
+def calibrate_folders(
+    runs: Sequence[str | Path],
+    out: str | Path,
+    *,
+    qrels: str | None = None,
+    relevant: int | None = None,
+    tests: Sequence[str] = (),
+    complete: bool = False,
+) -> dict[str, Any]:
+    """Fit a calibration to run folders and write it, with a reliability diagram beside it.
+
+    Args:
+        runs: Finished run folders of one ranker and first stage, of one or several depths.
+        out: The file to write; the diagram has the same name with the extension ``.svg``.
+        qrels: Relevance judgments, a file or the selector of a collection; if omitted, those in the folders.
+        relevant: Lowest grade that counts as relevant; if omitted, that of the judgments.
+        tests: Runs of the same ranker on other collections that are only reported, as ``FOLDER:QRELS``.
+        complete: Count documents without a judgment as not relevant instead of leaving them out, in all runs.
+
+    Returns:
+        The report: ``ece``, ``brier``, ``brier_skill``, ``auc``, ``queries``, ``method`` and more.
+
+    Raises:
+        UsageError: The runs are of different rankers or first stages, or no run is given.
+        MissingResourceError: A folder or file does not exist.
+        DataError: A run is unfinished or empty, or its judgments do not suffice.
+    """
+    if not runs:
+        raise UsageError("No run folder is given", expected="at least one", remedy="Pass the folder of a finished run")
+    diagram = Path(out).with_suffix(".svg")
+    check_writable(out)
+    check_writable(diagram)
+    opened = [open_calibration_run(path, qrels, complete=complete) for path in runs]
+    main = opened[0]
+    for other in opened[1:]:
+        _check_same_ranker(main, other)
+        _check_same_first_stage(main, other)
+    result = calibrate(
+        [run.ranked for run in opened],
+        ranker=main.ranker,
+        first_stage=main.first_stage,
+        relevant=main.relevant if relevant is None else relevant,
+        tests=[_open_test(text, main, complete=complete) for text in tests],
+    )
+    result.calibration.save(out)
+    with replace_text(diagram) as file:
+        file.write(draw_reliability(result.report["rows"]))
+    return {"file": str(out), "diagram": str(diagram), **result.report}
+
+
+def _open_test(text: str, main: CalibrationRun, *, complete: bool) -> RankedCollection:
+    """Open a run that is only reported; scores of another first stage are not used."""
+    path, qrels = split_test(text)
+    test = open_calibration_run(path, qrels, complete=complete)
+    _check_same_ranker(main, test)
+    has_scores = test.ranked.has_first_stage_scores and test.first_stage == main.first_stage
+    return replace(test.ranked, has_first_stage_scores=has_scores)
+
+
+def open_calibration_run(path: str | Path, qrels: str | None, *, complete: bool = False) -> CalibrationRun:
+    """Read a finished run folder and its judgments.
+
+    Args:
+        path: The folder.
+        qrels: Relevance judgments, a file or the selector of a collection; if omitted, those in the folder.
+        complete: Count documents without a judgment as not relevant.
+
+    Raises:
+        MissingResourceError: The folder or the judgments do not exist.
+        DataError: The run is unfinished or has no rankings, its judge scores are of several kinds, or there are no
+            judgments.
+    """
+    folder = RunFolder.existing(path)
+    document = folder.read_json("spec.json", "spec", "identity")
+    if not (folder.path / "run.trec").is_file():
+        raise DataError(f"{str(path)!r} is unfinished", expected="a run.trec", remedy="Finish the run with --resume")
+    run = folder.read_run("run.trec")
+    if not len(run):
+        raise DataError(f"{str(path)!r} has no rankings", expected="at least two queries with candidates")
+    judged, lowest = judgments(qrels) if qrels else (folder.read_qrels(), _recorded_grade(folder))
+    if not judged:
+        raise DataError(f"{str(path)!r} has no relevance judgments", remedy="Pass --qrels FILE")
+    judge = read_judge_scores(folder.path / "judge_scores.jsonl")
+    kinds = sorted({scores.kind for scores in judge.values()} - {""})
+    if len(kinds) > 1:
+        raise DataError(f"{str(path)!r} has judge scores of the kinds {', '.join(kinds)}", expected="one kind")
+    ranked = RankedCollection(
+        name=str(document.get("dataset", {}).get("name", "")) or folder.path.name,
+        run=run,
+        first_stage=folder.read_run("first_stage.trec"),
+        kind=kinds[0] if kinds else "",
+        judge={query: scores.scores for query, scores in judge.items()},
+        qrels=judged,
+        is_complete=complete,
+    )
+    return CalibrationRun(
+        path=folder.path,
+        ranked=ranked,
+        ranker=bound_identity(document["identity"]),
+        first_stage=first_stage_name(str(document["spec"].get("first_stage", ""))),
+        relevant=lowest,
+    )
+
+
+def split_test(text: str) -> tuple[Path, str | None]:
+    """Split ``FOLDER:QRELS``; both parts may contain colons. A folder alone uses its own judgments.
+
+    Raises:
+        UsageError: No part before a colon is a run folder.
+    """
+    parts = text.split(":")
+    for count in range(len(parts), 0, -1):
+        folder = Path(":".join(parts[:count]))
+        if (folder / "spec.json").is_file():
+            return folder, ":".join(parts[count:]) or None
+    raise UsageError(f"--test {text!r} does not start with a run folder", expected="FOLDER:QRELS")
+
+
+def _recorded_grade(folder: RunFolder) -> int:
+    """Return the lowest relevant grade with which the run was scored."""
+    return int(folder.read_json("scores.json").get("relevant", 1)) if (folder.path / "scores.json").is_file() else 1
+
+
+def _check_same_ranker(first: CalibrationRun, other: CalibrationRun) -> None:
+    if differences := describe_differences(first.ranker, other.ranker):
+        raise UsageError(
+            f"{str(first.path)!r} and {str(other.path)!r} are runs of different rankers: {', '.join(differences)}",
+            expected="one model, adapter, method and prompt",
+            remedy="Calibrate each ranker separately",
+        )
+
+
+def _check_same_first_stage(first: CalibrationRun, other: CalibrationRun) -> None:
+    if first.first_stage != other.first_stage:
+        raise UsageError(
+            f"{str(first.path)!r} has the first stage {first.first_stage!r}, and {str(other.path)!r} "
+            f"{other.first_stage!r}",
+            expected="runs of one first stage",
+            remedy="Report the other with --test",
+        )

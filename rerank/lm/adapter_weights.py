@@ -1,0 +1,119 @@
+"""PEFT adapters of local models: their files, their data type, and attaching them. Imports torch and PEFT when called.
+
+PEFT computes a low-rank adapter in float32. Beside a model in bfloat16, every adapted matrix then converts its input to
+float32 and its output back. The adapter is therefore cast to the data type of the model
+(docs/decisions/0014-adapters-in-the-dtype-of-the-model.md).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rerank.errors import MissingPrerequisiteError, MissingResourceError, UsageError
+from rerank.tasks import BackendOptions
+
+
+def check_adapter_folder(folder: Path) -> None:
+    """Check that a folder holds a PEFT adapter in safetensors: pickled weights can run code when they are loaded.
+
+    Raises:
+        MissingResourceError: A file is missing.
+    """
+    missing = [name for name in ("adapter_config.json", "adapter_model.safetensors") if not (folder / name).is_file()]
+    if missing:
+        raise MissingResourceError(
+            f"Adapter folder {str(folder)!r} lacks {' and '.join(missing)}",
+            expected="the files that save_pretrained of PEFT writes",
+            remedy="Convert pickled adapters (.bin), which can run code, to safetensors",
+        )
+
+
+def casts_adapter(options: BackendOptions, dtype: str) -> bool:
+    """Return whether an adapter is cast to the data type of its model: a LoRA beside a model that is not in float32.
+
+    Other kinds, such as DoRA and orthogonal adapters, compute norms or inverses of their weights, for which half the
+    precision is not enough.
+
+    Args:
+        options: Adapter and ``adapter_dtype`` are used.
+        dtype: Data type of the model.
+    """
+    if dtype == "float32" or options.adapter_dtype == "float32":
+        return False
+    try:
+        config = json.loads((Path(options.adapter) / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # reported when the adapter is attached
+        return False
+    return config.get("peft_type") == "LORA" and not config.get("use_dora")
+
+
+def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:
+    """Return a model with an adapter. In float32, merging is exact, so the adapter is merged.
+
+    Args:
+        model: The model.
+        folder: Folder of the adapter.
+        cast: Whether to cast the weights of the adapter to the data type of the model.
+
+    Raises:
+        MissingPrerequisiteError: PEFT cannot be imported.
+        MissingResourceError: A file of the adapter is missing.
+        UsageError: The adapter does not fit the model.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise MissingPrerequisiteError(
+            f"Adapter {str(folder)!r} needs peft, and importing it failed: {error}",
+            remedy="Run: pip install 'listrank[hf]'",
+        ) from error
+    import torch
+
+    check_adapter_folder(folder)
+    try:
+        wrapped = peft.PeftModel.from_pretrained(model, str(folder))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UsageError(
+            f"Adapter {str(folder)!r} does not fit the model: {error}",
+            expected="an adapter that was trained on this model",
+        ) from error
+    if any(config.is_prompt_learning for config in wrapped.peft_config.values()):
+        raise UsageError(
+            f"Adapter {str(folder)!r} is a learned prompt", expected="an adapter that changes weights, such as LoRA"
+        )
+    if model.dtype == torch.float32:
+        untie(wrapped)
+        return wrapped.merge_and_unload().eval()
+    if cast:
+        _cast_lora(wrapped, model.dtype)
+    return wrapped.get_base_model().eval()
+
+
+def _cast_lora(wrapped: Any, dtype: Any) -> None:
+    """Cast the low-rank factors of all adapted layers."""
+    from peft.tuners.lora import LoraLayer
+
+    for layer in wrapped.modules():
+        if isinstance(layer, LoraLayer):
+            for name in layer.adapter_layer_names:  # the module lists of the factors, of matrices and of embeddings
+                getattr(layer, name).to(dtype)
+
+
+def untie(wrapped: Any) -> None:
+    """Untie the output head from the token embeddings if one of them is adapted and both share one tensor.
+
+    Otherwise, merging an adapter of one would also change the other, which the adapter itself does not.
+    """
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    model: Any = wrapped.get_base_model()
+    first, last = model.get_input_embeddings(), model.get_output_embeddings()
+    if not any(isinstance(layer, BaseTunerLayer) for layer in (first, last)):
+        return
+    first, last = (getattr(layer, "base_layer", layer) for layer in (first, last))
+    if first.weight is last.weight:
+        last.weight = torch.nn.Parameter(last.weight.detach().clone())
+        model.config.tie_word_embeddings = False

@@ -1,0 +1,141 @@
+"""Descriptions of local models without their weights: identity, device, tokens and context size.
+
+Importing torch and loading weights takes seconds, which counting tokens or reading a finished run need not spend.
+Torch is imported only if the files of the model do not say enough.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from rerank.errors import MissingPrerequisiteError
+from rerank.lm.loading import (
+    LANGUAGE,
+    make_identity,
+    named_errors,
+    origin_of,
+    pick_device,
+    pick_dtype,
+    quiet,
+    require_torch,
+)
+from rerank.lm.tokenizers import HfTokens, stated_context_size
+from rerank.tasks import BackendOptions, resolve_context_size
+
+#: Names of the class of tokenizers that consist of ``tokenizer.json`` alone.
+_GENERIC_TOKENIZERS = frozenset({"TokenizersBackend", "PreTrainedTokenizerFast"})
+#: Types of models whose generic tokenizer ``AutoTokenizer``, which imports torch, does not replace by another class.
+_PLAIN_TYPES = frozenset({"llama"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelDescription:
+    """What is known about a language model before its weights are loaded.
+
+    Attributes:
+        name: Folder of the model, or its id on the hub.
+        options: How it is loaded.
+        identity: The identity that the loaded model has.
+        device: The device that it is loaded to.
+        config: Its config, or an object with the same ``max_position_embeddings``.
+    """
+
+    name: str | Path
+    options: BackendOptions
+    identity: dict[str, str]
+    device: str
+    config: Any
+
+    @cached_property
+    def tokens(self) -> HfTokens:
+        """The token counter; the tokenizer is loaded at the first access.
+
+        Raises:
+            MissingResourceError: The tokenizer cannot be loaded.
+            UsageError: The options exceed the context size of the model, or neither states one.
+        """
+        tokenizer = load_tokenizer(self.name, self.options)
+        stated = stated_context_size(SimpleNamespace(config=self.config), tokenizer)
+        size = resolve_context_size(stated, self.options, self.identity["model"])
+        return HfTokens(tokenizer, context_size=size)
+
+
+def describe_model(name: str | Path, options: BackendOptions) -> ModelDescription | None:
+    """Describe a language model that `rerank.lm.loading.load` would load.
+
+    Args:
+        name: Folder of the model, or its id on the hub.
+        options: Revision, adapter, dtype, device and context size.
+
+    Returns:
+        The description; None if the model has to be loaded: it is spread over devices, or comes with its own code.
+
+    Raises:
+        MissingPrerequisiteError: Torch, transformers, or PEFT for an adapter, is not installed.
+        MissingResourceError: The model cannot be found or read.
+        UsageError: The device is not available, or the context size exceeds that of the model.
+    """
+    if options.device_map or options.trust_remote_code:
+        return None
+    for package in ("torch", "transformers", *(["peft"] if options.adapter else [])):
+        if find_spec(package) is None:
+            raise MissingPrerequisiteError(
+                f"A local model needs {package}, which is not installed", remedy="Run: pip install 'listrank[hf]'"
+            )
+    device = pick_device(options.device)
+    config = _read_config(name, options)
+    identity = make_identity(name, options, pick_dtype(options.dtype, device), commit=_commit(config))
+    if limit := stated_context_size(SimpleNamespace(config=config), None):
+        resolve_context_size(limit, options, identity["model"])  # reports a context that is too long now
+    return ModelDescription(name=name, options=options, identity=identity, device=device, config=config)
+
+
+def load_tokenizer(name: str | Path, options: BackendOptions) -> Any:
+    """Load the tokenizer that ``AutoTokenizer`` loads, without importing torch if the class is certain.
+
+    Raises:
+        MissingResourceError: It cannot be found or read.
+    """
+    with quiet(), named_errors(name):
+        if _has_generic_tokenizer(Path(name)):
+            from transformers import PreTrainedTokenizerFast
+
+            return PreTrainedTokenizerFast.from_pretrained(name)
+        return getattr(require_torch()[1], LANGUAGE[1]).from_pretrained(name, **origin_of(name, options))
+
+
+def _has_generic_tokenizer(folder: Path) -> bool:
+    if not (folder / "tokenizer.json").is_file():
+        return False
+    settings, config = _read_json(folder / "tokenizer_config.json"), _read_json(folder / "config.json")
+    is_generic = settings.get("tokenizer_class") in _GENERIC_TOKENIZERS and "auto_map" not in settings
+    return is_generic and config.get("model_type") in _PLAIN_TYPES
+
+
+def _read_config(name: str | Path, options: BackendOptions) -> Any:
+    """Return the config of a model, or the part of it that matters if a folder states the context size plainly."""
+    stated = _read_json(Path(name) / "config.json")
+    if isinstance(stated.get("max_position_embeddings"), int) and "text_config" not in stated:
+        return SimpleNamespace(max_position_embeddings=stated["max_position_embeddings"])
+    with quiet(), named_errors(name):
+        return require_torch()[1].AutoConfig.from_pretrained(name, **origin_of(name, options))
+
+
+def _commit(config: Any) -> str | None:
+    commit: str | None = getattr(config, "_commit_hash", None)
+    return commit
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file; empty if it cannot be read, which the loader reports."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

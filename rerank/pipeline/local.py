@@ -1,0 +1,71 @@
+"""The driver's loop over ``Backend.generate``, for models in this process.
+
+Batches are formed within blocks of consecutive queries, never across, from the requests that are due. Which requests
+share a batch depends on the replies only, so a run that is resumed from its log forms the same batches as one that was
+never interrupted, and results that depend on the padding of a batch cannot differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+from rerank.pipeline.driver import Driver, ListOptions
+from rerank.pipeline.results import RankedList
+from rerank.tasks import Backend, Request
+from rerank.types import Ranking
+
+#: Number of batches whose requests are rendered ahead and sorted, so that prompts of similar length share a batch.
+LOOKAHEAD = 16
+
+
+def longest_first(request: Request) -> int:
+    """Return the sort key of a request: longer prompts come first, which shows at once if memory does not suffice."""
+    return -sum(len(message.content) for message in request.prompt)
+
+
+def run_batches(driver: Driver, backend: Backend, batch_size: int) -> None:
+    """Answer the requests of a driver, batch by batch, until no ranking is open.
+
+    Raises:
+        BackendError: The backend cannot answer at all.
+    """
+    while tickets := driver.next_requests(batch_size):
+        replies = backend.generate([ticket.request for ticket in tickets])
+        for ticket, reply in zip(tickets, replies, strict=True):
+            driver.put(ticket, reply)
+
+
+def rank_blocks(
+    rankings: Iterable[Ranking],
+    make_driver: Callable[[], Driver],
+    backend: Backend,
+    *,
+    block: int | None,
+    batch_size: int,
+    options: ListOptions | None = None,
+) -> Iterator[RankedList]:
+    """Rerank lists in blocks, and yield them in their order as blocks finish.
+
+    Args:
+        rankings: The first-stage lists; one block is read at a time.
+        make_driver: Returns a driver without rankings.
+        backend: Answers the requests.
+        block: Number of lists per block; None for one block.
+        batch_size: Number of requests per batch.
+        options: Options of every list.
+
+    Raises:
+        RerankError: A list cannot be ranked, or the backend cannot answer at all.
+    """
+    source = iter(rankings)
+    while lists := list(islice(source, block)):
+        driver = make_driver()
+        keys = [driver.add(ranking, options) for ranking in lists]
+        run_batches(driver, backend, batch_size)
+        finished = dict(driver.finished())
+        for key in keys:
+            result = finished.pop(key)
+            if not isinstance(result, RankedList):
+                raise result
+            yield result

@@ -1,0 +1,136 @@
+"""The driver's tasks over ``AsyncBackend.agenerate``, for models behind a network.
+
+They run on the background event loop of the process (`rerank.tasks.background_loop`), which owns the connections. Every
+ranking is a coroutine; the backend limits the number of simultaneous requests, so a slot that becomes free goes to the
+next request at once, whichever ranking it belongs to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, cast
+
+from rerank.pipeline.driver import Driver, ListOptions, Ticket
+from rerank.pipeline.results import RankedList
+from rerank.tasks import Reply
+from rerank.tasks.background_loop import run, submit
+from rerank.tasks.requests import AsyncBackend
+from rerank.types import Ranking
+
+
+async def rank_list(
+    ranking: Ranking, driver: Driver, backend: AsyncBackend, options: ListOptions | None = None
+) -> RankedList:
+    """Rerank one list; to be run on the background loop. Cancelling it cancels its requests.
+
+    Args:
+        ranking: The first-stage list.
+        driver: A driver without rankings.
+        backend: Answers the requests; its ``batch_size`` bounds the requests of this list in flight.
+        options: Options of the list.
+
+    Raises:
+        RerankError: The list cannot be ranked, or the backend cannot answer at all; its other requests have then ended.
+    """
+    tasks: dict[asyncio.Task[Reply], Ticket] = {}
+    key = driver.add(ranking, options)
+    deadline = options.deadline if options else None
+    try:
+        while True:
+            for ticket in driver.next_requests(backend.batch_size - len(tasks)):
+                tasks[asyncio.create_task(backend.agenerate(ticket.request))] = ticket
+            if not tasks:
+                break
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            done, _ = await asyncio.wait(tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                driver.expire(key)
+                break
+            if any(task.exception() for task in done):  # replies on their way may be billed: await and log them
+                await asyncio.gather(*tasks, return_exceptions=True)
+            for task in done:
+                driver.put(tasks.pop(task), task.result())
+    finally:
+        await _end(tasks, cancel=True)
+    ((_, result),) = driver.finished()
+    if not isinstance(result, RankedList):
+        raise result
+    return result
+
+
+def rank_concurrently(
+    rankings: Iterable[Ranking],
+    make_driver: Callable[[], Driver],
+    backend: AsyncBackend,
+    *,
+    in_flight: int,
+    options: ListOptions | None = None,
+) -> Iterator[tuple[int, RankedList]]:
+    """Rerank lists, ``in_flight`` at a time, and yield them with their positions as they finish.
+
+    An error, and closing the iterator, end all rankings first; replies that have arrived are already logged.
+
+    Args:
+        rankings: The first-stage lists, read when there is a place for one.
+        make_driver: Returns a driver without rankings.
+        backend: Answers the requests.
+        in_flight: Number of rankings that are open at a time.
+        options: Options of every list.
+
+    Raises:
+        RerankError: A list cannot be ranked, or the backend cannot answer at all.
+    """
+    session = _Session(make_driver, backend, options)
+    source = enumerate(rankings)
+    open_lists, is_failed = 0, False
+    try:
+        while True:
+            while open_lists < in_flight and (item := next(source, None)) is not None:
+                submit(session.rank(*item))
+                open_lists += 1
+            if not open_lists:
+                return
+            index, result = session.ended.get()
+            open_lists -= 1
+            if not isinstance(result, RankedList):
+                is_failed = True
+                raise result
+            yield index, result
+    finally:
+        # After an error, requests in flight end by themselves, since they may be billed; Ctrl-C cancels them.
+        run(_end(list(session.tasks.values()), cancel=not is_failed))
+
+
+class _Session:
+    """Rankings on the background loop that report their results to a thread.
+
+    Attributes:
+        ended: Position and result, or error, of every ranking that has ended.
+        tasks: The tasks of the others.
+    """
+
+    def __init__(self, make_driver: Callable[[], Driver], backend: AsyncBackend, options: ListOptions | None) -> None:
+        self._make_driver, self._backend, self._options = make_driver, backend, options
+        self.ended: queue.SimpleQueue[tuple[int, RankedList | BaseException]] = queue.SimpleQueue()
+        self.tasks: dict[int, asyncio.Task[Any]] = {}
+
+    async def rank(self, index: int, ranking: Ranking) -> None:
+        task = self.tasks[index] = cast("asyncio.Task[Any]", asyncio.current_task())
+        task.add_done_callback(lambda _: self.tasks.pop(index))
+        try:
+            self.ended.put((index, await rank_list(ranking, self._make_driver(), self._backend, self._options)))
+        except BaseException as error:
+            self.ended.put((index, error))
+            raise
+
+
+async def _end(tasks: Iterable[asyncio.Task[Any]], *, cancel: bool) -> None:
+    """Wait until all tasks have ended, so that nothing is committed to a log that is closed."""
+    running = list(tasks)
+    for task in running:
+        if cancel:
+            task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)

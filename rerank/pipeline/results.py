@@ -1,0 +1,117 @@
+"""What the driver returns: reranked lists, and the scores, windows and costs behind them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from rerank.judges.base import FAILURES, STATUSES, ScoreKind, Verdict
+from rerank.tasks.usage import Usage
+from rerank.types import Document, Ranking, Window
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankedList:
+    """One reranked list.
+
+    Attributes:
+        ranking: The documents, best first; the score at rank r is 1/r.
+        scores: The judge's score per document, in the order of the ranking; None where there is none.
+        score_kind: What these scores are; None if the judge has none.
+        judged: The windows that were judged, with first-stage scores, and their verdicts, in the order of judging.
+        split: The windows that were too long for the context, so that their parts were ranked and merged, each with
+            the number of documents that fit, counted from its head.
+        usage: The cost of its replies.
+        dropped: Document id -> tokens cut off the document, so that a prompt fits; the largest number if the document
+            was in several prompts. Passages count with their own ids.
+        expired: Whether the deadline passed first, so that the windows that were not judged yet kept their order.
+    """
+
+    ranking: Ranking
+    scores: tuple[float | None, ...] = ()
+    score_kind: ScoreKind | None = None
+    judged: tuple[tuple[Window, Verdict], ...] = ()
+    split: tuple[tuple[Window, int], ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    expired: bool = False
+
+    def windows(self) -> dict[str, int]:
+        """Return the number of windows per status; every status is a key."""
+        return count_statuses(self.judged)
+
+    def failures(self) -> list[Verdict]:
+        """Return the verdicts of the windows that failed."""
+        return [verdict for _, verdict in self.judged if verdict.status in FAILURES]
+
+
+@dataclass(frozen=True, slots=True)
+class RerankOutcome:
+    """The reranked lists and the windows that were judged for them.
+
+    Attributes:
+        lists: One per input list, in the same order.
+    """
+
+    lists: tuple[RankedList, ...]
+
+    @property
+    def rankings(self) -> tuple[Ranking, ...]:
+        """The reranked lists without scores and windows."""
+        return tuple(ranked.ranking for ranked in self.lists)
+
+    @property
+    def judged(self) -> tuple[tuple[Window, Verdict], ...]:
+        """Every window and its verdict, list by list."""
+        return tuple(pair for ranked in self.lists for pair in ranked.judged)
+
+    @property
+    def split(self) -> tuple[tuple[Window, int], ...]:
+        """The windows that were ranked in parts, list by list."""
+        return tuple(pair for ranked in self.lists for pair in ranked.split)
+
+    def windows(self) -> dict[str, int]:
+        """Return the number of windows per status; every status is a key."""
+        return count_statuses(self.judged)
+
+    def failure_rate(self) -> float:
+        """Return the fraction of windows that failed; 0 if there were none."""
+        failures = sum(verdict.status in FAILURES for _, verdict in self.judged)
+        return failures / len(self.judged) if self.judged else 0.0
+
+
+def count_statuses(judged: Iterable[tuple[Window, Verdict]]) -> dict[str, int]:
+    """Return the number of windows per status; every status is a key."""
+    counts = dict.fromkeys(map(str, STATUSES), 0)
+    for _, verdict in judged:
+        counts[verdict.status] += 1
+    return counts
+
+
+def final_scores(shown: Ranking, judged: Sequence[tuple[Window, Verdict]], kind: ScoreKind | None) -> dict[str, float]:
+    """Return document id -> score of the documents that have one.
+
+    Absolute scores: a document has its latest one. Scores within a window are comparable only if one window held all
+    documents, so they count if the last window did. A document of a failed window has none.
+
+    Args:
+        shown: The list that was judged: documents, or their passages.
+        judged: The windows and verdicts in the order of judging.
+        kind: What the scores are.
+    """
+    if kind is None or not judged:
+        return {}
+    if kind.scope == "within":
+        judged = judged[-1:] if len(judged[-1][0]) == len(shown) else []
+    latest: dict[str, float | None] = {}
+    for window, verdict in judged:
+        scores = verdict.scores or (None,) * len(window)
+        latest |= zip((doc.id for doc in window.docs), scores, strict=True)
+    return {doc_id: score for doc_id, score in latest.items() if score is not None and math.isfinite(score)}
+
+
+def put_first(ranking: Ranking, best: Sequence[Document]) -> Ranking:
+    """Return the ranking with ``best`` at its head; the other documents keep their order."""
+    ids = {doc.id for doc in best}
+    return Ranking.from_order(ranking.query, [*best, *(doc for doc in ranking.docs if doc.id not in ids)])

@@ -1,0 +1,163 @@
+"""A worker thread that runs the rankings of many callers on one local model.
+
+Callers submit rankings at any time. On a CPU, prefill is bound by computation, so that a batch of two callers' requests
+takes as long as two batches; callers then take turns, batch by batch. Where the backend says that sharing batches pays
+(a GPU, vLLM), batches are formed from the requests of all callers by arrival.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from rerank.errors import RerankError, UsageError
+from rerank.pipeline.driver import Driver, ListOptions
+from rerank.pipeline.results import RankedList
+from rerank.tasks import Backend
+from rerank.types import Ranking
+
+#: Seconds without work after which the thread ends; the next ranking starts another one.
+_IDLE = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Job:
+    """A submitted ranking."""
+
+    ranking: Ranking
+    options: ListOptions
+    future: Future[RankedList]
+
+
+@dataclass(eq=False, slots=True)
+class _Lane:
+    """A driver, and the jobs that it runs, by key."""
+
+    driver: Driver
+    jobs: dict[int, _Job] = field(default_factory=dict)
+
+
+class LocalService:
+    """Rankings of many callers on one local model.
+
+    Args:
+        make_driver: Returns a driver without rankings.
+        backend: Answers the requests; ``shares_batches`` says whether batches of several callers pay.
+        batch_size: Number of requests per batch.
+    """
+
+    def __init__(self, make_driver: Callable[[], Driver], backend: Backend, *, batch_size: int) -> None:
+        """Start without a thread."""
+        self._make_driver, self._backend, self._batch_size = make_driver, backend, batch_size
+        self._shares = bool(getattr(backend, "shares_batches", False))
+        self._submitted: deque[_Job] = deque()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._is_closed = False
+
+    def submit(self, ranking: Ranking, options: ListOptions | None = None) -> Future[RankedList]:
+        """Add a ranking; cancelling the future drops it at the next batch.
+
+        Args:
+            ranking: The first-stage list.
+            options: Options of the list.
+
+        Raises:
+            UsageError: The service is closed.
+        """
+        job = _Job(ranking=ranking, options=options or ListOptions(), future=Future())
+        with self._changed:
+            if self._is_closed:
+                raise UsageError("The reranker is closed", expected="an open one", remedy="Load it again")
+            self._submitted.append(job)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="rerank-service", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+        return job.future
+
+    def close(self) -> None:
+        """End the thread after its current batch; rankings that are not finished are cancelled."""
+        with self._changed:
+            self._is_closed = True
+            thread = self._thread
+            self._changed.notify()
+        if thread is not None:
+            thread.join()
+
+    def _work(self) -> None:
+        lanes: deque[_Lane] = deque()
+        while True:
+            with self._changed:
+                if not lanes and not self._submitted and not self._is_closed:
+                    self._changed.wait(_IDLE)
+                jobs, self._submitted = self._submitted, deque()
+                if self._is_closed or not (lanes or jobs):
+                    self._thread = None
+                    break
+            for job in jobs:
+                self._start(job, lanes)
+            if lanes:
+                self._run_batch(lanes)
+        for job in [*jobs, *(job for lane in lanes for job in lane.jobs.values())]:
+            job.future.cancel()
+
+    def _start(self, job: _Job, lanes: deque[_Lane]) -> None:
+        if self._shares and lanes:
+            lane = lanes[0]
+        else:
+            lane = _Lane(self._make_driver())
+            lanes.append(lane)
+        try:
+            key = lane.driver.add(job.ranking, job.options)
+        except RerankError as error:
+            job.future.set_exception(error)
+        else:
+            lane.jobs[key] = job
+
+    def _run_batch(self, lanes: deque[_Lane]) -> None:
+        """Run one batch of the next lane, and return what has finished."""
+        lane = lanes.popleft()
+        self._drop_ended(lane)
+        try:
+            if tickets := lane.driver.next_requests(self._batch_size):
+                replies = self._backend.generate([ticket.request for ticket in tickets])
+                for ticket, reply in zip(tickets, replies, strict=True):
+                    lane.driver.put(ticket, reply)
+            self._drop_ended(lane)
+            self._deliver(lane)
+        except Exception as error:  # noqa: BLE001 - every caller of the lane must get an answer
+            for job in lane.jobs.values():
+                _resolve(job.future, error)
+            return
+        if lane.jobs:
+            lanes.append(lane)
+
+    def _drop_ended(self, lane: _Lane) -> None:
+        """End rankings that were cancelled or whose deadline has passed."""
+        now = time.monotonic()
+        for key, job in list(lane.jobs.items()):
+            if job.future.cancelled():
+                lane.driver.discard(key)
+                del lane.jobs[key]
+            elif job.options.deadline is not None and now >= job.options.deadline:
+                lane.driver.expire(key)
+
+    def _deliver(self, lane: _Lane) -> None:
+        for key, result in lane.driver.finished():
+            if job := lane.jobs.pop(key, None):
+                _resolve(job.future, result)
+
+
+def _resolve(future: Future[RankedList], result: RankedList | Exception) -> None:
+    """Set the outcome of a future, unless its caller has cancelled it."""
+    if not future.set_running_or_notify_cancel():
+        return
+    if isinstance(result, RankedList):
+        future.set_result(result)
+    else:
+        future.set_exception(result)

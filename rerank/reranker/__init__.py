@@ -1,0 +1,318 @@
+"""The reranker, the entry point for Python: a model and a method that rank documents for a query.
+
+    reranker = Reranker.from_pretrained("smollm2-135m")
+    for hit in reranker.rank("how do I ...", ["one text", "another"], top_k=1):
+        print(hit.rank, hit.score, hit.text)
+
+It is also a stage of a pipeline: ``retriever % 100 >> reranker % 10``. It writes no files; `rerank.experiment` executes
+whole runs with resume and scores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import Self, Unpack
+
+from rerank.assemble import RankerOptions, RankerSetup, assemble
+from rerank.calibration import Calibration
+from rerank.errors import UsageError
+from rerank.judges import PromptJudge
+from rerank.pipeline.driver import ListOptions
+from rerank.pipeline.network import rank_list
+from rerank.pipeline.passages import PassageAggregation
+from rerank.pipeline.results import RankedList
+from rerank.pipeline.service import LocalService
+from rerank.pipeline.stream import Flow, Ranker, rank_stream
+from rerank.reranker.calibrated import calibrate_list, open_calibration
+from rerank.reranker.calls import OnFailure, RankCall, RankOptions, check_on_failure
+from rerank.reranker.hits import Cut, Hit, Hits, RankingReport
+from rerank.reranker.reports import report_ranking
+from rerank.retrieval.base.given_documents import DocumentLike
+from rerank.retrieval.base.stages import RunTransformer
+from rerank.strategies import Strategy
+from rerank.tasks import AsyncBackend, Backend
+from rerank.tasks.background_loop import submit
+from rerank.types import Query, Ranking, Run
+
+__all__ = ["Cut", "DocumentLike", "Hit", "Hits", "OnFailure", "RankOptions", "RankingReport", "Reranker"]
+
+
+@dataclass(kw_only=True)
+class Reranker(RunTransformer):
+    """A strategy and a judge with an open backend, for any number of threads and event loops.
+
+    Requests to a server run at the same time, at most ``concurrency`` of them. A model in this process runs on a thread
+    of its own, batch by batch.
+
+    Attributes:
+        strategy: Decides which windows are judged.
+        judge: Orders the documents of a window.
+        name: Tag of the runs that it produces.
+        passages: How long documents are divided into passages; None judges them whole.
+        top_k: Number of documents to rerank; the remaining ones keep their input order. None reranks all.
+        on_failure: What happens if a window fails: ``keep`` its given order, or ``raise``.
+        calibration: Turns scores into probabilities of relevance; None for none.
+        first_stage: Name of the first stage whose scores are given, such as ``bm25``. If it is not that of the
+            calibration, the probabilities are computed without these scores.
+        deterministic: Whether a list gets the same scores to the last bit whatever else is ranked at the same time:
+            every batch is a single request.
+    """
+
+    strategy: Strategy
+    judge: PromptJudge
+    name: str = "reranker"
+    passages: PassageAggregation | None = None
+    top_k: int | None = None
+    on_failure: OnFailure = "keep"
+    calibration: Calibration | None = None
+    first_stage: str | None = None
+    deterministic: bool = False
+    _service: LocalService | None = field(default=None, init=False, repr=False)
+    _is_warm: bool = field(default=False, init=False, repr=False)
+    _opening: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check what happens on failure."""
+        check_on_failure(self.on_failure)
+
+    @classmethod
+    def from_pretrained(cls, model: str | None = None, **settings: Unpack[RankerOptions]) -> Reranker:
+        """Load a model and assemble a reranker.
+
+        The settings have the names, meaning and defaults of the command's flags, so the same settings give the same
+        ranking. `rerank.assemble.RankerConfig` lists them.
+
+        Args:
+            model: A name of `rerank models`, a folder, a hub id, ``openai:NAME``, ``vllm:NAME`` or ``fake:KIND``. If
+                omitted, the adapter's base model, or ``smollm2-135m``.
+            **settings: ``method``, ``adapter``, ``prompt``, ``device``, ``base_url`` and so on. Missing settings come
+                from the adapter or the trained model, then from the defaults; None counts as missing.
+
+        Raises:
+            UnknownNameError: No setting, method, prompt or passage aggregate has this name.
+            UsageError: A setting has an invalid value.
+            MissingResourceError: The model or the adapter does not exist.
+            MissingPrerequisiteError: The extra that the model needs is not installed.
+        """
+        setup = assemble({"model": model, **settings})
+        return cls._from_setup(setup, setup.open_backend())
+
+    @classmethod
+    def from_backend(cls, backend: Backend, **settings: Unpack[RankerOptions]) -> Reranker:
+        """Use a backend that is already open, so that several methods share one loaded model.
+
+        Args:
+            backend: The backend. Settings for loading a model have no effect on it.
+            **settings: As for `from_pretrained`. Missing ones come from the adapter or the trained model that the
+                backend loaded, if it knows its ``settings_folder``. The prompt suits the model named in its identity.
+
+        Raises:
+            UnknownNameError: No setting, method, prompt or passage aggregate has this name.
+            UsageError: The backend does not support the method's judge.
+        """
+        named = {"model": backend.identity.get("model"), **settings}
+        return cls._from_setup(assemble(named, backend=backend), backend)
+
+    @classmethod
+    def _from_setup(cls, setup: RankerSetup, backend: Backend) -> Reranker:
+        judge = setup.open_judge(backend)
+        return cls(
+            strategy=setup.strategy,
+            judge=judge,
+            name=setup.method.name.replace(":", "-"),
+            passages=setup.passages,
+            top_k=setup.config.top_k,
+            calibration=open_calibration(setup, judge),
+        )
+
+    @property
+    def backend(self) -> Backend:
+        """The backend that answers the requests."""
+        return self.judge.backend
+
+    def rank(self, query: str | Query, documents: Sequence[DocumentLike], **options: Unpack[RankOptions]) -> Hits:
+        """Rank documents for a query.
+
+        Ids do not affect the ranking: a document without an id gets its position as id, ids may repeat, and
+        ``hit.corpus_id`` is the position of a hit in the input. An empty query keeps the input order. A ranking with a
+        failed window, or whose deadline passed, has ``hits.notes`` and is logged once, without texts.
+
+        Args:
+            query: The query.
+            documents: The candidates in first-stage order, which matters to sliding windows.
+            **options: ``scores``, ``top_k``, ``threshold``, ``deadline`` and ``on_failure``; see `RankOptions`.
+
+        Returns:
+            The documents, best first.
+
+        Raises:
+            UsageError: The query is not a text, the documents are not a list, or an option is out of range.
+            DataError: A document has no text, or its id, title or score has the wrong type.
+            PartialFailureError: A window failed, and ``on_failure`` is ``raise``.
+            BackendError: The model cannot answer at all.
+        """
+        asked = self._ask(query, documents, options)
+        self.warm_up()
+        future = self._submit(asked)
+        try:
+            ranked = future.result()
+        except BaseException:
+            future.cancel()
+            raise
+        return self._hits(asked, ranked)
+
+    async def arank(
+        self, query: str | Query, documents: Sequence[DocumentLike], **options: Unpack[RankOptions]
+    ) -> Hits:
+        """Do the same as `rank` without blocking the event loop.
+
+        Cancelling it cancels its requests to a server. A model in this process ends its current batch, whose result is
+        dropped.
+        """
+        asked = self._ask(query, documents, options)
+        if not self._is_warm:
+            await asyncio.to_thread(self.warm_up)
+        return self._hits(asked, await asyncio.wrap_future(self._submit(asked)))
+
+    def rank_many(
+        self, lists: Iterable[tuple[str | Query, Sequence[DocumentLike]]], **options: Unpack[RankOptions]
+    ) -> Iterator[Hits]:
+        """Rank the documents of many queries, and yield the hits in the order of the queries.
+
+        Only a bounded number of lists is read ahead, so that the input may be an endless stream.
+
+        Args:
+            lists: Queries with their documents, as for `rank`; scores are taken from the documents.
+            **options: As for `rank`, except for ``scores`` and ``deadline``.
+
+        Raises:
+            UsageError: As in `rank`.
+            DataError: As in `rank`.
+            PartialFailureError: A window failed, and ``on_failure`` is ``raise``.
+            BackendError: The model cannot answer at all.
+        """
+        for name in ("scores", "deadline"):
+            if options.get(name) is not None:
+                raise UsageError(f"{name} for many lists", expected="scores in the documents, and no deadline")
+        self.warm_up()
+        waiting: deque[RankCall] = deque()
+
+        def rankings() -> Iterator[Ranking]:
+            for query, documents in lists:
+                asked = self._ask(query, documents, options)
+                waiting.append(asked)
+                yield asked.ranking
+
+        for ranked in rank_stream(rankings(), self._ranker(options.get("top_k")), self.backend, self._flow()):
+            yield self._hits(waiting.popleft(), ranked)
+
+    def transform(self, run: Run) -> Run:
+        """Rerank all lists of a run."""
+        self.warm_up()
+        ranked_lists = rank_stream(run.values(), self._ranker(None), self.backend, self._flow())
+        rankings = []
+        for ranked in ranked_lists:
+            report_ranking(ranked, self.backend.identity.get("model", ""), self.on_failure)
+            rankings.append(ranked.ranking)
+        return Run(rankings, name=self.name)
+
+    def warm_up(self) -> None:
+        """Load the model, or inspect its server, so that the first ranking does not wait for it.
+
+        Raises:
+            BackendError: There is no server.
+            UsageError: The model does not state its context size, or the settings exceed it.
+        """
+        if not self._is_warm:
+            _ = self.backend.tokens.context_size
+            if (load := getattr(self.backend, "warm_up", None)) is not None:
+                load()
+            self._is_warm = True
+
+    def close(self) -> None:
+        """End the thread of the model, or close the connections to its server. Rankings in progress are cancelled."""
+        with self._opening:
+            service, self._service = self._service, None
+        if service is not None:
+            service.close()
+        if (close := getattr(self.backend, "close", None)) is not None:
+            close()
+
+    async def aclose(self) -> None:
+        """Do the same as `close` without blocking the event loop."""
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> Self:
+        """Return the reranker, for ``with``."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Close it."""
+        self.close()
+
+    def _ask(self, query: str | Query, documents: Sequence[DocumentLike], options: RankOptions) -> RankCall:
+        """Check the arguments of a ranking."""
+        if options.get("threshold") is not None and self.calibration is None:
+            raise UsageError(
+                f"threshold is {options['threshold']!r}, and the reranker has no calibration",
+                expected="probabilities of relevance, since raw scores have no common scale",
+                remedy="Fit one with `rerank calibrate` and pass calibration=FILE",
+            )
+        return RankCall.check(query, documents, {"on_failure": self.on_failure, **options})
+
+    def _submit(self, asked: RankCall) -> Future[RankedList]:
+        ranker = self._ranker(asked.top_k)
+        backend = self.backend
+        options = ListOptions(strategy=ranker.strategy, top_k=ranker.top_k, deadline=asked.deadline)
+        if isinstance(backend, AsyncBackend):
+            return submit(rank_list(asked.ranking, ranker.driver(backend), backend, options))
+        with self._opening:
+            if self._service is None:
+                size = self._flow().batch_size
+                self._service = LocalService(lambda: self._ranker(None).driver(backend), backend, batch_size=size)
+            return self._service.submit(asked.ranking, options)
+
+    def _ranker(self, top_k: int | None) -> Ranker:
+        """Return the ranker for a number of hits; strategies that can stop early do so."""
+        strategy = self.strategy
+        top_k = min((k for k in (top_k, self.top_k) if k), default=None)
+        if top_k and not self.passages and getattr(strategy, "top_k", top_k) != top_k:
+            strategy = replace(strategy, top_k=top_k)  # type: ignore[type-var]
+        return Ranker(strategy=strategy, judge=self.judge, passages=self.passages, top_k=top_k)
+
+    def _flow(self) -> Flow:
+        flow = Flow.of(self.backend)
+        return replace(flow, batch_size=1) if self.deterministic else flow
+
+    def _hits(self, asked: RankCall, ranked: RankedList) -> Hits:
+        report = report_ranking(ranked, self.backend.identity.get("model", ""), asked.on_failure)
+        positions = [int(doc.id) for doc in ranked.ranking.docs]
+        relevance: Sequence[float | None] = [None] * len(positions)
+        if self.calibration is not None and positions:
+            given = [asked.candidates[position].score for position in positions]
+            calibrated = calibrate_list(self.calibration, ranked, given, self.first_stage)
+            relevance = calibrated.relevance
+            report = replace(report, answerable=calibrated.answerable, fit=calibrated.fit)
+        hits = Hits(
+            (
+                Hit(
+                    corpus_id=position,
+                    rank=rank,
+                    score=score,
+                    relevance=probability,
+                    document=asked.candidates[position].document,
+                )
+                for rank, (position, score, probability) in enumerate(
+                    zip(positions, ranked.scores, relevance, strict=True), 1
+                )
+            ),
+            report=report,
+        )
+        if asked.threshold is not None:
+            hits = hits.at_least(asked.threshold)
+        return hits if asked.top_k is None else hits.top_k(asked.top_k)

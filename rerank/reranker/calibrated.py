@@ -1,0 +1,51 @@
+"""Calibrations of rankers: which file belongs to one, and the probabilities of one of its lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rerank.assemble import RankerSetup
+from rerank.calibration import CalibratedList, Calibration, bound_identity
+from rerank.errors import UsageError
+from rerank.judges import PromptJudge
+from rerank.pipeline.results import RankedList
+
+
+def open_calibration(setup: RankerSetup, judge: PromptJudge) -> Calibration | None:
+    """Open the calibration of a ranker: the named one, or that of its adapter or trained model.
+
+    One that came with the adapter is left out if the ranker has another method, prompt or base model.
+
+    Raises:
+        MissingResourceError: The file does not exist.
+        DataError: It is not a calibration.
+        UsageError: The named calibration belongs to another ranker.
+    """
+    found = setup.calibration_file(judge.backend)
+    if found is None:
+        return None
+    path, is_named = found
+    calibration = Calibration.load(path)
+    try:
+        calibration.check(bound_identity(setup.identity(judge)))
+    except UsageError:
+        if is_named:
+            raise
+        return None
+    return calibration
+
+
+def calibrate_list(
+    calibration: Calibration, ranked: RankedList, given: Sequence[float | None], first_stage: str | None
+) -> CalibratedList:
+    """Return the probabilities of a reranked list.
+
+    Args:
+        calibration: The calibration.
+        ranked: The list.
+        given: First-stage scores in the order of the reranked list; None where there are none.
+        first_stage: Name of the first stage.
+    """
+    known = [score for score in given if score is not None]
+    scores = known if len(known) == len(given) else None
+    return calibration.apply(ranked.scores, scores, first_stage_name=first_stage)

@@ -1,0 +1,97 @@
+"""One call of a reranker: its options, checked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Self, TypedDict, get_args
+
+from rerank.errors import UnknownNameError, UsageError
+from rerank.reranker.hits import check_top_k
+from rerank.retrieval.base.given_documents import Candidate, DocumentLike, to_candidates, to_query, to_ranking
+from rerank.types import Query, Ranking
+
+#: What happens if a window fails: the ranking is returned with the window in its given order, or an error is raised.
+OnFailure = Literal["keep", "raise"]
+
+
+class RankOptions(TypedDict, total=False):
+    """Options of one ranking.
+
+    Attributes:
+        scores: First-stage scores of the documents, from which the first-stage order is then taken. If omitted, the
+            documents may have a key ``score``; none are invented.
+        top_k: Number of hits to return, from 0; None for all. Methods that can stop early do so.
+        threshold: Keep only hits whose calibrated relevance reaches it.
+        deadline: Seconds from now after which the windows that are not judged yet keep their given order; None for no
+            limit. A model in this process ends its current batch.
+        on_failure: Replaces that of the reranker.
+    """
+
+    scores: Sequence[float] | None
+    top_k: int | None
+    threshold: float | None
+    deadline: float | None
+    on_failure: OnFailure | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankCall:
+    """A checked call of `Reranker.rank`.
+
+    Attributes:
+        ranking: The first-stage list; the ids of its documents are their positions.
+        candidates: The documents as they were given.
+        top_k: Number of hits to return.
+        threshold: Lowest relevance of a hit.
+        deadline: `time.monotonic` value of the deadline.
+        on_failure: What happens if a window fails.
+    """
+
+    ranking: Ranking
+    candidates: Sequence[Candidate]
+    top_k: int | None
+    threshold: float | None
+    deadline: float | None
+    on_failure: OnFailure
+
+    @classmethod
+    def check(cls, query: str | Query, documents: Sequence[DocumentLike], options: RankOptions) -> Self:
+        """Check the arguments of a call; its deadline begins now.
+
+        Raises:
+            UnknownNameError: No option has this name.
+            UsageError: The query is not a text, the documents are not a list, or an option is out of range.
+            DataError: A document has no text, or its id, title or score has the wrong type.
+        """
+        for name in options:
+            if name not in RankOptions.__annotations__:
+                raise UnknownNameError("option of rank", name, list(RankOptions.__annotations__))
+        top_k, threshold, deadline = options.get("top_k"), options.get("threshold"), options.get("deadline")
+        check_top_k(top_k)
+        if deadline is not None and not deadline > 0:
+            raise UsageError(f"deadline is {deadline!r}", expected="more than 0 seconds, or None for no limit")
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise UsageError(f"threshold is {threshold!r}", expected="a probability from 0 to 1")
+        candidates = to_candidates(documents, options.get("scores"))
+        return cls(
+            # To return nothing, nothing is asked.
+            ranking=to_ranking(to_query(query), [] if top_k == 0 else candidates),
+            candidates=candidates,
+            top_k=top_k,
+            threshold=threshold,
+            deadline=None if deadline is None else time.monotonic() + deadline,
+            on_failure=check_on_failure(options.get("on_failure") or "keep"),
+        )
+
+
+def check_on_failure(value: OnFailure) -> OnFailure:
+    """Return what happens on failure.
+
+    Raises:
+        UnknownNameError: It is neither ``keep`` nor ``raise``.
+    """
+    if value not in get_args(OnFailure):
+        raise UnknownNameError("value of on_failure", value, get_args(OnFailure))
+    return value

@@ -1,0 +1,188 @@
+"""Output of a reranker: ranked documents with scores, and what the ranking cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from rerank.errors import UsageError
+from rerank.tasks.usage import Usage
+from rerank.types import Document
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """A ranked document.
+
+    Attributes:
+        corpus_id: Position of the document in the input list, from 0.
+        rank: Its rank, from 1.
+        score: The judge's own score, whose quantity `Hits.score_kind` names; None if it has none for this document.
+        rank_score: 1/rank, which is no estimate of relevance.
+        relevance: Calibrated probability that the document is relevant, non-increasing along the list; None without a
+            calibration.
+        document: The document.
+    """
+
+    corpus_id: int
+    rank: int
+    document: Document
+    score: float | None = None
+    relevance: float | None = None
+
+    @property
+    def rank_score(self) -> float:
+        """Reciprocal rank."""
+        return 1.0 / self.rank
+
+    @property
+    def text(self) -> str:
+        """The document's text."""
+        return self.document.text
+
+    @property
+    def source(self) -> Mapping[str, Any]:
+        """The other keys that came with the document."""
+        return self.document.source
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the hit as a JSON object with the document's own keys."""
+        shown = {"id": self.document.id, "title": self.document.title, "text": self.document.text}
+        return {
+            **self.source,
+            **{key: value for key, value in shown.items() if value},
+            "corpus_id": self.corpus_id,
+            "rank": self.rank,
+            "score": self.score,
+            "relevance": self.relevance,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """What was cut off the documents so that prompts fit the model's context, or a limit on passages.
+
+    Attributes:
+        passages: Number of documents, or passages of long documents, that were cut.
+        tokens: Number of tokens that were dropped in all.
+    """
+
+    passages: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankingReport:
+    """What is known about a ranking beside its order.
+
+    Attributes:
+        windows: Number of judged windows per status, such as ``ok`` or ``error``.
+        score_kind: What the scores are, such as ``log-odds of relevance``; empty if the judge has none.
+        usage: Calls, tokens and seconds of its replies.
+        cost: US dollars; None if the price is unknown.
+        cut: What was cut off the documents.
+        answerable: Calibrated probability that at least one document is relevant; None without a calibration.
+        fit: The fit of the calibration that was used; empty without one.
+        expired: Whether the deadline passed before all windows were judged.
+        notes: What a user should know, such as a deadline that passed or windows that failed; empty if all went well.
+    """
+
+    windows: Mapping[str, int] = field(default_factory=dict)
+    score_kind: str = ""
+    usage: Usage = field(default_factory=Usage)
+    cost: float | None = None
+    cut: Cut = field(default_factory=Cut)
+    answerable: float | None = None
+    fit: str = ""
+    expired: bool = False
+    notes: tuple[str, ...] = ()
+
+
+class Hits(tuple[Hit, ...]):
+    """The ranked documents, best first.
+
+    Attributes:
+        report: What is known about the ranking; its attributes are also those of the hits.
+    """
+
+    report: RankingReport
+
+    def __new__(cls, hits: Iterable[Hit] = (), *, report: RankingReport | None = None) -> Self:
+        """Build the tuple from hits and the report."""
+        self = super().__new__(cls, hits)
+        self.report = report or RankingReport()
+        return self
+
+    @property
+    def windows(self) -> Mapping[str, int]:
+        """Number of judged windows per status."""
+        return self.report.windows
+
+    @property
+    def score_kind(self) -> str:
+        """What the scores are; empty if the judge has none."""
+        return self.report.score_kind
+
+    @property
+    def usage(self) -> Usage:
+        """Calls, tokens and seconds."""
+        return self.report.usage
+
+    @property
+    def cost(self) -> float | None:
+        """US dollars; None if the price is unknown."""
+        return self.report.cost
+
+    @property
+    def cut(self) -> Cut:
+        """What was cut off the documents."""
+        return self.report.cut
+
+    @property
+    def answerable(self) -> float | None:
+        """Calibrated probability that at least one document is relevant; None without a calibration."""
+        return self.report.answerable
+
+    @property
+    def expired(self) -> bool:
+        """Whether the deadline passed before all windows were judged."""
+        return self.report.expired
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about this ranking; empty if all went well."""
+        return self.report.notes
+
+    def top_k(self, k: int) -> Hits:
+        """Return the first ``k`` hits.
+
+        Raises:
+            UsageError: ``k`` is below 0.
+        """
+        check_top_k(k)
+        return Hits(self[:k], report=self.report)
+
+    def at_least(self, threshold: float) -> Hits:
+        """Return the hits whose calibrated relevance is at least ``threshold``.
+
+        Raises:
+            UsageError: The hits have no calibrated relevance.
+        """
+        if any(hit.relevance is None for hit in self):
+            raise UsageError(
+                "A threshold on hits without calibrated relevance",
+                expected="a calibration, since raw scores have no common scale",
+                remedy="Fit one with `rerank calibrate` and pass calibration=FILE",
+            )
+        return Hits((hit for hit in self if (hit.relevance or 0.0) >= threshold), report=self.report)
+
+
+def check_top_k(k: object) -> None:
+    """Check a number of hits.
+
+    Raises:
+        UsageError: It is no whole number from 0, and not None.
+    """
+    if k is not None and (not isinstance(k, int) or isinstance(k, bool) or k < 0):
+        raise UsageError(f"top_k is {k!r}", expected="a whole number from 0, or None for all")

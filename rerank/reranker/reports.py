@@ -1,0 +1,50 @@
+"""The report on a ranking: what it cost and what went wrong. Degraded rankings are logged, without any text."""
+
+from __future__ import annotations
+
+import logging
+
+from rerank.errors import PartialFailureError
+from rerank.judges import FAILURES
+from rerank.models.prices import compute_cost
+from rerank.pipeline.results import RankedList
+from rerank.reranker.calls import OnFailure
+from rerank.reranker.hits import Cut, RankingReport
+
+_log = logging.getLogger("rerank.reranker")
+
+
+def report_ranking(ranked: RankedList, model: str, on_failure: OnFailure) -> RankingReport:
+    """Return what is known about a ranking; one with failed windows, or whose deadline passed, is logged once.
+
+    Args:
+        ranked: The ranking.
+        model: Name of the model in the table of prices.
+        on_failure: What happens if a window failed.
+
+    Raises:
+        PartialFailureError: A window failed, and ``on_failure`` is ``raise``.
+    """
+    windows = ranked.windows()
+    failures = ranked.failures()
+    degraded = []
+    if failures:
+        counts = ", ".join(f"{n} {status}" for status, n in windows.items() if n and status in FAILURES)
+        degraded.append(f"Windows kept their given order: {counts} of {len(ranked.judged)}. {failures[0].detail}")
+    if ranked.expired:
+        degraded.append("The deadline passed: windows that were not judged kept their given order")
+    if degraded:
+        _log.warning("Degraded ranking of query %r: %s", ranked.ranking.query.id, "; ".join(degraded))
+    if failures and on_failure == "raise":
+        raise PartialFailureError(degraded[0], expected="a verdict on every window (on_failure='raise')")
+    # A judge may say something about a window that it judged, such as that it was given no first-stage scores.
+    remarks = dict.fromkeys(verdict.detail for _, verdict in ranked.judged if verdict.status == "ok" and verdict.detail)
+    return RankingReport(
+        windows=windows,
+        score_kind=ranked.score_kind.name if ranked.score_kind else "",
+        usage=ranked.usage,
+        cost=compute_cost(model, ranked.usage.tokens_in, ranked.usage.tokens_out),
+        cut=Cut(passages=len(ranked.dropped), tokens=sum(ranked.dropped.values())),
+        expired=ranked.expired,
+        notes=(*degraded, *remarks),
+    )

@@ -1,0 +1,56 @@
+"""A Python function as a first stage: ``Search.of(function) % 100 >> reranker``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from rerank.retrieval.base.given_documents import DocumentLike, to_candidates, to_ranking
+from rerank.retrieval.base.stages import DEPTH, RunSource, check_depth
+from rerank.types import Document, Query, Ranking, Run
+
+#: A search: text of the query -> documents, best first, with or without scores.
+SearchFunction = Callable[[str], Iterable[DocumentLike]]
+
+
+@dataclass(frozen=True, slots=True)
+class Search(RunSource):
+    """A function that finds documents for a query, as a source of a pipeline.
+
+    Attributes:
+        function: Returns the documents for the text of a query, best first, each a text, a `Document` or a mapping. If
+            all have a ``score``, they are sorted by it. A document without an id gets one from its query and position.
+        k: Number of documents per query that are kept.
+    """
+
+    function: SearchFunction
+    k: int = DEPTH
+
+    @classmethod
+    def of(cls, function: SearchFunction) -> Search:
+        """Return the source of a function."""
+        return cls(function)
+
+    def __call__(self, queries: Sequence[Query]) -> Run:
+        """Call the function for each query.
+
+        Raises:
+            UsageError: It returns no list.
+            DataError: A document has no text, or two have the same id.
+        """
+        return Run((self._search(query) for query in queries), name=getattr(self.function, "__name__", "search"))
+
+    def __mod__(self, k: int) -> Search:
+        """Keep the first ``k`` documents per query."""
+        return replace(self, k=check_depth(k))
+
+    def _search(self, query: Query) -> Ranking:
+        candidates = to_candidates(self.function(query.text))
+        ranking = to_ranking(query, candidates)
+        docs = tuple(_with_id(query, int(doc.id), candidates[int(doc.id)].document) for doc in ranking.docs)
+        return replace(ranking, docs=docs).top(self.k)
+
+
+def _with_id(query: Query, position: int, document: Document) -> Document:
+    """Return the document, whose default id (its position) is made unique in the run."""
+    return replace(document, id=f"{query.id}:{position}") if document.id == str(position) else document

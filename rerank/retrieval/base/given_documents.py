@@ -1,0 +1,132 @@
+"""Queries and documents as Python users have them: texts, mappings, or our own types."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rerank.errors import DataError, UsageError, shorten
+from rerank.types import Document, Query, Ranking
+
+#: A document: its text, a `Document`, or a mapping with ``text`` or ``image`` (the path of a picture), and optionally
+#: ``id`` (text or a whole number), ``title`` and ``score`` (that of the first stage). None counts as missing. Other
+#: keys are returned with the hit.
+DocumentLike = str | Document | Mapping[str, Any]
+
+_KEYS = frozenset({"id", "text", "title", "image", "score"})
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A document to rank.
+
+    Attributes:
+        document: The document.
+        score: Its first-stage score; None if there is none.
+    """
+
+    document: Document
+    score: float | None = None
+
+
+def to_query(value: object) -> Query:
+    """Return a query.
+
+    Raises:
+        UsageError: It is neither a text nor a `Query`.
+    """
+    if isinstance(value, str):
+        return Query(id="0", text=value)
+    if not isinstance(value, Query) or not isinstance(value.text, str):
+        raise UsageError(f"The query is {shorten(value)}", expected="a text, or a Query with a text")
+    return value
+
+
+def to_candidates(values: object, scores: Sequence[float] | None = None) -> list[Candidate]:
+    """Return documents with their first-stage scores.
+
+    Args:
+        values: The documents.
+        scores: One first-stage score per document; None if they are in the documents, or if there are none.
+
+    Raises:
+        UsageError: The documents are not a list, or the number of scores is wrong.
+        DataError: A document has no text, or one of its values has the wrong type.
+    """
+    if isinstance(values, (str, bytes, Document, Mapping)) or not isinstance(values, Iterable):
+        raise UsageError(
+            f"The documents are {shorten(values)}",
+            expected="a list of documents",
+            remedy="Put a single document in a list",
+        )
+    candidates = [_to_candidate(position, value) for position, value in enumerate(values)]
+    if scores is not None:
+        scores = list(scores)
+        if len(scores) != len(candidates):
+            raise UsageError(f"{len(scores)} scores for {len(candidates)} documents", expected="one score per document")
+        candidates = [
+            replace(candidate, score=_to_score(position, score))
+            for position, (candidate, score) in enumerate(zip(candidates, scores, strict=True))
+        ]
+    known = sum(candidate.score is not None for candidate in candidates)
+    if 0 < known < len(candidates):
+        missing = next(position for position, candidate in enumerate(candidates) if candidate.score is None)
+        raise DataError(
+            f"Document {missing} has no score, and {known} of {len(candidates)} documents have one",
+            expected="a first-stage score for every document, or for none",
+        )
+    return candidates
+
+
+def to_ranking(query: Query, candidates: Sequence[Candidate]) -> Ranking:
+    """Return the first-stage list; the id of each document is its position among the candidates.
+
+    With scores, the list is sorted by them (ties keep the given order); without, it has the given order and no scores.
+    """
+    # Positions replace the ids, which may repeat or equal the position of another document.
+    numbered = [replace(candidate.document, id=str(position)) for position, candidate in enumerate(candidates)]
+    scores = [candidate.score for candidate in candidates if candidate.score is not None]
+    if not scores:
+        return Ranking(query, tuple(numbered))
+    order = sorted(range(len(numbered)), key=lambda position: -scores[position])
+    return Ranking(query, tuple(numbered[i] for i in order), tuple(scores[i] for i in order))
+
+
+def _to_candidate(position: int, value: object) -> Candidate:
+    """Return the document with its own id, or with its position if it has no id."""
+    if isinstance(value, str):
+        return Candidate(Document(id=str(position), text=value))
+    if isinstance(value, Document):
+        content: Mapping[Any, Any] = {key: getattr(value, key) for key in ("id", "text", "title", "image")}
+    elif isinstance(value, Mapping):
+        content = value
+    else:
+        raise DataError(f"Document {position} is {shorten(value)}", expected="a text, a Document or a mapping")
+    if "text" not in content and not content.get("image"):
+        raise DataError(
+            f"Document {position} has the keys {shorten(list(content))}", expected="a key 'text' or 'image'"
+        )
+    doc_id = position if content.get("id") is None else content["id"]
+    if not isinstance(doc_id, (str, int)) or isinstance(doc_id, bool):
+        raise DataError(f"Document {position} has the id {shorten(doc_id)}", expected="text or a whole number")
+    texts = {"text": content.get("text", ""), "title": content.get("title") or "", "image": content.get("image") or ""}
+    for key, text in texts.items():
+        if not isinstance(text, str):
+            raise DataError(f"Document {position} has the {key} {shorten(text)}", expected="text")
+    score = None if content.get("score") is None else _to_score(position, content["score"])
+    if isinstance(value, Document):
+        return Candidate(value, score)
+    source = {key: item for key, item in content.items() if key not in _KEYS}
+    return Candidate(Document(id=str(doc_id), **texts, source=source), score)
+
+
+def _to_score(position: int, value: object) -> float:
+    try:
+        score = float(value)  # type: ignore[arg-type]  # numbers of numpy and torch, too
+    except (TypeError, ValueError):
+        score = math.nan
+    if isinstance(value, (str, bool)) or not math.isfinite(score):
+        raise DataError(f"Document {position} has the score {shorten(value)}", expected="a finite number")
+    return score

@@ -1,0 +1,110 @@
+"""The scores that a judge gave to the documents of a run: ``judge_scores.jsonl`` of a run folder, one line per query.
+
+    {"query": "q1", "kind": "log-odds", "scores": {"d1": -0.25, "d2": null}}
+
+The kind names what the scores are. It is empty, and there are no scores, if the judge has none for a query. A score is
+null if the judge has none for a document, such as one of a window that failed. Older run folders have no such file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rerank.errors import DataError, shorten
+from rerank.io.text_files import open_text, replace_text
+
+_LINE = '{"query": ID, "kind": TEXT, "scores": {DOCUMENT: NUMBER or null}}'
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeScores:
+    """The scores of a judge for one query.
+
+    Attributes:
+        query: Id of the query.
+        kind: What the scores are, such as ``log-odds``; empty if there are none.
+        scores: Document id -> score, or None for a document without one. Larger is more relevant.
+
+    Raises:
+        DataError: There are scores without a kind, or a score is not finite.
+    """
+
+    query: str
+    kind: str = ""
+    scores: Mapping[str, float | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the kind and the scores."""
+        if self.scores and not self.kind:
+            raise DataError(f"The judge scores of query {self.query!r} have no kind", expected="a name, as log-odds")
+        for doc, score in self.scores.items():
+            if score is not None and not math.isfinite(score):
+                raise DataError(
+                    f"Judge score {score} of document {doc!r} in query {self.query!r}",
+                    expected="a finite number, or null if there is none",
+                )
+
+
+def write_judge_scores(path: str | Path, rows: Iterable[JudgeScores]) -> None:
+    """Write the scores of all queries; the file is replaced atomically.
+
+    Args:
+        path: The file, ``judge_scores.jsonl`` in a run folder.
+        rows: One item per query.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    with replace_text(path) as file:
+        for row in rows:
+            content = {"query": row.query, "kind": row.kind, "scores": dict(row.scores)}
+            file.write(json.dumps(content, ensure_ascii=False) + "\n")
+
+
+def read_judge_scores(path: str | Path) -> dict[str, JudgeScores]:
+    """Read the scores by query id.
+
+    Args:
+        path: The file, ``judge_scores.jsonl`` in a run folder.
+
+    Returns:
+        One item per query; empty if the file does not exist, as in older run folders.
+
+    Raises:
+        DataError: A line is not an object of this form, a score is not finite, or a query occurs twice.
+    """
+    if not Path(path).is_file():
+        return {}
+    table: dict[str, JudgeScores] = {}
+    with open_text(Path(path)) as file:
+        for number, line in enumerate(file, 1):
+            where = f"{path}:{number}"
+            row = _parse_line(line, where)
+            if row.query in table:
+                raise DataError(f"{where}: duplicate query {row.query!r}", expected="each query once")
+            table[row.query] = row
+    return table
+
+
+def _parse_line(line: str, where: str) -> JudgeScores:
+    try:
+        row: Any = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: not valid JSON: {error}", expected=_LINE) from error
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: {shorten(row)}", expected=_LINE)
+    query, kind, scores = row.get("query"), row.get("kind", ""), row.get("scores", {})
+    if not isinstance(query, str) or not isinstance(kind, str) or not isinstance(scores, dict):
+        raise DataError(f"{where}: {shorten(row)}", expected=_LINE)
+    for doc, score in scores.items():
+        if score is not None and (isinstance(score, bool) or not isinstance(score, (int, float))):
+            raise DataError(f"{where}: score {shorten(score)} of document {doc!r}", expected="a number or null")
+    try:
+        return JudgeScores(query=query, kind=kind, scores=scores)
+    except DataError as error:
+        raise DataError(f"{where}: {error.found}", expected=error.expected) from error

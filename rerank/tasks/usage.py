@@ -1,0 +1,43 @@
+"""What the replies of a model cost: calls, tokens and seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rerank.tasks.requests import Reply
+
+
+@dataclass(kw_only=True)
+class Usage:
+    """The sum over replies.
+
+    Attributes:
+        calls: Number of replies.
+        reused_calls: Number of these replies that came from a call log instead of the model.
+        tokens_in: Prompt tokens of all replies.
+        tokens_out: Completion tokens of all replies.
+        seconds: Model time of all replies, as measured when they were generated.
+        steps: Forward passes after the prefill, if the backend reports them.
+        truncated: Number of replies that ended at their token limit.
+        tokens_cached: Prompt tokens that were not computed again, because a cache of the model held them.
+    """
+
+    calls: int = 0
+    reused_calls: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    seconds: float = 0.0
+    steps: int = 0
+    truncated: int = 0
+    tokens_cached: int = 0
+
+    def add(self, reply: Reply, *, reused: bool = False) -> None:
+        """Count one reply."""
+        self.calls += 1
+        self.reused_calls += reused
+        self.tokens_in += reply.tokens_in
+        self.tokens_out += reply.tokens_out
+        self.seconds += reply.seconds
+        self.steps += reply.steps
+        self.truncated += reply.finish == "length"
+        self.tokens_cached += reply.tokens_cached

@@ -1,0 +1,182 @@
+"""The event loop that all threads share: results, errors, interruption, other loops, forks and the end of a process."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from typing import NoReturn
+
+import pytest
+
+from rerank.errors import UsageError
+from rerank.tasks.background_loop import get_background_loop, run, run_in_background, submit
+from tests.raising import raises
+
+
+async def where() -> int:
+    await asyncio.sleep(0)
+    return threading.get_ident()
+
+
+async def fail() -> NoReturn:
+    raise KeyError("of the coroutine")
+
+
+def test_all_callers_share_one_thread_that_is_not_theirs() -> None:
+    with ThreadPoolExecutor(8) as pool:
+        idents = {*pool.map(lambda _: run(where()), range(32)), submit(where()).result(), asyncio.run(hop())}
+    assert len(idents) == 1
+    assert threading.get_ident() not in idents
+    assert sum(thread.name == "rerank-background-loop" for thread in threading.enumerate()) == 1
+
+
+async def hop() -> int:
+    return await run_in_background(where())
+
+
+def test_run_where_an_event_loop_runs() -> None:
+    async def inside() -> int:
+        return run(where())
+
+    assert asyncio.run(inside()) != threading.get_ident()
+
+
+def test_errors_reach_the_caller() -> None:
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: run(fail()),
+        lambda: submit(fail()).result(),
+        lambda: asyncio.run(run_in_background(fail())),
+    )
+    for call in calls:
+        with pytest.raises(KeyError, match="of the coroutine"):
+            call()
+
+
+def test_waiting_for_oneself_is_refused() -> None:
+    async def inner() -> int:
+        return run(where())
+
+    with raises(UsageError, "background event loop", "agenerate"):
+        run(inner())
+    assert run(run_in_background(where())) == run(where())  # awaiting is possible
+
+
+def test_an_interrupted_wait_cancels_the_coroutine_and_waits_for_its_end() -> None:
+    main = threading.main_thread().ident
+    assert main == threading.get_ident()
+    events: list[str] = []
+
+    async def interrupted() -> None:
+        try:
+            signal.pthread_kill(main, signal.SIGINT)
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.05)  # closing something takes time
+            events.append("ended")
+
+    with pytest.raises(KeyboardInterrupt):
+        run(interrupted())
+    assert events == ["ended"]
+
+
+def test_cancelling_reaches_the_coroutine() -> None:
+    cancelled = threading.Event()
+
+    async def endless() -> None:
+        try:
+            started.set()
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    async def cancel() -> None:
+        task = asyncio.create_task(run_in_background(endless()))
+        await asyncio.to_thread(started.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    started = threading.Event()
+    future = submit(endless())
+    assert started.wait(10)
+    future.cancel()
+    assert cancelled.wait(10)
+    started.clear()
+    cancelled.clear()
+    asyncio.run(cancel())
+    assert cancelled.wait(10)
+
+
+def test_a_coroutine_that_cancels_itself() -> None:
+    async def cancel_itself() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(60)
+
+    with pytest.raises(CancelledError):
+        run(cancel_itself())
+
+
+def python(code: str) -> str:
+    """Run code in a new interpreter that reports everything; return its output."""
+    options = ("-W", "error", "-W", "ignore::DeprecationWarning")  # a fork with threads is deprecated
+    done = subprocess.run([sys.executable, *options, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.strip()
+
+
+def test_importing_starts_nothing() -> None:
+    code = """
+import threading
+import rerank.tasks.background_loop
+print(threading.active_count(), rerank.tasks.background_loop._background)
+"""
+    assert python(code) == "1 None"
+
+
+def test_a_forked_process_has_its_own_loop_and_both_end() -> None:
+    code = """
+import asyncio, os, sys, threading
+from rerank.tasks import background_loop
+async def endless():
+    await asyncio.sleep(60)
+async def loop():
+    return id(asyncio.get_running_loop())
+first = background_loop.run(loop())
+background_loop.submit(endless())
+if not (child := os.fork()):
+    assert threading.active_count() == 1
+    assert background_loop.run(loop()) != first
+    background_loop.submit(endless())
+    sys.exit(3)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+assert background_loop.run(loop()) == first
+print("ended")
+"""
+    assert python(code) == "ended"
+
+
+def test_a_fork_while_another_thread_starts_the_loop() -> None:
+    code = """
+import os, threading
+from rerank.tasks import background_loop
+with background_loop._lock:
+    child = os.fork()
+    if not child:
+        async def one():
+            return 1
+        os._exit(background_loop.run(one()))
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert python(code) == "1"
+
+
+def test_the_loop_of_a_process_stays() -> None:
+    assert get_background_loop() is get_background_loop()

@@ -1,4 +1,4 @@
-"""Settings of rankers: their names, defaults and allowed values, and those that an adapter or trained model decides."""
+"""Settings of rankers: complete, checked, and named as the flags of the command."""
 
 from __future__ import annotations
 
@@ -44,6 +44,8 @@ class RankerOptions(TypedDict, total=False):
     device: str | None
     device_map: str | None
     batch_size: int | None
+    reuse: bool | None
+    deterministic: bool | None
     trust_remote_code: bool | None
     base_url: str | None
     concurrency: int | None
@@ -83,6 +85,9 @@ class RankerConfig:
         device: Torch device; ``auto`` selects the first accelerator.
         device_map: How to distribute a model over several devices; empty for one device.
         batch_size: Number of requests per batch; None for the backend's default.
+        reuse: Compute prompt prefixes that several requests share once, with a local model.
+        deterministic: Process requests one by one without reuse, with a local model: a reply depends on its request
+            alone.
         trust_remote_code: Run Python code from the model's repository.
         base_url: Address of an OpenAI-compatible server.
         concurrency: Number of concurrent requests to a server; None for the backend's default.
@@ -113,6 +118,8 @@ class RankerConfig:
     device: str = "auto"
     device_map: Literal["", "auto", "balanced", "sequential", "tp"] = ""
     batch_size: _Positive | None = None
+    reuse: bool = True
+    deterministic: bool = False
     trust_remote_code: bool = False
     base_url: str | None = None
     concurrency: _Positive | None = None
@@ -161,21 +168,8 @@ class RankerConfig:
         Raises:
             UsageError: A value is out of range.
         """
-        return BackendOptions(
-            revision=self.revision or "",
-            adapter=self.adapter or "",
-            adapter_dtype=self.adapter_dtype,
-            dtype=self.dtype,
-            device=self.device,
-            batch_size=self.batch_size,
-            context_size=self.context_size,
-            trust_remote_code=self.trust_remote_code,
-            device_map=self.device_map,
-            base_url=self.base_url or "",
-            concurrency=self.concurrency,
-            timeout=self.timeout,
-            retries=self.retries,
-        )
+        given = {option.name: getattr(self, option.name) for option in fields(BackendOptions)}
+        return BackendOptions(**{name: value for name, value in given.items() if value is not None})
 
     def limits(self) -> Limits:
         """Return the token budget and the decoding of the judge; greedy decoding has no seed."""

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -34,6 +34,7 @@ from rerank.tasks import (
 
 if TYPE_CHECKING:
     from rerank.lm.model_description import ModelDescription
+    from rerank.lm.prefix_cache import PrefixCache
 
 #: Default batch size per device: larger batches gain little on a CPU and cost memory.
 DEFAULT_BATCH = {"cpu": 4, "mps": 8, "cuda": 16}
@@ -46,7 +47,7 @@ class Hf:
         model: The model, in evaluation mode on its device.
         tokenizer: Its tokenizer.
         identity: Name, hash or revision, dtype and adapter of the model.
-        options: Batch size and context size are used; None takes the defaults.
+        options: Batch size, context size, reuse and determinism are used; None takes the defaults.
 
     Raises:
         UsageError: The model does not state its context size, and none is given.
@@ -73,6 +74,7 @@ class Hf:
         self._identity = dict(identity)
         self._tokens = HfTokens(tokenizer, context_size=size)
         self._batch_size = self.choose_batch_size(options, model.device.type)
+        self._reuse = options.reuse and not options.deterministic
         # A task changes the model while it runs: attention function, output head, generation config.
         self._lock = threading.Lock()
 
@@ -100,7 +102,7 @@ class Hf:
     @staticmethod
     def choose_batch_size(options: BackendOptions, device: str) -> int:
         """Return the batch size of the options, else the default of the kind of device (``cpu``, ``cuda``, ``mps``)."""
-        return options.batch_size or DEFAULT_BATCH.get(device, 4)
+        return 1 if options.deterministic else options.batch_size or DEFAULT_BATCH.get(device, 4)
 
     @classmethod
     def describe(cls, name: str | Path, options: BackendOptions) -> ModelDescription | None:
@@ -120,6 +122,7 @@ class Hf:
         model, tokenizer, identity = load(description.name, options, cls.classes, tokenizer=tokens.tokenizer)
         backend = cls(model, tokenizer, identity=identity, options=options)
         backend._tokens = tokens
+        backend.settings_folder = folder_with_settings(description.name, options)
         return backend
 
     @classmethod
@@ -148,7 +151,7 @@ class Hf:
 
     @property
     def batch_size(self) -> int:
-        """Number of requests decoded together; a batch that does not fit into memory is halved."""
+        """Number of requests processed together; a batch that does not fit into memory is halved."""
         return self._batch_size
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
@@ -172,7 +175,7 @@ class Hf:
         return [replies[index] for index in range(len(requests))]
 
     def _run_batch(self, jobs: list[Job]) -> dict[int, Reply]:
-        """Run one batch, in halves if it does not fit into memory; return index -> reply."""
+        """Run one batch, in halves if it does not fit into memory without cached prefixes; return index -> reply."""
         from rerank.lm.decoding import is_out_of_memory
 
         started = time.perf_counter()
@@ -188,7 +191,8 @@ class Hf:
             seconds = (time.perf_counter() - started) / len(jobs)
             return {job.index: replace(reply, seconds=seconds) for job, reply in zip(jobs, replies, strict=True)}
         # Outside the handler, whose traceback keeps the memory of the failed call alive.
-        self._release()
+        if self._release():
+            return self._run_batch(jobs)
         if len(jobs) == 1:
             length = len(jobs[0].prompt)
             reply = Reply(text="", tokens_in=length, finish="error", error=f"Out of memory: {message}")
@@ -202,9 +206,20 @@ class Hf:
 
         with quiet():
             jobs = add_thoughts(partial(generate_thoughts, self._model, self._tokens), self._tokens, jobs)
-            return TASK_RUNNERS[jobs[0].task_type](self._model, self._tokens, jobs)
+            return TASK_RUNNERS[jobs[0].task_type](self._model, self._tokens, jobs, self._prefixes)
 
-    def _release(self) -> None:
+    @cached_property
+    def _prefixes(self) -> PrefixCache | None:
+        """The cache of prompt prefixes; None if prefixes are not reused."""
+        from rerank.lm.prefix_cache import PrefixCache, supports_prefixes
+        from rerank.lm.prefix_store import PrefixStore
+
+        return PrefixCache(self._model, PrefixStore()) if self._reuse and supports_prefixes(self._model) else None
+
+    def _release(self) -> bool:
+        """Free the memory of cached prefixes and of the failed batch; return whether there were cached prefixes."""
         torch, _ = require_torch()
+        freed = self._prefixes is not None and self._prefixes.clear()
         if self._model.device.type == "cuda":
             torch.cuda.empty_cache()
+        return freed

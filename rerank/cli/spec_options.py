@@ -107,7 +107,7 @@ def _option(name: str, field: FieldInfo, default: Any) -> inspect.Parameter:
     base, many = _base(field.annotation)
     names = [*_ALIASES.get(name, ())] if name in _SINGULAR else [flag, *_ALIASES.get(name, ())]
     if base is bool:
-        names = [f"{flag}/--no-{name.replace('_', '-')}"] if field.default is None else [flag]
+        names = [f"{flag}/--no-{name.replace('_', '-')}"] if field.default is not False else [flag]
     kind = str if typing.get_origin(base) is Literal else base  # pydantic checks choices and has better messages
     panel = "Run specification" if name in RunSpec.model_fields else "Execution"
     option = typer.Option(*names, help=_help(field, base, default), show_default=False, rich_help_panel=panel)

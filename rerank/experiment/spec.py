@@ -160,6 +160,10 @@ class Execution(_Frozen):
     """Attempts after the first to get a reply of a server; if omitted, 4 (1 if it is slow or was never reached)."""
     batch_size: int | None = Field(default=None, ge=1)
     """Number of prompts per batch; if omitted, the backend decides."""
+    reuse: bool = True
+    """Local models: compute prompt prefixes that several requests share only once."""
+    deterministic: bool = False
+    """Local models: process requests one by one without reuse, so that a reply depends on its request alone."""
     max_total_tokens: int | None = Field(default=None, ge=1)
     """Stop calling the model once prompt and completion tokens reach this total."""
     call_cache: bool | None = None

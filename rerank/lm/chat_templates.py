@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from jinja2 import TemplateError
 
 from rerank.errors import BackendError
+from rerank.lm.chat_frames import ChatFrames, copies_contents
 from rerank.prompts.base import Message, Prompt, reply_prefix
 
 _PROBE = (Message("system", "a"), Message("user", "b"))
@@ -33,6 +35,7 @@ class ChatRenderer:
         added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         special = sorted({*added, *map(str, tokenizer.all_special_tokens)}, key=len, reverse=True)
         self._special = re.compile("|".join(re.escape(token) for token in special if len(token) > 1) or r"(?!)")
+        self._frames = ChatFrames(self._apply_template) if copies_contents(tokenizer.chat_template) else None
         self._takes_system = self.has_template and self._accepts_system()
 
     def render(self, prompt: Prompt, *, thinking: bool = False) -> str:
@@ -63,6 +66,29 @@ class ChatRenderer:
         """Break up the special tokens that are spelled out in a text."""
         return self._special.sub(_insert_space, text)
 
+    def locate(self, prompt: Prompt, text: str, positions: Iterable[tuple[int, int]]) -> list[int]:
+        """Convert positions in the turns of a prompt to positions in its rendered text.
+
+        Args:
+            prompt: The chat.
+            text: The rendered chat.
+            positions: Pairs of the index of a turn and a number of characters of its content.
+
+        Returns:
+            Numbers of characters. Positions in turns that the chat template omits or rewrites are left out.
+        """
+        contents = [self.escape(turn.content) for turn in prompt]
+        starts = _find_in_order(contents, text)
+        located = []
+        for turn, offset in positions:
+            before = prompt[turn].content[:offset]
+            # Escaping special tokens lengthens a text.
+            escaped = self.escape(before) if contents[turn] != prompt[turn].content else before
+            start = starts[turn]
+            if start is not None and contents[turn].startswith(escaped):
+                located.append(max(0, start + len(escaped)))
+        return located
+
     def _accepts_system(self) -> bool:
         try:
             return "a" in self._apply(_PROBE)
@@ -70,6 +96,9 @@ class ChatRenderer:
             return False
 
     def _apply(self, prompt: Prompt, *, thinking: bool = False) -> str:
+        return self._frames.apply(prompt, thinking) if self._frames else self._apply_template(prompt, thinking)
+
+    def _apply_template(self, prompt: Prompt, thinking: bool) -> str:
         turns = [{"role": m.role, "content": m.content} for m in prompt]
         text = self._tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
@@ -86,6 +115,20 @@ def merge_system(prompt: Prompt) -> Prompt:
             turns[index] = replace(turn, content="\n\n".join([*system, turn.content]))
             break
     return tuple(turns)
+
+
+def _find_in_order(contents: Sequence[str], text: str) -> list[int | None]:
+    """Return the positions of the contents of turns in a rendered chat, which may have stripped them."""
+    starts: list[int | None] = []
+    end = 0
+    for content in contents:
+        start, shown = text.find(content, end), content
+        if start < 0:
+            shown = content.strip()
+            start = text.find(shown, end) if shown else -1
+        starts.append(start - content.index(shown) if start >= 0 else None)
+        end = start + len(shown) if start >= 0 else end
+    return starts
 
 
 def _insert_space(match: re.Match[str]) -> str:

@@ -97,6 +97,7 @@ def make_jobs(requests: Sequence[Request], tokens: HfTokens, model: str) -> tupl
             refused[index] = Reply(tokens_in=len(prompt), finish="error", error=error)
         else:
             sampling = limit_tokens(request.sampling, available)
-            job = Job(index=index, request=request, prompt=prompt, sampling=sampling)
+            boundaries = tokens.boundaries(request.prompt)
+            job = Job(index=index, request=request, prompt=prompt, sampling=sampling, boundaries=boundaries)
             groups.setdefault(job.task_type, []).append(job)
     return refused, list(groups.values())

@@ -13,6 +13,8 @@ from rerank.lm.jobs import Job
 from rerank.lm.log_likelihood import compute_log_likelihoods
 from rerank.lm.permutation_decoding import decode_permutations
 from rerank.lm.permutation_grammar import PermutationGrammar, TokenIds, tokenize_after, tokenize_identifiers
+from rerank.lm.prefix_cache import CachedPrefix, PrefixCache
+from rerank.lm.prefix_plan import plan_prefixes
 from rerank.lm.thinking import CLOSE
 from rerank.lm.tokenizers import HfTokens
 from rerank.tasks import AttentionTask, ContinuationTask, GenerationTask, LikelihoodTask, PermutationTask, Reply
@@ -21,7 +23,7 @@ from rerank.tasks import AttentionTask, ContinuationTask, GenerationTask, Likeli
 _TAIL = 32
 
 
-def _generate(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
+def _generate(model: Any, tokens: HfTokens, jobs: Sequence[Job], _: PrefixCache | None) -> list[Reply]:
     rows = decode(model, [j.prompt for j in jobs], [j.sampling for j in jobs], [j.seed for j in jobs])
     return [make_generation_reply(model, tokens, job, row) for job, row in zip(jobs, rows, strict=True)]
 
@@ -41,7 +43,7 @@ def generate_thoughts(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list
     return [(row, bool(row) and row[-1] in ends) for row in rows]
 
 
-def _permute(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
+def _permute(model: Any, tokens: HfTokens, jobs: Sequence[Job], _: PrefixCache | None) -> list[Reply]:
     grammars = [make_job_grammar(tokens, job) for job in jobs]
     prompts, samplings = [j.prompt for j in jobs], [j.sampling for j in jobs]
     rows = decode_permutations(model, prompts, grammars, samplings, [j.seed for j in jobs])
@@ -52,22 +54,27 @@ def _permute(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
     return replies
 
 
-def _score_continuations(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
-    continuations = [[continuation_tokens(tokens, job, text) for text in job.task.continuations] for job in jobs]
-    rows = compute_log_likelihoods(model, [job.prompt for job in jobs], continuations)
-    return [replace(make_reply(job, "", 0, steps=0), scores=tuple(row)) for job, row in zip(jobs, rows, strict=True)]
+def _score_continuations(model: Any, tokens: HfTokens, jobs: Sequence[Job], cache: PrefixCache | None) -> list[Reply]:
+    prompts = [job.prompt for job in jobs]
+    continuations = [tokenize_continuations(tokens, job) for job in jobs]
+    prefixes = cache.load(prompts, plan_prefixes(jobs)) if cache else [CachedPrefix()] * len(jobs)
+    rows = compute_log_likelihoods(model, prompts, continuations, prefixes=prefixes)
+    return [
+        replace(make_reply(job, "", 0, steps=0), scores=tuple(row), tokens_cached=prefix.reused)
+        for job, row, prefix in zip(jobs, rows, prefixes, strict=True)
+    ]
 
 
-def _score_attention(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[Reply]:
+def _score_attention(model: Any, tokens: HfTokens, jobs: Sequence[Job], _: PrefixCache | None) -> list[Reply]:
     replies = []
     for job in jobs:  # one by one, since the prompts are long
         result = score_by_attention(model, tokens, job.request.prompt, job.task)
-        replies.append(Reply(text=result.shape, scores=tuple(result.scores), tokens_in=result.tokens))
+        replies.append(Reply(text=result.layout, scores=tuple(result.scores), tokens_in=result.tokens))
     return replies
 
 
-#: Class of task -> function that executes jobs of this class.
-TASK_RUNNERS: dict[type[Any], Callable[[Any, HfTokens, Sequence[Job]], list[Reply]]] = {
+#: Class of task -> function that executes jobs of this class, with the cache of their prefixes (None: no reuse).
+TASK_RUNNERS: dict[type[Any], Callable[[Any, HfTokens, Sequence[Job], PrefixCache | None], list[Reply]]] = {
     GenerationTask: _generate,
     PermutationTask: _permute,
     ContinuationTask: _score_continuations,
@@ -116,7 +123,18 @@ def identifier_tokens(
 
 def continuation_tokens(tokens: HfTokens, job: Job, text: str) -> TokenIds:
     """Return the token ids of a text after the prompt of a job; special tokens spelled out in it are broken up."""
-    return tokenize_after(tokens.plain, prompt_end(tokens, job), tokens.chat.escape(text))
+    return _tokenize_after(tokens, prompt_end(tokens, job), text)
+
+
+def tokenize_continuations(tokens: HfTokens, job: Job) -> list[TokenIds]:
+    """Return the token ids of all continuations of a job."""
+    end = prompt_end(tokens, job)
+    return [_tokenize_after(tokens, end, text) for text in job.task.continuations]
+
+
+@lru_cache(maxsize=1024)
+def _tokenize_after(tokens: HfTokens, end: str, text: str) -> TokenIds:
+    return tokenize_after(tokens.plain, end, tokens.chat.escape(text))
 
 
 def prompt_end(tokens: HfTokens, job: Job) -> str:

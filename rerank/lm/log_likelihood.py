@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
@@ -16,6 +17,8 @@ from torch import Tensor
 from rerank.errors import UsageError
 from rerank.lm.forward_pass import cache_of, forward
 from rerank.lm.output_head import OutputHead
+from rerank.lm.prefix_cache import CachedPrefix, compute_on_cache, make_filled_cache
+from rerank.lm.prefix_logits import compute_packed_logits, compute_padded_logits
 from rerank.lm.temporary_settings import TemporarySettings
 
 _Ids = Sequence[int]
@@ -24,19 +27,27 @@ _BATCH = 8
 
 
 def compute_log_likelihoods(
-    model: Any, prompts: Sequence[_Ids], continuations: Sequence[Sequence[_Ids]], *, pad: int = 0
+    model: Any,
+    prompts: Sequence[_Ids],
+    continuations: Sequence[Sequence[_Ids]],
+    *,
+    pad: int = 0,
+    prefixes: Sequence[CachedPrefix] = (),
 ) -> list[list[float]]:
     """Compute the natural-log probability of each continuation given its prompt.
 
     Prompts with a single continuation, or whose continuations differ only in their last token, share one forward pass.
-    Other continuations share the KV cache of their prompt. Only the needed logits are computed. The output head and the
-    log-softmax are in float32 whatever the model's dtype.
+    Other continuations share the KV cache of their prompt. Only the needed positions get logits, but those of the whole
+    vocabulary: log-probabilities need the normaliser, which takes about 1% of the time of a batch on a CPU. The output
+    head and the log-softmax are in float32 whatever the model's dtype.
 
     Args:
         model: A causal language model of transformers.
         prompts: Token ids, one list per row; they are padded on the left here.
         continuations: Token ids, any number of lists per row. The empty continuation has probability 1.
         pad: Any token id; it is masked.
+        prefixes: The cached prefix of each prompt, shorter than the prompt; empty to compute all prompts from their
+            first token.
 
     Returns:
         One number per continuation y given prompt x: log P(y | x) = sum_i log P(y_i | x, y_<i).
@@ -46,21 +57,24 @@ def compute_log_likelihoods(
     """
     if not all(map(len, prompts)):
         raise UsageError("The likelihood of a text after an empty prompt", expected="a prompt of at least one token")
+    prefixes = prefixes or [CachedPrefix()] * len(prompts)
     results: list[list[float]] = [[] for _ in prompts]
     nonempty = [index for index, texts in enumerate(continuations) if texts]
     # Continuations with at most one token after what they share: the logits of a single pass score all of them.
     simple = [
         index for index in nonempty if max(map(len, continuations[index])) <= len(_shared(continuations[index])) + 1
     ]
-    with TemporarySettings(model), OutputHead(model):
+    with TemporarySettings(model) as cpu_kernel, OutputHead(model):
         if simple:
-            rows = _one_pass(
-                model, [prompts[index] for index in simple], [continuations[index] for index in simple], pad
+            rows = _Rows(
+                [prompts[index] for index in simple],
+                [continuations[index] for index in simple],
+                [prefixes[index] for index in simple],
             )
-            for index, row in zip(simple, rows, strict=True):
+            for index, row in zip(simple, _one_pass(model, rows, pad, packed=cpu_kernel), strict=True):
                 results[index] = row
-        for index in set(nonempty) - set(simple):
-            results[index] = _with_cache(model, prompts[index], continuations[index], pad)
+        for index in sorted(set(nonempty) - set(simple)):
+            results[index] = _with_cache(model, prompts[index], continuations[index], pad, prefixes[index])
     return results
 
 
@@ -70,36 +84,55 @@ def _shared(texts: Sequence[_Ids]) -> list[int]:
     return [token for token, *_ in columns][: max(0, max(map(len, texts)) - 1)]
 
 
-def _one_pass(
-    model: Any, prompts: Sequence[_Ids], continuations: Sequence[Sequence[_Ids]], pad: int
-) -> list[list[float]]:
-    """Score rows whose continuations have at most one token after their common prefix."""
-    prefixes = [_shared(texts) for texts in continuations]
-    inputs = [[*prompt, *prefix] for prompt, prefix in zip(prompts, prefixes, strict=True)]
-    logits, _ = _prefill(model, inputs, max(map(len, prefixes)) + 1, pad)
-    rows = []
-    for row, prefix, texts in zip(logits, prefixes, continuations, strict=True):
-        # (prefix + 1, vocabulary): the position before each token of the prefix, and the one after it.
-        logs = row[-len(prefix) - 1 :].log_softmax(dim=-1)
-        rows.append([_sum(logs, text) for text in texts])
-    return rows
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows of a forward pass: prompts, their continuations and their cached prefixes."""
+
+    prompts: Sequence[_Ids]
+    continuations: Sequence[Sequence[_Ids]]
+    prefixes: Sequence[CachedPrefix]
 
 
-def _with_cache(model: Any, prompt: _Ids, texts: Sequence[_Ids], pad: int) -> list[float]:
+def _one_pass(model: Any, rows: _Rows, pad: int, *, packed: bool) -> list[list[float]]:
+    """Score rows whose continuations have at most one token after what they share."""
+    shared = [_shared(texts) for texts in rows.continuations]
+    inputs = [[*prompt, *tokens] for prompt, tokens in zip(rows.prompts, shared, strict=True)]
+    last = [len(tokens) + 1 for tokens in shared]
+    if not any(prefix.length for prefix in rows.prefixes):
+        batch, _ = _prefill(model, inputs, max(last), pad)
+        logits = [row[-count:] for row, count in zip(batch, last, strict=True)]
+    elif packed:
+        logits = compute_packed_logits(model, inputs, rows.prefixes, last)
+    else:
+        logits = compute_padded_logits(model, inputs, rows.prefixes, last, pad)
+    results = []
+    for row, texts in zip(logits, rows.continuations, strict=True):
+        # (shared + 1, vocabulary): the position before each shared token, and the one after the last.
+        logs = row.log_softmax(dim=-1)
+        results.append([_sum(logs, text) for text in texts])
+    return results
+
+
+def _with_cache(model: Any, prompt: _Ids, texts: Sequence[_Ids], pad: int, prefix: CachedPrefix) -> list[float]:
     """Score arbitrary continuations of one prompt: prefill what they share once, then process the rest of each."""
-    prefix = _shared(texts)
-    inputs = [*prompt, *prefix]
-    logits, cache = _prefill(model, [inputs], len(prefix) + 1, pad, use_cache=True)
+    shared = _shared(texts)
+    inputs = [*prompt, *shared]
+    if prefix.length:
+        cache: Any = make_filled_cache(model, prefix.segments, len(inputs))
+        output = compute_on_cache(model, cache, prefix.length, inputs[prefix.length :], last=len(shared) + 1)
+        logits = output.logits[:, -len(shared) - 1 :].float()
+    else:
+        logits, cache = _prefill(model, [inputs], len(shared) + 1, pad, use_cache=True)
     if not hasattr(cache, "batch_repeat_interleave"):  # a state that cannot be copied: one full pass per continuation
-        return [_one_pass(model, [prompt], [[text]], pad)[0][0] for text in texts]
-    # (prefix + 1, vocabulary): log P of each shared token, and of the first token after them.
+        return [_one_pass(model, _Rows([prompt], [[text]], [prefix]), pad, packed=False)[0][0] for text in texts]
+    # (shared + 1, vocabulary): log P of each shared token, and of the first token after them.
     logs = logits[0].log_softmax(dim=-1)
-    scores = [_sum(logs, text[: len(prefix) + 1]) for text in texts]
-    longer = [index for index, text in enumerate(texts) if len(text) > len(prefix) + 1]
+    scores = [_sum(logs, text[: len(shared) + 1]) for text in texts]
+    longer = [index for index, text in enumerate(texts) if len(text) > len(shared) + 1]
     for start in range(0, len(longer), _BATCH):
         batch = longer[start : start + _BATCH]
         # The first token of a remainder is scored above; here it is the input that predicts the second.
-        remainders = [texts[index][len(prefix) :] for index in batch]
+        remainders = [texts[index][len(shared) :] for index in batch]
         values = _score_remainders(model, deepcopy(cache), len(inputs), remainders, pad)
         for index, value in zip(batch, values, strict=True):
             scores[index] += value

@@ -16,8 +16,12 @@ from torch.nn.functional import linear
 
 from rerank.lm.tensor_parallel import is_split
 
-#: Rows of the weight matrix that are converted to float32 at a time.
+#: Rows of the weight matrix that are converted to float32 at a time on an accelerator.
 _SLICE = 1 << 14
+
+#: Entries of the weight matrix that are converted at a time on a CPU: 4 MiB in float32, which its caches hold. Buffers
+#: of more than 32 MiB are mapped anew for every slice, which took seven times as long as the computation itself.
+_CPU_ENTRIES = 1 << 20
 
 
 class OutputHead:
@@ -67,7 +71,8 @@ class OutputHead:
         if self.token_ids is not None:
             weight, bias = weight[self.token_ids], None if bias is None else bias[self.token_ids]
         # In slices, so that the whole matrix never exists in float32.
-        logits = torch.cat([linear(hidden, rows.float()) for rows in weight.split(_SLICE)], dim=-1)
+        size = max(1, _CPU_ENTRIES // weight.shape[1]) if weight.device.type == "cpu" else _SLICE
+        logits = torch.cat([linear(hidden, rows.float()) for rows in weight.split(size)], dim=-1)
         return logits if bias is None else logits + bias.float()
 
 

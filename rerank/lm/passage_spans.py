@@ -6,7 +6,6 @@ other tokens.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,14 +52,13 @@ def locate_passages(tokens: HfTokens, prompt: Prompt, spans: Sequence[tuple[int,
     text = tokens.render(prompt)
     content = next(message.content for message in reversed(prompt) if message.role == "user")
     offset = _find_turn(tokens.chat.escape(content), text)
-    ids, starts = tokens.starts(text)
-
-    def token_at(position: int) -> int:
-        # Escaping special tokens lengthens the text, so the character position is that in the escaped text.
-        return bisect_left(starts, offset + len(tokens.chat.escape(content[:position])))
-
-    passages = (slice(token_at(start), token_at(end)) for start, end in spans)
-    return PromptSpans(ids=tuple(ids), spans=tuple(passages), tail=token_at(tail))
+    positions = [position for span in spans for position in span] + [tail]
+    if tokens.chat.escape(content) != content:
+        # Escaping special tokens lengthens the text, so the character positions are those in the escaped text.
+        positions = [len(tokens.chat.escape(content[:position])) for position in positions]
+    ids, counts = tokens.tokens_before(text, [offset + position for position in positions])
+    passages = (slice(start, end) for start, end in zip(counts[:-1:2], counts[1::2], strict=True))
+    return PromptSpans(ids=tuple(ids), spans=tuple(passages), tail=counts[-1])
 
 
 def _find_turn(content: str, text: str) -> int:

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Sequence
+import sys
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from rerank.lm.chat_templates import ChatRenderer
-from rerank.prompts.base import Prompt
+from rerank.lm.joined_tokens import JoinedTokenizer, token_starts
+from rerank.lm.token_joints import CARRIER
+from rerank.prompts.base import Prompt, RenderedPrompt
+from rerank.prompts.bounded_memo import ENTRY_BYTES, BoundedMemo
 
 #: Tokenizers without a length limit state a number far above this one.
 _NO_LIMIT = 10**9
+#: Maximum size of the memo of tokenized prompts, in bytes. It bridges counting a prompt and running it.
+_PROMPTS_BYTES = 32 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedPrompt:
+    """A prompt after applying the chat template.
+
+    Attributes:
+        text: The rendered prompt.
+        ids: Its token ids.
+    """
+
+    text: str
+    ids: tuple[int, ...]
 
 
 class HfTokens:
     """A `TokenCounter` that uses a transformers tokenizer.
+
+    Texts are tokenized from memoized pieces if that is exact (`rerank.lm.joined_tokens`), otherwise as a whole. The
+    token ids are the same.
 
     Args:
         tokenizer: The tokenizer.
@@ -30,6 +54,7 @@ class HfTokens:
         self.tokenizer = tokenizer
         self.chat = ChatRenderer(tokenizer)
         self._context_size = context_size
+        self._prompts: BoundedMemo[tuple[Prompt, bool], TokenizedPrompt] = BoundedMemo(_PROMPTS_BYTES, _prompt_size)
 
     @property
     def context_size(self) -> int:
@@ -38,16 +63,55 @@ class HfTokens:
 
     def render(self, prompt: Prompt, *, thinking: bool = False) -> str:
         """Return the text of a prompt after applying the chat template."""
-        return self.chat.render(prompt, thinking=thinking)
+        tokenized = self._prompts.get((prompt, thinking))
+        return tokenized.text if tokenized else self.chat.render(prompt, thinking=thinking)
 
     def encode(self, prompts: list[Prompt], *, thinking: bool = False) -> list[list[int]]:
         """Return the token ids of rendered prompts; special tokens are added if there is no chat template."""
-        return [self.ids(self.render(prompt, thinking=thinking)) for prompt in prompts]
+        return [list(self._tokenize(prompt, thinking=thinking).ids) for prompt in prompts]
 
     def ids(self, text: str) -> list[int]:
         """Return the token ids of a rendered prompt."""
-        ids: list[int] = self.tokenizer(text, add_special_tokens=not self.chat.has_template)["input_ids"]
-        return ids
+        if self._joined is None:
+            return self._call(text, add_special_tokens=not self.chat.has_template)
+        before, after = self._special
+        return [*before, *self._joined.divide([text])[0].joined(), *after]
+
+    def boundaries(self, prompt: Prompt) -> tuple[int, ...]:
+        """Return the lengths in tokens of the prefixes of a prompt that end at the boundaries of its template.
+
+        The token ids of such a prefix begin those of every prompt that begins with the same text. A boundary that a
+        token crosses is moved before the preceding white space, or omitted.
+
+        Returns:
+            Numbers of tokens, increasing; none if the prompt was not rendered from a template, or if the tokenizer does
+            not tokenize the sides of a boundary independently.
+        """
+        if self._joined is None or not isinstance(prompt, RenderedPrompt) or not prompt.boundaries:
+            return ()
+        tokenized = self._tokenize(prompt)
+        ends = self.chat.locate(prompt, tokenized.text, prompt.boundaries)
+        stripped = [len(tokenized.text[:end].rstrip()) for end in ends]
+        lengths = self._joined.prefix_lengths(tokenized.text, [*ends, *stripped])
+        pairs = zip(lengths[: len(ends)], lengths[len(ends) :], strict=True)
+        before = len(self._special[0])
+        found = {before + length for exact, earlier in pairs if (length := exact or earlier)}
+        return tuple(sorted(length for length in found if length < len(tokenized.ids)))
+
+    def tokens_before(self, text: str, positions: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Tokenize a rendered prompt and count the tokens whose first character is before each position.
+
+        Requires a fast tokenizer.
+
+        Returns:
+            The token ids, and one count per position.
+        """
+        if self._joined is None:
+            ids, starts = self.starts(text)
+            return ids, [bisect_left(starts, position) for position in positions]
+        before, _ = self._special
+        counts = zip(positions, self._joined.tokens_before(text, positions), strict=True)
+        return self.ids(text), [len(before) + count if position else 0 for position, count in counts]
 
     def starts(self, text: str) -> tuple[list[int], list[int]]:
         """Return the token ids of a rendered prompt and the first character of each token, in non-decreasing order.
@@ -55,12 +119,7 @@ class HfTokens:
         Requires a fast tokenizer. A special token that the tokenizer adds starts where the preceding token ends.
         """
         encoding = self.tokenizer(text, add_special_tokens=not self.chat.has_template, return_offsets_mapping=True)
-        starts: list[int] = []
-        last_end = 0
-        for start, end in encoding["offset_mapping"]:
-            starts.append(max(start, starts[-1] if starts else 0) if end > start else last_end)
-            last_end = max(last_end, end)
-        return encoding["input_ids"], starts
+        return encoding["input_ids"], token_starts(encoding["offset_mapping"])
 
     def text(self, ids: Sequence[int], *, special: bool = False) -> str:
         """Return the text of token ids, with special tokens only if ``special`` is true."""
@@ -68,17 +127,21 @@ class HfTokens:
 
     def plain(self, text: str) -> tuple[int, ...]:
         """Return the token ids of a text on its own, without special tokens."""
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        if self._joined is None:
+            return tuple(self._call(text, add_special_tokens=False))
+        return tuple(self._joined.divide([text])[0].joined())
 
     def count(self, prompt: Prompt) -> int:
         """Return the number of tokens of a rendered prompt."""
         return len(self.encode([prompt])[0])
 
     def lengths(self, texts: list[str]) -> list[int]:
-        """Return the number of tokens of each text on its own; the tokenizer is called once."""
+        """Return the number of tokens of each text on its own; the tokenizer is called at most once."""
         if not texts:
             return []
-        return [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        if self._joined is None:
+            return [len(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        return [divided.length for divided in self._joined.divide(texts)]
 
     def cut(self, text: str, tokens: int) -> str:
         """Return the longest prefix of a text that ends at a token boundary and has at most ``tokens`` tokens.
@@ -86,12 +149,17 @@ class HfTokens:
         A prefix may be tokenized differently from the whole text. It is therefore counted again, and shortened further
         if it has more tokens.
         """
+        return self.cut_all([text], tokens)[0]
+
+    def cut_all(self, texts: list[str], tokens: int) -> list[str]:
+        """Return the longest prefix of each text, as `cut` does."""
         if tokens <= 0:
-            return ""
-        for end in self._ends(text, tokens):
-            if self.lengths([text[:end]])[0] <= tokens:
-                return text[:end]
-        return ""
+            return [""] * len(texts)
+        ends = self._joined.ends(texts, tokens) if self._joined else [iter(self._ends(text, tokens)) for text in texts]
+        return [self._first_that_fits(text, candidates, tokens) for text, candidates in zip(texts, ends, strict=True)]
+
+    def _first_that_fits(self, text: str, ends: Iterable[int], tokens: int) -> str:
+        return next((text[:end] for end in ends if self.lengths([text[:end]])[0] <= tokens), "")
 
     def _ends(self, text: str, tokens: int) -> list[int]:
         """Return candidate end positions (in characters), the longest first."""
@@ -103,6 +171,47 @@ class HfTokens:
             return [len(text)]
         # Byte-level tokens of one character share its span: the start of the next token keeps the cut out of it.
         return [min(spans[count - 1][1], spans[count][0]) for count in range(tokens, 0, -1)]
+
+    def _tokenize(self, prompt: Prompt, *, thinking: bool = False) -> TokenizedPrompt:
+        tokenized = self._prompts.get((prompt, thinking))
+        if tokenized is None:
+            text = self.chat.render(prompt, thinking=thinking)
+            tokenized = TokenizedPrompt(text, tuple(self.ids(text)))
+            self._prompts.put((prompt, thinking), tokenized)
+        return tokenized
+
+    @cached_property
+    def _joined(self) -> JoinedTokenizer | None:
+        """Tokenizes texts from pieces; None if that would not be exact."""
+        try:
+            _ = self._special
+        except LookupError:
+            return None
+        return JoinedTokenizer.of(self.tokenizer)
+
+    @cached_property
+    def _special(self) -> tuple[list[int], list[int]]:
+        """The special tokens that the tokenizer adds before and after a rendered prompt.
+
+        Raises:
+            LookupError: It adds others, or changes the text.
+        """
+        if self.chat.has_template:
+            return [], []
+        plain, whole = (self._call(CARRIER, add_special_tokens=special) for special in (False, True))
+        for start in range(len(whole) - len(plain) + 1):
+            if whole[start : start + len(plain)] == plain:
+                return whole[:start], whole[start + len(plain) :]
+        raise LookupError("no special tokens before and after the text")
+
+    def _call(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"]
+        return ids
+
+
+def _prompt_size(_: tuple[Prompt, bool], tokenized: TokenizedPrompt) -> int:
+    # The rendered text is about as long as the texts of the turns.
+    return ENTRY_BYTES + 2 * sys.getsizeof(tokenized.text) + 8 * len(tokenized.ids)
 
 
 def stated_context_size(model: Any, tokenizer: Any) -> int | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, Self, runtime_checkable
 
 Role = Literal["system", "user", "assistant"]
 
@@ -29,6 +30,27 @@ class Message:
 #: A chat, oldest turn first. The model replies to the last turn; a last turn of the assistant is the beginning of the
 #: reply, which the model continues.
 Prompt = tuple[Message, ...]
+
+
+class RenderedPrompt(tuple[Message, ...]):
+    """A prompt with the positions of the boundaries of its template.
+
+    It is equal to a tuple of the same turns, and a copy or a part of it is an ordinary tuple.
+
+    Args:
+        turns: The turns.
+        boundaries: Pairs of the index of a turn and a number of characters of its content, in order of appearance. They
+            mark the ends of the instruction, of the worked examples, of the query if it is before the passages, and of
+            each passage: up to there, other prompts may be equal.
+    """
+
+    boundaries: tuple[tuple[int, int], ...]
+
+    def __new__(cls, turns: Iterable[Message] = (), boundaries: Iterable[tuple[int, int]] = ()) -> Self:
+        """Create a tuple of the turns."""
+        prompt = super().__new__(cls, turns)
+        prompt.boundaries = tuple(boundaries)
+        return prompt
 
 
 def reply_prefix(prompt: Prompt) -> str:

@@ -7,18 +7,22 @@ therefore estimated from the lengths of the passages, and the returned prompt is
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rerank.errors import ContextOverflowError, UsageError
 from rerank.prompts.base import PICTURE, Prompt, TokenCounter
+from rerank.prompts.bounded_memo import ENTRY_BYTES, BoundedMemo
 from rerank.prompts.cached_counter import CachedTokenCounter
 from rerank.prompts.passages import collapse_whitespace, insert_pictures, passage_text, picture_marks
 from rerank.prompts.template import PromptTemplate
-from rerank.types import Window
+from rerank.types import Document, Window
 
 #: Number of estimated caps to try before bisection.
 _ESTIMATES = 6
+#: Maximum size of the memo of passages, in bytes, and of that of prompts without passages, in entries.
+_TEXTS_BYTES, _FIXED_ENTRIES = 16 << 20, 1 << 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +95,8 @@ class PromptBudget:
                 remedy="Omit --context-size to use the whole context",
             )
         self._tokens = CachedTokenCounter(tokens)
+        self._texts: BoundedMemo[tuple[Document, bool], str] = BoundedMemo(_TEXTS_BYTES, _text_size)
+        self._fixed: BoundedMemo[tuple[object, ...], int] = BoundedMemo(_FIXED_ENTRIES, lambda *_: 1)
         self._floor = floor
         self._max = max_passage_tokens
         self._context_size, self._model = context_size, tokens
@@ -124,14 +130,32 @@ class PromptBudget:
         if template.pictures:
             return self._fit_pictures(template, window, available=available, labels=labels)
         query = collapse_whitespace(window.query.text)
-        texts = [passage_text(doc, escape=template.escape_brackets) for doc in window.docs]
+        texts = self._passage_texts(window.docs, escape=template.escape_brackets)
         scores = window.scores or None
         attempt = _Attempt(template, query, scores, labels, texts, self._tokens.lengths(texts), self._tokens)
-        fixed = self._tokens.count(template.render(query, [""] * len(texts), scores=scores, labels=labels))
+        fixed = self._count_fixed(attempt)
         fitted = self._search(attempt, fixed=fixed, available=available)
         if fitted.tokens > available:
             raise self._overflow(len(texts), needed=fitted.tokens, fixed=fixed, available=available)
         return fitted
+
+    def _passage_texts(self, docs: Sequence[Document], *, escape: bool) -> list[str]:
+        """Return the passages of documents, which the windows and rounds of a query share."""
+        keys = [(doc, escape) for doc in docs]
+        texts = self._texts.get_all(keys)
+        new = {key: passage_text(key[0], escape=escape) for key, text in zip(keys, texts, strict=True) if text is None}
+        self._texts.put_all(new.items())
+        return [new[key] if text is None else text for key, text in zip(keys, texts, strict=True)]
+
+    def _count_fixed(self, attempt: _Attempt) -> int:
+        """Return the number of tokens of a prompt without passages, which the windows of a query share."""
+        template, labels = attempt.template, attempt.labels and tuple(attempt.labels)
+        key = (template, attempt.query, len(attempt.texts), labels, attempt.scores if template.shows_scores else None)
+        tokens = self._fixed.get(key)
+        if tokens is None:
+            tokens = self._tokens.count(attempt.fill([""] * len(attempt.texts)))
+            self._fixed.put(key, tokens)
+        return tokens
 
     def _fit_pictures(
         self, template: PromptTemplate, window: Window, *, available: int, labels: Sequence[str] | None
@@ -200,11 +224,21 @@ class _Attempt:
         """Return the number of tokens of the truncated passages on their own."""
         return sum(min(length, cap) for length in self.lengths)
 
+    def fill(self, passages: Sequence[str]) -> Prompt:
+        """Return the prompt with these passages."""
+        return self.template.render(self.query, passages, scores=self.scores, labels=self.labels)
+
     def render(self, cap: int) -> FittedPrompt:
         """Render and count the prompt with passages of at most ``cap`` tokens."""
+        longer = [text for text, length in zip(self.texts, self.lengths, strict=True) if length > cap]
+        cuts = iter(self.tokens.cut(longer, cap) if longer else ())
         pairs = zip(self.texts, self.lengths, strict=True)
-        shown = [text if length <= cap else self.tokens.cut(text, cap) for text, length in pairs]
-        prompt = self.template.render(self.query, shown, scores=self.scores, labels=self.labels)
-        cut = sum(length > cap for length in self.lengths)
+        shown = [text if length <= cap else next(cuts) for text, length in pairs]
+        prompt = self.fill(shown)
+        cut = len(longer)
         tokens = self.tokens.count(prompt)
         return FittedPrompt(prompt=prompt, tokens=tokens, passages=tuple(shown), cut=cut, cap=cap if cut else None)
+
+
+def _text_size(key: tuple[Document, bool], text: str) -> int:
+    return ENTRY_BYTES + sys.getsizeof(key[0].text) + sys.getsizeof(text)

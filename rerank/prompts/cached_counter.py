@@ -1,72 +1,64 @@
-"""A cached token counter: windows of one query share documents, and tokenization dominates the cost of a budget."""
+"""A memo of token counts: windows of one query share documents, and rounds share prompts."""
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
-from collections.abc import Sequence
-from threading import Lock
+import sys
+from collections.abc import Callable, Sequence
+from typing import cast
 
 from rerank.prompts.base import Prompt, TokenCounter
+from rerank.prompts.bounded_memo import ENTRY_BYTES, BoundedMemo
 
-_WHOLE, _PROMPT = -1, -2
+#: A text and the number of tokens that it is truncated to, or -1 for its whole length; or a prompt.
+_Key = tuple[str, int] | Prompt
+_WHOLE = -1
 
 
 class CachedTokenCounter:
-    """An LRU cache of the lengths, cuts and counts of a `TokenCounter`. It stores hashes and numbers, no texts.
+    """A memo of the lengths, cuts and counts of a `TokenCounter`, safe for use by several threads.
 
     Args:
         tokens: The token counter.
-        size: Maximum number of entries (about 150 bytes each).
+        size: Maximum size in bytes, including the texts and prompts that are counted.
     """
 
-    def __init__(self, tokens: TokenCounter, *, size: int = 1 << 17) -> None:
-        """Create an empty cache."""
+    def __init__(self, tokens: TokenCounter, *, size: int = 32 << 20) -> None:
+        """Create an empty memo."""
         self._tokens = tokens
-        self._size = size
-        self._table: OrderedDict[tuple[bytes, int], int] = OrderedDict()
-        self._lock = Lock()
+        self._memo: BoundedMemo[_Key, int] = BoundedMemo(size, _size_of)
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
-        """Return the number of tokens of each text; texts not in the cache are tokenized in one call."""
-        keys = [_key(text, _WHOLE) for text in texts]
-        known = {key: self._get(key) for key in keys}
-        new = {key: text for key, text in zip(keys, texts, strict=True) if known[key] is None}
-        for key, counted in zip(new, self._tokens.lengths(list(new.values())) if new else [], strict=True):
-            known[key] = counted
-            self._put(key, counted)
-        return [length for key in keys if (length := known[key]) is not None]
+        """Return the number of tokens of each text; those that are not in the memo are tokenized in one call."""
+        return self._of_texts(texts, _WHOLE, self._tokens.lengths)
 
-    def cut(self, text: str, tokens: int) -> str:
-        """Return the longest prefix of at most ``tokens`` tokens."""
-        key = _key(text, tokens)
-        end = self._get(key)
-        if end is None:
-            end = len(self._tokens.cut(text, tokens))
-            self._put(key, end)
-        return text[:end]
+    def cut(self, texts: Sequence[str], tokens: int) -> list[str]:
+        """Return the longest prefix of each text that has at most ``tokens`` tokens."""
+        ends = self._of_texts(texts, tokens, lambda new: [len(text) for text in self._cut(new, tokens)])
+        return [text[:end] for text, end in zip(texts, ends, strict=True)]
 
     def count(self, prompt: Prompt) -> int:
         """Return the number of tokens of a prompt."""
-        key = _key(repr([(message.role, message.content, message.images) for message in prompt]), _PROMPT)
-        tokens = self._get(key)
+        tokens = self._memo.get(prompt)
         if tokens is None:
             tokens = self._tokens.count(prompt)
-            self._put(key, tokens)
+            self._memo.put(prompt, tokens)
         return tokens
 
-    def _get(self, key: tuple[bytes, int]) -> int | None:
-        with self._lock:
-            if key in self._table:
-                self._table.move_to_end(key)
-            return self._table.get(key)
+    def _of_texts(self, texts: Sequence[str], kind: int, compute: Callable[[list[str]], list[int]]) -> list[int]:
+        """Return a number for each text, from the memo or computed for all others together."""
+        numbers = self._memo.get_all([(text, kind) for text in texts])
+        missing = {text: None for text, number in zip(texts, numbers, strict=True) if number is None}
+        if missing:
+            new = dict(zip(missing, compute(list(missing)), strict=True))
+            self._memo.put_all(((text, kind), number) for text, number in new.items())
+            numbers = [new[text] if number is None else number for text, number in zip(texts, numbers, strict=True)]
+        return cast(list[int], numbers)
 
-    def _put(self, key: tuple[bytes, int], number: int) -> None:
-        with self._lock:
-            self._table[key] = number
-            if len(self._table) > self._size:
-                self._table.popitem(last=False)
+    def _cut(self, texts: list[str], tokens: int) -> list[str]:
+        cut_all: Callable[[list[str], int], list[str]] | None = getattr(self._tokens, "cut_all", None)
+        return cut_all(texts, tokens) if cut_all else [self._tokens.cut(text, tokens) for text in texts]
 
 
-def _key(text: str, kind: int) -> tuple[bytes, int]:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest(), kind
+def _size_of(key: _Key, _: int) -> int:
+    contents = (part.content if not isinstance(part, str | int) else part for part in key)
+    return ENTRY_BYTES + sum(sys.getsizeof(content) for content in contents)

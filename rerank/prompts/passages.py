@@ -33,6 +33,8 @@ def escape_brackets(text: str) -> str:
     >>> escape_brackets("as shown in [12] and [Passage 3], see a[i]")
     'as shown in (12) and (Passage 3), see a[i]'
     """
+    if not _BRACKET.search(text):
+        return text
     parts = _BRACKET.split(text)  # text, bracket, text, bracket, ..., text
     last = len(parts) - 1
     for index in range(0, last + 1, 2):

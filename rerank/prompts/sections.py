@@ -6,17 +6,24 @@ Queries and passages are only inserted as values and never parsed as templates, 
 from __future__ import annotations
 
 import string
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from rerank.errors import DataError
+from rerank.prompts.bounded_memo import ENTRY_BYTES, BoundedMemo
 
 if TYPE_CHECKING:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 Syntax = Literal["braces", "jinja"]
+
+#: Source of a Jinja section and its values -> its text. Rendering takes longer than all other work on a short prompt.
+_filled: BoundedMemo[tuple[Any, ...], str] = BoundedMemo(
+    8 << 20, lambda key, text: ENTRY_BYTES + sum(map(sys.getsizeof, key)) + sys.getsizeof(text)
+)
 
 
 class Section(Protocol):
@@ -94,11 +101,15 @@ class JinjaSection:
         text: The source of the template.
         names: Variables that the template reads and does not set.
         template: The compiled template.
+        order: The names, sorted.
+        is_random: Whether the template may give another text for the same values.
     """
 
     text: str
     names: frozenset[str]
     template: Any
+    order: tuple[str, ...]
+    is_random: bool
 
     @classmethod
     def compile(cls, text: str) -> JinjaSection:
@@ -121,14 +132,25 @@ class JinjaSection:
             raise DataError(
                 f"{_shorten(text)} is not a valid Jinja template: {type(error).__name__}", expected="less nesting"
             ) from error
-        return cls(text, frozenset(names) - frozenset(environment.globals), template)
+        own = frozenset(names) - frozenset(environment.globals)
+        return cls(text, own, template, tuple(sorted(own)), any(word in text for word in ("random", "lipsum")))
 
     def fill(self, values: Mapping[str, Any]) -> str:
-        """Render the template.
+        """Render the template, or return the text that it had for the same values.
 
         Raises:
             DataError: The template fails, or violates the sandbox.
         """
+        used = tuple([values.get(name) for name in self.order])
+        if self.is_random or not all(type(value) in (str, int) for value in used):
+            return self._render(values)
+        text = _filled.get((self.text, *used))
+        if text is None:
+            text = self._render(values)
+            _filled.put((self.text, *used), text)
+        return text
+
+    def _render(self, values: Mapping[str, Any]) -> str:
         from jinja2 import TemplateError
 
         ordinary = (TemplateError, ArithmeticError, TypeError, ValueError, LookupError, AttributeError)

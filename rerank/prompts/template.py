@@ -6,10 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import Any, Literal, get_args
 
 from rerank.errors import DataError, UnknownNameError, UsageError
-from rerank.prompts.base import Message, Prompt
+from rerank.prompts.base import PICTURE, Message, Prompt, RenderedPrompt
 from rerank.prompts.passages import escape_brackets
 from rerank.prompts.sections import Section, Syntax, compile_section
 
@@ -130,6 +131,11 @@ class PromptTemplate:
             del content["pictures"]  # so that prompts keep the digest that they had before this field was added
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def shows_scores(self) -> bool:
+        """Whether the prompt shows first-stage scores."""
+        return "score" in self._section("body").names
+
     def render(
         self,
         query: str,
@@ -154,10 +160,14 @@ class PromptTemplate:
         turns = [Message("system", self._section("system").fill(shared))] if self.system else []
         for example in self.examples:
             enough = [*names, *map(str, range(len(names) + 1, len(example.passages) + 1))]
-            turns += self._query_turns(self._shared(example.query, example.passages), enough)
+            turns += self._query_turns(self._shared(example.query, example.passages), enough)[0]
             turns.append(Message("assistant", " > ".join(f"[{enough[number - 1]}]" for number in example.order)))
-        turns += self._query_turns(shared, names, scores)
-        return (*turns, Message("assistant", self.reply_prefix)) if self.reply_prefix else tuple(turns)
+        query_turns, boundaries = self._query_turns(shared, names, scores)
+        first = len(turns)
+        turns += query_turns
+        if self.reply_prefix:
+            turns.append(Message("assistant", self.reply_prefix))
+        return RenderedPrompt(turns, ((first + turn, position) for turn, position in boundaries))
 
     def _shared(self, query: str, passages: Sequence[str]) -> dict[str, Any]:
         """Return the values that are available in every section."""
@@ -169,15 +179,16 @@ class PromptTemplate:
 
     def _query_turns(
         self, shared: Mapping[str, Any], names: Sequence[str], scores: Sequence[float] | None = None
-    ) -> list[Message]:
-        """Return the turns for one query; the last one is the user's."""
+    ) -> tuple[list[Message], list[tuple[int, int]]]:
+        """Return the turns for one query, the last of which is the user's, and their `RenderedPrompt.boundaries`."""
         pairs = zip(names, shared["passages"], strict=False)
         rows = [{**shared, "rank": name, "candidate": text} for name, text in pairs]
-        if "score" in self._section("body").names:
+        if self.shows_scores:
             for row, score in zip(rows, self._scores(scores, len(rows)), strict=True):
                 row["score"] = f"{score:.3f}"
         turns: list[Message] = []
         prefix = self._section("prefix").fill(shared)
+        boundaries = [(0, 0), (0, self._query_position(prefix, shared))]
         if self.prefix_assistant:
             turns += [Message("user", prefix), Message("assistant", self._section("prefix_assistant").fill(shared))]
             prefix = ""
@@ -185,10 +196,21 @@ class PromptTemplate:
         if self.body_assistant:
             acknowledge = self._section("body_assistant")
             for row, body in zip(rows, bodies, strict=True):
+                boundaries.append((len(turns), 0))
                 turns += [Message("user", body), Message("assistant", acknowledge.fill(row))]
             bodies = []
         parts = [self._line(part) for part in (prefix, *bodies)]
-        return [*turns, Message("user", "".join(parts) + self._section("suffix").fill(shared))]
+        boundaries += ((len(turns), end) for end in accumulate(map(len, parts), initial=0))
+        turns.append(Message("user", "".join(parts) + self._section("suffix").fill(shared)))
+        return turns, list(dict.fromkeys(boundaries))
+
+    def _query_position(self, prefix: str, shared: Mapping[str, Any]) -> int:
+        """Return the number of characters of the prefix that are the same for every query."""
+        section = self._section("prefix")
+        if "query" not in section.names:
+            return 0
+        start, found, _ = section.fill({**shared, "query": PICTURE}).partition(PICTURE)
+        return len(start) if found and prefix.startswith(start) else 0
 
     def spans(
         self, query: str, passages: Sequence[str], *, labels: Sequence[str] | None = None
@@ -216,7 +238,7 @@ class PromptTemplate:
                 expected="a 'body' that shows one passage, and all passages in one user turn",
                 remedy="Use --prompt icr_qa",
             )
-        if "score" in self._section("body").names:
+        if self.shows_scores:
             raise UsageError(
                 f"Prompt {self.name!r} shows first-stage scores", expected="a prompt without a placeholder for 'score'"
             )

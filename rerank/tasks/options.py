@@ -23,6 +23,10 @@ class BackendOptions:
         dtype: ``float32``, ``bfloat16``, ``float16``, or ``auto``: bfloat16 on hardware that supports it efficiently.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: the first accelerator, else the CPU.
         batch_size: Number of requests decoded together; None for the backend's default.
+        reuse: Whether a local model computes prompt prefixes that several requests share (instruction, query, passages)
+            once and keeps their KV cache.
+        deterministic: Whether a local model processes requests one by one without reuse, so that a reply depends on
+            its request alone, to the last bit.
         context_size: Maximum number of tokens of prompt and reply together; None for the model's.
         trust_remote_code: Whether to run the Python code that comes with a model.
         device_map: Placement of a model over several devices: ``auto``, ``balanced`` or ``sequential`` distribute its
@@ -42,6 +46,8 @@ class BackendOptions:
     dtype: str = "auto"
     device: str = "auto"
     batch_size: int | None = None
+    reuse: bool = True
+    deterministic: bool = False
     context_size: int | None = None
     trust_remote_code: bool = False
     device_map: str = ""

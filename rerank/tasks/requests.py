@@ -78,7 +78,7 @@ class Request:
 
 #: Fields that were added after the first digests. They enter a digest only if they differ from their (empty) default,
 #: so that a request keeps the digest that it had before there was such a field. List every new field here.
-_LATER_FIELDS = frozenset({"thinking", "weights", "length_power"})
+_LATER_FIELDS = frozenset({"thinking", "weights", "length_power", "per_token"})
 
 
 def _without_later_defaults(values: Mapping[str, Any]) -> dict[str, Any]:

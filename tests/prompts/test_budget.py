@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rerank.errors import ContextOverflowError, DataError, UsageError
 from rerank.prompts import load_prompt
-from rerank.prompts.base import Prompt
+from rerank.prompts.base import Message, Prompt
 from rerank.prompts.budget import FittedPrompt, PromptBudget, water_level
 from rerank.prompts.cached_counter import CachedTokenCounter
 from rerank.prompts.passages import passage_text
@@ -216,16 +216,24 @@ def test_shipped_prompts_fit_too() -> None:
         assert 1400 < fitted.tokens <= 1450
 
 
-def test_memory_forgets_the_oldest() -> None:
+def test_nothing_is_counted_again_while_it_is_in_the_memo() -> None:
     counter = Characters(100)
-    memory = CachedTokenCounter(counter, size=2)
-    assert memory.lengths(["a", "bb", "a"]) == [1, 2, 1]
-    assert counter.seen == ["a", "bb"]
-    assert memory.lengths(["a"]) == [1]
-    assert memory.lengths(["ccc"]) == [3]
-    assert memory.lengths(["a", "bb"]) == [1, 2]
-    assert counter.seen == ["a", "bb", "ccc", "bb"]
-    assert memory.cut("ccc", 2) == memory.cut("ccc", 2) == "cc"
+    memo = CachedTokenCounter(counter)
+    prompt = (Message("user", "abc"),)
+    for _ in range(2):
+        assert memo.lengths(["a", "bb", "a"]) == [1, 2, 1]
+        assert memo.cut(["bb", "ccc", "bb"], 2) == ["bb", "cc", "bb"]
+        assert memo.cut(["ccc"], 1) == ["c"]
+        assert memo.count(prompt) == 6
+    assert counter.seen == ["a", "bb", "bb", "ccc", "ccc"]
+    assert counter.counts == 1
+
+
+def test_counters_without_a_memo_are_asked_again() -> None:
+    counter = Characters(100)
+    memo = CachedTokenCounter(counter, size=0)
+    assert [memo.lengths(["a", "bb"]), memo.lengths(["bb"])] == [[1, 2], [2]]
+    assert counter.seen == ["a", "bb", "bb"]
 
 
 SCORED = PromptTemplate(name="scored", prefix="{query}\n", body="[{rank}] ({score}) {candidate}\n", suffix="Rank.")

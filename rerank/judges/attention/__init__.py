@@ -12,11 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from rerank.errors import UsageError
+from rerank.errors import PartialFailureError, UsageError
+from rerank.judges.attention.evidence import EvidenceSpan, find_prefixes, score_passage
 from rerank.judges.attention.heads import HeadList, open_heads
 from rerank.judges.base import FAILURES, ListwiseJudge, ScoreKind, Verdict, failure_verdict, rank_by_score, z_scores
+from rerank.prompts.budget import FittedPrompt
 from rerank.prompts.passages import collapse_whitespace
 from rerank.tasks import AttentionTask, Reply, Request, Sampling
+from rerank.tasks.token_positions import read_token_scores
 from rerank.types import Window
 
 #: The content-free query whose attention is subtracted (ICR's calibration).
@@ -82,16 +85,15 @@ class Attention(ListwiseJudge):
         """Return one request, with passages truncated so that the prompt fits."""
         return [self.request(window)]
 
-    def request(self, window: Window, *, per_head: bool = False) -> Request:
+    def request(self, window: Window, *, per_head: bool = False, per_token: bool = False) -> Request:
         """Return the request for a window.
 
         Args:
             window: The window.
             per_head: Request the scores of every head separately, for selecting heads.
+            per_token: Request the scores of every token, for evidence.
         """
-        # The last passage is nearest to the query, so the first stage's best is shown last.
-        shown = window if self.best_first else _reverse(window)
-        fitted = self.budget.fit(self.template, shown, reply_tokens=self._null_query_excess(window.query.text))
+        fitted = self._fit(window)
         spans, tail = self.template.spans(collapse_whitespace(window.query.text), fitted.passages)
         heads = None if per_head else self._heads
         task = AttentionTask(
@@ -103,8 +105,51 @@ class Attention(ListwiseJudge):
             length_power=heads.length_power if heads else 0.0,
             layers=parse_layers(self.layers),
             per_head=per_head,
+            per_token=per_token,
         )
         return Request(prompt=fitted.prompt, sampling=Sampling(max_tokens=0), window=window, task=task)
+
+    def _fit(self, window: Window) -> FittedPrompt:
+        """Return the prompt of a window, with passages truncated so that it fits."""
+        # The last passage is nearest to the query, so the first stage's best is shown last.
+        shown = window if self.best_first else _reverse(window)
+        return self.budget.fit(self.template, shown, reply_tokens=self._null_query_excess(window.query.text))
+
+    def evidence_request(self, window: Window) -> Request:
+        """Return the request whose reply `evidence` reads: that of the window, for scores of tokens.
+
+        Raises:
+            ContextOverflowError: The window does not fit the context.
+        """
+        return self.request(window, per_token=True)
+
+    def evidence(self, window: Window, reply: Reply) -> tuple[tuple[EvidenceSpan, ...], ...]:
+        """Return the sentences of each document with their share of the attention; `select_spans` selects the best.
+
+        Args:
+            window: The window.
+            reply: The reply to its `evidence_request`.
+
+        Returns:
+            In the order of the window, the sentences of the document's text that the prompt shows. Truncated text has
+            none.
+
+        Raises:
+            PartialFailureError: There is no reply.
+            DataError: The reply has no scores of tokens.
+            UsageError: The prompt shows passages more than once, or changes them.
+        """
+        if reply.finish in ("error", "refused"):
+            raise PartialFailureError(f"No evidence: {reply.error or 'the request was refused'}")
+        passages = self._fit(window).passages
+        prefixes = find_prefixes(self.template, collapse_whitespace(window.query.text), passages)
+        step = 1 if self.best_first else -1
+        shown = zip(window.docs, passages[::step], prefixes[::step], strict=True)
+        rows = read_token_scores(reply.text, reply.scores, len(window))
+        return tuple(
+            score_passage(document, passage, prefix, tokens)
+            for (document, passage, prefix), tokens in zip(shown, rows, strict=True)
+        )
 
     def _null_query_excess(self, query: str) -> int:
         """Return by how many tokens the null query may be longer than the query, since its prompt has to fit too."""

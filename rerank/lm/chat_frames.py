@@ -1,0 +1,144 @@
+"""Chat templates that copy the contents of turns without reading them, so that a chat fills the gaps of a frame.
+
+Rendering a template takes longer than all other work on a short prompt. What such a template writes around the contents
+depends only on the roles, so it is rendered once for all chats with the same roles.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import Environment, TemplateError, nodes
+
+from rerank.prompts.base import Message, Prompt
+
+#: Stands for the content of a turn while a frame is rendered; two characters that no text contains.
+_MARK = re.compile("\ufdd0([0-9]+)\ufdd1")
+_MESSAGES, _CONTENT = "messages", "content"
+#: Filters and functions whose result depends on nothing else.
+_FILTERS, _FUNCTIONS = frozenset({"length", "trim", "upper", "lower", "capitalize", "title"}), ("raise_exception",)
+#: Attributes of ``loop`` that are turns.
+_NEIGHBOURS = ("previtem", "nextitem")
+#: Statements that process what is written inside of them.
+_REJECTED = (nodes.AssignBlock, nodes.CallBlock, nodes.FilterBlock, nodes.Macro, nodes.Import, nodes.Include)
+#: Maximum number of frames of one template.
+_FRAMES = 256
+
+
+class ChatFrames:
+    """Renders chats with a template for which `copies_contents` is true.
+
+    Args:
+        apply: Renders a chat with the template.
+    """
+
+    def __init__(self, apply: Callable[[Prompt, bool], str]) -> None:
+        """Prepare the frames, each of which is rendered when it is first needed."""
+
+        @lru_cache(maxsize=_FRAMES)
+        def make_frame(roles: tuple[Any, ...], thinking: bool) -> list[str]:
+            marked = tuple(Message(role, f"\ufdd0{index}\ufdd1") for index, role in enumerate(roles))
+            return _MARK.split(apply(marked, thinking))
+
+        self._make_frame = make_frame
+
+    def apply(self, prompt: Prompt, thinking: bool) -> str:
+        """Return the text of a chat.
+
+        Raises:
+            TemplateError: The template refuses the roles.
+        """
+        parts = self._make_frame(tuple([turn.role for turn in prompt]), thinking)
+        filled = list(parts)
+        filled[1::2] = [prompt[int(index)].content for index in parts[1::2]]
+        return "".join(filled)
+
+
+def copies_contents(template: Any) -> bool:
+    """Return whether a chat template copies the contents of turns and depends on nothing else but their roles.
+
+    Contents may only be written as they are, or joined with other text by ``+`` or ``~``. A turn may only be used for
+    its content and other attributes, and functions may not be called, since their results may differ, such as a date.
+
+    Args:
+        template: The source of the template; anything else, such as a choice of templates, is rejected.
+    """
+    if not isinstance(template, str):
+        return False
+    try:
+        tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
+    except TemplateError:
+        return False
+    turns = {
+        loop.target.name
+        for loop in tree.find_all(nodes.For)
+        if _is_turns(loop.iter) and isinstance(loop.target, nodes.Name)
+    }
+    return all(_is_harmless(path, turns) for path in _paths((tree,)))
+
+
+def _paths(path: tuple[nodes.Node, ...]) -> Iterator[tuple[nodes.Node, ...]]:
+    """Yield the path from the root to every node."""
+    yield path
+    for child in path[-1].iter_child_nodes():
+        yield from _paths((*path, child))
+
+
+def _is_harmless(path: Sequence[nodes.Node], turns: set[str]) -> bool:
+    """Return whether a node has no part in using contents in another way than writing them.
+
+    Args:
+        path: The node, after its ancestors.
+        turns: Names of the variables of loops over turns.
+    """
+    node, parent = path[-1], path[max(0, len(path) - 2)]
+    if isinstance(node, _REJECTED):
+        return False
+    if isinstance(node, nodes.Call):
+        return isinstance(node.node, nodes.Name) and node.node.name in _FUNCTIONS
+    if isinstance(node, nodes.Filter):
+        return node.name in _FILTERS
+    if isinstance(node, nodes.Name) and node.ctx != "load":
+        is_loop = isinstance(parent, nodes.For) and parent.target is node and _is_turns(parent.iter)
+        return is_loop or node.name not in {*turns, _MESSAGES}
+    if _is_turns(node):
+        is_counted = isinstance(parent, nodes.Filter) and parent.name == "length"
+        is_looped = isinstance(parent, nodes.For) and parent.iter is node
+        return is_counted or is_looped or (isinstance(parent, nodes.Getitem) and parent.node is node)
+    if _is_turn(node, turns):
+        return _attribute(parent) is not None and _owner(parent) is node
+    if _attribute(node) == _CONTENT and _is_turn(_owner(node), turns):
+        ancestors = [type(ancestor) for ancestor in path[:-1]]
+        while ancestors[-1] in (nodes.Add, nodes.Concat):
+            ancestors.pop()
+        return ancestors[-1] is nodes.Output
+    return _attribute(node) not in _NEIGHBOURS
+
+
+def _is_turns(node: nodes.Node | None) -> bool:
+    """Return whether an expression is the list of turns, or a slice of it."""
+    if isinstance(node, nodes.Getitem):
+        return isinstance(node.arg, nodes.Slice) and _is_turns(node.node)
+    return isinstance(node, nodes.Name) and node.name == _MESSAGES and node.ctx == "load"
+
+
+def _is_turn(node: nodes.Node | None, turns: set[str]) -> bool:
+    if isinstance(node, nodes.Getitem):
+        return not isinstance(node.arg, nodes.Slice) and _is_turns(node.node)
+    return isinstance(node, nodes.Name) and node.name in turns
+
+
+def _attribute(node: nodes.Node) -> str | None:
+    """Return the name of the attribute or item that an expression reads; None for any other expression."""
+    if isinstance(node, nodes.Getattr):
+        return node.attr
+    if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const) and isinstance(node.arg.value, str):
+        return node.arg.value
+    return None
+
+
+def _owner(node: nodes.Node) -> nodes.Node | None:
+    return node.node if isinstance(node, nodes.Getattr | nodes.Getitem) else None

@@ -1,0 +1,105 @@
+"""Attention of prompts that are processed as one sequence, each on top of its own cached prefix, on a CPU.
+
+The rows of a batch are concatenated instead of padded, so that rows of any length share the matrix products of a layer
+and no time is spent on padding. Only the attention is computed row by row: each row sees its prefix and itself. This
+works for the models that `rerank.lm.cpu_attention` supports.
+
+Imports torch at import time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from rerank.lm.cpu_attention import _FEW, cpu_attention_forward
+from rerank.lm.prefix_store import PrefixSegment
+
+#: Name in the attention interface of transformers.
+NAME = "rerank_packed"
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRow:
+    """A row of a packed sequence.
+
+    Attributes:
+        start: Position of its first token in the sequence.
+        end: Position after its last token.
+        segments: The KV cache of the tokens before it.
+    """
+
+    start: int
+    end: int
+    segments: Sequence[PrefixSegment]
+
+
+_ROWS: ContextVar[Sequence[PackedRow]] = ContextVar("rows")
+
+
+def register() -> None:
+    """Register the attention and mask functions with transformers; repeated calls have no effect."""
+    AttentionInterface.register(NAME, packed_attention_forward)
+    AttentionMaskInterface.register(NAME, make_no_mask)
+
+
+@contextmanager
+def pack_rows(rows: Sequence[PackedRow]) -> Iterator[None]:
+    """Divide the sequence of the forward passes inside the ``with`` block into rows."""
+    token = _ROWS.set(rows)
+    try:
+        yield
+    finally:
+        _ROWS.reset(token)
+
+
+def make_no_mask(**_: Any) -> None:
+    """Return no mask; called by transformers in place of its own mask function."""
+
+
+def packed_attention_forward(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Compute causal attention within each row and its prefix, with the signature that transformers expects.
+
+    Args:
+        module: The attention layer.
+        query: (1, heads, tokens of all rows, head size), after RoPE.
+        key: (1, key-value heads, tokens of all rows, head size), after RoPE.
+        value: Same shape as ``key``.
+        attention_mask: None.
+        scaling: Factor of the scores; 1/sqrt(head size) if None.
+        kwargs: Passed on.
+
+    Returns:
+        (1, tokens of all rows, heads, head size), and None instead of attention weights.
+    """
+    layer = module.layer_idx
+    out = torch.empty_like(query.transpose(1, 2))
+    for row in _ROWS.get():
+        own = (slice(None), slice(None), slice(row.start, row.end))
+        keys = torch.cat([*(segment.keys[layer] for segment in row.segments), key[own]], dim=2)
+        values = torch.cat([*(segment.values[layer] for segment in row.segments), value[own]], dim=2)
+        mask = _causal_mask(row.end - row.start, keys.shape[2])
+        found, _ = cpu_attention_forward(module, query[own], keys, values, mask, scaling, **kwargs)
+        out[:, row.start : row.end] = found
+    return out, None
+
+
+def _causal_mask(length: int, keys: int) -> torch.Tensor | None:
+    """Return the (1, 1, length, keys) mask that `cpu_attention_forward` needs for a few tokens after a prefix."""
+    if length > _FEW or length == keys:
+        return None
+    return torch.ones(1, 1, length, keys, dtype=torch.bool).tril(keys - length)

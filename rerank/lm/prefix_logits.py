@@ -1,0 +1,113 @@
+"""Logits at the ends of prompts whose prefixes are cached: only the remaining tokens are processed.
+
+Imports torch at import time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from rerank.lm import prefix_attention
+from rerank.lm.forward_pass import forward
+from rerank.lm.kv_cache import make_cache
+from rerank.lm.prefix_attention import PackedRow, pack_rows
+from rerank.lm.prefix_cache import CachedPrefix
+from rerank.lm.temporary_settings import TemporarySettings
+
+_Ids = Sequence[int]
+
+
+def compute_packed_logits(
+    model: Any, rows: Sequence[_Ids], prefixes: Sequence[CachedPrefix], last: Sequence[int]
+) -> list[Tensor]:
+    """Process the rows as one sequence without padding; for models that `rerank.lm.cpu_attention` supports.
+
+    Args:
+        model: The model.
+        rows: Token ids of each row, including its prefix.
+        prefixes: The cached prefix of each row, shorter than the row.
+        last: Number of positions at the end of each row whose logits are needed.
+
+    Returns:
+        Per row, (last, vocabulary) float32 logits.
+    """
+    rests = [list(row[prefix.length :]) for row, prefix in zip(rows, prefixes, strict=True)]
+    spans = list(pairwise(accumulate(map(len, rests), initial=0)))
+    packed = [PackedRow(start, end, prefix.segments) for (start, end), prefix in zip(spans, prefixes, strict=True)]
+    positions = [
+        position for row, prefix in zip(rows, prefixes, strict=True) for position in range(prefix.length, len(row))
+    ]
+    needed = [position for (_, end), count in zip(spans, last, strict=True) for position in range(end - count, end)]
+    prefix_attention.register()
+    with TemporarySettings(model, attention=prefix_attention.NAME), pack_rows(packed):
+        output = forward(
+            model,
+            input_ids=torch.tensor([[token for rest in rests for token in rest]]),
+            position_ids=torch.tensor([positions]),
+            use_cache=False,
+            logits_to_keep=torch.tensor(needed),
+        )
+    return list(output.logits[0].float().split(list(last)))
+
+
+def compute_padded_logits(
+    model: Any, rows: Sequence[_Ids], prefixes: Sequence[CachedPrefix], last: Sequence[int], pad: int
+) -> list[Tensor]:
+    """Process the rows as a batch on top of one KV cache of all prefixes, both padded; for any device.
+
+    Args:
+        model: The model.
+        rows: Token ids of each row, including its prefix.
+        prefixes: The cached prefix of each row, shorter than the row.
+        last: Number of positions at the end of each row whose logits are needed.
+        pad: Any token id; it is masked.
+
+    Returns:
+        Per row, (last, vocabulary) float32 logits.
+    """
+    rests = [list(row[prefix.length :]) for row, prefix in zip(rows, prefixes, strict=True)]
+    cached, width = max(prefix.length for prefix in prefixes), max(map(len, rests))
+    device = model.device
+    mask = torch.tensor(
+        [
+            [1] * prefix.length + [0] * (cached - prefix.length + width - len(rest)) + [1] * len(rest)
+            for rest, prefix in zip(rests, prefixes, strict=True)
+        ],
+        device=device,
+    )
+    output = forward(
+        model,
+        cache=_merge_prefixes(model, prefixes, cached, cached + width),
+        input_ids=torch.tensor([[pad] * (width - len(rest)) + rest for rest in rests], device=device),
+        attention_mask=mask,
+        # RoPE positions count real tokens only, whatever the padding between prefix and remainder.
+        position_ids=(mask.cumsum(-1) - 1).clamp(min=0)[:, cached:],
+        use_cache=True,
+        logits_to_keep=max(last),
+    )
+    return [logits[-count:].float() for logits, count in zip(output.logits, last, strict=True)]
+
+
+def _merge_prefixes(model: Any, prefixes: Sequence[CachedPrefix], cached: int, capacity: int) -> Cache:
+    """Return one KV cache of ``cached`` tokens per row; shorter prefixes are padded at their ends."""
+    cache = make_cache(model.config, capacity)
+    layers: list[Any] = cache.layers
+    some = next(prefix.segments[0] for prefix in prefixes if prefix.segments)
+    for number, layer in enumerate(layers):
+        merged = []
+        for name in ("keys", "values"):
+            like = getattr(some, name)[number]
+            rows = like.new_zeros(len(prefixes), like.shape[1], cached, like.shape[3])
+            for row, prefix in zip(rows, prefixes, strict=True):
+                if prefix.segments:
+                    pieces = [getattr(segment, name)[number][0] for segment in prefix.segments]
+                    row[:, : prefix.length] = torch.cat(pieces, dim=1)
+            merged.append(rows)
+        layer.update(*merged)
+    return cache

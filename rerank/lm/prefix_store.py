@@ -1,0 +1,70 @@
+"""A bounded store of the KV caches of prompt prefixes. Imports torch at import time."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from torch import Tensor
+
+#: Default limit of a store in bytes. Of SmolLM2-135M in bfloat16, it holds 46,000 tokens; of an 8B model, 8,000.
+DEFAULT_LIMIT = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixSegment:
+    """Keys and values of the tokens that a prefix adds to the prefix that it extends.
+
+    Attributes:
+        keys: One tensor per layer, of shape (1, key-value heads, tokens, head size), after RoPE.
+        values: Same shapes as ``keys``.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+
+    @property
+    def size(self) -> int:
+        """Size in bytes."""
+        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+
+
+class PrefixStore:
+    """Segments by key; the least recently used ones are dropped if the limit is exceeded.
+
+    Args:
+        limit: Maximum total size in bytes; 0 keeps nothing.
+
+    Attributes:
+        size: Total size in bytes.
+    """
+
+    def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
+        self._limit = limit
+        self._segments: OrderedDict[bytes, PrefixSegment] = OrderedDict()
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._segments)
+
+    def get(self, key: bytes) -> PrefixSegment | None:
+        """Return a segment, which now counts as used; None if the store does not hold it."""
+        segment = self._segments.get(key)
+        if segment is not None:
+            self._segments.move_to_end(key)
+        return segment
+
+    def put(self, key: bytes, segment: PrefixSegment) -> None:
+        """Add a segment; a segment larger than the limit is not kept."""
+        if segment.size > self._limit or key in self._segments:
+            return
+        self._segments[key] = segment
+        self.size += segment.size
+        while self.size > self._limit:
+            _, dropped = self._segments.popitem(last=False)
+            self.size -= dropped.size
+
+    def clear(self) -> None:
+        """Drop all segments."""
+        self._segments.clear()
+        self.size = 0

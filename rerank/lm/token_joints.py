@@ -1,0 +1,223 @@
+r"""Positions at which a text can be divided so that its token ids are those of its parts.
+
+A *joint* is a position before a space, after a character that is not white space. For the tokenizers that `find_joints`
+accepts, and for every text with a joint at position p,
+
+    ids(text) = ids(text[:p]) + (ids(C + text[p:]) without ids(C)),    C = `CARRIER`, an ordinary character.
+
+This follows from how the ``tokenizers`` library works:
+
+1. Special and other added tokens are found in the text first. None of them contains a space after another character,
+   so none crosses a joint. There is no joint after an added token, because a text is normalized and split in pieces
+   between them, and some tokenizers treat the beginning of a piece differently.
+2. The normalizer changes the characters on both sides of a joint independently: the only ones accepted map single
+   characters, or compose characters, and Unicode never composes a space with the character before it. What is added to
+   or removed from the beginning of a piece does not reach a joint, since a character precedes it.
+3. The pre-tokenizer splits the text into words, and a joint begins a new word (`Split`).
+4. The model tokenizes every word independently. If the text is a single word, the model must be BPE, and no token of
+   its vocabulary may contain the character before the joint followed by a space. Then no merge crosses the joint, and
+   the merges on its sides are independent.
+
+A tokenizer for which one of these steps cannot be shown has no joints.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rerank.lm.token_patterns import Split, split_of_pattern
+
+#: Stands before a part of a text that begins at a joint, so that the part is not taken for the beginning of a text.
+CARRIER = "x"
+#: Represents a space in the vocabularies of SentencePiece models.
+METASPACE = "\u2581"
+
+_Step = Mapping[str, Any]
+
+#: Normalizers that map a character other than white space to characters other than white space.
+_HARMLESS = frozenset({"NFC", "NFD", "Lowercase"})
+#: Normalizers that may remove a character or map it to white space, so that it has to be tested.
+_TESTED = frozenset({"NFKC", "NFKD", "StripAccents", "BertNormalizer", "Nmt", "Precompiled", "Strip"})
+#: Patterns of replacements that affect only runs of spaces, which begin at a joint.
+_SPACE_RUNS = frozenset({" {2,}", " +"})
+
+#: Letters that form one grapheme with the character after them (Unicode's Grapheme_Cluster_Break=Prepend).
+_PREPENDED = frozenset("\u0d4e\U000111c2\U000111c3\U0001193f\U00011941\U00011a3a\U00011d46\U00011f02") | frozenset(
+    map(chr, range(0x11A84, 0x11A8A))
+)
+
+
+@dataclass(frozen=True)
+class Joints:
+    """The joints of a tokenizer.
+
+    Attributes:
+        added: Added tokens, after which there is no joint.
+        normalizer: Normalizer that may remove a character or map it to white space; None if there is none.
+        crossing: Characters that precede a space within a token of the vocabulary; there is no joint after them.
+    """
+
+    added: tuple[str, ...]
+    normalizer: Any = None
+    crossing: frozenset[str] = frozenset()
+    _closing: dict[str, bool] = field(default_factory=dict, repr=False, compare=False)
+
+    def closes(self, text: str) -> bool:
+        """Return whether there is a joint between a text and a space that follows."""
+        if not text or text.endswith(self.added):
+            return False
+        closing = self._closing.get(text[-1])
+        if closing is None:
+            closing = self._closing[text[-1]] = self._is_closing(text[-1])
+        return closing
+
+    def _is_closing(self, char: str) -> bool:
+        if char.isspace() or char == METASPACE or char in self.crossing:
+            return False
+        if self.normalizer is None:
+            return True
+        # A mark or an invisible character is normalized together with its neighbours.
+        if unicodedata.category(char)[0] not in "LNPS" or char in _PREPENDED:
+            return False
+        last = self.normalizer.normalize_str(char)[-1:]
+        return bool(last) and not last.isspace() and last != METASPACE
+
+
+def find_joints(tokenizer: Any) -> Joints | None:
+    """Return the joints of a transformers tokenizer; None if it is slow, or not known to have joints."""
+    backend = getattr(tokenizer, "backend_tokenizer", None) if tokenizer.is_fast else None
+    if backend is None:
+        return None
+    normalizers = _steps(backend.normalizer, "normalizers")
+    pretokenizers = _steps(backend.pre_tokenizer, "pretokenizers")
+    split = _split_of(pretokenizers, has_metaspace=any(map(_makes_metaspace, normalizers)))
+    if split is None or not all(map(_is_local, normalizers)) or not _is_deterministic(backend.model):
+        return None
+    added = list(tokenizer.added_tokens_decoder.values())
+    if any(_crosses_space(str(token.content)) for token in added):
+        return None
+    is_plain = all(map(_is_plain, normalizers))
+    # Added tokens of this kind are found in the normalized text, whose end may differ from that of the text.
+    if any(token.normalized for token in added) and not is_plain:
+        return None
+    crossing: frozenset[str] | None = frozenset()
+    if split is Split.NEVER:
+        is_metaspace = any(step["type"] in ("Replace", "Metaspace") for step in (*normalizers, *pretokenizers))
+        crossing = _crossing_characters(backend, METASPACE if is_metaspace else " ") if is_plain else None
+    if crossing is None:
+        return None
+    # If white space is dropped between words, it makes no difference how much of it the normalizer leaves.
+    tested = _TESTED - {"BertNormalizer"} if split is Split.DROPPED else _TESTED
+    normalizer = backend.normalizer if any(step["type"] in tested for step in normalizers) else None
+    joints = Joints(tuple(str(token.content) for token in added), normalizer, crossing)
+    return joints if joints.closes(CARRIER) else None
+
+
+def _steps(component: Any, members: str) -> list[_Step]:
+    """Return the steps of a normalizer or pre-tokenizer, with those of sequences, as dictionaries."""
+    if component is None:
+        return []
+    try:
+        pending = [json.loads(component.__getstate__())]
+    except Exception:  # noqa: BLE001 - written in Python; the library raises nothing narrower
+        return [{"type": "custom"}]
+    steps = []
+    while pending:
+        step = pending.pop(0)
+        if step["type"] == "Sequence":
+            pending = [*step[members], *pending]
+        else:
+            steps.append(step)
+    return steps
+
+
+def _makes_metaspace(step: _Step) -> bool:
+    """Return whether a normalizer replaces spaces by `METASPACE`."""
+    return bool(step["type"] == "Replace" and step["content"] == METASPACE)
+
+
+def _is_plain(step: _Step) -> bool:
+    """Return whether a normalizer changes nothing but spaces and the beginning of a text."""
+    return step["type"] == "Prepend" or (_makes_metaspace(step) and step["pattern"] == {"String": " "})
+
+
+def _is_local(step: _Step) -> bool:
+    """Return whether a normalizer changes the two sides of a joint independently."""
+    if step["type"] == "Replace":
+        content, pattern = step["content"], step["pattern"]
+        if pattern.get("Regex") in _SPACE_RUNS:
+            return content in (" ", METASPACE)
+        is_elsewhere = " " not in pattern.get("String", " ") and bool(content) and content == content.strip()
+        return _is_plain(step) or is_elsewhere
+    return step["type"] in _HARMLESS | _TESTED | {"Prepend"}
+
+
+def _split_of(steps: Sequence[_Step], *, has_metaspace: bool) -> Split | None:
+    """Return what a sequence of pre-tokenizers does at a joint: the strongest of its members; None if not known."""
+    splits = []
+    for index, step in enumerate(steps):
+        split = _split_of_step(step, has_metaspace=has_metaspace)
+        # These replace spaces, so a pre-tokenizer after them would find none.
+        is_last = index == len(steps) - 1
+        if split is None or (step["type"] in ("ByteLevel", "Metaspace") and not is_last):
+            return None
+        splits.append(split)
+    return max(splits, default=Split.NEVER)
+
+
+def _split_of_step(step: _Step, *, has_metaspace: bool) -> Split | None:
+    kind = step["type"]
+    if kind == "Metaspace":
+        return Split.ALWAYS if step.get("split", True) else Split.NEVER
+    if kind == "Digits" or (kind == "Punctuation" and step["behavior"] in ("Isolated", "Contiguous", "Removed")):
+        return Split.NEVER
+    if kind == "Split":
+        return _split_of_split(step, has_metaspace=has_metaspace)
+    if has_metaspace:  # no spaces are left
+        return None
+    if kind == "ByteLevel":
+        return Split.ALWAYS if step["use_regex"] else Split.NEVER
+    return Split.DROPPED if kind in ("BertPreTokenizer", "Whitespace", "WhitespaceSplit") else None
+
+
+def _split_of_split(step: _Step, *, has_metaspace: bool) -> Split | None:
+    pattern, behavior = step["pattern"], step["behavior"]
+    if pattern == {"String": " "}:
+        if has_metaspace:  # as in Gemma; there is nothing to split
+            return Split.NEVER
+        return Split.ALWAYS if behavior in ("Isolated", "MergedWithNext") and not step["invert"] else None
+    is_word = (behavior, step["invert"]) in (("Isolated", False), ("Removed", True))
+    return split_of_pattern(pattern["Regex"]) if is_word and "Regex" in pattern and not has_metaspace else None
+
+
+def _is_deterministic(model: Any) -> bool:
+    """Return whether a model tokenizes every word in one way, independently of other words."""
+    randomness = (getattr(model, name, None) for name in ("dropout", "alpha", "nbest_size"))
+    return type(model).__name__ in ("BPE", "Unigram", "WordPiece", "WordLevel") and not any(randomness)
+
+
+def _crosses_space(token: str) -> bool:
+    return " " in token.lstrip(" ")
+
+
+def _crossing_characters(backend: Any, space: str) -> frozenset[str] | None:
+    """Return the characters that precede a space within a token, for a model that gets the text as a single word.
+
+    Returns:
+        The characters; None if the model does not tokenize the sides of a space independently.
+    """
+    model = backend.model
+    is_bpe = type(model).__name__ == "BPE" and backend.token_to_id(space) is not None
+    if not is_bpe or model.continuing_subword_prefix or model.end_of_word_suffix:
+        return None
+    crossing = set()
+    for token in backend.get_vocab(with_added_tokens=False):
+        start = token.find(space, 1)
+        while start > 0:
+            crossing.add(token[start - 1])
+            start = token.find(space, start + 1)
+    return frozenset(crossing - {space})

@@ -1,0 +1,77 @@
+"""A memo of bounded size: results of a pure function, kept between rounds, queries and threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from threading import Lock
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+#: Approximate size in bytes of an entry besides its key and value: its slot in the dictionary and the objects' headers.
+ENTRY_BYTES = 200
+
+
+class BoundedMemo(Generic[K, V]):
+    """A thread-safe dictionary that drops the entries that were not used for the longest time.
+
+    Entries are in one of two generations. New and used entries are young. When the young ones need half of the limit,
+    they become the old generation, and the previous old generation is dropped. This approximates "least recently used"
+    without an order to maintain, so that a look-up is one access to a dictionary.
+
+    Args:
+        limit: Maximum size of all entries together. An entry of more than half of it is not stored.
+        size: Returns the size of an entry, given its key and value.
+    """
+
+    def __init__(self, limit: int, size: Callable[[K, V], int]) -> None:
+        """Create an empty memo."""
+        self._limit, self._size_of = limit, size
+        self._young: dict[K, V] = {}
+        self._old: dict[K, V] = {}
+        self._size = 0  # of the young generation
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        """Return the number of entries."""
+        return len(self._young.keys() | self._old.keys())
+
+    def get(self, key: K) -> V | None:
+        """Return the value of a key; None if it is not stored."""
+        value = self._young.get(key)
+        return self._revive(key) if value is None else value
+
+    def get_all(self, keys: Sequence[K]) -> list[V | None]:
+        """Return the value of each key; None if it is not stored."""
+        values = list(map(self._young.get, keys))
+        if self._old:
+            for index in [index for index, value in enumerate(values) if value is None]:
+                values[index] = self._revive(keys[index])
+        return values
+
+    def put(self, key: K, value: V) -> None:
+        """Store a value, which must not be None."""
+        self.put_all([(key, value)])
+
+    def put_all(self, items: Iterable[tuple[K, V]]) -> None:
+        """Store several values."""
+        with self._lock:
+            for key, value in items:
+                self._store(key, value)
+
+    def _revive(self, key: K) -> V | None:
+        """Return the value of an old entry after making it young."""
+        value = self._old.get(key)
+        if value is not None:
+            self.put(key, value)
+        return value
+
+    def _store(self, key: K, value: V) -> None:
+        size = self._size_of(key, value)
+        if key in self._young or 2 * size > self._limit:
+            return
+        if 2 * (self._size + size) > self._limit:
+            self._old, self._young, self._size = self._young, {}, 0
+        self._young[key] = value
+        self._size += size

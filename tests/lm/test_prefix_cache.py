@@ -1,0 +1,162 @@
+"""Log-probabilities on top of cached prefixes: those without a cache, and the same bits whatever is cached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import torch
+
+from rerank.lm.jobs import Job
+from rerank.lm.log_likelihood import compute_log_likelihoods
+from rerank.lm.prefix_cache import CachedPrefix, PrefixCache, supports_prefixes
+from rerank.lm.prefix_plan import plan_prefixes
+from rerank.lm.prefix_store import PrefixStore
+from tests.lm.prefixed_jobs import make_job, piece
+
+LETTERS = [[65], [66], [67]]
+QUERY_TEXT = [[10, 11, 12, 13, 14]]
+ANYTHING = [[3, 4, 5], [3, 7], [8], [], [6, 6, 6, 6]]
+#: Prefixes and remainders of fewer and more tokens than a decoding step (16) and a block of queries (128).
+INSTRUCTION, QUERY = piece(1, 30), piece(2, 5)
+A, B, C = piece(50, 60), piece(60, 140), piece(70, 20)
+
+
+def pair(first: Sequence[int], second: Sequence[int], suffix: int = 12) -> list[Sequence[int]]:
+    return [INSTRUCTION, QUERY, first, second, piece(3, suffix)]
+
+
+PAIRS = [make_job(pair(*passages), 2) for passages in ((A, B), (B, A), (A, C), (C, B))]
+MIXED = [*PAIRS[:2], make_job([piece(9, 20)], 0), make_job([INSTRUCTION, QUERY, C, []], 1)]
+#: (attention, dtype): the packed rows of the CPU's own kernel, and padded rows for everything else.
+KERNELS = [("sdpa", "float32"), ("sdpa", "bfloat16"), ("eager", "float32"), ("eager", "bfloat16")]
+
+
+@pytest.fixture
+def make(tiny_model: Callable[..., Any]) -> Callable[[str, str], Any]:
+    def build(attention: str = "sdpa", dtype: str = "float32") -> Any:
+        model = tiny_model().to(getattr(torch, dtype))
+        model.set_attn_implementation(attention)
+        return model
+
+    return build
+
+
+def score(cache: PrefixCache, jobs: Sequence[Job], texts: Sequence[Sequence[Sequence[int]]]) -> list[list[float]]:
+    prompts = [job.prompt for job in jobs]
+    prefixes = cache.load(prompts, plan_prefixes(jobs))
+    return compute_log_likelihoods(cache._model, prompts, texts, prefixes=prefixes)
+
+
+def largest_difference(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]]) -> float:
+    assert [len(row) for row in one] == [len(row) for row in other]
+    return max(abs(a - b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True))
+
+
+@pytest.mark.parametrize("texts", [LETTERS, QUERY_TEXT, ANYTHING])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("jobs", [PAIRS, MIXED])
+def test_float32_scores_are_those_without_a_cache(
+    make: Callable[..., Any], attention: str, jobs: list[Job], texts: list[list[int]]
+) -> None:
+    model = make(attention)
+    cache = PrefixCache(model, PrefixStore())
+    expected = compute_log_likelihoods(model, [job.prompt for job in jobs], [texts] * len(jobs))
+    for _ in range(2):
+        assert largest_difference(score(cache, jobs, [texts] * len(jobs)), expected) < 1e-4
+
+
+@pytest.mark.parametrize(("attention", "dtype"), KERNELS)
+def test_a_warm_a_cold_and_no_store_give_the_same_bits(make: Callable[..., Any], attention: str, dtype: str) -> None:
+    """What other batches left in the store, in any order, changes nothing."""
+    model = make(attention, dtype)
+    batches = [PAIRS[:2], PAIRS[2:], MIXED]
+    texts = [LETTERS, QUERY_TEXT, ANYTHING, LETTERS]
+    cold = [score(PrefixCache(model, PrefixStore()), batch, texts[: len(batch)]) for batch in batches]
+    without = PrefixCache(model, PrefixStore(0))
+    small = PrefixCache(model, PrefixStore(100_000))
+    warm = PrefixCache(model, PrefixStore())
+    for batch in reversed(batches):
+        score(warm, batch, texts[: len(batch)])
+    for cache in (without, small, warm):
+        assert [score(cache, batch, texts[: len(batch)]) for batch in batches] == cold
+
+
+def test_prefixes_are_computed_once_and_alone(make: Callable[..., Any]) -> None:
+    model = make()
+    cache = PrefixCache(model, PrefixStore())
+    shapes: list[tuple[int, ...]] = []
+    model.model.embed_tokens.register_forward_hook(lambda _, inputs, out: shapes.append(tuple(out.shape[:2])))
+    score(cache, PAIRS[:2], [LETTERS] * 2)
+    # Instruction, query, one first passage each, and the remainders of both prompts as one sequence.
+    assert shapes == [(1, 30), (1, 5), (1, 60), (1, 140), (1, 140 + 12 + 60 + 12)]
+    shapes.clear()
+    score(cache, PAIRS, [LETTERS] * 4)
+    assert shapes == [(1, 20), (1, 140 + 12 + 60 + 12 + 20 + 12 + 140 + 12)]
+
+
+def test_tokens_that_were_not_computed_for_a_prompt_are_counted(make: Callable[..., Any]) -> None:
+    cache = PrefixCache(make(), PrefixStore())
+    prompts, plan = [job.prompt for job in PAIRS], plan_prefixes(PAIRS)
+    assert [prefix.length for prefix in cache.load(prompts, plan)] == [95, 175, 95, 55]
+    assert [prefix.reused for prefix in cache.load(prompts, plan)] == [95, 175, 95, 55]
+    cache.clear()
+    assert [prefix.reused for prefix in cache.load(prompts, plan)] == [0, 35, 95, 35]
+
+
+def test_the_same_tokens_in_other_pieces_are_another_prefix(make: Callable[..., Any]) -> None:
+    """They may differ in the last bits."""
+    cache = PrefixCache(make(), PrefixStore())
+    (whole,) = cache.load([PAIRS[0].prompt], [(95,)])
+    (pieces,) = cache.load([PAIRS[0].prompt], [(30, 95)])
+    assert (whole.reused, pieces.reused) == (0, 0)
+    assert [len(prefix.segments) for prefix in (whole, pieces)] == [1, 2]
+
+
+def test_prefixes_of_other_weights_are_dropped(make: Callable[..., Any]) -> None:
+    """A training changes the model under the cache."""
+    model = make()
+    cache = PrefixCache(model, PrefixStore())
+    before = score(cache, PAIRS, [LETTERS] * 4)
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight.mul_(1.5)
+    after = score(cache, PAIRS, [LETTERS] * 4)
+    assert after == score(PrefixCache(model, PrefixStore()), PAIRS, [LETTERS] * 4)
+    assert largest_difference(before, after) > 0.01
+    model.model.layers[0].mlp.up_proj.weight.data = torch.zeros(64, 32)
+    assert score(cache, PAIRS, [LETTERS] * 4) == score(PrefixCache(model, PrefixStore()), PAIRS, [LETTERS] * 4)
+
+
+def test_the_model_is_left_as_it_was(make: Callable[..., Any]) -> None:
+    model = make()
+    score(PrefixCache(model, PrefixStore()), PAIRS, [LETTERS] * 4)
+    assert model.config._attn_implementation == "sdpa"
+    assert "forward" not in vars(model.lm_head)
+
+
+def test_nothing_is_planned_nothing_is_computed(make: Callable[..., Any]) -> None:
+    cache = PrefixCache(make(), PrefixStore())
+    assert cache.load([[1, 2]], [()]) == [CachedPrefix()]
+    assert cache.load([], []) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "supported"),
+    [
+        ("Llama", {}, True),
+        ("Qwen3", {}, True),
+        ("Mistral", {}, True),
+        ("Mistral", {"sliding_window": 8}, False),
+        ("Gemma2", {"sliding_window": 8}, False),
+        ("Mamba", {"num_hidden_layers": 1}, False),
+    ],
+)
+def test_only_caches_that_can_be_cropped_are_reused(
+    tiny_model: Callable[..., Any], kind: str, settings: dict[str, Any], supported: bool
+) -> None:
+    assert supports_prefixes(tiny_model(kind, **settings)) is supported

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from rerank.assemble.config import RankerConfig, RankerOptions, trained_folder, trained_settings
+from rerank.assemble.config import RankerConfig, RankerOptions, trained_defaults, trained_folder
 from rerank.errors import UsageError
 from rerank.judges import Limits, PromptJudge, check_judge, check_pictures, judges, open_judge
 from rerank.methods import Method, open_method
@@ -35,7 +35,7 @@ __all__ = [
     "RankerSetup",
     "assemble",
     "plan_ranker",
-    "trained_settings",
+    "trained_defaults",
 ]
 
 

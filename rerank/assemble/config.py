@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from rerank.errors import UnknownNameError, UsageError, expected_value, shorten
 from rerank.judges import Limits
 from rerank.models import settings_folder
-from rerank.models.adapters import adapter_defaults, adapter_folder
+from rerank.models.adapters import adapter_folder, folder_defaults
 from rerank.tasks import Backend, BackendOptions
 
 
@@ -151,7 +151,7 @@ class RankerConfig:
         }
         config = cls._make(given)
         values = {name: getattr(config, name) for name in given}
-        return cls._make(values | trained_settings(values, backend))
+        return cls._make(values | trained_defaults(values, backend))
 
     @classmethod
     def _make(cls, values: Mapping[str, Any]) -> Self:
@@ -183,7 +183,7 @@ class RankerConfig:
         )
 
 
-def trained_settings(settings: Mapping[str, Any], backend: Backend | None = None) -> dict[str, Any]:
+def trained_defaults(settings: Mapping[str, Any], backend: Backend | None = None) -> dict[str, Any]:
     """Return the settings that an adapter, or a trained or merged model, has for the keys missing in ``settings``.
 
     Args:
@@ -196,7 +196,7 @@ def trained_settings(settings: Mapping[str, Any], backend: Backend | None = None
         DataError: Its settings cannot be read.
     """
     folder = trained_folder(settings, backend)
-    return adapter_defaults(folder, settings) if folder else {}
+    return folder_defaults(folder, settings) if folder else {}
 
 
 def trained_folder(settings: Mapping[str, Any], backend: Backend | None = None) -> Path | None:
@@ -204,7 +204,7 @@ def trained_folder(settings: Mapping[str, Any], backend: Backend | None = None) 
 
     Args:
         settings: Settings of a ranker; ``adapter`` and ``model`` are used.
-        backend: As in `trained_settings`.
+        backend: As in `trained_defaults`.
 
     Raises:
         MissingResourceError: The adapter does not exist.

@@ -61,7 +61,7 @@ def test_the_copies_of_settings_agree() -> None:
     assert settings == {name: flags[name] for name in settings}
     hints = get_type_hints(RankerConfig)
     optional = {name: hint if type(None) in get_args(hint) else hint | None for name, hint in hints.items()}
-    choices = {"dtype": str | None, "device_map": str | None}
+    choices = dict.fromkeys(("dtype", "adapter_dtype", "device_map"), str | None)
     assert {"model": str | None, **get_type_hints(RankerOptions)} == {**optional, **choices}
 
 

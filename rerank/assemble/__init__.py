@@ -15,12 +15,11 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from rerank.assemble.config import RankerConfig, RankerOptions, trained_settings
+from rerank.assemble.config import RankerConfig, RankerOptions, trained_defaults, trained_folder
 from rerank.errors import UsageError
 from rerank.judges import Limits, PromptJudge, check_judge, check_pictures, judges, open_judge
 from rerank.methods import Method, open_method
-from rerank.models import backend_class, open_backend, prompt_for, settings_folder
-from rerank.models.adapters import adapter_folder
+from rerank.models import backend_class, open_backend, prompt_for
 from rerank.pipeline.method_identity import judge_text, passages_text, strategy_text
 from rerank.pipeline.passages import PassageAggregation
 from rerank.prompts import PromptTemplate, load_prompt
@@ -36,7 +35,7 @@ __all__ = [
     "RankerSetup",
     "assemble",
     "plan_ranker",
-    "trained_settings",
+    "trained_defaults",
 ]
 
 
@@ -127,11 +126,11 @@ class RankerSetup(RankerPlan):
             **judge.identity,
         }
 
-    def calibration_file(self) -> tuple[Path, bool] | None:
-        """Return the calibration and whether the user named it; None if there is none."""
+    def calibration_file(self, backend: Backend) -> tuple[Path, bool] | None:
+        """Return the calibration of the ranker with its backend, and whether the user named it; None without one."""
         if self.config.calibration:
             return Path(self.config.calibration).expanduser(), True
-        folder = adapter_folder(self.config.adapter) if self.config.adapter else settings_folder(self.config.model)
+        folder = trained_folder({"adapter": self.config.adapter}, backend)
         path = None if folder is None else folder / "calibration.json"
         return None if path is None or not path.is_file() else (path, False)
 

@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal, Self, TypedDict
 import pydantic
 from pydantic import Field, ValidationError
 
-from rerank.errors import UnknownNameError, UsageError, shorten
+from rerank.errors import UnknownNameError, UsageError, expected_value, shorten
 from rerank.judges import Limits
 from rerank.models import settings_folder
-from rerank.models.adapters import adapter_defaults, adapter_folder
+from rerank.models.adapters import adapter_folder, folder_defaults
 from rerank.tasks import Backend, BackendOptions
 
 
@@ -99,7 +99,7 @@ class RankerConfig:
 
     model: str = "smollm2-135m"
     adapter: str | None = None
-    adapter_dtype: str = "auto"
+    adapter_dtype: Literal["auto", "float32"] = "auto"
     revision: str | None = None
     method: str = "fullrank"
     window_size: int | None = None
@@ -151,7 +151,7 @@ class RankerConfig:
         }
         config = cls._make(given)
         values = {name: getattr(config, name) for name in given}
-        return cls._make(values | trained_settings(values, backend))
+        return cls._make(values | trained_defaults(values, backend))
 
     @classmethod
     def _make(cls, values: Mapping[str, Any]) -> Self:
@@ -159,8 +159,8 @@ class RankerConfig:
             return cls(**values)
         except ValidationError as error:
             problem = error.errors()[0]
-            expected = problem["msg"].removeprefix("Input should be ")
-            raise UsageError(f"{problem['loc'][0]} = {shorten(problem['input'])}", expected=expected) from error
+            found = f"{problem['loc'][0]} = {shorten(problem['input'])}"
+            raise UsageError(found, expected=expected_value(problem)) from error
 
     def backend_options(self) -> BackendOptions:
         """Return the options for loading and running the model.
@@ -183,7 +183,7 @@ class RankerConfig:
         )
 
 
-def trained_settings(settings: Mapping[str, Any], backend: Backend | None = None) -> dict[str, Any]:
+def trained_defaults(settings: Mapping[str, Any], backend: Backend | None = None) -> dict[str, Any]:
     """Return the settings that an adapter, or a trained or merged model, has for the keys missing in ``settings``.
 
     Args:
@@ -195,10 +195,22 @@ def trained_settings(settings: Mapping[str, Any], backend: Backend | None = None
         MissingResourceError: The adapter does not exist.
         DataError: Its settings cannot be read.
     """
+    folder = trained_folder(settings, backend)
+    return folder_defaults(folder, settings) if folder else {}
+
+
+def trained_folder(settings: Mapping[str, Any], backend: Backend | None = None) -> Path | None:
+    """Return the folder of the adapter, or of the model, which contains settings if it was trained for ranking.
+
+    Args:
+        settings: Settings of a ranker; ``adapter`` and ``model`` are used.
+        backend: As in `trained_defaults`.
+
+    Raises:
+        MissingResourceError: The adapter does not exist.
+    """
     if settings.get("adapter"):
-        folder: Path | None = adapter_folder(settings["adapter"])
-    elif backend is not None:
-        folder = getattr(backend, "settings_folder", None)
-    else:
-        folder = settings_folder(settings["model"]) if settings.get("model") else None
-    return adapter_defaults(folder, settings) if folder else {}
+        return adapter_folder(settings["adapter"])
+    if backend is not None:
+        return getattr(backend, "settings_folder", None)
+    return settings_folder(settings["model"]) if settings.get("model") else None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
-from rerank.assemble import RankerConfig, RankerPlan, RankerSetup, assemble, trained_settings
+from rerank.assemble import RankerConfig, RankerPlan, RankerSetup, assemble, trained_defaults
 from rerank.calibration import Calibration
 from rerank.collections import Collection
 from rerank.evaluation import parse_measures
@@ -81,14 +81,14 @@ def identity_settings(spec: RunSpec, plan: RankerPlan) -> dict[str, Any]:
     }
 
 
-def with_trained_settings(spec: RunSpec) -> RunSpec:
+def with_trained_defaults(spec: RunSpec) -> RunSpec:
     """Return the specification completed with the settings of its adapter or trained model."""
     given = spec.model_dump(include=spec.model_fields_set) | ({} if spec.adapter else {"model": spec.model})
-    return spec.model_copy(update=trained_settings(given))
+    return spec.model_copy(update=trained_defaults(given))
 
 
 def ranker_config(spec: RunSpec, execution: Execution | None = None) -> RankerConfig:
-    """Return the settings of a run's ranker; the specification must be complete (`with_trained_settings`)."""
+    """Return the settings of a run's ranker; the specification must be complete (`with_trained_defaults`)."""
     values: Mapping[str, Any] = {**dict(spec), **dict(execution or Execution())}
     return RankerConfig(**{field.name: values[field.name] for field in fields(RankerConfig)})
 
@@ -114,7 +114,7 @@ def prepare(
     Raises:
         RerankError: The run cannot be prepared.
     """
-    spec = with_trained_settings(spec)
+    spec = with_trained_defaults(spec)
     setup = assemble(ranker_config(spec, execution))
     compute_cost(spec.model, 0, 0)  # reports a broken price table now, not after the last call
     collection, queries, qrels = (

@@ -9,36 +9,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from rerank.io.pictures import picture_hash
-from rerank.prompts.base import Message, Prompt, TokenCounter
-from rerank.tasks.kinds import (
-    AttentionTask,
-    ContinuationTask,
-    CrossEncoderTask,
-    GenerationTask,
-    LikelihoodTask,
-    PermutationTask,
-    Task,
-    supported_tasks,
-)
+from rerank.prompts.base import Prompt, TokenCounter
+from rerank.tasks.kinds import GenerationTask, Task
 from rerank.types import Query, Window
-
-__all__ = [
-    "AsyncBackend",
-    "AttentionTask",
-    "Backend",
-    "ContinuationTask",
-    "CrossEncoderTask",
-    "GenerationTask",
-    "LikelihoodTask",
-    "Message",
-    "PermutationTask",
-    "Prompt",
-    "Reply",
-    "Request",
-    "Sampling",
-    "Task",
-    "supported_tasks",
-]
 
 #: Finish reason of a reply. ``error``: there is no reply; ``refused``: a content filter stopped it.
 Finish = Literal["stop", "length", "refused", "error"]

@@ -10,6 +10,7 @@ same settings always send the same requests.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from rerank.selector import Selector
 from rerank.strategies import Strategy, open_strategy, strategies
 from rerank.tasks import Backend
 from rerank.types import Qrels
+
+_log = logging.getLogger(__name__)
 
 __all__ = [
     "RankerConfig",
@@ -181,6 +184,13 @@ def assemble(settings: Mapping[str, Any] | RankerConfig, *, backend: Backend | N
     if not isinstance(settings, RankerConfig):
         settings = RankerConfig.from_settings(settings, backend=backend)
     plan = plan_ranker(settings)
+    limit = plan.config.max_passage_tokens
+    if plan.passages and limit is not None and plan.passages.size > limit:
+        _log.warning(
+            "Passages of %d words are cut to %d tokens, the limit of the adapter or of max_passage_tokens",
+            plan.passages.size,
+            limit,
+        )
     method_prompt = plan.method.own_prompt if plan.config.prompt == "auto" else ""
     prompt = method_prompt or prompt_for(plan.config.model, plan.config.prompt)
     return RankerSetup(

@@ -159,6 +159,16 @@ class Hf:
         """Number of requests processed together; a batch that does not fit into memory is halved."""
         return self._batch_size
 
+    def set_batching(self, batch_size: int, *, reuse: bool) -> None:
+        """Form batches as a recorded run did, so that a resumed run has the same last bits.
+
+        Args:
+            batch_size: Number of requests processed together.
+            reuse: Whether prompt prefixes that several requests share are computed once.
+        """
+        self._batch_size, self._reuse = batch_size, reuse
+        vars(self).pop("_prefixes", None)
+
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """Return the replies to all requests, in order.
 

@@ -72,6 +72,8 @@ def execute(prepared: PreparedRun, execution: Execution, *, on_reply: OnReply = 
             folder.write_passages(map(passages.expand, prepared.first_stage.values()))
         files = {name: folder.file_hash(name) for name in ("first_stage.trec", "queries.jsonl")}
         folder.write_json("spec.json", folder.spec() | {"files": files})
+        if (set_batching := getattr(prepared.backend, "set_batching", None)) is not None:
+            set_batching(flow.batch_size, reuse=flow.reuse)
         outcome, usage = _drive(prepared, execution, folder, on_reply, flow)
         write_judge_scores(folder.path / "judge_scores.jsonl", map(_judge_scores, outcome.lists))
         if prepared.calibration is not None:
@@ -169,7 +171,7 @@ def _judge_scores(ranked: RankedList) -> JudgeScores:
 def _choose_flow(folder: RunFolder, prepared: PreparedRun, execution: Execution) -> Flow:
     """Return how requests are batched: as the folder records, so that a resumed run has the same batches."""
     if execution.overwrite or not (folder.path / "spec.json").is_file():
-        return Flow.of(prepared.backend)
+        return Flow.of(prepared.backend, reuse=execution.reuse and not execution.deterministic)
     recorded = folder.spec().get("flow")
     return Flow.unbounded(prepared.backend) if recorded is None else Flow.from_json(recorded)
 

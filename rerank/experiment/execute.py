@@ -163,7 +163,8 @@ def _drive(
 
 
 def _judge_scores(ranked: RankedList) -> JudgeScores:
-    kind = ranked.score_kind.name if ranked.score_kind else ""
+    is_scored = ranked.score_kind is not None and any(score is not None for score in ranked.scores)
+    kind = ranked.score_kind.name if ranked.score_kind and is_scored else ""
     scores = dict(zip(ranked.ranking.doc_ids, ranked.scores, strict=True)) if kind else {}
     return JudgeScores(query=ranked.ranking.query.id, kind=kind, scores=scores)
 

@@ -119,7 +119,7 @@ def verify(folder: RunFolder) -> list[dict[str, Any]]:
     Returns:
         One row per difference: ``file``, ``what``, ``stored``, ``computed``. Empty if there is none.
     """
-    document, stored = folder.spec(), folder.read_json("summary.json")
+    document, stored = folder.spec(), folder.read_json("summary.json", "calls")
     run, outcome, usage = replay(folder)
     summary, scores = _summary(folder, run, outcome, usage)
     spec = RunSpec.from_record(document["spec"])

@@ -111,6 +111,7 @@ def rank_stream(
         return ranker.driver(backend)
 
     if isinstance(backend, AsyncBackend):
+        _ = backend.tokens.context_size  # a server may be asked for it, which must not happen on the event loop
         return in_order(rank_concurrently(rankings, make_driver, backend, in_flight=flow.in_flight, options=options))
     return rank_blocks(rankings, make_driver, backend, block=flow.block, batch_size=flow.batch_size, options=options)
 

@@ -18,7 +18,7 @@ from rerank.prompts.bounded_memo import ENTRY_BYTES, BoundedMemo
 #: Tokenizers without a length limit state a number far above this one.
 _NO_LIMIT = 10**9
 #: Maximum size of the memo of tokenized prompts, in bytes. It bridges counting a prompt and running it.
-_PROMPTS_BYTES = 32 << 20
+_PROMPTS_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import Any, Literal, get_args
 
 from rerank.errors import DataError, UnknownNameError, UsageError
-from rerank.prompts.base import PICTURE, Message, Prompt, RenderedPrompt
+from rerank.prompts.base import PICTURE, Message, RenderedPrompt
 from rerank.prompts.passages import collapse_whitespace, escape_brackets
 from rerank.prompts.sections import Section, Syntax, compile_section
 
@@ -156,8 +156,8 @@ class PromptTemplate:
         *,
         scores: Sequence[float] | None = None,
         labels: Sequence[str] | None = None,
-    ) -> Prompt:
-        """Render the chat.
+    ) -> RenderedPrompt:
+        """Render the chat, with the positions where its sections end.
 
         Args:
             query: Text of the query.

@@ -1,8 +1,8 @@
 """Attention of prompts that are processed as one sequence, each on top of its own cached prefix, on a CPU.
 
 The rows of a batch are concatenated instead of padded, so that rows of any length share the matrix products of a layer
-and no time is spent on padding. Only the attention is computed row by row: each row sees its prefix and itself. This
-works for the models that `rerank.lm.cpu_attention` supports.
+and little time is spent on padding. Only the attention is computed row by row: each row sees its prefix and itself.
+This works for the models that `rerank.lm.cpu_attention` supports.
 
 Imports torch at import time.
 """
@@ -45,7 +45,7 @@ class PackedSequence:
     """A sequence of rows.
 
     Attributes:
-        rows: The rows.
+        rows: The rows; tokens after the last one are padding.
         on_layer: Called in each layer with its index and with the keys and values of every row, including its prefix:
             (1, key-value heads, tokens, head size).
     """
@@ -90,18 +90,18 @@ def packed_attention_forward(
 
     Args:
         module: The attention layer.
-        query: (1, heads, tokens of all rows, head size), after RoPE.
-        key: (1, key-value heads, tokens of all rows, head size), after RoPE.
+        query: (1, heads, tokens, head size) of all rows, after RoPE.
+        key: (1, key-value heads, tokens, head size) of all rows, after RoPE.
         value: Same shape as ``key``.
         attention_mask: None.
         scaling: Factor of the scores; 1/sqrt(head size) if None.
         kwargs: Passed on.
 
     Returns:
-        (1, tokens of all rows, heads, head size), and None instead of attention weights.
+        (1, tokens, heads, head size), and None instead of attention weights.
     """
     layer, sequence = module.layer_idx, _SEQUENCE.get()
-    out = torch.empty_like(query.transpose(1, 2))
+    out = torch.zeros_like(query.transpose(1, 2))
     all_keys, all_values = [], []
     for row in sequence.rows:
         own = (slice(None), slice(None), slice(row.start, row.end))

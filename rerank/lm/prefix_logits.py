@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from rerank.lm import prefix_attention
 from rerank.lm.forward_pass import forward
 from rerank.lm.kv_cache import make_cache
 from rerank.lm.prefix_attention import PackedRow, PackedSequence, pack_rows
-from rerank.lm.prefix_cache import CachedPrefix
+from rerank.lm.prefix_cache import CachedPrefix, round_length
 from rerank.lm.temporary_settings import TemporarySettings
 
 _Ids = Sequence[int]
@@ -27,7 +27,7 @@ _Ids = Sequence[int]
 def compute_packed_logits(
     model: Any, rows: Sequence[_Ids], prefixes: Sequence[CachedPrefix], last: Sequence[int], cache: Cache | None = None
 ) -> list[Tensor]:
-    """Process the rows as one sequence without padding; for models that `rerank.lm.cpu_attention` supports.
+    """Process the rows as one sequence; for models that `rerank.lm.cpu_attention` supports.
 
     Args:
         model: The model.
@@ -46,13 +46,14 @@ def compute_packed_logits(
         position for row, prefix in zip(rows, prefixes, strict=True) for position in range(prefix.length, len(row))
     ]
     needed = [position for (_, end), count in zip(spans, last, strict=True) for position in range(end - count, end)]
+    padding = [0] * (round_length(len(positions)) - len(positions))
     sequence = PackedSequence(packed) if cache is None else PackedSequence(packed, partial(_fill_layer, cache.layers))
     prefix_attention.register()
     with TemporarySettings(model, attention=prefix_attention.NAME), pack_rows(sequence):
         output = forward(
             model,
-            input_ids=torch.tensor([[token for rest in rests for token in rest]]),
-            position_ids=torch.tensor([positions]),
+            input_ids=torch.tensor([[*chain.from_iterable(rests), *padding]]),
+            position_ids=torch.tensor([[*positions, *padding]]),
             use_cache=False,
             logits_to_keep=torch.tensor(needed),
         )

@@ -4,12 +4,12 @@
 
 Both sides answer every batch of a method, in turns first and second, and the method goes on with the answers of the
 side that reuses prefixes. `asked` are the prompt tokens of all requests, `computed` those that were processed; the
-store is empty when a method begins. `speedup` is the CPU time without reuse / with reuse: large is good. Times and
-tokens are those of `--dtype`. `calls_differ` is the share of calls whose first choice differs between the sides (whose
-text differs, if an order is generated), `pairs_differ` the share of pairs of documents that their scores order
-differently. The row `float32` repeats everything on `--float32-queries`; scores closer than 1e-4 count as equal there,
-so both shares must be 0. `same_bits` says whether the first batches give the same scores from a full, an empty and no
-store.
+store is empty when a method begins. `unique_share` is the least that any reuse could compute. `speedup` is the CPU
+time without reuse / with reuse: large is good. Times and tokens are those of `--dtype`. `calls_differ` is the share of
+calls whose first choice differs between the sides (whose text differs, if an order is generated), `pairs_differ` the
+share of pairs of documents that their scores order differently. The row `float32` repeats everything on
+`--float32-queries`; scores closer than 1e-4 count as equal there, so both shares must be 0. `same_bits` says whether
+the first batches give the same scores from a full, an empty and no store.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from rerank.collections import open_collection
 from rerank.lm.prefix_cache import PrefixCache
 from rerank.lm.prefix_store import PrefixStore
 from rerank.models import BackendOptions, open_backend
+from rerank.prompts.base import Prompt
 from rerank.retrieval import open_retriever
 from rerank.tasks import Reply, Request
 from rerank.types import Run
@@ -83,6 +84,10 @@ class BothSides:
             self.batches.append((batch, found["reuse"], found["plain"]))
             replies |= dict(zip(indices, found["reuse"], strict=True))
         return [replies[at] for at in range(len(requests))]
+
+    def encode(self, prompts: list[Prompt]) -> list[list[int]]:
+        """The token ids of prompts."""
+        return self._reuse._tokens.encode(prompts)
 
     def same_bits(self) -> bool:
         """Answer the first batches again, from the store as it is, from an empty one and from none."""
@@ -149,7 +154,8 @@ def figures_of(sides: BothSides, near: float) -> dict[str, Any]:
         "calls": len(replies),
         "asked": asked,
         "computed": computed,
-        "unique": computed / asked,
+        "computed_share": computed / asked,
+        "unique_share": unique_tokens(sides) / asked,
         "seconds": sides.seconds["reuse"],
         "seconds_plain": sides.seconds["plain"],
         "speedup": sides.seconds["plain"] / sides.seconds["reuse"],
@@ -157,6 +163,17 @@ def figures_of(sides: BothSides, near: float) -> dict[str, Any]:
         "pairs_differ": differing_pairs(sides, near),
         "same_bits": sides.same_bits(),
     }
+
+
+def unique_tokens(sides: BothSides) -> int:
+    """The tokens of all prompts if each common beginning, to the token, were computed once."""
+    requests = [request for batch, _, _ in sides.batches for request in batch]
+    prompts = sorted(sides.encode([request.prompt for request in requests]))
+    common = [
+        sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, prompt, strict=False)))
+        for before, prompt in pairwise(prompts)
+    ]
+    return sum(map(len, prompts)) - sum(common)
 
 
 def differing_calls(sides: BothSides, near: float) -> float | None:

@@ -43,21 +43,29 @@ def generate_thoughts(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list
     return [(row, bool(row) and row[-1] in ends) for row in rows]
 
 
-def _permute(model: Any, tokens: HfTokens, jobs: Sequence[Job], _: PrefixCache | None) -> list[Reply]:
+def _permute(model: Any, tokens: HfTokens, jobs: Sequence[Job], cache: PrefixCache | None) -> list[Reply]:
     grammars = [make_job_grammar(tokens, job) for job in jobs]
     prompts, samplings = [j.prompt for j in jobs], [j.sampling for j in jobs]
-    rows = decode_permutations(model, prompts, grammars, samplings, [j.seed for j in jobs])
+    prefixes = _load_prefixes(jobs, cache)
+    rows = decode_permutations(model, prompts, grammars, samplings, [j.seed for j in jobs], prefixes=prefixes)
     replies = []
     for job, row in zip(jobs, rows, strict=True):
         reply = make_reply(job, format_permutation(job.task, row.state.order), len(row.tokens), steps=row.steps)
-        replies.append(replace(reply, scores=tuple(row.log_probs)))
+        replies.append(replace(reply, scores=tuple(row.log_probs), tokens_cached=row.prefix.reused))
     return replies
+
+
+def _load_prefixes(jobs: Sequence[Job], cache: PrefixCache | None) -> list[CachedPrefix]:
+    """Return the prefixes of the prompts of a batch that are computed once; empty ones without a cache."""
+    if cache is None:
+        return [CachedPrefix()] * len(jobs)
+    return cache.load([job.prompt for job in jobs], plan_prefixes(jobs))
 
 
 def _score_continuations(model: Any, tokens: HfTokens, jobs: Sequence[Job], cache: PrefixCache | None) -> list[Reply]:
     prompts = [job.prompt for job in jobs]
     continuations = [tokenize_continuations(tokens, job) for job in jobs]
-    prefixes = cache.load(prompts, plan_prefixes(jobs)) if cache else [CachedPrefix()] * len(jobs)
+    prefixes = _load_prefixes(jobs, cache)
     rows = compute_log_likelihoods(model, prompts, continuations, prefixes=prefixes)
     return [
         replace(make_reply(job, "", 0, steps=0), scores=tuple(row), tokens_cached=prefix.reused)

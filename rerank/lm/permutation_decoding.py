@@ -25,6 +25,8 @@ from rerank.lm.forward_pass import forward
 from rerank.lm.kv_cache import make_cache
 from rerank.lm.output_head import OutputHead
 from rerank.lm.permutation_grammar import GrammarState, PermutationGrammar
+from rerank.lm.prefix_cache import CachedPrefix
+from rerank.lm.prefix_logits import compute_packed_logits, merge_prefixes
 from rerank.lm.sampling import add_sampling_noise
 from rerank.lm.temporary_settings import TemporarySettings
 from rerank.tasks import Sampling
@@ -41,6 +43,7 @@ class DecodingRow:
         generator: The random number generator of this row.
         tokens: Token ids of the permutation so far.
         log_probs: Log-probability of each complete identifier given those before it, at temperature 1.
+        prefix: The cached prefix of the prompt, shorter than the prompt.
         steps: Number of forward passes after the prefill.
     """
 
@@ -50,6 +53,7 @@ class DecodingRow:
     generator: torch.Generator
     tokens: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
+    prefix: CachedPrefix = field(default_factory=CachedPrefix)
     steps: int = 0
     _open_log_prob: float = 0.0
 
@@ -91,6 +95,8 @@ def decode_permutations(
     grammars: Sequence[PermutationGrammar],
     samplings: Sequence[Sampling],
     seeds: Sequence[int],
+    *,
+    prefixes: Sequence[CachedPrefix] = (),
 ) -> list[DecodingRow]:
     """Generate one permutation per prompt.
 
@@ -104,33 +110,41 @@ def decode_permutations(
         grammars: Grammar of each row.
         samplings: Sampling settings of each row.
         seeds: Seed of each row.
+        prefixes: The cached prefix of each prompt, shorter than the prompt; empty to compute all prompts from their
+            first token.
 
     Returns:
         The rows, with complete permutations.
     """
+    cached = prefixes or [CachedPrefix()] * len(prompts)
     rows = [
-        DecodingRow(prompt, grammar.start(), sampling, torch.Generator().manual_seed(seed))
-        for prompt, grammar, sampling, seed in zip(prompts, grammars, samplings, seeds, strict=True)
+        DecodingRow(prompt, grammar.start(), sampling, torch.Generator().manual_seed(seed), prefix=prefix)
+        for prompt, grammar, sampling, seed, prefix in zip(prompts, grammars, samplings, seeds, cached, strict=True)
     ]
     batches = [rows] if has_full_attention(model.config) else [[row] for row in rows]
-    with TemporarySettings(model), OutputHead(model) as head:
+    with TemporarySettings(model) as cpu_kernel, OutputHead(model) as head:
         for batch in batches:
-            _decode_batch(model, batch, head)
+            _decode_batch(model, batch, head, packed=cpu_kernel)
     return rows
 
 
-def _decode_batch(model: Any, rows: Sequence[DecodingRow], head: OutputHead) -> None:
+def _decode_batch(model: Any, rows: Sequence[DecodingRow], head: OutputHead, *, packed: bool) -> None:
     pending = [row.begin() for row in rows]
     if not any(pending):
         return
     # A step is as wide as the row with the most pending tokens, so every row may add padding to all others.
     capacity = max(map(len, pending)) + sum(row.state.max_tokens for row in rows)
     reader = _BlockReader(model, len(rows), make_cache(model.config, capacity))
+    # A row without a choice has nothing to process.
+    prefixes = [row.prefix if block else CachedPrefix() for row, block in zip(rows, pending, strict=True)]
     while any(pending):
         allowed = [row.state.allowed() for row in rows]
         # One head for the batch: logits of all tokens that any row may generate next.
         head.token_ids = sorted({token for tokens in allowed for token in tokens})
-        logits = reader.read(pending)  # (rows, len(head.token_ids))
+        if reader.passes == 0 and any(prefix.length for prefix in prefixes):
+            logits = reader.read_prompts(pending, prefixes, packed=packed)
+        else:
+            logits = reader.read(pending)  # (rows, len(head.token_ids))
         for index, row in enumerate(rows):
             if pending[index]:
                 # The first pass is the prefill and does not count.
@@ -151,6 +165,31 @@ class _BlockReader:
         self._model, self._cache = model, cache
         self._mask = torch.zeros(rows, 0, dtype=torch.long)
         self.passes = 0
+
+    def read_prompts(
+        self, prompts: Sequence[Sequence[int]], prefixes: Sequence[CachedPrefix], *, packed: bool
+    ) -> torch.Tensor:
+        """Process the first block of each row, without its cached prefix; return logits as `read` does.
+
+        Args:
+            prompts: The blocks, including the prefixes.
+            prefixes: The cached prefix of each row; none if its block is empty.
+            packed: Whether `rerank.lm.cpu_attention` supports the model.
+        """
+        if not packed:
+            width = max(prefix.length for prefix in prefixes)
+            merge_prefixes(prefixes, self._cache)
+            self._mask = torch.tensor([[1] * p.length + [0] * (width - p.length) for p in prefixes])
+            rests = [prompt[prefix.length :] for prompt, prefix in zip(prompts, prefixes, strict=True)]
+            return self.read(rests)
+        width = max(map(len, prompts))
+        last = [int(len(prompt) > 0) for prompt in prompts]
+        logits = compute_packed_logits(self._model, prompts, prefixes, last, self._cache)
+        self._mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+        self.passes += 1
+        size = max(row.shape[1] for row in logits)
+        # An empty block has no logits, and nothing reads this row of zeros.
+        return torch.cat([row if len(row) else row.new_zeros(1, size) for row in logits])
 
     def read(self, blocks: Sequence[Sequence[int]]) -> torch.Tensor:
         """Process one block per row; return (rows, tokens of the head) logits after the last token of each block.

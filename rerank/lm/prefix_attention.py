@@ -1,15 +1,15 @@
 """Attention of prompts that are processed as one sequence, each on top of its own cached prefix, on a CPU.
 
 The rows of a batch are concatenated instead of padded, so that rows of any length share the matrix products of a layer
-and no time is spent on padding. Only the attention is computed row by row: each row sees its prefix and itself. This
-works for the models that `rerank.lm.cpu_attention` supports.
+and little time is spent on padding. Only the attention is computed row by row: each row sees its prefix and itself.
+This works for the models that `rerank.lm.cpu_attention` supports.
 
 Imports torch at import time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -40,7 +40,21 @@ class PackedRow:
     segments: Sequence[PrefixSegment]
 
 
-_ROWS: ContextVar[Sequence[PackedRow]] = ContextVar("rows")
+@dataclass(frozen=True, slots=True)
+class PackedSequence:
+    """A sequence of rows.
+
+    Attributes:
+        rows: The rows; tokens after the last one are padding.
+        on_layer: Called in each layer with its index and with the keys and values of every row, including its prefix:
+            (1, key-value heads, tokens, head size).
+    """
+
+    rows: Sequence[PackedRow]
+    on_layer: Callable[[int, list[torch.Tensor], list[torch.Tensor]], None] = lambda layer, keys, values: None
+
+
+_SEQUENCE: ContextVar[PackedSequence] = ContextVar("sequence")
 
 
 def register() -> None:
@@ -50,13 +64,13 @@ def register() -> None:
 
 
 @contextmanager
-def pack_rows(rows: Sequence[PackedRow]) -> Iterator[None]:
+def pack_rows(sequence: PackedSequence) -> Iterator[None]:
     """Divide the sequence of the forward passes inside the ``with`` block into rows."""
-    token = _ROWS.set(rows)
+    token = _SEQUENCE.set(sequence)
     try:
         yield
     finally:
-        _ROWS.reset(token)
+        _SEQUENCE.reset(token)
 
 
 def make_no_mask(**_: Any) -> None:
@@ -76,25 +90,29 @@ def packed_attention_forward(
 
     Args:
         module: The attention layer.
-        query: (1, heads, tokens of all rows, head size), after RoPE.
-        key: (1, key-value heads, tokens of all rows, head size), after RoPE.
+        query: (1, heads, tokens, head size) of all rows, after RoPE.
+        key: (1, key-value heads, tokens, head size) of all rows, after RoPE.
         value: Same shape as ``key``.
         attention_mask: None.
         scaling: Factor of the scores; 1/sqrt(head size) if None.
         kwargs: Passed on.
 
     Returns:
-        (1, tokens of all rows, heads, head size), and None instead of attention weights.
+        (1, tokens, heads, head size), and None instead of attention weights.
     """
-    layer = module.layer_idx
-    out = torch.empty_like(query.transpose(1, 2))
-    for row in _ROWS.get():
+    layer, sequence = module.layer_idx, _SEQUENCE.get()
+    out = torch.zeros_like(query.transpose(1, 2))
+    all_keys, all_values = [], []
+    for row in sequence.rows:
         own = (slice(None), slice(None), slice(row.start, row.end))
         keys = torch.cat([*(segment.keys[layer] for segment in row.segments), key[own]], dim=2)
         values = torch.cat([*(segment.values[layer] for segment in row.segments), value[own]], dim=2)
         mask = _causal_mask(row.end - row.start, keys.shape[2])
         found, _ = cpu_attention_forward(module, query[own], keys, values, mask, scaling, **kwargs)
         out[:, row.start : row.end] = found
+        all_keys.append(keys)
+        all_values.append(values)
+    sequence.on_layer(layer, all_keys, all_values)
     return out, None
 
 

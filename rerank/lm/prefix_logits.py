@@ -6,7 +6,8 @@ Imports torch at import time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from functools import partial
+from itertools import accumulate, chain, pairwise
 from typing import Any
 
 import torch
@@ -16,26 +17,27 @@ from transformers.cache_utils import Cache
 from rerank.lm import prefix_attention
 from rerank.lm.forward_pass import forward
 from rerank.lm.kv_cache import make_cache
-from rerank.lm.prefix_attention import PackedRow, pack_rows
-from rerank.lm.prefix_cache import CachedPrefix
+from rerank.lm.prefix_attention import PackedRow, PackedSequence, pack_rows
+from rerank.lm.prefix_cache import CachedPrefix, round_length
 from rerank.lm.temporary_settings import TemporarySettings
 
 _Ids = Sequence[int]
 
 
 def compute_packed_logits(
-    model: Any, rows: Sequence[_Ids], prefixes: Sequence[CachedPrefix], last: Sequence[int]
+    model: Any, rows: Sequence[_Ids], prefixes: Sequence[CachedPrefix], last: Sequence[int], cache: Cache | None = None
 ) -> list[Tensor]:
-    """Process the rows as one sequence without padding; for models that `rerank.lm.cpu_attention` supports.
+    """Process the rows as one sequence; for models that `rerank.lm.cpu_attention` supports.
 
     Args:
         model: The model.
         rows: Token ids of each row, including its prefix.
         prefixes: The cached prefix of each row, shorter than the row.
         last: Number of positions at the end of each row whose logits are needed.
+        cache: An empty KV cache to fill with the rows, which are padded on the left there; None for no cache.
 
     Returns:
-        Per row, (last, vocabulary) float32 logits.
+        Per row, (last, tokens of the head) float32 logits.
     """
     rests = [list(row[prefix.length :]) for row, prefix in zip(rows, prefixes, strict=True)]
     spans = list(pairwise(accumulate(map(len, rests), initial=0)))
@@ -44,16 +46,30 @@ def compute_packed_logits(
         position for row, prefix in zip(rows, prefixes, strict=True) for position in range(prefix.length, len(row))
     ]
     needed = [position for (_, end), count in zip(spans, last, strict=True) for position in range(end - count, end)]
+    padding = [0] * (round_length(len(positions)) - len(positions))
+    sequence = PackedSequence(packed) if cache is None else PackedSequence(packed, partial(_fill_layer, cache.layers))
     prefix_attention.register()
-    with TemporarySettings(model, attention=prefix_attention.NAME), pack_rows(packed):
+    with TemporarySettings(model, attention=prefix_attention.NAME), pack_rows(sequence):
         output = forward(
             model,
-            input_ids=torch.tensor([[token for rest in rests for token in rest]]),
-            position_ids=torch.tensor([positions]),
+            input_ids=torch.tensor([[*chain.from_iterable(rests), *padding]]),
+            position_ids=torch.tensor([[*positions, *padding]]),
             use_cache=False,
             logits_to_keep=torch.tensor(needed),
         )
     return list(output.logits[0].float().split(list(last)))
+
+
+def _fill_layer(layers: Sequence[Any], number: int, keys: list[Tensor], values: list[Tensor]) -> None:
+    """Put the keys and values of all rows into an empty layer of a KV cache, padded on the left."""
+    width = max(row.shape[2] for row in keys)
+    padded = []
+    for rows in (keys, values):
+        batch = rows[0].new_zeros(len(rows), rows[0].shape[1], width, rows[0].shape[3])
+        for target, row in zip(batch, rows, strict=True):
+            target[:, width - row.shape[2] :] = row[0]
+        padded.append(batch)
+    layers[number].update(*padded)
 
 
 def compute_padded_logits(
@@ -81,9 +97,11 @@ def compute_padded_logits(
         ],
         device=device,
     )
+    cache = make_cache(model.config, cached + width)
+    merge_prefixes(prefixes, cache)
     output = forward(
         model,
-        cache=_merge_prefixes(model, prefixes, cached, cached + width),
+        cache=cache,
         input_ids=torch.tensor([[pad] * (width - len(rest)) + rest for rest in rests], device=device),
         attention_mask=mask,
         # RoPE positions count real tokens only, whatever the padding between prefix and remainder.
@@ -94,20 +112,19 @@ def compute_padded_logits(
     return [logits[-count:].float() for logits, count in zip(output.logits, last, strict=True)]
 
 
-def _merge_prefixes(model: Any, prefixes: Sequence[CachedPrefix], cached: int, capacity: int) -> Cache:
-    """Return one KV cache of ``cached`` tokens per row; shorter prefixes are padded at their ends."""
-    cache = make_cache(model.config, capacity)
-    layers: list[Any] = cache.layers
+def merge_prefixes(prefixes: Sequence[CachedPrefix], cache: Cache) -> None:
+    """Put the prefixes of the rows of a batch into an empty KV cache; shorter ones are padded at their ends."""
+    width = max(prefix.length for prefix in prefixes)
     some = next(prefix.segments[0] for prefix in prefixes if prefix.segments)
+    layers: list[Any] = cache.layers
     for number, layer in enumerate(layers):
         merged = []
         for name in ("keys", "values"):
             like = getattr(some, name)[number]
-            rows = like.new_zeros(len(prefixes), like.shape[1], cached, like.shape[3])
+            rows = like.new_zeros(len(prefixes), like.shape[1], width, like.shape[3])
             for row, prefix in zip(rows, prefixes, strict=True):
                 if prefix.segments:
                     pieces = [getattr(segment, name)[number][0] for segment in prefix.segments]
                     row[:, : prefix.length] = torch.cat(pieces, dim=1)
             merged.append(rows)
         layer.update(*merged)
-    return cache

@@ -14,7 +14,7 @@ import torch
 
 from rerank.lm.jobs import Job
 from rerank.lm.log_likelihood import compute_log_likelihoods
-from rerank.lm.prefix_cache import CachedPrefix, PrefixCache, supports_prefixes
+from rerank.lm.prefix_cache import CachedPrefix, PrefixCache, round_length, supports_prefixes
 from rerank.lm.prefix_plan import plan_prefixes
 from rerank.lm.prefix_store import PrefixStore
 from tests.lm.prefixed_jobs import make_job, piece
@@ -93,11 +93,11 @@ def test_prefixes_are_computed_once_and_alone(make: Callable[..., Any]) -> None:
     shapes: list[tuple[int, ...]] = []
     model.model.embed_tokens.register_forward_hook(lambda _, inputs, out: shapes.append(tuple(out.shape[:2])))
     score(cache, PAIRS[:2], [LETTERS] * 2)
-    # Instruction, query, one first passage each, and the remainders of both prompts as one sequence.
-    assert shapes == [(1, 30), (1, 5), (1, 60), (1, 140), (1, 140 + 12 + 60 + 12)]
+    # Instruction, query, one first passage each, and the remainders of both prompts as one sequence; rounded up.
+    assert shapes == [(1, 32), (1, 16), (1, 64), (1, 144), (1, 140 + 12 + 60 + 12)]
     shapes.clear()
     score(cache, PAIRS, [LETTERS] * 4)
-    assert shapes == [(1, 20), (1, 140 + 12 + 60 + 12 + 20 + 12 + 140 + 12)]
+    assert shapes == [(1, 32), (1, 140 + 12 + 60 + 12 + 20 + 12 + 140 + 12 + 8)]
 
 
 def test_tokens_that_were_not_computed_for_a_prompt_are_counted(make: Callable[..., Any]) -> None:
@@ -153,6 +153,7 @@ def test_nothing_is_planned_nothing_is_computed(make: Callable[..., Any]) -> Non
         ("Mistral", {}, True),
         ("Mistral", {"sliding_window": 8}, False),
         ("Gemma2", {"sliding_window": 8}, False),
+        ("Llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}}, False),
         ("Mamba", {"num_hidden_layers": 1}, False),
     ],
 )
@@ -160,3 +161,10 @@ def test_only_caches_that_can_be_cropped_are_reused(
     tiny_model: Callable[..., Any], kind: str, settings: dict[str, Any], supported: bool
 ) -> None:
     assert supports_prefixes(tiny_model(kind, **settings)) is supported
+
+
+def test_forward_passes_have_few_lengths() -> None:
+    """The matrix library keeps code for each of them."""
+    lengths = {tokens: round_length(tokens) for tokens in range(1, 8193)}
+    assert all(0 <= rounded - tokens < max(16, tokens / 31) for tokens, rounded in lengths.items())
+    assert len(set(lengths.values())) <= 160

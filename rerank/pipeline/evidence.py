@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from rerank.errors import ContextOverflowError, UsageError
+from rerank.errors import UsageError
 from rerank.judges import PromptJudge
 from rerank.judges.attention import Attention
 from rerank.judges.attention.evidence import THRESHOLD, EvidenceSpan, select_spans
-from rerank.tasks import Backend, Request
+from rerank.tasks import Backend
 from rerank.types import Document, Query, Window
 
 
@@ -24,8 +24,8 @@ def find_evidence(
 ) -> list[tuple[EvidenceSpan, ...]]:
     """Return the spans of each document that receive the most attention from the query.
 
-    Documents that do not fit the context together are judged in several prompts. The spans of a document depend only
-    slightly on the other documents of its prompt.
+    Documents are shown whole, whatever the judge's limit on passages. Those that do not fit the context together are
+    divided among several prompts.
 
     Args:
         judge: An attention judge.
@@ -37,7 +37,8 @@ def find_evidence(
 
     Returns:
         Per document, in the given order, spans in the order of its text. Offsets are code points of `Document.text`,
-        without the title. A document without text has none, and neither has text that was truncated.
+        without the title. A document without text has none, and neither has the end of a document that does not fit
+        the context alone.
 
     Raises:
         UsageError: The judge is not an attention judge, or a setting is out of range.
@@ -55,22 +56,10 @@ def find_evidence(
     select_spans((), threshold=threshold, max_spans=max_spans)  # so that settings are checked before the first request
     # Ids do not matter here and may be repeated.
     numbered = tuple(replace(document, id=str(index)) for index, document in enumerate(documents))
-    asked = list(_fit_windows(judge, Window(query, numbered))) if numbered else []
-    replies = backend.generate([request for _, request in asked]) if asked else []
+    windows = judge.evidence_windows(Window(query, numbered)) if numbered else []
+    replies = backend.generate([judge.evidence_request(window) for window in windows]) if windows else []
     return [
         select_spans(sentences, threshold=threshold, max_spans=max_spans)
-        for (window, _), reply in zip(asked, replies, strict=True)
+        for window, reply in zip(windows, replies, strict=True)
         for sentences in judge.evidence(window, reply)
     ]
-
-
-def _fit_windows(judge: Attention, window: Window) -> Iterator[tuple[Window, Request]]:
-    """Yield windows that fit the context, and their requests: the whole window, else those of its halves."""
-    try:
-        yield window, judge.evidence_request(window)
-    except ContextOverflowError:
-        if len(window) == 1:
-            raise
-        middle = (len(window) + 1) // 2
-        for half in (window.docs[:middle], window.docs[middle:]):
-            yield from _fit_windows(judge, Window(window.query, half))

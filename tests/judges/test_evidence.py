@@ -89,13 +89,39 @@ def test_texts_without_spaces() -> None:
     assert found == [("狗叫。", 0.0), ("跳蚤！", 1.0), ("猫叫", 0.0)]
 
 
-def test_truncated_text_has_no_span() -> None:
-    limits = Limits(min_passage_tokens=1, max_passage_tokens=6)
-    long, short = evidence(
-        judge(limits=limits), "fleas", *texts("Dogs  bark. The fleas jump high. Fleas bite. Fleas!", "Fleas bite.")
+def test_text_beyond_the_context_has_no_span() -> None:
+    (document,) = texts("Dogs  bark. " * 4 + "The fleas jump high. Fleas bite. Fleas!")
+    whole = judge().evidence_request(Window(Query(id="q", text="fleas"), (document,)))
+    # Seven tokens do not fit; three are reserved for the null query, which is longer than the query.
+    size = Fake("perfect").tokens.count(whole.prompt) - 7 + 3
+    made = open_judge(
+        "attention", Fake("perfect", context_size=size), load_prompt("icr_qa"), Limits(min_passage_tokens=1)
     )
-    assert long == [("Dogs  bark.", 0.0), ("The fleas jump", 1.0)]
-    assert short == [("Fleas bite.", 1.0)]
+    assert isinstance(made, Attention)
+    (found,) = evidence(made, "fleas", document)
+    assert found[:4] == [("Dogs  bark.", 0.0)] * 4
+    assert found[4:] == [("The fleas jump", 1.0)]
+
+
+def test_the_limit_on_passages_is_that_of_the_ranking_alone() -> None:
+    made = judge(limits=Limits(min_passage_tokens=1, max_passage_tokens=3))
+    document = Document(id="d", text="Dogs bark. The fleas jump high.")
+    assert evidence(made, "fleas", document) == [[("Dogs bark.", 0.0), ("The fleas jump high.", 1.0)]]
+    window = Window(Query(id="q", text="fleas"), (document,))
+    assert "fleas jump" not in made.make_requests(window)[0].prompt[-1].content
+
+
+def test_windows_are_divided_so_that_documents_are_whole() -> None:
+    fake = Fake("perfect", context_size=150)
+    made = open_judge("attention", fake, load_prompt("icr_qa"), Limits(min_passage_tokens=1))
+    assert isinstance(made, Attention)
+    documents = tuple(texts(*("word " * count for count in (10, 30, 50, 300, 20, 20))))
+    parts = made.evidence_windows(Window(Query(id="q", text="fleas"), documents, scores=(6, 5, 4, 3, 2, 1)))
+    assert [doc for part in parts for doc in part.docs] == list(documents)
+    for part in parts:
+        content = made.evidence_request(part).prompt[-1].content
+        assert content.count("word") == sum(doc.text.count("word") for doc in part.docs) or len(part) == 1
+    assert max(map(len, parts)) > 1
 
 
 def test_the_request_is_that_of_the_ranking_except_for_the_scores_of_tokens() -> None:

@@ -67,7 +67,7 @@ def main() -> None:
 
 def measured(options: Any) -> dict[str, float]:
     """One variant: its peak, its rise, its speed."""
-    from rerank.finetune.trainer.monitoring import peak_memory_mb
+    from rerank.finetune.trainer.processes import peak_memory_mb
     from rerank.lm.loading import quiet
 
     with tempfile.TemporaryDirectory() as folder, quiet():

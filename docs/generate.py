@@ -102,7 +102,7 @@ _ELSEWHERE = {
     "update-sparsity": "../inspecting.md",
     "fed-sb": "../inspecting.md#averaging-adapters-of-shards",
 }
-_FOR_TESTS = ("fake", "replay")
+_FOR_TESTS = ("fake", "fake_server", "replay")
 #: Examples that tests cannot run, and why.
 _NOT_RUN = {
     "rerank doctor": "looks at this machine",

@@ -5,7 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+
+#: Opens a progress display from a title, the total and the number of items already done; the function that it yields is
+#: called with the number of further items. `progress` is one.
+ProgressFactory = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
 
 #: Seconds between two lines if stderr is not a terminal.
 _INTERVAL = 30.0

@@ -28,10 +28,12 @@ class Query:
     Attributes:
         id: Identifier, always a string, also for the numbers of TREC topics.
         text: Text of the query; empty if only the identifier is known, as in a run file.
+        instruction: What counts as relevant, for prompts with a place for it; empty for none.
     """
 
     id: str
     text: str = ""
+    instruction: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

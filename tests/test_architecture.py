@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -106,16 +106,68 @@ def test_packages_import_only_what_their_row_allows() -> None:
     assert wrong == []
 
 
-def test_no_package_imports_private_names_of_another() -> None:
-    wrong = []
-    for module, path in modules().items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rerank."):
-                parts = [*str(node.module).split("."), *(alias.name for alias in node.names)]
-                private = [part for part in parts if part.startswith("_") and not part.startswith("__")]
-                if private and package_of(str(node.module)) != package_of(module):
-                    wrong.append((module, node.module, private))
-    assert wrong == []
+def references(source: str) -> frozenset[str]:
+    """The dotted names of ours that a module imports, or reaches as attributes of what it imports."""
+    tree = ast.parse(source)
+    dotted: dict[str, str] = {}  # name in the module -> what it stands for
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "rerank":
+            dotted |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            ours = [alias for alias in node.names if alias.name.split(".")[0] == "rerank"]
+            dotted |= {alias.asname or "rerank": alias.name if alias.asname else "rerank" for alias in ours}
+            found |= {alias.name for alias in ours}
+    attributes = (_dotted_name(node, dotted) for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+    built = (_built_registry(node, dotted) for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return frozenset(found.union(filter(None, attributes), filter(None, built)))
+
+
+def _dotted_name(node: ast.AST, dotted: Mapping[str, str]) -> str:
+    if isinstance(node, ast.Attribute):
+        owner = _dotted_name(node.value, dotted)
+        return f"{owner}.{node.attr}" if owner else ""
+    return dotted.get(node.id, "") if isinstance(node, ast.Name) else ""
+
+
+def _built_registry(call: ast.Call, dotted: Mapping[str, str]) -> str:
+    """``build(judges, ...)`` and ``build_from_options(judges, ...)`` as ``rerank.judges.judges.build``."""
+    function = _dotted_name(call.func, dotted)
+    registry = _dotted_name(call.args[0], dotted) if call.args else ""
+    return f"{registry}.build" if registry and function.startswith("rerank.selector.build") else ""
+
+
+def private_names(module: str, source: str) -> list[str]:
+    """What a module uses of other packages although its name, or that of its module, begins with an underscore."""
+    return [
+        name
+        for name in sorted(references(source))
+        if any(part.startswith("_") and not part.startswith("__") for part in name.split("."))
+        and package_of(name) != package_of(module)
+    ]
+
+
+def test_no_package_uses_private_names_of_another() -> None:
+    sources = {module: path.read_text(encoding="utf-8") for module, path in modules().items()}
+    private = {module: private_names(module, source) for module, source in sources.items()}
+    assert {module: names for module, names in private.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from rerank.models import _local_path",
+        "from rerank.models._pull import download",
+        "from rerank import _private",
+        "import rerank.models._pull",
+        "import rerank.models\nrerank.models._local_path",
+        "from rerank import models as m\nm._local_path",
+        "from rerank.store import RunFolder\nRunFolder._clear",
+    ],
+)
+def test_private_names_are_found(source: str) -> None:
+    assert len(private_names("rerank.judges.score", source)) == 1
 
 
 def test_there_are_no_import_cycles() -> None:
@@ -126,18 +178,50 @@ def test_there_are_no_import_cycles() -> None:
         pytest.fail(" -> ".join(error.args[1]))
 
 
-#: What turns names into a ranker: only `rerank.assemble` calls it, so that all ways in agree.
-ASSEMBLING = {"open_judge", "check_judge", "open_backend", "open_strategy", "prompt_for"}
+#: What turns names into a ranker: only `rerank.assemble` uses it, so that all ways in agree.
+ASSEMBLING = {
+    *("rerank.judges.open_judge", "rerank.judges.check_judge", "rerank.judges.check_pictures"),
+    *("rerank.models.open_backend", "rerank.models.backend_class", "rerank.models.prompt_for"),
+    *("rerank.strategies.open_strategy", "rerank.judges.judges.build", "rerank.strategies.strategies.build"),
+    "rerank.backends.BACKENDS.build",
+}
+#: The modules that define it, and the reading of method cards, which counts the calls of a strategy.
+DEFINING = {"rerank.assemble", "rerank.judges", "rerank.models", "rerank.strategies", "rerank.methods"}
+#: These use models for another purpose than ranking, or only look at the class of a backend.
+NOT_RANKING = {
+    "rerank.cli.label_queries": {"rerank.models.open_backend"},
+    "rerank.cli.qrels_judge": {"rerank.models.backend_class", "rerank.models.open_backend"},
+    "rerank.leaderboard.suites.planning_backend": {"rerank.models.backend_class"},
+}
 
 
 def test_only_one_module_assembles_rankers() -> None:
-    owners = {"rerank.assemble", "rerank.judges", "rerank.models", "rerank.strategies", "rerank.methods"}
-    wrong = []
-    for module in modules().keys() - owners:
-        for node in ast.walk(ast.parse(modules()[module].read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rerank."):
-                wrong += [(module, alias.name) for alias in node.names if alias.name in ASSEMBLING]
-    assert wrong == []
+    used = {
+        module: references(path.read_text(encoding="utf-8")) & ASSEMBLING
+        for module, path in modules().items()
+        if module not in DEFINING
+    }
+    assert {module: names for module, names in used.items() if names} == NOT_RANKING
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from rerank.models import open_backend",
+        "from rerank import models\nmodels.open_backend('x')",
+        "import rerank.models\nrerank.models.open_backend('x')",
+        "import rerank.judges as j\nj.open_judge('x')",
+        "from rerank.judges import judges\nfrom rerank.selector import build\nbuild(judges, 'x')",
+        "from rerank import strategies, selector\nselector.build_from_options(strategies.strategies, 'x', {})",
+    ],
+)
+def test_assembling_is_found(source: str) -> None:
+    assert len(references(source) & ASSEMBLING) == 1
+
+
+def test_assembled_rankers_may_be_opened_anywhere() -> None:
+    source = "from rerank.assemble import assemble\nsetup = assemble({})\nsetup.open_judge(setup.open_backend())"
+    assert not references(source) & ASSEMBLING
 
 
 def test_every_package_is_on_the_architecture_page() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -54,7 +54,7 @@ def test_rows_and_the_formulas_behind_them() -> None:
     assert rows["topdown"]["calls_per_100"] == 7
     assert rows["tourrank"]["calls_per_100"] == 13
     assert rows["pointwise"]["calls_per_100"] == 100
-    assert rows["icr"]["backends"] == ["fake", "hf"]
+    assert rows["icr"]["backends"] == ["fake", "fake_server", "hf"]
 
 
 def test_a_pair_without_a_card() -> None:
@@ -97,7 +97,7 @@ def test_a_strategy_alone_is_no_method() -> None:
 
 def test_prompts_with_pictures_need_a_backend_that_sees_them() -> None:
     for name in ("fullrank-images", "pointwise-images"):
-        assert backends_of(open_method(name)) == ["fake", "vlm"]
+        assert backends_of(open_method(name)) == ["fake", "fake_server", "vlm"]
     assert {"hf", "openai", "vlm"} <= set(backends_of(open_method("fullrank")))
 
 
@@ -117,13 +117,14 @@ def test_the_list_and_the_check_before_a_run_agree(name: str) -> None:
 CARD = 'strategy = "sliding"\njudge = "logits"\noptions = "size=4,stride=2"\npaper = "ours"\nsummary = "Short"\n'
 
 
-def install_card(site: Path, name: str, content: str | None) -> None:
+def install_card(site: Path, name: str, content: str | bytes | None) -> None:
     """Install a distribution with a method card as pip would."""
     package = site / "cards"
     package.mkdir()
     (package / "__init__.py").write_text("", encoding="utf-8")
     if content is not None:
-        (package / f"{name}.toml").write_text(content, encoding="utf-8")
+        data = content if isinstance(content, bytes) else content.encode("utf-8")
+        (package / f"{name}.toml").write_bytes(data)
     info = site / "cards-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: cards\nVersion: 1.0\n", encoding="utf-8")
@@ -156,21 +157,49 @@ def test_another_distribution_adds_a_card(site: Path) -> None:
 
 def test_a_card_cannot_replace_a_built_in_method(site: Path) -> None:
     install_card(site, "fullrank", CARD)
-    with raises(UsageError, "'fullrank'", "'cards'"):
-        open_method("fullrank")
+    with pytest.warns(UserWarning, match="'fullrank' in the package 'cards' is ignored"):
+        assert open_method("fullrank").strategy == Selector("full")
+    with pytest.warns(UserWarning, match="'cards'"):
+        assert [row["name"] for row in describe_methods()].count("fullrank") == 1
 
 
-@pytest.mark.parametrize(
-    ("content", "error"),
-    [
-        (None, MissingPrerequisiteError),
-        ("strategy = ", DataError),
-        ('strategy = "sliding"', DataError),
-        (CARD + 'colour = "red"', DataError),
-        (CARD.replace("logits", "logit"), UnknownNameError),
-    ],
-)
-def test_an_invalid_card(site: Path, content: str | None, error: type[Exception]) -> None:
+#: The content of invalid cards, the error, and what it names.
+INVALID: Mapping[str, tuple[str | bytes | None, type[Exception], str]] = {
+    "no file": (None, MissingPrerequisiteError, "'short'"),
+    "no TOML": ("strategy = ", DataError, "'short'"),
+    "no judge": ('strategy = "sliding"', DataError, "judge"),
+    "an unknown key": (CARD + 'colour = "red"', DataError, "colour"),
+    "no UTF-8": (CARD.replace("ours", "M\u00fcller").encode("latin-1"), DataError, "'short'"),
+    "an unknown strategy": (CARD.replace("sliding", "slidin"), UnknownNameError, "'sliding'"),
+    "an unknown judge": (CARD.replace("logits", "logit"), UnknownNameError, "'logits'"),
+    "an unknown option": (CARD.replace("stride", "strides"), UnknownNameError, "'stride'"),
+    "an invalid option": (CARD.replace("size=4", "size=four"), UsageError, "size='four'"),
+    "an invalid option of the judge": (
+        CARD.replace("logits", "generate").replace("size=4", "constrain=perhaps"),
+        UsageError,
+        "constrain='perhaps'",
+    ),
+    "a number as options": (CARD.replace('"size=4,stride=2"', "5"), DataError, "options = 5"),
+    "a word as options": (CARD.replace("size=4,stride=2", "constrain"), DataError, "KEY=VALUE"),
+    "a list as summary": (CARD.replace('"Short"', "[]"), DataError, "summary"),
+    "an unknown backend": (CARD + 'backend = "nosuch"\n', UnknownNameError, "'nosuch'"),
+}
+
+
+@pytest.mark.parametrize("card", INVALID)
+def test_an_invalid_card(site: Path, card: str) -> None:
+    content, error, named = INVALID[card]
     install_card(site, "short", content)
-    with raises(error, "logit" if error is UnknownNameError else "'short'"):
+    with raises(error, named):
         open_method("short")
+    with pytest.warns(UserWarning, match="The method 'short' is ignored"):
+        rows = describe_methods()
+    assert [row["name"] for row in rows] == [name for name in method_names() if name != "short"]
+
+
+def test_an_unknown_prompt_is_reported_where_it_is_needed(site: Path) -> None:
+    install_card(site, "short", CARD + 'prompt = "nosuch"\n')
+    with pytest.warns(UserWarning, match="'nosuch'"):
+        assert "fullrank" in {row["name"] for row in describe_methods()}
+    with raises(UnknownNameError, "'nosuch'"):
+        assemble({"model": "fake:perfect", "method": "short"})

@@ -83,14 +83,27 @@ def test_a_strategy_from_elsewhere(program: Program, tmp_path: Path) -> None:
 BROKEN = {"raises": "raise RuntimeError('I am broken')", "imports": "import no_such_module", "lacks": "x = 1"}
 
 
+#: Method cards that cannot be used; the last has the name of a built-in method.
+CARDS = {"no-toml": "strategy =", "no-strategy": 'strategy = "nosuch"\njudge = "generate"', "fullrank": ""}
+
+
 def test_broken_ones_break_nothing_else(program: Program, tmp_path: Path) -> None:
+    cards = "".join(f"{name} = broken_cards\n" for name in CARDS)
+    install(tmp_path / "site", "cards", "", f"[rerank.methods]\n{cards}missing = no_such_package\n")
+    (tmp_path / "site" / "broken_cards").mkdir()
+    for name, card in CARDS.items():
+        (tmp_path / "site" / "broken_cards" / f"{name}.toml").write_text(card, encoding="utf-8")
     for name, source in BROKEN.items():
         entry = f"{name} = {name}:Thing\n"
         install(tmp_path / "site", name, source, f"[rerank.strategies]\n{entry}[rerank.collections]\n{entry}")
     fine = program(*RERANK)
     assert fine.returncode == 0, fine.stderr
     assert "does not load" not in fine.stderr
-    assert program("methods").returncode == 0
+    methods = program("methods")
+    assert methods.returncode == 0
+    assert {"fullrank", "sliding"} <= {line.split("\t")[0] for line in methods.stdout.splitlines()}
+    for name in (*CARDS, "missing"):
+        assert f"'{name}'" in methods.stderr
     listed = program("collections")
     assert listed.returncode == 0
     assert "requests\t" in listed.stdout

@@ -286,3 +286,50 @@ def test_an_error_in_a_thread_is_raised_where_it_is_awaited(reranker: Reranker) 
     with pytest.raises(DataError):
         asyncio.run(reranker.arank("q", [{"no": "text"}]))
     assert len(reranker.rank("q", TEXTS)) == 4  # the turn was given back
+
+
+def test_an_instruction_reaches_prompts_with_a_place_for_it(tmp_path: Path) -> None:
+    prompt = tmp_path / "instructed.yaml"
+    prompt.write_text(
+        "method: listwise\nprefix: '{instruction}: {query}'\nbody: '[{rank}] {candidate}'\nsuffix: Order.\n"
+    )
+    asked: list[str] = []
+
+    class Recorded(Fake):
+        def generate(self, requests: Sequence[Request]) -> list[Reply]:
+            asked.extend(request.prompt[-1].content for request in requests)
+            return super().generate(requests)
+
+    backend = Recorded("reversed")
+    with_place = Reranker.from_backend(backend, prompt=str(prompt))
+    hits = with_place.rank("q", TEXTS, instruction="Prefer  recent\ntexts")
+    assert asked[0].startswith("Prefer recent texts: q\n")
+    assert hits.notes == ()
+    without = Reranker.from_backend(backend).rank("q", TEXTS, instruction="Prefer recent texts")
+    assert "no place for an instruction" in without.notes[0]
+
+
+def test_cut_passages_are_counted() -> None:
+    hits = Reranker.from_pretrained("fake:reversed", max_passage_tokens=40).rank(
+        "q", ["word " * 100, "short", "a " * 50]
+    )
+    assert (hits.cut.passages, hits.cut.tokens) == (2, 60 + 10)
+    assert Reranker.from_pretrained("fake:reversed").rank("q", TEXTS).cut.passages == 0
+
+
+def test_a_limit_on_tokens_wins_over_longer_passages(caplog: pytest.LogCaptureFixture) -> None:
+    Reranker.from_pretrained("fake:reversed", passages="max,size=100", max_passage_tokens=64)
+    assert "Passages of 100 words are cut to 64 tokens" in caplog.text
+
+
+def test_replies_are_cached_and_tokens_capped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    backend = Fake("reversed")
+    cached = Reranker.from_backend(backend).with_log()
+    assert [hit.text for hit in cached.rank("q", TEXTS)] == TEXTS[::-1]
+    again = Reranker.from_backend(backend).with_log().rank("q", TEXTS)
+    assert [hit.text for hit in again] == TEXTS[::-1]
+    assert len(backend.served) == 1
+    capped = Reranker.from_backend(backend).with_log(cache=False, max_total_tokens=10)
+    assert "--max-total-tokens" in capped.rank("q", TEXTS).notes[0]
+    assert len(backend.served) == 1

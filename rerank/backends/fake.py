@@ -1,13 +1,14 @@
 """The backend ``fake``: simulated models, correct or faulty on purpose, for documentation, tests and dry runs.
 
-A fake uses the window, never the text of the prompt, and returns the text that a model would generate, which the real
-parser reads. Replies are deterministic.
+A fake uses the window, and the text of the prompt only for the attention to its words, and returns the text that a
+model would generate, which the real parser reads. Replies are deterministic.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
+import re
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,10 @@ from rerank.tasks import (
     Reply,
     Request,
 )
+from rerank.tasks.token_positions import format_token_positions
 from rerank.types import Document, Order, Qrels, Window
+
+_WORD = re.compile(r"\w+|[^\w\s]")
 
 FakeKind = Literal["perfect", "reversed", "stutter", "talk", "fail"]
 KINDS: tuple[FakeKind, ...] = get_args(FakeKind)
@@ -140,6 +144,9 @@ class Fake:
         rng = random.Random(f"{self.seed} {digest}")
         if self.kind == "fail" and rng.random() < self.rate:
             reply = Reply(text="", tokens_in=tokens_in, finish="error", error="fake:fail does not answer this request")
+        elif isinstance(request.task, AttentionTask) and request.task.per_token:
+            positions, scores = self._score_words(request, request.task, rng)
+            reply = Reply(text=format_token_positions(positions), scores=scores, tokens_in=tokens_in)
         elif not isinstance(request.task, GenerationTask | PermutationTask):
             shape = "1x1" if isinstance(request.task, AttentionTask) and request.task.per_head else ""  # a single head
             reply = Reply(text=shape, scores=self._scores(request, rng), tokens_in=tokens_in)
@@ -178,6 +185,21 @@ class Fake:
             return (grade, *[0.0] * (count - 1))
         ranks = {index: rank for rank, index in enumerate(self._order(window, rng))}
         return tuple(-float(ranks.get(index, count)) for index in range(count))
+
+    def _score_words(
+        self, request: Request, task: AttentionTask, rng: random.Random
+    ) -> tuple[list[list[int]], tuple[float, ...]]:
+        """Return the positions of the words of each passage, and 1 for words of the query and 0 for others.
+
+        ``stutter`` returns random scores.
+        """
+        content = next(turn.content for turn in reversed(request.prompt) if turn.role == "user")
+        query = set(_WORD.findall(request.window.query.text.lower()))
+        words = [[(w.start(), w[0]) for w in _WORD.finditer(content[start:end])] for start, end in task.spans]
+        scores = [
+            rng.random() if self.kind == "stutter" else float(word.lower() in query) for row in words for _, word in row
+        ]
+        return [[position for position, _ in row] for row in words], tuple(scores)
 
     def _grade(self, window: Window, rng: random.Random) -> float:
         if self.kind == "stutter":

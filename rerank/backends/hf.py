@@ -122,6 +122,7 @@ class Hf:
         model, tokenizer, identity = load(description.name, options, cls.classes, tokenizer=tokens.tokenizer)
         backend = cls(model, tokenizer, identity=identity, options=options)
         backend._tokens = tokens
+        backend.settings_folder = folder_with_settings(description.name, options)
         return backend
 
     @classmethod
@@ -149,9 +150,24 @@ class Hf:
         return self._tokens
 
     @property
+    def shares_batches(self) -> bool:
+        """Whether a batch of several callers takes less time than a batch for each; on a CPU it does not."""
+        return str(self._model.device.type) != "cpu"
+
+    @property
     def batch_size(self) -> int:
         """Number of requests processed together; a batch that does not fit into memory is halved."""
         return self._batch_size
+
+    def set_batching(self, batch_size: int, *, reuse: bool) -> None:
+        """Form batches as a recorded run did, so that a resumed run has the same last bits.
+
+        Args:
+            batch_size: Number of requests processed together.
+            reuse: Whether prompt prefixes that several requests share are computed once.
+        """
+        self._batch_size, self._reuse = batch_size, reuse
+        vars(self).pop("_prefixes", None)
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
         """Return the replies to all requests, in order.

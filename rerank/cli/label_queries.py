@@ -80,12 +80,12 @@ class QueryModelOptions(ModelLoadOptions):
             return None
         if self.model is None:
             raise UsageError("--from llm without --model", expected="a generative model", remedy="Add --model NAME")
-        from rerank.assemble import open_model
         from rerank.finetune.labels.query_writing import QueryWriter, open_prompt
+        from rerank.models import open_backend
 
         template = open_prompt(self.prompt)
         return QueryWriter(
-            backend=open_model(self.model, self.options()),
+            backend=open_backend(self.model, self.options()),
             template=template,
             each=self.each or 1,
             temperature=self.temperature or 0.0,

@@ -244,10 +244,10 @@ def _judge_by_model(
 
 def _grader(session: JudgingSession, assessor: AssessorOptions, collection: Collection) -> Grader:
     from rerank.adjudication.judging.grader import Grader
-    from rerank.assemble import open_model
+    from rerank.models import open_backend
     from rerank.prompts import load_prompt
 
-    backend = open_model(assessor.model or "", assessor.options(), qrels=collection.qrels() or None)
+    backend = open_backend(assessor.model or "", assessor.options(), qrels=collection.qrels() or None)
     by: Any = assessor.by or "auto"
     template = load_prompt(assessor.prompt or Grader.prompt)
     return Grader(backend=backend, template=template, grades=session.terms.grades, by=by)

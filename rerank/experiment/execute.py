@@ -14,6 +14,7 @@ from typing import Any
 from rerank.errors import DataError, PartialFailureError
 from rerank.experiment.candidates import order_candidates
 from rerank.experiment.prepare import PreparedRun, prepare
+from rerank.experiment.relevance import write_relevance
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.experiment.summary import score_runs, summarise, summarise_scores
 from rerank.judges import FAILURES
@@ -71,8 +72,12 @@ def execute(prepared: PreparedRun, execution: Execution, *, on_reply: OnReply = 
             folder.write_passages(map(passages.expand, prepared.first_stage.values()))
         files = {name: folder.file_hash(name) for name in ("first_stage.trec", "queries.jsonl")}
         folder.write_json("spec.json", folder.spec() | {"files": files})
+        if (set_batching := getattr(prepared.backend, "set_batching", None)) is not None:
+            set_batching(flow.batch_size, reuse=flow.reuse)
         outcome, usage = _drive(prepared, execution, folder, on_reply, flow)
         write_judge_scores(folder.path / "judge_scores.jsonl", map(_judge_scores, outcome.lists))
+        if prepared.calibration is not None:
+            write_relevance(folder.path / "relevance.jsonl", prepared, outcome.lists)
         result = Run(outcome.rankings, name=run_name(prepared.spec))
         folder.write_run("run.trec", result)
         if outcome.split:
@@ -158,7 +163,8 @@ def _drive(
 
 
 def _judge_scores(ranked: RankedList) -> JudgeScores:
-    kind = ranked.score_kind.name if ranked.score_kind else ""
+    is_scored = ranked.score_kind is not None and any(score is not None for score in ranked.scores)
+    kind = ranked.score_kind.name if ranked.score_kind and is_scored else ""
     scores = dict(zip(ranked.ranking.doc_ids, ranked.scores, strict=True)) if kind else {}
     return JudgeScores(query=ranked.ranking.query.id, kind=kind, scores=scores)
 
@@ -166,7 +172,7 @@ def _judge_scores(ranked: RankedList) -> JudgeScores:
 def _choose_flow(folder: RunFolder, prepared: PreparedRun, execution: Execution) -> Flow:
     """Return how requests are batched: as the folder records, so that a resumed run has the same batches."""
     if execution.overwrite or not (folder.path / "spec.json").is_file():
-        return Flow.of(prepared.backend)
+        return Flow.of(prepared.backend, reuse=execution.reuse and not execution.deterministic)
     recorded = folder.spec().get("flow")
     return Flow.unbounded(prepared.backend) if recorded is None else Flow.from_json(recorded)
 

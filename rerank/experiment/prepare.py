@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
-from rerank.assemble import RankerConfig, RankerPlan, RankerSetup, assemble, trained_settings
+from rerank.assemble import RankerConfig, RankerPlan, RankerSetup, assemble, trained_defaults
+from rerank.calibration import Calibration
 from rerank.collections import Collection
 from rerank.evaluation import parse_measures
 from rerank.experiment.candidates import RetrievedCandidates, digest_run, load_queries, lowest_relevant, retrieve
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.judges import PromptJudge, judges
 from rerank.models.prices import compute_cost
+from rerank.reranker.calibrated import open_calibration
 from rerank.tasks import Backend
 from rerank.types import Qrels, Run
 
@@ -30,6 +32,7 @@ class PreparedRun:
         setup: Method, strategy, prompt and limits.
         backend: The model; if it is local, its weights are loaded at the first call.
         judge: The judge of the method, with this backend.
+        calibration: Turns scores into probabilities of relevance; None for none.
     """
 
     spec: RunSpec
@@ -40,6 +43,7 @@ class PreparedRun:
     setup: RankerSetup
     backend: Backend
     judge: PromptJudge
+    calibration: Calibration | None = None
 
     def identity(self) -> dict[str, Any]:
         """Return everything that decides the result; its hash names the run."""
@@ -77,14 +81,14 @@ def identity_settings(spec: RunSpec, plan: RankerPlan) -> dict[str, Any]:
     }
 
 
-def with_trained_settings(spec: RunSpec) -> RunSpec:
+def with_trained_defaults(spec: RunSpec) -> RunSpec:
     """Return the specification completed with the settings of its adapter or trained model."""
     given = spec.model_dump(include=spec.model_fields_set) | ({} if spec.adapter else {"model": spec.model})
-    return spec.model_copy(update=trained_settings(given))
+    return spec.model_copy(update=trained_defaults(given))
 
 
 def ranker_config(spec: RunSpec, execution: Execution | None = None) -> RankerConfig:
-    """Return the settings of a run's ranker; the specification must be complete (`with_trained_settings`)."""
+    """Return the settings of a run's ranker; the specification must be complete (`with_trained_defaults`)."""
     values: Mapping[str, Any] = {**dict(spec), **dict(execution or Execution())}
     return RankerConfig(**{field.name: values[field.name] for field in fields(RankerConfig)})
 
@@ -110,7 +114,7 @@ def prepare(
     Raises:
         RerankError: The run cannot be prepared.
     """
-    spec = with_trained_settings(spec)
+    spec = with_trained_defaults(spec)
     setup = assemble(ranker_config(spec, execution))
     compute_cost(spec.model, 0, 0)  # reports a broken price table now, not after the last call
     collection, queries, qrels = (
@@ -122,6 +126,7 @@ def prepare(
         setup.check_backend()  # before search and loading, which can take minutes
     first_stage = candidates.first_stage if candidates else retrieve(spec, collection, queries)
     backend = backend or setup.open_backend(qrels=qrels or None, lazy=True)
+    judge = setup.open_judge(backend)
     return PreparedRun(
         spec=spec,
         collection=collection,
@@ -130,5 +135,6 @@ def prepare(
         relevant=relevant,
         setup=setup,
         backend=backend,
-        judge=setup.open_judge(backend),
+        judge=judge,
+        calibration=open_calibration(setup, judge),
     )

@@ -119,7 +119,7 @@ def verify(folder: RunFolder) -> list[dict[str, Any]]:
     Returns:
         One row per difference: ``file``, ``what``, ``stored``, ``computed``. Empty if there is none.
     """
-    document, stored = folder.spec(), folder.read_json("summary.json")
+    document, stored = folder.spec(), folder.read_json("summary.json", "calls")
     run, outcome, usage = replay(folder)
     summary, scores = _summary(folder, run, outcome, usage)
     spec = RunSpec.from_record(document["spec"])
@@ -149,7 +149,8 @@ def _summary(
     relevant = folder.read_json("scores.json", "relevant")["relevant"] if qrels else 1
     scores = score_runs(qrels, run, first_stage, measures=measures or spec.measures, relevant=relevant)
     summary = summarise(spec, outcome, usage, queries=len(first_stage), scores=scores)
-    del summary["reused_calls"], summary["cost"]  # depend on interruptions and on today's prices
+    # These depend on interruptions, on today's prices, on caches of the model, and on texts, which are not recorded.
+    del summary["reused_calls"], summary["cost"], summary["tokens_cached"], summary["cut"]
     return summary, scores
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rerank.assemble import trained_settings
+from rerank.assemble import trained_defaults
 from rerank.experiment.spec import LATER_KEYS
 from rerank.selector import Selector
 from rerank.store import RunFolder
@@ -38,7 +38,7 @@ def complete_from_folder(given: Mapping[str, Any], path: Path) -> dict[str, Any]
     earlier = _earlier_defaults(document["identity"].get("model", {}))
     values: dict[str, Any] = {**LATER_KEYS, **earlier, **recorded, **given}
     named: dict[str, Any] = {name: values[name] for name in ("adapter", "model") if name in values}
-    for name, value in trained_settings(named).items():
+    for name, value in trained_defaults(named).items():
         if name not in given and _has_moved(recorded.get(name), value):
             values[name] = value
     return values

@@ -18,12 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError, expected_value
 
 Shuffle = Literal["none", "random", "inverse"]
-#: Fields of `RunSpec` that were added after the first run folders.
-_LATER_FIELDS = frozenset({"adapter_dtype"})
 
 #: Keys that specifications got after commit 2d4cd24 -> the value with which a run does what it did without the key,
-#: whatever the default is today. They complete the spec.json of older runs.
-LATER_KEYS: Mapping[str, Any] = {}
+#: whatever the default is today. A spec.json has these keys only at other values.
+LATER_KEYS: Mapping[str, Any] = {"adapter_dtype": "auto"}
 
 
 class _Frozen(BaseModel):
@@ -119,9 +117,9 @@ class RunSpec(_Frozen):
     """Exit with code 7 if more than this fraction of windows failed."""
 
     def recorded(self) -> dict[str, Any]:
-        """Return the specification for spec.json; fields added later are omitted at their default."""
-        later = {name for name in _LATER_FIELDS if getattr(self, name) == type(self).model_fields[name].default}
-        return self.model_dump(mode="json", exclude=later)
+        """Return the specification for spec.json, without later keys that change nothing."""
+        unchanged = {name for name, value in LATER_KEYS.items() if getattr(self, name) == value}
+        return self.model_dump(mode="json", exclude=unchanged)
 
     @classmethod
     def from_record(cls, values: Mapping[str, Any]) -> Self:

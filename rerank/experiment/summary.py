@@ -43,6 +43,10 @@ def summarise(
         "complete": not windows["error"],  # otherwise --resume repeats the calls without a reply
         "failure_rate": outcome.failure_rate(),
         "failures": _failures(outcome),
+        "cut": {
+            "passages": sum(len(ranked.dropped) for ranked in outcome.lists),
+            "tokens": sum(sum(ranked.dropped.values()) for ranked in outcome.lists),
+        },
         **vars(usage),
         "cost": compute_cost(spec.model, usage.tokens_in, usage.tokens_out),
     }

@@ -28,10 +28,10 @@ from rerank.finetune.labels.labelling import LabellingPlan, LabellingResult, mak
 from rerank.finetune.labels.list_texts import query_texts
 from rerank.finetune.labels.splits import SplitShares, split_labels
 from rerank.finetune.recipe import Recipe
-from rerank.finetune.trainer.monitoring import Progress
 from rerank.finetune.trainer.training import train
 from rerank.io.text_files import replace_text
-from rerank.models.adapters import adapter_defaults, adapter_folder
+from rerank.models.adapters import adapter_folder, folder_defaults
+from rerank.progress import ProgressFactory
 from rerank.store import RunFolder
 
 #: Files in the folder: the run of the teacher, training lists and held-out lists, runs of the student before and after
@@ -105,7 +105,7 @@ def transfer(
     resume: bool = False,
     device: str = "auto",
     run: Execute = execute,
-    progress: Progress = lambda title, total, done: nullcontext(lambda steps: None),
+    progress: ProgressFactory = lambda title, total, done: nullcontext(lambda steps: None),
 ) -> dict[str, Any]:
     """Label lists with the teacher, train the student, and measure the agreement of the two.
 
@@ -164,7 +164,7 @@ def usage_of(adapter: str) -> dict[str, Any]:
     folder = Path(adapter).expanduser()
     is_model = folder.is_dir() and not (folder / "adapter_config.json").is_file()
     folder = folder if is_model else adapter_folder(adapter)
-    values = adapter_defaults(folder, {})
+    values = folder_defaults(folder, {})
     if not values:
         raise UsageError(
             f"The adapter {adapter!r} does not name its base model and method",

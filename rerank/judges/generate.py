@@ -64,7 +64,7 @@ class Generate(ListwiseJudge):
         items = tuple(f"[{label}]" for label in labels)
         constrained = self._is_constrained and window.depth
         task = PermutationTask(items=items, count=window.depth) if constrained else GenerationTask()
-        return [Request(prompt=fitted.prompt, sampling=sampling, window=window, task=task)]
+        return [Request(prompt=fitted.prompt, sampling=sampling, window=window, task=task, dropped=fitted.dropped)]
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         """Return the parsed order of the window's only reply."""

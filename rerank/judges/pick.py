@@ -81,7 +81,7 @@ class Pick(ListwiseJudge):
             max_tokens=reply_tokens, temperature=limits.temperature, seed=limits.seed, thinking=thinking
         )
         task = PermutationTask(items=items, count=1) if self.supports(PermutationTask) else GenerationTask()
-        return [Request(prompt=fitted.prompt, sampling=sampling, window=window, task=task)]
+        return [Request(prompt=fitted.prompt, sampling=sampling, window=window, task=task, dropped=fitted.dropped)]
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         """Order the window by decreasing log-probability, or put the chosen document first."""

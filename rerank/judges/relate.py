@@ -12,6 +12,7 @@ from rerank.errors import UsageError
 from rerank.judges.base import PromptJudge, ScoreKind, Verdict, failure_verdict, rank_by_score
 from rerank.prompts import load_prompt
 from rerank.prompts.base import Message
+from rerank.prompts.budget import FittedPrompt
 from rerank.prompts.passages import collapse_whitespace
 from rerank.tasks import CrossEncoderTask, Reply, Request, Sampling
 from rerank.types import Document, Query, Window
@@ -47,16 +48,17 @@ class Relate(PromptJudge):
     def make_requests(self, window: Window) -> list[Request]:
         """Return one request for the scores of all pairs."""
         query = collapse_whitespace(window.query.text)
-        texts = (query, *(self._document_text(window.query, doc) for doc in window.docs))
-        prompt = tuple(Message("user", text) for text in texts)
-        return [Request(prompt=prompt, sampling=Sampling(max_tokens=0), window=window, task=CrossEncoderTask())]
+        fitted = [self._fit_document(window.query, doc) for doc in window.docs]
+        prompt = tuple(Message("user", text) for text in (query, *(prompt.passages[0] for prompt in fitted)))
+        dropped = tuple(sum(prompt.dropped) for prompt in fitted) if any(prompt.dropped for prompt in fitted) else ()
+        sampling, task = Sampling(max_tokens=0), CrossEncoderTask()
+        return [Request(prompt=prompt, sampling=sampling, window=window, task=task, dropped=dropped)]
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         """Order the window by decreasing score."""
         return failure_verdict(replies, len(window)) or rank_by_score(replies[0].scores, len(window))
 
-    def _document_text(self, query: Query, doc: Document) -> str:
-        """Return the text of a document, truncated to the context that the query leaves."""
+    def _fit_document(self, query: Query, doc: Document) -> FittedPrompt:
+        """Return a prompt with the document, truncated to the context that the query leaves."""
         whole = replace(doc, title="", text=doc.full_text)
-        (text,) = self.budget.fit(self.template, Window(query, (whole,)), reply_tokens=0).passages
-        return text
+        return self.budget.fit(self.template, Window(query, (whole,)), reply_tokens=0)

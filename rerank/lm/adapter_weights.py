@@ -46,7 +46,7 @@ def casts_adapter(options: BackendOptions, dtype: str) -> bool:
         config = json.loads((Path(options.adapter) / "adapter_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):  # reported when the adapter is attached
         return False
-    return config.get("peft_type") == "LORA" and not config.get("use_dora")
+    return isinstance(config, dict) and config.get("peft_type") == "LORA" and not config.get("use_dora")
 
 
 def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:

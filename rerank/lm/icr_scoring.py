@@ -22,9 +22,11 @@ from rerank.lm.kv_cache import make_cache, restore, snapshot
 from rerank.lm.passage_spans import PromptSpans, locate_passages
 from rerank.lm.temporary_settings import TemporarySettings
 from rerank.lm.tensor_parallel import is_split
+from rerank.lm.token_offsets import locate_tokens
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Prompt
 from rerank.tasks import AttentionTask
+from rerank.tasks.token_positions import format_token_positions
 
 #: Tokens by which the prompts may differ before their tails: a token can cross the boundary.
 _BOUNDARY = 8
@@ -41,14 +43,15 @@ class AttentionScores:
     """The result of an `AttentionTask`.
 
     Attributes:
-        scores: One score per passage or, with ``per_head``, per layer, head and passage.
+        scores: One score per passage; with ``per_head``, per layer, head and passage; with ``per_token``, per token.
         tokens: Number of prompt tokens.
-        shape: With ``per_head``, the numbers of layers and heads, such as ``30x9``; else empty.
+        layout: What the scores belong to: with ``per_head``, the numbers of layers and heads, such as ``30x9``; with
+            ``per_token``, the positions of the tokens (`rerank.tasks.token_positions`); else empty.
     """
 
     scores: list[float]
     tokens: int
-    shape: str = ""
+    layout: str = ""
 
 
 def score_by_attention(model: Any, tokens: HfTokens, prompt: Prompt, task: AttentionTask) -> AttentionScores:
@@ -83,6 +86,11 @@ def score_by_attention(model: Any, tokens: HfTokens, prompt: Prompt, task: Atten
     # Per prompt and passage, s_t of the passage's tokens (tokens,); equation 2 subtracts the null query's.
     rows = [[row[span] for span in located.spans] for row, located in zip(attention, prompts, strict=True)]
     null_row = rows[1] if task.null else [torch.zeros_like(row) for row in rows[0]]
+    if task.per_token:
+        # c_t of equation 2 for every token of the passages.
+        token_scores = [score for real, null in zip(rows[0], null_row, strict=True) for score in (real - null).tolist()]
+        positions = locate_tokens(tokens, prompt, prompts[0], task.spans)
+        return AttentionScores(token_scores, length, format_token_positions(positions))
     scores = [
         sum_calibrated_attention(real, null, filtered=bool(task.null))
         for real, null in zip(rows[0], null_row, strict=True)

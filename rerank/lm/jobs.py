@@ -64,7 +64,14 @@ class Job:
             prompt: Token ids of prompt, thoughts and closing tag.
             thought_tokens: Number of generated tokens.
         """
-        return replace(self, prompt=prompt, thoughts=thoughts, thought_tokens=thought_tokens)
+        return replace(self.with_prompt(prompt), thoughts=thoughts, thought_tokens=thought_tokens)
+
+    def with_prompt(self, prompt: Sequence[int]) -> Job:
+        """Return this job with other token ids, and the boundaries up to which they are the same."""
+        pairs = enumerate(zip(self.prompt, prompt, strict=False))
+        common = next((index for index, (old, new) in pairs if old != new), min(len(self.prompt), len(prompt)))
+        boundaries = tuple(length for length in self.boundaries if length <= common and length < len(prompt))
+        return replace(self, prompt=prompt, boundaries=boundaries)
 
 
 def limit_tokens(sampling: Sampling, available: int) -> Sampling:

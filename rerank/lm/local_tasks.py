@@ -77,7 +77,7 @@ def _score_attention(model: Any, tokens: HfTokens, jobs: Sequence[Job], _: Prefi
     replies = []
     for job in jobs:  # one by one, since the prompts are long
         result = score_by_attention(model, tokens, job.request.prompt, job.task)
-        replies.append(Reply(text=result.shape, scores=tuple(result.scores), tokens_in=result.tokens))
+        replies.append(Reply(text=result.layout, scores=tuple(result.scores), tokens_in=result.tokens))
     return replies
 
 

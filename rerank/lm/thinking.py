@@ -59,4 +59,4 @@ def _open_thought(tokens: HfTokens, job: Job) -> Job:
     closing = len(tokens.plain(_close(job))) + _SPARE
     available = tokens.context_size - len(prompt) - closing - job.sampling.max_tokens
     sampling = replace(job.sampling, max_tokens=max(0, min(job.sampling.thinking, available)), min_tokens=0)
-    return replace(job, prompt=prompt, sampling=sampling)
+    return replace(job.with_prompt(prompt), sampling=sampling)

@@ -26,7 +26,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from rerank.lm.token_patterns import Split, split_of_pattern
@@ -64,32 +64,34 @@ class Joints:
     added: tuple[str, ...]
     normalizer: Any = None
     crossing: frozenset[str] = frozenset()
-    _closing: dict[str, bool] = field(default_factory=dict, repr=False, compare=False)
 
     def closes(self, text: str) -> bool:
-        """Return whether there is a joint between a text and a space that follows."""
-        if not text or text.endswith(self.added):
-            return False
-        closing = self._closing.get(text[-1])
-        if closing is None:
-            closing = self._closing[text[-1]] = self._is_closing(text[-1])
-        return closing
+        """Return whether there is a joint between a text and a space that follows.
 
-    def _is_closing(self, char: str) -> bool:
-        if char.isspace() or char == METASPACE or char in self.crossing:
+        Args:
+            text: The text from its beginning or, without the space before it, from another joint.
+        """
+        last = text[-1:]
+        if not last or last.isspace() or last == METASPACE or last in self.crossing or text.endswith(self.added):
             return False
-        if self.normalizer is None:
-            return True
-        # A mark or an invisible character is normalized together with its neighbours.
-        if unicodedata.category(char)[0] not in "LNPS" or char in _PREPENDED:
+        return self.normalizer is None or self._remains_closed(text)
+
+    def _remains_closed(self, text: str) -> bool:
+        """Return whether the end of the normalized text is not white space either."""
+        # A mark or an invisible character may be normalized together with its neighbours.
+        if unicodedata.category(text[-1])[0] not in "LNPS" or text[-1] in _PREPENDED:
             return False
-        last = self.normalizer.normalize_str(char)[-1:]
-        return bool(last) and not last.isspace() and last != METASPACE
+        for before in ("", " "):  # the text may be the first one or not
+            # The carrier keeps white space at the end from being stripped.
+            end = self.normalizer.normalize_str(f"{before}{text}{CARRIER}")[-2:]
+            if len(end) < 2 or end[0].isspace() or end[0] == METASPACE or end[1] != CARRIER:
+                return False
+        return True
 
 
 def find_joints(tokenizer: Any) -> Joints | None:
     """Return the joints of a transformers tokenizer; None if it is slow, or not known to have joints."""
-    backend = getattr(tokenizer, "backend_tokenizer", None) if tokenizer.is_fast else None
+    backend = getattr(tokenizer, "backend_tokenizer", None) if getattr(tokenizer, "is_fast", False) else None
     if backend is None:
         return None
     normalizers = _steps(backend.normalizer, "normalizers")

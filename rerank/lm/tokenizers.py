@@ -18,7 +18,7 @@ from rerank.prompts.bounded_memo import ENTRY_BYTES, BoundedMemo
 #: Tokenizers without a length limit state a number far above this one.
 _NO_LIMIT = 10**9
 #: Maximum size of the memo of tokenized prompts, in bytes. It bridges counting a prompt and running it.
-_PROMPTS_BYTES = 32 << 20
+_PROMPTS_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +43,17 @@ class HfTokens:
     Args:
         tokenizer: The tokenizer.
         context_size: Maximum number of tokens of prompt and reply together.
+        join: Whether to tokenize texts from pieces where that is exact.
 
     Attributes:
         tokenizer: The tokenizer.
         chat: Renders chats with the tokenizer's chat template.
     """
 
-    def __init__(self, tokenizer: Any, *, context_size: int) -> None:
+    def __init__(self, tokenizer: Any, *, context_size: int, join: bool = True) -> None:
         """Prepare the chat template."""
         self.tokenizer = tokenizer
+        self._join = join
         self.chat = ChatRenderer(tokenizer)
         self._context_size = context_size
         self._prompts: BoundedMemo[tuple[Prompt, bool], TokenizedPrompt] = BoundedMemo(_PROMPTS_BYTES, _prompt_size)
@@ -106,11 +108,11 @@ class HfTokens:
         Returns:
             The token ids, and one count per position.
         """
-        if self._joined is None:
+        if self._positions is None or self._special[1]:  # special tokens at the end start where the last token ends
             ids, starts = self.starts(text)
             return ids, [bisect_left(starts, position) for position in positions]
         before, _ = self._special
-        counts = zip(positions, self._joined.tokens_before(text, positions), strict=True)
+        counts = zip(positions, self._positions.tokens_before(text, positions), strict=True)
         return self.ids(text), [len(before) + count if position else 0 for position, count in counts]
 
     def starts(self, text: str) -> tuple[list[int], list[int]]:
@@ -155,7 +157,8 @@ class HfTokens:
         """Return the longest prefix of each text, as `cut` does."""
         if tokens <= 0:
             return [""] * len(texts)
-        ends = self._joined.ends(texts, tokens) if self._joined else [iter(self._ends(text, tokens)) for text in texts]
+        joined = self._positions
+        ends = joined.ends(texts, tokens) if joined else [iter(self._ends(text, tokens)) for text in texts]
         return [self._first_that_fits(text, candidates, tokens) for text, candidates in zip(texts, ends, strict=True)]
 
     def _first_that_fits(self, text: str, ends: Iterable[int], tokens: int) -> str:
@@ -187,7 +190,12 @@ class HfTokens:
             _ = self._special
         except LookupError:
             return None
-        return JoinedTokenizer.of(self.tokenizer)
+        return JoinedTokenizer.of(self.tokenizer) if self._join else None
+
+    @property
+    def _positions(self) -> JoinedTokenizer | None:
+        """Locates tokens in texts from pieces; None if that would not be exact."""
+        return self._joined if self._joined and self._joined.has_exact_positions else None
 
     @cached_property
     def _special(self) -> tuple[list[int], list[int]]:

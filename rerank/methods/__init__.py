@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import tomllib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,10 +19,10 @@ from importlib.resources import files
 from typing import Any
 
 from rerank.backends import BACKENDS
-from rerank.errors import DataError, MissingPrerequisiteError, UnknownNameError, UsageError
+from rerank.errors import DataError, MissingPrerequisiteError, RerankError, UnknownNameError, UsageError
 from rerank.judges import judges, options_of
 from rerank.prompts import load_prompt
-from rerank.selector import Selector
+from rerank.selector import Selector, convert_options
 from rerank.strategies import open_strategy, strategies
 from rerank.tasks import is_selectable, sees_pictures, supported_tasks
 
@@ -93,26 +94,24 @@ def open_method(text: str) -> Method:
         UsageError: The options are not written as KEY=VALUE, or the name is that of a strategy or a judge.
     """
     name, _, rest = text.partition(",")
-    options = Selector.parse(f"{name.partition(':')[0]},{rest}") if rest else Selector(name)
-    if "," in options.name:
+    options = _parse_options(rest)
+    if options is None:
         raise UsageError(f"Method {text!r}", expected="options as KEY=VALUE after its name, as in sliding,size=10")
-    card = _find_card(name)
-    merged = {**card.parsed, **options.options}
-    of_judge = options_of(card.judge)
-    return Method(
-        name=name,
-        strategy=Selector(card.strategy, options={key: value for key, value in merged.items() if key not in of_judge}),
-        judge=Selector(card.judge, options={key: value for key, value in merged.items() if key in of_judge}),
-        backend=card.backend,
-        prompt=card.prompt,
-        paper=card.paper,
-        summary=card.summary,
-    )
+    return _make_method(name, _find_card(name), options)
 
 
 def describe_methods() -> list[dict[str, Any]]:
-    """Return one row per card; ``calls_per_100`` is the maximum number of requests for 100 documents."""
-    return [_describe(name) for name in method_names()]
+    """Return one row per card; ``calls_per_100`` is the maximum number of requests for 100 documents.
+
+    Cards that cannot be used are left out with a warning, so that a broken one breaks nothing else.
+    """
+    rows = []
+    for name in method_names():
+        try:
+            rows.append(_describe(name))
+        except RerankError as error:
+            warnings.warn(f"The method {name!r} is ignored: {error}", stacklevel=2)
+    return rows
 
 
 def backends_of(method: Method) -> list[str]:
@@ -140,8 +139,22 @@ def count_calls(method: Method, n: int) -> int:
     return windows * int(judges.get(method.judge.name).calls(n))
 
 
+def _make_method(name: str, card: _Card, options: Mapping[str, Any]) -> Method:
+    strategy, judge = _split_options(card, {**card.parsed, **options})
+    return Method(
+        name=name,
+        strategy=strategy,
+        judge=judge,
+        backend=card.backend,
+        prompt=card.prompt,
+        paper=card.paper,
+        summary=card.summary,
+    )
+
+
 def _describe(name: str) -> dict[str, Any]:
-    method, card = open_method(name), _find_card(name)
+    card = _find_card(name)
+    method = _make_method(name, card, {})
     return {
         "name": name,
         "strategy": method.strategy.name,
@@ -159,9 +172,10 @@ def _find_card(name: str) -> _Card:
     added = _added()
     if name in _built_in():
         if name in added:
-            raise UsageError(
-                f"The method {name!r} is built in, and {added[name].value!r} claims the same name",
-                remedy="Rename or uninstall the added one",
+            warnings.warn(
+                f"The method {name!r} in the package {added[name].value!r} is ignored, since a built-in method has "
+                "this name",
+                stacklevel=2,
             )
         return _read_card(__name__, name)
     if name in added:
@@ -190,26 +204,66 @@ def _find_card(name: str) -> _Card:
 
 @cache
 def _read_card(package: str, name: str) -> _Card:
-    """Read ``NAME.toml`` from a package, once."""
+    """Read ``NAME.toml`` from a package, once, and check everything but its prompt.
+
+    Raises:
+        MissingPrerequisiteError: The package does not load, or has no such file.
+        DataError: The file is not a card.
+        UnknownNameError: No strategy, judge, option or backend has the name in the card.
+        UsageError: The value of an option is invalid.
+    """
     try:
-        text = (files(package) / f"{name}.toml").read_text(encoding="utf-8")
-    except (ImportError, OSError, TypeError) as error:
+        data = (files(package) / f"{name}.toml").read_bytes()
+    except Exception as error:  # a package may raise anything when it is imported
         raise MissingPrerequisiteError(
             f"The card of the method {name!r} cannot be read from the package {package!r}: {error}",
             expected=f"a file {name}.toml in the package",
             remedy="Repair or uninstall the distribution that contains it",
         ) from error
     try:
-        table = tomllib.loads(text)
-        card = _Card(**table, parsed=Selector.parse(f"x,{table['options']}").options if table.get("options") else {})
-    except (tomllib.TOMLDecodeError, TypeError) as error:
+        table = tomllib.loads(data.decode("utf-8"))
+        card = _Card(**table, parsed=_parse_texts(table))
+    except (ValueError, TypeError) as error:
         raise DataError(
             f"The card of the method {name!r} in the package {package!r} is invalid: {error}",
-            expected="the keys strategy and judge, and optionally options, backend, prompt, paper and summary",
+            expected="texts: strategy and judge, and optionally options, backend, prompt, paper and summary",
         ) from error
-    strategies.get(card.strategy)
-    judges.get(card.judge)
+    strategy, judge = _split_options(card, card.parsed)
+    open_strategy(strategy)
+    convert_options(judge.name, judges.get(judge.name), judge.options)
+    if card.backend and card.backend not in BACKENDS:
+        raise UnknownNameError("backend", card.backend, BACKENDS.names())
     return card
+
+
+def _parse_texts(table: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return the options of a card.
+
+    Raises:
+        ValueError: A value is not a text, or the options are not written as KEY=VALUE.
+    """
+    for key, value in table.items():
+        if not isinstance(value, str):
+            raise ValueError(f"{key} = {value!r} is not a text")
+    options = _parse_options(table.get("options", ""))
+    if options is None:
+        raise ValueError(f"options = {table['options']!r} is not written as KEY=VALUE,KEY=VALUE")
+    return options
+
+
+def _parse_options(text: str) -> Mapping[str, Any] | None:
+    """Parse ``key=value,key=value``; None if the text has another form."""
+    selector = Selector.parse(f"x,{text}") if text else Selector("x")
+    return selector.options if (selector.name, selector.argument) == ("x", "") else None
+
+
+def _split_options(card: _Card, options: Mapping[str, Any]) -> tuple[Selector, Selector]:
+    """Return the strategy and the judge of a card with their options; an option that both have is the judge's."""
+    of_judge = options_of(card.judge)
+    return (
+        Selector(card.strategy, options={key: value for key, value in options.items() if key not in of_judge}),
+        Selector(card.judge, options={key: value for key, value in options.items() if key in of_judge}),
+    )
 
 
 @cache

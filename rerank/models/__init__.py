@@ -198,7 +198,12 @@ def open_backend(
 
 
 def _load(backend_type: Any, name: Path | str, options: BackendOptions, *, lazy: bool) -> Backend:
-    description = backend_type.describe(name, options) if lazy and hasattr(backend_type, "describe") else None
+    description = None
+    if lazy and hasattr(backend_type, "describe"):
+        # Absolute, since the working directory may have changed when the weights are loaded.
+        name = name.absolute() if isinstance(name, Path) else name
+        adapter = str(Path(options.adapter).absolute()) if options.adapter else ""
+        description = backend_type.describe(name, dataclasses.replace(options, adapter=adapter))
     if description is None:
         return cast(Backend, backend_type.load(name, options))
     return LazyBackend(backend_type, description)

@@ -83,7 +83,7 @@ def read_adapter_settings(folder: Path) -> AdapterSettings | None:
         ) from error
 
 
-def adapter_defaults(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+def folder_defaults(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that an adapter decides if the user does not set them.
 
     Args:

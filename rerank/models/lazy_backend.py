@@ -7,15 +7,36 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from rerank.errors import BackendError
 from rerank.prompts.base import TokenCounter
-from rerank.tasks import Reply, Request, supported_tasks
+from rerank.tasks import Backend, BackendOptions, Reply, Request, folder_with_settings, supported_tasks
 
-if TYPE_CHECKING:
-    from rerank.backends.hf import Hf
-    from rerank.lm.model_description import ModelDescription
+
+class Description(Protocol):
+    """What the ``describe`` method of a backend's class returns: a model without its weights."""
+
+    @property
+    def name(self) -> str | Path:
+        """Folder of the model, or its id on the hub."""
+
+    @property
+    def options(self) -> BackendOptions:
+        """How the model is loaded."""
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """The identity of the backend."""
+
+    @property
+    def device(self) -> str:
+        """The device that the model is loaded to."""
+
+    @property
+    def tokens(self) -> TokenCounter:
+        """The token counter of the backend."""
 
 
 class LazyBackend:
@@ -24,14 +45,15 @@ class LazyBackend:
     Other methods and properties of its class are available too, and load the model.
 
     Args:
-        backend_type: The class of the backend: `Hf`, or a subclass.
-        description: The model.
+        backend_type: The class of the backend, with the methods ``load_described(description)`` and
+            ``choose_batch_size(options, kind of device)``.
+        description: The model, from ``backend_type.describe``.
     """
 
-    def __init__(self, backend_type: type[Hf], description: ModelDescription) -> None:
+    def __init__(self, backend_type: Any, description: Description) -> None:
         """Store the description; nothing is loaded."""
         self._type, self._description = backend_type, description
-        self._loaded: Hf | None = None
+        self._loaded: Backend | None = None
         self._lock = threading.Lock()
 
     @property
@@ -42,7 +64,7 @@ class LazyBackend:
     @property
     def costs_money(self) -> bool:
         """Whether calls cost money."""
-        return self._type.costs_money
+        return bool(self._type.costs_money)
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -58,14 +80,19 @@ class LazyBackend:
     def batch_size(self) -> int:
         """Number of requests decoded together."""
         kind = self._description.device.partition(":")[0]
-        return self._type.choose_batch_size(self._description.options, kind)
+        return int(self._type.choose_batch_size(self._description.options, kind))
+
+    @property
+    def settings_folder(self) -> Path | None:
+        """The folder of the adapter or the trained model, whose settings apply to it; None for one on the hub."""
+        return folder_with_settings(self._description.name, self._description.options)
 
     @property
     def is_loaded(self) -> bool:
         """Whether the model is loaded."""
         return self._loaded is not None
 
-    def warm_up(self) -> Hf:
+    def warm_up(self) -> Backend:
         """Load the model, unless it is loaded already, and return its backend.
 
         Raises:
@@ -74,7 +101,7 @@ class LazyBackend:
         """
         with self._lock:
             if self._loaded is None:
-                loaded = self._type.load_described(self._description)
+                loaded: Backend = self._type.load_described(self._description)
                 if dict(loaded.identity) != dict(self.identity):
                     raise BackendError(
                         f"Model {self.identity['model']!r} was changed while it was in use",

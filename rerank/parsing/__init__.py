@@ -14,7 +14,6 @@ from rerank.errors import UsageError
 from rerank.parsing.clean import extract_answer, normalize_signs
 from rerank.parsing.interpretation import MENTIONED, Interpretation
 from rerank.parsing.interpreting import interpret
-from rerank.parsing.letter_identifiers import replace_labels
 from rerank.parsing.refusal import is_refusal
 
 __all__ = ["ParseStatus", "ParsedReply", "parse"]
@@ -86,7 +85,7 @@ def parse(text: str, count: int, labels: Sequence[str] | None = None) -> ParsedR
         raise UsageError(f"{count} passages", expected="0 or more")
     answer = extract_answer(text)
     if labels is not None and not all(label.isdigit() for label in labels):
-        answer = replace_labels(answer, labels)
+        answer = _replace_labels(answer, labels)
     interpretation, truncated = interpret(normalize_signs(answer), count)
     if interpretation is not None and interpretation.strength == MENTIONED and "[" not in answer and is_refusal(answer):
         interpretation = None  # "I cannot rank passages 1 to 3" names a passage but ranks none
@@ -146,3 +145,22 @@ def _repairs(
     if truncated:
         notes.append("dropped an identifier that the end of the reply truncated")
     return notes
+
+
+def _replace_labels(text: str, labels: Sequence[str]) -> str:
+    """Replace each label in brackets, in a chain or on its own by its number in square brackets.
+
+    Numbers in the text are not identifiers if labels are letters, so they are masked.
+
+    >>> _replace_labels("The order is [B] > [A], 2 of 2", ("A", "B"))
+    'The order is [2] > [1], # of #'
+    """
+    numbers = {label: str(number) for number, label in enumerate(labels, start=1)}
+    names = "|".join(sorted(map(re.escape, labels), key=len, reverse=True))
+    masked = re.sub(r"\d+", "#", text)
+    replaced = re.sub(rf"[\[(]\s*({names})\s*[\])]", lambda match: f"[{numbers[match[1]]}]", masked)
+    if replaced != masked:
+        return replaced
+    # "B > A", "Passage B", or nothing but "B"; a capital A that starts a sentence is an article.
+    mention = rf"(?:(?<=> )|(?<=>)|(?<=assage )|^)({names})(?=\s*(?:>|,|\.|:|$))"
+    return re.sub(mention, lambda match: f"[{numbers[match[1]]}]", masked, flags=re.MULTILINE)

@@ -29,22 +29,24 @@ class Flow:
         block: Number of consecutive lists whose requests share batches, for a model in this process; None for all.
         in_flight: Number of lists that are open at a time, for a model behind a network.
         batch_size: Number of requests per batch.
+        reuse: Whether a model in this process computes prompt prefixes that several requests share once.
     """
 
     block: int | None
     in_flight: int
     batch_size: int
+    reuse: bool = True
 
     @classmethod
-    def of(cls, backend: Backend) -> Self:
+    def of(cls, backend: Backend, *, reuse: bool = True) -> Self:
         """Return the default for a backend: eight batches per block, and twice as many lists as slots for requests."""
         size = backend.batch_size
-        return cls(block=8 * size, in_flight=2 * size, batch_size=size)
+        return cls(block=8 * size, in_flight=2 * size, batch_size=size, reuse=reuse)
 
     @classmethod
     def unbounded(cls, backend: Backend) -> Self:
-        """Return the flow of runs that recorded none: all lists are one block."""
-        return cls(block=None, in_flight=2 * backend.batch_size, batch_size=backend.batch_size)
+        """Return the flow of runs that recorded none: all lists are one block, and prefixes are not reused."""
+        return cls(block=None, in_flight=2 * backend.batch_size, batch_size=backend.batch_size, reuse=False)
 
     @classmethod
     def from_json(cls, values: Any) -> Self:
@@ -58,7 +60,7 @@ class Flow:
         given = [size for name, size in sizes.items() if (name, size) != ("block", None)]
         if not sizes or not all(isinstance(size, int) and size >= 1 for size in given):
             raise DataError(f"The recorded flow is {values!r}", expected=f"numbers from 1 for {', '.join(names)}")
-        return cls(**sizes)
+        return cls(**sizes, reuse=bool(values.get("reuse", False)))
 
     def to_json(self) -> dict[str, Any]:
         """Return the values to record."""
@@ -109,6 +111,7 @@ def rank_stream(
         return ranker.driver(backend)
 
     if isinstance(backend, AsyncBackend):
+        _ = backend.tokens.context_size  # a server may be asked for it, which must not happen on the event loop
         return in_order(rank_concurrently(rankings, make_driver, backend, in_flight=flow.in_flight, options=options))
     return rank_blocks(rankings, make_driver, backend, block=flow.block, batch_size=flow.batch_size, options=options)
 

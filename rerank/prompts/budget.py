@@ -35,6 +35,7 @@ class FittedPrompt:
         passages: The passages in the prompt.
         cut: Number of truncated passages.
         cap: Length in tokens that they were truncated to; None if no passage was truncated.
+        dropped: Number of tokens that were cut off each passage; empty if no passage was truncated.
     """
 
     prompt: Prompt
@@ -42,6 +43,7 @@ class FittedPrompt:
     passages: tuple[str, ...] = ()
     cut: int = 0
     cap: int | None = None
+    dropped: tuple[int, ...] = ()
 
 
 def water_level(lengths: Sequence[int], budget: int) -> int:
@@ -127,6 +129,7 @@ class PromptBudget:
                 text or picture that the prompt shows.
         """
         available = self._context - reply_tokens
+        template = template.with_instruction(window.query.instruction)
         if template.pictures:
             return self._fit_pictures(template, window, available=available, labels=labels)
         query = collapse_whitespace(window.query.text)
@@ -235,9 +238,13 @@ class _Attempt:
         pairs = zip(self.texts, self.lengths, strict=True)
         shown = [text if length <= cap else next(cuts) for text, length in pairs]
         prompt = self.fill(shown)
-        cut = len(longer)
         tokens = self.tokens.count(prompt)
-        return FittedPrompt(prompt=prompt, tokens=tokens, passages=tuple(shown), cut=cut, cap=cap if cut else None)
+        if not longer:
+            return FittedPrompt(prompt=prompt, tokens=tokens, passages=tuple(shown))
+        dropped = tuple(max(0, length - cap) for length in self.lengths)
+        return FittedPrompt(
+            prompt=prompt, tokens=tokens, passages=tuple(shown), cut=len(longer), cap=cap, dropped=dropped
+        )
 
 
 def _text_size(key: tuple[Document, bool], text: str) -> int:

@@ -22,7 +22,7 @@ class CachedTokenCounter:
         size: Maximum size in bytes, including the texts and prompts that are counted.
     """
 
-    def __init__(self, tokens: TokenCounter, *, size: int = 32 << 20) -> None:
+    def __init__(self, tokens: TokenCounter, *, size: int = 16 << 20) -> None:
         """Create an empty memo."""
         self._tokens = tokens
         self._memo: BoundedMemo[_Key, int] = BoundedMemo(size, _size_of)

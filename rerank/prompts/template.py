@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any, Literal, get_args
 
 from rerank.errors import DataError, UnknownNameError, UsageError
-from rerank.prompts.base import PICTURE, Message, Prompt, RenderedPrompt
-from rerank.prompts.passages import escape_brackets
+from rerank.prompts.base import PICTURE, Message, RenderedPrompt
+from rerank.prompts.passages import collapse_whitespace, escape_brackets
 from rerank.prompts.sections import Section, Syntax, compile_section
 
 PromptMethod = Literal["listwise", "singleturn_listwise", "multiturn_listwise", "pointwise"]
 METHODS: tuple[PromptMethod, ...] = get_args(PromptMethod)
 
-_EVERYWHERE = ("query", "num")
+_EVERYWHERE = ("query", "num", "instruction")
 #: Section -> its placeholders. ``passages`` is a list and therefore available in Jinja only.
 PLACEHOLDERS: Mapping[str, tuple[str, ...]] = {
     "system": _EVERYWHERE,
@@ -79,6 +80,7 @@ class PromptTemplate:
         syntax: ``braces`` or ``jinja``.
         escape_brackets: Whether ``[12]`` in passages and query is replaced by ``(12)``.
         pictures: Whether documents are shown as pictures, in the positions of their passages.
+        instruction: What counts as relevant, for prompts with a place for it; a query's own instruction replaces it.
 
     Raises:
         UnknownNameError: A placeholder is not available in its section.
@@ -98,6 +100,7 @@ class PromptTemplate:
     syntax: Syntax = "braces"
     escape_brackets: bool = True
     pictures: bool = False
+    instruction: str = ""
 
     def __post_init__(self) -> None:
         """Compile all sections and check that they show passages and query."""
@@ -127,9 +130,19 @@ class PromptTemplate:
     def digest(self) -> str:
         """Hex SHA-256 of all fields except the name."""
         content = {key: value for key, value in asdict(self).items() if key != "name"}
-        if not self.pictures:
-            del content["pictures"]  # so that prompts keep the digest that they had before this field was added
+        for later in ("pictures", "instruction"):
+            if not content[later]:
+                del content[later]  # so that prompts keep the digest that they had before this field was added
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def takes_instruction(self) -> bool:
+        """Whether the prompt has a place for an instruction."""
+        return any("instruction" in self._section(key).names for key in PLACEHOLDERS)
+
+    def with_instruction(self, instruction: str) -> PromptTemplate:
+        """Return the prompt with the instruction of a query; unchanged without one, or without a place for it."""
+        return _with_instruction(self, instruction) if instruction and self.takes_instruction else self
 
     @property
     def shows_scores(self) -> bool:
@@ -143,8 +156,8 @@ class PromptTemplate:
         *,
         scores: Sequence[float] | None = None,
         labels: Sequence[str] | None = None,
-    ) -> Prompt:
-        """Render the chat.
+    ) -> RenderedPrompt:
+        """Render the chat, with the positions where its sections end.
 
         Args:
             query: Text of the query.
@@ -174,6 +187,7 @@ class PromptTemplate:
         if self.escape_brackets:
             query, passages = escape_brackets(query), [escape_brackets(passage) for passage in passages]
         shared: dict[str, Any] = {"query": query, "num": len(passages), "passages": list(passages)}
+        shared["instruction"] = self.instruction
         shared["psg_ids"] = f"[{', '.join(f'PASSAGE{rank}' for rank in range(1, len(passages) + 1))}]"
         return shared
 
@@ -296,3 +310,8 @@ class PromptTemplate:
                 f"Prompt {self.name!r} has 'body_assistant' without {'suffix' if self.body else 'body'!r}",
                 expected="both 'body' and 'suffix', since the last turn must be the user's",
             )
+
+
+@lru_cache(maxsize=256)
+def _with_instruction(template: PromptTemplate, instruction: str) -> PromptTemplate:
+    return replace(template, instruction=collapse_whitespace(instruction))

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Self, Unpack
+from typing import Self, Unpack, cast
 
 from rerank.assemble import RankerOptions, RankerSetup, assemble
 from rerank.calibration import Calibration
@@ -27,13 +27,14 @@ from rerank.pipeline.network import rank_list
 from rerank.pipeline.passages import PassageAggregation
 from rerank.pipeline.results import RankedList
 from rerank.pipeline.service import LocalService
-from rerank.pipeline.stream import Flow, Ranker, rank_stream
+from rerank.pipeline.stream import Ranker, rank_stream
 from rerank.reranker.calibrated import calibrate_list, open_calibration
 from rerank.reranker.calls import OnFailure, RankCall, RankOptions, check_on_failure
 from rerank.reranker.hits import Cut, Hit, Hits, RankingReport
 from rerank.reranker.reports import report_ranking
 from rerank.retrieval.base.given_documents import DocumentLike
 from rerank.retrieval.base.stages import RunTransformer
+from rerank.store import NoLog, log_calls, shared_cache
 from rerank.strategies import Strategy
 from rerank.tasks import AsyncBackend, Backend
 from rerank.tasks.background_loop import submit
@@ -55,12 +56,11 @@ class Reranker(RunTransformer):
         name: Tag of the runs that it produces.
         passages: How long documents are divided into passages; None judges them whole.
         top_k: Number of documents to rerank; the remaining ones keep their input order. None reranks all.
+        backend: Answers the requests; the judge's own backend by default.
         on_failure: What happens if a window fails: ``keep`` its given order, or ``raise``.
         calibration: Turns scores into probabilities of relevance; None for none.
         first_stage: Name of the first stage whose scores are given, such as ``bm25``. If it is not that of the
             calibration, the probabilities are computed without these scores.
-        deterministic: Whether a list gets the same scores to the last bit whatever else is ranked at the same time:
-            every batch is a single request.
     """
 
     strategy: Strategy
@@ -68,17 +68,18 @@ class Reranker(RunTransformer):
     name: str = "reranker"
     passages: PassageAggregation | None = None
     top_k: int | None = None
+    backend: Backend = cast(Backend, None)
     on_failure: OnFailure = "keep"
     calibration: Calibration | None = None
     first_stage: str | None = None
-    deterministic: bool = False
     _service: LocalService | None = field(default=None, init=False, repr=False)
     _is_warm: bool = field(default=False, init=False, repr=False)
     _opening: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Check what happens on failure."""
+        """Check what happens on failure, and take the judge's backend if there is no other."""
         check_on_failure(self.on_failure)
+        self.backend = self.backend or self.judge.backend
 
     @classmethod
     def from_pretrained(cls, model: str | None = None, **settings: Unpack[RankerOptions]) -> Reranker:
@@ -130,10 +131,18 @@ class Reranker(RunTransformer):
             calibration=open_calibration(setup, judge),
         )
 
-    @property
-    def backend(self) -> Backend:
-        """The backend that answers the requests."""
-        return self.judge.backend
+    def with_log(self, *, cache: bool = True, max_total_tokens: int | None = None) -> Self:
+        """Return this reranker with a cache of replies, or a cap on tokens, or both.
+
+        Args:
+            cache: Answer repeated requests from the user's cache of replies, which runs of the command share, and add
+                new replies to it. It holds prompts and replies.
+            max_total_tokens: Cap on prompt and completion tokens of all rankings; requests beyond it fail, so their
+                windows keep their order. None for no cap.
+        """
+        log = shared_cache() if cache else NoLog()
+        backend = log_calls(self.backend, log, max_total_tokens=max_total_tokens)
+        return replace(self, backend=backend)
 
     def rank(self, query: str | Query, documents: Sequence[DocumentLike], **options: Unpack[RankOptions]) -> Hits:
         """Rank documents for a query.
@@ -208,16 +217,16 @@ class Reranker(RunTransformer):
                 waiting.append(asked)
                 yield asked.ranking
 
-        for ranked in rank_stream(rankings(), self._ranker(options.get("top_k")), self.backend, self._flow()):
+        for ranked in rank_stream(rankings(), self._ranker(options.get("top_k")), self.backend):
             yield self._hits(waiting.popleft(), ranked)
 
     def transform(self, run: Run) -> Run:
         """Rerank all lists of a run."""
         self.warm_up()
-        ranked_lists = rank_stream(run.values(), self._ranker(None), self.backend, self._flow())
+        ranked_lists = rank_stream(run.values(), self._ranker(None), self.backend)
         rankings = []
         for ranked in ranked_lists:
-            report_ranking(ranked, self.backend.identity.get("model", ""), self.on_failure)
+            report_ranking(ranked, self.judge, self.on_failure)
             rankings.append(ranked.ranking)
         return Run(rankings, name=self.name)
 
@@ -273,7 +282,7 @@ class Reranker(RunTransformer):
             return submit(rank_list(asked.ranking, ranker.driver(backend), backend, options))
         with self._opening:
             if self._service is None:
-                size = self._flow().batch_size
+                size = self.backend.batch_size
                 self._service = LocalService(lambda: self._ranker(None).driver(backend), backend, batch_size=size)
             return self._service.submit(asked.ranking, options)
 
@@ -285,12 +294,8 @@ class Reranker(RunTransformer):
             strategy = replace(strategy, top_k=top_k)  # type: ignore[type-var]
         return Ranker(strategy=strategy, judge=self.judge, passages=self.passages, top_k=top_k)
 
-    def _flow(self) -> Flow:
-        flow = Flow.of(self.backend)
-        return replace(flow, batch_size=1) if self.deterministic else flow
-
     def _hits(self, asked: RankCall, ranked: RankedList) -> Hits:
-        report = report_ranking(ranked, self.backend.identity.get("model", ""), asked.on_failure)
+        report = report_ranking(ranked, self.judge, asked.on_failure)
         positions = [int(doc.id) for doc in ranked.ranking.docs]
         relevance: Sequence[float | None] = [None] * len(positions)
         if self.calibration is not None and positions:

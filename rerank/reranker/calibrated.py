@@ -21,7 +21,7 @@ def open_calibration(setup: RankerSetup, judge: PromptJudge) -> Calibration | No
         DataError: It is not a calibration.
         UsageError: The named calibration belongs to another ranker.
     """
-    found = setup.calibration_file()
+    found = setup.calibration_file(judge.backend)
     if found is None:
         return None
     path, is_named = found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self, TypedDict, get_args
 
 from rerank.errors import UnknownNameError, UsageError
@@ -27,6 +27,7 @@ class RankOptions(TypedDict, total=False):
         deadline: Seconds from now after which the windows that are not judged yet keep their given order; None for no
             limit. A model in this process ends its current batch.
         on_failure: Replaces that of the reranker.
+        instruction: What counts as relevant, for prompts with a place for it; `Hits.notes` says if there is none.
     """
 
     scores: Sequence[float] | None
@@ -34,6 +35,7 @@ class RankOptions(TypedDict, total=False):
     threshold: float | None
     deadline: float | None
     on_failure: OnFailure | None
+    instruction: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +77,12 @@ class RankCall:
         if threshold is not None and not 0 <= threshold <= 1:
             raise UsageError(f"threshold is {threshold!r}", expected="a probability from 0 to 1")
         candidates = to_candidates(documents, options.get("scores"))
+        query = to_query(query)
+        if instruction := options.get("instruction"):
+            query = replace(query, instruction=instruction)
         return cls(
             # To return nothing, nothing is asked.
-            ranking=to_ranking(to_query(query), [] if top_k == 0 else candidates),
+            ranking=to_ranking(query, [] if top_k == 0 else candidates),
             candidates=candidates,
             top_k=top_k,
             threshold=threshold,

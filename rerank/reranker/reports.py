@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from rerank.errors import PartialFailureError
-from rerank.judges import FAILURES
+from rerank.judges import FAILURES, PromptJudge
 from rerank.models.prices import compute_cost
 from rerank.pipeline.results import RankedList
 from rerank.reranker.calls import OnFailure
@@ -14,12 +14,12 @@ from rerank.reranker.hits import Cut, RankingReport
 _log = logging.getLogger("rerank.reranker")
 
 
-def report_ranking(ranked: RankedList, model: str, on_failure: OnFailure) -> RankingReport:
+def report_ranking(ranked: RankedList, judge: PromptJudge, on_failure: OnFailure) -> RankingReport:
     """Return what is known about a ranking; one with failed windows, or whose deadline passed, is logged once.
 
     Args:
         ranked: The ranking.
-        model: Name of the model in the table of prices.
+        judge: The judge of its windows.
         on_failure: What happens if a window failed.
 
     Raises:
@@ -39,6 +39,9 @@ def report_ranking(ranked: RankedList, model: str, on_failure: OnFailure) -> Ran
         raise PartialFailureError(degraded[0], expected="a verdict on every window (on_failure='raise')")
     # A judge may say something about a window that it judged, such as that it was given no first-stage scores.
     remarks = dict.fromkeys(verdict.detail for _, verdict in ranked.judged if verdict.status == "ok" and verdict.detail)
+    if ranked.ranking.query.instruction and not judge.template.takes_instruction:
+        remarks[f"The prompt {judge.template.name!r} has no place for an instruction, so it had no effect"] = None
+    model = judge.backend.identity.get("model", "")
     return RankingReport(
         windows=windows,
         score_kind=ranked.score_kind.name if ranked.score_kind else "",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rerank.store.call_log import Call, CallLog, shared_cache
-from rerank.store.logging_backend import LoggingBackend, log_calls
+from rerank.store.logging_backend import LoggingBackend, NoLog, log_calls
 from rerank.store.run_folder import RunFolder, identity_hash
 
-__all__ = ["Call", "CallLog", "LoggingBackend", "RunFolder", "identity_hash", "log_calls", "shared_cache"]
+__all__ = ["Call", "CallLog", "LoggingBackend", "NoLog", "RunFolder", "identity_hash", "log_calls", "shared_cache"]

@@ -36,7 +36,7 @@ class LoggingBackend:
     """
 
     backend: Backend
-    log: CallLog
+    log: CallLog | NoLog
     cache: CallLog | None = None
     max_total_tokens: int | None = None
     on_reply: Callable[[Reply], None] = field(default=lambda reply: None)
@@ -144,7 +144,7 @@ class LoggingBackend:
         )
         return Reply(finish="error", error=error)
 
-    def _commit(self, log: CallLog, requests: Mapping[str, Request], replies: Mapping[str, Reply]) -> None:
+    def _commit(self, log: CallLog | NoLog, requests: Mapping[str, Request], replies: Mapping[str, Reply]) -> None:
         rows = [(digest, requests[digest], reply) for digest, reply in replies.items() if reply.finish != "error"]
         log.put(rows, self.backend.identity.get("model", ""))
 
@@ -196,7 +196,18 @@ class AsyncLoggingBackend(LoggingBackend):
         await self.backend.aclose()
 
 
-def log_calls(backend: Backend, log: CallLog, **options: Any) -> LoggingBackend:
+class NoLog:
+    """A log that keeps nothing, for counting tokens without a file."""
+
+    def get(self, digests: Sequence[str]) -> dict[str, Reply]:
+        """Return no reply."""
+        return {}
+
+    def put(self, rows: Sequence[tuple[str, Request, Reply]], model: str) -> None:
+        """Keep nothing."""
+
+
+def log_calls(backend: Backend, log: CallLog | NoLog, **options: Any) -> LoggingBackend:
     """Wrap a backend so that its calls are logged; one behind a network stays asynchronous.
 
     Args:

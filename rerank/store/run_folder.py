@@ -7,6 +7,7 @@ queries.jsonl      the queries
 passages.jsonl     the number of passages of each document, if passages are judged
 run.trec           the reranked run
 judge_scores.jsonl the judge's scores of its documents, where there are any
+relevance.jsonl    calibrated probabilities of relevance, with a calibration
 qrels.trec         the relevance judgments that the run was scored with, if any
 scores.json        means and per-query values
 splits.jsonl       windows that exceeded the context and the number of their documents that fitted, if any
@@ -32,7 +33,7 @@ from rerank.store.call_log import CallLog
 from rerank.types import Qrels, Query, Ranking, Run, Window
 
 #: Order of removal: results first, spec.json last. After an interruption the folder is still a run folder.
-_RESULTS = ("summary.json", "splits.jsonl", "judge_scores.jsonl", "scores.json", "run.trec")
+_RESULTS = ("summary.json", "splits.jsonl", "judge_scores.jsonl", "relevance.jsonl", "scores.json", "run.trec")
 _FILES = (*_RESULTS, "first_stage.trec", "queries.jsonl", "qrels.trec", "spec.json")
 
 

@@ -88,6 +88,12 @@ class AttentionTask:
         layers: First and last layer to use; None for all layers.
         per_head: Return the scores of every head, ordered by layer, head and passage; the reply's text gives the
             numbers of layers and heads, such as ``30x9``. The token filter is then not applied.
+        per_token: Return one score per token of the passages, ordered by passage and token; the reply's text gives the
+            position of every token (`rerank.tasks.token_positions`). Neither the token filter nor ``length_power`` is
+            then applied.
+
+    Raises:
+        UsageError: The scores of every head and of every token are requested at once.
     """
 
     format_name: ClassVar[str] = "Attend"
@@ -100,6 +106,12 @@ class AttentionTask:
     length_power: float = 0.0
     layers: tuple[int, int] | None = None
     per_head: bool = False
+    per_token: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that the reply can be read."""
+        if self.per_head and self.per_token:
+            raise UsageError("Attention per head and per token", expected="one of them per request")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,36 +9,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from rerank.io.pictures import picture_hash
-from rerank.prompts.base import Message, Prompt, TokenCounter
-from rerank.tasks.kinds import (
-    AttentionTask,
-    ContinuationTask,
-    CrossEncoderTask,
-    GenerationTask,
-    LikelihoodTask,
-    PermutationTask,
-    Task,
-    supported_tasks,
-)
+from rerank.prompts.base import Prompt, TokenCounter
+from rerank.tasks.kinds import GenerationTask, Task
 from rerank.types import Query, Window
-
-__all__ = [
-    "AsyncBackend",
-    "AttentionTask",
-    "Backend",
-    "ContinuationTask",
-    "CrossEncoderTask",
-    "GenerationTask",
-    "LikelihoodTask",
-    "Message",
-    "PermutationTask",
-    "Prompt",
-    "Reply",
-    "Request",
-    "Sampling",
-    "Task",
-    "supported_tasks",
-]
 
 #: Finish reason of a reply. ``error``: there is no reply; ``refused``: a content filter stopped it.
 Finish = Literal["stop", "length", "refused", "error"]
@@ -105,7 +78,7 @@ class Request:
 
 #: Fields that were added after the first digests. They enter a digest only if they differ from their (empty) default,
 #: so that a request keeps the digest that it had before there was such a field. List every new field here.
-_LATER_FIELDS = frozenset({"thinking", "weights", "length_power"})
+_LATER_FIELDS = frozenset({"thinking", "weights", "length_power", "per_token"})
 
 
 def _without_later_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,7 +125,8 @@ class Backend(Protocol):
     """The component that runs a model.
 
     A backend may also have an attribute ``tasks``, the set of task classes that it supports (`supported_tasks`);
-    ``sees_pictures``, whether prompts may show pictures; and ``settings_folder``, the folder of its adapter or trained
+    ``sees_pictures``, whether prompts may show pictures; ``shares_batches``, whether a batch of several callers takes
+    less time than a batch for each (false if missing); and ``settings_folder``, the folder of its adapter or trained
     model, whose settings `Reranker.from_backend` uses.
     """
 

@@ -147,8 +147,13 @@ class TestManyCallers:
 
     def test_seconds_are_those_of_the_reply(self) -> None:
         with FaultyServer([lambda body: replace(FINE, wait=0.3 if "slow" in str(body) else 0.0)]) as server:
+            backend = connect(server, concurrency=1)
+
+            async def together() -> list[Reply]:
+                return await asyncio.gather(*(backend.agenerate(request(text)) for text in ("slow", "fast", "fast")))
+
             started = time.perf_counter()
-            slow, fast, last = connect(server, concurrency=1).generate([request("slow"), request(), request()])
+            slow, fast, last = run(together())
             assert slow.seconds >= 0.3
             assert max(fast.seconds, last.seconds) < slow.seconds
             assert slow.seconds + fast.seconds + last.seconds <= time.perf_counter() - started

@@ -70,7 +70,7 @@ def test_verify_names_what_differs(cli: Cli, folder: Path) -> None:
         ("spec.json", "{}", "'hash'"),
         ("spec.json", "{", "'a/spec.json'"),
         ("scores.json", "{}", "'a/scores.json'"),
-        ("summary.json", "{}", "summary.json (calls)"),
+        ("summary.json", "{}", "a/summary.json' lacks the key 'calls'"),
         ("queries.jsonl", "garbage", "'a/queries.jsonl'"),
         ("queries.jsonl", '{"x": 1}', "'a/queries.jsonl'"),
         ("queries.jsonl", "[]", "'a/queries.jsonl'"),

@@ -154,7 +154,7 @@ def test_a_switch_in_the_toml_stays_on(cli: Cli, lists: tuple[str, ...]) -> None
 @pytest.mark.parametrize(
     ("content", "code", "message"),
     [
-        (b"colection = 'x'", 2, "Did you mean 'collection'?"),
+        (b"colection = 'x'", 2, "Did you mean 'collection'"),
         (b"batch_sise = 3", 2, "Did you mean 'batch_size'"),
         (b"collection = 5", 2, "--collection 5"),
         (b"collection = 'pydoc'\nmeasures = 'AP'", 2, "--measures 'AP'"),

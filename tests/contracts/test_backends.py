@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.util
 import json
@@ -17,7 +18,7 @@ from rerank.backends import BACKENDS
 from rerank.backends.fake import KINDS, Fake
 from rerank.backends.replay import Replay
 from rerank.prompts.base import Message
-from rerank.tasks import Backend, Reply, Request, Sampling
+from rerank.tasks import AsyncBackend, Backend, Reply, Request, Sampling
 from rerank.types import Document, Qrels, Query, Window
 
 
@@ -181,6 +182,22 @@ def test_it_counts_tokens(backend: Backend) -> None:
     cut = tokens.cut("passage and more", one)
     assert "passage and more".startswith(cut)
     assert tokens.lengths([cut])[0] <= one
+
+
+def test_network_backends_take_requests_one_by_one_and_go_on_after_they_are_closed(backend: Backend) -> None:
+    if not isinstance(backend, AsyncBackend):
+        assert not hasattr(backend, "agenerate")
+        return
+
+    async def together() -> list[Reply]:
+        return await asyncio.gather(*map(backend.agenerate, requests()))
+
+    texts = [(reply.text, reply.finish, reply.tokens_in) for reply in backend.generate(requests())]
+    backend.close()
+    backend.close()
+    assert [(reply.text, reply.finish, reply.tokens_in) for reply in asyncio.run(together())] == texts
+    asyncio.run(backend.aclose())
+    assert backend.generate(requests())[0].text == texts[0][0]
 
 
 def test_the_local_backend_needs_its_extra_only_when_loaded() -> None:

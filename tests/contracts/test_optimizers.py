@@ -18,8 +18,12 @@ pytest.importorskip("peft")
 
 from rerank.finetune.adapters.dora import Dora  # noqa: E402
 from rerank.finetune.adapters.lora import Lora  # noqa: E402
-from rerank.finetune.optimizers.base.parameter_groups import trainable_parameters, trainable_shapes  # noqa: E402
-from tests.finetune.stepping import backward, lora_model  # noqa: E402
+from rerank.finetune.optimizers.base.parameter_groups import trainable_parameters  # noqa: E402
+from tests.finetune.stepping import (  # noqa: E402
+    backward,
+    lora_model,
+    trainable_shapes,
+)
 from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_loss, tiny_model  # noqa: E402
 
 #: Beside each with its defaults, the one whose options change what it fits.

@@ -44,9 +44,13 @@ def from_python(settings: Mapping[str, Any], folder: Path) -> list[str]:
     return [str(hit.corpus_id) for hit in Reranker.from_pretrained(**settings).rank(QUERY, TEXTS)]
 
 
-def from_open_backend(settings: Mapping[str, Any], folder: Path) -> list[str]:
+def from_lazy_backend(settings: Mapping[str, Any], folder: Path) -> list[str]:
+    return from_open_backend(settings, folder, lazy=True)
+
+
+def from_open_backend(settings: Mapping[str, Any], folder: Path, *, lazy: bool = False) -> list[str]:
     loading = {key: settings[key] for key in ("adapter", "device", "context_size") if key in settings}
-    backend = open_backend(settings.get("model", "model"), BackendOptions(**loading))
+    backend = open_backend(settings.get("model", "model"), BackendOptions(**loading), lazy=lazy)
     ranking = {key: value for key, value in settings.items() if key not in ("model", "adapter", "device")}
     (folder / "elsewhere").mkdir()
     with pytest.MonkeyPatch.context() as patch:
@@ -128,6 +132,7 @@ def from_mteb(settings: Mapping[str, Any], folder: Path) -> list[str]:
 
 WAYS: Mapping[str, WayIn] = {
     "open backend": from_open_backend,
+    "lazy backend": from_lazy_backend,
     "run": from_run,
     "command": from_command,
     "robustness": from_robustness,
@@ -220,7 +225,7 @@ def test_it_sends_what_the_library_sends(way: str, ranker: str, place: Path) -> 
     expected = EXPECTED[ranker]
     assert expected[0], "nothing was sent"
     assert sorted(expected[1]) == [str(n) for n in range(len(TEXTS))]
-    sent = sent_by(WAYS[way], given if way in ("command", "open backend") else settings, place)
+    sent = sent_by(WAYS[way], given if way in ("command", "open backend", "lazy backend") else settings, place)
     assert sent[1] == expected[1]
     if way == "robustness":  # it ranks the list in other orders, too
         assert {*digests(sent)} >= {*digests(expected)}
@@ -250,6 +255,7 @@ def test_an_open_backend_takes_no_settings_from_the_working_directory(place: Pat
             return {"model": "merged"}
 
     assert Reranker.from_pretrained("merged", device="cpu").name == "full-attention"
+    (place / "merged" / "calibration.json").write_text("not a calibration", encoding="utf-8")
     assert Reranker.from_backend(NamedLikeAFolder("reversed")).name == "fullrank"
 
 

@@ -14,7 +14,7 @@ from rerank.errors import DataError, PartialFailureError, UnknownNameError, Usag
 from rerank.experiment import check_failures, estimate, prepare, rescore, run, verify
 from rerank.experiment.candidates import order_candidates
 from rerank.experiment.execute import default_folder, run_name
-from rerank.experiment.prepare import with_trained_settings
+from rerank.experiment.prepare import with_trained_defaults
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.io.run_files import read_run, write_run
 from rerank.methods import method_names
@@ -216,7 +216,7 @@ def test_a_run_is_named_by_its_adapter(tmp_path: Path) -> None:
         (folder / name).write_text("{}")
     AdapterSettings(model="m", method="icr,heads=heads.json").write(folder)
     asked = {"collection": "pydoc", "adapter": str(folder)}
-    own = with_trained_settings(RunSpec.make(asked))
+    own = with_trained_defaults(RunSpec.make(asked))
     shutil.rmtree(folder)  # a run is named, and replayed, without it
     assert run_name(own) == "mine"
     assert own.shown_method == "icr,heads=heads.json"

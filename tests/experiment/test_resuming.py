@@ -12,7 +12,7 @@ import pytest
 from rerank.errors import DataError, MissingResourceError
 from rerank.experiment import resuming, spec
 from rerank.experiment.resuming import complete_from_folder
-from rerank.experiment.spec import RunSpec
+from rerank.experiment.spec import LATER_KEYS, RunSpec
 from rerank.models.adapters import adapter_folder
 from tests.raising import raises
 
@@ -43,7 +43,7 @@ def test_a_folder_without_a_run_adds_nothing(tmp_path: Path) -> None:
 def test_given_values_precede_recorded_ones(tmp_path: Path) -> None:
     folder = write_spec(tmp_path / "a", depth=20, seed=4, qrels=None)
     expected = {"collection": "pydoc", "depth": 3, "seed": 4, "qrels": None}
-    assert complete_from_folder({"depth": 3}, folder) == expected
+    assert complete_from_folder({"depth": 3}, folder) == {**LATER_KEYS, **expected}
 
 
 def test_recorded_values_precede_defaults(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import transformers
 from torch import nn
 
 from rerank.finetune.optimizers.base.factor_pairs import find_factor_pairs
+from rerank.finetune.optimizers.base.parameter_groups import projectable_matrices, trainable_parameters
 from tests.finetune.tiny import tiny_ids, tiny_model
 
 
@@ -31,6 +32,19 @@ def gradients(count: int, rows: int = 9, columns: int = 6, *, seed: int = 1) -> 
     """Return random (rows x columns) matrices in float64."""
     chance = torch.Generator().manual_seed(seed)
     return [torch.randn(rows, columns, generator=chance, dtype=torch.float64) for _ in range(count)]
+
+
+def trainable_shapes(model: nn.Module) -> list[tuple[int, int]]:
+    """Return the shapes of the trainable parameters as `Optimizer.count_state` takes them.
+
+    These are (rows, columns) for `projectable_matrices` and (1, size) for everything else, such as vectors and
+    embeddings.
+    """
+    projectable = projectable_matrices(model)
+    return [
+        (weight.shape[0], weight.shape[1]) if weight in projectable else (1, weight.numel())
+        for _, weight in trainable_parameters(model)
+    ]
 
 
 def run_steps(

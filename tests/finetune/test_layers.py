@@ -23,8 +23,12 @@ peft = pytest.importorskip("peft")
 
 from rerank.finetune.extra.layers.base.layer_sampling import draw_layers, find_layers  # noqa: E402
 from rerank.finetune.extra.layers.owlore.outliers import compute_outlier_shares  # noqa: E402
-from rerank.finetune.optimizers.base.parameter_groups import trainable_shapes  # noqa: E402
-from tests.finetune.stepping import backward, same_weights, trainer  # noqa: E402
+from tests.finetune.stepping import (  # noqa: E402
+    backward,
+    same_weights,
+    trainable_shapes,
+    trainer,
+)
 from tests.finetune.tiny import TinyBatches, tiny_ids, tiny_loss, tiny_model  # noqa: E402
 from tests.raising import raises  # noqa: E402
 

@@ -32,9 +32,17 @@ from rerank.finetune.optimizers.base.exact_adamw import ExactAdamW  # noqa: E402
 from rerank.finetune.optimizers.base.parameter_groups import (  # noqa: E402
     make_parameter_groups,
     projectable_matrices,
-    trainable_shapes,
 )
-from tests.finetune.stepping import LinearModel, backward, gradients, lora_model, run_steps, same_weights, trainer  # noqa: E402
+from tests.finetune.stepping import (  # noqa: E402
+    LinearModel,
+    backward,
+    gradients,
+    lora_model,
+    run_steps,
+    same_weights,
+    trainable_shapes,
+    trainer,
+)
 from tests.finetune.tiny import tiny_model  # noqa: E402
 from tests.raising import raises  # noqa: E402
 

@@ -12,8 +12,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
 from rerank.finetune.component_registry import LOSSES  # noqa: E402
+from rerank.finetune.trainer.calibration_batches import fit_head_weights  # noqa: E402
 from rerank.finetune.trainer.examples import TrainingExample  # noqa: E402
-from rerank.finetune.trainer.head_weight_fitting import fit_head_weights  # noqa: E402
 from rerank.finetune.trainer.listwise_module import AttentionScorer, ListwiseModule, WeightedLoss  # noqa: E402
 from rerank.finetune.trainer.training import train  # noqa: E402
 from tests.finetune.small import collection_folder, model_folder, recipe  # noqa: E402

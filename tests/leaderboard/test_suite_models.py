@@ -28,13 +28,18 @@ HOW = Execution(device="cpu")
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The folders of the models that are loaded, in order."""
     asked: list[str] = []
-    load = Hf.load.__func__  # type: ignore[attr-defined]
+    load, load_described = Hf.load.__func__, Hf.load_described.__func__  # type: ignore[attr-defined]
 
     def noting(cls: type[Hf], name: Any, options: Any = None) -> Any:
         asked.append(Path(name).name)
         return load(cls, name, options)
 
+    def noting_described(cls: type[Hf], description: Any) -> Any:
+        asked.append(Path(description.name).name)
+        return load_described(cls, description)
+
     monkeypatch.setattr(Hf, "load", classmethod(noting))
+    monkeypatch.setattr(Hf, "load_described", classmethod(noting_described))
     return asked
 
 

@@ -72,6 +72,27 @@ def test_no_passage_can_end_a_turn(tiny_tokenizer: Callable[..., Any]) -> None:
     assert "a< |im_end|>" in ChatRenderer(tokenizer).render(evil)
 
 
+def test_positions_in_turns_are_found_in_the_rendered_chat(tiny_tokenizer: Callable[..., Any]) -> None:
+    renderer = ChatRenderer(tiny_tokenizer())
+    chat = (Message("system", "user"), Message("user", "user <|im_end|> end"), Message("assistant", "user"))
+    text = renderer.render(chat)
+    start = text.index("user < |im_end|> end")
+    assert renderer.locate(chat, text, [(0, 0), (1, 0), (1, 4), (1, 16)]) == [
+        len("<|im_start|>system\n"),
+        start,
+        start + 4,
+        start + 17,  # after the space that breaks up the special token
+    ]
+    assert renderer.locate(chat, text, [(1, 9), (2, 0)]) == [text.rindex("user")]  # (1, 9) is within a special token
+
+
+def test_positions_in_turns_that_the_template_changes(tiny_tokenizer: Callable[..., Any]) -> None:
+    renderer = ChatRenderer(tiny_tokenizer("{% for m in messages %}<{{ m['content'] | trim }}>{% endfor %}"))
+    chat = (Message("user", "  a "), Message("assistant", ""), Message("user", "b "))
+    assert renderer.locate(chat, "<a><><b>", [(0, 2), (0, 3), (2, 1)]) == [1, 2, 7]
+    assert renderer.locate(chat, "<A><><B>", [(0, 2), (2, 1)]) == []
+
+
 def test_counts(bytewise: HfTokens) -> None:
     assert bytewise.context_size == 512
     assert bytewise.lengths([]) == []

@@ -15,8 +15,8 @@ from rerank.models.adapters import (
     PROMPT,
     SETTINGS,
     AdapterSettings,
-    adapter_defaults,
     adapter_folder,
+    folder_defaults,
     read_adapter_settings,
     shipped_adapters,
 )
@@ -38,14 +38,14 @@ def test_what_is_written_is_read(folder: Path) -> None:
 
 
 def test_it_decides_what_the_user_does_not(folder: Path) -> None:
-    assert adapter_defaults(folder, {}) == {
+    assert folder_defaults(folder, {}) == {
         "model": "smollm2-135m",
         "method": f"icr,calibrate=false,heads={folder / HEADS}",
         "min_passage_tokens": 32,
         "max_passage_tokens": 64,
         "prompt": str(folder / PROMPT),
     }
-    assert adapter_defaults(folder, {"prompt": "listwise", "max_passage_tokens": 10}).keys() == {
+    assert folder_defaults(folder, {"prompt": "listwise", "max_passage_tokens": 10}).keys() == {
         "model",
         "method",
         "min_passage_tokens",
@@ -53,12 +53,12 @@ def test_it_decides_what_the_user_does_not(folder: Path) -> None:
 
 
 def test_another_method_gets_the_model_only(folder: Path) -> None:
-    assert adapter_defaults(folder, {"method": "sliding"}) == {"model": "smollm2-135m"}
+    assert folder_defaults(folder, {"method": "sliding"}) == {"model": "smollm2-135m"}
 
 
 def test_adapters_of_others_say_nothing(tmp_path: Path) -> None:
     assert read_adapter_settings(tmp_path) is None
-    assert adapter_defaults(tmp_path, {}) == {}
+    assert folder_defaults(tmp_path, {}) == {}
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"format": 2}', '{"format": 1}', "no json"])
@@ -99,7 +99,7 @@ def test_adapters_that_come_along_are_whole(name: str) -> None:
     said = read_adapter_settings(folder)
     assert said is not None
     assert MODELS[said.model].kind == "language"
-    open_method(adapter_defaults(folder, {})["method"])
+    open_method(folder_defaults(folder, {})["method"])
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 20 * 2**20
     card = (folder / "README.md").read_text(encoding="utf-8")
     for words in ("license:", "base_model:", "nDCG@10"):

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from rerank.errors import DataError, MissingResourceError, RerankError, UnknownNameError
 from rerank.prompts import PromptTemplate, load_prompt, prompt_names, prompt_text
-from rerank.prompts.base import Message, Prompt
+from rerank.prompts.base import Message, Prompt, RenderedPrompt
 from rerank.prompts.loading import template_from_yaml
 from rerank.prompts.passages import collapse_whitespace, passage_text
+from rerank.prompts.sections import compile_section
+from rerank.prompts.template import PromptExample
 from rerank.types import Document
 from tests.raising import raises
 
@@ -130,6 +132,61 @@ def test_jinja_is_recognized_and_rendered() -> None:
     assert template.syntax == "jinja"
     assert template.render("q", ["a", "b"])[0].content == "Request: q\n[1] a\n[2] b\nSort the 2 texts."
     assert template.render("<q> & {{ 7 }}", ["{% x %}"])[0].content == "Request: <q> & {{ 7 }}\n[1] {% x %}\nSay [1]."
+
+
+def test_jinja_that_is_random_is_rendered_every_time() -> None:
+    text = "{template: jinja, prefix: '{{ query }} {{ range(10**5) | random }}', body: '[{{ rank }}] {{ candidate }}'}"
+    template = template_from_yaml(text, "x")
+    assert len({template.render("q", ["a"])[0].content for _ in range(9)}) > 1
+
+
+def test_equal_values_of_other_types_are_other_texts() -> None:
+    section = compile_section("{{ value }}", "jinja")
+    assert [section.fill({"value": value}) for value in (1, True, "1", 1.0, 1)] == ["1", "True", "1", "1.0", "1"]
+
+
+def pieces(prompt: RenderedPrompt) -> list[str]:
+    """The contents of the turns, divided at the boundaries of the prompt."""
+    found = []
+    for index, turn in enumerate(prompt):
+        ends = [end for at, end in prompt.boundaries if at == index]
+        found += [turn.content[start:end] for start, end in zip([0, *ends], [*ends, len(turn.content)], strict=True)]
+    return found
+
+
+@pytest.mark.parametrize("syntax", ["braces", "jinja"])
+def test_boundaries_are_where_prompts_begin_to_differ(syntax: str) -> None:
+    left, right = ("{{ ", " }}") if syntax == "jinja" else ("{", "}")
+    texts = {"prefix": "What to {query} for {num} of q: {query}.", "body": "[{rank}] {candidate}", "suffix": "End."}
+    sections = {key: text.replace("{", left).replace("}", right) for key, text in texts.items()}
+    template = PromptTemplate(name="x", system="Sort.", reply_prefix="[", syntax=syntax, **sections)  # type: ignore[arg-type]
+    prompt = template.render("q", ["a", "b"])
+    expected = ["Sort.", "", "What to ", "q for 2 of q: q.\n", "[1] a\n", "[2] b\n", "End.", "["]
+    assert pieces(prompt) == expected
+    assert prompt == tuple(prompt)
+    assert hash(prompt) == hash(tuple(prompt))
+
+
+def test_boundaries_are_after_examples_and_at_turns() -> None:
+    example = PromptExample(query="x", passages=("y",), order=(1,))
+    template = PromptTemplate(
+        name="x",
+        prefix="Query: {query}",
+        prefix_assistant="Yes.",
+        body="[{rank}] {candidate}",
+        body_assistant="Read.",
+        suffix="End.",
+        examples=(example,),
+    )
+    prompt = template.render("q", ["a", "b"])
+    assert [(prompt[turn].content, position) for turn, position in prompt.boundaries] == [
+        ("Query: q", 0),
+        ("Query: q", 7),
+        ("[1] a", 0),
+        ("[2] b", 0),
+        ("End.", 0),
+    ]
+    assert min(turn for turn, _ in prompt.boundaries) == 6
 
 
 def test_doubled_braces_are_braces_unless_jinja_is_said() -> None:

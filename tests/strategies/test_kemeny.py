@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from itertools import permutations
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rerank.strategies.self_consistency.kemeny import count_disagreements, count_votes, kemeny_order
+from rerank.strategies.self_consistency.kemeny import Votes, count_votes, kemeny_order
+
+
+def count_disagreements(votes: Votes, order: Sequence[int]) -> int:
+    """The number of votes that an order contradicts: the sum of Kendall distances to the voting orders."""
+    return sum(votes[b][a] for rank, a in enumerate(order) for b in order[rank + 1 :])
 
 
 def ballots(n: int, most: int = 6) -> st.SearchStrategy[list[list[int]]]:

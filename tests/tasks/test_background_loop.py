@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import NoReturn
 
@@ -47,14 +46,12 @@ def test_run_where_an_event_loop_runs() -> None:
 
 
 def test_errors_reach_the_caller() -> None:
-    calls: tuple[Callable[[], object], ...] = (
-        lambda: run(fail()),
-        lambda: submit(fail()).result(),
-        lambda: asyncio.run(run_in_background(fail())),
-    )
-    for call in calls:
-        with pytest.raises(KeyError, match="of the coroutine"):
-            call()
+    with pytest.raises(KeyError, match="of the coroutine"):
+        run(fail())
+    with pytest.raises(KeyError, match="of the coroutine"):
+        submit(fail()).result()
+    with pytest.raises(KeyError, match="of the coroutine"):
+        asyncio.run(run_in_background(fail()))
 
 
 def test_waiting_for_oneself_is_refused() -> None:

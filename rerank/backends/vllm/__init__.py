@@ -30,7 +30,7 @@ from rerank.tasks import (
 )
 
 if TYPE_CHECKING:
-    from rerank.backends.vllm.engine import VllmEngine
+    from rerank.backends.vllm.engine import EnginePlan, VllmEngine
     from rerank.backends.vllm.tasks import EngineRequest
 
 #: Default number of requests passed to vLLM at once, which schedules them itself. They are committed together.
@@ -60,7 +60,7 @@ class Vllm:
         """Wrap a running engine; `load` also starts it."""
         self._engine = engine
         self._tokens = HfTokens(engine.tokenizer, context_size=engine.context_size)
-        self._batch_size = (options and options.batch_size) or DEFAULT_BATCH
+        self._batch_size = self.choose_batch_size(options or BackendOptions(), "")
         self._has_failed = False
         self._lock = threading.Lock()
 
@@ -78,12 +78,40 @@ class Vllm:
             UsageError: An option does not fit this machine or model, or vLLM does not support the adapter.
             BackendError: vLLM failed to start.
         """
+        return cls.load_described(cls.describe(name, options or BackendOptions()))
+
+    @classmethod
+    def describe(cls, name: str | Path, options: BackendOptions) -> EnginePlan:
+        """Prepare the engine that `load` starts; no weights are loaded.
+
+        Raises:
+            RerankError: As `load`, as far as the files of the model show.
+        """
+        from rerank.backends.vllm.engine import plan_engine
+
+        return plan_engine(name, options)
+
+    @classmethod
+    def load_described(cls, description: EnginePlan) -> Vllm:
+        """Start an engine that was prepared; the backend has the token counter of the description.
+
+        Raises:
+            BackendError: vLLM failed to start.
+        """
         from rerank.backends.vllm.engine import start_engine
 
-        options = options or BackendOptions()
-        backend = cls(start_engine(name, options), options)
-        backend.settings_folder = folder_with_settings(name, options)
+        backend = cls(start_engine(description), description.options)
+        backend._tokens = description.tokens
+        backend.settings_folder = folder_with_settings(description.name, description.options)
         return backend
+
+    @staticmethod
+    def choose_batch_size(options: BackendOptions, device: str) -> int:
+        """Return the batch size of the options, else the same default for every device."""
+        return options.batch_size or DEFAULT_BATCH
+
+    #: A batch of several callers takes less time than a batch for each.
+    shares_batches: ClassVar[bool] = True
 
     @property
     def identity(self) -> Mapping[str, str]:

@@ -10,7 +10,8 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -18,10 +19,11 @@ from typing import Any
 from weakref import WeakSet
 
 from rerank.backends.vllm.adapters import required_rank
-from rerank.backends.vllm.settings import engine_settings
+from rerank.backends.vllm.settings import engine_device, engine_settings
 from rerank.errors import BackendError, MissingPrerequisiteError
 from rerank.lm.adapter_weights import check_adapter_folder
 from rerank.lm.loading import make_identity, named_errors, origin_of, quiet, require_torch
+from rerank.lm.tokenizers import HfTokens
 from rerank.tasks import BackendOptions
 
 #: Defaults for vLLM's environment variables. One process: an engine process takes longer to start, occupies a CPU core
@@ -66,44 +68,88 @@ class VllmEngine:
         return self.llm.llm_engine.engine_core in _running
 
 
-def start_engine(name: str | Path, options: BackendOptions) -> VllmEngine:
-    """Load a model from a folder or the hub; an engine that already runs in this process is stopped.
+@dataclass(frozen=True, kw_only=True)
+class EnginePlan:
+    """What is known about an engine before it starts.
+
+    Attributes:
+        name: Folder of the model, or its id on the hub.
+        options: How it is loaded.
+        settings: Arguments of ``vllm.LLM``.
+        tokenizer: The model's tokenizer.
+        identity: The identity of the engine.
+        device: The device that vLLM was built for.
+    """
+
+    name: str | Path
+    options: BackendOptions
+    settings: dict[str, Any]
+    tokenizer: Any
+    identity: dict[str, str]
+    device: str
+
+    @property
+    def context_size(self) -> int:
+        """Maximum number of tokens of prompt and reply together."""
+        return int(self.settings["max_model_len"]) - 1
+
+    @cached_property
+    def tokens(self) -> HfTokens:
+        """The token counter."""
+        return HfTokens(self.tokenizer, context_size=self.context_size)
+
+
+def plan_engine(name: str | Path, options: BackendOptions) -> EnginePlan:
+    """Prepare the start of an engine for a model from a folder or the hub; no weights are loaded.
 
     Raises:
         MissingPrerequisiteError: vLLM is not installed.
         MissingResourceError: The model or adapter does not exist.
         UsageError: An option does not fit this machine or model, or vLLM does not support the adapter.
-        BackendError: vLLM failed to start.
     """
     if find_spec("vllm") is None:
         raise _missing("it is not installed")
     with _preserved_state(), quiet():
-        vllm = _import()
+        _import()
         config, tokenizer = _load_config(name, options)
         settings = engine_settings(config, tokenizer, options)
-        if options.revision and not Path(name).is_dir():
-            settings |= {"revision": options.revision, "tokenizer_revision": options.revision}
-        adapter = None
-        if options.adapter:
-            folder = Path(options.adapter)
-            check_adapter_folder(folder)
-            settings |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": required_rank(folder)}
-            adapter = _lora_request(folder)
-        # Different rounding can reverse near ties, so the engine is part of the identity.
-        commit = getattr(config, "_commit_hash", None)
-        identity = make_identity(name, options, settings["dtype"], commit=commit) | {"engine": "vllm"}
+        device = engine_device()
+    if options.revision and not Path(name).is_dir():
+        settings |= {"revision": options.revision, "tokenizer_revision": options.revision}
+    if options.adapter:
+        check_adapter_folder(Path(options.adapter))
+        settings |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": required_rank(Path(options.adapter))}
+    # Different rounding can reverse near ties, so the engine is part of the identity. vLLM casts adapters by itself.
+    commit = getattr(config, "_commit_hash", None)
+    as_stored = replace(options, adapter_dtype="float32")
+    identity = make_identity(name, as_stored, settings["dtype"], commit=commit) | {"engine": "vllm"}
+    return EnginePlan(
+        name=name, options=options, settings=settings, tokenizer=tokenizer, identity=identity, device=device
+    )
+
+
+def start_engine(plan: EnginePlan) -> VllmEngine:
+    """Start an engine; one that already runs in this process is stopped.
+
+    Raises:
+        BackendError: vLLM failed to start.
+    """
+    with _preserved_state(), quiet():
+        vllm = _import()
+        adapter = _lora_request(Path(plan.options.adapter)) if plan.options.adapter else None
         _stop_others()
         try:
-            llm = vllm.LLM(model=str(name), **settings)
+            llm = vllm.LLM(model=str(plan.name), **plan.settings)
         except Exception as error:
             raise BackendError(
-                f"vLLM failed to start with model {str(name)!r}: {next(iter(str(error).splitlines()), repr(error))}",
+                f"vLLM failed to start with model {str(plan.name)!r}: "
+                f"{next(iter(str(error).splitlines()), repr(error))}",
                 remedy="A smaller --context-size needs less memory; VLLM_LOGGING_LEVEL=INFO shows vLLM's log; "
                 "--model hf:NAME runs the model through transformers",
             ) from error
     _running.add(llm.llm_engine.engine_core)
     return VllmEngine(
-        llm=llm, tokenizer=tokenizer, identity=identity, context_size=settings["max_model_len"] - 1, adapter=adapter
+        llm=llm, tokenizer=plan.tokenizer, identity=plan.identity, context_size=plan.context_size, adapter=adapter
     )
 
 

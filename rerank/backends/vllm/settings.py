@@ -28,9 +28,7 @@ def engine_settings(config: Any, tokenizer: Any, options: BackendOptions) -> dic
     Raises:
         UsageError: An option does not fit this machine or model.
     """
-    from vllm.platforms import current_platform
-
-    device = str(current_platform.device_type)
+    device = engine_device()
     if options.device not in ("auto", device):
         raise UsageError(
             f"--device {options.device} with vLLM",
@@ -53,6 +51,13 @@ def engine_settings(config: Any, tokenizer: Any, options: BackendOptions) -> dic
         # No CUDA graphs to capture; with a fixed cache size, vLLM skips the profiling run that would measure one.
         settings |= {"enforce_eager": True, "kv_cache_memory_bytes": _cache_bytes(config, length)}
     return settings
+
+
+def engine_device() -> str:
+    """Return the kind of device that the installed vLLM was built for, such as ``cpu`` or ``cuda``."""
+    from vllm.platforms import current_platform
+
+    return str(current_platform.device_type)
 
 
 def _length(config: Any, tokenizer: Any, options: BackendOptions) -> int:

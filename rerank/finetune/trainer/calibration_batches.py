@@ -1,16 +1,24 @@
-"""Calibration batches: the first batches of a training under its loss. Imports torch."""
+"""Calibration batches: the first batches of a training under its loss, and the head weights fitted to them.
+
+Head weights are fitted to the attention of each head of the untrained model, which is computed once. The training of
+the model starts from these weights: most of the relevance signal is in a few heads, which the learning rate of an
+adapter would find slowly. Imports torch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from rerank.finetune.trainer.head_weight_fitting import fit_head_weights
+from rerank.finetune.trainer.examples import TrainingExample
 from rerank.finetune.trainer.list_trainer import ScheduledExamples
-from rerank.finetune.trainer.listwise_module import ListwiseModule, collate
+from rerank.finetune.trainer.listwise_module import STEEPNESS, ListwiseModule, collate
+
+#: Number of steps, learning rate, and L2 penalty of the fit.
+_STEPS, _RATE, _DECAY = 400, 0.05, 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,3 +82,31 @@ class FirstBatches:
     def _autocast(self) -> torch.autocast:
         kind = self.device.partition(":")[0]
         return torch.autocast(kind, dtype=torch.bfloat16, enabled=self.dtype == "bfloat16")
+
+
+def fit_head_weights(module: ListwiseModule, observed: Sequence[tuple[torch.Tensor, TrainingExample]]) -> None:
+    """Fit the head weights and the length exponent to the losses on attention; nothing else changes.
+
+    Args:
+        module: The module before training.
+        observed: Per list, (heads, documents) attention of the untrained model, and the example.
+    """
+    readout = module.readout
+    losses = [term for term in module.losses if term.loss.of == "scores" and term.source != "logits"]
+    if readout is None or not losses:
+        return
+    learnt = readout.logits.requires_grad
+    readout.requires_grad_(True)
+    # The parameter is STEEPNESS times smaller than the logits of the softmax, so its learning rate is too.
+    groups = [{"params": [readout.logits], "lr": _RATE / STEEPNESS}, {"params": [readout.power], "lr": _RATE}]
+    optimizer = torch.optim.Adam(groups)
+    for _ in range(_STEPS):
+        optimizer.zero_grad()
+        loss = _DECAY * (STEEPNESS * readout.logits).square().mean()
+        for attention, example in observed:
+            for term in losses:
+                loss = loss + term.weight * module.attention_loss(term, attention, example) / len(observed)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    optimizer.zero_grad()
+    readout.requires_grad_(learnt)

@@ -1,8 +1,10 @@
-"""The processes of a training under torchrun: which device each one has, and which one writes the files."""
+"""The processes of a training under torchrun: their devices, their memory, and which one writes the files."""
 
 from __future__ import annotations
 
 import os
+import resource
+import sys
 
 from rerank.errors import UsageError
 from rerank.lm.loading import pick_device
@@ -25,3 +27,13 @@ def process_device(device: str) -> str:
 def is_main_process() -> bool:
     """Return whether this process writes the files: the only process, or the first one started by torchrun."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def peak_memory_mb() -> float:
+    """Return the peak memory so far in MiB: of the GPU if there is one, otherwise of this process."""
+    import torch
+
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # ru_maxrss is in bytes on macOS, in KiB on Linux
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from rerank.finetune.component_registry import make_components
 from rerank.finetune.components import MachineRequirement
 from rerank.finetune.recipe import Recipe
-from rerank.finetune.trainer.monitoring import Progress, peak_memory_mb
+from rerank.finetune.trainer.processes import peak_memory_mb
 from rerank.models import resolve_model
+from rerank.progress import ProgressFactory
 
 if TYPE_CHECKING:
     from rerank.finetune.trainer.training_run import TrainingRun
@@ -57,7 +58,7 @@ def train(
     *,
     resume: bool = False,
     device: str = "auto",
-    progress: Progress = lambda title, total, done: nullcontext(lambda steps: None),
+    progress: ProgressFactory = lambda title, total, done: nullcontext(lambda steps: None),
 ) -> TrainingResult:
     """Train, and write the adapter with its card into a folder.
 

@@ -52,8 +52,7 @@ from rerank.finetune.trainer.listwise_module import (
     WeightedLoss,
     checkpoint_activations,
 )
-from rerank.finetune.trainer.monitoring import Progress, peak_memory_mb
-from rerank.finetune.trainer.processes import is_main_process, process_device
+from rerank.finetune.trainer.processes import is_main_process, peak_memory_mb, process_device
 from rerank.finetune.trainer.schedule import ListSchedule
 from rerank.finetune.trainer.trainer_arguments import make_arguments, trainer_settings
 from rerank.finetune.trainer.training_data import read_training_lists
@@ -63,6 +62,7 @@ from rerank.io.run_files import read_run, write_run
 from rerank.io.text_files import replace_text
 from rerank.lm.decoding import is_out_of_memory
 from rerank.lm.loading import pick_dtype, quiet
+from rerank.progress import ProgressFactory
 from rerank.tasks import Backend, BackendOptions
 from rerank.types import Run
 
@@ -218,7 +218,7 @@ class TrainingRun:
 
     # Training
 
-    def train(self, *, resume: bool, progress: Progress) -> None:
+    def train(self, *, resume: bool, progress: ProgressFactory) -> None:
         """Train to the end and save the adapter.
 
         Raises:

@@ -12,11 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from rerank.errors import UsageError
+from rerank.errors import ContextOverflowError, PartialFailureError, UsageError
+from rerank.judges.attention.evidence import EvidenceSpan, find_prefixes, score_passage
 from rerank.judges.attention.heads import HeadList, open_heads
 from rerank.judges.base import FAILURES, ListwiseJudge, ScoreKind, Verdict, failure_verdict, rank_by_score, z_scores
+from rerank.prompts.budget import FittedPrompt, PromptBudget
 from rerank.prompts.passages import collapse_whitespace
 from rerank.tasks import AttentionTask, Reply, Request, Sampling
+from rerank.tasks.token_positions import read_token_scores
 from rerank.types import Window
 
 #: The content-free query whose attention is subtracted (ICR's calibration).
@@ -82,29 +85,105 @@ class Attention(ListwiseJudge):
         """Return one request, with passages truncated so that the prompt fits."""
         return [self.request(window)]
 
-    def request(self, window: Window, *, per_head: bool = False) -> Request:
+    def request(self, window: Window, *, per_head: bool = False, per_token: bool = False) -> Request:
         """Return the request for a window.
 
         Args:
             window: The window.
             per_head: Request the scores of every head separately, for selecting heads.
+            per_token: Request the scores of every token, for evidence.
         """
-        # The last passage is nearest to the query, so the first stage's best is shown last.
-        shown = window if self.best_first else _reverse(window)
-        fitted = self.budget.fit(self.template, shown, reply_tokens=self._null_query_excess(window.query.text))
-        spans, tail = self.template.spans(collapse_whitespace(window.query.text), fitted.passages)
+        fitted = self._fit(window, self._evidence_budget if per_token else self.budget)
+        template = self.template.with_instruction(window.query.instruction)
+        spans, tail = template.spans(collapse_whitespace(window.query.text), fitted.passages)
         heads = None if per_head else self._heads
         task = AttentionTask(
             spans=spans if self.best_first else spans[::-1],  # in the order of the window, not of the prompt
             tail=tail,
-            null=self.template.render(NULL_QUERY, fitted.passages) if self.calibrate else (),
+            null=template.render(NULL_QUERY, fitted.passages) if self.calibrate else (),
             heads=heads.heads if heads else (),
             weights=heads.weights if heads else (),
             length_power=heads.length_power if heads else 0.0,
             layers=parse_layers(self.layers),
             per_head=per_head,
+            per_token=per_token,
         )
-        return Request(prompt=fitted.prompt, sampling=Sampling(max_tokens=0), window=window, task=task)
+        dropped = fitted.dropped if self.best_first else fitted.dropped[::-1]
+        return Request(prompt=fitted.prompt, sampling=Sampling(max_tokens=0), window=window, task=task, dropped=dropped)
+
+    def _fit(self, window: Window, budget: PromptBudget) -> FittedPrompt:
+        """Return the prompt of a window, with passages truncated so that it fits."""
+        # The last passage is nearest to the query, so the first stage's best is shown last.
+        shown = window if self.best_first else _reverse(window)
+        return budget.fit(self.template, shown, reply_tokens=self._null_query_excess(window.query.text))
+
+    @cached_property
+    def _evidence_budget(self) -> PromptBudget:
+        """The budget of prompts for evidence, which show passages whole where the context allows it.
+
+        A limit on passages makes ranking long lists cheap. Evidence is asked for a few documents, and truncated text
+        can have none.
+        """
+        return PromptBudget(
+            self.backend.tokens, floor=self.limits.min_passage_tokens, context_size=self.limits.context_size
+        )
+
+    def evidence_windows(self, window: Window) -> list[Window]:
+        """Divide a window into consecutive parts whose documents fit the context whole.
+
+        A single document that does not fit is a part of its own, and is truncated.
+
+        Raises:
+            ContextOverflowError: A single document does not fit even with its minimum length.
+        """
+        try:
+            is_whole = self._fit(window, self._evidence_budget).cut == 0
+        except ContextOverflowError:
+            if len(window) == 1:
+                raise
+            is_whole = False
+        if is_whole or len(window) == 1:
+            return [window]
+        middle = (len(window) + 1) // 2
+        halves = (Window(window.query, docs) for docs in (window.docs[:middle], window.docs[middle:]))
+        return [part for half in halves for part in self.evidence_windows(half)]
+
+    def evidence_request(self, window: Window) -> Request:
+        """Return the request whose reply `evidence` reads; ``max_passage_tokens`` does not limit its passages.
+
+        Raises:
+            ContextOverflowError: The window does not fit the context.
+        """
+        return self.request(window, per_token=True)
+
+    def evidence(self, window: Window, reply: Reply) -> tuple[tuple[EvidenceSpan, ...], ...]:
+        """Return the sentences of each document with their share of the attention; `select_spans` selects the best.
+
+        Args:
+            window: The window.
+            reply: The reply to its `evidence_request`.
+
+        Returns:
+            In the order of the window, the sentences of the document's text that the prompt shows. Truncated text has
+            none.
+
+        Raises:
+            PartialFailureError: There is no reply.
+            DataError: The reply has no scores of tokens.
+            UsageError: The prompt shows passages more than once, or changes them.
+        """
+        if reply.finish in ("error", "refused"):
+            raise PartialFailureError(f"No evidence: {reply.error or 'the request was refused'}")
+        passages = self._fit(window, self._evidence_budget).passages
+        template = self.template.with_instruction(window.query.instruction)
+        prefixes = find_prefixes(template, collapse_whitespace(window.query.text), passages)
+        step = 1 if self.best_first else -1
+        shown = zip(window.docs, passages[::step], prefixes[::step], strict=True)
+        rows = read_token_scores(reply.text, reply.scores, len(window))
+        return tuple(
+            score_passage(document, passage, prefix, tokens)
+            for (document, passage, prefix), tokens in zip(shown, rows, strict=True)
+        )
 
     def _null_query_excess(self, query: str) -> int:
         """Return by how many tokens the null query may be longer than the query, since its prompt has to fit too."""

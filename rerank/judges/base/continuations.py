@@ -35,7 +35,7 @@ def continuation_request(
         max_tokens=longest, temperature=limits.temperature, seed=limits.seed, thinking=limits.thinking_tokens
     )
     task: ContinuationTask = judge.needs[0](continuations=tuple(continuations))
-    return Request(prompt=fitted.prompt, sampling=sampling, window=window, task=task)
+    return Request(prompt=fitted.prompt, sampling=sampling, window=window, task=task, dropped=fitted.dropped)
 
 
 def identifier_continuations(labels: Sequence[str], template: PromptTemplate) -> list[str]:

@@ -25,7 +25,7 @@ class PointwiseJudge(PromptJudge):
 
     needs = (ContinuationTask,)
     #: What the score of a document is, such as ``log-likelihood of the query``.
-    score_name: ClassVar[str]
+    score_name: ClassVar[str] = "score"
 
     def __post_init__(self) -> None:
         """Check that the prompt shows one passage."""

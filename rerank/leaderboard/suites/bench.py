@@ -16,7 +16,7 @@ from rerank.errors import RerankError
 from rerank.experiment import check_failures, estimate, execute, prepare
 from rerank.experiment.candidates import RetrievedCandidates, retrieve_candidates
 from rerank.experiment.execute import default_folder
-from rerank.experiment.prepare import PreparedRun, with_trained_settings
+from rerank.experiment.prepare import PreparedRun, with_trained_defaults
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.leaderboard.suites.planning_backend import (
     ModelCache,
@@ -226,7 +226,7 @@ class _Planner:
             return planned_run, ""
         planned_run.candidates = found
         try:
-            planned_run.spec = with_trained_settings(run.spec)
+            planned_run.spec = with_trained_defaults(run.spec)
             prepared = prepare(
                 planned_run.spec, self._execution, backend=self._backend(planned_run.spec), candidates=found
             )

@@ -50,11 +50,6 @@ def kemeny_order(votes: Votes) -> list[int]:
     return [item for part in solved for item in part]
 
 
-def count_disagreements(votes: Votes, order: Sequence[int]) -> int:
-    """Return the number of votes that an order contradicts: the sum of Kendall distances to the voting orders."""
-    return sum(votes[b][a] for rank, a in enumerate(order) for b in order[rank + 1 :])
-
-
 def _reachable(votes: Votes) -> list[int]:
     """Return for each item the bit set of items reachable in the majority graph, itself included (Warshall)."""
     n = len(votes)

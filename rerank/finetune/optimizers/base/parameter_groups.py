@@ -31,19 +31,6 @@ def projectable_matrices(model: nn.Module) -> set[nn.Parameter]:
     }
 
 
-def trainable_shapes(model: nn.Module) -> list[tuple[int, int]]:
-    """Return the shapes of the trainable parameters as `Optimizer.count_state` takes them.
-
-    These are (rows, columns) for `projectable_matrices` and (1, size) for everything else, such as vectors and
-    embeddings.
-    """
-    projectable = projectable_matrices(model)
-    return [
-        (weight.shape[0], weight.shape[1]) if weight in projectable else (1, weight.numel())
-        for _, weight in trainable_parameters(model)
-    ]
-
-
 def make_parameter_groups(
     model: nn.Module, weight_decay: float, extra: GroupOptions = lambda name, weight: {}
 ) -> list[dict[str, Any]]:

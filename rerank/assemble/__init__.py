@@ -10,188 +10,36 @@ same settings always send the same requests.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, cast
 
-from rerank.errors import UnknownNameError, UsageError
+from rerank.assemble.config import RankerConfig, RankerOptions, trained_defaults, trained_folder
+from rerank.errors import UsageError
 from rerank.judges import Limits, PromptJudge, check_judge, check_pictures, judges, open_judge
 from rerank.methods import Method, open_method
-from rerank.models import backend_class, open_backend, prompt_for, settings_folder
-from rerank.models.adapters import adapter_defaults, adapter_folder
+from rerank.models import backend_class, open_backend, prompt_for
 from rerank.pipeline.method_identity import judge_text, passages_text, strategy_text
 from rerank.pipeline.passages import PassageAggregation
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.selector import Selector
 from rerank.strategies import Strategy, open_strategy, strategies
-from rerank.tasks import Backend, BackendOptions
+from rerank.tasks import Backend
 from rerank.types import Qrels
 
+_log = logging.getLogger(__name__)
 
-class RankerOptions(TypedDict, total=False):
-    """Settings of a ranker except its model, named like the command's flags.
-
-    A missing key or None means the default; `RankerConfig` documents them.
-    """
-
-    adapter: str | None
-    adapter_dtype: str | None
-    revision: str | None
-    method: str | None
-    window_size: int | None
-    stride: int | None
-    passes: int | None
-    top_k: int | None
-    passages: str | None
-    prompt: str | None
-    min_passage_tokens: int | None
-    max_passage_tokens: int | None
-    context_size: int | None
-    temperature: float | None
-    seed: int | None
-    thinking_tokens: int | None
-    dtype: str | None
-    device: str | None
-    device_map: str | None
-    batch_size: int | None
-    reuse: bool | None
-    deterministic: bool | None
-    trust_remote_code: bool | None
-    base_url: str | None
-    concurrency: int | None
-    timeout: float | None
-    calibration: str | None
-    retries: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RankerConfig:
-    """Complete settings of a ranker. Names and defaults are those of the command's flags.
-
-    Attributes:
-        model: A name of `rerank models`, a folder, a hub id, ``openai:NAME``, ``vllm:NAME`` or ``fake:KIND``.
-        adapter: Name of `rerank models`, folder or hub id of a PEFT adapter.
-        adapter_dtype: Data type of the adapter: ``auto`` for that of the model, or ``float32``.
-        revision: Branch, tag or commit of the model on the hub.
-        method: Name of a method, or ``strategy:judge``, with options such as ``sliding,size=10,stride=5``.
-        window_size: Documents per window, for strategies with windows.
-        stride: Documents by which the window moves; half of ``window_size`` if only the latter is set.
-        passes: Number of passes, for strategies that support several.
-        top_k: Rerank only the top K; the remaining documents keep their input order.
-        passages: How documents are divided into passages, such as ``max,size=150,stride=75``; None judges them whole.
-        prompt: Name of a shipped prompt or path of a YAML file; ``auto`` selects it by method and model.
-        min_passage_tokens: Minimum number of tokens kept of each passage.
-        max_passage_tokens: Passages are truncated to at most this many tokens.
-        context_size: Tokens of context to use; None for the model's whole context.
-        temperature: Sampling temperature; 0 is greedy.
-        seed: Seed for sampling and for stochastic strategies.
-        thinking_tokens: Tokens that a reasoning model may spend before its answer.
-        dtype: Data type of the weights.
-        device: Torch device; ``auto`` selects the first accelerator.
-        device_map: How to distribute a model over several devices; None uses one device.
-        batch_size: Number of requests per batch; None for the backend's default.
-        reuse: Compute prompt prefixes that several requests share once, with a local model.
-        deterministic: Process requests one by one without reuse, with a local model: a reply depends on its request
-            alone.
-        trust_remote_code: Run Python code from the model's repository.
-        base_url: Address of an OpenAI-compatible server.
-        concurrency: Number of concurrent requests to a server; None for the backend's default.
-        timeout: Seconds to wait for a server's reply; None for the backend's default.
-        calibration: File of `rerank calibrate` that turns scores into probabilities of relevance; None for the one in
-            the folder of the adapter or the trained model, if it has one.
-        retries: Attempts after the first to get a server's reply; None for the backend's default.
-    """
-
-    model: str = "smollm2-135m"
-    adapter: str | None = None
-    adapter_dtype: str = "auto"
-    revision: str | None = None
-    method: str = "fullrank"
-    window_size: int | None = None
-    stride: int | None = None
-    passes: int | None = None
-    top_k: int | None = None
-    passages: str | None = None
-    prompt: str = "auto"
-    min_passage_tokens: int = 32
-    max_passage_tokens: int | None = None
-    context_size: int | None = None
-    temperature: float = 0.0
-    seed: int = 0
-    thinking_tokens: int = 0
-    dtype: str = "auto"
-    device: str = "auto"
-    device_map: str | None = None
-    batch_size: int | None = None
-    reuse: bool = True
-    deterministic: bool = False
-    trust_remote_code: bool = False
-    base_url: str | None = None
-    concurrency: int | None = None
-    timeout: float | None = None
-    calibration: str | None = None
-    retries: int | None = None
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any], *, backend: Backend | None = None) -> RankerConfig:
-        """Complete settings with those of the adapter or trained model, then with the defaults.
-
-        Args:
-            settings: The settings that are given; None counts as missing.
-            backend: The open backend of the model, if there is one.
-
-        Raises:
-            UnknownNameError: No setting has this name; the message suggests the nearest.
-            MissingResourceError: The adapter does not exist.
-        """
-        names = [f.name for f in fields(cls)]
-        for name in settings:
-            if name not in names:
-                raise UnknownNameError("setting of a ranker", name, names)
-        values = {name: value for name, value in settings.items() if value is not None}
-        return cls(**(values | trained_settings(values, backend)))
-
-    def backend_options(self) -> BackendOptions:
-        """Return the options for loading and running the model.
-
-        Raises:
-            UsageError: A value is out of range.
-        """
-        given = {option.name: getattr(self, option.name) for option in fields(BackendOptions)}
-        return BackendOptions(**{name: value for name, value in given.items() if value is not None})
-
-    def limits(self) -> Limits:
-        """Return the token budget and the decoding of the judge; greedy decoding has no seed."""
-        return Limits(
-            min_passage_tokens=self.min_passage_tokens,
-            max_passage_tokens=self.max_passage_tokens,
-            context_size=self.context_size,
-            temperature=self.temperature,
-            seed=self.seed if self.temperature > 0 else 0,
-            thinking_tokens=self.thinking_tokens,
-        )
-
-
-def trained_settings(settings: Mapping[str, Any], backend: Backend | None = None) -> dict[str, Any]:
-    """Return the settings that an adapter, or a trained or merged model, has for the keys missing in ``settings``.
-
-    Args:
-        settings: The settings that are given.
-        backend: The open backend of the model. It knows which folder it was loaded from; its model's name may not be a
-            path, or may be that of another folder.
-
-    Raises:
-        MissingResourceError: The adapter does not exist.
-        DataError: Its settings cannot be read.
-    """
-    if settings.get("adapter"):
-        folder: Path | None = adapter_folder(settings["adapter"])
-    elif backend is not None:
-        folder = getattr(backend, "settings_folder", None)
-    else:
-        folder = settings_folder(settings["model"]) if settings.get("model") else None
-    return adapter_defaults(folder, settings) if folder else {}
+__all__ = [
+    "RankerConfig",
+    "RankerOptions",
+    "RankerPlan",
+    "RankerSetup",
+    "assemble",
+    "plan_ranker",
+    "trained_defaults",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,11 +129,11 @@ class RankerSetup(RankerPlan):
             **judge.identity,
         }
 
-    def calibration_file(self) -> tuple[Path, bool] | None:
-        """Return the calibration and whether the user named it; None if there is none."""
+    def calibration_file(self, backend: Backend) -> tuple[Path, bool] | None:
+        """Return the calibration of the ranker with its backend, and whether the user named it; None without one."""
         if self.config.calibration:
             return Path(self.config.calibration).expanduser(), True
-        folder = adapter_folder(self.config.adapter) if self.config.adapter else settings_folder(self.config.model)
+        folder = trained_folder({"adapter": self.config.adapter}, backend)
         path = None if folder is None else folder / "calibration.json"
         return None if path is None or not path.is_file() else (path, False)
 
@@ -336,6 +184,13 @@ def assemble(settings: Mapping[str, Any] | RankerConfig, *, backend: Backend | N
     if not isinstance(settings, RankerConfig):
         settings = RankerConfig.from_settings(settings, backend=backend)
     plan = plan_ranker(settings)
+    limit = plan.config.max_passage_tokens
+    if plan.passages and limit is not None and plan.passages.size > limit:
+        _log.warning(
+            "Passages of %d words are cut to %d tokens, the limit of the adapter or of max_passage_tokens",
+            plan.passages.size,
+            limit,
+        )
     method_prompt = plan.method.own_prompt if plan.config.prompt == "auto" else ""
     prompt = method_prompt or prompt_for(plan.config.model, plan.config.prompt)
     return RankerSetup(
@@ -346,20 +201,6 @@ def assemble(settings: Mapping[str, Any] | RankerConfig, *, backend: Backend | N
         prompt=prompt,
         template=load_prompt(prompt),
     )
-
-
-def open_model(model: str, options: BackendOptions | None = None, *, qrels: Qrels | None = None) -> Backend:
-    """Open a model for a purpose other than ranking, such as grading documents or writing queries.
-
-    Args:
-        model: As in `RankerConfig`.
-        options: How the model is loaded and run.
-        qrels: Relevance judgments for ``fake:perfect``.
-
-    Raises:
-        RerankError: The model cannot be opened.
-    """
-    return open_backend(model, options, qrels=qrels)
 
 
 #: Flags that set options of a strategy: option -> flag, for messages.

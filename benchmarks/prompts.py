@@ -1,0 +1,148 @@
+"""Host work of one list of 100 documents: CPU time to render, fit and tokenize its prompts, without any model.
+
+    python benchmarks/prompts.py [--collection requests:retrieve_results_dl19.json.gz] [--queries 12]
+
+Three ways take turns on the same lists, each of which is new to them: `joined` tokenizes from memoized pieces (the
+default), `whole` every text as a whole, and `once` is the bare tokenizer on the finished prompts, one call each.
+`known` is `joined` on a list that it has seen. The work includes what a local model needs besides token ids: grammars,
+continuations and spans of passages. Replies are drawn at random. Ratios are times of `joined`: large is good.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rerank.backends.hf import Hf
+from rerank.collections import open_collection
+from rerank.judges import Limits, open_judge
+from rerank.lm.jobs import Job, make_jobs
+from rerank.lm.local_tasks import continuation_tokens, make_job_grammar
+from rerank.lm.passage_spans import locate_passages
+from rerank.lm.tokenizers import HfTokens
+from rerank.methods import open_method
+from rerank.models import resolve_model
+from rerank.pipeline.driver import drive
+from rerank.prompts import load_prompt
+from rerank.retrieval import open_retriever
+from rerank.strategies import open_strategy
+from rerank.tasks import AttentionTask, ContinuationTask, PermutationTask, Reply, Request
+
+METHODS = ("fullrank", "sliding", "pairwise", "setwise", "pointwise", "qlm", "icr", "first-full")
+#: Lists before the first timed one.
+WARM = 2
+
+
+class HostOnly:
+    """A backend that does everything but running the model."""
+
+    tasks = Hf.tasks
+    costs_money = False
+    batch_size = 4
+    identity = {"model": "none"}  # noqa: RUF012
+
+    def __init__(self, tokens: HfTokens) -> None:
+        self.tokens = tokens
+        self.prompts: list[Any] = []
+        self.count = 0
+
+    def generate(self, requests: Sequence[Request]) -> list[Reply]:
+        _, groups = make_jobs(requests, self.tokens, "none")
+        for job in (job for jobs in groups for job in jobs):
+            self.count += len(job.prompt)
+            self._prepare(job)
+        self.prompts += [request.prompt for request in requests]
+        return [reply_to(request) for request in requests]
+
+    def _prepare(self, job: Job) -> None:
+        if isinstance(job.task, PermutationTask):
+            make_job_grammar(self.tokens, job)
+        elif isinstance(job.task, ContinuationTask):
+            for text in job.task.continuations:
+                continuation_tokens(self.tokens, job, text)
+        elif isinstance(job.task, AttentionTask):
+            for prompt in filter(None, (job.request.prompt, job.task.null)):
+                locate_passages(self.tokens, prompt, job.task.spans, job.task.tail)
+
+
+def reply_to(request: Request) -> Reply:
+    """Return a reply that depends only on the documents of a request."""
+    draw = random.Random(" ".join(doc.id for doc in request.window.docs))
+    task = request.task
+    if isinstance(task, PermutationTask):
+        return Reply(text=" > ".join(draw.sample(task.items, task.count)))
+    count = len(task.continuations) if isinstance(task, ContinuationTask) else len(request.window)
+    return Reply(scores=tuple(draw.random() for _ in range(count)))
+
+
+def main() -> None:
+    """Time all methods, print one line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--collection", default="pydoc", help="candidates of their own (requests:FILE), else BM25's")
+    parser.add_argument("--queries", type=int, default=12)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--methods", nargs="*", default=METHODS)
+    parser.add_argument("--max-passage-tokens", type=int, default=None)
+    options = parser.parse_args()
+    from transformers import AutoTokenizer
+
+    collection = open_collection(options.collection)
+    first_stage = "candidates" if options.collection.startswith("requests:") else "bm25"
+    queries = collection.queries()[: options.queries + WARM]
+    lists = list(open_retriever(first_stage, collection).search(queries, 100).values())
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model(options.model))
+    limits = Limits(max_passage_tokens=options.max_passage_tokens, min_passage_tokens=8)
+    rows = {name: timed(name, lists, tokenizer, limits) for name in options.methods}
+    for name, row in rows.items():
+        print(name, json.dumps(row))
+    print(json.dumps({"lists": len(lists) - WARM, "methods": rows}))
+
+
+def timed(method: str, lists: Sequence[Any], tokenizer: Any, limits: Limits) -> dict[str, float]:
+    """Return the milliseconds per list of every way, and their ratios."""
+    card = open_method(method)
+    strategy, template = open_strategy(card.strategy), load_prompt(card.own_prompt or "listwise")
+    sides = {}
+    for name in ("joined", "whole"):
+        tokens = HfTokens(tokenizer, context_size=16384, join=name == "joined")
+        sides[name] = open_judge(card.judge, HostOnly(tokens), template, limits)
+    spent: dict[str, list[float]] = {"joined": [], "whole": [], "known": [], "once": []}
+    backend: Any = sides["joined"].backend
+    for ranking in lists:
+        backend.prompts.clear()
+        spent["joined"].append(seconds(drive, [ranking], strategy, sides["joined"]))
+        texts = list(map(backend.tokens.chat.render, backend.prompts))
+        spent["known"].append(seconds(drive, [ranking], strategy, sides["joined"]))
+        spent["whole"].append(seconds(drive, [ranking], strategy, sides["whole"]))
+        spent["once"].append(seconds(tokenize_each, tokenizer, texts))
+    means = {name: 1000 * sum(times[WARM:]) / len(times[WARM:]) for name, times in spent.items()}
+    documents = sum(len(ranking.docs) for ranking in lists[WARM:]) / len(lists[WARM:])
+    return {
+        "requests": len(texts),
+        **{f"{name}_ms": round(mean, 2) for name, mean in means.items()},
+        "whole_ratio": round(means["whole"] / means["joined"], 2),
+        "once_ratio": round(means["once"] / means["joined"], 2),
+        "known_ratio": round(means["joined"] / means["known"], 2),
+        "passages_per_second": round(1000 * documents / means["joined"]),
+    }
+
+
+def tokenize_each(tokenizer: Any, texts: Sequence[str]) -> None:
+    """Call the bare tokenizer once per text."""
+    for text in texts:
+        tokenizer(text, add_special_tokens=False)
+
+
+def seconds(action: Callable[..., Any], *arguments: Any) -> float:
+    """CPU seconds of this process."""
+    started = time.process_time()
+    action(*arguments)
+    return time.process_time() - started
+
+
+if __name__ == "__main__":
+    main()

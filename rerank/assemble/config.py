@@ -1,0 +1,216 @@
+"""Settings of rankers: complete, checked, and named as the flags of the command."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypedDict
+
+import pydantic
+from pydantic import Field, ValidationError
+
+from rerank.errors import UnknownNameError, UsageError, expected_value, shorten
+from rerank.judges import Limits
+from rerank.models import settings_folder
+from rerank.models.adapters import adapter_folder, folder_defaults
+from rerank.tasks import Backend, BackendOptions
+
+
+class RankerOptions(TypedDict, total=False):
+    """Settings of a ranker except its model, named like the command's flags.
+
+    A missing key or None means the default; `RankerConfig` documents them.
+    """
+
+    adapter: str | None
+    adapter_dtype: str | None
+    revision: str | None
+    method: str | None
+    window_size: int | None
+    stride: int | None
+    passes: int | None
+    top_k: int | None
+    passages: str | None
+    prompt: str | None
+    min_passage_tokens: int | None
+    max_passage_tokens: int | None
+    context_size: int | None
+    temperature: float | None
+    seed: int | None
+    thinking_tokens: int | None
+    dtype: str | None
+    device: str | None
+    device_map: str | None
+    batch_size: int | None
+    reuse: bool | None
+    deterministic: bool | None
+    trust_remote_code: bool | None
+    base_url: str | None
+    concurrency: int | None
+    timeout: float | None
+    calibration: str | None
+    retries: int | None
+
+
+_Positive = Annotated[int, Field(ge=1)]
+
+
+@pydantic.dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RankerConfig:
+    """Complete settings of a ranker. Names, defaults and allowed values are those of the command's flags.
+
+    `from_settings` reports an invalid value as a UsageError, the constructor as a ValidationError of pydantic.
+
+    Attributes:
+        model: A name of `rerank models`, a folder, a hub id, ``openai:NAME``, ``vllm:NAME`` or ``fake:KIND``.
+        adapter: Name of `rerank models`, folder or hub id of a PEFT adapter.
+        adapter_dtype: Data type of the adapter: ``auto`` for that of the model, or ``float32``.
+        revision: Branch, tag or commit of the model on the hub.
+        method: Name of a method, or ``strategy:judge``, with options such as ``sliding,size=10,stride=5``.
+        window_size: Documents per window, for strategies with windows.
+        stride: Documents by which the window moves; half of ``window_size`` if only the latter is set.
+        passes: Number of passes, for strategies that support several.
+        top_k: Rerank only the top K; the remaining documents keep their input order.
+        passages: How documents are divided into passages, such as ``max,size=150,stride=75``; None judges them whole.
+        prompt: Name of a shipped prompt or path of a YAML file; ``auto`` selects it by method and model.
+        min_passage_tokens: Minimum number of tokens kept of each passage.
+        max_passage_tokens: Passages are truncated to at most this many tokens.
+        context_size: Tokens of context to use; None for the model's whole context.
+        temperature: Sampling temperature; 0 is greedy.
+        seed: Seed for sampling and for stochastic strategies.
+        thinking_tokens: Tokens that a reasoning model may spend before its answer.
+        dtype: Data type of the weights.
+        device: Torch device; ``auto`` selects the first accelerator.
+        device_map: How to distribute a model over several devices; empty for one device.
+        batch_size: Number of requests per batch; None for the backend's default.
+        reuse: Compute prompt prefixes that several requests share once, with a local model.
+        deterministic: Process requests one by one without reuse, with a local model: a reply depends on its request
+            alone.
+        trust_remote_code: Run Python code from the model's repository.
+        base_url: Address of an OpenAI-compatible server.
+        concurrency: Number of concurrent requests to a server; None for the backend's default.
+        timeout: Seconds to wait for a server's reply; None for the backend's default.
+        calibration: File of `rerank calibrate` that turns scores into probabilities of relevance; None for the one in
+            the folder of the adapter or the trained model, if it has one.
+        retries: Attempts after the first to get a server's reply; None for the backend's default.
+    """
+
+    model: str = "smollm2-135m"
+    adapter: str | None = None
+    adapter_dtype: Literal["auto", "float32"] = "auto"
+    revision: str | None = None
+    method: str = "fullrank"
+    window_size: int | None = None
+    stride: int | None = None
+    passes: int | None = None
+    top_k: _Positive | None = None
+    passages: str | None = None
+    prompt: str = "auto"
+    min_passage_tokens: _Positive = 32
+    max_passage_tokens: _Positive | None = None
+    context_size: _Positive | None = None
+    temperature: Annotated[float, Field(ge=0.0)] = 0.0
+    seed: int = 0
+    thinking_tokens: Annotated[int, Field(ge=0)] = 0
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+    device_map: Literal["", "auto", "balanced", "sequential", "tp"] = ""
+    batch_size: _Positive | None = None
+    reuse: bool = True
+    deterministic: bool = False
+    trust_remote_code: bool = False
+    base_url: str | None = None
+    concurrency: _Positive | None = None
+    timeout: Annotated[float, Field(gt=0)] | None = None
+    calibration: str | None = None
+    retries: Annotated[int, Field(ge=0)] | None = None
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], *, backend: Backend | None = None) -> RankerConfig:
+        """Complete settings with those of the adapter or trained model, then with the defaults.
+
+        Args:
+            settings: The settings that are given; None counts as missing.
+            backend: The open backend of the model, if there is one.
+
+        Raises:
+            UnknownNameError: No setting has this name; the message suggests the nearest.
+            UsageError: The value of a setting is invalid.
+            MissingResourceError: The adapter does not exist.
+        """
+        names = [f.name for f in fields(cls)]
+        for name in settings:
+            if name not in names:
+                raise UnknownNameError("setting of a ranker", name, names)
+        given = {
+            name: os.fspath(value) if isinstance(value, os.PathLike) else value
+            for name, value in settings.items()
+            if value is not None
+        }
+        config = cls._make(given)
+        values = {name: getattr(config, name) for name in given}
+        return cls._make(values | trained_defaults(values, backend))
+
+    @classmethod
+    def _make(cls, values: Mapping[str, Any]) -> Self:
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            found = f"{problem['loc'][0]} = {shorten(problem['input'])}"
+            raise UsageError(found, expected=expected_value(problem)) from error
+
+    def backend_options(self) -> BackendOptions:
+        """Return the options for loading and running the model.
+
+        Raises:
+            UsageError: A value is out of range.
+        """
+        given = {option.name: getattr(self, option.name) for option in fields(BackendOptions)}
+        return BackendOptions(**{name: value for name, value in given.items() if value is not None})
+
+    def limits(self) -> Limits:
+        """Return the token budget and the decoding of the judge; greedy decoding has no seed."""
+        return Limits(
+            min_passage_tokens=self.min_passage_tokens,
+            max_passage_tokens=self.max_passage_tokens,
+            context_size=self.context_size,
+            temperature=self.temperature,
+            seed=self.seed if self.temperature > 0 else 0,
+            thinking_tokens=self.thinking_tokens,
+        )
+
+
+def trained_defaults(settings: Mapping[str, Any], backend: Backend | None = None) -> dict[str, Any]:
+    """Return the settings that an adapter, or a trained or merged model, has for the keys missing in ``settings``.
+
+    Args:
+        settings: The settings that are given.
+        backend: The open backend of the model. It knows which folder it was loaded from; its model's name may not be a
+            path, or may be that of another folder.
+
+    Raises:
+        MissingResourceError: The adapter does not exist.
+        DataError: Its settings cannot be read.
+    """
+    folder = trained_folder(settings, backend)
+    return folder_defaults(folder, settings) if folder else {}
+
+
+def trained_folder(settings: Mapping[str, Any], backend: Backend | None = None) -> Path | None:
+    """Return the folder of the adapter, or of the model, which contains settings if it was trained for ranking.
+
+    Args:
+        settings: Settings of a ranker; ``adapter`` and ``model`` are used.
+        backend: As in `trained_defaults`.
+
+    Raises:
+        MissingResourceError: The adapter does not exist.
+    """
+    if settings.get("adapter"):
+        return adapter_folder(settings["adapter"])
+    if backend is not None:
+        return getattr(backend, "settings_folder", None)
+    return settings_folder(settings["model"]) if settings.get("model") else None

@@ -1,0 +1,202 @@
+"""Evidence: which sentences of a passage receive the attention of the query.
+
+Prompts show passages with a label and a title, on one line, with other brackets, and truncated. The functions here map
+the tokens of a prompt back to the text of the document as it was given, and add up their scores by sentence. Offsets
+are in Unicode code points of `Document.text`, start inclusive, end exclusive.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from rerank.errors import DataError, UsageError
+from rerank.judges.attention.sentences import split_sentences
+from rerank.prompts.passages import collapse_whitespace, escape_brackets, passage_text
+from rerank.prompts.template import PromptTemplate
+from rerank.types import Document
+
+#: Minimum score of a span; the default of Cohere's ``relevant_spans``.
+THRESHOLD = 0.1
+
+_WORD = re.compile(r"\S+")
+#: Characters of which one that the query does not contain marks the passages in a prompt.
+_PRIVATE_USE = range(0xE000, 0xF900)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidenceSpan:
+    """One or more consecutive sentences of a document's text.
+
+    Attributes:
+        start: First character, in code points of the text.
+        end: End of the span (exclusive).
+        score: Share of the passage's attention that the span receives, from 0 to 1. Shares compare the sentences of one
+            passage; they do not say whether the passage is relevant.
+
+    Raises:
+        DataError: The span is empty, or the score is not a share.
+    """
+
+    start: int
+    end: int
+    score: float
+
+    def __post_init__(self) -> None:
+        """Check the span and the score."""
+        if not 0 <= self.start < self.end:
+            raise DataError(f"A span from {self.start} to {self.end}", expected="0 <= start < end")
+        if not 0 <= self.score <= 1:
+            raise DataError(f"A span with the score {self.score}", expected="a share from 0 to 1")
+
+
+def find_prefixes(template: PromptTemplate, query: str, passages: Sequence[str]) -> list[str]:
+    """Return the text in front of each passage in its span, such as ``[1] ``.
+
+    Args:
+        template: The prompt template.
+        query: Text of the query, as passed to `PromptTemplate.render`.
+        passages: Texts of the passages, as passed to `PromptTemplate.render`.
+
+    Raises:
+        UsageError: The template does not show every passage once and unchanged.
+    """
+    mark = next(mark for mark in map(chr, _PRIVATE_USE) if mark not in query)
+    marked = _show(template, query, [mark] * len(passages))
+    prefixes = [text.partition(mark)[0] for text in marked]
+    expected = [escape_brackets(text) if template.escape_brackets else text for text in passages]
+    shown = _show(template, query, passages)
+    if any(text.count(mark) != 1 for text in marked) or any(
+        not text.startswith((prefix + passage).rstrip())
+        for text, prefix, passage in zip(shown, prefixes, expected, strict=True)
+    ):
+        raise UsageError(
+            f"Prompt {template.name!r} shows passages more than once, or changes them",
+            expected="for evidence, a prompt that shows every passage once and unchanged",
+            remedy="Use --prompt icr_qa",
+        )
+    return prefixes
+
+
+def _show(template: PromptTemplate, query: str, passages: Sequence[str]) -> list[str]:
+    """Return the span of each passage in the last user turn."""
+    content = next(turn.content for turn in reversed(template.render(query, passages)) if turn.role == "user")
+    return [content[start:end] for start, end in template.spans(query, passages)[0]]
+
+
+def map_characters(document: Document, shown: str) -> list[int | None]:
+    r"""Map the characters of a passage in a prompt to the text of its document.
+
+    Args:
+        document: The document.
+        shown: The passage in the prompt, which may be truncated: a prefix of `passage_text`, except for brackets.
+
+    Returns:
+        Per character of ``shown``, its position in `Document.text`; for the space in front of a word, that of the word;
+        None for the title and its label.
+
+    >>> map_characters(Document(id="1", text=" two \n lines"), "two li")
+    [1, 2, 3, 7, 7, 8]
+    """
+    # In the prompt, there is a single space in front of every word, except for that of a passage without a title.
+    positions: list[int | None] = []
+    for word in _WORD.finditer(document.text):
+        positions += [word.start(), *range(word.start(), word.end())]
+    if not document.title.strip():
+        return positions[1 : 1 + len(shown)]
+    title = len(passage_text(document, escape=False)) - len(collapse_whitespace(document.text))
+    return ([None] * (title - bool(positions)) + positions)[: len(shown)]
+
+
+def score_passage(
+    document: Document, shown: str, prefix: str, tokens: Sequence[tuple[int, float]]
+) -> tuple[EvidenceSpan, ...]:
+    """Score the sentences of a document from the tokens of its passage in a prompt.
+
+    Args:
+        document: The document.
+        shown: The passage in the prompt, which may be truncated.
+        prefix: The text in front of it in its span.
+        tokens: Pairs of the position of a token in the span, and its score.
+
+    Returns:
+        All sentences of the document's text that the prompt shows, in order; the last one may be truncated.
+    """
+    positions = map_characters(document, shown)
+    # A token may begin with the space in front of the passage.
+    first = len(prefix.rstrip())
+    offsets = [(max(0, position - len(prefix)), score) for position, score in tokens if position >= first]
+    located = [
+        (position, score)
+        for offset, score in offsets
+        if offset < len(positions) and (position := positions[offset]) is not None
+    ]
+    end = next((position + 1 for position in reversed(positions) if position is not None), 0)
+    return score_sentences(document.text[:end], located)
+
+
+def score_sentences(text: str, tokens: Sequence[tuple[int, float]]) -> tuple[EvidenceSpan, ...]:
+    """Divide a text into sentences and score them by the attention that their tokens receive.
+
+    The score is the sum over the sentence's tokens of max(0, c_t), divided by that over all tokens; it is 0 if no token
+    has a positive score. Sums are not divided by lengths: means, and the power of the length with which a trained
+    readout weights passages, find planted sentences no more often (docs/evidence.md).
+
+    Args:
+        text: The text, up to where it was truncated.
+        tokens: Pairs of the position of a token's first character in the text, and its score c_t.
+
+    Returns:
+        All sentences, in the order of the text.
+
+    >>> [span.score for span in score_sentences("It rains. It snows.", [(0, 0.5), (3, 1.0), (10, -0.1), (13, 0.5)])]
+    [0.75, 0.25]
+    """
+    sentences = split_sentences(text)
+    starts = [start for start, _ in sentences]
+    sums = [0.0] * len(sentences)
+    for position, score in tokens:
+        # NaN and infinity, which a model may return, count as no attention.
+        sums[max(0, bisect_right(starts, position) - 1)] += score if 0 < score < math.inf else 0.0
+    total = sum(sums)
+    return tuple(
+        EvidenceSpan(start=start, end=end, score=min(1.0, value / total) if total > 0 else 0.0)
+        for (start, end), value in zip(sentences, sums, strict=True)
+    )
+
+
+def select_spans(
+    sentences: Sequence[EvidenceSpan], *, threshold: float = THRESHOLD, max_spans: int | None = None
+) -> tuple[EvidenceSpan, ...]:
+    """Select the sentences with a high score, and merge neighbours.
+
+    Args:
+        sentences: All sentences of a passage, from `score_sentences`.
+        threshold: Minimum score of a sentence.
+        max_spans: Maximum number of spans; those with the highest scores are kept. None for all.
+
+    Returns:
+        Spans in the order of the text. Selected sentences next to each other are one span, whose score is their sum.
+
+    Raises:
+        UsageError: The threshold is not a share, or ``max_spans`` is below 1.
+    """
+    if not 0 <= threshold <= 1:
+        raise UsageError(f"threshold is {threshold!r}", expected="a share of the attention from 0 to 1")
+    if max_spans is not None and max_spans < 1:
+        raise UsageError(f"max_spans is {max_spans!r}", expected="a whole number from 1, or None for all")
+    merged: list[EvidenceSpan] = []
+    previous = -2
+    for index, sentence in enumerate(sentences):
+        if sentence.score < threshold:
+            continue
+        if index == previous + 1:
+            last = merged.pop()
+            sentence = replace(last, end=sentence.end, score=min(1.0, last.score + sentence.score))
+        merged.append(sentence)
+        previous = index
+    best = sorted(merged, key=lambda span: -span.score)[:max_spans]
+    return tuple(sorted(best, key=lambda span: span.start))

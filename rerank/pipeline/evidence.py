@@ -1,0 +1,65 @@
+"""Evidence for a query: the spans of each document to which an attention judge pays attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rerank.errors import UsageError
+from rerank.judges import PromptJudge
+from rerank.judges.attention import Attention
+from rerank.judges.attention.evidence import THRESHOLD, EvidenceSpan, select_spans
+from rerank.tasks import Backend
+from rerank.types import Document, Query, Window
+
+
+def find_evidence(
+    judge: PromptJudge,
+    backend: Backend,
+    query: Query,
+    documents: Sequence[Document],
+    *,
+    threshold: float = THRESHOLD,
+    max_spans: int | None = None,
+) -> list[tuple[EvidenceSpan, ...]]:
+    """Return the spans of each document that receive the most attention from the query.
+
+    Documents are shown whole, whatever the judge's limit on passages. Those that do not fit the context together are
+    divided among several prompts.
+
+    Args:
+        judge: An attention judge.
+        backend: Answers the requests, such as the judge's own or one that logs.
+        query: The query.
+        documents: The documents, in first-stage order.
+        threshold: Minimum share of the passage's attention that a sentence of a span receives.
+        max_spans: Maximum number of spans per document; None for all.
+
+    Returns:
+        Per document, in the given order, spans in the order of its text. Offsets are code points of `Document.text`,
+        without the title. A document without text has none, and neither has the end of a document that does not fit
+        the context alone.
+
+    Raises:
+        UsageError: The judge is not an attention judge, or a setting is out of range.
+        ContextOverflowError: A single document does not fit the context with its minimum length.
+        DataError: A document is a picture without text.
+        PartialFailureError: A request failed.
+        BackendError: The backend cannot answer at all.
+    """
+    if not isinstance(judge, Attention):
+        raise UsageError(
+            f"Evidence from the judge {type(judge).__name__.lower()!r}",
+            expected="the attention judge",
+            remedy="Use --method icr, or an adapter for it",
+        )
+    select_spans((), threshold=threshold, max_spans=max_spans)  # so that settings are checked before the first request
+    # Ids do not matter here and may be repeated.
+    numbered = tuple(replace(document, id=str(index)) for index, document in enumerate(documents))
+    windows = judge.evidence_windows(Window(query, numbered)) if numbered else []
+    replies = backend.generate([judge.evidence_request(window) for window in windows]) if windows else []
+    return [
+        select_spans(sentences, threshold=threshold, max_spans=max_spans)
+        for window, reply in zip(windows, replies, strict=True)
+        for sentences in judge.evidence(window, reply)
+    ]

@@ -1,0 +1,54 @@
+"""Format of the token positions in the reply to an `AttentionTask` with ``per_token``, for backends and judges.
+
+The reply's text is a JSON list with one list per passage: the positions of its tokens, in characters from the start of
+the passage's span in the prompt. Its scores are those of the same tokens, passage after passage.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from rerank.errors import DataError, shorten
+
+
+def format_token_positions(positions: Sequence[Sequence[int]]) -> str:
+    """Format the positions of the tokens of each passage.
+
+    >>> format_token_positions([[0, 4], []])
+    '[[0,4],[]]'
+    """
+    return json.dumps([list(row) for row in positions], separators=(",", ":"))
+
+
+def read_token_scores(text: str, scores: Sequence[float], passages: int) -> list[list[tuple[int, float]]]:
+    """Read the reply to a request for scores of tokens.
+
+    Args:
+        text: Text of the reply.
+        scores: Scores of the reply.
+        passages: Number of passages in the request.
+
+    Returns:
+        Per passage, pairs of the position and the score of each token.
+
+    >>> read_token_scores("[[0,4],[]]", (0.25, 0.5), 2)
+    [[(0, 0.25), (4, 0.5)], []]
+
+    Raises:
+        DataError: The text is not such a list, or its length does not match the scores or the passages.
+    """
+    try:
+        rows = [[int(position) for position in row] for row in json.loads(text)]
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"The positions of tokens are {shorten(text)}", expected="a JSON list of lists of whole numbers"
+        ) from error
+    counted = sum(map(len, rows))
+    if len(rows) != passages or counted != len(scores):
+        raise DataError(
+            f"A reply with {len(scores)} scores for {counted} tokens of {len(rows)} passages",
+            expected=f"one score per token of {passages} passages",
+        )
+    remaining = iter(scores)
+    return [[(position, next(remaining)) for position in row] for row in rows]

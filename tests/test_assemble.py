@@ -1,0 +1,73 @@
+"""Settings of rankers: what they accept, and that their copies agree."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+from pydantic import TypeAdapter
+
+from rerank.assemble import RankerConfig, RankerOptions, assemble
+from rerank.errors import UsageError
+from rerank.experiment.prepare import ranker_config
+from rerank.experiment.spec import Execution, RunSpec
+from rerank.judges import Limits
+from rerank.tasks import BackendOptions
+
+INVALID: list[dict[str, Any]] = [
+    {"top_k": 0},
+    {"top_k": -3},
+    {"top_k": "two"},
+    {"temperature": -1.0},
+    {"thinking_tokens": -4},
+    {"min_passage_tokens": 0},
+    {"seed": "x"},
+    {"passages": 5},
+    {"model": 3},
+    {"window_size": [4]},
+    {"timeout": 0},
+    {"dtype": "int3"},
+    {"device_map": "everywhere"},
+]
+
+
+@pytest.mark.parametrize("settings", INVALID, ids=str)
+def test_an_invalid_value_is_reported(settings: dict[str, Any]) -> None:
+    with pytest.raises(UsageError) as error:
+        assemble({"model": "fake:perfect", **settings})
+    ((name, value),) = settings.items()
+    assert error.value.found == f"{name} = {value!r}"
+    assert error.value.expected
+
+
+def test_values_are_converted_as_on_the_command_line(tmp_path: Path) -> None:
+    config = RankerConfig.from_settings({"model": tmp_path, "window_size": "4", "temperature": 1})
+    assert (config.model, config.window_size, config.temperature) == (str(tmp_path), 4, 1.0)
+
+
+def schema(model: Any) -> dict[str, Any]:
+    """Type, allowed values and default of every field."""
+    properties = TypeAdapter(model).json_schema()["properties"]
+    about = ("title", "description")
+    return {name: {key: item for key, item in field.items() if key not in about} for name, field in properties.items()}
+
+
+def test_the_copies_of_settings_agree() -> None:
+    """Names, types, allowed values and defaults of the command's flags are those of a ranker's settings."""
+    flags = {**schema(RunSpec), **schema(Execution)}
+    settings = schema(RankerConfig)
+    assert settings == {name: flags[name] for name in settings}
+    hints = get_type_hints(RankerConfig)
+    optional = {name: hint if type(None) in get_args(hint) else hint | None for name, hint in hints.items()}
+    choices = dict.fromkeys(("dtype", "adapter_dtype", "device_map"), str | None)
+    assert {"model": str | None, **get_type_hints(RankerOptions)} == {**optional, **choices}
+
+
+def test_defaults_are_those_of_the_backend_and_the_judge() -> None:
+    assert RankerConfig().backend_options() == BackendOptions()
+    assert RankerConfig().limits() == Limits()
+    assert {field.name for field in fields(Limits)} <= {field.name for field in fields(RankerConfig)}
+    assert {field.name for field in fields(BackendOptions)} <= {field.name for field in fields(RankerConfig)}
+    assert ranker_config(RunSpec(collection="pydoc")) == RankerConfig()

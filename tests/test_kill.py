@@ -167,9 +167,16 @@ def test_kills_change_nothing_and_cost_nothing_twice(tmp_path: Path, kills: int)
         assert whole["calls"] < len(served), "no kill cost anything"  # of a few kills, none may
 
 
-@pytest.mark.parametrize("kills", [pytest.param(2, marks=pytest.mark.model), pytest.param(20, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("reuse", ["--reuse", "--no-reuse"])
+COMBINATIONS = [(dtype, reuse) for dtype in ("float32", "bfloat16") for reuse in ("--reuse", "--no-reuse")]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "reuse", "kills"),
+    [
+        pytest.param("bfloat16", "--reuse", 2, marks=pytest.mark.model),
+        *(pytest.param(*combination, 20, marks=pytest.mark.slow) for combination in COMBINATIONS),
+    ],
+)
 def test_a_real_model_is_killed_too(tmp_path: Path, dtype: str, reuse: str, kills: int) -> None:
     """Pairs share prefixes, so a resumed run starts with a cold cache where an undisturbed one had a warm one."""
     options = ("--dtype", dtype, "--batch-size", "3", "--method", "heapsort:pick,by=likelihood", "--top-k", "3", reuse)
@@ -194,7 +201,7 @@ def kill_a_model(folder: Path, model: str, *options: str, startup: float, kills:
         startup: About how many seconds pass before the first call.
         kills: How often.
     """
-    flags = (*write_lists(folder, queries=30, depth=6), "--model", model, *options)
+    flags = (*write_lists(folder, queries=max(10, kills), depth=6), "--model", model, *options)
     victim = Victim(flags=flags, out=folder / "killed", log=folder / "none")
     chance = random.Random(5)
     while len(victim.kills) < kills:

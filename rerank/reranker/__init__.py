@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Self, Unpack, cast
+from typing import Self, Unpack
 
 from rerank.assemble import RankerOptions, RankerSetup, assemble
 from rerank.calibration import Calibration
@@ -70,7 +70,7 @@ class Reranker(RunTransformer):
     name: str = "reranker"
     passages: PassageAggregation | None = None
     top_k: int | None = None
-    backend: Backend = cast(Backend, None)
+    backend: Backend = field(default=None)  # type: ignore[assignment]  # set on construction
     on_failure: OnFailure = "keep"
     calibration: Calibration | None = None
     first_stage: str | None = None
@@ -245,6 +245,7 @@ class Reranker(RunTransformer):
             UsageError: The judge is not the attention judge, or a setting is out of range.
             PartialFailureError: A request failed.
         """
+        self.warm_up()
         given = [candidate.document for candidate in to_candidates(documents)]
         return find_evidence(self.judge, self.backend, to_query(query), given, threshold=threshold, max_spans=max_spans)
 

@@ -19,7 +19,16 @@ from rerank.io.json_tables import GRADES, grade, parse_table, score
 from rerank.io.text_files import open_text, replace_text
 from rerank.types import Document, Qrels, Query, Ranking, Run, make_strictly_decreasing, to_float32
 
-__all__ = ["open_run", "open_text", "read_qrels", "read_run", "read_run_lists", "replace_text", "write_qrels", "write_run"]
+__all__ = [
+    "open_run",
+    "open_text",
+    "read_qrels",
+    "read_run",
+    "read_run_lists",
+    "replace_text",
+    "write_qrels",
+    "write_run",
+]
 
 _RUN_COLUMNS = "6 columns (query Q0 document rank score tag) or 3 (query document rank)"
 _QRELS_COLUMNS = "4 columns (query 0 document grade) or 3 (query document grade)"

@@ -157,9 +157,7 @@ class LoggingBackend:
         return Reply(finish="error", error=error)
 
     @staticmethod
-    def _committable(
-        requests: Mapping[str, Request], replies: Mapping[str, Reply]
-    ) -> list[tuple[str, Request, Reply]]:
+    def _committable(requests: Mapping[str, Request], replies: Mapping[str, Reply]) -> list[tuple[str, Request, Reply]]:
         """Return digest, request and reply of the calls that got a reply."""
         return [(digest, requests[digest], reply) for digest, reply in replies.items() if reply.finish != "error"]
 

@@ -90,29 +90,45 @@ async def overhead(calls: int, delay: float) -> float:
 _MEMORY = """
 import resource, sys
 from rerank.cli import main
-sys.argv = ["rerank", *{arguments!r}]
+sys.argv = {command!r}
 try:
     main()
 except SystemExit as end:
     assert not end.code, end.code
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+used = resource.getrusage(resource.RUSAGE_SELF)
+print(used.ru_maxrss * 1024, used.ru_utime + used.ru_stime)
 """
 
 
-def peak_memory(folder: Path, queries: int) -> int:
-    """Peak resident bytes of ``rerank run`` over candidate lists of 20 in a file, without judgments."""
+def peak_memory(folder: Path, queries: int) -> tuple[int, float]:
+    """Peak resident bytes and CPU seconds of ``rerank rerank`` over lists of 20 in a file, without judgments."""
     path = folder / f"{queries}.jsonl"
     with path.open("w", encoding="utf-8") as file:
         for n in range(queries):
-            docs = [{"id": f"d{n}-{i}", "text": text} for i, text in enumerate(TEXTS)]
-            file.write(json.dumps({"query": {"id": f"q{n}", "text": f"question {n}"}, "docs": docs}) + "\n")
-    arguments = ["rerank", str(path), "--model", "fake:reversed", "--out", str(folder / f"run{queries}")]
+            docs = [{"docid": f"d{n}-{i}", "doc": f"{text} {n}"} for i, text in enumerate(TEXTS)]
+            query = {"qid": f"q{n}", "text": f"question {n}"}
+            file.write(json.dumps({"query": query, "candidates": docs}) + "\n")
+    command = ["rerank", "rerank", "--collection", f"requests:{path}", "--model", "fake:reversed"]
+    command += ["--out", str(folder / f"run{queries}"), "-o", str(folder / f"{queries}.trec")]
     process = subprocess.run(
-        [sys.executable, "-c", _MEMORY.format(arguments=arguments)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", _MEMORY.format(command=command)], capture_output=True, text=True, check=False
     )
     if process.returncode:
         raise SystemExit(process.stderr[-2000:])
-    return int(process.stdout.split()[-1])
+    peak, seconds = process.stdout.split()[-2:]
+    return int(peak), float(seconds)
+
+
+def bytes_per_query(small: int, large: int) -> dict[str, float]:
+    """Additional peak memory per query between two numbers of queries, and CPU milliseconds per query."""
+    with tempfile.TemporaryDirectory() as folder:
+        (least, before), (most, after) = (peak_memory(Path(folder), queries) for queries in (small, large))
+    return {
+        "peak_mb_small": least / 1e6,
+        "peak_mb_large": most / 1e6,
+        "bytes_per_query": (most - least) / (large - small),
+        "cpu_ms_per_query": 1000 * (after - before) / (large - small),
+    }
 
 
 def main() -> None:
@@ -131,9 +147,7 @@ def main() -> None:
     result["overhead_p50_ms"] = asyncio.run(overhead(settings.calls, 0.4))
     result["refill_seconds"] = refill(settings.requests)
     if all(settings.queries):
-        with tempfile.TemporaryDirectory() as folder:
-            small, large = (peak_memory(Path(folder), queries) for queries in settings.queries)
-        result["bytes_per_query"] = (large - small) / (settings.queries[1] - settings.queries[0])
+        result |= bytes_per_query(*settings.queries)
     for key, value in result.items():
         print(f"{key:24}{value:12.4g}")
     print(json.dumps(result))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -18,7 +19,7 @@ from rerank.progress import progress as count
 
 if TYPE_CHECKING:
     from rerank.experiment import PreparedRun
-    from rerank.types import Run
+    from rerank.types import Ranking, Run
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Estimate calls, tokens and cost without calling the model.")]
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="File for the run; if omitted, stdout.")]
@@ -103,18 +104,20 @@ def rerank(
     Writes a TREC run, or with --format jsonl one object per query in rank_llm's format. Needs no qrels.
     """
     from rerank.experiment import check_failures, prepare
-    from rerank.io.text_files import check_writable
+    from rerank.io.text_files import check_writable, open_text
     from rerank.store import RunFolder
 
     if output is not None:
         check_writable(output)  # before the first call
     prepared = prepare(spec, execution, judged_only=False)
     summary = execute_with_progress(prepared, execution)
-    result = RunFolder(summary["folder"]).read_run("run.trec")
-    if form == "text":
-        _write(result, output)
-    else:
-        _write_rows(prepared, result, output, whole=form == "json")
+    folder = RunFolder(summary["folder"])
+    with _opened(output) as target:
+        if form == "text":
+            with open_text(folder.path / "run.trec") as result:
+                shutil.copyfileobj(result, target)
+        else:
+            _write_rows(folder.results(prepared.lists), target, whole=form == "json")
     _say(summary)
     check_failures(summary, spec.max_failure_rate)
 
@@ -144,18 +147,25 @@ def _write(run: Run, output: Path | None) -> None:
     write_run(run, output or sys.stdout)
 
 
-def _write_rows(prepared: PreparedRun, result: Run, output: Path | None, *, whole: bool) -> None:
-    from rerank.io.rerank_requests import request_rows
+@contextmanager
+def _opened(output: Path | None) -> Iterator[TextIO]:
+    """Yield the stream to write to: the file, which is replaced at the end, or stdout."""
     from rerank.io.text_files import replace_text
 
-    rows = request_rows(prepared.first_stage, result)
-    lines = [json.dumps(rows, ensure_ascii=False)] if whole else [json.dumps(row, ensure_ascii=False) for row in rows]
-    text = "".join(f"{line}\n" for line in lines)
-    if output is None:
-        typer.echo(text, nl=False)
-        return
-    with replace_text(output) as file:
-        file.write(text)
+    with nullcontext(sys.stdout) if output is None else replace_text(output) as target:
+        yield target
+
+
+def _write_rows(results: Iterable[tuple[Ranking, Ranking]], target: TextIO, *, whole: bool) -> None:
+    """Write pairs of candidates and reranked lists in rank_llm's format, one per line or as one list."""
+    from rerank.io.rerank_requests import request_row
+
+    before, between, after = ("[", ", ", "]\n") if whole else ("", "", "")
+    target.write(before)
+    for number, (candidates, result) in enumerate(results):
+        row = json.dumps(request_row(candidates, result), ensure_ascii=False)
+        target.write(f"{between if number else ''}{row}" if whole else f"{row}\n")
+    target.write(after)
 
 
 def _show(summary: dict[str, Any]) -> None:

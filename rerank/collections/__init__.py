@@ -7,7 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from rerank.collections.base import Collection, SupportsCandidates, SupportsLookup, SupportsQueryFields, fetch
+from rerank.collections.base import (
+    Collection,
+    SupportsCandidates,
+    SupportsCandidateStream,
+    SupportsLookup,
+    SupportsQueryFields,
+    fetch,
+)
 from rerank.errors import UnknownNameError, UsageError
 from rerank.io.run_files import read_qrels
 from rerank.registry import Registry
@@ -16,6 +23,7 @@ from rerank.types import Qrels
 
 __all__ = [
     "Collection",
+    "SupportsCandidateStream",
     "SupportsCandidates",
     "SupportsLookup",
     "SupportsQueryFields",

@@ -13,7 +13,7 @@ from rerank.errors import DataError
 from rerank.io.json_records import JsonRecord, parse_json, read_json_lines
 from rerank.io.rerank_requests import RerankRequest
 from rerank.io.text_files import open_text
-from rerank.types import Document, Query, Run
+from rerank.types import Document, Query, Ranking, Run
 
 
 class Requests(FileCollection):
@@ -87,17 +87,22 @@ class Requests(FileCollection):
 
     def candidates(self) -> Run:
         """Return the lists, with document texts."""
-        by_score = self.order == "score"
-        return Run((r.sorted_by_score() if by_score else r.in_given_order() for r in self._requests()), name=self.name)
+        return Run(self.candidate_lists(), name=self.name)
+
+    def candidate_lists(self) -> Iterator[Ranking]:
+        """Stream the lists, with document texts, in file order."""
+        for request in self._requests():
+            yield request.sorted_by_score() if self.order == "score" else request.in_given_order()
 
     def _requests(self) -> Iterator[RerankRequest]:
         """Yield the requests, streamed from JSON lines; a JSON list is parsed once and kept."""
-        seen: set[str] = set()
+        seen: set[int] = set()  # of hashes, since ids may be long; 128 bits, so that no two ids share one
         for number, record in enumerate(self._records(), 1):
             request = RerankRequest.from_record(record, number)
-            if request.query.id in seen:
+            key = int.from_bytes(hashlib.blake2b(request.query.id.encode(), digest_size=16).digest())
+            if key in seen:
                 raise DataError(f"{request.where}: duplicate query {request.query.id!r}", expected="each id once")
-            seen.add(request.query.id)
+            seen.add(key)
             yield request
 
     def _records(self) -> Iterator[JsonRecord]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from rerank.collections import Collection, judgments, open_collection
+from rerank.collections import Collection, SupportsCandidateStream, judgments, open_collection
 from rerank.errors import DataError, UnknownNameError
+from rerank.experiment.candidate_lists import CandidateLists, RankingDigest
 from rerank.experiment.spec import RunSpec
-from rerank.io.pictures import picture_hash
 from rerank.retrieval import open_retriever
 from rerank.retrieval.base import Retriever
 from rerank.selector import Selector
@@ -35,16 +35,9 @@ class RetrievedCandidates:
 
 def digest_run(run: Run) -> str:
     """Return the hex SHA-256 of a run as a reranker sees it: queries, documents, texts, pictures and order."""
-    digest = hashlib.sha256()
+    digest = RankingDigest()
     for ranking in run.values():
-        parts = [ranking.query.id, ranking.query.text]
-        for doc in ranking.docs:
-            parts += [doc.id, doc.title, doc.text]
-            if doc.image:
-                parts += ["picture", picture_hash(doc.image)]
-        for part in parts:
-            data = part.encode("utf-8", "surrogatepass")
-            digest.update(len(data).to_bytes(8, "big") + data)  # the length keeps neighbouring parts apart
+        digest.add(ranking)
     return digest.hexdigest()
 
 
@@ -62,12 +55,24 @@ def load_queries(spec: RunSpec, *, judged_only: bool = True) -> tuple[Collection
     Returns:
         The collection, the queries and the judgments.
     """
+    collection, qrels = load_judgments(spec)
+    return collection, *select_judged(spec, collection, qrels, judged_only=judged_only)
+
+
+def load_judgments(spec: RunSpec) -> tuple[Collection, Qrels]:
+    """Open the collection of a specification, without reading its queries, and return it with all judgments."""
     collection = open_collection(spec.collection)
-    qrels = judgments(spec.qrels)[0] if spec.qrels else collection.qrels()
+    return collection, judgments(spec.qrels)[0] if spec.qrels else collection.qrels()
+
+
+def select_judged(
+    spec: RunSpec, collection: Collection, qrels: Qrels, *, judged_only: bool
+) -> tuple[list[Query], Qrels]:
+    """Select the queries and judgments of a specification, as `load_queries` does, from an open collection."""
     queries = select_queries(spec, collection.queries(), qrels if judged_only else Qrels({}))
     if spec.queries or spec.max_queries:
         qrels = Qrels({q.id: qrels[q.id] for q in queries if q.id in qrels}, name=qrels.name)
-    return collection, queries, qrels
+    return queries, qrels
 
 
 def lowest_relevant(spec: RunSpec, collection: Collection) -> int:
@@ -105,11 +110,50 @@ def retrieve_candidates(spec: RunSpec, *, judged_only: bool = True) -> Retrieved
     return RetrievedCandidates(collection=collection, qrels=qrels, first_stage=retrieve(spec, collection, queries))
 
 
+def stream_candidates(spec: RunSpec, collection: Collection) -> CandidateLists | None:
+    """Return the candidates of a specification without judgments, if the collection can stream its own lists.
+
+    They are read once. The lists of queries that are named by id are kept in memory.
+
+    Returns:
+        The lists; None if another first stage or collection is needed.
+
+    Raises:
+        UnknownNameError: The collection has no query with one of the ids.
+        DataError: There are no lists, or one is malformed.
+    """
+    selector = Selector.parse(spec.first_stage)
+    is_own = selector.name == "candidates" and not selector.argument and not selector.options
+    if not is_own or collection.drop_self or not isinstance(collection, SupportsCandidateStream):
+        return None
+    source = collection
+
+    def read() -> Iterator[Ranking]:
+        lists = (ranking.top(spec.depth) for ranking in source.candidate_lists())
+        return islice(lists, spec.max_queries)
+
+    if not spec.queries:
+        lists = CandidateLists(name=selector.name, read=read)
+        if not lists.survey.queries:
+            raise _no_queries(spec)
+        return lists
+    named = dict.fromkeys(spec.queries)
+    found = {ranking.query.id: ranking for ranking in source.candidate_lists() if ranking.query.id in named}
+    for query_id in named:
+        if query_id not in found:
+            raise UnknownNameError("query", query_id, [query.id for query in collection.queries()])
+    chosen = islice((found[query_id].top(spec.depth) for query_id in named), spec.max_queries)
+    return CandidateLists.of(Run(chosen, name=selector.name))
+
+
 def order_candidates(run: Run, spec: RunSpec) -> Run:
     """Return the candidates in the order in which the reranker gets them."""
-    if spec.shuffle == "none":
-        return run
-    return Run((_shuffle(ranking, spec) for ranking in run.values()), name=run.name)
+    return run if spec.shuffle == "none" else Run((order_list(r, spec) for r in run.values()), name=run.name)
+
+
+def order_list(ranking: Ranking, spec: RunSpec) -> Ranking:
+    """Return the candidates of a query in the order in which the reranker gets them."""
+    return ranking if spec.shuffle == "none" else _shuffle(ranking, spec)
 
 
 def select_queries(spec: RunSpec, queries: list[Query], qrels: Qrels) -> list[Query]:
@@ -127,14 +171,18 @@ def select_queries(spec: RunSpec, queries: list[Query], qrels: Qrels) -> list[Qu
         selected = [by_id[query_id] for query_id in dict.fromkeys(spec.queries)]
     else:
         selected = [query for query in queries if query.id in qrels] if qrels else queries
+    if not queries:
+        raise _no_queries(spec)
     if not selected:
         raise DataError(
-            f"None of the {len(queries)} queries of {spec.collection!r} has judgments"
-            if queries
-            else f"The collection {spec.collection!r} has no queries",
-            remedy="Check that --qrels belongs to the collection" if queries else "Use a collection with queries",
+            f"None of the {len(queries)} queries of {spec.collection!r} has judgments",
+            remedy="Check that --qrels belongs to the collection",
         )
     return selected[: spec.max_queries]
+
+
+def _no_queries(spec: RunSpec) -> DataError:
+    return DataError(f"The collection {spec.collection!r} has no queries", remedy="Use a collection with queries")
 
 
 def _shuffle(ranking: Ranking, spec: RunSpec) -> Ranking:

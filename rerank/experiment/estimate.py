@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rerank.experiment.candidates import order_candidates
+from rerank.experiment.candidates import order_list
 from rerank.experiment.prepare import PreparedRun
 from rerank.judges.base import OversizedWindow, PromptJudge, ScoreKind, Verdict
 from rerank.models.prices import compute_cost
-from rerank.pipeline.stream import drive
+from rerank.pipeline.stream import Flow, Ranker, rank_stream
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import Reply, Request
 from rerank.types import Window
@@ -57,14 +57,16 @@ def estimate(prepared: PreparedRun) -> dict[str, Any]:
         ``queries``; upper bounds ``calls``, ``tokens_in`` and ``tokens_out``; ``cost`` in US dollars, None if unknown.
     """
     counting = _CountingJudge(judge=prepared.judge, counter=prepared.backend.tokens)
-    lists = order_candidates(prepared.first_stage, prepared.spec).values()
-    drive(lists, prepared.setup.strategy, counting, prepared.backend, passages=prepared.setup.passages)
+    ranker = Ranker(strategy=prepared.setup.strategy, judge=counting, passages=prepared.setup.passages)
+    lists = (order_list(ranking, prepared.spec) for ranking in prepared.lists)
+    for _ in rank_stream(lists, ranker, prepared.backend, Flow.of(prepared.backend)):
+        pass  # the judge counts
     calls = max(prepared.calls(), counting.calls) if counting.calls else 0
     tokens_in, tokens_out = (
         math.ceil(tokens * calls / max(1, counting.calls)) for tokens in (counting.tokens_in, counting.tokens_out)
     )
     return {
-        "queries": len(prepared.first_stage),
+        "queries": prepared.lists.survey.queries,
         "calls": calls,
         "tokens_in": tokens_in,
         "tokens_out": tokens_out,

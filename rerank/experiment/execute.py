@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, nullcontext
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, PartialFailureError
-from rerank.experiment.candidates import order_candidates
+from rerank.experiment.candidates import order_list
 from rerank.experiment.prepare import PreparedRun, prepare
-from rerank.experiment.relevance import write_relevance
+from rerank.experiment.result_files import open_results
 from rerank.experiment.spec import Execution, RunSpec
-from rerank.experiment.summary import score_runs, summarise, summarise_scores
+from rerank.experiment.summary import RunTally, score_runs, summarise, summarise_scores
 from rerank.judges import FAILURES
 from rerank.models.lazy_backend import LazyBackend
-from rerank.pipeline.results import RankedList, RerankOutcome
+from rerank.pipeline.results import RankedList
 from rerank.pipeline.stream import Flow, Ranker, rank_stream
 from rerank.store import RunFolder, identity_hash, log_calls, shared_cache
-from rerank.store.judge_scores import JudgeScores, write_judge_scores
-from rerank.tasks import Reply
+from rerank.tasks import Backend, Reply
 from rerank.tasks.usage import Usage
-from rerank.types import Run
+from rerank.types import Ranking, Run
 
 #: A callback that gets each reply.
 OnReply = Callable[[Reply], None]
@@ -67,27 +67,20 @@ def execute(prepared: PreparedRun, execution: Execution, *, on_reply: OnReply = 
     with folder.begin(document, resume=execution.resume, overwrite=execution.overwrite):
         if folder.finished:
             return _rescore_finished(prepared, folder)
-        folder.write_candidates(prepared.first_stage)
+        folder.write_candidates(prepared.lists, prepared.lists.name)
         if passages := prepared.setup.passages:
-            folder.write_passages(map(passages.expand, prepared.first_stage.values()))
+            folder.write_passages(map(passages.expand, prepared.lists))
         files = {name: folder.file_hash(name) for name in ("first_stage.trec", "queries.jsonl")}
         folder.write_json("spec.json", folder.spec() | {"files": files})
         if (set_batching := getattr(prepared.backend, "set_batching", None)) is not None:
             set_batching(flow.batch_size, reuse=flow.reuse)
-        outcome, usage = _drive(prepared, execution, folder, on_reply, flow)
-        write_judge_scores(folder.path / "judge_scores.jsonl", map(_judge_scores, outcome.lists))
-        if prepared.calibration is not None:
-            write_relevance(folder.path / "relevance.jsonl", prepared, outcome.lists)
-        result = Run(outcome.rankings, name=run_name(prepared.spec))
-        folder.write_run("run.trec", result)
-        if outcome.split:
-            folder.write_splits(outcome.split)
-        queries = len(prepared.first_stage)
+        tally, usage, result = _drive(prepared, execution, folder, on_reply, flow)
+        queries = prepared.lists.survey.queries
         scores = _write_scores(prepared, folder, result)
         summary = {
             "folder": str(folder.path),
             "hash": name,
-            **summarise(prepared.spec, outcome, usage, queries=queries, scores=scores),
+            **summarise(prepared.spec, tally, usage, queries=queries, scores=scores),
         }
         folder.write_json("spec.json", folder.spec() | {"files": files | {"run.trec": folder.file_hash("run.trec")}})
         folder.write_json("summary.json", summary)
@@ -147,26 +140,45 @@ def describe_environment() -> dict[str, str]:
 
 def _drive(
     prepared: PreparedRun, execution: Execution, folder: RunFolder, on_reply: OnReply, flow: Flow
-) -> tuple[RerankOutcome, Usage]:
+) -> tuple[RunTally, Usage, Run]:
+    """Rerank all lists and write the results.
+
+    Returns:
+        Counts over the lists, the cost of the calls, and the reranked run; it is empty without relevance judgments,
+        which are all that it is needed for.
+    """
     shared = execution.call_cache if execution.call_cache is not None else prepared.backend.costs_money
-    with folder.calls() as log, shared_cache() if shared else nullcontext() as cache:
+    name, tally, rankings = run_name(prepared.spec), RunTally(), list[Ranking]()
+    with (
+        folder.calls() as log,
+        shared_cache() if shared else nullcontext() as cache,
+        open_results(folder, prepared, name) as write,
+    ):
         backend = log_calls(
             prepared.backend, log, cache=cache, max_total_tokens=execution.max_total_tokens, on_reply=on_reply
         )
-        candidates = order_candidates(prepared.first_stage, prepared.spec)
-        setup = prepared.setup
-        ranker = Ranker(
-            strategy=setup.strategy, judge=prepared.judge, passages=setup.passages, top_k=prepared.spec.top_k
-        )
-        lists = rank_stream(candidates.values(), ranker, backend, flow)
-        return RerankOutcome(tuple(lists)), backend.usage
+        with closing(_rank(prepared, backend, flow)) as lists:
+            for candidates, ranked in lists:
+                write(candidates, ranked)
+                tally.add(ranked)
+                if prepared.qrels:
+                    rankings.append(ranked.ranking)
+        return tally, backend.usage, Run(rankings, name=name)
 
 
-def _judge_scores(ranked: RankedList) -> JudgeScores:
-    is_scored = ranked.score_kind is not None and any(score is not None for score in ranked.scores)
-    kind = ranked.score_kind.name if ranked.score_kind and is_scored else ""
-    scores = dict(zip(ranked.ranking.doc_ids, ranked.scores, strict=True)) if kind else {}
-    return JudgeScores(query=ranked.ranking.query.id, kind=kind, scores=scores)
+def _rank(prepared: PreparedRun, backend: Backend, flow: Flow) -> Generator[tuple[Ranking, RankedList]]:
+    """Yield the candidates in first-stage order and the reranked list of each query."""
+    setup = prepared.setup
+    ranker = Ranker(strategy=setup.strategy, judge=prepared.judge, passages=setup.passages, top_k=prepared.spec.top_k)
+    in_progress: deque[Ranking] = deque()
+
+    def read() -> Iterator[Ranking]:
+        for candidates in prepared.lists:
+            in_progress.append(candidates)
+            yield order_list(candidates, prepared.spec)
+
+    for ranked in rank_stream(read(), ranker, backend, flow):
+        yield in_progress.popleft(), ranked
 
 
 def _choose_flow(folder: RunFolder, prepared: PreparedRun, execution: Execution) -> Flow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
@@ -10,13 +11,21 @@ from rerank.assemble import RankerConfig, RankerPlan, RankerSetup, assemble, tra
 from rerank.calibration import Calibration
 from rerank.collections import Collection
 from rerank.evaluation import parse_measures
-from rerank.experiment.candidates import RetrievedCandidates, digest_run, load_queries, lowest_relevant, retrieve
+from rerank.experiment.candidate_lists import CandidateLists
+from rerank.experiment.candidates import (
+    RetrievedCandidates,
+    load_judgments,
+    lowest_relevant,
+    retrieve,
+    select_judged,
+    stream_candidates,
+)
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.judges import PromptJudge, judges
 from rerank.models.prices import compute_cost
 from rerank.reranker.calibrated import open_calibration
 from rerank.tasks import Backend
-from rerank.types import Qrels, Run
+from rerank.types import Qrels, Query, Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +35,8 @@ class PreparedRun:
     Attributes:
         spec: The specification, completed with the settings of the adapter.
         collection: The collection of the queries and documents.
-        first_stage: The candidates, one ranking per query; rankings may be empty.
+        lists: The candidates, one ranking per query; rankings may be empty. Without judgments, they may be read from a
+            file whenever they are needed.
         qrels: The relevance judgments of these queries; empty if there are none.
         relevant: Lowest grade that binary measures count as relevant.
         setup: Method, strategy, prompt and limits.
@@ -37,7 +47,7 @@ class PreparedRun:
 
     spec: RunSpec
     collection: Collection
-    first_stage: Run
+    lists: CandidateLists
     qrels: Qrels
     relevant: int
     setup: RankerSetup
@@ -45,10 +55,15 @@ class PreparedRun:
     judge: PromptJudge
     calibration: Calibration | None = None
 
+    @property
+    def first_stage(self) -> Run:
+        """The candidates in memory."""
+        return self.lists.run
+
     def identity(self) -> dict[str, Any]:
         """Return everything that decides the result; its hash names the run."""
         return {
-            "first_stage": digest_run(self.first_stage),
+            "first_stage": self.lists.survey.digest,
             **identity_settings(self.spec, self.setup),
             **self.setup.identity(self.judge),
         }
@@ -62,8 +77,8 @@ class PreparedRun:
         """Return the maximum number of requests, if all windows fit the context."""
         requests = judges.get(self.setup.method.judge.name).calls
         passages = self.setup.passages
-        counts = [len(passages.expand(ranking) if passages else ranking) for ranking in self.first_stage.values()]
-        return sum(self.setup.strategy.calls(count) * int(requests(count)) for count in counts)
+        counts = Counter(len(passages.expand(r)) for r in self.lists) if passages else self.lists.survey.lengths
+        return sum(n * self.setup.strategy.calls(count) * int(requests(count)) for count, n in counts.items())
 
 
 def identity_settings(spec: RunSpec, plan: RankerPlan) -> dict[str, Any]:
@@ -117,20 +132,25 @@ def prepare(
     spec = with_trained_defaults(spec)
     setup = assemble(ranker_config(spec, execution))
     compute_cost(spec.model, 0, 0)  # reports a broken price table now, not after the last call
-    collection, queries, qrels = (
-        (candidates.collection, [], candidates.qrels) if candidates else load_queries(spec, judged_only=judged_only)
-    )
+    queries: list[Query] = []
+    lists = CandidateLists.of(candidates.first_stage) if candidates else None
+    collection, qrels = (candidates.collection, candidates.qrels) if candidates else load_judgments(spec)
+    if lists is None and not qrels:
+        lists = stream_candidates(spec, collection)
+    if lists is None:
+        queries, qrels = select_judged(spec, collection, qrels, judged_only=judged_only)
     relevant = lowest_relevant(spec, collection)
     parse_measures(spec.measures, relevant=relevant)
     if backend is None:
         setup.check_backend()  # before search and loading, which can take minutes
-    first_stage = candidates.first_stage if candidates else retrieve(spec, collection, queries)
+    if lists is None:
+        lists = CandidateLists.of(retrieve(spec, collection, queries))
     backend = backend or setup.open_backend(qrels=qrels or None, lazy=True)
     judge = setup.open_judge(backend)
     return PreparedRun(
         spec=spec,
         collection=collection,
-        first_stage=first_stage,
+        lists=lists,
         qrels=qrels,
         relevant=relevant,
         setup=setup,

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rerank.calibration import first_stage_name
@@ -15,34 +16,42 @@ from rerank.experiment.prepare import PreparedRun
 from rerank.io.text_files import replace_text
 from rerank.pipeline.results import RankedList
 from rerank.reranker.calibrated import calibrate_list
+from rerank.types import Ranking
 
 
-def write_relevance(path: Path, prepared: PreparedRun, lists: Iterable[RankedList]) -> None:
-    """Write the calibrated probabilities of reranked lists; the file is replaced atomically.
+@contextmanager
+def open_relevance(path: Path, prepared: PreparedRun) -> Generator[Callable[[Ranking, RankedList], None]]:
+    """Write calibrated probabilities list by list; the file is replaced when the block ends without an error.
 
     Args:
         path: The file, ``relevance.jsonl`` in a run folder.
-        prepared: The run, with a calibration and its first-stage scores.
-        lists: The reranked lists; empty ones are left out.
+        prepared: The run, with a calibration.
+
+    Yields:
+        A function that writes the probabilities of one list, given its candidates with their first-stage scores; an
+        empty list is left out.
 
     Raises:
         UsageError: The run has no calibration.
     """
-    if prepared.calibration is None:
+    calibration = prepared.calibration
+    if calibration is None:
         raise UsageError("The run has no calibration", expected="a file of `rerank calibrate`")
     name = first_stage_name(prepared.spec.first_stage)
     with replace_text(path) as file:
-        for ranked in lists:
-            query_id, doc_ids = ranked.ranking.query.id, ranked.ranking.doc_ids
+
+        def write(candidates: Ranking, ranked: RankedList) -> None:
+            doc_ids = ranked.ranking.doc_ids
             if not doc_ids:
-                continue
-            candidates = prepared.first_stage[query_id]
+                return
             scores = dict(zip(candidates.doc_ids, candidates.scores, strict=False))
-            calibrated = calibrate_list(prepared.calibration, ranked, [scores.get(doc) for doc in doc_ids], name)
+            calibrated = calibrate_list(calibration, ranked, [scores.get(doc) for doc in doc_ids], name)
             row = {
-                "query": query_id,
+                "query": ranked.ranking.query.id,
                 "answerable": calibrated.answerable,
                 "fit": calibrated.fit,
                 "relevance": dict(zip(doc_ids, calibrated.relevance, strict=True)),
             }
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+        yield write

@@ -17,7 +17,7 @@ from rerank.experiment.candidates import order_candidates
 from rerank.experiment.execute import run_name
 from rerank.experiment.prepare import identity_settings, ranker_config
 from rerank.experiment.spec import RunSpec
-from rerank.experiment.summary import NAMED_FAILURES, score_runs, summarise
+from rerank.experiment.summary import NAMED_FAILURES, RunTally, score_runs, summarise
 from rerank.io.run_files import write_run
 from rerank.judges import Judge, Verdict
 from rerank.judges.base import OversizedWindow, ScoreKind
@@ -148,7 +148,7 @@ def _summary(
     qrels = folder.read_qrels()
     relevant = folder.read_json("scores.json", "relevant")["relevant"] if qrels else 1
     scores = score_runs(qrels, run, first_stage, measures=measures or spec.measures, relevant=relevant)
-    summary = summarise(spec, outcome, usage, queries=len(first_stage), scores=scores)
+    summary = summarise(spec, RunTally.of(outcome.lists), usage, queries=len(first_stage), scores=scores)
     # These depend on interruptions, on today's prices, on caches of the model, and on texts, which are not recorded.
     del summary["reused_calls"], summary["cost"], summary["tokens_cached"], summary["cut"]
     return summary, scores

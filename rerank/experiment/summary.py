@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from rerank.evaluation import Scores, evaluate
@@ -11,7 +12,7 @@ from rerank.evaluation.grade_notes import overlap_note
 from rerank.experiment.spec import RunSpec
 from rerank.judges import FAILURES
 from rerank.models.prices import compute_cost
-from rerank.pipeline.results import RerankOutcome
+from rerank.pipeline.results import RankedList, count_statuses
 from rerank.tasks.usage import Usage
 from rerank.types import Qrels, Run
 
@@ -19,34 +20,73 @@ from rerank.types import Qrels, Run
 NAMED_FAILURES = 20
 
 
+@dataclass(kw_only=True)
+class RunTally:
+    """What a summary says about reranked lists, without the lists.
+
+    Attributes:
+        windows: Number of windows per status; every status is a key.
+        split: Number of windows that exceeded the context and were ranked in parts.
+        failures: The first failures: query, status and detail.
+        passages_cut: Number of passages that were cut, so that a prompt fits.
+        tokens_cut: Number of tokens that were cut off them.
+    """
+
+    windows: dict[str, int] = field(default_factory=lambda: count_statuses(()))
+    split: int = 0
+    failures: list[dict[str, str]] = field(default_factory=list)
+    passages_cut: int = 0
+    tokens_cut: int = 0
+
+    @classmethod
+    def of(cls, lists: Iterable[RankedList]) -> RunTally:
+        """Count all lists."""
+        tally = cls()
+        for ranked in lists:
+            tally.add(ranked)
+        return tally
+
+    def add(self, ranked: RankedList) -> None:
+        """Count the next list."""
+        for window, verdict in ranked.judged:
+            self.windows[verdict.status] += 1
+            if verdict.status in FAILURES and len(self.failures) < NAMED_FAILURES:
+                failure = {"query": window.query.id, "status": str(verdict.status), "detail": verdict.detail}
+                self.failures.append(failure)
+        self.split += len(ranked.split)
+        self.passages_cut += len(ranked.dropped)
+        self.tokens_cut += sum(ranked.dropped.values())
+
+    def failure_rate(self) -> float:
+        """Return the fraction of windows that failed; 0 if there were none."""
+        total = sum(self.windows.values())
+        return sum(self.windows[status] for status in FAILURES) / total if total else 0.0
+
+
 def summarise(
-    spec: RunSpec, outcome: RerankOutcome, usage: Usage, *, queries: int, scores: Mapping[str, Any] | None
+    spec: RunSpec, tally: RunTally, usage: Usage, *, queries: int, scores: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Return the content of summary.json without the name and hash of the folder.
 
     Args:
         spec: The specification.
-        outcome: The outcome of the driver.
+        tally: Counts over the reranked lists.
         usage: The cost of the calls.
         queries: Number of queries, including those without candidates.
         scores: The result of `score_runs`; None without relevance judgments.
     """
-    windows = outcome.windows()
     return {
         "method": spec.shown_method,
         "model": spec.model,
         "depth": spec.depth,
         "queries": queries,
         **summarise_scores(scores),
-        "windows": windows,
-        "split_windows": len(outcome.split),  # exceeded the context; ranked in parts and merged
-        "complete": not windows["error"],  # otherwise --resume repeats the calls without a reply
-        "failure_rate": outcome.failure_rate(),
-        "failures": _failures(outcome),
-        "cut": {
-            "passages": sum(len(ranked.dropped) for ranked in outcome.lists),
-            "tokens": sum(sum(ranked.dropped.values()) for ranked in outcome.lists),
-        },
+        "windows": tally.windows,
+        "split_windows": tally.split,  # exceeded the context; ranked in parts and merged
+        "complete": not tally.windows["error"],  # otherwise --resume repeats the calls without a reply
+        "failure_rate": tally.failure_rate(),
+        "failures": tally.failures,
+        "cut": {"passages": tally.passages_cut, "tokens": tally.tokens_cut},
         **vars(usage),
         "cost": compute_cost(spec.model, usage.tokens_in, usage.tokens_out),
     }
@@ -89,11 +129,3 @@ def _as_json(scores: Scores) -> dict[str, Any]:
         "missing": len(scores.missing),
         "per_query": {measure: dict(values) for measure, values in scores.values.items()},
     }
-
-
-def _failures(outcome: RerankOutcome) -> list[dict[str, str]]:
-    failed = [(window, verdict) for window, verdict in outcome.judged if verdict.status in FAILURES]
-    return [
-        {"query": window.query.id, "status": verdict.status, "detail": verdict.detail}
-        for window, verdict in failed[:NAMED_FAILURES]
-    ]

@@ -14,7 +14,7 @@ from typing import Any
 
 from rerank.errors import DataError
 from rerank.io.json_records import DOC_IDS, QUERY_IDS, QUERY_TEXTS, TEXTS, JsonRecord, parse_id, text
-from rerank.types import Document, Query, Ranking, Run
+from rerank.types import Document, Query, Ranking
 
 _CANDIDATES = ("candidates", "hits", "ctxs")
 #: Keys of a candidate that are read; the others are returned with it.
@@ -145,23 +145,19 @@ def _score(value: object, where: str) -> float | None:
     return number
 
 
-def request_rows(candidates: Run, result: Run) -> list[dict[str, Any]]:
-    """Return reranked lists in rank_llm's format, with texts and the other keys of the candidates.
+def request_row(candidates: Ranking, result: Ranking) -> dict[str, Any]:
+    """Return a reranked list in rank_llm's format, with texts and the other keys of the candidates.
 
     Args:
-        candidates: The lists before reranking, with queries and documents.
-        result: The reranked lists; documents may have ids only, and empty lists may be missing.
+        candidates: The list before reranking, with query and documents.
+        result: The reranked list; documents may have ids only.
     """
-    rows = []
-    for query_id, candidate_list in candidates.items():
-        ranking = result.get(query_id, candidate_list)
-        docs = {doc.id: doc for doc in candidate_list.docs}
-        hits = [
-            {**docs[doc.id].source, "docid": doc.id, "score": score, "doc": _content(docs[doc.id])}
-            for doc, score in zip(ranking.docs, ranking.scores, strict=True)
-        ]
-        rows.append({"query": {"text": candidate_list.query.text, "qid": query_id}, "candidates": hits})
-    return rows
+    docs = {doc.id: doc for doc in candidates.docs}
+    hits = [
+        {**docs[doc.id].source, "docid": doc.id, "score": score, "doc": _content(docs[doc.id])}
+        for doc, score in zip(result.docs, result.scores, strict=True)
+    ]
+    return {"query": {"text": candidates.query.text, "qid": candidates.query.id}, "candidates": hits}
 
 
 def _content(doc: Document) -> dict[str, str]:

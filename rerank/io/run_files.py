@@ -9,7 +9,8 @@ import contextlib
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import TextIO
 
@@ -18,7 +19,16 @@ from rerank.io.json_tables import GRADES, grade, parse_table, score
 from rerank.io.text_files import open_text, replace_text
 from rerank.types import Document, Qrels, Query, Ranking, Run, make_strictly_decreasing, to_float32
 
-__all__ = ["open_text", "read_qrels", "read_run", "replace_text", "write_qrels", "write_run"]
+__all__ = [
+    "open_run",
+    "open_text",
+    "read_qrels",
+    "read_run",
+    "read_run_lists",
+    "replace_text",
+    "write_qrels",
+    "write_run",
+]
 
 _RUN_COLUMNS = "6 columns (query Q0 document rank score tag) or 3 (query document rank)"
 _QRELS_COLUMNS = "4 columns (query 0 document grade) or 3 (query document grade)"
@@ -75,6 +85,24 @@ def read_run(path: str | Path, *, name: str | None = None) -> Run:
     )
 
 
+def read_run_lists(path: str | Path) -> Iterator[Ranking]:
+    """Stream the lists of a TREC run that this package wrote: the lines of a query are together, and sorted.
+
+    Args:
+        path: The file; it may be empty.
+
+    Raises:
+        MissingResourceError: The file does not exist, or is a folder.
+        DataError: A line has the wrong columns, or the documents of a query are duplicate or not sorted.
+    """
+    path = Path(path)
+    with open_text(path) as text:
+        rows = _rows(enumerate(text, 1), path)
+        for query, together in groupby(rows, key=lambda row: row[1][0] if row[1] else ""):
+            (scores,) = _trec_scores(together).values()
+            yield Ranking(Query(id=query), tuple(Document(id=doc) for doc in scores), tuple(scores.values()))
+
+
 def write_run(run: Run, target: str | Path | TextIO) -> None:
     """Write a run in TREC's six columns, so that sorting by score, also in single precision, gives the same order.
 
@@ -90,8 +118,25 @@ def write_run(run: Run, target: str | Path | TextIO) -> None:
         MissingResourceError: The file's folder does not exist.
         StorageError: The file cannot be written.
     """
-    tag = "".join("_" if _unwritable(c) else c for c in run.name) or "run"
-    _write(_run_lines(run, tag), target)
+    with open_run(target, run.name) as write:
+        for ranking in run.values():
+            write(ranking)
+
+
+@contextlib.contextmanager
+def open_run(target: str | Path | TextIO, name: str) -> Generator[Callable[[Ranking], None]]:
+    """Write a run list by list, as `write_run` does; a file is replaced when the block ends without an error.
+
+    Args:
+        target: A stream, or a file.
+        name: Name of the run.
+
+    Yields:
+        A function that writes one list.
+    """
+    tag = "".join("_" if _unwritable(c) else c for c in name) or "run"
+    with _opened(target) as stream:
+        yield lambda ranking: stream.writelines(_run_lines(ranking, tag))
 
 
 def read_qrels(path: str | Path) -> Qrels:
@@ -134,22 +179,20 @@ def write_qrels(qrels: Qrels, target: str | Path | TextIO) -> None:
         for query, judged in qrels.items()
         for doc, grade in judged.items()
     )
-    _write(lines, target)
-
-
-def _write(lines: Iterable[str], target: str | Path | TextIO) -> None:
-    opened = replace_text(target) if isinstance(target, (str, Path)) else contextlib.nullcontext(target)
-    with opened as stream:
+    with _opened(target) as stream:
         stream.writelines(lines)
 
 
-def _run_lines(run: Run, tag: str) -> Iterator[str]:
-    for ranking in run.values():
-        query = _check_id(ranking.query.id, "query")
-        scores = make_strictly_decreasing(ranking.written_scores)
-        for rank, (doc, value) in enumerate(zip(ranking.docs, scores, strict=True), 1):
-            # nine digits distinguish all single-precision numbers
-            yield f"{query} Q0 {_check_id(doc.id, 'document')} {rank} {value:.9g} {tag}\n"
+def _opened(target: str | Path | TextIO) -> contextlib.AbstractContextManager[TextIO]:
+    return replace_text(target) if isinstance(target, (str, Path)) else contextlib.nullcontext(target)
+
+
+def _run_lines(ranking: Ranking, tag: str) -> Iterator[str]:
+    query = _check_id(ranking.query.id, "query")
+    scores = make_strictly_decreasing(ranking.written_scores)
+    for rank, (doc, value) in enumerate(zip(ranking.docs, scores, strict=True), 1):
+        # nine digits distinguish all single-precision numbers
+        yield f"{query} Q0 {_check_id(doc.id, 'document')} {rank} {value:.9g} {tag}\n"
 
 
 def _unwritable(character: str) -> bool:

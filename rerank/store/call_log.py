@@ -79,20 +79,27 @@ class CallLog:
 
     def get(self, digests: Sequence[str]) -> dict[str, Reply]:
         """Return the committed replies to some requests, by digest; requests without one are omitted."""
-        replies: dict[str, Reply] = {}
+        return {digest: reply for digest, (_, reply) in self.rows(digests).items()}
+
+    def rows(self, digests: Sequence[str]) -> dict[str, tuple[int, Reply]]:
+        """Return the row number and reply of some requests, by digest; requests without a reply are omitted."""
+        found: dict[str, tuple[int, Reply]] = {}
+        query = f"SELECT rowid, {self._columns} FROM calls WHERE digest = ?"
         with self._guard():
             for digest in digests:
-                row = self._db.execute(f"SELECT {self._columns} FROM calls WHERE digest = ?", (digest,)).fetchone()
-                if row:
-                    replies[digest] = _reply(row)
-        return replies
+                if row := self._db.execute(query, (digest,)).fetchone():
+                    found[digest] = row[0], _reply(row[1:])
+        return found
 
-    def put(self, rows: Sequence[tuple[str, Request, Reply]], model: str) -> None:
+    def put(self, rows: Sequence[tuple[str, Request, Reply]], model: str) -> list[int]:
         """Commit replies in one transaction.
 
         Args:
             rows: Digest, request and reply of each call.
             model: Name of the model, for listings.
+
+        Returns:
+            The row number of each call; if the log has a reply to it already, that of the older one.
         """
         now = datetime.now(UTC).isoformat(timespec="seconds")
         values = [
@@ -101,6 +108,8 @@ class CallLog:
         ]
         with self._guard(), self._db:
             self._db.executemany(_INSERT, values)
+            query = "SELECT rowid FROM calls WHERE digest = ?"
+            return [int(self._db.execute(query, (digest,)).fetchone()[0]) for digest, _, _ in rows]
 
     def calls(self) -> Iterator[Call]:
         """Return all calls in the order in which they were committed."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,10 +61,25 @@ def write_judge_scores(path: str | Path, rows: Iterable[JudgeScores]) -> None:
     Raises:
         StorageError: The file cannot be written.
     """
-    with replace_text(path) as file:
+    with open_judge_scores(path) as write:
         for row in rows:
+            write(row)
+
+
+@contextmanager
+def open_judge_scores(path: str | Path) -> Generator[Callable[[JudgeScores], None]]:
+    """Write the scores query by query; the file is replaced when the block ends without an error.
+
+    Yields:
+        A function that writes the scores of one query.
+    """
+    with replace_text(path) as file:
+
+        def write(row: JudgeScores) -> None:
             content = {"query": row.query, "kind": row.kind, "scores": dict(row.scores)}
             file.write(json.dumps(content, ensure_ascii=False) + "\n")
+
+        yield write
 
 
 def read_judge_scores(path: str | Path) -> dict[str, JudgeScores]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from rerank.prompts.base import TokenCounter
 from rerank.store.call_log import CallLog
+from rerank.store.row_set import RowSet
 from rerank.tasks import AsyncBackend, Backend, Reply, Request, supported_tasks
 from rerank.tasks.usage import Usage
 
@@ -41,7 +42,7 @@ class LoggingBackend:
     max_total_tokens: int | None = None
     on_reply: Callable[[Reply], None] = field(default=lambda reply: None)
     usage: Usage = field(default_factory=Usage)
-    _counted: set[str] = field(default_factory=set)
+    _counted: RowSet = field(default_factory=RowSet)
     _capped: bool = False
     _reserved: int = 0  # tokens that requests in flight may take
 
@@ -96,26 +97,37 @@ class LoggingBackend:
 
     def _look_up(self, requests: Mapping[str, Request]) -> dict[str, Reply]:
         """Return the replies that the log or the cache has; those of the cache are copied to the log."""
-        reused = self.log.get(list(requests))
+        logged = self.log.rows(list(requests))
+        for row, reply in logged.values():
+            self._count(row, reply, reused=True)
+        reused = {digest: reply for digest, (_, reply) in logged.items()}
         missing = {digest: request for digest, request in requests.items() if digest not in reused}
         if self.cache is not None and missing and (cached := self.cache.get(list(missing))):
-            self._commit(self.log, missing, cached)
+            self._commit(missing, cached, reused=True)
             reused |= cached
-        self._count(reused, reused=True)
         return reused
 
     def _keep(self, requests: Mapping[str, Request], generated: Mapping[str, Reply]) -> None:
         """Commit new replies to the log and the cache, and count them."""
-        for log in (self.log, self.cache):
-            if log is not None and generated:
-                self._commit(log, requests, generated)
-        self._count(generated, reused=False)
+        if generated:
+            self._commit(requests, generated, reused=False)
+            if self.cache is not None:
+                self.cache.put(self._committable(requests, generated), self._model)
 
-    def _count(self, replies: Mapping[str, Reply], *, reused: bool) -> None:
-        for digest, reply in replies.items():
-            if digest not in self._counted and reply.finish != "error":
-                self._counted.add(digest)
-                self.usage.add(reply, reused=reused)
+    def _commit(self, requests: Mapping[str, Request], replies: Mapping[str, Reply], *, reused: bool) -> None:
+        """Commit replies to the log and count them."""
+        calls = self._committable(requests, replies)
+        for row, (_, _, reply) in zip(self.log.put(calls, self._model), calls, strict=True):
+            self._count(row, reply, reused=reused)
+
+    def _count(self, row: int | None, reply: Reply, *, reused: bool) -> None:
+        """Count the reply in a row of the log once, and a reply without a row each time."""
+        if row is None or self._counted.add(row):
+            self.usage.add(reply, reused=reused)
+
+    @property
+    def _model(self) -> str:
+        return self.backend.identity.get("model", "")
 
     def _within_cap(self, requests: Mapping[str, Request]) -> Mapping[str, Request]:
         """Return the requests before the first that could exceed the cap if every reply had its maximum length."""
@@ -144,9 +156,10 @@ class LoggingBackend:
         )
         return Reply(finish="error", error=error)
 
-    def _commit(self, log: CallLog | NoLog, requests: Mapping[str, Request], replies: Mapping[str, Reply]) -> None:
-        rows = [(digest, requests[digest], reply) for digest, reply in replies.items() if reply.finish != "error"]
-        log.put(rows, self.backend.identity.get("model", ""))
+    @staticmethod
+    def _committable(requests: Mapping[str, Request], replies: Mapping[str, Reply]) -> list[tuple[str, Request, Reply]]:
+        """Return digest, request and reply of the calls that got a reply."""
+        return [(digest, requests[digest], reply) for digest, reply in replies.items() if reply.finish != "error"]
 
 
 @dataclass(kw_only=True)
@@ -197,14 +210,15 @@ class AsyncLoggingBackend(LoggingBackend):
 
 
 class NoLog:
-    """A log that keeps nothing, for counting tokens without a file."""
+    """A log that keeps nothing, for counting tokens without a file; a repeated request is asked and counted again."""
 
-    def get(self, digests: Sequence[str]) -> dict[str, Reply]:
+    def rows(self, digests: Sequence[str]) -> dict[str, tuple[int, Reply]]:
         """Return no reply."""
         return {}
 
-    def put(self, rows: Sequence[tuple[str, Request, Reply]], model: str) -> None:
-        """Keep nothing."""
+    def put(self, rows: Sequence[tuple[str, Request, Reply]], model: str) -> list[None]:
+        """Keep nothing, and return no row number for each call."""
+        return [None] * len(rows)
 
 
 def log_calls(backend: Backend, log: CallLog | NoLog, **options: Any) -> LoggingBackend:

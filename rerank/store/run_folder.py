@@ -20,14 +20,14 @@ import fcntl
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from rerank.errors import DataError, MissingResourceError, StorageError, UsageError, shorten
-from rerank.io.run_files import read_qrels, read_run, write_qrels, write_run
+from rerank.io.run_files import open_run, read_qrels, read_run, read_run_lists, write_qrels
 from rerank.io.text_files import open_text, replace_text
 from rerank.store.call_log import CallLog
 from rerank.types import Qrels, Query, Ranking, Run, Window
@@ -178,7 +178,10 @@ class RunFolder:
     def file_hash(self, name: str) -> str:
         """Return the hex SHA-256 of one of the folder's files; empty if it does not exist."""
         path = self.path / name
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        if not path.is_file():
+            return ""
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def read_json(self, name: str, *keys: str) -> dict[str, Any]:
         """Read one of the folder's JSON files.
@@ -216,17 +219,42 @@ class RunFolder:
             return Run(())
         return read_run(self.path / name)
 
-    def write_run(self, name: str, run: Run) -> None:
-        """Write one of the folder's TREC runs."""
-        write_run(run, self.path / name)
+    def results(self, candidates: Iterable[Ranking]) -> Iterator[tuple[Ranking, Ranking]]:
+        """Yield the given candidates of each query with its list in run.trec; lists without documents are not in it.
 
-    def write_candidates(self, run: Run) -> None:
-        """Write the candidates (document ids only) and the queries."""
-        self.write_run("first_stage.trec", run)
-        with replace_text(self.path / "queries.jsonl") as file:
-            for ranking in run.values():
+        Args:
+            candidates: The candidates of the run, in its order.
+
+        Raises:
+            DataError: run.trec has not the lists of these queries in this order.
+        """
+        path = self.path / "run.trec"
+        lists = read_run_lists(path)
+        for given in candidates:
+            ranked = next(lists, None) if len(given) else given
+            if ranked is None or ranked.query.id != given.query.id or {*ranked.doc_ids} != {*given.doc_ids}:
+                raise DataError(
+                    f"{str(path)!r} has not the candidates of query {given.query.id!r}",
+                    expected="all of them, and the queries in the order of the candidates",
+                    remedy="Run again with --overwrite",
+                )
+            yield given, ranked
+
+    def write_candidates(self, lists: Iterable[Ranking], name: str) -> None:
+        """Write the candidates (document ids only) and the queries, one list after the other.
+
+        Args:
+            lists: The lists.
+            name: Name of the first stage.
+        """
+        with (
+            replace_text(self.path / "queries.jsonl") as queries,
+            open_run(self.path / "first_stage.trec", name) as write,
+        ):
+            for ranking in lists:
+                write(ranking)
                 row = {"id": ranking.query.id, "text": ranking.query.text}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                queries.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def read_candidates(self) -> Run:
         """Read the candidates with the text of their queries; queries without candidates are included."""
@@ -242,12 +270,22 @@ class RunFolder:
         lists = [(query, run[query.id] if query.id in run else Ranking(query, (), ())) for query in queries]
         return Run((replace(ranking, query=query) for query, ranking in lists), name=run.name)
 
-    def write_splits(self, splits: Iterable[tuple[Window, int]]) -> None:
-        """Write the windows that were ranked in parts and how many of their documents fitted, for replays."""
-        with replace_text(self.path / "splits.jsonl") as file:
-            for window, capacity in splits:
+    @contextmanager
+    def open_splits(self) -> Iterator[Callable[[Window, int], None]]:
+        """Yield a function that writes a window that was ranked in parts and how many of its documents fitted.
+
+        Replays need the file, ``splits.jsonl``; it is not written if there are no such windows.
+        """
+        with ExitStack() as stack:
+            files: list[TextIO] = []
+
+            def write(window: Window, capacity: int) -> None:
+                if not files:
+                    files.append(stack.enter_context(replace_text(self.path / "splits.jsonl")))
                 row = {"query": window.query.id, "docs": [doc.id for doc in window.docs], "room": capacity}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                files[0].write(json.dumps(row, ensure_ascii=False) + "\n")
+
+            yield write
 
     def read_splits(self) -> dict[tuple[str, tuple[str, ...]], int]:
         """Read the number of documents that fitted per (query, documents) window; empty if every window fitted."""

@@ -47,8 +47,8 @@ def run_folder(path: Path, run: Run, first: Run, **changed: Any) -> Path:
     folder.write_json("spec.json", document | {"dataset": changed.get("dataset", {})})
     if "qrels" in changed:
         folder.write_qrels(changed["qrels"])
-    folder.write_candidates(first)
-    folder.write_run("run.trec", run)
+    folder.write_candidates(first.values(), first.name)
+    write_run(run, folder.path / "run.trec")
     folder.write_json("summary.json", summary | changed.get("summary", {}))
     return path
 

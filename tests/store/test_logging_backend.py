@@ -10,7 +10,7 @@ import pytest
 from rerank.errors import BackendError
 from rerank.prompts.base import Message, TokenCounter
 from rerank.prompts.word_tokens import WordTokens
-from rerank.store import CallLog, LoggingBackend
+from rerank.store import CallLog, LoggingBackend, NoLog
 from rerank.tasks import Backend, Reply, Request, Sampling
 from rerank.tasks.usage import Usage
 
@@ -93,6 +93,31 @@ def test_equal_requests_are_asked_and_counted_once(log: CallLog) -> None:
     assert sorted(sum(echo.batches, [])) == ["a", "b"]
     logged.generate(ask(["a"]))
     assert (logged.usage.calls, logged.usage.reused_calls) == (2, 0)
+
+
+def test_replies_of_an_earlier_process_are_counted_once_however_often_they_are_used(log: CallLog) -> None:
+    LoggingBackend(backend=Echo(), log=log).generate(ask(["a", "bb"]))
+    logged = LoggingBackend(backend=Echo(), log=log)
+    for _ in range(3):
+        logged.generate(ask(["a", "a", "ccc"]))
+    assert (logged.usage.calls, logged.usage.reused_calls, logged.usage.tokens_in) == (2, 1, 4)
+
+
+def test_backends_that_share_a_log_count_their_own_use(log: CallLog) -> None:
+    first, second = (LoggingBackend(backend=Echo(), log=log) for _ in range(2))
+    first.generate(ask(["a", "bb"]))
+    second.generate(ask(["bb", "ccc"]))
+    first.generate(ask(["ccc", "ccc"]))
+    assert [(logged.usage.calls, logged.usage.reused_calls) for logged in (first, second)] == [(3, 1), (2, 1)]
+
+
+def test_without_a_log_a_repeated_request_is_asked_and_counted_again() -> None:
+    echo = Echo()
+    logged = LoggingBackend(backend=echo, log=NoLog())
+    logged.generate(ask(["a", "a"]))
+    logged.generate(ask(["a"]))
+    assert echo.batches == [["a"], ["a"]]
+    assert (logged.usage.calls, logged.usage.tokens_in) == (2, 2)
 
 
 def test_failed_calls_are_not_committed_and_asked_again(log: CallLog) -> None:

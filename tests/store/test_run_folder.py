@@ -8,7 +8,7 @@ import pytest
 
 from rerank.errors import DataError, MissingResourceError, StorageError, UsageError
 from rerank.store import RunFolder, identity_hash
-from rerank.types import Document, Qrels, Query, Ranking, Run
+from rerank.types import Document, Qrels, Query, Ranking
 from tests.raising import raises
 
 
@@ -108,7 +108,7 @@ def test_candidates_keep_queries_texts_and_empty_lists(folder: RunFolder) -> Non
         Ranking.from_order(Query(id="1", text="first é"), [Document(id="b"), Document(id="a")]),
         Ranking.from_order(Query(id="2", text=""), []),
     ]
-    folder.write_candidates(Run(lists, name="bm25"))
+    folder.write_candidates(lists, "bm25")
     again = folder.read_candidates()
     assert [(r.query.id, r.query.text, r.doc_ids) for r in again.values()] == [
         ("1", "first é", ("b", "a")),

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 from rerank.collections.base.corpus import (
     Corpus,
     SupportsCandidates,
+    SupportsCandidateStream,
     SupportsDropSelf,
     SupportsLookup,
     SupportsQueryFields,
@@ -14,7 +15,14 @@ from rerank.collections.base.corpus import (
 )
 from rerank.types import Qrels, Query
 
-__all__ = ["Collection", "SupportsCandidates", "SupportsLookup", "SupportsQueryFields", "fetch"]
+__all__ = [
+    "Collection",
+    "SupportsCandidateStream",
+    "SupportsCandidates",
+    "SupportsLookup",
+    "SupportsQueryFields",
+    "fetch",
+]
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
 from rerank.errors import DataError
-from rerank.types import Document, Run
+from rerank.types import Document, Ranking, Run
 
 
 class Corpus(Protocol):
@@ -34,6 +34,14 @@ class SupportsCandidates(Protocol):
 
     def candidates(self) -> Run:
         """Return one ranking per query, with document texts; empty if the collection has none."""
+
+
+@runtime_checkable
+class SupportsCandidateStream(Protocol):
+    """A collection with candidate lists of its own that need not be in memory together."""
+
+    def candidate_lists(self) -> Iterator[Ranking]:
+        """Stream the rankings of `SupportsCandidates.candidates`, each query once; can be called repeatedly."""
 
 
 @runtime_checkable

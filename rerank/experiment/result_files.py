@@ -1,0 +1,56 @@
+"""The results of a run, written list by list: run.trec, judge scores, probabilities of relevance, and split windows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
+
+from rerank.experiment.prepare import PreparedRun
+from rerank.experiment.relevance import open_relevance
+from rerank.io.run_files import open_run
+from rerank.pipeline.results import RankedList
+from rerank.store import RunFolder
+from rerank.store.judge_scores import JudgeScores, open_judge_scores
+from rerank.types import Ranking
+
+
+@contextmanager
+def open_results(
+    folder: RunFolder, prepared: PreparedRun, name: str
+) -> Generator[Callable[[Ranking, RankedList], None]]:
+    """Write the results of a run; every file is replaced when the block ends, and none if it ends with an error.
+
+    Args:
+        folder: The run folder.
+        prepared: The run.
+        name: Name of the run in run.trec.
+
+    Yields:
+        A function that writes one list, given its candidates in first-stage order.
+    """
+    with ExitStack() as stack:  # files are replaced in the opposite order: run.trec says that there is a result
+        write_run = stack.enter_context(open_run(folder.path / "run.trec", name))
+        write_relevance = (
+            stack.enter_context(open_relevance(folder.path / "relevance.jsonl", prepared))
+            if prepared.calibration is not None
+            else None
+        )
+        write_scores = stack.enter_context(open_judge_scores(folder.path / "judge_scores.jsonl"))
+        write_split = stack.enter_context(folder.open_splits())
+
+        def write(candidates: Ranking, ranked: RankedList) -> None:
+            write_run(ranked.ranking)
+            write_scores(_judge_scores(ranked))
+            if write_relevance is not None:
+                write_relevance(candidates, ranked)
+            for window, capacity in ranked.split:
+                write_split(window, capacity)
+
+        yield write
+
+
+def _judge_scores(ranked: RankedList) -> JudgeScores:
+    is_scored = ranked.score_kind is not None and any(score is not None for score in ranked.scores)
+    kind = ranked.score_kind.name if ranked.score_kind and is_scored else ""
+    scores = dict(zip(ranked.ranking.doc_ids, ranked.scores, strict=True)) if kind else {}
+    return JudgeScores(query=ranked.ranking.query.id, kind=kind, scores=scores)

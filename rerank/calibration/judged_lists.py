@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from rerank.errors import DataError
 from rerank.types import Qrels, Ranking, Run
 
-#: Kinds of judge scores that depend on the other documents of the window. A shorter list has other scores, so they
-#: are calibrated at the depth of their run only. The order of a judge without scores is treated in the same way.
-_WITHIN = ("log attention", "next-identifier log-probability", "permutation")
+#: Kinds of judge scores that do not depend on the other documents of the window. With other scores, also those of
+#: judges that are not known here, a shorter list may have other ones, so they are calibrated at the depth of their run
+#: only. The order of a judge without scores is treated in the same way.
+_ABSOLUTE = ("log-odds", "log-likelihood", "cross-encoder score")
 #: Depths at which absolute scores are fitted and reported, in addition to the full length of the lists.
 DEPTHS = (5, 20, 100)
 
@@ -19,10 +20,10 @@ DEPTHS = (5, 20, 100)
 def is_absolute(kind: str) -> bool:
     """Return whether scores of this kind do not depend on the other documents of a window.
 
-    >>> is_absolute("log-odds"), is_absolute("log attention"), is_absolute("")
+    >>> is_absolute("log-odds of relevance"), is_absolute("log attention"), is_absolute("")
     (True, False, False)
     """
-    return bool(kind) and not kind.startswith(_WITHIN)
+    return kind.startswith(_ABSOLUTE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,6 +90,7 @@ def test_few_lists_are_alive_or_read_ahead(lists: Lists, tmp_path: Path) -> None
     before = sum(type(found) is Ranking for found in gc.get_objects())
     watched = replace(prepared, lists=replace(prepared.lists, read=counted))
     assert execute(watched, execution, on_reply=on_reply)["queries"] == len(replies) == 120
+    assert "run" not in vars(watched.lists)  # the lists in memory
     assert 0 < max(ahead) <= 8  # a block is eight batches
     assert alive[0] - before <= 40  # of 120: a block as read, as shown and as reranked
 

@@ -208,6 +208,8 @@ def _rescore_finished(prepared: PreparedRun, folder: RunFolder) -> dict[str, Any
 
 def _write_scores(prepared: PreparedRun, folder: RunFolder, result: Run) -> dict[str, Any] | None:
     """Score a run; write and return the scores, or return None without judgments."""
+    if not prepared.qrels:
+        return None  # before the candidates are read into memory
     spec = prepared.spec
     scores = score_runs(
         prepared.qrels, result, prepared.first_stage, measures=spec.measures, relevant=prepared.relevant

@@ -132,19 +132,16 @@ def prepare(
     spec = with_trained_defaults(spec)
     setup = assemble(ranker_config(spec, execution))
     compute_cost(spec.model, 0, 0)  # reports a broken price table now, not after the last call
-    queries: list[Query] = []
-    lists = CandidateLists.of(candidates.first_stage) if candidates else None
-    collection, qrels = (candidates.collection, candidates.qrels) if candidates else load_judgments(spec)
-    if lists is None and not qrels:
-        lists = stream_candidates(spec, collection)
-    if lists is None:
-        queries, qrels = select_judged(spec, collection, qrels, judged_only=judged_only)
+    if candidates:
+        collection, qrels = candidates.collection, candidates.qrels
+        found: CandidateLists | list[Query] = CandidateLists.of(candidates.first_stage)
+    else:
+        collection, qrels, found = _find_candidates(spec, judged_only=judged_only)
     relevant = lowest_relevant(spec, collection)
     parse_measures(spec.measures, relevant=relevant)
     if backend is None:
         setup.check_backend()  # before search and loading, which can take minutes
-    if lists is None:
-        lists = CandidateLists.of(retrieve(spec, collection, queries))
+    lists = CandidateLists.of(retrieve(spec, collection, found)) if isinstance(found, list) else found
     backend = backend or setup.open_backend(qrels=qrels or None, lazy=True)
     judge = setup.open_judge(backend)
     return PreparedRun(
@@ -158,3 +155,12 @@ def prepare(
         judge=judge,
         calibration=open_calibration(setup, judge),
     )
+
+
+def _find_candidates(spec: RunSpec, *, judged_only: bool) -> tuple[Collection, Qrels, CandidateLists | list[Query]]:
+    """Return the collection, the judgments, and the candidates if they can be streamed, else the queries to search."""
+    collection, qrels = load_judgments(spec)
+    if not qrels and (lists := stream_candidates(spec, collection)) is not None:
+        return collection, qrels, lists
+    queries, qrels = select_judged(spec, collection, qrels, judged_only=judged_only)
+    return collection, qrels, queries

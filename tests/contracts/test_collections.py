@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rerank.collections import Collection, collections, fetch, open_collection
-from rerank.collections.base import SupportsCandidates, SupportsLookup
+from rerank.collections.base import SupportsCandidates, SupportsCandidateStream, SupportsLookup
 from rerank.types import Document
 
 DATA = Path(__file__).parents[2] / "data"
@@ -109,6 +109,9 @@ def test_candidates_are_documents_of_the_collection(selector: str) -> None:
     for query_id, ranking in collection.candidates().items():
         assert query_id in queries
         assert set(ranking.doc_ids) <= ids
+    if isinstance(collection, SupportsCandidateStream):
+        for _ in range(2):
+            assert list(collection.candidate_lists()) == list(collection.candidates().values())
 
 
 @each

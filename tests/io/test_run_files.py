@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import DataError, MissingResourceError
-from rerank.io.run_files import read_qrels, read_run, write_qrels, write_run
+from rerank.io.run_files import open_run, read_qrels, read_run, read_run_lists, write_qrels, write_run
 from rerank.types import Document, Qrels, Query, Ranking, Run
+from tests.raising import raises
 
 TREC = "q1 Q0 b 1 1.5 tag\nq1\tQ0\ta\t7\t2.5\ttag\nq2 Q0 c 1 -3e-2 tag\n"
 
@@ -291,3 +292,34 @@ def test_no_score_is_lost_to_infinity() -> None:
     out = io.StringIO()
     write_run(Run([ranking("q", a=1e308, b=1e307)]), out)
     assert all(math.isfinite(float(line.split()[4])) for line in out.getvalue().splitlines())
+
+
+def test_a_run_that_is_written_list_by_list_replaces_the_file_only_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "run.trec"
+    path.write_text("q Q0 old 1 1 t\n")
+    ranking = Ranking.from_order(Query(id="q"), [Document(id="a"), Document(id="b")])
+    with pytest.raises(RuntimeError), open_run(path, "new") as write:
+        write(ranking)
+        raise RuntimeError
+    assert path.read_text() == "q Q0 old 1 1 t\n"
+    assert [found.name for found in tmp_path.iterdir()] == ["run.trec"]
+    with open_run(path, "a name") as write:
+        write(ranking)
+    assert path.read_text() == "q Q0 a 1 1 a_name\nq Q0 b 2 0.5 a_name\n"
+
+
+def test_lists_are_streamed_as_they_are_read_together(tmp_path: Path) -> None:
+    path = tmp_path / "run.trec"
+    lists = [Ranking(Query(id=f"q{n}"), (Document(id="x"), Document(id="a")), (0.3, 0.1)) for n in (2, 1)]
+    write_run(Run(lists), path)
+    assert list(read_run_lists(path)) == list(read_run(path).values())
+    path.write_text("")
+    assert list(read_run_lists(path)) == []
+    for text, message in (
+        ("q Q0 a 1 2 t\nq Q0 a 2 1 t\n", ":2"),
+        ("q Q0 a 1 1 t\nq Q0 b 2 2 t\n", "'b'"),
+        ("\n", ":1"),
+    ):
+        path.write_text(text)
+        with raises(DataError, message):
+            list(read_run_lists(path))

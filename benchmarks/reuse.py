@@ -187,14 +187,14 @@ def differing_calls(sides: BothSides, near: float) -> float | None:
     if not calls:
         return None
     differing = sum(
-        choice(one) != choice(other) and not (one.scores and close(one, other, near)) for one, other in calls
+        choice(one) != choice(other) and not (not one.text and close(one, other, near)) for one, other in calls
     )
     return differing / len(calls)
 
 
 def choice(reply: Reply) -> Any:
-    """The first choice by scores, or the text."""
-    return max(range(len(reply.scores)), key=reply.scores.__getitem__) if len(reply.scores) > 1 else reply.text
+    """The generated order, else the first choice by scores."""
+    return reply.text or max(range(len(reply.scores)), key=reply.scores.__getitem__)
 
 
 def close(one: Reply, other: Reply, near: float) -> bool:
@@ -210,7 +210,7 @@ def differing_pairs(sides: BothSides, near: float) -> float | None:
         for at, (request, one, other) in enumerate(zip(batch, ours, plain, strict=True)):
             if len(request.window.docs) == 1:
                 lists[request.window.query.id].append((score(one), score(other)))
-            elif one.scores:
+            elif one.scores and not one.text:  # the scores of a generated order are those of its choices
                 lists[number, at] = list(zip(one.scores, other.scores, strict=True))
     pairs = [pair for scores in lists.values() for pair in combinations(scores, 2)]
     if not pairs:

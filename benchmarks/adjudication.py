@@ -29,7 +29,7 @@ from rerank.adjudication.pools import pool_runs
 from rerank.adjudication.significance_verdicts import Procedure
 from rerank.adjudication.studies import run_study
 from rerank.adjudication.study_design import StudyDesign
-from rerank.cli.run_files import read_runs
+from rerank.cli.run_files import read_run_arguments
 from rerank.io.run_files import read_qrels
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--growth", action="store_true")
     given = parser.parse_args()
-    runs, qrels = (read_runs(given.runs), read_qrels(given.qrels)) if given.runs else made_up()
+    runs, qrels = (read_run_arguments(given.runs), read_qrels(given.qrels)) if given.runs else made_up()
     design = StudyDesign(
         methods=METHODS,
         budgets=tuple(AdjudicationBudget("share", float(share)) for share in range(10, 101, 10)),

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rerank.evaluation import ScoreMatrix, decide_pairs, read_matrix
+from rerank.evaluation import ScoreMatrix, compare_all_runs, read_score_matrix
 
 TOPICS, SYSTEMS = 50, 129
 COLUMNS = [(test, name) for test in ("t", "wilcoxon") for name in ("none", "bonferroni", "holm", "bh", "by")]
@@ -37,7 +37,7 @@ def made_up() -> ScoreMatrix:
 def tukey(matrix: ScoreMatrix, permutations: int) -> dict[str, float]:
     """Time one randomised Tukey HSD, and the most memory that this process has held."""
     began = time.perf_counter()
-    found = decide_pairs(matrix, f"tukey-randomised,permutations={permutations}")
+    found = compare_all_runs(matrix, f"tukey-randomised,permutations={permutations}")
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # KiB on Linux
     return {"seconds": seconds, "peak_mb": peak, "significant": int(found.significant.sum())}
@@ -49,12 +49,12 @@ def main() -> None:
     parser.add_argument("--matrix", type=Path)
     parser.add_argument("--permutations", type=int, default=100_000)
     given = parser.parse_args()
-    matrix = read_matrix(given.matrix) if given.matrix else made_up()
+    matrix = read_score_matrix(given.matrix) if given.matrix else made_up()
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         randomised = pool.apply(tukey, (matrix, given.permutations))
     began = time.perf_counter()
-    counts = {f"{test} {name}": int(decide_pairs(matrix, test, name).significant.sum()) for test, name in COLUMNS}
-    counts["tukey-anova"] = int(decide_pairs(matrix, "tukey-anova").significant.sum())
+    counts = {f"{test} {name}": int(compare_all_runs(matrix, test, name).significant.sum()) for test, name in COLUMNS}
+    counts["tukey-anova"] = int(compare_all_runs(matrix, "tukey-anova").significant.sum())
     seconds = time.perf_counter() - began
     print(f"{len(matrix.topics)} topics, {len(matrix.systems)} systems", counts, randomised)
     print(

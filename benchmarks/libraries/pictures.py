@@ -14,7 +14,16 @@ import jinja2
 import numpy as np
 
 from libraries.processes import Settings, added, cpu_seconds, import_seconds
-from rerank.leaderboard.cost_plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, layout_plot, pareto_front
+from rerank.leaderboard.cost_plot import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    layout_cost_plot,
+    pareto_front_of_board,
+)
 
 RUNS = 60
 MEASURE, AXIS, KIND = "nDCG@10", "tokens per query", "tokens"
@@ -76,7 +85,7 @@ def _own_painter() -> Callable[[Sequence[float], Sequence[float]], str]:
         entries = [SimpleNamespace(name=f"run-{run}") for run in range(len(costs))]
         view = SimpleNamespace(board=SimpleNamespace(entries=entries), costs=[{KIND: cost} for cost in costs])
         table = SimpleNamespace(measure=MEASURE, runs=[SimpleNamespace(mean=value) for value in values])
-        drawn = SimpleNamespace(kind=KIND, axis=AXIS, plot=layout_plot(costs, values))
+        drawn = SimpleNamespace(kind=KIND, axis=AXIS, plot=layout_cost_plot(costs, values))
         return str(module.picture(view, table, drawn))
 
     return draw
@@ -90,7 +99,7 @@ def _matplotlib(costs: Sequence[float], values: Sequence[float]) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "listrank"}):
         figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), layout="constrained")
         axes = figure.add_subplot()
-        front = pareto_front(costs, values)
+        front = pareto_front_of_board(costs, values)
         axes.plot([costs[run] for run in front], [values[run] for run in front], color="#4a90c4")
         for run, (cost, value) in enumerate(zip(costs, values, strict=True)):
             (point,) = axes.plot([cost], [value], marker="o", markersize=6 if run in front else 4, color="#4a90c4")
@@ -110,7 +119,7 @@ def _plotly(costs: Sequence[float], values: Sequence[float]) -> str:
     """Draw with plotly, its script in the page, since the site must open without a network."""
     from plotly import graph_objects
 
-    front = pareto_front(costs, values)
+    front = pareto_front_of_board(costs, values)
     names = [f"run-{run}" for run in range(len(costs))]
     figure = graph_objects.Figure(
         [

@@ -9,7 +9,7 @@ import warnings
 from typing import Any
 
 from libraries.processes import Settings, added, cpu_seconds, import_seconds
-from rerank.evaluation import paired_t_power, topics_needed
+from rerank.evaluation import paired_t_power, topics_needed_for_power
 
 EFFECTS, LEVELS, POWERS = (0.02, 0.05, 0.2, 0.5, 0.8, 1.5, 3.0, 50.0), (0.05, 0.01, 0.05 / 666), (0.5, 0.8, 0.95)
 TOPICS = (5, 20, 50, 200)
@@ -21,7 +21,7 @@ def measure(settings: Settings) -> dict[str, Any]:
 
     library = TTestPower()
     sizes = list(itertools.product(EFFECTS, LEVELS, POWERS))
-    mine = [topics_needed(effect, 1.0, alpha, power) for effect, alpha, power in sizes]
+    mine = [topics_needed_for_power(effect, 1.0, alpha, power) for effect, alpha, power in sizes]
     theirs = [_solve(library, *size) for size in sizes]
     differ = [
         {"effect": size[0], "alpha": size[1], "power": size[2], "ours": a, "library": b}
@@ -32,7 +32,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     gaps = [abs(paired_t_power(n, d, 1.0, a) - library.power(d, n, a)) for n, d, a in powers]
     times = [
         (
-            cpu_seconds(lambda: [topics_needed(0.3, 1.0, alpha) for alpha in LEVELS]),
+            cpu_seconds(lambda: [topics_needed_for_power(0.3, 1.0, alpha) for alpha in LEVELS]),
             cpu_seconds(lambda: [_solve(library, 0.3, alpha, 0.8) for alpha in LEVELS]),
         )
         for _ in range(settings.repeat)

@@ -12,9 +12,9 @@ import numpy as np
 from rerank.adjudication.pair_categories import Codes, PairCategories, categorise
 from rerank.adjudication.pools import Bools, Floats, Ints
 from rerank.adjudication.ranking_similarity import max_drop, rank_systems, rbo, tau, tau_ap
-from rerank.evaluation.pairwise_decisions import check_alpha, resolve_correction
-from rerank.evaluation.significance import PairTest, correct, open_test
-from rerank.evaluation.significance.base import SupportsDecision, mean_differences
+from rerank.evaluation.pairwise_decisions import check_significance_level, resolve_correction
+from rerank.evaluation.significance import PairTest, correct_p_values, open_significance_test
+from rerank.evaluation.significance.base import SupportsDecision, mean_paired_differences
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Procedure:
     @cached_property
     def significance_test(self) -> PairTest:
         """The test. Cached, because a study uses it thousands of times."""
-        return open_test(self.test)
+        return open_significance_test(self.test)
 
     @property
     def family_wise(self) -> bool:
@@ -71,7 +71,7 @@ def find_significant_pairs(values: Floats, procedures: Sequence[Procedure], alph
         procedures: Tests with their corrections.
         alpha: Significance level.
     """
-    check_alpha(alpha)
+    check_significance_level(alpha)
     raw: dict[str, Floats] = {}
     decisions = []
     for procedure in procedures:
@@ -82,7 +82,7 @@ def find_significant_pairs(values: Floats, procedures: Sequence[Procedure], alph
             continue
         if procedure.test not in raw:
             raw[procedure.test] = test.p_values(values)
-        decisions.append(correct(raw[procedure.test], procedure.correction) <= alpha)
+        decisions.append(correct_p_values(raw[procedure.test], procedure.correction) <= alpha)
     return decisions
 
 
@@ -110,7 +110,7 @@ class SignificanceVerdicts:
     @cached_property
     def differences(self) -> Floats:
         """Differences of the systems' means, (pairs,)."""
-        return mean_differences(self.values)
+        return mean_paired_differences(self.values)
 
     @cached_property
     def means(self) -> Floats:

@@ -11,7 +11,7 @@ from rerank.adjudication.orders.base import JudgingOrder
 from rerank.adjudication.pools import DEPTH
 from rerank.adjudication.significance_verdicts import Procedure
 from rerank.errors import UsageError
-from rerank.evaluation.pairwise_decisions import check_alpha
+from rerank.evaluation.pairwise_decisions import check_significance_level
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class StudyDesign:
                 raise UsageError(f"A study without {name}", expected=f"at least one of {name}")
         if self.seeds < 1:
             raise UsageError(f"seeds={self.seeds}", expected="at least 1")
-        check_alpha(self.alpha)
+        check_significance_level(self.alpha)
 
     @cached_property
     def orders(self) -> dict[str, JudgingOrder]:

@@ -9,7 +9,7 @@ from rerank.adjudication.significance_verdicts import Procedure
 from rerank.adjudication.study_results import StudyCell
 from rerank.evaluation import ScoreMatrix
 from rerank.evaluation.grade_notes import grade_note
-from rerank.evaluation.pairwise_decisions import list_caveats
+from rerank.evaluation.pairwise_decisions import list_caveats_of_test
 from rerank.types import Qrels
 
 #: With fewer pairs of systems than this, a note warns the reader.
@@ -19,12 +19,12 @@ _NAMED = 4
 
 
 def note_tests(matrices: Iterable[ScoreMatrix], procedures: Sequence[Procedure], alpha: float) -> Iterator[str]:
-    """Yield the caveats of `list_caveats`, and a warning about few pairs of systems."""
+    """Yield the caveats of `list_caveats_of_test`, and a warning about few pairs of systems."""
     pairs = 0
     for matrix in matrices:
         pairs = len(matrix.systems) * (len(matrix.systems) - 1) // 2
         for procedure in procedures:
-            yield from list_caveats(matrix, procedure.significance_test, procedure.correction, alpha)
+            yield from list_caveats_of_test(matrix, procedure.significance_test, procedure.correction, alpha)
     if pairs < FEW_PAIRS:
         yield f"Only {pairs} {'pair' if pairs == 1 else 'pairs'} of systems: fractions of pairs are unreliable."
 

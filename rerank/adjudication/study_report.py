@@ -14,7 +14,7 @@ import numpy as np
 from rerank.adjudication.judging_sequence import open_order
 from rerank.adjudication.pair_categories import NAMES
 from rerank.adjudication.study_results import AdjudicationStudy, StudyCell, printable
-from rerank.evaluation.significance import TITLES, open_test
+from rerank.evaluation.significance import TITLES, open_significance_test
 from rerank.io.text_files import replace_text
 
 #: Largest number of pair codes in the page, one character each; beyond it, only those of the first measure and test
@@ -79,7 +79,7 @@ def _spread(row: Mapping[str, Any], name: str) -> float:
 
 
 def _title(row: Mapping[str, Any]) -> str:
-    test = str(open_test(row["test"]).title)
+    test = str(open_significance_test(row["test"]).title)
     return test if row["correction"] == "none" else f"{test}, {TITLES[row['correction']]}"
 
 

@@ -1,4 +1,4 @@
-"""`bench`: execute the missing runs of a suite and compare the runs over the same candidates."""
+"""`bench_command`: execute the missing runs of a suite and compare the runs over the same candidates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import FormatOption, emit, format_number, print_note, print_table
+from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
 from rerank.errors import PartialFailureError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ DryRun = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("bench", epilog="Example: rerank bench suite.toml --out runs/mine --dry-run")(bench)
+    app.command("bench", epilog="Example: rerank bench suite.toml --out runs/mine --dry-run")(bench_command)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class BenchOptions:
 
 
 @expand_option_groups
-def bench(
+def bench_command(
     suite: SuiteFile,
     options: BenchOptions,
     *,
@@ -74,31 +74,31 @@ def bench(
 
     Finished runs are not repeated. If a run fails, the others continue, and the exit code is 7.
     """
-    from rerank.leaderboard.suites.bench import plan_runs, sum_costs
+    from rerank.leaderboard.suites.bench import plan_suite_runs, sum_suite_costs
     from rerank.leaderboard.suites.suite import read_suite
 
     opened = read_suite(suite, data=data)
     opened = opened.with_models(model) if model else opened
     folder, execution = out or Path("runs") / opened.name, options.execution()
-    planned = plan_runs(opened, folder, execution)
-    expected = sum_costs(planned)
+    planned = plan_suite_runs(opened, folder, execution)
+    expected = sum_suite_costs(planned)
     if dry_run:
         content = {"suite": opened.name, "out": str(folder), "total": expected, "runs": [p.to_dict() for p in planned]}
-        emit(content, form=form, text=lambda: _show_plan(opened, planned, expected), rows="runs")
+        emit_output(content, form=form, text=lambda: _print_bench_plan(opened, planned, expected), rows="runs")
         if expected["problems"]:
             first = next(planned_run.problem for planned_run in planned if planned_run.problem)
             raise PartialFailureError(f"{expected['problems']} of {len(planned)} runs cannot be executed: {first}")
         return
-    print_note(_format_plan(opened, expected))
-    _execute(opened, planned, folder, execution, form)
+    print_note(_format_bench_plan(opened, expected))
+    _execute_bench(opened, planned, folder, execution, form)
 
 
-def _execute(suite: Suite, planned: Sequence[PlannedRun], folder: Path, execution: Execution, form: Any) -> None:
-    from rerank.leaderboard.suites.bench import SuiteResult, execute_runs
-    from rerank.leaderboard.suites.results import compare_groups, result_row, write_results
+def _execute_bench(suite: Suite, planned: Sequence[PlannedRun], folder: Path, execution: Execution, form: Any) -> None:
+    from rerank.leaderboard.suites.bench import SuiteResult, execute_suite_runs
+    from rerank.leaderboard.suites.results import compare_suite_groups, suite_result_row, write_suite_results
 
     results: list[SuiteResult] = []
-    runs = execute_runs(
+    runs = execute_suite_runs(
         planned, folder, execution, run=_ProgressRunner(len(planned), sum(p.stored is not None for p in planned))
     )
     for result in runs:
@@ -107,19 +107,24 @@ def _execute(suite: Suite, planned: Sequence[PlannedRun], folder: Path, executio
             SuiteResult(planned=p, summary=dict(p.stored.summary or {})) for p in planned[len(results) :] if p.stored
         ]
         # Written after each run, so that an interruption loses nothing.
-        write_results(folder, [result_row(suite, each) for each in (*results, *later)])
+        write_suite_results(folder, [suite_result_row(suite, each) for each in (*results, *later)])
         if result.problem:
             print_note(f"failed: {result.planned.run}: {result.problem}")
-    groups = compare_groups(suite, results)
+    groups = compare_suite_groups(suite, results)
     failures = [{"run": str(result.planned.run), "problem": result.problem} for result in results if result.problem]
     shown = [{**group, "comparison": c.to_dict() if (c := group["comparison"]) else None} for group in groups]
     content = {
         "suite": suite.name,
         "out": str(folder),
-        "runs": [result_row(suite, result) for result in results],
+        "runs": [suite_result_row(suite, result) for result in results],
         "groups": shown,
     }
-    emit(content | {"failures": failures}, form=form, text=lambda: _show(suite, groups, results), rows="runs")
+    emit_output(
+        content | {"failures": failures},
+        form=form,
+        text=lambda: _print_bench_results(suite, groups, results),
+        rows="runs",
+    )
     if failures:
         listed = "; ".join(f"{failure['run']}: {failure['problem']}" for failure in failures)
         raise PartialFailureError(
@@ -135,7 +140,7 @@ class _ProgressRunner:
         self._total, self._current = total, done
 
     def __call__(self, prepared: PreparedRun, execution: Execution) -> dict[str, Any]:
-        from rerank.cli.run import progress
+        from rerank.cli.run import show_progress_bar
         from rerank.experiment import execute
 
         self._current += 1
@@ -145,14 +150,14 @@ class _ProgressRunner:
             f"{execution.out}"
         )
         try:
-            with progress(prepared.setup.method.name, prepared.calls()) as on_reply:
+            with show_progress_bar(prepared.setup.method.name, prepared.calls()) as on_reply:
                 return execute(prepared, execution, on_reply=on_reply)
         except KeyboardInterrupt:
             print_note("Stopped. Committed calls are kept; the same command continues.")
             sys.exit(130)
 
 
-def _format_plan(suite: Suite, expected: dict[str, Any]) -> str:
+def _format_bench_plan(suite: Suite, expected: dict[str, Any]) -> str:
     text = f"{suite.name}: {expected['runs']} runs, {expected['done']} done, {expected['missing']} missing"
     if expected["problems"]:
         text += f", {expected['problems']} of them with a problem and not counted"
@@ -164,30 +169,37 @@ def _format_plan(suite: Suite, expected: dict[str, Any]) -> str:
     return f"{text}; at most {expected['calls']} calls, {expected['tokens']} tokens, {duration}"
 
 
-def _show_plan(suite: Suite, planned: Sequence[PlannedRun], expected: dict[str, Any]) -> None:
+def _print_bench_plan(suite: Suite, planned: Sequence[PlannedRun], expected: dict[str, Any]) -> None:
     headers = ["run", "status", "calls", "committed", "tokens", "seconds"]
     rows = [(run, run.to_dict()) for run in planned]
     print_table(
         headers,
         [
-            [run.run, row["status"], _dash(row["calls"]), row["committed"], _dash(row["tokens"]), _seconds(row)]
+            [
+                run.run,
+                row["status"],
+                _known_or_unknown_cell(row["calls"]),
+                row["committed"],
+                _known_or_unknown_cell(row["tokens"]),
+                _format_bench_seconds(row),
+            ]
             for run, row in rows
         ],
     )
     for run, row in rows:
         if row["problem"]:
             print_note(f"{run.run}: {row['problem']}")
-    print_note(_format_plan(suite, expected))
+    print_note(_format_bench_plan(suite, expected))
 
 
-def _show(suite: Suite, groups: Sequence[dict[str, Any]], results: Sequence[SuiteResult]) -> None:
+def _print_bench_results(suite: Suite, groups: Sequence[dict[str, Any]], results: Sequence[SuiteResult]) -> None:
     for group in groups:
         typer.echo(f"\n{group['collection']}, {group['first_stage']}, depth {group['depth']}\n")
         if group["comparison"]:
             typer.echo(group["comparison"])
-        _show_means(group)
-        _show_spread(group)
-        _show_rivals(group)
+        _print_bench_means(group)
+        _print_bench_spread(group)
+        _print_bench_rivals(group)
         for message in group["notes"]:
             print_note(message)
     if len(groups) > 1:
@@ -196,7 +208,7 @@ def _show(suite: Suite, groups: Sequence[dict[str, Any]], results: Sequence[Suit
         [
             result.planned.run,
             *(result.summary[key] for key in ("calls", "tokens_in", "tokens_out")),
-            _seconds(result.summary),
+            _format_bench_seconds(result.summary),
         ]
         for result in results
         if result.summary
@@ -205,33 +217,37 @@ def _show(suite: Suite, groups: Sequence[dict[str, Any]], results: Sequence[Suit
     print_table(["run", "calls", "tokens in", "tokens out", "model seconds"], rows)
 
 
-def _show_means(group: dict[str, Any]) -> None:
+def _print_bench_means(group: dict[str, Any]) -> None:
     measures = list(group["systems"][0]["scores"]) if group["systems"] else []
     if len(measures) > 1:
-        rows = [[row["system"], *(format_number(row["scores"][m]) for m in measures)] for row in group["systems"]]
+        rows = [[row["system"], *(format_number_cell(row["scores"][m]) for m in measures)] for row in group["systems"]]
         print_table(["means", *measures], rows)
 
 
-def _show_spread(group: dict[str, Any]) -> None:
+def _print_bench_spread(group: dict[str, Any]) -> None:
     systems = [system for system in group["systems"] if system["seeds"] > 1]
     if systems:
         rows = [
-            [row["system"], row["seeds"], *(format_number(row["spread"][key]) for key in ("sd", "lowest", "highest"))]
+            [
+                row["system"],
+                row["seeds"],
+                *(format_number_cell(row["spread"][key]) for key in ("sd", "lowest", "highest")),
+            ]
             for row in systems
         ]
         print_table(["over seeds", "seeds", "sd", "lowest", "highest"], rows)
 
 
-def _show_rivals(group: dict[str, Any]) -> None:
+def _print_bench_rivals(group: dict[str, Any]) -> None:
     if not group["rivals"]:
         return
     measures = list(group["rivals"][0]["scores"])
     rows = [
         [
             row["rival"],
-            *(format_number(row["scores"][m]) for m in measures),
+            *(format_number_cell(row["scores"][m]) for m in measures),
             row["candidates"],
-            format_number(row["in_common"], 2),
+            format_number_cell(row["in_common"], 2),
         ]
         for row in group["rivals"]
     ]
@@ -241,9 +257,9 @@ def _show_rivals(group: dict[str, Any]) -> None:
     )
 
 
-def _dash(value: object) -> object:
+def _known_or_unknown_cell(value: object) -> object:
     return "unknown" if value is None else value
 
 
-def _seconds(row: dict[str, Any]) -> str:
+def _format_bench_seconds(row: dict[str, Any]) -> str:
     return "unknown" if row["seconds"] is None else f"{row['seconds']:.1f}"

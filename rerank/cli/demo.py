@@ -1,4 +1,4 @@
-"""`demo`: rerank a collection that comes with every Python installation."""
+"""`demo_command`: rerank a collection that comes with every Python installation."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Annotated, Any
 
 import typer
 
-from rerank.cli.output import FormatOption, emit, format_counts, print_note, print_table
-from rerank.cli.run import execute_with_progress
+from rerank.cli.output import FormatOption, emit_output, format_window_counts, print_note, print_table
+from rerank.cli.run import execute_with_progress_bar
 
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("demo", epilog="Example: rerank demo")(demo)
+    app.command("demo", epilog="Example: rerank demo")(demo_command)
 
 
-def demo(
+def demo_command(
     everything: Annotated[bool, typer.Option("--all", help="Use all queries instead of the fixed sample.")] = False,
     out: Annotated[Path, typer.Option(help="Parent folder of the run folders.")] = Path("runs/demo"),
     model: Annotated[str, typer.Option(help="Model of the reranker.")] = "smollm2-135m",
     form: FormatOption = "text",
 ) -> None:
     """Rank Python's documentation with BM25 and a small language model, with and without a trained adapter."""
-    from rerank.cli.data import pull_with_progress
+    from rerank.cli.data import pull_with_progress_bar
     from rerank.experiment import prepare
     from rerank.experiment.demo import demo_report, demo_specs
     from rerank.experiment.execute import default_folder, run_name
@@ -32,7 +32,7 @@ def demo(
     from rerank.store import identity_hash
 
     if model in MODELS:
-        pull_with_progress(model)
+        pull_with_progress_bar(model)
     summaries = []
     for spec in demo_specs(model=model, everything=everything):
         prepared = prepare(spec, Execution())
@@ -40,18 +40,19 @@ def demo(
             f"{run_name(prepared.spec)}: {prepared.calls()} calls for {len(prepared.first_stage)} queries, {model}"
         )
         folder = out / default_folder(prepared.spec, identity_hash(prepared.identity())).name
-        summaries.append(execute_with_progress(prepared, Execution(out=folder, resume=True)))
+        summaries.append(execute_with_progress_bar(prepared, Execution(out=folder, resume=True)))
     report = demo_report(summaries)
     content = report | {"comparison": report["comparison"].to_dict()}
-    emit(content, form=form, text=lambda: _show(report, sample=not everything))
+    emit_output(content, form=form, text=lambda: _print_demo_report(report, sample=not everything))
 
 
-def _show(report: dict[str, Any], *, sample: bool) -> None:
+def _print_demo_report(report: dict[str, Any], *, sample: bool) -> None:
     typer.echo(report["comparison"])
     headers = ["run", "calls", "reused", "tokens in", "tokens out", "model seconds", "windows"]
     keys = ("run", "calls", "reused_calls", "tokens_in", "tokens_out")
     rows = [
-        [*(row[k] for k in keys), f"{row['seconds']:.1f}", format_counts(row["windows"])] for row in report["costs"]
+        [*(row[k] for k in keys), f"{row['seconds']:.1f}", format_window_counts(row["windows"])]
+        for row in report["costs"]
     ]
     print_table(headers, rows)
     if sample:

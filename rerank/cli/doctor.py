@@ -40,52 +40,54 @@ _PARTS = (
 )
 
 
-def examine() -> list[dict[str, str]]:
+def examine_installation() -> list[dict[str, str]]:
     """Check all parts of the installation.
 
     Returns:
         Rows of ``check``, ``state`` (``ok``, ``absent`` for optional parts, ``broken``), ``found`` and ``remedy``.
     """
-    rows = [_row("python", "ok", f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores")]
-    rows += [_check_part(*part) for part in _PARTS]
-    rows.append(_check_java())
+    rows = [_doctor_row("python", "ok", f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores")]
+    rows += [_check_installed_part(*part) for part in _PARTS]
+    rows.append(_check_installed_java())
     for name in MODELS:
         downloaded = is_downloaded(name)
         remedy = "" if downloaded else f"rerank models pull {name}"
         state, found = ("ok", "downloaded") if downloaded else ("absent", "")
-        rows.append(_row(f"model {name}", state, found, remedy))
-    rows.append(_check_folder(cache_dir()))
+        rows.append(_doctor_row(f"model {name}", state, found, remedy))
+    rows.append(_check_cache_folder(cache_dir()))
     return rows
 
 
-def _check_part(distribution: str, module: str, extra: str) -> dict[str, str]:
+def _check_installed_part(distribution: str, module: str, extra: str) -> dict[str, str]:
     remedy = f"pip install 'listrank[{extra}]'" if extra else "pip install --force-reinstall listrank"
     try:
         installed = version(distribution)
     except PackageNotFoundError:
-        return _row(distribution, "absent" if extra else "broken", "", remedy)
+        return _doctor_row(distribution, "absent" if extra else "broken", "", remedy)
     try:
         importlib.import_module(module)
     except (ImportError, OSError) as error:  # OSError: a shared library that does not load
-        return _row(distribution, "broken", f"{installed}, but it cannot be imported: {error}", remedy)
-    return _row(distribution, "ok", installed)
+        return _doctor_row(distribution, "broken", f"{installed}, but it cannot be imported: {error}", remedy)
+    return _doctor_row(distribution, "ok", installed)
 
 
-def _check_java() -> dict[str, str]:
+def _check_installed_java() -> dict[str, str]:
     """Check Java, which only the first stage ``lucene`` needs."""
     try:
         home, release = find_java()
     except MissingPrerequisiteError as error:
-        return _row("java", "absent", error.found, error.remedy)
-    return _row("java", "ok", f"{release} in {home}")
+        return _doctor_row("java", "absent", error.found, error.remedy)
+    return _doctor_row("java", "ok", f"{release} in {home}")
 
 
-def _check_folder(path: Path) -> dict[str, str]:
+def _check_cache_folder(path: Path) -> dict[str, str]:
     existing = next(folder for folder in (path, *path.parents) if folder.exists())
     if not os.access(existing, os.W_OK):
-        return _row("cache folder", "broken", f"{path} is not writable", "Set XDG_CACHE_HOME to a writable folder")
-    return _row("cache folder", "ok", f"{path}, {shutil.disk_usage(existing).free / 1e9:.0f} GB free")
+        return _doctor_row(
+            "cache folder", "broken", f"{path} is not writable", "Set XDG_CACHE_HOME to a writable folder"
+        )
+    return _doctor_row("cache folder", "ok", f"{path}, {shutil.disk_usage(existing).free / 1e9:.0f} GB free")
 
 
-def _row(check: str, state: str, found: str, remedy: str = "") -> dict[str, str]:
+def _doctor_row(check: str, state: str, found: str, remedy: str = "") -> dict[str, str]:
     return {"check": check, "state": state, "found": found, "remedy": remedy}

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from rerank.cli.output import FormatOption, emit, format_number, print_note, print_table
-from rerank.cli.run_files import RunsArgument, run_files
+from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
+from rerank.cli.run_files import RunsArgument, expand_run_arguments
 
 QrelsOption = Annotated[
     str, typer.Option("--qrels", help="Relevance judgments: a file, or the selector of a collection.")
@@ -25,11 +25,11 @@ Relevant = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the command."""
     app.command("eval", epilog='Example: rerank eval a.trec b.trec --qrels qrels.txt -m nDCG@10 -m "AP(rel=2)"')(
-        evaluate
+        evaluate_command
     )
 
 
-def evaluate(
+def evaluate_command(
     runs: RunsArgument,
     qrels: QrelsOption,
     measures: Annotated[
@@ -48,25 +48,25 @@ def evaluate(
 ) -> None:
     """Score runs. A judged query without a ranking scores 0 and is counted as missing."""
     from rerank.collections import judgments, query_field
-    from rerank.evaluation import add_groups, evaluate_by_group, evaluation_report, read_groups
+    from rerank.evaluation import add_scores_per_group, evaluate_by_group, evaluation_report, read_query_groups
     from rerank.evaluation import evaluate as score
     from rerank.evaluation.grade_notes import grade_note, overlap_note
     from rerank.io.run_files import read_run
 
     judged, lowest = judgments(qrels)
     lowest = lowest if relevant is None else relevant
-    files = run_files(runs)
+    files = expand_run_arguments(runs)
     opened = [read_run(path) for path in files]
     results = [score(judged, run, measures, relevant=lowest) for run in opened]
     report = evaluation_report(qrels, list(zip(map(str, files), results, strict=True)), per_query=per_query)
     if by:
-        groups = read_groups(by) if Path(by).is_file() else query_field(qrels, by)
+        groups = read_query_groups(by) if Path(by).is_file() else query_field(qrels, by)
         groups_of_runs = [evaluate_by_group(judged, run, measures, groups, relevant=lowest) for run in opened]
-        report = add_groups(report, by, groups_of_runs)
+        report = add_scores_per_group(report, by, groups_of_runs)
 
     def show() -> None:
         names = results[0].measures
-        _show(report, names, list(results[0].values) if per_query else [])
+        _print_evaluation(report, names, list(results[0].values) if per_query else [])
         if missing := [r["run"] for r in report["runs"] if r["missing"]]:
             print_note(f"Judged queries without a ranking, which score 0, in: {', '.join(missing)}")
         for message in filter(None, (overlap_note(judged, run) for run in opened)):
@@ -76,20 +76,20 @@ def evaluate(
         if relevant is None and (message := grade_note(judged, names)):
             print_note(message)
 
-    emit(report, form=form, text=show, rows="runs")
+    emit_output(report, form=form, text=show, rows="runs")
 
 
-def _show(report: Mapping[str, Any], names: Sequence[str], by_query: Sequence[str]) -> None:
+def _print_evaluation(report: Mapping[str, Any], names: Sequence[str], by_query: Sequence[str]) -> None:
     """Print a table of the runs, and if requested one of their queries and one of their groups."""
     runs = report["runs"]
-    print_table(["run", "queries", "missing", *names], [[r["run"], *_cells(r)] for r in runs])
+    print_table(["run", "queries", "missing", *names], [[r["run"], *_evaluation_cells(r)] for r in runs])
     if by_query:
         keys = [(r["run"], q, values) for r in runs for q, values in r["per_query"].items()]
-        print_table(["run", "query", *by_query], [[run, q, *map(format_number, v.values())] for run, q, v in keys])
+        print_table(["run", "query", *by_query], [[run, q, *map(format_number_cell, v.values())] for run, q, v in keys])
     if "by" in report:
-        rows = [[r["run"], group, *_cells(part)] for r in runs for group, part in r["groups"].items()]
+        rows = [[r["run"], group, *_evaluation_cells(part)] for r in runs for group, part in r["groups"].items()]
         print_table(["run", Path(report["by"]).name, "queries", "missing", *names], rows)
 
 
-def _cells(row: Mapping[str, Any]) -> list[object]:
-    return [row["queries"], row["missing"], *map(format_number, row["scores"].values())]
+def _evaluation_cells(row: Mapping[str, Any]) -> list[object]:
+    return [row["queries"], row["missing"], *map(format_number_cell, row["scores"].values())]

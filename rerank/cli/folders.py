@@ -1,4 +1,4 @@
-"""`replay`, `verify`, `parse`: process recorded runs and replies without a model."""
+"""`replay_command`, `verify_command`, `parse_command`: process recorded runs and replies without a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rerank.cli.output import FormatOption, emit, format_number, print_note, print_table
+from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
 from rerank.errors import DataError, UsageError
 
 Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A run folder.")]
@@ -16,12 +16,12 @@ Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A run folder.")]
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("replay", epilog="Example: rerank replay runs/FOLDER -m AP")(replay)
-    app.command("verify", epilog="Example: rerank verify runs/FOLDER")(verify)
-    app.command("parse", epilog="Example: echo '[2] > [1] > [3]' | rerank parse --count 3")(parse)
+    app.command("replay", epilog="Example: rerank replay runs/FOLDER -m AP")(replay_command)
+    app.command("verify", epilog="Example: rerank verify runs/FOLDER")(verify_command)
+    app.command("parse", epilog="Example: echo '[2] > [1] > [3]' | rerank parse --count 3")(parse_command)
 
 
-def replay(
+def replay_command(
     folder: Folder,
     measures: Annotated[
         list[str] | None,
@@ -43,13 +43,13 @@ def replay(
     def show() -> None:
         for key in ("first_stage_scores", "scores"):
             if result[key]:
-                print_table([key, *result[key]], [["", *map(format_number, result[key].values())]])
+                print_table([key, *result[key]], [["", *map(format_number_cell, result[key].values())]])
         print_table(["windows", *result["windows"]], [["", *result["windows"].values()]])
 
-    emit(result, form=form, text=show)
+    emit_output(result, form=form, text=show)
 
 
-def verify(folder: Folder, form: FormatOption = "text") -> None:
+def verify_command(folder: Folder, form: FormatOption = "text") -> None:
     """Recompute every number of a run folder and list the differences. Exit code 5 if there are any."""
     from rerank.experiment import verify as check
     from rerank.store import RunFolder
@@ -60,18 +60,18 @@ def verify(folder: Folder, form: FormatOption = "text") -> None:
     def show() -> None:
         if rows:
             print_table(
-                ["file", "what", "stored", "computed"], [[_short(cell) for cell in row.values()] for row in rows]
+                ["file", "what", "stored", "computed"], [[_shorten_cell(cell) for cell in row.values()] for row in rows]
             )
         else:
             print_note(f"{folder}: all numbers match the recorded replies")
 
-    emit(result, form=form, text=show)
+    emit_output(result, form=form, text=show)
     if rows:
         names = ", ".join(sorted({f"{row['file']} ({row['what']})" for row in rows}))
         raise DataError(f"{folder} does not match its recorded replies: {names}", expected="no differences")
 
 
-def parse(
+def parse_command(
     count: Annotated[int, typer.Option(max=1_000_000, help="Number of passages in the prompt.")],
     file: Annotated[Path | None, typer.Argument(help="File with the reply; if omitted, standard input.")] = None,
     form: FormatOption = "text",
@@ -96,9 +96,9 @@ def parse(
             "; ".join(f"{key}: {result[key]}" for key in ("status", "missing", "repeated", "foreign") if result[key])
         )
 
-    emit(result, form=form, text=show)
+    emit_output(result, form=form, text=show)
 
 
-def _short(cell: object) -> str:
+def _shorten_cell(cell: object) -> str:
     text = str(cell)
     return text if len(text) <= 50 else text[:47] + "..."

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from rerank.cli.output import FormatOption, emit, print_note, print_table
-from rerank.cli.run import progress
-from rerank.cli.spec_options import with_spec
+from rerank.cli.output import FormatOption, emit_output, print_note, print_table
+from rerank.cli.run import show_progress_bar
+from rerank.cli.spec_options import with_spec_options
 from rerank.experiment.spec import Execution, RunSpec
 
 _FIELDS = (
@@ -39,12 +39,12 @@ Tau = Annotated[float, typer.Option("--tau", help="Temperature of core.")]
 def register(app: typer.Typer) -> None:
     """Add the command group."""
     heads = typer.Typer(help="Select attention heads for attention rerankers.", no_args_is_help=True)
-    heads.command("select", epilog=_EXAMPLE)(select)
+    heads.command("select", epilog=_EXAMPLE)(select_heads_command)
     app.add_typer(heads, name="heads")
 
 
-@with_spec(only=_FIELDS, shuffle="random", prompt="icr_ie")
-def select(
+@with_spec_options(only=_FIELDS, shuffle="random", prompt="icr_ie")
+def select_heads_command(
     spec: RunSpec,
     execution: Execution,
     *,
@@ -64,13 +64,13 @@ def select(
     selection = HeadSelection(method=method, count=count, tau=tau)
     check_writable(output)
     log = output.with_name(f"{output.name}.calls")
-    with progress(method, spec.max_queries or 0) as on_reply:
+    with show_progress_bar(method, spec.max_queries or 0) as on_reply:
         selected = select_heads(spec, execution, selection, log=log, on_reply=on_reply)
     selected.write(output)
     details = selected.details
     rows = [[layer, head, f"{s:.4f}"] for (layer, head), s in zip(selected.heads, details["scores"], strict=True)]
     content = {"output": str(output), "model": dict(selected.model), "method": method, "heads": selected.heads}
-    emit(content | {"details": details}, form=form, text=lambda: print_table(["layer", "head", "score"], rows))
+    emit_output(content | {"details": details}, form=form, text=lambda: print_table(["layer", "head", "score"], rows))
     print_note(
         f"{details['queries']} queries, {details['queries_skipped']} skipped; median score of a head "
         f"{details['median_score']:.4f}; {output}"

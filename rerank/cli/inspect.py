@@ -1,4 +1,4 @@
-"""`inspect`: report how training changed each weight matrix, and what the model forgetting_report."""
+"""`inspect_command`: report how training changed each weight matrix, and what the model forgetting_report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import FormatOption, emit, format_number, print_note, print_table
+from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
 
 if TYPE_CHECKING:
     from rerank.finetune.inspection.forgetting import ForgettingReport
@@ -20,7 +20,7 @@ _EXAMPLE = "Example: rerank inspect adapter --forgetting --plot adapter.png"
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("inspect", epilog=_EXAMPLE)(inspect)
+    app.command("inspect", epilog=_EXAMPLE)(inspect_command)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class InspectOptions:
 
 
 @expand_option_groups
-def inspect(
+def inspect_command(
     options: InspectOptions,
     *,
     adapter: Annotated[
@@ -69,13 +69,13 @@ def inspect(
 
     With --forgetting, also report perplexity on general texts and accuracy on simple sentence completions.
     """
-    from rerank.evaluation.plots import check_plot
+    from rerank.evaluation.plots import check_comparison_plot
     from rerank.finetune.inspection.inspected_model import open_inspected_model
     from rerank.finetune.inspection.report import InspectionOptions, inspect_subject
     from rerank.lm.loading import pick_device
 
     if picture is not None:
-        check_plot(picture)
+        check_comparison_plot(picture)
     inspection_options = InspectionOptions(
         top=options.top,
         epsilon=options.epsilon,
@@ -85,9 +85,9 @@ def inspect(
     )
     subject = open_inspected_model(adapter, model)
     inspection = inspect_subject(subject, inspection_options)
-    forgetting_report = _forgetting(inspection, options.device) if forgetting else None
+    forgetting_report = _measure_forgetting_with_progress_bar(inspection, options.device) if forgetting else None
     content = inspection.to_dict() | {"forgetting": None if forgetting_report is None else forgetting_report.to_dict()}
-    emit(content, form=form, text=lambda: _show(inspection, forgetting_report), rows="matrices")
+    emit_output(content, form=form, text=lambda: _print_inspection(inspection, forgetting_report), rows="matrices")
     for message in inspection.notes:
         print_note(message)
     if picture is not None:
@@ -97,7 +97,7 @@ def inspect(
         print_note(f"plot: {picture}")
 
 
-def _forgetting(inspection: Inspection, device: str) -> ForgettingReport:
+def _measure_forgetting_with_progress_bar(inspection: Inspection, device: str) -> ForgettingReport:
     from rerank.finetune.inspection.forgetting import count_items, measure_forgetting
     from rerank.progress import progress
     from rerank.tasks import BackendOptions
@@ -106,12 +106,12 @@ def _forgetting(inspection: Inspection, device: str) -> ForgettingReport:
         return measure_forgetting(inspection.subject, BackendOptions(device=device), advance=advance)
 
 
-def _show(inspection: Inspection, forgetting_report: ForgettingReport | None) -> None:
+def _print_inspection(inspection: Inspection, forgetting_report: ForgettingReport | None) -> None:
     profile = inspection.options.reduction is not None
     heads = ["matrix", "rows", "columns", "|d|/|W|", "rank", "entropy rank", "unmoved", "intruders"]
     rows: list[list[object]] = []
     for row in inspection.rows:
-        size, rank = format_number(row.relative), format_number(row.entropy_rank, 1)
+        size, rank = format_number_cell(row.relative), format_number_cell(row.entropy_rank, 1)
         cells = [
             row.name,
             row.rows,
@@ -119,12 +119,12 @@ def _show(inspection: Inspection, forgetting_report: ForgettingReport | None) ->
             size,
             row.rank,
             rank,
-            format_number(row.sparsity, 3),
-            _dash(row.intruders),
+            format_number_cell(row.sparsity, 3),
+            _number_or_dash_cell(row.intruders),
         ]
-        rows.append([*cells, _dash(row.profile)] if profile else [*cells])
+        rows.append([*cells, _number_or_dash_cell(row.profile)] if profile else [*cells])
     print_table([*heads, "profile"] if profile else heads, rows)
-    _say(dict(inspection.totals), inspection.options.top)
+    _print_inspection_totals(dict(inspection.totals), inspection.options.top)
     if forgetting_report is None:
         return
     texts = [
@@ -132,9 +132,9 @@ def _show(inspection: Inspection, forgetting_report: ForgettingReport | None) ->
             t.source,
             t.texts,
             t.tokens,
-            format_number(t.before, 2),
-            format_number(t.after, 2),
-            format_number(t.difference),
+            format_number_cell(t.before, 2),
+            format_number_cell(t.after, 2),
+            format_number_cell(t.difference),
             f"{t.p:.3g}",
         ]
         for t in forgetting_report.texts
@@ -149,7 +149,7 @@ def _show(inspection: Inspection, forgetting_report: ForgettingReport | None) ->
             i.lost,
             i.gained,
             f"{i.p:.3g}",
-            format_number(i.difference, 3),
+            format_number_cell(i.difference, 3),
             f"{i.p_margin:.3g}",
         ]
         for i in forgetting_report.items
@@ -157,21 +157,21 @@ def _show(inspection: Inspection, forgetting_report: ForgettingReport | None) ->
     print_table(["sentences", "count", "right before", "after", "lost", "gained", "p", "margin", "p (margin)"], items)
 
 
-def _say(totals: dict[str, Any], top: int) -> None:
+def _print_inspection_totals(totals: dict[str, Any], top: int) -> None:
     """Print the totals on stderr."""
     if not totals["matrices"]:
         return
     print_note(
         f"{totals['matrices']} matrices changed, {totals['unchanged']} not, {totals['vectors']} vectors changed; "
-        f"|d|/|W| {format_number(totals['relative'])}, mean rank {format_number(totals['mean_rank'], 1)}"
+        f"|d|/|W| {format_number_cell(totals['relative'])}, mean rank {format_number_cell(totals['mean_rank'], 1)}"
     )
     print_note(
-        f"unmoved: {format_number(totals['sparsity'], 3)} of the changed matrices, "
-        f"{format_number(totals['sparsity_of_model'], 3)} of all of the model's"
+        f"unmoved: {format_number_cell(totals['sparsity'], 3)} of the changed matrices, "
+        f"{format_number_cell(totals['sparsity_of_model'], 3)} of all of the model's"
     )
     if top:
         print_note(f"intruders: {totals['intruders']}, in {totals['with_intruders']} of {totals['matrices']} matrices")
 
 
-def _dash(value: int | None) -> object:
+def _number_or_dash_cell(value: int | None) -> object:
     return "-" if value is None else value

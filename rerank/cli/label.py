@@ -18,17 +18,24 @@ from rerank.cli.label_options import (
     Collection,
     Lists,
     Threshold,
-    load_test_queries,
-    look_up_texts,
+    load_test_queries_option,
+    look_up_texts_option,
     print_leaks,
     print_skipped,
     read_label_lists,
-    resolve_threshold,
+    resolve_threshold_option,
 )
 from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import FormatOption, emit, format_counts, format_number, print_note, print_table
-from rerank.cli.run import DryRun, execute_with_progress
-from rerank.cli.spec_options import with_spec
+from rerank.cli.output import (
+    FormatOption,
+    emit_output,
+    format_number_cell,
+    format_window_counts,
+    print_note,
+    print_table,
+)
+from rerank.cli.run import DryRun, execute_with_progress_bar
+from rerank.cli.spec_options import with_spec_options
 from rerank.errors import DataError
 from rerank.experiment.spec import Execution, RunSpec
 
@@ -42,15 +49,17 @@ _CHECK = "Example: rerank label check labels.jsonl --collection pydoc --against 
 def register(app: typer.Typer) -> None:
     """Add the command group."""
     label = typer.Typer(help="Create, check, filter, split and augment training lists.", no_args_is_help=True)
-    label.command("make", epilog=_MAKE)(with_spec()(_positional(expand_option_groups(make))))
-    label.command("check", epilog=_CHECK)(check)
+    label.command("make", epilog=_MAKE)(
+        with_spec_options()(_positional_arguments(expand_option_groups(make_labels_command)))
+    )
+    label.command("check", epilog=_CHECK)(check_labels_command)
     labelfiles.register(label)
     labelsplit.register(label)
     labelqueries.register(label)
     app.add_typer(label, name="label")
 
 
-def _positional(command: Callable[..., None]) -> Callable[..., None]:
+def _positional_arguments(command: Callable[..., None]) -> Callable[..., None]:
     """Return the command with its first two parameters by position, as `with_spec` passes them."""
 
     @functools.wraps(command)
@@ -82,7 +91,7 @@ class LabelMakeOptions:
     min_docs: Annotated[int, typer.Option(min=1, help="Omit lists with fewer candidates.")] = 2
 
 
-def make(
+def make_labels_command(
     spec: RunSpec,
     execution: Execution,
     labelling: LabelMakeOptions,
@@ -100,26 +109,26 @@ def make(
     from rerank.finetune.labels.labelling import make_labels, prepare_labelling
     from rerank.io.text_files import check_writable
 
-    plan = _plan(labelling)
+    plan = _labelling_plan_of_options(labelling)
     check_writable(labelling.output)  # before the first call
-    ready = prepare_labelling(spec, execution, plan, run=execute_with_progress)
+    ready = prepare_labelling(spec, execution, plan, run=execute_with_progress_bar)
     if dry_run:
         expected = ready.estimate()
         values = ["unknown" if value is None else value for value in expected.values()]
-        emit(expected, form=form, text=lambda: print_table(list(expected), [values]))
+        emit_output(expected, form=form, text=lambda: print_table(list(expected), [values]))
         return
     result = make_labels(ready)
     if result.labels:
         write_labels(result.labels, labelling.output)
     report = {"output": str(labelling.output) if result.labels else None, **result.report}
-    emit(report, form=form, text=lambda: _show_made(report))
+    emit_output(report, form=form, text=lambda: _print_made_labels(report))
     for teacher in report["teachers"].values():
         if "failure_rate" in teacher:
             check_failures(teacher, spec.max_failure_rate)
     result.check()
 
 
-def _plan(labelling: LabelMakeOptions) -> Any:
+def _labelling_plan_of_options(labelling: LabelMakeOptions) -> Any:
     from rerank.finetune.labels.label_fusion import LabelFusion
     from rerank.finetune.labels.labelling import LabellingPlan
 
@@ -131,7 +140,7 @@ def _plan(labelling: LabelMakeOptions) -> Any:
     )
 
 
-def _show_made(report: Mapping[str, Any]) -> None:
+def _print_made_labels(report: Mapping[str, Any]) -> None:
     print_table(
         ["queries", "lists", "failed", "candidates without a label"],
         [[report["queries"], report["written"], report["failed_lists"], report["silent"]]],
@@ -140,14 +149,14 @@ def _show_made(report: Mapping[str, Any]) -> None:
         print_note(f"omitted: {count}, {reason}")
     for name, teacher in report["teachers"].items():
         if "windows" in teacher:
-            print_note(f"{name}: windows: {format_counts(teacher['windows'])}; folder: {teacher['folder']}")
+            print_note(f"{name}: windows: {format_window_counts(teacher['windows'])}; folder: {teacher['folder']}")
         elif teacher:
             print_note(f"{name}: {', '.join(f'{key} {value}' for key, value in teacher.items())}")
     if report["output"]:
         print_note(f"written: {report['output']}")
 
 
-def check(
+def check_labels_command(
     file: Lists,
     collection: Collection = None,
     against: Against = None,
@@ -164,16 +173,16 @@ def check(
     from rerank.finetune.labels.checking import check_labels as look
 
     labels, lists, skipped = read_label_lists(file, collection)
-    texts = look_up_texts(labels, collection, needed=bool(against))
+    texts = look_up_texts_option(labels, collection, needed=bool(against))
     report = look(
         labels,
         lists,
         texts=texts,
-        against=load_test_queries(against),
-        threshold=resolve_threshold(threshold),
+        against=load_test_queries_option(against),
+        threshold=resolve_threshold_option(threshold),
     )
     report = {"file": str(file), **report, "skipped": dict(skipped)}
-    emit(report, form=form, text=lambda: _show_checked(report))
+    emit_output(report, form=form, text=lambda: _print_checked_labels(report))
     if strict and ((report["probe"] or {}).get("warns") or report["leaks"]):
         raise DataError(
             f"{file}: {'surface features predict labels' if (report['probe'] or {}).get('warns') else 'queries leak'}",
@@ -181,12 +190,12 @@ def check(
         )
 
 
-def _show_checked(report: Mapping[str, Any]) -> None:
+def _print_checked_labels(report: Mapping[str, Any]) -> None:
     sizes = report["docs_per_list"]
     rows = [
         *([name, report[name]] for name in ("lists", "queries", "documents")),
         ["documents per list", f"{sizes['min']} to {sizes['max']}, mean {sizes['mean']:.1f}"],
-        ["tau of label and list", format_number(report["tau"])],
+        ["tau of label and list", format_number_cell(report["tau"])],
         *([name, report[name]] for name in ("unchanged", "with_scores", "repeated")),
     ]
     for feature in (report["probe"] or {}).get("features", ()):

@@ -1,4 +1,4 @@
-"""`label filter`, `augment`, `convert`: process files of training lists."""
+"""`label filter`, `augment_labels_command`, `convert_labels_command`: process files of training lists."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from rerank.cli.label_options import (
     Lists,
     Output,
     Seed,
-    format_reasons,
+    format_skip_reasons,
     open_named_collection,
-    print_report,
+    print_label_report,
 )
 from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import FormatOption, emit
+from rerank.cli.output import FormatOption, emit_output
 from rerank.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ _CONVERT = "Example: rerank label convert labels.jsonl --collection pydoc --cut-
 
 def register(group: typer.Typer) -> None:
     """Add the commands to the group `label`."""
-    group.command("filter", epilog=_FILTER)(expand_option_groups(filter_lists))
-    group.command("augment", epilog=_AUGMENT)(expand_option_groups(augment))
-    group.command("convert", epilog=_CONVERT)(convert)
+    group.command("filter", epilog=_FILTER)(expand_option_groups(filter_labels_command))
+    group.command("augment", epilog=_AUGMENT)(expand_option_groups(augment_labels_command))
+    group.command("convert", epilog=_CONVERT)(convert_labels_command)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class FilterOptions:
     max_words: Annotated[int | None, typer.Option(help="Remove documents with more words from their lists.")] = None
 
 
-def filter_lists(
+def filter_labels_command(
     limits: FilterOptions,
     *,
     file: Labels,
@@ -74,16 +74,16 @@ def filter_lists(
     list_filter = ListFilter(**vars(limits))
     if agree_with is not None and not list_filter.uses_agreement:
         raise UsageError("--agree-with without a limit", expected="--min-tau or --max-tau, or both")
-    _check_other(file, output)
+    _check_output_option(file, output)
     labels = list(read_labels(file))
-    words = _words(labels, collection) if list_filter.counts_words else None
+    words = _word_counts_for_options(labels, collection) if list_filter.counts_words else None
     other = {label.qid: label for label in read_labels(agree_with)} if agree_with is not None else None
     dropped: Counter[str] = Counter()
     selected = list(filter_labels(labels, list_filter, words=words, other=other, dropped=dropped))
-    _refuse_empty(selected, dropped, file)
+    _refuse_empty_output(selected, dropped, file)
     write_labels(selected, output)
     report = {"output": str(output), "lists": len(labels), "kept": len(selected), "dropped": dict(dropped)}
-    emit(report, form=form, text=lambda: print_report(report, ("lists", "kept")))
+    emit_output(report, form=form, text=lambda: print_label_report(report, ("lists", "kept")))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,13 +102,15 @@ class AugmentOptions:
     seed: Seed = 0
 
 
-def augment(variation: AugmentOptions, *, file: Labels, output: Output, form: FormatOption = "text") -> None:
+def augment_labels_command(
+    variation: AugmentOptions, *, file: Labels, output: Output, form: FormatOption = "text"
+) -> None:
     """Write variants of lists: shuffled, with fewer documents, or both. The label keeps its order."""
     from rerank.finetune.labels.augment import Augmentation, augment
     from rerank.finetune.labels.label_files import read_labels, write_labels
 
     augmentation = Augmentation(**vars(variation))
-    _check_other(file, output)
+    _check_output_option(file, output)
     count: Counter[str] = Counter()
 
     def counted() -> Any:
@@ -118,10 +120,10 @@ def augment(variation: AugmentOptions, *, file: Labels, output: Output, form: Fo
 
     written = write_labels(augment(counted(), augmentation), output)
     report = {"output": str(output), "lists": count["lists"], "written": written}
-    emit(report, form=form, text=lambda: print_report(report, ("lists", "written")))
+    emit_output(report, form=form, text=lambda: print_label_report(report, ("lists", "written")))
 
 
-def convert(
+def convert_labels_command(
     file: Lists,
     output: Folder,
     collection: Collection = None,
@@ -149,13 +151,13 @@ def convert(
     texts = lists if cut_words is None else (truncate_texts(training_list, cut_words) for training_list in lists)
     written = write_folder(texts, output)
     if not written.lists:
-        raise DataError(f"{file} contains no usable list ({format_reasons(skipped)})")
+        raise DataError(f"{file} contains no usable list ({format_skip_reasons(skipped)})")
     report = {"output": str(output), **vars(written), "skipped": dict(skipped)}
     write_marker(output, {"convert": {"file": file.name, **report}})
-    emit(report, form=form, text=lambda: print_report(report, ("lists", "queries", "documents")))
+    emit_output(report, form=form, text=lambda: print_label_report(report, ("lists", "queries", "documents")))
 
 
-def _words(labels: Sequence[LabelList], collection: str | None) -> dict[str, int]:
+def _word_counts_for_options(labels: Sequence[LabelList], collection: str | None) -> dict[str, int]:
     from rerank.finetune.labels.list_texts import document_lengths
 
     if collection is None:
@@ -163,7 +165,7 @@ def _words(labels: Sequence[LabelList], collection: str | None) -> dict[str, int
     return document_lengths(labels, open_named_collection(collection))
 
 
-def _check_other(file: Path, output: Path) -> None:
+def _check_output_option(file: Path, output: Path) -> None:
     from rerank.io.text_files import check_writable
 
     check_writable(output)
@@ -171,8 +173,8 @@ def _check_other(file: Path, output: Path) -> None:
         raise UsageError(f"--output {output} is the input file", expected="another file")
 
 
-def _refuse_empty(selected: Sequence[object], dropped: Mapping[str, int], file: Path) -> None:
+def _refuse_empty_output(selected: Sequence[object], dropped: Mapping[str, int], file: Path) -> None:
     if not selected:
         raise DataError(
-            f"No list of {file} meets the conditions ({format_reasons(dropped)})", remedy="Relax the conditions"
+            f"No list of {file} meets the conditions ({format_skip_reasons(dropped)})", remedy="Relax the conditions"
         )

@@ -56,11 +56,11 @@ def read_label_lists(
         return list(read_labels(file)), None, skipped
     lists = list(read_lists(file, open_named_collection(collection), skipped=skipped))
     if not lists:
-        raise DataError(f"{file} contains no usable list ({format_reasons(skipped)})")
+        raise DataError(f"{file} contains no usable list ({format_skip_reasons(skipped)})")
     return [to_label(training_list) for training_list in lists], lists, skipped
 
 
-def look_up_texts(labels: Sequence[LabelList], collection: str | None, *, needed: bool) -> dict[str, str]:
+def look_up_texts_option(labels: Sequence[LabelList], collection: str | None, *, needed: bool) -> dict[str, str]:
     """Look up the texts of queries, by query id.
 
     Raises:
@@ -80,7 +80,7 @@ def look_up_texts(labels: Sequence[LabelList], collection: str | None, *, needed
     return texts
 
 
-def load_test_queries(selectors: Sequence[str] | None) -> dict[str, dict[str, str]]:
+def load_test_queries_option(selectors: Sequence[str] | None) -> dict[str, dict[str, str]]:
     """Load the queries of collections: selector -> query id -> text.
 
     Raises:
@@ -94,7 +94,7 @@ def load_test_queries(selectors: Sequence[str] | None) -> dict[str, dict[str, st
     return queries
 
 
-def resolve_threshold(threshold: float | None) -> float:
+def resolve_threshold_option(threshold: float | None) -> float:
     """Return the threshold of near-duplicates, or the default if it is None."""
     from rerank.finetune.labels.leaks import THRESHOLD
 
@@ -124,7 +124,7 @@ def print_skipped(skipped: Mapping[str, int]) -> None:
         print_note(f"omitted: {count} {reason}")
 
 
-def print_report(report: Mapping[str, Any], keys: Sequence[str]) -> None:
+def print_label_report(report: Mapping[str, Any], keys: Sequence[str]) -> None:
     """Print a report as a table of one row, and the omitted lists on stderr."""
     print_table(keys, [["-" if report[key] is None else report[key] for key in keys]])
     for name in ("dropped", "skipped"):
@@ -142,6 +142,6 @@ def open_named_collection(collection: str | None) -> Any:
     return open_collection(collection) if collection is not None else None
 
 
-def format_reasons(counted: Mapping[str, int]) -> str:
+def format_skip_reasons(counted: Mapping[str, int]) -> str:
     """Format counts by reason, such as ``3 too short, 1 without label``."""
     return ", ".join(f"{count} {reason}" for reason, count in counted.items()) or "it contains none"

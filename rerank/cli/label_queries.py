@@ -12,8 +12,8 @@ import typer
 
 from rerank.cli.model_options import PANEL, ModelLoadOptions
 from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import FormatOption, emit, print_note, print_table
-from rerank.cli.run import progress
+from rerank.cli.output import FormatOption, emit_output, print_note, print_table
+from rerank.cli.run import show_progress_bar
 from rerank.errors import PartialFailureError, UsageError
 
 _EXAMPLE = "Example: rerank label queries --collection pydoc --from first-sentence --count 50 -o queries"
@@ -21,7 +21,7 @@ _EXAMPLE = "Example: rerank label queries --collection pydoc --from first-senten
 
 def register(group: typer.Typer) -> None:
     """Add the command to the group `label`."""
-    group.command("queries", epilog=_EXAMPLE)(expand_option_groups(queries))
+    group.command("queries", epilog=_EXAMPLE)(expand_option_groups(label_queries_command))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class QueryModelOptions(ModelLoadOptions):
         )
 
 
-def queries(
+def label_queries_command(
     source: QuerySourceOptions,
     model: QueryModelOptions,
     *,
@@ -114,19 +114,19 @@ def queries(
     writer = model.writer(options.source, options.seed)
     total = (options.count or 0) * (writer.each if writer is not None else 0)
     try:
-        with progress("queries", total) as on_reply:
+        with show_progress_bar("queries", total) as on_reply:
             report = make_queries(opened, options, output, writer=writer, on_reply=on_reply)
     except KeyboardInterrupt:
         print_note("Stopped. Committed replies are kept; the same command continues.")
         sys.exit(130)
-    emit(report, form=form, text=lambda: _show(report))
+    emit_output(report, form=form, text=lambda: _print_synthetic_queries(report))
     if unanswered := report["dropped"].get("no reply"):
         raise PartialFailureError(
             f"{unanswered} calls failed", expected="a reply to every call", remedy="Run the same command to repeat them"
         )
 
 
-def _show(report: Mapping[str, Any]) -> None:
+def _print_synthetic_queries(report: Mapping[str, Any]) -> None:
     print_table(["documents", "queries"], [[report["documents"], report["queries"]]])
     for reason, count in report["dropped"].items():
         print_note(f"omitted: {count} {reason}")

@@ -14,14 +14,14 @@ from rerank.cli.label_options import (
     Labels,
     Seed,
     Threshold,
-    load_test_queries,
-    look_up_texts,
+    load_test_queries_option,
+    look_up_texts_option,
+    print_label_report,
     print_leaks,
-    print_report,
-    resolve_threshold,
+    resolve_threshold_option,
 )
 from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import FormatOption, emit
+from rerank.cli.output import FormatOption, emit_output
 from rerank.errors import DataError, UsageError
 
 _SPLIT = "Example: rerank label split labels.jsonl --dev 0.2 --against jsonl:data/jsonl --drop-leaks -o split"
@@ -29,7 +29,7 @@ _SPLIT = "Example: rerank label split labels.jsonl --dev 0.2 --against jsonl:dat
 
 def register(group: typer.Typer) -> None:
     """Add the command to the group `label`."""
-    group.command("split", epilog=_SPLIT)(expand_option_groups(split))
+    group.command("split", epilog=_SPLIT)(expand_option_groups(split_labels_command))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class LeakOptions:
     ] = True
 
 
-def split(
+def split_labels_command(
     leaks: LeakOptions,
     *,
     file: Labels,
@@ -69,12 +69,14 @@ def split(
     if not leaks.leak_check and (leaks.against or leaks.drop_leaks):
         raise UsageError("--no-leak-check with --against or --drop-leaks", expected="one or the other")
     labels = list(read_labels(file))
-    texts = look_up_texts(labels, leaks.collection, needed=leaks.leak_check)
+    texts = look_up_texts_option(labels, leaks.collection, needed=leaks.leak_check)
     parts = share_out(labels, shares, texts=texts)
     all_leaks = []
     if leaks.leak_check:
-        test_queries = load_test_queries(leaks.against)
-        all_leaks = find_split_leaks(parts, texts, against=test_queries, threshold=resolve_threshold(leaks.threshold))
+        test_queries = load_test_queries_option(leaks.against)
+        all_leaks = find_split_leaks(
+            parts, texts, against=test_queries, threshold=resolve_threshold_option(leaks.threshold)
+        )
     train = remove_leaking(parts.train, all_leaks) if leaks.drop_leaks else parts.train
     if not train:
         raise DataError(
@@ -90,6 +92,6 @@ def split(
         "dropped": len(parts.train) - len(train),
         "leaking": shown,
     }
-    emit(report, form=form, text=lambda: print_report(report, ("train", "dev", "test", "leaks")))
+    emit_output(report, form=form, text=lambda: print_label_report(report, ("train", "dev", "test", "leaks")))
     if form == "text":
         print_leaks(shown, len(all_leaks), dropped=leaks.drop_leaks)

@@ -12,7 +12,7 @@ import typer
 
 from rerank.cli.compare import SignificanceOptions
 from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import FormatOption, emit, format_number, print_note, print_table
+from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
 from rerank.errors import MissingResourceError, UsageError
 
 if TYPE_CHECKING:
@@ -24,9 +24,11 @@ _BUILD = "Example: rerank leaderboard build runs/ --qrels pydoc -m nDCG@10 -m RR
 def register(app: typer.Typer) -> None:
     """Add the command group."""
     group = typer.Typer(help="Build a website that compares results, and check submissions.", no_args_is_help=True)
-    group.command("build", epilog=_BUILD)(build)
-    group.command("open", epilog="Example: rerank leaderboard open site/")(open_site)
-    group.command("check", epilog="Example: rerank leaderboard check card.toml --qrels qrels.txt")(check)
+    group.command("build", epilog=_BUILD)(build_leaderboard_command)
+    group.command("open", epilog="Example: rerank leaderboard open site/")(open_leaderboard_command)
+    group.command("check", epilog="Example: rerank leaderboard check card.toml --qrels qrels.txt")(
+        check_submission_command
+    )
     app.add_typer(group, name="leaderboard")
 
 
@@ -63,7 +65,7 @@ class BoardOptions:
 
 
 @expand_option_groups
-def build(
+def build_leaderboard_command(
     options: BoardOptions,
     significance: SignificanceOptions,
     *,
@@ -87,15 +89,15 @@ def build(
     start = time.perf_counter()
     site_boards = [
         make_board(plan, home=home, data=options.data, runs=runs or ())
-        for plan, home in _plans(options, significance, runs or ())
+        for plan, home in _requested_board_plans(options, significance, runs or ())
     ]
     page = write_site(site_boards, out, title=options.title or "Leaderboard")
     boards = [board.to_dict() for board in site_boards]
     content = {"site": str(page), "seconds": round(time.perf_counter() - start, 2), "boards": boards}
-    emit(content, form=form, text=lambda: _show(content), rows="boards")
+    emit_output(content, form=form, text=lambda: _print_leaderboard(content), rows="boards")
 
 
-def open_site(
+def open_leaderboard_command(
     site: Annotated[Path, typer.Argument(metavar="SITE", help="Folder written by `rerank leaderboard build`.")],
 ) -> None:
     """Open a site in the browser."""
@@ -108,7 +110,7 @@ def open_site(
     typer.echo(page.resolve().as_uri())
 
 
-def check(
+def check_submission_command(
     card: Annotated[
         Path, typer.Argument(metavar="CARD.toml", help="Card of the submission; its run file is beside it.")
     ],
@@ -132,19 +134,19 @@ def check(
         for message in submission.notes:
             print_note(f"note: {message}")
 
-    emit(submission.to_dict(), form=form, text=show)
+    emit_output(submission.to_dict(), form=form, text=show)
     if submission.problems:
         raise submission_error(submission)
 
 
-def _plans(
+def _requested_board_plans(
     options: BoardOptions, significance: SignificanceOptions, runs: Sequence[Path]
 ) -> list[tuple[BoardConfig, Path]]:
     """Return the requested boards, each with the folder that its paths are relative to."""
-    from rerank.evaluation.pairwise_decisions import check_alpha
+    from rerank.evaluation.pairwise_decisions import check_significance_level
     from rerank.leaderboard.board_config import BoardConfig, read_board_config
 
-    check_alpha(significance.alpha)
+    check_significance_level(significance.alpha)
     defaults = SignificanceOptions()
     requested = {"test": significance.selector, "correction": significance.correction, "alpha": significance.alpha}
     values = {
@@ -170,12 +172,13 @@ def _plans(
     return [(read_board_config(path).model_copy(update=values), path.parent) for path in options.board]
 
 
-def _show(content: dict[str, Any]) -> None:
+def _print_leaderboard(content: dict[str, Any]) -> None:
     for board in content["boards"]:
         for standings in board["tables"]:
             tied = len(standings["tied"])
             rows = [
-                [place, name, format_number(mean)] for place, (name, mean) in enumerate(standings["means"].items(), 1)
+                [place, name, format_number_cell(mean)]
+                for place, (name, mean) in enumerate(standings["means"].items(), 1)
             ]
             print_table(["#", "run", standings["measure"]], rows, title=board["title"])
             print_note(

@@ -1,4 +1,4 @@
-"""`merge`: merge an adapter into its base model, or average several adapters."""
+"""`merge_command`: merge an adapter into its base model, or average several adapters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import Format, FormatOption, emit, format_number, print_note, print_table
+from rerank.cli.output import Format, FormatOption, emit_output, format_number_cell, print_note, print_table
 from rerank.errors import UsageError
 
 _EXAMPLE = "Example: rerank merge adapter --out merged --reduce-intruders 0.75"
@@ -17,7 +17,7 @@ _EXAMPLE = "Example: rerank merge adapter --out merged --reduce-intruders 0.75"
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("merge", epilog=_EXAMPLE)(merge)
+    app.command("merge", epilog=_EXAMPLE)(merge_command)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class SingleMergeOptions:
 
 
 @expand_option_groups
-def merge(
+def merge_command(
     average: AverageOptions,
     options: SingleMergeOptions,
     *,
@@ -84,7 +84,7 @@ def merge(
                 expected="one adapter",
                 remedy="Average the adapters first, then merge the result",
             )
-        _average(adapters, out, model, core=average.average_core, form=form)
+        _average_adapters_command(adapters, out, model, core=average.average_core, form=form)
         return
     if len(adapters) > 1:
         raise UsageError(
@@ -92,10 +92,12 @@ def merge(
             expected="one",
             remedy="Add --average-core or --concatenate",
         )
-    _merge(adapters[0], out, model, options, form)
+    _merge_single_adapter_command(adapters[0], out, model, options, form)
 
 
-def _merge(adapter: str, out: Path, model: str, options: SingleMergeOptions, form: Format) -> None:
+def _merge_single_adapter_command(
+    adapter: str, out: Path, model: str, options: SingleMergeOptions, form: Format
+) -> None:
     from rerank.finetune.inspection.inspected_model import open_inspected_model
     from rerank.finetune.inspection.merging import MergeOptions
     from rerank.finetune.inspection.merging import merge_adapter as merge_
@@ -113,16 +115,16 @@ def _merge(adapter: str, out: Path, model: str, options: SingleMergeOptions, for
     merged = merge_(subject, out, merging)
     rows = [[row.name, row.before, row.after] for row in merged.reduced]
     content = merged.to_dict()
-    emit(content, form=form, text=lambda: print_table(["matrix", "intruders", "after"], rows) if rows else None)
+    emit_output(content, form=form, text=lambda: print_table(["matrix", "intruders", "after"], rows) if rows else None)
     print_note(f"{merged.changed} matrices and vectors changed; written in {merged.dtype}: {merged.out}")
     if merged.rounded is not None and merged.rounded > 0.01:
-        rounded = format_number(100 * merged.rounded, 1)
+        rounded = format_number_cell(100 * merged.rounded, 1)
         print_note(f"Rounding to {merged.dtype} altered the change by {rounded} % of its norm")
     if use := read_adapter_settings(merged.out):
         print_note(f"To use it: rerank run --collection COLLECTION --model {merged.out} (method {use.method})")
 
 
-def _average(adapters: list[str], out: Path, model: str, *, core: bool, form: Format) -> None:
+def _average_adapters_command(adapters: list[str], out: Path, model: str, *, core: bool, form: Format) -> None:
     from rerank.finetune.inspection.averaging import average_core, concatenate
     from rerank.finetune.inspection.folders import check_new_folder
     from rerank.finetune.inspection.inspected_model import open_inspected_model
@@ -131,5 +133,5 @@ def _average(adapters: list[str], out: Path, model: str, *, core: bool, form: Fo
     opened = [open_inspected_model(adapter, model) for adapter in adapters]
     count = average_core(opened, out) if core else concatenate(opened, out)
     content = {"out": str(out), "adapters": len(opened), "matrices": count}
-    emit(content, form=form, text=lambda: None)
+    emit_output(content, form=form, text=lambda: None)
     print_note(f"{len(opened)} adapters of {count} matrices averaged: {out}")

@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rerank.cli import mteb_choose as choosing
-from rerank.cli.output import FormatOption, emit, format_counts, format_number, print_note, print_table
-from rerank.cli.spec_options import with_spec
+from rerank.cli.output import (
+    FormatOption,
+    emit_output,
+    format_number_cell,
+    format_window_counts,
+    print_note,
+    print_table,
+)
+from rerank.cli.spec_options import with_spec_options
 from rerank.errors import PartialFailureError, RerankError
 from rerank.experiment.spec import Execution, RunSpec
 
@@ -38,24 +45,28 @@ Kinds = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the command group."""
     group = typer.Typer(help="Evaluate rerankers on MTEB and MMTEB, and find smaller benchmarks.", no_args_is_help=True)
-    group.command("tasks", epilog=_TASKS)(tasks)
-    group.command("run", epilog=_RUN)(run)
+    group.command("tasks", epilog=_TASKS)(mteb_tasks_command)
+    group.command("run", epilog=_RUN)(mteb_run_command)
     choosing.register(group)
     app.add_typer(group, name="mteb")
 
 
-def tasks(benchmark: Benchmark = "", task: Tasks = None, kind: Kinds = None, form: FormatOption = "text") -> None:
+def mteb_tasks_command(
+    benchmark: Benchmark = "", task: Tasks = None, kind: Kinds = None, form: FormatOption = "text"
+) -> None:
     """List the retrieval and reranking tasks of a benchmark, with the licences of their data."""
     from rerank.mmteb import list_tasks
     from rerank.mmteb.benchmark_tasks import KINDS, describe_task
 
     content = [describe_task(task_object) for task_object in list_tasks(benchmark, task or (), kind or KINDS)]
     columns = ("task", "type", "subsets", "main_score", "licence", "data")
-    emit(content, form=form, text=lambda: print_table(columns, [[row[name] for name in columns] for row in content]))
+    emit_output(
+        content, form=form, text=lambda: print_table(columns, [[row[name] for name in columns] for row in content])
+    )
 
 
-@with_spec(only=_OFFERED, collection="mteb")
-def run(
+@with_spec_options(only=_OFFERED, collection="mteb")
+def mteb_run_command(
     spec: RunSpec,
     execution: Execution,
     *,
@@ -95,12 +106,12 @@ def run(
         except RerankError as error:  # the other tasks continue; failed ones are reported at the end
             failed[name] = error
             print_note(f"{name}: {error}")
-    content = _content(reranker, results, failed)
-    emit(content, form=form, text=lambda: _show(content), rows="results")
-    _check(content, failed, spec.max_failure_rate)
+    content = _mteb_output_content(reranker, results, failed)
+    emit_output(content, form=form, text=lambda: _print_mteb_scores(content), rows="results")
+    _check_mteb_output(content, failed, spec.max_failure_rate)
 
 
-def _content(reranker: Any, results: list[TaskResult], failed: dict[str, RerankError]) -> dict[str, Any]:
+def _mteb_output_content(reranker: Any, results: list[TaskResult], failed: dict[str, RerankError]) -> dict[str, Any]:
     meta = reranker.mteb_model_meta
     rows = [
         {
@@ -121,13 +132,13 @@ def _content(reranker: Any, results: list[TaskResult], failed: dict[str, RerankE
     }
 
 
-def _show(content: dict[str, Any]) -> None:
+def _print_mteb_scores(content: dict[str, Any]) -> None:
     rows = [
         [
             *(row[name] for name in ("task", "subset", "split", "main_score")),
-            format_number(row["first_stage_score"]),
-            format_number(row["score"]),
-            format_counts(row["windows"]) if "windows" in row else "read from its file",
+            format_number_cell(row["first_stage_score"]),
+            format_number_cell(row["score"]),
+            format_window_counts(row["windows"]) if "windows" in row else "read from its file",
         ]
         for row in content["results"]
     ]
@@ -136,7 +147,7 @@ def _show(content: dict[str, Any]) -> None:
     print_note(f"{content['model']}, revision {' and '.join(revisions) or 'of nothing yet'}")
 
 
-def _check(content: dict[str, Any], failed: dict[str, RerankError], allowed: float) -> None:
+def _check_mteb_output(content: dict[str, Any], failed: dict[str, RerankError], allowed: float) -> None:
     """Check that all tasks have scores and that no more windows failed than allowed.
 
     Raises:
@@ -153,7 +164,7 @@ def _check(content: dict[str, Any], failed: dict[str, RerankError], allowed: flo
     if bad:
         raise PartialFailureError(
             f"{bad[0]['failure_rate']:.0%} of the windows of {bad[0]['task']} failed "
-            f"({format_counts(bad[0]['windows'])})"
+            f"({format_window_counts(bad[0]['windows'])})"
             + (f"; {len(bad) - 1} other parts also exceed the limit" if len(bad) > 1 else ""),
             expected=f"at most {allowed:.0%} (--max-failure-rate)",
             remedy="The scores are saved. Try another --prompt or model, or accept the failures with "

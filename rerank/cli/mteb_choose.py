@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import FormatOption, emit, format_number, print_note, print_table
-from rerank.cli.run_files import RunsArgument, read_runs
+from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
+from rerank.cli.run_files import RunsArgument, read_run_arguments
 from rerank.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -35,8 +35,9 @@ DropIncomplete = Annotated[bool, typer.Option("--drop-incomplete", help="Omit mo
 def register(group: typer.Typer) -> None:
     """Add the commands to the group ``mteb``."""
     choose = typer.Typer(help="Find smaller benchmarks that lead to the same conclusions.", no_args_is_help=True)
-    for function in (tasks, queries, pool):
-        choose.command(function.__name__, epilog=_EXAMPLES[function.__name__])(function)
+    choose.command("tasks", epilog=_EXAMPLES["tasks"])(choose_tasks_command)
+    choose.command("queries", epilog=_EXAMPLES["queries"])(choose_queries_command)
+    choose.command("pool", epilog=_EXAMPLES["pool"])(choose_pool_command)
     group.add_typer(choose, name="choose")
 
 
@@ -107,7 +108,7 @@ class TaskDropOptions:
 
 
 @expand_option_groups
-def tasks(
+def choose_tasks_command(
     goal: GoalOptions,
     drop: TaskDropOptions,
     *,
@@ -118,18 +119,18 @@ def tasks(
     """Drop tasks one by one as long as the conclusions from all tasks are preserved."""
     from rerank.downsampling import TaskReductionDesign, choose_tasks
 
-    table = _read(scores, drop_incomplete)
+    table = _read_table_argument(scores, drop_incomplete)
     design = TaskReductionDesign(
         goal=goal.goal,
-        order=_check_choice("order", drop.order, ("correlation", "significance")),
-        unit=_check_choice("unit", drop.unit or ("query" if table.by_query else "task"), ("task", "query")),
+        order=_check_choice_option("order", drop.order, ("correlation", "significance")),
+        unit=_check_choice_option("unit", drop.unit or ("query" if table.by_query else "task"), ("task", "query")),
         criterion=goal.criterion,
         least=drop.least,
         always=tuple(drop.always or ()),
         hold_out=drop.hold_out,
         seed=drop.seed,
     )
-    _print(choose_tasks(table, design), form)
+    _emit_reduced_benchmark(choose_tasks(table, design), form)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +145,7 @@ class QueryDrawOptions:
 
 
 @expand_option_groups
-def queries(
+def choose_queries_command(
     goal: GoalOptions,
     draws: QueryDrawOptions,
     *,
@@ -158,14 +159,14 @@ def queries(
 ) -> None:
     """Find the smallest number of randomly drawn queries that preserves the conclusions from all queries."""
     from rerank.downsampling import choose_queries
-    from rerank.evaluation import read_matrix
+    from rerank.evaluation import read_score_matrix
 
-    matrix = read_matrix(scores) if as_matrix else _read(scores, drop_incomplete).matrix()
+    matrix = read_score_matrix(scores) if as_matrix else _read_table_argument(scores, drop_incomplete).matrix()
     sizes = draws.sizes or ()
     reduced = choose_queries(
         matrix, goal.goal, criterion=goal.criterion, sizes=sizes, seeds=draws.seeds, seed=draws.seed
     )
-    _print(reduced, form)
+    _emit_reduced_benchmark(reduced, form)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +183,7 @@ class PoolOptions:
 
 
 @expand_option_groups
-def pool(
+def choose_pool_command(
     goal: GoalOptions,
     pools: PoolOptions,
     *,
@@ -204,14 +205,16 @@ def pool(
 
     if out is not None:
         check_writable(out)
-    systems, judged = read_runs(runs), judgments(qrels)[0]
+    systems, judged = read_run_arguments(runs), judgments(qrels)[0]
     makers, depths = pools.makers or (), pools.depths or DEPTHS
     reduced = choose_pool(
         systems, judged, goal.goal, makers=makers, measure=pools.measure, depths=depths, criterion=goal.criterion
     )
     if out is not None and reduced.chosen is not None:
-        _write_corpus(out, [run for run in systems if not makers or run.name in makers], judged, reduced.chosen.size)
-    _print(reduced, form)
+        _write_chosen_corpus(
+            out, [run for run in systems if not makers or run.name in makers], judged, reduced.chosen.size
+        )
+    _emit_reduced_benchmark(reduced, form)
     if out is not None and reduced.chosen is None:
         raise DataError(
             f"No depth meets the goal, so {out} was not written",
@@ -220,7 +223,7 @@ def pool(
         )
 
 
-def _write_corpus(out: Path, makers: list[Any], judged: Any, depth: int) -> None:
+def _write_chosen_corpus(out: Path, makers: list[Any], judged: Any, depth: int) -> None:
     import json
 
     from rerank.downsampling.pools import pool_documents, union_of_pools
@@ -232,13 +235,13 @@ def _write_corpus(out: Path, makers: list[Any], judged: Any, depth: int) -> None
     print_note(f"written: {out}")
 
 
-def _read(path: Path, drop_incomplete: bool) -> ScoreTable:
+def _read_table_argument(path: Path, drop_incomplete: bool) -> ScoreTable:
     from rerank.downsampling import read_table
 
     return read_table(path, drop_incomplete=drop_incomplete)
 
 
-def _check_choice(name: str, value: str, known: tuple[str, ...]) -> Any:
+def _check_choice_option(name: str, value: str, known: tuple[str, ...]) -> Any:
     if value not in known:
         raise UsageError(f"--{name} {value}", expected=" or ".join(known))
     return value
@@ -247,12 +250,12 @@ def _check_choice(name: str, value: str, known: tuple[str, ...]) -> Any:
 _SHOWN = ("tau", "spearman", "AA", "AD", "MA_missed", "MA_spurious", "recall", "precision")
 
 
-def _print(reduced: ReducedBenchmark, form: Literal["text", "json", "jsonl"]) -> None:
+def _emit_reduced_benchmark(reduced: ReducedBenchmark, form: Literal["text", "json", "jsonl"]) -> None:
     content = reduced.to_dict()
-    emit(content, form=form, text=lambda: _show(content), rows="steps")
+    emit_output(content, form=form, text=lambda: _print_reduction_steps(content), rows="steps")
 
 
-def _show(content: dict[str, Any]) -> None:
+def _print_reduction_steps(content: dict[str, Any]) -> None:
     print_note(
         f"all: {content['systems']} systems, {content['rows']} rows, {content['significant']} of {content['pairs']} "
         "pairs differ significantly"
@@ -263,16 +266,21 @@ def _show(content: dict[str, Any]) -> None:
             step["size"],
             step["label"],
             "yes" if step["met"] else "no",
-            *(_cell(step[name]) for name in (*extra, *_SHOWN)),
+            *(_format_reduction_cell(step[name]) for name in (*extra, *_SHOWN)),
         ]
         for step in content["steps"]
     ]
     heads = ["size", "change", "met", *extra, *_SHOWN]
     print_table([head.replace("_", " ") for head in heads], rows)
     chosen = content["chosen"]
-    print_note(f"chosen: {_chosen(content['kind'], chosen['size'])}" if chosen else "no size meets the goal")
+    print_note(
+        f"chosen: {_format_chosen_size(content['kind'], chosen['size'])}" if chosen else "no size meets the goal"
+    )
     if chosen and (checked := chosen.get("held_out")):
-        print_note("on the held-out systems: " + ", ".join(f"{name} {_cell(value)}" for name, value in checked.items()))
+        print_note(
+            "on the held-out systems: "
+            + ", ".join(f"{name} {_format_reduction_cell(value)}" for name, value in checked.items())
+        )
     if content["kept"]:
         print_note(
             ", ".join(content["kept"][:20]) + (f" and {len(content['kept']) - 20} more" if content["kept"][20:] else "")
@@ -283,9 +291,9 @@ def _show(content: dict[str, Any]) -> None:
         print_note(f"note: {text}")
 
 
-def _chosen(kind: str, size: int) -> str:
+def _format_chosen_size(kind: str, size: int) -> str:
     return f"k = {size}" if kind == "pool" else f"{size} {kind}"
 
 
-def _cell(value: Any) -> str:
-    return str(value) if isinstance(value, int) else format_number(value, 3)
+def _format_reduction_cell(value: Any) -> str:
+    return str(value) if isinstance(value, int) else format_number_cell(value, 3)

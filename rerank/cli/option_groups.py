@@ -25,13 +25,13 @@ def expand_option_groups(function: Callable[..., None]) -> Callable[..., None]:
         }
         function(**values, **options)
 
-    expanded = [new for parameter in parameters for new in _expand(parameter)]
+    expanded = [new for parameter in parameters for new in _expand_option_group(parameter)]
     command.__signature__ = inspect.Signature(expanded)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in expanded}
     return command
 
 
-def _expand(parameter: inspect.Parameter) -> list[inspect.Parameter]:
+def _expand_option_group(parameter: inspect.Parameter) -> list[inspect.Parameter]:
     """Return one parameter per field of an option group; any other parameter by itself."""
     group = parameter.annotation
     if not is_dataclass(group):

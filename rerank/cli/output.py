@@ -17,7 +17,9 @@ FormatOption = Annotated[
 ]
 
 
-def emit(content: Mapping[str, Any] | Sequence[Any], *, form: Format, text: Callable[[], None], rows: str = "") -> None:
+def emit_output(
+    content: Mapping[str, Any] | Sequence[Any], *, form: Format, text: Callable[[], None], rows: str = ""
+) -> None:
     """Print one result in the requested format.
 
     Args:
@@ -31,11 +33,11 @@ def emit(content: Mapping[str, Any] | Sequence[Any], *, form: Format, text: Call
     elif form == "json":
         typer.echo(json.dumps(content, ensure_ascii=False, indent=None if not sys.stdout.isatty() else 2))
     else:
-        for row in _rows(content, rows):
+        for row in _output_rows(content, rows):
             typer.echo(json.dumps(row, ensure_ascii=False))
 
 
-def _rows(content: Mapping[str, Any] | Sequence[Any], key: str) -> Iterable[Any]:
+def _output_rows(content: Mapping[str, Any] | Sequence[Any], key: str) -> Iterable[Any]:
     if not isinstance(content, Mapping):
         return content
     return content[key] if key else [content]
@@ -71,11 +73,11 @@ def print_error(error: RerankError) -> None:
     typer.secho(f"error: {error}", err=True, fg="red" if sys.stderr.isatty() else None)
 
 
-def format_number(value: float | None, digits: int = 4) -> str:
+def format_number_cell(value: float | None, digits: int = 4) -> str:
     """Format a number for a table; a dash if it is missing."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def format_counts(windows: Mapping[str, int]) -> str:
+def format_window_counts(windows: Mapping[str, int]) -> str:
     """Format the number of windows per status, such as ``12 ok, 1 repaired``."""
     return ", ".join(f"{n} {status}" for status, n in windows.items() if n) or "none"

@@ -6,22 +6,22 @@ from typing import Annotated
 
 import typer
 
-from rerank.cli.output import FormatOption, emit, print_table
+from rerank.cli.output import FormatOption, emit_output, print_table
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     prompts = typer.Typer(help="List, show and render prompt templates.", invoke_without_command=True)
-    prompts.callback()(list_prompts)
-    prompts.command("list")(list_prompts)
-    prompts.command("show", epilog="Example: rerank prompts show listwise")(show)
+    prompts.callback()(list_prompts_command)
+    prompts.command("list")(list_prompts_command)
+    prompts.command("show", epilog="Example: rerank prompts show listwise")(show_prompt_command)
     prompts.command("render", epilog="Example: rerank prompts render listwise --query q --passage a --passage b")(
-        render
+        render_prompt_command
     )
     app.add_typer(prompts, name="prompts")
 
 
-def list_prompts(context: typer.Context, form: FormatOption = "text") -> None:
+def list_prompts_command(context: typer.Context, form: FormatOption = "text") -> None:
     """List the shipped prompts."""
     if context.invoked_subcommand:
         return
@@ -29,17 +29,19 @@ def list_prompts(context: typer.Context, form: FormatOption = "text") -> None:
 
     rows = [{"name": name, "digest": load_prompt(name).digest[:12]} for name in prompt_names()]
     cells = [list(row.values()) for row in rows]
-    emit({"prompts": rows}, form=form, text=lambda: print_table(["name", "digest"], cells), rows="prompts")
+    emit_output({"prompts": rows}, form=form, text=lambda: print_table(["name", "digest"], cells), rows="prompts")
 
 
-def show(name: Annotated[str, typer.Argument(help="Name of a shipped prompt, or path of a YAML file.")]) -> None:
+def show_prompt_command(
+    name: Annotated[str, typer.Argument(help="Name of a shipped prompt, or path of a YAML file.")],
+) -> None:
     """Print the YAML of a prompt."""
     from rerank.prompts import prompt_text
 
     typer.echo(prompt_text(name), nl=False)
 
 
-def render(
+def render_prompt_command(
     name: Annotated[str, typer.Argument(help="Name of a shipped prompt, or path of a YAML file.")],
     query: Annotated[str, typer.Option(help="Text of the query.")],
     passages: Annotated[list[str], typer.Option("--passage", help="Text of a passage; repeatable.")],
@@ -54,4 +56,4 @@ def render(
         for message in messages:
             typer.echo(f"--- {message['role']}\n{message['content']}")
 
-    emit({"messages": messages}, form=form, text=show_chat, rows="messages")
+    emit_output({"messages": messages}, form=form, text=show_chat, rows="messages")

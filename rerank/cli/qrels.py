@@ -11,9 +11,9 @@ import typer
 
 from rerank.cli import qrels_judge as judging
 from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import FormatOption, emit, format_number, print_note, print_table
-from rerank.cli.run import progress
-from rerank.cli.run_files import RunsArgument, read_runs, run_files
+from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
+from rerank.cli.run import show_progress_bar
+from rerank.cli.run_files import RunsArgument, expand_run_arguments, read_run_arguments
 from rerank.errors import StorageError, UsageError
 
 _STUDY = (
@@ -27,9 +27,9 @@ _POOL = "Example: rerank qrels pool a.trec b.trec --depth 50 --out pool.trec"
 def register(app: typer.Typer) -> None:
     """Add the command group."""
     qrels = typer.Typer(help="Create relevance judgments and study cheaper judging strategies.", no_args_is_help=True)
-    qrels.command("study", epilog=_STUDY)(study)
-    qrels.command("compare", epilog=_COMPARE)(compare)
-    qrels.command("pool", epilog=_POOL)(pool)
+    qrels.command("study", epilog=_STUDY)(study_command)
+    qrels.command("compare", epilog=_COMPARE)(compare_qrels_command)
+    qrels.command("pool", epilog=_POOL)(pool_command)
     judging.register(qrels)
     app.add_typer(qrels, name="qrels")
 
@@ -98,7 +98,7 @@ class StudyOptions:
 
 
 @expand_option_groups
-def study(
+def study_command(
     options: StudyOptions,
     procedure: ProcedureOptions,
     *,
@@ -119,7 +119,7 @@ def study(
     from rerank.adjudication.study_report import write_report
     from rerank.collections import judgments
 
-    methods = _methods(options.method or ["depth", "mtf"])
+    methods = _judging_orders_of_option(options.method or ["depth", "mtf"])
     budgets = tuple(
         AdjudicationBudget.parse(text) for text in options.budget or [f"{share}%" for share in range(10, 101, 10)]
     )
@@ -138,18 +138,18 @@ def study(
         seed=options.seed,
     )
     if out is not None:
-        check_folder(out)
-    with progress("judging", len(design.walks)) as on_walk:
-        result = run_study(read_runs(runs), gold, design, on_walk=on_walk)
+        check_output_folder(out)
+    with show_progress_bar("judging", len(design.walks)) as on_walk:
+        result = run_study(read_run_arguments(runs), gold, design, on_walk=on_walk)
     if out is not None:  # before anything is printed, since the reader of a pipe may close it
         for path in [*result.write(out), write_report(result, out / "report.html")]:
             print_note(f"written: {path}")
     content = result.to_dict()
-    emit(content, form=form, text=lambda: _show_study(content), rows="results")
+    emit_output(content, form=form, text=lambda: _print_study(content), rows="results")
 
 
 @expand_option_groups
-def compare(
+def compare_qrels_command(
     procedure: ProcedureOptions,
     *,
     files: Annotated[
@@ -172,7 +172,7 @@ def compare(
     gold, other, *more = files  # an option takes one value, so the second and later runs are parsed as arguments
     reference, lowest = judgments(gold)
     result = compare_qrels(
-        read_runs([*runs, *map(Path, more)]),
+        read_run_arguments([*runs, *map(Path, more)]),
         reference,
         judgments(other)[0],
         procedure.measures or ["nDCG@10"],
@@ -181,10 +181,10 @@ def compare(
         alpha=procedure.alpha,
     )
     content = result.to_dict()
-    emit(content, form=form, text=lambda: _show_comparison(content), rows="results")
+    emit_output(content, form=form, text=lambda: _print_qrels_comparison(content), rows="results")
 
 
-def pool(
+def pool_command(
     runs: RunsArgument,
     out: Annotated[Path, typer.Option(help="File for the pool, a TREC run.")],
     depth: Annotated[int, typer.Option(min=1, help="Pool depth: number of documents pooled from each run.")] = 100,
@@ -200,17 +200,17 @@ def pool(
     from rerank.io.run_files import write_run
 
     order = open_order(method)
-    if any(out.resolve() == file.resolve() for file in run_files(runs)):
+    if any(out.resolve() == file.resolve() for file in expand_run_arguments(runs)):
         raise UsageError(
             f"--out {out} is one of the runs", expected="another file", remedy="Choose another --out to keep the run"
         )
-    pooled = pool_runs(read_runs(runs), depth=depth)
+    pooled = pool_runs(read_run_arguments(runs), depth=depth)
     write_run(pool_as_run(pooled, order), out)
     content = {**pooled.to_dict(), "out": str(out)}
-    emit(content, form=form, text=lambda: print_table(list(content), [list(content.values())]))
+    emit_output(content, form=form, text=lambda: print_table(list(content), [list(content.values())]))
 
 
-def check_folder(path: Path) -> None:
+def check_output_folder(path: Path) -> None:
     """Create a folder for results and check that it is writable, before the work starts.
 
     Raises:
@@ -227,7 +227,7 @@ def check_folder(path: Path) -> None:
     check_writable(path / "report.html")
 
 
-def _methods(names: Sequence[str]) -> tuple[str, ...]:
+def _judging_orders_of_option(names: Sequence[str]) -> tuple[str, ...]:
     """Return the named orders of judging, with ``all`` replaced by all orders that need no argument."""
     from rerank.adjudication.judging_sequence import open_order, orders
 
@@ -241,50 +241,53 @@ def _methods(names: Sequence[str]) -> tuple[str, ...]:
 _COLUMNS = ("AA", "AD", "MA", "MD", "PA", "PD", "precision", "recall", "balanced_accuracy", "tau", "tau_ap")
 
 
-def _show_study(content: dict[str, Any]) -> None:
+def _print_study(content: dict[str, Any]) -> None:
     for row in content["gold"]["all"]:
         print_note(
             f"gold: {row['significant']} of {row['pairs']} pairs differ significantly by {row['measure']}, "
-            f"{_procedure(row)}, {content['gold']['topics']} topics"
+            f"{_format_procedure_cell(row)}, {content['gold']['topics']} topics"
         )
     heads = ["method", "budget", "measure", "test"]
-    cells = [[r["method"], r["budget"], r["measure"], _procedure(r), *_numbers(r)] for r in content["results"]]
+    cells = [
+        [r["method"], r["budget"], r["measure"], _format_procedure_cell(r), *_format_study_cells(r)]
+        for r in content["results"]
+    ]
     print_table([*heads, *(name.replace("_", " ") for name in _COLUMNS)], cells)
-    _notes(content)
+    _print_study_notes(content)
     if any(row["seeds"] > 1 for row in content["results"]):
         print_note("stochastic methods: means over seeds; --format json includes the spread")
 
 
-def _show_comparison(content: dict[str, Any]) -> None:
-    cells = [[r["measure"], _procedure(r), *_numbers(r)] for r in content["results"]]
+def _print_qrels_comparison(content: dict[str, Any]) -> None:
+    cells = [[r["measure"], _format_procedure_cell(r), *_format_study_cells(r)] for r in content["results"]]
     print_table(["measure", "test", *(name.replace("_", " ") for name in _COLUMNS)], cells)
     agreement = content["agreement"]
     print_note(
         f"{content['topics']} common topics ({content['topics_left_out']} topics omitted), {content['systems']} runs"
     )
     print_note(
-        f"{agreement['documents']} common documents: same grade {format_number(agreement['overlap'], 3)}, kappa "
-        f"{format_number(agreement['kappa'], 3)}, weighted (quadratic) {format_number(agreement['kappa_quadratic'], 3)}"
+        f"{agreement['documents']} common documents: same grade {format_number_cell(agreement['overlap'], 3)}, kappa "
+        f"{format_number_cell(agreement['kappa'], 3)}, weighted (quadratic) {format_number_cell(agreement['kappa_quadratic'], 3)}"
     )
     print_note(
         f"relevant (grade {content['relevant']} or higher) or not: same "
-        f"{format_number(agreement['binary_overlap'], 3)}, kappa {format_number(agreement['binary_kappa'], 3)}"
+        f"{format_number_cell(agreement['binary_overlap'], 3)}, kappa {format_number_cell(agreement['binary_kappa'], 3)}"
     )
-    _notes(content)
+    _print_study_notes(content)
 
 
-def _notes(content: dict[str, Any]) -> None:
+def _print_study_notes(content: dict[str, Any]) -> None:
     for text in content["notes"]:
         print_note(f"note: {text}")
 
 
-def _procedure(row: dict[str, Any]) -> str:
+def _format_procedure_cell(row: dict[str, Any]) -> str:
     return str(row["test"]) if row["correction"] == "none" else f"{row['test']} + {row['correction']}"
 
 
-def _numbers(row: dict[str, Any]) -> list[str]:
+def _format_study_cells(row: dict[str, Any]) -> list[str]:
     """Format the columns: counts as integers, means of counts with one digit, rates with three."""
     return [
-        f"{row[name]:g}" if isinstance(row[name], int) else format_number(row[name], 1 if name.isupper() else 3)
+        f"{row[name]:g}" if isinstance(row[name], int) else format_number_cell(row[name], 1 if name.isupper() else 3)
         for name in _COLUMNS
     ]

@@ -12,7 +12,7 @@ import typer
 
 from rerank.cli.model_options import PANEL, ModelLoadOptions
 from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import FormatOption, emit, format_number, print_note, print_table
+from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
 from rerank.errors import PartialFailureError, UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ _EXAMPLE = (
 
 def register(group: typer.Typer) -> None:
     """Add the command to the group `qrels`."""
-    group.command("judge", epilog=_EXAMPLE)(judge)
+    group.command("judge", epilog=_EXAMPLE)(judge_command)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ class JudgmentFileOptions:
 
 
 @expand_option_groups
-def judge(
+def judge_command(
     task: JudgingTaskOptions,
     assessor: AssessorOptions,
     files: JudgmentFileOptions,
@@ -138,22 +138,22 @@ def judge(
     from rerank.adjudication.judging.pool_texts import PoolTexts
     from rerank.adjudication.judging.session import JudgingSession
     from rerank.adjudication.pools import pool_runs
-    from rerank.cli.run_files import read_runs
+    from rerank.cli.run_files import read_run_arguments
     from rerank.collections import judgments, open_collection
     from rerank.io.run_files import write_qrels
 
     assessor.check()
     files.check()
     collection = open_collection(task.collection)
-    terms = _terms(task, assessor, collection)
+    terms = _judging_terms_of_options(task, assessor, collection)
     people = judgments(files.against)[0] if files.against is not None else None
-    ordered = sorted(read_runs(runs), key=lambda run: run.name)  # so that the order of arguments has no effect
+    ordered = sorted(read_run_arguments(runs), key=lambda run: run.name)  # so that the order of arguments has no effect
     pooled = pool_runs(ordered, depth=task.depth)
     session = JudgingSession.open(files.out, pooled, terms)
     waiting: Mapping[str, str] = {}
     stopped = False
     if session.left:
-        judge_pool = _judge_by_person if assessor.judge == "person" else _judge_by_model
+        judge_pool = _judge_at_terminal if assessor.judge == "person" else _judge_with_progress_bar
         texts = PoolTexts.look_up(pooled, collection.queries(), collection)
         try:
             waiting = judge_pool(session, texts, assessor, collection)
@@ -164,12 +164,14 @@ def judge(
             )  # the file shows whether the last judgment was saved
     if files.qrels_out is not None:
         write_qrels(session.qrels(), files.qrels_out)
-    content = _content(session, files, people, waiting)
-    emit(content, form=form, text=lambda: _show(content))
-    _close(content, waiting, stopped=stopped)
+    content = _judging_output_content(session, files, people, waiting)
+    emit_output(content, form=form, text=lambda: _print_judging_counts(content))
+    _print_remaining_judgments(content, waiting, stopped=stopped)
 
 
-def _terms(task: JudgingTaskOptions, assessor: AssessorOptions, collection: Collection) -> JudgingTerms:
+def _judging_terms_of_options(
+    task: JudgingTaskOptions, assessor: AssessorOptions, collection: Collection
+) -> JudgingTerms:
     """Return the terms of judging; invalid ones are reported before runs are read."""
     from rerank.adjudication.budgets import AdjudicationBudget
     from rerank.adjudication.judging.judging_terms import SCALE, JudgingTerms, parse_grades
@@ -184,11 +186,11 @@ def _terms(task: JudgingTaskOptions, assessor: AssessorOptions, collection: Coll
         depth=task.depth,
         relevant=task.relevant or (2 if grades == SCALE else collection.relevant),
         grades=grades,
-        judge={"judge": "person"} if assessor.judge == "person" else _model_terms(assessor, grades),
+        judge={"judge": "person"} if assessor.judge == "person" else _model_terms_of_options(assessor, grades),
     )
 
 
-def _model_terms(assessor: AssessorOptions, grades: Sequence[int]) -> dict[str, str]:
+def _model_terms_of_options(assessor: AssessorOptions, grades: Sequence[int]) -> dict[str, str]:
     """Return the terms of a model: name, prompt and method. Judgments under other terms need another file."""
     from rerank.adjudication.judging.grader import Grader, check_prompt
     from rerank.adjudication.judging.judging_terms import SCALE
@@ -210,12 +212,12 @@ def _model_terms(assessor: AssessorOptions, grades: Sequence[int]) -> dict[str, 
     return {"judge": "llm", "model": model, "prompt": f"{template.name} {template.digest[:12]}", "by": by}
 
 
-def _judge_by_person(
+def _judge_at_terminal(
     session: JudgingSession, texts: PoolTexts, assessor: AssessorOptions, collection: Collection
 ) -> dict[str, str]:
     from rich.console import Console
 
-    from rerank.cli.terminal import keyboard
+    from rerank.cli.terminal import read_keyboard
     from rerank.cli.terminal_assessor import TerminalAssessor
 
     del assessor, collection
@@ -226,23 +228,23 @@ def _judge_by_person(
                 expected="a terminal, to show documents and read keys",
                 remedy="Run the command without redirections, or use a model: --judge llm --model NAME",
             )
-    with keyboard(sys.stdin) as keys:
+    with read_keyboard(sys.stdin) as keys:
         TerminalAssessor(session, texts, keys, Console(stderr=True, highlight=False)).judge()
     return {}
 
 
-def _judge_by_model(
+def _judge_with_progress_bar(
     session: JudgingSession, texts: PoolTexts, assessor: AssessorOptions, collection: Collection
 ) -> dict[str, str]:
     from rerank.adjudication.judging.model_judging import judge_by_model
-    from rerank.cli.run import progress
+    from rerank.cli.run import show_progress_bar
 
-    grader = _grader(session, assessor, collection)
-    with progress("judging", session.left) as advance:
+    grader = _grader_of_options(session, assessor, collection)
+    with show_progress_bar("judging", session.left) as advance:
         return judge_by_model(session, grader, texts, name=assessor.model or "", on_judged=advance)
 
 
-def _grader(session: JudgingSession, assessor: AssessorOptions, collection: Collection) -> Grader:
+def _grader_of_options(session: JudgingSession, assessor: AssessorOptions, collection: Collection) -> Grader:
     from rerank.adjudication.judging.grader import Grader
     from rerank.models import open_backend
     from rerank.prompts import load_prompt
@@ -253,7 +255,7 @@ def _grader(session: JudgingSession, assessor: AssessorOptions, collection: Coll
     return Grader(backend=backend, template=template, grades=session.terms.grades, by=by)
 
 
-def _content(
+def _judging_output_content(
     session: JudgingSession, files: JudgmentFileOptions, people: Qrels | None, waiting: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return the result for output."""
@@ -273,7 +275,7 @@ def _content(
     }
 
 
-def _show(content: Mapping[str, Any]) -> None:
+def _print_judging_counts(content: Mapping[str, Any]) -> None:
     columns = ("judged", "relevant", "skipped", "failed", "left")
     print_table(columns, [[content[name] for name in columns]])
     alike = content["agreement"]
@@ -287,11 +289,11 @@ def _show(content: Mapping[str, Any]) -> None:
         ["grade here", *(f"{grade} there" for grade in alike["grades"])], [[grade, *row] for grade, row in rows]
     )
     names = ("overlap", "kappa", "kappa_linear", "kappa_quadratic", "binary_overlap", "binary_kappa")
-    cells = [[name.replace("_", " "), format_number(alike[name])] for name in names]
+    cells = [[name.replace("_", " "), format_number_cell(alike[name])] for name in names]
     print_table(["agreement", content["against"]], [["documents", alike["documents"]], *cells])
 
 
-def _close(content: Mapping[str, Any], waiting: Mapping[str, str], *, stopped: bool) -> None:
+def _print_remaining_judgments(content: Mapping[str, Any], waiting: Mapping[str, str], *, stopped: bool) -> None:
     """Print the files and the remaining work.
 
     Raises:

@@ -1,4 +1,4 @@
-"""`robustness`: the effect of the candidates' order on a method."""
+"""`robustness_command`: the effect of the candidates' order on a method."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rerank.cli.output import FormatOption, emit, format_number, print_note, print_table
-from rerank.cli.run import DryRun, execute_with_progress
-from rerank.cli.spec_options import with_spec
+from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
+from rerank.cli.run import DryRun, execute_with_progress_bar
+from rerank.cli.spec_options import with_spec_options
 from rerank.experiment.spec import Execution, RunSpec
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ Shuffles = Annotated[int, typer.Option(min=0, help="Number of random orders; the
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("robustness", epilog=_EXAMPLE)(robustness)
+    app.command("robustness", epilog=_EXAMPLE)(robustness_command)
 
 
 _EXAMPLE = (
@@ -30,8 +30,8 @@ _EXAMPLE = (
 )
 
 
-@with_spec()
-def robustness(
+@with_spec_options()
+def robustness_command(
     spec: RunSpec,
     execution: Execution,
     *,
@@ -56,33 +56,33 @@ def robustness(
     if dry_run:
         expected = estimate_cells(cells)
         values = ["unknown" if value is None else value for value in expected.values()]
-        emit(expected, form=form, text=lambda: print_table(list(expected), [values]))
+        emit_output(expected, form=form, text=lambda: print_table(list(expected), [values]))
         return
     summaries = []
 
     def run(prepared: PreparedRun, options: Execution) -> dict[str, Any]:
         spec = prepared.spec
         print_note(f"{spec.first_stage}, depth {spec.depth}, {order_name(spec)}: {options.out}")
-        summaries.append(execute_with_progress(prepared, options))
+        summaries.append(execute_with_progress_bar(prepared, options))
         return summaries[-1]
 
     report = compare_orders(cells, execution, run=run)
-    emit(report, form=form, text=lambda: _show(report), rows="cells")
+    emit_output(report, form=form, text=lambda: _print_robustness(report), rows="cells")
     for summary in summaries:
         check_failures(summary, spec.max_failure_rate)
 
 
-def _show(report: dict[str, Any]) -> None:
+def _print_robustness(report: dict[str, Any]) -> None:
     measures = list(report["cells"][0]["first_stage_scores"])
     rows: list[list[object]] = []
     for cell in report["cells"]:
         where = [cell["first_stage"], cell["depth"]]
         if measures:
-            rows.append([*where, "first stage", *map(format_number, cell["first_stage_scores"].values()), "", ""])
+            rows.append([*where, "first stage", *map(format_number_cell, cell["first_stage_scores"].values()), "", ""])
         for row in cell["orders"]:
-            agreement = [format_number(row["tau"]), format_number(row["overlap"])]
-            rows.append([*where, row["order"], *(format_number(row["scores"][m]) for m in measures), *agreement])
+            agreement = [format_number_cell(row["tau"]), format_number_cell(row["overlap"])]
+            rows.append([*where, row["order"], *(format_number_cell(row["scores"][m]) for m in measures), *agreement])
         if measures:
-            rows.append([*where, "best - worst", *map(format_number, cell["spread"].values()), "", ""])
+            rows.append([*where, "best - worst", *map(format_number_cell, cell["spread"].values()), "", ""])
     print_table(["first stage", "depth", "order", *measures, "tau", "top 10"], rows)
     print_note("tau, top 10: Kendall's tau and overlap of the top ten with the result of the given order")

@@ -1,4 +1,4 @@
-"""`run`, `retrieve`, `rerank`: the commands that create runs."""
+"""`run_command`, `retrieve_command`, `rerank_command`: the commands that create runs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from rerank.cli.output import FormatOption, emit, format_counts, format_number, print_note, print_table
-from rerank.cli.spec_options import RETRIEVAL, with_spec
+from rerank.cli.output import (
+    FormatOption,
+    emit_output,
+    format_number_cell,
+    format_window_counts,
+    print_note,
+    print_table,
+)
+from rerank.cli.spec_options import RETRIEVAL, with_spec_options
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.progress import progress as count
 
@@ -30,9 +37,9 @@ SearchOutput = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("run", epilog=_EXAMPLES["run"])(run)
-    app.command("retrieve", epilog=_EXAMPLES["retrieve"])(retrieve)
-    app.command("rerank", epilog=_EXAMPLES["rerank"])(rerank)
+    app.command("run", epilog=_EXAMPLES["run"])(run_command)
+    app.command("retrieve", epilog=_EXAMPLES["retrieve"])(retrieve_command)
+    app.command("rerank", epilog=_EXAMPLES["rerank"])(rerank_command)
 
 
 _EXAMPLES = {
@@ -42,8 +49,8 @@ _EXAMPLES = {
 }
 
 
-@with_spec()
-def run(spec: RunSpec, execution: Execution, *, dry_run: DryRun = False, form: FormatOption = "text") -> None:
+@with_spec_options()
+def run_command(spec: RunSpec, execution: Execution, *, dry_run: DryRun = False, form: FormatOption = "text") -> None:
     """Retrieve, rerank and evaluate, and save everything in a run folder.
 
     With --resume and --out, options that are omitted are taken from the spec.json of the folder.
@@ -53,15 +60,21 @@ def run(spec: RunSpec, execution: Execution, *, dry_run: DryRun = False, form: F
     prepared = prepare(spec, execution)
     if dry_run:
         expected = estimate(prepared)
-        emit(expected, form=form, text=lambda: print_table(list(expected), [[_dash(v) for v in expected.values()]]))
+        emit_output(
+            expected,
+            form=form,
+            text=lambda: print_table(list(expected), [[_known_or_unknown_run_cell(v) for v in expected.values()]]),
+        )
         return
-    summary = execute_with_progress(prepared, execution)
-    emit(summary, form=form, text=lambda: _show(summary))
+    summary = execute_with_progress_bar(prepared, execution)
+    emit_output(summary, form=form, text=lambda: _print_run_summary(summary))
     check_failures(summary, spec.max_failure_rate)
 
 
-@with_spec(only=RETRIEVAL)
-def retrieve(spec: RunSpec, execution: Execution, *, output: SearchOutput = None, form: FormatOption = "text") -> None:
+@with_spec_options(only=RETRIEVAL)
+def retrieve_command(
+    spec: RunSpec, execution: Execution, *, output: SearchOutput = None, form: FormatOption = "text"
+) -> None:
     """Retrieve without reranking: write the first-stage rankings as a TREC run.
 
     With --format json, print time, index size and scores on stdout instead; --out writes the run.
@@ -76,7 +89,7 @@ def retrieve(spec: RunSpec, execution: Execution, *, output: SearchOutput = None
     if not any(map(len, result.run.values())):
         print_note("No document was found for any query; the run is empty")
     if form == "text" or output is not None:
-        _write(result.run, output)
+        _write_run_output(result.run, output)
     else:
         print_note("The rankings are not saved; pass --out FILE to write them")
     content = {
@@ -86,13 +99,13 @@ def retrieve(spec: RunSpec, execution: Execution, *, output: SearchOutput = None
         "index_mb": result.index_mb,
         "scores": dict(result.scores),
     }
-    emit(content, form=form, text=lambda: None)
+    emit_output(content, form=form, text=lambda: None)
     if form == "text" and "measures" in spec.model_fields_set:
-        print_note(", ".join(f"{name}: {format_number(value)}" for name, value in result.scores.items()))
+        print_note(", ".join(f"{name}: {format_number_cell(value)}" for name, value in result.scores.items()))
 
 
-@with_spec(first_stage="candidates")
-def rerank(
+@with_spec_options(first_stage="candidates")
+def rerank_command(
     spec: RunSpec,
     execution: Execution,
     *,
@@ -110,24 +123,24 @@ def rerank(
     if output is not None:
         check_writable(output)  # before the first call
     prepared = prepare(spec, execution, judged_only=False)
-    summary = execute_with_progress(prepared, execution)
+    summary = execute_with_progress_bar(prepared, execution)
     folder = RunFolder(summary["folder"])
     with _opened(output) as target:
         if form == "text":
             with open_text(folder.path / "run.trec") as result:
                 shutil.copyfileobj(result, target)
         else:
-            _write_rows(folder.results(prepared.lists), target, whole=form == "json")
-    _say(summary)
+            _write_request_rows(folder.results(prepared.lists), target, whole=form == "json")
+    _print_run_costs(summary)
     check_failures(summary, spec.max_failure_rate)
 
 
-def execute_with_progress(prepared: PreparedRun, execution: Execution) -> dict[str, Any]:
+def execute_with_progress_bar(prepared: PreparedRun, execution: Execution) -> dict[str, Any]:
     """Execute a run with a progress bar on stderr; if it is interrupted, print how to continue and exit."""
     from rerank.experiment import execute
 
     try:
-        with progress(prepared.setup.method.name, prepared.calls()) as on_reply:
+        with show_progress_bar(prepared.setup.method.name, prepared.calls()) as on_reply:
             return execute(prepared, execution, on_reply=on_reply)
     except KeyboardInterrupt:
         print_note("Stopped. Committed calls are kept; the same command with --resume continues.")
@@ -135,13 +148,13 @@ def execute_with_progress(prepared: PreparedRun, execution: Execution) -> dict[s
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[object], None]]:
+def show_progress_bar(title: str, total: int) -> Iterator[Callable[[object], None]]:
     """Show a progress bar and yield a function that advances it by one; the argument of the function is ignored."""
     with count(title, total, bound="at most") as advance:
         yield lambda done: advance(1)
 
 
-def _write(run: Run, output: Path | None) -> None:
+def _write_run_output(run: Run, output: Path | None) -> None:
     from rerank.io.run_files import write_run
 
     write_run(run, output or sys.stdout)
@@ -156,7 +169,7 @@ def _opened(output: Path | None) -> Iterator[TextIO]:
         yield target
 
 
-def _write_rows(results: Iterable[tuple[Ranking, Ranking]], target: TextIO, *, whole: bool) -> None:
+def _write_request_rows(results: Iterable[tuple[Ranking, Ranking]], target: TextIO, *, whole: bool) -> None:
     """Write pairs of candidates and reranked lists in rank_llm's format, one per line or as one list."""
     from rerank.io.rerank_requests import request_row
 
@@ -168,18 +181,18 @@ def _write_rows(results: Iterable[tuple[Ranking, Ranking]], target: TextIO, *, w
     target.write(after)
 
 
-def _show(summary: dict[str, Any]) -> None:
+def _print_run_summary(summary: dict[str, Any]) -> None:
     measures = summary["scores"]
     if measures:
-        rows = [["first stage", *map(format_number, summary["first_stage_scores"].values())]]
-        rows.append([summary["method"], *map(format_number, measures.values())])
+        rows = [["first stage", *map(format_number_cell, summary["first_stage_scores"].values())]]
+        rows.append([summary["method"], *map(format_number_cell, measures.values())])
         print_table(["", *measures], rows)
-    _say(summary)
+    _print_run_costs(summary)
 
 
-def _say(summary: dict[str, Any]) -> None:
+def _print_run_costs(summary: dict[str, Any]) -> None:
     """Print the cost and the folder of a run on stderr."""
-    print_note(f"windows: {format_counts(summary['windows'])}")
+    print_note(f"windows: {format_window_counts(summary['windows'])}")
     print_note(
         f"calls: {summary['calls']} ({summary['reused_calls']} reused), tokens: {summary['tokens_in']} in, "
         f"{summary['tokens_out']} out, model time: {summary['seconds']:.1f} s"
@@ -189,5 +202,5 @@ def _say(summary: dict[str, Any]) -> None:
     print_note(f"folder: {summary['folder']}")
 
 
-def _dash(value: object) -> object:
+def _known_or_unknown_run_cell(value: object) -> object:
     return "unknown" if value is None else value

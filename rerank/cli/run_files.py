@@ -20,19 +20,19 @@ RunsArgument = Annotated[
 _ENDS = (".trec", ".run", ".txt", ".json", ".tsv")
 
 
-def read_runs(paths: Sequence[Path]) -> list[Run]:
+def read_run_arguments(paths: Sequence[Path]) -> list[Run]:
     """Read run files and all run files of folders; a run is named by its file name, or by its path if names repeat."""
     from rerank.io.run_files import read_run
 
-    files = run_files(paths)
-    stems = [_stem(file) for file in files]
+    files = expand_run_arguments(paths)
+    stems = [_stem_of_run_argument(file) for file in files]
     return [
         read_run(file, name=stem if stems.count(stem) == 1 else str(file))
         for file, stem in zip(files, stems, strict=True)
     ]
 
 
-def run_files(paths: Sequence[Path]) -> list[Path]:
+def expand_run_arguments(paths: Sequence[Path]) -> list[Path]:
     """Return the named files, with folders replaced by the run files in them.
 
     A run folder is replaced by its result, and a folder of run folders, as `rerank bench` creates it, by their results.
@@ -43,7 +43,7 @@ def run_files(paths: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         inside = sorted(path.iterdir()) if path.is_dir() else []
-        results = [result for folder in (path, *inside) if (result := _result(folder)) is not None]
+        results = [result for folder in (path, *inside) if (result := _result_of_run_argument(folder)) is not None]
         if results:  # rerank bench writes tables beside run folders, so only files with the suffix of a run are read
             named = [file for file in inside if file.is_file() and file.name.removesuffix(".gz").endswith(_ENDS)]
             files += results if (path / "spec.json").is_file() else results + named
@@ -60,7 +60,7 @@ def run_files(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def _result(folder: Path) -> Path | None:
+def _result_of_run_argument(folder: Path) -> Path | None:
     """Return the result of a run folder; None if the folder is not a run folder.
 
     Raises:
@@ -76,6 +76,6 @@ def _result(folder: Path) -> Path | None:
     return folder / "run.trec"
 
 
-def _stem(file: Path) -> str:
+def _stem_of_run_argument(file: Path) -> str:
     name = file.name.removesuffix(".gz")
     return next((name.removesuffix(end) for end in _ENDS if name.endswith(end)), name)

@@ -1,6 +1,6 @@
 """Command-line options from the fields of `RunSpec` and `Execution`, so that flags, TOML files and docs agree.
 
-A command is a function of a `RunSpec`, an `Execution` and its own options. `with_spec` adds one flag per field, and
+A command is a function of a `RunSpec`, an `Execution` and its own options. `with_spec_options` adds one flag per field, and
 ``--spec FILE.toml``, whose values are overridden by flags.
 """
 
@@ -39,7 +39,7 @@ Command = Callable[..., None]
 RETRIEVAL = ("collection", "first_stage", "depth", "max_queries", "queries", "qrels", "measures", "relevant")
 
 
-def with_spec(*, only: Sequence[str] = (), **defaults: str) -> Callable[[Command], Command]:
+def with_spec_options(*, only: Sequence[str] = (), **defaults: str) -> Callable[[Command], Command]:
     """Return a decorator that turns ``command(spec, execution, **own_options)`` into a typer command.
 
     With ``--resume`` and ``--out``, values that are neither flags nor in ``--spec`` are read from the run folder.
@@ -48,7 +48,7 @@ def with_spec(*, only: Sequence[str] = (), **defaults: str) -> Callable[[Command
         only: Fields that the command offers; if empty, all fields.
         defaults: Default values of this command that differ from those of the fields.
     """
-    offered = {name: field for name, field in _fields().items() if not only or name in only}
+    offered = {name: field for name, field in _fields_of_spec_options().items() if not only or name in only}
 
     def decorate(function: Command) -> Command:
         own = list(inspect.signature(function, eval_str=True).parameters.values())[2:]
@@ -57,9 +57,9 @@ def with_spec(*, only: Sequence[str] = (), **defaults: str) -> Callable[[Command
         def command(**arguments: Any) -> None:
             values = read_spec(arguments["spec"]) if arguments["spec"] else {}
             for key in values:
-                if key not in _fields():
-                    raise UnknownNameError("key of a run specification", key, _fields())
-            flags = {name: _to_tuple(arguments[name]) for name in offered if arguments[name] not in (None, [])}
+                if key not in _fields_of_spec_options():
+                    raise UnknownNameError("key of a run specification", key, _fields_of_spec_options())
+            flags = {name: _option_as_tuple(arguments[name]) for name in offered if arguments[name] not in (None, [])}
             stated = {**values, **flags}
             if stated.get("resume") and stated.get("out"):
                 from rerank.experiment.resuming import complete_from_folder
@@ -76,7 +76,9 @@ def with_spec(*, only: Sequence[str] = (), **defaults: str) -> Callable[[Command
             own_values = {parameter.name: arguments[parameter.name] for parameter in own}
             function(RunSpec.make(merged), Execution.make(execution), **own_values)
 
-        parameters = [_option(name, field, defaults.get(name, field.default)) for name, field in offered.items()]
+        parameters = [
+            _spec_option_parameter(name, field, defaults.get(name, field.default)) for name, field in offered.items()
+        ]
         ordered = [*parameters, _SPEC, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)]
         command.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in ordered}
@@ -98,33 +100,35 @@ _SPEC = inspect.Parameter(
 )
 
 
-def _fields() -> dict[str, FieldInfo]:
+def _fields_of_spec_options() -> dict[str, FieldInfo]:
     return {**RunSpec.model_fields, **Execution.model_fields}
 
 
-def _option(name: str, field: FieldInfo, default: Any) -> inspect.Parameter:
+def _spec_option_parameter(name: str, field: FieldInfo, default: Any) -> inspect.Parameter:
     flag = "--" + name.replace("_", "-")
-    base, many = _base(field.annotation)
+    base, many = _base_type_of_option(field.annotation)
     names = [*_ALIASES.get(name, ())] if name in _SINGULAR else [flag, *_ALIASES.get(name, ())]
     if base is bool:
         names = [f"{flag}/--no-{name.replace('_', '-')}"] if field.default is not False else [flag]
     kind = str if typing.get_origin(base) is Literal else base  # pydantic checks choices and has better messages
     panel = "Run specification" if name in RunSpec.model_fields else "Execution"
-    option = typer.Option(*names, help=_help(field, base, default), show_default=False, rich_help_panel=panel)
+    option = typer.Option(
+        *names, help=_spec_option_help(field, base, default), show_default=False, rich_help_panel=panel
+    )
     annotation = Annotated[list[kind] if many else kind | None, option]  # type: ignore[valid-type]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _help(field: FieldInfo, base: Any, default: Any) -> str:
+def _spec_option_help(field: FieldInfo, base: Any, default: Any) -> str:
     text = (field.description or "").replace("``", "")
     if typing.get_origin(base) is Literal:
         text += f" One of: {', '.join(filter(None, typing.get_args(base)))}."
     if field.is_required() or default in (None, (), False, ""):
         return text
-    return f"{text} (default: {_format_default(default)})"
+    return f"{text} (default: {_format_option_default(default)})"
 
 
-def _base(annotation: Any) -> tuple[Any, bool]:
+def _base_type_of_option(annotation: Any) -> tuple[Any, bool]:
     """Return the type X of ``X | None`` or ``tuple[X, ...]``, and whether the option is repeatable."""
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         (annotation,) = (part for part in typing.get_args(annotation) if part is not type(None))
@@ -133,9 +137,9 @@ def _base(annotation: Any) -> tuple[Any, bool]:
     return annotation, False
 
 
-def _to_tuple(value: Any) -> Any:
+def _option_as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _format_default(value: Any) -> str:
+def _format_option_default(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,4 +1,4 @@
-"""`methods`, `cache`, `doctor`: list methods, manage the call cache, check the installation."""
+"""`methods_command`, `cache`, `doctor_command`: list methods, manage the call cache, check the installation."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from typing import Annotated
 
 import typer
 
-from rerank.cli.output import Format, FormatOption, emit, print_note, print_table
+from rerank.cli.output import Format, FormatOption, emit_output, print_note, print_table
 from rerank.errors import MissingPrerequisiteError
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    app.command("methods", epilog="Example: rerank methods --format json")(methods)
+    app.command("methods", epilog="Example: rerank methods --format json")(methods_command)
     cache = typer.Typer(help="List and remove the model calls shared between runs.", invoke_without_command=True)
-    cache.callback()(list_cache)
-    cache.command("list")(list_cache)
-    cache.command("clean", epilog="Example: rerank cache clean --yes")(clean)
+    cache.callback()(list_cache_command)
+    cache.command("list")(list_cache_command)
+    cache.command("clean", epilog="Example: rerank cache clean --yes")(clean_cache_command)
     app.add_typer(cache, name="cache")
-    app.command("doctor", epilog="Example: rerank doctor")(doctor)
+    app.command("doctor", epilog="Example: rerank doctor")(doctor_command)
 
 
-def methods(
+def methods_command(
     training: Annotated[
         bool, typer.Option("--training", help="List training methods instead: stable, experimental and out of scope.")
     ] = False,
@@ -32,24 +32,24 @@ def methods(
     With --training, list adapters, optimizers, layer sampling, callbacks, objectives and analysis.
     """
     if training:
-        _training(form)
+        _print_training_methods(form)
         return
     from rerank.methods import describe_methods
 
     rows = describe_methods()
     keys = ("name", "strategy", "judge", "calls_per_100", "backends", "paper")
     cells = [[" ".join(r[key]) if key == "backends" else r[key] for key in keys] for r in rows]
-    emit(rows, form=form, text=lambda: print_table(keys, cells))
+    emit_output(rows, form=form, text=lambda: print_table(keys, cells))
 
 
-def _training(form: Format) -> None:
+def _print_training_methods(form: Format) -> None:
     from rerank.finetune.method_table import KEYS, describe_training
 
     rows = describe_training()
-    emit(rows, form=form, text=lambda: print_table(KEYS, [[row[key] for key in KEYS] for row in rows]))
+    emit_output(rows, form=form, text=lambda: print_table(KEYS, [[row[key] for key in KEYS] for row in rows]))
 
 
-def list_cache(context: typer.Context, form: FormatOption = "text") -> None:
+def list_cache_command(context: typer.Context, form: FormatOption = "text") -> None:
     """List the cached calls by model."""
     if context.invoked_subcommand:
         return
@@ -60,12 +60,14 @@ def list_cache(context: typer.Context, form: FormatOption = "text") -> None:
     print_note(str(log.path))
     keys = ("model", "calls", "tokens_in", "tokens_out", "latest")
     content = {"path": str(log.path), "models": rows}
-    emit(
+    emit_output(
         content, form=form, text=lambda: print_table(keys, [[row[key] for key in keys] for row in rows]), rows="models"
     )
 
 
-def clean(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False) -> None:
+def clean_cache_command(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+) -> None:
     """Remove all cached calls."""
     from rerank.store import shared_cache
 
@@ -75,12 +77,12 @@ def clean(yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for 
         print_note(f"{log.clear()} calls removed")
 
 
-def doctor(form: FormatOption = "text") -> None:
+def doctor_command(form: FormatOption = "text") -> None:
     """Check the installation and name the remedy for each missing part. Exit code 3 if the base is broken."""
-    from rerank.cli.doctor import examine
+    from rerank.cli.doctor import examine_installation
 
-    checks = examine()
-    emit(
+    checks = examine_installation()
+    emit_output(
         {"checks": checks},
         form=form,
         text=lambda: print_table(["check", "state", "found", "remedy"], [list(check.values()) for check in checks]),

@@ -1,4 +1,4 @@
-"""`train`: train an adapter from a recipe."""
+"""`train_command`: train an adapter from a recipe."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rerank.cli.output import FormatOption, emit, format_number, print_note, print_table
+from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
 from rerank.progress import progress
 
 _EXAMPLE = "Example: rerank train recipe.toml --out adapters/first"
@@ -23,10 +23,10 @@ Push = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("train", epilog=_EXAMPLE)(train)
+    app.command("train", epilog=_EXAMPLE)(train_command)
 
 
-def train(
+def train_command(
     recipe: Recipe,
     out: Out,
     resume: Resume = False,
@@ -49,14 +49,14 @@ def train(
     content = dataclasses.asdict(result)
     rows: list[list[object]] = [
         ["steps", result.steps],
-        ["loss", format_number(result.loss)],
+        ["loss", format_number_cell(result.loss)],
         ["trainable parameters", f"{result.trainable:,}"],
         ["seconds", result.seconds],
         ["peak MiB", result.peak_mb],
     ]
     for title, values in (("first stage", result.first_stage), ("trained", result.validation)):
-        rows += [[f"{name}, {title}", format_number(value)] for name, value in values.items()]
-    emit(content, form=form, text=lambda: print_table(["", result.folder], rows))
+        rows += [[f"{name}, {title}", format_number_cell(value)] for name, value in values.items()]
+    emit_output(content, form=form, text=lambda: print_table(["", result.folder], rows))
     if push:
         print_note(push_to_hub(out, push))
     flag = "--adapter" if (out / "adapter_config.json").is_file() else "--model"

@@ -1,4 +1,4 @@
-"""`transfer`: train another base model on the rankings of an adapter."""
+"""`transfer_command`: train another base model on the rankings of an adapter."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from rerank.cli.option_groups import expand_option_groups
-from rerank.cli.output import FormatOption, emit, format_number, print_note, print_table
-from rerank.cli.run import execute_with_progress
+from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
+from rerank.cli.run import execute_with_progress_bar
 from rerank.experiment.spec import RunSpec
 from rerank.progress import progress
 
@@ -23,7 +23,7 @@ _EXAMPLE = (
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("transfer", epilog=_EXAMPLE)(expand_option_groups(transfer))
+    app.command("transfer", epilog=_EXAMPLE)(expand_option_groups(transfer_command))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class TransferOutputOptions:
     device: Annotated[str, typer.Option(help="Torch device.")] = "auto"
 
 
-def transfer(
+def transfer_command(
     lists: TransferListOptions,
     student: StudentOptions,
     output: TransferOutputOptions,
@@ -81,17 +81,17 @@ def transfer(
         held_out=student.held_out,
     )
     report = run(
-        transfer_spec, resume=output.resume, device=output.device, run=execute_with_progress, progress=progress
+        transfer_spec, resume=output.resume, device=output.device, run=execute_with_progress_bar, progress=progress
     )
-    emit(report, form=form, text=lambda: _show(report))
+    emit_output(report, form=form, text=lambda: _print_transfer_report(report))
     flag = "--adapter" if (Path(report["folder"]) / "adapter_config.json").is_file() else "--model"
     print_note(f"To use it: rerank run --collection COLLECTION {flag} {report['folder']}")
 
 
-def _show(report: Mapping[str, Any]) -> None:
+def _print_transfer_report(report: Mapping[str, Any]) -> None:
     counts = {"train": report["lists"], "held_out": report["held_out"]}
     rows = [
-        [part.replace("_", " "), counts[part], format_number(taus["before"]), format_number(taus["after"])]
+        [part.replace("_", " "), counts[part], format_number_cell(taus["before"]), format_number_cell(taus["after"])]
         for part, taus in report["agreement"].items()
     ]
     print_table(["lists", "number", "tau before", "tau after"], rows)

@@ -18,7 +18,7 @@ from rerank.downsampling.goal_metrics import (
 from rerank.downsampling.reduced_benchmark import ReducedBenchmark, ReductionStep, find_smallest
 from rerank.errors import UsageError
 from rerank.evaluation import ScoreMatrix
-from rerank.evaluation.pairwise_decisions import list_caveats
+from rerank.evaluation.pairwise_decisions import list_caveats_of_test
 
 #: Fraction of the draws that must meet the goal.
 OFTEN = 0.9
@@ -92,7 +92,7 @@ def _checked_sizes(sizes: Sequence[int], total: int, seeds: int) -> list[int]:
 
 def _notes(matrix: ScoreMatrix, significance: SignificanceCriterion) -> Iterator[str]:
     procedure = significance.procedure
-    yield from list_caveats(
+    yield from list_caveats_of_test(
         matrix, procedure.significance_test, procedure.correction, significance.alpha, noun="queries"
     )
     yield "The listed queries are those of the first draw that meets the goal; values are means over all draws."

@@ -5,16 +5,16 @@ SciPy and ir_measures are imported when first used.
 
 from __future__ import annotations
 
-from rerank.evaluation.comparison import compare, compare_scores
+from rerank.evaluation.comparison import compare, compare_evaluated_runs
 from rerank.evaluation.comparison_report import Comparison, PairComparison, RunSummary
 from rerank.evaluation.evaluator import evaluate, evaluate_all
 from rerank.evaluation.measures import parse_measures
-from rerank.evaluation.pairwise_decisions import PairwiseDecisions, decide_pairs
-from rerank.evaluation.power import paired_t_power, topics_needed
-from rerank.evaluation.query_groups import add_groups, evaluate_by_group, read_groups
-from rerank.evaluation.score_matrix import ScoreMatrix, read_matrix
+from rerank.evaluation.pairwise_decisions import PairwiseDecisions, compare_all_runs
+from rerank.evaluation.power import paired_t_power, topics_needed_for_power
+from rerank.evaluation.query_groups import add_scores_per_group, evaluate_by_group, read_query_groups
+from rerank.evaluation.score_matrix import ScoreMatrix, read_score_matrix
 from rerank.evaluation.scores import Scores, evaluation_report
-from rerank.evaluation.tables import scores_table
+from rerank.evaluation.tables import table_of_scores
 
 __all__ = [
     "Comparison",
@@ -23,18 +23,18 @@ __all__ = [
     "RunSummary",
     "ScoreMatrix",
     "Scores",
-    "add_groups",
+    "add_scores_per_group",
     "compare",
-    "compare_scores",
-    "decide_pairs",
+    "compare_all_runs",
+    "compare_evaluated_runs",
     "evaluate",
     "evaluate_all",
     "evaluate_by_group",
     "evaluation_report",
     "paired_t_power",
     "parse_measures",
-    "read_groups",
-    "read_matrix",
-    "scores_table",
-    "topics_needed",
+    "read_query_groups",
+    "read_score_matrix",
+    "table_of_scores",
+    "topics_needed_for_power",
 ]

@@ -17,12 +17,17 @@ from rerank.errors import UsageError
 from rerank.evaluation.comparison_report import Comparison, PairComparison, RunSummary
 from rerank.evaluation.evaluator import evaluate_all
 from rerank.evaluation.grade_notes import grade_note
-from rerank.evaluation.measures import check_has_query_values, parse_measures
-from rerank.evaluation.pairwise_decisions import PairwiseDecisions, check_alpha, decide_pairs, list_caveats
+from rerank.evaluation.measures import check_measure_has_query_values, parse_measures
+from rerank.evaluation.pairwise_decisions import (
+    PairwiseDecisions,
+    check_significance_level,
+    compare_all_runs,
+    list_caveats_of_test,
+)
 from rerank.evaluation.score_matrix import ScoreMatrix
 from rerank.evaluation.scores import Scores
-from rerank.evaluation.significance import SMALLEST, correct, mean_interval, open_test
-from rerank.evaluation.significance.base import DECIMALS, Floats, clip_p_values, iterate_differences
+from rerank.evaluation.significance import SMALLEST, correct_p_values, open_significance_test, student_t_interval
+from rerank.evaluation.significance.base import DECIMALS, Floats, clip_p_values, iterate_paired_differences
 from rerank.selector import Selector
 from rerank.types import Qrels, Run
 
@@ -60,15 +65,15 @@ def compare(
     names = [str(m) for m in parse_measures([measure], relevant=relevant)]
     if len(names) != 1:
         raise UsageError(f"{measure!r} is {len(names)} measures", expected="one measure in a comparison")
-    check_has_query_values(names[0])
-    _check_names([run.name for run in runs])
+    check_measure_has_query_values(names[0])
+    _check_names_of_compared_runs([run.name for run in runs])
     scores = evaluate_all(qrels, runs, [measure], relevant=relevant)
-    comparison = compare_scores(scores, names[0], test=test, correction=correction, alpha=alpha)
+    comparison = compare_evaluated_runs(scores, names[0], test=test, correction=correction, alpha=alpha)
     note = grade_note(qrels, names)
     return replace(comparison, notes=(*comparison.notes, note)) if note else comparison
 
 
-def compare_scores(
+def compare_evaluated_runs(
     scores: Sequence[Scores], measure: str, *, test: str = "t", correction: str = "auto", alpha: float = 0.05
 ) -> Comparison:
     """Test every pair of runs that have been evaluated already.
@@ -85,22 +90,24 @@ def compare_scores(
         UnknownNameError: The test or correction does not exist.
         DataError: The runs were evaluated on different queries, or on fewer than two.
     """
-    _check_names([entry.run for entry in scores])
-    check_alpha(alpha)
-    decisions = decide_pairs(ScoreMatrix.from_scores(scores, measure), _rounding(test), correction, alpha=alpha)
-    pairs = _pairs(decisions)
+    _check_names_of_compared_runs([entry.run for entry in scores])
+    check_significance_level(alpha)
+    decisions = compare_all_runs(
+        ScoreMatrix.from_scores(scores, measure), _with_rounding_for_wilcoxon(test), correction, alpha=alpha
+    )
+    pairs = _compare_all_pairs(decisions)
     return Comparison(
         measure=measure,
         alpha=alpha,
         queries=len(decisions.matrix.topics),
-        runs=tuple(_summary(entry, measure) for entry in scores),
+        runs=tuple(_summary_of_compared_run(entry, measure) for entry in scores),
         pairs=pairs,
         decisions=decisions,
-        notes=_notes(scores, pairs, decisions),
+        notes=_notes_on_comparison(scores, pairs, decisions),
     )
 
 
-def _check_names(names: Sequence[str]) -> None:
+def _check_names_of_compared_runs(names: Sequence[str]) -> None:
     if len(names) < 2:
         raise UsageError(f"{len(names)} run to compare", expected="at least two runs")
     for name in names:
@@ -112,7 +119,7 @@ def _check_names(names: Sequence[str]) -> None:
             )
 
 
-def _rounding(selector: str) -> str:
+def _with_rounding_for_wilcoxon(selector: str) -> str:
     """Add rounding of differences to Wilcoxon's test.
 
     Scores of runs are sums of fractions, so equal differences may differ in their last bits, which would break ties.
@@ -123,21 +130,21 @@ def _rounding(selector: str) -> str:
     return selector
 
 
-def _summary(entry: Scores, measure: str) -> RunSummary:
-    low, high = mean_interval(list(entry.values[measure].values()))
+def _summary_of_compared_run(entry: Scores, measure: str) -> RunSummary:
+    low, high = student_t_interval(list(entry.values[measure].values()))
     return RunSummary(run=entry.run, mean=entry.mean(measure), low=low, high=high, missing=len(entry.missing))
 
 
-def _pairs(decisions: PairwiseDecisions) -> tuple[PairComparison, ...]:
+def _compare_all_pairs(decisions: PairwiseDecisions) -> tuple[PairComparison, ...]:
     matrix = decisions.matrix
     # (queries, pairs), first run minus second, in the order of itertools.combinations
-    deltas = np.concatenate(list(iterate_differences(matrix.values)), axis=1)
-    low, mean, high, effect = _sizes(deltas)
+    deltas = np.concatenate(list(iterate_paired_differences(matrix.values)), axis=1)
+    low, mean, high, effect = _effect_sizes_of_pair(deltas)
     raw, adjusted = decisions.p_values()
     if Selector.parse(decisions.test).name == "t":  # constant differences: show the limit of p, never significant
         raw = np.where((low == high) & (mean != 0), SMALLEST, raw)
     # Wilcoxon and Holm are a fixed second opinion, whatever the main test is
-    signed = clip_p_values(open_test(_rounding("wilcoxon")).p_values(matrix.values))
+    signed = clip_p_values(open_significance_test(_with_rounding_for_wilcoxon("wilcoxon")).p_values(matrix.values))
     columns: dict[str, Any] = {
         "difference": mean,
         "low": low,
@@ -149,7 +156,7 @@ def _pairs(decisions: PairwiseDecisions) -> tuple[PairComparison, ...]:
         "p": raw,
         "p_adjusted": adjusted,
         "p_wilcoxon": signed,
-        "p_wilcoxon_adjusted": correct(signed, "holm"),
+        "p_wilcoxon_adjusted": correct_p_values(signed, "holm"),
         "significant": decisions.significant,
     }
     # tolist() turns NumPy scalars into Python numbers, which JSON can encode
@@ -161,7 +168,7 @@ def _pairs(decisions: PairwiseDecisions) -> tuple[PairComparison, ...]:
     )
 
 
-def _sizes(deltas: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+def _effect_sizes_of_pair(deltas: Floats) -> tuple[Floats, Floats, Floats, Floats]:
     """Return lower end, mean, upper end (95 % interval, Student's t) and Cohen's d_z for every pair.
 
     Args:
@@ -180,7 +187,9 @@ def _sizes(deltas: Floats) -> tuple[Floats, Floats, Floats, Floats]:
     return mean - half, mean, mean + half, effect
 
 
-def _notes(scores: Sequence[Scores], pairs: Sequence[PairComparison], decisions: PairwiseDecisions) -> tuple[str, ...]:
+def _notes_on_comparison(
+    scores: Sequence[Scores], pairs: Sequence[PairComparison], decisions: PairwiseDecisions
+) -> tuple[str, ...]:
     """Return the notes on missing queries, on pairs that the t-test cannot judge, and on the test in general."""
     count = len(decisions.matrix.topics)
     notes = [
@@ -188,7 +197,7 @@ def _notes(scores: Sequence[Scores], pairs: Sequence[PairComparison], decisions:
         for entry in scores
         if entry.missing
     ]
-    tester = open_test(decisions.test)
+    tester = open_significance_test(decisions.test)
     if Selector.parse(decisions.test).name == "t":
         notes += [
             f"{pair.a!r} and {pair.b!r}: all {count} differences are equal, so the t-test cannot be computed; "
@@ -196,5 +205,5 @@ def _notes(scores: Sequence[Scores], pairs: Sequence[PairComparison], decisions:
             for pair in pairs
             if pair.untestable
         ]
-    caveats = list_caveats(decisions.matrix, tester, decisions.correction, decisions.alpha, noun="queries")
+    caveats = list_caveats_of_test(decisions.matrix, tester, decisions.correction, decisions.alpha, noun="queries")
     return (*notes, *caveats)

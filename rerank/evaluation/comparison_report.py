@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rerank.evaluation.pairwise_decisions import PairwiseDecisions
-from rerank.evaluation.plots import plot
+from rerank.evaluation.plots import plot_comparison
 from rerank.evaluation.significance import TITLES
-from rerank.evaluation.tables import format_interval, format_number, format_p_value
+from rerank.evaluation.tables import format_confidence_interval, format_p_value, format_score
 from rerank.io.table_formats import LETTERS, Cell, Form, Grid, render
 from rerank.selector import Selector
 
@@ -140,8 +140,8 @@ class Comparison:
 
     def _as(self, form: Form, digits: int) -> str:
         """Return the tables and notes in a format."""
-        grids = [_run_grid(self, digits), _pair_grid(self, digits)]
-        return render(grids, [*_legend(self), *self.notes], form)
+        grids = [_comparison_table_of_means(self, digits), _comparison_table_of_pairs(self, digits)]
+        return render(grids, [*_legend_of_comparison(self), *self.notes], form)
 
     def deltas(self, a: str, b: str) -> dict[str, float]:
         """Return the score of run ``a`` minus that of run ``b`` for every query id.
@@ -161,7 +161,7 @@ class Comparison:
         Raises:
             MissingPrerequisiteError: The extra ``plots`` is not installed.
         """
-        plot(self.decisions, path)
+        plot_comparison(self.decisions, path)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON object of ``rerank compare --format json``."""
@@ -173,8 +173,8 @@ class Comparison:
                 {"run": r.run, "queries": self.queries, "missing": r.missing, "mean": r.mean, "ci": [r.low, r.high]}
                 for r in self.runs
             ],
-            "pairs": [_pair_dict(pair) for pair in self.pairs],
-            "effects": [_effects(pair) for pair in self.pairs],
+            "pairs": [_comparison_of_pair_as_dict(pair) for pair in self.pairs],
+            "effects": [_effect_sizes_as_dict(pair) for pair in self.pairs],
             "tests": {
                 "p": f"{self.decisions.title}, two-sided",
                 "p_wilcoxon": "Wilcoxon signed-rank, two-sided, zeros dropped",
@@ -186,25 +186,25 @@ class Comparison:
         }
 
 
-def _pair_dict(pair: PairComparison) -> dict[str, Any]:
+def _comparison_of_pair_as_dict(pair: PairComparison) -> dict[str, Any]:
     entry = asdict(pair)
     ci = [entry.pop("low"), entry.pop("high")]
     del entry["effect"]
     return {**entry, "ci": ci}
 
 
-def _effects(pair: PairComparison) -> dict[str, Any]:
+def _effect_sizes_as_dict(pair: PairComparison) -> dict[str, Any]:
     """Return the effect sizes of a pair; null if infinite."""
     sizes = {"d_z": pair.effect, "hedges_g": pair.hedges}
     return {"a": pair.a, "b": pair.b, **{key: v if math.isfinite(v) else None for key, v in sizes.items()}}
 
 
-def _run_grid(comparison: Comparison, digits: int) -> Grid:
+def _comparison_table_of_means(comparison: Comparison, digits: int) -> Grid:
     """Table of the means. Letters mark the runs that a mean is significantly above; with many runs, their number."""
     beats, has_letters = comparison.decisions.beats(), len(comparison.runs) <= len(LETTERS)
     rows: list[list[str | Cell]] = []
     for index, run in enumerate(comparison.runs):
-        mean, interval = format_number(run.mean, digits), format_interval(run.low, run.high, digits)
+        mean, interval = format_score(run.mean, digits), format_confidence_interval(run.low, run.high, digits)
         if has_letters:
             marks = "".join(LETTERS[other] for other in beats[index])
             rows.append([LETTERS[index], run.run, Cell(mean, marks), interval])
@@ -215,40 +215,40 @@ def _run_grid(comparison: Comparison, digits: int) -> Grid:
     return Grid(["run", comparison.measure, "95% interval", "beats"], rows)
 
 
-def _pair_grid(comparison: Comparison, digits: int) -> Grid:
+def _comparison_table_of_pairs(comparison: Comparison, digits: int) -> Grid:
     """Table of the pairs. Wilcoxon's test is a second opinion, unless it is the main test."""
     heads = ["a", "b", "a - b", "95% interval", "d", "win/tie/loss", f"p ({Selector.parse(comparison.test).name})"]
     if comparison.correction != "none":
         heads.append(TITLES[comparison.correction])
-    if not _is_wilcoxon(comparison):
+    if not _is_wilcoxon_main_test(comparison):
         heads += ["p (Wilcoxon)", TITLES["holm"]]
-    return Grid(heads, [_pair_row(comparison, pair, digits) for pair in comparison.pairs], left=2)
+    return Grid(heads, [_comparison_row_of_pair(comparison, pair, digits) for pair in comparison.pairs], left=2)
 
 
-def _pair_row(comparison: Comparison, pair: PairComparison, digits: int) -> list[str]:
+def _comparison_row_of_pair(comparison: Comparison, pair: PairComparison, digits: int) -> list[str]:
     star = "*" if pair.significant else ""
     p_values = [format_p_value(pair.p) + (star if comparison.correction == "none" else "")]
     if comparison.correction != "none":
         p_values.append(format_p_value(pair.p_adjusted) + star)
-    if not _is_wilcoxon(comparison):
+    if not _is_wilcoxon_main_test(comparison):
         p_values += [format_p_value(pair.p_wilcoxon), format_p_value(pair.p_wilcoxon_adjusted)]
     return [
         pair.a,
         pair.b,
         f"{pair.difference:+.{digits}f}",
-        format_interval(pair.low, pair.high, digits),
+        format_confidence_interval(pair.low, pair.high, digits),
         f"{pair.effect:+.2f}",
         f"{pair.wins}/{pair.ties}/{pair.losses}",
         *p_values,
     ]
 
 
-def _is_wilcoxon(comparison: Comparison) -> bool:
+def _is_wilcoxon_main_test(comparison: Comparison) -> bool:
     """Return whether Wilcoxon's test is the main test already."""
     return Selector.parse(comparison.test).name == "wilcoxon"
 
 
-def _legend(comparison: Comparison) -> list[str]:
+def _legend_of_comparison(comparison: Comparison) -> list[str]:
     """Return the two lines below the tables: how significance was decided, and what letters and ``d`` mean."""
     pairs = f"{len(comparison.pairs)} pair{'s' * (len(comparison.pairs) != 1)}"
     correction = f"after {TITLES[comparison.correction]}'s correction over {pairs}"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rerank.errors import DataError, MissingPrerequisiteError
-from rerank.evaluation.measures import parse_measures, whole_run_reason
+from rerank.evaluation.measures import parse_measures, why_measure_needs_whole_run
 from rerank.evaluation.scores import Scores
 from rerank.types import Qrels, Ranking, Run, make_strictly_decreasing
 
@@ -62,20 +62,24 @@ class _Evaluator:
         self._queries = {query: str(number) for number, query in enumerate(qrels, 1)}
         self._docs = {query: {doc: f"d{n}" for n, doc in enumerate(judged)} for query, judged in qrels.items()}
         graded = {
-            self._queries[query]: _safe({self._docs[query][doc]: grade for doc, grade in judged.items()})
+            self._queries[query]: _qrels_safe_for_pytrec_eval(
+                {self._docs[query][doc]: grade for doc, grade in judged.items()}
+            )
             for query, judged in qrels.items()
         }
         self._counted = {str(m): _count_judgments(m, qrels) for m in measures if m.NAME in _OF_JUDGMENTS}
         own = [m for m in measures if isinstance(m, BenchmarkMeasure)]
         self._own = _ir_evaluator(own, graded) if own else None
-        self._parts = [_ir_evaluator(group, graded) for group in _groups([m for m in measures if m not in own])]
+        self._parts = [
+            _ir_evaluator(group, graded) for group in _groups_of_measures([m for m in measures if m not in own])
+        ]
 
     def scores(self, run: Run) -> Scores:
         """Evaluate one run."""
         if run and not any(query in self._queries for query in run):
             raise DataError(
-                f"Run {run.name!r} (queries {_first(run)}) shares no query with {self._qrels.name} "
-                f"(queries {_first(self._qrels)})",
+                f"Run {run.name!r} (queries {_first_query_ids(run)}) shares no query with {self._qrels.name} "
+                f"(queries {_first_query_ids(self._qrels)})",
                 remedy="Use judgments of the same queries",
             )
         # strictly decreasing scores, so that the order survives conversion to C floats
@@ -116,7 +120,7 @@ class _Evaluator:
         for metric in result.per_query:
             values[str(metric.measure), metric.query_id] = float(metric.value)
         return {
-            str(m): float(result.aggregated[m]) for m in self._measures if whole_run_reason(m)
+            str(m): float(result.aggregated[m]) for m in self._measures if why_measure_needs_whole_run(m)
         }  # in the order asked
 
     def _scored(self, ranking: Ranking, scores: Sequence[float]) -> dict[str, float]:
@@ -124,7 +128,7 @@ class _Evaluator:
         return {known.get(doc.id, f"u{n}"): scores[n] for n, doc in enumerate(ranking.docs)}
 
 
-def _safe(judged: dict[str, int]) -> dict[str, int]:
+def _qrels_safe_for_pytrec_eval(judged: dict[str, int]) -> dict[str, int]:
     """Return a query's judgments in a form that does not crash pytrec_eval.
 
     Version 0.5.11 reads invalid memory if a query has no grade of 0 or more. An added document with grade 0 that no run
@@ -133,7 +137,7 @@ def _safe(judged: dict[str, int]) -> dict[str, int]:
     return judged if max(judged.values(), default=-1) >= 0 else {**judged, "none": 0}
 
 
-def _first(ids: Iterable[str]) -> str:
+def _first_query_ids(ids: Iterable[str]) -> str:
     """Return the first three ids, for a message."""
     listed = [repr(name) for _, name in zip(range(4), ids, strict=False)]
     return ", ".join(listed[:3]) + (" ..." if len(listed) > 3 else "")
@@ -149,7 +153,7 @@ def _count_judgments(measure: Measure, qrels: Qrels) -> dict[str, float]:
     return {query: float(sum(grade >= measure["rel"] for grade in judged.values())) for query, judged in qrels.items()}
 
 
-def _groups(measures: Sequence[Measure]) -> list[list[Measure]]:
+def _groups_of_measures(measures: Sequence[Measure]) -> list[list[Measure]]:
     """Return groups of measures that ir_measures may compute together.
 
     With ``gains`` or ``judged_only``, ir_measures 0.4.3 may pass modified judgments to the other measures of a group,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rerank.evaluation.measures import is_binary, parse_measures
+from rerank.evaluation.measures import is_binary_measure, parse_measures
 from rerank.types import Qrels, Run
 
 _GAINS = {"log2": "grade", "exp-log2": "2^grade - 1"}
@@ -23,7 +23,7 @@ def describe_grade_use(name: str) -> str:
     if measure.NAME == "nDCG":
         mapped = ", ".join(f"{grade} counts {gain}" for grade, gain in sorted(measure.params.get("gains", {}).items()))
         return f"gain: {_GAINS[measure['dcg']]}{mapped and f' ({mapped})'}, discount: log2(rank + 1)"
-    return f"relevant: grade >= {measure['rel']}" if is_binary(measure) else ""
+    return f"relevant: grade >= {measure['rel']}" if is_binary_measure(measure) else ""
 
 
 def grade_note(qrels: Qrels, names: Iterable[str]) -> str:
@@ -36,7 +36,7 @@ def grade_note(qrels: Qrels, names: Iterable[str]) -> str:
     Returns:
         One or two sentences, or an empty string.
     """
-    unspecified = [name for name in names if is_binary(parse_measures([name])[0]) and "rel=" not in name]
+    unspecified = [name for name in names if is_binary_measure(parse_measures([name])[0]) and "rel=" not in name]
     highest = max((grade for judged in qrels.values() for grade in judged.values()), default=0)
     if not unspecified or highest < 2:
         return ""

@@ -71,38 +71,38 @@ def parse_measures(names: Iterable[str], *, relevant: int = 1) -> tuple[Measure,
         raise UsageError(f"relevant={relevant}", expected="a grade of 1 or more")
     measures: dict[str, Measure] = {}
     for name in names:
-        for text in _from_trec(name.strip()):
-            measure = _build(_read(text), text, relevant)
+        for text in _measure_from_trec_name(name.strip()):
+            measure = _build_measure(_parse_measure(text), text, relevant)
             measures.setdefault(str(measure), measure)
     if not measures:
         raise UsageError("No measure is given", expected="at least one measure", remedy="Give one, such as nDCG@10")
     return tuple(measures.values())
 
 
-def is_summed(name: str) -> bool:
+def is_summed_measure(name: str) -> bool:
     """Return whether a measure is a count, which is summed over queries instead of averaged (trec_eval's rule)."""
     return re.match(r"Num(Q|Rel|Ret)\b", name) is not None
 
 
-def is_binary(measure: Measure) -> bool:
+def is_binary_measure(measure: Measure) -> bool:
     """Return whether a measure only distinguishes relevant from non-relevant, so that its parameter ``rel`` matters."""
     rel = measure.SUPPORTED_PARAMS.get("rel")
     return rel is not None and (rel.default == 1 or "rel" in measure.params)
 
 
-def whole_run_reason(measure: Measure) -> str:
+def why_measure_needs_whole_run(measure: Measure) -> str:
     """Return why a measure has one value per run and none per query; empty if it has a value per query."""
     return str(getattr(measure, "WHOLE_RUN", ""))
 
 
-def check_has_query_values(name: str) -> None:
+def check_measure_has_query_values(name: str) -> None:
     """Check that a measure has per-query values.
 
     Raises:
         UsageError: It has none; the message says why and names an alternative.
     """
     (measure,) = parse_measures([name])
-    if reason := whole_run_reason(measure):
+    if reason := why_measure_needs_whole_run(measure):
         raise UsageError(
             f"{name} has no per-query values: {reason}",
             expected="a measure with per-query values, which paired tests need",
@@ -110,7 +110,7 @@ def check_has_query_values(name: str) -> None:
         )
 
 
-def _from_trec(name: str) -> list[str]:
+def _measure_from_trec_name(name: str) -> list[str]:
     """Convert trec_eval's names to ir_measures' names; other names are returned unchanged."""
     form = _TREC_FORM.fullmatch(name)
     if form is None:
@@ -124,7 +124,7 @@ def _from_trec(name: str) -> list[str]:
     return [name]
 
 
-def _read(text: str) -> _Call:
+def _parse_measure(text: str) -> _Call:
     """Parse ``Name(key=value, ...)@cutoff``."""
     try:
         node = ast.parse(text, mode="eval").body
@@ -146,17 +146,17 @@ def _read(text: str) -> _Call:
     )
 
 
-def _build(call: _Call, text: str, relevant: int) -> Measure:
-    template = _lookup(call.name)
+def _build_measure(call: _Call, text: str, relevant: int) -> Measure:
+    template = _look_up_measure(call.name)
     params = {**template.params, **call.params}
     if call.at is not None:
         params[template.AT_PARAM] = call.at
-    if is_binary(template) and "rel" not in call.params and relevant != 1:
+    if is_binary_measure(template) and "rel" not in call.params and relevant != 1:
         params["rel"] = relevant
-    return type(template)(**_checked(params, template, text))
+    return type(template)(**_checked_measure_parameters(params, template, text))
 
 
-def _lookup(name: str) -> Measure:
+def _look_up_measure(name: str) -> Measure:
     from ir_measures.measures import registry
 
     from rerank.evaluation.benchmark_measures import register
@@ -178,7 +178,7 @@ def _lookup(name: str) -> Measure:
     raise UnknownNameError("measure", name, {*known, *_TREC_NAMES})
 
 
-def _checked(params: Mapping[str, Any], template: Any, text: str) -> dict[str, Any]:
+def _checked_measure_parameters(params: Mapping[str, Any], template: Any, text: str) -> dict[str, Any]:
     """Return the parameters after validation, with integers converted to floats where floats are expected.
 
     ir_measures validates with ``assert`` only.
@@ -190,7 +190,7 @@ def _checked(params: Mapping[str, Any], template: Any, text: str) -> dict[str, A
             takes = ", ".join(sorted(known)) or "none"
             raise UsageError(f"{text!r} has the parameter {key!r}", expected=f"one of its parameters: {takes}")
         result[key] = float(value) if known[key].dtype is float and type(value) is int else value
-        if not known[key].validate(result[key]) or not _sensible(key, result[key]):
+        if not known[key].validate(result[key]) or not _is_sensible_measure_parameter(key, result[key]):
             raise UsageError(f"{text!r} has {key}={value!r}", expected=_EXPECTED.get(key, f"{known[key].dtype}"))
     for key, info in known.items():
         if info.required and key not in result:
@@ -207,7 +207,7 @@ _EXPECTED = {
 }
 
 
-def _sensible(key: str, value: Any) -> bool:
+def _is_sensible_measure_parameter(key: str, value: Any) -> bool:
     """Return whether a value of the correct type is in range; the programs behind ir_measures do not always check."""
     if key in ("cutoff", "rel"):
         return type(value) is int and 1 <= value < 2**31

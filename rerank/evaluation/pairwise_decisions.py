@@ -11,9 +11,15 @@ import numpy as np
 
 from rerank.errors import UsageError
 from rerank.evaluation.score_matrix import ScoreMatrix
-from rerank.evaluation.significance import CORRECTIONS, correct, open_test, required_p_value, tests
-from rerank.evaluation.significance.base import Bools, Floats, PairTest, SupportsDecision, mean_differences
-from rerank.evaluation.tables import decisions_table
+from rerank.evaluation.significance import (
+    CORRECTIONS,
+    correct_p_values,
+    open_significance_test,
+    required_p_value,
+    tests,
+)
+from rerank.evaluation.significance.base import Bools, Floats, PairTest, SupportsDecision, mean_paired_differences
+from rerank.evaluation.tables import table_of_significant_pairs
 from rerank.selector import Selector
 
 #: With fewer topics than this, a note warns the reader. Buckley and Voorhees (Evaluating evaluation measure stability,
@@ -48,7 +54,7 @@ class PairwiseDecisions:
 
     def __str__(self) -> str:
         """Return a text table."""
-        return decisions_table(self.to_dict(), self.title)
+        return table_of_significant_pairs(self.to_dict(), self.title)
 
     @property
     def title(self) -> str:
@@ -58,7 +64,7 @@ class PairwiseDecisions:
     @property
     def options(self) -> dict[str, Any]:
         """All options of the test with their values, including defaults."""
-        tester = open_test(self.test)
+        tester = open_significance_test(self.test)
         return {field.name: getattr(tester, field.name) for field in fields(tester)} if is_dataclass(tester) else {}
 
     @property
@@ -68,8 +74,8 @@ class PairwiseDecisions:
 
     def p_values(self) -> tuple[Floats, Floats]:
         """Return the p-values before and after the correction, each of shape (pairs,), computing them if necessary."""
-        raw = open_test(self.test).p_values(self.matrix.values) if self.raw is None else self.raw
-        return raw, correct(raw, self.correction)
+        raw = open_significance_test(self.test).p_values(self.matrix.values) if self.raw is None else self.raw
+        return raw, correct_p_values(raw, self.correction)
 
     def beats(self) -> list[tuple[int, ...]]:
         """Return, for every system, the indices of the systems whose mean is significantly lower."""
@@ -102,7 +108,7 @@ class PairwiseDecisions:
         }
 
 
-def decide_pairs(
+def compare_all_runs(
     matrix: ScoreMatrix, test: str = "t", correction: str = "auto", *, alpha: float = 0.05
 ) -> PairwiseDecisions:
     """Test every pair of systems.
@@ -118,8 +124,8 @@ def decide_pairs(
         UnknownNameError: The test or correction does not exist.
         UsageError: The test does not take a correction, or alpha is not between 0 and 1.
     """
-    check_alpha(alpha)
-    tester = open_test(test)
+    check_significance_level(alpha)
+    tester = open_significance_test(test)
     name = resolve_correction(test, correction)
     raw = None
     # one critical value is much cheaper than all p-values
@@ -127,16 +133,16 @@ def decide_pairs(
         significant = tester.significant(matrix.values, alpha)
     else:
         raw = tester.p_values(matrix.values)
-        significant = correct(raw, name) <= alpha
+        significant = correct_p_values(raw, name) <= alpha
     return PairwiseDecisions(
         matrix=matrix,
         test=test,
         correction=name,
         alpha=alpha,
-        differences=mean_differences(matrix.values),
+        differences=mean_paired_differences(matrix.values),
         significant=significant,
         raw=raw,
-        notes=(*list_caveats(matrix, tester, name, alpha), *_constant(matrix)),
+        notes=(*list_caveats_of_test(matrix, tester, name, alpha), *_note_on_constant_differences(matrix)),
     )
 
 
@@ -150,7 +156,7 @@ def resolve_correction(test: str, correction: str) -> str:
     family_wise = tests.get(Selector.parse(test).name).family_wise
     if correction == "auto":
         return "none" if family_wise else "holm"
-    correct(np.ones(1), correction)  # raises if the name is unknown
+    correct_p_values(np.ones(1), correction)  # raises if the name is unknown
     if family_wise and correction in CORRECTIONS and correction != "none":
         raise UsageError(
             f"correction {correction!r} for the test {test!r}",
@@ -160,7 +166,7 @@ def resolve_correction(test: str, correction: str) -> str:
     return correction
 
 
-def build_test_selector(test: str, *, permutations: int | None = None, seed: int | None = None) -> str:
+def build_significance_test_selector(test: str, *, permutations: int | None = None, seed: int | None = None) -> str:
     """Add the options of resampling tests to a test's selector; None keeps the test's default.
 
     Raises:
@@ -184,7 +190,7 @@ def build_test_selector(test: str, *, permutations: int | None = None, seed: int
     return ",".join([test, *(f"{key}={value}" for key, value in options.items())])
 
 
-def check_alpha(alpha: float) -> None:
+def check_significance_level(alpha: float) -> None:
     """Check a significance level.
 
     Raises:
@@ -194,7 +200,7 @@ def check_alpha(alpha: float) -> None:
         raise UsageError(f"alpha={alpha}", expected="a number between 0 and 1")
 
 
-def list_caveats(
+def list_caveats_of_test(
     matrix: ScoreMatrix, test: PairTest, correction: str, alpha: float, *, noun: str = "topics"
 ) -> tuple[str, ...]:
     """List reasons to doubt a test: few topics, p-values that cannot become small enough, or identical systems.
@@ -223,7 +229,7 @@ def list_caveats(
     return tuple(notes)
 
 
-def _constant(matrix: ScoreMatrix) -> list[str]:
+def _note_on_constant_differences(matrix: ScoreMatrix) -> list[str]:
     """Return a note on systems with the same score on every topic, which often are failed runs."""
     names = [name for name, column in zip(matrix.systems, matrix.values.T, strict=True) if np.ptp(column) == 0]
     if not names:

@@ -30,7 +30,7 @@ _WRITTEN = 12
 _NAMED = 80
 
 
-def plot(decisions: PairwiseDecisions, path: str | Path) -> None:
+def plot_comparison(decisions: PairwiseDecisions, path: str | Path) -> None:
     """Plot two systems by their per-topic differences, or more systems by a heat map of their p-values.
 
     Args:
@@ -44,40 +44,42 @@ def plot(decisions: PairwiseDecisions, path: str | Path) -> None:
     """
     systems = decisions.matrix.systems
     if len(systems) == 2:
-        plot_differences(decisions, systems[0], systems[1], path)
+        plot_topic_differences(decisions, systems[0], systems[1], path)
     else:
         plot_p_values(decisions, path)
 
 
-def check_plot(path: str | Path) -> None:
-    """Check that a plot can be written, before the computation of its data; raises the errors of `plot`."""
+def check_comparison_plot(path: str | Path) -> None:
+    """Check that a plot can be written, before the computation of its data; raises the errors of `plot_comparison`."""
     if Path(path).suffix.lower() not in FORMS:
         raise UsageError(f"The plot file {str(path)!r}", expected=f"a file name that ends in {', '.join(FORMS)}")
     check_writable(path)
-    _figures()
+    _matplotlib_figure_class()
 
 
-def plot_differences(decisions: PairwiseDecisions, a: str, b: str, path: str | Path) -> None:
+def plot_topic_differences(decisions: PairwiseDecisions, a: str, b: str, path: str | Path) -> None:
     """Plot the score of ``a`` minus that of ``b`` for every topic in decreasing order, with the mean difference.
 
     Raises:
-        UnknownNameError: A system does not exist; other errors are those of `plot`.
+        UnknownNameError: A system does not exist; other errors are those of `plot_comparison`.
     """
     matrix = decisions.matrix
     deltas = matrix.deltas(a, b)
     order = np.argsort(-deltas, kind="stable")
     positions, mean = np.arange(len(order)), float(deltas.mean())
     better, worse = int((deltas > 0).sum()), int((deltas < 0).sum())
-    with _drawing(path, width=min(14.0, 4 + 0.13 * len(order)), height=4.2) as axes:
+    with _drawing_of_comparison(path, width=min(14.0, 4 + 0.13 * len(order)), height=4.2) as axes:
         axes.bar(positions, deltas[order], color=[_BETTER if d > 0 else _WORSE for d in deltas[order]], width=0.8)
         axes.axhline(0, color="black", linewidth=0.8)
         axes.axhline(mean, color="black", linewidth=0.8, linestyle="--", label=f"mean {mean:+.4f}")
-        axes.set_title(f"{_short(a)} minus {_short(b)}", fontsize=10)
+        axes.set_title(f"{_shorten_run_name(a)} minus {_shorten_run_name(b)}", fontsize=10)
         axes.set_ylabel(f"difference of {matrix.measure or 'scores'}")
         axes.set_xlabel(f"{len(order)} topics: {better} better, {len(order) - better - worse} equal, {worse} worse")
         axes.margins(x=0.01)
         if len(order) <= _NAMED:
-            axes.set_xticks(positions, [_short(matrix.topics[index], 12) for index in order], rotation=90, fontsize=6)
+            axes.set_xticks(
+                positions, [_shorten_run_name(matrix.topics[index], 12) for index in order], rotation=90, fontsize=6
+            )
         else:
             axes.set_xticks([])
         axes.spines[["top", "right"]].set_visible(False)
@@ -87,16 +89,16 @@ def plot_differences(decisions: PairwiseDecisions, a: str, b: str, path: str | P
 def plot_p_values(decisions: PairwiseDecisions, path: str | Path) -> None:
     """Plot all pairs as a heat map, the better system as the row; darker means smaller corrected p-values.
 
-    Raises the errors of `plot`.
+    Raises the errors of `plot_comparison`.
     """
-    check_plot(path)
+    check_comparison_plot(path)
     from matplotlib.colors import BoundaryNorm, ListedColormap
     from matplotlib.patches import Patch
 
-    names, p, steps = _square(decisions)
+    names, p, steps = _square_of_p_values(decisions)
     count, significant = len(names), int(decisions.significant.sum())
     side = max(4.5, min(14.0, 2.5 + 0.32 * count))
-    with _drawing(path, width=side, height=side + 0.6) as axes:
+    with _drawing_of_comparison(path, width=side, height=side + 0.6) as axes:
         axes.imshow(
             steps, cmap=ListedColormap(_COLOURS), norm=BoundaryNorm([0, 1, 2, 3, 4], 4), interpolation="nearest"
         )
@@ -121,7 +123,7 @@ def plot_p_values(decisions: PairwiseDecisions, path: str | Path) -> None:
             axes.text(column, row, text, ha="center", va="center", fontsize=6, color="white" if dark else "black")
 
 
-def _square(decisions: PairwiseDecisions) -> tuple[list[str], Any, Any]:
+def _square_of_p_values(decisions: PairwiseDecisions) -> tuple[list[str], Any, Any]:
     """Return names by decreasing mean, p-values (NaN unless the row is better), and colour steps masked likewise."""
     matrix = decisions.matrix
     order = np.argsort(-matrix.values.mean(axis=0), kind="stable")
@@ -134,14 +136,14 @@ def _square(decisions: PairwiseDecisions) -> tuple[list[str], Any, Any]:
     is_significant = np.zeros((count, count), dtype=bool)
     is_significant[first, second] = is_significant[second, first] = decisions.significant
     steps = is_significant[np.ix_(order, order)] * sum((p <= decisions.alpha / step).astype(int) for step in _STEPS)
-    return [_short(matrix.systems[index]) for index in order], p, np.ma.masked_where(np.isnan(p), steps)
+    return [_shorten_run_name(matrix.systems[index]) for index in order], p, np.ma.masked_where(np.isnan(p), steps)
 
 
 @contextmanager
-def _drawing(path: str | Path, *, width: float, height: float) -> Iterator[Any]:
+def _drawing_of_comparison(path: str | Path, *, width: float, height: float) -> Iterator[Any]:
     """Yield axes to draw on; the file is written when the drawing is complete."""
-    check_plot(path)
-    figure = _figures()(figsize=(width, height), layout="constrained")
+    check_comparison_plot(path)
+    figure = _matplotlib_figure_class()(figsize=(width, height), layout="constrained")
     yield figure.add_subplot()
     form, buffer = Path(path).suffix.lower().removeprefix("."), io.BytesIO()
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
@@ -152,7 +154,7 @@ def _drawing(path: str | Path, *, width: float, height: float) -> Iterator[Any]:
         raise StorageError(f"{path} could not be written: {error.strerror}", remedy="Free disk space") from error
 
 
-def _figures() -> Any:
+def _matplotlib_figure_class() -> Any:
     """Return matplotlib's Figure class."""
     try:
         from matplotlib.figure import Figure
@@ -163,6 +165,6 @@ def _figures() -> Any:
     return Figure
 
 
-def _short(name: str, limit: int = 36) -> str:
+def _shorten_run_name(name: str, limit: int = 36) -> str:
     """Return the end of a long name, where paths differ; ``$`` is escaped because it would start a formula."""
     return (name if len(name) <= limit else f"…{name[1 - limit :]}").replace("$", r"\$")

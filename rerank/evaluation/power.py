@@ -32,7 +32,7 @@ def paired_t_power(topics: int, difference: float, sd: float, alpha: float = 0.0
     """
     from scipy.stats import nct, t
 
-    _check(difference, sd, alpha)
+    _check_power_arguments(difference, sd, alpha)
     if topics < 2:
         raise UsageError(f"{topics} topics", expected="at least 2 topics")
     # power = P(T > t_crit) + P(T < -t_crit), T noncentral with shift d sqrt(n) / s
@@ -42,7 +42,7 @@ def paired_t_power(topics: int, difference: float, sd: float, alpha: float = 0.0
     return float(nct.sf(bound, topics - 1, shift)) + (0.0 if math.isnan(wrong_way) else wrong_way)
 
 
-def topics_needed(difference: float, sd: float, alpha: float = 0.05, power: float = 0.8) -> int:
+def topics_needed_for_power(difference: float, sd: float, alpha: float = 0.05, power: float = 0.8) -> int:
     """Return the smallest number of topics with which the paired t-test has the given power.
 
     >>> topics_needed(0.05, 0.1)
@@ -57,7 +57,7 @@ def topics_needed(difference: float, sd: float, alpha: float = 0.05, power: floa
     Raises:
         UsageError: A number is out of range, or more than 10^9 topics are needed.
     """
-    _check(difference, sd, alpha)
+    _check_power_arguments(difference, sd, alpha)
     if not 0 < power < 1:
         raise UsageError(f"power={power}", expected="a number between 0 and 1")
     # power increases with topics: double until it suffices, then bisect
@@ -76,7 +76,7 @@ def topics_needed(difference: float, sd: float, alpha: float = 0.05, power: floa
     return high
 
 
-def _check(difference: float, sd: float, alpha: float) -> None:
+def _check_power_arguments(difference: float, sd: float, alpha: float) -> None:
     if not math.isfinite(difference) or difference == 0:
         raise UsageError(
             f"difference={difference}",

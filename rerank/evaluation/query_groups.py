@@ -58,7 +58,9 @@ def evaluate_by_group(
     return scores_by_group
 
 
-def add_groups(report: Mapping[str, Any], name: str, group_scores: Sequence[Mapping[str, Scores]]) -> dict[str, Any]:
+def add_scores_per_group(
+    report: Mapping[str, Any], name: str, group_scores: Sequence[Mapping[str, Scores]]
+) -> dict[str, Any]:
     """Add scores per group to an evaluation report.
 
     Args:
@@ -83,7 +85,7 @@ def add_groups(report: Mapping[str, Any], name: str, group_scores: Sequence[Mapp
     return {**report, "by": name, "runs": runs}
 
 
-def read_groups(path: str | Path) -> dict[str, str]:
+def read_query_groups(path: str | Path) -> dict[str, str]:
     """Read a file with two columns, query id and group, separated by the first white space.
 
     Raises:

@@ -96,7 +96,7 @@ class ScoreMatrix:
         return cls(measure=measure, topics=topics, systems=tuple(entry.run for entry in scores), values=values)
 
 
-def read_matrix(path: str | Path) -> ScoreMatrix:
+def read_score_matrix(path: str | Path) -> ScoreMatrix:
     """Read a topic x system matrix from a CSV or tab-separated file, optionally gzipped.
 
     Args:
@@ -108,24 +108,24 @@ def read_matrix(path: str | Path) -> ScoreMatrix:
         DataError: The file is empty, a row does not match the header, or a score is not a finite number.
     """
     path = Path(path)
-    lines = _rows(path)
+    lines = _score_matrix_rows(path)
     if not lines:
         raise DataError(f"{path} is empty", expected=_FORM)
     (_, header), *rows = lines
     has_ids = header[0].lower() in _TOPIC
     systems, topics, columns = tuple(header[has_ids:]), [], []
-    if systems and all(map(_is_fraction, systems)):
+    if systems and all(map(_is_fractional_score, systems)):
         raise DataError(f"{path} starts with numbers, such as {systems[0]!r}", expected=_FORM)
     for number, (where, row) in enumerate(rows, 1):
         if len(row) != len(header):
             raise DataError(f"{where}: {len(row)} columns", expected=f"{len(header)} columns, as in the first line")
         topics.append(row[0] if has_ids else str(number))
-        columns.append([_number(cell, where) for cell in row[has_ids:]])
+        columns.append([_parse_matrix_score(cell, where) for cell in row[has_ids:]])
     values = np.array(columns, dtype=np.float64).reshape(len(rows), len(systems))
     return ScoreMatrix(measure="", topics=tuple(topics), systems=systems, values=values)
 
 
-def _rows(path: Path) -> list[tuple[str, list[str]]]:
+def _score_matrix_rows(path: Path) -> list[tuple[str, list[str]]]:
     """Return the location and the cells of each row that is not empty."""
     with open_text(path) as stream:
         first = next((line for line in stream if line.strip()), "")
@@ -142,7 +142,7 @@ def _rows(path: Path) -> list[tuple[str, list[str]]]:
     return rows
 
 
-def _number(cell: str, where: str) -> float:
+def _parse_matrix_score(cell: str, where: str) -> float:
     try:
         return float(cell)
     except ValueError as error:
@@ -150,7 +150,7 @@ def _number(cell: str, where: str) -> float:
         raise DataError(f"{where}: {cell!r}", expected="a number", remedy=remedy) from error
 
 
-def _is_fraction(text: str) -> bool:
+def _is_fractional_score(text: str) -> bool:
     """Return whether the text is a number with decimals, which no system would be named."""
     try:
         return not float(text).is_integer()

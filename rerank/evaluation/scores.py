@@ -9,7 +9,7 @@ from typing import Any
 
 from rerank.errors import DataError, UsageError
 from rerank.evaluation.grade_notes import describe_grade_use
-from rerank.evaluation.measures import check_has_query_values, is_summed
+from rerank.evaluation.measures import check_measure_has_query_values, is_summed_measure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ class Scores:
         if measure in self.values:
             return self.values[measure]
         if measure in self.overall:
-            check_has_query_values(measure)
+            check_measure_has_query_values(measure)
         raise UsageError(
             f"Run {self.run!r} has no {measure}",
             expected=f"one of: {', '.join(self.values)}" if self.values else "a measure with per-query values",
@@ -92,7 +92,8 @@ class Scores:
         Whole-run measures come last with their only value.
         """
         means = {
-            name: math.fsum(row.values()) if is_summed(name) else self.mean(name) for name, row in self.values.items()
+            name: math.fsum(row.values()) if is_summed_measure(name) else self.mean(name)
+            for name, row in self.values.items()
         }
         return {**means, **self.overall}
 

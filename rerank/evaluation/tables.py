@@ -10,7 +10,7 @@ from rerank.evaluation.significance import TITLES
 from rerank.io.table_formats import Form, Grid, render
 
 
-def scores_table(scores: Iterable[tuple[str, Scores]], *, markdown: bool = False, digits: int = 4) -> str:
+def table_of_scores(scores: Iterable[tuple[str, Scores]], *, markdown: bool = False, digits: int = 4) -> str:
     """Format one row per run: number of queries, number of missing queries, and each measure.
 
     Args:
@@ -25,14 +25,14 @@ def scores_table(scores: Iterable[tuple[str, Scores]], *, markdown: bool = False
             run,
             str(len(entry.queries)),
             str(len(entry.missing)),
-            *(format_number(value, digits) for value in entry.summary().values()),
+            *(format_score(value, digits) for value in entry.summary().values()),
         ]
         for run, entry in entries
     ]
     return render([Grid(["run", "queries", "missing", *measures], rows)], [], "markdown" if markdown else "text")
 
 
-def decisions_table(content: Mapping[str, Any], title: str, *, form: Form = "text", digits: int = 4) -> str:
+def table_of_significant_pairs(content: Mapping[str, Any], title: str, *, form: Form = "text", digits: int = 4) -> str:
     """Format one row per system, best mean first, followed by the number of different pairs and the notes.
 
     Args:
@@ -43,7 +43,7 @@ def decisions_table(content: Mapping[str, Any], title: str, *, form: Form = "tex
     """
     systems = sorted(content["means"], key=lambda entry: -entry["mean"])
     rows = [
-        [entry["system"], format_number(entry["mean"], digits), str(entry["beats"]), str(entry["beaten_by"])]
+        [entry["system"], format_score(entry["mean"], digits), str(entry["beats"]), str(entry["beaten_by"])]
         for entry in systems
     ]
     options = "".join(f", {key} {value}" for key, value in content["options"].items() if value is not None)
@@ -55,12 +55,12 @@ def decisions_table(content: Mapping[str, Any], title: str, *, form: Form = "tex
     return render([Grid(["system", "mean", "beats", "beaten by"], rows)], [line, *content["notes"]], form)
 
 
-def format_number(value: float, digits: int) -> str:
+def format_score(value: float, digits: int) -> str:
     """Format a score; whole numbers above 1 are counts and get no decimals."""
     return str(int(value)) if value.is_integer() and abs(value) > 1 else f"{value:.{digits}f}"
 
 
-def format_interval(low: float, high: float, digits: int) -> str:
+def format_confidence_interval(low: float, high: float, digits: int) -> str:
     """Format a confidence interval."""
     return f"[{low:.{digits}f}, {high:.{digits}f}]"
 

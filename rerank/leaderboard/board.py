@@ -14,13 +14,13 @@ from rerank.collections.trec import Trec
 from rerank.errors import DataError
 from rerank.evaluation import Scores, evaluate_all, parse_measures
 from rerank.evaluation.grade_notes import grade_note
-from rerank.evaluation.measures import check_has_query_values
+from rerank.evaluation.measures import check_measure_has_query_values
 from rerank.leaderboard.board_config import BoardConfig
-from rerank.leaderboard.collection_filter import BoardCollection, select_entries
-from rerank.leaderboard.entries import Entry, find_entries
+from rerank.leaderboard.collection_filter import BoardCollection, select_entries_of_board
+from rerank.leaderboard.entries import Entry, find_board_entries
 from rerank.leaderboard.first_stage_labels import label_first_stages
-from rerank.leaderboard.first_stage_links import first_stages, link_first_stages
-from rerank.leaderboard.standings import Standings, rank_runs
+from rerank.leaderboard.first_stage_links import declared_first_stages, link_first_stages
+from rerank.leaderboard.standings import Standings, rank_board_runs
 from rerank.selector import Selector
 from rerank.types import Document, Qrels, Run
 
@@ -91,13 +91,13 @@ def make_board(plan: BoardConfig, *, home: Path, data: Path | None = None, runs:
         MissingResourceError: A file does not exist.
     """
     for measure in (names := [str(m) for m in parse_measures(plan.measures, relevant=plan.relevant or 1)]):
-        check_has_query_values(measure)
+        check_measure_has_query_values(measure)
     base = data or home
-    entries, notes = _entries(plan, home, base, runs)
-    qrels, lowest = judgments(_resolve(plan.qrels, base))
-    opened = _open_queries(plan, base)
+    entries, notes = _read_board_entries(plan, home, base, runs)
+    qrels, lowest = judgments(_resolve_board_path(plan.qrels, base))
+    opened = _open_board_queries(plan, base)
     texts = {query.id: query.text for query in opened.queries()} if opened else {}
-    entries, others = select_entries(entries, _board_collection(plan, base, qrels, texts, entries))
+    entries, others = select_entries_of_board(entries, _board_collection(plan, base, qrels, texts, entries))
     entries, split = label_first_stages(entries)
     notes = [*others, *split, *notes]
     if not entries:
@@ -111,30 +111,33 @@ def make_board(plan: BoardConfig, *, home: Path, data: Path | None = None, runs:
     names = [str(m) for m in parse_measures(plan.measures, relevant=relevant)]
     note = grade_note(qrels, names)
     return Board(
-        key=_key(plan.title),
+        key=_board_entry_key(plan.title),
         plan=plan,
         qrels=qrels,
         relevant=relevant,
         queries={query: text for entry in ranked.entries for query, text in entry.queries.items()} | texts,
-        docs=_documents(plan, base, ranked.entries, qrels),
+        docs=_board_documents(plan, base, ranked.entries, qrels),
         entries=ranked.entries,
         before=ranked.before,
         scores=scores,
         tables=tuple(
-            rank_runs(scores, name, test=plan.test, correction=plan.correction, alpha=plan.alpha) for name in names
+            rank_board_runs(scores, name, test=plan.test, correction=plan.correction, alpha=plan.alpha)
+            for name in names
         ),
-        notes=(*_first_stage_note(ranked.entries), *ranked.notes, *notes, *([note] if note else [])),
+        notes=(*_first_stage_note_of_board(ranked.entries), *ranked.notes, *notes, *([note] if note else [])),
     )
 
 
-def _entries(plan: BoardConfig, home: Path, base: Path, runs: Sequence[Path]) -> tuple[list[Entry], list[str]]:
+def _read_board_entries(
+    plan: BoardConfig, home: Path, base: Path, runs: Sequence[Path]
+) -> tuple[list[Entry], list[str]]:
     cards = home / plan.cards if plan.cards else None
     entries: list[Entry] = []
     notes: list[str] = []
     for selection in plan.runs:
-        new, new_notes = find_entries(selection.paths(base), defaults=selection.defaults, cards=cards)
+        new, new_notes = find_board_entries(selection.paths(base), defaults=selection.defaults, cards=cards)
         entries, notes = entries + new, notes + new_notes
-    new, new_notes = find_entries(runs, cards=cards) if runs else ([], [])
+    new, new_notes = find_board_entries(runs, cards=cards) if runs else ([], [])
     entries, notes = entries + new, notes + new_notes
     seen: dict[str, Entry] = {}
     for entry in entries:
@@ -147,8 +150,8 @@ def _entries(plan: BoardConfig, home: Path, base: Path, runs: Sequence[Path]) ->
     return entries, notes
 
 
-def _first_stage_note(entries: Sequence[Entry]) -> list[str]:
-    stages = first_stages(entries)
+def _first_stage_note_of_board(entries: Sequence[Entry]) -> list[str]:
+    stages = declared_first_stages(entries)
     if len(stages) < 2:
         return []
     unknown = sum(not entry.card.first_stage for entry in entries)
@@ -159,19 +162,19 @@ def _first_stage_note(entries: Sequence[Entry]) -> list[str]:
     ]
 
 
-def _resolve(text: str, base: Path) -> str:
+def _resolve_board_path(text: str, base: Path) -> str:
     """Return the path relative to the data folder if it exists; otherwise the text itself, a selector."""
     return str(base / text) if (base / text).exists() else text
 
 
-def _is_selector(text: str) -> bool:
+def _names_board_collection(text: str) -> bool:
     return not Path(text).exists() and Selector.parse(text).name in collections.names()
 
 
-def _open_queries(plan: BoardConfig, base: Path) -> Collection | None:
+def _open_board_queries(plan: BoardConfig, base: Path) -> Collection | None:
     """Open the collection that contains the query texts: the configured one, or that of the judgments."""
-    source = _resolve(plan.queries or plan.qrels, base)
-    if _is_selector(source):
+    source = _resolve_board_path(plan.queries or plan.qrels, base)
+    if _names_board_collection(source):
         return open_collection(source)
     return Trec(topics=source) if plan.queries else None
 
@@ -180,20 +183,20 @@ def _board_collection(
     plan: BoardConfig, base: Path, qrels: Qrels, texts: Mapping[str, str], entries: Sequence[Entry]
 ) -> BoardCollection:
     """Return the collection of the board, to recognise runs on other collections."""
-    named = _resolve(plan.qrels, base)
+    named = _resolve_board_path(plan.qrels, base)
     claims = [entry.origin for entry in entries if entry.origin and entry.origin.fingerprint]
     needed = any(
         named not in (origin.collection, origin.qrels) for origin in claims
     )  # the fingerprint may require reading all documents
-    fingerprint = open_collection(named).fingerprint if needed and _is_selector(named) else ""
+    fingerprint = open_collection(named).fingerprint if needed and _names_board_collection(named) else ""
     return BoardCollection(named=named, qrels=qrels, fingerprint=fingerprint, queries=texts)
 
 
-def _documents(plan: BoardConfig, base: Path, entries: Sequence[Entry], qrels: Qrels) -> dict[str, Document]:
+def _board_documents(plan: BoardConfig, base: Path, entries: Sequence[Entry], qrels: Qrels) -> dict[str, Document]:
     """Return the ranked documents of judged queries that the configured collection contains."""
     if not plan.texts:
         return {}
-    collection: Collection = open_collection(_resolve_argument(plan.texts, base))
+    collection: Collection = open_collection(_resolve_board_selector(plan.texts, base))
     doc_ids = {doc for entry in entries for query, r in entry.run.items() if query in qrels for doc in r.doc_ids}
     lookup = getattr(collection, "lookup", None)
     if lookup is not None:
@@ -201,12 +204,12 @@ def _documents(plan: BoardConfig, base: Path, entries: Sequence[Entry], qrels: Q
     return {doc.id: doc for doc in collection.docs() if doc.id in doc_ids}
 
 
-def _resolve_argument(selector: str, base: Path) -> str:
+def _resolve_board_selector(selector: str, base: Path) -> str:
     """Return the selector with its argument resolved, if that is a path relative to the data folder."""
     name, colon, argument = selector.partition(":")
     return f"{name}{colon}{base / argument}" if argument and (base / argument).exists() else selector
 
 
-def _key(title: str) -> str:
+def _board_entry_key(title: str) -> str:
     plain = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40].strip("-")
     return plain or f"board-{hashlib.sha256(title.encode('utf-8', 'replace')).hexdigest()[:8]}"

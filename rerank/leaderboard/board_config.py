@@ -92,7 +92,7 @@ def read_board_config(path: str | Path) -> BoardConfig:
         DataError: The file is not valid TOML, or a key or value is invalid; the message names every problem.
     """
     values = read_toml(path, "board")
-    problems = list(_unknown(values))
+    problems = list(_list_unknown_board_keys(values))
     try:
         plan = BoardConfig(**{key: value for key, value in values.items() if key in BoardConfig.model_fields})
     except ValidationError as error:
@@ -106,7 +106,7 @@ def read_board_config(path: str | Path) -> BoardConfig:
     return plan
 
 
-def _unknown(values: dict[str, Any]) -> list[str]:
+def _list_unknown_board_keys(values: dict[str, Any]) -> list[str]:
     problems = [
         str(UnknownNameError("key", key, BoardConfig.model_fields))
         for key in values

@@ -60,14 +60,14 @@ class Card(BaseModel):
         return self if self.name else self.model_copy(update={"name": name})
 
 
-def read_card(path: str | Path) -> Card:
+def read_submission_card(path: str | Path) -> Card:
     """Read a card.
 
     Raises:
         MissingResourceError: The file does not exist.
         DataError: The file is not valid TOML, or a key or value is invalid; the message names every problem.
     """
-    card, problems = parse_card(read_toml(path, "card"))
+    card, problems = parse_submission_card(read_toml(path, "card"))
     if problems:
         raise DataError(
             f"The card {str(path)!r}: {'; '.join(problems)}",
@@ -76,7 +76,7 @@ def read_card(path: str | Path) -> Card:
     return card
 
 
-def parse_card(values: Mapping[str, Any]) -> tuple[Card, list[str]]:
+def parse_submission_card(values: Mapping[str, Any]) -> tuple[Card, list[str]]:
     """Create a card from the valid values, and return it with one message per invalid key or value."""
     problems = [str(UnknownNameError("key", key, Card.model_fields)) for key in values if key not in Card.model_fields]
     known = {key: value for key, value in values.items() if key in Card.model_fields}
@@ -85,12 +85,12 @@ def parse_card(values: Mapping[str, Any]) -> tuple[Card, list[str]]:
     except ValidationError as error:
         for fault in error.errors():
             name = str(fault["loc"][0])
-            problems.append(f"{name} = {fault['input']!r:.60}: {_describe_problem(fault, name)}")
+            problems.append(f"{name} = {fault['input']!r:.60}: {_describe_card_problem(fault, name)}")
             known.pop(name, None)
     return Card(**known), problems
 
 
-def _describe_problem(fault: Any, name: str) -> str:
+def _describe_card_problem(fault: Any, name: str) -> str:
     if name == "sha256":
         return "should be 64 lowercase hexadecimal digits"
     return describe_fault(fault)
@@ -99,7 +99,7 @@ def _describe_problem(fault: Any, name: str) -> str:
 _ENDS = (".trec", ".run", ".txt", ".jsonl", ".json", ".tsv")
 
 
-def run_stem(path: Path) -> str:
+def stem_of_submitted_run(path: Path) -> str:
     """Return the name of a run file without its suffixes."""
     name = path.name.removesuffix(".gz")
     return next((name.removesuffix(end) for end in _ENDS if name.endswith(end)), name)
@@ -115,7 +115,7 @@ class CardIndex:
     def __init__(self, folder: Path | None = None) -> None:
         """Create the index; folders are read when first needed."""
         self._folder = folder
-        self._named = cache(_named)
+        self._named = cache(_cards_naming_their_run)
 
     def find(self, run: Path) -> Card:
         """Return the card of a run file; an empty card if it has none.
@@ -130,14 +130,14 @@ class CardIndex:
                 continue
             claims = self._named(folder)
             is_separate = folder.resolve() != run.parent.resolve()
-            cards = [card for card, name in claims.items() if _refers_to(card, name, run, by_name=is_separate)]
+            cards = [card for card, name in claims.items() if _card_refers_to_run(card, name, run, by_name=is_separate)]
             if len(cards) > 1:
                 raise DataError(
-                    f"{len(cards)} cards name the run file {str(run)!r}: {_listed(cards)}",
+                    f"{len(cards)} cards name the run file {str(run)!r}: {_list_card_paths(cards)}",
                     expected="one card per run",
                     remedy="Remove the other cards, or correct their run key",
                 )
-            own = folder / f"{run_stem(run)}.toml"
+            own = folder / f"{stem_of_submitted_run(run)}.toml"
             if not cards and own.is_file():
                 if own not in claims:
                     cards = [own]
@@ -147,11 +147,11 @@ class CardIndex:
                         expected=f"{run.name}, the run file with its stem in the same folder, or no run key",
                     )
             if cards:
-                return read_card(cards[0])
+                return read_submission_card(cards[0])
         return Card()
 
 
-def _named(folder: Path) -> dict[Path, str]:
+def _cards_naming_their_run(folder: Path) -> dict[Path, str]:
     """Return the cards in a folder that name their run; other TOML files are ignored."""
     names = {}
     for path in sorted(path for path in folder.glob("*.toml") if path.is_file()):
@@ -162,9 +162,9 @@ def _named(folder: Path) -> dict[Path, str]:
     return {path: run for path, run in names.items() if isinstance(run, str) and run}
 
 
-def _refers_to(card: Path, name: str, run: Path, *, by_name: bool) -> bool:
+def _card_refers_to_run(card: Path, name: str, run: Path, *, by_name: bool) -> bool:
     return (card.parent / name).resolve() == run.resolve() or (by_name and name == run.name)
 
 
-def _listed(paths: Sequence[Path]) -> str:
+def _list_card_paths(paths: Sequence[Path]) -> str:
     return ", ".join(repr(str(path)) for path in paths)

@@ -33,9 +33,9 @@ class BoardCollection:
     queries: Mapping[str, str] = field(default_factory=dict)
 
 
-def select_entries(entries: Sequence[Entry], collection: BoardCollection) -> tuple[list[Entry], list[str]]:
+def select_entries_of_board(entries: Sequence[Entry], collection: BoardCollection) -> tuple[list[Entry], list[str]]:
     """Return the runs on the collection of the board, and a note that counts and names the others."""
-    selected = [entry for entry in entries if is_from_collection(entry, collection)]
+    selected = [entry for entry in entries if is_entry_on_board_collection(entry, collection)]
     selected_ids = {id(entry) for entry in selected}
     others: dict[str, list[str]] = {}
     for entry in entries:
@@ -44,14 +44,16 @@ def select_entries(entries: Sequence[Entry], collection: BoardCollection) -> tup
     if not others:
         return selected, []
     count = sum(map(len, others.values()))
-    listed = "; ".join(f"{_list(names)} (collection {name or 'unknown'!r})" for name, names in others.items())
+    listed = "; ".join(
+        f"{_list_excluded_entries(names)} (collection {name or 'unknown'!r})" for name, names in others.items()
+    )
     subject = (
         "1 run folder of another collection was" if count == 1 else f"{count} run folders of other collections were"
     )
     return selected, [f"{subject} excluded: {listed}."]
 
 
-def is_from_collection(entry: Entry, collection: BoardCollection) -> bool:
+def is_entry_on_board_collection(entry: Entry, collection: BoardCollection) -> bool:
     """Return True if a run belongs to the collection of the board; plain run files always do."""
     origin = entry.origin
     if origin is None:
@@ -59,33 +61,38 @@ def is_from_collection(entry: Entry, collection: BoardCollection) -> bool:
     if collection.named in (origin.collection, origin.qrels):
         return True
     if collection.fingerprint and collection.fingerprint == origin.fingerprint:
-        return _share_queries(entry, collection)  # splits with the same documents share one fingerprint
-    if origin.judged and _same(origin, collection.qrels):  # one collection with two names
+        return _shares_queries_with_board(entry, collection)  # splits with the same documents share one fingerprint
+    if origin.judged and _same_board_collection(origin, collection.qrels):  # one collection with two names
         return True
     if collection.fingerprint and origin.fingerprint:
-        return not origin.judged and _share_queries(entry, collection)  # two different fingerprints
-    return _share_queries(entry, collection) and _share_documents(entry, origin, collection.qrels)
+        return not origin.judged and _shares_queries_with_board(entry, collection)  # two different fingerprints
+    return _shares_queries_with_board(entry, collection) and _shares_documents_with_board(
+        entry, origin, collection.qrels
+    )
 
 
-def _same(origin: RunOrigin, qrels: Qrels) -> bool:
+def _same_board_collection(origin: RunOrigin, qrels: Qrels) -> bool:
     judged = origin.judged
     there = judged.keys() <= qrels.keys() if origin.partly else judged.keys() == qrels.keys()
     return there and all(dict(judged[query]) == dict(qrels[query]) for query in judged)
 
 
-def _share_queries(entry: Entry, collection: BoardCollection) -> bool:
+def _shares_queries_with_board(entry: Entry, collection: BoardCollection) -> bool:
     """Return True if there are common query ids and at most half of them are known to have different texts."""
     shared = [query for query in entry.run if query in collection.qrels]
     known = [query for query in shared if entry.queries.get(query) and collection.queries.get(query)]
-    other = sum(_plain(entry.queries[query]) != _plain(collection.queries[query]) for query in known)
+    other = sum(
+        _normalise_collection_name(entry.queries[query]) != _normalise_collection_name(collection.queries[query])
+        for query in known
+    )
     return bool(shared) and 2 * other <= len(shared)
 
 
-def _plain(text: str) -> str:
+def _normalise_collection_name(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def _share_documents(entry: Entry, origin: RunOrigin, qrels: Qrels) -> bool:
+def _shares_documents_with_board(entry: Entry, origin: RunOrigin, qrels: Qrels) -> bool:
     """Return True if the document ids match the qrels: those judged in the run folder, or else the ranked ones."""
     if not origin.judged:
         return any(doc in qrels[query] for query, r in entry.run.items() if query in qrels for doc in r.doc_ids)
@@ -95,6 +102,6 @@ def _share_documents(entry: Entry, origin: RunOrigin, qrels: Qrels) -> bool:
     return common > _MIN_OVERLAP * fewer
 
 
-def _list(names: Sequence[str]) -> str:
+def _list_excluded_entries(names: Sequence[str]) -> str:
     more = len(names) - _NAMED
     return ", ".join(map(repr, names[:_NAMED])) + (f" and {more} more" if more > 0 else "")

@@ -48,7 +48,7 @@ class ScatterPlot:
     logarithmic: bool
 
 
-def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
+def pareto_front_of_board(costs: Sequence[float], values: Sequence[float]) -> list[int]:
     """Return the indexes of the Pareto front: no other run is at least as good at both and better at one.
 
     >>> pareto_front([1, 2, 3, 3], [0.5, 0.4, 0.7, 0.6])
@@ -64,7 +64,7 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
     return front
 
 
-def layout_plot(costs: Sequence[float | None], values: Sequence[float]) -> ScatterPlot | None:
+def layout_cost_plot(costs: Sequence[float | None], values: Sequence[float]) -> ScatterPlot | None:
     """Compute the layout of a plot; return None if no cost is known.
 
     Args:
@@ -77,9 +77,9 @@ def layout_plot(costs: Sequence[float | None], values: Sequence[float]) -> Scatt
     if not known:
         return None
     scale = _Scale([cost for _, cost, _ in known])
-    low, high, step = _span([value for _, _, value in known])
+    low, high, step = _cost_axis_span([value for _, _, value in known])
     down = (HEIGHT - TOP - BOTTOM) / (high - low)
-    front = pareto_front([cost for _, cost, _ in known], [value for _, _, value in known])
+    front = pareto_front_of_board([cost for _, cost, _ in known], [value for _, _, value in known])
     points = []
     for place, (at, cost, value) in enumerate(known):
         x = scale.at(cost)
@@ -108,7 +108,7 @@ class _Scale:
             self.low, self.high = float(math.floor(math.log10(min(above)))), float(math.ceil(math.log10(max(above))))
             self.start = LEFT + (60 if self.zero else 10)
         else:
-            self.low, self.high, self.step = _round_span(0.0, max(above, default=1.0))
+            self.low, self.high, self.step = _round_cost_axis(0.0, max(above, default=1.0))
             self.start = LEFT + 10
 
     def at(self, cost: float) -> float:
@@ -120,26 +120,29 @@ class _Scale:
     def ticks(self) -> list[tuple[float, str]]:
         if not self.logarithmic:
             many = round((self.high - self.low) / self.step)
-            return [(round(self.at(v), 1), _short(v)) for v in (self.low + n * self.step for n in range(many + 1))]
+            return [
+                (round(self.at(v), 1), _format_cost_tick(v))
+                for v in (self.low + n * self.step for n in range(many + 1))
+            ]
         zero = [(self.at(0), "0")] if self.zero else []
         every = max(1, math.ceil((self.high - self.low) / _TICKS))
         powers = range(int(self.low), int(self.high) + 1, every)
-        return zero + [(round(self.at(10.0**n), 1), _short(10.0**n)) for n in powers]
+        return zero + [(round(self.at(10.0**n), 1), _format_cost_tick(10.0**n)) for n in powers]
 
 
-def _span(values: Sequence[float]) -> tuple[float, float, float]:
+def _cost_axis_span(values: Sequence[float]) -> tuple[float, float, float]:
     """Return the bounds and the step of an axis, with a margin around the values."""
     low, high = min(values), max(values)
     margin = max(0.02, 0.08 * (high - low))
-    return _round_span(max(0.0, low - margin), min(1.0, high + margin) if high <= 1 else high + margin)
+    return _round_cost_axis(max(0.0, low - margin), min(1.0, high + margin) if high <= 1 else high + margin)
 
 
-def _round_span(low: float, high: float) -> tuple[float, float, float]:
+def _round_cost_axis(low: float, high: float) -> tuple[float, float, float]:
     raw = (high - low or 1.0) / 5
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(n * power for n in (1, 2, 5, 10) if n * power >= raw * (1 - 1e-9))
     return math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step, step
 
 
-def _short(value: float) -> str:
+def _format_cost_tick(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

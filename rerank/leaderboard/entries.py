@@ -12,7 +12,7 @@ from rerank.errors import DataError, MissingResourceError
 from rerank.io.file_hashes import file_hash
 from rerank.io.run_files import read_run
 from rerank.io.text_files import open_text
-from rerank.leaderboard.card import Card, CardIndex, read_card, run_stem
+from rerank.leaderboard.card import Card, CardIndex, read_submission_card, stem_of_submitted_run
 from rerank.store import RunFolder
 from rerank.types import Qrels, Run
 
@@ -77,7 +77,7 @@ class Entry:
         return None if total is None or not many else total / many
 
 
-def find_entries(
+def find_board_entries(
     paths: Iterable[Path], *, defaults: Card | None = None, cards: Path | None = None
 ) -> tuple[list[Entry], list[str]]:
     """Read runs from run folders, run files, and folders of either, at any depth.
@@ -99,19 +99,19 @@ def find_entries(
     entries: list[Entry] = []
     notes: list[str] = []
     index = CardIndex(cards)
-    for source in dict.fromkeys(run_path.resolve() for path in paths for run_path in _run_paths(Path(path))):
+    for source in dict.fromkeys(run_path.resolve() for path in paths for run_path in _paths_of_board_runs(Path(path))):
         if source.is_dir():
             folder = RunFolder.existing(source)
             if not folder.finished:
                 notes.append(f"The run folder {source.name!r} is unfinished and was skipped.")
                 continue
-            entries.append(_from_folder(folder, defaults or Card()))
+            entries.append(_entry_from_run_folder(folder, defaults or Card()))
         else:
-            entries.append(_from_file(source, index.find(source).with_defaults(defaults or Card())))
-    return _with_unique_names(entries), notes
+            entries.append(_entry_from_run_file(source, index.find(source).with_defaults(defaults or Card())))
+    return _entries_with_unique_names(entries), notes
 
 
-def _run_paths(path: Path) -> Iterator[Path]:
+def _paths_of_board_runs(path: Path) -> Iterator[Path]:
     """Yield the run folders and run files at or below a path."""
     if not path.exists():
         raise MissingResourceError(f"The run {str(path)!r} does not exist", remedy="Check the path")
@@ -122,10 +122,10 @@ def _run_paths(path: Path) -> Iterator[Path]:
     if not inside:
         raise DataError(f"The folder {str(path)!r} contains no runs", expected="run folders or run files")
     for entry in inside:
-        yield from _run_paths(entry)
+        yield from _paths_of_board_runs(entry)
 
 
-def _from_folder(folder: RunFolder, defaults: Card) -> Entry:
+def _entry_from_run_folder(folder: RunFolder, defaults: Card) -> Entry:
     spec = folder.spec()["spec"]
     summary = folder.read_json("summary.json", "tokens_in", "tokens_out", "seconds", "queries")
     known = Card(
@@ -140,14 +140,14 @@ def _from_folder(folder: RunFolder, defaults: Card) -> Entry:
         **({} if summary.get("cost") is None else {"cost": summary["cost"]}),
     )
     own = folder.path / _CARD
-    declared = read_card(own) if own.is_file() else Card()
+    declared = read_submission_card(own) if own.is_file() else Card()
     if declared.run not in ("", _RESULT):
         raise DataError(
             f"The card {str(own)!r} names the run {declared.run!r}",
             expected=f"{_RESULT}, the run of its folder, or no run key",
         )
     card = declared.with_defaults(known).with_defaults(defaults)
-    _check_hash(card, folder.path / _RESULT)
+    _check_hash_on_card(card, folder.path / _RESULT)
     first = folder.read_candidates()
     texts = {query: ranking.query.text for query, ranking in first.items() if ranking.query.text}
     return Entry(
@@ -156,11 +156,11 @@ def _from_folder(folder: RunFolder, defaults: Card) -> Entry:
         source=folder.path,
         first=first,
         queries=texts,
-        origin=read_origin(folder),
+        origin=read_origin_of_entry(folder),
     )
 
 
-def read_origin(folder: RunFolder) -> RunOrigin:
+def read_origin_of_entry(folder: RunFolder) -> RunOrigin:
     """Read the provenance from a run folder; older folders record less of it."""
     document = folder.spec()
     spec, dataset = document["spec"], document.get("dataset") or {}
@@ -174,14 +174,14 @@ def read_origin(folder: RunFolder) -> RunOrigin:
     )
 
 
-def _from_file(path: Path, card: Card) -> Entry:
-    _check_hash(card, path)
-    run = _read(path)
+def _entry_from_run_file(path: Path, card: Card) -> Entry:
+    _check_hash_on_card(card, path)
+    run = _read_entry_run(path)
     texts = {query: ranking.query.text for query, ranking in run.items() if ranking.query.text}
-    return Entry(card=card.with_name(run_stem(path)), run=run, source=path, queries=texts)
+    return Entry(card=card.with_name(stem_of_submitted_run(path)), run=run, source=path, queries=texts)
 
 
-def _check_hash(card: Card, path: Path) -> None:
+def _check_hash_on_card(card: Card, path: Path) -> None:
     """Check that the hash of a run file equals the one on its card."""
     if card.sha256 and card.sha256 != file_hash(path):
         raise DataError(
@@ -191,12 +191,12 @@ def _check_hash(card: Card, path: Path) -> None:
         )
 
 
-def _read(path: Path) -> Run:
+def _read_entry_run(path: Path) -> Run:
     """Read a run in any supported format; a file of rerank requests is read as the run of its candidate lists."""
-    return Requests(str(path)).candidates() if _holds_requests(path) else read_run(path)
+    return Requests(str(path)).candidates() if _entry_holds_requests(path) else read_run(path)
 
 
-def _holds_requests(path: Path) -> bool:
+def _entry_holds_requests(path: Path) -> bool:
     with open_text(path) as stream:
         first = next((line.strip() for line in stream if line.strip()), "")
     if not first.startswith("{"):
@@ -208,7 +208,7 @@ def _holds_requests(path: Path) -> bool:
     return isinstance(record, dict) and bool(_LISTS & record.keys()) and bool({"query", "question"} & record.keys())
 
 
-def _with_unique_names(entries: list[Entry]) -> list[Entry]:
+def _entries_with_unique_names(entries: list[Entry]) -> list[Entry]:
     """Return the entries with unique names: equal names are prefixed with the name of the folder."""
     names = [entry.name for entry in entries]
     long = [

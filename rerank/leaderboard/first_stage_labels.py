@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rerank.leaderboard.card import run_stem
+from rerank.leaderboard.card import stem_of_submitted_run
 from rerank.leaderboard.entries import Entry
 from rerank.leaderboard.first_stage_links import FIRST
 from rerank.selector import Selector
@@ -23,36 +23,36 @@ def label_first_stages(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]
     board that declares its first stage, its label is used. Labels set on cards are kept.
     """
     sources = [entry for entry in entries if entry.origin is None and entry.card.group == FIRST]
-    entries = [_with(entry, _declared_stage(entry, sources)) for entry in entries]
+    entries = [_entry_with_label(entry, _declared_stage_of_entry(entry, sources)) for entry in entries]
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
-        if _is_from_specification(entry):
+        if _is_label_from_specification(entry):
             groups.setdefault(entry.card.first_stage, []).append(entry)
     labels: dict[int, str] = {}
     notes = []
     for label, group in groups.items():
-        kinds = _group_by_candidates(group)
+        kinds = _group_entries_by_candidates(group)
         if len(kinds) < 2:
             continue
-        names = [f"{label} of {name}" for name in _distinguish(kinds)]
+        names = [f"{label} of {name}" for name in _distinguish_first_stage_groups(kinds)]
         labels |= {id(entry): name for kind, name in zip(kinds, names, strict=True) for entry in kind}
         notes.append(
             f"{len(group)} runs have the first stage {label!r}, but {len(kinds)} different sets of candidates; "
             f"they are labelled {', '.join(map(repr, names))}."
         )
-    return [_with(entry, labels.get(id(entry))) for entry in entries], notes
+    return [_entry_with_label(entry, labels.get(id(entry))) for entry in entries], notes
 
 
-def _is_from_specification(entry: Entry) -> bool:
+def _is_label_from_specification(entry: Entry) -> bool:
     """Return True if the label of a run comes from its specification."""
     return bool(entry.origin and entry.first is not None and entry.card.first_stage == entry.origin.first_stage)
 
 
-def _declared_stage(entry: Entry, sources: Sequence[Entry]) -> str | None:
+def _declared_stage_of_entry(entry: Entry, sources: Sequence[Entry]) -> str | None:
     """Return the first stage declared by a run that equals the candidates; None if there is no such run."""
-    if not _is_from_specification(entry):
+    if not _is_label_from_specification(entry):
         return None
-    mine = _lists(entry)
+    mine = _candidate_lists_of_entry(entry)
     for source in sources:
         if (
             source.card.first_stage
@@ -65,15 +65,15 @@ def _declared_stage(entry: Entry, sources: Sequence[Entry]) -> str | None:
     return None
 
 
-def _with(entry: Entry, label: str | None) -> Entry:
+def _entry_with_label(entry: Entry, label: str | None) -> Entry:
     return entry if label is None else replace(entry, card=entry.card.model_copy(update={"first_stage": label}))
 
 
-def _group_by_candidates(group: Sequence[Entry]) -> list[list[Entry]]:
+def _group_entries_by_candidates(group: Sequence[Entry]) -> list[list[Entry]]:
     """Group runs by their candidates."""
     kinds: list[list[Entry]] = []
     for entry in group:
-        same = next((kind for kind in kinds if all(_agree(entry, other) for other in kind)), None)
+        same = next((kind for kind in kinds if all(_candidate_lists_agree(entry, other) for other in kind)), None)
         if same is None:
             kinds.append([entry])
         else:
@@ -81,37 +81,39 @@ def _group_by_candidates(group: Sequence[Entry]) -> list[list[Entry]]:
     return kinds
 
 
-def _agree(entry: Entry, other: Entry) -> bool:
+def _candidate_lists_agree(entry: Entry, other: Entry) -> bool:
     """Return True if the common prefixes of all lists are equal, or, without common queries, the collections are."""
-    mine, theirs = _lists(entry), _lists(other)
+    mine, theirs = _candidate_lists_of_entry(entry), _candidate_lists_of_entry(other)
     common = mine.keys() & theirs.keys()
     if not common:
-        return _collection(entry) == _collection(other)
+        return _collection_of_entry(entry) == _collection_of_entry(other)
     return all(a == b for query in common for a, b in zip(mine[query], theirs[query], strict=False))
 
 
-def _lists(entry: Entry) -> dict[str, tuple[str, ...]]:
+def _candidate_lists_of_entry(entry: Entry) -> dict[str, tuple[str, ...]]:
     return {} if entry.first is None else {query: r.doc_ids for query, r in entry.first.items() if len(r)}
 
 
-def _collection(entry: Entry) -> str:
+def _collection_of_entry(entry: Entry) -> str:
     return entry.origin.collection if entry.origin else ""
 
 
-def _distinguish(kinds: Sequence[Sequence[Entry]]) -> list[str]:
+def _distinguish_first_stage_groups(kinds: Sequence[Sequence[Entry]]) -> list[str]:
     """Return a short name per group: of its collection, with a digest if a collection occurs several times."""
-    selectors = [_collection(kind[0]) for kind in kinds]
-    short = _short(selectors)
+    selectors = [_collection_of_entry(kind[0]) for kind in kinds]
+    short = _short_collection_labels(selectors)
     return [
-        short[index] if selectors.count(selector) == 1 else f"{short[index] or 'lists'} #{_digest(kinds[index][0])}"
+        short[index]
+        if selectors.count(selector) == 1
+        else f"{short[index] or 'lists'} #{_digest_of_entry_candidates(kinds[index][0])}"
         for index, selector in enumerate(selectors)
     ]
 
 
-def _short(selectors: Sequence[str]) -> list[str]:
+def _short_collection_labels(selectors: Sequence[str]) -> list[str]:
     """Return the shortest path suffixes that distinguish the selectors; the selectors themselves if none do."""
     paths = [Path(Selector.parse(text).argument if text else "") for text in selectors]
-    parts = [(*path.parts[:-1], run_stem(path)) if path.parts else () for path in paths]
+    parts = [(*path.parts[:-1], stem_of_submitted_run(path)) if path.parts else () for path in paths]
     count_distinct = len(set(selectors))
     for count in range(1, max(map(len, parts), default=0) + 1):
         names = ["/".join(part[-count:]) for part in parts]
@@ -120,5 +122,7 @@ def _short(selectors: Sequence[str]) -> list[str]:
     return list(selectors)
 
 
-def _digest(entry: Entry) -> str:
-    return hashlib.sha256(repr(sorted(_lists(entry).items())).encode("utf-8", "surrogatepass")).hexdigest()[:6]
+def _digest_of_entry_candidates(entry: Entry) -> str:
+    return hashlib.sha256(
+        repr(sorted(_candidate_lists_of_entry(entry).items())).encode("utf-8", "surrogatepass")
+    ).hexdigest()[:6]

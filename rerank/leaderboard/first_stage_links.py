@@ -43,17 +43,19 @@ def link_first_stages(entries: Sequence[Entry]) -> LinkedRuns:
     """
     everything = list(entries)
     # A reranker that changed nothing equals its candidates, but is not their source.
-    sources = [(_lists(entry.run), index) for index, entry in enumerate(entries) if not _reranks(entry)]
+    sources = [
+        (_ranked_lists_of_entry(entry.run), index) for index, entry in enumerate(entries) if not _entry_reranks(entry)
+    ]
     before: list[int | None] = []
     for entry in entries:
         if entry.card.before:
-            before.append(_named(entry, entries))
+            before.append(_index_of_entry_before(entry, entries))
         elif entry.first is not None:
-            candidates = _lists(entry.first)
+            candidates = _ranked_lists_of_entry(entry.first)
             index = next((index for lists, index in sources if lists == candidates), None)
             if index is None:
                 index = len(everything)
-                everything.append(_first_stage(entry, [other.name for other in everything]))
+                everything.append(_make_first_stage_entry(entry, [other.name for other in everything]))
                 sources.append((candidates, index))
             before.append(index)
         else:
@@ -63,27 +65,29 @@ def link_first_stages(entries: Sequence[Entry]) -> LinkedRuns:
         note
         for index, b in enumerate(before)
         if b is not None
-        for note in _compare_documents(everything[index], everything[b])
+        for note in _compare_entry_with_first_stage(everything[index], everything[b])
     ]
     loose = [entry for entry, b in zip(everything, before, strict=True) if b is None and entry.card.first_stage]
-    return LinkedRuns(entries=tuple(everything), before=tuple(before), notes=(*notes, *_compare_groups(loose)))
+    return LinkedRuns(
+        entries=tuple(everything), before=tuple(before), notes=(*notes, *_compare_first_stage_groups(loose))
+    )
 
 
-def first_stages(entries: Iterable[Entry]) -> list[str]:
+def declared_first_stages(entries: Iterable[Entry]) -> list[str]:
     """Return the distinct first stages that the runs declare."""
     return list(dict.fromkeys(entry.card.first_stage for entry in entries if entry.card.first_stage))
 
 
-def _reranks(entry: Entry) -> bool:
+def _entry_reranks(entry: Entry) -> bool:
     """Return True if a run is known to be the output of a reranker."""
     return entry.first is not None or bool(entry.card.before or entry.card.method)
 
 
-def _lists(run: Run) -> dict[str, tuple[str, ...]]:
+def _ranked_lists_of_entry(run: Run) -> dict[str, tuple[str, ...]]:
     return {query: ranking.doc_ids for query, ranking in run.items() if len(ranking)}
 
 
-def _named(entry: Entry, entries: Sequence[Entry]) -> int:
+def _index_of_entry_before(entry: Entry, entries: Sequence[Entry]) -> int:
     names = [other.name for other in entries]
     if entry.card.before not in names:
         raise UnknownNameError(f"run before {entry.name!r}:", entry.card.before, names)
@@ -92,7 +96,7 @@ def _named(entry: Entry, entries: Sequence[Entry]) -> int:
     return names.index(entry.card.before)
 
 
-def _first_stage(entry: Entry, taken: Sequence[str]) -> Entry:
+def _make_first_stage_entry(entry: Entry, taken: Sequence[str]) -> Entry:
     assert entry.first is not None  # the caller checks this
     depth = entry.card.depth
     plain = f"{entry.card.first_stage}, first {depth}" if depth else entry.card.first_stage
@@ -101,7 +105,7 @@ def _first_stage(entry: Entry, taken: Sequence[str]) -> Entry:
     return Entry(card=card, run=entry.first, source=entry.source, queries=entry.queries)
 
 
-def _compare_documents(entry: Entry, first: Entry) -> list[str]:
+def _compare_entry_with_first_stage(entry: Entry, first: Entry) -> list[str]:
     """Return notes on documents missing from either the run or its first stage."""
     extra = lacking = 0
     for query, ranking in entry.run.items():
@@ -113,26 +117,26 @@ def _compare_documents(entry: Entry, first: Entry) -> list[str]:
     if extra:
         notes.append(
             f"{entry.name!r} is declared as a reranking of {first.name!r}, but contains documents that it lacks, "
-            f"in {_many(extra, 'query', 'queries')}."
+            f"in {_format_deviation(extra, 'query', 'queries')}."
         )
     if lacking:
         notes.append(
             f"{entry.name!r} lacks documents of {first.name!r}, which it is declared to rerank, "
-            f"in {_many(lacking, 'query', 'queries')}."
+            f"in {_format_deviation(lacking, 'query', 'queries')}."
         )
     return notes
 
 
-def _compare_groups(entries: Sequence[Entry]) -> list[str]:
+def _compare_first_stage_groups(entries: Sequence[Entry]) -> list[str]:
     """Return notes on runs with the same declared first stage and depth, but different documents."""
     groups: dict[tuple[str, int | None], list[Entry]] = {}
     for entry in entries:
         groups.setdefault((entry.card.first_stage, entry.card.depth), []).append(entry)
-    return [note for (stage, depth), group in groups.items() for note in _deviations(stage, depth, group)]
+    return [note for (stage, depth), group in groups.items() for note in _first_stage_deviations(stage, depth, group)]
 
 
-def _deviations(stage: str, depth: int | None, group: Sequence[Entry]) -> list[str]:
-    sets = [{query: frozenset(docs) for query, docs in _lists(entry.run).items()} for entry in group]
+def _first_stage_deviations(stage: str, depth: int | None, group: Sequence[Entry]) -> list[str]:
+    sets = [{query: frozenset(docs) for query, docs in _ranked_lists_of_entry(entry.run).items()} for entry in group]
     usual = Counter(frozenset(documents.items()) for documents in sets).most_common(1)[0][0]
     common = dict(usual)
     apart = {
@@ -145,10 +149,11 @@ def _deviations(stage: str, depth: int | None, group: Sequence[Entry]) -> list[s
     shown = ", ".join(map(repr, list(apart)[:_NAMED])) + (f" and {len(apart) - _NAMED} more" * (len(apart) > _NAMED))
     suffix = f" at depth {depth}" if depth else ""
     return [
-        f"Of {len(group)} runs that declare the first stage {stage!r}{suffix}, {_many(len(apart), 'ranks', 'rank')} "
-        f"different documents from the others, in up to {_many(max(apart.values()), 'query', 'queries')}: {shown}."
+        f"Of {len(group)} runs that declare the first stage {stage!r}{suffix}, "
+        f"{_format_deviation(len(apart), 'ranks', 'rank')} different documents from the others, "
+        f"in up to {_format_deviation(max(apart.values()), 'query', 'queries')}: {shown}."
     ]
 
 
-def _many(count: int, one: str, more: str) -> str:
+def _format_deviation(count: int, one: str, more: str) -> str:
     return f"{count} {one if count == 1 else more}"

@@ -24,11 +24,11 @@ from rerank.errors import DataError, StorageError, UsageError
 from rerank.io.atomic_folder import fill_folder
 from rerank.io.text_files import replace_text
 from rerank.leaderboard.board import Board
-from rerank.leaderboard.cost_plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, ScatterPlot, layout_plot
-from rerank.leaderboard.first_stage_links import first_stages
-from rerank.leaderboard.site_scripts import board_script, lists_script
-from rerank.leaderboard.standings import Standings, format_ranges
-from rerank.leaderboard.table_exports import as_csv, as_latex
+from rerank.leaderboard.cost_plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, ScatterPlot, layout_cost_plot
+from rerank.leaderboard.first_stage_links import declared_first_stages
+from rerank.leaderboard.site_scripts import site_script_of_board, site_script_of_lists
+from rerank.leaderboard.standings import Standings, format_rank_ranges
+from rerank.leaderboard.table_exports import board_as_csv, board_as_latex
 
 _LIST = "site.json"
 #: Types of cost: key, axis label, column header, and factor.
@@ -77,11 +77,11 @@ def write_site(boards: Sequence[Board], out: str | Path, *, title: str = "Leader
     try:
         out.mkdir(parents=True, exist_ok=True)
         # write the list of files first, so that a later build can remove the files of an interrupted one
-        _write(out / _LIST, _names([*before, *content]))
+        _write_site_file(out / _LIST, _format_site_file_list([*before, *content]))
         with fill_folder(out, last="index.html") as draft:  # the old page stays complete until the new one is moved
             for name, text in content.items():
                 (draft / name).parent.mkdir(parents=True, exist_ok=True)
-                _write(draft / name, text)
+                _write_site_file(draft / name, text)
     except OSError as error:
         raise StorageError(f"The folder {str(out)!r} cannot be written: {error.strerror}") from error
     for name in before:
@@ -89,7 +89,7 @@ def write_site(boards: Sequence[Board], out: str | Path, *, title: str = "Leader
             (out / name).unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # not empty
                 (out / name).parent.rmdir()
-    _write(out / _LIST, _names(content))
+    _write_site_file(out / _LIST, _format_site_file_list(content))
     return out / "index.html"
 
 
@@ -125,31 +125,33 @@ def render_site(boards: Sequence[Board], title: str) -> dict[str, str]:
     content = {name: (package / name).read_text(encoding="utf-8") for name in ("site.css", "site.js")}
     views = []
     for board in boards:
-        lists = [lists_script(board, number) for number in range(len(board.qrels))]
-        digest = hashlib.sha256("".join([*lists, board_script(board, "")]).encode("utf-8", "replace")).hexdigest()
+        lists = [site_script_of_lists(board, number) for number in range(len(board.qrels))]
+        digest = hashlib.sha256(
+            "".join([*lists, site_script_of_board(board, "")]).encode("utf-8", "replace")
+        ).hexdigest()
         folder = f"data/{board.key}-{digest[:10]}"
         content |= {f"{folder}/{number}.js": text for number, text in enumerate(lists)}
-        content[f"{folder}/board.js"] = board_script(board, folder)
+        content[f"{folder}/board.js"] = site_script_of_board(board, folder)
         for table in board.tables:
-            content[f"tables/{table_name(board, table)}.csv"] = as_csv(board, table)
-            content[f"tables/{table_name(board, table)}.tex"] = as_latex(board, table)
-        views.append(_view(board, folder))
-    content["index.html"] = _page(views, title)
+            content[f"tables/{site_table_name(board, table)}.csv"] = board_as_csv(board, table)
+            content[f"tables/{site_table_name(board, table)}.tex"] = board_as_latex(board, table)
+        views.append(_site_view_of_board(board, folder))
+    content["index.html"] = _render_site_page(views, title)
     return content
 
 
-def table_name(board: Board, table: Standings) -> str:
+def site_table_name(board: Board, table: Standings) -> str:
     """Return the name of the files of a table, without suffix."""
     measure = re.sub(r"[^a-z0-9]+", "-", table.measure.lower()).strip("-")
     return f"{board.key}-{measure}"
 
 
-def _page(views: Sequence[Mapping[str, Any]], title: str) -> str:
+def _render_site_page(views: Sequence[Mapping[str, Any]], title: str) -> str:
     from jinja2 import Environment
 
     package = files("rerank.leaderboard")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"ranges": format_ranges, "amount": _amount, "address": _address}
+    environment.filters |= {"ranges": format_rank_ranges, "amount": _format_site_amount, "address": _is_site_link}
     template = environment.from_string((package / "site.html.j2").read_text(encoding="utf-8"))
     return template.render(
         title=title,
@@ -157,36 +159,36 @@ def _page(views: Sequence[Mapping[str, Any]], title: str) -> str:
         costs=COSTS,
         version=version("listrank"),
         frame={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},
-        facets={name: _facet(views, name) for name in ("category", "language")},
+        facets={name: _site_facet(views, name) for name in ("category", "language")},
     )
 
 
-def _facet(views: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+def _site_facet(views: Sequence[Mapping[str, Any]], name: str) -> list[str]:
     return sorted({value for view in views if (value := getattr(view["board"].plan, name))})
 
 
-def _view(board: Board, folder: str) -> dict[str, Any]:
+def _site_view_of_board(board: Board, folder: str) -> dict[str, Any]:
     cards = [entry.card for entry in board.entries]
     return {
         "board": board,
         "folder": folder,
         "groups": sorted({card.group for card in cards if card.group}),
-        "stages": sorted(first_stages(board.entries)),
-        "costs": [_costs_of(board, index) for index in range(len(board.entries))],
+        "stages": sorted(declared_first_stages(board.entries)),
+        "costs": [_site_costs_of_run(board, index) for index in range(len(board.entries))],
         "known": {kind: any(getattr(card, kind) is not None for card in cards) for kind, *_ in COSTS},
         "tables": [
             {
                 "table": table,
-                "files": table_name(board, table),
-                "pictures": _cost_plots(board, table),
-                "bars": _bars(table),
+                "files": site_table_name(board, table),
+                "pictures": _site_cost_plots(board, table),
+                "bars": _site_interval_bars(table),
             }
             for table in board.tables
         ],
     }
 
 
-def _bars(table: Standings) -> list[dict[str, int]]:
+def _site_interval_bars(table: Standings) -> list[dict[str, int]]:
     """Return the means and the bounds of their intervals in percent of the column width.
 
     The scale ignores the lowest 5 % of the runs, so that a single bad run does not compress the others; values below it
@@ -202,39 +204,39 @@ def _bars(table: Standings) -> list[dict[str, int]]:
     ]
 
 
-def _costs_of(board: Board, index: int) -> dict[str, float | None]:
+def _site_costs_of_run(board: Board, index: int) -> dict[str, float | None]:
     entry = board.entries[index]
     costs = {kind: entry.per_query(getattr(entry.card, kind)) for kind, *_ in COSTS}
     return {kind: None if costs[kind] is None else costs[kind] * times for kind, _, _, times in COSTS}  # type: ignore[operator]
 
 
-def _cost_plots(board: Board, table: Standings) -> list[CostPlot]:
+def _site_cost_plots(board: Board, table: Standings) -> list[CostPlot]:
     means = [standing.mean for standing in table.runs]
     plots = []
     for kind, axis, _, _ in COSTS:
-        costs = [_costs_of(board, index)[kind] for index in range(len(board.entries))]
-        drawn = layout_plot(costs, means) if sum(cost is not None for cost in costs) >= _MIN_RUNS else None
+        costs = [_site_costs_of_run(board, index)[kind] for index in range(len(board.entries))]
+        drawn = layout_cost_plot(costs, means) if sum(cost is not None for cost in costs) >= _MIN_RUNS else None
         if drawn is not None:
             plots.append(CostPlot(kind=kind, axis=axis, plot=drawn))
     return plots
 
 
-def _amount(value: float | None) -> str:
+def _format_site_amount(value: float | None) -> str:
     """Format a number for the table; an unknown value is a dash."""
     if value is None:
         return "–"
     return f"{value:,.0f}" if value >= 100 or value == 0 else f"{value:.3g}"
 
 
-def _address(text: str) -> bool:
+def _is_site_link(text: str) -> bool:
     """Return True if a reference is a URL that is safe to link."""
     return re.fullmatch(r"https?://[^\s\"'<>]+", text) is not None
 
 
-def _names(names: Sequence[str] | Mapping[str, str]) -> str:
+def _format_site_file_list(names: Sequence[str] | Mapping[str, str]) -> str:
     return json.dumps({"made_by": "rerank leaderboard build", "files": sorted(set(names))}, indent=1) + "\n"
 
 
-def _write(path: Path, text: str) -> None:
+def _write_site_file(path: Path, text: str) -> None:
     with replace_text(path) as stream:
         stream.write(text.encode("utf-8", "backslashreplace").decode("utf-8"))

@@ -17,7 +17,7 @@ KEPT = 100
 _LETTERS = 1500
 
 
-def board_script(board: Board, folder: str) -> str:
+def site_script_of_board(board: Board, folder: str) -> str:
     """Return the script with the scores of a board: one value per run and query.
 
     Args:
@@ -25,7 +25,7 @@ def board_script(board: Board, folder: str) -> str:
         folder: Folder of its lists, relative to the page.
     """
     queries = list(board.qrels)
-    return _call(
+    return _site_script_call(
         "listrankBoard",
         {
             "key": board.key,
@@ -46,7 +46,7 @@ def board_script(board: Board, folder: str) -> str:
     )
 
 
-def lists_script(board: Board, number: int) -> str:
+def site_script_of_lists(board: Board, number: int) -> str:
     """Return the script with the lists of one query, as indexes into its documents.
 
     Args:
@@ -70,17 +70,17 @@ def lists_script(board: Board, number: int) -> str:
         "lengths": lengths,
         "judged": sorted(judged.values(), reverse=True)[:KEPT],
     }
-    if texts := {place: _text(board, doc) for doc, place in places.items() if doc in board.docs}:
+    if texts := {place: _site_script_text(board, doc) for doc, place in places.items() if doc in board.docs}:
         content["texts"] = texts
-    return _call("listrankLists", {"key": board.key, "number": number, **content})
+    return _site_script_call("listrankLists", {"key": board.key, "number": number, **content})
 
 
-def _text(board: Board, doc: str) -> str:
+def _site_script_text(board: Board, doc: str) -> str:
     text = board.docs[doc].full_text
     return text if len(text) <= _LETTERS else text[: _LETTERS - 1] + "…"
 
 
-def _call(name: str, content: Mapping[str, Any]) -> str:
+def _site_script_call(name: str, content: Mapping[str, Any]) -> str:
     """Return a call with one JSON argument, escaped so that it is safe inside scripts."""
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     text = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

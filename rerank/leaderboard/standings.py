@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rerank.evaluation import Scores, compare_scores
+from rerank.evaluation import Scores, compare_evaluated_runs
 from rerank.evaluation.grade_notes import describe_grade_use
 from rerank.evaluation.pairwise_decisions import PairwiseDecisions
-from rerank.evaluation.significance import TITLES, mean_interval
+from rerank.evaluation.significance import TITLES, student_t_interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class Standings:
         return sorted(range(len(self.runs)), key=lambda index: self.runs[index].place)
 
 
-def rank_runs(
+def rank_board_runs(
     scores: Sequence[Scores], measure: str, *, test: str = "t", correction: str = "auto", alpha: float = 0.05
 ) -> Standings:
     """Rank runs by their mean and test every pair of them.
@@ -87,10 +87,10 @@ def rank_runs(
     pairs, significant, rule = 0, 0, ""
     notes: tuple[str, ...] = ("No test was run: there is only one run or one judged query.",)
     if len(scores) > 1 and len(scores[0].queries) > 1:
-        comparison = compare_scores(scores, measure, test=test, correction=correction, alpha=alpha)
+        comparison = compare_evaluated_runs(scores, measure, test=test, correction=correction, alpha=alpha)
         beats, notes = comparison.decisions.beats(), comparison.notes
         pairs, significant = len(comparison.pairs), int(comparison.decisions.significant.sum())
-        rule = _rule(comparison.decisions)
+        rule = _tie_rule_of_standings(comparison.decisions)
     above_the_rest = set(beats[order[0]])
     return Standings(
         measure=measure,
@@ -103,7 +103,7 @@ def rank_runs(
                 beaten_by=sum(index in below for below in beats),
                 tied=index not in above_the_rest,
                 missing=len(entry.missing),
-                **_interval(entry, measure, means[index]),
+                **_interval_of_standing(entry, measure, means[index]),
             )
             for index, entry in enumerate(scores)
         ),
@@ -114,7 +114,7 @@ def rank_runs(
     )
 
 
-def format_ranges(places: Sequence[int]) -> str:
+def format_rank_ranges(places: Sequence[int]) -> str:
     """Format ascending numbers as ranges.
 
     >>> format_ranges((4, 7, 8, 9, 12))
@@ -129,13 +129,13 @@ def format_ranges(places: Sequence[int]) -> str:
     return ", ".join("–".join(map(str, group)) for group in groups)
 
 
-def _interval(entry: Scores, measure: str, mean: float) -> dict[str, float]:
+def _interval_of_standing(entry: Scores, measure: str, mean: float) -> dict[str, float]:
     values = list(entry.by_measure(measure).values())
-    low, high = mean_interval(values) if len(values) > 1 else (mean, mean)
+    low, high = student_t_interval(values) if len(values) > 1 else (mean, mean)
     return {"low": low, "high": high}
 
 
-def _rule(decisions: PairwiseDecisions) -> str:
+def _tie_rule_of_standings(decisions: PairwiseDecisions) -> str:
     many = len(decisions.significant)
     pairs = f"{many} pair{'s' * (many != 1)}"
     if decisions.correction != "none":

@@ -15,7 +15,7 @@ from typing import Any
 from rerank.errors import DataError, MissingResourceError, RerankError, shorten
 from rerank.io.file_hashes import file_hash
 from rerank.io.text_files import open_text, read_toml
-from rerank.leaderboard.card import Card, parse_card, run_stem
+from rerank.leaderboard.card import Card, parse_submission_card, stem_of_submitted_run
 from rerank.types import Qrels, to_float32
 
 #: Maximum number of problems of one type that are listed; the others are counted.
@@ -64,18 +64,18 @@ def check_submission(card: Path, qrels: Qrels) -> SubmissionReport:
     """
     report = SubmissionReport(card=card)
     values = read_toml(card, "card")
-    read, report.problems = parse_card(values)
-    report.problems += _missing_keys(values)
-    report.run = _run_file(card, values.get("run"), report.problems)
+    read, report.problems = parse_submission_card(values)
+    report.problems += _missing_card_keys(values)
+    report.run = _submitted_run_file(card, values.get("run"), report.problems)
     if report.run is not None:
         try:
-            _check_run(report, read, qrels)
+            _check_submitted_run(report, read, qrels)
         except (DataError, MissingResourceError) as error:
             report.problems.append(str(error))
     return report
 
 
-def _missing_keys(values: dict[str, Any]) -> list[str]:
+def _missing_card_keys(values: dict[str, Any]) -> list[str]:
     required = {
         "name": "name on the leaderboard",
         "first_stage": "first stage that retrieved the candidates",
@@ -85,14 +85,16 @@ def _missing_keys(values: dict[str, Any]) -> list[str]:
     return [f"The card has no {key}: {meaning}." for key, meaning in required.items() if values.get(key) in (None, "")]
 
 
-def _run_file(card: Path, named: object, problems: list[str]) -> Path | None:
+def _submitted_run_file(card: Path, named: object, problems: list[str]) -> Path | None:
     if isinstance(named, str) and named:
         path = card.parent / named
         if path.is_file():
             return path
         problems.append(f"The card names the run file {named!r}, but {str(path)!r} does not exist.")
         return None
-    beside = [p for p in sorted(card.parent.iterdir()) if p.is_file() and p != card and run_stem(p) == card.stem]
+    beside = [
+        p for p in sorted(card.parent.iterdir()) if p.is_file() and p != card and stem_of_submitted_run(p) == card.stem
+    ]
     if len(beside) == 1:
         return beside[0]
     problems.append(
@@ -103,7 +105,7 @@ def _run_file(card: Path, named: object, problems: list[str]) -> Path | None:
     return None
 
 
-def _check_run(report: SubmissionReport, card: Card, qrels: Qrels) -> None:
+def _check_submitted_run(report: SubmissionReport, card: Card, qrels: Qrels) -> None:
     assert report.run is not None  # the caller checks this
     report.sha256 = file_hash(report.run)
     if card.sha256 and card.sha256 != report.sha256:
@@ -119,8 +121,8 @@ def _check_run(report: SubmissionReport, card: Card, qrels: Qrels) -> None:
     if not lists.scores:
         report.problems.append("The run file has no valid lines.")
         return
-    report.problems += _check_consistency(lists, card, qrels)
-    report.notes += _remarks(lists, card, qrels)
+    report.problems += _check_submission_against_qrels(lists, card, qrels)
+    report.notes += _submission_remarks(lists, card, qrels)
 
 
 @dataclass
@@ -155,7 +157,7 @@ class _Lists:
         self.ranks.setdefault(query, []).append((rank, doc))
 
     def problems(self) -> list[str]:
-        return [line for faults in self.faults.values() for line in _first(faults)]
+        return [line for faults in self.faults.values() for line in _first_submission_problems(faults)]
 
     def disordered(self) -> Iterator[str]:
         """Yield the queries whose rank column contradicts the scores."""
@@ -170,7 +172,7 @@ class _Lists:
         self.faults.setdefault(kind, []).append(text)
 
 
-def _check_consistency(lists: _Lists, card: Card, qrels: Qrels) -> list[str]:
+def _check_submission_against_qrels(lists: _Lists, card: Card, qrels: Qrels) -> list[str]:
     """Return the problems of a run with respect to the qrels and the card."""
     unknown = [
         f"Query {query!r} is not among the topics of {qrels.name}." for query in lists.scores if query not in qrels
@@ -180,10 +182,10 @@ def _check_consistency(lists: _Lists, card: Card, qrels: Qrels) -> list[str]:
         for query, docs in lists.scores.items()
         if card.depth is not None and len(docs) > card.depth
     ]
-    return [*_first(unknown), *_first(deep)]
+    return [*_first_submission_problems(unknown), *_first_submission_problems(deep)]
 
 
-def _remarks(lists: _Lists, card: Card, qrels: Qrels) -> list[str]:
+def _submission_remarks(lists: _Lists, card: Card, qrels: Qrels) -> list[str]:
     notes = []
     missing = [query for query in qrels if query not in lists.scores]
     if missing:
@@ -206,7 +208,7 @@ def _remarks(lists: _Lists, card: Card, qrels: Qrels) -> list[str]:
     return notes
 
 
-def _first(faults: list[str]) -> list[str]:
+def _first_submission_problems(faults: list[str]) -> list[str]:
     more = len(faults) - SHOWN
     return [*faults[:SHOWN], *([f"... and {more} more of this type."] if more > 0 else [])]
 

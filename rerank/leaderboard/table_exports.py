@@ -7,7 +7,7 @@ import io
 
 from rerank.io.table_formats import Cell, Grid, render
 from rerank.leaderboard.board import Board
-from rerank.leaderboard.standings import Standings, format_ranges
+from rerank.leaderboard.standings import Standings, format_rank_ranges
 
 _HEADS = (
     *("place", "run", "group", "first_stage", "depth", "model", "method", "measure", "mean", "ci_low", "ci_high"),
@@ -16,7 +16,7 @@ _HEADS = (
 )
 
 
-def as_csv(board: Board, table: Standings) -> str:
+def board_as_csv(board: Board, table: Standings) -> str:
     """Return a table as CSV with one row per run, best first; unknown values are empty.
 
     ``beats`` contains the ranks of the runs that it significantly outperforms, such as ``4 7-9``.
@@ -35,23 +35,23 @@ def as_csv(board: Board, table: Standings) -> str:
                     entry.name,
                     card.group,
                     card.first_stage,
-                    _known(card.depth),
+                    _format_board_value(card.depth),
                     card.model,
                     card.method,
                 ),
                 *(table.measure, *(f"{value:.6f}" for value in (standing.mean, standing.low, standing.high))),
                 *(
                     int(standing.tied),
-                    format_ranges(standing.beats).replace(",", "").replace("–", "-"),
+                    format_rank_ranges(standing.beats).replace(",", "").replace("–", "-"),
                     standing.beaten_by,
                 ),
-                *(standing.missing, *map(_known, costs), card.reference),
+                *(standing.missing, *map(_format_board_value, costs), card.reference),
             ]
         )
     return stream.getvalue()
 
 
-def as_latex(board: Board, table: Standings) -> str:
+def board_as_latex(board: Board, table: Standings) -> str:
     """Return a table as LaTeX, best first; superscripts are the ranks of the runs that it significantly outperforms.
 
     The result requires the packages booktabs and inputenc with UTF-8 (the default).
@@ -60,7 +60,7 @@ def as_latex(board: Board, table: Standings) -> str:
     for index in table.order:
         entry, standing = board.entries[index], table.runs[index]
         mark = "†" if standing.tied else ""
-        mean = Cell(f"{standing.mean:.4f}", format_ranges(standing.beats).replace("–", r"\mbox{--}"))
+        mean = Cell(f"{standing.mean:.4f}", format_rank_ranges(standing.beats).replace("–", r"\mbox{--}"))
         interval = f"{standing.low:.4f}–{standing.high:.4f}"
         depth = "–" if entry.card.depth is None else str(entry.card.depth)
         stage = entry.card.first_stage or "–"
@@ -74,5 +74,5 @@ def as_latex(board: Board, table: Standings) -> str:
     return text.replace("†", r"\textdagger{}").replace("–", "--") + "\n"
 
 
-def _known(value: float | None) -> str:
+def _format_board_value(value: float | None) -> str:
     return "" if value is None else f"{value:.10g}"

@@ -18,11 +18,11 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def row(check: str) -> dict[str, str]:
-    return next(row for row in doctor.examine() if row["check"] == check)
+    return next(row for row in doctor.examine_installation() if row["check"] == check)
 
 
 def test_the_base_is_all_right_here() -> None:
-    rows = doctor.examine()
+    rows = doctor.examine_installation()
     assert [set(row) for row in rows] == [{"check", "state", "found", "remedy"}] * len(rows)
     assert {row["state"] for row in rows if not row["check"].startswith(("model ", "java"))} == {"ok"}
     assert row("python")["found"].startswith(".".join(map(str, sys.version_info[:2])))

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rerank.errors import UnknownNameError, UsageError
-from rerank.evaluation.significance import open_test, tests
+from rerank.evaluation.significance import open_significance_test, tests
 from rerank.evaluation.significance.base import PairTest, SupportsDecision
 
 Floats = npt.NDArray[np.float64]
@@ -26,7 +26,7 @@ every = pytest.mark.parametrize("name", tests.names())
 
 
 def opened(name: str, draws: int = DRAWS) -> PairTest:
-    return open_test(f"{name},permutations={draws}" if name in drawn else name)
+    return open_significance_test(f"{name},permutations={draws}" if name in drawn else name)
 
 
 @st.composite
@@ -131,18 +131,20 @@ def test_it_says_what_it_is(name: str) -> None:
 @pytest.mark.parametrize("name", drawn)
 def test_chance_is_seeded_and_checked(name: str) -> None:
     scores = np.random.default_rng(8).normal(size=(30, 3))
-    first, again, other = (open_test(f"{name},permutations=200,seed={seed}").p_values(scores) for seed in (1, 1, 2))
+    first, again, other = (
+        open_significance_test(f"{name},permutations=200,seed={seed}").p_values(scores) for seed in (1, 1, 2)
+    )
     assert first.tolist() == again.tolist() != other.tolist()
     with pytest.raises(UsageError, match=r"permutations=0; expected at least 1"):
-        open_test(f"{name},permutations=0")
+        open_significance_test(f"{name},permutations=0")
     with pytest.raises(UsageError, match="seed=-1"):
-        open_test(f"{name},seed=-1")
+        open_significance_test(f"{name},seed=-1")
     with pytest.raises(UsageError, match="a whole number"):
-        open_test(f"{name},permutations=many")
+        open_significance_test(f"{name},permutations=many")
 
 
 def test_unknown_names() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'wilcoxon'"):
-        open_test("wilcoxn")
+        open_significance_test("wilcoxn")
     with pytest.raises(UnknownNameError, match="It takes no options"):
-        open_test("t,seed=1")
+        open_significance_test("t,seed=1")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rerank.downsampling import Goal, choose_pool, choose_queries
-from rerank.evaluation import read_matrix
+from rerank.evaluation import read_score_matrix
 from rerank.io.run_files import read_qrels, read_run
 
 pytestmark = pytest.mark.shared
@@ -15,7 +15,7 @@ BOTH = Goal(tau=0.9, recall=0.9, precision=0.9)
 
 
 def test_queries_of_trec_8(shared: Path) -> None:
-    matrix = read_matrix(shared / "data/trec_adhoc_scores/adhoc8_ap.csv")
+    matrix = read_score_matrix(shared / "data/trec_adhoc_scores/adhoc8_ap.csv")
     found = choose_queries(matrix, Goal(tau=0.9), sizes=[28, 37], seeds=20)
     assert (found.whole["pairs"], found.whole["significant"]) == (8256, 5801)
     (_, more, fewer) = found.steps

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.evaluation import ScoreMatrix, Scores, compare, evaluate, evaluate_all, evaluation_report, parse_measures
-from rerank.evaluation import scores_table as table
+from rerank.evaluation import table_of_scores as table
 from rerank.evaluation.benchmark_measures import BenchmarkProvider, register
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.raising import raises

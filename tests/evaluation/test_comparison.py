@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import DataError, UsageError
-from rerank.evaluation import Comparison, Scores, compare, compare_scores
+from rerank.evaluation import Comparison, Scores, compare, compare_evaluated_runs
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.raising import raises
 
@@ -78,7 +78,7 @@ def test_identical_runs_do_not_differ() -> None:
 def test_equal_differences_cannot_be_tested_by_t() -> None:
     """Two queries, both better by the same: t is infinite, which says nothing."""
     runs = [scores("a", 0.3, 0.5), scores("b", 0.2, 0.4), scores("c", 0.1, 0.4)]
-    result = compare_scores(runs, "AP")
+    result = compare_evaluated_runs(runs, "AP")
     (pair, *others) = result.pairs
     assert pair.untestable
     assert not pair.significant
@@ -103,7 +103,7 @@ def test_an_untestable_pair_still_counts_in_the_correction() -> None:
 
 
 def test_last_bits_make_no_win() -> None:
-    (pair,) = compare_scores([scores("a", 0.1 + 0.2, 0.5), scores("b", 0.3, 0.5)], "AP").pairs
+    (pair,) = compare_evaluated_runs([scores("a", 0.1 + 0.2, 0.5), scores("b", 0.3, 0.5)], "AP").pairs
     assert (pair.wins, pair.ties) == (0, 2)
     assert pair.p == 1.0
 
@@ -144,11 +144,11 @@ def test_what_makes_no_sense(names: list[str], measure: str, alpha: float, named
 
 def test_scores_that_do_not_fit_together() -> None:
     with raises(UsageError, "'b'", "RR"):
-        compare_scores([Scores(run="a", values={"RR": {"q": 1.0}}), scores("b", 1.0)], "RR")
+        compare_evaluated_runs([Scores(run="a", values={"RR": {"q": 1.0}}), scores("b", 1.0)], "RR")
     with raises(DataError, "'a'", "'b'"):
-        compare_scores([scores("a", 1.0, 0.0), scores("b", 1.0)], "AP")
+        compare_evaluated_runs([scores("a", 1.0, 0.0), scores("b", 1.0)], "AP")
     with raises(DataError, "1 judged query"):
-        compare_scores([scores("a", 1.0), scores("b", 1.0)], "AP")
+        compare_evaluated_runs([scores("a", 1.0), scores("b", 1.0)], "AP")
 
 
 columns = st.lists(st.integers(0, 10).map(lambda n: n / 10), min_size=4, max_size=4)
@@ -156,7 +156,7 @@ columns = st.lists(st.integers(0, 10).map(lambda n: n / 10), min_size=4, max_siz
 
 @given(st.lists(columns, min_size=2, max_size=4))
 def test_properties(table: list[list[float]]) -> None:
-    result = compare_scores([scores(f"r{n}", *column) for n, column in enumerate(table)], "AP")
+    result = compare_evaluated_runs([scores(f"r{n}", *column) for n, column in enumerate(table)], "AP")
     assert len(result.pairs) == len(table) * (len(table) - 1) // 2
     means = {entry.run: entry.mean for entry in result.runs}
     for pair in result.pairs:
@@ -219,28 +219,28 @@ def test_other_tests_and_corrections() -> None:
 
 def test_only_t_needs_spread() -> None:
     runs = [scores("a", *[0.5] * 30), scores("b", *[0.4] * 30)]
-    assert not compare_scores(runs, "AP").pairs[0].significant
-    found = compare_scores(runs, "AP", test="sign")
+    assert not compare_evaluated_runs(runs, "AP").pairs[0].significant
+    found = compare_evaluated_runs(runs, "AP", test="sign")
     assert found.pairs[0].significant
     assert found.notes == ()
 
 
 def test_effects() -> None:
     values = [0.3, 0.1, 0.4, 0.1, 0.5, 0.9]
-    result = compare_scores([scores("a", *values), scores("b", *[0.0] * 6)], "AP")
+    result = compare_evaluated_runs([scores("a", *values), scores("b", *[0.0] * 6)], "AP")
     (pair,) = result.pairs
     spread = math.sqrt(sum((v - sum(values) / 6) ** 2 for v in values) / 5)
     assert pair.effect == pytest.approx(sum(values) / 6 / spread)
     # Hedges' own approximation of the factor is 1 - 3 / (4 v - 1)
     assert pair.hedges == pytest.approx(pair.effect * (1 - 3 / (4 * 5 - 1)), rel=3e-3)
     assert result.to_dict()["effects"] == [{"a": "a", "b": "b", "d_z": pair.effect, "hedges_g": pair.hedges}]
-    constant = compare_scores([scores("a", 0.3, 0.3), scores("b", 0.2, 0.2), scores("c", 0.2, 0.2)], "AP")
+    constant = compare_evaluated_runs([scores("a", 0.3, 0.3), scores("b", 0.2, 0.2), scores("c", 0.2, 0.2)], "AP")
     assert [(p.effect, p.hedges) for p in constant.pairs] == [(math.inf, 0.0), (math.inf, 0.0), (0.0, 0.0)]
     assert constant.to_dict()["effects"][0]["d_z"] is None
 
 
 def test_deltas_by_query() -> None:
-    result = compare_scores([scores("a", 0.3, 0.1 + 0.2), scores("b", 0.1, 0.3)], "AP")
+    result = compare_evaluated_runs([scores("a", 0.3, 0.1 + 0.2), scores("b", 0.1, 0.3)], "AP")
     assert result.deltas("a", "b") == {"q0": 0.2, "q1": 0.0}
     assert result.deltas("b", "a") == {"q0": -0.2, "q1": 0.0}
     with raises(UsageError, "'c'"):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import UnknownNameError, UsageError
-from rerank.evaluation.measures import is_summed, parse_measures
+from rerank.evaluation.measures import is_summed_measure, parse_measures
 from tests.raising import raises
 
 
@@ -151,7 +151,7 @@ def test_any_text_is_a_measure_or_a_usage_error(written: str) -> None:
 
 
 def test_counts_are_totals() -> None:
-    assert [is_summed(name) for name in ("NumQ", "NumRel(rel=2)", "NumRet", "nDCG@10", "NumRetort")] == [
+    assert [is_summed_measure(name) for name in ("NumQ", "NumRel(rel=2)", "NumRet", "nDCG@10", "NumRetort")] == [
         True,
         True,
         True,

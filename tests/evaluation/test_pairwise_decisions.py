@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pytest
 
 from rerank.errors import UnknownNameError, UsageError
-from rerank.evaluation import ScoreMatrix, decide_pairs
-from rerank.evaluation.pairwise_decisions import build_test_selector
+from rerank.evaluation import ScoreMatrix, compare_all_runs
+from rerank.evaluation.pairwise_decisions import build_significance_test_selector
 from tests.raising import raises
 
 
@@ -27,7 +27,7 @@ def ladder(topics: int = 40, systems: int = 4, step: float = 0.2) -> ScoreMatrix
 
 
 def test_a_ladder_of_systems() -> None:
-    found = decide_pairs(ladder())
+    found = compare_all_runs(ladder())
     assert (found.test, found.correction, found.alpha) == ("t", "holm", 0.05)
     assert found.significant.all()
     assert (found.differences < 0).all()
@@ -39,7 +39,7 @@ def test_a_ladder_of_systems() -> None:
 
 
 def test_the_dictionary_is_the_contract() -> None:
-    content = decide_pairs(ladder(), "permutation,permutations=5000", "bh", alpha=0.01).to_dict()
+    content = compare_all_runs(ladder(), "permutation,permutations=5000", "bh", alpha=0.01).to_dict()
     assert json.loads(json.dumps(content)) == content
     means = content.pop("means")
     assert content == {
@@ -53,26 +53,26 @@ def test_the_dictionary_is_the_contract() -> None:
 
 
 def test_text() -> None:
-    lines = str(decide_pairs(ladder(), "tukey-anova")).splitlines()
+    lines = str(compare_all_runs(ladder(), "tukey-anova")).splitlines()
     assert lines[0].split() == ["system", "mean", "beats", "beaten", "by"]
     assert [line.split()[0] for line in lines[1:5]] == ["s3", "s2", "s1", "s0"]
     assert lines[-1] == (
         "6 of 6 pairs of 4 systems differ on 40 topics: Tukey HSD after two-way ANOVA, correction none, "
         "significance level 0.05."
     )
-    assert "bootstrap, permutations 99, seed 0" in str(decide_pairs(ladder(), "bootstrap,permutations=99", "none"))
+    assert "bootstrap, permutations 99, seed 0" in str(compare_all_runs(ladder(), "bootstrap,permutations=99", "none"))
 
 
 @pytest.mark.parametrize("test", ["tukey-anova", "tukey_anova", "tukey-randomised,permutations=99"])
 def test_tests_for_all_pairs_together_take_no_correction(test: str) -> None:
-    assert decide_pairs(ladder(), test).correction == "none"
-    assert decide_pairs(ladder(), test, "none").family_wise
+    assert compare_all_runs(ladder(), test).correction == "none"
+    assert compare_all_runs(ladder(), test, "none").family_wise
     with raises(UsageError, "bh", test):
-        decide_pairs(ladder(), test, "bh")
+        compare_all_runs(ladder(), test, "bh")
 
 
 def test_exact_p_values_are_computed_only_when_asked_for() -> None:
-    found = decide_pairs(ladder(), "tukey-anova")
+    found = compare_all_runs(ladder(), "tukey-anova")
     assert found.raw is None
     raw, adjusted = found.p_values()
     assert raw.tolist() == adjusted.tolist()
@@ -82,29 +82,29 @@ def test_exact_p_values_are_computed_only_when_asked_for() -> None:
 @pytest.mark.parametrize("alpha", [0.0, 1.0, -1.0, float("nan")])
 def test_a_level_that_is_none(alpha: float) -> None:
     with raises(UsageError, f"alpha={alpha}"):
-        decide_pairs(ladder(), alpha=alpha)
+        compare_all_runs(ladder(), alpha=alpha)
 
 
 def test_unknown_names() -> None:
     with raises(UnknownNameError, "test"):
-        decide_pairs(ladder(), "anova")
+        compare_all_runs(ladder(), "anova")
     for test in ("t", "tukey-anova"):
         with raises(UnknownNameError, "hlm"):
-            decide_pairs(ladder(), test, "hlm")
+            compare_all_runs(ladder(), test, "hlm")
 
 
 def test_options_of_chance() -> None:
-    assert build_test_selector("t") == "t"
-    assert build_test_selector("bootstrap", permutations=5, seed=3) == "bootstrap,permutations=5,seed=3"
-    assert build_test_selector("permutation,seed=1", permutations=5) == "permutation,seed=1,permutations=5"
+    assert build_significance_test_selector("t") == "t"
+    assert build_significance_test_selector("bootstrap", permutations=5, seed=3) == "bootstrap,permutations=5,seed=3"
+    assert build_significance_test_selector("permutation,seed=1", permutations=5) == "permutation,seed=1,permutations=5"
     with raises(UsageError, "seed=3", "sign", "bootstrap, permutation, tukey-randomised"):
-        build_test_selector("sign", seed=3)
+        build_significance_test_selector("sign", seed=3)
     with raises(UnknownNameError, "test"):
-        build_test_selector("sgn", seed=3)
+        build_significance_test_selector("sgn", seed=3)
 
 
 def notes(values: npt.NDArray[np.float64], test: str = "t", correction: str = "auto") -> str:
-    return "\n".join(decide_pairs(matrix(values), test, correction).notes)
+    return "\n".join(compare_all_runs(matrix(values), test, correction).notes)
 
 
 def test_few_topics() -> None:
@@ -147,4 +147,4 @@ def test_constant_scores() -> None:
     )
     assert notes(np.hstack([column, column])).startswith("All systems have equal scores on all topics")
     assert notes(np.zeros((30, 2))).count("\n") == 1
-    assert not decide_pairs(matrix(np.zeros((30, 3))), "tukey-anova").significant.any()
+    assert not compare_all_runs(matrix(np.zeros((30, 3))), "tukey-anova").significant.any()

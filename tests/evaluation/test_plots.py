@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from rerank.errors import MissingPrerequisiteError, MissingResourceError, StorageError, UnknownNameError, UsageError
-from rerank.evaluation import PairwiseDecisions, ScoreMatrix, decide_pairs
-from rerank.evaluation.plots import plot, plot_differences
+from rerank.evaluation import PairwiseDecisions, ScoreMatrix, compare_all_runs
+from rerank.evaluation.plots import plot_comparison, plot_topic_differences
 from tests.raising import raises
 
 
 def decided(systems: int, topics: int = 30) -> PairwiseDecisions:
     values = np.random.default_rng(1).normal(0, 0.1, (topics, systems)) + 0.1 * np.arange(systems)
     names = tuple(f"runs/{'x' * 40}/$a_{n}.trec" for n in range(systems))
-    return decide_pairs(
+    return compare_all_runs(
         ScoreMatrix(measure="AP", topics=tuple(f"t{n}" for n in range(topics)), systems=names, values=values)
     )
 
@@ -29,7 +29,7 @@ def _matplotlib() -> None:
 
 @pytest.mark.usefixtures("_matplotlib")
 def test_two_systems_topic_by_topic(tmp_path: Path) -> None:
-    plot(decided(2), tmp_path / "two.svg")
+    plot_comparison(decided(2), tmp_path / "two.svg")
     text = (tmp_path / "two.svg").read_text("utf-8")
     for written in ("t29", "difference of AP", "30 topics:", "better", "mean -0.", "$a_0.trec minus"):
         assert f"<!-- {written}" in text or written in text, written
@@ -37,7 +37,7 @@ def test_two_systems_topic_by_topic(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_matplotlib")
 def test_many_systems_as_a_map(tmp_path: Path) -> None:
-    plot(decided(5), tmp_path / "map.svg")
+    plot_comparison(decided(5), tmp_path / "map.svg")
     text = (tmp_path / "map.svg").read_text("utf-8")
     for written in ("paired t, correction Holm", "the row is significantly better", "p &lt;= 0.001", "p &gt; 0.05"):
         assert written in text, written
@@ -47,35 +47,35 @@ def test_many_systems_as_a_map(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("ending", "magic"), [("png", b"\x89PNG"), ("PDF", b"%PDF")])
 def test_forms(tmp_path: Path, ending: str, magic: bytes) -> None:
     path = tmp_path / f"a.{ending}"
-    plot(decided(14, topics=90), path)
+    plot_comparison(decided(14, topics=90), path)
     assert path.read_bytes().startswith(magic)
     found = decided(3, topics=90)
-    plot_differences(found, found.matrix.systems[0], found.matrix.systems[1], path)
+    plot_topic_differences(found, found.matrix.systems[0], found.matrix.systems[1], path)
     assert path.read_bytes().startswith(magic)
 
 
 @pytest.mark.usefixtures("_matplotlib")
 def test_the_same_picture_twice(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
-        plot(decided(3), tmp_path / name)
+        plot_comparison(decided(3), tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 @pytest.mark.usefixtures("_matplotlib")
 def test_where_nothing_can_be_drawn(tmp_path: Path) -> None:
     with raises(MissingResourceError, "none"):
-        plot(decided(2), tmp_path / "none" / "a.png")
+        plot_comparison(decided(2), tmp_path / "none" / "a.png")
     with raises(StorageError, "b.png"):
         (tmp_path / "b.png").mkdir()
-        plot(decided(2), tmp_path / "b.png")
+        plot_comparison(decided(2), tmp_path / "b.png")
     with raises(UnknownNameError, "x"):
-        plot_differences(decided(2), "x", "y", tmp_path / "a.png")
+        plot_topic_differences(decided(2), "x", "y", tmp_path / "a.png")
     assert not (tmp_path / "a.png").exists()
 
 
 def test_another_ending(tmp_path: Path) -> None:
     with raises(UsageError, "a.jpeg", ".png, .svg, .pdf"):
-        plot(decided(2), tmp_path / "a.jpeg")
+        plot_comparison(decided(2), tmp_path / "a.jpeg")
 
 
 def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,4 +83,4 @@ def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setitem(sys.modules, name, None)
     for systems in (2, 3):
         with raises(MissingPrerequisiteError, "pip install 'listrank[plots]'"):
-            plot(decided(systems), tmp_path / "a.png")
+            plot_comparison(decided(systems), tmp_path / "a.png")

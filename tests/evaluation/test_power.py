@@ -9,15 +9,15 @@ import pytest
 from scipy import stats
 
 from rerank.errors import UsageError
-from rerank.evaluation import paired_t_power, topics_needed
+from rerank.evaluation import paired_t_power, topics_needed_for_power
 from tests.raising import raises
 
 
 @pytest.mark.parametrize(("effect", "needed"), [(0.2, 199), (0.5, 34), (0.8, 15), (1.0, 10)])
 def test_cohens_small_medium_and_large_effects(effect: float, needed: int) -> None:
     """Level 5 %, power 80 %: the sizes that G*Power and R's power.t.test print for paired samples."""
-    assert topics_needed(effect, 1.0) == needed
-    assert topics_needed(-effect / 10, 0.1) == needed, "neither the sign nor the unit matters"
+    assert topics_needed_for_power(effect, 1.0) == needed
+    assert topics_needed_for_power(-effect / 10, 0.1) == needed, "neither the sign nor the unit matters"
 
 
 @pytest.mark.parametrize("effect", [0.05, 0.3, 1.5])
@@ -25,15 +25,17 @@ def test_cohens_small_medium_and_large_effects(effect: float, needed: int) -> No
 @pytest.mark.parametrize("power", [0.5, 0.9])
 def test_it_is_statsmodels(effect: float, alpha: float, power: float) -> None:
     theirs = pytest.importorskip("statsmodels.stats.power").TTestPower()
-    assert topics_needed(effect, 1, alpha, power) == math.ceil(theirs.solve_power(effect, alpha=alpha, power=power))
+    assert topics_needed_for_power(effect, 1, alpha, power) == math.ceil(
+        theirs.solve_power(effect, alpha=alpha, power=power)
+    )
     assert paired_t_power(20, effect, 1, alpha) == pytest.approx(theirs.power(effect, 20, alpha))
 
 
 def test_the_number_is_the_least() -> None:
     for effect, alpha, wanted in ((0.03, 0.05, 0.8), (0.2, 0.05 / 666, 0.95), (3.0, 0.001, 0.99)):
-        needed = topics_needed(effect, 1, alpha, wanted)
+        needed = topics_needed_for_power(effect, 1, alpha, wanted)
         assert paired_t_power(needed - 1, effect, 1, alpha) < wanted <= paired_t_power(needed, effect, 1, alpha)
-    assert topics_needed(50.0, 1.0) == 2
+    assert topics_needed_for_power(50.0, 1.0) == 2
 
 
 def test_a_simulation_finds_it_as_often() -> None:
@@ -60,7 +62,7 @@ def test_at_the_extremes() -> None:
 )
 def test_what_makes_no_sense(arguments: dict[str, float], named: str) -> None:
     with raises(UsageError, named):
-        topics_needed(**arguments)
+        topics_needed_for_power(**arguments)
 
 
 def test_one_topic_has_no_power() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rerank.errors import DataError
-from rerank.evaluation import add_groups, evaluate, evaluate_by_group, evaluation_report, read_groups
+from rerank.evaluation import add_scores_per_group, evaluate, evaluate_by_group, evaluation_report, read_query_groups
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.raising import raises
 
@@ -57,7 +57,7 @@ def test_groups_of_other_queries() -> None:
 
 def test_report() -> None:
     report = evaluation_report("q", [("r", evaluate(QRELS, RUN, ["RR"]))])
-    told = add_groups(report, "kind", [evaluate_by_group(QRELS, RUN, ["RR"], GROUPS)])
+    told = add_scores_per_group(report, "kind", [evaluate_by_group(QRELS, RUN, ["RR"], GROUPS)])
     assert told["by"] == "kind"
     (row,) = told["runs"]
     assert row["scores"] == report["runs"][0]["scores"]
@@ -68,11 +68,11 @@ def test_report() -> None:
 def test_groups_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "groups.tsv"
     path.write_text("1\tFeeding and Hydration\n\n2 x\n1\tFeeding and Hydration \n")
-    assert read_groups(path) == {"1": "Feeding and Hydration", "2": "x"}
+    assert read_query_groups(path) == {"1": "Feeding and Hydration", "2": "x"}
     for text, named in (
         ("1\n", ("groups.tsv:1", "'1'")),
         ("1 a\n1 b\n", ("groups.tsv:2", "'1'")),
     ):
         path.write_text(text)
         with raises(DataError, *named):
-            read_groups(path)
+            read_query_groups(path)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rerank.collections import SupportsCandidates, open_collection
-from rerank.evaluation import Scores, compare_scores, evaluate_all
+from rerank.evaluation import Scores, compare_evaluated_runs, evaluate_all
 from rerank.io.run_files import read_qrels
 
 pytestmark = pytest.mark.shared
@@ -37,7 +37,7 @@ def test_counts_of_significant_pairs_of_trec_5_and_8(
     with (shared / f"data/trec_adhoc_scores/{file}.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     runs = [Scores(run=run, values={"AP": {str(n): float(row[run]) for n, row in enumerate(rows)}}) for run in rows[0]]
-    found = compare_scores(runs, "AP").pairs
+    found = compare_evaluated_runs(runs, "AP").pairs
     assert len(found) == pairs
     assert sum(pair.p <= 0.05 for pair in found) == t
     assert sum(pair.significant for pair in found) == t_holm

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rerank.errors import DataError, MissingResourceError, RerankError, UnknownNameError, UsageError
-from rerank.evaluation import ScoreMatrix, Scores, read_matrix
+from rerank.evaluation import ScoreMatrix, Scores, read_score_matrix
 from tests.raising import raises
 
 
@@ -20,21 +20,21 @@ def written(tmp_path: Path, text: str) -> Path:
 
 
 def test_without_topic_ids_topics_are_numbered(tmp_path: Path) -> None:
-    matrix = read_matrix(written(tmp_path, "a,b\n0.5,1\n\n0.25,0\n"))
+    matrix = read_score_matrix(written(tmp_path, "a,b\n0.5,1\n\n0.25,0\n"))
     assert (matrix.systems, matrix.topics, matrix.measure) == (("a", "b"), ("1", "2"), "")
     assert matrix.values.tolist() == [[0.5, 1.0], [0.25, 0.0]]
 
 
 @pytest.mark.parametrize("head", ["topic", "Query", "qid", ""])
 def test_with_topic_ids(tmp_path: Path, head: str) -> None:
-    matrix = read_matrix(written(tmp_path, f'{head},"x, y", b \n401, 0.5,1\n402,0.25,0\n'))
+    matrix = read_score_matrix(written(tmp_path, f'{head},"x, y", b \n401, 0.5,1\n402,0.25,0\n'))
     assert (matrix.systems, matrix.topics) == (("x, y", "b"), ("401", "402"))
 
 
 def test_tabs_a_byte_order_mark_and_gzip(tmp_path: Path) -> None:
     path = tmp_path / "matrix.tsv.gz"
     path.write_bytes(gzip.compress("\ufefftopic\ta\tb\r\nt1\t1\t2\r\nt2\t3\t4\r\n".encode()))
-    matrix = read_matrix(path)
+    matrix = read_score_matrix(path)
     assert (matrix.systems, matrix.topics) == (("a", "b"), ("t1", "t2"))
     assert matrix.values.tolist() == [[1, 2], [3, 4]]
 
@@ -60,12 +60,12 @@ def test_tabs_a_byte_order_mark_and_gzip(tmp_path: Path) -> None:
 )
 def test_invalid_files(tmp_path: Path, text: str, named: str) -> None:
     with raises(DataError, named):
-        read_matrix(written(tmp_path, text))
+        read_score_matrix(written(tmp_path, text))
 
 
 def test_no_file(tmp_path: Path) -> None:
     with raises(MissingResourceError, "none.csv"):
-        read_matrix(tmp_path / "none.csv")
+        read_score_matrix(tmp_path / "none.csv")
 
 
 def scores(name: str, *values: float, measure: str = "AP") -> Scores:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import DataError, MissingPrerequisiteError, UsageError
-from rerank.evaluation import Scores, evaluate, evaluate_all, evaluation_report, scores_table
+from rerank.evaluation import Scores, evaluate, evaluate_all, evaluation_report, table_of_scores
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.raising import raises
 
@@ -179,12 +179,12 @@ def test_report_is_the_contract() -> None:
 def test_table() -> None:
     scores = evaluate_all(QRELS, [run(ranking("q1", "a")), run(ranking("q2", "x"))], ["RR", "num_ret"])
     pairs = [("a|b", scores[0]), ("中文", scores[1])]
-    assert scores_table(pairs) == (
+    assert table_of_scores(pairs) == (
         "run   queries  missing      RR  NumRet\n"
         "a|b         3        2  0.3333  1.0000\n"
         "中文        3        2  0.3333  1.0000"
     )
-    assert scores_table(pairs, markdown=True, digits=2).splitlines()[:3] == [
+    assert table_of_scores(pairs, markdown=True, digits=2).splitlines()[:3] == [
         "| run | queries | missing | RR | NumRet |",
         "| --- | ---: | ---: | ---: | ---: |",
         "| a\\|b | 3 | 2 | 0.33 | 1.00 |",

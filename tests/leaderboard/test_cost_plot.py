@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.leaderboard.cost_plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, layout_plot, pareto_front
+from rerank.leaderboard.cost_plot import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    layout_cost_plot,
+    pareto_front_of_board,
+)
 
 Numbers = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=12)
 
@@ -19,14 +28,14 @@ def test_the_front_is_what_no_other_beats(pairs: list[tuple[int, int]]) -> None:
         cost, value = pairs[at]
         return any(c <= cost and v >= value and (c, v) != (cost, value) for c, v in pairs)
 
-    found = pareto_front([cost for cost, _ in pairs], [value for _, value in pairs])
+    found = pareto_front_of_board([cost for cost, _ in pairs], [value for _, value in pairs])
     assert sorted(found) == [at for at in range(len(pairs)) if not beaten(at)]
     assert [pairs[at][0] for at in found] == sorted(pairs[at][0] for at in found)
 
 
 @given(st.lists(st.tuples(st.none() | st.floats(0, 1e7), st.floats(0, 1)), min_size=1, max_size=9))
 def test_every_known_point_lies_in_the_frame(pairs: list[tuple[float | None, float]]) -> None:
-    drawn = layout_plot([cost for cost, _ in pairs], [value for _, value in pairs])
+    drawn = layout_cost_plot([cost for cost, _ in pairs], [value for _, value in pairs])
     known = [at for at, (cost, _) in enumerate(pairs) if cost is not None]
     if not known:
         assert drawn is None
@@ -41,7 +50,7 @@ def test_every_known_point_lies_in_the_frame(pairs: list[tuple[float | None, flo
 
 
 def test_dearer_is_further_right_and_better_is_higher() -> None:
-    drawn = layout_plot([0, 10, 1000], [0.2, 0.5, 0.9])
+    drawn = layout_cost_plot([0, 10, 1000], [0.2, 0.5, 0.9])
     assert drawn is not None
     assert drawn.logarithmic
     xs, ys = [point.x for point in drawn.points], [point.y for point in drawn.points]
@@ -52,7 +61,7 @@ def test_dearer_is_further_right_and_better_is_higher() -> None:
 
 
 def test_near_costs_are_on_a_straight_scale() -> None:
-    drawn = layout_plot([1.0, 2.0], [0.2, 0.5])
+    drawn = layout_cost_plot([1.0, 2.0], [0.2, 0.5])
     assert drawn is not None
     assert not drawn.logarithmic
     assert drawn.points[1].x - drawn.points[0].x == pytest.approx(drawn.points[0].x - LEFT - 10, abs=0.2)

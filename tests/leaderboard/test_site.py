@@ -14,8 +14,8 @@ import pytest
 
 from rerank.errors import DataError, UsageError
 from rerank.leaderboard.site import check_site, render_site, write_site
-from rerank.leaderboard.site_scripts import lists_script
-from rerank.leaderboard.table_exports import as_csv, as_latex
+from rerank.leaderboard.site_scripts import site_script_of_lists
+from rerank.leaderboard.table_exports import board_as_csv, board_as_latex
 from tests.leaderboard.made import HOSTILE, TOPICS, board, files
 from tests.raising import raises
 
@@ -99,7 +99,7 @@ def test_only_addresses_become_links(folder: Path) -> None:
 
 def test_the_lists_of_a_query(folder: Path) -> None:
     made = board(folder)
-    content = called(lists_script(made, 4))
+    content = called(site_script_of_lists(made, 4))
     at = [entry.name for entry in made.entries].index("good")
     docs = [content["docs"][place] for place in content["lists"][at]]
     assert tuple(docs) == made.entries[at].run["q4"].doc_ids
@@ -112,14 +112,14 @@ def test_the_lists_of_a_query(folder: Path) -> None:
 def test_texts_are_shown_where_a_collection_has_them(folder: Path) -> None:
     (folder / "docs.jsonl").write_text(json.dumps({"_id": "d4-0", "text": HOSTILE}))
     made = board(folder, texts=f"jsonl:docs={folder / 'docs.jsonl'}")
-    content = called(lists_script(made, 4))
+    content = called(site_script_of_lists(made, 4))
     assert content["texts"] == {str(content["docs"].index("d4-0")): HOSTILE}
-    assert HOSTILE not in lists_script(made, 4)
+    assert HOSTILE not in site_script_of_lists(made, 4)
 
 
 def test_csv(folder: Path) -> None:
     made = board(folder)
-    rows = list(csv.DictReader(io.StringIO(as_csv(made, made.tables[0]))))
+    rows = list(csv.DictReader(io.StringIO(board_as_csv(made, made.tables[0]))))
     assert [int(row["place"]) for row in rows] == [1, 2, 3, 4, 5, 6]
     good = next(row for row in rows if row["run"] == "good")
     assert (good["tokens_per_query"], good["seconds_per_query"], good["dollars_per_query"]) == ("330", "2", "0.001")
@@ -132,7 +132,7 @@ def test_csv(folder: Path) -> None:
 
 def test_latex(folder: Path) -> None:
     made = board(folder)
-    text = as_latex(made, made.tables[0])
+    text = board_as_latex(made, made.tables[0])
     assert r"m \& n" in text
     assert r"\textless{}script\textgreater{}" in text
     assert r"\textdagger{}" in text

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import cast
 
 from rerank.evaluation.significance.base import SMALLEST, PairTest
-from rerank.evaluation.significance.base.corrections import CORRECTIONS, TITLES, correct, required_p_value
+from rerank.evaluation.significance.base.corrections import CORRECTIONS, TITLES, correct_p_values, required_p_value
 from rerank.evaluation.significance.base.paired_tests import (
     EXACT_UP_TO,
+    are_differences_constant,
     holm,
-    is_constant,
-    mean_interval,
     paired_t,
     signed_rank,
+    student_t_interval,
 )
 from rerank.registry import Registry
 from rerank.selector import build
@@ -23,21 +23,21 @@ __all__ = [
     "SMALLEST",
     "TITLES",
     "PairTest",
-    "correct",
+    "are_differences_constant",
+    "correct_p_values",
     "holm",
-    "is_constant",
-    "mean_interval",
-    "open_test",
+    "open_significance_test",
     "paired_t",
     "required_p_value",
     "signed_rank",
+    "student_t_interval",
     "tests",
 ]
 
 tests = Registry("evaluation.significance", "test")
 
 
-def open_test(selector: str) -> PairTest:
+def open_significance_test(selector: str) -> PairTest:
     """Create a test from its selector, such as ``"wilcoxon"`` or ``"permutation,permutations=100000,seed=1"``.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.evaluation.significance.base import Floats, ResamplingTest, clip_p_values, iterate_differences
+from rerank.evaluation.significance.base import Floats, ResamplingTest, clip_p_values, iterate_paired_differences
 
 _STEP = 1000
 _EPSILON = 1e-10
@@ -27,7 +27,7 @@ class Bootstrap(ResamplingTest):
 
     def p_values(self, scores: Floats) -> Floats:
         """Return the two-sided (pairs,) p-values."""
-        return clip_p_values(np.concatenate([self._p_values_of(d) for d in iterate_differences(scores)]))
+        return clip_p_values(np.concatenate([self._p_values_of(d) for d in iterate_paired_differences(scores)]))
 
     def _p_values_of(self, d: Floats) -> Floats:
         """Return the p-values of a batch of pairs from their (topics, pairs) differences."""
@@ -39,7 +39,7 @@ class Bootstrap(ResamplingTest):
         shifted = d - d.mean(axis=0)
         squares = shifted**2
         # _EPSILON keeps draws that differ from the sample only by rounding
-        observed = np.abs(_studentised(d.mean(axis=0), squares.mean(axis=0), count)) - _EPSILON
+        observed = np.abs(_studentised_means(d.mean(axis=0), squares.mean(axis=0), count)) - _EPSILON
         rng = np.random.default_rng(self.seed)
         extreme = np.zeros(pairs)
         # batches bound the size of the (batch, pairs) arrays
@@ -51,11 +51,11 @@ class Bootstrap(ResamplingTest):
             # Var = E[x^2] - E[x]^2, clipped because rounding may make it negative
             means = weights @ shifted
             variances = np.maximum(weights @ squares - means**2, 0.0)
-            extreme += (np.abs(_studentised(means, variances, count)) >= observed).sum(axis=0)
+            extreme += (np.abs(_studentised_means(means, variances, count)) >= observed).sum(axis=0)
         return np.where(constant, 1.0, (extreme + 1) / (self.permutations + 1))
 
 
-def _studentised(mean: Floats, variance: Floats, count: int) -> Floats:
+def _studentised_means(mean: Floats, variance: Floats, count: int) -> Floats:
     """Return the mean divided by its standard error, given the mean squared deviation; 0 if both are 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         studentised = mean / np.sqrt(variance / (count - 1))

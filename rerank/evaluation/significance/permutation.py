@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.evaluation.significance.base import Floats, ResamplingTest, clip_p_values, iterate_differences
+from rerank.evaluation.significance.base import Floats, ResamplingTest, clip_p_values, iterate_paired_differences
 
 #: Number of sign flips per batch.
 _STEP = 1000
@@ -28,7 +28,7 @@ class Permutation(ResamplingTest):
 
     def p_values(self, scores: Floats) -> Floats:
         """Return the two-sided (pairs,) p-values."""
-        return clip_p_values(np.concatenate([self._p_values_of(d) for d in iterate_differences(scores)]))
+        return clip_p_values(np.concatenate([self._p_values_of(d) for d in iterate_paired_differences(scores)]))
 
     def resolution(self, topics: int) -> float:
         """Return 2 / 2^n if all flips are enumerated, else 1 / (B + 1)."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.evaluation.significance.base import Floats, SinglePairTest, clip_p_values, iterate_differences
+from rerank.evaluation.significance.base import Floats, SinglePairTest, clip_p_values, iterate_paired_differences
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Sign(SinglePairTest):
         from scipy.stats import binom
 
         p_values = []
-        for d in iterate_differences(scores):
+        for d in iterate_paired_differences(scores):
             # (pairs,) each
             wins, losses = (d > 0).sum(axis=0), (d < 0).sum(axis=0)
             p_values.append(2 * binom.cdf(np.minimum(wins, losses), wins + losses, 0.5))

@@ -7,7 +7,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.evaluation.significance.base import SMALLEST, Floats, SinglePairTest, clip_p_values, iterate_differences
+from rerank.evaluation.significance.base import (
+    SMALLEST,
+    Floats,
+    SinglePairTest,
+    clip_p_values,
+    iterate_paired_differences,
+)
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class T(SinglePairTest):
         if count < 2:
             return np.ones(scores.shape[1] * (scores.shape[1] - 1) // 2)
         p_values = []
-        for d in iterate_differences(scores):
+        for d in iterate_paired_differences(scores):
             spread = d.std(axis=0, ddof=1)
             spread[d.min(axis=0) == d.max(axis=0)] = 0.0  # rounding in the mean must not look like variance
             # t = mean / (s / sqrt(n)); sf is the upper tail, doubled for a two-sided test

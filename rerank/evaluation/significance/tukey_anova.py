@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.evaluation.significance.base import SMALLEST, Bools, Floats, clip_p_values, mean_differences
+from rerank.evaluation.significance.base import SMALLEST, Bools, Floats, clip_p_values, mean_paired_differences
 
 #: Largest number of pairs for which every p-value is computed by SciPy; beyond it, p-values are interpolated.
 _EXACT = 200
@@ -41,13 +41,15 @@ class TukeyAnova:
         if freedom < 1 or not q.any():
             return np.ones(len(q))
         if len(q) <= _EXACT:
-            return tail_probability(q, systems, freedom)
-        return clip_p_values(_interpolated(q, systems, freedom))
+            return studentised_range_tail(q, systems, freedom)
+        return clip_p_values(_interpolated_range_tail(q, systems, freedom))
 
     def significant(self, scores: Floats, alpha: float) -> Bools:
         """Return which pairs differ, by comparing q with its critical value."""
         q, systems, freedom = self._statistic(scores)
-        return q >= critical_value(alpha, systems, freedom) if freedom >= 1 else np.zeros(len(q), dtype=bool)
+        return (
+            q >= critical_studentised_range(alpha, systems, freedom) if freedom >= 1 else np.zeros(len(q), dtype=bool)
+        )
 
     def resolution(self, topics: int) -> float:
         """Return the smallest positive float: p-values have no lower bound."""
@@ -58,14 +60,14 @@ class TukeyAnova:
         topics, systems = scores.shape
         freedom = (topics - 1) * (systems - 1)
         # (pairs,) |d|
-        d = np.abs(mean_differences(scores))
+        d = np.abs(mean_paired_differences(scores))
         if freedom < 1:
             return d, systems, freedom
-        error = mean_square_error(scores)
+        error = anova_mean_square_error(scores)
         return d / np.sqrt(error / topics) if error > 0 else np.zeros(len(d)), systems, freedom
 
 
-def mean_square_error(scores: Floats) -> float:
+def anova_mean_square_error(scores: Floats) -> float:
     """Compute the variance that topic and system leave unexplained, (n - 1)(m - 1) degrees of freedom.
 
     Args:
@@ -81,25 +83,25 @@ def mean_square_error(scores: Floats) -> float:
     return float((residuals**2).sum() / ((topics - 1) * (systems - 1)))
 
 
-def tail_probability(q: Floats, systems: int, freedom: int) -> Floats:
+def studentised_range_tail(q: Floats, systems: int, freedom: int) -> Floats:
     """Return the probability that the studentised range of ``systems`` means exceeds each value of ``q``."""
     from scipy.stats import studentized_range
 
     return clip_p_values(np.asarray(studentized_range.sf(q, systems, freedom)))
 
 
-def _interpolated(q: Floats, systems: int, freedom: int) -> Floats:
-    """Interpolate `tail_probability` in log p between equidistant exact values."""
+def _interpolated_range_tail(q: Floats, systems: int, freedom: int) -> Floats:
+    """Interpolate `studentised_range_tail` in log p between equidistant exact values."""
     from scipy.interpolate import PchipInterpolator
 
     # PCHIP keeps the interpolant monotone, so larger differences never get larger p-values
     nodes = np.linspace(0.0, float(q.max()), _NODES)
-    logs = np.log(np.maximum(tail_probability(nodes, systems, freedom), _FLOOR))
+    logs = np.log(np.maximum(studentised_range_tail(nodes, systems, freedom), _FLOOR))
     return np.asarray(np.exp(PchipInterpolator(nodes, logs)(q)))
 
 
 @lru_cache(maxsize=256)
-def critical_value(alpha: float, systems: int, freedom: int) -> float:
+def critical_studentised_range(alpha: float, systems: int, freedom: int) -> float:
     """Return the quantile of the studentised range that is exceeded with probability ``alpha``."""
     from scipy.stats import studentized_range
 

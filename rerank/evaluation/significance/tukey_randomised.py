@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.evaluation.significance.base import Floats, ResamplingTest, clip_p_values, mean_differences
+from rerank.evaluation.significance.base import Floats, ResamplingTest, clip_p_values, mean_paired_differences
 
 #: Largest number of scores that a thread permutes at a time.
 _BATCH_SCORES = 1 << 20
@@ -35,10 +35,12 @@ class TukeyRandomised(ResamplingTest):
     def p_values(self, scores: Floats) -> Floats:
         """Return the (pairs,) p-values."""
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            largest = np.concatenate(list(threads.map(_ranges, *zip(*self._parts(scores), strict=True))))
+            largest = np.concatenate(
+                list(threads.map(_ranges_of_shuffled_means, *zip(*self._parts(scores), strict=True)))
+            )
         # (B,) values of q*, sorted, so that one binary search per pair counts the draws below |d|
         largest.sort()
-        below = np.searchsorted(largest, np.abs(mean_differences(scores)) - _EPSILON, side="left")
+        below = np.searchsorted(largest, np.abs(mean_paired_differences(scores)) - _EPSILON, side="left")
         return clip_p_values((1 + len(largest) - below) / (len(largest) + 1))
 
     def _parts(self, scores: Floats) -> Iterator[tuple[Floats, int, np.random.SeedSequence]]:
@@ -50,7 +52,7 @@ class TukeyRandomised(ResamplingTest):
             yield scores, size, seed
 
 
-def _ranges(scores: Floats, count: int, seed: np.random.SeedSequence) -> Floats:
+def _ranges_of_shuffled_means(scores: Floats, count: int, seed: np.random.SeedSequence) -> Floats:
     """Return the largest minus the smallest mean of each of ``count`` permutations of the scores."""
     # (count, topics, systems), permuted independently within each topic
     permuted = np.repeat(scores[None], count, axis=0)

@@ -14,7 +14,7 @@ from rerank.evaluation.significance.base import (
     Floats,
     SinglePairTest,
     clip_p_values,
-    iterate_differences,
+    iterate_paired_differences,
 )
 from rerank.evaluation.significance.base.paired_tests import EXACT_UP_TO, exact_signed_rank
 
@@ -39,21 +39,23 @@ class Wilcoxon(SinglePairTest):
 
     def p_values(self, scores: Floats) -> Floats:
         """Return the two-sided (pairs,) p-values."""
-        return clip_p_values(np.concatenate([_p_values_of(d) for d in iterate_differences(scores, self.decimals)]))
+        return clip_p_values(
+            np.concatenate([_signed_rank_p_values(d) for d in iterate_paired_differences(scores, self.decimals)])
+        )
 
     def resolution(self, topics: int) -> float:
         """Return 2 / 2^n for exact p-values; the approximation has no lower bound."""
         return float(min(1.0, 2.0 ** (1 - topics))) if topics <= EXACT_UP_TO else SMALLEST
 
 
-def _p_values_of(d: Floats) -> Floats:
+def _signed_rank_p_values(d: Floats) -> Floats:
     """Return (pairs,) p-values of (topics, pairs) differences. Ranks and ties come from a single sort."""
     # (pairs, topics), so that sorting works on contiguous rows
     d = np.ascontiguousarray(np.where(np.abs(d) < 10.0**-DECIMALS / 2, 0.0, d).T)
     sizes = np.abs(d)
     order = np.argsort(sizes, axis=1)
     sizes, positive = np.take_along_axis(sizes, order, axis=1), np.take_along_axis(d > 0, order, axis=1)
-    low, high = _tie_bounds(sizes)
+    low, high = _bounds_of_tied_ranks(sizes)
     nonzero = (sizes > 0).sum(axis=1)
     zeros = d.shape[1] - nonzero
     # with the zeros first, elements low .. high of a row have ranks low + 1 - zeros .. high + 1 - zeros
@@ -66,11 +68,11 @@ def _p_values_of(d: Floats) -> Floats:
     p[exact] = [exact_signed_rank(row[start:], observed) for row, start, observed in rows]
     # each of t tied elements contributes t^2 - 1, together t^3 - t
     ties = np.where(sizes > 0, (high - low + 1.0) ** 2 - 1, 0.0)[~exact].sum(axis=1)
-    p[~exact] = _approximate(positive_sum[~exact] / 2, nonzero[~exact], ties)
+    p[~exact] = _normal_approximation_of_p_values(positive_sum[~exact] / 2, nonzero[~exact], ties)
     return p
 
 
-def _approximate(positive_sum: Floats, count: Floats, ties: Floats) -> Floats:
+def _normal_approximation_of_p_values(positive_sum: Floats, count: Floats, ties: Floats) -> Floats:
     """Return p-values by the normal approximation.
 
     Args:
@@ -84,7 +86,7 @@ def _approximate(positive_sum: Floats, count: Floats, ties: Floats) -> Floats:
     return np.asarray(2 * norm.sf(np.abs(positive_sum - count * (count + 1) / 4) / np.sqrt(variance)))
 
 
-def _tie_bounds(ascending: Floats) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+def _bounds_of_tied_ranks(ascending: Floats) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Return, for each element of ascending rows, the indices of the first and last element equal to it."""
     indices = np.arange(ascending.shape[1])
     edge = np.ones((len(ascending), 1), dtype=bool)

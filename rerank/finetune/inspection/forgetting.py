@@ -18,7 +18,7 @@ import numpy as np
 
 from rerank.collections.pydoc import Pydoc
 from rerank.errors import BackendError, UsageError
-from rerank.evaluation.significance import open_test
+from rerank.evaluation.significance import open_significance_test
 from rerank.finetune.inspection.inspected_model import FULL, InspectedModel
 from rerank.lm.loading import load, quiet
 from rerank.lm.permutation_grammar import tokenize_after
@@ -309,7 +309,7 @@ def _compare_texts(
         before=perplexities[0],
         after=perplexities[1],
         difference=float((means[:, 1] - means[:, 0]).mean()),
-        p=float(open_test("t").p_values(means)[0]),
+        p=float(open_significance_test("t").p_values(means)[0]),
     )
 
 
@@ -326,6 +326,6 @@ def _compare_sentences(
         lost=int((correct[:, 0] > correct[:, 1]).sum()),
         gained=int((correct[:, 0] < correct[:, 1]).sum()),
         difference=float((margins[:, 1] - margins[:, 0]).mean()),
-        p=float(open_test("sign").p_values(correct)[0]),
-        p_margin=float(open_test("t").p_values(margins)[0]),
+        p=float(open_significance_test("sign").p_values(correct)[0]),
+        p_margin=float(open_significance_test("t").p_values(margins)[0]),
     )

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rerank.errors import StorageError, UsageError
-from rerank.evaluation.plots import check_plot
+from rerank.evaluation.plots import check_comparison_plot
 from rerank.finetune.inspection.report import Inspection, MatrixReport
 
 _LAYER = re.compile(r"(?P<before>.*?)\.(?P<layer>\d+)\.(?P<kind>.+)")
@@ -43,7 +43,7 @@ def plot_inspection(inspection: Inspection, path: str | Path) -> None:
         MissingResourceError: The folder does not exist.
         StorageError: The file cannot be written.
     """
-    check_plot(path)
+    check_comparison_plot(path)
     if not inspection.rows:
         raise UsageError("No matrix was changed, so there is nothing to draw", remedy="Omit --plot")
     from matplotlib.figure import Figure

@@ -21,11 +21,11 @@ from rerank.experiment.spec import Execution, RunSpec
 from rerank.leaderboard.suites.planning_backend import (
     ModelCache,
     PlanningBackend,
-    has_weights,
-    model_key,
     open_planning_backend,
+    suite_model_has_weights,
+    suite_model_key,
 )
-from rerank.leaderboard.suites.stored_runs import StoredRun, estimate_seconds, read_stored_runs
+from rerank.leaderboard.suites.stored_runs import StoredRun, estimate_suite_seconds, read_stored_suite_runs
 from rerank.leaderboard.suites.suite import CandidateGroup, Suite, SuiteRun
 from rerank.methods import open_method
 from rerank.store import identity_hash
@@ -100,7 +100,7 @@ class SuiteResult:
     problem: str = ""
 
 
-def plan_runs(suite: Suite, out: Path, execution: Execution) -> list[PlannedRun]:
+def plan_suite_runs(suite: Suite, out: Path, execution: Execution) -> list[PlannedRun]:
     """Plan the runs of a suite: retrieve candidates, find finished runs, and estimate the cost of the others.
 
     No model is called and no weights are loaded. A run that is identical for several seeds is planned once.
@@ -110,7 +110,7 @@ def plan_runs(suite: Suite, out: Path, execution: Execution) -> list[PlannedRun]
         out: Folder that contains the run folders; it may be missing.
         execution: Options of execution, such as device and batch size.
     """
-    planner = _Planner(read_stored_runs(out), execution)
+    planner = _Planner(read_stored_suite_runs(out), execution)
     seen: set[tuple[str, str, str]] = set()
     planned = []
     for run in suite.expand():
@@ -122,7 +122,7 @@ def plan_runs(suite: Suite, out: Path, execution: Execution) -> list[PlannedRun]
     return planned
 
 
-def sum_costs(planned: Sequence[PlannedRun]) -> dict[str, Any]:
+def sum_suite_costs(planned: Sequence[PlannedRun]) -> dict[str, Any]:
     """Count runs by state and sum the estimated calls, tokens and seconds of the missing ones.
 
     ``seconds`` is None if it is unknown for some run; ``problems`` is the number of runs that cannot be executed. These
@@ -141,7 +141,7 @@ def sum_costs(planned: Sequence[PlannedRun]) -> dict[str, Any]:
     }
 
 
-def execute_runs(
+def execute_suite_runs(
     planned: Sequence[PlannedRun], out: Path, execution: Execution, *, run: Runner = execute
 ) -> Iterator[SuiteResult]:
     """Execute missing runs, resume unfinished ones, and read finished ones from their folders.
@@ -150,7 +150,7 @@ def execute_runs(
     loaded at a time.
 
     Args:
-        planned: Runs returned by `plan_runs`.
+        planned: Runs returned by `plan_suite_runs`.
         out: Folder that contains the run folders.
         execution: Options of execution; ``out``, ``resume`` and ``overwrite`` are set per run.
         run: Function that executes one prepared run.
@@ -162,9 +162,9 @@ def execute_runs(
             continue
         try:
             summary = (
-                _read_finished(planned_run, execution)
+                _read_finished_suite_run(planned_run, execution)
                 if planned_run.stored
-                else _execute(planned_run, out, execution, run, cache)
+                else _execute_suite_run(planned_run, out, execution, run, cache)
             )
         except _RUN_ERRORS as error:
             cache.drop()  # a model that failed may be unusable
@@ -175,10 +175,10 @@ def execute_runs(
         except RerankError as error:
             yield SuiteResult(planned=planned_run, summary=summary, problem=str(error))
         else:
-            yield SuiteResult(planned=planned_run, summary=summary, problem=_unfinished(summary))
+            yield SuiteResult(planned=planned_run, summary=summary, problem=_why_suite_run_is_unfinished(summary))
 
 
-def _unfinished(summary: dict[str, Any]) -> str:
+def _why_suite_run_is_unfinished(summary: dict[str, Any]) -> str:
     """Return why a run within its failure limit still counts as missing, or an empty string."""
     if summary.get("complete", True):
         return ""
@@ -186,7 +186,7 @@ def _unfinished(summary: dict[str, Any]) -> str:
     return f"The run is unfinished: {errors} of its windows got no reply. Repeat the command to retry them."
 
 
-def _read_finished(planned_run: PlannedRun, execution: Execution) -> dict[str, Any]:
+def _read_finished_suite_run(planned_run: PlannedRun, execution: Execution) -> dict[str, Any]:
     """Return the summary of a finished run, scored with the measures of the suite and without any model calls."""
     stored = planned_run.stored
     if stored is None:
@@ -197,7 +197,7 @@ def _read_finished(planned_run: PlannedRun, execution: Execution) -> dict[str, A
     return execute(prepared, execution.model_copy(update={"out": stored.folder.path, "resume": True}))
 
 
-def _execute(
+def _execute_suite_run(
     planned_run: PlannedRun, out: Path, execution: Execution, run: Runner, cache: ModelCache
 ) -> dict[str, Any]:
     kind = open_method(planned_run.spec.method).backend
@@ -247,7 +247,7 @@ class _Planner:
                 for key in ("calls", "tokens_in", "tokens_out", "cost", "seconds")
             }
         expected = estimate(prepared)
-        seconds = estimate_seconds(self._stored, planned_run.spec, expected["tokens_in"] + expected["tokens_out"])
+        seconds = estimate_suite_seconds(self._stored, planned_run.spec, expected["tokens_in"] + expected["tokens_out"])
         return expected | {"seconds": seconds}
 
     def _candidates(self, group: CandidateGroup, spec: RunSpec) -> RetrievedCandidates | str:
@@ -264,9 +264,9 @@ class _Planner:
     def _backend(self, spec: RunSpec) -> Backend | None:
         """Return a planning backend for a model with weights; None for backends that load nothing."""
         kind = open_method(spec.method).backend
-        if not has_weights(spec, kind):
+        if not suite_model_has_weights(spec, kind):
             return None
-        key = model_key(spec, kind)
+        key = suite_model_key(spec, kind)
         if key not in self._backends:
             self._backends[key] = open_planning_backend(spec, kind)
         return self._backends[key]

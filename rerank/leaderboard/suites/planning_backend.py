@@ -61,7 +61,7 @@ class PlanningBackend:
         raise BackendError(f"{len(requests)} requests were sent to a backend without weights")
 
 
-def has_weights(spec: RunSpec, kind: str) -> bool:
+def suite_model_has_weights(spec: RunSpec, kind: str) -> bool:
     """Return True if the model of a run is loaded from weights; fake models and servers are not.
 
     Args:
@@ -71,7 +71,7 @@ def has_weights(spec: RunSpec, kind: str) -> bool:
     return hasattr(backend_class(spec.model, kind), "load")
 
 
-def model_key(spec: RunSpec, kind: str) -> tuple[Any, ...]:
+def suite_model_key(spec: RunSpec, kind: str) -> tuple[Any, ...]:
     """Return the key of a loaded model: runs with equal keys can share it."""
     loading = (spec.revision, spec.adapter, spec.dtype, spec.trust_remote_code, spec.context_size)
     return (spec.model, kind, *loading)
@@ -82,7 +82,7 @@ def open_planning_backend(spec: RunSpec, kind: str) -> PlanningBackend:
 
     Args:
         spec: Specification of the run, completed with the settings of its adapter.
-        kind: Backend of the method, as in `has_weights`.
+        kind: Backend of the method, as in `suite_model_has_weights`.
 
     Raises:
         MissingPrerequisiteError: Transformers is not installed, or Pillow for a model that accepts images.
@@ -95,7 +95,9 @@ def open_planning_backend(spec: RunSpec, kind: str) -> PlanningBackend:
     origin = origin_of(name, options)
     with quiet(), named_errors(name):
         config = transformers.AutoConfig.from_pretrained(name, **origin)
-        reader = getattr(transformers, _reader(backend_class(spec.model, kind))).from_pretrained(name, **origin)
+        reader = getattr(transformers, _tokenizing_class_of_plan(backend_class(spec.model, kind))).from_pretrained(
+            name, **origin
+        )
     folder = Path(name) if Path(name).is_dir() else None
     identity = {"model": folder.name if folder else str(name)}
     if folder:
@@ -108,16 +110,18 @@ def open_planning_backend(spec: RunSpec, kind: str) -> PlanningBackend:
         identity["adapter"] = model_folder_hash(adapter_folder(spec.adapter))
     backend = backend_class(spec.model, kind)
     tasks = supported_tasks(backend)
-    tokens = _counter(config, reader, options, pairs=CrossEncoderTask in tasks, name=identity["model"])
+    tokens = _token_counter_of_plan(config, reader, options, pairs=CrossEncoderTask in tasks, name=identity["model"])
     return PlanningBackend(identity=identity, tokens=tokens, tasks=tasks, sees_pictures=sees_pictures(backend))
 
 
-def _reader(backend: Any) -> str:
+def _tokenizing_class_of_plan(backend: Any) -> str:
     """Return the name of the transformers class that tokenizes inputs: a processor if the model accepts images."""
     return str(getattr(backend, "classes", LANGUAGE)[1])
 
 
-def _counter(config: Any, reader: Any, options: BackendOptions, *, pairs: bool, name: str) -> TokenCounter:
+def _token_counter_of_plan(
+    config: Any, reader: Any, options: BackendOptions, *, pairs: bool, name: str
+) -> TokenCounter:
     from rerank.backends.cross_encoder import PairTokens
     from rerank.lm.tokenizers import HfTokens, stated_context_size
 
@@ -145,14 +149,14 @@ class ModelCache:
 
     def take(self, spec: RunSpec, kind: str) -> Backend | None:
         """Return the cached model if it is the one of this run; otherwise drop it and return None."""
-        if self._key != model_key(spec, kind):
+        if self._key != suite_model_key(spec, kind):
             self.drop()
         return self._backend
 
     def put(self, spec: RunSpec, kind: str, backend: Backend) -> None:
         """Cache a model with weights. Other backends are not cached: they may depend on the qrels of one run."""
-        if has_weights(spec, kind):
-            self._key, self._backend = model_key(spec, kind), backend
+        if suite_model_has_weights(spec, kind):
+            self._key, self._backend = suite_model_key(spec, kind), backend
 
     def drop(self) -> None:
         """Drop the cached model to free its memory before another one is loaded."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, MissingResourceError, RerankError, StorageError
-from rerank.evaluation import Comparison, Scores, compare_scores, evaluate, evaluate_all
+from rerank.evaluation import Comparison, Scores, compare_evaluated_runs, evaluate, evaluate_all
 from rerank.experiment.candidates import RetrievedCandidates, digest_run, lowest_relevant
 from rerank.io.run_files import read_run
 from rerank.io.text_files import replace_text
@@ -30,7 +30,7 @@ _TOOK = ("queries", "calls", "tokens_in", "tokens_out", "seconds", "cost", "fail
 _ENDS = (".gz", ".trec", ".run", ".txt")
 
 
-def result_row(suite: Suite, result: SuiteResult) -> dict[str, Any]:
+def suite_result_row(suite: Suite, result: SuiteResult) -> dict[str, Any]:
     """Return one row of results.jsonl."""
     run, spec, summary = result.planned.run, result.planned.spec, result.summary or {}
     return {
@@ -51,7 +51,7 @@ def result_row(suite: Suite, result: SuiteResult) -> dict[str, Any]:
     }
 
 
-def write_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_suite_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write results.jsonl and results.csv atomically; the CSV file has one column per measure.
 
     Raises:
@@ -65,34 +65,34 @@ def write_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         ) from error
     with replace_text(out / "results.jsonl") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    flat = [{**_plain(row), **row["scores"]} for row in rows]
+    flat = [{**_plain_result_value(row), **row["scores"]} for row in rows]
     with replace_text(out / "results.csv") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in flat for key in row)), lineterminator="\n")
         writer.writeheader()
         writer.writerows(flat)
 
 
-def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+def _plain_result_value(row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in row.items() if not isinstance(value, Mapping)}
 
 
-def compare_groups(suite: Suite, results: Sequence[SuiteResult]) -> list[dict[str, Any]]:
+def compare_suite_groups(suite: Suite, results: Sequence[SuiteResult]) -> list[dict[str, Any]]:
     """Compare the runs of each group with one another and with their candidates.
 
     Returns:
         One dictionary per group: ``collection``, ``first_stage``, ``depth``, ``queries``, ``systems`` (name, seeds,
         means
         of all measures, and ``spread`` of the tested one over the seeds: ``sd``, ``lowest``, ``highest``), ``rivals``
-        (name, file, means, ``candidates`` and ``in_common``, as in `_rival`), ``comparison`` (a `Comparison`, or None)
-        and ``notes``.
+        (name, file, means, ``candidates`` and ``in_common``, as in `_evaluate_rival`), ``comparison`` (a `Comparison`,
+        or None) and ``notes``.
     """
     groups: dict[str, list[SuiteResult]] = {}
     for result in results:
         groups.setdefault(str(result.planned.run.group), []).append(result)
-    return [_group(suite, runs) for runs in groups.values()]
+    return [_compare_suite_group(suite, runs) for runs in groups.values()]
 
 
-def check_same_candidates(folders: Sequence[RunFolder], expected: str) -> None:
+def check_suite_candidates(folders: Sequence[RunFolder], expected: str) -> None:
     """Check that all runs reranked the same candidates.
 
     Args:
@@ -111,7 +111,7 @@ def check_same_candidates(folders: Sequence[RunFolder], expected: str) -> None:
             )
 
 
-def _group(suite: Suite, results: Sequence[SuiteResult]) -> dict[str, Any]:
+def _compare_suite_group(suite: Suite, results: Sequence[SuiteResult]) -> dict[str, Any]:
     group, candidates = results[0].planned.run.group, results[0].planned.candidates
     result: dict[str, Any] = {
         "collection": group.table.title,
@@ -127,33 +127,35 @@ def _group(suite: Suite, results: Sequence[SuiteResult]) -> dict[str, Any]:
         result["notes"] = ["There are no judgments, so nothing is compared."] if candidates else [results[0].problem]
         return result
     relevant = lowest_relevant(results[0].planned.spec, candidates.collection)
-    systems = _systems(group, candidates, results, relevant)
+    systems = _systems_of_suite_group(group, candidates, results, relevant)
     main = systems[0][1][0].measures[0]
-    result["systems"] = [_system(name, scores, main) for name, scores in systems]
-    result["rivals"], notes = _rivals(group, candidates, relevant)
+    result["systems"] = [_suite_system(name, scores, main) for name, scores in systems]
+    result["rivals"], notes = _evaluate_rivals(group, candidates, relevant)
     result["notes"] += notes
     result["notes"] += [
         f"Excluded from the comparison because it is unfinished: "
         f"{result.planned.run.system}, seed {result.planned.spec.seed}. "
         f"{result.problem}"
         for result in results
-        if result.summary and not _complete(result)
+        if result.summary and not _is_complete_suite_run(result)
     ]
     try:
-        result["comparison"] = _compared(suite, systems, main)
+        result["comparison"] = _compared_suite_systems(suite, systems, main)
     except RerankError as error:
         result["notes"].append(f"Nothing is compared: {error}")
     return result
 
 
-def _systems(
+def _systems_of_suite_group(
     group: CandidateGroup, candidates: RetrievedCandidates, results: Sequence[SuiteResult], relevant: int
 ) -> list[tuple[str, list[Scores]]]:
     """Return the scores of the first stage and of every reranker with finished runs, one per seed."""
     finished = [
-        (result, RunFolder(result.summary["folder"])) for result in results if result.summary and _complete(result)
+        (result, RunFolder(result.summary["folder"]))
+        for result in results
+        if result.summary and _is_complete_suite_run(result)
     ]
-    check_same_candidates([folder for _, folder in finished], digest_run(candidates.first_stage))
+    check_suite_candidates([folder for _, folder in finished], digest_run(candidates.first_stage))
     runs = [candidates.first_stage, *(folder.read_run("run.trec") for _, folder in finished)]
     first, *rest = evaluate_all(candidates.qrels, runs, group.measures, relevant=relevant)
     systems: dict[str, list[Scores]] = {FIRST_STAGE: [first]}
@@ -162,24 +164,24 @@ def _systems(
     return list(systems.items())
 
 
-def _complete(result: SuiteResult) -> bool:
+def _is_complete_suite_run(result: SuiteResult) -> bool:
     """Return True if every call got a reply; other runs count as missing and are executed again."""
     return bool(result.summary and result.summary.get("complete", True))
 
 
-def _system(name: str, scores: Sequence[Scores], main: str) -> dict[str, Any]:
+def _suite_system(name: str, scores: Sequence[Scores], main: str) -> dict[str, Any]:
     means = [run_scores.summary()[main] for run_scores in scores]
     centre = math.fsum(means) / len(means)
     sd = math.sqrt(math.fsum((value - centre) ** 2 for value in means) / (len(means) - 1)) if len(means) > 1 else None
     return {
         "system": name,
         "seeds": len(scores),
-        "scores": average_seeds(scores, name).summary(),
+        "scores": average_seeds_of_suite(scores, name).summary(),
         "spread": {"sd": sd, "lowest": min(means), "highest": max(means)},
     }
 
 
-def average_seeds(scores: Sequence[Scores], name: str) -> Scores:
+def average_seeds_of_suite(scores: Sequence[Scores], name: str) -> Scores:
     """Average several runs of one reranker: the values per query, and the values of run-level measures."""
     first = scores[0]
     values = {
@@ -191,28 +193,32 @@ def average_seeds(scores: Sequence[Scores], name: str) -> Scores:
     return Scores(run=name, values=values, overall=overall, queries=first.queries, missing=missing)
 
 
-def _compared(suite: Suite, systems: Sequence[tuple[str, Sequence[Scores]]], main: str) -> Comparison | None:
+def _compared_suite_systems(
+    suite: Suite, systems: Sequence[tuple[str, Sequence[Scores]]], main: str
+) -> Comparison | None:
     if len(systems) < 2:
         return None
-    scores = [average_seeds(several, name) for name, several in systems]
-    return compare_scores(scores, main, test=suite.test, correction=suite.correction, alpha=suite.alpha)
+    scores = [average_seeds_of_suite(several, name) for name, several in systems]
+    return compare_evaluated_runs(scores, main, test=suite.test, correction=suite.correction, alpha=suite.alpha)
 
 
-def _rivals(
+def _evaluate_rivals(
     group: CandidateGroup, candidates: RetrievedCandidates, relevant: int
 ) -> tuple[list[dict[str, Any]], list[str]]:
     rows: list[dict[str, Any]] = []
     notes: list[str] = []
-    for path in _files(group.table.rivals, notes):
+    for path in _rival_run_files(group.table.rivals, notes):
         try:
-            rows.append(_rival(path, group, candidates, relevant))
+            rows.append(_evaluate_rival(path, group, candidates, relevant))
         except RerankError as error:
             notes.append(f"The rival {str(path)!r} is excluded: {error}")
     rows.sort(key=lambda row: -next(iter(row["scores"].values())))
     return rows, notes
 
 
-def _rival(path: Path, group: CandidateGroup, candidates: RetrievedCandidates, relevant: int) -> dict[str, Any]:
+def _evaluate_rival(
+    path: Path, group: CandidateGroup, candidates: RetrievedCandidates, relevant: int
+) -> dict[str, Any]:
     """Evaluate an external run, and compare its documents with the candidates of the group.
 
     ``in_common`` is the fraction of the rival's top documents (to the depth of the group) that are candidates, averaged
@@ -224,7 +230,7 @@ def _rival(path: Path, group: CandidateGroup, candidates: RetrievedCandidates, r
         name = name.removesuffix(end)
     run = read_run(path, name=name)
     scores = evaluate(candidates.qrels, run, group.measures, relevant=relevant)
-    shares, same = _in_common(run.top(group.depth), candidates.first_stage)
+    shares, same = _rival_documents_in_common(run.top(group.depth), candidates.first_stage)
     return {
         "rival": name,
         "file": str(path),
@@ -235,7 +241,7 @@ def _rival(path: Path, group: CandidateGroup, candidates: RetrievedCandidates, r
     }
 
 
-def _in_common(run: Run, candidates: Run) -> tuple[list[float], bool]:
+def _rival_documents_in_common(run: Run, candidates: Run) -> tuple[list[float], bool]:
     shares, same = [], True
     for query, ranking in candidates.items():
         ours, theirs = set(ranking.doc_ids), set(run[query].doc_ids) if query in run else set()
@@ -245,7 +251,7 @@ def _in_common(run: Run, candidates: Run) -> tuple[list[float], bool]:
     return shares, same
 
 
-def _files(patterns: Iterable[str], notes: list[str]) -> list[Path]:
+def _rival_run_files(patterns: Iterable[str], notes: list[str]) -> list[Path]:
     """Return the files that match the patterns; add a note for every pattern without a match."""
     files: dict[Path, None] = {}
     for pattern in patterns:

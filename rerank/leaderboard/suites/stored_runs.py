@@ -60,16 +60,16 @@ class StoredRun:
             return 0
 
 
-def read_stored_runs(out: Path) -> list[StoredRun]:
+def read_stored_suite_runs(out: Path) -> list[StoredRun]:
     """Read all run folders in a suite's folder.
 
     Raises:
         DataError: A file of a run folder is not valid JSON or lacks a key.
     """
-    return list(_iterate_runs(out))
+    return list(_iterate_suite_folders(out))
 
 
-def _iterate_runs(out: Path) -> Iterator[StoredRun]:
+def _iterate_suite_folders(out: Path) -> Iterator[StoredRun]:
     for path in sorted(out.iterdir()) if out.is_dir() else []:
         if (path / "spec.json").is_file():
             folder = RunFolder(path)
@@ -78,7 +78,7 @@ def _iterate_runs(out: Path) -> Iterator[StoredRun]:
             yield StoredRun(folder=folder, document=folder.spec(), summary=summary)
 
 
-def estimate_seconds(runs: list[StoredRun], spec: RunSpec, tokens: int) -> float | None:
+def estimate_suite_seconds(runs: list[StoredRun], spec: RunSpec, tokens: int) -> float | None:
     """Estimate the time for a number of tokens from finished runs of the same model.
 
     Runs with the same method are preferred, if there are any.

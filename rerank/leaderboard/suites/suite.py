@@ -14,11 +14,11 @@ from rerank.errors import UsageError
 from rerank.experiment.spec import RunSpec, Shuffle
 from rerank.io.text_files import read_toml
 from rerank.leaderboard.suites.suite_values import (
-    check_keys,
-    check_unique,
-    insert_data_folder,
-    normalize_keys,
-    to_usage_error,
+    check_suite_table_keys,
+    check_unique_in_suite,
+    insert_suite_data_folder,
+    normalize_suite_keys,
+    suite_usage_error,
 )
 from rerank.methods import open_method
 
@@ -125,9 +125,9 @@ class Suite(_Table):
             raise ValueError("it has no models, no adapters and no rerankers, so there is nothing to run")
         if self.models and not self.methods:
             raise ValueError("it has models, but no methods to use them with")
-        check_unique("collections", [table.title for table in self.collections])
+        check_unique_in_suite("collections", [table.title for table in self.collections])
         for name in ("first_stages", "depths", "methods", "models", "adapters", "seeds", "measures"):
-            check_unique(name, getattr(self, name))
+            check_unique_in_suite(name, getattr(self, name))
         if min(self.depths, default=1) < 1:
             raise ValueError(f"depths contains {min(self.depths)}; every depth must be at least 1")
         return self
@@ -144,12 +144,12 @@ class Suite(_Table):
             UnknownNameError: A key or method does not exist; the message suggests the nearest name.
             UsageError: A value is invalid, or ``{data}`` occurs and no folder was given.
         """
-        values = insert_data_folder(normalize_keys(values), data)
-        _check_keys(values)
+        values = insert_suite_data_folder(normalize_suite_keys(values), data)
+        _check_suite_keys(values)
         try:
             suite = cls.model_validate(values)
         except ValidationError as error:
-            raise to_usage_error(error) from error
+            raise suite_usage_error(error) from error
         suite.systems()
         return suite
 
@@ -170,7 +170,7 @@ class Suite(_Table):
             for model, method in itertools.product(self.models, self.methods)
         ]
         pairs += [(Path(adapter).name, {"adapter": adapter}) for adapter in self.adapters]
-        pairs += [(table.name or _label(table.values), table.values) for table in self.rerankers]
+        pairs += [(table.name or _suite_label(table.values), table.values) for table in self.rerankers]
         systems: dict[str, dict[str, Any]] = {}
         for name, values in pairs:
             if name in systems:
@@ -271,23 +271,23 @@ def read_suite(path: str | Path, *, data: str | Path | None = None) -> Suite:
     return Suite.make(read_toml(path, "suite"), data=data)
 
 
-def _label(values: Mapping[str, Any]) -> str:
+def _suite_label(values: Mapping[str, Any]) -> str:
     if "adapter" in values and "method" not in values:
         return Path(str(values["adapter"])).name
     model = values.get("adapter", values.get("model", RunSpec.model_fields["model"].default))
     return f"{values.get('method', RunSpec.model_fields['method'].default)} {Path(str(model)).name}"
 
 
-def _check_keys(values: Mapping[str, Any]) -> None:
+def _check_suite_keys(values: Mapping[str, Any]) -> None:
     """Check that all keys of the suite and its tables exist."""
-    check_keys("key of a suite", values, Suite.model_fields)
-    for table in _tables(values.get("collections")):
-        check_keys("key of a collection in a suite", table, CollectionTable.model_fields)
-    for table in _tables(values.get("rerankers")):
-        check_keys("key of a reranker in a suite", table, ["name", *_OF_RERANKERS])
-    for table in _tables([values.get("options")]):
-        check_keys("key of [options] in a suite", table, _OPTIONS)
+    check_suite_table_keys("key of a suite", values, Suite.model_fields)
+    for table in _suite_tables(values.get("collections")):
+        check_suite_table_keys("key of a collection in a suite", table, CollectionTable.model_fields)
+    for table in _suite_tables(values.get("rerankers")):
+        check_suite_table_keys("key of a reranker in a suite", table, ["name", *_OF_RERANKERS])
+    for table in _suite_tables([values.get("options")]):
+        check_suite_table_keys("key of [options] in a suite", table, _OPTIONS)
 
 
-def _tables(values: Any) -> list[Mapping[str, Any]]:
+def _suite_tables(values: Any) -> list[Mapping[str, Any]]:
     return [table for table in values if isinstance(table, Mapping)] if isinstance(values, list) else []

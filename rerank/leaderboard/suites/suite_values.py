@@ -15,7 +15,7 @@ from rerank.errors import UnknownNameError, UsageError, describe_fault
 DATA = "{data}"
 
 
-def check_unique(what: str, values: Sequence[Any]) -> None:
+def check_unique_in_suite(what: str, values: Sequence[Any]) -> None:
     """Raise a ValueError, which pydantic collects, if a value occurs more than once."""
     value, times = Counter(values).most_common(1)[0] if values else ("", 1)
     if times > 1:
@@ -23,23 +23,23 @@ def check_unique(what: str, values: Sequence[Any]) -> None:
         raise ValueError(f"{what} contains {value!r} {times} times{named}")
 
 
-def normalize_keys(values: Any) -> Any:
+def normalize_suite_keys(values: Any) -> Any:
     """Return the values with dashes in keys replaced by underscores, at every level."""
     if isinstance(values, Mapping):
-        return {str(key).replace("-", "_"): normalize_keys(value) for key, value in values.items()}
-    return [normalize_keys(value) for value in values] if isinstance(values, list) else values
+        return {str(key).replace("-", "_"): normalize_suite_keys(value) for key, value in values.items()}
+    return [normalize_suite_keys(value) for value in values] if isinstance(values, list) else values
 
 
-def insert_data_folder(values: Any, data: str | Path | None) -> Any:
+def insert_suite_data_folder(values: Any, data: str | Path | None) -> Any:
     """Return the values with ``{data}`` replaced by the folder of ``--data``.
 
     Raises:
         UsageError: A value contains ``{data}``, but no folder was given.
     """
     if isinstance(values, Mapping):
-        return {key: insert_data_folder(value, data) for key, value in values.items()}
+        return {key: insert_suite_data_folder(value, data) for key, value in values.items()}
     if isinstance(values, list):
-        return [insert_data_folder(value, data) for value in values]
+        return [insert_suite_data_folder(value, data) for value in values]
     if not isinstance(values, str) or DATA not in values:
         return values
     if data is None:
@@ -50,14 +50,14 @@ def insert_data_folder(values: Any, data: str | Path | None) -> Any:
     return values.replace(DATA, str(data))
 
 
-def check_keys(kind: str, table: Mapping[str, Any], names: Iterable[str]) -> None:
+def check_suite_table_keys(kind: str, table: Mapping[str, Any], names: Iterable[str]) -> None:
     """Raise UnknownNameError for a key that does not exist; the message suggests the nearest name."""
     for key in table:
         if key not in set(names):
             raise UnknownNameError(kind, key, names)
 
 
-def to_usage_error(error: ValidationError) -> UsageError:
+def suite_usage_error(error: ValidationError) -> UsageError:
     """Convert the first problem that pydantic found into a UsageError."""
     problem = error.errors()[0]
     where = ".".join(map(str, problem["loc"]))

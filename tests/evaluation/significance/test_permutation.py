@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from rerank.evaluation.significance import open_test
+from rerank.evaluation.significance import open_significance_test
 
 
 def against_zero(values: list[float] | np.ndarray[tuple[int], np.dtype[np.float64]], selector: str) -> float:
-    return float(open_test(selector).p_values(np.column_stack([values, np.zeros(len(values))]))[0])
+    return float(open_significance_test(selector).p_values(np.column_stack([values, np.zeros(len(values))]))[0])
 
 
 @settings(max_examples=25)
@@ -44,7 +44,7 @@ def test_drawn_flips_are_near_all_of_them() -> None:
 
 
 def test_p_is_never_0_and_resolution_says_how_small_it_gets() -> None:
-    test = open_test("permutation,permutations=99")
+    test = open_significance_test("permutation,permutations=99")
     assert against_zero(np.arange(1.0, 41), "permutation,permutations=99") == test.resolution(40) == 0.01
     assert test.resolution(6) == 2 / 64
     assert against_zero(np.arange(1.0, 7), "permutation,permutations=99") == 2 / 64
@@ -52,4 +52,6 @@ def test_p_is_never_0_and_resolution_says_how_small_it_gets() -> None:
 
 def test_for_normal_differences_it_is_near_t() -> None:
     scores = np.random.default_rng(3).normal(0, 1, (50, 5))
-    np.testing.assert_allclose(open_test("permutation").p_values(scores), open_test("t").p_values(scores), atol=0.03)
+    np.testing.assert_allclose(
+        open_significance_test("permutation").p_values(scores), open_significance_test("t").p_values(scores), atol=0.03
+    )

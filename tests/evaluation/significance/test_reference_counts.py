@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rerank.evaluation import decide_pairs, read_matrix
+from rerank.evaluation import compare_all_runs, read_score_matrix
 
 pytestmark = pytest.mark.shared
 
@@ -26,15 +26,17 @@ COUNTS = {
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_eleven_columns(shared: Path, name: str) -> None:
-    matrix = read_matrix(shared / f"data/trec_adhoc_scores/{name}.csv")
+    matrix = read_score_matrix(shared / f"data/trec_adhoc_scores/{name}.csv")
     for test, columns in COUNTS[name].items():
-        found = {correction: int(decide_pairs(matrix, test, correction).significant.sum()) for correction in columns}
+        found = {
+            correction: int(compare_all_runs(matrix, test, correction).significant.sum()) for correction in columns
+        }
         assert found == columns, test
 
 
 @pytest.mark.parametrize(("name", "count"), [("adhoc5_ap", 425), ("adhoc8_ap", 2680)])
 def test_randomised_tukey_is_within_five_percent(shared: Path, name: str, count: int) -> None:
-    matrix = read_matrix(shared / f"data/trec_adhoc_scores/{name}.csv")
+    matrix = read_score_matrix(shared / f"data/trec_adhoc_scores/{name}.csv")
     for seed in range(3):
-        found = decide_pairs(matrix, f"tukey-randomised,permutations=2000,seed={seed}").significant.sum()
+        found = compare_all_runs(matrix, f"tukey-randomised,permutations=2000,seed={seed}").significant.sum()
         assert found == pytest.approx(count, rel=0.05)

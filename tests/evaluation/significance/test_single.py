@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from rerank.evaluation.significance import SMALLEST, holm, is_constant, mean_interval, paired_t, signed_rank
+from rerank.evaluation.significance import (
+    SMALLEST,
+    are_differences_constant,
+    holm,
+    paired_t,
+    signed_rank,
+    student_t_interval,
+)
 
 differences = st.lists(st.integers(-20, 20).map(lambda n: n / 20), min_size=1, max_size=40)
 
@@ -85,18 +92,18 @@ def test_the_same_difference_everywhere() -> None:
 
 
 def test_constant() -> None:
-    assert is_constant([0.1, 0.1, 0.1])
-    assert is_constant([0.0])
-    assert not is_constant([0.1, 0.1, 0.1 + 1e-9])
+    assert are_differences_constant([0.1, 0.1, 0.1])
+    assert are_differences_constant([0.0])
+    assert not are_differences_constant([0.1, 0.1, 0.1 + 1e-9])
 
 
 def test_interval() -> None:
     values = [0.2, 0.4, 0.9, 0.1]
-    low, high = mean_interval(values)
+    low, high = student_t_interval(values)
     mean, error = 0.4, float(stats.sem(values))
     assert (low, high) == pytest.approx(stats.t.interval(0.95, 3, loc=mean, scale=error))
-    assert mean_interval([0.3, 0.3]) == (0.3, 0.3)
-    wide_low, wide_high = mean_interval(values, 0.99)
+    assert student_t_interval([0.3, 0.3]) == (0.3, 0.3)
+    wide_low, wide_high = student_t_interval(values, 0.99)
     assert wide_low < low < high < wide_high
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from rerank.evaluation.significance import open_test, signed_rank
+from rerank.evaluation.significance import open_significance_test, signed_rank
 
 
 @pytest.mark.parametrize("grades", [8, 1000])
@@ -21,13 +21,13 @@ def test_many_topics_are_scipys_approximation(grades: int) -> None:
         stats.wilcoxon(scores[:, a], scores[:, b], zero_method="wilcox", correction=False, method="approx").pvalue
         for a, b in combinations(range(5), 2)
     ]
-    np.testing.assert_allclose(open_test("wilcoxon").p_values(scores), theirs, rtol=1e-9)
+    np.testing.assert_allclose(open_significance_test("wilcoxon").p_values(scores), theirs, rtol=1e-9)
 
 
 @settings(max_examples=20)
 @given(st.lists(st.integers(-4, 4).map(float), min_size=2, max_size=8))
 def test_few_topics_are_exact_ties_included(values: list[float]) -> None:
-    (p,) = open_test("wilcoxon").p_values(np.column_stack([values, np.zeros(len(values))]))
+    (p,) = open_significance_test("wilcoxon").p_values(np.column_stack([values, np.zeros(len(values))]))
     left = np.array([v for v in values if v])
     ranks = stats.rankdata(np.abs(left))
     observed = abs((ranks * np.sign(left)).sum())
@@ -39,7 +39,7 @@ def test_the_least_number_that_is_approximated() -> None:
     """What counts are the differences that are left, not the topics."""
     chance = np.random.default_rng(3)
     d = np.concatenate([chance.normal(0.2, 1, 25), np.zeros(10)])
-    test = open_test("wilcoxon")
+    test = open_significance_test("wilcoxon")
     (exact,) = test.p_values(np.column_stack([d, np.zeros(35)]))
     assert exact == pytest.approx(stats.wilcoxon(d[:25], method="exact").pvalue)
     assert exact == pytest.approx(signed_rank(d.tolist()))
@@ -52,13 +52,15 @@ def test_ties_in_decimals_and_in_bits() -> None:
     """0.3 - 0.2 is a little less than 0.2 - 0.1: a tie only when rounded. Equal scores tie in either case."""
     scores = np.array([[0.3, 0.2], [0.1, 0.2], [0.2, 0.5], [0.1 + 0.2, 0.3]])
     assert len(set(np.abs(scores[:2, 0] - scores[:2, 1]))) == 2
-    bits, decimals = (open_test(selector).p_values(scores)[0] for selector in ("wilcoxon", "wilcoxon,decimals=12"))
+    bits, decimals = (
+        open_significance_test(selector).p_values(scores)[0] for selector in ("wilcoxon", "wilcoxon,decimals=12")
+    )
     assert decimals == signed_rank([1, -1, -3]) == 0.75
     assert bits == signed_rank([1, -2, -3]) == 0.5
 
 
 def test_resolution() -> None:
-    test = open_test("wilcoxon")
+    test = open_significance_test("wilcoxon")
     assert test.resolution(5) == 2 / 32
     assert test.resolution(1) == 1
     assert test.resolution(26) < 1e-300

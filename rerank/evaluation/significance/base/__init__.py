@@ -102,7 +102,7 @@ class ResamplingTest(SinglePairTest):
         return 1 / (self.permutations + 1)
 
 
-def iterate_differences(scores: Floats, decimals: int | None = DECIMALS) -> Iterator[Floats]:
+def iterate_paired_differences(scores: Floats, decimals: int | None = DECIMALS) -> Iterator[Floats]:
     """Yield the (topics, pairs) differences of all pairs, first system minus second, in order and in batches.
 
     Args:
@@ -118,7 +118,7 @@ def iterate_differences(scores: Floats, decimals: int | None = DECIMALS) -> Iter
         yield raw if decimals is None else np.round(raw, decimals)
 
 
-def mean_differences(scores: Floats) -> Floats:
+def mean_paired_differences(scores: Floats) -> Floats:
     """Return the mean of the first system minus the mean of the second, (pairs,)."""
     first, second = np.triu_indices(scores.shape[1], 1)
     means = scores.mean(axis=0)

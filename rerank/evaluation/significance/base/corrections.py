@@ -17,7 +17,7 @@ from rerank.errors import UnknownNameError
 from rerank.evaluation.significance.base import Floats
 
 
-def none(p: Floats) -> Floats:
+def no_correction(p: Floats) -> Floats:
     """Return the p-values unchanged."""
     return p
 
@@ -29,39 +29,39 @@ def bonferroni(p: Floats) -> Floats:
 
 def holm(p: Floats) -> Floats:
     """Adjust by the step-down procedure with (m - i + 1) p_(i). Holm, Scandinavian Journal of Statistics 1979."""
-    return _down(p, len(p) - np.arange(len(p)))
+    return _step_down(p, len(p) - np.arange(len(p)))
 
 
 def hochberg(p: Floats) -> Floats:
     """Adjust by the step-up procedure with (m - i + 1) p_(i), for independent tests. Hochberg, Biometrika 1988."""
-    return _up(p, len(p) - np.arange(len(p)))
+    return _step_up(p, len(p) - np.arange(len(p)))
 
 
-def bh(p: Floats) -> Floats:
+def benjamini_hochberg(p: Floats) -> Floats:
     """Adjust by the step-up procedure with m p_(i) / i, which controls the false discovery rate.
 
     Source: Benjamini and Hochberg 1995.
     """
-    return _up(p, len(p) / np.arange(1, len(p) + 1))
+    return _step_up(p, len(p) / np.arange(1, len(p) + 1))
 
 
-def by(p: Floats) -> Floats:
-    """Adjust as `bh`, times 1 + 1/2 + ... + 1/m, which allows any dependence between tests.
+def benjamini_yekutieli(p: Floats) -> Floats:
+    """Adjust as `benjamini_hochberg`, times 1 + 1/2 + ... + 1/m, which allows any dependence between tests.
 
     Source: Benjamini and Yekutieli 2001.
     """
     ranks = np.arange(1, len(p) + 1)
-    return _up(p, len(p) / ranks * (1 / ranks).sum())
+    return _step_up(p, len(p) / ranks * (1 / ranks).sum())
 
 
 #: Name -> function that adjusts p-values.
 CORRECTIONS: dict[str, Callable[[Floats], Floats]] = {
-    "none": none,
+    "none": no_correction,
     "bonferroni": bonferroni,
     "holm": holm,
     "hochberg": hochberg,
-    "bh": bh,
-    "by": by,
+    "bh": benjamini_hochberg,
+    "by": benjamini_yekutieli,
 }
 
 
@@ -88,7 +88,7 @@ def required_p_value(name: str, alpha: float, pairs: int) -> float:
     return alpha / float((1 / np.arange(1, pairs + 1)).sum()) if name == "by" else alpha
 
 
-def correct(p: Floats, name: str) -> Floats:
+def correct_p_values(p: Floats, name: str) -> Floats:
     """Adjust (pairs,) p-values by the named correction.
 
     Raises:
@@ -99,19 +99,19 @@ def correct(p: Floats, name: str) -> Floats:
     return CORRECTIONS[name](p)
 
 
-def _down(p: Floats, factors: npt.NDArray[Any]) -> Floats:
+def _step_down(p: Floats, factors: npt.NDArray[Any]) -> Floats:
     """Return the running maximum of p_(i) times its factor, from the smallest p-value up, in the original order."""
     order = np.argsort(p, kind="stable")
-    return _placed(np.maximum.accumulate(p[order] * factors), order)
+    return _p_values_in_original_order(np.maximum.accumulate(p[order] * factors), order)
 
 
-def _up(p: Floats, factors: npt.NDArray[Any]) -> Floats:
+def _step_up(p: Floats, factors: npt.NDArray[Any]) -> Floats:
     """Return the running minimum of p_(i) times its factor, from the largest p-value down, in the original order."""
     order = np.argsort(p, kind="stable")
-    return _placed(np.minimum.accumulate((p[order] * factors)[::-1])[::-1], order)
+    return _p_values_in_original_order(np.minimum.accumulate((p[order] * factors)[::-1])[::-1], order)
 
 
-def _placed(adjusted: Floats, order: npt.NDArray[np.intp]) -> Floats:
+def _p_values_in_original_order(adjusted: Floats, order: npt.NDArray[np.intp]) -> Floats:
     """Return sorted values in the original order, clipped to 1."""
     # inverse of the sorting permutation
     back = np.empty_like(adjusted)

@@ -1,8 +1,8 @@
 """Significance tests of one pair of systems, as functions of its per-topic differences.
 
 No p-value is 0 or NaN: if there is nothing to test (all differences are 0, or there is one topic), p is 1, and values
-that underflow become `SMALLEST`. Differences that are all equal have no estimable variance (`is_constant`); the
-p-value of the t-test is then a limit, not evidence.
+that underflow become `SMALLEST`. Differences that are all equal have no estimable variance
+(`are_differences_constant`); the p-value of the t-test is then a limit, not evidence.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from rerank.evaluation.significance.base import SMALLEST
-from rerank.evaluation.significance.base.corrections import correct
+from rerank.evaluation.significance.base.corrections import correct_p_values
 
 #: Largest number of non-zero differences for which the Wilcoxon test is exact instead of a normal approximation.
 EXACT_UP_TO = 25
 
 
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+def student_t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
     """Return the confidence interval of a mean by Student's t.
 
     Args:
@@ -42,7 +42,7 @@ def paired_t(differences: Sequence[float]) -> float:
     """Return the two-sided p-value of the paired t-test.
 
     Differences that are all equal and not 0 have no variance: t is unbounded and p is `SMALLEST`, however few they are.
-    Check `is_constant` first.
+    Check `are_differences_constant` first.
     """
     from scipy.stats import t
 
@@ -51,10 +51,10 @@ def paired_t(differences: Sequence[float]) -> float:
     mean, error = _mean_and_error(differences)
     if error == 0.0:
         return SMALLEST
-    return _bounded(2 * float(t.sf(abs(mean / error), len(differences) - 1)))
+    return _bounded_p_value(2 * float(t.sf(abs(mean / error), len(differences) - 1)))
 
 
-def is_constant(differences: Sequence[float]) -> bool:
+def are_differences_constant(differences: Sequence[float]) -> bool:
     """Return whether all differences are equal, so that the variance needed by the t-test cannot be estimated."""
     return min(differences) == max(differences)
 
@@ -72,7 +72,7 @@ def signed_rank(differences: Sequence[float]) -> float:
     if not nonzero:
         return 1.0
     if len(nonzero) > EXACT_UP_TO:
-        return _bounded(float(stats.wilcoxon(nonzero, zero_method="wilcox", method="approx").pvalue))
+        return _bounded_p_value(float(stats.wilcoxon(nonzero, zero_method="wilcox", method="approx").pvalue))
     # mid-ranks are multiples of 1/2, so doubling makes them integers
     doubled = [round(2 * rank) for rank in stats.rankdata([abs(d) for d in nonzero])]
     return exact_signed_rank(sorted(doubled), sum(r for r, d in zip(doubled, nonzero, strict=True) if d > 0))
@@ -80,14 +80,14 @@ def signed_rank(differences: Sequence[float]) -> float:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return Holm's adjustment of a list of p-values."""
-    return [float(p) for p in correct(np.asarray(p_values, dtype=np.float64), "holm")]
+    return [float(p) for p in correct_p_values(np.asarray(p_values, dtype=np.float64), "holm")]
 
 
 def _mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     """Return the mean and its standard error."""
     count = len(values)
     mean = math.fsum(values) / count
-    if is_constant(values):  # rounding in the mean must not look like variance
+    if are_differences_constant(values):  # rounding in the mean must not look like variance
         return values[0], 0.0
     return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (count - 1) / count)
 
@@ -101,11 +101,11 @@ def exact_signed_rank(ranks: Sequence[int], observed: int) -> float:
     """
     # the distribution of the sum is symmetric: p = 2 P(W <= min(W+, W-))
     smaller = min(observed, sum(ranks) - observed)
-    return _bounded(2 * int(_choices(tuple(ranks))[smaller]) / 2 ** len(ranks))
+    return _bounded_p_value(2 * int(_count_sign_patterns(tuple(ranks))[smaller]) / 2 ** len(ranks))
 
 
 @lru_cache(maxsize=1 << 14)
-def _choices(ranks: tuple[int, ...]) -> npt.NDArray[np.int64]:
+def _count_sign_patterns(ranks: tuple[int, ...]) -> npt.NDArray[np.int64]:
     """Return the number of sign patterns with a sum of at most 0, 1, ..., sum(ranks).
 
     Without ties, the table depends on the number of ranks only, so caching helps.
@@ -119,5 +119,5 @@ def _choices(ranks: tuple[int, ...]) -> npt.NDArray[np.int64]:
     return ways.cumsum()
 
 
-def _bounded(p: float) -> float:
+def _bounded_p_value(p: float) -> float:
     return min(1.0, max(SMALLEST, p))

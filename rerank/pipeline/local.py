@@ -24,6 +24,11 @@ def longest_first(request: Request) -> int:
     return -sum(len(message.content) for message in request.prompt)
 
 
+def by_text(request: Request) -> str:
+    """Return the sort key of a request for a backend that keeps prefixes: prompts that begin alike stay together."""
+    return "\n".join(message.content for message in request.prompt)
+
+
 def run_batches(driver: Driver, backend: Backend, batch_size: int) -> None:
     """Answer the requests of a driver, batch by batch, until no ranking is open.
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 from rerank.errors import DataError
 from rerank.judges.base import Judge
 from rerank.pipeline.driver import Driver, ListOptions
-from rerank.pipeline.local import LOOKAHEAD, longest_first, rank_blocks
+from rerank.pipeline.local import LOOKAHEAD, by_text, longest_first, rank_blocks
 from rerank.pipeline.network import rank_concurrently
 from rerank.pipeline.passages import DocumentSplitter
 from rerank.pipeline.results import RankedList, RerankOutcome
@@ -84,10 +84,11 @@ class Ranker:
     top_k: int | None = None
 
     def driver(self, backend: Backend) -> Driver:
-        """Return a driver without rankings; prompts for a model in this process are sorted by length."""
+        """Return a driver without rankings; prompts for a model in this process are sorted by length or beginning."""
         if isinstance(backend, AsyncBackend):
             return Driver(self.strategy, self.judge, passages=self.passages)
-        return Driver(self.strategy, self.judge, passages=self.passages, lookahead=LOOKAHEAD, sort_key=longest_first)
+        order = by_text if getattr(backend, "caches_prefixes", False) else longest_first
+        return Driver(self.strategy, self.judge, passages=self.passages, lookahead=LOOKAHEAD, sort_key=order)
 
 
 def rank_stream(

@@ -67,6 +67,11 @@ class LoggingBackend:
         return self.backend.batch_size
 
     @property
+    def caches_prefixes(self) -> bool:
+        """Whether the wrapped backend keeps the prefixes of prompts."""
+        return bool(getattr(self.backend, "caches_prefixes", False))
+
+    @property
     def costs_money(self) -> bool:
         """Whether calls of the wrapped backend cost money."""
         return self.backend.costs_money

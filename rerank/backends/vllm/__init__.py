@@ -51,6 +51,10 @@ class Vllm:
     tasks: ClassVar[frozenset[type[Any]]] = frozenset(
         {GenerationTask, PermutationTask, ContinuationTask, LikelihoodTask}
     )
+    #: A batch of several callers takes less time than a batch for each.
+    shares_batches: ClassVar[bool] = True
+    #: The engine keeps the prefixes of prompts, so that prompts that begin alike should follow each other.
+    caches_prefixes: ClassVar[bool] = True
     #: Calls cost time but no money; they are stored in the run folder only.
     costs_money = False
     #: Folder of the adapter or the model, whose settings `Reranker.from_backend` uses; None if it is not known.
@@ -109,9 +113,6 @@ class Vllm:
     def choose_batch_size(options: BackendOptions, device: str) -> int:
         """Return the batch size of the options, else the same default for every device."""
         return options.batch_size or DEFAULT_BATCH
-
-    #: A batch of several callers takes less time than a batch for each.
-    shares_batches: ClassVar[bool] = True
 
     @property
     def identity(self) -> Mapping[str, str]:

@@ -23,7 +23,7 @@ import ir_measures
 import numpy as np
 
 from rerank.adjudication.budgets import AdjudicationBudget
-from rerank.adjudication.judging_sequence import open_order, walk_pool
+from rerank.adjudication.judging_sequence import judge_pool_in_order, open_judging_order
 from rerank.adjudication.pool_measures import Measurer
 from rerank.adjudication.pools import pool_runs
 from rerank.adjudication.significance_verdicts import Procedure
@@ -75,7 +75,7 @@ def measuring(runs: Sequence[Run], qrels: Qrels, design: StudyDesign) -> tuple[f
     """Seconds for one set of judgments: ours, and ir_measures'."""
     pooled = pool_runs(runs, qrels=qrels)
     measurer = Measurer(pooled, runs, qrels, design.measures, relevant=design.relevant)
-    ordering = walk_pool(open_order("depth"), pooled, measurer.relevant_documents(design.relevant))
+    ordering = judge_pool_in_order(open_judging_order("depth"), pooled, measurer.relevant_documents(design.relevant))
     began = time.perf_counter()
     values = measurer.measure(ordering, design.budgets)
     ours = (time.perf_counter() - began) / len(design.budgets)

@@ -67,30 +67,30 @@ def main() -> None:
 
 def measured(options: Any) -> dict[str, float]:
     """One variant: its peak, its rise, its speed."""
-    from rerank.finetune.trainer.processes import peak_memory_mb
+    from rerank.finetune.trainer.processes import peak_training_memory_mb
     from rerank.lm.loading import quiet
 
     with tempfile.TemporaryDirectory() as folder, quiet():
         module, batches, tokens = prepared(options, Path(folder))
         parameters = [p for p in module.parameters() if p.requires_grad]
         step(options.child, module, batches[0], parameters)  # everything is loaded, and small things are allocated
-        before = peak_memory_mb()
+        before = peak_training_memory_mb()
         seconds = []
         for batch in batches[1:]:
             began = time.perf_counter()
             step(options.child, module, batch, parameters)
             seconds.append(time.perf_counter() - began)
-    peak = peak_memory_mb()
+    peak = peak_training_memory_mb()
     return {"peak_mb": peak, "rise_mb": peak - before, "tokens_per_second": tokens / statistics.median(seconds)}
 
 
 def prepared(options: Any, folder: Path) -> tuple[Any, list[Any], int]:
     """A LoRA under the importance loss; a short batch, then as many of one full list."""
     from rerank.collections import open_collection
-    from rerank.finetune.component_registry import make_components
+    from rerank.finetune.component_registry import make_training_components
     from rerank.finetune.recipe import Recipe
-    from rerank.finetune.trainer.listwise_module import collate
-    from rerank.finetune.trainer.schedule import select_documents
+    from rerank.finetune.trainer.listwise_module import collate_examples
+    from rerank.finetune.trainer.schedule import select_training_documents
     from rerank.finetune.trainer.training_data import read_training_lists
     from rerank.finetune.trainer.training_run import TrainingRun
 
@@ -115,12 +115,12 @@ def prepared(options: Any, folder: Path) -> tuple[Any, list[Any], int]:
             "training": {"steps": 1, "accumulation": 1},
         }
     )
-    run = TrainingRun(recipe, make_components(recipe), folder / "out", device="cpu")
+    run = TrainingRun(recipe, make_training_components(recipe), folder / "out", device="cpu")
     module = run._attach_adapter()
     module.train()
     (given,) = read_training_lists(recipe)
-    short, full = (run._places.examples.make(select_documents(given, range(n))) for n in (2, len(given)))
-    return module, [collate([short]), *[collate([full])] * options.steps], len(full)
+    short, full = (run._places.examples.make(select_training_documents(given, range(n))) for n in (2, len(given)))
+    return module, [collate_examples([short]), *[collate_examples([full])] * options.steps], len(full)
 
 
 def step(variant: str, module: Any, batch: Any, parameters: list[Any]) -> None:

@@ -16,7 +16,7 @@ import yaml
 from rerank.backends import BACKENDS
 from rerank.cli.app import app
 from rerank.collections import providers
-from rerank.finetune.method_table import components_of_kind, describe_training
+from rerank.finetune.method_table import describe_training_methods, training_components_of_kind
 from rerank.methods import describe_methods
 from rerank.models import MODELS
 from rerank.prompts import prompt_names, prompt_text
@@ -129,7 +129,7 @@ def pages() -> dict[str, str]:
 
 def _training() -> str:
     """Return the page of all training methods and of the papers that are not implemented."""
-    rows = describe_training()
+    rows = describe_training_methods()
     parts = [_TRAINING]
     for kind, title in _TITLES.items():
         here = [row for row in rows if row["kind"] == kind and row["status"] == "available"]
@@ -143,7 +143,11 @@ def _training() -> str:
 
 def _linked(row: dict[str, str]) -> str:
     name = row["name"]
-    page = f"{_PAGE_OF_KIND[row['kind']]}#{name}" if name in components_of_kind(row["kind"]) else _ELSEWHERE.get(name)
+    page = (
+        f"{_PAGE_OF_KIND[row['kind']]}#{name}"
+        if name in training_components_of_kind(row["kind"])
+        else _ELSEWHERE.get(name)
+    )
     return f"[`{name}`]({page})" if page else f"`{name}`"
 
 
@@ -159,7 +163,7 @@ def _adapters() -> str:
     head = ("adapter", "trains", "parameters", "share", "identity at start", "saved as", "vLLM LoRA", "can be merged")
     shapes, cells = _large(), []
     whole = sum(rows * columns for rows, columns in shapes)
-    for name, part in components_of_kind("adapter").items():
+    for name, part in training_components_of_kind("adapter").items():
         count = part().count_trainable(shapes)
         start, vllm, merges = ("yes" if value else "" for value in (part.identity, part.vllm, part.merges))
         numbers = [part.shape, f"{count:,}", f"{100 * count / whole:.3g} %"]
@@ -173,7 +177,7 @@ def _optimizers() -> str:
     head = ("optimizer", "parameters", "state in full training", "relative to AdamW")
     shapes, cells = _large(), []
     most = 2 * sum(rows * columns for rows, columns in shapes)
-    for name, part in components_of_kind("optimizer").items():
+    for name, part in training_components_of_kind("optimizer").items():
         one = part()
         kept = one.count_state(shapes)
         sizes = [f"{kept:,}", f"{kept / most:.3f}"] if "full" in one.fits else ["", ""]

@@ -21,9 +21,9 @@ import pytest
 from rerank.experiment import prepare, rescore, run, verify
 from rerank.experiment.resuming import complete_from_folder
 from rerank.experiment.spec import LATER_KEYS, Execution, RunSpec
-from rerank.finetune.component_registry import make_components
+from rerank.finetune.component_registry import make_training_components
 from rerank.finetune.recipe import Recipe, read_recipe
-from rerank.finetune.trainer.training import train
+from rerank.finetune.trainer.training import train_adapter
 from rerank.models.adapters import AdapterSettings, read_adapter_settings
 from rerank.prompts.base import Message
 from rerank.store import RunFolder, identity_hash
@@ -327,7 +327,7 @@ def test_a_recipe_loads_to_the_same_values(name: str, inputs: Path) -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_has_the_same_components(name: str, inputs: Path) -> None:
-    components = make_components(read_recipe(inputs / "recipes" / name))
+    components = make_training_components(read_recipe(inputs / "recipes" / name))
     for kind in ("adapter", "optimizer", "layers", "ranks", "objective"):
         check_component(getattr(components, kind), RECIPES[name][kind])
     for kind in ("losses", "callbacks"):
@@ -380,7 +380,9 @@ def test_a_killed_training_resumes_from_its_checkpoint(tmp_path: Path) -> None:
 
     folder, whole = (unpack(f"trainings/listwise-{end}.tar.gz", tmp_path) for end in ("killed", "whole"))
     begun: list[int] = []
-    result = train(read_recipe("recipes/listwise.toml"), folder, resume=True, device="cpu", progress=noting(begun))
+    result = train_adapter(
+        read_recipe("recipes/listwise.toml"), folder, resume=True, device="cpu", progress=noting(begun)
+    )
     assert (begun, result.steps) == ([10], 40)
     now, then = (load_file(place / "adapter_model.safetensors") for place in (folder, whole))
     assert set(now) == set(then)
@@ -393,7 +395,9 @@ def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
     pytest.importorskip("peft")
     folder = unpack("trainings/tiny-attention.tar.gz", tmp_path)
     begun: list[int] = []
-    result = train(read_recipe("recipes/attention.toml"), folder, resume=True, device="cpu", progress=noting(begun))
+    result = train_adapter(
+        read_recipe("recipes/attention.toml"), folder, resume=True, device="cpu", progress=noting(begun)
+    )
     then = read(folder, "result.json")
     assert begun == []
     assert (result.steps, result.loss, result.validation) == (then["steps"], then["loss"], then["validation"])

@@ -13,8 +13,8 @@ from adjudication import METHODS, made_up
 
 from libraries.processes import Settings, cpu_seconds
 from rerank.adjudication.budgets import AdjudicationBudget
-from rerank.adjudication.judging_sequence import open_order, walk_pool
-from rerank.adjudication.pool_measures import Measurer, score_matrices
+from rerank.adjudication.judging_sequence import judge_pool_in_order, open_judging_order
+from rerank.adjudication.pool_measures import Measurer, score_matrices_of_pool
 from rerank.adjudication.pools import pool_runs
 
 MEASURES = ("nDCG@10", "AP", "P@10", "R@100", "RR", "Success@5")
@@ -29,13 +29,13 @@ def measure(settings: Settings) -> dict[str, Any]:
     runs, qrels = made_up()
     pooled = pool_runs(runs, qrels=qrels)
     measurer = Measurer(pooled, runs, qrels, MEASURES)
-    ordering = walk_pool(open_order("depth"), pooled, measurer.relevant_documents(1))
+    ordering = judge_pool_in_order(open_judging_order("depth"), pooled, measurer.relevant_documents(1))
     values = measurer.measure(ordering, BUDGETS)
     judged = [measurer.cheap(ordering, ordering.sizes(budget)) for budget in BUDGETS]
     gaps = [
         float(np.abs(values[name][at] - matrix.values).max())
         for at, qrels_of_budget in enumerate(judged)
-        for name, matrix in score_matrices(qrels_of_budget, runs, measurer.names).items()
+        for name, matrix in score_matrices_of_pool(qrels_of_budget, runs, measurer.names).items()
     ]
     study = Measurer(pooled, runs, qrels, ("nDCG@10", "AP"))
     middle = {topic: dict(grades) for topic, grades in judged[len(judged) // 2].items()}
@@ -48,7 +48,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     times = [{name: cpu_seconds(way) for name, way in ways.items()} for _ in range(settings.repeat)]
     medians = {name: statistics.median(row[name] for row in times) for name in ways}
     medians["ours"] /= len(BUDGETS)
-    sets = len(BUDGETS) * sum(SEEDS if open_order(name).random else 1 for name in METHODS)
+    sets = len(BUDGETS) * sum(SEEDS if open_judging_order(name).random else 1 for name in METHODS)
     return {
         "systems": len(runs),
         "topics": len(qrels),

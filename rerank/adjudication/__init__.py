@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from rerank.adjudication.agreement import Agreement
 from rerank.adjudication.budgets import AdjudicationBudget
-from rerank.adjudication.judging_sequence import JudgingSequence, open_order, walk_pool
+from rerank.adjudication.judging_sequence import JudgingSequence, judge_pool_in_order, open_judging_order
 from rerank.adjudication.pair_categories import PairCategories
 from rerank.adjudication.pools import Pool, pool_runs
-from rerank.adjudication.qrels_comparison import QrelsComparison, compare_qrels
-from rerank.adjudication.significance_verdicts import Procedure, cross_procedures
+from rerank.adjudication.qrels_comparison import QrelsComparison, compare_with_gold_qrels
+from rerank.adjudication.significance_verdicts import Procedure, cross_significance_procedures
 from rerank.adjudication.studies import run_study
 from rerank.adjudication.study_design import StudyDesign
 from rerank.adjudication.study_results import AdjudicationStudy
@@ -23,10 +23,10 @@ __all__ = [
     "Procedure",
     "QrelsComparison",
     "StudyDesign",
-    "compare_qrels",
-    "cross_procedures",
-    "open_order",
+    "compare_with_gold_qrels",
+    "cross_significance_procedures",
+    "judge_pool_in_order",
+    "open_judging_order",
     "pool_runs",
     "run_study",
-    "walk_pool",
 ]

@@ -47,7 +47,7 @@ class Agreement:
         observed = self.table / self.documents
         # (grades, grades) fractions o and e of the formula
         chance = np.outer(observed.sum(axis=1), observed.sum(axis=0))
-        cost = _costs(self.grades, weights)
+        cost = _kappa_disagreement_weights(self.grades, weights)
         expected = float((cost * chance).sum())
         return 1 - float((cost * observed).sum()) / expected if expected else None
 
@@ -76,7 +76,9 @@ class Agreement:
         }
 
 
-def compute_agreement(first: Mapping[str, Mapping[str, int]], second: Mapping[str, Mapping[str, int]]) -> Agreement:
+def compute_assessor_agreement(
+    first: Mapping[str, Mapping[str, int]], second: Mapping[str, Mapping[str, int]]
+) -> Agreement:
     """Count the documents that both assessors judge, by their two grades."""
     grade_pairs = list(_grade_pairs(first, second))
     grades = sorted({grade for pair in grade_pairs for grade in pair})
@@ -87,7 +89,7 @@ def compute_agreement(first: Mapping[str, Mapping[str, int]], second: Mapping[st
     return Agreement(grades=tuple(grades), table=table)
 
 
-def shared_topics(first: Qrels, second: Qrels) -> tuple[str, ...]:
+def topics_judged_by_both(first: Qrels, second: Qrels) -> tuple[str, ...]:
     """Return the topics that both judge, in the order of the first."""
     return tuple(topic for topic in first if topic in second)
 
@@ -103,7 +105,7 @@ def _grade_pairs(
                 yield grade, other[doc]
 
 
-def _costs(grades: tuple[int, ...], weights: str) -> Floats:
+def _kappa_disagreement_weights(grades: tuple[int, ...], weights: str) -> Floats:
     """Return the (grades, grades) disagreement weights of Cohen's kappa."""
     values = np.array(grades, dtype=np.float64)
     # (grades, grades) |a - b|, in grades and not in positions, so that missing grades leave gaps

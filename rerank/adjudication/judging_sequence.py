@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 
 from rerank.adjudication.budgets import AdjudicationBudget
-from rerank.adjudication.judging_walks import open_walks, topic_rng
+from rerank.adjudication.judging_walks import judging_rng_of_topic, open_judging_walks
 from rerank.adjudication.orders.base import JudgingOrder, StaticOrder, SupportsAcross
 from rerank.adjudication.pools import Bools, Ints, Pool
 from rerank.errors import UsageError
@@ -20,7 +20,7 @@ from rerank.types import Document, Query, Ranking, Run
 orders = Registry("adjudication.orders", "judging order")
 
 
-def open_order(selector: str) -> JudgingOrder:
+def open_judging_order(selector: str) -> JudgingOrder:
     """Create a judging order from its selector, such as ``"mtf"``, ``"rbp-a,p=0.9"`` or ``"llm:reranked.trec"``.
 
     Raises:
@@ -58,7 +58,9 @@ class JudgingSequence:
         return np.bincount(self.sequence[: sizes.sum()], minlength=len(sizes))
 
 
-def walk_pool(order: JudgingOrder, pool: Pool, relevant: Sequence[Bools], *, seed: int = 0) -> JudgingSequence:
+def judge_pool_in_order(
+    order: JudgingOrder, pool: Pool, relevant: Sequence[Bools], *, seed: int = 0
+) -> JudgingSequence:
     """Judge the whole pool with known answers.
 
     Args:
@@ -71,7 +73,7 @@ def walk_pool(order: JudgingOrder, pool: Pool, relevant: Sequence[Bools], *, see
     docs: list[list[int]] = [[] for _ in pool.topics]
     sequence = []
     # the whole pool (100 %): every smaller budget is a prefix of this sequence
-    for walk in open_walks(order, pool, AdjudicationBudget("share", 100), seed=seed):
+    for walk in open_judging_walks(order, pool, AdjudicationBudget("share", 100), seed=seed):
         while walk.next is not None:
             topic, doc = walk.next
             docs[topic].append(doc)
@@ -93,12 +95,13 @@ def pool_as_run(pool: Pool, order: JudgingOrder) -> Run:
     if not isinstance(order, StaticOrder):
         raise UsageError(
             f"The judging order {plugin_name(type(order))!r} depends on judgments or is stochastic",
-            expected="one of: " + ", ".join(static_orders()),
+            expected="one of: " + ", ".join(static_judging_orders()),
         )
     return Run(
         (
             Ranking.from_order(
-                Query(id=topic.id), (Document(id=topic.docs[doc]) for doc in order(topic, topic_rng(0, topic)))
+                Query(id=topic.id),
+                (Document(id=topic.docs[doc]) for doc in order(topic, judging_rng_of_topic(0, topic))),
             )
             for topic in pool.topics
         ),
@@ -106,7 +109,7 @@ def pool_as_run(pool: Pool, order: JudgingOrder) -> Run:
     )
 
 
-def static_orders() -> list[str]:
+def static_judging_orders() -> list[str]:
     """Return the names of the orders that do not depend on judgments."""
     classes = ((name, orders.get(name)) for name in orders.names())
     return [

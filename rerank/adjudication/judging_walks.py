@@ -53,25 +53,27 @@ class JudgingWalk:
             self._next = None
 
 
-def open_walks(order: JudgingOrder, pool: Pool, budget: AdjudicationBudget, *, seed: int = 0) -> list[JudgingWalk]:
+def open_judging_walks(
+    order: JudgingOrder, pool: Pool, budget: AdjudicationBudget, *, seed: int = 0
+) -> list[JudgingWalk]:
     """Return one walk per topic, or a single one for an order that chooses among all topics."""
     sizes = budget.sizes([len(topic) for topic in pool.topics]).tolist()
     if isinstance(order, SupportsAcross):
-        return [JudgingWalk(partial(_across, order, pool, seed), sum(sizes))]
+        return [JudgingWalk(partial(_judge_across_topics, order, pool, seed), sum(sizes))]
     return [
-        JudgingWalk(partial(_alone, order, index, topic, seed), size)
+        JudgingWalk(partial(_judge_one_topic, order, index, topic, seed), size)
         for index, (topic, size) in enumerate(zip(pool.topics, sizes, strict=True))
     ]
 
 
-def _across(order: SupportsAcross, pool: Pool, seed: int) -> WalkAcross:
+def _judge_across_topics(order: SupportsAcross, pool: Pool, seed: int) -> WalkAcross:
     """Start an order over all topics."""
     return order.across(pool.topics, np.random.default_rng([seed]))
 
 
-def _alone(order: JudgingOrder, index: int, topic: PooledTopic, seed: int) -> WalkAcross:
+def _judge_one_topic(order: JudgingOrder, index: int, topic: PooledTopic, seed: int) -> WalkAcross:
     """Start an order for one topic, yielding the topic's index with each document."""
-    walk = order(topic, topic_rng(seed, topic))
+    walk = order(topic, judging_rng_of_topic(seed, topic))
     try:
         doc = next(walk)
         while True:
@@ -80,6 +82,6 @@ def _alone(order: JudgingOrder, index: int, topic: PooledTopic, seed: int) -> Wa
         return
 
 
-def topic_rng(seed: int, topic: PooledTopic) -> RandomGenerator:
+def judging_rng_of_topic(seed: int, topic: PooledTopic) -> RandomGenerator:
     """Return a random generator that depends on the topic and the seed but not on other topics."""
     return np.random.default_rng([seed, zlib.crc32(topic.id.encode("utf-8", "surrogatepass"))])

@@ -48,7 +48,7 @@ class PairCategories:
 
     @classmethod
     def from_codes(cls, codes: Codes) -> PairCategories:
-        """Count the (pairs,) codes of `categorise`."""
+        """Count the (pairs,) codes of `categorise_pairs`."""
         return cls(**dict(zip(NAMES, np.bincount(codes, minlength=len(NAMES)).tolist(), strict=True)))
 
     @property
@@ -79,17 +79,17 @@ class PairCategories:
     @property
     def precision(self) -> float | None:
         """AA / (AA + AD + spurious): fraction of cheap findings that gold confirms, with the same direction."""
-        return _ratio(self.AA, self.cheap)
+        return _ratio_of_pairs(self.AA, self.cheap)
 
     @property
     def recall(self) -> float | None:
         """AA / (AA + AD + missed): fraction of gold findings that are retained, with the same direction."""
-        return _ratio(self.AA, self.gold)
+        return _ratio_of_pairs(self.AA, self.gold)
 
     @property
     def f1(self) -> float | None:
         """Harmonic mean of precision and recall, 2 AA / (gold + cheap)."""
-        return _ratio(2 * self.AA, self.gold + self.cheap)
+        return _ratio_of_pairs(2 * self.AA, self.gold + self.cheap)
 
     @property
     def publication_bias(self) -> float | None:
@@ -99,17 +99,17 @@ class PairCategories:
     @property
     def type_1(self) -> float | None:
         """Spurious pairs / pairs that are not significant by gold."""
-        return _ratio(self.MA_spurious + self.MD_spurious, self.pairs - self.gold)
+        return _ratio_of_pairs(self.MA_spurious + self.MD_spurious, self.pairs - self.gold)
 
     @property
     def type_2(self) -> float | None:
         """Missed pairs / pairs that are significant by gold."""
-        return _ratio(self.MA_missed + self.MD_missed, self.gold)
+        return _ratio_of_pairs(self.MA_missed + self.MD_missed, self.gold)
 
     @property
     def type_3(self) -> float | None:
         """AD / pairs that are significant by gold: both find a difference, in opposite directions."""
-        return _ratio(self.AD, self.gold)
+        return _ratio_of_pairs(self.AD, self.gold)
 
     @property
     def balanced_accuracy(self) -> float | None:
@@ -152,7 +152,7 @@ RATES = (
 )
 
 
-def categorise(gold: Floats, gold_significant: Bools, cheap: Floats, cheap_significant: Bools) -> Codes:
+def categorise_pairs(gold: Floats, gold_significant: Bools, cheap: Floats, cheap_significant: Bools) -> Codes:
     """Return the category code of every pair, an index into `NAMES`.
 
     Args:
@@ -166,7 +166,7 @@ def categorise(gold: Floats, gold_significant: Bools, cheap: Floats, cheap_signi
     return np.asarray(np.where(np.sign(gold) == np.sign(cheap), _AGREE[verdicts], _DISAGREE[verdicts]))
 
 
-def count_errors_by_system(codes: Codes, systems: int) -> dict[str, Ints]:
+def count_pair_errors_by_system(codes: Codes, systems: int) -> dict[str, Ints]:
     """Count, for every system, its pairs that are missed, spurious, or turned (AD).
 
     Judgments are fair if errors do not concentrate on few systems. Source: Otero, Parapar and Barreiro, SIGIR 2025.
@@ -184,5 +184,5 @@ def count_errors_by_system(codes: Codes, systems: int) -> dict[str, Ints]:
     return counts
 
 
-def _ratio(part: float, whole: float) -> float | None:
+def _ratio_of_pairs(part: float, whole: float) -> float | None:
     return part / whole if whole else None

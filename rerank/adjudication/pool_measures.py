@@ -67,7 +67,7 @@ class Measurer:
         self.names = tuple(map(str, self.measures))
         self.topics = tuple(qrels)
         self._runs, self._qrels = runs, qrels
-        self.gold = score_matrices(qrels, runs, self.names)
+        self.gold = score_matrices_of_pool(qrels, runs, self.names)
         row = {topic: index for index, topic in enumerate(self.topics)}
         self._rows = [row[topic.id] for topic in pool.topics]
         self._grades = [
@@ -79,7 +79,7 @@ class Measurer:
     @property
     def slow(self) -> tuple[str, ...]:
         """Names of the measures that ir_measures computes, one budget at a time."""
-        return tuple(name for name, m in zip(self.names, self.measures, strict=True) if find_formula(m) is None)
+        return tuple(name for name, m in zip(self.names, self.measures, strict=True) if find_pool_formula(m) is None)
 
     def relevant_documents(self, grade: int) -> list[Bools]:
         """Return, for every topic of the pool, (docs,) whether gold grades a document at least ``grade``."""
@@ -95,7 +95,7 @@ class Measurer:
         values = {name: np.zeros(shape) for name in self.names}
         # (budgets, topics) number of judged documents
         sizes = np.stack([ordering.sizes(budget) for budget in budgets])
-        fast = [(name, m, f) for name, m in zip(self.names, self.measures, strict=True) if (f := find_formula(m))]
+        fast = [(name, m, f) for name, m in zip(self.names, self.measures, strict=True) if (f := find_pool_formula(m))]
         # topics outside the pool keep the score 0
         for index, row in enumerate(self._rows):
             step = max(1, _BATCH_SIZE // max(1, self._lists[index].size))
@@ -105,7 +105,7 @@ class Measurer:
                 for name, measure, formula in fast:
                     values[name][batch, row] = formula(view, measure)
         for index in range(len(budgets)) if self.slow else ():
-            matrices = score_matrices(self.cheap(ordering, sizes[index]), self._runs, self.slow)
+            matrices = score_matrices_of_pool(self.cheap(ordering, sizes[index]), self._runs, self.slow)
             for name, matrix in matrices.items():
                 values[name][index] = matrix.values
         return values
@@ -141,74 +141,74 @@ class Measurer:
         return Qrels({topic: judged or {"none": 0} for topic, judged in table.items()}, name="cheap judgments")
 
 
-def score_matrices(qrels: Qrels, runs: Sequence[Run], measures: Sequence[str]) -> dict[str, ScoreMatrix]:
+def score_matrices_of_pool(qrels: Qrels, runs: Sequence[Run], measures: Sequence[str]) -> dict[str, ScoreMatrix]:
     """Return the topic x system matrix of every measure, computed by ir_measures."""
     scores = evaluate_all(qrels, runs, measures)
     return {name: ScoreMatrix.from_scores(scores, name) for name in measures}
 
 
-def find_formula(measure: Any) -> Formula | None:
+def find_pool_formula(measure: Any) -> Formula | None:
     """Return the formula of a measure, or None if ir_measures must compute it."""
     formula = FORMULAS.get(measure.NAME)
     return formula if formula and not measure.params.keys() - {"cutoff", "rel"} else None
 
 
-def _cut(values: Any, measure: Any) -> Any:
+def _cut_at_budget_measure(values: Any, measure: Any) -> Any:
     return values[..., : measure.params.get("cutoff")]
 
 
-def _ndcg(view: JudgedView, measure: Any) -> Floats:
+def _ndcg_of_pool(view: JudgedView, measure: Any) -> Floats:
     """Compute nDCG with linear gain and discount log2(rank + 1), (budgets, systems)."""
-    found, ideal = _cut(view.found, measure), _cut(view.judged, measure)
+    found, ideal = _cut_at_budget_measure(view.found, measure), _cut_at_budget_measure(view.judged, measure)
     # (ranks,) discount of each rank
     discount = 1 / np.log2(np.arange(2, max(found.shape[-1], ideal.shape[-1]) + 2))
     best = ideal @ discount[: ideal.shape[-1]]  # (budgets,) DCG of the ideal list
-    return _shares(found @ discount[: found.shape[-1]], best)
+    return _shares_per_budget(found @ discount[: found.shape[-1]], best)
 
 
-def _ap(view: JudgedView, measure: Any) -> Floats:
+def _ap_of_pool(view: JudgedView, measure: Any) -> Floats:
     """Compute AP: precision at each relevant retrieved document, averaged over all relevant documents."""
-    hits = _cut(view.found, measure) >= measure["rel"]
+    hits = _cut_at_budget_measure(view.found, measure) >= measure["rel"]
     ranks = np.arange(1, hits.shape[-1] + 1)
     # (budgets, systems, ranks) precision at each hit
     precision = np.where(hits, hits.cumsum(axis=-1) / ranks, 0.0)
-    return _shares(precision.sum(axis=-1), view.relevant(measure["rel"]))
+    return _shares_per_budget(precision.sum(axis=-1), view.relevant(measure["rel"]))
 
 
-def _precision(view: JudgedView, measure: Any) -> Floats:
+def _precision_of_pool(view: JudgedView, measure: Any) -> Floats:
     """Compute P@k: relevant documents among the first k, divided by k."""
-    return np.asarray((_cut(view.found, measure) >= measure["rel"]).sum(axis=-1) / measure["cutoff"])
+    return np.asarray((_cut_at_budget_measure(view.found, measure) >= measure["rel"]).sum(axis=-1) / measure["cutoff"])
 
 
-def _recall(view: JudgedView, measure: Any) -> Floats:
+def _recall_of_pool(view: JudgedView, measure: Any) -> Floats:
     """Compute R@k: relevant documents among the first k, divided by all relevant documents."""
-    hits = (_cut(view.found, measure) >= measure["rel"]).sum(axis=-1, dtype=np.float64)
-    return _shares(hits, view.relevant(measure["rel"]))
+    hits = (_cut_at_budget_measure(view.found, measure) >= measure["rel"]).sum(axis=-1, dtype=np.float64)
+    return _shares_per_budget(hits, view.relevant(measure["rel"]))
 
 
-def _reciprocal_rank(view: JudgedView, measure: Any) -> Floats:
+def _reciprocal_rank_of_pool(view: JudgedView, measure: Any) -> Floats:
     """Compute 1 / rank of the first relevant document."""
-    hits = _cut(view.found, measure) >= measure["rel"]
+    hits = _cut_at_budget_measure(view.found, measure) >= measure["rel"]
     # argmax is the index of the first hit, but 0 also without any hit
     return np.where(hits.any(axis=-1), 1 / (1.0 + hits.argmax(axis=-1)), 0.0)
 
 
-def _success(view: JudgedView, measure: Any) -> Floats:
+def _success_of_pool(view: JudgedView, measure: Any) -> Floats:
     """Compute whether any of the first k documents is relevant."""
-    return np.asarray((_cut(view.found, measure) >= measure["rel"]).any(axis=-1), dtype=np.float64)
+    return np.asarray((_cut_at_budget_measure(view.found, measure) >= measure["rel"]).any(axis=-1), dtype=np.float64)
 
 
-def _shares(values: Floats, wholes: Floats) -> Floats:
+def _shares_per_budget(values: Floats, wholes: Floats) -> Floats:
     """Divide (budgets, systems) values by (budgets,) totals; 0 if the total is 0."""
     return np.where(wholes[:, None] > 0, values / np.where(wholes > 0, wholes, 1.0)[:, None], 0.0)
 
 
 #: Name of ir_measures -> formula.
 FORMULAS: dict[str, Formula] = {
-    "nDCG": _ndcg,
-    "AP": _ap,
-    "P": _precision,
-    "R": _recall,
-    "RR": _reciprocal_rank,
-    "Success": _success,
+    "nDCG": _ndcg_of_pool,
+    "AP": _ap_of_pool,
+    "P": _precision_of_pool,
+    "R": _recall_of_pool,
+    "RR": _reciprocal_rank_of_pool,
+    "Success": _success_of_pool,
 }

@@ -118,7 +118,7 @@ def pool_runs(runs: Sequence[Run], *, depth: int = DEPTH, qrels: Qrels | None = 
     topics = []
     for query in ids:
         judged = None if qrels is None or unjudged else qrels[query].keys()
-        topic = _topic(query, [run[query].doc_ids[:depth] if query in run else () for run in runs], judged)
+        topic = _pool_topic(query, [run[query].doc_ids[:depth] if query in run else () for run in runs], judged)
         if len(topic):
             topics.append(topic)
     if not topics:
@@ -131,7 +131,7 @@ def pool_runs(runs: Sequence[Run], *, depth: int = DEPTH, qrels: Qrels | None = 
     return Pool(topics=tuple(topics), systems=names)
 
 
-def _topic(query: str, lists: Sequence[Sequence[str]], judged: Iterable[str] | None) -> PooledTopic:
+def _pool_topic(query: str, lists: Sequence[Sequence[str]], judged: Iterable[str] | None) -> PooledTopic:
     """Pool the lists of one query, restricted to the documents in ``judged`` unless it is None."""
     retrieved = {doc for ids in lists for doc in ids}
     docs = sorted(retrieved if judged is None else retrieved.intersection(judged))

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rerank.adjudication.agreement import Agreement, compute_agreement, shared_topics
+from rerank.adjudication.agreement import Agreement, compute_assessor_agreement, topics_judged_by_both
 from rerank.adjudication.pair_categories import Codes
-from rerank.adjudication.pool_measures import score_matrices
-from rerank.adjudication.significance_verdicts import Procedure, SignificanceVerdicts, metrics_row
-from rerank.adjudication.study_notes import note_grades, note_tests
+from rerank.adjudication.pool_measures import score_matrices_of_pool
+from rerank.adjudication.significance_verdicts import Procedure, SignificanceVerdicts, pair_category_metrics_row
+from rerank.adjudication.study_notes import note_study_grades, note_study_tests
 from rerank.errors import DataError
 from rerank.evaluation import parse_measures
 from rerank.types import Qrels, Run
@@ -58,7 +58,9 @@ class QrelsComparison:
         results = []
         for (measure, procedure), codes in self.codes().items():
             about = {"measure": measure, "test": procedure.test, "correction": procedure.correction}
-            results.append({**about, **metrics_row(codes, self.other[measure].compare_ranking(self.gold[measure]))})
+            results.append(
+                {**about, **pair_category_metrics_row(codes, self.other[measure].compare_ranking(self.gold[measure]))}
+            )
         return {
             "topics": len(self.topics),
             "topics_left_out": self.left_out,
@@ -71,7 +73,7 @@ class QrelsComparison:
         }
 
 
-def compare_qrels(
+def compare_with_gold_qrels(
     runs: Sequence[Run],
     gold: Qrels,
     other: Qrels,
@@ -96,20 +98,20 @@ def compare_qrels(
         DataError: Fewer than two topics are judged by both, or there are fewer than two runs.
         UnknownNameError: A measure or test does not exist.
     """
-    topics = shared_topics(gold, other)
+    topics = topics_judged_by_both(gold, other)
     if len(topics) < 2:
         raise DataError(
             f"{len(topics)} topics are judged by both {gold.name} and {other.name}", expected="at least 2 topics"
         )
     names = [str(measure) for measure in parse_measures(measures, relevant=relevant)]
     shared_qrels = [Qrels({topic: qrels[topic] for topic in topics}, name=qrels.name) for qrels in (gold, other)]
-    matrices = [score_matrices(qrels, runs, names) for qrels in shared_qrels]
+    matrices = [score_matrices_of_pool(qrels, runs, names) for qrels in shared_qrels]
     gold_verdicts, other_verdicts = (
         {name: SignificanceVerdicts.from_scores(m.values, m.systems, procedures, alpha) for name, m in row.items()}
         for row in matrices
     )
-    notes = list(note_tests((matrix for row in matrices for matrix in row.values()), procedures, alpha))
-    notes += [note for qrels in shared_qrels for note in note_grades(qrels, names, relevant)]
+    notes = list(note_study_tests((matrix for row in matrices for matrix in row.values()), procedures, alpha))
+    notes += [note for qrels in shared_qrels for note in note_study_grades(qrels, names, relevant)]
     return QrelsComparison(
         topics=topics,
         left_out=len(set(gold) ^ set(other)),
@@ -117,7 +119,7 @@ def compare_qrels(
         procedures=tuple(procedures),
         gold=gold_verdicts,
         other=other_verdicts,
-        agreement=compute_agreement(gold, other),
+        agreement=compute_assessor_agreement(gold, other),
         relevant=relevant,
         notes=tuple(dict.fromkeys(notes)),
     )

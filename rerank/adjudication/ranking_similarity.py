@@ -8,11 +8,11 @@ import numpy as np
 
 from rerank.adjudication.pools import Floats, Ints
 
-#: Default persistence of `rbo`.
+#: Default persistence of `rbo_of_systems`.
 P = 0.9
 
 
-def tau(gold: Floats, cheap: Floats) -> float | None:
+def tau_of_systems(gold: Floats, cheap: Floats) -> float | None:
     """Compute Kendall's tau-b; None if either ranking has only ties."""
     # signs of all pairwise differences, (pairs,)
     d, e = (np.sign(x[:, None] - x[None])[np.triu_indices(len(x), 1)] for x in (gold, cheap))
@@ -21,7 +21,7 @@ def tau(gold: Floats, cheap: Floats) -> float | None:
     return float((d * e).sum()) / weight**0.5 if weight else None
 
 
-def tau_ap(gold: Ints, cheap: Ints) -> float:
+def tau_ap_of_systems(gold: Ints, cheap: Ints) -> float:
     """Compute tau_AP, Kendall's tau with more weight at the top: 2 / (m - 1) sum over i = 2 .. m of C(i) / (i - 1) - 1.
 
     C(i) is the number of systems above rank i of the cheap ranking that gold also ranks above that system. The
@@ -32,14 +32,14 @@ def tau_ap(gold: Ints, cheap: Ints) -> float:
         gold: (systems,) indices of the systems, best first, as from `rank_systems`.
         cheap: (systems,) likewise.
     """
-    gold_ranks = invert_ranking(gold)[cheap]  # gold's ranks, in the cheap order
+    gold_ranks = invert_system_ranking(gold)[cheap]  # gold's ranks, in the cheap order
     count = len(gold_ranks)
     # (systems,) C(i): systems above in both rankings, by a lower-triangular comparison
     concordant = np.tril(gold_ranks[None] < gold_ranks[:, None], -1).sum(axis=1)
     return round(float(2 / (count - 1) * (concordant[1:] / np.arange(1, count)).sum() - 1), 12)
 
 
-def rbo(gold: Ints, cheap: Ints, p: float = P) -> float:
+def rbo_of_systems(gold: Ints, cheap: Ints, p: float = P) -> float:
     """Compute rank-biased overlap, extrapolated: A_m p^m + (1 - p) / p sum over d = 1 .. m of A_d p^d.
 
     A_d is the fraction of the first d systems that both rankings share. Source: Webber, Moffat and Zobel, A similarity
@@ -52,16 +52,16 @@ def rbo(gold: Ints, cheap: Ints, p: float = P) -> float:
     """
     count = len(gold)
     # (systems,) depth, from 0, from which both rankings contain the system
-    joint_depths = np.maximum(invert_ranking(gold), invert_ranking(cheap))
+    joint_depths = np.maximum(invert_system_ranking(gold), invert_system_ranking(cheap))
     depths = np.arange(1, count + 1)
     # (systems,) A_d = overlap of the first d / d
     agreement = np.bincount(joint_depths, minlength=count).cumsum() / depths
     return round(float(agreement[-1] * p**count + (1 - p) / p * (agreement * p**depths).sum()), 12)
 
 
-def max_drop(gold: Ints, cheap: Ints) -> int:
+def max_drop_of_systems(gold: Ints, cheap: Ints) -> int:
     """Return the largest number of ranks that a system falls from gold's ranking to the cheap one; 0 if none falls."""
-    return int((invert_ranking(cheap) - invert_ranking(gold)).max())
+    return int((invert_system_ranking(cheap) - invert_system_ranking(gold)).max())
 
 
 def rank_systems(means: Floats, names: Sequence[str]) -> Ints:
@@ -71,7 +71,7 @@ def rank_systems(means: Floats, names: Sequence[str]) -> Ints:
     return np.asarray(order[np.argsort(-means[order], kind="stable")])
 
 
-def invert_ranking(order: Ints) -> Ints:
+def invert_system_ranking(order: Ints) -> Ints:
     """Return the rank of each system, from 0, (systems,)."""
     ranks = np.empty_like(order)
     ranks[order] = np.arange(len(order))

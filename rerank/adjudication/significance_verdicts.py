@@ -9,9 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from rerank.adjudication.pair_categories import Codes, PairCategories, categorise
+from rerank.adjudication.pair_categories import Codes, PairCategories, categorise_pairs
 from rerank.adjudication.pools import Bools, Floats, Ints
-from rerank.adjudication.ranking_similarity import max_drop, rank_systems, rbo, tau, tau_ap
+from rerank.adjudication.ranking_similarity import (
+    max_drop_of_systems,
+    rank_systems,
+    rbo_of_systems,
+    tau_ap_of_systems,
+    tau_of_systems,
+)
 from rerank.evaluation.pairwise_decisions import check_significance_level, resolve_correction
 from rerank.evaluation.significance import PairTest, correct_p_values, open_significance_test
 from rerank.evaluation.significance.base import SupportsDecision, mean_paired_differences
@@ -44,7 +50,7 @@ class Procedure:
         return self.test if self.family_wise else f"{self.test} + {self.correction}"
 
 
-def cross_procedures(test: Iterable[str], corrections: Iterable[str]) -> tuple[Procedure, ...]:
+def cross_significance_procedures(test: Iterable[str], corrections: Iterable[str]) -> tuple[Procedure, ...]:
     """Return all combinations of a test and a correction; a test that needs no correction appears once, without one.
 
     Raises:
@@ -126,23 +132,23 @@ class SignificanceVerdicts:
     def categorise_against(self, gold: SignificanceVerdicts) -> list[Codes]:
         """Return the category code of each pair with respect to gold, (pairs,) per procedure."""
         return [
-            categorise(gold.differences, by_gold, self.differences, by_cheap)
+            categorise_pairs(gold.differences, by_gold, self.differences, by_cheap)
             for by_gold, by_cheap in zip(gold.significant, self.significant, strict=True)
         ]
 
     def compare_ranking(self, gold: SignificanceVerdicts) -> dict[str, float | None]:
         """Return the similarity to gold's ranking of systems; all None if either ranking has only ties."""
-        tau_b = tau(gold.means, self.means)
+        tau_b = tau_of_systems(gold.means, self.means)
         if tau_b is None:
             return dict.fromkeys(("tau", "tau_ap", "rbo", "max_drop"))
         return {
             "tau": tau_b,
-            "tau_ap": tau_ap(gold.ranking, self.ranking),
-            "rbo": rbo(gold.ranking, self.ranking),
-            "max_drop": max_drop(gold.ranking, self.ranking),
+            "tau_ap": tau_ap_of_systems(gold.ranking, self.ranking),
+            "rbo": rbo_of_systems(gold.ranking, self.ranking),
+            "max_drop": max_drop_of_systems(gold.ranking, self.ranking),
         }
 
 
-def metrics_row(codes: Codes, similarity: dict[str, float | None]) -> dict[str, Any]:
+def pair_category_metrics_row(codes: Codes, similarity: dict[str, float | None]) -> dict[str, Any]:
     """Return category counts, rates and ranking similarities under the names that reports use."""
     return {**PairCategories.from_codes(codes).to_dict(), **similarity}

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from rerank.adjudication.budgets import AdjudicationBudget
-from rerank.adjudication.judging_sequence import walk_pool
+from rerank.adjudication.judging_sequence import judge_pool_in_order
 from rerank.adjudication.pool_measures import Measurer
 from rerank.adjudication.pools import pool_runs
 from rerank.adjudication.significance_verdicts import SignificanceVerdicts
 from rerank.adjudication.study_design import StudyDesign
-from rerank.adjudication.study_notes import note_budgets, note_grades, note_pool, note_tests
+from rerank.adjudication.study_notes import note_study_budgets, note_study_grades, note_study_pool, note_study_tests
 from rerank.adjudication.study_results import AdjudicationStudy, StudyCell
 from rerank.types import Qrels, Run
 
@@ -47,17 +47,17 @@ def run_study(
     }
     # with the whole pool judged, the order does not matter
     everything = replace(design, methods=("docid",), budgets=(AdjudicationBudget("share", 100),))
-    whole = tuple(_walked("docid", 0, everything, measurer, gold))
+    whole = tuple(_walk_study_pool("docid", 0, everything, measurer, gold))
     cells: list[StudyCell] = []
     for method, seed in design.walks:
-        cells += _walked(method, seed, design, measurer, gold)
+        cells += _walk_study_pool(method, seed, design, measurer, gold)
         if on_walk:
             on_walk(method)
     notes = [
-        *note_tests(measurer.gold.values(), design.procedures, design.alpha),
-        *note_grades(qrels, measurer.names, design.relevant),
-        *note_pool(pool, qrels, whole, depth=design.depth, relevant=design.relevant),
-        *note_budgets(cells, len(pool.topics)),
+        *note_study_tests(measurer.gold.values(), design.procedures, design.alpha),
+        *note_study_grades(qrels, measurer.names, design.relevant),
+        *note_study_pool(pool, qrels, whole, depth=design.depth, relevant=design.relevant),
+        *note_study_budgets(cells, len(pool.topics)),
     ]
     return AdjudicationStudy(
         design=design,
@@ -71,12 +71,12 @@ def run_study(
     )
 
 
-def _walked(
+def _walk_study_pool(
     method: str, seed: int, design: StudyDesign, measurer: Measurer, gold: dict[str, SignificanceVerdicts]
 ) -> Iterator[StudyCell]:
     """Yield the cells of one walk through the pool."""
     relevant = measurer.relevant_documents(design.relevant)
-    ordering = walk_pool(design.orders[method], measurer.pool, relevant, seed=seed)
+    ordering = judge_pool_in_order(design.orders[method], measurer.pool, relevant, seed=seed)
     values = measurer.measure(ordering, design.budgets)
     # for every topic, (docs,) relevant documents among the first n judged
     hits = [flags[docs].cumsum() for flags, docs in zip(relevant, ordering.docs, strict=True)]

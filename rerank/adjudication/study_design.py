@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from rerank.adjudication.budgets import AdjudicationBudget
-from rerank.adjudication.judging_sequence import open_order
+from rerank.adjudication.judging_sequence import open_judging_order
 from rerank.adjudication.orders.base import JudgingOrder
 from rerank.adjudication.pools import DEPTH
 from rerank.adjudication.significance_verdicts import Procedure
@@ -56,7 +56,7 @@ class StudyDesign:
     @cached_property
     def orders(self) -> dict[str, JudgingOrder]:
         """Method -> judging order."""
-        return {method: open_order(method) for method in self.methods}
+        return {method: open_judging_order(method) for method in self.methods}
 
     @property
     def walks(self) -> list[tuple[str, int]]:

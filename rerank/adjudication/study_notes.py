@@ -18,7 +18,7 @@ FEW_PAIRS = 10
 _NAMED = 4
 
 
-def note_tests(matrices: Iterable[ScoreMatrix], procedures: Sequence[Procedure], alpha: float) -> Iterator[str]:
+def note_study_tests(matrices: Iterable[ScoreMatrix], procedures: Sequence[Procedure], alpha: float) -> Iterator[str]:
     """Yield the caveats of `list_caveats_of_test`, and a warning about few pairs of systems."""
     pairs = 0
     for matrix in matrices:
@@ -29,7 +29,7 @@ def note_tests(matrices: Iterable[ScoreMatrix], procedures: Sequence[Procedure],
         yield f"Only {pairs} {'pair' if pairs == 1 else 'pairs'} of systems: fractions of pairs are unreliable."
 
 
-def note_grades(qrels: Qrels, measures: Iterable[str], relevant: int) -> Iterator[str]:
+def note_study_grades(qrels: Qrels, measures: Iterable[str], relevant: int) -> Iterator[str]:
     """Yield warnings about the lowest grade that counts as relevant."""
     if note := grade_note(qrels, measures):
         yield note
@@ -38,7 +38,9 @@ def note_grades(qrels: Qrels, measures: Iterable[str], relevant: int) -> Iterato
         yield f"No document in {qrels.name} is relevant: grades from {relevant} count, and the highest is {highest}."
 
 
-def note_pool(pool: Pool, qrels: Qrels, whole: Sequence[StudyCell], *, depth: int, relevant: int) -> Iterator[str]:
+def note_study_pool(
+    pool: Pool, qrels: Qrels, whole: Sequence[StudyCell], *, depth: int, relevant: int
+) -> Iterator[str]:
     """Yield caveats about judged documents outside the pool, which no method can judge.
 
     Args:
@@ -59,7 +61,7 @@ def note_pool(pool: Pool, qrels: Qrels, whole: Sequence[StudyCell], *, depth: in
     relevant_outside = sum(grade >= relevant for grade in outside)
     numbered = [(cell, cell.numbers()) for cell in whole]
     incomplete = [
-        f"{cell.measure}, {cell.procedure}: {_share(numbers)}"
+        f"{cell.measure}, {cell.procedure}: {_format_study_share(numbers)}"
         for cell, numbers in numbered
         if not numbers["precision"] == numbers["recall"] == 1
     ]
@@ -70,7 +72,7 @@ def note_pool(pool: Pool, qrels: Qrels, whole: Sequence[StudyCell], *, depth: in
     )
 
 
-def note_budgets(cells: Iterable[StudyCell], topics: int) -> Iterator[str]:
+def note_study_budgets(cells: Iterable[StudyCell], topics: int) -> Iterator[str]:
     """Yield a warning about budgets that leave topics without judgments."""
     cases = dict.fromkeys(
         f"{cell.method} {cell.budget} ({topics - cell.topics} of {topics})" for cell in cells if cell.topics < topics
@@ -83,7 +85,7 @@ def note_budgets(cells: Iterable[StudyCell], topics: int) -> Iterator[str]:
         )
 
 
-def _share(numbers: dict[str, float | None]) -> str:
+def _format_study_share(numbers: dict[str, float | None]) -> str:
     """Format precision and recall."""
     parts = (f"{name} {'-' if (v := numbers[name]) is None else format(v, '.3f')}" for name in ("precision", "recall"))
     return ", ".join(parts)

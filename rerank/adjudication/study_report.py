@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from rerank.adjudication.judging_sequence import open_order
+from rerank.adjudication.judging_sequence import open_judging_order
 from rerank.adjudication.pair_categories import NAMES
-from rerank.adjudication.study_results import AdjudicationStudy, StudyCell, printable
+from rerank.adjudication.study_results import AdjudicationStudy, StudyCell, printable_study_name
 from rerank.evaluation.significance import TITLES, open_significance_test
 from rerank.io.text_files import replace_text
 
@@ -23,18 +23,18 @@ _DRAWN = 4_000_000
 _CURVES = ("recall", "precision", "f1", "balanced_accuracy", "tau", "tau_ap")
 
 
-def write_report(study: AdjudicationStudy, path: Path) -> Path:
+def write_study_report(study: AdjudicationStudy, path: Path) -> Path:
     """Write the page.
 
     Raises:
         StorageError: The file cannot be written.
     """
     with replace_text(path) as stream:
-        stream.write(printable(render_report(study)))
+        stream.write(printable_study_name(render_study_report(study)))
     return path
 
 
-def render_report(study: AdjudicationStudy) -> str:
+def render_study_report(study: AdjudicationStudy) -> str:
     """Return the page as HTML."""
     from jinja2 import Environment
 
@@ -46,15 +46,17 @@ def render_report(study: AdjudicationStudy) -> str:
         css=texts["css"],
         js=texts["js"],
         version=version("listrank"),
-        data=_embedded(_data(study, content)),
+        data=_embedded_study_json(_study_script_data(study, content)),
         study=content,
-        golds=[{**row, "title": _title(row)} for row in content["gold"]["all"]],
-        methods=[{"name": name, "title": open_order(name).title} for name in dict.fromkeys(study.design.methods)],
-        message=find_disagreements(content["results"]),
+        golds=[{**row, "title": _study_test_title(row)} for row in content["gold"]["all"]],
+        methods=[
+            {"name": name, "title": open_judging_order(name).title} for name in dict.fromkeys(study.design.methods)
+        ],
+        message=find_study_disagreements(content["results"]),
     )
 
 
-def find_disagreements(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def find_study_disagreements(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Find settings in which the method that ranks systems best does not retain most of the significant differences.
 
     Returns:
@@ -68,27 +70,29 @@ def find_disagreements(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
             groups.setdefault((row["measure"], row["test"], row["correction"], row["budget"]), []).append(row)
     for (measure, test, correction, budget), group in groups.items():
         ranks, keeps = (max(group, key=lambda row, by=by: row[by]) for by in ("tau", "recall"))  # type: ignore[misc]
-        if all(abs(ranks[by] - keeps[by]) > _spread(ranks, by) + _spread(keeps, by) for by in ("tau", "recall")):
+        if all(
+            abs(ranks[by] - keeps[by]) > _study_spread(ranks, by) + _study_spread(keeps, by) for by in ("tau", "recall")
+        ):
             setting = {"measure": measure, "test": test, "correction": correction, "budget": budget}
             messages.append({**setting, "ranks": ranks, "keeps": keeps})
     return messages
 
 
-def _spread(row: Mapping[str, Any], name: str) -> float:
+def _study_spread(row: Mapping[str, Any], name: str) -> float:
     return float(row.get("spread", {}).get(name, 0.0))
 
 
-def _title(row: Mapping[str, Any]) -> str:
+def _study_test_title(row: Mapping[str, Any]) -> str:
     test = str(open_significance_test(row["test"]).title)
     return test if row["correction"] == "none" else f"{test}, {TITLES[row['correction']]}"
 
 
-def _data(study: AdjudicationStudy, content: Mapping[str, Any]) -> dict[str, Any]:
+def _study_script_data(study: AdjudicationStudy, content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the data for the script of the page."""
     first = study.cells[0]
     codes = sum(len(cells[0].codes) for cells in study.groups().values())
     pair_codes = {
-        "|".join(key): _letters(cells[0])
+        "|".join(key): _study_category_digits(cells[0])
         for key, cells in study.groups().items()
         if codes <= _DRAWN or key[2:] == first.key[2:]
     }
@@ -105,12 +109,12 @@ def _data(study: AdjudicationStudy, content: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def _letters(cell: StudyCell) -> str:
+def _study_category_digits(cell: StudyCell) -> str:
     """Return the category of every pair as a string of digits."""
     return (cell.codes + ord("0")).astype(np.uint8).tobytes().decode("ascii")
 
 
-def _embedded(data: Mapping[str, Any]) -> str:
+def _embedded_study_json(data: Mapping[str, Any]) -> str:
     """Return JSON in which no text can end the script element."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

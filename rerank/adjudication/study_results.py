@@ -12,9 +12,9 @@ from statistics import fmean, stdev
 from typing import Any
 
 from rerank.adjudication.budgets import AdjudicationBudget
-from rerank.adjudication.pair_categories import Codes, count_errors_by_system
+from rerank.adjudication.pair_categories import Codes, count_pair_errors_by_system
 from rerank.adjudication.pools import Pool
-from rerank.adjudication.significance_verdicts import Procedure, SignificanceVerdicts, metrics_row
+from rerank.adjudication.significance_verdicts import Procedure, SignificanceVerdicts, pair_category_metrics_row
 from rerank.adjudication.study_design import StudyDesign
 from rerank.io.text_files import replace_text
 
@@ -58,7 +58,7 @@ class StudyCell:
     def numbers(self) -> dict[str, Any]:
         """Return all values by name."""
         counts = {"judged": self.judged, "topics_judged": self.topics, "relevant": self.relevant}
-        return {**counts, **metrics_row(self.codes, dict(self.similarity))}
+        return {**counts, **pair_category_metrics_row(self.codes, dict(self.similarity))}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -94,7 +94,7 @@ class AdjudicationStudy:
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row per method, budget, measure and test: means over seeds and standard deviations."""
-        return [_mean(key, [cell.numbers() for cell in cells]) for key, cells in self.groups().items()]
+        return [_mean_study_values(key, [cell.numbers() for cell in cells]) for key, cells in self.groups().items()]
 
     def golds(self) -> list[dict[str, Any]]:
         """Return one row per measure and test: gold's significant pairs, and how many the whole pool retains."""
@@ -141,21 +141,21 @@ class AdjudicationStudy:
         text = json.dumps(self.to_dict(), ensure_ascii=False, indent=1, allow_nan=False)
         files = {
             "study.json": text + "\n",
-            "study.csv": _csv(
+            "study.csv": _study_csv(
                 {**dict(zip(KEYS, cell.key, strict=True)), "seed": cell.seed, **cell.numbers()} for cell in self.cells
             ),
-            "systems.csv": _csv(self._by_system()),
+            "systems.csv": _study_csv(self._by_system()),
         }
         for name, content in files.items():
             with replace_text(folder / name) as stream:
-                stream.write(printable(content))
+                stream.write(printable_study_name(content))
         return [folder / name for name in files]
 
     def _by_system(self) -> Iterator[dict[str, Any]]:
         """Yield the number of missed, spurious and turned pairs of each system, averaged over seeds."""
         systems = self.pool.systems
         for key, cells in self.groups().items():
-            counts_by_seed = [count_errors_by_system(cell.codes, len(systems)) for cell in cells]
+            counts_by_seed = [count_pair_errors_by_system(cell.codes, len(systems)) for cell in cells]
             for index, system in enumerate(systems):
                 counts = {
                     error: fmean(seed_counts[error][index] for seed_counts in counts_by_seed)
@@ -164,12 +164,12 @@ class AdjudicationStudy:
                 yield {**dict(zip(KEYS, key, strict=True)), "system": system, **counts}
 
 
-def printable(text: str) -> str:
+def printable_study_name(text: str) -> str:
     """Escape what cannot be encoded as UTF-8: file names, and so names of runs, may contain any bytes."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _mean(key: tuple[str, ...], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _mean_study_values(key: tuple[str, ...], results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the mean of every value, and the standard deviation if there are several.
 
     Seeds for which a rate is undefined are excluded from its mean; ``undefined`` counts them.
@@ -184,7 +184,7 @@ def _mean(key: tuple[str, ...], results: Sequence[Mapping[str, Any]]) -> dict[st
     return {**means, "spread": spread, "undefined": undefined} if len(results) > 1 else means
 
 
-def _csv(rows: Iterator[dict[str, Any]]) -> str:
+def _study_csv(rows: Iterator[dict[str, Any]]) -> str:
     """Format rows as CSV with a header."""
     out = io.StringIO()
     first = next(rows)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from rerank.calibration.calibration_file import CalibratedList, Calibration, FirstStage
-from rerank.calibration.judged_lists import RankedCollection, is_absolute
+from rerank.calibration.judged_lists import RankedCollection, is_absolute_score_kind
 from rerank.calibration.ranker_identity import bound_identity, first_stage_name
 from rerank.calibration.report import CalibrationResult, calibrate
 
@@ -19,5 +19,5 @@ __all__ = [
     "bound_identity",
     "calibrate",
     "first_stage_name",
-    "is_absolute",
+    "is_absolute_score_kind",
 ]

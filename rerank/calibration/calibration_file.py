@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self, cast
 
-from rerank.calibration.judged_lists import check_finite
-from rerank.calibration.models import INPUTS, Fit, FitName, document_inputs
-from rerank.calibration.monotone import make_non_increasing
+from rerank.calibration.judged_lists import check_finite_scores
+from rerank.calibration.models import INPUTS, Fit, FitName, document_calibration_inputs
+from rerank.calibration.monotone import make_probabilities_non_increasing
 from rerank.calibration.ranker_identity import describe_differences
 from rerank.errors import DataError, UsageError, describe_fault, shorten
 from rerank.io.text_files import open_text, replace_text
@@ -106,7 +106,7 @@ class Calibration:
         """
         with open_text(Path(path)) as file:
             text = file.read()
-        content = _parse_json(text, path)
+        content = _parse_calibration_json(text, path)
         if content.get("format") != _FORMAT:
             raise DataError(f"{str(path)!r} is not a calibration", expected="a file that `rerank calibrate` wrote")
         if content.get("version") != _VERSION:
@@ -139,7 +139,7 @@ class Calibration:
         """
         content = {"format": _FORMAT, "version": _VERSION, **asdict(self)}
         with replace_text(path) as file:
-            file.write(_format_json(content) + "\n")
+            file.write(_format_calibration_json(content) + "\n")
 
     def check(self, ranker_identity: Mapping[str, str]) -> None:
         """Check that the calibration belongs to a ranker.
@@ -178,7 +178,7 @@ class Calibration:
         """
         count = len(judge_scores if judge_scores is not None else first_stage or ())
         judge = [None] * count if judge_scores is None else judge_scores
-        _check_scores(judge_scores, first_stage)
+        _check_scores_to_calibrate(judge_scores, first_stage)
         scores = first_stage if self._is_fitted_to(first_stage, first_stage_name) else None
         if "judge" in self.fits:
             scored = [i for i, score in enumerate(judge) if score is not None]
@@ -191,7 +191,7 @@ class Calibration:
             if positions or (name == "rank" and not used):
                 fit = cast(FitName, name if scores is None else f"{name}+first-stage")
                 used.append(fit)
-                columns = document_inputs(
+                columns = document_calibration_inputs(
                     fit,
                     judge=[judge[i] for i in positions],
                     first_stage=None if scores is None else [scores[i] for i in positions],
@@ -200,7 +200,7 @@ class Calibration:
                 )
                 for i, p in zip(positions, self.fits[fit].documents.probabilities(columns), strict=True):
                     probabilities[i] = p
-        relevance = make_non_increasing(probabilities)
+        relevance = make_probabilities_non_increasing(probabilities)
         return CalibratedList(
             relevance=tuple(relevance), answerable=self.fits[used[0]].answerable(relevance), fit=", ".join(used)
         )
@@ -212,7 +212,7 @@ class Calibration:
         return self.first_stage.low <= sorted(scores)[len(scores) // 2] <= self.first_stage.high
 
 
-def _parse_json(text: str, path: str | Path) -> dict[str, Any]:
+def _parse_calibration_json(text: str, path: str | Path) -> dict[str, Any]:
     try:
         content = json.loads(text)
     except ValueError as error:
@@ -220,13 +220,13 @@ def _parse_json(text: str, path: str | Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _format_json(content: Mapping[str, Any]) -> str:
+def _format_calibration_json(content: Mapping[str, Any]) -> str:
     """Return indented JSON with every list of numbers on one line."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     return re.sub(r"\[\n([^][{}]*)\n *\]", lambda match: f"[{' '.join(match[1].split())}]", text)
 
 
-def _check_scores(judge: Sequence[float | None] | None, first_stage: Sequence[float] | None) -> None:
+def _check_scores_to_calibrate(judge: Sequence[float | None] | None, first_stage: Sequence[float] | None) -> None:
     if judge is None and first_stage is None:
         raise UsageError(
             "A list without judge scores and first-stage scores has no known length",
@@ -235,5 +235,5 @@ def _check_scores(judge: Sequence[float | None] | None, first_stage: Sequence[fl
         )
     if judge is not None and first_stage is not None and len(judge) != len(first_stage):
         raise UsageError(f"{len(judge)} judge scores and {len(first_stage)} first-stage scores", expected="one of each")
-    check_finite(judge or (), "judge score")
-    check_finite(first_stage or (), "first-stage score")
+    check_finite_scores(judge or (), "judge score")
+    check_finite_scores(first_stage or (), "first-stage score")

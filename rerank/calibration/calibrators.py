@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
-from rerank.calibration.logistic import newton, sigmoid, softplus
+from rerank.calibration.logistic import minimise_log_loss, sigmoid, softplus
 from rerank.errors import DataError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Platt:
 
     def __post_init__(self) -> None:
         """Check the parameters."""
-        _check_parameters((self.slope, self.intercept), self.slope)
+        _check_calibrator_parameters((self.slope, self.intercept), self.slope)
 
     def __call__(self, logit: float) -> float:
         """Return the probability."""
@@ -63,7 +63,7 @@ class Beta:
 
     def __post_init__(self) -> None:
         """Check the parameters."""
-        _check_parameters((self.a, self.b, self.c), min(self.a, self.b))
+        _check_calibrator_parameters((self.a, self.b, self.c), min(self.a, self.b))
 
     def __call__(self, logit: float) -> float:
         """Return the probability."""
@@ -122,7 +122,7 @@ class Isotonic:
 Calibrator = Platt | Beta | Isotonic
 
 
-def fit_platt(logits: Floats, labels: Floats, weights: Floats) -> Platt:
+def fit_platt_calibrator(logits: Floats, labels: Floats, weights: Floats) -> Platt:
     """Fit Platt scaling to smoothed labels, as Platt 1999 does: (n1 + 1) / (n1 + 2) and 1 / (n0 + 2)."""
     import numpy as np
 
@@ -130,20 +130,20 @@ def fit_platt(logits: Floats, labels: Floats, weights: Floats) -> Platt:
     negative = float(weights.sum()) - positive
     smoothed = np.where(labels > 0.5, (positive + 1) / (positive + 2), 1 / (negative + 2))
     design = np.column_stack([logits, np.ones(len(logits))])
-    slope, intercept = newton(design, smoothed, weights, np.full(2, _RIDGE))
+    slope, intercept = minimise_log_loss(design, smoothed, weights, np.full(2, _RIDGE))
     if slope < 0:  # a map that reverses the order is replaced by the best constant one
-        slope, intercept = 0.0, _constant_logit(smoothed, weights)
+        slope, intercept = 0.0, _logit_of_constant_calibrator(smoothed, weights)
     return Platt(slope=float(slope), intercept=float(intercept))
 
 
-def fit_beta(logits: Floats, labels: Floats, weights: Floats) -> Beta:
+def fit_beta_calibrator(logits: Floats, labels: Floats, weights: Floats) -> Beta:
     """Fit beta calibration: a logistic regression on log(s) and -log(1 - s); a negative coefficient is set to 0."""
     import numpy as np
 
     columns = {"a": -np.logaddexp(0.0, -logits), "b": np.logaddexp(0.0, logits)}
     while True:
         design = np.column_stack([*columns.values(), np.ones(len(logits))])
-        solution = newton(design, labels, weights, np.full(design.shape[1], _RIDGE))
+        solution = minimise_log_loss(design, labels, weights, np.full(design.shape[1], _RIDGE))
         values = dict(zip([*columns, "c"], solution.tolist(), strict=True))
         worst = min(columns, key=lambda name: values[name], default="")
         if not worst or values[worst] >= 0:
@@ -151,7 +151,7 @@ def fit_beta(logits: Floats, labels: Floats, weights: Floats) -> Beta:
         del columns[worst]
 
 
-def fit_isotonic(logits: Floats, labels: Floats, weights: Floats) -> Isotonic:
+def fit_isotonic_calibrator(logits: Floats, labels: Floats, weights: Floats) -> Isotonic:
     """Fit an isotonic regression.
 
     Half an observation of the opposite label is added at both ends, so that no probability is 0 or 1: a few documents
@@ -174,16 +174,16 @@ def fit_isotonic(logits: Floats, labels: Floats, weights: Floats) -> Isotonic:
 
 #: The calibrators that are compared, the simplest first: it is used if several are equally good.
 FITTERS: Mapping[Method, Callable[[Floats, Floats, Floats], Calibrator]] = MappingProxyType(
-    {"platt": fit_platt, "beta": fit_beta, "isotonic": fit_isotonic}
+    {"platt": fit_platt_calibrator, "beta": fit_beta_calibrator, "isotonic": fit_isotonic_calibrator}
 )
 
 
-def _constant_logit(labels: Floats, weights: Floats) -> float:
+def _logit_of_constant_calibrator(labels: Floats, weights: Floats) -> float:
     rate = float(weights @ labels) / float(weights.sum())
     return math.log(rate / (1 - rate))
 
 
-def _check_parameters(values: tuple[float, ...], least_slope: float) -> None:
+def _check_calibrator_parameters(values: tuple[float, ...], least_slope: float) -> None:
     if not all(map(math.isfinite, values)) or least_slope < 0:
         raise DataError(
             f"A calibrator with the parameters {list(values)}", expected="finite numbers, and no negative slope"

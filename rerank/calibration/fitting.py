@@ -20,9 +20,9 @@ from rerank.calibration.models import (
     DocumentModel,
     Fit,
     FitName,
-    document_inputs,
-    list_inputs,
-    predict,
+    document_calibration_inputs,
+    list_calibration_inputs,
+    predict_probabilities,
 )
 from rerank.errors import DataError
 
@@ -67,7 +67,7 @@ class PredictedLists:
         return PredictedLists(self.documents + other.documents, self.answerable + other.answerable)
 
 
-def usable_lists(lists: JudgedLists, fit: FitName) -> JudgedLists:
+def usable_fit_lists(lists: JudgedLists, fit: FitName) -> JudgedLists:
     """Return the lists that have the inputs of a fit, without documents that lack a judge score if it is an input."""
     inputs = INPUTS[fit]
     if "first_stage" in inputs:
@@ -75,7 +75,7 @@ def usable_lists(lists: JudgedLists, fit: FitName) -> JudgedLists:
     return lists.select(JudgedList.with_judge_scores) if "judge" in inputs else lists
 
 
-def check_labels(lists: JudgedLists) -> None:
+def check_calibration_labels(lists: JudgedLists) -> None:
     """Check that the lists can be calibrated.
 
     Raises:
@@ -98,47 +98,49 @@ def check_labels(lists: JudgedLists) -> None:
         )
 
 
-def fit_models(lists: JudgedLists, fit: FitName, seed: int = 0) -> Fit:
+def fit_calibration_models(lists: JudgedLists, fit: FitName, seed: int = 0) -> Fit:
     """Fit the models of one set of inputs to all lists.
 
     Args:
-        lists: The lists, from `usable_lists`.
+        lists: The lists, from `usable_fit_lists`.
         fit: Name of the fit.
         seed: Seed of the folds in which the calibrators are compared.
     """
-    method = _choose_method(lists, fit, seed)
-    rows = _training_rows(lists.documents, fit)
-    documents = _calibrate(fit_logistic(INPUTS[fit], *rows), rows, method)
-    return Fit(documents=documents, lists=_fit_lists(lists.answerable, fit, documents))
+    method = _choose_calibrator(lists, fit, seed)
+    rows = _calibration_training_rows(lists.documents, fit)
+    documents = _fit_calibrator_to_regression(fit_logistic(INPUTS[fit], *rows), rows, method)
+    return Fit(documents=documents, lists=_fit_answerable_model(lists.answerable, fit, documents))
 
 
-def predict_held_out(lists: JudgedLists, fit: FitName, seed: int = 0) -> PredictedLists:
+def predict_held_out_probabilities(lists: JudgedLists, fit: FitName, seed: int = 0) -> PredictedLists:
     """Predict every list by models that were fitted to other queries.
 
     The calibrator is chosen within each training part, so the predictions are also held out from this choice.
     """
     predicted = PredictedLists((), ())
-    for number, (train, test) in enumerate(_split(lists, OUTER_FOLDS, seed)):
-        predicted += predict_lists(fit_models(train, fit, seed + number + 1), test, fit)
+    for number, (train, test) in enumerate(_split_calibration_folds(lists, OUTER_FOLDS, seed)):
+        predicted += predict_by_fit(fit_calibration_models(train, fit, seed + number + 1), test, fit)
     return predicted
 
 
-def predict_lists(models: Fit, lists: JudgedLists, fit: FitName) -> PredictedLists:
+def predict_by_fit(models: Fit, lists: JudgedLists, fit: FitName) -> PredictedLists:
     """Predict lists by given models."""
-    return PredictedLists(*(_predict_all(models, part, fit) for part in (lists.documents, lists.answerable)))
+    return PredictedLists(
+        *(_predict_all_probabilities(models, part, fit) for part in (lists.documents, lists.answerable))
+    )
 
 
-def _predict_all(models: Fit, lists: Iterable[JudgedList], fit: FitName) -> tuple[PredictedList, ...]:
+def _predict_all_probabilities(models: Fit, lists: Iterable[JudgedList], fit: FitName) -> tuple[PredictedList, ...]:
     predicted = []
     for ranking in lists:
-        relevance = predict(models.documents, _columns(ranking, fit))
+        relevance = predict_probabilities(models.documents, _calibration_columns(ranking, fit))
         answerable = models.answerable(relevance)
         predicted.append(PredictedList(judged=ranking, relevance=tuple(relevance), answerable=answerable))
     return tuple(predicted)
 
 
-def _columns(ranking: JudgedList, fit: FitName) -> list[Sequence[float]]:
-    return document_inputs(
+def _calibration_columns(ranking: JudgedList, fit: FitName) -> list[Sequence[float]]:
+    return document_calibration_inputs(
         fit,
         judge=ranking.judge,
         first_stage=ranking.first_stage,
@@ -147,7 +149,7 @@ def _columns(ranking: JudgedList, fit: FitName) -> list[Sequence[float]]:
     )
 
 
-def _split(lists: JudgedLists, folds: int, seed: int) -> list[tuple[JudgedLists, JudgedLists]]:
+def _split_calibration_folds(lists: JudgedLists, folds: int, seed: int) -> list[tuple[JudgedLists, JudgedLists]]:
     """Return the training and test lists of each fold, stratified by the share of relevant documents per query.
 
     Without strata, a fold with many relevant documents leaves few to its training part. Held-out probabilities are then
@@ -169,17 +171,17 @@ def _split(lists: JudgedLists, folds: int, seed: int) -> list[tuple[JudgedLists,
     return [(lists.of(set(order) - test), lists.of(test)) for test in members if test and len(test) < len(order)]
 
 
-def _choose_method(lists: JudgedLists, fit: FitName, seed: int) -> Method:
+def _choose_calibrator(lists: JudgedLists, fit: FitName, seed: int) -> Method:
     """Return the calibrator with the lowest Brier score on held-out queries; the simplest one if they are equal."""
     losses = dict.fromkeys(FITTERS, 0.0)
-    for train, test in _split(lists, INNER_FOLDS, seed):
-        weights = _depth_weights(test.documents)
-        rows = _training_rows(train.documents, fit)
+    for train, test in _split_calibration_folds(lists, INNER_FOLDS, seed):
+        weights = _calibration_depth_weights(test.documents)
+        rows = _calibration_training_rows(train.documents, fit)
         regression = fit_logistic(INPUTS[fit], *rows)
         for method in FITTERS:
-            model = _calibrate(regression, rows, method)
+            model = _fit_calibrator_to_regression(regression, rows, method)
             for ranking in test.documents:
-                relevance = predict(model, _columns(ranking, fit))
+                relevance = predict_probabilities(model, _calibration_columns(ranking, fit))
                 errors = [
                     (p - label) ** 2 for p, label in zip(relevance, ranking.relevant, strict=True) if label is not None
                 ]
@@ -187,7 +189,7 @@ def _choose_method(lists: JudgedLists, fit: FitName, seed: int) -> Method:
     return min(FITTERS, key=lambda method: losses[method])
 
 
-def _calibrate(regression: LogisticModel, rows: _Rows, method: Method) -> DocumentModel:
+def _fit_calibrator_to_regression(regression: LogisticModel, rows: _Rows, method: Method) -> DocumentModel:
     """Fit a calibrator to the output of a regression in its own training set.
 
     The regression has so few parameters that its output there is close to that for new queries.
@@ -199,16 +201,16 @@ def _calibrate(regression: LogisticModel, rows: _Rows, method: Method) -> Docume
     return DocumentModel(regression=regression, calibrator=FITTERS[method](logits, labels, weights))
 
 
-def _training_rows(lists: Sequence[JudgedList], fit: FitName) -> _Rows:
+def _calibration_training_rows(lists: Sequence[JudgedList], fit: FitName) -> _Rows:
     """Return inputs (rows, inputs), labels (rows,) and weights (rows,) of the judged documents."""
     import numpy as np
 
-    depth_weights = _depth_weights(lists)
+    depth_weights = _calibration_depth_weights(lists)
     rows: list[tuple[float, ...]] = []
     labels: list[bool] = []
     weights: list[float] = []
     for ranking in lists:
-        for row, label in zip(zip(*_columns(ranking, fit), strict=True), ranking.relevant, strict=True):
+        for row, label in zip(zip(*_calibration_columns(ranking, fit), strict=True), ranking.relevant, strict=True):
             if label is not None:
                 rows.append(row)
                 labels.append(label)
@@ -216,7 +218,7 @@ def _training_rows(lists: Sequence[JudgedList], fit: FitName) -> _Rows:
     return np.array(rows, dtype=np.float64), np.array(labels, dtype=np.float64), np.array(weights)
 
 
-def _depth_weights(lists: Sequence[JudgedList]) -> dict[int, float]:
+def _calibration_depth_weights(lists: Sequence[JudgedList]) -> dict[int, float]:
     """Return the weight of a document per depth: all depths weigh the same.
 
     The weights sum to the number of judged documents of the largest depth, since the shorter lists repeat them.
@@ -227,10 +229,13 @@ def _depth_weights(lists: Sequence[JudgedList]) -> dict[int, float]:
     return {depth: max(counts.values()) / (len(counts) * count) for depth, count in counts.items() if count}
 
 
-def _fit_lists(lists: Sequence[JudgedList], fit: FitName, documents: DocumentModel) -> LogisticModel:
+def _fit_answerable_model(lists: Sequence[JudgedList], fit: FitName, documents: DocumentModel) -> LogisticModel:
     """Fit the model of whole lists; only half of them have a relevant document, as `JudgedLists.answerable` says."""
     import numpy as np
 
-    rows = [list_inputs(predict(documents, _columns(ranking, fit))) for ranking in lists]
+    rows = [
+        list_calibration_inputs(predict_probabilities(documents, _calibration_columns(ranking, fit)))
+        for ranking in lists
+    ]
     labels = np.array([ranking.has_relevant for ranking in lists], dtype=np.float64)
     return fit_logistic(LIST_INPUTS, np.array(rows), labels, np.ones(len(lists)))

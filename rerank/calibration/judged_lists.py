@@ -17,7 +17,7 @@ _ABSOLUTE = ("log-odds", "log-likelihood", "cross-encoder score")
 DEPTHS = (5, 20, 100)
 
 
-def is_absolute(kind: str) -> bool:
+def is_absolute_score_kind(kind: str) -> bool:
     """Return whether scores of this kind do not depend on the other documents of a window.
 
     >>> is_absolute("log-odds of relevance"), is_absolute("log attention"), is_absolute("")
@@ -180,7 +180,7 @@ class JudgedLists:
         return JudgedLists(documents=documents, answerable=answerable)
 
 
-def cut_lists(collections: Iterable[RankedCollection], relevant: int) -> JudgedLists:
+def cut_judged_lists(collections: Iterable[RankedCollection], relevant: int) -> JudgedLists:
     """Return the lists to fit and report.
 
     Lists with absolute scores are cut at `DEPTHS`, the others have the depth of their run. Lists without a judged
@@ -192,7 +192,7 @@ def cut_lists(collections: Iterable[RankedCollection], relevant: int) -> JudgedL
     """
     documents: dict[tuple[tuple[str, str], int], JudgedList] = {}
     answerable: dict[tuple[tuple[str, str], int], list[JudgedList]] = {}
-    sources = [(is_absolute(c.kind), c.lists(relevant)) for c in collections]
+    sources = [(is_absolute_score_kind(c.kind), c.lists(relevant)) for c in collections]
     sources.sort(key=lambda source: -max(map(len, source[1]), default=0))
     for absolute, lists in sources:
         deepest = max(map(len, lists), default=0)
@@ -200,12 +200,12 @@ def cut_lists(collections: Iterable[RankedCollection], relevant: int) -> JudgedL
         for ranking in lists:
             for depth in depths:
                 documents.setdefault((ranking.query, depth), ranking.cut(depth))
-                answerable.setdefault((ranking.query, depth), _with_and_without_relevant(ranking, depth))
+                answerable.setdefault((ranking.query, depth), _judged_list_with_and_without_relevant(ranking, depth))
     pairs = (ranking for lists in answerable.values() for ranking in lists)
     return JudgedLists(documents=tuple(documents.values()), answerable=tuple(pairs)).select(lambda ranking: ranking)
 
 
-def _with_and_without_relevant(ranking: JudgedList, depth: int) -> list[JudgedList]:
+def _judged_list_with_and_without_relevant(ranking: JudgedList, depth: int) -> list[JudgedList]:
     """Return a list twice, as `JudgedLists.answerable` says; once if it has no relevant document.
 
     Removed documents are replaced by those that follow in the first stage, as far as there are any.
@@ -218,7 +218,7 @@ def _with_and_without_relevant(ranking: JudgedList, depth: int) -> list[JudgedLi
     return [same_size, reduced]
 
 
-def check_finite(values: Iterable[float | None], what: str) -> None:
+def check_finite_scores(values: Iterable[float | None], what: str) -> None:
     """Check that scores are finite.
 
     Raises:

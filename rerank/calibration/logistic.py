@@ -104,7 +104,7 @@ def fit_logistic(inputs: Sequence[str], values: Floats, labels: Floats, weights:
     design = np.column_stack([np.ones(len(values)), (values - means) / sds])
     penalty = np.full(design.shape[1], RIDGE)
     penalty[0] = _INTERCEPT_RIDGE
-    solution = newton(design, labels, weights, penalty)
+    solution = minimise_log_loss(design, labels, weights, penalty)
     return LogisticModel(
         inputs=tuple(inputs),
         means=tuple(means.tolist()),
@@ -114,7 +114,7 @@ def fit_logistic(inputs: Sequence[str], values: Floats, labels: Floats, weights:
     )
 
 
-def newton(design: Floats, labels: Floats, weights: Floats, penalty: Floats) -> Floats:
+def minimise_log_loss(design: Floats, labels: Floats, weights: Floats, penalty: Floats) -> Floats:
     """Return the coefficients that minimise the weighted, penalised log loss.
 
     loss(b) = sum_i w_i (log(1 + exp(x_i b)) - y_i x_i b) + sum_j penalty_j b_j^2 / 2

@@ -73,7 +73,9 @@ class Metrics:
         return asdict(self)
 
 
-def measure(predictions: Sequence[float], labels: Sequence[bool], queries: Sequence[object], seed: int = 0) -> Metrics:
+def measure_calibration(
+    predictions: Sequence[float], labels: Sequence[bool], queries: Sequence[object], seed: int = 0
+) -> Metrics:
     """Compute all measures and their intervals.
 
     Args:
@@ -87,7 +89,7 @@ def measure(predictions: Sequence[float], labels: Sequence[bool], queries: Seque
     p, y = np.asarray(predictions, dtype=np.float64), np.asarray(labels, dtype=np.float64)
     position: dict[object, int] = {}
     query = np.array([position.setdefault(name, len(position)) for name in queries])
-    edges = bin_edges(p)
+    edges = calibration_bin_edges(p)
     bins = np.searchsorted(edges, p, side="right")
     sums = _Sums.by_query(p, y, query, bins, len(edges) + 1)
     ones = np.ones((1, len(position)))
@@ -100,7 +102,7 @@ def measure(predictions: Sequence[float], labels: Sequence[bool], queries: Seque
         "ece": sums.ece(counts),
         "brier": sums.brier(counts),
         "brier_skill": sums.skill(counts),
-        "auc": _auc_of_samples(p, y, query, counts),
+        "auc": _auc_of_bootstrap_samples(p, y, query, counts),
     }
     return Metrics(
         queries=len(position),
@@ -110,13 +112,15 @@ def measure(predictions: Sequence[float], labels: Sequence[bool], queries: Seque
         ece_by_chance=sums.ece_by_chance(),
         brier=float(brier),
         brier_skill=None if math.isnan(skill) else float(skill),
-        auc=auc(p, y),
-        intervals={name: interval for name, values in samples.items() if (interval := _interval(values))},
-        bins=_reliability(p, y, bins),
+        auc=auc_of_probabilities(p, y),
+        intervals={
+            name: interval for name, values in samples.items() if (interval := _interval_of_calibration_metric(values))
+        },
+        bins=_reliability_bins(p, y, bins),
     )
 
 
-def bin_edges(p: Floats) -> Floats:
+def calibration_bin_edges(p: Floats) -> Floats:
     """Return the inner edges of equal-mass bins; equal predictions share a bin, so there may be fewer than `BINS`."""
     import numpy as np
 
@@ -125,7 +129,7 @@ def bin_edges(p: Floats) -> Floats:
     return np.asarray(edges[edges > order[0]])
 
 
-def auc(p: Floats, y: Floats) -> float | None:
+def auc_of_probabilities(p: Floats, y: Floats) -> float | None:
     """Return the area under the ROC curve, where ties count one half; None if all labels are equal."""
     from scipy.stats import rankdata
 
@@ -206,7 +210,7 @@ class _Sums:
             return np.where(variance > 0, 1 - self.brier(counts) / variance, np.nan)
 
 
-def _auc_of_samples(p: Floats, y: Floats, query: npt.NDArray[np.int64], counts: Floats) -> Floats:
+def _auc_of_bootstrap_samples(p: Floats, y: Floats, query: npt.NDArray[np.int64], counts: Floats) -> Floats:
     """Return the AUC per row of ``counts``, from histograms of at most `_LEVELS` levels; NaN if it is undefined."""
     import numpy as np
 
@@ -226,7 +230,7 @@ def _auc_of_samples(p: Floats, y: Floats, query: npt.NDArray[np.int64], counts: 
         return np.where(pairs > 0, (positive * below).sum(axis=1) / pairs, np.nan)
 
 
-def _interval(samples: Floats) -> Interval | None:
+def _interval_of_calibration_metric(samples: Floats) -> Interval | None:
     import numpy as np
 
     defined = samples[~np.isnan(samples)]
@@ -236,7 +240,7 @@ def _interval(samples: Floats) -> Interval | None:
     return float(low), float(high)
 
 
-def _reliability(p: Floats, y: Floats, bins: npt.NDArray[np.int64]) -> tuple[ReliabilityBin, ...]:
+def _reliability_bins(p: Floats, y: Floats, bins: npt.NDArray[np.int64]) -> tuple[ReliabilityBin, ...]:
     import numpy as np
 
     return tuple(

@@ -12,7 +12,7 @@ from typing import Literal
 
 from rerank.calibration.calibrators import Calibrator
 from rerank.calibration.logistic import LogisticModel, sigmoid
-from rerank.calibration.monotone import make_non_increasing
+from rerank.calibration.monotone import make_probabilities_non_increasing
 from rerank.errors import DataError
 
 FitName = Literal["judge+first-stage", "judge", "rank+first-stage", "rank"]
@@ -31,7 +31,7 @@ LIST_INPUTS = ("logit_max", "log_expected")
 _LEAST = 1e-6
 
 
-def document_inputs(
+def document_calibration_inputs(
     fit: FitName,
     *,
     judge: Sequence[float | None],
@@ -61,7 +61,7 @@ def document_inputs(
     return columns
 
 
-def list_inputs(relevance: Sequence[float]) -> tuple[float, float]:
+def list_calibration_inputs(relevance: Sequence[float]) -> tuple[float, float]:
     """Return the inputs of the model of a list, which is not empty.
 
     For probabilities p these are the logit of the largest p, and log(-sum log(1 - p)). The second one is the
@@ -114,10 +114,10 @@ class Fit:
         """Return the probability that at least one document is relevant; 0 for an empty list."""
         if not relevance:
             return 0.0
-        (logit,) = self.lists.logits([[value] for value in list_inputs(relevance)])
+        (logit,) = self.lists.logits([[value] for value in list_calibration_inputs(relevance)])
         return sigmoid(logit)
 
 
-def predict(model: DocumentModel, columns: Sequence[Sequence[float]]) -> list[float]:
+def predict_probabilities(model: DocumentModel, columns: Sequence[Sequence[float]]) -> list[float]:
     """Return the probabilities of a whole ranked list, made non-increasing along the ranking."""
-    return make_non_increasing(model.probabilities(columns))
+    return make_probabilities_non_increasing(model.probabilities(columns))

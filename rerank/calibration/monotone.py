@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def make_non_increasing(values: Sequence[float]) -> list[float]:
+def make_probabilities_non_increasing(values: Sequence[float]) -> list[float]:
     """Return the non-increasing sequence that is nearest to ``values`` in least squares.
 
     Neighbours in the wrong order are replaced by their mean, so the sum does not change. Linear time.

@@ -32,7 +32,10 @@ def describe_differences(fitted: Mapping[str, str], current: Mapping[str, str]) 
     keys = [key for key in BOUND if fitted.get(key, "") != current.get(key, "")]
     if fitted.get("weights") and current.get("weights"):
         keys = [key for key in keys if key != "model"]
-    return [f"{key} is {_shown(fitted.get(key))} there and {_shown(current.get(key))} here" for key in keys]
+    return [
+        f"{key} is {_format_ranker_setting(fitted.get(key))} there and {_format_ranker_setting(current.get(key))} here"
+        for key in keys
+    ]
 
 
 def first_stage_name(selector: str) -> str:
@@ -44,5 +47,5 @@ def first_stage_name(selector: str) -> str:
     return "run" if selector.startswith("run:") else selector
 
 
-def _shown(value: str | None) -> str:
+def _format_ranker_setting(value: str | None) -> str:
     return shorten(value, 70) if value else "none"

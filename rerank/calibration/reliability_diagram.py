@@ -36,25 +36,25 @@ def draw_reliability(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         x = _LEFT + columns.index(row["depth"]) * (_SIDE + _GAP)
         line = lines.index((row["collection"], row["held_out"], row["fit"]))
-        parts += _panel(row, x, line * (_TOP + _SIDE + _BOTTOM) + _TOP)
+        parts += _reliability_panel(row, x, line * (_TOP + _SIDE + _BOTTOM) + _TOP)
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _panel(row: Mapping[str, Any], x: float, y: float) -> list[str]:
+def _reliability_panel(row: Mapping[str, Any], x: float, y: float) -> list[str]:
     """Return the elements of one panel; ``x`` and ``y`` are its upper left corner."""
     queries = "held-out queries" if row["held_out"] else "other collection"
     low, high = row["intervals"]["ece"]
     parts = [
-        _text(x, y - 24, f"{row['fit']}, depth {row['depth']}", weight="bold"),
-        _text(x, y - 9, f"{row['collection']}, {queries}", size=9),
+        _diagram_text(x, y - 24, f"{row['fit']}, depth {row['depth']}", weight="bold"),
+        _diagram_text(x, y - 9, f"{row['collection']}, {queries}", size=9),
         f'<rect x="{x}" y="{y}" width="{_SIDE}" height="{_SIDE}" fill="none" stroke="{_FAINT}"/>',
         f'<line x1="{x}" y1="{y + _SIDE}" x2="{x + _SIDE}" y2="{y}" stroke="{_FAINT}" stroke-dasharray="4 3"/>',
-        _text(x + 6, y + 15, f"error {row['ece']:.3f} [{low:.3f}, {high:.3f}]"),
-        _text(x + _SIDE / 2, y + _SIDE + 32, "mean probability", anchor="middle"),
+        _diagram_text(x + 6, y + 15, f"error {row['ece']:.3f} [{low:.3f}, {high:.3f}]"),
+        _diagram_text(x + _SIDE / 2, y + _SIDE + 32, "mean probability", anchor="middle"),
     ]
     for tick in _TICKS:
-        parts.append(_text(x + tick * _SIDE, y + _SIDE + 15, f"{tick:g}", anchor="middle"))
-        parts.append(_text(x - 6, y + (1 - tick) * _SIDE + 4, f"{tick:g}", anchor="end"))
+        parts.append(_diagram_text(x + tick * _SIDE, y + _SIDE + 15, f"{tick:g}", anchor="middle"))
+        parts.append(_diagram_text(x - 6, y + (1 - tick) * _SIDE + 4, f"{tick:g}", anchor="end"))
     label_x, label_y = x - 30, y + _SIDE / 2
     parts.append(
         f'<text x="{label_x}" y="{label_y}" text-anchor="middle" fill="{_INK}" '
@@ -72,7 +72,9 @@ def _panel(row: Mapping[str, Any], x: float, y: float) -> list[str]:
     return parts
 
 
-def _text(x: float, y: float, text: str, *, anchor: str = "start", size: int = 11, weight: str = "normal") -> str:
+def _diagram_text(
+    x: float, y: float, text: str, *, anchor: str = "start", size: int = 11, weight: str = "normal"
+) -> str:
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" font-weight="{weight}" '
         f'fill="{_INK}">{escape(text)}</text>'

@@ -9,14 +9,14 @@ from typing import Any
 from rerank.calibration.calibration_file import Calibration, FirstStage
 from rerank.calibration.fitting import (
     PredictedList,
-    check_labels,
-    fit_models,
-    predict_held_out,
-    predict_lists,
-    usable_lists,
+    check_calibration_labels,
+    fit_calibration_models,
+    predict_by_fit,
+    predict_held_out_probabilities,
+    usable_fit_lists,
 )
-from rerank.calibration.judged_lists import JudgedLists, RankedCollection, cut_lists
-from rerank.calibration.metrics import BINS, Metrics, measure
+from rerank.calibration.judged_lists import JudgedLists, RankedCollection, cut_judged_lists
+from rerank.calibration.metrics import BINS, Metrics, measure_calibration
 from rerank.calibration.models import INPUTS, Fit, FitName
 from rerank.errors import DataError
 
@@ -60,28 +60,28 @@ def calibrate(
         DataError: The runs are empty, fewer than two queries are judged, all judged documents have the same label, the
             runs have scores of different kinds, or a test has queries of the fitted runs.
     """
-    kind = _single_kind([*collections, *tests])
-    lists = cut_lists(collections, relevant)
-    others = [(test.name, cut_lists([test], relevant)) for test in tests]
-    _check_other_queries(lists, [test for _, test in others])
+    kind = _single_kind_of_judge_scores([*collections, *tests])
+    lists = cut_judged_lists(collections, relevant)
+    others = [(test.name, cut_judged_lists([test], relevant)) for test in tests]
+    _check_queries_not_fitted(lists, [test for _, test in others])
     fitted_name = ", ".join(sorted({collection.name for collection in collections}))
     fits: dict[FitName, Fit] = {}
     rows: list[dict[str, Any]] = []
     answerable: list[dict[str, Any]] = []
-    for name in _fit_names(lists, kind):
-        usable = usable_lists(lists, name)
-        check_labels(usable)
-        fits[name] = models = fit_models(usable, name)
-        predictions = [(fitted_name, predict_held_out(usable, name))]
-        predictions += [(other, predict_lists(models, usable_lists(test, name), name)) for other, test in others]
+    for name in _names_of_possible_fits(lists, kind):
+        usable = usable_fit_lists(lists, name)
+        check_calibration_labels(usable)
+        fits[name] = models = fit_calibration_models(usable, name)
+        predictions = [(fitted_name, predict_held_out_probabilities(usable, name))]
+        predictions += [(other, predict_by_fit(models, usable_fit_lists(test, name), name)) for other, test in others]
         for number, (collection, predicted) in enumerate(predictions):
             label = {"collection": collection, "held_out": number == 0, "fit": name}
             label["method"] = models.documents.calibrator.method
-            rows += [label | row for row in _document_rows(predicted.documents)]
-            answerable += [label | row for row in _list_rows(predicted.answerable)]
-    report = _summary(rows, lists) | {"rows": rows, "answerable": answerable}
-    saved = report | {"rows": _without_bins(rows), "answerable": _without_bins(answerable)}
-    first = _first_stage(lists, first_stage)
+            rows += [label | row for row in _calibration_rows_of_documents(predicted.documents)]
+            answerable += [label | row for row in _calibration_rows_of_lists(predicted.answerable)]
+    report = _calibration_summary(rows, lists) | {"rows": rows, "answerable": answerable}
+    saved = report | {"rows": _rows_without_bins(rows), "answerable": _rows_without_bins(answerable)}
+    first = _first_stage_of_calibration(lists, first_stage)
     depths = tuple(sorted({ranking.depth for ranking in lists.documents}))
     calibration = Calibration(
         ranker=ranker, kind=kind, relevant=relevant, first_stage=first, fits=fits, depths=depths, report=saved
@@ -89,11 +89,11 @@ def calibrate(
     return CalibrationResult(calibration=calibration, report=report)
 
 
-def _without_bins(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _rows_without_bins(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key != "bins"} for row in rows]
 
 
-def _check_other_queries(fitted: JudgedLists, tests: Iterable[JudgedLists]) -> None:
+def _check_queries_not_fitted(fitted: JudgedLists, tests: Iterable[JudgedLists]) -> None:
     for test in tests:
         if common := set(fitted.queries) & set(test.queries):
             collection, query = min(common)
@@ -104,14 +104,14 @@ def _check_other_queries(fitted: JudgedLists, tests: Iterable[JudgedLists]) -> N
             )
 
 
-def _single_kind(collections: Sequence[RankedCollection]) -> str:
+def _single_kind_of_judge_scores(collections: Sequence[RankedCollection]) -> str:
     kinds = sorted({c.kind for c in collections if any(c.judge.values())} - {""})
     if len(kinds) > 1:
         raise DataError(f"The runs have judge scores of the kinds {', '.join(kinds)}", expected="one kind")
     return kinds[0] if kinds else ""
 
 
-def _fit_names(lists: JudgedLists, kind: str) -> list[FitName]:
+def _names_of_possible_fits(lists: JudgedLists, kind: str) -> list[FitName]:
     """Return the fits that the lists allow, the one with the most inputs first."""
     has_scores = any(ranking.first_stage is not None for ranking in lists.documents)
     return [
@@ -121,47 +121,55 @@ def _fit_names(lists: JudgedLists, kind: str) -> list[FitName]:
     ]
 
 
-def _first_stage(lists: JudgedLists, name: str) -> FirstStage | None:
+def _first_stage_of_calibration(lists: JudgedLists, name: str) -> FirstStage | None:
     scores = [score for ranking in lists.documents for score in ranking.first_stage or ()]
     return FirstStage(name=name, low=min(scores), high=max(scores)) if scores else None
 
 
-def _document_rows(predicted: Sequence[PredictedList]) -> list[dict[str, Any]]:
+def _calibration_rows_of_documents(predicted: Sequence[PredictedList]) -> list[dict[str, Any]]:
     """Return the figures of the probabilities of documents, one row per depth."""
     rows = []
-    for depth, lists in _by_depth(predicted):
+    for depth, lists in _predicted_lists_by_depth(predicted):
         documents = [
             (p, label, ranking.judged.query)
             for ranking in lists
             for p, label in zip(ranking.relevance, ranking.judged.relevant, strict=True)
         ]
         judged = [(p, label, query) for p, label, query in documents if label is not None]
-        metrics = measure([p for p, _, _ in judged], [label for _, label, _ in judged], [query for *_, query in judged])
-        rows.append({"depth": depth, "unjudged": len(documents) - len(judged), **_named(metrics, "documents")})
+        metrics = measure_calibration(
+            [p for p, _, _ in judged], [label for _, label, _ in judged], [query for *_, query in judged]
+        )
+        rows.append(
+            {
+                "depth": depth,
+                "unjudged": len(documents) - len(judged),
+                **_named_calibration_measures(metrics, "documents"),
+            }
+        )
     return rows
 
 
-def _list_rows(predicted: Sequence[PredictedList]) -> list[dict[str, Any]]:
+def _calibration_rows_of_lists(predicted: Sequence[PredictedList]) -> list[dict[str, Any]]:
     """Return the figures of ``answerable``, one row per depth; the lists without relevant documents are included."""
     rows = []
-    for depth, lists in _by_depth(predicted):
-        metrics = measure(
+    for depth, lists in _predicted_lists_by_depth(predicted):
+        metrics = measure_calibration(
             [ranking.answerable for ranking in lists],
             [ranking.judged.has_relevant for ranking in lists],
             [ranking.judged.query for ranking in lists],
         )
-        rows.append({"depth": depth, **_named(metrics, "lists")})
+        rows.append({"depth": depth, **_named_calibration_measures(metrics, "lists")})
     return rows
 
 
-def _by_depth(predicted: Iterable[PredictedList]) -> list[tuple[int, list[PredictedList]]]:
+def _predicted_lists_by_depth(predicted: Iterable[PredictedList]) -> list[tuple[int, list[PredictedList]]]:
     table: dict[int, list[PredictedList]] = {}
     for ranking in predicted:
         table.setdefault(ranking.judged.depth, []).append(ranking)
     return sorted(table.items())
 
 
-def _named(metrics: Metrics, counted: str) -> dict[str, Any]:
+def _named_calibration_measures(metrics: Metrics, counted: str) -> dict[str, Any]:
     """Return the measures with ``count`` under the name of what was counted, and the bins last."""
     values = metrics.to_dict()
     bins = values.pop("bins")
@@ -170,7 +178,7 @@ def _named(metrics: Metrics, counted: str) -> dict[str, Any]:
     }
 
 
-def _summary(rows: Sequence[Mapping[str, Any]], lists: JudgedLists) -> dict[str, Any]:
+def _calibration_summary(rows: Sequence[Mapping[str, Any]], lists: JudgedLists) -> dict[str, Any]:
     """Return the main figures: those of the first fit at the largest depth, on held-out queries."""
     main = max((row for row in rows if row["held_out"] and row["fit"] == rows[0]["fit"]), key=lambda row: row["depth"])
     unscored = sum(s is None for ranking in lists.documents if ranking.depth == main["depth"] for s in ranking.judge)

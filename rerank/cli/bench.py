@@ -1,4 +1,4 @@
-"""`bench_command`: execute the missing runs of a suite and compare the runs over the same candidates."""
+"""`bench`: execute the missing runs of a suite and compare the runs over the same candidates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`calibrate_command`: probabilities of relevance from the scores of a run."""
+"""`calibrate`: probabilities of relevance from the scores of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`compare_command`: significance of the differences between systems, from runs and qrels or from a matrix of scores."""
+"""`rerank compare`: significance of the differences between systems, from runs and qrels or from a matrix of scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`collections_command` and `models`: list and describe collections, list and download models."""
+"""`collections` and `models`: list and describe collections, list and download models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`demo_command`: rerank a collection that comes with every Python installation."""
+"""`demo`: rerank a collection that comes with every Python installation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`replay_command`, `verify_command`, `parse_command`: process recorded runs and replies without a model."""
+"""`replay`, `verify`, `parse`: process recorded runs and replies without a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`inspect_command`: report how training changed each weight matrix, and what the model forgetting_report."""
+"""`inspect`: report how training changed each weight matrix, and what the model forgot."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def inspect_command(
     """
     from rerank.evaluation.plots import check_comparison_plot
     from rerank.finetune.inspection.inspected_model import open_inspected_model
-    from rerank.finetune.inspection.report import InspectionOptions, inspect_subject
+    from rerank.finetune.inspection.report import InspectionOptions, inspect_trained_matrices
     from rerank.lm.loading import pick_device
 
     if picture is not None:
@@ -84,7 +84,7 @@ def inspect_command(
         device=pick_device(options.device),
     )
     subject = open_inspected_model(adapter, model)
-    inspection = inspect_subject(subject, inspection_options)
+    inspection = inspect_trained_matrices(subject, inspection_options)
     forgetting_report = _measure_forgetting_with_progress_bar(inspection, options.device) if forgetting else None
     content = inspection.to_dict() | {"forgetting": None if forgetting_report is None else forgetting_report.to_dict()}
     emit_output(content, form=form, text=lambda: _print_inspection(inspection, forgetting_report), rows="matrices")
@@ -98,11 +98,11 @@ def inspect_command(
 
 
 def _measure_forgetting_with_progress_bar(inspection: Inspection, device: str) -> ForgettingReport:
-    from rerank.finetune.inspection.forgetting import count_items, measure_forgetting
+    from rerank.finetune.inspection.forgetting import count_forgetting_items, measure_forgetting
     from rerank.progress import progress
     from rerank.tasks import BackendOptions
 
-    with progress("texts and sentences", 2 * count_items()) as advance:
+    with progress("texts and sentences", 2 * count_forgetting_items()) as advance:
         return measure_forgetting(inspection.subject, BackendOptions(device=device), advance=advance)
 
 

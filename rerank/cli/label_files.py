@@ -1,4 +1,4 @@
-"""`label filter`, `augment_labels_command`, `convert_labels_command`: process files of training lists."""
+"""`label filter`, `augment`, `convert`: process files of training lists."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def augment_labels_command(
     variation: AugmentOptions, *, file: Labels, output: Output, form: FormatOption = "text"
 ) -> None:
     """Write variants of lists: shuffled, with fewer documents, or both. The label keeps its order."""
-    from rerank.finetune.labels.augment import Augmentation, augment
+    from rerank.finetune.labels.augment import Augmentation, augment_lists
     from rerank.finetune.labels.label_files import read_labels, write_labels
 
     augmentation = Augmentation(**vars(variation))
@@ -118,7 +118,7 @@ def augment_labels_command(
             count["lists"] += 1
             yield label
 
-    written = write_labels(augment(counted(), augmentation), output)
+    written = write_labels(augment_lists(counted(), augmentation), output)
     report = {"output": str(output), "lists": count["lists"], "written": written}
     emit_output(report, form=form, text=lambda: print_label_report(report, ("lists", "written")))
 
@@ -140,29 +140,33 @@ def convert_labels_command(
 
     The folder is a collection: jsonl:FOLDER.
     """
-    from rerank.finetune.labels.augment import truncate_texts
-    from rerank.finetune.labels.list_files import read_lists
-    from rerank.finetune.labels.list_texts import write_folder, write_marker
+    from rerank.finetune.labels.augment import truncate_training_texts
+    from rerank.finetune.labels.list_files import read_label_lists_of_file
+    from rerank.finetune.labels.list_texts import write_label_folder, write_label_folder_marker
 
     if by not in ("scores", "kind"):
         raise UsageError(f"--by {by!r}", expected="scores or kind")
     skipped: Counter[str] = Counter()
-    lists = read_lists(file, open_named_collection(collection), seed=seed, use_scores=by == "scores", skipped=skipped)
-    texts = lists if cut_words is None else (truncate_texts(training_list, cut_words) for training_list in lists)
-    written = write_folder(texts, output)
+    lists = read_label_lists_of_file(
+        file, open_named_collection(collection), seed=seed, use_scores=by == "scores", skipped=skipped
+    )
+    texts = (
+        lists if cut_words is None else (truncate_training_texts(training_list, cut_words) for training_list in lists)
+    )
+    written = write_label_folder(texts, output)
     if not written.lists:
         raise DataError(f"{file} contains no usable list ({format_skip_reasons(skipped)})")
     report = {"output": str(output), **vars(written), "skipped": dict(skipped)}
-    write_marker(output, {"convert": {"file": file.name, **report}})
+    write_label_folder_marker(output, {"convert": {"file": file.name, **report}})
     emit_output(report, form=form, text=lambda: print_label_report(report, ("lists", "queries", "documents")))
 
 
 def _word_counts_for_options(labels: Sequence[LabelList], collection: str | None) -> dict[str, int]:
-    from rerank.finetune.labels.list_texts import document_lengths
+    from rerank.finetune.labels.list_texts import document_lengths_of_labels
 
     if collection is None:
         raise UsageError("--min-words or --max-words without --collection", expected="the collection with the texts")
-    return document_lengths(labels, open_named_collection(collection))
+    return document_lengths_of_labels(labels, open_named_collection(collection))
 
 
 def _check_output_option(file: Path, output: Path) -> None:

@@ -47,17 +47,17 @@ def read_label_lists(
         number of omitted lists by reason.
     """
     from rerank.finetune.labels.label_files import read_labels
-    from rerank.finetune.labels.list_files import open_records, read_lists
-    from rerank.finetune.labels.list_texts import to_label
+    from rerank.finetune.labels.list_files import open_label_records, read_label_lists_of_file
+    from rerank.finetune.labels.list_texts import label_of_training_list
 
     skipped: Counter[str] = Counter()
-    form, _ = open_records(file)
+    form, _ = open_label_records(file)
     if form == "labels" and collection is None:
         return list(read_labels(file)), None, skipped
-    lists = list(read_lists(file, open_named_collection(collection), skipped=skipped))
+    lists = list(read_label_lists_of_file(file, open_named_collection(collection), skipped=skipped))
     if not lists:
         raise DataError(f"{file} contains no usable list ({format_skip_reasons(skipped)})")
-    return [to_label(training_list) for training_list in lists], lists, skipped
+    return [label_of_training_list(training_list) for training_list in lists], lists, skipped
 
 
 def look_up_texts_option(labels: Sequence[LabelList], collection: str | None, *, needed: bool) -> dict[str, str]:
@@ -66,9 +66,9 @@ def look_up_texts_option(labels: Sequence[LabelList], collection: str | None, *,
     Raises:
         UsageError: ``needed`` is set and a text is missing.
     """
-    from rerank.finetune.labels.list_texts import query_texts
+    from rerank.finetune.labels.list_texts import query_texts_of_labels
 
-    texts = query_texts(labels, open_named_collection(collection))
+    texts = query_texts_of_labels(labels, open_named_collection(collection))
     missing = {label.qid for label in labels} - set(texts)
     if needed and missing:
         raise UsageError(

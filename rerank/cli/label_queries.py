@@ -80,10 +80,10 @@ class QueryModelOptions(ModelLoadOptions):
             return None
         if self.model is None:
             raise UsageError("--from llm without --model", expected="a generative model", remedy="Add --model NAME")
-        from rerank.finetune.labels.query_writing import QueryWriter, open_prompt
+        from rerank.finetune.labels.query_writing import QueryWriter, open_query_prompt
         from rerank.models import open_backend
 
-        template = open_prompt(self.prompt)
+        template = open_query_prompt(self.prompt)
         return QueryWriter(
             backend=open_backend(self.model, self.options()),
             template=template,
@@ -107,7 +107,7 @@ def label_queries_command(
     documents, so that the relevant one has no distinct form. A model's replies are logged in the folder and reused.
     """
     from rerank.collections import open_collection
-    from rerank.finetune.labels.synthetic_queries import QueryOptions, make_queries
+    from rerank.finetune.labels.synthetic_queries import QueryOptions, make_synthetic_queries
 
     options = QueryOptions.make(**vars(source))
     opened = open_collection(collection)
@@ -115,7 +115,7 @@ def label_queries_command(
     total = (options.count or 0) * (writer.each if writer is not None else 0)
     try:
         with show_progress_bar("queries", total) as on_reply:
-            report = make_queries(opened, options, output, writer=writer, on_reply=on_reply)
+            report = make_synthetic_queries(opened, options, output, writer=writer, on_reply=on_reply)
     except KeyboardInterrupt:
         print_note("Stopped. Committed replies are kept; the same command continues.")
         sys.exit(130)

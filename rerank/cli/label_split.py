@@ -62,7 +62,7 @@ def split_labels_command(
     """
     from rerank.finetune.labels.checking import SHOWN
     from rerank.finetune.labels.label_files import read_labels
-    from rerank.finetune.labels.splits import SplitShares, find_split_leaks, remove_leaking, write_split
+    from rerank.finetune.labels.splits import SplitShares, find_split_leaks, remove_leaking_lists, write_label_split
     from rerank.finetune.labels.splits import split_labels as share_out
 
     shares = SplitShares(dev=dev, test=test, seed=seed)
@@ -77,7 +77,7 @@ def split_labels_command(
         all_leaks = find_split_leaks(
             parts, texts, against=test_queries, threshold=resolve_threshold_option(leaks.threshold)
         )
-    train = remove_leaking(parts.train, all_leaks) if leaks.drop_leaks else parts.train
+    train = remove_leaking_lists(parts.train, all_leaks) if leaks.drop_leaks else parts.train
     if not train:
         raise DataError(
             "All lists of train leak",
@@ -87,7 +87,7 @@ def split_labels_command(
     shown = [leak.to_dict() for leak in all_leaks[:SHOWN]]
     report = {
         "output": str(output),
-        **write_split(replace(parts, train=train), output),
+        **write_label_split(replace(parts, train=train), output),
         "leaks": len(all_leaks) if leaks.leak_check else None,
         "dropped": len(parts.train) - len(train),
         "leaking": shown,

@@ -1,4 +1,4 @@
-"""`merge_command`: merge an adapter into its base model, or average several adapters."""
+"""`merge`: merge an adapter into its base model, or average several adapters."""
 
 from __future__ import annotations
 
@@ -125,13 +125,13 @@ def _merge_single_adapter_command(
 
 
 def _average_adapters_command(adapters: list[str], out: Path, model: str, *, core: bool, form: Format) -> None:
-    from rerank.finetune.inspection.averaging import average_core, concatenate
-    from rerank.finetune.inspection.folders import check_new_folder
+    from rerank.finetune.inspection.averaging import average_adapter_cores, concatenate_adapter_factors
+    from rerank.finetune.inspection.folders import check_new_merge_folder
     from rerank.finetune.inspection.inspected_model import open_inspected_model
 
-    check_new_folder(out)
+    check_new_merge_folder(out)
     opened = [open_inspected_model(adapter, model) for adapter in adapters]
-    count = average_core(opened, out) if core else concatenate(opened, out)
+    count = average_adapter_cores(opened, out) if core else concatenate_adapter_factors(opened, out)
     content = {"out": str(out), "adapters": len(opened), "matrices": count}
     emit_output(content, form=form, text=lambda: None)
     print_note(f"{len(opened)} adapters of {count} matrices averaged: {out}")

@@ -78,10 +78,10 @@ class GoalOptions:
     @property
     def criterion(self) -> SignificanceCriterion:
         """The significance test and its level."""
-        from rerank.adjudication.significance_verdicts import cross_procedures
+        from rerank.adjudication.significance_verdicts import cross_significance_procedures
         from rerank.downsampling import SignificanceCriterion
 
-        (procedure,) = cross_procedures([self.test], [self.correction])
+        (procedure,) = cross_significance_procedures([self.test], [self.correction])
         return SignificanceCriterion(procedure=procedure, alpha=self.alpha)
 
 
@@ -117,7 +117,7 @@ def choose_tasks_command(
     form: FormatOption = "text",
 ) -> None:
     """Drop tasks one by one as long as the conclusions from all tasks are preserved."""
-    from rerank.downsampling import TaskReductionDesign, choose_tasks
+    from rerank.downsampling import TaskReductionDesign, choose_fewest_tasks
 
     table = _read_table_argument(scores, drop_incomplete)
     design = TaskReductionDesign(
@@ -130,7 +130,7 @@ def choose_tasks_command(
         hold_out=drop.hold_out,
         seed=drop.seed,
     )
-    _emit_reduced_benchmark(choose_tasks(table, design), form)
+    _emit_reduced_benchmark(choose_fewest_tasks(table, design), form)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,12 +158,12 @@ def choose_queries_command(
     form: FormatOption = "text",
 ) -> None:
     """Find the smallest number of randomly drawn queries that preserves the conclusions from all queries."""
-    from rerank.downsampling import choose_queries
+    from rerank.downsampling import choose_fewest_queries
     from rerank.evaluation import read_score_matrix
 
     matrix = read_score_matrix(scores) if as_matrix else _read_table_argument(scores, drop_incomplete).matrix()
     sizes = draws.sizes or ()
-    reduced = choose_queries(
+    reduced = choose_fewest_queries(
         matrix, goal.goal, criterion=goal.criterion, sizes=sizes, seeds=draws.seeds, seed=draws.seed
     )
     _emit_reduced_benchmark(reduced, form)
@@ -199,7 +199,7 @@ def choose_pool_command(
 ) -> None:
     """Find the smallest depth of hard-negative pools that preserves the conclusions from the full runs."""
     from rerank.collections import judgments
-    from rerank.downsampling import choose_pool
+    from rerank.downsampling import choose_smallest_pool
     from rerank.downsampling.pools import DEPTHS
     from rerank.io.text_files import check_writable
 
@@ -207,7 +207,7 @@ def choose_pool_command(
         check_writable(out)
     systems, judged = read_run_arguments(runs), judgments(qrels)[0]
     makers, depths = pools.makers or (), pools.depths or DEPTHS
-    reduced = choose_pool(
+    reduced = choose_smallest_pool(
         systems, judged, goal.goal, makers=makers, measure=pools.measure, depths=depths, criterion=goal.criterion
     )
     if out is not None and reduced.chosen is not None:
@@ -226,19 +226,19 @@ def choose_pool_command(
 def _write_chosen_corpus(out: Path, makers: list[Any], judged: Any, depth: int) -> None:
     import json
 
-    from rerank.downsampling.pools import pool_documents, union_of_pools
+    from rerank.downsampling.pools import documents_of_reduced_pools, union_of_reduced_pools
     from rerank.io.text_files import replace_text
 
     with replace_text(out) as file:
-        for doc_id in sorted(union_of_pools(pool_documents(makers, judged, depth))):
+        for doc_id in sorted(union_of_reduced_pools(documents_of_reduced_pools(makers, judged, depth))):
             file.write(json.dumps({"id": doc_id}, ensure_ascii=False) + "\n")
     print_note(f"written: {out}")
 
 
 def _read_table_argument(path: Path, drop_incomplete: bool) -> ScoreTable:
-    from rerank.downsampling import read_table
+    from rerank.downsampling import read_benchmark_table
 
-    return read_table(path, drop_incomplete=drop_incomplete)
+    return read_benchmark_table(path, drop_incomplete=drop_incomplete)
 
 
 def _check_choice_option(name: str, value: str, known: tuple[str, ...]) -> Any:

@@ -64,9 +64,9 @@ class ProcedureOptions:
     @property
     def procedures(self) -> Any:
         """All combinations of tests and corrections."""
-        from rerank.adjudication.significance_verdicts import cross_procedures
+        from rerank.adjudication.significance_verdicts import cross_significance_procedures
 
-        return cross_procedures(self.test or ["t"], self.correction or ["bh"])
+        return cross_significance_procedures(self.test or ["t"], self.correction or ["bh"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,7 @@ def study_command(
     from rerank.adjudication.budgets import AdjudicationBudget
     from rerank.adjudication.studies import run_study
     from rerank.adjudication.study_design import StudyDesign
-    from rerank.adjudication.study_report import write_report
+    from rerank.adjudication.study_report import write_study_report
     from rerank.collections import judgments
 
     methods = _judging_orders_of_option(options.method or ["depth", "mtf"])
@@ -142,7 +142,7 @@ def study_command(
     with show_progress_bar("judging", len(design.walks)) as on_walk:
         result = run_study(read_run_arguments(runs), gold, design, on_walk=on_walk)
     if out is not None:  # before anything is printed, since the reader of a pipe may close it
-        for path in [*result.write(out), write_report(result, out / "report.html")]:
+        for path in [*result.write(out), write_study_report(result, out / "report.html")]:
             print_note(f"written: {path}")
     content = result.to_dict()
     emit_output(content, form=form, text=lambda: _print_study(content), rows="results")
@@ -163,7 +163,7 @@ def compare_qrels_command(
 
     Also reports their agreement on common documents (Cohen's kappa).
     """
-    from rerank.adjudication.qrels_comparison import compare_qrels
+    from rerank.adjudication.qrels_comparison import compare_with_gold_qrels
     from rerank.collections import judgments
 
     procedures = procedure.procedures
@@ -171,7 +171,7 @@ def compare_qrels_command(
         raise UsageError(f"One qrels file: {files[0]}", expected="two, as in rerank qrels compare A B --runs RUN...")
     gold, other, *more = files  # an option takes one value, so the second and later runs are parsed as arguments
     reference, lowest = judgments(gold)
-    result = compare_qrels(
+    result = compare_with_gold_qrels(
         read_run_arguments([*runs, *map(Path, more)]),
         reference,
         judgments(other)[0],
@@ -195,11 +195,11 @@ def pool_command(
 
     The reranked pool is an order of judging: rerank qrels study --method llm:reranked.trec.
     """
-    from rerank.adjudication.judging_sequence import open_order, pool_as_run
+    from rerank.adjudication.judging_sequence import open_judging_order, pool_as_run
     from rerank.adjudication.pools import pool_runs
     from rerank.io.run_files import write_run
 
-    order = open_order(method)
+    order = open_judging_order(method)
     if any(out.resolve() == file.resolve() for file in expand_run_arguments(runs)):
         raise UsageError(
             f"--out {out} is one of the runs", expected="another file", remedy="Choose another --out to keep the run"
@@ -229,12 +229,12 @@ def check_output_folder(path: Path) -> None:
 
 def _judging_orders_of_option(names: Sequence[str]) -> tuple[str, ...]:
     """Return the named orders of judging, with ``all`` replaced by all orders that need no argument."""
-    from rerank.adjudication.judging_sequence import open_order, orders
+    from rerank.adjudication.judging_sequence import open_judging_order, orders
 
     every = [name.replace("_", "-") for name in orders.names() if name != "llm"]
     methods = dict.fromkeys(name for text in names for name in (every if text == "all" else [text]))
     for name in methods:
-        open_order(name)  # reports an unknown order before files are read
+        open_judging_order(name)  # reports an unknown order before files are read
     return tuple(methods)
 
 
@@ -267,11 +267,13 @@ def _print_qrels_comparison(content: dict[str, Any]) -> None:
     )
     print_note(
         f"{agreement['documents']} common documents: same grade {format_number_cell(agreement['overlap'], 3)}, kappa "
-        f"{format_number_cell(agreement['kappa'], 3)}, weighted (quadratic) {format_number_cell(agreement['kappa_quadratic'], 3)}"
+        f"{format_number_cell(agreement['kappa'], 3)}, weighted (quadratic) "
+        f"{format_number_cell(agreement['kappa_quadratic'], 3)}"
     )
     print_note(
         f"relevant (grade {content['relevant']} or higher) or not: same "
-        f"{format_number_cell(agreement['binary_overlap'], 3)}, kappa {format_number_cell(agreement['binary_kappa'], 3)}"
+        f"{format_number_cell(agreement['binary_overlap'], 3)}, "
+        f"kappa {format_number_cell(agreement['binary_kappa'], 3)}"
     )
     _print_study_notes(content)
 

@@ -174,11 +174,11 @@ def _judging_terms_of_options(
 ) -> JudgingTerms:
     """Return the terms of judging; invalid ones are reported before runs are read."""
     from rerank.adjudication.budgets import AdjudicationBudget
-    from rerank.adjudication.judging.judging_terms import SCALE, JudgingTerms, parse_grades
-    from rerank.adjudication.judging_sequence import open_order
+    from rerank.adjudication.judging.judging_terms import SCALE, JudgingTerms, parse_judging_grades
+    from rerank.adjudication.judging_sequence import open_judging_order
 
-    open_order(task.method)
-    grades = parse_grades(task.grades)
+    open_judging_order(task.method)
+    grades = parse_judging_grades(task.grades)
     return JudgingTerms(
         method=task.method,
         budget=AdjudicationBudget.parse(task.budget),
@@ -192,7 +192,7 @@ def _judging_terms_of_options(
 
 def _model_terms_of_options(assessor: AssessorOptions, grades: Sequence[int]) -> dict[str, str]:
     """Return the terms of a model: name, prompt and method. Judgments under other terms need another file."""
-    from rerank.adjudication.judging.grader import Grader, check_prompt
+    from rerank.adjudication.judging.grader import Grader, check_grading_prompt
     from rerank.adjudication.judging.judging_terms import SCALE
     from rerank.models import backend_class
     from rerank.prompts import load_prompt
@@ -207,7 +207,7 @@ def _model_terms_of_options(assessor: AssessorOptions, grades: Sequence[int]) ->
             remedy=f"Write one, starting from `rerank prompts show {prompt}`, and pass it as --prompt FILE",
         )
     template = load_prompt(prompt)
-    check_prompt(template)
+    check_grading_prompt(template)
     Grader.check(backend_class(model), model)
     return {"judge": "llm", "model": model, "prompt": f"{template.name} {template.digest[:12]}", "by": by}
 
@@ -236,12 +236,12 @@ def _judge_at_terminal(
 def _judge_with_progress_bar(
     session: JudgingSession, texts: PoolTexts, assessor: AssessorOptions, collection: Collection
 ) -> dict[str, str]:
-    from rerank.adjudication.judging.model_judging import judge_by_model
+    from rerank.adjudication.judging.model_judging import judge_session_by_model
     from rerank.cli.run import show_progress_bar
 
     grader = _grader_of_options(session, assessor, collection)
     with show_progress_bar("judging", session.left) as advance:
-        return judge_by_model(session, grader, texts, name=assessor.model or "", on_judged=advance)
+        return judge_session_by_model(session, grader, texts, name=assessor.model or "", on_judged=advance)
 
 
 def _grader_of_options(session: JudgingSession, assessor: AssessorOptions, collection: Collection) -> Grader:
@@ -259,9 +259,13 @@ def _judging_output_content(
     session: JudgingSession, files: JudgmentFileOptions, people: Qrels | None, waiting: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return the result for output."""
-    from rerank.adjudication.agreement import compute_agreement
+    from rerank.adjudication.agreement import compute_assessor_agreement
 
-    alike = compute_agreement(session.qrels(), people).to_dict(session.terms.relevant) if people is not None else None
+    alike = (
+        compute_assessor_agreement(session.qrels(), people).to_dict(session.terms.relevant)
+        if people is not None
+        else None
+    )
     return {
         **session.to_dict(),
         "unanswered": len(waiting),

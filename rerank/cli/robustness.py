@@ -1,4 +1,4 @@
-"""`robustness_command`: the effect of the candidates' order on a method."""
+"""`robustness`: the effect of the candidates' order on a method."""
 
 from __future__ import annotations
 

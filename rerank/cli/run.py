@@ -1,4 +1,4 @@
-"""`run_command`, `retrieve_command`, `rerank_command`: the commands that create runs."""
+"""`run`, `retrieve`, `rerank`: the commands that create runs."""
 
 from __future__ import annotations
 

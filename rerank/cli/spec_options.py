@@ -1,7 +1,7 @@
 """Command-line options from the fields of `RunSpec` and `Execution`, so that flags, TOML files and docs agree.
 
-A command is a function of a `RunSpec`, an `Execution` and its own options. `with_spec_options` adds one flag per field, and
-``--spec FILE.toml``, whose values are overridden by flags.
+A command is a function of a `RunSpec`, an `Execution` and its own options. `with_spec_options` adds one flag per field,
+and ``--spec FILE.toml``, whose values are overridden by flags.
 """
 
 from __future__ import annotations

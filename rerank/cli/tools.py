@@ -1,4 +1,4 @@
-"""`methods_command`, `cache`, `doctor_command`: list methods, manage the call cache, check the installation."""
+"""`methods`, `cache`, `doctor`: list methods, manage the call cache, check the installation."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def methods_command(
 
 
 def _print_training_methods(form: Format) -> None:
-    from rerank.finetune.method_table import KEYS, describe_training
+    from rerank.finetune.method_table import KEYS, describe_training_methods
 
-    rows = describe_training()
+    rows = describe_training_methods()
     emit_output(rows, form=form, text=lambda: print_table(KEYS, [[row[key] for key in KEYS] for row in rows]))
 
 

@@ -1,4 +1,4 @@
-"""`train_command`: train an adapter from a recipe."""
+"""`train`: train an adapter from a recipe."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def train_command(
 
     An interrupted training continues with --resume and results in the same weights.
     """
-    from rerank.finetune.component_registry import make_components
+    from rerank.finetune.component_registry import make_training_components
     from rerank.finetune.recipe import read_recipe
-    from rerank.finetune.trainer.adapter_folder import push_to_hub
-    from rerank.finetune.trainer.training import train as run
+    from rerank.finetune.trainer.adapter_folder import push_adapter_to_hub
+    from rerank.finetune.trainer.training import train_adapter as run
 
     read = read_recipe(recipe)
-    make_components(read)
+    make_training_components(read)
     result = run(read, out, resume=resume, device=device, progress=progress)
     content = dataclasses.asdict(result)
     rows: list[list[object]] = [
@@ -58,6 +58,6 @@ def train_command(
         rows += [[f"{name}, {title}", format_number_cell(value)] for name, value in values.items()]
     emit_output(content, form=form, text=lambda: print_table(["", result.folder], rows))
     if push:
-        print_note(push_to_hub(out, push))
+        print_note(push_adapter_to_hub(out, push))
     flag = "--adapter" if (out / "adapter_config.json").is_file() else "--model"
     print_note(f"To use it: rerank run --collection COLLECTION {flag} {out}")

@@ -1,4 +1,4 @@
-"""`transfer_command`: train another base model on the rankings of an adapter."""
+"""`transfer`: train another base model on the rankings of an adapter."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def transfer_command(
     """
     from rerank.finetune.recipe import read_recipe
     from rerank.finetune.transfer import TransferSpec
-    from rerank.finetune.transfer import transfer as run
+    from rerank.finetune.transfer import transfer_adapter as run
 
     transfer_spec = TransferSpec(
         adapter=adapter,

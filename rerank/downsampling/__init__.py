@@ -8,11 +8,11 @@ significant differences between systems are retained, not only their order.
 from __future__ import annotations
 
 from rerank.downsampling.goal_metrics import Goal, Procedure, SignificanceCriterion
-from rerank.downsampling.pools import choose_pool
-from rerank.downsampling.queries import choose_queries
+from rerank.downsampling.pools import choose_smallest_pool
+from rerank.downsampling.queries import choose_fewest_queries
 from rerank.downsampling.reduced_benchmark import ReducedBenchmark, ReductionStep
-from rerank.downsampling.score_table import ScoreTable, read_table
-from rerank.downsampling.tasks import TaskReductionDesign, choose_tasks
+from rerank.downsampling.score_table import ScoreTable, read_benchmark_table
+from rerank.downsampling.tasks import TaskReductionDesign, choose_fewest_tasks
 
 __all__ = [
     "Goal",
@@ -22,8 +22,8 @@ __all__ = [
     "ScoreTable",
     "SignificanceCriterion",
     "TaskReductionDesign",
-    "choose_pool",
-    "choose_queries",
-    "choose_tasks",
-    "read_table",
+    "choose_fewest_queries",
+    "choose_fewest_tasks",
+    "choose_smallest_pool",
+    "read_benchmark_table",
 ]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rerank.adjudication.pair_categories import NAMES, Codes
-from rerank.adjudication.significance_verdicts import Procedure, SignificanceVerdicts, metrics_row
+from rerank.adjudication.significance_verdicts import Procedure, SignificanceVerdicts, pair_category_metrics_row
 from rerank.errors import UsageError
 from rerank.evaluation.significance.base import Floats
 
@@ -21,10 +21,10 @@ __all__ = [
     "Goal",
     "Procedure",
     "SignificanceCriterion",
-    "compare_verdicts",
-    "compute_verdicts",
-    "count_pairs",
-    "pairs_by_outcome",
+    "benchmark_pairs_by_outcome",
+    "benchmark_verdicts",
+    "compare_benchmarks",
+    "count_benchmark_pairs",
 ]
 
 #: Outcome of a pair that differs significantly by at least one of the two benchmarks -> names of categories.
@@ -60,7 +60,7 @@ class Goal:
             raise UsageError("The goal has no minimum", expected="a minimum of tau, recall or precision")
 
     def is_met(self, figures: dict[str, Any]) -> bool:
-        """Return whether the metrics of `compare_verdicts` reach the goal.
+        """Return whether the metrics of `compare_benchmarks` reach the goal.
 
         A rate of 0 / 0 meets the goal, because there is nothing to lose and nothing wrong.
         """
@@ -85,7 +85,9 @@ class SignificanceCriterion:
     alpha: float = 0.05
 
 
-def compute_verdicts(values: Floats, systems: Sequence[str], criterion: SignificanceCriterion) -> SignificanceVerdicts:
+def benchmark_verdicts(
+    values: Floats, systems: Sequence[str], criterion: SignificanceCriterion
+) -> SignificanceVerdicts:
     """Test every pair of systems on (rows, systems) scores; with a single row, no pair is significant."""
     names = tuple(systems)
     if len(values) < 2:
@@ -94,7 +96,7 @@ def compute_verdicts(values: Floats, systems: Sequence[str], criterion: Signific
     return SignificanceVerdicts.from_scores(values, names, [criterion.procedure], criterion.alpha)
 
 
-def count_pairs(whole: SignificanceVerdicts) -> dict[str, int]:
+def count_benchmark_pairs(whole: SignificanceVerdicts) -> dict[str, int]:
     """Return the number of systems, of tested rows, of pairs, and of significant pairs."""
     return {
         "systems": len(whole.systems),
@@ -104,13 +106,16 @@ def count_pairs(whole: SignificanceVerdicts) -> dict[str, int]:
     }
 
 
-def compare_verdicts(gold: SignificanceVerdicts, cheap: SignificanceVerdicts) -> dict[str, Any]:
+def compare_benchmarks(gold: SignificanceVerdicts, cheap: SignificanceVerdicts) -> dict[str, Any]:
     """Compare two benchmarks: categories of pairs, their rates, and the similarity of the rankings of systems."""
     (codes,) = cheap.categorise_against(gold)
-    return {**metrics_row(codes, cheap.compare_ranking(gold)), "spearman": spearman(gold.means, cheap.means)}
+    return {
+        **pair_category_metrics_row(codes, cheap.compare_ranking(gold)),
+        "spearman": spearman_of_benchmarks(gold.means, cheap.means),
+    }
 
 
-def spearman(first: Floats, second: Floats) -> float | None:
+def spearman_of_benchmarks(first: Floats, second: Floats) -> float | None:
     """Compute Spearman's rank correlation with mean ranks for ties; None if either side has only ties."""
     from scipy.stats import rankdata
 
@@ -119,16 +124,19 @@ def spearman(first: Floats, second: Floats) -> float | None:
     return None if (np.ptp(ranks, axis=1) == 0).any() else round(float(np.atleast_2d(np.corrcoef(ranks))[0, 1]), 12)
 
 
-def pairs_by_outcome(gold: SignificanceVerdicts, cheap: SignificanceVerdicts) -> dict[str, list[list[str]]]:
+def benchmark_pairs_by_outcome(gold: SignificanceVerdicts, cheap: SignificanceVerdicts) -> dict[str, list[list[str]]]:
     """Return the significant pairs that are kept, lost, new and reversed, each as [better, worse].
 
     The direction is that of the full benchmark; for new pairs, that of the reduced one.
     """
     (codes,) = cheap.categorise_against(gold)
-    return {outcome: _named(codes, kinds, cheap if outcome == "new" else gold) for outcome, kinds in _OUTCOMES.items()}
+    return {
+        outcome: _named_benchmark_pairs(codes, kinds, cheap if outcome == "new" else gold)
+        for outcome, kinds in _OUTCOMES.items()
+    }
 
 
-def _named(codes: Codes, kinds: Sequence[str], finder: SignificanceVerdicts) -> list[list[str]]:
+def _named_benchmark_pairs(codes: Codes, kinds: Sequence[str], finder: SignificanceVerdicts) -> list[list[str]]:
     codes_of_kinds = [NAMES.index(kind) for kind in kinds]
     system_pairs = combinations(finder.systems, 2)
     return [

@@ -22,7 +22,7 @@ _Part = tuple[str, str]
 _Result = tuple[str, str, Mapping[_Part, float], str]
 
 
-def mean_scores(folder: Path) -> tuple[list[tuple[str, str, str, float, str]], tuple[str, ...]]:
+def mean_mteb_scores(folder: Path) -> tuple[list[tuple[str, str, str, float, str]], tuple[str, ...]]:
     """Return the main scores, averaged for each task over the splits and subsets that all models have.
 
     Models without any result for a task are ignored here, because they are excluded from tables of all tasks.
@@ -34,7 +34,7 @@ def mean_scores(folder: Path) -> tuple[list[tuple[str, str, str, float, str]], t
     Raises:
         DataError: A file is not a result of mteb, or a task has no part that all models have.
     """
-    results = _results(folder)
+    results = _read_mteb_results(folder)
     tasks = dict.fromkeys(task for _, task, _, _ in results)
     tasks_by_model: dict[str, set[str]] = {}
     for model, task, _, _ in results:
@@ -44,10 +44,10 @@ def mean_scores(folder: Path) -> tuple[list[tuple[str, str, str, float, str]], t
     for task in tasks:
         results_of_task = [result for result in results if result[1] == task]
         complete_results = [result for result in results_of_task if result[0] in complete]
-        common = _common(task, complete_results)
+        common = _parts_common_to_results(task, complete_results)
         omitted = sorted({part for result in complete_results for part in result[2]} - common)
         if omitted:
-            notes.append(_note(task, omitted, len(common)))
+            notes.append(_note_on_omitted_parts(task, omitted, len(common)))
         for model, _, parts, path in results_of_task:
             # incomplete models are excluded from the table later, so any mean will do
             values = [parts[part] for part in sorted(common & parts.keys())] or list(parts.values())
@@ -55,7 +55,7 @@ def mean_scores(folder: Path) -> tuple[list[tuple[str, str, str, float, str]], t
     return cells, tuple(notes)
 
 
-def _common(task: str, results: Sequence[_Result]) -> set[_Part]:
+def _parts_common_to_results(task: str, results: Sequence[_Result]) -> set[_Part]:
     """Return the parts that all results have."""
     common = set.intersection(*(set(parts) for _, _, parts, _ in results))
     if not common:
@@ -67,13 +67,13 @@ def _common(task: str, results: Sequence[_Result]) -> set[_Part]:
     return common
 
 
-def _note(task: str, omitted: Sequence[_Part], count: int) -> str:
+def _note_on_omitted_parts(task: str, omitted: Sequence[_Part], count: int) -> str:
     shown = ", ".join("/".join(part) for part in omitted[:_SHOWN])
     more = f" and {len(omitted) - _SHOWN} more" if len(omitted) > _SHOWN else ""
     return f"{task}: not all models have {shown}{more}; scores are means over the {count} parts that all have"
 
 
-def _results(folder: Path) -> list[_Result]:
+def _read_mteb_results(folder: Path) -> list[_Result]:
     """Read all result files; a model with several revisions counts as several models."""
     root = folder / "results" if (folder / "results").is_dir() else folder
     files = [path for path in sorted(root.glob("*/*/*.json")) if path.name != "model_meta.json"]
@@ -84,12 +84,12 @@ def _results(folder: Path) -> list[_Result]:
     for path in files:
         model, revision = path.parent.parent.name, path.parent.name
         name = model.replace("__", "/", 1)
-        task, parts = _read(path)
+        task, parts = _read_mteb_result(path)
         results.append((name if len(revisions[model]) == 1 else f"{name}@{revision}", task, parts, str(path)))
     return results
 
 
-def _read(path: Path) -> tuple[str, dict[_Part, float]]:
+def _read_mteb_result(path: Path) -> tuple[str, dict[_Part, float]]:
     try:
         result: Any = json.loads(path.read_text(encoding="utf-8"))
         task = str(result["task_name"])

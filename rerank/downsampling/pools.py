@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rerank.adjudication.pool_measures import score_matrices
+from rerank.adjudication.pool_measures import score_matrices_of_pool
 from rerank.adjudication.pools import pool_runs
 from rerank.downsampling.goal_metrics import (
     Goal,
     SignificanceCriterion,
-    compare_verdicts,
-    compute_verdicts,
-    count_pairs,
-    pairs_by_outcome,
+    benchmark_pairs_by_outcome,
+    benchmark_verdicts,
+    compare_benchmarks,
+    count_benchmark_pairs,
 )
-from rerank.downsampling.reduced_benchmark import ReducedBenchmark, ReductionStep, find_smallest
+from rerank.downsampling.reduced_benchmark import ReducedBenchmark, ReductionStep, find_smallest_benchmark
 from rerank.errors import UnknownNameError, UsageError
 from rerank.evaluation import parse_measures
 from rerank.types import Qrels, Ranking, Run
@@ -31,7 +31,7 @@ DEPTHS = (1, 2, 3, 5, 10, 20, 30, 50, 75, 100, 150, 250)
 Docs = Mapping[str, frozenset[str]]
 
 
-def choose_pool(
+def choose_smallest_pool(
     runs: Sequence[Run],
     qrels: Qrels,
     goal: Goal,
@@ -55,47 +55,47 @@ def choose_pool(
     Raises:
         RerankError: A maker is not a run, the measure does not exist, or a depth is below 1.
     """
-    chosen_runs = _makers(runs, makers)
+    chosen_runs = _runs_that_form_pools(runs, makers)
     if not depths or min(depths) < 1:
         raise UsageError(f"depths {list(depths)}", expected="at least one depth, each 1 or more")
     significance = criterion or SignificanceCriterion()
     (name,) = map(str, parse_measures([measure]))
-    whole = score_matrices(qrels, runs, [name])[name]
-    gold = compute_verdicts(whole.values, whole.systems, significance)
-    documents = len(_all_documents(runs, qrels))
+    whole = score_matrices_of_pool(qrels, runs, [name])[name]
+    gold = benchmark_verdicts(whole.values, whole.systems, significance)
+    documents = len(_documents_of_full_benchmark(runs, qrels))
     # depths beyond the longest ranking change nothing
     longest = max(len(ranking) for run in runs for ranking in run.values())
     steps, verdicts = [], {}
     for depth in sorted({min(depth, longest) for depth in depths}, reverse=True):
-        corpus = union_of_pools(pool_documents(chosen_runs, qrels, depth))
-        values = score_matrices(qrels, [restrict_run(run, corpus) for run in runs], [name])[name].values
-        verdicts[depth] = compute_verdicts(values, whole.systems, significance)
-        steps.append(_step(depth, compare_verdicts(gold, verdicts[depth]), goal, (len(corpus), documents)))
-    chosen = find_smallest(tuple(steps))
+        corpus = union_of_reduced_pools(documents_of_reduced_pools(chosen_runs, qrels, depth))
+        values = score_matrices_of_pool(qrels, [reduce_run(run, corpus) for run in runs], [name])[name].values
+        verdicts[depth] = benchmark_verdicts(values, whole.systems, significance)
+        steps.append(_pool_step(depth, compare_benchmarks(gold, verdicts[depth]), goal, (len(corpus), documents)))
+    chosen = find_smallest_benchmark(tuple(steps))
     return ReducedBenchmark(
         kind="pool",
-        whole=count_pairs(gold)
+        whole=count_benchmark_pairs(gold)
         | {"makers": [run.name for run in chosen_runs], "measure": name, "documents": documents},
         steps=tuple(steps),
         chosen=chosen,
-        pairs=pairs_by_outcome(gold, verdicts[chosen.size]) if chosen else {},
-        notes=_notes(chosen_runs, runs, name),
+        pairs=benchmark_pairs_by_outcome(gold, verdicts[chosen.size]) if chosen else {},
+        notes=_pool_reduction_notes(chosen_runs, runs, name),
     )
 
 
-def _all_documents(runs: Sequence[Run], qrels: Qrels) -> set[str]:
+def _documents_of_full_benchmark(runs: Sequence[Run], qrels: Qrels) -> set[str]:
     """Return the ids of all retrieved and all relevant documents."""
     retrieved = {doc for run in runs for ranking in run.values() for doc in ranking.doc_ids}
-    return retrieved.union(*_relevant(qrels))
+    return retrieved.union(*_relevant_of_benchmark(qrels))
 
 
-def _step(depth: int, figures: dict[str, Any], goal: Goal, sizes: tuple[int, int]) -> ReductionStep:
+def _pool_step(depth: int, figures: dict[str, Any], goal: Goal, sizes: tuple[int, int]) -> ReductionStep:
     """Describe one depth; ``sizes`` are the documents of its corpus and of the whole one."""
     more = {"documents": sizes[0], "share": sizes[0] / sizes[1]}
     return ReductionStep(size=depth, label=f"k={depth}", figures=figures, met=goal.is_met(figures), more=more)
 
 
-def _makers(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
+def _runs_that_form_pools(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
     """Return the runs that form the pools."""
     known = [run.name for run in runs]
     for name in names:
@@ -104,33 +104,33 @@ def _makers(runs: Sequence[Run], names: Sequence[str]) -> list[Run]:
     return [run for run in runs if not names or run.name in names]
 
 
-def pool_documents(makers: Sequence[Run], qrels: Qrels, depth: int) -> dict[str, frozenset[str]]:
+def documents_of_reduced_pools(makers: Sequence[Run], qrels: Qrels, depth: int) -> dict[str, frozenset[str]]:
     """Return, per query, the first ``depth`` documents of the makers and the relevant documents (grade 1 and above)."""
     pooled = {topic.id: topic.docs for topic in pool_runs(makers, depth=depth, qrels=qrels, unjudged=True).topics}
-    return {q: frozenset(pooled.get(q, ())) | own for q, own in zip(qrels, _relevant(qrels), strict=True)}
+    return {q: frozenset(pooled.get(q, ())) | own for q, own in zip(qrels, _relevant_of_benchmark(qrels), strict=True)}
 
 
-def _relevant(qrels: Qrels) -> list[frozenset[str]]:
+def _relevant_of_benchmark(qrels: Qrels) -> list[frozenset[str]]:
     """Return the relevant documents of each query."""
     return [frozenset(doc for doc, grade in judged.items() if grade >= 1) for judged in qrels.values()]
 
 
-def restrict_run(run: Run, corpus: frozenset[str]) -> Run:
+def reduce_run(run: Run, corpus: frozenset[str]) -> Run:
     """Return the run without the documents outside the corpus."""
-    return Run((_within(ranking, corpus) for ranking in run.values()), name=run.name)
+    return Run((_ranking_within_reduced_corpus(ranking, corpus) for ranking in run.values()), name=run.name)
 
 
-def union_of_pools(docs: Docs) -> frozenset[str]:
+def union_of_reduced_pools(docs: Docs) -> frozenset[str]:
     """Return the corpus shared by all queries: the union of their pools."""
     return frozenset().union(*docs.values())
 
 
-def _within(ranking: Ranking, docs: frozenset[str]) -> Ranking:
+def _ranking_within_reduced_corpus(ranking: Ranking, docs: frozenset[str]) -> Ranking:
     remaining = [(doc, score) for doc, score in zip(ranking.docs, ranking.scores, strict=True) if doc.id in docs]
     return Ranking(ranking.query, tuple(doc for doc, _ in remaining), tuple(score for _, score in remaining))
 
 
-def _notes(makers: Sequence[Run], runs: Sequence[Run], measure: str) -> tuple[str, ...]:
+def _pool_reduction_notes(makers: Sequence[Run], runs: Sequence[Run], measure: str) -> tuple[str, ...]:
     notes = [
         "Documents below the end of a run are unknown: the reference is what the runs contain.",
         "Scores of other systems can only increase when documents are removed: compare rankings and differences, not "

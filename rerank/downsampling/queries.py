@@ -10,12 +10,12 @@ import numpy as np
 from rerank.downsampling.goal_metrics import (
     Goal,
     SignificanceCriterion,
-    compare_verdicts,
-    compute_verdicts,
-    count_pairs,
-    pairs_by_outcome,
+    benchmark_pairs_by_outcome,
+    benchmark_verdicts,
+    compare_benchmarks,
+    count_benchmark_pairs,
 )
-from rerank.downsampling.reduced_benchmark import ReducedBenchmark, ReductionStep, find_smallest
+from rerank.downsampling.reduced_benchmark import ReducedBenchmark, ReductionStep, find_smallest_benchmark
 from rerank.errors import UsageError
 from rerank.evaluation import ScoreMatrix
 from rerank.evaluation.pairwise_decisions import list_caveats_of_test
@@ -26,7 +26,7 @@ OFTEN = 0.9
 _SIZES = 12
 
 
-def choose_queries(
+def choose_fewest_queries(
     matrix: ScoreMatrix,
     goal: Goal,
     *,
@@ -51,46 +51,46 @@ def choose_queries(
         UsageError: A size is out of range, or there are no draws.
     """
     total = len(matrix.topics)
-    tried_sizes = _checked_sizes(sizes, total, seeds)
+    tried_sizes = _checked_query_sample_sizes(sizes, total, seeds)
     significance = criterion or SignificanceCriterion()
-    gold = compute_verdicts(matrix.values, matrix.systems, significance)
+    gold = benchmark_verdicts(matrix.values, matrix.systems, significance)
     # nested draws: each size takes the first queries of the same random orders
     orders = [np.random.default_rng(seed + index).permutation(total) for index in range(seeds)]
     steps, first_success = [], {}
     for size in tried_sizes:
-        samples = (matrix.values[order[:size]] for order in orders)
-        draws = [compare_verdicts(gold, compute_verdicts(values, matrix.systems, significance)) for values in samples]
+        samples = [benchmark_verdicts(matrix.values[order[:size]], matrix.systems, significance) for order in orders]
+        draws = [compare_benchmarks(gold, sample) for sample in samples]
         met_by_draw = [goal.is_met(figures) for figures in draws]
         first_success[size] = next((order[:size] for order, met in zip(orders, met_by_draw, strict=True) if met), None)
-        steps.append(_step(size, draws, sum(met_by_draw) / seeds))
-    chosen = find_smallest(tuple(steps))
+        steps.append(_query_reduction_step(size, draws, sum(met_by_draw) / seeds))
+    chosen = find_smallest_benchmark(tuple(steps))
     selected = first_success[chosen.size] if chosen else None
     indices = [] if selected is None else sorted(selected.tolist())
-    selected_verdicts = compute_verdicts(matrix.values[indices], matrix.systems, significance) if indices else gold
+    verdicts = benchmark_verdicts(matrix.values[indices], matrix.systems, significance) if indices else gold
     return ReducedBenchmark(
         kind="queries",
-        whole=count_pairs(gold),
+        whole=count_benchmark_pairs(gold),
         steps=tuple(steps),
         chosen=chosen,
         kept=tuple(matrix.topics[index] for index in indices),
-        pairs=pairs_by_outcome(gold, selected_verdicts),
-        notes=tuple(_notes(matrix, significance)),
+        pairs=benchmark_pairs_by_outcome(gold, verdicts),
+        notes=tuple(_query_reduction_notes(matrix, significance)),
     )
 
 
-def _checked_sizes(sizes: Sequence[int], total: int, seeds: int) -> list[int]:
+def _checked_query_sample_sizes(sizes: Sequence[int], total: int, seeds: int) -> list[int]:
     """Return the sizes to try, largest first.
 
     Raises:
         UsageError: A size is out of range, or there are no draws.
     """
-    checked = sorted({*(sizes or _spread(total)), total}, reverse=True)
+    checked = sorted({*(sizes or _spread_sample_sizes(total)), total}, reverse=True)
     if seeds < 1 or checked[-1] < 2 or checked[0] > total:
         raise UsageError(f"seeds={seeds}, sizes {checked}", expected=f"seeds of 1 or more, sizes from 2 to {total}")
     return checked
 
 
-def _notes(matrix: ScoreMatrix, significance: SignificanceCriterion) -> Iterator[str]:
+def _query_reduction_notes(matrix: ScoreMatrix, significance: SignificanceCriterion) -> Iterator[str]:
     procedure = significance.procedure
     yield from list_caveats_of_test(
         matrix, procedure.significance_test, procedure.correction, significance.alpha, noun="queries"
@@ -98,22 +98,22 @@ def _notes(matrix: ScoreMatrix, significance: SignificanceCriterion) -> Iterator
     yield "The listed queries are those of the first draw that meets the goal; values are means over all draws."
 
 
-def _step(size: int, draws: Sequence[dict[str, Any]], share: float) -> ReductionStep:
-    worst = {f"worst_{name}": _worst(draws, name) for name in ("tau", "recall")}
+def _query_reduction_step(size: int, draws: Sequence[dict[str, Any]], share: float) -> ReductionStep:
+    worst = {f"worst_{name}": _worst_of_draws(draws, name) for name in ("tau", "recall")}
     more = {"draws_that_meet": share, **worst}
-    return ReductionStep(size=size, label=str(size), figures=_means(draws), met=share >= OFTEN, more=more)
+    return ReductionStep(size=size, label=str(size), figures=_means_over_draws(draws), met=share >= OFTEN, more=more)
 
 
-def _spread(many: int) -> list[int]:
+def _spread_sample_sizes(many: int) -> list[int]:
     """Return sizes from two to all in a geometric series."""
     return [round(size) for size in np.geomspace(2, many, _SIZES).tolist()]
 
 
-def _means(draws: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _means_over_draws(draws: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the mean of every value over the draws in which it is defined."""
     columns = {name: [draw[name] for draw in draws if draw[name] is not None] for name in draws[0]}
     return {name: sum(values) / len(values) if values else None for name, values in columns.items()}
 
 
-def _worst(draws: Sequence[dict[str, Any]], name: str) -> float | None:
+def _worst_of_draws(draws: Sequence[dict[str, Any]], name: str) -> float | None:
     return min((draw[name] for draw in draws if draw[name] is not None), default=None)

@@ -17,7 +17,8 @@ class ReductionStep:
     Attributes:
         size: Number of remaining tasks, of queries, or of documents per ranking.
         label: The change: the removed task, or the size.
-        figures: Metrics of `rerank.downsampling.goal_metrics.compare_verdicts`; with several draws, their means.
+        figures: Metrics of `rerank.downsampling.goal_metrics.compare_benchmarks`; with several draws, their
+            means.
         met: Whether the goal is met; with several draws, whether it is met often enough.
         more: Additional values.
     """
@@ -68,7 +69,7 @@ class ReducedBenchmark:
         }
 
 
-def find_smallest(steps: tuple[ReductionStep, ...]) -> ReductionStep | None:
+def find_smallest_benchmark(steps: tuple[ReductionStep, ...]) -> ReductionStep | None:
     """Return the smallest size such that it and all larger sizes meet the goal; None if the largest size does not.
 
     A size that meets the goal by luck, although a larger one does not, is not chosen.

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from rerank.downsampling.mteb_results import mean_scores
+from rerank.downsampling.mteb_results import mean_mteb_scores
 from rerank.errors import DataError, UsageError
 from rerank.evaluation import ScoreMatrix
 from rerank.evaluation.significance.base import Floats
@@ -86,7 +86,7 @@ class ScoreTable:
         return ScoreMatrix(measure="", topics=tuple(names), systems=self.models, values=values)
 
 
-def read_table(path: str | Path, *, drop_incomplete: bool = False) -> ScoreTable:
+def read_benchmark_table(path: str | Path, *, drop_incomplete: bool = False) -> ScoreTable:
     """Read scores in any of the supported formats.
 
     Args:
@@ -101,17 +101,17 @@ def read_table(path: str | Path, *, drop_incomplete: bool = False) -> ScoreTable
         DataError: The format is unknown, a score occurs twice or is not a number, or scores are missing.
     """
     location = Path(path)
-    cells, notes = mean_scores(location) if location.is_dir() else (list(_file(location)), ())
+    cells, notes = mean_mteb_scores(location) if location.is_dir() else (list(_read_benchmark_file(location)), ())
     if not cells:
         raise DataError(
             f"{path} contains no scores", expected="one row per model and one column per task, or one score per line"
         )
     for note in notes:
         warnings.warn(note, stacklevel=2)
-    return replace(_tabulated(cells, str(path), drop_incomplete=drop_incomplete), notes=notes)
+    return replace(_tabulate_benchmark_scores(cells, str(path), drop_incomplete=drop_incomplete), notes=notes)
 
 
-def _tabulated(cells: Sequence[_Cell], source: str, *, drop_incomplete: bool) -> ScoreTable:
+def _tabulate_benchmark_scores(cells: Sequence[_Cell], source: str, *, drop_incomplete: bool) -> ScoreTable:
     """Build the table from single scores, after checking for duplicates and missing ones."""
     scores: dict[str, dict[tuple[str, str], float]] = {}
     for model, task, query, value, location in cells:
@@ -148,14 +148,18 @@ def _tabulated(cells: Sequence[_Cell], source: str, *, drop_incomplete: bool) ->
     )
 
 
-def _file(path: Path) -> Iterable[_Cell]:
+def _read_benchmark_file(path: Path) -> Iterable[_Cell]:
     """Read a file whose format is recognised by its first line."""
     with open_text(path) as stream:
         first = next((line for line in stream if line.strip()), "")
-    return _json_lines(path) if first.lstrip().startswith("{") else _csv(path, "\t" if "\t" in first else ",")
+    return (
+        _read_benchmark_json_lines(path)
+        if first.lstrip().startswith("{")
+        else _read_benchmark_csv(path, "\t" if "\t" in first else ",")
+    )
 
 
-def _csv(path: Path, delimiter: str) -> Iterable[_Cell]:
+def _read_benchmark_csv(path: Path, delimiter: str) -> Iterable[_Cell]:
     with open_text(path) as stream:
         reader = csv.reader(stream, delimiter=delimiter, strict=True)
         try:
@@ -168,10 +172,10 @@ def _csv(path: Path, delimiter: str) -> Iterable[_Cell]:
             raise DataError(
                 f"{path}, line {number}: {len(row)} columns", expected=f"{len(header)} columns, as in the first line"
             )
-        yield from _cells(dict(zip(header, row, strict=True)), f"{path}, line {number}")
+        yield from _benchmark_cells(dict(zip(header, row, strict=True)), f"{path}, line {number}")
 
 
-def _json_lines(path: Path) -> Iterable[_Cell]:
+def _read_benchmark_json_lines(path: Path) -> Iterable[_Cell]:
     with open_text(path) as stream:
         for number, line in enumerate(stream, 1):
             if line.strip():
@@ -183,10 +187,12 @@ def _json_lines(path: Path) -> Iterable[_Cell]:
                     raise DataError(f"{path}:{number}: a {type(row).__name__}", expected="a JSON object a line")
                 nested = row.get("scores")
                 model = {key: value for key, value in row.items() if key in _MODEL}
-                yield from _cells({**model, **nested} if isinstance(nested, dict) else row, f"{path}:{number}")
+                yield from _benchmark_cells(
+                    {**model, **nested} if isinstance(nested, dict) else row, f"{path}:{number}"
+                )
 
 
-def _cells(row: Mapping[str, Any], where: str) -> Iterable[_Cell]:
+def _benchmark_cells(row: Mapping[str, Any], where: str) -> Iterable[_Cell]:
     """Return the scores in one line: a single score, or one per task."""
     names = {kind: next((key for key in keys if key in row), None) for kind, keys in _KEYS.items()}
     if names["model"] is None:
@@ -194,15 +200,15 @@ def _cells(row: Mapping[str, Any], where: str) -> Iterable[_Cell]:
     model = str(row[names["model"]])
     if names["task"] is not None and names["score"] is not None:
         query = str(row[names["query"]]) if names["query"] is not None else ""
-        return [(model, str(row[names["task"]]), query, _number(row[names["score"]], where), where)]
+        return [(model, str(row[names["task"]]), query, _benchmark_score(row[names["score"]], where), where)]
     wide = ((key, value) for key, value in row.items() if key != names["model"] and value not in ("", None))
-    return [(model, key, "", _number(value, f"{where}, {key}"), where) for key, value in wide]
+    return [(model, key, "", _benchmark_score(value, f"{where}, {key}"), where) for key, value in wide]
 
 
 _KEYS = {"model": _MODEL, "task": _TASK, "query": _QUERY, "score": _SCORE}
 
 
-def _number(value: Any, where: str) -> float:
+def _benchmark_score(value: Any, where: str) -> float:
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):

@@ -34,7 +34,7 @@ class TaskPredictability:
         return (np.inf, 0.0) if self.spearman is None or self.r2 is None else (self.spearman, self.r2)
 
 
-def predict_tasks(scores: Floats, *, ridge: float = RIDGE) -> list[TaskPredictability]:
+def predict_omitted_tasks(scores: Floats, *, ridge: float = RIDGE) -> list[TaskPredictability]:
     """Predict each task from the others.
 
     Args:
@@ -44,15 +44,15 @@ def predict_tasks(scores: Floats, *, ridge: float = RIDGE) -> list[TaskPredictab
     Returns:
         The predictability of each task, in order.
     """
-    standard = standardise(scores)
+    standard = standardise_task_scores(scores)
     kernel = standard.T @ standard  # (models, models); removing a task subtracts its outer product
     return [
-        _measure_predictability(scores[index], predict_left_out(kernel - np.outer(row, row), scores[index], ridge))
+        _measure_predictability(scores[index], predict_left_out_task(kernel - np.outer(row, row), scores[index], ridge))
         for index, row in enumerate(standard)
     ]
 
 
-def standardise(scores: Floats) -> Floats:
+def standardise_task_scores(scores: Floats) -> Floats:
     """Scale the (tasks, models) scores to mean 0 and standard deviation 1 over models; 0 if all are equal."""
     centred = scores - scores.mean(axis=1, keepdims=True)
     deviation = scores.std(axis=1, keepdims=True)
@@ -60,7 +60,7 @@ def standardise(scores: Floats) -> Floats:
     return np.where(flat, 0.0, centred / np.where(flat, 1.0, deviation))
 
 
-def predict_left_out(kernel: Floats, targets: Floats, ridge: float) -> Floats:
+def predict_left_out_task(kernel: Floats, targets: Floats, ridge: float) -> Floats:
     """Predict each value by ridge regression on the others, with an unpenalised intercept.
 
     With H the smoother of all values, the leave-one-out prediction is exactly y - (y - Hy) / (1 - diag H).

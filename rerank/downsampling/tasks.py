@@ -16,14 +16,14 @@ from rerank.adjudication.significance_verdicts import SignificanceVerdicts
 from rerank.downsampling.goal_metrics import (
     Goal,
     SignificanceCriterion,
-    compare_verdicts,
-    compute_verdicts,
-    count_pairs,
-    pairs_by_outcome,
+    benchmark_pairs_by_outcome,
+    benchmark_verdicts,
+    compare_benchmarks,
+    count_benchmark_pairs,
 )
 from rerank.downsampling.reduced_benchmark import ReducedBenchmark, ReductionStep
 from rerank.downsampling.score_table import ScoreTable
-from rerank.downsampling.task_prediction import RIDGE, TaskPredictability, predict_tasks
+from rerank.downsampling.task_prediction import RIDGE, TaskPredictability, predict_omitted_tasks
 from rerank.errors import UnknownNameError, UsageError
 
 Order = Literal["correlation", "significance"]
@@ -66,7 +66,7 @@ class TaskReductionDesign:
             )
 
 
-def choose_tasks(table: ScoreTable, design: TaskReductionDesign) -> ReducedBenchmark:
+def choose_fewest_tasks(table: ScoreTable, design: TaskReductionDesign) -> ReducedBenchmark:
     """Remove tasks as long as the goal is met.
 
     Raises:
@@ -76,7 +76,7 @@ def choose_tasks(table: ScoreTable, design: TaskReductionDesign) -> ReducedBench
     for name in design.always:
         if name not in table.tasks:
             raise UnknownNameError("task", name, table.tasks)
-    choosing, held_out = _split_models(table, design)
+    choosing, held_out = _split_held_out_models(table, design)
     search = _Search(table, choosing, design)
     steps, remaining = [search.first()], tuple(table.tasks)
     task_sets = [remaining]
@@ -86,16 +86,18 @@ def choose_tasks(table: ScoreTable, design: TaskReductionDesign) -> ReducedBench
         task_sets.append(remaining)
     check = _Search(table, held_out, design) if held_out else None
     if check:
-        steps = [_with_held_out(step, check.figures(tasks)) for step, tasks in zip(steps, task_sets, strict=True)]
+        steps = [
+            _step_with_held_out_models(step, check.figures(tasks)) for step, tasks in zip(steps, task_sets, strict=True)
+        ]
     gold = search.gold
     return ReducedBenchmark(
         kind="tasks",
-        whole={**count_pairs(gold), "tasks": len(table.tasks)},
+        whole={**count_benchmark_pairs(gold), "tasks": len(table.tasks)},
         steps=tuple(steps),
         chosen=steps[-1],
         kept=remaining,
-        pairs=pairs_by_outcome(gold, search.verdicts(remaining)),
-        notes=tuple(_notes(table, design, gold, held_out)),
+        pairs=benchmark_pairs_by_outcome(gold, search.verdicts(remaining)),
+        notes=tuple(_task_reduction_notes(table, design, gold, held_out)),
     )
 
 
@@ -110,11 +112,11 @@ class _Search:
     def verdicts(self, tasks: Sequence[str]) -> SignificanceVerdicts:
         """Return the verdicts by some tasks."""
         values = self._table.rows(tasks, unit=self._design.unit)[:, self._models]
-        return compute_verdicts(values, self._names, self._design.criterion)
+        return benchmark_verdicts(values, self._names, self._design.criterion)
 
     def figures(self, tasks: Sequence[str]) -> dict[str, Any]:
         """Return the metrics of some tasks against all tasks."""
-        return compare_verdicts(self.gold, self.verdicts(tasks))
+        return compare_benchmarks(self.gold, self.verdicts(tasks))
 
     def first(self) -> ReductionStep:
         """Return the step with all tasks."""
@@ -139,7 +141,7 @@ class _Search:
             # candidates come best predicted first, so the first that meets the goal is taken
             if self._design.order == "correlation":
                 return step, rest
-            candidates.append((_retained_findings(figures), step, rest))
+            candidates.append((_sort_key_of_retained_findings(figures), step, rest))
         if not candidates:
             return None
         _, step, rest = max(candidates, key=lambda candidate: candidate[0])
@@ -148,23 +150,23 @@ class _Search:
     def _candidates(self, remaining: tuple[str, ...]) -> Iterator[tuple[int, TaskPredictability]]:
         """Yield indices of the tasks that may be removed, best predicted first."""
         rows = self._table.rows(remaining, unit="task")[:, self._models]
-        predictability = predict_tasks(rows, ridge=self._design.ridge)
+        predictability = predict_omitted_tasks(rows, ridge=self._design.ridge)
         order = sorted(range(len(remaining)), key=lambda index: predictability[index].key, reverse=True)
         return ((index, predictability[index]) for index in order if remaining[index] not in self._design.always)
 
 
-def _retained_findings(figures: dict[str, Any]) -> tuple[float, ...]:
+def _sort_key_of_retained_findings(figures: dict[str, Any]) -> tuple[float, ...]:
     """Return a sort key: more retained findings, fewer new ones, then a more similar ranking."""
     return tuple(1.0 if figures[name] is None else figures[name] for name in ("f1", "tau", "spearman"))
 
 
-def _with_held_out(step: ReductionStep, figures: dict[str, Any]) -> ReductionStep:
+def _step_with_held_out_models(step: ReductionStep, figures: dict[str, Any]) -> ReductionStep:
     """Add the metrics on held-out models to a step."""
     more = {**step.more, "held_out": {name: figures[name] for name in ("tau", "spearman", "recall", "precision")}}
     return ReductionStep(size=step.size, label=step.label, figures=step.figures, met=step.met, more=more)
 
 
-def _split_models(table: ScoreTable, design: TaskReductionDesign) -> tuple[list[int], list[int]]:
+def _split_held_out_models(table: ScoreTable, design: TaskReductionDesign) -> tuple[list[int], list[int]]:
     """Return the indices of the models that choose, and of the held-out models."""
     total = len(table.models)
     held_count = round(design.hold_out * total)
@@ -180,7 +182,7 @@ def _split_models(table: ScoreTable, design: TaskReductionDesign) -> tuple[list[
     return choosing, held_out
 
 
-def _notes(
+def _task_reduction_notes(
     table: ScoreTable, design: TaskReductionDesign, whole: SignificanceVerdicts, unseen: Sequence[int]
 ) -> Iterator[str]:
     yield from table.notes

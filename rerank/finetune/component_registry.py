@@ -29,20 +29,20 @@ RANKS = Registry("finetune.extra.ranks", "rank allocation", experimental="finetu
 OBJECTIVES = Registry("finetune.extra.objectives", "objective", experimental="finetune.extra.objectives")
 
 
-def make_components(recipe: Recipe) -> RecipeComponents:
+def make_training_components(recipe: Recipe) -> RecipeComponents:
     """Construct the components of a recipe and check that they fit together.
 
     Raises:
         UnknownNameError: A component, or an option of one, does not exist.
         UsageError: An option is out of range, or components do not fit together; the message gives the reason.
     """
-    adapter: Adapter = _build(ADAPTERS, recipe.adapter)
-    optimizer: Optimizer = _build(OPTIMIZERS, recipe.optimizer)
-    layers: CallbackPart | None = _build(LAYERS, recipe.layers) if recipe.layers else None
-    callbacks: tuple[CallbackPart, ...] = tuple(_build(CALLBACKS, table) for table in recipe.callbacks)
-    ranks: RankAllocation | None = _build(RANKS, recipe.ranks) if recipe.ranks else None
-    losses: tuple[TokenLoss | ListLoss, ...] = tuple(_build(LOSSES, table) for table in recipe.losses)
-    _check_parameter_kinds(recipe, adapter.shape, optimizer, layers, callbacks)
+    adapter: Adapter = _build_component(ADAPTERS, recipe.adapter)
+    optimizer: Optimizer = _build_component(OPTIMIZERS, recipe.optimizer)
+    layers: CallbackPart | None = _build_component(LAYERS, recipe.layers) if recipe.layers else None
+    callbacks: tuple[CallbackPart, ...] = tuple(_build_component(CALLBACKS, table) for table in recipe.callbacks)
+    ranks: RankAllocation | None = _build_component(RANKS, recipe.ranks) if recipe.ranks else None
+    losses: tuple[TokenLoss | ListLoss, ...] = tuple(_build_component(LOSSES, table) for table in recipe.losses)
+    _check_trained_parameter_kinds(recipe, adapter.shape, optimizer, layers, callbacks)
     if recipe.ranks and not hasattr(adapter, "rank_pattern"):
         raise UsageError(
             f"ranks = {recipe.ranks.name!r} with the adapter {recipe.adapter.name!r}",
@@ -53,11 +53,11 @@ def make_components(recipe: Recipe) -> RecipeComponents:
             raise UsageError(
                 f"on = {table.on!r} for the loss {table.name!r}", expected="no 'on', because it is a loss on tokens"
             )
-    objective: Objective | None = _build(OBJECTIVES, recipe.objective) if recipe.objective else None
+    objective: Objective | None = _build_component(OBJECTIVES, recipe.objective) if recipe.objective else None
     if objective:
         objective.check(recipe, adapter)
     if recipe.training.fsdp:
-        _check_sharding(recipe, adapter)
+        _check_weight_sharding(recipe, adapter)
     for component in (adapter, optimizer):
         if isinstance(component, RecipeConstraint):
             component.check_recipe(recipe)
@@ -72,11 +72,11 @@ def make_components(recipe: Recipe) -> RecipeComponents:
     )
 
 
-def _build(registry: Registry, table: ComponentTable) -> Any:
+def _build_component(registry: Registry, table: ComponentTable) -> Any:
     return build_from_options(registry, table.name, table.options)
 
 
-def _check_parameter_kinds(
+def _check_trained_parameter_kinds(
     recipe: Recipe,
     kind: ParameterKind,
     optimizer: Optimizer,
@@ -98,7 +98,7 @@ def _check_parameter_kinds(
             )
 
 
-def _check_sharding(recipe: Recipe, adapter: Adapter) -> None:
+def _check_weight_sharding(recipe: Recipe, adapter: Adapter) -> None:
     """Reject sharding of weights that train, change, are quantised, or are used to generate token by token."""
     setting = f"fsdp = true with the adapter {recipe.adapter.name!r}"
     frozen = "an adapter that leaves the base model unchanged, such as lora, rslora or dora"

@@ -28,7 +28,7 @@ STATUSES = ("available", "out-of-scope")
 STABILITIES = ("stable", "experimental")
 
 
-def describe_training() -> list[dict[str, str]]:
+def describe_training_methods() -> list[dict[str, str]]:
     """Return one row per component and paper, sorted by kind, status and name.
 
     Returns:
@@ -39,18 +39,18 @@ def describe_training() -> list[dict[str, str]]:
         is available.
     """
     components = [
-        _component_row(name, kind, component)
+        _training_component_row(name, kind, component)
         for kind in KIND_REGISTRIES
-        for name, component in components_of_kind(kind).items()
+        for name, component in training_components_of_kind(kind).items()
     ]
     known = {(row["name"], row["kind"]) for row in components}
     # A paper that has been implemented since is described by its component.
-    papers = [row for row in _papers() if (row["name"], row["kind"]) not in known]
+    papers = [row for row in _training_paper_rows() if (row["name"], row["kind"]) not in known]
     kinds = list(KIND_REGISTRIES)
     return sorted([*components, *papers], key=lambda row: (kinds.index(row["kind"]), row["status"], row["name"]))
 
 
-def components_of_kind(kind: str) -> dict[str, Any]:
+def training_components_of_kind(kind: str) -> dict[str, Any]:
     """Return the components of a kind that can be imported, as a mapping from recipe name to class."""
     return {
         name.replace("_", "-"): component
@@ -59,20 +59,22 @@ def components_of_kind(kind: str) -> dict[str, Any]:
     }
 
 
-def _component_row(name: str, kind: str, component: Any) -> dict[str, str]:
+def _training_component_row(name: str, kind: str, component: Any) -> dict[str, str]:
     summary, paper = str(getattr(component, "summary", "")), str(getattr(component, "paper", ""))
     if shape := getattr(component, "shape", ""):  # determines which optimizers can be used
         summary += f" (trains: {shape})"
     is_experimental = any(registry.is_experimental(name) for registry in KIND_REGISTRIES[kind])
-    return _row(name=name, kind=kind, status="available", summary=summary, paper=paper, is_experimental=is_experimental)
+    return _training_table_row(
+        name=name, kind=kind, status="available", summary=summary, paper=paper, is_experimental=is_experimental
+    )
 
 
-def _papers() -> list[dict[str, str]]:
+def _training_paper_rows() -> list[dict[str, str]]:
     text = files("rerank.finetune").joinpath("papers.toml").read_text(encoding="utf-8")
-    return [_row(**entry) for entry in tomllib.loads(text)["papers"]]
+    return [_training_table_row(**entry) for entry in tomllib.loads(text)["papers"]]
 
 
-def _row(
+def _training_table_row(
     *, name: str, kind: str, status: str, summary: str, paper: str, reason: str = "", is_experimental: bool = False
 ) -> dict[str, str]:
     stability = ("experimental" if is_experimental else "stable") if status == "available" else ""

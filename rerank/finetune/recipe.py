@@ -1,7 +1,7 @@
 """Training recipes: one frozen value per training, read from TOML and stored beside its results.
 
 The models check field types, ranges and combinations of fields. Components are only named here;
-`rerank.finetune.component_registry.make_components` constructs them and checks that they fit together.
+`rerank.finetune.component_registry.make_training_components` constructs them and checks that they fit together.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ class Recipe(_Table):
             UsageError: A value is invalid.
         """
         try:
-            return cls.model_validate(_with_underscores(values))
+            return cls.model_validate(_recipe_keys_with_underscores(values))
         except ValidationError as error:
             raise _recipe_error(error) from error
 
@@ -233,10 +233,10 @@ def read_recipe(path: str | Path) -> Recipe:
     return Recipe.make(read_toml(path, "recipe"))
 
 
-def _with_underscores(values: Any) -> Any:
+def _recipe_keys_with_underscores(values: Any) -> Any:
     if isinstance(values, Mapping):
-        return {str(key).replace("-", "_"): _with_underscores(value) for key, value in values.items()}
-    return [_with_underscores(value) for value in values] if isinstance(values, list) else values
+        return {str(key).replace("-", "_"): _recipe_keys_with_underscores(value) for key, value in values.items()}
+    return [_recipe_keys_with_underscores(value) for value in values] if isinstance(values, list) else values
 
 
 def _recipe_error(error: ValidationError) -> UsageError:
@@ -247,7 +247,7 @@ def _recipe_error(error: ValidationError) -> UsageError:
     if problem["type"] == "extra_forbidden":
         table: Any = Recipe
         for key in keys[:-1]:
-            table = _table_under(table, key)
+            table = _recipe_table_under(table, key)
         return UnknownNameError("key of a recipe", keys[-1], getattr(table, "model_fields", {}))
     if problem["type"] == "missing":
         return UsageError(
@@ -259,7 +259,7 @@ def _recipe_error(error: ValidationError) -> UsageError:
     return UsageError(f"{name}{shown}: {describe_fault(problem)}")
 
 
-def _table_under(table: Any, key: str) -> Any:
+def _recipe_table_under(table: Any, key: str) -> Any:
     """Return the model class of the table under a key, whose fields are the known keys."""
     field = getattr(table, "model_fields", {}).get(key)
     annotation = field.annotation if field else table

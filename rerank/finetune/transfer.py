@@ -21,14 +21,14 @@ from rerank.errors import DataError, UsageError
 from rerank.experiment import PreparedRun, check_failures, execute, prepare
 from rerank.experiment.robustness import kendall_tau
 from rerank.experiment.spec import Execution, RunSpec
-from rerank.finetune.component_registry import make_components
+from rerank.finetune.component_registry import make_training_components
 from rerank.finetune.labels.label_files import read_labels, write_labels
 from rerank.finetune.labels.label_list import LabelList
 from rerank.finetune.labels.labelling import LabellingPlan, LabellingResult, make_labels, prepare_labelling
-from rerank.finetune.labels.list_texts import query_texts
+from rerank.finetune.labels.list_texts import query_texts_of_labels
 from rerank.finetune.labels.splits import SplitShares, split_labels
 from rerank.finetune.recipe import Recipe
-from rerank.finetune.trainer.training import train
+from rerank.finetune.trainer.training import train_adapter
 from rerank.io.text_files import replace_text
 from rerank.models.adapters import adapter_folder, folder_defaults
 from rerank.progress import ProgressFactory
@@ -99,7 +99,7 @@ class TransferSpec:
         return recipe.model_copy(update={"model": self.model, "data": data, **revision})
 
 
-def transfer(
+def transfer_adapter(
     spec: TransferSpec,
     *,
     resume: bool = False,
@@ -127,23 +127,23 @@ def transfer(
         RerankError: Labelling, training or ranking fails; completed steps are kept.
     """
     recipe = spec.student_recipe()
-    make_components(recipe)  # so that an inconsistent recipe is reported before the teacher runs
-    teacher = spec.run_spec(usage_of(spec.adapter))
-    _check_unused(spec.folder / TEACHER, resume=resume)
+    make_training_components(recipe)  # so that an inconsistent recipe is reported before the teacher runs
+    teacher = spec.run_spec(adapter_usage(spec.adapter))
+    _check_unused_transfer_folder(spec.folder / TEACHER, resume=resume)
     execution = partial(Execution, resume=resume, device=device)
-    labelled = _make_labels(teacher, execution(out=spec.folder / TEACHER), run)
-    parts = _split_and_write(labelled.labels, spec, recipe.seed)
+    labelled = _make_transfer_labels(teacher, execution(out=spec.folder / TEACHER), run)
+    parts = _split_and_write_transfer_lists(labelled.labels, spec, recipe.seed)
     trust = {"trust_remote_code": recipe.trust_remote_code}
     untrained = {"model": recipe.model, "revision": recipe.revision, **recipe.method.model_dump()}
-    before = _rank(spec.run_spec(untrained | trust), execution(out=spec.folder / BEFORE), run)
-    result = train(recipe, spec.folder / STUDENT, resume=resume, device=device, progress=progress)
-    after = _rank(spec.run_spec(usage_of(result.folder) | trust), execution(out=spec.folder / AFTER), run)
+    before = _rank_transfer(spec.run_spec(untrained | trust), execution(out=spec.folder / BEFORE), run)
+    result = train_adapter(recipe, spec.folder / STUDENT, resume=resume, device=device, progress=progress)
+    after = _rank_transfer(spec.run_spec(adapter_usage(result.folder) | trust), execution(out=spec.folder / AFTER), run)
     report = {
         "folder": result.folder,
         "teacher": spec.adapter,
         "model": spec.model,
         "left_out": labelled.report["left_out"],
-        **_agreement(parts, {"before": before, "after": after}),
+        **_agreement_of_transfer(parts, {"before": before, "after": after}),
         "training": dataclasses.asdict(result),
     }
     with replace_text(spec.folder / REPORT) as file:
@@ -151,7 +151,7 @@ def transfer(
     return report
 
 
-def usage_of(adapter: str) -> dict[str, Any]:
+def adapter_usage(adapter: str) -> dict[str, Any]:
     """Return base model, method and prompt of a trained adapter, as fields of a run specification.
 
     Args:
@@ -175,7 +175,7 @@ def usage_of(adapter: str) -> dict[str, Any]:
     return values | {"adapter": adapter}
 
 
-def mean_tau(labels: Sequence[LabelList], folder: Path) -> float | None:
+def mean_tau_of_labels(labels: Sequence[LabelList], folder: Path) -> float | None:
     """Return the mean Kendall tau of labels and the rankings of a run, from -1 to 1; None without labels.
 
     Raises:
@@ -194,20 +194,22 @@ def mean_tau(labels: Sequence[LabelList], folder: Path) -> float | None:
     return sum(taus) / len(taus) if taus else None
 
 
-def _agreement(parts: Mapping[str, Sequence[LabelList]], runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _agreement_of_transfer(
+    parts: Mapping[str, Sequence[LabelList]], runs: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     """Return numbers of lists, agreement of each run with the labels, and failure rates, for the report."""
     return {
         "lists": len(parts["train"]),
         "held_out": len(parts["held_out"]),
         "agreement": {
-            part: {when: mean_tau(labels, Path(run["folder"])) for when, run in runs.items()}
+            part: {when: mean_tau_of_labels(labels, Path(run["folder"])) for when, run in runs.items()}
             for part, labels in parts.items()
         },
         "failure_rate": {when: run["failure_rate"] for when, run in runs.items()},
     }
 
 
-def _check_unused(folder: Path, *, resume: bool) -> None:
+def _check_unused_transfer_folder(folder: Path, *, resume: bool) -> None:
     if folder.exists() and not resume:
         raise UsageError(
             f"{str(folder.parent)!r} already holds a transfer",
@@ -216,7 +218,7 @@ def _check_unused(folder: Path, *, resume: bool) -> None:
         )
 
 
-def _make_labels(spec: RunSpec, execution: Execution, run: Execute) -> LabellingResult:
+def _make_transfer_labels(spec: RunSpec, execution: Execution, run: Execute) -> LabellingResult:
     """Label the lists with the run of the teacher.
 
     Raises:
@@ -230,7 +232,7 @@ def _make_labels(spec: RunSpec, execution: Execution, run: Execute) -> Labelling
     return result
 
 
-def _split_and_write(
+def _split_and_write_transfer_lists(
     labels: tuple[LabelList, ...], spec: TransferSpec, seed: int
 ) -> Mapping[str, tuple[LabelList, ...]]:
     """Split the lists into training and held-out lists and write them; files of an earlier call must be the same.
@@ -240,7 +242,9 @@ def _split_and_write(
     """
     parts: dict[str, tuple[LabelList, ...]] = {"train": labels, "held_out": ()}
     if spec.held_out:
-        shares = split_labels(labels, SplitShares(dev=0.0, test=spec.held_out, seed=seed), texts=query_texts(labels))
+        shares = split_labels(
+            labels, SplitShares(dev=0.0, test=spec.held_out, seed=seed), texts=query_texts_of_labels(labels)
+        )
         parts = {"train": shares.train, "held_out": shares.test}
     for name, part in ((LABELS, parts["train"]), (HELD_OUT, parts["held_out"])):
         path = spec.folder / name
@@ -255,6 +259,6 @@ def _split_and_write(
     return parts
 
 
-def _rank(spec: RunSpec, execution: Execution, run: Execute) -> dict[str, Any]:
+def _rank_transfer(spec: RunSpec, execution: Execution, run: Execute) -> dict[str, Any]:
     """Execute a run over all queries, judged or not, and return its summary."""
     return run(prepare(spec, execution, judged_only=False), execution)

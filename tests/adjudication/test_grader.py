@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.adjudication.budgets import AdjudicationBudget
-from rerank.adjudication.judging.grade_parsing import parse_grade
+from rerank.adjudication.judging.grade_parsing import parse_judged_grade
 from rerank.adjudication.judging.grader import REPLY_TOKENS, GradedReply, Grader
 from rerank.adjudication.judging.judging_terms import SCALE, JudgingTerms
 from rerank.adjudication.judging.judgment import PendingJudgment
-from rerank.adjudication.judging.model_judging import judge_by_model
+from rerank.adjudication.judging.model_judging import judge_session_by_model
 from rerank.adjudication.judging.pool_texts import PoolTexts
 from rerank.adjudication.judging.session import JudgingSession
 from rerank.adjudication.pools import pool_runs
@@ -84,22 +84,22 @@ READ: list[tuple[str, int | None]] = [
 
 @pytest.mark.parametrize(("reply", "grade"), READ)
 def test_replies_as_models_write_them(reply: str, grade: int | None) -> None:
-    assert parse_grade(reply, SCALE) == grade
+    assert parse_judged_grade(reply, SCALE) == grade
 
 
 @given(st.text(), st.sampled_from([(0, 1), (0, 1, 2, 3), (2, 5, 9)]))
 def test_any_text_has_a_reading(text: str, grades: tuple[int, ...]) -> None:
-    assert parse_grade(text, grades) in (None, *grades)
+    assert parse_judged_grade(text, grades) in (None, *grades)
 
 
 @given(st.text(alphabet="abc :{}\"'\n.,-/*#"), st.sampled_from(["", "grade", "score: "]))
 def test_no_grade_is_made_up(text: str, word: str) -> None:
-    assert parse_grade(f"{word}{text}", SCALE) is None
+    assert parse_judged_grade(f"{word}{text}", SCALE) is None
 
 
 @given(st.sampled_from(SCALE), st.text(alphabet="abcdef \n.,!", max_size=20))
 def test_a_grade_alone_is_found_in_any_words(grade: int, words: str) -> None:
-    assert parse_grade(f"{words} {grade}\n{words}", SCALE) == grade
+    assert parse_judged_grade(f"{words} {grade}\n{words}", SCALE) == grade
 
 
 def test_grades_are_weighed_where_the_backend_can() -> None:
@@ -227,7 +227,7 @@ def test_the_next_documents_of_all_topics_are_asked_about_together(tmp_path: Pat
     backend = Batches(by_id)
     told: list[PendingJudgment] = []
     session = open_session(tmp_path / "j.jsonl")
-    assert judge_by_model(session, grader(backend), TEXTS, name="m", on_judged=told.append) == {}
+    assert judge_session_by_model(session, grader(backend), TEXTS, name="m", on_judged=told.append) == {}
     assert backend.batches == [[(f"t{t}", f"d{n}") for t in range(TOPICS)] for n in range(4)]
     assert len(told) == 12
     counts = session.to_dict()
@@ -249,7 +249,7 @@ def test_the_next_documents_of_all_topics_are_asked_about_together(tmp_path: Pat
 
 def test_an_order_over_all_topics_asks_one_by_one(tmp_path: Path) -> None:
     backend = Batches(by_id)
-    judge_by_model(open_session(tmp_path / "j.jsonl", "mtf-global"), grader(backend), TEXTS)
+    judge_session_by_model(open_session(tmp_path / "j.jsonl", "mtf-global"), grader(backend), TEXTS)
     assert [len(batch) for batch in backend.batches] == [1] * 12
 
 
@@ -258,7 +258,7 @@ def test_a_resumed_session_asks_in_the_same_batches(tmp_path: Path) -> None:
         pass
 
     whole = Batches(by_id, size=2)
-    judge_by_model(open_session(tmp_path / "whole.jsonl"), grader(whole), TEXTS)
+    judge_session_by_model(open_session(tmp_path / "whole.jsonl"), grader(whole), TEXTS)
     parts: list[list[tuple[str, str]]] = []
     for _ in range(20):
         backend = Batches(by_id, size=2)
@@ -268,7 +268,7 @@ def test_a_resumed_session_asks_in_the_same_batches(tmp_path: Path) -> None:
                 raise Stopped
 
         try:
-            judge_by_model(open_session(tmp_path / "parts.jsonl"), grader(backend), TEXTS, on_judged=stop)
+            judge_session_by_model(open_session(tmp_path / "parts.jsonl"), grader(backend), TEXTS, on_judged=stop)
         except Stopped:
             parts += backend.batches
     assert parts == whole.batches
@@ -283,20 +283,20 @@ def test_topics_without_a_reply_wait_and_are_asked_again(tmp_path: Path) -> None
     for method in ("depth", "mtf-global"):
         path = tmp_path / f"{method}.jsonl"
         session = open_session(path, method, "5")
-        assert judge_by_model(session, grader(Scripted(say)), TEXTS) == {"t1": "a timeout"}
+        assert judge_session_by_model(session, grader(Scripted(say)), TEXTS) == {"t1": "a timeout"}
         assert session.left >= 3
         assert all("timeout" not in line for line in path.read_text().splitlines())
         session = open_session(path, method, "5")
-        assert judge_by_model(session, grader(Scripted(by_id)), TEXTS) == {}
+        assert judge_session_by_model(session, grader(Scripted(by_id)), TEXTS) == {}
         assert session.left == 0
 
 
 def test_the_fakes_judge(tmp_path: Path) -> None:
     qrels = Qrels({"t0": {"d3": 1}})
     session = open_session(tmp_path / "j.jsonl")
-    assert judge_by_model(session, grader(Fake("perfect", qrels=qrels)), TEXTS) == {}
+    assert judge_session_by_model(session, grader(Fake("perfect", qrels=qrels)), TEXTS) == {}
     assert [doc for doc, grade in session.qrels()["t0"].items() if grade] == ["d3"]
-    waiting = judge_by_model(open_session(tmp_path / "k.jsonl"), grader(Fake("fail")), TEXTS)
+    waiting = judge_session_by_model(open_session(tmp_path / "k.jsonl"), grader(Fake("fail")), TEXTS)
     assert len(waiting) == TOPICS
 
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from rerank.adjudication.judging_sequence import open_order, walk_pool
-from rerank.adjudication.orders.condorcet import majorities
-from rerank.adjudication.orders.hedge import gains
+from rerank.adjudication.judging_sequence import judge_pool_in_order, open_judging_order
+from rerank.adjudication.orders.condorcet import condorcet_majorities
+from rerank.adjudication.orders.hedge import hedge_gains
 from rerank.adjudication.pools import Pool, PooledTopic, pool_runs
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.types import Document, Query, Ranking, Run
@@ -37,13 +37,13 @@ def topic(*lists: Sequence[str]) -> PooledTopic:
 def order(name: str, relevant: str = "", lists: Sequence[Sequence[str]] = LISTS, seed: int = 0) -> str:
     found = pooled(*lists)
     answers = np.array([doc in relevant for doc in found.topics[0].docs])
-    (docs,) = walk_pool(open_order(name), found, [answers], seed=seed).docs
+    (docs,) = judge_pool_in_order(open_judging_order(name), found, [answers], seed=seed).docs
     return "".join(found.topics[0].docs[doc] for doc in docs)
 
 
 def score(name: str, doc: str) -> float:
     found = topic(*LISTS)
-    return float(open_order(name).scores(found)[found.docs.index(doc)])  # type: ignore[attr-defined]
+    return float(open_judging_order(name).scores(found)[found.docs.index(doc)])  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_scores_by_hand() -> None:
 
 
 def test_condorcet() -> None:
-    beats, docs = majorities(topic(*LISTS)), topic(*LISTS).docs
+    beats, docs = condorcet_majorities(topic(*LISTS)), topic(*LISTS).docs
     a, b, f = (docs.index(doc) for doc in "abf")
     assert beats[b, a]  # 2 to 1
     assert beats[b, f]
@@ -84,7 +84,7 @@ def test_condorcet() -> None:
     found = order("condorcet")
     assert found.startswith("ba")
     circle = order("condorcet", lists=("abc", "bca", "cab"))  # a > b > c > a
-    votes, names = majorities(topic("abc", "bca", "cab")), "abc"
+    votes, names = condorcet_majorities(topic("abc", "bca", "cab")), "abc"
     assert all(votes[names.index(x), names.index(y)] for x, y in zip(circle, circle[1:], strict=False))
 
 
@@ -116,7 +116,7 @@ def test_mtf_global_spends_where_relevant_documents_are() -> None:
     lists = [Ranking.from_order(Query(id=q), [Document(id=f"{q}{n}") for n in range(5)]) for q in "xy"]
     found = pool_runs([Run(lists, name="only")])
     answers = [np.ones(5, dtype=bool), np.zeros(5, dtype=bool)]
-    walked = walk_pool(open_order("mtf-global"), found, answers)
+    walked = judge_pool_in_order(open_judging_order("mtf-global"), found, answers)
     assert walked.sequence is not None
     from rerank.adjudication.budgets import AdjudicationBudget
 
@@ -128,7 +128,7 @@ def test_mtf_global_spends_where_relevant_documents_are() -> None:
 
 def test_hedge_gains() -> None:
     found = topic(*LISTS)
-    g = gains(found)
+    g = hedge_gains(found)
     place = found.docs.index
     assert g[0, place("a")] == pytest.approx(math.log(6))
     assert g[0, place("d")] == pytest.approx(math.log(6 / 4))
@@ -139,7 +139,7 @@ def test_hedge_gains() -> None:
 def test_hedge_as_the_paper_says_it() -> None:
     """Against the plain formula, losses not in logarithms."""
     found = topic(*LISTS)
-    g, relevant = gains(found), np.array([doc in "fd" for doc in found.docs])
+    g, relevant = hedge_gains(found), np.array([doc in "fd" for doc in found.docs])
     losses, left, expected = np.zeros(3), list(range(6)), []
     while left:
         weights = 0.1**losses
@@ -203,7 +203,7 @@ def test_thompson_prefers_runs_that_are_right() -> None:
     relevant = np.array([doc.startswith("a") for doc in topic(*lists).docs])
     early = []
     for seed in range(20):
-        (docs,) = walk_pool(open_order("ts"), pooled(*lists), [relevant], seed=seed).docs
+        (docs,) = judge_pool_in_order(open_judging_order("ts"), pooled(*lists), [relevant], seed=seed).docs
         early.append(relevant[docs[:30]].sum())
     assert np.mean(early) > 24
 
@@ -220,16 +220,16 @@ def test_thompson_prefers_runs_that_are_right() -> None:
 )
 def test_bad_options(name: str, named: str) -> None:
     with raises((UsageError, UnknownNameError), named):
-        open_order(name)
+        open_judging_order(name)
 
 
 def test_unknown_order() -> None:
     with raises(UnknownNameError, "hedge"):
-        open_order("hegde")
+        open_judging_order("hegde")
 
 
 def test_llm_needs_a_run(tmp_path: object) -> None:
     with raises(UsageError, "llm:PATH"):
-        open_order("llm")
+        open_judging_order("llm")
     with raises(DataError, str(tmp_path)):
-        open_order(f"llm:{tmp_path}")
+        open_judging_order(f"llm:{tmp_path}")

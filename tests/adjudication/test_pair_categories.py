@@ -9,8 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rerank.adjudication.pair_categories import NAMES, RATES, PairCategories, categorise, count_errors_by_system
-from rerank.adjudication.significance_verdicts import Procedure, SignificanceVerdicts, metrics_row
+from rerank.adjudication.pair_categories import (
+    NAMES,
+    RATES,
+    PairCategories,
+    categorise_pairs,
+    count_pair_errors_by_system,
+)
+from rerank.adjudication.significance_verdicts import Procedure, SignificanceVerdicts, pair_category_metrics_row
 
 T = (Procedure("t", "bh"),)
 
@@ -32,7 +38,7 @@ T = (Procedure("t", "bh"),)
     ],
 )
 def test_a_pair(gold: float, by_gold: bool, cheap: float, by_cheap: bool, name: str) -> None:
-    (code,) = categorise(np.array([gold]), np.array([by_gold]), np.array([cheap]), np.array([by_cheap]))
+    (code,) = categorise_pairs(np.array([gold]), np.array([by_gold]), np.array([cheap]), np.array([by_cheap]))
     assert NAMES[code] == name
 
 
@@ -61,13 +67,13 @@ def test_rates_of_nothing_are_none() -> None:
 
 def test_by_system() -> None:
     codes = np.array([NAMES.index(name) for name in ("MA_missed", "AA", "MD_spurious")])  # pairs 01, 02, 12
-    found = count_errors_by_system(codes, 3)
+    found = count_pair_errors_by_system(codes, 3)
     assert {wrong: counts.tolist() for wrong, counts in found.items()} == {
         "missed": [1, 1, 0],
         "spurious": [0, 1, 1],
         "turned": [0, 0, 0],
     }
-    assert count_errors_by_system(np.array([NAMES.index("AD")]), 2)["turned"].tolist() == [1, 1]
+    assert count_pair_errors_by_system(np.array([NAMES.index("AD")]), 2)["turned"].tolist() == [1, 1]
 
 
 matrices = st.integers(0, 10**6).map(lambda seed: np.random.default_rng(seed).integers(0, 6, (12, 5)) / 8)
@@ -101,7 +107,7 @@ def test_a_ranking_of_nothing_is_like_no_other() -> None:
 def test_against_itself_everything_agrees(values: np.ndarray) -> None:
     verdicts = SignificanceVerdicts.from_scores(values, NAMED, T, 0.2)
     (codes,) = verdicts.categorise_against(verdicts)
-    found = metrics_row(codes, verdicts.compare_ranking(verdicts))
+    found = pair_category_metrics_row(codes, verdicts.compare_ranking(verdicts))
     assert found["AA"] + found["PA"] == 10
     assert found["precision"] in (1, None)
     assert found["recall"] == found["precision"]
@@ -124,8 +130,8 @@ def test_neither_the_order_of_topics_nor_that_of_systems_matters(
     )
     three, four = (SignificanceVerdicts.from_scores(m[np.ix_(rows, columns)], names, T, 0.1) for m in (gold, cheap))
     before, after = (
-        metrics_row(two.categorise_against(one)[0], two.compare_ranking(one)),
-        metrics_row(four.categorise_against(three)[0], four.compare_ranking(three)),
+        pair_category_metrics_row(two.categorise_against(one)[0], two.compare_ranking(one)),
+        pair_category_metrics_row(four.categorise_against(three)[0], four.compare_ranking(three)),
     )
     assert before == pytest.approx(after)
     code = dict(zip(combinations(NAMED, 2), two.categorise_against(one)[0], strict=True))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from rerank.adjudication.budgets import AdjudicationBudget
-from rerank.adjudication.judging_sequence import open_order, walk_pool
-from rerank.adjudication.pool_measures import Measurer, score_matrices
+from rerank.adjudication.judging_sequence import judge_pool_in_order, open_judging_order
+from rerank.adjudication.pool_measures import Measurer, score_matrices_of_pool
 from rerank.adjudication.pools import pool_runs
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
@@ -41,10 +41,10 @@ def test_as_ir_measures(seed: int) -> None:
     pooled = pool_runs(runs, qrels=qrels)
     measurer = Measurer(pooled, runs, qrels, FAST)
     assert measurer.slow == ()
-    ordering = walk_pool(open_order("random"), pooled, measurer.relevant_documents(1), seed=seed)
+    ordering = judge_pool_in_order(open_judging_order("random"), pooled, measurer.relevant_documents(1), seed=seed)
     values = measurer.measure(ordering, BUDGETS)
     for at, budget in enumerate(BUDGETS):
-        expected = score_matrices(measurer.cheap(ordering, ordering.sizes(budget)), runs, measurer.names)
+        expected = score_matrices_of_pool(measurer.cheap(ordering, ordering.sizes(budget)), runs, measurer.names)
         for name in measurer.names:
             np.testing.assert_allclose(values[name][at], expected[name].values, atol=1e-12, err_msg=f"{name} {budget}")
 
@@ -55,9 +55,9 @@ def test_what_is_not_here_is_measured_by_ir_measures() -> None:
     measurer = Measurer(pooled, runs, qrels, ["Bpref", "nDCG(dcg='exp-log2')@5", "P@3"], relevant=2)
     assert measurer.names == ("Bpref(rel=2)", "nDCG(dcg='exp-log2')@5", "P(rel=2)@3")
     assert measurer.slow == measurer.names[:2]
-    ordering = walk_pool(open_order("docid"), pooled, measurer.relevant_documents(2))
+    ordering = judge_pool_in_order(open_judging_order("docid"), pooled, measurer.relevant_documents(2))
     values = measurer.measure(ordering, BUDGETS)
-    expected = score_matrices(measurer.cheap(ordering, ordering.sizes(BUDGETS[2])), runs, measurer.names)
+    expected = score_matrices_of_pool(measurer.cheap(ordering, ordering.sizes(BUDGETS[2])), runs, measurer.names)
     for name in measurer.names:
         np.testing.assert_allclose(values[name][2], expected[name].values, atol=1e-12)
 
@@ -67,7 +67,7 @@ def test_everything_judged_is_gold_where_gold_judges_the_pool_only() -> None:
     pooled = pool_runs(runs, qrels=qrels)
     inside = {topic.id: {doc: qrels[topic.id][doc] for doc in topic.docs} for topic in pooled.topics}
     measurer = Measurer(pooled, runs, Qrels(inside), ["nDCG@10", "AP"])
-    ordering = walk_pool(open_order("mtf"), pooled, measurer.relevant_documents(1))
+    ordering = judge_pool_in_order(open_judging_order("mtf"), pooled, measurer.relevant_documents(1))
     values = measurer.measure(ordering, [AdjudicationBudget.parse("100%")])
     for name, matrix in measurer.gold.items():
         np.testing.assert_allclose(values[name][0], matrix.values, atol=1e-12)
@@ -78,7 +78,7 @@ def test_small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     runs, qrels = made(5)
     pooled = pool_runs(runs, qrels=qrels)
     measurer = Measurer(pooled, runs, qrels, ["nDCG@10"])
-    ordering = walk_pool(open_order("depth"), pooled, measurer.relevant_documents(1))
+    ordering = judge_pool_in_order(open_judging_order("depth"), pooled, measurer.relevant_documents(1))
     whole = measurer.measure(ordering, BUDGETS)["nDCG@10"]
     monkeypatch.setattr("rerank.adjudication.pool_measures._BATCH_SIZE", 1)
     np.testing.assert_allclose(measurer.measure(ordering, BUDGETS)["nDCG@10"], whole, atol=1e-14)

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from rerank.adjudication.budgets import AdjudicationBudget
-from rerank.adjudication.significance_verdicts import cross_procedures
+from rerank.adjudication.significance_verdicts import cross_significance_procedures
 from rerank.adjudication.studies import run_study
 from rerank.adjudication.study_design import StudyDesign
-from rerank.adjudication.study_report import write_report
+from rerank.adjudication.study_report import write_study_report
 from tests.adjudication.test_studies import made
 
 pytestmark = pytest.mark.browser
@@ -28,11 +28,11 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         methods=("depth", "mtf", "rrf"),
         budgets=tuple(AdjudicationBudget.parse(text) for text in ("10%", "30%", "60%")),
         measures=("nDCG@10", "AP(rel=2)"),
-        procedures=cross_procedures(["t", "wilcoxon"], ["bh"]),
+        procedures=cross_significance_procedures(["t", "wilcoxon"], ["bh"]),
         relevant=2,
         seeds=3,
     )
-    return write_report(run_study(runs, qrels, design), tmp_path_factory.mktemp("study") / "report.html")
+    return write_study_report(run_study(runs, qrels, design), tmp_path_factory.mktemp("study") / "report.html")
 
 
 @pytest.fixture

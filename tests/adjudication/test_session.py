@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rerank.adjudication.budgets import AdjudicationBudget
-from rerank.adjudication.judging.judging_terms import JudgingTerms, fingerprint, parse_grades
+from rerank.adjudication.judging.judging_terms import JudgingTerms, fingerprint_of_pool, parse_judging_grades
 from rerank.adjudication.judging.judgment import Judgment, PendingJudgment
 from rerank.adjudication.judging.judgment_journal import JudgmentJournal
 from rerank.adjudication.judging.session import JudgingSession
-from rerank.adjudication.judging_sequence import open_order, walk_pool
+from rerank.adjudication.judging_sequence import judge_pool_in_order, open_judging_order
 from rerank.adjudication.pools import Pool, pool_runs
 from rerank.errors import DataError, MissingResourceError, RerankError, StorageError, UsageError
 from rerank.io.run_files import read_qrels, write_qrels
@@ -82,7 +82,7 @@ def test_documents_come_as_in_a_study_with_the_same_answers(method: str, budget:
     session = JudgingSession.open(tmp_path / "j.jsonl", POOL, made)
     asked = finish(session)
     answers = [np.array([grade_of(PendingJudgment(t.id, doc)) >= 2 for doc in t.docs]) for t in POOL.topics]
-    ordering = walk_pool(open_order(method), POOL, answers, seed=3)
+    ordering = judge_pool_in_order(open_judging_order(method), POOL, answers, seed=3)
     sizes = ordering.sizes(made.budget)
     for at, topic in enumerate(POOL.topics):
         wanted = [topic.docs[doc] for doc in ordering.docs[at][: sizes[at]]]
@@ -179,7 +179,7 @@ def test_the_file(tmp_path: Path) -> None:
         "depth": 100,
         "relevant": 2,
         "grades": [0, 1, 2, 3],
-        "pool": fingerprint(POOL),
+        "pool": fingerprint_of_pool(POOL),
         "judge": "person",
     }
     assert rest == [
@@ -303,9 +303,11 @@ def test_another_pool_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_fingerprint_tells_pools_apart() -> None:
-    prints = {fingerprint(make_pool(seed, topics=t, systems=s)) for seed in (0, 1) for t in (1, 2) for s in (1, 2)}
+    prints = {
+        fingerprint_of_pool(make_pool(seed, topics=t, systems=s)) for seed in (0, 1) for t in (1, 2) for s in (1, 2)
+    }
     assert len(prints) == 8
-    assert fingerprint(make_pool()) == fingerprint(POOL)
+    assert fingerprint_of_pool(make_pool()) == fingerprint_of_pool(POOL)
 
 
 @pytest.mark.parametrize(
@@ -440,10 +442,10 @@ def test_a_scale_needs_both_kinds() -> None:
     for relevant in (0, 4):
         with raises(UsageError, f"grade {relevant}", "1 to 3"):
             terms(relevant=relevant)
-    assert parse_grades(" 0, 1,2") == (0, 1, 2)
+    assert parse_judging_grades(" 0, 1,2") == (0, 1, 2)
     for text in ("", "0,,1", "0-3", "a", "²"):
         with raises(UsageError, repr(text)):
-            parse_grades(text)
+            parse_judging_grades(text)
 
 
 def test_ids_of_any_letters(tmp_path: Path) -> None:

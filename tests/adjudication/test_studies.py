@@ -11,11 +11,11 @@ import pytest
 
 from rerank.adjudication.budgets import AdjudicationBudget
 from rerank.adjudication.pools import pool_runs
-from rerank.adjudication.qrels_comparison import compare_qrels
-from rerank.adjudication.significance_verdicts import Procedure, cross_procedures
+from rerank.adjudication.qrels_comparison import compare_with_gold_qrels
+from rerank.adjudication.significance_verdicts import Procedure, cross_significance_procedures
 from rerank.adjudication.studies import run_study
 from rerank.adjudication.study_design import StudyDesign
-from rerank.adjudication.study_report import find_disagreements, render_report, write_report
+from rerank.adjudication.study_report import find_study_disagreements, render_study_report, write_study_report
 from rerank.adjudication.study_results import AdjudicationStudy
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.io.run_files import read_qrels, read_run
@@ -48,7 +48,7 @@ def found() -> AdjudicationStudy:
         methods=("docid", "depth", "mtf", "mm", "mtf-global"),
         budgets=BUDGETS,
         measures=("nDCG@10", "AP"),
-        procedures=cross_procedures(["t", "tukey-anova"], ["bh", "holm"]),
+        procedures=cross_significance_procedures(["t", "tukey-anova"], ["bh", "holm"]),
         relevant=2,
         seeds=3,
     )
@@ -131,7 +131,7 @@ def test_names_that_are_no_text_do_not_cost_the_study(tmp_path: Path) -> None:
     runs, qrels = made()
     odd = [Run(run.values(), name=f"\udcff{at}") for at, run in enumerate(runs)]
     found = run_study(odd, qrels, StudyDesign(methods=("docid",), budgets=BUDGETS[:1]))
-    for path in [*found.write(tmp_path), write_report(found, tmp_path / "report.html")]:
+    for path in [*found.write(tmp_path), write_study_report(found, tmp_path / "report.html")]:
         assert path.read_text("utf-8")
 
 
@@ -177,7 +177,7 @@ def test_files(found: AdjudicationStudy, tmp_path: Path) -> None:
 
 
 def test_the_report_is_one_page_that_needs_nothing_else(found: AdjudicationStudy) -> None:
-    page = render_report(found)
+    page = render_study_report(found)
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
     assert "<s0>" not in page  # names of systems are not markup
     assert "src=" not in page
@@ -194,26 +194,26 @@ def test_the_message() -> None:
         about = {"measure": "AP", "test": "t", "correction": "bh", "budget": budget}
         return {**about, "method": method, "tau": tau, "recall": recall}
 
-    (found,) = find_disagreements(
+    (found,) = find_study_disagreements(
         [row("a", 0.9, 0.5), row("b", 0.8, 0.7), row("a", 0.9, 0.9, "20%"), row("b", 0.8, 0.7, "20%")]
     )
     assert (found["ranks"]["method"], found["keeps"]["method"], found["budget"]) == ("a", "b", "10%")
-    assert find_disagreements([row("a", 0.9, None)]) == []
+    assert find_study_disagreements([row("a", 0.9, None)]) == []
     noisy = {**row("b", 0.8, 0.7), "spread": {"tau": 0.01, "recall": 0.3}}
-    assert find_disagreements([row("a", 0.9, 0.5), noisy]) == []
+    assert find_study_disagreements([row("a", 0.9, 0.5), noisy]) == []
 
 
 def test_crossed() -> None:
-    assert cross_procedures(["t", "tukey-anova"], ["bh", "holm"]) == (
+    assert cross_significance_procedures(["t", "tukey-anova"], ["bh", "holm"]) == (
         Procedure("t", "bh"),
         Procedure("t", "holm"),
         Procedure("tukey-anova", "none"),
     )
-    assert cross_procedures(["tukey-anova"], ["auto"]) == (Procedure("tukey-anova", "none"),)
+    assert cross_significance_procedures(["tukey-anova"], ["auto"]) == (Procedure("tukey-anova", "none"),)
     with raises(UsageError, "bh", "tukey-anova"):
-        cross_procedures(["tukey-anova"], ["bh"])
+        cross_significance_procedures(["tukey-anova"], ["bh"])
     with raises(UnknownNameError, "bonferroni"):
-        cross_procedures(["t"], ["bonferoni"])
+        cross_significance_procedures(["t"], ["bonferoni"])
 
 
 def test_bad_designs() -> None:
@@ -284,17 +284,17 @@ def test_a_budget_above_the_pool_is_the_pool() -> None:
 
 def test_two_sets_of_judgments() -> None:
     runs, qrels = made()
-    same = compare_qrels(runs, qrels, qrels, ["nDCG@10", "P@5"], relevant=2).to_dict()
+    same = compare_with_gold_qrels(runs, qrels, qrels, ["nDCG@10", "P@5"], relevant=2).to_dict()
     for row in same["results"]:
         assert row["AA"] + row["PA"] == 15
         assert (row["precision"], row["recall"], row["tau"]) == (1, 1, pytest.approx(1))
     assert same["agreement"]["kappa"] == 1
     worse = Qrels({topic: {doc: (g + 1) % 4 for doc, g in judged.items()} for topic, judged in qrels.items()})
-    other = compare_qrels(runs, qrels, Qrels({**worse, "more": {"d": 1}}), relevant=2).to_dict()
+    other = compare_with_gold_qrels(runs, qrels, Qrels({**worse, "more": {"d": 1}}), relevant=2).to_dict()
     assert (other["topics"], other["topics_left_out"]) == (30, 1)
     assert other["results"][0]["tau"] < 1
     with raises(DataError, "1 topics"):
-        compare_qrels(runs, qrels, Qrels({"q1": {"d01": 1}}))
+        compare_with_gold_qrels(runs, qrels, Qrels({"q1": {"d01": 1}}))
 
 
 @pytest.mark.shared

@@ -6,7 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rerank.calibration.calibrators import FITTERS, Beta, Isotonic, Method, Platt, fit_beta, fit_isotonic, fit_platt
+from rerank.calibration.calibrators import (
+    FITTERS,
+    Beta,
+    Isotonic,
+    Method,
+    Platt,
+    fit_beta_calibrator,
+    fit_isotonic_calibrator,
+    fit_platt_calibrator,
+)
 from rerank.calibration.logistic import sigmoid
 from rerank.errors import DataError
 
@@ -73,7 +82,7 @@ def test_weights_count_like_copies() -> None:
     logits, labels = np.array([-2.0, -1.0, 0.0, 1.0, 2.0]), np.array([0.0, 1.0, 0.0, 1.0, 1.0])
     weights = np.array([1.0, 2.0, 3.0, 1.0, 2.0])
     copies = np.repeat(np.arange(5), weights.astype(int))
-    for fit in (fit_platt, fit_beta, fit_isotonic):
+    for fit in (fit_platt_calibrator, fit_beta_calibrator, fit_isotonic_calibrator):
         weighted, copied = fit(logits, labels, weights), fit(logits[copies], labels[copies], np.ones(len(copies)))
         assert [weighted(z) for z in (-2, -0.5, 2)] == pytest.approx([copied(z) for z in (-2, -0.5, 2)], abs=1e-4)
 

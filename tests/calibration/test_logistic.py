@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from rerank.calibration.logistic import LogisticModel, fit_logistic, newton, sigmoid, softplus
+from rerank.calibration.logistic import LogisticModel, fit_logistic, minimise_log_loss, sigmoid, softplus
 from rerank.errors import DataError
 
 
@@ -22,7 +22,7 @@ def test_newton_finds_the_minimum_of_the_penalised_loss() -> None:
         return float(weights @ (np.logaddexp(0, logits) - labels * logits) + penalty @ b**2 / 2)
 
     expected = minimize(loss, np.zeros(3), method="BFGS", options={"gtol": 1e-8}).x
-    np.testing.assert_allclose(newton(design, labels, weights, penalty), expected, atol=1e-5)
+    np.testing.assert_allclose(minimise_log_loss(design, labels, weights, penalty), expected, atol=1e-5)
 
 
 def test_coefficients_are_recovered_whatever_the_units() -> None:

@@ -5,14 +5,14 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from rerank.calibration.metrics import auc, bin_edges, measure
+from rerank.calibration.metrics import auc_of_probabilities, calibration_bin_edges, measure_calibration
 
 NORMAL = NormalDist()
 
 
 def test_values_by_hand() -> None:
     # Four bins, since equal probabilities share one: gaps .1 - 0, .4 - .5 (two documents), .8 - 1.
-    metrics = measure([0.1, 0.4, 0.4, 0.8], [False, False, True, True], ["a", "a", "b", "b"])
+    metrics = measure_calibration([0.1, 0.4, 0.4, 0.8], [False, False, True, True], ["a", "a", "b", "b"])
     assert metrics.ece == pytest.approx((0.1 + 2 * 0.1 + 0.2) / 4)
     assert metrics.brier == pytest.approx((0.01 + 0.16 + 0.36 + 0.04) / 4)
     assert metrics.brier_skill == pytest.approx(1 - metrics.brier / 0.25)
@@ -23,10 +23,10 @@ def test_values_by_hand() -> None:
 
 def test_bins_have_equal_mass_and_do_not_split_equal_probabilities() -> None:
     p = np.linspace(0, 1, 1000)
-    assert np.bincount(np.searchsorted(bin_edges(p), p, side="right")).tolist() == [100] * 10
+    assert np.bincount(np.searchsorted(calibration_bin_edges(p), p, side="right")).tolist() == [100] * 10
     ties = np.array([0.2] * 500 + [0.7] * 500)
-    assert np.bincount(np.searchsorted(bin_edges(ties), ties, side="right")).tolist() == [500, 500]
-    assert bin_edges(np.array([0.3])).tolist() == []
+    assert np.bincount(np.searchsorted(calibration_bin_edges(ties), ties, side="right")).tolist() == [500, 500]
+    assert calibration_bin_edges(np.array([0.3])).tolist() == []
 
 
 def test_auc_counts_pairs() -> None:
@@ -34,15 +34,15 @@ def test_auc_counts_pairs() -> None:
     p, y = random.random(200).round(1), (random.random(200) < 0.3).astype(float)
     positive, negative = p[y == 1], p[y == 0]
     pairs = [(a > b) + 0.5 * (a == b) for a in positive for b in negative]
-    assert auc(p, y) == pytest.approx(np.mean(pairs))
-    assert auc(p, np.ones(200)) is None
+    assert auc_of_probabilities(p, y) == pytest.approx(np.mean(pairs))
+    assert auc_of_probabilities(p, np.ones(200)) is None
 
 
 def test_one_label_has_no_skill_and_no_auc() -> None:
-    metrics = measure([0.2, 0.3], [False, False], ["a", "b"])
+    metrics = measure_calibration([0.2, 0.3], [False, False], ["a", "b"])
     assert (metrics.brier_skill, metrics.auc) == (None, None)
     assert set(metrics.intervals) == {"ece", "brier"}
-    assert measure([0.2], [True], ["a"]).ece == pytest.approx(0.8)
+    assert measure_calibration([0.2], [True], ["a"]).ece == pytest.approx(0.8)
 
 
 def test_intervals_cover_what_other_samples_of_queries_give() -> None:
@@ -55,8 +55,8 @@ def test_intervals_cover_what_other_samples_of_queries_give() -> None:
         labels = random.random(queries * 10) < 1 / (1 + np.exp(-logits - difficulty))
         return (1 / (1 + np.exp(-logits))).tolist(), labels.tolist(), np.repeat(np.arange(queries), 10).tolist()
 
-    truth = measure(*sample(0, 3000))
-    results = [measure(*sample(seed, 40)) for seed in range(1, 41)]
+    truth = measure_calibration(*sample(0, 3000))
+    results = [measure_calibration(*sample(seed, 40)) for seed in range(1, 41)]
     for name, value in (("auc", truth.auc), ("brier", truth.brier)):
         assert value is not None
         covered = sum(r.intervals[name][0] <= value <= r.intervals[name][1] for r in results)
@@ -74,7 +74,7 @@ def test_the_error_by_chance_is_that_of_true_probabilities(spread: float) -> Non
         # A Gaussian copula: each label has the probability p, and the labels of a query are correlated.
         noise = (group + random.normal(0, 1, 500)) / np.sqrt(1 + spread**2)
         labels = noise < np.array([NORMAL.inv_cdf(value) for value in p])
-        metrics = measure(p.tolist(), labels.tolist(), np.repeat(np.arange(50), 10).tolist())
+        metrics = measure_calibration(p.tolist(), labels.tolist(), np.repeat(np.arange(50), 10).tolist())
         observed.append(metrics.ece)
         expected.append(metrics.ece_by_chance)
     assert np.mean(observed) == pytest.approx(np.mean(expected), rel=0.12)

@@ -61,7 +61,7 @@ def test_inspect_asks_texts_and_sentences(cli: Cli, adapter: Path, monkeypatch: 
     items = tuple(SentenceItem(kind=kind, start="One and", ends=("two", "three")) for kind in "ab")
     monkeypatch.setattr(
         forgetting,
-        "load_material",
+        "load_forgetting_material",
         lambda: ForgettingMaterial(texts=(("own", "A text."), ("own", "Bee"), ("own", "C")), items=items),
     )
     done = cli("inspect", adapter, "--forgetting", "--device", "cpu")

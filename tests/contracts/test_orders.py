@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rerank.adjudication.budgets import AdjudicationBudget
-from rerank.adjudication.judging_sequence import open_order, orders, walk_pool
+from rerank.adjudication.judging_sequence import judge_pool_in_order, open_judging_order, orders
 from rerank.adjudication.orders.base import JudgingOrder, SupportsAcross
 from rerank.adjudication.pools import Bools, Pool, pool_runs
 from rerank.io.run_files import write_run
@@ -27,10 +27,10 @@ def opened(tmp_path: Path) -> Callable[[str], JudgingOrder]:
 
     def opener(name: str) -> JudgingOrder:
         if name != "llm":
-            return open_order(name)
+            return open_judging_order(name)
         ranking = Ranking.from_order(Query(id="t0"), [Document(id=f"d{n}") for n in (3, 1, 99)])
         write_run(Run([ranking]), tmp_path / "llm.trec")
-        return open_order(f"llm:{tmp_path / 'llm.trec'}")
+        return open_judging_order(f"llm:{tmp_path / 'llm.trec'}")
 
     return opener
 
@@ -66,7 +66,7 @@ relaxed = settings(max_examples=20, suppress_health_check=[HealthCheck.function_
 def test_every_document_is_judged_once(
     opened: Callable[[str], JudgingOrder], name: str, drawn: Drawn, seed: int
 ) -> None:
-    found = walk_pool(opened(name), *drawn, seed=seed)
+    found = judge_pool_in_order(opened(name), *drawn, seed=seed)
     for docs, topic in zip(found.docs, drawn[0].topics, strict=True):
         assert sorted(docs.tolist()) == list(range(len(topic)))
 
@@ -78,8 +78,8 @@ def test_a_seed_gives_the_same_and_what_has_no_chance_needs_none(
     opened: Callable[[str], JudgingOrder], name: str, drawn: Drawn, seed: int
 ) -> None:
     order = opened(name)
-    first = walk_pool(order, *drawn, seed=seed)
-    again = walk_pool(order, *drawn, seed=seed if order.random else seed + 1)
+    first = judge_pool_in_order(order, *drawn, seed=seed)
+    again = judge_pool_in_order(order, *drawn, seed=seed if order.random else seed + 1)
     assert [docs.tolist() for docs in first.docs] == [docs.tolist() for docs in again.docs]
 
 
@@ -92,12 +92,12 @@ def test_what_comes_next_rests_on_what_was_judged_before_only(
     """Judging a document otherwise changes nothing up to it: a smaller budget is the head of a larger one."""
     found, relevant = drawn
     order = opened(name)
-    before = walk_pool(order, found, relevant)
+    before = judge_pool_in_order(order, found, relevant)
     for topic, docs in enumerate(before.docs):
         if at < len(docs):
             turned = [answers.copy() for answers in relevant]
             turned[topic][docs[at]] ^= True
-            after = walk_pool(order, found, turned)
+            after = judge_pool_in_order(order, found, turned)
             assert after.docs[topic][: at + 1].tolist() == docs[: at + 1].tolist()
 
 
@@ -107,7 +107,7 @@ def test_what_comes_next_rests_on_what_was_judged_before_only(
 def test_a_larger_budget_is_a_superset(
     opened: Callable[[str], JudgingOrder], name: str, drawn: Drawn, smaller: int, more: int
 ) -> None:
-    found = walk_pool(opened(name), *drawn)
+    found = judge_pool_in_order(opened(name), *drawn)
     few, many = (found.sizes(AdjudicationBudget("topic", float(amount))) for amount in (smaller, smaller + more))
     assert (few <= many).all()
     assert few.sum() == sum(min(smaller, len(topic)) for topic in drawn[0].topics)
@@ -132,8 +132,8 @@ def test_topics_do_not_touch_one_another(opened: Callable[[str], JudgingOrder], 
     ]
     found = pool_runs(runs)
     relevant = [chance.random(len(topic)) < 0.4 for topic in found.topics]
-    together = walk_pool(order, found, relevant)
-    alone = walk_pool(order, Pool(topics=found.topics[1:2], systems=found.systems), relevant[1:2])
+    together = judge_pool_in_order(order, found, relevant)
+    alone = judge_pool_in_order(order, Pool(topics=found.topics[1:2], systems=found.systems), relevant[1:2])
     assert alone.docs[0].tolist() == together.docs[1].tolist()
 
 

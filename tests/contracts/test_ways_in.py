@@ -21,7 +21,7 @@ from rerank.experiment.robustness import measure_robustness, prepare_cells
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.finetune.labels.labelling import LabellingPlan, make_labels, prepare_labelling
 from rerank.finetune.recipe import Recipe
-from rerank.finetune.trainer.training import train
+from rerank.finetune.trainer.training import train_adapter
 from rerank.leaderboard.suites.bench import execute_suite_runs, plan_suite_runs
 from rerank.leaderboard.suites.suite import Suite
 from rerank.models import open_backend
@@ -300,7 +300,7 @@ def test_a_training_asks_what_the_adapter_is_asked_later(judge: str, place: Path
 
     with pytest.MonkeyPatch.context() as patch, recorded(Hf) as validated:
         patch.setattr(ExampleBuilder, "make", spy)
-        train(Recipe.make({**RECIPE, **TRAININGS[judge]}), place / "trained", device="cpu")
+        train_adapter(Recipe.make({**RECIPE, **TRAININGS[judge]}), place / "trained", device="cpu")
     reranker: Any = Reranker.from_pretrained(adapter="trained", device="cpu")
     with recorded(Hf) as asked:
         reranker.rank(QUERY, TEXTS)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rerank.downsampling import Goal, choose_pool, choose_queries
-from rerank.downsampling.pools import pool_documents, restrict_run, union_of_pools
-from rerank.downsampling.reduced_benchmark import ReductionStep, find_smallest
+from rerank.downsampling import Goal, choose_fewest_queries, choose_smallest_pool
+from rerank.downsampling.pools import documents_of_reduced_pools, reduce_run, union_of_reduced_pools
+from rerank.downsampling.reduced_benchmark import ReductionStep, find_smallest_benchmark
 from rerank.errors import UnknownNameError, UsageError
 from rerank.evaluation import ScoreMatrix, evaluate
 from rerank.types import Document, Qrels, Query, Ranking, Run
@@ -23,8 +23,8 @@ def matrix(queries: int, *gaps: float, noise: float = 0.3) -> ScoreMatrix:
 
 
 def test_large_differences_need_few_queries_and_small_ones_many() -> None:
-    large = choose_queries(matrix(200, 0.0, 0.5, 1.0), KEEP, seeds=10)
-    small = choose_queries(matrix(200, 0.0, 0.06, 0.12), KEEP, seeds=10)
+    large = choose_fewest_queries(matrix(200, 0.0, 0.5, 1.0), KEEP, seeds=10)
+    small = choose_fewest_queries(matrix(200, 0.0, 0.06, 0.12), KEEP, seeds=10)
     assert large.chosen is not None
     assert small.chosen is not None
     assert large.chosen.size < small.chosen.size / 3
@@ -37,12 +37,12 @@ def test_large_differences_need_few_queries_and_small_ones_many() -> None:
 
 def test_draws_are_nested_and_named_by_their_seed() -> None:
     scores = matrix(50, 0.0, 0.4)
-    first, again = (choose_queries(scores, KEEP, seeds=3, sizes=[10, 25]) for _ in range(2))
+    first, again = (choose_fewest_queries(scores, KEEP, seeds=3, sizes=[10, 25]) for _ in range(2))
     assert first.to_dict() == again.to_dict()
     assert [step.size for step in first.steps] == [50, 25, 10]
     for wrong in ({"seeds": 0}, {"sizes": [1]}, {"sizes": [51]}):
         with pytest.raises(UsageError):
-            choose_queries(scores, KEEP, **wrong)
+            choose_fewest_queries(scores, KEEP, **wrong)
 
 
 def test_the_smallest_of_which_all_larger_ones_do_too() -> None:
@@ -50,8 +50,8 @@ def test_the_smallest_of_which_all_larger_ones_do_too() -> None:
         return ReductionStep(size=size, label="", figures={}, met=met, more={})
 
     lucky = (step(2, True), step(4, False), step(8, True), step(16, True))
-    assert find_smallest(lucky) == lucky[2]
-    assert find_smallest((step(4, True), step(8, False))) is None
+    assert find_smallest_benchmark(lucky) == lucky[2]
+    assert find_smallest_benchmark((step(4, True), step(8, False))) is None
 
 
 def run(name: str, **lists: str) -> Run:
@@ -63,33 +63,33 @@ QRELS = Qrels({"q": {"a": 1, "d": 2, "c": 0}, "r": {"h": 1}})
 
 
 def test_pools_by_hand() -> None:
-    assert pool_documents([A], QRELS, 1) == {"q": {"a", "d"}, "r": {"e", "h"}}
-    assert pool_documents([A, B], QRELS, 2) == {"q": set("abxd"), "r": set("efzh")}
+    assert documents_of_reduced_pools([A], QRELS, 1) == {"q": {"a", "d"}, "r": {"e", "h"}}
+    assert documents_of_reduced_pools([A, B], QRELS, 2) == {"q": set("abxd"), "r": set("efzh")}
     corpus = frozenset("adeh")
-    assert restrict_run(B, corpus)["q"].doc_ids == ("a",)
-    assert restrict_run(B, corpus)["r"].doc_ids == ("h", "e")
-    assert union_of_pools({"q": frozenset("da"), "r": frozenset("ae")}) == set("ade")
+    assert reduce_run(B, corpus)["q"].doc_ids == ("a",)
+    assert reduce_run(B, corpus)["r"].doc_ids == ("h", "e")
+    assert union_of_reduced_pools({"q": frozenset("da"), "r": frozenset("ae")}) == set("ade")
 
 
 def test_a_document_of_another_querys_pool_is_in_the_corpus() -> None:
     other = run("o", q="ebx", r="fxa")
-    found = choose_pool([A, other], QRELS, Goal(tau=0.0), makers=["a"], measure="RR@10", depths=[1])
+    found = choose_smallest_pool([A, other], QRELS, Goal(tau=0.0), makers=["a"], measure="RR@10", depths=[1])
     # the corpus is a, d, e, h: for q the run o is left with e, which only r's pool holds
     assert found.steps[-1].more["documents"] == 4
     assert found.whole["documents"] == len(set("abcdefghx"))
 
 
 def test_other_systems_get_better_and_the_makers_first_documents_stay() -> None:
-    found = choose_pool([A, B], QRELS, Goal(tau=1.0), makers=["a"], measure="RR@10", depths=[1, 4])
+    found = choose_smallest_pool([A, B], QRELS, Goal(tau=1.0), makers=["a"], measure="RR@10", depths=[1, 4])
     assert [step.size for step in found.steps] == [4, 1]
-    shallow = frozenset().union(*pool_documents([A], QRELS, 1).values())
+    shallow = frozenset().union(*documents_of_reduced_pools([A], QRELS, 1).values())
     assert evaluate(QRELS, B, ["RR@10"]).summary()["RR@10"] == pytest.approx((1 / 4 + 1 / 2) / 2)
-    assert evaluate(QRELS, restrict_run(B, shallow), ["RR@10"]).summary()["RR@10"] == 1.0
+    assert evaluate(QRELS, reduce_run(B, shallow), ["RR@10"]).summary()["RR@10"] == 1.0
     assert any("makers are among the systems" in note for note in found.notes)
 
 
 def test_pools_of_all_runs_change_nothing_from_the_measures_depth_on() -> None:
-    found = choose_pool([A, B], QRELS, Goal(tau=1.0), measure="RR@2", depths=[1, 2, 3, 250])
+    found = choose_smallest_pool([A, B], QRELS, Goal(tau=1.0), measure="RR@2", depths=[1, 2, 3, 250])
     assert [step.size for step in found.steps] == [4, 3, 2, 1]  # no list is longer than 4
     assert [step.figures["tau"] for step in found.steps[:3]] == [1.0] * 3
     assert found.whole["makers"] == ["a", "b"]
@@ -98,6 +98,6 @@ def test_pools_of_all_runs_change_nothing_from_the_measures_depth_on() -> None:
 
 def test_wrong_names_and_depths() -> None:
     with raises(UnknownNameError, "'c'"):
-        choose_pool([A, B], QRELS, KEEP, makers=["c"])
+        choose_smallest_pool([A, B], QRELS, KEEP, makers=["c"])
     with raises(UsageError, "[0]"):
-        choose_pool([A, B], QRELS, KEEP, depths=[0])
+        choose_smallest_pool([A, B], QRELS, KEEP, depths=[0])

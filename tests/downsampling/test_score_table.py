@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rerank.downsampling import Goal, ScoreTable, TaskReductionDesign, choose_tasks, read_table
+from rerank.downsampling import Goal, ScoreTable, TaskReductionDesign, choose_fewest_tasks, read_benchmark_table
 from rerank.errors import DataError, MissingResourceError, UsageError
 from tests.raising import raises
 
@@ -27,7 +27,7 @@ FORMS = {
 
 def read(folder: Path, text: str, name: str = "scores.csv", **more: bool) -> ScoreTable:
     (folder / name).write_text(text)
-    return read_table(folder / name, **more)
+    return read_benchmark_table(folder / name, **more)
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -59,12 +59,12 @@ def test_results_of_mteb(tmp_path: Path) -> None:
     write("org__one", "r", "A", 0.25, 0.75)
     write("org__two", "r", "A", 1.0, 1.0)
     write("org__two", "s", "A", 0.0, 0.0)
-    found = read_table(tmp_path)
+    found = read_benchmark_table(tmp_path)
     assert found.models == ("org/one", "org/two@r", "org/two@s")
     assert np.array_equal(found.means, [[0.5, 1.0, 0.0]])
     (tmp_path / "results/org__one/r/A.json").write_text("{}")
     with raises(DataError, "A.json"):
-        read_table(tmp_path)
+        read_benchmark_table(tmp_path)
 
 
 def save_result(folder: Path, model: str, task: str, **splits: dict[str, float]) -> None:
@@ -83,10 +83,10 @@ def test_means_are_over_the_parts_that_all_models_have(tmp_path: Path) -> None:
         save_result(tmp_path, "z", task, test={"en": 1, "sw": 0})
     said = "A: not all models have dev/en, test/sw; scores are means over the 1 parts that all have"
     with pytest.warns(UserWarning, match=said):
-        found = read_table(tmp_path)
+        found = read_benchmark_table(tmp_path)
     assert found.means == pytest.approx(np.array([[0.5, 0.4, 1], [0.2, 0.5, 0.5]]))
     assert found.notes == (said,)
-    assert said in choose_tasks(found, TaskReductionDesign(goal=Goal(tau=0.0))).to_dict()["notes"]
+    assert said in choose_fewest_tasks(found, TaskReductionDesign(goal=Goal(tau=0.0))).to_dict()["notes"]
 
 
 def test_a_model_that_is_left_out_takes_no_parts_away(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_model_that_is_left_out_takes_no_parts_away(tmp_path: Path) -> None:
         save_result(tmp_path, model, "A", test={"en": 0.5, "sw": 0.7})
         save_result(tmp_path, model, "B", test={"en": 0.5})
     save_result(tmp_path, "z", "A", test={"fr": 0.5})
-    found = read_table(tmp_path, drop_incomplete=True)
+    found = read_benchmark_table(tmp_path, drop_incomplete=True)
     assert (found.left_out, found.notes) == (("org/z",), ())
     assert found.means == pytest.approx(np.array([[0.6, 0.6], [0.5, 0.5]]))
 
@@ -103,14 +103,14 @@ def test_results_that_have_nothing_in_common_or_a_part_twice(tmp_path: Path) -> 
     save_result(tmp_path, "x", "A", test={"en": 0.5})
     save_result(tmp_path, "y", "A", dev={"en": 0.5})
     with raises(DataError, "2 models on A"):
-        read_table(tmp_path)
+        read_benchmark_table(tmp_path)
     twice = {"task_name": "A", "scores": {"test": [{"main_score": 1, "hf_subset": "en"}] * 2}}
     (tmp_path / "org__y/r/A.json").write_text(json.dumps(twice))
     with raises(DataError, "A.json"):
-        read_table(tmp_path)
+        read_benchmark_table(tmp_path)
     save_result(tmp_path, "y", "A", test={"en": float("nan")})
     with raises(DataError, "test/en: nan"):
-        read_table(tmp_path)
+        read_benchmark_table(tmp_path)
 
 
 def test_scores_that_are_missing(tmp_path: Path) -> None:
@@ -146,4 +146,4 @@ def test_wrong_files(text: str, named: str, tmp_path: Path) -> None:
 
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(MissingResourceError):
-        read_table(tmp_path / "none.csv")
+        read_benchmark_table(tmp_path / "none.csv")

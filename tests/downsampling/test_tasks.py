@@ -6,8 +6,19 @@ import numpy as np
 import pytest
 
 from rerank.adjudication.significance_verdicts import SignificanceVerdicts
-from rerank.downsampling import Goal, Procedure, ScoreTable, SignificanceCriterion, TaskReductionDesign, choose_tasks
-from rerank.downsampling.goal_metrics import compare_verdicts, pairs_by_outcome, spearman
+from rerank.downsampling import (
+    Goal,
+    Procedure,
+    ScoreTable,
+    SignificanceCriterion,
+    TaskReductionDesign,
+    choose_fewest_tasks,
+)
+from rerank.downsampling.goal_metrics import (
+    benchmark_pairs_by_outcome,
+    compare_benchmarks,
+    spearman_of_benchmarks,
+)
 from rerank.errors import UnknownNameError, UsageError
 from tests.raising import raises
 
@@ -32,7 +43,7 @@ def twins() -> ScoreTable:
 
 
 def test_what_is_said_twice_goes_first() -> None:
-    found = choose_tasks(twins(), TaskReductionDesign(goal=Goal(tau=0.0), least=3))
+    found = choose_fewest_tasks(twins(), TaskReductionDesign(goal=Goal(tau=0.0), least=3))
     assert {step.label for step in found.steps[1:]} <= {"T0", "T2", "T4"}
     assert {"T1", "T3"} < set(found.kept)
     assert [step.size for step in found.steps] == [5, 4, 3]
@@ -41,7 +52,7 @@ def test_what_is_said_twice_goes_first() -> None:
 
 
 def test_the_ranking_is_kept_or_nothing_more_is_dropped() -> None:
-    found = choose_tasks(twins(), TaskReductionDesign(goal=Goal(tau=0.95)))
+    found = choose_fewest_tasks(twins(), TaskReductionDesign(goal=Goal(tau=0.95)))
     assert all(step.figures["tau"] >= 0.95 for step in found.steps)
     assert found.chosen == found.steps[-1]
     assert len(found.kept) == found.steps[-1].size
@@ -55,10 +66,10 @@ def test_the_ranking_is_kept_or_nothing_more_is_dropped() -> None:
 
 
 def test_tasks_that_must_stay() -> None:
-    found = choose_tasks(twins(), TaskReductionDesign(goal=Goal(tau=0.0), least=1, always=("T0", "T2")))
+    found = choose_fewest_tasks(twins(), TaskReductionDesign(goal=Goal(tau=0.0), least=1, always=("T0", "T2")))
     assert {"T0", "T2"} <= set(found.kept)
     with raises(UnknownNameError, "'T00'", "'T0'"):
-        choose_tasks(twins(), TaskReductionDesign(always=("T00",)))
+        choose_fewest_tasks(twins(), TaskReductionDesign(always=("T00",)))
 
 
 def test_significant_differences_are_kept() -> None:
@@ -69,7 +80,7 @@ def test_significant_differences_are_kept() -> None:
     noise = 0.2 * chance.normal(size=(4, 9))
     scores = table(np.concatenate([clear, noise]))
     goal = Goal(tau=None, recall=0.95, precision=0.95)
-    found = choose_tasks(scores, TaskReductionDesign(goal=goal, order="significance"))
+    found = choose_fewest_tasks(scores, TaskReductionDesign(goal=goal, order="significance"))
     assert len(found.kept) < 12
     assert all(step.figures["recall"] >= 0.95 and step.figures["precision"] >= 0.95 for step in found.steps)
     assert found.whole["significant"] >= 25
@@ -82,7 +93,7 @@ def test_significant_differences_are_kept() -> None:
 def test_rows_of_queries_are_tested_together() -> None:
     chance = np.random.default_rng(3)
     scores = table(chance.normal(size=(3, 40, 4)) + np.array([0.0, 0.0, 1.0, 1.0]))
-    found = choose_tasks(
+    found = choose_fewest_tasks(
         scores, TaskReductionDesign(unit="query", goal=Goal(tau=None, recall=1.0, precision=1.0), least=1)
     )
     assert found.whole["rows"] == 120
@@ -93,27 +104,27 @@ def test_rows_of_queries_are_tested_together() -> None:
 
 def test_models_that_are_held_out() -> None:
     design = TaskReductionDesign(goal=Goal(tau=0.8), hold_out=0.5, seed=1)
-    found = choose_tasks(twins(), design)
+    found = choose_fewest_tasks(twins(), design)
     assert found.whole["systems"] == 6
     assert all(step.more["held_out"].keys() == {"tau", "spearman", "recall", "precision"} for step in found.steps)
     assert found.steps[0].more["held_out"]["tau"] == 1.0
     assert not any("hold_out" in note for note in found.notes)
-    assert any("hold_out" in note for note in choose_tasks(twins(), TaskReductionDesign()).notes)
+    assert any("hold_out" in note for note in choose_fewest_tasks(twins(), TaskReductionDesign()).notes)
     with raises(UsageError, "2 models", "10 held out"):
-        choose_tasks(twins(), TaskReductionDesign(hold_out=0.8))
+        choose_fewest_tasks(twins(), TaskReductionDesign(hold_out=0.8))
 
 
 def test_fates_of_pairs_by_hand() -> None:
     names = ("a", "b", "c")  # pairs ab, ac, bc
     gold = SignificanceVerdicts(np.array([[3.0, 2.0, 1.0]]), names, (np.array([True, True, False]),))
     cheap = SignificanceVerdicts(np.array([[2.0, 3.0, 1.0]]), names, (np.array([True, False, True]),))
-    assert pairs_by_outcome(gold, cheap) == {
+    assert benchmark_pairs_by_outcome(gold, cheap) == {
         "kept": [],
         "lost": [["a", "c"]],
         "new": [["b", "c"]],
         "reversed": [["a", "b"]],
     }
-    figures = compare_verdicts(gold, cheap)
+    figures = compare_benchmarks(gold, cheap)
     assert (figures["AD"], figures["MA_missed"], figures["MA_spurious"]) == (1, 1, 1)
     assert figures["tau"] == pytest.approx(1 / 3)
     assert figures["spearman"] == pytest.approx(0.5)
@@ -124,8 +135,8 @@ def test_spearman_is_scipys() -> None:
 
     chance = np.random.default_rng(4)
     a, b = chance.integers(0, 6, (2, 20)).astype(float)
-    assert spearman(a, b) == pytest.approx(spearmanr(a, b).statistic)
-    assert spearman(a, np.ones(20)) is None
+    assert spearman_of_benchmarks(a, b) == pytest.approx(spearmanr(a, b).statistic)
+    assert spearman_of_benchmarks(a, np.ones(20)) is None
 
 
 def test_goals() -> None:
@@ -146,7 +157,7 @@ def test_a_task_alone_tests_nothing() -> None:
     design = TaskReductionDesign(
         least=1, goal=Goal(tau=0.0), criterion=SignificanceCriterion(procedure=Procedure("t", "none"))
     )
-    found = choose_tasks(scores, design)
+    found = choose_fewest_tasks(scores, design)
     assert found.steps[-1].size >= 1
     if found.steps[-1].size == 1:
         assert found.steps[-1].figures["AA"] == 0

@@ -11,7 +11,7 @@ from rerank.finetune.adapters.adalora import Adalora
 from rerank.finetune.adapters.base import SupportsCallbacks
 from rerank.finetune.adapters.dora import Dora
 from rerank.finetune.adapters.full import Full
-from rerank.finetune.adapters.lokr import Lokr, _split
+from rerank.finetune.adapters.lokr import Lokr, _split_kronecker_factors
 from rerank.finetune.adapters.lora import Lora
 from rerank.finetune.adapters.lora_ga import LoraGa
 from rerank.finetune.adapters.lora_xs import LoraXs
@@ -102,7 +102,12 @@ def test_by_hand() -> None:
     assert Lokr(r=8).count_trainable(one) == 2 * 2 + 3 * 2  # 6 = 2 x 3, 4 = 2 x 2
     assert Lokr(r=1).count_trainable([(64, 64)]) == 8 * 8 + 1 * (8 + 8)
     assert Vera(r=64).count_trainable([(128, 128)] * 8) == 1_536
-    assert [_split(size) for size in (512, 3584, 18944, 7)] == [(16, 32), (56, 64), (128, 148), (1, 7)]
+    assert [_split_kronecker_factors(size) for size in (512, 3584, 18944, 7)] == [
+        (16, 32),
+        (56, 64),
+        (128, 148),
+        (1, 7),
+    ]
 
 
 def test_a_shadow_by_hand() -> None:

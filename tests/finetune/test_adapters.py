@@ -17,7 +17,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError  # noqa: E402
 from rerank.finetune.adapters.adalora import Adalora  # noqa: E402
-from rerank.finetune.adapters.base.gradients import compute_gradients  # noqa: E402
+from rerank.finetune.adapters.base.gradients import compute_mean_loss_gradients  # noqa: E402
 from rerank.finetune.adapters.lora_ga import LoraGa  # noqa: E402
 from rerank.finetune.adapters.lora_xs import LoraXs  # noqa: E402
 from rerank.finetune.adapters.pissa import Pissa  # noqa: E402
@@ -89,7 +89,7 @@ def bits_of(folder: Path) -> dict[str, Any]:
 
 def test_gradients_are_those_of_the_mean_loss_and_leave_nothing() -> None:
     model = tiny_model()
-    found = compute_gradients(model, [DOWN, KEYS], TinyBatches(2))
+    found = compute_mean_loss_gradients(model, [DOWN, KEYS], TinyBatches(2))
     assert all(one.requires_grad and one.grad is None for one in model.parameters())
     ((tiny_loss(model, tiny_ids(1)) + tiny_loss(model, tiny_ids(2))) / 2).backward()  # type: ignore[no-untyped-call]
     for name, gradient in found.items():
@@ -102,15 +102,15 @@ def test_gradients_that_cannot_be() -> None:
             """No loss at all."""
 
     with raises(BackendError, KEYS):
-        compute_gradients(tiny_model(), [KEYS], Nothing())
+        compute_mean_loss_gradients(tiny_model(), [KEYS], Nothing())
     broken = tiny_model()
     torch.nn.init.constant_(broken.lm_head.weight, float("nan"))
     with raises(BackendError, KEYS):
-        compute_gradients(broken, [KEYS], TinyBatches())
+        compute_mean_loss_gradients(broken, [KEYS], TinyBatches())
     packed = tiny_model()
     packed.get_submodule(KEYS).weight = torch.nn.Parameter(torch.zeros(4, dtype=torch.uint8), requires_grad=False)
     with raises(UsageError, KEYS, "uint8"):
-        compute_gradients(packed, [KEYS], TinyBatches())
+        compute_mean_loss_gradients(packed, [KEYS], TinyBatches())
 
 
 # Starts that move the base model
@@ -169,7 +169,7 @@ def test_a_lora_ga_that_peft_saves_is_lost(tmp_path: Path) -> None:
 def test_lora_ga_begins_along_the_gradient() -> None:
     """A0 = V[:r]', B0 = U[:, r:2r] S[r:2r] rows^(1/4) / sqrt(gamma), as peft has it."""
     model = attached(LoraGa(r=4, gamma=16))
-    u, s, v = decomposed(compute_gradients(tiny_model(), [DOWN], TinyBatches())[DOWN].double().numpy())
+    u, s, v = decomposed(compute_mean_loss_gradients(tiny_model(), [DOWN], TinyBatches())[DOWN].double().numpy())
     a = layer(model, DOWN).lora_A["default"].weight.detach().numpy()
     b = layer(model, DOWN).lora_B["default"].weight.detach().numpy()
     assert np.allclose(np.abs(a), np.abs(v[:4]), atol=1e-2)
@@ -204,7 +204,7 @@ def test_lora_ga_leaves_no_gradient_behind() -> None:
 def test_lora_sb_begins_with_the_best_product_for_the_first_step() -> None:
     eta = 1e-3
     model = attached(LoraSb(r=4, eta=eta))
-    found = compute_gradients(tiny_model(), [DOWN, KEYS], TinyBatches())
+    found = compute_mean_loss_gradients(tiny_model(), [DOWN, KEYS], TinyBatches())
     for name, gradient in found.items():
         u, s, v = decomposed(-eta * np.sign(gradient.double().numpy()))
         assert np.allclose(added(model, name), (u[:, :4] * s[:4]) @ v[:4], atol=1e-6)

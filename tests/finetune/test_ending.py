@@ -14,8 +14,8 @@ pytest.importorskip("peft")
 from rerank.errors import DataError, StorageError, UsageError  # noqa: E402
 from rerank.experiment import run  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
-from rerank.finetune.trainer.list_trainer import list_checkpoints  # noqa: E402
-from rerank.finetune.trainer.training import train  # noqa: E402
+from rerank.finetune.trainer.list_trainer import list_training_checkpoints  # noqa: E402
+from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from tests.finetune.small import ATTENTION, recipe, validation  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
@@ -26,7 +26,9 @@ def looks(folder: Path) -> list[int]:
 
 
 def test_the_last_step_is_looked_at(model: Path, collection: Path, tmp_path: Path) -> None:
-    train(recipe(model, collection, training={"steps": 5}, validation=validation(collection)), tmp_path, device="cpu")
+    train_adapter(
+        recipe(model, collection, training={"steps": 5}, validation=validation(collection)), tmp_path, device="cpu"
+    )
     assert looks(tmp_path) == [2, 4, 5]
 
 
@@ -38,10 +40,10 @@ def test_patience_that_had_ended_stays_at_its_end(model: Path, collection: Path,
         training={"steps": 20, "save_every": 1},
         validation=validation(collection, every=1, patience=2),
     )
-    first = train(asked, tmp_path, device="cpu")
+    first = train_adapter(asked, tmp_path, device="cpu")
     before = (tmp_path / "adapter_model.safetensors").read_bytes()
     (tmp_path / "result.json").unlink()
-    again = train(asked, tmp_path, device="cpu", resume=True)
+    again = train_adapter(asked, tmp_path, device="cpu", resume=True)
     assert (first.steps, first.validation) == (again.steps, again.validation)
     assert (tmp_path / "adapter_model.safetensors").read_bytes() == before
     assert looks(tmp_path) == [1, 2, 3]
@@ -49,23 +51,23 @@ def test_patience_that_had_ended_stays_at_its_end(model: Path, collection: Path,
 
 def test_the_loss_is_told_after_a_resume_too(model: Path, collection: Path, tmp_path: Path) -> None:
     asked = recipe(model, collection)
-    first = train(asked, tmp_path, device="cpu")
+    first = train_adapter(asked, tmp_path, device="cpu")
     (tmp_path / "result.json").unlink()
-    again = train(asked, tmp_path, device="cpu", resume=True)
+    again = train_adapter(asked, tmp_path, device="cpu", resume=True)
     assert first.loss == again.loss > 0
 
 
 def test_a_line_that_was_cut_off_is_written_again(model: Path, collection: Path, tmp_path: Path) -> None:
     asked = recipe(model, collection)
-    train(asked, tmp_path, device="cpu")
+    train_adapter(asked, tmp_path, device="cpu")
     whole = (tmp_path / "metrics.jsonl").read_text()
     (tmp_path / "result.json").unlink()
-    *_, last = list_checkpoints(tmp_path)
+    *_, last = list_training_checkpoints(tmp_path)
     for path in last.iterdir():
         path.unlink()
     last.rmdir()
     (tmp_path / "metrics.jsonl").write_text(whole[: whole.rindex("{") + 9])
-    train(asked, tmp_path, device="cpu", resume=True)
+    train_adapter(asked, tmp_path, device="cpu", resume=True)
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [step for step in steps if step <= 4][:4] == [1, 2, 3, 4]
 
@@ -76,11 +78,11 @@ def test_another_number_of_processes_is_refused(
     from transformers import TrainingArguments
 
     asked = recipe(model, collection)
-    train(asked, tmp_path, device="cpu")
+    train_adapter(asked, tmp_path, device="cpu")
     (tmp_path / "result.json").unlink()
     monkeypatch.setattr(TrainingArguments, "world_size", 2)
     with raises(UsageError, "2 lists", "4", "torchrun"):
-        train(asked, tmp_path, device="cpu", resume=True)
+        train_adapter(asked, tmp_path, device="cpu", resume=True)
 
 
 def test_a_joint_loss_keeps_the_whole_model_and_its_method(model: Path, collection: Path, tmp_path: Path) -> None:
@@ -91,7 +93,7 @@ def test_a_joint_loss_keeps_the_whole_model_and_its_method(model: Path, collecti
         readout={"layers": "1-1"},
         validation=validation(collection),
     )
-    train(asked, tmp_path / "out", device="cpu")
+    train_adapter(asked, tmp_path / "out", device="cpu")
     names = json.loads((tmp_path / "out" / "rerank.json").read_text())
     assert names["method"] == "fullrank"
     assert not (tmp_path / "out" / "heads.json").exists()
@@ -106,7 +108,7 @@ def test_a_joint_loss_keeps_the_whole_model_and_its_method(model: Path, collecti
 def test_a_method_that_calibrates_is_not_trained_for(model: Path, collection: Path, tmp_path: Path) -> None:
     asked = recipe(model, collection, **{**ATTENTION, "method": {"method": "icr"}})
     with raises(UsageError, "calibrate=false"):
-        train(asked, tmp_path, device="cpu")
+        train_adapter(asked, tmp_path, device="cpu")
 
 
 def test_a_list_of_many_documents_is_found_before_the_first_step(model: Path, collection: Path, tmp_path: Path) -> None:
@@ -126,9 +128,9 @@ def test_a_list_of_many_documents_is_found_before_the_first_step(model: Path, co
     )
     asked = recipe(model, folder, data={"documents": 60}, method={"context_size": 1000})
     with raises(DataError, "60 passages", "in the recipe") as raised:
-        train(asked, tmp_path / "out", device="cpu")
+        train_adapter(asked, tmp_path / "out", device="cpu")
     assert "in the recipe" in str(raised.value)
-    assert not list_checkpoints(tmp_path / "out")
+    assert not list_training_checkpoints(tmp_path / "out")
 
 
 def test_a_disk_that_is_full_at_the_end(
@@ -141,9 +143,9 @@ def test_a_disk_that_is_full_at_the_end(
 
     monkeypatch.setattr(run, "write_adapter", full)
     with raises(StorageError, "No space"):
-        train(recipe(model, collection), tmp_path, device="cpu")
+        train_adapter(recipe(model, collection), tmp_path, device="cpu")
     monkeypatch.undo()
-    assert train(recipe(model, collection), tmp_path, device="cpu", resume=True).steps == 4
+    assert train_adapter(recipe(model, collection), tmp_path, device="cpu", resume=True).steps == 4
 
 
 def test_one_gpu_of_several_is_not_named(
@@ -154,12 +156,14 @@ def test_one_gpu_of_several_is_not_named(
     monkeypatch.setattr(processes, "pick_device", lambda device: device)
     monkeypatch.setattr(training_run, "pick_dtype", lambda dtype, device: dtype)
     with raises(UsageError, "CUDA_VISIBLE_DEVICES=1"):
-        train(recipe(model, collection), tmp_path, device="cuda:1")
+        train_adapter(recipe(model, collection), tmp_path, device="cuda:1")
 
 
 def test_a_recipe_that_does_not_fit_the_model_leaves_the_folder_free(
     model: Path, collection: Path, tmp_path: Path
 ) -> None:
     with raises(UsageError, "atention"):
-        train(recipe(model, collection, adapter={"name": "lora", "targets": "atention"}), tmp_path, device="cpu")
-    assert train(recipe(model, collection), tmp_path, device="cpu").steps == 4
+        train_adapter(
+            recipe(model, collection, adapter={"name": "lora", "targets": "atention"}), tmp_path, device="cpu"
+        )
+    assert train_adapter(recipe(model, collection), tmp_path, device="cpu").steps == 4

@@ -10,8 +10,8 @@ import pytest
 huggingface_hub = pytest.importorskip("huggingface_hub")
 
 from rerank.errors import BackendError, MissingResourceError  # noqa: E402
-from rerank.finetune.trainer.adapter_card import base_model_name  # noqa: E402
-from rerank.finetune.trainer.adapter_folder import push_to_hub  # noqa: E402
+from rerank.finetune.trainer.adapter_card import base_model_name_for_card  # noqa: E402
+from rerank.finetune.trainer.adapter_folder import push_adapter_to_hub  # noqa: E402
 from rerank.models.adapters import AdapterSettings  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
@@ -66,7 +66,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_adapter_goes_and_the_training_stays(hub: Hub, folder: Path) -> None:
-    assert push_to_hub(folder, "me/mine") == "https://hub/me/mine"
+    assert push_adapter_to_hub(folder, "me/mine") == "https://hub/me/mine"
     assert hub.made == [("me/mine", True)]
     assert hub.taken == [
         *("README.md", "adapter_config.json", "adapter_model.safetensors", "heads.json", "prompt.yaml"),
@@ -76,16 +76,16 @@ def test_the_adapter_goes_and_the_training_stays(hub: Hub, folder: Path) -> None
 
 def test_a_folder_without_a_trained_adapter(hub: Hub, tmp_path: Path) -> None:
     with raises(MissingResourceError, str(tmp_path), "rerank.json"):
-        push_to_hub(tmp_path, "me/mine")
+        push_adapter_to_hub(tmp_path, "me/mine")
     assert hub.made == []
 
 
 def test_a_hub_that_refuses(hub: Hub, folder: Path) -> None:
     hub.error = OSError("no network")
     with raises(BackendError, "me/mine", "no network", "HF_TOKEN"):
-        push_to_hub(folder, "me/mine")
+        push_adapter_to_hub(folder, "me/mine")
 
 
 def test_models_are_called_what_others_call_them() -> None:
-    assert base_model_name("smollm2-135m") == "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert base_model_name("owner/name") == "owner/name"
+    assert base_model_name_for_card("smollm2-135m") == "HuggingFaceTB/SmolLM2-135M-Instruct"
+    assert base_model_name_for_card("owner/name") == "owner/name"

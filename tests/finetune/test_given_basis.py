@@ -14,7 +14,7 @@ peft = pytest.importorskip("peft")
 from rerank.errors import DataError, MissingResourceError, UsageError  # noqa: E402
 from rerank.finetune.adapters.lora import Lora  # noqa: E402
 from rerank.finetune.extra.adapters.lora_sb import LoraSb  # noqa: E402
-from rerank.finetune.inspection.averaging import average_core  # noqa: E402
+from rerank.finetune.inspection.averaging import average_adapter_cores  # noqa: E402
 from rerank.finetune.inspection.inspected_model import open_inspected_model  # noqa: E402
 from rerank.finetune.recipe import Recipe  # noqa: E402
 from rerank.judges.attention.heads import HeadList  # noqa: E402
@@ -76,7 +76,7 @@ def test_shards_of_one_basis_have_an_exact_mean(basis: Path, tmp_path: Path) -> 
     adapter = LoraSb(r=4, basis=str(basis))
     models = [trained(adapter, tmp_path / f"shard{n}", seed=n, batches=Unasked()) for n in (2, 3)]
     folders = [tmp_path / f"shard{n}" for n in (2, 3)]
-    assert average_core([open_inspected_model(str(one)) for one in folders], tmp_path / "mean") == 14
+    assert average_adapter_cores([open_inspected_model(str(one)) for one in folders], tmp_path / "mean") == 14
     means = {name: (one + cores(models[1])[name]) / 2 for name, one in cores(models[0]).items()}
     assert not torch.allclose(means[f"{DOWN}.lora_A.default.core"], cores(models[0])[f"{DOWN}.lora_A.default.core"])
     models[0].load_state_dict(means, strict=False)
@@ -89,7 +89,9 @@ def test_shards_of_one_basis_have_an_exact_mean(basis: Path, tmp_path: Path) -> 
 def test_without_one_basis_shards_have_none(basis: Path, tmp_path: Path) -> None:
     trained(LoraSb(r=4), tmp_path / "other", seed=2)
     with raises(DataError, "basis"):
-        average_core([open_inspected_model(str(one)) for one in (basis, tmp_path / "other")], tmp_path / "mean")
+        average_adapter_cores(
+            [open_inspected_model(str(one)) for one in (basis, tmp_path / "other")], tmp_path / "mean"
+        )
 
 
 def test_matrices_that_the_basis_left_alone(tmp_path: Path) -> None:
@@ -163,7 +165,7 @@ def test_learnt_heads_are_averaged(basis: Path, tmp_path: Path) -> None:
     one, other = shards(basis, tmp_path)
     heads(one, {(1, 0): 0.7, (1, 2): 0.2, (0, 1): 0.1}, -0.4)
     heads(other, {(0, 1): 0.7, (1, 0): 0.3, (1, 2): 0.0}, 0.2)
-    average_core([open_inspected_model(str(one)), open_inspected_model(str(other))], tmp_path / "mean")
+    average_adapter_cores([open_inspected_model(str(one)), open_inspected_model(str(other))], tmp_path / "mean")
     found = json.loads((tmp_path / "mean" / HEADS).read_text())
     assert found["heads"] == [[1, 0], [0, 1], [1, 2]]
     assert found["weights"] == pytest.approx([0.5, 0.4, 0.1])
@@ -177,11 +179,11 @@ def test_other_heads_are_not_averaged(basis: Path, tmp_path: Path) -> None:
     for given in ({(1, 0): 1.0}, {(1, 0): 0.7, (1, 3): 0.3}):
         heads(other, given, 0.0)
         with raises(DataError, "heads"):
-            average_core([open_inspected_model(str(one)), open_inspected_model(str(other))], tmp_path / "mean")
+            average_adapter_cores([open_inspected_model(str(one)), open_inspected_model(str(other))], tmp_path / "mean")
     heads(other, {(1, 0): 0.7, (1, 2): 0.3}, 0.0, model={"model": "base", "weights": "xyz", "adapter": "beside"})
     with raises(DataError, "heads"):
-        average_core([open_inspected_model(str(one)), open_inspected_model(str(other))], tmp_path / "mean")
+        average_adapter_cores([open_inspected_model(str(one)), open_inspected_model(str(other))], tmp_path / "mean")
     (other / HEADS).unlink()
     with pytest.raises(MissingResourceError):
-        average_core([open_inspected_model(str(one)), open_inspected_model(str(other))], tmp_path / "mean")
+        average_adapter_cores([open_inspected_model(str(one)), open_inspected_model(str(other))], tmp_path / "mean")
     assert not (tmp_path / "mean").exists()

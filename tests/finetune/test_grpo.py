@@ -22,7 +22,7 @@ from rerank.backends.hf import Hf  # noqa: E402
 from rerank.errors import DataError  # noqa: E402
 from rerank.finetune.extra.objectives.grpo import group_trainer  # noqa: E402
 from rerank.finetune.trainer.base_model import load_base_model  # noqa: E402
-from rerank.finetune.trainer.training import train  # noqa: E402
+from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from rerank.reranker import Reranker  # noqa: E402
 from tests.finetune.small import WORDS, collection_folder, recipe  # noqa: E402
 from tests.finetune.tiny import tiny_model  # noqa: E402
@@ -100,7 +100,7 @@ def test_from_recipe_to_ranking(model: Path, collection: Path, tmp_path: Path) -
     given = asked(
         model, collection, objective={"group": 8}, training={"accumulation": 4}, validation=validation, seed=3
     )
-    result = train(given, tmp_path / "out", device="cpu")
+    result = train_adapter(given, tmp_path / "out", device="cpu")
     assert (result.steps, set(result.validation)) == (2, {"nDCG@10"})
     assert result.tokens > 2 * 4 * 8 * 100
     out = tmp_path / "out"
@@ -122,7 +122,7 @@ def test_from_recipe_to_ranking(model: Path, collection: Path, tmp_path: Path) -
 @pytest.mark.usefixtures("heard")
 def test_a_seed_decides_everything(model: Path, collection: Path, tmp_path: Path) -> None:
     for name, seed in (("one", 5), ("same", 5), ("other", 6)):
-        train(asked(model, collection, seed=seed), tmp_path / name, device="cpu")
+        train_adapter(asked(model, collection, seed=seed), tmp_path / name, device="cpu")
     assert same(tmp_path / "one", tmp_path / "same")
     assert not same(tmp_path / "one", tmp_path / "other")
 
@@ -130,7 +130,7 @@ def test_a_seed_decides_everything(model: Path, collection: Path, tmp_path: Path
 @pytest.mark.usefixtures("heard")
 def test_stopped_and_gone_on_with_comes_to_the_same_bits(model: Path, collection: Path, tmp_path: Path) -> None:
     given = asked(model, collection, training={"steps": 3, "save_every": 1, "log_every": 1})
-    train(given, tmp_path / "whole", device="cpu")
+    train_adapter(given, tmp_path / "whole", device="cpu")
 
     class Stopped(Exception):
         """The process ends here."""
@@ -143,8 +143,8 @@ def test_stopped_and_gone_on_with_comes_to_the_same_bits(model: Path, collection
             raise Stopped
 
     with pytest.raises(Stopped):
-        train(given, tmp_path / "parts", device="cpu", progress=lambda *_: nullcontext(end))
-    train(given, tmp_path / "parts", device="cpu", resume=True)
+        train_adapter(given, tmp_path / "parts", device="cpu", progress=lambda *_: nullcontext(end))
+    train_adapter(given, tmp_path / "parts", device="cpu", resume=True)
     assert metrics(tmp_path / "parts", "grad_norm") == metrics(tmp_path / "whole", "grad_norm")
     assert same(tmp_path / "parts", tmp_path / "whole")
 
@@ -177,7 +177,7 @@ def test_the_gradient_is_that_of_the_paper(
         adapter={"name": "full"},
         training={"steps": 1, "accumulation": 3},
     )
-    train(given, tmp_path / "out", device="cpu")
+    train_adapter(given, tmp_path / "out", device="cpu")
     assert len(heard) == 3 * 4
     assert len({prompt for prompt, _, _ in heard}) == 3
     gradients = by_hand(model, heard, group=4, temperature=0.7)
@@ -194,7 +194,9 @@ def test_the_gradient_is_that_of_the_paper(
 def test_prompts_are_those_of_inference(
     model: Path, collection: Path, tmp_path: Path, heard: Heard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    train(asked(model, collection, data={"documents": 8}, training={"steps": 1}), tmp_path / "out", device="cpu")
+    train_adapter(
+        asked(model, collection, data={"documents": 8}, training={"steps": 1}), tmp_path / "out", device="cpu"
+    )
     prompts = {prompt for prompt, _, _ in heard}
     reranker = Reranker.from_pretrained(str(model), adapter=str(tmp_path / "out"), device="cpu")
     rows = [json.loads(line) for line in (collection / "labels.jsonl").read_text().splitlines()]
@@ -220,7 +222,7 @@ def test_prompts_are_those_of_inference(
 def test_the_base_model_is_the_reference(model: Path, collection: Path, tmp_path: Path) -> None:
     for beta in (0.0, 0.5):
         given = asked(model, collection, objective={"beta": beta}, training={"log_every": 1})
-        train(given, tmp_path / str(beta), device="cpu")
+        train_adapter(given, tmp_path / str(beta), device="cpu")
     first, second = metrics(tmp_path / "0.5", "kl")
     assert first == 0
     assert second > 1e-4
@@ -239,9 +241,9 @@ def test_what_trains_stays_in_float32_over_four_bits(
         backend.model.is_loaded_in_4bit = True  # as the adapter qlora leaves it
         return backend, tokenizer
 
-    train(asked(model, collection), tmp_path / "plain", device="cpu")
+    train_adapter(asked(model, collection), tmp_path / "plain", device="cpu")
     monkeypatch.setattr("rerank.finetune.trainer.training_run.load_base_model", packed)
-    train(asked(model, collection), tmp_path / "packed", device="cpu")
+    train_adapter(asked(model, collection), tmp_path / "packed", device="cpu")
     assert same(tmp_path / "plain", tmp_path / "packed")
 
 
@@ -250,7 +252,7 @@ def test_nobody_is_told(model: Path, collection: Path, tmp_path: Path, monkeypat
     told: list[Any] = []
     monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", lambda *args, **_: told.append(args))
     monkeypatch.delenv("CI", raising=False)
-    train(asked(model, collection), tmp_path / "out", device="cpu")
+    train_adapter(asked(model, collection), tmp_path / "out", device="cpu")
     assert told == []
 
 
@@ -268,7 +270,7 @@ def test_nobody_is_told(model: Path, collection: Path, tmp_path: Path, monkeypat
 )
 @pytest.mark.usefixtures("heard")
 def test_it_goes_with(model: Path, collection: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
-    train(asked(model, collection, **changes), tmp_path / "out", device="cpu")
+    train_adapter(asked(model, collection, **changes), tmp_path / "out", device="cpu")
     assert all(value > 0 for value in metrics(tmp_path / "out", "grad_norm"))
     assert (tmp_path / "out" / "rerank.json").is_file()
 
@@ -276,7 +278,7 @@ def test_it_goes_with(model: Path, collection: Path, tmp_path: Path, changes: di
 def test_a_list_longer_than_the_context(model: Path, collection: Path, tmp_path: Path) -> None:
     given = asked(model, collection, objective={"max_tokens": 4000})
     with raises(DataError, "4000", "max_passage_tokens"):
-        train(given, tmp_path / "out", device="cpu")
+        train_adapter(given, tmp_path / "out", device="cpu")
 
 
 @pytest.mark.usefixtures("heard")
@@ -284,9 +286,9 @@ def test_a_recipe_of_before_there_were_objectives_is_still_the_same(
     model: Path, collection: Path, tmp_path: Path
 ) -> None:
     given = recipe(model, collection, training={"steps": 1})
-    first = train(given, tmp_path / "out", device="cpu")
+    first = train_adapter(given, tmp_path / "out", device="cpu")
     path = tmp_path / "out" / "recipe.json"
     kept = json.loads(path.read_text())
     del kept["objective"]
     path.write_text(json.dumps(kept))
-    assert train(given, tmp_path / "out", device="cpu", resume=True).loss == first.loss
+    assert train_adapter(given, tmp_path / "out", device="cpu", resume=True).loss == first.loss

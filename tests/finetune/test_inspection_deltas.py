@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from rerank.errors import DataError, MissingResourceError, RerankError, UsageError  # noqa: E402
 from rerank.finetune.inspection.checkpoint_reader import CheckpointReader  # noqa: E402
 from rerank.finetune.inspection.inspected_model import InspectedModel, open_inspected_model  # noqa: E402
-from rerank.finetune.inspection.report import InspectionOptions, inspect_subject  # noqa: E402
-from rerank.finetune.inspection.weight_changes import is_plain_lora, iterate_changes  # noqa: E402
+from rerank.finetune.inspection.report import InspectionOptions, inspect_trained_matrices  # noqa: E402
+from rerank.finetune.inspection.weight_changes import is_plain_lora, iterate_weight_changes  # noqa: E402
 from tests.finetune.inspected import (  # noqa: E402
     TARGETS,
     load_base,
@@ -44,7 +44,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def deltas(subject: InspectedModel) -> dict[str, Any]:
-    return {change.name: change.delta for change in iterate_changes(subject, CheckpointReader(subject.base))}
+    return {change.name: change.delta for change in iterate_weight_changes(subject, CheckpointReader(subject.base))}
 
 
 PLAIN: dict[str, dict[str, Any]] = {
@@ -95,7 +95,7 @@ def test_other_adapters_are_merged_and_compared_with_the_untouched_model(base: P
 def test_vectors_are_counted_apart(tmp_path: Path) -> None:
     base = write_base(tmp_path / "biased", attention_bias=True, mlp_bias=True)
     write_adapter(tmp_path / "a", base, lora(bias="all"))
-    found = inspect_subject(open_inspected_model(str(tmp_path / "a")))
+    found = inspect_trained_matrices(open_inspected_model(str(tmp_path / "a")))
     assert (len(found.rows), found.totals["vectors"]) == (6, 2 * 7)
     assert {row.rank for row in found.rows} == {4}
 
@@ -103,13 +103,13 @@ def test_vectors_are_counted_apart(tmp_path: Path) -> None:
 def test_rank_of_pissa_is_twice_its_own(base: Path, tmp_path: Path) -> None:
     """What is added is B A less the B0 A0 that PEFT takes out of the model: the factors alone would say rank 4."""
     write_adapter(tmp_path / "a", base, lora(init_lora_weights="pissa"))
-    rows = inspect_subject(open_inspected_model(str(tmp_path / "a"))).rows
+    rows = inspect_trained_matrices(open_inspected_model(str(tmp_path / "a"))).rows
     assert {row.rank for row in rows} == {8}
 
 
 def test_a_short_training(base: Path, tmp_path: Path) -> None:
     write_adapter(tmp_path / "a", base, lora(), trained)
-    found = inspect_subject(open_inspected_model(str(tmp_path / "a")), InspectionOptions(reduction=0.25))
+    found = inspect_trained_matrices(open_inspected_model(str(tmp_path / "a")), InspectionOptions(reduction=0.25))
     assert [row.name.rpartition(".")[2] for row in found.rows] == ["down_proj", "q_proj", "v_proj"] * 2
     assert {(row.rows, row.columns) for row in found.rows} == {(64, 128), (64, 64), (32, 64)}
     assert {row.rank for row in found.rows} == {4}
@@ -134,7 +134,7 @@ def test_a_short_training(base: Path, tmp_path: Path) -> None:
 
 def test_ranks_are_counted_without_decompositions_of_the_model(base: Path, tmp_path: Path) -> None:
     write_adapter(tmp_path / "a", base, lora(rank_pattern={"v_proj": 2}))
-    found = inspect_subject(open_inspected_model(str(tmp_path / "a")), InspectionOptions(top=0))
+    found = inspect_trained_matrices(open_inspected_model(str(tmp_path / "a")), InspectionOptions(top=0))
     assert [row.rank for row in found.rows] == [4, 4, 2] * 2
     assert {row.intruders for row in found.rows} == {None}
     assert found.totals["intruders"] is None
@@ -142,7 +142,7 @@ def test_ranks_are_counted_without_decompositions_of_the_model(base: Path, tmp_p
 
 def test_an_adapter_that_was_not_trained(base: Path, tmp_path: Path) -> None:
     write_adapter(tmp_path / "a", base, lora(), lambda model: None)
-    found = inspect_subject(open_inspected_model(str(tmp_path / "a")))
+    found = inspect_trained_matrices(open_inspected_model(str(tmp_path / "a")))
     assert found.rows == ()
     assert found.notes[0].startswith("No matrix was changed")
     assert found.totals["sparsity_of_model"] == 1.0
@@ -155,7 +155,7 @@ def test_a_whole_model(base: Path, tmp_path: Path) -> None:
         model.model.norm.weight += 1
     model.save_pretrained(tmp_path / "tuned", max_shard_size="100KB")
     assert len(list((tmp_path / "tuned").glob("*.safetensors"))) > 1
-    found = inspect_subject(open_inspected_model(str(tmp_path / "tuned"), str(base)))
+    found = inspect_trained_matrices(open_inspected_model(str(tmp_path / "tuned"), str(base)))
     (row,) = found.rows
     assert (row.name, row.rank, found.totals["vectors"]) == ("model.layers.1.mlp.up_proj", 1, 1)
     assert row.norm == pytest.approx(1.0)
@@ -188,7 +188,7 @@ def test_the_files_of_some_models_leave_the_prefix_out(base: Path, tmp_path: Pat
 def test_layer_10_comes_after_layer_2(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", layers=11)
     write_adapter(tmp_path / "a", base, lora(target_modules=["q_proj"], r=1))
-    found = inspect_subject(open_inspected_model(str(tmp_path / "a")), InspectionOptions(top=0))
+    found = inspect_trained_matrices(open_inspected_model(str(tmp_path / "a")), InspectionOptions(top=0))
     assert [row.name.split(".")[2] for row in found.rows] == list(map(str, range(11)))
 
 
@@ -200,7 +200,7 @@ class TestWhatDoesNotFit:
 
     def refuse(self, adapter: Path, model: Path | None, error: type[RerankError], *named: object) -> None:
         with raises(error, *named):
-            list(inspect_subject(open_inspected_model(str(adapter), str(model or ""))).rows)
+            list(inspect_trained_matrices(open_inspected_model(str(adapter), str(model or ""))).rows)
 
     def test_no_such_folder(self, tmp_path: Path) -> None:
         self.refuse(tmp_path / "none", None, MissingResourceError, tmp_path / "none")
@@ -230,7 +230,9 @@ class TestWhatDoesNotFit:
         ):
             (adapter / "adapter_config.json").write_text(json.dumps(settings | {"base_model_name_or_path": named}))
             self.refuse(adapter, None, error, value, "--model")
-            assert inspect_subject(open_inspected_model(str(adapter), str(base)), InspectionOptions(top=0)).rows
+            assert inspect_trained_matrices(
+                open_inspected_model(str(adapter), str(base)), InspectionOptions(top=0)
+            ).rows
 
     def test_a_base_of_other_shapes(self, adapter: Path, tmp_path: Path) -> None:
         other = write_base(tmp_path / "other", head_dim=32)
@@ -249,7 +251,7 @@ class TestWhatDoesNotFit:
     def test_a_base_with_more_layers_is_suspicious(self, base: Path, tmp_path: Path, dora: bool) -> None:
         write_adapter(tmp_path / "b", base, lora(use_dora=dora))
         other = write_base(tmp_path / "other", layers=3)
-        (message,) = inspect_subject(
+        (message,) = inspect_trained_matrices(
             open_inspected_model(str(tmp_path / "b"), str(other)), InspectionOptions(top=0)
         ).notes
         assert "3 matrices" in message

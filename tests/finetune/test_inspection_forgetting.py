@@ -14,8 +14,8 @@ from rerank.finetune.inspection.forgetting import (
     ForgettingMaterial,
     MeasuredLikelihoods,
     SentenceItem,
-    compare_likelihoods,
-    load_material,
+    compare_forgetting_likelihoods,
+    load_forgetting_material,
 )
 
 torch = pytest.importorskip("torch")
@@ -41,7 +41,7 @@ SMALL = ForgettingMaterial(
 
 
 def test_what_is_shipped() -> None:
-    asked = load_material()
+    asked = load_forgetting_material()
     own = [text for source, text in asked.texts if source == "own"]
     assert (len(own), len(asked.texts)) == (12, 60)
     assert 800 < sum(len(text.split()) for text in own) < 1000
@@ -51,8 +51,8 @@ def test_what_is_shipped() -> None:
     assert len({item.start for item in asked.items}) == len(asked.items)
     texts = [item.start for item in asked.items] + [end for item in asked.items for end in item.ends]
     assert all(text == text.strip() and "\n" not in text for text in texts + own)
-    assert load_material() == asked
-    assert len(load_material(docs=5).texts) == 17
+    assert load_forgetting_material() == asked
+    assert len(load_forgetting_material(docs=5).texts) == 17
 
 
 def plain(model: Any, tokenizer: Any, start: str, end: str) -> float:
@@ -74,7 +74,7 @@ def test_a_model_is_asked_right(begin: bool) -> None:
             single=f"{bos} $A", special_tokens=[(bos, tokenizer.bos_token_id)]
         )
     said: list[int] = []
-    found = forgetting.measure_likelihoods(model, tokenizer, SMALL, advance=said.append)
+    found = forgetting.measure_forgetting_likelihoods(model, tokenizer, SMALL, advance=said.append)
     assert sum(said) == 5
     for (_, text), (value, tokens) in zip(SMALL.texts, found.texts, strict=True):
         assert tokens == min(10, len(text) + begin) - 1
@@ -89,9 +89,9 @@ def test_a_model_that_is_broken_is_not_compared() -> None:
     model = tiny_model(vocabulary=VOCABULARY)
     model.model.norm.weight.data[0] = float("nan")
     with raises(BackendError, "nan"):
-        forgetting.measure_likelihoods(model, make_tokenizer(), SMALL)
+        forgetting.measure_forgetting_likelihoods(model, make_tokenizer(), SMALL)
     far = MeasuredLikelihoods(texts=((-1e5, 4),) * 3, items=((-1.0, -2.0, -3.0), (-1.0, -2.0)))
-    assert compare_likelihoods(far, far, SMALL).texts[0].after == math.exp(700)
+    assert compare_forgetting_likelihoods(far, far, SMALL).texts[0].after == math.exp(700)
 
 
 def test_two_answers_are_compared_pair_by_pair() -> None:
@@ -105,7 +105,7 @@ def test_two_answers_are_compared_pair_by_pair() -> None:
         texts=((-8.0, 4), (-9.0, 3), (-5.0, 1), (-5.0, 5)),
         items=(*([(-2.5, -2.0)] * 7), (-2.0, -3.0)),
     )
-    found = compare_likelihoods(before, after, asked)
+    found = compare_forgetting_likelihoods(before, after, asked)
     own, pydoc = found.texts
     assert (own.source, own.texts, own.tokens, pydoc.source) == ("own", 3, 8, "pydoc")
     assert (own.before, own.after) == pytest.approx((math.exp(12 / 8), math.exp(22 / 8)))
@@ -125,15 +125,15 @@ def test_two_answers_are_compared_pair_by_pair() -> None:
 
 
 def test_an_adapter_and_a_whole_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forgetting, "load_material", lambda: SMALL)
+    monkeypatch.setattr(forgetting, "load_forgetting_material", lambda: SMALL)
     base = write_base(tmp_path / "base", initializer_range=0.5)
     write_adapter(tmp_path / "a", base, lora(), partial(noisy, std=0.5))
     options = BackendOptions(device="cpu", dtype="float32")
     subject = open_inspected_model(str(tmp_path / "a"))
     said: list[int] = []
     found = forgetting.measure_forgetting(subject, options, advance=said.append)
-    assert sum(said) == 2 * forgetting.count_items() == 10
-    before = forgetting.measure_likelihoods(load_base(base), make_tokenizer(), SMALL)
+    assert sum(said) == 2 * forgetting.count_forgetting_items() == 10
+    before = forgetting.measure_forgetting_likelihoods(load_base(base), make_tokenizer(), SMALL)
     own = sum(value for value, _ in before.texts[:2])
     assert found.texts[0].before == pytest.approx(math.exp(-own / found.texts[0].tokens), rel=1e-4)
     assert found.texts[0].after != pytest.approx(found.texts[0].before, rel=1e-3)

@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from rerank.errors import DataError, MissingResourceError, StorageError, UsageError  # noqa: E402
 from rerank.finetune.inspection import folders  # noqa: E402
-from rerank.finetune.inspection.averaging import average_core, concatenate  # noqa: E402
+from rerank.finetune.inspection.averaging import average_adapter_cores, concatenate_adapter_factors  # noqa: E402
 from rerank.finetune.inspection.checkpoint_reader import CheckpointReader  # noqa: E402
 from rerank.finetune.inspection.inspected_model import InspectedModel, open_inspected_model  # noqa: E402
 from rerank.finetune.inspection.merging import MARKER, MergeOptions, merge_adapter  # noqa: E402
-from rerank.finetune.inspection.weight_changes import iterate_changes  # noqa: E402
+from rerank.finetune.inspection.weight_changes import iterate_weight_changes  # noqa: E402
 from rerank.io.model_hash import model_folder_hash  # noqa: E402
 from rerank.lm.loading import load, quiet  # noqa: E402
 from rerank.models import resolve_model  # noqa: E402
@@ -52,7 +52,7 @@ def model_of(folder: Path) -> Any:
 
 def deltas(folder: Path) -> dict[str, Any]:
     subject = opened(folder)
-    return {change.name: change.delta for change in iterate_changes(subject, CheckpointReader(subject.base))}
+    return {change.name: change.delta for change in iterate_weight_changes(subject, CheckpointReader(subject.base))}
 
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -187,23 +187,23 @@ class TestFolders:
         (tmp_path / "full/file").write_text("kept")
         (tmp_path / "file").write_text("kept")
         for name in ("full", "file"):
-            with raises(UsageError, name, "--out"), folders.new_folder(tmp_path / name):
+            with raises(UsageError, name, "--out"), folders.new_merge_folder(tmp_path / name):
                 pytest.fail("it was opened")
         assert (tmp_path / "full/file").read_text() == "kept"
 
     def test_an_empty_one_is_filled(self, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
-        with folders.new_folder(tmp_path / "empty") as made:
+        with folders.new_merge_folder(tmp_path / "empty") as made:
             (made / "file").write_text("new")
         assert (tmp_path / "empty/file").read_text() == "new"
 
     def test_nowhere_to_put_it(self, tmp_path: Path) -> None:
         with raises(MissingResourceError, str(tmp_path)):
-            folders.check_new_folder(tmp_path / "no/such")
+            folders.check_new_merge_folder(tmp_path / "no/such")
 
     def test_what_failed_leaves_nothing(self, tmp_path: Path) -> None:
         for error, raised in ((OSError(28, "No space left"), StorageError), (ValueError("x"), ValueError)):
-            with pytest.raises(raised), folders.new_folder(tmp_path / "out") as made:
+            with pytest.raises(raised), folders.new_merge_folder(tmp_path / "out") as made:
                 (made / "file").write_text("half")
                 raise error
         assert list(tmp_path.iterdir()) == []
@@ -237,7 +237,7 @@ def mean_delta(adapters: list[Path]) -> dict[str, Any]:
 
 def test_the_mean_core_is_the_mean_change(base: Path, tmp_path: Path) -> None:
     adapters = sharded(base, tmp_path)
-    assert average_core([opened(adapter) for adapter in adapters], tmp_path / "mean") == 6
+    assert average_adapter_cores([opened(adapter) for adapter in adapters], tmp_path / "mean") == 6
     wanted, found = mean_delta(adapters), deltas(tmp_path / "mean")
     for name, delta in wanted.items():
         assert torch.allclose(found[name], delta, atol=1e-6)
@@ -249,7 +249,7 @@ def test_factors_that_differ_are_not_averaged_apart(base: Path, tmp_path: Path) 
     """The error of doing so, against the change itself, is what Fed-SB is about."""
     adapters = sharded(base, tmp_path, same_basis=False)
     with raises(DataError, "--concatenate"):
-        average_core([opened(adapter) for adapter in adapters], tmp_path / "mean")
+        average_adapter_cores([opened(adapter) for adapter in adapters], tmp_path / "mean")
     assert not (tmp_path / "mean").exists()
     stored = [load_file(adapter / WEIGHTS) for adapter in adapters]
     apart = {key: torch.stack([one[key] for one in stored]).mean(dim=0) for key in stored[0]}
@@ -270,7 +270,7 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_concatenation_is_the_mean_change_at_summed_rank(base: Path, tmp_path: Path, name: str) -> None:
     for seed, (folder, options) in enumerate(zip("ab", PAIRS[name], strict=True)):
         write_adapter(tmp_path / folder, base, lora(**options), partial(noisy, seed=seed))
-    assert concatenate([opened(tmp_path / "a"), opened(tmp_path / "b")], tmp_path / "mean") == 6
+    assert concatenate_adapter_factors([opened(tmp_path / "a"), opened(tmp_path / "b")], tmp_path / "mean") == 6
     found = deltas(tmp_path / "mean")
     for module, delta in mean_delta([tmp_path / "a", tmp_path / "b"]).items():
         assert torch.allclose(found[module], delta, atol=1e-6)
@@ -285,7 +285,7 @@ def test_concatenation_is_the_mean_change_at_summed_rank(base: Path, tmp_path: P
 def test_concatenation_is_that_of_peft(base: Path, tmp_path: Path) -> None:
     for seed, folder in enumerate("ab"):
         write_adapter(tmp_path / folder, base, lora(), partial(noisy, seed=seed))
-    concatenate([opened(tmp_path / "a"), opened(tmp_path / "b")], tmp_path / "mean")
+    concatenate_adapter_factors([opened(tmp_path / "a"), opened(tmp_path / "b")], tmp_path / "mean")
     with quiet():
         model: Any = peft.PeftModel.from_pretrained(load_base(base), str(tmp_path / "a"), adapter_name="a")
         model.load_adapter(str(tmp_path / "b"), adapter_name="b")
@@ -299,13 +299,13 @@ class TestWhatCannotBeAveraged:
     def test_one_adapter(self, base: Path, tmp_path: Path) -> None:
         write_adapter(tmp_path / "a", base, lora())
         with raises(UsageError, "1 adapters"):
-            concatenate([opened(tmp_path / "a")], tmp_path / "mean")
+            concatenate_adapter_factors([opened(tmp_path / "a")], tmp_path / "mean")
 
     @pytest.mark.parametrize("name", ["dora", "pissa"])
     def test_no_plain_lora(self, base: Path, tmp_path: Path, name: str) -> None:
         write_adapter(tmp_path / "a", base, lora())
         write_adapter(tmp_path / "b", base, lora(**CONFIGS[name]))
-        for way in (average_core, concatenate):
+        for way in (average_adapter_cores, concatenate_adapter_factors):
             with raises(UsageError, "plain LoRA"):
                 way([opened(tmp_path / "a"), opened(tmp_path / "b")], tmp_path / "mean")
 
@@ -313,21 +313,21 @@ class TestWhatCannotBeAveraged:
         write_adapter(tmp_path / "a", base, lora())
         write_adapter(tmp_path / "b", base, lora(target_modules=["q_proj"]))
         with raises(DataError, "model.layers.0.mlp.down_proj"):
-            concatenate([opened(tmp_path / "a"), opened(tmp_path / "b")], tmp_path / "mean")
+            concatenate_adapter_factors([opened(tmp_path / "a"), opened(tmp_path / "b")], tmp_path / "mean")
 
     def test_other_models(self, base: Path, tmp_path: Path) -> None:
         other = write_base(tmp_path / "other", seed=3)
         write_adapter(tmp_path / "a", base, lora())
         write_adapter(tmp_path / "b", other, lora())
         with raises(DataError, "base model"):
-            concatenate([opened(tmp_path / "a"), opened(tmp_path / "b")], tmp_path / "mean")
+            concatenate_adapter_factors([opened(tmp_path / "a"), opened(tmp_path / "b")], tmp_path / "mean")
 
     def test_another_scale(self, base: Path, tmp_path: Path) -> None:
         a, b = sharded(base, tmp_path, count=2)
         settings = json.loads((b / "adapter_config.json").read_text())
         (b / "adapter_config.json").write_text(json.dumps(settings | {"lora_alpha": 9}))
         with raises(DataError, "--concatenate"):
-            average_core([opened(a), opened(b)], tmp_path / "mean")
+            average_adapter_cores([opened(a), opened(b)], tmp_path / "mean")
 
     def test_another_use(self, base: Path, tmp_path: Path) -> None:
         from rerank.models.adapters import SETTINGS
@@ -336,7 +336,7 @@ class TestWhatCannotBeAveraged:
         a, b = sharded(base, tmp_path, count=2)
         Use(model=str(base), method="fullrank").write(a)
         with raises(DataError, "rerank.json"):
-            average_core([opened(a), opened(b)], tmp_path / "mean")
+            average_adapter_cores([opened(a), opened(b)], tmp_path / "mean")
         Use(model=str(base), method="fullrank").write(b)
-        average_core([opened(a), opened(b)], tmp_path / "mean")
+        average_adapter_cores([opened(a), opened(b)], tmp_path / "mean")
         assert (tmp_path / "mean" / SETTINGS).read_bytes() == (a / SETTINGS).read_bytes()

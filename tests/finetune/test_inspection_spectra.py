@@ -36,53 +36,57 @@ def random(rows: int, columns: int, seed: int = 0) -> Any:
 def test_a_planted_intruder_is_found_and_the_untrained_matrix_has_none() -> None:
     # The directions of a diagonal matrix are the axes. Those of its reflection are the reflection's columns: the first
     # has cosine 1/sqrt(8) = .354 with every axis, the others at least 1 - 1/(8 - sqrt(8)) = .807 with one of them.
-    before, _ = spectra.left_singular_vectors(falling(8))
-    after, _ = spectra.left_singular_vectors(turned(8) @ falling(8))
-    assert spectra.find_intruders(before, before) == []
-    assert spectra.find_intruders(before, after) == [0]
-    assert spectra.find_intruders(before, after, epsilon=0.353) == []
-    assert spectra.find_intruders(before, after, epsilon=0.354) == [0]
-    assert spectra.find_intruders(before, after, epsilon=0.8) == [0]
-    assert spectra.find_intruders(before, after, epsilon=0.81) == list(range(8))
-    assert spectra.find_intruders(before, after, epsilon=0.81, top=3) == [0, 1, 2]
+    before, _ = spectra.left_singular_vectors_of_change(falling(8))
+    after, _ = spectra.left_singular_vectors_of_change(turned(8) @ falling(8))
+    assert spectra.find_intruder_dimensions(before, before) == []
+    assert spectra.find_intruder_dimensions(before, after) == [0]
+    assert spectra.find_intruder_dimensions(before, after, epsilon=0.353) == []
+    assert spectra.find_intruder_dimensions(before, after, epsilon=0.354) == [0]
+    assert spectra.find_intruder_dimensions(before, after, epsilon=0.8) == [0]
+    assert spectra.find_intruder_dimensions(before, after, epsilon=0.81) == list(range(8))
+    assert spectra.find_intruder_dimensions(before, after, epsilon=0.81, top=3) == [0, 1, 2]
 
 
 def test_an_intruder_past_the_first_few_is_not_looked_at() -> None:
     order = [1, 0, 2, 3, 4, 5, 6, 7]
-    before, _ = spectra.left_singular_vectors(falling(8))
-    after, _ = spectra.left_singular_vectors(turned(8)[:, order] @ falling(8))
-    assert spectra.find_intruders(before, after, top=1) == []
-    assert spectra.find_intruders(before, after, top=2) == [1]
+    before, _ = spectra.left_singular_vectors_of_change(falling(8))
+    after, _ = spectra.left_singular_vectors_of_change(turned(8)[:, order] @ falling(8))
+    assert spectra.find_intruder_dimensions(before, after, top=1) == []
+    assert spectra.find_intruder_dimensions(before, after, top=2) == [1]
 
 
 def test_a_large_change_in_a_new_direction_intrudes_and_a_small_one_does_not() -> None:
     weight = random(48, 32)
     new = torch.outer(torch.nn.functional.normalize(random(48, 1, 1).flatten(), dim=0), random(32, 1, 2).flatten())
-    before, _ = spectra.left_singular_vectors(weight)
-    assert spectra.find_intruders(before, spectra.left_singular_vectors(weight + 1e-3 * new)[0]) == []
-    assert spectra.find_intruders(before, spectra.left_singular_vectors(weight + 30 * new)[0])[:1] == [0]
+    before, _ = spectra.left_singular_vectors_of_change(weight)
+    assert (
+        spectra.find_intruder_dimensions(before, spectra.left_singular_vectors_of_change(weight + 1e-3 * new)[0]) == []
+    )
+    assert spectra.find_intruder_dimensions(before, spectra.left_singular_vectors_of_change(weight + 30 * new)[0])[
+        :1
+    ] == [0]
 
 
 def test_intruders_are_made_smaller_and_the_rest_stays() -> None:
     weight, mirror = falling(8), turned(8)
     changed = mirror @ falling(8)
-    same, found, left = spectra.shrink_intruders(weight, changed, 1.0)
+    same, found, left = spectra.shrink_intruder_dimensions(weight, changed, 1.0)
     assert (found, left) == (1, 1)
     assert torch.allclose(same, changed, atol=1e-6)
-    quarter, found, left = spectra.shrink_intruders(weight, changed, 0.25)
+    quarter, found, left = spectra.shrink_intruder_dimensions(weight, changed, 0.25)
     expected = mirror @ torch.diag(torch.tensor([2.0, 7, 6, 5, 4, 3, 2, 1]))
     assert (found, left) == (1, 1)
     assert torch.allclose(quarter, expected, atol=1e-5)
-    _, found, left = spectra.shrink_intruders(weight, changed, 0.25, top=3)  # 2 is no longer among 7, 6, 5
+    _, found, left = spectra.shrink_intruder_dimensions(weight, changed, 0.25, top=3)  # 2 is no longer among 7, 6, 5
     assert (found, left) == (1, 0)
-    gone, _, _ = spectra.shrink_intruders(weight, changed, 0.0)
+    gone, _, _ = spectra.shrink_intruder_dimensions(weight, changed, 0.0)
     assert torch.allclose(gone, mirror @ torch.diag(torch.tensor([0.0, 7, 6, 5, 4, 3, 2, 1])), atol=1e-5)
 
 
 def test_without_intruders_nothing_moves_by_a_bit() -> None:
     weight = random(20, 12)
     changed = weight + 1e-4 * random(20, 12, 1)
-    same, found, left = spectra.shrink_intruders(weight, changed, 0.0)
+    same, found, left = spectra.shrink_intruder_dimensions(weight, changed, 0.0)
     assert (found, left) == (0, 0)
     assert torch.equal(same, changed)
 
@@ -102,7 +106,7 @@ def test_entropy_rank(values: list[float], rank: float) -> None:
 
 def test_numerical_rank() -> None:
     product = random(30, 3) @ random(3, 20, 1)
-    values = spectra.singular_values(product)
+    values = spectra.singular_values_of_change(product)
     assert spectra.numerical_rank(values, 30) == 3 == int(torch.linalg.matrix_rank(product))
     assert spectra.numerical_rank(torch.tensor([4.0, 2.0, 1.0]), 3, floor=1.5) == 2
     assert spectra.numerical_rank(torch.zeros(3), 3) == 0
@@ -121,9 +125,9 @@ def test_the_spectrum_of_factors_is_that_of_their_product(rows: int, columns: in
 
 def test_sparsity_counts_entries_within_the_tolerance() -> None:
     delta = torch.tensor([[0.0, 9e-6, -9e-6, 2e-5], [1.0, -1.0, 0.0, -1.1e-5]])
-    assert spectra.sparsity(delta) == 0.5
-    assert spectra.sparsity(delta, 0.0) == 0.25
-    assert spectra.sparsity(delta, 2.0) == 1.0
+    assert spectra.update_sparsity(delta) == 0.5
+    assert spectra.update_sparsity(delta, 0.0) == 0.25
+    assert spectra.update_sparsity(delta, 2.0) == 1.0
 
 
 SPECTRA = {"a": [4.0, 2.0, 1.0, 1.0], "b": [3.0, 3.0, 3.0, 3.0]}

@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from rerank.finetune.component_registry import LOSSES  # noqa: E402
-from rerank.finetune.trainer.target_text import TargetTokens, render_order, tokenize_target  # noqa: E402
+from rerank.finetune.trainer.target_text import TargetTokens, render_target_order, tokenize_target_text  # noqa: E402
 from rerank.lm.tokenizers import HfTokens  # noqa: E402
 from tests.finetune.small import byte_tokenizer, word_tokenizer  # noqa: E402
 
@@ -19,8 +19,8 @@ NAMES = tuple(str(at) for at in range(1, 101))
 
 def made(tokenizer: Any, begun: str = "") -> tuple[TargetTokens, list[str]]:
     tokens = HfTokens(tokenizer, context_size=4096)
-    text, spans = render_order(ORDER, NAMES, begun)
-    label = tokenize_target(tokens, f"Order them: {begun}", text, spans)
+    text, spans = render_target_order(ORDER, NAMES, begun)
+    label = tokenize_target_text(tokens, f"Order them: {begun}", text, spans)
     return label, [tokenizer.decode([at]) for at in label.ids]
 
 

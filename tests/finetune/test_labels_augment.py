@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import UsageError
-from rerank.finetune.labels.augment import Augmentation, augment, truncate_texts
+from rerank.finetune.labels.augment import Augmentation, augment_lists, truncate_training_texts
 from rerank.finetune.labels.label_list import LabelList
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.types import Document, Query
@@ -34,7 +34,7 @@ def test_the_label_keeps_its_order(**options: Any) -> None:
         wanted = Augmentation(**options)
     except UsageError:
         return
-    made = list(augment([LABEL], wanted))
+    made = list(augment_lists([LABEL], wanted))
     assert len(made) == wanted.copies + wanted.keep
     for one in made[wanted.keep :]:
         assert list(one.final) == sorted(one.initial, reverse=True)
@@ -46,36 +46,36 @@ def test_the_label_keeps_its_order(**options: Any) -> None:
             assert sorted(one.initial) == list("abcdefgh")[: wanted.docs]
     if wanted.keep:
         assert made[0] == LABEL
-    assert made == list(augment([LABEL], wanted))
+    assert made == list(augment_lists([LABEL], wanted))
 
 
 def test_numbers_of_documents_are_drawn_evenly() -> None:
-    sizes = Counter(len(one) for one in augment([LABEL], Augmentation(draw=True, docs=5, copies=2000)))
+    sizes = Counter(len(one) for one in augment_lists([LABEL], Augmentation(draw=True, docs=5, copies=2000)))
     assert set(sizes) == {2, 3, 4, 5}
     assert all(400 < count < 600 for count in sizes.values())
-    starts = Counter(one.initial[0] for one in augment([LABEL], Augmentation(shuffle=True, copies=2000)))
+    starts = Counter(one.initial[0] for one in augment_lists([LABEL], Augmentation(shuffle=True, copies=2000)))
     assert all(180 < count < 320 for count in starts.values())
 
 
 def test_seed_query_and_place_decide() -> None:
-    first = [one.initial for one in augment([LABEL, LABEL], Augmentation(shuffle=True, copies=2))]
+    first = [one.initial for one in augment_lists([LABEL, LABEL], Augmentation(shuffle=True, copies=2))]
     assert len(set(first)) == 4
-    other = [one.initial for one in augment([LABEL, LABEL], Augmentation(shuffle=True, copies=2, seed=1))]
+    other = [one.initial for one in augment_lists([LABEL, LABEL], Augmentation(shuffle=True, copies=2, seed=1))]
     assert first != other
 
 
 def test_lists_of_one_document_stay() -> None:
     single = LabelList(qid="q", initial=("a",), final=("a",))
-    assert list(augment([single], Augmentation(draw=True, shuffle=True))) == [single]
+    assert list(augment_lists([single], Augmentation(draw=True, shuffle=True))) == [single]
 
 
 def test_texts_are_cut_alike() -> None:
-    cut = truncate_texts(LIST, 2)
+    cut = truncate_training_texts(LIST, 2)
     assert [(doc.title, doc.text) for doc in cut.docs[:2]] == [("title of", "a two"), ("title of", "b two")]
-    assert truncate_texts(LIST, 3).docs[0].text == "a two  three"
-    assert truncate_texts(LIST, 99) == LIST
+    assert truncate_training_texts(LIST, 3).docs[0].text == "a two  three"
+    assert truncate_training_texts(LIST, 99) == LIST
     with raises(UsageError, "--cut-words 0"):
-        truncate_texts(LIST, 0)
+        truncate_training_texts(LIST, 0)
 
 
 @pytest.mark.parametrize(

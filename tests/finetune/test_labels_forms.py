@@ -11,9 +11,9 @@ import pytest
 
 from rerank.collections.jsonl import Jsonl
 from rerank.errors import DataError, UsageError
-from rerank.finetune.labels.conversations import passages_in, read_conversations
+from rerank.finetune.labels.conversations import passages_in_conversation, read_conversations
 from rerank.finetune.labels.flag_embedding import read_flag_embedding
-from rerank.finetune.labels.list_files import read_lists
+from rerank.finetune.labels.list_files import read_label_lists_of_file
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.io.json_records import JsonRecord
 from tests.raising import raises
@@ -143,7 +143,7 @@ def test_passages_may_hold_numbers_lines_and_queries() -> None:
     shown = ["one\n\n[7] not the second", "Query: what a query is\nand more", "Rank the 3 passages is a phrase"]
     (one,), _ = conversations(talk(("human", human(shown)), ("gpt", "[1] > [2] > [3]")))
     assert [doc.text for doc in one.docs] == shown
-    assert passages_in("no passages") == []
+    assert passages_in_conversation("no passages") == []
 
 
 @pytest.mark.parametrize(
@@ -166,19 +166,19 @@ def test_other_conversations_are_refused(row: dict[str, Any], message: str) -> N
 def test_the_form_is_told_from_the_first_object(tmp_path: Path) -> None:
     path = tmp_path / "lists"
     path.write_text(json.dumps({"query": "q", "pos": ["p"], "neg": ["n"]}), "utf-8")
-    assert texts(next(read_lists(path))) == ["p", "n"]
+    assert texts(next(read_label_lists_of_file(path))) == ["p", "n"]
     path.write_text(json.dumps({"query": "q", "pos": ["p"], "neg": ["n", "n"]}), "utf-8")
     with pytest.warns(UserWarning, match="1 texts that were there twice"):  # nobody counts them
-        list(read_lists(path))
+        list(read_label_lists_of_file(path))
     path.write_text(json.dumps([talk(("human", human()), ("gpt", "[3] > [1] > [2]"))] * 2, indent=1), "utf-8")
-    assert [one.query.id for one in read_lists(path)] == ["1", "2"]
+    assert [one.query.id for one in read_label_lists_of_file(path)] == ["1", "2"]
     path.write_text('{"qid": "1", "initial_list": ["a"], "final_list": ["a"]}', "utf-8")
     with raises(UsageError, "--collection"):
-        read_lists(path)
+        read_label_lists_of_file(path)
     (tmp_path / "docs.jsonl").write_text('{"id": "a", "text": "x"}', "utf-8")
     (tmp_path / "queries.jsonl").write_text('{"id": "1", "text": "what"}', "utf-8")
-    assert texts(next(read_lists(path, Jsonl(str(tmp_path))))) == ["x"]
+    assert texts(next(read_label_lists_of_file(path, Jsonl(str(tmp_path))))) == ["x"]
     for content, message in (('{"a": 1}', "the keys a"), ("[]", "an empty list"), ("[3]", "entry 1: 3")):
         path.write_text(content, "utf-8")
         with pytest.raises(DataError, match=message):
-            list(read_lists(path))
+            list(read_label_lists_of_file(path))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from rerank.errors import DataError, UsageError
 from rerank.finetune.labels.label_list import LabelList
-from rerank.finetune.labels.leaks import THRESHOLD, find_leaks, normalise_query, trigrams
-from rerank.finetune.labels.splits import SplitShares, find_split_leaks, remove_leaking, split_labels
+from rerank.finetune.labels.leaks import THRESHOLD, find_query_leaks, normalise_query_for_leaks, query_trigrams
+from rerank.finetune.labels.splits import SplitShares, find_split_leaks, remove_leaking_lists, split_labels
 from tests.raising import raises
 
 
@@ -40,7 +40,7 @@ def test_a_query_is_never_on_both_sides() -> None:
     texts = {f"q{at}": f"Question {at // 2}, please!" if at % 2 else f"question {at // 2} please" for at in range(20)}
     for seed in range(5):
         made = split_labels(labels, SplitShares(dev=0.3, seed=seed), texts=texts)
-        train, dev = ({normalise_query(texts[one.qid]) for one in part} for part in (made.train, made.dev))
+        train, dev = ({normalise_query_for_leaks(texts[one.qid]) for one in part} for part in (made.train, made.dev))
         assert not train & dev
         assert len(made.dev) == 3 * 2 * 3  # three of ten texts, two queries each, three lists each
 
@@ -70,16 +70,16 @@ def test_pairs_are_those_of_a_plain_comparison(train: list[str], test: list[str]
     expected = set()
     for a, left in ours.items():
         for b, right in theirs.items():
-            x, y = trigrams(left), trigrams(right)
+            x, y = query_trigrams(left), query_trigrams(right)
             if x | y and len(x & y) / len(x | y) >= threshold:
                 expected.add((a, b))
-    assert {(leak.train, leak.test) for leak in find_leaks(ours, theirs, threshold=threshold)} == expected
+    assert {(leak.train, leak.test) for leak in find_query_leaks(ours, theirs, threshold=threshold)} == expected
 
 
 def test_the_coefficient_by_hand() -> None:
-    assert trigrams("to do to") == {" to", "to ", " do", "do "}
-    assert trigrams("a, A") == {" a "}
-    (leak,) = find_leaks({"1": "to do"}, {"2": "do be"}, threshold=0.3)
+    assert query_trigrams("to do to") == {" to", "to ", " do", "do "}
+    assert query_trigrams("a, A") == {" a "}
+    (leak,) = find_query_leaks({"1": "to do"}, {"2": "do be"}, threshold=0.3)
     assert leak.similarity == pytest.approx(2 / 6)  # shared: " do", "do "; besides: " to", "to ", " be", "be "
     assert not leak.exact
 
@@ -92,21 +92,21 @@ def test_the_threshold_lets_near_misses_pass_and_stops_rewordings() -> None:
         "c": "Je,ice cube ana  watoto?",
         "d": "what's the capital of France",
     }
-    found = {(leak.train, leak.test): leak for leak in find_leaks(said, asked)}
+    found = {(leak.train, leak.test): leak for leak in find_query_leaks(said, asked)}
     assert set(found) == {("1", "d"), ("2", "b"), ("3", "c")}
     assert found["3", "c"].exact
     assert found["3", "c"].similarity == 1
     assert min(leak.similarity for leak in found.values()) >= THRESHOLD
-    assert [leak.exact for leak in find_leaks(said, asked)] == [True, False, False]
+    assert [leak.exact for leak in find_query_leaks(said, asked)] == [True, False, False]
 
 
 def test_texts_without_words_are_compared_as_they_are() -> None:
-    assert normalise_query(" ?! ") == "?!"
-    assert [leak.exact for leak in find_leaks({"1": "?!"}, {"2": "?!", "3": "!"})] == [True]
-    assert find_leaks({}, {"1": "x"}) == find_leaks({"1": "x"}, {}) == []
-    assert find_leaks({"1": ""}, {"2": ""}) == []
+    assert normalise_query_for_leaks(" ?! ") == "?!"
+    assert [leak.exact for leak in find_query_leaks({"1": "?!"}, {"2": "?!", "3": "!"})] == [True]
+    assert find_query_leaks({}, {"1": "x"}) == find_query_leaks({"1": "x"}, {}) == []
+    assert find_query_leaks({"1": ""}, {"2": ""}) == []
     with raises(UsageError, "--threshold 0"):
-        find_leaks({}, {}, threshold=0)
+        find_query_leaks({}, {}, threshold=0)
 
 
 def test_leaks_of_a_split_say_where_and_can_be_dropped() -> None:
@@ -120,13 +120,13 @@ def test_leaks_of_a_split_say_where_and_can_be_dropped() -> None:
         (made.train[1].qid, "dev", False),
         (lost, "their queries", True),
     }
-    kept = remove_leaking(made.train, found)
+    kept = remove_leaking_lists(made.train, found)
     assert [one.qid for one in kept] == [one.qid for one in made.train[2:]]
 
 
 def test_many_queries_are_compared_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rerank.finetune.labels.leaks._STEP", 3)
     queries = {f"{at}": f"word{at} thing{at * 7}" for at in range(10)}
-    assert {(leak.train, leak.test) for leak in find_leaks(queries, queries, threshold=1)} == {
+    assert {(leak.train, leak.test) for leak in find_query_leaks(queries, queries, threshold=1)} == {
         (at, at) for at in queries
     }

@@ -13,10 +13,15 @@ import pytest
 
 from rerank.collections import Collection, open_collection
 from rerank.errors import DataError, UnknownNameError, UsageError
-from rerank.finetune.labels.form_probe import probe_form
-from rerank.finetune.labels.query_extraction import extract_first_sentence, extract_title
-from rerank.finetune.labels.query_writing import QueryWriter, open_prompt, parse_query, shipped_prompt
-from rerank.finetune.labels.synthetic_queries import QueryOptions, make_queries
+from rerank.finetune.labels.form_probe import probe_label_form
+from rerank.finetune.labels.query_extraction import extract_first_sentence_as_query, extract_title_as_query
+from rerank.finetune.labels.query_writing import (
+    QueryWriter,
+    open_query_prompt,
+    parse_written_query,
+    shipped_query_prompt,
+)
+from rerank.finetune.labels.synthetic_queries import QueryOptions, make_synthetic_queries
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.prompts import load_prompt
 from rerank.tasks import ContinuationTask, GenerationTask, Reply, Request
@@ -65,7 +70,7 @@ def jsonl(path: Path) -> list[dict[str, Any]]:
     ],
 )
 def test_titles_are_cut_from_the_body_too(title: str, text: str, left: str) -> None:
-    query, rest = extract_title(Document(id="1", title=title, text=text))
+    query, rest = extract_title_as_query(Document(id="1", title=title, text=text))
     assert (query, rest.title, rest.text) == (title, "", left)
 
 
@@ -80,13 +85,13 @@ def test_titles_are_cut_from_the_body_too(title: str, text: str, left: str) -> N
     ],
 )
 def test_first_sentences(text: str, query: str, left: str) -> None:
-    found, rest = extract_first_sentence(Document(id="1", title="T", text=text))
+    found, rest = extract_first_sentence_as_query(Document(id="1", title="T", text=text))
     assert (found, rest.title, rest.text) == (query, "T", left)
 
 
 def test_titles_become_queries_that_find_their_documents(collection: Collection, tmp_path: Path) -> None:
     folder = tmp_path / "queries"
-    report = make_queries(collection, QueryOptions(source="title", within=5), folder)
+    report = make_synthetic_queries(collection, QueryOptions(source="title", within=5), folder)
     assert report["documents"] == 14
     assert report["dropped"]["documents of which nothing is left"] == 1
     assert report["dropped"]["queries that several documents give"] == 2
@@ -105,7 +110,7 @@ def test_titles_become_queries_that_find_their_documents(collection: Collection,
 
 
 def test_its_lists_do_not_give_themselves_away(collection: Collection, tmp_path: Path) -> None:
-    make_queries(collection, QueryOptions(source="title", within=0), tmp_path / "queries")
+    make_synthetic_queries(collection, QueryOptions(source="title", within=0), tmp_path / "queries")
     made = open_collection(f"jsonl:{tmp_path / 'queries'}")
     docs = list(made.docs())
     lists = []
@@ -115,13 +120,13 @@ def test_its_lists_do_not_give_themselves_away(collection: Collection, tmp_path:
         order = tuple(range(len(shown)))
         scores = tuple(float(doc.id == source) for doc in shown)
         lists.append(TrainingList(query=query, docs=shown, order=order, scores=scores))
-    assert not probe_form(lists).warns
+    assert not probe_label_form(lists).warns
 
 
 def test_the_draw_depends_on_the_seed_alone(collection: Collection, tmp_path: Path) -> None:
     def drawn(seed: int) -> list[str]:
         folder = tmp_path / f"drawn{seed}"
-        make_queries(collection, QueryOptions(source="first-sentence", count=5, seed=seed, within=0), folder)
+        make_synthetic_queries(collection, QueryOptions(source="first-sentence", count=5, seed=seed, within=0), folder)
         return [row["id"] for row in jsonl(folder / "queries.jsonl")]
 
     first = drawn(0)
@@ -133,8 +138,8 @@ def test_the_draw_depends_on_the_seed_alone(collection: Collection, tmp_path: Pa
 def test_lengths_and_an_empty_result(collection: Collection, tmp_path: Path) -> None:
     wanted = QueryOptions(source="title", min_words=9)
     with raises(DataError, "'docs'", "14 queries too short or too long", "--within"):
-        make_queries(collection, wanted, tmp_path / "queries")
-    make_queries(
+        make_synthetic_queries(collection, wanted, tmp_path / "queries")
+    make_synthetic_queries(
         collection, QueryOptions(source="title"), tmp_path / "queries"
     )  # its own folder, though nothing came of it
 
@@ -142,7 +147,7 @@ def test_lengths_and_an_empty_result(collection: Collection, tmp_path: Path) -> 
 def test_a_strange_folder_is_left_alone(collection: Collection, tmp_path: Path) -> None:
     before = (tmp_path / "docs.jsonl").read_bytes()
     with raises(UsageError, tmp_path, "--output"):
-        make_queries(collection, QueryOptions(source="title"), tmp_path)
+        make_synthetic_queries(collection, QueryOptions(source="title"), tmp_path)
     assert (tmp_path / "docs.jsonl").read_bytes() == before
 
 
@@ -171,7 +176,7 @@ REPLIES = [
 
 @pytest.mark.parametrize(("reply", "query"), REPLIES)
 def test_replies_as_models_write_them(reply: str, query: str) -> None:
-    assert parse_query(reply) == query
+    assert parse_written_query(reply) == query
 
 
 def echo(request: Request) -> Reply:
@@ -184,7 +189,7 @@ def echo(request: Request) -> Reply:
 
 def writer(say: Callable[[Request], Reply] = echo, **more: Any) -> tuple[QueryWriter, Scripted]:
     scripted = Scripted(say, GenerationTask)
-    return QueryWriter(backend=scripted, template=shipped_prompt(), **more), scripted
+    return QueryWriter(backend=scripted, template=shipped_query_prompt(), **more), scripted
 
 
 def test_a_model_is_shown_the_passage_and_no_query() -> None:
@@ -207,11 +212,11 @@ def test_models_that_cannot_and_numbers_that_do_not_fit() -> None:
     with raises(UsageError, "listwise", "--prompt"):
         QueryWriter(backend=Scripted(echo, GenerationTask), template=load_prompt("listwise"))
     with raises(UsageError, "model"):
-        QueryWriter(backend=Scripted(echo, ContinuationTask), template=shipped_prompt())
+        QueryWriter(backend=Scripted(echo, ContinuationTask), template=shipped_query_prompt())
     with raises(UsageError, "2 queries", "temperature 0", "--temperature"):
         writer(each=2)
-    assert open_prompt("pointwise").name == "pointwise"
-    assert open_prompt(None) is shipped_prompt()
+    assert open_query_prompt("pointwise").name == "pointwise"
+    assert open_query_prompt(None) is shipped_query_prompt()
 
 
 def test_a_models_queries_are_kept_and_not_asked_for_again(collection: Collection, tmp_path: Path) -> None:
@@ -223,18 +228,18 @@ def test_a_models_queries_are_kept_and_not_asked_for_again(collection: Collectio
         return echo(request)
 
     made, first = writer(flaky)
-    report = make_queries(collection, wanted, tmp_path / "llm", writer=made)
+    report = make_synthetic_queries(collection, wanted, tmp_path / "llm", writer=made)
     asked = {request.window.query.id for request in first.asked}
     assert len(asked) == 6
     lost = len(asked & {"d2", "d3"})
     assert report["dropped"].get("no reply", 0) == lost
     made, second = writer()
-    again = make_queries(collection, wanted, tmp_path / "llm", writer=made)
+    again = make_synthetic_queries(collection, wanted, tmp_path / "llm", writer=made)
     assert len(second.asked) == lost  # only what had no reply
     assert again["queries"] + sum(again["dropped"].values()) == 6
     assert (tmp_path / "llm" / "docs.jsonl").read_text("utf-8").count("title") == 15  # nothing is cut
     with raises(UsageError, "llm"):
-        make_queries(collection, wanted, tmp_path / "llm")
+        make_synthetic_queries(collection, wanted, tmp_path / "llm")
 
 
 def test_the_way_back_is_tried(collection: Collection, tmp_path: Path) -> None:
@@ -243,7 +248,9 @@ def test_the_way_back_is_tried(collection: Collection, tmp_path: Path) -> None:
         return Reply(text=request.window.docs[0].title if right else "nothing of that kind here")
 
     made, _ = writer(lost)
-    report = make_queries(collection, QueryOptions(source="llm", count=15, within=3), tmp_path / "llm", writer=made)
+    report = make_synthetic_queries(
+        collection, QueryOptions(source="llm", count=15, within=3), tmp_path / "llm", writer=made
+    )
     assert report["dropped"]["queries that do not find their document again"] >= 1
     assert "d1#1" not in {row["id"] for row in jsonl(tmp_path / "llm" / "queries.jsonl")}
     assert Query(id="d9#1", text="Growing juniper and kiwi") in open_collection(f"jsonl:{tmp_path / 'llm'}").queries()

@@ -15,7 +15,7 @@ from rerank.experiment import run  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 from rerank.finetune.inspection.inspected_model import open_inspected_model  # noqa: E402
 from rerank.finetune.inspection.merging import MergeOptions, merge_adapter  # noqa: E402
-from rerank.finetune.trainer.training import train  # noqa: E402
+from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from rerank.io.run_files import read_run  # noqa: E402
 from tests.finetune.small import collection_folder, model_folder, recipe  # noqa: E402
 
@@ -37,7 +37,7 @@ def ranked(collection: Path, out: Path, **how: Any) -> dict[str, list[str]]:
 
 def test_it_ranks_as_the_adapter_did(tmp_path: Path) -> None:
     model, collection = model_folder(tmp_path / "model"), collection_folder(tmp_path / "collection")
-    train(recipe(model, collection, **ATTENTION), tmp_path / "adapter", device="cpu")
+    train_adapter(recipe(model, collection, **ATTENTION), tmp_path / "adapter", device="cpu")
     merge_adapter(open_inspected_model(str(tmp_path / "adapter")), tmp_path / "merged")
     wanted = ranked(collection, tmp_path / "a", adapter=str(tmp_path / "adapter"))
     assert ranked(collection, tmp_path / "b", model=str(tmp_path / "merged")) == wanted

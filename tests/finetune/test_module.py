@@ -20,8 +20,8 @@ from rerank.finetune.trainer.listwise_module import (  # noqa: E402
     AttentionScorer,
     ListwiseModule,
     WeightedLoss,
-    checkpoint_activations,
-    collate,
+    collate_examples,
+    enable_activation_checkpointing,
 )
 from rerank.judges import Limits, open_judge  # noqa: E402
 from rerank.prompts import load_prompt  # noqa: E402
@@ -68,7 +68,7 @@ def read(
     packed_attention.register_packed_attention()
     asked.model.set_attn_implementation(packed_attention.ATTENTION_NAME)
     try:
-        found: dict[str, Any] = module(**collate(examples))
+        found: dict[str, Any] = module(**collate_examples(examples))
         return found
     finally:
         asked.model.set_attn_implementation(before)
@@ -176,11 +176,11 @@ def gradients(asked: Any, batches: Sequence[Sequence[TrainingExample]], *, again
         AttentionScorer(HEADS, learnt=True),
     )
     if again:
-        checkpoint_activations(asked.model)
+        enable_activation_checkpointing(asked.model)
     packed_attention.register_packed_attention()
     asked.model.set_attn_implementation(packed_attention.ATTENTION_NAME)
     for batch in batches:
-        (module(**collate(batch))["loss"] / len(batches)).backward()
+        (module(**collate_examples(batch))["loss"] / len(batches)).backward()
     return {name: value.grad.clone() for name, value in module.named_parameters() if value.grad is not None}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rerank.errors import MissingPrerequisiteError, UnknownNameError, UsageError
-from rerank.finetune.component_registry import OBJECTIVES, make_components
+from rerank.finetune.component_registry import OBJECTIVES, make_training_components
 from rerank.finetune.extra.objectives import grpo
 from rerank.finetune.recipe import Recipe
 from tests.raising import raises
@@ -24,10 +24,10 @@ def made(**changes: Any) -> Recipe:
 def test_an_objective_stands_in_the_place_of_losses() -> None:
     asked = made(objective={"name": "grpo", "group": 4, "max-tokens": 30})
     assert asked.losses == ()
-    parts = make_components(asked)
+    parts = make_training_components(asked)
     assert (parts.objective, parts.losses) == (grpo.Grpo(group=4, max_tokens=30), ())
     assert Recipe.make(json.loads(asked.model_dump_json())) == asked
-    assert make_components(Recipe.make({"data": {"lists": ["l.jsonl"]}})).objective is None
+    assert make_training_components(Recipe.make({"data": {"lists": ["l.jsonl"]}})).objective is None
 
 
 @pytest.mark.parametrize("name", OBJECTIVES.names())
@@ -60,12 +60,12 @@ def test_it_says_what_it_is(name: str) -> None:
 )
 def test_what_does_not_fit_is_refused(changes: dict[str, Any], named: tuple[str, ...]) -> None:
     with raises((UsageError, UnknownNameError), *named):
-        make_components(made(**changes))
+        make_training_components(made(**changes))
 
 
 def test_a_package_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(grpo, "find_spec", lambda name: None)
     asked = made()
-    parts = make_components(asked)
+    parts = make_training_components(asked)
     with raises(MissingPrerequisiteError, "trl", "datasets", "listrank[train]"):
         parts.objective.run(asked, parts, tmp_path, device="cpu")

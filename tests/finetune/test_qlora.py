@@ -28,7 +28,7 @@ DOWN = "model.layers.1.mlp.down_proj"
 @pytest.fixture(autouse=True)
 def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Qlora, "check_machine", lambda self: None)
-    monkeypatch.setattr("rerank.finetune.adapters.qlora._on_device", lambda model: model)
+    monkeypatch.setattr("rerank.finetune.adapters.qlora._quantised_on_device", lambda model: model)
 
 
 def packed() -> Any:

@@ -13,9 +13,9 @@ torch = pytest.importorskip("torch")
 
 from rerank.errors import UsageError  # noqa: E402
 from rerank.finetune.component_registry import RANKS  # noqa: E402
-from rerank.finetune.extra.ranks.contribution import Contribution, allocate_proportionally  # noqa: E402
+from rerank.finetune.extra.ranks.contribution import Contribution, allocate_ranks_proportionally  # noqa: E402
 from rerank.finetune.extra.ranks.welore import Welore  # noqa: E402
-from rerank.finetune.inspection.spectra import select_common_threshold  # noqa: E402
+from rerank.finetune.inspection.spectra import select_common_rank_threshold  # noqa: E402
 from tests.finetune.tiny import TinyBatches, tiny_model  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
@@ -142,7 +142,7 @@ def test_shares(drawn: list[tuple[float, int]], budget: int, least: int) -> None
     shares = {str(at): weight for at, (weight, _) in enumerate(drawn)}
     most = {str(at): limit for at, (_, limit) in enumerate(drawn)}
     budget = max(budget, least * len(drawn))
-    found = allocate_proportionally(shares, budget, most, least=least)
+    found = allocate_ranks_proportionally(shares, budget, most, least=least)
     assert sum(found.values()) == min(budget, sum(most.values()))
     assert all(min(least, most[name]) <= found[name] <= most[name] for name in shares)
     free = [name for name in shares if found[name] < most[name]]
@@ -157,7 +157,9 @@ spectrum = st.lists(st.floats(0, 1), max_size=6).map(lambda rest: [1.0, *sorted(
 @given(drawn=st.lists(spectrum, min_size=1, max_size=6), mean=st.integers(1, 8))
 def test_one_threshold(drawn: list[list[float]], mean: int) -> None:
     drop = sum(map(len, drawn)) - mean * len(drawn)
-    threshold, found = select_common_threshold({str(at): one for at, one in enumerate(drawn)}, drop, lambda values: 1)
+    threshold, found = select_common_rank_threshold(
+        {str(at): one for at, one in enumerate(drawn)}, drop, lambda values: 1
+    )
     assert len(drawn) <= sum(found.values()) <= mean * len(drawn)
     for at, one in enumerate(drawn):
         assert all(value <= threshold for value in one[found[str(at)] :])

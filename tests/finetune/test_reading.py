@@ -15,7 +15,7 @@ from rerank.finetune.component_registry import LOSSES  # noqa: E402
 from rerank.finetune.trainer.calibration_batches import fit_head_weights  # noqa: E402
 from rerank.finetune.trainer.examples import TrainingExample  # noqa: E402
 from rerank.finetune.trainer.listwise_module import AttentionScorer, ListwiseModule, WeightedLoss  # noqa: E402
-from rerank.finetune.trainer.training import train  # noqa: E402
+from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from tests.finetune.small import collection_folder, model_folder, recipe  # noqa: E402
 from tests.finetune.tiny import tiny_model  # noqa: E402
 
@@ -69,7 +69,7 @@ def test_what_was_fitted_is_kept_and_read(tmp_path: Path) -> None:
         readout={"layers": "0-1", "fit": 6, "learn": False},
         validation={"collection": f"jsonl:{collection}", "depth": 6, "max_queries": 4, "every": 2},
     )
-    train(asked, tmp_path / "out", device="cpu")
+    train_adapter(asked, tmp_path / "out", device="cpu")
     heads = json.loads((tmp_path / "out" / "heads.json").read_text())
     assert len(heads["weights"]) == len(heads["heads"]) == 8
     assert sum(heads["weights"]) == pytest.approx(1, abs=1e-4)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
-from rerank.finetune.component_registry import make_components
+from rerank.finetune.component_registry import make_training_components
 from rerank.finetune.recipe import Recipe, read_recipe
 from tests.raising import raises
 
@@ -21,7 +21,7 @@ LEAST: dict[str, Any] = {"data": {"lists": ["labels.jsonl"]}}
 def test_the_defaults_make_a_recipe() -> None:
     recipe = Recipe.make(LEAST)
     assert (recipe.adapter.name, recipe.optimizer.name, recipe.losses[0].name) == ("lora", "adamw", "importance")
-    make_components(recipe)
+    make_training_components(recipe)
 
 
 def test_json_and_back() -> None:
@@ -35,7 +35,7 @@ def test_json_and_back() -> None:
     again = Recipe.make(json.loads(recipe.model_dump_json()))
     assert again == recipe
     assert again.adapter.options == {"r": 4}
-    assert make_components(again).losses[1].temperature == 0.1
+    assert make_training_components(again).losses[1].temperature == 0.1
 
 
 def test_a_file_is_read_and_dashes_are_underscores(tmp_path: Path) -> None:
@@ -85,11 +85,11 @@ def test_values_that_do_not_fit(changes: dict[str, Any], error: type[Exception],
 )
 def test_parts_that_do_not_fit_together(changes: dict[str, Any], error: type[Exception], message: str) -> None:
     with raises(error, message):
-        make_components(Recipe.make({**LEAST, **changes}))
+        make_training_components(Recipe.make({**LEAST, **changes}))
 
 
 def test_the_preset_of_dora_and_galore() -> None:
-    make_components(
+    make_training_components(
         Recipe.make({**LEAST, "adapter": {"name": "dora"}, "optimizer": {"name": "galore", "factors": True}})
     )
 
@@ -104,9 +104,9 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
 
 def test_checking_a_recipe_imports_no_torch() -> None:
     code = (
-        "import sys; from rerank.finetune.component_registry import make_components; "
+        "import sys; from rerank.finetune.component_registry import make_training_components; "
         "from rerank.finetune.recipe import Recipe; "
-        f"make_components(Recipe.make({LEAST!r})); "
+        f"make_training_components(Recipe.make({LEAST!r})); "
         "print([m for m in ('torch', 'transformers', 'peft') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

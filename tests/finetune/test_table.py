@@ -13,14 +13,14 @@ import pytest
 
 from rerank.errors import UsageError
 from rerank.finetune import method_table as table
-from rerank.finetune.component_registry import make_components
+from rerank.finetune.component_registry import make_training_components
 from rerank.finetune.method_table import (
     KEYS,
     KIND_REGISTRIES,
     STABILITIES,
     STATUSES,
-    components_of_kind,
-    describe_training,
+    describe_training_methods,
+    training_components_of_kind,
 )
 from rerank.finetune.recipe import Recipe
 from tests.raising import raises
@@ -92,7 +92,7 @@ COMMON = {"full", "lm", "reciprocal"}
 
 
 def rows() -> dict[str, dict[str, str]]:
-    return {row["name"]: row for row in describe_training()}
+    return {row["name"]: row for row in describe_training_methods()}
 
 
 def names(kind: str) -> list[str]:
@@ -111,14 +111,14 @@ def test_all_papers_have_a_row() -> None:
 
 
 def test_every_part_has_a_row_of_its_kind() -> None:
-    found = {(row["kind"], row["name"]): row["status"] for row in describe_training()}
+    found = {(row["kind"], row["name"]): row["status"] for row in describe_training_methods()}
     parts = [(kind, name) for kind in KIND_REGISTRIES for name in names(kind)]
     assert len(parts) > 40
     assert {found[part] for part in parts} == {"available"}
 
 
 def test_rows_say_all_that_they_have_to() -> None:
-    found = describe_training()
+    found = describe_training_methods()
     assert len({(row["kind"], row["name"]) for row in found}) == len(found)
     assert {frozenset(row) for row in found} == {frozenset(KEYS)}
     assert set(KEYS) == {"name", "kind", "status", "stability", "summary", "paper", "reason"}
@@ -134,11 +134,11 @@ def test_rows_say_all_that_they_have_to() -> None:
 
 
 def test_methods_of_the_package_extra_are_experimental() -> None:
-    stability = {(row["kind"], row["name"]): row["stability"] for row in describe_training()}
+    stability = {(row["kind"], row["name"]): row["stability"] for row in describe_training_methods()}
     experimental = {
         (kind, name)
         for kind in KIND_REGISTRIES
-        for name, component in components_of_kind(kind).items()
+        for name, component in training_components_of_kind(kind).items()
         if component.__module__.startswith("rerank.finetune.extra.")
     }
     assert {key for key, value in stability.items() if value == "experimental"} == experimental
@@ -148,16 +148,16 @@ def test_methods_of_the_package_extra_are_experimental() -> None:
 
 def test_available_comes_first_within_a_kind() -> None:
     kinds = list(KIND_REGISTRIES)
-    order = [(kinds.index(row["kind"]), row["status"], row["name"]) for row in describe_training()]
+    order = [(kinds.index(row["kind"]), row["status"], row["name"]) for row in describe_training_methods()]
     assert order == sorted(order)
-    assert [row["status"] for row in describe_training() if row["kind"] == "adapter"].index("out-of-scope") > 15
+    assert [row["status"] for row in describe_training_methods() if row["kind"] == "adapter"].index("out-of-scope") > 15
 
 
 def test_a_name_that_is_called_a_part_is_one() -> None:
     """What a row of papers calls an adapter, an optimizer, layers or a callback, a recipe can name."""
     kinds = ("adapter", "optimizer", "layers", "callback")
     found = {
-        kind: {r["name"] for r in describe_training() if (r["kind"], r["status"]) == (kind, "available")}
+        kind: {r["name"] for r in describe_training_methods() if (r["kind"], r["status"]) == (kind, "available")}
         for kind in kinds
     }
     assert found == {kind: set(names(kind)) for kind in kinds}
@@ -184,7 +184,7 @@ def test_a_new_part_takes_the_place_of_its_paper(monkeypatch: pytest.MonkeyPatch
             return False
 
     monkeypatch.setattr(table, "KIND_REGISTRIES", {**KIND_REGISTRIES, "adapter": (Room(),)})
-    found = [row for row in describe_training() if row["name"] == "soka"]
+    found = [row for row in describe_training_methods() if row["name"] == "soka"]
     (row,) = found
     assert (row["status"], row["reason"], row["summary"]) == ("available", "", "Kronecker (trains: other)")
     assert rows()["brand-new"]["kind"] == "adapter"
@@ -193,7 +193,7 @@ def test_a_new_part_takes_the_place_of_its_paper(monkeypatch: pytest.MonkeyPatch
 
 def test_the_table_needs_nothing_heavy() -> None:
     code = (
-        "import sys; from rerank.finetune.method_table import describe_training; describe_training();"
+        "import sys; from rerank.finetune.method_table import describe_training_methods as f; f();"
         "print([name for name in ('torch', 'transformers', 'peft', 'scipy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -235,7 +235,7 @@ def test_what_the_pages_write_is_a_recipe_that_fits(page: str) -> None:
     for name, text in sections(page).items():
         for block in re.findall(r"^```toml\n(.*?)^```$", text, flags=re.M | re.S):
             recipe = Recipe.make({"data": {"lists": ["lists.jsonl"]}} | tomllib.loads(block))
-            parts = make_components(recipe)
+            parts = make_training_components(recipe)
             named = [recipe.adapter.name, recipe.optimizer.name, *(loss.name for loss in recipe.losses)]
             named += [one.name for one in (recipe.layers, recipe.ranks, recipe.objective, *recipe.callbacks) if one]
             assert name in named, block
@@ -245,4 +245,4 @@ def test_what_the_pages_write_is_a_recipe_that_fits(page: str) -> None:
 def test_a_pair_that_does_not_fit_is_refused() -> None:
     given = {"data": {"lists": ["lists.jsonl"]}, "optimizer": {"name": "galore"}}
     with raises(UsageError, "methods --training"):
-        make_components(Recipe.make(given))
+        make_training_components(Recipe.make(given))

@@ -27,8 +27,8 @@ from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 from rerank.finetune.component_registry import ADAPTERS  # noqa: E402
 from rerank.finetune.recipe import Recipe  # noqa: E402
 from rerank.finetune.trainer import list_trainer  # noqa: E402
-from rerank.finetune.trainer.list_trainer import list_checkpoints  # noqa: E402
-from rerank.finetune.trainer.training import train  # noqa: E402
+from rerank.finetune.trainer.list_trainer import list_training_checkpoints  # noqa: E402
+from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from rerank.reranker import Reranker  # noqa: E402
 from tests.finetune.small import ATTENTION, recipe, validation  # noqa: E402
 from tests.raising import raises  # noqa: E402
@@ -49,7 +49,7 @@ def losses(folder: Path) -> list[tuple[int, float]]:
 
 def test_a_training_from_recipe_to_run(model: Path, collection: Path, tmp_path: Path) -> None:
     asked = recipe(model, collection, **ATTENTION, validation=validation(collection))
-    result = train(asked, tmp_path / "out", device="cpu")
+    result = train_adapter(asked, tmp_path / "out", device="cpu")
     assert result.steps == 4
     # 2 of 3 layers are left: q, k, v, o, gate, up, down of each with r = 4; 4 heads of layer 1, the power of lengths
     linear = (64 + 64) * 2 + (64 + 32) * 2 + (64 + 128) * 3
@@ -79,7 +79,7 @@ def test_a_training_from_recipe_to_run(model: Path, collection: Path, tmp_path: 
 
 def test_tensorboard_s_files_are_written_where_it_is_installed(model: Path, collection: Path, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    train(recipe(model, collection), tmp_path / "out", device="cpu")
+    train_adapter(recipe(model, collection), tmp_path / "out", device="cpu")
     assert list((tmp_path / "out" / "tensorboard").glob("events.*"))
 
 
@@ -92,14 +92,14 @@ def test_a_whole_model_ranks_as_it_was_trained_to(model: Path, collection: Path,
         optimizer={"lr": 1e-4},
         validation=validation(collection),
     )
-    result = train(asked, tmp_path / "out", device="cpu")
+    result = train_adapter(asked, tmp_path / "out", device="cpu")
     spec = RunSpec(collection=f"jsonl:{collection}", depth=6, max_queries=4, model=str(tmp_path / "out"))
     summary = run(spec, Execution(out=tmp_path / "run", device="cpu"))
     assert summary["scores"]["nDCG@10"] == pytest.approx(result.validation["nDCG@10"], abs=1e-9)
 
 
 def test_heads_are_bound_to_their_adapter(model: Path, collection: Path, tmp_path: Path) -> None:
-    train(recipe(model, collection, **ATTENTION), tmp_path / "out", device="cpu")
+    train_adapter(recipe(model, collection, **ATTENTION), tmp_path / "out", device="cpu")
     spec = RunSpec(
         collection=f"jsonl:{collection}",
         depth=4,
@@ -148,7 +148,7 @@ def test_every_adapter_is_gone_on_with_to_the_same_bits(
 
 def test_an_adapter_with_a_network_of_its_own_is_not_watched(model: Path, collection: Path, tmp_path: Path) -> None:
     with raises(UsageError, "batch_size = 1", "another adapter"):
-        train(recipe(model, collection, **{**ATTENTION, "adapter": {"name": "shadow"}}), tmp_path, device="cpu")
+        train_adapter(recipe(model, collection, **{**ATTENTION, "adapter": {"name": "shadow"}}), tmp_path, device="cpu")
 
 
 @pytest.mark.parametrize("name", ["lora", "adalora", "full"])
@@ -161,7 +161,7 @@ def test_adapters_where_the_last_layer_is_only_looked_at(
 
 def stopped_and_gone_on_with(asked: Recipe, folder: Path, *, after: int = 3) -> None:
     """Train in one go, and in two with an end in between; hold one against the other."""
-    train(asked, folder / "whole", device="cpu")
+    train_adapter(asked, folder / "whole", device="cpu")
 
     class Stopped(Exception):
         """The process ends here."""
@@ -174,9 +174,9 @@ def stopped_and_gone_on_with(asked: Recipe, folder: Path, *, after: int = 3) -> 
             raise Stopped
 
     with pytest.raises(Stopped):
-        train(asked, folder / "parts", device="cpu", progress=lambda *_: nullcontext(end))
-    assert list_checkpoints(folder / "parts"), "there is nothing to go on from"
-    train(asked, folder / "parts", device="cpu", resume=True)
+        train_adapter(asked, folder / "parts", device="cpu", progress=lambda *_: nullcontext(end))
+    assert list_training_checkpoints(folder / "parts"), "there is nothing to go on from"
+    train_adapter(asked, folder / "parts", device="cpu", resume=True)
     assert losses(folder / "parts") == losses(folder / "whole")
     saved = {path.name for path in (folder / "whole").glob("*.safetensors")}
     assert saved
@@ -186,7 +186,7 @@ def stopped_and_gone_on_with(asked: Recipe, folder: Path, *, after: int = 3) -> 
 
 def test_killed_and_gone_on_with(model: Path, collection: Path, tmp_path: Path) -> None:
     asked = recipe(model, collection, training={"steps": 16})
-    train(asked, tmp_path / "whole", device="cpu")
+    train_adapter(asked, tmp_path / "whole", device="cpu")
     code = f"""
 from pathlib import Path
 from rerank.finetune.recipe import Recipe
@@ -196,26 +196,26 @@ train(Recipe.make(json.loads({asked.model_dump_json()!r})), Path({str(tmp_path /
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
-    while len(list_trainer.list_checkpoints(tmp_path / "killed")) < 2 and process.poll() is None:
+    while len(list_trainer.list_training_checkpoints(tmp_path / "killed")) < 2 and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "killed" / "rerank.json").exists()
-    train(asked, tmp_path / "killed", device="cpu", resume=True)
+    train_adapter(asked, tmp_path / "killed", device="cpu", resume=True)
     assert same(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
 def test_a_finished_training_is_answered_from_its_folder(model: Path, collection: Path, tmp_path: Path) -> None:
     asked = recipe(model, collection)
-    first = train(asked, tmp_path, device="cpu")
-    again = train(asked, tmp_path, device="cpu", resume=True)
+    first = train_adapter(asked, tmp_path, device="cpu")
+    again = train_adapter(asked, tmp_path, device="cpu", resume=True)
     assert (again.steps, again.loss, again.trainable) == (first.steps, first.loss, first.trainable)
     with raises(UsageError, "--resume"):
-        train(asked, tmp_path, device="cpu")
+        train_adapter(asked, tmp_path, device="cpu")
     with raises(UsageError, "--out"):
-        train(recipe(model, collection, seed=4), tmp_path, device="cpu", resume=True)
+        train_adapter(recipe(model, collection, seed=4), tmp_path, device="cpu", resume=True)
 
 
 def test_patience_ends_it(model: Path, collection: Path, tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_patience_ends_it(model: Path, collection: Path, tmp_path: Path) -> None
         training={"steps": 20},
         validation=validation(collection, every=1, patience=2),
     )
-    assert train(asked, tmp_path, device="cpu").steps == 3
+    assert train_adapter(asked, tmp_path, device="cpu").steps == 3
 
 
 def test_gradients_that_are_no_numbers(
@@ -239,7 +239,7 @@ def test_gradients_that_are_no_numbers(
 
     monkeypatch.setattr(Importance, "weights", weights_of)
     with pytest.raises(BackendError, match=r"The loss is inf on the lists of queries q\d"):
-        train(recipe(model, collection), tmp_path, device="cpu")
+        train_adapter(recipe(model, collection), tmp_path, device="cpu")
 
 
 def test_a_gradient_that_is_no_number_leaves_the_weights(
@@ -249,7 +249,7 @@ def test_a_gradient_that_is_no_number_leaves_the_weights(
 
     monkeypatch.setattr(Trainer, "_get_grad_norm", lambda *_, **__: torch.tensor(float("nan")))
     with raises(BackendError, "nan at step 1"):
-        train(recipe(model, collection), tmp_path, device="cpu")
+        train_adapter(recipe(model, collection), tmp_path, device="cpu")
 
 
 def test_a_full_disk(model: Path, collection: Path, tmp_path: Path) -> None:
@@ -259,12 +259,12 @@ def test_a_full_disk(model: Path, collection: Path, tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
     try:
         with raises(StorageError, "--resume"):
-            train(asked, tmp_path / "out", device="cpu")
+            train_adapter(asked, tmp_path / "out", device="cpu")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert list_trainer.list_checkpoints(tmp_path / "out") == []
+    assert list_trainer.list_training_checkpoints(tmp_path / "out") == []
     assert not (tmp_path / "out" / "rerank.json").exists()
-    assert train(asked, tmp_path / "out", device="cpu", resume=True).steps == 4
+    assert train_adapter(asked, tmp_path / "out", device="cpu", resume=True).steps == 4
 
 
 def rewritten(collection: Path, folder: Path, **changes: Any) -> Path:
@@ -290,14 +290,14 @@ def test_labels_that_are_wrong(
     model: Path, collection: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with raises(DataError, message):
-        train(recipe(model, rewritten(collection, tmp_path / "c", **changes)), tmp_path / "out", device="cpu")
+        train_adapter(recipe(model, rewritten(collection, tmp_path / "c", **changes)), tmp_path / "out", device="cpu")
     assert not (tmp_path / "out").exists()
 
 
 def test_a_list_longer_than_the_context(model: Path, collection: Path, tmp_path: Path) -> None:
     asked = recipe(model, collection, method={"context_size": 200})
     with raises(DataError, "min_passage_tokens", "200"):
-        train(asked, tmp_path / "out", device="cpu")
+        train_adapter(asked, tmp_path / "out", device="cpu")
 
 
 #: Prints the fraction of the frozen layer weights that a process holds after sharding.
@@ -342,7 +342,7 @@ def in_two(asked: Recipe, folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.full
 def test_several_processes(model: Path, collection: Path, tmp_path: Path) -> None:
     """Two processes share the lists of a step, and come to what one comes to, up to the order of sums."""
-    train(recipe(model, collection, training={"accumulation": 2}), tmp_path / "one", device="cpu")
+    train_adapter(recipe(model, collection, training={"accumulation": 2}), tmp_path / "one", device="cpu")
     done = in_two(recipe(model, collection, training={"accumulation": 1}), tmp_path / "two")
     assert done.returncode == 0, done.stderr
     two, one = weights(tmp_path / "two"), weights(tmp_path / "one")
@@ -377,4 +377,4 @@ def test_sharded_weights(model: Path, collection: Path, tmp_path: Path, more: di
 
 def test_sharded_weights_and_one_process(model: Path, collection: Path, tmp_path: Path) -> None:
     with raises(UsageError, "fsdp = true", "torchrun"):
-        train(recipe(model, collection, training={"fsdp": True}), tmp_path / "out", device="cpu")
+        train_adapter(recipe(model, collection, training={"fsdp": True}), tmp_path / "out", device="cpu")

@@ -20,8 +20,8 @@ from rerank.errors import DataError, UsageError  # noqa: E402
 from rerank.experiment import run  # noqa: E402
 from rerank.experiment.robustness import kendall_tau  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
-from rerank.finetune.trainer.training import train  # noqa: E402
-from rerank.finetune.transfer import TransferSpec, mean_tau, transfer, usage_of  # noqa: E402
+from rerank.finetune.trainer.training import train_adapter  # noqa: E402
+from rerank.finetune.transfer import TransferSpec, adapter_usage, mean_tau_of_labels, transfer_adapter  # noqa: E402
 from rerank.models.adapters import read_adapter_settings  # noqa: E402
 from tests.finetune.small import collection_folder, model_folder, recipe  # noqa: E402
 from tests.raising import raises  # noqa: E402
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     collection_folder(folder / "collection")
     model_folder(folder / "a", layers=3)
     model_folder(folder / "b", layers=2)
-    train(recipe(folder / "a", folder / "collection", **ATTENTION), folder / "teacher", device="cpu")
+    train_adapter(recipe(folder / "a", folder / "collection", **ATTENTION), folder / "teacher", device="cpu")
     return folder
 
 
@@ -68,7 +68,7 @@ def test_a_student_comes_nearer_to_its_teacher(folder: Path, tmp_path: Path) -> 
         optimizer={"lr": 3e-3},
         adapter={"name": "lora", "r": 16},
     )
-    report = transfer(given, device="cpu")
+    report = transfer_adapter(given, device="cpu")
     assert json.loads((tmp_path / "out" / "transfer.json").read_text()) == report
     assert (report["lists"], report["held_out"], report["left_out"]) == (5, 1, {})
     taus = report["agreement"]["train"]
@@ -108,7 +108,7 @@ def test_judgments_are_not_needed(folder: Path, tmp_path: Path) -> None:
     path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("q0 ")))
     given = asked(folder, tmp_path / "out", held_out=0)
     spec = given.spec.model_copy(update={"collection": f"jsonl:{tmp_path / 'collection'}"})
-    report = transfer(
+    report = transfer_adapter(
         TransferSpec(**{**{name: getattr(given, name) for name in given.__slots__}, "spec": spec}), device="cpu"
     )
     assert (report["lists"], report["held_out"]) == (6, 0)
@@ -118,8 +118,8 @@ def test_judgments_are_not_needed(folder: Path, tmp_path: Path) -> None:
 
 def test_whole_models_teach_and_learn(folder: Path, tmp_path: Path) -> None:
     given = asked(folder, tmp_path / "out", adapter={"name": "full"}, losses=[{"name": "listmle", "on": "attention"}])
-    report = transfer(given, device="cpu")
-    whole = usage_of(report["folder"])
+    report = transfer_adapter(given, device="cpu")
+    whole = adapter_usage(report["folder"])
     assert whole["model"] == report["folder"]
     assert "adapter" not in whole
     back = TransferSpec(
@@ -129,7 +129,7 @@ def test_whole_models_teach_and_learn(folder: Path, tmp_path: Path) -> None:
         recipe=given.recipe,
         folder=tmp_path / "back",
     )
-    assert transfer(back, device="cpu")["lists"] == 5
+    assert transfer_adapter(back, device="cpu")["lists"] == 5
 
 
 def test_stopped_and_gone_on_with(folder: Path, tmp_path: Path) -> None:
@@ -146,9 +146,9 @@ def test_stopped_and_gone_on_with(folder: Path, tmp_path: Path) -> None:
             raise Stopped
 
     with pytest.raises(Stopped):
-        transfer(given, device="cpu", progress=lambda *_: nullcontext(end))
+        transfer_adapter(given, device="cpu", progress=lambda *_: nullcontext(end))
     with raises(UsageError, "--resume", "--out"):
-        transfer(given, device="cpu")
+        transfer_adapter(given, device="cpu")
     asked_again: list[str] = []
 
     def watched(prepared: Any, execution: Any) -> dict[str, Any]:
@@ -159,14 +159,14 @@ def test_stopped_and_gone_on_with(folder: Path, tmp_path: Path) -> None:
             asked_again.append(Path(summary["folder"]).name)
         return summary
 
-    report = transfer(given, device="cpu", resume=True, run=watched)
+    report = transfer_adapter(given, device="cpu", resume=True, run=watched)
     assert asked_again == ["after"]
     whole = asked(folder, tmp_path / "whole", training={"steps": 4, "accumulation": 2, "save_every": 1})
-    assert report["agreement"] == transfer(whole, device="cpu")["agreement"]
+    assert report["agreement"] == transfer_adapter(whole, device="cpu")["agreement"]
     weights = [tmp_path / name / "student" / "adapter_model.safetensors" for name in ("out", "whole")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     with raises(UsageError, ".jsonl"):
-        transfer(asked(folder, tmp_path / "out", held_out=0.5), device="cpu", resume=True)
+        transfer_adapter(asked(folder, tmp_path / "out", held_out=0.5), device="cpu", resume=True)
 
 
 def test_what_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -176,9 +176,11 @@ def test_what_is_refused(folder: Path, tmp_path: Path) -> None:
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         shutil.copy(folder / "teacher" / name, tmp_path / "foreign")
     with raises(UsageError, "rerank.json"):
-        usage_of(str(tmp_path / "foreign"))
+        adapter_usage(str(tmp_path / "foreign"))
     with raises(UsageError, "ranks"):
-        transfer(asked(folder, tmp_path / "out", ranks={"name": "welore"}, adapter={"name": "full"}), device="cpu")
+        transfer_adapter(
+            asked(folder, tmp_path / "out", ranks={"name": "welore"}, adapter={"name": "full"}), device="cpu"
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -191,8 +193,8 @@ def test_a_collection_that_changed(folder: Path, tmp_path: Path) -> None:
     )
     label = LabelList(qid="q0", initial=("x", "y", "z"), final=("y", "x", "z"))
     with raises(DataError, "query 'q0'"):
-        mean_tau([label], Path(summary["folder"]))
-    assert mean_tau([], Path(summary["folder"])) is None
+        mean_tau_of_labels([label], Path(summary["folder"]))
+    assert mean_tau_of_labels([], Path(summary["folder"])) is None
 
 
 def test_the_command(folder: Path, tmp_path: Path) -> None:
@@ -223,7 +225,7 @@ def test_a_student_whose_weights_all_train_is_named_as_a_model(tmp_path: Path, m
     def made(asked: TransferSpec, **_: Any) -> dict[str, Any]:
         return {"folder": str(asked.folder), "lists": 1, "held_out": 0, "left_out": {}, "agreement": {}}
 
-    monkeypatch.setattr("rerank.finetune.transfer.transfer", made)
+    monkeypatch.setattr("rerank.finetune.transfer.transfer_adapter", made)
     (tmp_path / "recipe.toml").write_text("data.lists = []\nadapter = {name = 'full'}\n")
     app = typer.Typer()
     app.command("other")(lambda: None)

@@ -16,9 +16,9 @@ from rerank.errors import UsageError  # noqa: E402
 from rerank.finetune.extra.adapters.shadow import Shadow  # noqa: E402
 from rerank.finetune.inspection.checkpoint_reader import CheckpointReader  # noqa: E402
 from rerank.finetune.inspection.inspected_model import read_adapter_config  # noqa: E402
-from rerank.finetune.inspection.weight_changes import missing_modules  # noqa: E402
+from rerank.finetune.inspection.weight_changes import missing_adapter_modules  # noqa: E402
 from rerank.finetune.recipe import Recipe  # noqa: E402
-from rerank.finetune.trainer.training import train  # noqa: E402
+from rerank.finetune.trainer.training import train_adapter  # noqa: E402
 from tests.finetune.small import collection_folder, model_folder, recipe  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
@@ -44,7 +44,7 @@ BEHIND = ("v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 )
 def test_what_lies_behind_stays_and_all_else_trains(changes: dict[str, Any], tmp_path: Path) -> None:
     model, collection = model_folder(tmp_path / "model"), collection_folder(tmp_path / "collection")
-    train(recipe(model, collection, **WATCHED, **changes), tmp_path / "out", device="cpu")
+    train_adapter(recipe(model, collection, **WATCHED, **changes), tmp_path / "out", device="cpu")
     saved = load_file(tmp_path / "out" / "adapter_model.safetensors")
     prefix = "base_model.model.model.layers"
 
@@ -64,7 +64,7 @@ def test_what_lies_behind_stays_and_all_else_trains(changes: dict[str, Any], tmp
         CheckpointReader(tmp_path / "out" / "adapter_model.safetensors"),
         read_adapter_config(tmp_path / "out"),
     )
-    assert missing_modules(stored, CheckpointReader(model), settings) == []
+    assert missing_adapter_modules(stored, CheckpointReader(model), settings) == []
 
 
 @pytest.mark.parametrize(

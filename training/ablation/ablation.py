@@ -27,7 +27,7 @@ from rerank.evaluation import evaluate
 from rerank.experiment import run
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.finetune.recipe import Recipe
-from rerank.finetune.trainer.training import train
+from rerank.finetune.trainer.training import train_adapter
 from rerank.judges.base import Verdict, rank_by_score
 from rerank.models.adapters import PROMPT
 from rerank.pipeline.driver import drive
@@ -103,7 +103,7 @@ def trained(given: argparse.Namespace, loss: str, kind: str, seed: int) -> Path:
             "training": {"epochs": 1, "accumulation": 4, "warmup": 0.1, "save_every": 25},
         }
     )
-    result = train(recipe, folder, resume=True)
+    result = train_adapter(recipe, folder, resume=True)
     print(folder.name, "loss", result.loss, f"{result.seconds} s", flush=True)
     return folder
 

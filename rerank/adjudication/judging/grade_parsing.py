@@ -22,7 +22,7 @@ _LABELLED = re.compile(
 _NUMBER = re.compile(r"(?<![\w.,+-])(?P<number>\d+(?:\.\d+)?)(?![\w%]|[.,]\d)")
 
 
-def parse_grade(reply: str, grades: Sequence[int]) -> int | None:
+def parse_judged_grade(reply: str, grades: Sequence[int]) -> int | None:
     """Return the grade in a reply; None if there is none.
 
     The first number that is labelled as a grade, score or similar decides; if it is not on the scale, the reply has no
@@ -38,14 +38,14 @@ def parse_grade(reply: str, grades: Sequence[int]) -> int | None:
     """
     text = _SCALE.sub(" ", reply)
     if (labelled := _LABELLED.search(text)) is not None:
-        return _on_scale(grades, labelled["number"])
-    if (first := _FIRST.match(text)) is not None and (grade := _on_scale(grades, first["number"])) is not None:
+        return _grade_on_scale(grades, labelled["number"])
+    if (first := _FIRST.match(text)) is not None and (grade := _grade_on_scale(grades, first["number"])) is not None:
         return grade
-    candidates = {_on_scale(grades, match["number"]) for match in _NUMBER.finditer(text)} - {None}
+    candidates = {_grade_on_scale(grades, match["number"]) for match in _NUMBER.finditer(text)} - {None}
     return candidates.pop() if len(candidates) == 1 else None
 
 
-def _on_scale(grades: Sequence[int], number: str) -> int | None:
+def _grade_on_scale(grades: Sequence[int], number: str) -> int | None:
     """Return the number as a grade; None if it is not on the scale."""
     value = float(number)
     return int(value) if value in grades else None

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from rerank.adjudication.judging.grade_parsing import parse_grade
+from rerank.adjudication.judging.grade_parsing import parse_judged_grade
 from rerank.adjudication.judging.judging_terms import SCALE
 from rerank.errors import UsageError
 from rerank.judges import PromptJudge, Verdict
@@ -66,7 +66,7 @@ class Grader(PromptJudge):
     def __post_init__(self) -> None:
         """Check the prompt and the capabilities of the backend."""
         super().__post_init__()
-        check_prompt(self.template)
+        check_grading_prompt(self.template)
         if not self.supports(ContinuationTask if self.weighs else GenerationTask):
             raise UsageError(
                 f"--by {self.by} is not supported by the backend of model {self.backend.identity.get('model', '')!r}",
@@ -113,7 +113,7 @@ class Grader(PromptJudge):
             return GradedReply(grade=None, reply=reply.text, detail="the provider refused to answer")
         if self.weighs:
             return self._likeliest(reply.scores)
-        grade = parse_grade(reply.text, self.grades)
+        grade = parse_judged_grade(reply.text, self.grades)
         return GradedReply(grade=grade, reply=reply.text, detail="" if grade is not None else "no grade in the reply")
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
@@ -134,7 +134,7 @@ class Grader(PromptJudge):
         return GradedReply(grade=grade)
 
 
-def check_prompt(template: PromptTemplate) -> None:
+def check_grading_prompt(template: PromptTemplate) -> None:
     """Check that a prompt shows a single passage.
 
     Raises:

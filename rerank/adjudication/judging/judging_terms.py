@@ -68,12 +68,12 @@ class JudgingTerms:
             "depth": self.depth,
             "relevant": self.relevant,
             "grades": list(self.grades),
-            "pool": fingerprint(pool),
+            "pool": fingerprint_of_pool(pool),
             **self.judge,
         }
 
 
-def parse_grades(text: str) -> tuple[int, ...]:
+def parse_judging_grades(text: str) -> tuple[int, ...]:
     """Parse the grades of ``--grades``, such as ``0,1,2,3``.
 
     Raises:
@@ -85,7 +85,7 @@ def parse_grades(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def fingerprint(pool: Pool) -> str:
+def fingerprint_of_pool(pool: Pool) -> str:
     """Return the hexadecimal SHA-256 of a pool: its systems, topics, documents and their ranks."""
     digest = hashlib.sha256(json.dumps(pool.systems).encode())
     for topic in pool.topics:
@@ -95,7 +95,7 @@ def fingerprint(pool: Pool) -> str:
     return digest.hexdigest()
 
 
-def describe_differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+def describe_differences_of_judging_terms(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """Describe the differences between the settings in a file and the current ones.
 
     >>> describe_differences({"seed": 0, "depth": 100}, {"seed": 1, "depth": 100})
@@ -107,11 +107,13 @@ def describe_differences(stored: Mapping[str, Any], current: Mapping[str, Any]) 
         if old != new and key == "pool":
             differences.append("the pool differs (other runs, or other documents in them)")
         elif old != new:
-            differences.append(f"--{key} is {_shown(old)} in the file and {_shown(new)} now")
+            differences.append(
+                f"--{key} is {_format_judging_term(old)} in the file and {_format_judging_term(new)} now"
+            )
     return differences
 
 
-def _shown(value: object) -> str:
+def _format_judging_term(value: object) -> str:
     """Format a value for a message."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ",".join(map(str, value))

@@ -44,9 +44,9 @@ class JudgmentJournal:
         self.lines: list[tuple[int, dict[str, Any]]] = []
         #: Bytes to write before the next line.
         self._before = b""
-        data = _bytes(path)
+        data = _journal_bytes(path)
         self._size = len(data)
-        first = _encoded({"format": FORMAT, "version": VERSION, **about})
+        first = _encode_journal_line({"format": FORMAT, "version": VERSION, **about})
         if len(data) < len(first) and first.startswith(data):  # new file, or first line cut off
             self._before = first[len(data) :]
         else:
@@ -58,7 +58,7 @@ class JudgmentJournal:
         Raises:
             StorageError: The line cannot be written, or another process has written to the file.
         """
-        data = self._before + _encoded(line)
+        data = self._before + _encode_journal_line(line)
         try:
             with self.path.open("ab") as file:
                 if file.tell() != self._size:
@@ -70,7 +70,7 @@ class JudgmentJournal:
                 file.flush()
                 os.fsync(file.fileno())
             if not self._size:
-                _sync_folder(self.path)
+                _sync_journal_folder(self.path)
         except OSError as error:
             raise StorageError(
                 f"{self.path} could not be written: {error.strerror or error}",
@@ -84,7 +84,7 @@ class JudgmentJournal:
         parts = data.split(b"\n")
         is_complete = parts[-1] == b""
         lines = parts[:-1] if is_complete else parts
-        rows = [_parsed(line) for line in lines]
+        rows = [_parse_journal_line(line) for line in lines]
         self.about = self._checked(rows[0])
         if rows[-1] is None:
             warnings.warn(
@@ -92,14 +92,16 @@ class JudgmentJournal:
                 "it is ignored",
                 stacklevel=4,
             )
-            self._before = (b"" if is_complete else b"\n") + _encoded(_TORN)
+            self._before = (b"" if is_complete else b"\n") + _encode_journal_line(_TORN)
         elif not is_complete:  # complete except for the newline
             self._before = b"\n"
-        followers = [*lines[2:], _encoded(_TORN)]  # one too many if there is only the first line
+        followers = [*lines[2:], _encode_journal_line(_TORN)]  # one too many if there is only the first line
         for number, (row, following) in enumerate(zip(rows[1:], followers, strict=False), 2):
             if row is not None:
                 self.lines += [(number, row)] if row != _TORN else []
-            elif not following or not _encoded(_TORN).startswith(following):  # that marker may be cut off too
+            elif not following or not _encode_journal_line(_TORN).startswith(
+                following
+            ):  # that marker may be cut off too
                 raise DataError(
                     f"{self.path}:{number}: {shorten(lines[number - 1].decode('utf-8', 'replace'))}",
                     expected="one JSON object per line",
@@ -123,7 +125,7 @@ class JudgmentJournal:
         return row
 
 
-def _sync_folder(path: Path) -> None:
+def _sync_journal_folder(path: Path) -> None:
     """Sync the folder, without which the name of a new file may not be on disk."""
     folder = os.open(path.resolve().parent, os.O_RDONLY)
     try:
@@ -132,7 +134,7 @@ def _sync_folder(path: Path) -> None:
         os.close(folder)
 
 
-def _bytes(path: Path) -> bytes:
+def _journal_bytes(path: Path) -> bytes:
     """Return the contents of the file; empty if it does not exist."""
     if path.exists() and not path.is_file():
         raise UsageError(f"{path} is not a regular file", expected="the name of a new or existing file")
@@ -144,12 +146,12 @@ def _bytes(path: Path) -> bytes:
         raise MissingResourceError(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from error
 
 
-def _encoded(line: Mapping[str, Any]) -> bytes:
+def _encode_journal_line(line: Mapping[str, Any]) -> bytes:
     """Return a line as bytes; unpaired surrogates are kept, because ids may contain them."""
     return json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
+def _parse_journal_line(line: bytes) -> dict[str, Any] | None:
     """Return the JSON object in a line; None if there is none."""
     try:
         row = json.loads(line.decode("utf-8", "surrogatepass"))

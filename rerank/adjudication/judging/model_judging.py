@@ -11,7 +11,7 @@ from rerank.adjudication.judging.pool_texts import PoolTexts
 from rerank.adjudication.judging.session import JudgingSession
 
 
-def judge_by_model(
+def judge_session_by_model(
     session: JudgingSession,
     grader: Grader,
     texts: PoolTexts,
@@ -45,14 +45,14 @@ def judge_by_model(
         for pending, reply in zip(batch, grader.backend.generate(requests), strict=True):
             graded = grader.read(reply)
             if graded.answered:
-                session.record(_judgment(pending, graded, name, reply.seconds))
+                session.record(_judgment_of_reply(pending, graded, name, reply.seconds))
                 on_judged(pending)
             else:
                 waiting[pending.topic] = graded.detail
     return waiting
 
 
-def _judgment(pending: PendingJudgment, graded: GradedReply, name: str, seconds: float) -> Judgment:
+def _judgment_of_reply(pending: PendingJudgment, graded: GradedReply, name: str, seconds: float) -> Judgment:
     """Build a judgment from a graded reply."""
     return Judgment(
         topic=pending.topic,

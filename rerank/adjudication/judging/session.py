@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rerank.adjudication.judging.judging_terms import JudgingTerms, describe_differences
+from rerank.adjudication.judging.judging_terms import JudgingTerms, describe_differences_of_judging_terms
 from rerank.adjudication.judging.judgment import Judgment, PendingJudgment
 from rerank.adjudication.judging.judgment_journal import JudgmentJournal
-from rerank.adjudication.judging_sequence import open_order
-from rerank.adjudication.judging_walks import JudgingWalk, open_walks
+from rerank.adjudication.judging_sequence import open_judging_order
+from rerank.adjudication.judging_walks import JudgingWalk, open_judging_walks
 from rerank.adjudication.orders.base import SupportsAcross
 from rerank.adjudication.pools import Pool
 from rerank.errors import DataError, UsageError
@@ -53,7 +53,7 @@ class JudgingSession:
         self.pool, self.terms = pool, terms
         self.history: list[Judgment] = []
         self._journal = journal
-        self._order = open_order(terms.method)
+        self._order = open_judging_order(terms.method)
         self._across = isinstance(self._order, SupportsAcross)
         self._walks = self._fresh()
         self._places = {topic.id: index for index, topic in enumerate(pool.topics)}
@@ -81,7 +81,7 @@ class JudgingSession:
         """
         about = terms.to_dict(pool)
         journal = JudgmentJournal(Path(path), about)
-        if changes := describe_differences(journal.about, about):
+        if changes := describe_differences_of_judging_terms(journal.about, about):
             raise UsageError(
                 f"{path} was started with other settings: {'; '.join(changes)}",
                 remedy="Give the same options and runs to resume, or another --out to start a new session",
@@ -172,7 +172,7 @@ class JudgingSession:
 
     def _fresh(self) -> list[JudgingWalk]:
         """Return all walks at their start."""
-        return open_walks(self._order, self.pool, self.terms.budget, seed=self.terms.seed)
+        return open_judging_walks(self._order, self.pool, self.terms.budget, seed=self.terms.seed)
 
     def _number(self, topic: str) -> int:
         """Return the index of the walk that yields a topic's documents."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.adjudication.orders.base import StaticOrder, sum_over_runs
+from rerank.adjudication.orders.base import StaticOrder, sum_over_pooled_runs
 from rerank.adjudication.pools import Floats, PooledTopic
 
 
@@ -25,4 +25,4 @@ class Borda(StaticOrder):
         """Return the negated sum of ranks, (docs,)."""
         # (runs,) mean of the ranks t + 1 .. N
         rest = (topic.lengths + 1 + topic.union) / 2
-        return -sum_over_runs(np.where(topic.retrieved, topic.ranks, rest[:, None]))
+        return -sum_over_pooled_runs(np.where(topic.retrieved, topic.ranks, rest[:, None]))

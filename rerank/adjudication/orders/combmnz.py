@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.adjudication.orders.base import StaticOrder, sum_over_runs
+from rerank.adjudication.orders.base import StaticOrder, sum_over_pooled_runs
 from rerank.adjudication.pools import Floats, PooledTopic
 
 
@@ -25,4 +25,6 @@ class Combmnz(StaticOrder):
         """Return the CombMNZ score of each document, (docs,)."""
         # (runs, docs); a run without documents has no entries, so the lower bound of its length only avoids 0 / 0
         similarity = 1 - (topic.ranks - 1) / np.maximum(topic.lengths, 1)[:, None]
-        return np.asarray(topic.retrieved.sum(axis=0) * sum_over_runs(np.where(topic.retrieved, similarity, 0.0)))
+        return np.asarray(
+            topic.retrieved.sum(axis=0) * sum_over_pooled_runs(np.where(topic.retrieved, similarity, 0.0))
+        )

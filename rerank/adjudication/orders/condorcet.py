@@ -24,7 +24,7 @@ class Condorcet(StaticOrder):
 
     def scores(self, topic: PooledTopic) -> Floats:
         """Return the negated position in the path, (docs,)."""
-        beats = majorities(topic)
+        beats = condorcet_majorities(topic)
         path = np.zeros(0, dtype=np.int64)
         for doc in range(len(topic)):
             # insert before the first document of the path that it beats
@@ -35,7 +35,7 @@ class Condorcet(StaticOrder):
         return scores
 
 
-def majorities(topic: PooledTopic) -> Bools:
+def condorcet_majorities(topic: PooledTopic) -> Bools:
     """Return whether more runs rank the first document above the second than the reverse, (docs, docs)."""
     votes = np.zeros((len(topic), len(topic)), dtype=np.int32)
     for row in np.where(topic.retrieved, topic.ranks, np.iinfo(np.int64).max):

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.adjudication.orders.base import StaticOrder, sum_over_runs
+from rerank.adjudication.orders.base import StaticOrder, sum_over_pooled_runs
 from rerank.adjudication.pools import Floats, PooledTopic
 
 
@@ -20,4 +20,4 @@ class Dcg(StaticOrder):
     def scores(self, topic: PooledTopic) -> Floats:
         """Return the sum of the discounts of each document, (docs,)."""
         # (runs, docs) terms; the lower bound avoids 1 / log2(1) for documents that a run lacks, which are masked
-        return sum_over_runs(np.where(topic.retrieved, 1 / np.log2(np.maximum(topic.ranks, 1) + 1), 0.0))
+        return sum_over_pooled_runs(np.where(topic.retrieved, 1 / np.log2(np.maximum(topic.ranks, 1) + 1), 0.0))

@@ -37,7 +37,7 @@ class Hedge(AdaptiveOrder):
 
     def begin(self, topic: PooledTopic) -> HedgeState:
         """Return the state without losses."""
-        return HedgeState(gains(topic), float(np.log(self.beta)))
+        return HedgeState(hedge_gains(topic), float(np.log(self.beta)))
 
 
 class HedgeState:
@@ -65,7 +65,7 @@ class HedgeState:
         self._losses += (-0.5 if relevant else 0.5) * self._gain[:, doc]
 
 
-def gains(topic: PooledTopic) -> Floats:
+def hedge_gains(topic: PooledTopic) -> Floats:
     """Compute the gains g(d, s) of `Hedge`, (runs, docs)."""
     from scipy.special import gammaln
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from rerank.adjudication.orders.base import StaticOrder, sum_over_runs
+from rerank.adjudication.orders.base import StaticOrder, sum_over_pooled_runs
 from rerank.adjudication.orders.base.rank_biased import RankBiasedWeights
 from rerank.adjudication.pools import Floats, PooledTopic
 
@@ -21,4 +21,4 @@ class RbpA(RankBiasedWeights, StaticOrder):
 
     def scores(self, topic: PooledTopic) -> Floats:
         """Return the sum of weights of each document, (docs,)."""
-        return sum_over_runs(self.weights(topic))
+        return sum_over_pooled_runs(self.weights(topic))

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rerank.adjudication.orders.base import StaticOrder, sum_over_runs
+from rerank.adjudication.orders.base import StaticOrder, sum_over_pooled_runs
 from rerank.adjudication.pools import Floats, PooledTopic
 
 
@@ -26,4 +26,4 @@ class Rrf(StaticOrder):
     def scores(self, topic: PooledTopic) -> Floats:
         """Return the fused score of each document, (docs,)."""
         # (runs, docs) terms; documents that a run lacks have rank 0 and are masked
-        return sum_over_runs(np.where(topic.retrieved, 1 / (self.k + np.maximum(topic.ranks, 1)), 0.0))
+        return sum_over_pooled_runs(np.where(topic.retrieved, 1 / (self.k + np.maximum(topic.ranks, 1)), 0.0))

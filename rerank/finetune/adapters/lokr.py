@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rerank.finetune.adapters.base.peft_methods import PeftAdapter
-from rerank.finetune.adapters.base.targets import LinearTargets, require_at_least
+from rerank.finetune.adapters.base.targets import LinearTargets, require_adapter_option_at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,8 @@ class Lokr(LinearTargets, PeftAdapter):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        require_at_least("r", self.r, 1)
-        require_at_least("alpha", 1 if self.alpha is None else self.alpha, 1)
+        require_adapter_option_at_least("r", self.r, 1)
+        require_adapter_option_at_least("alpha", 1 if self.alpha is None else self.alpha, 1)
 
     def config(self, model: Any, seed: int) -> Any:
         """Return peft's configuration of LoKr for the model."""
@@ -47,13 +47,13 @@ class Lokr(LinearTargets, PeftAdapter):
 
     def _count(self, rows: int, columns: int) -> int:
         # C has the smaller factors of both sides as its shape, D the larger ones.
-        (c_rows, d_rows), (c_columns, d_columns) = _split(rows), _split(columns)
+        (c_rows, d_rows), (c_columns, d_columns) = _split_kronecker_factors(rows), _split_kronecker_factors(columns)
         is_full = self.r >= max(d_rows, d_columns) / 2
         d_size = d_rows * d_columns if is_full else self.r * (d_rows + d_columns)
         return c_rows * c_columns + d_size
 
 
-def _split(size: int) -> tuple[int, int]:
+def _split_kronecker_factors(size: int) -> tuple[int, int]:
     """Return the two factors of a number that are closest to each other, the smaller first."""
     smaller = next(divisor for divisor in range(math.isqrt(size), 0, -1) if size % divisor == 0)
     return smaller, size // smaller

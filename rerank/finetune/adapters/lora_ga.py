@@ -41,12 +41,12 @@ class LoraGa(ResidualBaseLora):
             UsageError: A matrix has fewer than 2 r singular directions, or is quantised.
             BackendError: The loss depends on none of the matrices, or a gradient is not finite.
         """
-        from rerank.finetune.adapters.base.gradients import compute_gradients
+        from rerank.finetune.adapters.base.gradients import compute_mean_loss_gradients
 
         ranks = self.ranks(model)
         # A0 takes the first r singular directions of the gradient, B0 the next r.
         require_ranks_fit("2 r", {name: 2 * rank for name, rank in ranks.items()}, self.shapes(model))
-        gradients = compute_gradients(model, list(ranks), calibrate)
+        gradients = compute_mean_loss_gradients(model, list(ranks), calibrate)
         # peft reads the gradient from this attribute. `peft.preprocess_loraga` would divide the mean over batches, and
         # thereby B0, by the number of batches once more.
         modules = {name: model.get_submodule(name) for name, gradient in gradients.items() if gradient.any()}

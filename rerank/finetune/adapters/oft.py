@@ -8,7 +8,11 @@ from typing import Any, ClassVar
 
 from rerank.errors import UsageError
 from rerank.finetune.adapters.base.peft_methods import PeftAdapter
-from rerank.finetune.adapters.base.targets import LinearTargets, require_at_least, require_fraction
+from rerank.finetune.adapters.base.targets import (
+    LinearTargets,
+    require_adapter_fraction,
+    require_adapter_option_at_least,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +36,8 @@ class Oft(LinearTargets, PeftAdapter):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        require_at_least("block", self.block, 2)
-        require_fraction("dropout", self.dropout)
+        require_adapter_option_at_least("block", self.block, 2)
+        require_adapter_fraction("dropout", self.dropout)
 
     def config(self, model: Any, seed: int) -> Any:
         """Return peft's configuration of OFT for the model.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rerank.finetune.adapters.base.peft_methods import ResidualBaseLora
-from rerank.finetune.adapters.base.targets import require_at_least, require_ranks_fit
+from rerank.finetune.adapters.base.targets import require_adapter_option_at_least, require_ranks_fit
 from rerank.finetune.components import CalibrationBatches
 
 
@@ -32,7 +32,7 @@ class Pissa(ResidualBaseLora):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        require_at_least("niter", self.niter, 0)
+        require_adapter_option_at_least("niter", self.niter, 0)
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
         """Return the model with PiSSA's factors and the residual base weights.

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rerank.finetune.adapters.base.peft_methods import PeftAdapter
-from rerank.finetune.adapters.base.targets import LinearTargets, require_at_least, require_fraction
+from rerank.finetune.adapters.base.targets import (
+    LinearTargets,
+    require_adapter_fraction,
+    require_adapter_option_at_least,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +37,8 @@ class Vera(LinearTargets, PeftAdapter):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        require_at_least("r", self.r, 1)
-        require_fraction("dropout", self.dropout)
+        require_adapter_option_at_least("r", self.r, 1)
+        require_adapter_fraction("dropout", self.dropout)
 
     def config(self, model: Any, seed: int) -> Any:
         """Return peft's configuration of VeRA for the model."""

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from rerank.errors import DataError, UsageError
 from rerank.finetune.inspection.checkpoint_reader import CheckpointReader
-from rerank.finetune.inspection.folders import new_folder
+from rerank.finetune.inspection.folders import new_merge_folder
 from rerank.finetune.inspection.inspected_model import InspectedModel
-from rerank.finetune.inspection.weight_changes import factors_of, is_plain_lora, lora_scaling
+from rerank.finetune.inspection.weight_changes import is_plain_lora, lora_scaling, names_of_lora_factors
 from rerank.judges.attention.heads import HeadList, read_heads
 from rerank.models.adapters import HEADS, PROMPT, SETTINGS
 
@@ -49,7 +49,7 @@ class _Shard:
         return lora_scaling(self.config, module, self.stored.shape(self.modules[module]["A"])[0])
 
 
-def average_core(adapters: Sequence[InspectedModel], out: Path) -> int:
+def average_adapter_cores(adapters: Sequence[InspectedModel], out: Path) -> int:
     """Average adapters with the same B, such as LoRA-SB adapters trained on shards.
 
     A LoRA-SB adapter is saved as B and A = (R - R0) A0, with the same B, R0 and A0 in all adapters, so the mean of A
@@ -66,7 +66,7 @@ def average_core(adapters: Sequence[InspectedModel], out: Path) -> int:
         UsageError: There are fewer than two adapters, or one is not a plain LoRA.
         DataError: The adapters differ in more than A, in the base model, in the method or in the heads.
     """
-    shards = _shards(adapters)
+    shards = _open_averaged_adapters(adapters)
     first = shards[0]
     averaged: dict[str, Tensor] = {}
     for module, keys in first.modules.items():
@@ -79,20 +79,20 @@ def average_core(adapters: Sequence[InspectedModel], out: Path) -> int:
                     remedy="Train shards with basis = FOLDER of one LoRA-SB adapter, or use --concatenate: averaging "
                     "both A and B does not give the mean of their products",
                 )
-        averaged[keys["A"]] = _mean([shard.factor(module, "A") for shard in shards])
+        averaged[keys["A"]] = _mean_adapter_tensor([shard.factor(module, "A") for shard in shards])
         averaged[keys["B"]] = b
-    _write(out, first.config, averaged, shards)
+    _write_averaged_weights(out, first.config, averaged, shards)
     return len(first.modules)
 
 
-def concatenate(adapters: Sequence[InspectedModel], out: Path) -> int:
+def concatenate_adapter_factors(adapters: Sequence[InspectedModel], out: Path) -> int:
     """Concatenate the factors of adapters: B = [B_1 .. B_n], A = [s_1 A_1 .. s_n A_n] / n, with scale 1.
 
     The result equals the mean of the weight changes up to rounding; its rank is the sum of the ranks.
 
     Args:
         adapters: Two or more adapters.
-        out: New folder for a plain LoRA adapter, with the same further files as in `average_core`.
+        out: New folder for a plain LoRA adapter, with the same further files as in `average_adapter_cores`.
 
     Returns:
         Number of adapted matrices.
@@ -103,7 +103,7 @@ def concatenate(adapters: Sequence[InspectedModel], out: Path) -> int:
     """
     import torch
 
-    shards = _shards(adapters)
+    shards = _open_averaged_adapters(adapters)
     first, joined, ranks = shards[0], dict[str, "Tensor"](), dict[str, int]()
     for module, keys in first.modules.items():
         a = [shard.factor(module, "A") * (shard.scale(module) / len(shards)) for shard in shards]
@@ -119,11 +119,11 @@ def concatenate(adapters: Sequence[InspectedModel], out: Path) -> int:
     config = dataclasses.replace(
         first.config, r=rank, lora_alpha=rank, rank_pattern=pattern, alpha_pattern=dict(pattern), use_rslora=False
     )
-    _write(out, config, joined, shards)
+    _write_averaged_weights(out, config, joined, shards)
     return len(ranks)
 
 
-def _shards(adapters: Sequence[InspectedModel]) -> list[_Shard]:
+def _open_averaged_adapters(adapters: Sequence[InspectedModel]) -> list[_Shard]:
     """Open the adapters and check that they can be combined."""
     if len(adapters) < 2:
         raise UsageError(
@@ -138,7 +138,7 @@ def _shards(adapters: Sequence[InspectedModel]) -> list[_Shard]:
                 expected="plain or rank-stabilised LoRA, or LoRA-SB",
                 remedy="Merge it into its model: rerank merge ADAPTER --out FOLDER",
             )
-        shards.append(_Shard(adapter.folder, adapter.config, stored, factors_of(stored)))
+        shards.append(_Shard(adapter.folder, adapter.config, stored, names_of_lora_factors(stored)))
     for other, subject in zip(shards[1:], adapters[1:], strict=True):
         if other.modules.keys() != shards[0].modules.keys():
             module = min(other.modules.keys() ^ shards[0].modules.keys())
@@ -151,11 +151,11 @@ def _shards(adapters: Sequence[InspectedModel]) -> list[_Shard]:
                 f"{shards[0].folder} was trained on {adapters[0].base}, {other.folder} on {subject.base}",
                 expected="adapters of the same base model",
             )
-        _check_use(shards[0].folder, other.folder)
+        _check_adapters_share_use(shards[0].folder, other.folder)
     return shards
 
 
-def _check_use(first: Path, other: Path) -> None:
+def _check_adapters_share_use(first: Path, other: Path) -> None:
     """Check that method and prompt of two adapters are the same; otherwise the mean could be used with neither."""
     for name in _USE:
         texts = [(folder / name).read_bytes() if (folder / name).is_file() else b"" for folder in (first, other)]
@@ -166,7 +166,7 @@ def _check_use(first: Path, other: Path) -> None:
             )
 
 
-def _mean(tensors: Sequence[Tensor]) -> Tensor:
+def _mean_adapter_tensor(tensors: Sequence[Tensor]) -> Tensor:
     """Return the mean of tensors, summed in float64."""
     total = tensors[0].double()
     for tensor in tensors[1:]:
@@ -195,7 +195,7 @@ def _mean_heads(paths: Sequence[Path]) -> HeadList | None:
                 f"{paths[0]} and {path} list different heads or models",
                 expected="adapters with the same heads of the same model",
             )
-    weights = {head: sum(_weight(heads, head) for heads in lists) / len(lists) for head in first.heads}
+    weights = {head: sum(_normalised_head_weight(heads, head) for heads in lists) / len(lists) for head in first.heads}
     order = sorted(first.heads, key=lambda head: -weights[head])
     return dataclasses.replace(
         first,
@@ -205,21 +205,21 @@ def _mean_heads(paths: Sequence[Path]) -> HeadList | None:
     )
 
 
-def _weight(heads: HeadList, head: tuple[int, int]) -> float:
+def _normalised_head_weight(heads: HeadList, head: tuple[int, int]) -> float:
     """Return the weight of a head, normalised to sum 1 over heads."""
     if not heads.weights:
         return 1 / len(heads.heads)
     return heads.weights[heads.heads.index(head)] / sum(heads.weights)
 
 
-def _write(out: Path, config: Any, tensors: Mapping[str, Tensor], shards: Sequence[_Shard]) -> None:
+def _write_averaged_weights(out: Path, config: Any, tensors: Mapping[str, Tensor], shards: Sequence[_Shard]) -> None:
     """Write an adapter in the format of PEFT, with the data type of the first adapter."""
     from safetensors.torch import save_file
 
     first = shards[0]
     heads = _mean_heads([shard.folder / HEADS for shard in shards])
     converted = {key: tensor.to(first.stored.dtype(key)).contiguous() for key, tensor in tensors.items()}
-    with new_folder(out) as folder:
+    with new_merge_folder(out) as folder:
         save_file(converted, folder / _WEIGHTS, metadata={"format": "pt"})
         for name in _USE:
             if (first.folder / name).is_file():

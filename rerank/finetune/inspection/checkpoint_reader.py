@@ -33,7 +33,8 @@ class CheckpointReader:
     def __init__(self, folder: Path) -> None:
         """Read the headers of the files."""
         self.folder = folder
-        self._files = {name: file for file in map(_open, _files(folder)) for name in file.keys()}  # noqa: SIM118
+        files = map(_open_checkpoint_file, _checkpoint_files(folder))
+        self._files = {name: file for file in files for name in file.keys()}  # noqa: SIM118
 
     def __iter__(self) -> Iterator[str]:
         """Yield the names of the tensors in alphabetical order."""
@@ -45,7 +46,7 @@ class CheckpointReader:
 
     def dtype(self, name: str) -> Any:
         """Return the stored data type of a tensor."""
-        with _read_errors(self.folder):
+        with _checkpoint_read_errors(self.folder):
             return self._files[name].get_slice(name)[:0].dtype
 
     def find(self, name: str) -> str | None:
@@ -54,14 +55,16 @@ class CheckpointReader:
         The prefix of the model may be missing or added. An output matrix that is shared with the embeddings is found
         under their name.
         """
-        stored = [spelling for spelling in _spellings(name) if spelling in self._files]
+        stored = [spelling for spelling in _spellings_of_checkpoint_tensor(name) if spelling in self._files]
         if not stored and name.endswith(_HEADS):
             stored = [embedding for embedding in self if embedding.endswith(_EMBEDDINGS)]
         return stored[0] if stored else None
 
     def has(self, prefix: str) -> bool:
         """Return whether the name of any tensor starts with ``prefix``, with or without the prefix of the model."""
-        return any(name.startswith(spelling) for spelling in _spellings(prefix) for name in self._files)
+        return any(
+            name.startswith(spelling) for spelling in _spellings_of_checkpoint_tensor(prefix) for name in self._files
+        )
 
     def read(self, name: str) -> Tensor:
         """Read a tensor, in float32.
@@ -69,7 +72,7 @@ class CheckpointReader:
         Raises:
             DataError: The file is damaged, or the tensor has an integer type, such as quantised weights.
         """
-        with _read_errors(self.folder):
+        with _checkpoint_read_errors(self.folder):
             tensor: Tensor = self._files[name].get_tensor(name)
         if not tensor.is_floating_point():
             raise DataError(
@@ -80,13 +83,13 @@ class CheckpointReader:
         return tensor.float()
 
 
-def _spellings(name: str) -> list[str]:
+def _spellings_of_checkpoint_tensor(name: str) -> list[str]:
     """Return a tensor name with and without the prefixes of models."""
     without = [name.removeprefix(prefix) for prefix in _PREFIXES if name.startswith(prefix)]
     return [name, *(prefix + name for prefix in _PREFIXES), *without]
 
 
-def _files(folder: Path) -> list[Path]:
+def _checkpoint_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a model; if there is an index, other files may hold a second copy."""
     if folder.is_file():
         return [folder]
@@ -106,16 +109,16 @@ def _files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def _open(path: Path) -> Any:
+def _open_checkpoint_file(path: Path) -> Any:
     """Open a file that is mapped into memory."""
     from safetensors import safe_open
 
-    with _read_errors(path):
+    with _checkpoint_read_errors(path):
         return safe_open(path, framework="pt")
 
 
 @contextmanager
-def _read_errors(path: Path) -> Iterator[None]:
+def _checkpoint_read_errors(path: Path) -> Iterator[None]:
     """Convert errors of reading a file into a `DataError`."""
     from safetensors import SafetensorError
 

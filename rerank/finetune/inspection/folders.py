@@ -10,7 +10,7 @@ from rerank.errors import MissingResourceError, StorageError, UsageError
 from rerank.io import atomic_folder
 
 
-def check_new_folder(folder: Path) -> None:
+def check_new_merge_folder(folder: Path) -> None:
     """Check that a folder can be created, before the work that fills it.
 
     Raises:
@@ -32,7 +32,7 @@ def check_new_folder(folder: Path) -> None:
 
 
 @contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
+def new_merge_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder that is renamed to its final name at the end, and removed after an error.
 
     Raises:
@@ -40,7 +40,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         MissingResourceError: The parent folder does not exist.
         StorageError: The folder cannot be written.
     """
-    check_new_folder(folder)
+    check_new_merge_folder(folder)
     try:
         with atomic_folder.new_folder(folder) as draft:
             yield draft

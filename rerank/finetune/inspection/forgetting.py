@@ -148,7 +148,7 @@ class ForgettingReport:
         return {"texts": [asdict(row) for row in self.texts], "items": [asdict(row) for row in self.items]}
 
 
-def load_material(docs: int = 48) -> ForgettingMaterial:
+def load_forgetting_material(docs: int = 48) -> ForgettingMaterial:
     """Load the shipped texts and sentences, and ``docs`` docstrings of the standard library.
 
     Raises:
@@ -166,7 +166,7 @@ def load_material(docs: int = 48) -> ForgettingMaterial:
     )
 
 
-def measure_likelihoods(
+def measure_forgetting_likelihoods(
     model: Any, tokenizer: Any, material: ForgettingMaterial, *, advance: Callable[[int], None] | None = None
 ) -> MeasuredLikelihoods:
     """Compute the log-likelihoods of texts and endings.
@@ -181,15 +181,17 @@ def measure_likelihoods(
         BackendError: A log-likelihood is not finite.
     """
     limit = min(material.tokens, stated_context_size(model, tokenizer) or material.tokens)
-    rows = [_ids(tokenizer, text)[:limit] for _, text in material.texts]
-    prompts = [row[:1] for row in rows] + [_ids(tokenizer, item.start) for item in material.items]
-    texts = [[row[1:]] for row in rows] + [_endings(tokenizer, item) for item in material.items]
+    rows = [_token_ids_of_material(tokenizer, text)[:limit] for _, text in material.texts]
+    prompts = [row[:1] for row in rows] + [_token_ids_of_material(tokenizer, item.start) for item in material.items]
+    texts = [[row[1:]] for row in rows] + [_ending_ids_of_sentence(tokenizer, item) for item in material.items]
     likelihoods: list[list[float]] = [[] for _ in prompts]
     # Longest first, so that the sequences of a batch have similar lengths.
     order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]) - len(texts[index][0]))
     for start in range(0, len(order), _BATCH):
         batch = order[start : start + _BATCH]
-        values = _log_likelihoods(model, [prompts[index] for index in batch], [texts[index] for index in batch])
+        values = _forgetting_log_likelihoods(
+            model, [prompts[index] for index in batch], [texts[index] for index in batch]
+        )
         for index, row in zip(batch, values, strict=True):
             if not all(map(math.isfinite, row)):
                 raise BackendError(
@@ -206,7 +208,7 @@ def measure_likelihoods(
     )
 
 
-def compare_likelihoods(
+def compare_forgetting_likelihoods(
     before: MeasuredLikelihoods, after: MeasuredLikelihoods, material: ForgettingMaterial
 ) -> ForgettingReport:
     """Compare the likelihoods of two models.
@@ -223,10 +225,12 @@ def compare_likelihoods(
     of_source = {name: [index for index, source in measured if source == name] for name in sources}
     of_kind = {name: [index for index, item in enumerate(material.items) if item.kind == name] for name in kinds}
     return ForgettingReport(
-        texts=tuple(_compare_texts(name, indices, before, after) for name, indices in of_source.items() if indices),
+        texts=tuple(
+            _compare_forgotten_texts(name, indices, before, after) for name, indices in of_source.items() if indices
+        ),
         items=(
-            *(_compare_sentences(name, indices, before, after) for name, indices in of_kind.items()),
-            _compare_sentences("all", list(range(len(material.items))), before, after),
+            *(_compare_forgotten_sentences(name, indices, before, after) for name, indices in of_kind.items()),
+            _compare_forgotten_sentences("all", list(range(len(material.items))), before, after),
         ),
     )
 
@@ -249,7 +253,7 @@ def measure_forgetting(
     options = options or BackendOptions()
     if options.adapter:
         raise UsageError(f"The adapter {options.adapter!r} and {subject.folder}", expected="only one of them")
-    material = load_material()
+    material = load_forgetting_material()
     results = []
     for after in (False, True):
         adapted = after and subject.kind != FULL
@@ -257,19 +261,19 @@ def measure_forgetting(
             dtype=options.dtype, device=options.device, adapter=str(subject.folder) if adapted else ""
         )
         model, tokenizer, _ = load(subject.folder if after and not adapted else subject.base, loading)
-        results.append(measure_likelihoods(model, tokenizer, material, advance=advance))
+        results.append(measure_forgetting_likelihoods(model, tokenizer, material, advance=advance))
         del model
         gc.collect()  # models contain reference cycles, and the next one needs the memory
-    return compare_likelihoods(results[0], results[1], material)
+    return compare_forgetting_likelihoods(results[0], results[1], material)
 
 
-def count_items() -> int:
+def count_forgetting_items() -> int:
     """Return the number of texts and sentences."""
-    material = load_material()
+    material = load_forgetting_material()
     return len(material.texts) + len(material.items)
 
 
-def _log_likelihoods(
+def _forgetting_log_likelihoods(
     model: Any, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[Sequence[int]]]
 ) -> list[list[float]]:
     from rerank.lm.log_likelihood import compute_log_likelihoods
@@ -278,14 +282,14 @@ def _log_likelihoods(
         return compute_log_likelihoods(model, prompts, texts)
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
+def _token_ids_of_material(tokenizer: Any, text: str) -> list[int]:
     """Return token ids, starting with the begin-of-text token if the tokenizer adds one."""
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     first: list[int] = tokenizer(text)["input_ids"][:1]
     return [*first, *ids] if first == [tokenizer.bos_token_id] != ids[:1] else ids
 
 
-def _endings(tokenizer: Any, item: SentenceItem) -> list[Sequence[int]]:
+def _ending_ids_of_sentence(tokenizer: Any, item: SentenceItem) -> list[Sequence[int]]:
     """Return the token ids of the endings of a sentence."""
 
     def plain(text: str) -> tuple[int, ...]:
@@ -294,7 +298,7 @@ def _endings(tokenizer: Any, item: SentenceItem) -> list[Sequence[int]]:
     return [tokenize_after(plain, item.start, f" {end}") for end in item.ends]
 
 
-def _compare_texts(
+def _compare_forgotten_texts(
     source: str, indices: Sequence[int], before: MeasuredLikelihoods, after: MeasuredLikelihoods
 ) -> TextComparison:
     tokens = [before.texts[index][1] for index in indices]
@@ -313,7 +317,7 @@ def _compare_texts(
     )
 
 
-def _compare_sentences(
+def _compare_forgotten_sentences(
     kind: str, indices: Sequence[int], before: MeasuredLikelihoods, after: MeasuredLikelihoods
 ) -> SentenceComparison:
     margins = np.array([[before.margins[index], after.margins[index]] for index in indices])

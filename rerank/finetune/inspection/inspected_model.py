@@ -55,14 +55,14 @@ def open_inspected_model(name: str, model: str = "") -> InspectedModel:
     """
     folder = Path(name).expanduser()
     if folder.is_dir() and not (folder / _SETTINGS).is_file():
-        folder, kind, written = _model_folder(folder), FULL, {}
+        folder, kind, written = _folder_of_inspected_model(folder), FULL, {}
     else:
         folder = adapter_folder(str(folder) if folder.is_dir() else name)
-        written = _settings(folder)
+        written = _adapter_settings_file(folder)
         kind = str(written.get("peft_type", ""))
     if model:
         return InspectedModel(folder=folder, base=resolve_model_folder(model), kind=kind)
-    named, revision = _named_base(folder, written)
+    named, revision = _base_named_by_adapter(folder, written)
     if not named:
         raise UsageError(f"{name!r} does not name its base model", remedy="Name it with --model")
     try:
@@ -120,7 +120,7 @@ def read_adapter_config(folder: Path) -> Any:
         ) from error
 
 
-def _model_folder(folder: Path) -> Path:
+def _folder_of_inspected_model(folder: Path) -> Path:
     """Check that a folder without an adapter contains a model."""
     if not (folder / "config.json").is_file():
         raise MissingResourceError(
@@ -131,7 +131,7 @@ def _model_folder(folder: Path) -> Path:
     return resolve_model_folder(f"{folder}")
 
 
-def _named_base(folder: Path, settings: dict[str, Any]) -> tuple[str, str]:
+def _base_named_by_adapter(folder: Path, settings: dict[str, Any]) -> tuple[str, str]:
     """Return base model and revision as named in the folder: by our settings, otherwise by PEFT's."""
     ours = read_adapter_settings(folder)
     if ours is not None:
@@ -143,7 +143,7 @@ def _named_base(folder: Path, settings: dict[str, Any]) -> tuple[str, str]:
     return (here[0], "") if here else (named, str(settings.get("revision") or ""))
 
 
-def _settings(folder: Path) -> dict[str, Any]:
+def _adapter_settings_file(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads((folder / _SETTINGS).read_text("utf-8"))
     except (OSError, ValueError) as error:

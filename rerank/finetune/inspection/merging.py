@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from rerank.errors import UsageError, shorten
 from rerank.finetune.inspection import spectra
 from rerank.finetune.inspection.checkpoint_reader import CheckpointReader
-from rerank.finetune.inspection.folders import check_new_folder, new_folder
+from rerank.finetune.inspection.folders import check_new_merge_folder, new_merge_folder
 from rerank.finetune.inspection.inspected_model import FULL, InspectedModel
-from rerank.finetune.inspection.weight_changes import check_layers
+from rerank.finetune.inspection.weight_changes import check_adapter_layers
 from rerank.judges.attention.heads import BESIDE, read_heads
 from rerank.lm.loading import load, named_errors, quiet
 from rerank.models.adapters import HEADS, PROMPT, SETTINGS
@@ -131,25 +131,25 @@ def merge_adapter(subject: InspectedModel, out: Path, options: MergeOptions | No
         RerankError: Loading or writing fails.
     """
     options = options or MergeOptions()
-    check_new_folder(out)
+    check_new_merge_folder(out)
     base = CheckpointReader(subject.base)
-    model, tokenizer = _loaded(subject, base, options)
-    dtype = _dtype(subject.base, options.dtype)
+    model, tokenizer = _load_model_to_merge(subject, base, options)
+    dtype = _dtype_of_merged_weights(subject.base, options.dtype)
     rows: list[IntruderReduction] = []
     squares = [0.0, 0.0]  # squared norms of the rounding errors, and of the changes
     changed = 0
-    for name, parameter, weight in _differing(model, base):
+    for name, parameter, weight in _merged_parameters_that_differ(model, base):
         changed += 1
         if options.reduce is not None and parameter.ndim == 2:
-            rows.append(_reduce(name, parameter, weight, options))
+            rows.append(_reduce_intruder_dimensions(name, parameter, weight, options))
         squares[0] += float((parameter.data - parameter.data.to(dtype).float()).norm()) ** 2
         squares[1] += float((parameter.data - weight).norm()) ** 2
-    with quiet(), new_folder(out) as folder:
+    with quiet(), new_merge_folder(out) as folder:
         model.to(dtype).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         description = {"base": str(subject.base), "trained": str(subject.folder), **asdict(options)}
         (folder / MARKER).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-        _copy_settings(subject.folder, folder)
+        _copy_adapter_settings_to_merge(subject.folder, folder)
     return MergeResult(
         out=out,
         dtype=str(dtype).removeprefix("torch."),
@@ -159,7 +159,7 @@ def merge_adapter(subject: InspectedModel, out: Path, options: MergeOptions | No
     )
 
 
-def _copy_settings(trained: Path, folder: Path) -> None:
+def _copy_adapter_settings_to_merge(trained: Path, folder: Path) -> None:
     """Copy method, prompt, limits and heads from the folder of the adapter or the unreduced model, if it has them."""
     for name in (SETTINGS, PROMPT):
         if (trained / name).is_file():
@@ -170,7 +170,7 @@ def _copy_settings(trained: Path, folder: Path) -> None:
         replace(heads, model={"model": heads.model.get("model", ""), "weights": BESIDE}).write(folder / HEADS)
 
 
-def _loaded(subject: InspectedModel, base: CheckpointReader, options: MergeOptions) -> tuple[Any, Any]:
+def _load_model_to_merge(subject: InspectedModel, base: CheckpointReader, options: MergeOptions) -> tuple[Any, Any]:
     """Load the trained model in float32, and its tokenizer."""
     if subject.kind == FULL:
         if options.reduce is None:
@@ -182,11 +182,11 @@ def _loaded(subject: InspectedModel, base: CheckpointReader, options: MergeOptio
         return model, tokenizer
     from rerank.finetune.inspection.peft_merging import merge_with_peft
 
-    check_layers(CheckpointReader(subject.folder / "adapter_model.safetensors"), base)
+    check_adapter_layers(CheckpointReader(subject.folder / "adapter_model.safetensors"), base)
     return merge_with_peft(subject)
 
 
-def _differing(model: Any, base: CheckpointReader) -> Iterator[tuple[str, Any, Tensor]]:
+def _merged_parameters_that_differ(model: Any, base: CheckpointReader) -> Iterator[tuple[str, Any, Tensor]]:
     """Yield name, parameter and weight before training of the parameters that differ from the base model."""
     for name, parameter in model.named_parameters():
         stored = base.find(name)
@@ -195,16 +195,18 @@ def _differing(model: Any, base: CheckpointReader) -> Iterator[tuple[str, Any, T
             yield name, parameter, weight
 
 
-def _reduce(name: str, parameter: Any, weight: Tensor, options: MergeOptions) -> IntruderReduction:
+def _reduce_intruder_dimensions(name: str, parameter: Any, weight: Tensor, options: MergeOptions) -> IntruderReduction:
     """Reduce the intruder dimensions of one parameter in place."""
     factor = 1.0 if options.reduce is None else options.reduce
     before, after = weight.to(options.device), parameter.data.to(options.device)
-    reduced, count, left = spectra.shrink_intruders(before, after, factor, top=options.top, epsilon=options.epsilon)
+    reduced, count, left = spectra.shrink_intruder_dimensions(
+        before, after, factor, top=options.top, epsilon=options.epsilon
+    )
     parameter.data.copy_(reduced)
     return IntruderReduction(name=name.removesuffix(".weight"), before=count, after=left)
 
 
-def _dtype(base: Path, name: str) -> Any:
+def _dtype_of_merged_weights(base: Path, name: str) -> Any:
     """Return the torch data type of the written weights."""
     import torch
     import transformers

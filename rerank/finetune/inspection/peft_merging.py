@@ -33,7 +33,7 @@ def merge_with_peft(subject: InspectedModel) -> tuple[Any, Any]:
             expected="an adapter that changes weights, such as LoRA",
         )
     model, tokenizer, _ = load(subject.base, BackendOptions(dtype="float32", device="cpu"))
-    wrapped: Any = attach_adapter(model, subject.folder)
+    wrapped: Any = attach_peft_adapter(model, subject.folder)
     try:
         with quiet(), _suppress_peft_warnings():
             untie(wrapped)
@@ -46,7 +46,7 @@ def merge_with_peft(subject: InspectedModel) -> tuple[Any, Any]:
         ) from error
 
 
-def attach_adapter(model: Any, folder: Path) -> Any:
+def attach_peft_adapter(model: Any, folder: Path) -> Any:
     """Load an adapter onto a model with PEFT.
 
     Raises:

@@ -48,7 +48,7 @@ def plot_inspection(inspection: Inspection, path: str | Path) -> None:
         raise UsageError("No matrix was changed, so there is nothing to draw", remedy="Omit --plot")
     from matplotlib.figure import Figure
 
-    layers, kinds, positions = _grid(inspection.rows)
+    layers, kinds, positions = _inspection_grid(inspection.rows)
     fields: list[tuple[str, Callable[[MatrixReport], float | None], str]] = [
         (
             "size of the change, % of the matrix",
@@ -61,17 +61,17 @@ def plot_inspection(inspection: Inspection, path: str | Path) -> None:
         fields.append((f"intruders in the first {inspection.options.top}", lambda row: row.intruders, ".0f"))
     width = len(fields) * max(2.6, 0.62 * len(kinds) + 1.2)
     figure = Figure(figsize=(min(20.0, width), min(16.0, 1.9 + 0.24 * len(layers))), layout="constrained")
-    figure.suptitle(f"{_short(inspection.subject.folder.name)} ({inspection.subject.kind})", fontsize=10)
+    figure.suptitle(f"{_shorten_matrix_name(inspection.subject.folder.name)} ({inspection.subject.kind})", fontsize=10)
     for axes, (title, value, form) in zip(np.atleast_1d(figure.subplots(1, len(fields))), fields, strict=True):
         table = np.full((len(layers), len(kinds)), np.nan)
         for row, position in zip(inspection.rows, positions, strict=True):
             cell = value(row)
             table[position] = np.nan if cell is None else cell
-        _draw(figure, axes, table, (title, form), (layers, kinds))
-    _save(figure, Path(path))
+        _draw_inspection_map(figure, axes, table, (title, form), (layers, kinds))
+    _save_inspection_figure(figure, Path(path))
 
 
-def _grid(rows: Sequence[MatrixReport]) -> tuple[list[str], list[str], list[tuple[int, int]]]:
+def _inspection_grid(rows: Sequence[MatrixReport]) -> tuple[list[str], list[str], list[tuple[int, int]]]:
     """Return row labels, column labels, and the (row, column) of each matrix."""
     cells = []
     for row in rows:
@@ -84,7 +84,7 @@ def _grid(rows: Sequence[MatrixReport]) -> tuple[list[str], list[str], list[tupl
     return layers, kinds, [(layers.index(layer), kinds.index(kind)) for layer, kind in cells]
 
 
-def _draw(
+def _draw_inspection_map(
     figure: Any,
     axes: Any,
     table: npt.NDArray[np.float64],
@@ -112,7 +112,7 @@ def _draw(
     bar.outline.set_visible(False)
 
 
-def _save(figure: Any, path: Path) -> None:
+def _save_inspection_figure(figure: Any, path: Path) -> None:
     """Write the file without a date, so that the same figure gives the same bytes."""
     form, drawn = path.suffix.lower().removeprefix("."), io.BytesIO()
     dateless = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
@@ -123,6 +123,6 @@ def _save(figure: Any, path: Path) -> None:
         raise StorageError(f"{path} cannot be written: {error.strerror}", remedy="Free disk space") from error
 
 
-def _short(name: str, limit: int = 60) -> str:
+def _shorten_matrix_name(name: str, limit: int = 60) -> str:
     """Return the end of a long name, with ``$`` escaped, which would start a formula."""
     return (name if len(name) <= limit else f"…{name[1 - limit :]}").replace("$", r"\$")

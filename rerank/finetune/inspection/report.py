@@ -11,7 +11,7 @@ from rerank.errors import UsageError
 from rerank.finetune.inspection import spectra
 from rerank.finetune.inspection.checkpoint_reader import CheckpointReader
 from rerank.finetune.inspection.inspected_model import FULL, InspectedModel
-from rerank.finetune.inspection.weight_changes import WeightChange, iterate_changes, missing_modules
+from rerank.finetune.inspection.weight_changes import WeightChange, iterate_weight_changes, missing_adapter_modules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,7 @@ class Inspection:
         subject: The inspected adapter or model.
         options: The options.
         rows: Reports on the changed matrices, in the order of layers.
-        totals: Totals, as returned by `summarise`.
+        totals: Totals, as returned by `summarise_inspection`.
         notes: Warnings about the result.
     """
 
@@ -115,7 +115,7 @@ class Inspection:
         }
 
 
-def inspect_subject(subject: InspectedModel, options: InspectionOptions | None = None) -> Inspection:
+def inspect_trained_matrices(subject: InspectedModel, options: InspectionOptions | None = None) -> Inspection:
     """Inspect every matrix that training changed.
 
     Raises:
@@ -128,42 +128,46 @@ def inspect_subject(subject: InspectedModel, options: InspectionOptions | None =
     before: dict[str, list[float]] = {}
     squares = [0.0, 0.0]  # squared norms of the changes, and of the untrained matrices
     vectors = 0
-    for change in iterate_changes(subject, base):
+    for change in iterate_weight_changes(subject, base):
         if min(change.delta.shape) == 1:
             vectors += 1
             continue
-        row, values = inspect_matrix(change, options)
+        row, values = inspect_trained_matrix(change, options)
         rows.append(row)
         if values is not None and options.reduction is not None and values[0] > 0:
             before[row.name] = values
         squares[0] += row.norm**2
         squares[1] += float(change.weight.norm()) ** 2
-    totals = summarise(rows, base, options) | {"vectors": vectors}
+    totals = summarise_inspection(rows, base, options) | {"vectors": vectors}
     totals["relative"] = math.sqrt(squares[0] / squares[1]) if squares[1] else None
     if options.reduction is not None and before:
         totals["threshold"], ranks = spectra.rank_profile(before, options.reduction)
-        rows = [_with_profile(row, ranks.get(row.name)) for row in rows]
+        rows = [_matrix_with_rank_profile(row, ranks.get(row.name)) for row in rows]
     return Inspection(
-        subject=subject, options=options, rows=tuple(rows), totals=totals, notes=tuple(_notes(subject, base, rows))
+        subject=subject,
+        options=options,
+        rows=tuple(rows),
+        totals=totals,
+        notes=tuple(_inspection_notes(subject, base, rows)),
     )
 
 
-def inspect_matrix(change: WeightChange, options: InspectionOptions) -> tuple[MatrixReport, list[float] | None]:
+def inspect_trained_matrix(change: WeightChange, options: InspectionOptions) -> tuple[MatrixReport, list[float] | None]:
     """Return the report on one matrix, and the singular values of the untrained matrix if they were computed."""
     weight, delta = change.weight.to(options.device), change.delta.to(options.device)
     if change.factors is None:
-        values = spectra.singular_values(delta)
+        values = spectra.singular_values_of_change(delta)
     else:
         left, right = change.factors
         values = spectra.product_singular_values(left.to(options.device), right.to(options.device))
     old: list[float] | None = None
     count: int | None = None
     if options.top or options.reduction is not None:
-        directions, sigma = spectra.left_singular_vectors(weight)
+        directions, sigma = spectra.left_singular_vectors_of_change(weight)
         old = sigma.tolist()
         if options.top:
-            after, _ = spectra.left_singular_vectors(weight + delta)
-            count = len(spectra.find_intruders(directions, after, top=options.top, epsilon=options.epsilon))
+            after, _ = spectra.left_singular_vectors_of_change(weight + delta)
+            count = len(spectra.find_intruder_dimensions(directions, after, top=options.top, epsilon=options.epsilon))
     norm, size = float(delta.norm()), float(weight.norm())
     row = MatrixReport(
         name=change.name,
@@ -173,13 +177,15 @@ def inspect_matrix(change: WeightChange, options: InspectionOptions) -> tuple[Ma
         relative=norm / size if size else None,
         rank=spectra.numerical_rank(values, max(delta.shape), change.floor),
         entropy_rank=spectra.entropy_rank(values),
-        sparsity=spectra.sparsity(delta, options.tolerance),
+        sparsity=spectra.update_sparsity(delta, options.tolerance),
         intruders=count,
     )
     return row, old
 
 
-def summarise(rows: Iterable[MatrixReport], base: CheckpointReader, options: InspectionOptions) -> dict[str, Any]:
+def summarise_inspection(
+    rows: Iterable[MatrixReport], base: CheckpointReader, options: InspectionOptions
+) -> dict[str, Any]:
     """Compute totals over the reports.
 
     Returns:
@@ -207,16 +213,16 @@ def summarise(rows: Iterable[MatrixReport], base: CheckpointReader, options: Ins
     }
 
 
-def _with_profile(row: MatrixReport, rank: int | None) -> MatrixReport:
+def _matrix_with_rank_profile(row: MatrixReport, rank: int | None) -> MatrixReport:
     return MatrixReport(**asdict(row) | {"profile": rank})
 
 
-def _notes(subject: InspectedModel, base: CheckpointReader, rows: list[MatrixReport]) -> Iterable[str]:
+def _inspection_notes(subject: InspectedModel, base: CheckpointReader, rows: list[MatrixReport]) -> Iterable[str]:
     if not rows:
         yield "No matrix was changed: this is the untrained model, or an untrained adapter"
     if subject.kind != FULL:
         stored = CheckpointReader(subject.folder / "adapter_model.safetensors")
-        missing = missing_modules(stored, base, subject.config)
+        missing = missing_adapter_modules(stored, base, subject.config)
         if missing:
             yield (
                 f"The adapter targets {len(missing)} matrices of this model for which it has no weights, the first is "

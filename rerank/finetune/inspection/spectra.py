@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def left_singular_vectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
+def left_singular_vectors_of_change(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Compute left singular vectors and singular values, the largest first.
 
     Args:
@@ -25,11 +25,11 @@ def left_singular_vectors(matrix: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         (m, p) orthonormal columns and (p,) values, p = min(m, n).
     """
-    u, values, _ = _svd(matrix)
+    u, values, _ = _svd_of_change(matrix)
     return u, values
 
 
-def singular_values(matrix: Tensor) -> Tensor:
+def singular_values_of_change(matrix: Tensor) -> Tensor:
     """Return the (min(m, n),) singular values of an (m, n) matrix, the largest first."""
     import torch
 
@@ -54,7 +54,7 @@ def product_singular_values(left: Tensor, right: Tensor) -> Tensor:
 
     _, first = torch.linalg.qr(left)
     _, second = torch.linalg.qr(right.T)
-    return singular_values(first @ second.T)
+    return singular_values_of_change(first @ second.T)
 
 
 def numerical_rank(values: Tensor, size: int, floor: float = 0.0) -> int:
@@ -89,7 +89,7 @@ def entropy_rank(values: Tensor) -> float:
     return math.exp(-float((shares * shares.log()).sum()))
 
 
-def sparsity(delta: Tensor, tolerance: float = 1e-5) -> float:
+def update_sparsity(delta: Tensor, tolerance: float = 1e-5) -> float:
     """Compute the fraction of entries with |d| <= tolerance, which training left unchanged.
 
     Source: Mukherjee et al., Reinforcement Learning Finetunes Small Subnetworks in Large Language Models, arXiv
@@ -98,7 +98,7 @@ def sparsity(delta: Tensor, tolerance: float = 1e-5) -> float:
     return float((delta.abs() <= tolerance).double().mean())
 
 
-def find_intruders(before: Tensor, after: Tensor, *, top: int = 10, epsilon: float = 0.5) -> list[int]:
+def find_intruder_dimensions(before: Tensor, after: Tensor, *, top: int = 10, epsilon: float = 0.5) -> list[int]:
     """Find the leading singular vectors after training that are similar to none before training.
 
     u'_j, j <= top, is an intruder dimension if max_i |u_i . u'_j| < epsilon over all i. Source: Shuttleworth et al.,
@@ -117,7 +117,7 @@ def find_intruders(before: Tensor, after: Tensor, *, top: int = 10, epsilon: flo
     return [index for index, cosine in enumerate(nearest.tolist()) if cosine < epsilon]
 
 
-def shrink_intruders(
+def shrink_intruder_dimensions(
     weight: Tensor, changed: Tensor, factor: float, *, top: int = 10, epsilon: float = 0.5
 ) -> tuple[Tensor, int, int]:
     """Multiply the singular values of intruder dimensions of W + dW by ``factor``.
@@ -135,16 +135,16 @@ def shrink_intruders(
     Returns:
         The new matrix, and the numbers of intruder dimensions among the leading singular vectors before and after.
     """
-    before, _ = left_singular_vectors(weight)
-    u, values, vh = _svd(changed)
-    indices = find_intruders(before, u, top=top, epsilon=epsilon)
+    before, _ = left_singular_vectors_of_change(weight)
+    u, values, vh = _svd_of_change(changed)
+    indices = find_intruder_dimensions(before, u, top=top, epsilon=epsilon)
     if not indices:
         return changed, 0, 0
     # Only the intruder terms are added, so that all other directions stay free of rounding errors.
     reduced = changed + (factor - 1) * (u[:, indices] * values[indices]) @ vh[indices]
     values[indices] *= factor
     order = values.argsort(descending=True, stable=True)
-    return reduced, len(indices), len(find_intruders(before, u[:, order], top=top, epsilon=epsilon))
+    return reduced, len(indices), len(find_intruder_dimensions(before, u[:, order], top=top, epsilon=epsilon))
 
 
 def rank_profile(spectra: Mapping[str, Sequence[float]], reduction: float) -> tuple[float, dict[str, int]]:
@@ -168,11 +168,11 @@ def rank_profile(spectra: Mapping[str, Sequence[float]], reduction: float) -> tu
     if not 0 <= reduction < 1:
         raise UsageError(f"A rank reduction of {reduction}", expected="a fraction, at least 0 and below 1")
     scaled = {name: [value / max(values) for value in values] for name, values in spectra.items()}
-    threshold, ranks = select_common_threshold(scaled, reduction, lambda values: 1 / len(values) / len(scaled))
+    threshold, ranks = select_common_rank_threshold(scaled, reduction, lambda values: 1 / len(values) / len(scaled))
     return max(threshold, 0.0), ranks
 
 
-def select_common_threshold(
+def select_common_rank_threshold(
     spectra: Mapping[str, Sequence[float]], drop: float, weight: Callable[[Sequence[float]], float]
 ) -> tuple[float, dict[str, int]]:
     """Find the smallest common threshold such that the values up to it have a total weight of at least ``drop``.
@@ -199,7 +199,7 @@ def select_common_threshold(
     return threshold, {name: max(1, sum(value > threshold for value in values)) for name, values in spectra.items()}
 
 
-def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _svd_of_change(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the thin singular value decomposition."""
     import torch
 

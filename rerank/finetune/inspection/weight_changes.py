@@ -75,7 +75,7 @@ class WeightChange:
     floor: float = 0.0
 
 
-def iterate_changes(subject: InspectedModel, base: CheckpointReader) -> Iterator[WeightChange]:
+def iterate_weight_changes(subject: InspectedModel, base: CheckpointReader) -> Iterator[WeightChange]:
     """Yield the changed weights in the order of layers.
 
     Args:
@@ -88,13 +88,15 @@ def iterate_changes(subject: InspectedModel, base: CheckpointReader) -> Iterator
         RerankError: Loading or merging fails.
     """
     if subject.kind == FULL:
-        changes = _from_model(CheckpointReader(subject.folder), base)
+        changes = _weight_changes_from_model(CheckpointReader(subject.folder), base)
     else:
         stored = CheckpointReader(subject.folder / "adapter_model.safetensors")
-        check_layers(stored, base)
+        check_adapter_layers(stored, base)
         config = subject.config
         plain = is_plain_lora(stored, config)
-        changes = _from_factors(stored, base, config) if plain else _from_merged(subject, base)
+        changes = (
+            _weight_changes_from_factors(stored, base, config) if plain else _weight_changes_from_merged(subject, base)
+        )
     for change in changes:
         if not math.isfinite(float(change.delta.sum())):
             raise DataError(
@@ -111,10 +113,10 @@ def is_plain_lora(stored: CheckpointReader, config: Any) -> bool:
         return False
     if config.init_lora_weights not in _STARTS:
         return False
-    return all(f.name in _HARMLESS or getattr(config, f.name) == _default(f) for f in fields(config))
+    return all(f.name in _HARMLESS or getattr(config, f.name) == _default_of_lora_field(f) for f in fields(config))
 
 
-def check_layers(stored: CheckpointReader, base: CheckpointReader) -> None:
+def check_adapter_layers(stored: CheckpointReader, base: CheckpointReader) -> None:
     """Check that the model has all layers of an adapter; PEFT would silently ignore the others.
 
     Raises:
@@ -133,7 +135,7 @@ def check_layers(stored: CheckpointReader, base: CheckpointReader) -> None:
             )
 
 
-def missing_modules(stored: CheckpointReader, base: CheckpointReader, config: Any) -> list[str]:
+def missing_adapter_modules(stored: CheckpointReader, base: CheckpointReader, config: Any) -> list[str]:
     """Return modules that the settings of an adapter target and that it has no tensors for.
 
     Such modules indicate that the adapter was trained on another model.
@@ -146,20 +148,20 @@ def missing_modules(stored: CheckpointReader, base: CheckpointReader, config: An
     modules = [name.removesuffix(".weight") for name in base if name.endswith(".weight") and len(base.shape(name)) == 2]
     return [
         module
-        for module in sorted(modules, key=natural_sort_key)
+        for module in sorted(modules, key=layer_sort_key)
         if check_target_module_exists(config, module) and not any(f".{module}." in key for key in keys)
     ]
 
 
-def natural_sort_key(name: str) -> list[Any]:
+def layer_sort_key(name: str) -> list[Any]:
     """Return a sort key that puts layer 2 before layer 10."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
-def factors_of(stored: CheckpointReader) -> dict[str, dict[str, str]]:
+def names_of_lora_factors(stored: CheckpointReader) -> dict[str, dict[str, str]]:
     """Return module -> side (``A`` or ``B``) -> tensor name of a LoRA adapter, in the order of layers."""
     modules: dict[str, dict[str, str]] = {}
-    for key in sorted(stored, key=natural_sort_key):
+    for key in sorted(stored, key=layer_sort_key):
         if match := _FACTOR.fullmatch(key):
             module = match["module"].removeprefix(PREFIX)
             modules.setdefault(module, {"kind": match["kind"]})[match["side"]] = key
@@ -175,42 +177,44 @@ def lora_scaling(config: Any, module: str, rank: int) -> float:
     return float(alpha / (math.sqrt(rank) if config.use_rslora else rank))
 
 
-def _from_factors(stored: CheckpointReader, base: CheckpointReader, config: Any) -> Iterator[WeightChange]:
-    for module, keys in factors_of(stored).items():
+def _weight_changes_from_factors(
+    stored: CheckpointReader, base: CheckpointReader, config: Any
+) -> Iterator[WeightChange]:
+    for module, keys in names_of_lora_factors(stored).items():
         a, b = (stored.read(keys[side]) for side in "AB")
         left, right = b * lora_scaling(config, module, len(a)), a
         if config.fan_in_fan_out or keys["kind"] == "lora_embedding":  # stored transposed
             left, right = right.T, left.T
-        weight = _weight(base, module, (left.shape[0], right.shape[1]))
+        weight = _weight_before_training(base, module, (left.shape[0], right.shape[1]))
         yield WeightChange(name=module, weight=weight, delta=left @ right, factors=(left, right))
 
 
-def _from_merged(subject: InspectedModel, base: CheckpointReader) -> Iterator[WeightChange]:
+def _weight_changes_from_merged(subject: InspectedModel, base: CheckpointReader) -> Iterator[WeightChange]:
     from rerank.finetune.inspection.peft_merging import merge_with_peft
 
     model, _ = merge_with_peft(subject)
     parameters = dict(model.named_parameters())
-    for name in sorted(parameters, key=natural_sort_key):
-        yield _difference(name, parameters[name].data, base)
+    for name in sorted(parameters, key=layer_sort_key):
+        yield _weight_change_of_tensor(name, parameters[name].data, base)
 
 
-def _from_model(tuned: CheckpointReader, base: CheckpointReader) -> Iterator[WeightChange]:
-    for name in sorted(tuned, key=natural_sort_key):
+def _weight_changes_from_model(tuned: CheckpointReader, base: CheckpointReader) -> Iterator[WeightChange]:
+    for name in sorted(tuned, key=layer_sort_key):
         if name.endswith(_BUFFERS):
             continue
-        yield _difference(name, tuned.read(name), base)
+        yield _weight_change_of_tensor(name, tuned.read(name), base)
 
 
-def _difference(name: str, changed: Tensor, base: CheckpointReader) -> WeightChange:
+def _weight_change_of_tensor(name: str, changed: Tensor, base: CheckpointReader) -> WeightChange:
     module = name.removesuffix(".weight")
-    weight = _weight(base, module, tuple(changed.shape), name)
+    weight = _weight_before_training(base, module, tuple(changed.shape), name)
     delta = changed.float() - weight
     if delta.ndim != 2:
         weight, delta = weight.reshape(1, -1), delta.reshape(1, -1)
     return WeightChange(name=module, weight=weight, delta=delta, floor=_ROUNDING * float(weight.norm()))
 
 
-def _weight(base: CheckpointReader, module: str, shape: tuple[int, ...], name: str = "") -> Tensor:
+def _weight_before_training(base: CheckpointReader, module: str, shape: tuple[int, ...], name: str = "") -> Tensor:
     """Read the weight before training, and check its shape."""
     stored = base.find(name or f"{module}.weight")
     if stored is None or base.shape(stored) != shape:
@@ -223,7 +227,7 @@ def _weight(base: CheckpointReader, module: str, shape: tuple[int, ...], name: s
     return base.read(stored)
 
 
-def _default(field: Any) -> Any:
+def _default_of_lora_field(field: Any) -> Any:
     """Return the default of a dataclass field."""
     if field.default_factory is not MISSING:
         return field.default_factory()

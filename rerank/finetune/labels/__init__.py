@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from rerank.finetune.labels.label_files import read_labels, write_labels
 from rerank.finetune.labels.label_list import LabelList
-from rerank.finetune.labels.list_files import read_lists
-from rerank.finetune.labels.list_texts import attach_texts
+from rerank.finetune.labels.list_files import read_label_lists_of_file
+from rerank.finetune.labels.list_texts import attach_label_texts
 
-__all__ = ["LabelList", "attach_texts", "read_labels", "read_lists", "write_labels"]
+__all__ = ["LabelList", "attach_label_texts", "read_label_lists_of_file", "read_labels", "write_labels"]

@@ -69,7 +69,7 @@ class Augmentation:
         return chosen
 
 
-def augment(labels: Iterable[LabelList], options: Augmentation) -> Iterator[LabelList]:
+def augment_lists(labels: Iterable[LabelList], options: Augmentation) -> Iterator[LabelList]:
     """Yield the variants of every list."""
     for index, label in enumerate(labels):
         if options.keep:
@@ -79,7 +79,7 @@ def augment(labels: Iterable[LabelList], options: Augmentation) -> Iterator[Labe
             yield label.take(options.positions(len(label), rng))
 
 
-def truncate_texts(training_list: TrainingList, words: int) -> TrainingList:
+def truncate_training_texts(training_list: TrainingList, words: int) -> TrainingList:
     """Truncate title and text of every document to at most ``words`` words each.
 
     Raises:
@@ -87,14 +87,16 @@ def truncate_texts(training_list: TrainingList, words: int) -> TrainingList:
     """
     if words < 1:
         raise UsageError(f"--cut-words {words}", expected="at least 1")
-    return replace(training_list, docs=tuple(_truncate(doc, words) for doc in training_list.docs))
+    return replace(training_list, docs=tuple(_truncate_training_document(doc, words) for doc in training_list.docs))
 
 
-def _truncate(doc: Document, words: int) -> Document:
-    return replace(doc, title=first_words(doc.title, words), text=first_words(doc.text, words))
+def _truncate_training_document(doc: Document, words: int) -> Document:
+    return replace(
+        doc, title=first_words_of_training_text(doc.title, words), text=first_words_of_training_text(doc.text, words)
+    )
 
 
-def first_words(text: str, count: int) -> str:
+def first_words_of_training_text(text: str, count: int) -> str:
     """Return the first ``count`` words of a text with its original white space.
 
     >>> first_words("one  two three", 2)

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rerank.finetune.labels.form_probe import probe_form
+from rerank.finetune.labels.form_probe import probe_label_form
 from rerank.finetune.labels.label_list import LabelList
-from rerank.finetune.labels.leaks import THRESHOLD, find_leaks
+from rerank.finetune.labels.leaks import THRESHOLD, find_query_leaks
 from rerank.finetune.labels.training_list import TrainingList
 
 #: Maximum number of leaks that a report lists; all are counted.
@@ -58,7 +58,7 @@ def check_labels(
         lists: The same lists with texts, for the probe; None if the texts are not available.
         texts: Query id -> text, for queries whose text is known.
         against: Test queries that must not be trained on: name of the set -> query id -> text.
-        threshold: Similarity from which two queries count as near-duplicates, as in `find_leaks`.
+        threshold: Similarity from which two queries count as near-duplicates, as in `find_query_leaks`.
         seed: Random seed of the bootstrap.
 
     Returns:
@@ -66,11 +66,13 @@ def check_labels(
         leaks; None without test queries); and ``leaking`` (the first `SHOWN` leaks).
     """
     leaks = [
-        leak for name, test in against.items() for leak in find_leaks(texts, test, threshold=threshold, where=name)
+        leak
+        for name, test in against.items()
+        for leak in find_query_leaks(texts, test, threshold=threshold, where=name)
     ]
     return {
         **label_statistics(labels),
-        "probe": None if lists is None else probe_form(lists, seed=seed).to_dict(),
+        "probe": None if lists is None else probe_label_form(lists, seed=seed).to_dict(),
         "leaks": len(leaks) if against else None,
         "leaking": [leak.to_dict() for leak in leaks[:SHOWN]],
     }

@@ -45,8 +45,8 @@ def read_conversations(records: Iterable[JsonRecord], *, skipped: Counter[str]) 
         DataError: An object has no turns, no numbered passages or no query; the message names file and line.
     """
     for number, record in enumerate(records, 1):
-        prompt, reply = _turns(record)
-        passages = passages_in(prompt)
+        prompt, reply = _conversation_turns(record)
+        passages = passages_in_conversation(prompt)
         if not passages:
             raise DataError(f"{record.where}: no line starts with [1]", expected="numbered passages")
         stated = _STATED.search(prompt[: prompt.find("[1]")])
@@ -64,12 +64,12 @@ def read_conversations(records: Iterable[JsonRecord], *, skipped: Counter[str]) 
             continue
         query_id = record.get(QUERY_IDS)
         name = record.identifier(QUERY_IDS, "query") if query_id is not None else str(number)
-        docs = tuple(Document(id=_name(passage), text=passage) for passage in passages)
-        query = Query(id=name, text=_query(prompt, record))
+        docs = tuple(Document(id=_hash_name_of_passage(passage), text=passage) for passage in passages)
+        query = Query(id=name, text=_query_in_conversation(prompt, record))
         yield TrainingList(query=query, docs=docs, order=parsed.permutation, teacher="conversation")
 
 
-def passages_in(prompt: str) -> list[str]:
+def passages_in_conversation(prompt: str) -> list[str]:
     r"""Return the passages that a prompt shows as [1], [2], ... at line starts, in this order.
 
     A number out of sequence is part of the passage that contains it.
@@ -88,14 +88,14 @@ def passages_in(prompt: str) -> list[str]:
     return [prompt[start:end].strip() for (_, start), end in zip(starts, ends, strict=True)]
 
 
-def _turns(record: JsonRecord) -> tuple[str, str]:
+def _conversation_turns(record: JsonRecord) -> tuple[str, str]:
     """Return the concatenated user turns, and the last reply."""
     turns = record.get(("conversations", "messages"))
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise DataError(
             f"{record.where}: the turns are {shorten(turns)}", expected="a list of objects with from and value"
         )
-    messages = [(_role(turn), _content(turn, record)) for turn in turns]
+    messages = [(_role_of_turn(turn), _content_of_turn(turn, record)) for turn in turns]
     if not messages or messages[-1][0] not in _MODELS:
         raise DataError(
             f"{record.where}: the role of the last turn is {shorten(messages[-1][0] if messages else None)}",
@@ -104,15 +104,15 @@ def _turns(record: JsonRecord) -> tuple[str, str]:
     return "\n\n".join(content for role, content in messages if role in _USERS), messages[-1][1]
 
 
-def _role(turn: dict[str, Any]) -> str:
+def _role_of_turn(turn: dict[str, Any]) -> str:
     return str(turn.get("from", turn.get("role", ""))).lower()
 
 
-def _content(turn: dict[str, Any], record: JsonRecord) -> str:
+def _content_of_turn(turn: dict[str, Any], record: JsonRecord) -> str:
     return text(turn.get("value", turn.get("content")), record.where)
 
 
-def _query(prompt: str, record: JsonRecord) -> str:
+def _query_in_conversation(prompt: str, record: JsonRecord) -> str:
     for pattern in _QUERY:
         if found := pattern.findall(prompt):
             words = str(found[-1])
@@ -122,5 +122,5 @@ def _query(prompt: str, record: JsonRecord) -> str:
     )
 
 
-def _name(passage: str) -> str:
+def _hash_name_of_passage(passage: str) -> str:
     return hashlib.sha256(passage.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -88,8 +88,8 @@ def filter_labels(
         DataError: The length of a document is unknown.
     """
     for label in labels:
-        remaining = _drop_by_length(label, limits, words, dropped) if limits.counts_words else label
-        reason = "too few documents" if remaining is None else _drop_reason(remaining, limits, other)
+        remaining = _label_without_wrong_lengths(label, limits, words, dropped) if limits.counts_words else label
+        reason = "too few documents" if remaining is None else _why_label_is_dropped(remaining, limits, other)
         if reason:
             dropped[f"lists: {reason}"] += 1
         elif remaining is not None:
@@ -110,7 +110,7 @@ def label_agreement(label: LabelList, other: LabelList | None = None) -> float |
     return kendall_tau(next(orders), next(orders))
 
 
-def _drop_reason(label: LabelList, limits: ListFilter, other: Mapping[str, LabelList] | None) -> str:
+def _why_label_is_dropped(label: LabelList, limits: ListFilter, other: Mapping[str, LabelList] | None) -> str:
     """Return why a list is dropped; empty if it is kept."""
     if len(label) < limits.min_docs:
         return "too few documents"
@@ -128,7 +128,7 @@ def _drop_reason(label: LabelList, limits: ListFilter, other: Mapping[str, Label
     return "too much agreement" if limits.max_tau is not None and tau > limits.max_tau else ""
 
 
-def _drop_by_length(
+def _label_without_wrong_lengths(
     label: LabelList, limits: ListFilter, words: Mapping[str, int] | None, dropped: Counter[str]
 ) -> LabelList | None:
     """Return the list without documents that are too short or too long; None if no document is left."""

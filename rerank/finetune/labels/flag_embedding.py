@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from rerank.errors import DataError, shorten
-from rerank.finetune.labels.label_files import parse_numbers
+from rerank.finetune.labels.label_files import parse_label_numbers
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.io.json_records import QUERY_IDS, JsonRecord, text
 from rerank.types import Document, Query
@@ -41,28 +41,30 @@ def read_flag_embedding(
         DataError: An object is invalid; the message names file and line.
     """
     for number, record in enumerate(records, 1):
-        query = _query(record, number)
-        texts = _texts(record, use_scores=use_scores, skipped=skipped)
+        query = _flag_embedding_query(record, number)
+        texts = _flag_embedding_texts(record, use_scores=use_scores, skipped=skipped)
         if texts is None:
             skipped["lists without a negative"] += 1
             continue
         shown = list(texts)
         random.Random(f"{seed}/{query.id}").shuffle(shown)
-        docs = tuple(Document(id=_name(body), text=body) for body in shown)
-        best_first = sorted(range(len(shown)), key=lambda position: _sort_key(texts, shown[position]))
+        docs = tuple(Document(id=_flag_embedding_document_id(body), text=body) for body in shown)
+        best_first = sorted(range(len(shown)), key=lambda position: _flag_embedding_sort_key(texts, shown[position]))
         scores = tuple(texts[body][0] for body in shown)
         yield TrainingList(query=query, docs=docs, order=tuple(best_first), scores=scores, teacher="flag-embedding")
 
 
-def _sort_key(texts: Mapping[str, tuple[float, int]], body: str) -> tuple[float, int]:
+def _flag_embedding_sort_key(texts: Mapping[str, tuple[float, int]], body: str) -> tuple[float, int]:
     score, index = texts[body]
     return -score, index
 
 
-def _texts(record: JsonRecord, *, use_scores: bool, skipped: Counter[str]) -> dict[str, tuple[float, int]] | None:
+def _flag_embedding_texts(
+    record: JsonRecord, *, use_scores: bool, skipped: Counter[str]
+) -> dict[str, tuple[float, int]] | None:
     """Return text -> (score, index in the line); None if there are no negatives."""
-    positive, negative = _strings(record, "pos"), _strings(record, "neg")
-    scores = _scores(record, len(positive), len(negative)) if use_scores else ()
+    positive, negative = _flag_embedding_strings(record, "pos"), _flag_embedding_strings(record, "neg")
+    scores = _flag_embedding_scores(record, len(positive), len(negative)) if use_scores else ()
     if not scores:
         scores = (_RELEVANT,) * len(positive) + (_OTHER,) * len(negative)
     texts: dict[str, tuple[float, int]] = {}
@@ -74,8 +76,8 @@ def _texts(record: JsonRecord, *, use_scores: bool, skipped: Counter[str]) -> di
     return texts if set(negative) - set(positive) else None
 
 
-def _scores(record: JsonRecord, positive: int, negative: int) -> tuple[float, ...]:
-    scores = [parse_numbers(record.fields.get(key), key, record.where) for key in ("pos_scores", "neg_scores")]
+def _flag_embedding_scores(record: JsonRecord, positive: int, negative: int) -> tuple[float, ...]:
+    scores = [parse_label_numbers(record.fields.get(key), key, record.where) for key in ("pos_scores", "neg_scores")]
     if not any(scores):
         return ()
     if [len(side) for side in scores] != [positive, negative]:
@@ -87,7 +89,7 @@ def _scores(record: JsonRecord, positive: int, negative: int) -> tuple[float, ..
     return (*scores[0], *scores[1])
 
 
-def _strings(record: JsonRecord, key: str) -> list[str]:
+def _flag_embedding_strings(record: JsonRecord, key: str) -> list[str]:
     value = record.fields.get(key)
     if key == "neg" and value is None:
         return []
@@ -96,7 +98,7 @@ def _strings(record: JsonRecord, key: str) -> list[str]:
     return [text(body, record.where) for body in value]
 
 
-def _query(record: JsonRecord, number: int) -> Query:
+def _flag_embedding_query(record: JsonRecord, number: int) -> Query:
     words = text(record.fields.get("query"), record.where)
     if not words.strip():
         raise DataError(f"{record.where}: the query is blank", expected="a text")
@@ -104,5 +106,5 @@ def _query(record: JsonRecord, number: int) -> Query:
     return Query(id=record.identifier(QUERY_IDS, "query") if query_id is not None else str(number), text=words)
 
 
-def _name(body: str) -> str:
+def _flag_embedding_document_id(body: str) -> str:
     return hashlib.sha256(body.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -3,9 +3,9 @@
 If length or first words separate them, a model may learn only that. In one of our experiments, positives had lost their
 titles and negatives had not: the loss fell from 5.1 to 2.1, and nDCG on real queries fell from .26 to .13.
 
-Every list contributes its best and worst documents (`best_and_worst`). A feature value is computed for each of them.
-The AUC of a list is the fraction of (best, worst) pairs in which the best document has the larger value, ties counting
-1/2.
+Every list contributes its best and worst documents (`best_and_worst_labelled`). A feature value is computed for each of
+them. The AUC of a list is the fraction of (best, worst) pairs in which the best document has the larger value, ties
+counting 1/2.
 The report contains the mean over queries (of the means over their lists), with a 95 % bootstrap interval over queries;
 0.5 means no separation. A feature gives a warning if its AUC is at least `WARN` and the interval excludes 0.5; length
 also gives one if its AUC is at most 1 - `WARN`.
@@ -121,7 +121,7 @@ class _Ends:
         return self.best, self.worst
 
 
-def probe_form(lists: Iterable[TrainingList], *, seed: int = 0) -> ProbeReport:
+def probe_label_form(lists: Iterable[TrainingList], *, seed: int = 0) -> ProbeReport:
     """Measure how well length and the first two words separate the best from the worst documents.
 
     Args:
@@ -130,24 +130,27 @@ def probe_form(lists: Iterable[TrainingList], *, seed: int = 0) -> ProbeReport:
     """
     all_ends: list[_Ends] = []
     for training_list in lists:
-        best, worst = best_and_worst(training_list)
+        best, worst = best_and_worst_labelled(training_list)
         if best and worst:
-            sides = (tuple(_form(training_list, position) for position in side) for side in (best, worst))
+            sides = (
+                tuple(_form_of_labelled_document(training_list, position) for position in side)
+                for side in (best, worst)
+            )
             all_ends.append(_Ends(training_list.query.id, *sides))
     if not all_ends:
         note = "No list has two documents with different labels."
         return ProbeReport(lists=0, queries=0, features=(), notes=(note,))
     lengths = [([float(form.length) for form in e.best], [float(form.length) for form in e.worst]) for e in all_ends]
-    by_feature: dict[str, Sequence[Pairs]] = {LENGTH: lengths, FIRST_WORDS: _first_word_scores(all_ends)}
+    by_feature: dict[str, Sequence[Pairs]] = {LENGTH: lengths, FIRST_WORDS: _first_word_scores_of_labels(all_ends)}
     queries = [ends.query for ends in all_ends]
-    features = tuple(_separation(name, pairs, queries, seed) for name, pairs in by_feature.items())
+    features = tuple(_separation_of_labels(name, pairs, queries, seed) for name, pairs in by_feature.items())
     count = len(set(queries))
     return ProbeReport(
-        lists=len(all_ends), queries=count, features=features, notes=tuple(_notes(features, count, lengths))
+        lists=len(all_ends), queries=count, features=features, notes=tuple(_form_probe_notes(features, count, lengths))
     )
 
 
-def best_and_worst(training_list: TrainingList) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def best_and_worst_labelled(training_list: TrainingList) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the positions of the best and of the worst documents of a list.
 
     With tied scores, such as grades, these are all documents with the highest and with the lowest score; otherwise the
@@ -164,7 +167,7 @@ def best_and_worst(training_list: TrainingList) -> tuple[tuple[int, ...], tuple[
     return (order[:count], order[-count:]) if len(order) > 1 else ((), ())
 
 
-def auc(best: Sequence[float], worst: Sequence[float]) -> float:
+def label_separation_auc(best: Sequence[float], worst: Sequence[float]) -> float:
     """Return the fraction of pairs in which the best document has the larger value, ties counting 1/2.
 
     >>> auc([3, 1], [1, 0])
@@ -174,10 +177,10 @@ def auc(best: Sequence[float], worst: Sequence[float]) -> float:
     return wins / (len(best) * len(worst))
 
 
-def _separation(feature: str, pairs: Sequence[Pairs], queries: Sequence[str], seed: int) -> FeatureSeparation:
+def _separation_of_labels(feature: str, pairs: Sequence[Pairs], queries: Sequence[str], seed: int) -> FeatureSeparation:
     by_query: dict[str, list[float]] = {}
     for query, (best, worst) in zip(queries, pairs, strict=True):
-        by_query.setdefault(query, []).append(auc(best, worst))
+        by_query.setdefault(query, []).append(label_separation_auc(best, worst))
     values = np.array([sum(aucs) / len(aucs) for aucs in by_query.values()])
     rng = np.random.default_rng(seed)
     means = [values[rng.integers(0, len(values), size=len(values))].mean() for _ in range(_DRAWS)]
@@ -185,13 +188,13 @@ def _separation(feature: str, pairs: Sequence[Pairs], queries: Sequence[str], se
     return FeatureSeparation(feature=feature, auc=float(values.mean()), low=float(low), high=float(high))
 
 
-def _form(training_list: TrainingList, position: int) -> _Form:
+def _form_of_labelled_document(training_list: TrainingList, position: int) -> _Form:
     doc = training_list.docs[position]
     words = passage_text(doc, escape=False).split()
     return _Form(doc.id, len(words), tuple(word.casefold() for word in words[:_WORDS]))
 
 
-def _first_word_scores(all_ends: Sequence[_Ends]) -> list[Pairs]:
+def _first_word_scores_of_labels(all_ends: Sequence[_Ends]) -> list[Pairs]:
     """Score documents by the log-odds of best against worst in a naive Bayes model of their first words.
 
     The model of a query is trained without the documents of its own lists, wherever they occur: a document that is
@@ -199,7 +202,7 @@ def _first_word_scores(all_ends: Sequence[_Ends]) -> list[Pairs]:
     are scored by the same model, so that only their words make a difference.
     """
     forms = [[form for ends in all_ends for form in ends.sides[side]] for side in (0, 1)]
-    words = [_count_words((form, 1) for form in side) for side in forms]
+    words = [_count_words_of_labels((form, 1) for form in side) for side in forms]
     appearances = [Counter(side) for side in forms]
     total = [len(side) for side in forms]
     own: dict[str, set[_Form]] = {}
@@ -207,16 +210,16 @@ def _first_word_scores(all_ends: Sequence[_Ends]) -> list[Pairs]:
         own.setdefault(ends.query, set()).update(ends.best, ends.worst)
     models: dict[str, tuple[Counter[_Key], Counter[_Key]]] = {}
     for query, docs in own.items():
-        removed = [_count_words((form, counts[form]) for form in docs) for counts in appearances]
+        removed = [_count_words_of_labels((form, counts[form]) for form in docs) for counts in appearances]
         models[query] = (words[0] - removed[0], words[1] - removed[1])
     pairs: list[Pairs] = []
     for ends in all_ends:
-        best, worst = ([_log_odds(form, models[ends.query], total) for form in side] for side in ends.sides)
+        best, worst = ([_log_odds_of_labels(form, models[ends.query], total) for form in side] for side in ends.sides)
         pairs.append((best, worst))
     return pairs
 
 
-def _log_odds(form: _Form, model: tuple[Counter[_Key], Counter[_Key]], total: Sequence[int]) -> float:
+def _log_odds_of_labels(form: _Form, model: tuple[Counter[_Key], Counter[_Key]], total: Sequence[int]) -> float:
     """Return log P(words | best) - log P(words | worst); 0 for words that the model does not contain."""
     odds = 0.0
     for key in enumerate(form.words):
@@ -226,7 +229,7 @@ def _log_odds(form: _Form, model: tuple[Counter[_Key], Counter[_Key]], total: Se
     return odds
 
 
-def _count_words(forms: Iterable[tuple[_Form, int]]) -> Counter[_Key]:
+def _count_words_of_labels(forms: Iterable[tuple[_Form, int]]) -> Counter[_Key]:
     """Count words by position, over documents with multiplicities."""
     counts: Counter[_Key] = Counter()
     for form, times in forms:
@@ -235,7 +238,7 @@ def _count_words(forms: Iterable[tuple[_Form, int]]) -> Counter[_Key]:
     return counts
 
 
-def _notes(features: Sequence[FeatureSeparation], queries: int, lengths: Sequence[Pairs]) -> Iterable[str]:
+def _form_probe_notes(features: Sequence[FeatureSeparation], queries: int, lengths: Sequence[Pairs]) -> Iterable[str]:
     for feature in features:
         if feature.warns and feature.feature == LENGTH:
             best, worst = (np.mean([np.mean(pair[side]) for pair in lengths]) for side in (0, 1))

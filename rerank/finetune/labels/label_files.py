@@ -37,10 +37,10 @@ def parse_label(record: JsonRecord) -> LabelList:
     scores, teacher = record.fields.get("scores"), record.fields.get("teacher")
     return LabelList(
         qid=record.identifier(("qid", "query_id"), "query"),
-        initial=_ids(record, "initial_list"),
-        final=_ids(record, "final_list"),
+        initial=_label_document_ids(record, "initial_list"),
+        final=_label_document_ids(record, "final_list"),
         query=text(record.fields.get("query") or "", record.where),
-        scores=parse_numbers(scores, "scores", record.where),
+        scores=parse_label_numbers(scores, "scores", record.where),
         teacher=text(teacher or "", record.where),
         where=record.where,
     )
@@ -69,7 +69,7 @@ def write_labels(lists: Iterable[LabelList], target: str | Path | TextIO) -> int
     return count
 
 
-def parse_numbers(value: object, key: str, where: str) -> tuple[float, ...]:
+def parse_label_numbers(value: object, key: str, where: str) -> tuple[float, ...]:
     """Parse a list of numbers; None gives an empty tuple.
 
     Raises:
@@ -82,7 +82,7 @@ def parse_numbers(value: object, key: str, where: str) -> tuple[float, ...]:
     return tuple(map(float, value))
 
 
-def _ids(record: JsonRecord, key: str) -> tuple[str, ...]:
+def _label_document_ids(record: JsonRecord, key: str) -> tuple[str, ...]:
     value = record.fields.get(key)
     if not isinstance(value, list):
         raise DataError(

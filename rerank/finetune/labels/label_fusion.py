@@ -85,12 +85,12 @@ class LabelFusion:
         if self.how == "rrf":
             return reciprocal_ranks(Ranking.from_order(candidates.query, docs))
         if not ranking.scores and docs:
-            raise missing_scores_error(self.how, name)
+            raise missing_teacher_scores_error(self.how, name)
         scored = Ranking(candidates.query, tuple(docs), tuple(ranking.scores[doc.id] for doc in docs))
         return _BY_SCORE[self.how](scored)
 
 
-def missing_scores_error(how: str, name: str) -> UsageError:
+def missing_teacher_scores_error(how: str, name: str) -> UsageError:
     """Return the error for a fusion of scores with a teacher that gives none."""
     return UsageError(
         f"--fuse {how} with the teacher {name!r}, which gives a ranking without scores",
@@ -98,7 +98,7 @@ def missing_scores_error(how: str, name: str) -> UsageError:
     )
 
 
-def check_names(names: Sequence[str]) -> None:
+def check_teacher_names(names: Sequence[str]) -> None:
     """Check that no teacher is named twice.
 
     Raises:

@@ -12,7 +12,7 @@ from rerank.experiment import PreparedRun, execute, prepare
 from rerank.experiment.candidates import load_queries, retrieve
 from rerank.experiment.estimate import estimate
 from rerank.experiment.spec import Execution, RunSpec
-from rerank.finetune.labels.label_fusion import LabelFusion, check_names, missing_scores_error
+from rerank.finetune.labels.label_fusion import LabelFusion, check_teacher_names, missing_teacher_scores_error
 from rerank.finetune.labels.label_list import LabelList
 from rerank.finetune.labels.teachers import LabellingTask, Teacher, TeacherRanking, open_teacher
 from rerank.types import Ranking
@@ -46,7 +46,7 @@ class LabellingPlan:
             raise UsageError(
                 f"{len(self.teachers)} teachers and --min-docs {self.min_docs}", expected="at least 1 of each"
             )
-        check_names(self.teachers)
+        check_teacher_names(self.teachers)
         self.fusion.check(len(self.teachers))
 
 
@@ -122,7 +122,7 @@ def prepare_labelling(
     opened = {name: open_teacher(name) for name in plan.teachers}
     for name, teacher in opened.items():
         if len(opened) > 1 and plan.fusion.how != "rrf" and not teacher.scored(spec):
-            raise missing_scores_error(plan.fusion.how, name)
+            raise missing_teacher_scores_error(plan.fusion.how, name)
     judged_only = any(teacher.judged_only for teacher in opened.values())
     prepared = None
     if any(teacher.runs for teacher in opened.values()):
@@ -150,7 +150,7 @@ def make_labels(job: LabellingJob) -> LabellingResult:
         RerankError: A teacher fails; logged calls are kept.
     """
     outputs = {name: teacher.label(job.task) for name, teacher in job.teachers.items()}
-    reports = {_title(name, job.task.spec): dict(report) for name, (_, report) in outputs.items()}
+    reports = {_teacher_title(name, job.task.spec): dict(report) for name, (_, report) in outputs.items()}
     labels: list[LabelList] = []
     left_out: Counter[str] = Counter()
     failed: list[dict[str, str]] = []
@@ -159,14 +159,14 @@ def make_labels(job: LabellingJob) -> LabellingResult:
         if len(ranking) < job.plan.min_docs:
             left_out["too few candidates"] += 1
             continue
-        fused = _fuse(job, ranking, {name: rankings[query] for name, (rankings, _) in outputs.items()})
+        fused = _fuse_teacher_rankings(job, ranking, {name: rankings[query] for name, (rankings, _) in outputs.items()})
         if fused.failed:
             failed.append({"query": query, "why": fused.failed})
             if not job.plan.keep_failed:
                 left_out[fused.failed] += 1
                 continue
         unranked += len(fused.unranked)
-        labels.append(_label(ranking, fused, " + ".join(reports)))
+        labels.append(_label_of_teacher_ranking(ranking, fused, " + ".join(reports)))
     report = {
         "queries": len(job.task.candidates),
         "written": len(labels),
@@ -179,13 +179,15 @@ def make_labels(job: LabellingJob) -> LabellingResult:
     return LabellingResult(labels=tuple(labels), report=report)
 
 
-def _fuse(job: LabellingJob, candidates: Ranking, rankings: Mapping[str, TeacherRanking]) -> TeacherRanking:
+def _fuse_teacher_rankings(
+    job: LabellingJob, candidates: Ranking, rankings: Mapping[str, TeacherRanking]
+) -> TeacherRanking:
     if len(rankings) == 1:
         return next(iter(rankings.values()))
     return job.plan.fusion.join(candidates, rankings)
 
 
-def _label(candidates: Ranking, ranking: TeacherRanking, teacher: str) -> LabelList:
+def _label_of_teacher_ranking(candidates: Ranking, ranking: TeacherRanking, teacher: str) -> LabelList:
     has_all_scores = all(doc_id in ranking.scores for doc_id in candidates.doc_ids)
     return LabelList(
         qid=candidates.query.id,
@@ -197,6 +199,6 @@ def _label(candidates: Ranking, ranking: TeacherRanking, teacher: str) -> LabelL
     )
 
 
-def _title(name: str, spec: RunSpec) -> str:
+def _teacher_title(name: str, spec: RunSpec) -> str:
     """Return the name of a teacher in label files."""
     return f"{spec.method} {spec.model}" if name == "method" else name

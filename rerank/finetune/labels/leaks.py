@@ -53,7 +53,7 @@ class Leak:
         return asdict(self)
 
 
-def normalise_query(text: str) -> str:
+def normalise_query_for_leaks(text: str) -> str:
     """Return the words of a query in lower case, or the stripped text if it has no words.
 
     >>> normalise_query("  How do I SORT,  a list?")
@@ -62,17 +62,17 @@ def normalise_query(text: str) -> str:
     return " ".join(_WORDS.findall(unicodedata.normalize("NFKC", text).casefold())) or text.strip()
 
 
-def trigrams(text: str) -> frozenset[str]:
+def query_trigrams(text: str) -> frozenset[str]:
     """Return the character trigrams of the words of a text.
 
     >>> sorted(trigrams("to do"))
     [' do', ' to', 'do ', 'to ']
     """
-    padded = (f" {word} " for word in normalise_query(text).split())
+    padded = (f" {word} " for word in normalise_query_for_leaks(text).split())
     return frozenset(word[start : start + _SIZE] for word in padded for start in range(len(word) - _SIZE + 1))
 
 
-def find_leaks(
+def find_query_leaks(
     train: Mapping[str, str], test: Mapping[str, str], *, threshold: float = THRESHOLD, where: str = ""
 ) -> list[Leak]:
     """Find all pairs of a training query and a test query that are near-duplicates, the most similar first.
@@ -92,8 +92,8 @@ def find_leaks(
         return []
     ours, theirs = list(train.items()), list(test.items())
     leaks = []
-    for a, b, similarity in _similar_pairs([text for _, text in ours], [text for _, text in theirs], threshold):
-        exact = normalise_query(ours[a][1]) == normalise_query(theirs[b][1])
+    for a, b, similarity in _similar_query_pairs([text for _, text in ours], [text for _, text in theirs], threshold):
+        exact = normalise_query_for_leaks(ours[a][1]) == normalise_query_for_leaks(theirs[b][1])
         leaks.append(
             Leak(
                 train=ours[a][0],
@@ -108,14 +108,14 @@ def find_leaks(
     return sorted(leaks, key=lambda leak: (-leak.exact, -leak.similarity, leak.train, leak.test))
 
 
-def _similar_pairs(ours: Sequence[str], theirs: Sequence[str], threshold: float) -> list[tuple[int, int, float]]:
+def _similar_query_pairs(ours: Sequence[str], theirs: Sequence[str], threshold: float) -> list[tuple[int, int, float]]:
     """Return positions and coefficient of every pair with at least the threshold."""
     import numpy as np
 
     columns: dict[str, int] = {}  # trigram -> column
-    a = [[columns.setdefault(gram, len(columns)) for gram in sorted(trigrams(text))] for text in ours]
-    b = [[columns.setdefault(gram, len(columns)) for gram in sorted(trigrams(text))] for text in theirs]
-    left, right = _matrix(a, len(columns)), _matrix(b, len(columns))
+    a = [[columns.setdefault(gram, len(columns)) for gram in sorted(query_trigrams(text))] for text in ours]
+    b = [[columns.setdefault(gram, len(columns)) for gram in sorted(query_trigrams(text))] for text in theirs]
+    left, right = _trigram_matrix(a, len(columns)), _trigram_matrix(b, len(columns))
     sizes = np.array([len(row) for row in a])
     pairs = []
     for start in range(0, len(theirs), _STEP):
@@ -128,7 +128,7 @@ def _similar_pairs(ours: Sequence[str], theirs: Sequence[str], threshold: float)
     return pairs
 
 
-def _matrix(rows: Sequence[Sequence[int]], columns: int) -> csr_array:
+def _trigram_matrix(rows: Sequence[Sequence[int]], columns: int) -> csr_array:
     """Return a (texts, trigrams) matrix with a 1 for every trigram of a text."""
     import numpy as np
     from scipy.sparse import csr_array

@@ -14,7 +14,7 @@ from rerank.errors import DataError, UsageError, shorten
 from rerank.finetune.labels.conversations import read_conversations
 from rerank.finetune.labels.flag_embedding import read_flag_embedding
 from rerank.finetune.labels.label_files import parse_label
-from rerank.finetune.labels.list_texts import attach_texts
+from rerank.finetune.labels.list_texts import attach_label_texts
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.io.json_records import JsonRecord, parse_json, read_json_lines
 from rerank.io.text_files import open_text
@@ -28,7 +28,7 @@ _KEYS: dict[str, ListFormat] = {
 }
 
 
-def read_lists(
+def read_label_lists_of_file(
     path: str | Path,
     collection: Collection | None = None,
     *,
@@ -51,24 +51,26 @@ def read_lists(
         UsageError: The collection of a label file is missing.
     """
     counted: Counter[str] = Counter() if skipped is None else skipped
-    form, records = open_records(path)
+    form, records = open_label_records(path)
     if form != "labels":
         lists = (
             read_conversations(records, skipped=counted)
             if form == "conversations"
             else read_flag_embedding(records, seed=seed, use_scores=use_scores, skipped=counted)
         )
-        return lists if skipped is not None else _with_warning(lists, counted, path)
+        return lists if skipped is not None else _lists_with_skip_warning(lists, counted, path)
     if collection is None:
         raise UsageError(
             f"{path} contains document ids without texts",
             expected="the collection that contains the documents",
             remedy="Pass --collection, or name it in [data] of the recipe",
         )
-    return attach_texts(map(parse_label, records), collection)
+    return attach_label_texts(map(parse_label, records), collection)
 
 
-def _with_warning(lists: Iterator[TrainingList], skipped: Counter[str], path: str | Path) -> Iterator[TrainingList]:
+def _lists_with_skip_warning(
+    lists: Iterator[TrainingList], skipped: Counter[str], path: str | Path
+) -> Iterator[TrainingList]:
     """Yield the lists, and warn at the end if some were skipped."""
     yield from lists
     if skipped:
@@ -76,14 +78,14 @@ def _with_warning(lists: Iterator[TrainingList], skipped: Counter[str], path: st
         warnings.warn(f"Skipped in {path}: {counts}", stacklevel=2)
 
 
-def open_records(path: str | Path) -> tuple[ListFormat, Iterator[JsonRecord]]:
+def open_label_records(path: str | Path) -> tuple[ListFormat, Iterator[JsonRecord]]:
     """Detect the format of a file, and return it with the objects of the file.
 
     Raises:
         MissingResourceError: The file does not exist.
         DataError: The format is unknown.
     """
-    records = _records(Path(path))
+    records = _label_records(Path(path))
     first = next(records)
     form = next((form for key, form in _KEYS.items() if key in first.fields), None)
     if form is None:
@@ -94,7 +96,7 @@ def open_records(path: str | Path) -> tuple[ListFormat, Iterator[JsonRecord]]:
     return form, chain([first], records)
 
 
-def _records(path: Path) -> Iterator[JsonRecord]:
+def _label_records(path: Path) -> Iterator[JsonRecord]:
     with open_text(path) as stream:
         listed = next((line.lstrip()[0] for line in stream if line.strip()), "") == "["
     if not listed:
@@ -104,10 +106,10 @@ def _records(path: Path) -> Iterator[JsonRecord]:
         entries = parse_json(stream.read(), str(path))
     if not entries:
         raise DataError(f"{path} contains an empty list", expected="at least one object")
-    yield from _checked(entries, path)
+    yield from _checked_label_records(entries, path)
 
 
-def _checked(entries: Iterable[object], path: Path) -> Iterator[JsonRecord]:
+def _checked_label_records(entries: Iterable[object], path: Path) -> Iterator[JsonRecord]:
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, dict):
             raise DataError(f"{path}, entry {number}: {shorten(entry)}", expected="a JSON object")

@@ -23,7 +23,7 @@ _BATCH = 1000
 DOCS, QUERIES, LABELS, MARK = "docs.jsonl", "queries.jsonl", "labels.jsonl", "label.json"
 
 
-def attach_texts(labels: Iterable[LabelList], collection: Collection) -> Iterator[TrainingList]:
+def attach_label_texts(labels: Iterable[LabelList], collection: Collection) -> Iterator[TrainingList]:
     """Add the texts of queries and documents to labels.
 
     A collection that supports lookup by id is queried in batches of lists; other collections are read once. The text of
@@ -35,12 +35,12 @@ def attach_texts(labels: Iterable[LabelList], collection: Collection) -> Iterato
     known = {query.id: query.text for query in collection.queries()}
     remaining = iter(labels)
     while batch := list(islice(remaining, _BATCH) if isinstance(collection, SupportsLookup) else remaining):
-        docs = _documents(batch, collection)
+        docs = _documents_of_labels(batch, collection)
         for label in batch:
-            yield _with_documents(label, docs, known)
+            yield _label_with_documents(label, docs, known)
 
 
-def query_texts(labels: Sequence[LabelList], collection: Collection | None = None) -> dict[str, str]:
+def query_texts_of_labels(labels: Sequence[LabelList], collection: Collection | None = None) -> dict[str, str]:
     """Return query id -> text for the queries of labels; queries without a known text are omitted.
 
     For a query with several lists, the first text counts; the collection is used if no list has one.
@@ -53,13 +53,13 @@ def query_texts(labels: Sequence[LabelList], collection: Collection | None = Non
     return {label.qid: text for label in labels if (text := own.get(label.qid) or known.get(label.qid, "")).strip()}
 
 
-def document_lengths(labels: Iterable[LabelList], collection: Collection) -> dict[str, int]:
+def document_lengths_of_labels(labels: Iterable[LabelList], collection: Collection) -> dict[str, int]:
     """Return document id -> number of words in title and text; documents missing in the collection are omitted."""
-    docs = _documents(list(labels), collection)
+    docs = _documents_of_labels(list(labels), collection)
     return {name: len(doc.full_text.split()) for name, doc in docs.items()}
 
 
-def to_label(training_list: TrainingList) -> LabelList:
+def label_of_training_list(training_list: TrainingList) -> LabelList:
     """Convert a training list to a list of ids."""
     return LabelList(
         qid=training_list.query.id,
@@ -80,7 +80,7 @@ class FolderCounts:
     documents: int = 0
 
 
-def write_folder(lists: Iterable[TrainingList], folder: Path) -> FolderCounts:
+def write_label_folder(lists: Iterable[TrainingList], folder: Path) -> FolderCounts:
     """Write lists with their texts: docs.jsonl and queries.jsonl, which ``jsonl:FOLDER`` opens, and labels.jsonl.
 
     Raises:
@@ -88,17 +88,17 @@ def write_folder(lists: Iterable[TrainingList], folder: Path) -> FolderCounts:
         UsageError: The folder holds files that were not written by `rerank label`.
         StorageError: The folder cannot be created or written.
     """
-    make_folder(folder)
+    make_label_folder(folder)
     count = FolderCounts()
     try:
         with fill_folder(folder, last=LABELS) as draft:
-            _write_lists(lists, draft, count)
+            _write_training_lists(lists, draft, count)
     except OSError as error:
         raise StorageError(f"Cannot write into {str(folder)!r}: {error.strerror or error}") from error
     return count
 
 
-def _write_lists(lists: Iterable[TrainingList], draft: Path, count: FolderCounts) -> None:
+def _write_training_lists(lists: Iterable[TrainingList], draft: Path, count: FolderCounts) -> None:
     with ExitStack() as stack:
         docs, queries = (
             _UniqueRows(stack.enter_context(replace_text(draft / name)), kind)
@@ -108,14 +108,14 @@ def _write_lists(lists: Iterable[TrainingList], draft: Path, count: FolderCounts
         for training_list in lists:
             query = training_list.query
             for doc in training_list.docs:
-                docs.add(doc.id, doc_row(doc))
+                docs.add(doc.id, training_document_row(doc))
             queries.add(query.id, {"id": query.id, "text": query.text})
-            labels.write(json.dumps(to_label(training_list).to_row(), ensure_ascii=False) + "\n")
+            labels.write(json.dumps(label_of_training_list(training_list).to_row(), ensure_ascii=False) + "\n")
             count.lists += 1
     count.queries, count.documents = len(queries.seen), len(docs.seen)
 
 
-def make_folder(folder: Path) -> None:
+def make_label_folder(folder: Path) -> None:
     """Create an output folder; a folder written by an earlier call is reused.
 
     Raises:
@@ -132,16 +132,16 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(f"The folder {str(folder)!r} cannot be created: {error.strerror}") from error
-    write_marker(folder, {})
+    write_label_folder_marker(folder, {})
 
 
-def write_marker(folder: Path, description: Mapping[str, Any]) -> None:
+def write_label_folder_marker(folder: Path, description: Mapping[str, Any]) -> None:
     """Write a file that marks the folder as written by `rerank label` and describes its content."""
     with replace_text(folder / MARK) as file:
         file.write(json.dumps({"format": "listrank lists", **description}, ensure_ascii=False, indent=2) + "\n")
 
 
-def doc_row(doc: Document) -> dict[str, str]:
+def training_document_row(doc: Document) -> dict[str, str]:
     """Return the JSON object of a document in a JSON lines collection."""
     return {"id": doc.id, "text": doc.text, **({"title": doc.title} if doc.title else {})}
 
@@ -167,7 +167,7 @@ class _UniqueRows:
             )
 
 
-def _documents(labels: Sequence[LabelList], collection: Collection) -> Mapping[str, Document]:
+def _documents_of_labels(labels: Sequence[LabelList], collection: Collection) -> Mapping[str, Document]:
     ids = {doc_id for label in labels for doc_id in label.initial}
     if isinstance(collection, SupportsLookup):
         return collection.lookup(ids)
@@ -180,7 +180,7 @@ def _documents(labels: Sequence[LabelList], collection: Collection) -> Mapping[s
     return docs
 
 
-def _with_documents(label: LabelList, docs: Mapping[str, Document], known: Mapping[str, str]) -> TrainingList:
+def _label_with_documents(label: LabelList, docs: Mapping[str, Document], known: Mapping[str, str]) -> TrainingList:
     if missing := [doc_id for doc_id in label.initial if doc_id not in docs]:
         raise label.fault(
             f"has {len(missing)} documents that are not in the collection, the first is {shorten(missing[0])}",

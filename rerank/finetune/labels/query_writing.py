@@ -119,29 +119,29 @@ class QueryWriter:
         for index, reply in enumerate(self.backend.generate(requests)):
             if reply.finish == "error":
                 dropped["no reply"] += 1
-            elif query := parse_query(reply.text):
+            elif query := parse_written_query(reply.text):
                 yield GeneratedQuery(doc=requests[index].window.docs[0].id, number=index % self.each + 1, text=query)
             else:
                 dropped["no query in the reply"] += 1
 
 
 @cache
-def shipped_prompt() -> PromptTemplate:
+def shipped_query_prompt() -> PromptTemplate:
     """Return the shipped prompt."""
     text = (files(__package__) / "query_writing.yaml").read_text(encoding="utf-8")
     return template_from_yaml(text, "query_writing")
 
 
-def open_prompt(name: str | None) -> PromptTemplate:
+def open_query_prompt(name: str | None) -> PromptTemplate:
     """Load the named prompt, or the shipped one.
 
     Raises:
         RerankError: The prompt cannot be loaded.
     """
-    return load_prompt(name) if name else shipped_prompt()
+    return load_prompt(name) if name else shipped_query_prompt()
 
 
-def parse_query(reply: str) -> str:
+def parse_written_query(reply: str) -> str:
     """Return the query in a reply: its first line without labels, numbers and quotes; empty if there is none.
 
     A line about the passage, such as a summary, is not a query.

@@ -10,8 +10,8 @@ from pathlib import Path
 from rerank.errors import DataError, UsageError
 from rerank.finetune.labels.label_files import write_labels
 from rerank.finetune.labels.label_list import LabelList
-from rerank.finetune.labels.leaks import THRESHOLD, Leak, find_leaks, normalise_query
-from rerank.finetune.labels.list_texts import make_folder, write_marker
+from rerank.finetune.labels.leaks import THRESHOLD, Leak, find_query_leaks, normalise_query_for_leaks
+from rerank.finetune.labels.list_texts import make_label_folder, write_label_folder_marker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +69,7 @@ def split_labels(labels: Sequence[LabelList], shares: SplitShares, *, texts: Map
     Raises:
         DataError: There are too few queries.
     """
-    groups = {label.qid: _group(label.qid, texts) for label in labels}
+    groups = {label.qid: _split_group_of_query(label.qid, texts) for label in labels}
     ordered = sorted(set(groups.values()), key=lambda group: hashlib.sha256(f"{shares.seed}/{group}".encode()).digest())
     test, dev = (max(1, round(share * len(ordered))) if share else 0 for share in (shares.test, shares.dev))
     if test + dev >= len(ordered):
@@ -101,7 +101,7 @@ def find_split_leaks(
         parts: The split.
         texts: Query id -> text.
         against: Further test queries: name of the set -> query id -> text.
-        threshold: Similarity from which two queries count as near-duplicates, as in `find_leaks`.
+        threshold: Similarity from which two queries count as near-duplicates, as in `find_query_leaks`.
     """
 
     def known(labels: Sequence[LabelList]) -> dict[str, str]:
@@ -109,16 +109,18 @@ def find_split_leaks(
 
     held = {"dev": known(parts.dev), "test": known(parts.test), **against}
     train = known(parts.train)
-    return [leak for where, test in held.items() for leak in find_leaks(train, test, threshold=threshold, where=where)]
+    return [
+        leak for where, test in held.items() for leak in find_query_leaks(train, test, threshold=threshold, where=where)
+    ]
 
 
-def remove_leaking(labels: Sequence[LabelList], leaks: Sequence[Leak]) -> tuple[LabelList, ...]:
+def remove_leaking_lists(labels: Sequence[LabelList], leaks: Sequence[Leak]) -> tuple[LabelList, ...]:
     """Return the lists whose queries do not leak."""
     leaking = {leak.train for leak in leaks}
     return tuple(label for label in labels if label.qid not in leaking)
 
 
-def write_split(parts: LabelSplit, folder: Path) -> dict[str, int]:
+def write_label_split(parts: LabelSplit, folder: Path) -> dict[str, int]:
     """Write train.jsonl, dev.jsonl and test.jsonl; an empty part has no file.
 
     Returns:
@@ -128,7 +130,7 @@ def write_split(parts: LabelSplit, folder: Path) -> dict[str, int]:
         UsageError: The folder holds files that were not written by `rerank label`.
         StorageError: The folder cannot be written.
     """
-    make_folder(folder)
+    make_label_folder(folder)
     labels_of = {"train": parts.train, "dev": parts.dev, "test": parts.test}
     for name, part in labels_of.items():
         path = folder / f"{name}.jsonl"
@@ -137,9 +139,9 @@ def write_split(parts: LabelSplit, folder: Path) -> dict[str, int]:
         else:
             path.unlink(missing_ok=True)
     sizes = {name: len(part) for name, part in labels_of.items()}
-    write_marker(folder, {"split": sizes})
+    write_label_folder_marker(folder, {"split": sizes})
     return sizes
 
 
-def _group(qid: str, texts: Mapping[str, str]) -> str:
-    return f"text {normalise_query(texts[qid])}" if qid in texts else f"id {qid}"
+def _split_group_of_query(qid: str, texts: Mapping[str, str]) -> str:
+    return f"text {normalise_query_for_leaks(texts[qid])}" if qid in texts else f"id {qid}"

@@ -19,8 +19,14 @@ from typing import Any, Literal, cast
 from rerank.collections import Collection
 from rerank.collections.jsonl import Jsonl
 from rerank.errors import DataError, PartialFailureError, RerankError, UnknownNameError, UsageError
-from rerank.finetune.labels.leaks import normalise_query
-from rerank.finetune.labels.list_texts import DOCS, QUERIES, doc_row, make_folder, write_marker
+from rerank.finetune.labels.leaks import normalise_query_for_leaks
+from rerank.finetune.labels.list_texts import (
+    DOCS,
+    QUERIES,
+    make_label_folder,
+    training_document_row,
+    write_label_folder_marker,
+)
 from rerank.finetune.labels.query_extraction import EXTRACTORS
 from rerank.finetune.labels.query_writing import QueryWriter
 from rerank.io.run_files import write_qrels
@@ -99,7 +105,7 @@ class _Draft:
     doc: str
 
 
-def make_queries(
+def make_synthetic_queries(
     collection: Collection,
     options: QueryOptions,
     folder: Path,
@@ -131,24 +137,26 @@ def make_queries(
             expected="a model for queries from llm only",
         )
     dropped: Counter[str] = Counter()
-    make_folder(folder)
-    documents, sources = _write_documents(collection, options, folder, dropped)
-    drafts = [draft for doc, text in sources if (draft := _draft(doc.id, 1, text, options, dropped))]
+    make_label_folder(folder)
+    documents, sources = _write_synthetic_documents(collection, options, folder, dropped)
+    drafts = [draft for doc, text in sources if (draft := _draft_synthetic_query(doc.id, 1, text, options, dropped))]
     if writer is not None:
-        drafts = list(_generate(writer, [doc for doc, _ in sources], options, folder, dropped, on_reply))
-    drafts = _round_trip(_unique(drafts, dropped), options, folder, dropped)
+        drafts = list(
+            _generate_synthetic_queries(writer, [doc for doc, _ in sources], options, folder, dropped, on_reply)
+        )
+    drafts = _round_trip_synthetic_queries(_unique_synthetic_queries(drafts, dropped), options, folder, dropped)
     if not drafts:
-        raise _no_query_error(collection.name, dropped)
+        raise _no_synthetic_query_error(collection.name, dropped)
     with replace_text(folder / QUERIES) as file:
         for draft in drafts:
             file.write(json.dumps({"id": draft.query.id, "text": draft.query.text}, ensure_ascii=False) + "\n")
     write_qrels(Qrels({draft.query.id: {draft.doc: 1} for draft in drafts}), folder / QRELS)
     counts = {"documents": documents, "queries": len(drafts), "dropped": dict(+dropped)}
-    write_marker(folder, {"collection": collection.name, "from": options.source, **counts})
+    write_label_folder_marker(folder, {"collection": collection.name, "from": options.source, **counts})
     return {"folder": str(folder), **counts}
 
 
-def _no_query_error(name: str, dropped: Counter[str]) -> RerankError:
+def _no_synthetic_query_error(name: str, dropped: Counter[str]) -> RerankError:
     """Return the error for an empty result."""
     counts = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count)
     message = f"No query is left for {name!r} ({counts or 'its documents give none'})"
@@ -160,7 +168,7 @@ def _no_query_error(name: str, dropped: Counter[str]) -> RerankError:
     )
 
 
-def _write_documents(
+def _write_synthetic_documents(
     collection: Collection, options: QueryOptions, folder: Path, dropped: Counter[str]
 ) -> tuple[int, list[tuple[Document, str]]]:
     """Write all documents without the extracted text; return their number, and the sample with its queries."""
@@ -174,7 +182,7 @@ def _write_documents(
             if not rest.text.strip():
                 dropped["documents of which nothing is left"] += 1
                 continue
-            file.write(json.dumps(doc_row(rest), ensure_ascii=False) + "\n")
+            file.write(json.dumps(training_document_row(rest), ensure_ascii=False) + "\n")
             count += 1
             if query or options.source == "llm":
                 yield hashlib.sha256(f"{options.seed}/{doc.id}".encode("utf-8", "surrogatepass")).digest(), rest, query
@@ -189,7 +197,9 @@ def _write_documents(
     return count, [(doc, query) for _, doc, query in sample]
 
 
-def _draft(doc: str, number: int, text: str, options: QueryOptions, dropped: Counter[str]) -> _Draft | None:
+def _draft_synthetic_query(
+    doc: str, number: int, text: str, options: QueryOptions, dropped: Counter[str]
+) -> _Draft | None:
     if not text:
         return None
     if not options.fits(text):
@@ -198,7 +208,7 @@ def _draft(doc: str, number: int, text: str, options: QueryOptions, dropped: Cou
     return _Draft(Query(id=f"{doc}#{number}", text=text), doc)
 
 
-def _generate(
+def _generate_synthetic_queries(
     writer: QueryWriter,
     docs: Sequence[Document],
     options: QueryOptions,
@@ -209,18 +219,18 @@ def _generate(
     with CallLog(folder / CALLS) as log:
         logged = replace(writer, backend=LoggingBackend(backend=writer.backend, log=log, on_reply=on_reply))
         for query in logged.write(docs, dropped):
-            if draft := _draft(query.doc, query.number, query.text, options, dropped):
+            if draft := _draft_synthetic_query(query.doc, query.number, query.text, options, dropped):
                 yield draft
 
 
-def _unique(drafts: Sequence[_Draft], dropped: Counter[str]) -> list[_Draft]:
+def _unique_synthetic_queries(drafts: Sequence[_Draft], dropped: Counter[str]) -> list[_Draft]:
     """Return the queries that come from a single document: otherwise the source is not the only relevant document."""
     sources: dict[str, set[str]] = {}
     for draft in drafts:
-        sources.setdefault(normalise_query(draft.query.text), set()).add(draft.doc)
+        sources.setdefault(normalise_query_for_leaks(draft.query.text), set()).add(draft.doc)
     unique: dict[str, _Draft] = {}
     for draft in drafts:
-        words = normalise_query(draft.query.text)
+        words = normalise_query_for_leaks(draft.query.text)
         if len(sources[words]) > 1:
             dropped["queries that several documents give"] += 1
         elif words in unique:
@@ -230,7 +240,9 @@ def _unique(drafts: Sequence[_Draft], dropped: Counter[str]) -> list[_Draft]:
     return list(unique.values())
 
 
-def _round_trip(drafts: list[_Draft], options: QueryOptions, folder: Path, dropped: Counter[str]) -> list[_Draft]:
+def _round_trip_synthetic_queries(
+    drafts: list[_Draft], options: QueryOptions, folder: Path, dropped: Counter[str]
+) -> list[_Draft]:
     """Return the queries whose source document the first stage retrieves among the top ``within``."""
     if not options.within or not drafts:
         return drafts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from rerank.finetune.losses.base import require_positive
+from rerank.finetune.losses.base import require_positive_loss_options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +35,7 @@ class AdrMse:
 
     def __post_init__(self) -> None:
         """Check the temperature."""
-        require_positive(temperature=self.temperature)
+        require_positive_loss_options(temperature=self.temperature)
 
     def __call__(self, scores: Tensor, target: ListTarget) -> Tensor:
         """Return the discounted mean squared error of the expected ranks of one list."""

@@ -30,7 +30,7 @@ class ListTarget:
     scores: Tensor
 
 
-def require_positive(**options: float) -> None:
+def require_positive_loss_options(**options: float) -> None:
     """Check that the given options are positive finite numbers.
 
     Raises:

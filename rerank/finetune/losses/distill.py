@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from rerank.finetune.losses.base import require_positive, require_teacher_scores
+from rerank.finetune.losses.base import require_positive_loss_options, require_teacher_scores
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,7 @@ class Distill:
 
     def __post_init__(self) -> None:
         """Check the temperatures."""
-        require_positive(temperature=self.temperature, teacher_temperature=self.teacher_temperature)
+        require_positive_loss_options(temperature=self.temperature, teacher_temperature=self.teacher_temperature)
 
     def __call__(self, scores: Tensor, target: ListTarget) -> Tensor:
         """Return the Kullback-Leibler divergence of one list.

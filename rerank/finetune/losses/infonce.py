@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from rerank.errors import UsageError
-from rerank.finetune.losses.base import require_positive
+from rerank.finetune.losses.base import require_positive_loss_options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,7 @@ class Infonce:
 
     def __post_init__(self) -> None:
         """Check the options."""
-        require_positive(temperature=self.temperature)
+        require_positive_loss_options(temperature=self.temperature)
         if self.positives < 1:
             raise UsageError(f"Option positives is {self.positives}", expected="at least 1")
 

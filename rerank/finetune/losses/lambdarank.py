@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from rerank.finetune.losses.base import require_positive
+from rerank.finetune.losses.base import require_positive_loss_options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +36,7 @@ class Lambdarank:
 
     def __post_init__(self) -> None:
         """Check the steepness."""
-        require_positive(sigma=self.sigma)
+        require_positive_loss_options(sigma=self.sigma)
 
     def __call__(self, scores: Tensor, target: ListTarget) -> Tensor:
         """Return the weighted sum of the logistic losses of all pairs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from rerank.finetune.losses.base import require_positive
+from rerank.finetune.losses.base import require_positive_loss_options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ class Listnet:
 
     def __post_init__(self) -> None:
         """Check the temperature."""
-        require_positive(temperature=self.temperature)
+        require_positive_loss_options(temperature=self.temperature)
 
     def __call__(self, scores: Tensor, target: ListTarget) -> Tensor:
         """Return the cross-entropy of one list."""

@@ -39,16 +39,16 @@ class AdapterDescription:
     comparison: Comparison | None
 
 
-def base_model_name(model: str) -> str:
+def base_model_name_for_card(model: str) -> str:
     """Return the hub id of a base model, or the given name if it has none."""
     return MODELS[model].hub_id if model in MODELS else model
 
 
-def render_card(description: AdapterDescription) -> str:
+def render_adapter_card(description: AdapterDescription) -> str:
     """Return the card in Markdown, with the metadata header of the hub."""
     recipe, outcome = description.recipe, description.outcome
     is_adapter = description.adapter.saves == "adapter"
-    base = base_model_name(recipe.model)
+    base = base_model_name_for_card(recipe.model)
     losses = ", ".join(
         f"{loss.name} on {loss.on}" if "on" in loss.model_fields_set else loss.name for loss in recipe.losses
     )
@@ -71,13 +71,13 @@ def render_card(description: AdapterDescription) -> str:
         "",
         "## Results",
         "",
-        *_results(description.comparison, recipe),
+        *_validation_results_of_card(description.comparison, recipe),
         "",
         "## Training",
         "",
-        f"- Adapter: {_with_options(recipe.adapter)}, {outcome['trainable']:,} trained parameters",
-        f"- Optimizer: {_with_options(recipe.optimizer)}, learning rate {recipe.optimizer.lr:g}",
-        f"- Objective: {_with_options(recipe.objective)}"
+        f"- Adapter: {_component_with_options(recipe.adapter)}, {outcome['trainable']:,} trained parameters",
+        f"- Optimizer: {_component_with_options(recipe.optimizer)}, learning rate {recipe.optimizer.lr:g}",
+        f"- Objective: {_component_with_options(recipe.objective)}"
         if recipe.objective
         else f"- Loss: {losses}; mean over the last steps {outcome['loss']:.4f}",
         f"- Lists: {description.lists}, with at most {recipe.data.documents} documents each; {outcome['steps']} steps "
@@ -89,12 +89,12 @@ def render_card(description: AdapterDescription) -> str:
     return "\n".join(lines)
 
 
-def _with_options(component: ComponentTable) -> str:
+def _component_with_options(component: ComponentTable) -> str:
     options = ", ".join(f"{key}={value}" for key, value in component.options.items())
     return f"{component.name} ({options})" if options else component.name
 
 
-def _results(comparison: Comparison | None, recipe: Recipe) -> list[str]:
+def _validation_results_of_card(comparison: Comparison | None, recipe: Recipe) -> list[str]:
     table = recipe.validation
     if comparison is None or table is None:
         return ["Not measured: the recipe has no validation collection."]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import BackendError, MissingResourceError
-from rerank.finetune.trainer.adapter_card import AdapterDescription, base_model_name, render_card
+from rerank.finetune.trainer.adapter_card import AdapterDescription, base_model_name_for_card, render_adapter_card
 from rerank.io.atomic_folder import fill_folder
 from rerank.judges.attention.heads import BESIDE, HeadList, model_identity
 from rerank.models.adapters import HEADS, PROMPT, SETTINGS, AdapterSettings
@@ -17,7 +17,7 @@ from rerank.prompts import prompt_text
 _CURRENT_HEADS = "heads.now.json"
 
 
-def _head_list(readout: Any, model: dict[str, str]) -> HeadList:
+def _head_list_of_readout(readout: Any, model: dict[str, str]) -> HeadList:
     pairs = sorted(zip(readout.heads, readout.weights.tolist(), strict=True), key=lambda pair: -pair[1])
     weights = tuple(round(weight, 6) for _, weight in pairs) if len({weight for _, weight in pairs}) > 1 else ()
     return HeadList(
@@ -32,7 +32,7 @@ def _head_list(readout: Any, model: dict[str, str]) -> HeadList:
 def write_current_head_list(folder: Path, readout: Any, identity: Any) -> Path:
     """Write the current head weights into a file for the judge of a validation, and return its path."""
     path = folder / _CURRENT_HEADS
-    _head_list(readout, model_identity(identity)).write(path)
+    _head_list_of_readout(readout, model_identity(identity)).write(path)
     return path
 
 
@@ -45,28 +45,28 @@ def write_adapter(description: AdapterDescription, model: Any, folder: Path) -> 
         folder: The folder of the training.
     """
     with fill_folder(folder, last=SETTINGS) as draft:
-        _write_files(description, model, draft)
+        _write_adapter_files(description, model, draft)
     (folder / _CURRENT_HEADS).unlink(missing_ok=True)
 
 
-def _write_files(description: AdapterDescription, model: Any, draft: Path) -> None:
+def _write_adapter_files(description: AdapterDescription, model: Any, draft: Path) -> None:
     description.adapter.save(model, draft)
     config = draft / "adapter_config.json"
     if config.is_file():
         content = json.loads(config.read_text(encoding="utf-8"))
-        content["base_model_name_or_path"] = base_model_name(description.recipe.model)
+        content["base_model_name_or_path"] = base_model_name_for_card(description.recipe.model)
         config.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     else:
         description.tokenizer.save_pretrained(draft)
     (draft / PROMPT).write_text(prompt_text(description.setup.prompt), encoding="utf-8")
-    (draft / "README.md").write_text(render_card(description), encoding="utf-8")
+    (draft / "README.md").write_text(render_adapter_card(description), encoding="utf-8")
     table = description.recipe.method
     method, kind = table.method, "adapter" if description.adapter.saves == "adapter" else "weights"
     if description.readout is not None and description.setup.method.judge.name == "attention":
         model = model_identity(description.identity)
         if kind == "weights":  # a complete model is not a revision of its base model
             model.pop("revision", None)
-        _head_list(description.readout, model | {kind: BESIDE}).write(draft / HEADS)
+        _head_list_of_readout(description.readout, model | {kind: BESIDE}).write(draft / HEADS)
         method = f"{method},heads={HEADS}"
     AdapterSettings(
         model=description.recipe.model,
@@ -78,7 +78,7 @@ def _write_files(description: AdapterDescription, model: Any, draft: Path) -> No
     ).write(draft)
 
 
-def push_to_hub(folder: Path, repository: str, *, private: bool = True) -> str:
+def push_adapter_to_hub(folder: Path, repository: str, *, private: bool = True) -> str:
     """Upload an adapter folder without checkpoints and logs, with the token in the environment.
 
     Args:

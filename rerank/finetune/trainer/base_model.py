@@ -43,7 +43,7 @@ def select_readout_heads(table: ReadoutTable, backend: Hf) -> list[tuple[int, in
     return [(layer, head) for layer, heads in heads_by_layer.items() for head in heads]
 
 
-def truncate_layers(model: Any, layers: int) -> bool:
+def truncate_trained_layers(model: Any, layers: int) -> bool:
     """Keep only the first ``layers`` layers of a model, and return whether any were removed."""
     config, decoder = model.config.get_text_config(), model.get_decoder()
     if not hasattr(decoder, "layers") or len(decoder.layers) <= layers:
@@ -60,12 +60,12 @@ def limit_adapter_layers(adapter: Any, layers: int) -> Any:
     return replace(adapter, layers=min(layers, adapter.layers or layers)) if hasattr(adapter, "layers") else adapter
 
 
-def unwrap_model(model: Any) -> Any:
+def unwrap_adapted_model(model: Any) -> Any:
     """Return the transformers model inside a model that an adapter has wrapped."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def checkpoint_tensor_names(module: ListwiseModule, before: set[str], *, moved: bool) -> list[str]:
+def training_checkpoint_tensor_names(module: ListwiseModule, before: set[str], *, moved: bool) -> list[str]:
     """Return the names of the tensors that a checkpoint must hold: all trained ones, and those that the adapter set.
 
     Args:

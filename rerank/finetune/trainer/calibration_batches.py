@@ -15,7 +15,7 @@ import torch
 
 from rerank.finetune.trainer.examples import TrainingExample
 from rerank.finetune.trainer.list_trainer import ScheduledExamples
-from rerank.finetune.trainer.listwise_module import STEEPNESS, ListwiseModule, collate
+from rerank.finetune.trainer.listwise_module import STEEPNESS, ListwiseModule, collate_examples
 
 #: Number of steps, learning rate, and L2 penalty of the fit.
 _STEPS, _RATE, _DECAY = 400, 0.05, 1e-3
@@ -67,7 +67,7 @@ class FirstBatches:
     def _batches(self) -> list[dict[str, Any]]:
         count = min(self.count, max(1, len(self.places) // self.size))
         batches = [
-            collate([self.places[start + offset] for offset in range(self.size)])
+            collate_examples([self.places[start + offset] for offset in range(self.size)])
             for start in range(0, count * self.size, self.size)
         ]
         return [

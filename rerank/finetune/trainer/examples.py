@@ -13,7 +13,7 @@ from rerank.errors import ContextOverflowError, UsageError
 from rerank.finetune.components import RecipeComponents
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.finetune.recipe import Recipe
-from rerank.finetune.trainer.target_text import TargetTokens, render_order, tokenize_target
+from rerank.finetune.trainer.target_text import TargetTokens, render_target_order, tokenize_target_text
 from rerank.judges.attention import Attention
 from rerank.judges.base import PromptJudge
 from rerank.judges.generate import Generate
@@ -166,7 +166,7 @@ class ExampleBuilder:
         shown = replace(window, docs=tuple(window.docs[position] for position in positions))
         name_of = dict(zip(positions, names, strict=True))
         order = [name_of[position] for position in training_list.order]
-        plain, _ = render_order(tuple(range(n)), order)
+        plain, _ = render_target_order(tuple(range(n)), order)
         reply = self._tokens.lengths([plain])[0] + 2 if self._inputs.tokens else 1
         labels = names if alphabet == "letters" else None
         try:
@@ -174,8 +174,8 @@ class ExampleBuilder:
         except ContextOverflowError as error:  # its remedy is about ranking, not about training
             raise ContextOverflowError(error.found, remedy=_SHORTEN_LIST) from error
         rendered = self._tokens.render(fitted.prompt)
-        text, spans = render_order(tuple(range(n)), order, reply_prefix(fitted.prompt))
-        label = tokenize_target(self._tokens, rendered, text, spans)
+        text, spans = render_target_order(tuple(range(n)), order, reply_prefix(fitted.prompt))
+        label = tokenize_target_text(self._tokens, rendered, text, spans)
         ids = tuple(self._tokens.ids(rendered))
         self._check_length(len(ids) + len(label.ids), training_list)
         example = TrainingExample(texts=(ids,), ranks=())

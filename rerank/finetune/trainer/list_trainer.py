@@ -28,9 +28,9 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from rerank.errors import BackendError, DataError, StorageError, UsageError
 from rerank.finetune.optimizers.base import Optimizer
 from rerank.finetune.trainer.examples import ExampleBuilder
-from rerank.finetune.trainer.listwise_module import ListwiseModule, collate
+from rerank.finetune.trainer.listwise_module import ListwiseModule, collate_examples
 from rerank.finetune.trainer.schedule import ListSchedule
-from rerank.finetune.trainer.weight_sharding import average_gradients
+from rerank.finetune.trainer.weight_sharding import average_trained_gradients
 from rerank.io.atomic_folder import UNFINISHED, move_folder
 from rerank.io.text_files import replace_text
 
@@ -95,7 +95,11 @@ class ListTrainer(Trainer):
     ) -> None:
         """Set up transformers' trainer."""
         super().__init__(
-            model=module, args=args, train_dataset=places, eval_dataset=[] if validate else None, data_collator=collate
+            model=module,
+            args=args,
+            train_dataset=places,
+            eval_dataset=[] if validate else None,
+            data_collator=collate_examples,
         )
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             raise UsageError(
@@ -104,7 +108,7 @@ class ListTrainer(Trainer):
                 remedy="Shard the frozen weights with fsdp = true in [training]",
             )
         self._is_sharded = module.is_sharded
-        if self._is_sharded:  # DistributedDataParallel rejects sharded weights; `average_gradients` replaces it
+        if self._is_sharded:  # DistributedDataParallel rejects sharded weights; `average_trained_gradients` replaces it
             self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
         self.remove_callback(PrinterCallback)
         self._part, self._kept, self._validate = optimizer, frozenset(kept), validate
@@ -136,7 +140,7 @@ class ListTrainer(Trainer):
         """Process one batch; after the last batch of a step, average the gradients if weights are sharded."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self._is_sharded and self.accelerator.sync_gradients:
-            average_gradients(cast(ListwiseModule, self.model))
+            average_trained_gradients(cast(ListwiseModule, self.model))
         return loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
@@ -183,7 +187,7 @@ class ListTrainer(Trainer):
         if not self.args.should_save:
             return
         folder = Path(output_dir or self.folder)
-        with storage_errors():
+        with training_storage_errors():
             folder.mkdir(parents=True, exist_ok=True)
             draft = folder / f"{WEIGHTS}.new"
             safetensors.torch.save_file(
@@ -224,7 +228,7 @@ class ListTrainer(Trainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a checkpoint into a temporary folder, and move it to its final place when it is complete."""
-        with storage_errors():
+        with training_storage_errors():
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()  # each process writes the state of its random generators
             if not self.args.should_save:
@@ -233,7 +237,7 @@ class ListTrainer(Trainer):
             parent = self.folder / _CHECKPOINTS
             parent.mkdir(exist_ok=True)
             move_folder(self.folder / UNFINISHED / name, parent / name, keep=lambda _: False)
-            for old in list_checkpoints(self.folder)[: -int(self.args.save_total_limit or 1)]:
+            for old in list_training_checkpoints(self.folder)[: -int(self.args.save_total_limit or 1)]:
                 shutil.rmtree(old)
 
 
@@ -254,14 +258,14 @@ class MetricsWriter(TrainerCallback):
         if not state.is_world_process_zero:
             return
         lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
-        earlier = [line for line in lines if _step(line) <= state.global_step]
+        earlier = [line for line in lines if _step_of_metrics_line(line) <= state.global_step]
         with replace_text(self._path) as file:
             file.writelines(f"{line}\n" for line in earlier)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Write one line of metrics."""
         if state.is_world_process_zero and logs:
-            with storage_errors(), self._path.open("a", encoding="utf-8") as file:
+            with training_storage_errors(), self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -269,7 +273,7 @@ class MetricsWriter(TrainerCallback):
         self._advance(1)
 
 
-def _step(line: str) -> float:
+def _step_of_metrics_line(line: str) -> float:
     """Return the step of a metrics line, or infinity if the line is truncated."""
     try:
         return float(json.loads(line)["step"])
@@ -312,14 +316,14 @@ class EarlyStopping(TrainerCallback):
             control.should_training_stop = True
 
 
-def list_checkpoints(folder: Path) -> list[Path]:
+def list_training_checkpoints(folder: Path) -> list[Path]:
     """Return the checkpoints of a training, the oldest first."""
     paths = (folder / _CHECKPOINTS).glob("checkpoint-*") if folder.is_dir() else ()
     return sorted(paths, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 @contextmanager
-def storage_errors() -> Iterator[None]:
+def training_storage_errors() -> Iterator[None]:
     """Convert errors of a full or failing disk into a `StorageError`.
 
     Raises:

@@ -122,7 +122,7 @@ class ListwiseModule(nn.Module):
         layout, log_probs, row, end = self._run_model(ids, positions, examples)
         values: dict[str, list[Tensor]] = {term.name: [] for term in self.losses}
         for index, example in enumerate(examples):
-            target = _list_target(example, ids.device)
+            target = _training_list_target(example, ids.device)
             for term in self.losses:
                 values[term.name].append(self._loss_value(term, layout, index, log_probs, row, target))
         means = {name: torch.stack(parts).mean() for name, parts in values.items()}
@@ -155,7 +155,9 @@ class ListwiseModule(nn.Module):
             logits_to_keep=layout.positions if len(layout.positions) else 1,
             **({"packing": row} if self._packs else {}),
         )
-        log_probs = _log_probabilities(out.logits[0], layout.pairs) if len(layout.positions) else ids.new_zeros(0)
+        log_probs = (
+            _target_log_probabilities(out.logits[0], layout.pairs) if len(layout.positions) else ids.new_zeros(0)
+        )
         return layout, log_probs, row, out.logits[0, -1, 0].float()
 
     def attention_shares(self, ids: Tensor, positions: Tensor, examples: Sequence[TrainingExample]) -> list[Tensor]:
@@ -174,7 +176,7 @@ class ListwiseModule(nn.Module):
         lengths = torch.tensor([max(1, end - start) for start, end in example.passages], device=shares.device)
         mixed = cast(AttentionScorer, self.readout)(shares, lengths.float())
         scores = mixed if term.source == "attention" else mixed.clamp(min=1e-9).log()
-        return cast(ListLoss, term.loss)(scores, _list_target(example, shares.device))
+        return cast(ListLoss, term.loss)(scores, _training_list_target(example, shares.device))
 
     def _loss_value(
         self, term: WeightedLoss, layout: _Layout, index: int, log_probs: Tensor, row: PackedRow, target: ListTarget
@@ -193,7 +195,7 @@ class ListwiseModule(nn.Module):
         return self.attention_loss(term, torch.cat([row.recorded[index, layer] for layer in self._heads]), example)
 
 
-def _list_target(example: TrainingExample, device: torch.device) -> ListTarget:
+def _training_list_target(example: TrainingExample, device: torch.device) -> ListTarget:
     return ListTarget(
         ranks=torch.tensor(example.ranks, dtype=torch.float32, device=device),
         scores=torch.tensor(example.scores, dtype=torch.float32, device=device),
@@ -262,7 +264,7 @@ class _Layout:
         return factors, torch.tensor([document for _, document in flat], device=self._device), len(terms)
 
 
-def _log_probabilities(logits: Tensor, pairs: Tensor) -> Tensor:
+def _target_log_probabilities(logits: Tensor, pairs: Tensor) -> Tensor:
     """Return (requested,) log P(token | preceding tokens), in float32.
 
     Args:
@@ -274,7 +276,7 @@ def _log_probabilities(logits: Tensor, pairs: Tensor) -> Tensor:
     return logits[rows, tokens].float() - torch.cat(normalisers)[rows]
 
 
-def collate(examples: Sequence[TrainingExample]) -> dict[str, Any]:
+def collate_examples(examples: Sequence[TrainingExample]) -> dict[str, Any]:
     """Pack several examples into one row, and return the arguments of `ListwiseModule.forward`."""
     texts = [text for example in examples for text in example.texts]
     ids = [token for text in texts for token in text]
@@ -282,7 +284,7 @@ def collate(examples: Sequence[TrainingExample]) -> dict[str, Any]:
     return {"ids": torch.tensor([ids]), "positions": torch.tensor([positions]), "examples": list(examples)}
 
 
-def checkpoint_activations(model: Any) -> None:
+def enable_activation_checkpointing(model: Any) -> None:
     """Enable activation checkpointing: activations are recomputed in the backward pass."""
     options = {"use_reentrant": False}
     if hasattr(model, "activation_checkpointing_enable"):

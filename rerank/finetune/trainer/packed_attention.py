@@ -93,7 +93,7 @@ def compute_packed_attention(
     Raises:
         UsageError: The layer does not use plain softmax attention, or does not pass ``packing`` on.
     """
-    _check_layer(module, more)
+    _check_packed_layer(module, more)
     row: PackedRow = more["packing"]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     groups = query.shape[1] // key.shape[1]  # query heads per key-value head
@@ -102,19 +102,21 @@ def compute_packed_attention(
     for start, end in row.texts:
         queries = query[:, :, start:end]
         keys, values = (states[:, :, start:end].repeat_interleave(groups, dim=1) for states in (key, value))
-        mask = _sliding_window_mask(end - start, window, query.device) if window and end - start > window else None
+        mask = (
+            _packed_sliding_window_mask(end - start, window, query.device) if window and end - start > window else None
+        )
         out.append(scaled_dot_product_attention(queries, keys, values, mask, dropout, mask is None, scale=scale))
     for index, region in enumerate(row.regions if module.layer_idx in row.heads else ()):
         heads = list(row.heads[module.layer_idx])
         bounds = row.texts[region.text]
         keys_of_heads = key[0, [head // groups for head in heads]]
-        shares = _passage_attention(query[0, heads], keys_of_heads, region, bounds, scale, window)
+        shares = _packed_passage_attention(query[0, heads], keys_of_heads, region, bounds, scale, window)
         # With activation checkpointing, a layer runs again in the backward pass; the first result is kept.
         row.recorded.setdefault((index, module.layer_idx), shares)
     return torch.cat(out, dim=2).transpose(1, 2), None
 
 
-def _check_layer(module: Any, more: Mapping[str, Any]) -> None:
+def _check_packed_layer(module: Any, more: Mapping[str, Any]) -> None:
     if "packing" not in more:
         raise UsageError(
             f"{type(module).__name__} of this model does not receive the layout of the packed row",
@@ -129,13 +131,13 @@ def _check_layer(module: Any, more: Mapping[str, Any]) -> None:
         )
 
 
-def _sliding_window_mask(length: int, window: int, device: torch.device) -> Tensor:
+def _packed_sliding_window_mask(length: int, window: int, device: torch.device) -> Tensor:
     """Return a (length, length) mask that is True for the last ``window`` keys up to the query position."""
     causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
     return causal.triu(1 - window)
 
 
-def _passage_attention(
+def _packed_passage_attention(
     query: Tensor, key: Tensor, region: AttentionRegion, bounds: tuple[int, int], scale: float, window: int | None
 ) -> Tensor:
     """Compute the (heads, documents) attention that documents receive, averaged over the rows of a region, in float32.

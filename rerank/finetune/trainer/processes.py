@@ -10,7 +10,7 @@ from rerank.errors import UsageError
 from rerank.lm.loading import pick_device
 
 
-def process_device(device: str) -> str:
+def training_process_device(device: str) -> str:
     """Return the device of this process; under torchrun, every process has its own GPU.
 
     Raises:
@@ -24,12 +24,12 @@ def process_device(device: str) -> str:
     return f"cuda:{os.environ['LOCAL_RANK']}" if picked == "cuda" and "LOCAL_RANK" in os.environ else picked
 
 
-def is_main_process() -> bool:
+def is_main_training_process() -> bool:
     """Return whether this process writes the files: the only process, or the first one started by torchrun."""
     return os.environ.get("RANK", "0") == "0"
 
 
-def peak_memory_mb() -> float:
+def peak_training_memory_mb() -> float:
     """Return the peak memory so far in MiB: of the GPU if there is one, otherwise of this process."""
     import torch
 

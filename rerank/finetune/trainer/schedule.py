@@ -39,25 +39,27 @@ class ListSchedule:
         """Return the list at an index, with its documents in the order in which they are shown."""
         epoch, offset = divmod(index, len(self.lists))
         rng = random.Random(f"{self.seed}-{index}")
-        position = _epoch_order(self.seed, epoch, len(self.lists))[offset]
-        return _augmented(self.lists[position], self.documents, self.shuffle, rng)
+        position = _training_epoch_order(self.seed, epoch, len(self.lists))[offset]
+        return _augmented_training_list(self.lists[position], self.documents, self.shuffle, rng)
 
 
 @lru_cache(maxsize=4)
-def _epoch_order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
+def _training_epoch_order(seed: int, epoch: int, count: int) -> tuple[int, ...]:
     return tuple(random.Random(f"{seed}-epoch-{epoch}").sample(range(count), count))
 
 
-def _augmented(training_list: TrainingList, documents: int, shuffle: bool, rng: random.Random) -> TrainingList:
+def _augmented_training_list(
+    training_list: TrainingList, documents: int, shuffle: bool, rng: random.Random
+) -> TrainingList:
     positions = list(range(len(training_list)))
     if len(positions) > documents:
         positions = sorted(rng.sample(positions, documents))
     if shuffle:
         rng.shuffle(positions)
-    return select_documents(training_list, positions)
+    return select_training_documents(training_list, positions)
 
 
-def select_documents(training_list: TrainingList, positions: Sequence[int]) -> TrainingList:
+def select_training_documents(training_list: TrainingList, positions: Sequence[int]) -> TrainingList:
     """Return the list with only the documents at these positions, shown in this order; their label order is kept.
 
     >>> from rerank.types import Document, Query

@@ -31,7 +31,7 @@ class TargetTokens:
     first: int
 
 
-def render_order(order: Order, names: Sequence[str], prefix: str = "") -> tuple[str, list[tuple[int, int]]]:
+def render_target_order(order: Order, names: Sequence[str], prefix: str = "") -> tuple[str, list[tuple[int, int]]]:
     """Return the target text of an order, and the character span of each identifier with its brackets.
 
     >>> render_order((1, 0), ("1", "2"))
@@ -54,7 +54,7 @@ def render_order(order: Order, names: Sequence[str], prefix: str = "") -> tuple[
     return SEPARATOR.join(items)[skipped:], spans
 
 
-def tokenize_target(tokens: HfTokens, rendered: str, text: str, spans: Sequence[tuple[int, int]]) -> TargetTokens:
+def tokenize_target_text(tokens: HfTokens, rendered: str, text: str, spans: Sequence[tuple[int, int]]) -> TargetTokens:
     """Tokenize a target text that follows a prompt.
 
     Prompt and target are tokenized together. If a token crosses their border, the target is tokenized alone, because
@@ -77,7 +77,7 @@ def tokenize_target(tokens: HfTokens, rendered: str, text: str, spans: Sequence[
     else:
         encoded = tokens.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, starts = encoded["input_ids"], [start for start, _ in encoded["offset_mapping"]]
-    ranks = [_rank(_visible(text, start), spans) for start in starts]
+    ranks = [_rank_in_target(_first_visible_offset_of_target(text, start), spans) for start in starts]
     name = spans[0][0] + (text[spans[0][0]] == "[")
     first = max(index for index, start in enumerate(starts) if start <= name)
     end = tokens.tokenizer.eos_token_id
@@ -85,10 +85,10 @@ def tokenize_target(tokens: HfTokens, rendered: str, text: str, spans: Sequence[
     return TargetTokens(ids=(*ids, *closing), ranks=(*ranks, *(0 for _ in closing)), first=first)
 
 
-def _visible(text: str, start: int) -> int:
+def _first_visible_offset_of_target(text: str, start: int) -> int:
     """Return the offset of the first character at or after ``start`` that is not white space."""
     return start + len(text[start:]) - len(text[start:].lstrip())
 
 
-def _rank(position: int, spans: Sequence[tuple[int, int]]) -> int:
+def _rank_in_target(position: int, spans: Sequence[tuple[int, int]]) -> int:
     return next((rank for rank, (start, end) in enumerate(spans, 1) if start <= position < end), 0)

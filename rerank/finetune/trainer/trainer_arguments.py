@@ -60,7 +60,7 @@ def trainer_settings(recipe: Recipe, folder: Path, *, steps: int, device: str, h
     }
 
 
-def make_arguments(kind: type[Arguments], settings: Mapping[str, Any]) -> Arguments:
+def make_trainer_arguments(kind: type[Arguments], settings: Mapping[str, Any]) -> Arguments:
     """Construct the argument object of transformers or trl.
 
     It is limited to one GPU: several GPUs in one process would mean DataParallel, whose batches differ from those of

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rerank.finetune.component_registry import make_components
+from rerank.finetune.component_registry import make_training_components
 from rerank.finetune.components import MachineRequirement
 from rerank.finetune.recipe import Recipe
-from rerank.finetune.trainer.processes import peak_memory_mb
+from rerank.finetune.trainer.processes import peak_training_memory_mb
 from rerank.models import resolve_model
 from rerank.progress import ProgressFactory
 
@@ -52,7 +52,7 @@ class TrainingResult:
     tokens: int
 
 
-def train(
+def train_adapter(
     recipe: Recipe,
     folder: Path,
     *,
@@ -75,7 +75,7 @@ def train(
         BackendError: The model fails, runs out of memory, or returns numbers that are not finite.
         StorageError: The disk is full; earlier checkpoints stay intact.
     """
-    components = make_components(recipe)
+    components = make_training_components(recipe)
     if isinstance(components.adapter, MachineRequirement):
         components.adapter.check_machine()
     resolve_model(recipe.model)  # so that an unknown model is reported before the data are read
@@ -84,17 +84,17 @@ def train(
     started = time.monotonic()
     make_run = components.objective.run if components.objective else TrainingRun
     run: TrainingRun = make_run(recipe, components, folder, device=device)
-    with run.explain_out_of_memory(), _process_group():
+    with run.explain_out_of_memory(), _training_process_group():
         run.train(resume=resume, progress=progress)
     outcome = run.outcome
     if not outcome:  # not the main process
         outcome = dict.fromkeys(_MAIN_PROCESS_FIELDS, 0) | {"validation": {}, "first_stage": {}}
     seconds = round(time.monotonic() - started, 1)
-    return TrainingResult(folder=str(folder), seconds=seconds, peak_mb=peak_memory_mb(), **outcome)
+    return TrainingResult(folder=str(folder), seconds=seconds, peak_mb=peak_training_memory_mb(), **outcome)
 
 
 @contextmanager
-def _process_group() -> Iterator[None]:
+def _training_process_group() -> Iterator[None]:
     """Destroy torch's process group at the end; otherwise its threads may still communicate when processes exit."""
     import torch.distributed
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 from rerank.collections import open_collection
 from rerank.errors import DataError
-from rerank.finetune.labels.list_files import read_lists
+from rerank.finetune.labels.list_files import read_label_lists_of_file
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.finetune.recipe import Recipe
 
@@ -24,7 +24,7 @@ def read_training_lists(recipe: Recipe) -> list[TrainingList]:
     lists: list[TrainingList] = []
     for path, selector in zip(data.lists, selectors, strict=True):
         collection = open_collection(selector) if selector else None
-        lists += read_lists(path, collection, skipped=skipped)
+        lists += read_label_lists_of_file(path, collection, skipped=skipped)
     if skipped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
         warnings.warn(f"Some training lists were skipped: {reasons}", stacklevel=2)

@@ -26,13 +26,13 @@ from rerank.finetune.trainer import packed_attention
 from rerank.finetune.trainer.adapter_card import AdapterDescription
 from rerank.finetune.trainer.adapter_folder import write_adapter, write_current_head_list
 from rerank.finetune.trainer.base_model import (
-    checkpoint_tensor_names,
     limit_adapter_layers,
     load_base_model,
     optimizer_state_bytes,
     select_readout_heads,
-    truncate_layers,
-    unwrap_model,
+    training_checkpoint_tensor_names,
+    truncate_trained_layers,
+    unwrap_adapted_model,
 )
 from rerank.finetune.trainer.calibration_batches import FirstBatches
 from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs
@@ -43,21 +43,21 @@ from rerank.finetune.trainer.list_trainer import (
     ListTrainer,
     MetricsWriter,
     ScheduledExamples,
-    list_checkpoints,
-    storage_errors,
+    list_training_checkpoints,
+    training_storage_errors,
 )
 from rerank.finetune.trainer.listwise_module import (
     AttentionScorer,
     ListwiseModule,
     WeightedLoss,
-    checkpoint_activations,
+    enable_activation_checkpointing,
 )
-from rerank.finetune.trainer.processes import is_main_process, peak_memory_mb, process_device
+from rerank.finetune.trainer.processes import is_main_training_process, peak_training_memory_mb, training_process_device
 from rerank.finetune.trainer.schedule import ListSchedule
-from rerank.finetune.trainer.trainer_arguments import make_arguments, trainer_settings
+from rerank.finetune.trainer.trainer_arguments import make_trainer_arguments, trainer_settings
 from rerank.finetune.trainer.training_data import read_training_lists
 from rerank.finetune.trainer.validation import Validation
-from rerank.finetune.trainer.weight_sharding import reshard_weights, shard_frozen_weights
+from rerank.finetune.trainer.weight_sharding import reshard_frozen_weights, shard_frozen_weights
 from rerank.io.run_files import read_run, write_run
 from rerank.io.text_files import replace_text
 from rerank.lm.decoding import is_out_of_memory
@@ -93,7 +93,7 @@ class TrainingRun:
                 remedy="Run torchrun --standalone --nproc-per-node=GPUS -m rerank train ..., or remove fsdp",
             )
         self._recipe, self._components, self._folder = recipe, components, folder
-        self._device = process_device(device)
+        self._device = training_process_device(device)
         self._dtype = pick_dtype(recipe.training.dtype, self._device)
         self._lists = read_training_lists(recipe)
         self._validation = Validation.of(recipe.validation) if recipe.validation else None
@@ -145,7 +145,7 @@ class TrainingRun:
         recipe, model, adapter = self._recipe, self._backend.model, self._components.adapter
         if self._readout and recipe.readout.cut and not (self._inputs.tokens or self._inputs.logits):
             layers = 1 + max(layer for layer, _ in self._readout.heads)
-            if truncate_layers(model, layers):
+            if truncate_trained_layers(model, layers):
                 adapter = limit_adapter_layers(adapter, layers)
         self._own_attention = model.config._attn_implementation
         if self._packs:
@@ -158,9 +158,9 @@ class TrainingRun:
         before = set(model.state_dict())
         set_seed(recipe.seed)
         module = self._module(adapter.attach(model, self._batches, seed=recipe.seed))
-        self._kept = checkpoint_tensor_names(module, before, moved=adapter.moves_base)
+        self._kept = training_checkpoint_tensor_names(module, before, moved=adapter.moves_base)
         if recipe.training.checkpointing:
-            checkpoint_activations(model)
+            enable_activation_checkpointing(model)
         if recipe.training.fsdp:
             shard_frozen_weights(module, self._kept, self._device)
         return module
@@ -209,7 +209,7 @@ class TrainingRun:
         """Return the trainer without callbacks."""
         return ListTrainer(
             module,
-            make_arguments(TrainingArguments, self._settings()),
+            make_trainer_arguments(TrainingArguments, self._settings()),
             self._places,
             optimizer=self._components.optimizer,
             kept=self._kept,
@@ -231,12 +231,12 @@ class TrainingRun:
             warnings.filterwarnings("ignore", message=".*pin_memory.*")
             module = self._attach_adapter()
             self._write_recipe()
-            last = list_checkpoints(self._folder)[-1:] if resume else []
+            last = list_training_checkpoints(self._folder)[-1:] if resume else []
             if self._recipe.readout.fit and not last:
                 size = self._recipe.training.batch_size
                 replace(self._batches, count=math.ceil(self._recipe.readout.fit / size)).fit(module)
             if self._validation and not last:
-                if is_main_process():
+                if is_main_training_process():
                     write_run(self._validation.candidates, self._folder / _FIRST)
                 self._rank_into(_UNTRAINED, module)
             with progress("steps", self._steps, int(last[0].name.rpartition("-")[2]) if last else 0) as advance:
@@ -250,7 +250,7 @@ class TrainingRun:
                 trainer.load_weights(self._folder / "best")
             if self._validation:
                 self._write_final_ranking(module, resumed=bool(last))
-            if is_main_process():
+            if is_main_training_process():
                 self._save(module, trainer, done)
 
     def _stopped_early(self, checkpoint: Path) -> bool:
@@ -265,7 +265,7 @@ class TrainingRun:
         Raises:
             UsageError: The folder holds another training, or this one and ``resume`` is not set.
         """
-        if not is_main_process():
+        if not is_main_training_process():
             return (self._folder / _RESULT).is_file()
         path = self._folder / _RECIPE
         if path.is_file():
@@ -291,14 +291,14 @@ class TrainingRun:
         """Store the recipe in the folder, once all components are known to fit the model."""
         path = self._folder / _RECIPE
         path.parent.mkdir(parents=True, exist_ok=True)
-        if is_main_process() and not path.is_file():
+        if is_main_training_process() and not path.is_file():
             with replace_text(path) as file:
                 file.write(self._recipe.model_dump_json(indent=1) + "\n")
 
     @contextlib.contextmanager
     def _inference_backend(self, module: ListwiseModule) -> Iterator[Hf]:
         """Yield the model as a backend in inference mode, and restore training mode afterwards."""
-        model = unwrap_model(module.model)
+        model = unwrap_adapted_model(module.model)
         training, attention = module.model.training, model.config._attn_implementation
         model.set_attn_implementation(self._own_attention)
         options = BackendOptions(context_size=self._recipe.method.context_size)
@@ -306,7 +306,7 @@ class TrainingRun:
             yield Hf(model.eval(), self._tokenizer, identity=self._backend.identity, options=options)
         finally:
             if self._recipe.training.fsdp:
-                reshard_weights(module)
+                reshard_frozen_weights(module)
             model.set_attn_implementation(attention)
             module.model.train(training)
 
@@ -321,15 +321,15 @@ class TrainingRun:
 
     def _rank_into(self, file: str, module: ListwiseModule) -> None:
         """Rerank the validation candidates and write the run; with sharded weights, every process has to take part."""
-        if is_main_process() or self._recipe.training.fsdp:
+        if is_main_training_process() or self._recipe.training.fsdp:
             run, _ = self._rank(module, file.removesuffix(".trec"))
-            if is_main_process():
+            if is_main_training_process():
                 write_run(run, self._folder / file)
 
     def _write_final_ranking(self, module: ListwiseModule, *, resumed: bool) -> None:
         """Write the rankings of the selected weights; those of the best validation are reused if it ran here."""
         if self._best and not resumed:
-            if is_main_process():
+            if is_main_training_process():
                 write_run(self._best[1], self._folder / _TRAINED)
         else:
             self._rank_into(_TRAINED, module)
@@ -373,7 +373,7 @@ class TrainingRun:
             outcome=self.outcome,
             comparison=comparison,
         )
-        with storage_errors():
+        with training_storage_errors():
             write_adapter(description, module.model, self._folder)
             with replace_text(self._folder / _RESULT) as file:
                 file.write(json.dumps(self.outcome, indent=1) + "\n")
@@ -392,8 +392,8 @@ class TrainingRun:
                 raise
             recipe, tokens = self._recipe, self._recipe.method.max_passage_tokens or "any number of"
             raise BackendError(
-                f"Out of memory at {peak_memory_mb():.0f} MiB, with batches of {recipe.training.batch_size} lists of "
-                f"{recipe.data.documents} documents of up to {tokens} tokens, and "
+                f"Out of memory at {peak_training_memory_mb():.0f} MiB, with batches of {recipe.training.batch_size} "
+                f"lists of {recipe.data.documents} documents of up to {tokens} tokens, and "
                 f"{sum(p.numel() for p in self._backend.model.parameters() if p.requires_grad):,} trained parameters",
                 remedy="Try in this order: batch_size = 1 with a larger accumulation (same gradients), checkpointing = "
                 "true, a smaller max_passage_tokens or documents, an adapter or optimizer with a smaller state",

@@ -1,8 +1,8 @@
 """Sharding of the frozen weights over processes with torch's FSDP2. Imports torch.
 
 The weights of a layer are gathered for its forward and backward pass and resharded afterwards. Trained parameters are
-small, so every process holds all of them and `average_gradients` averages their gradients: optimizers and checkpoints
-work as without sharding.
+small, so every process holds all of them and `average_trained_gradients` averages their gradients: optimizers and
+checkpoints work as without sharding.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from rerank.errors import UsageError
-from rerank.finetune.trainer.base_model import unwrap_model
+from rerank.finetune.trainer.base_model import unwrap_adapted_model
 from rerank.finetune.trainer.listwise_module import ListwiseModule
 
 
@@ -32,10 +32,10 @@ def shard_frozen_weights(module: ListwiseModule, kept: Collection[str], device: 
     Raises:
         UsageError: The model has no ``layers`` attribute like the decoders of transformers.
     """
-    layers = getattr(unwrap_model(module.model).get_decoder(), "layers", None)
+    layers = getattr(unwrap_adapted_model(module.model).get_decoder(), "layers", None)
     if layers is None:
         raise UsageError(
-            f"fsdp = true with {type(unwrap_model(module.model)).__name__}, which has no attribute 'layers'",
+            f"fsdp = true with {type(unwrap_adapted_model(module.model)).__name__}, which has no attribute 'layers'",
             expected="a decoder whose layers are at .layers",
             remedy="Remove fsdp",
         )
@@ -47,14 +47,14 @@ def shard_frozen_weights(module: ListwiseModule, kept: Collection[str], device: 
     module.is_sharded = True
 
 
-def reshard_weights(module: ListwiseModule) -> None:
+def reshard_frozen_weights(module: ListwiseModule) -> None:
     """Free weights that are still gathered: reading attention stops inside the last layer that is needed."""
     for submodule in module.modules():
         if isinstance(submodule, FSDPModule):
             submodule.reshard()
 
 
-def average_gradients(module: ListwiseModule) -> None:
+def average_trained_gradients(module: ListwiseModule) -> None:
     """Replace the gradients of the trained parameters by their means over the processes."""
     gradients = [value.grad for value in module.parameters() if value.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])  # one transfer for all of them

@@ -59,7 +59,7 @@ class StaticOrder(ABC):
         """Return the score of each document, larger first, (docs,)."""
 
 
-def sum_over_runs(values: Floats) -> Floats:
+def sum_over_pooled_runs(values: Floats) -> Floats:
     """Sum (runs, docs) values over runs, after sorting, so that the sum is independent of the order of the runs."""
     return np.asarray(np.sort(values, axis=0).sum(axis=0))
 

@@ -9,7 +9,11 @@ from typing import Any, ClassVar
 
 from rerank.errors import UsageError
 from rerank.finetune.adapters.base.peft_methods import PeftAdapter
-from rerank.finetune.adapters.base.targets import LinearTargets, require_at_least, require_fraction
+from rerank.finetune.adapters.base.targets import (
+    LinearTargets,
+    require_adapter_fraction,
+    require_adapter_option_at_least,
+)
 from rerank.finetune.components import CalibrationBatches
 
 
@@ -56,10 +60,10 @@ class Adalora(LinearTargets, PeftAdapter):
         """
         super().__post_init__()
         for option, value in (("r", self.r), ("alpha", self.alpha), ("delta_t", self.delta_t)):
-            require_at_least(option, value, 1)
-        require_at_least("init_r", self.initial_rank, self.r)
+            require_adapter_option_at_least(option, value, 1)
+        require_adapter_option_at_least("init_r", self.initial_rank, self.r)
         for option, fraction in (("dropout", self.dropout), ("tinit", self.tinit), ("tfinal", self.tfinal)):
-            require_fraction(option, fraction)
+            require_adapter_fraction(option, fraction)
         if self.tinit + self.tfinal >= 1:
             raise UsageError(
                 f"tinit={self.tinit} and tfinal={self.tfinal} leave no optimizer steps for pruning",
@@ -102,10 +106,10 @@ class Adalora(LinearTargets, PeftAdapter):
 
     def save(self, model: Any, folder: Path) -> None:
         """Write a plain LoRA of rank ``init_r``, with e multiplied into the second factor."""
-        from rerank.finetune.adapters.adalora.rank_allocation import fold_factors
+        from rerank.finetune.adapters.adalora.rank_allocation import fold_adalora_factors
         from rerank.finetune.adapters.base import peft_files
 
-        peft_files.save_factors(model, fold_factors(model), folder)
+        peft_files.save_adapter_factors(model, fold_adalora_factors(model), folder)
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
         """Return the sum of init_r (rows + columns + 1) over the matrices; pruned terms are 0 and count as well."""

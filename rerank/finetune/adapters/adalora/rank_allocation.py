@@ -21,9 +21,9 @@ _AVERAGES = ("exp_avg_ipt", "exp_avg_unc")
 
 def register_importance_buffers(model: Any) -> None:
     """Register buffers for the moving averages of peft's rank allocator, so that checkpoints contain them."""
-    for name, parameter in list(_trainable_terms(model)):
+    for name, parameter in list(_trainable_adalora_parameters(model)):
         for kind in _AVERAGES:
-            model.register_buffer(_buffer_name(kind, name), torch.zeros_like(parameter))
+            model.register_buffer(_importance_buffer_name(kind, name), torch.zeros_like(parameter))
 
 
 class RankAllocationCallback(TrainerCallback):
@@ -49,39 +49,39 @@ class RankAllocationCallback(TrainerCallback):
         config.tfinal = int(state.max_steps * self.tfinal)
         if state.global_step >= config.total_step - config.tfinal and not config.rank_pattern:
             # Resumed after ranks were fixed: exactly the pruned terms are 0, so they give the pattern back.
-            values = ((name, value) for name, value in _trainable_terms(self.model) if "lora_E" in name)
+            values = ((name, value) for name, value in _trainable_adalora_parameters(self.model) if "lora_E" in name)
             config.rank_pattern = {name: (value != 0).view(-1).tolist() for name, value in values}
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Update the importance and prune terms while the gradients of the step are available."""
         allocator, model = self.model.base_model.rankallocator, self.model
-        for name, parameter in _trainable_terms(model):
+        for name, parameter in _trainable_adalora_parameters(model):
             for kind in _AVERAGES:
-                getattr(allocator, kind)[name] = getattr(model, _buffer_name(kind, name))
+                getattr(allocator, kind)[name] = getattr(model, _importance_buffer_name(kind, name))
             allocator.ipt.setdefault(name, torch.zeros_like(parameter))
             if parameter.grad is None:  # the loss does not depend on this matrix; peft would fail on a missing gradient
                 parameter.grad = torch.zeros_like(parameter)
         # The trainer increments global_step after this event.
         model.base_model.update_and_allocate(state.global_step + 1)
-        for name, _ in _trainable_terms(model):
+        for name, _ in _trainable_adalora_parameters(model):
             for kind in _AVERAGES:
                 average = getattr(allocator, kind).get(name)  # peft deletes it once ranks are fixed
                 if average is not None:
-                    getattr(model, _buffer_name(kind, name)).copy_(average)
+                    getattr(model, _importance_buffer_name(kind, name)).copy_(average)
 
 
-def _trainable_terms(model: Any) -> Iterator[tuple[str, Any]]:
+def _trainable_adalora_parameters(model: Any) -> Iterator[tuple[str, Any]]:
     """Yield the trainable parameters of AdaLoRA under the names that peft's allocator uses."""
     for name, parameter in model.base_model.model.named_parameters():
         if parameter.requires_grad and "lora_" in name and peft_files.ADAPTER in name:
             yield name, parameter
 
 
-def _buffer_name(kind: str, name: str) -> str:
+def _importance_buffer_name(kind: str, name: str) -> str:
     return f"adalora_{kind}_{name.replace('.', '-')}"
 
 
-def fold_factors(model: Any) -> peft_files.Factors:
+def fold_adalora_factors(model: Any) -> peft_files.Factors:
     """Return the factors (B, A) of a plain LoRA with scaling factor 1 that computes the same as the model."""
     factors = {}
     for name, layer in peft_files.iter_lora_layers(model):

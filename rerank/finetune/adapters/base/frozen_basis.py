@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from rerank.finetune.adapters.base.targets import LinearTargets, require_at_least, require_fraction, require_ranks_fit
+from rerank.finetune.adapters.base.targets import (
+    LinearTargets,
+    require_adapter_fraction,
+    require_adapter_option_at_least,
+    require_ranks_fit,
+)
 from rerank.finetune.components import CalibrationBatches, ParameterKind
 
 if TYPE_CHECKING:
@@ -41,8 +46,8 @@ class FrozenBasis(LinearTargets, ABC):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        require_at_least("r", self.r, 1)
-        require_fraction("dropout", self.dropout)
+        require_adapter_option_at_least("r", self.r, 1)
+        require_adapter_fraction("dropout", self.dropout)
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
         """Return the model with a LoRA layer per matrix whose factors are the modules of `factor_builder`.
@@ -58,7 +63,7 @@ class FrozenBasis(LinearTargets, ABC):
         build_factors = self.factor_builder(model, list(ranks), calibrate)
         # alpha = r, so that the scaling factor alpha / r is 1 and the update is B R A itself.
         alphas = {name: float(rank) for name, rank in ranks.items()}
-        wrapped = peft_files.wrap_model(
+        wrapped = peft_files.wrap_model_with_adapter(
             model, peft_files.make_lora_config(ranks, alphas, lora_dropout=self.dropout), seed=seed
         )
         torch.manual_seed(seed)  # some bases are drawn at random
@@ -71,7 +76,7 @@ class FrozenBasis(LinearTargets, ABC):
         """Write a plain LoRA with the current factors."""
         from rerank.finetune.adapters.base import peft_files
 
-        peft_files.save_factors(model, peft_files.read_factors(model), folder)
+        peft_files.save_adapter_factors(model, peft_files.read_adapter_factors(model), folder)
 
     def ranks(self, model: Any) -> dict[str, int]:
         """Return the rank of the saved LoRA per module name.

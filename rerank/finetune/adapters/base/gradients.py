@@ -11,7 +11,9 @@ from rerank.errors import BackendError, UsageError
 from rerank.finetune.components import CalibrationBatches
 
 
-def compute_gradients(model: Any, names: Sequence[str], calibrate: CalibrationBatches) -> dict[str, torch.Tensor]:
+def compute_mean_loss_gradients(
+    model: Any, names: Sequence[str], calibrate: CalibrationBatches
+) -> dict[str, torch.Tensor]:
     """Return the gradient of the mean loss for the weight of each module, float32 of shape (rows, columns).
 
     A gradient is 0 if the loss does not depend on the weight, as for layers above the last attention layer that an
@@ -46,14 +48,14 @@ def compute_gradients(model: Any, names: Sequence[str], calibrate: CalibrationBa
                 expected="targets that the loss depends on",
                 remedy="Choose other targets, or let the loss read higher layers",
             )
-        return {name: _gradient(name, weight) for name, weight in weights.items()}
+        return {name: _finite_gradient(name, weight) for name, weight in weights.items()}
     finally:
         for parameter, requires_grad, gradient in before:
             parameter.requires_grad_(requires_grad)
             parameter.grad = gradient
 
 
-def _gradient(name: str, weight: torch.Tensor) -> torch.Tensor:
+def _finite_gradient(name: str, weight: torch.Tensor) -> torch.Tensor:
     if weight.grad is None:
         # autograd leaves the gradient None if the loss does not depend on the weight.
         return torch.zeros_like(weight, dtype=torch.float32)

@@ -23,7 +23,7 @@ _PREFIX = "base_model.model."
 Factors = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 
 
-def wrap_model(model: Any, config: Any, *, seed: int) -> Any:
+def wrap_model_with_adapter(model: Any, config: Any, *, seed: int) -> Any:
     """Return a `peft.PeftModel` with one new adapter in float32, the only trainable part, initialised from the seed.
 
     Args:
@@ -68,9 +68,9 @@ def make_lora_config(ranks: Mapping[str, int], alphas: Mapping[str, float], **op
     exceptions = [name for name in ranks if (ranks[name], alphas[name]) != default]
     return LoraConfig(
         r=ranks[largest],
-        lora_alpha=_as_integer(alphas[largest]),
+        lora_alpha=_as_peft_integer(alphas[largest]),
         rank_pattern={name: ranks[name] for name in exceptions},
-        alpha_pattern={name: _as_integer(alphas[name]) for name in exceptions},
+        alpha_pattern={name: _as_peft_integer(alphas[name]) for name in exceptions},
         target_modules=list(ranks),
         task_type="CAUSAL_LM",
         **options,
@@ -84,15 +84,15 @@ def iter_lora_layers(model: Any) -> Iterator[tuple[str, Any]]:
             yield name.removeprefix(_PREFIX), module
 
 
-def read_factors(model: Any) -> Factors:
+def read_adapter_factors(model: Any) -> Factors:
     """Return the current factors of every adapted matrix."""
     return {
-        name: (_weight(layer.lora_B[ADAPTER]), _weight(layer.lora_A[ADAPTER]))
+        name: (_detached_adapter_weight(layer.lora_B[ADAPTER]), _detached_adapter_weight(layer.lora_A[ADAPTER]))
         for name, layer in iter_lora_layers(model)
     }
 
 
-def read_scaling(model: Any) -> float:
+def read_adapter_scaling(model: Any) -> float:
     """Return the scaling factor of the products, which is the same for all matrices."""
     return float(next(layer.scaling[ADAPTER] for _, layer in iter_lora_layers(model)))
 
@@ -101,10 +101,10 @@ def save_adapter(model: Any, folder: Path) -> None:
     """Write the adapter in its own format."""
     # To find out whether embeddings changed, peft would look up the base model on the hub.
     tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
-    _write(model.peft_config[ADAPTER], model.targeted_module_names, tensors, folder)
+    _write_peft_adapter(model.peft_config[ADAPTER], model.targeted_module_names, tensors, folder)
 
 
-def save_factors(model: Any, factors: Factors, folder: Path, *, scaling: float = 1.0) -> None:
+def save_adapter_factors(model: Any, factors: Factors, folder: Path, *, scaling: float = 1.0) -> None:
     """Write factors as a plain LoRA, however they were trained.
 
     Args:
@@ -121,10 +121,10 @@ def save_factors(model: Any, factors: Factors, folder: Path, *, scaling: float =
     for name, (b, a) in factors.items():
         tensors[f"{_PREFIX}{name}.lora_A.weight"] = a
         tensors[f"{_PREFIX}{name}.lora_B.weight"] = b
-    _write(config, list(factors), tensors, folder)
+    _write_peft_adapter(config, list(factors), tensors, folder)
 
 
-def _write(config: Any, names: Sequence[str], tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
+def _write_peft_adapter(config: Any, names: Sequence[str], tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
     config = copy.copy(config)
     config.inference_mode = True
     # Full names: peft shortens them to suffixes that are unambiguous in this model, which may lack the last layers of
@@ -136,11 +136,11 @@ def _write(config: Any, names: Sequence[str], tensors: Mapping[str, torch.Tensor
     config.save_pretrained(str(folder))
 
 
-def _weight(module: Any) -> torch.Tensor:
+def _detached_adapter_weight(module: Any) -> torch.Tensor:
     weight: torch.Tensor = module.weight
     return weight.detach()
 
 
-def _as_integer(value: float) -> Any:
+def _as_peft_integer(value: float) -> Any:
     # peft declares integers but also works with fractions.
     return int(value) if float(value).is_integer() else value

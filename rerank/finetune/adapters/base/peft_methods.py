@@ -26,7 +26,7 @@ class PeftAdapter(ABC):
         """Return the model wrapped by peft with the configuration of `config`."""
         from rerank.finetune.adapters.base import peft_files
 
-        return peft_files.wrap_model(model, self.config(model, seed), seed=seed)
+        return peft_files.wrap_model_with_adapter(model, self.config(model, seed), seed=seed)
 
     def save(self, model: Any, folder: Path) -> None:
         """Write the adapter in peft's format."""
@@ -81,7 +81,7 @@ class ResidualBaseLora(LoraFamily):
 
         wrapped = super().attach(model, calibrate, seed=seed)
         layers = dict(peft_files.iter_lora_layers(wrapped))
-        for name, (b, a) in peft_files.read_factors(wrapped).items():
+        for name, (b, a) in peft_files.read_adapter_factors(wrapped).items():
             layers[name].register_buffer("start_B", b.clone())
             layers[name].register_buffer("start_A", a.clone())
         return wrapped
@@ -96,6 +96,6 @@ class ResidualBaseLora(LoraFamily):
         # B A - B0 A0 = [B, -B0] [A; A0], with factors of shapes (rows, 2 r) and (2 r, columns).
         learnt = {
             name: (torch.cat([b, -layers[name].start_B], dim=1), torch.cat([a, layers[name].start_A]))
-            for name, (b, a) in peft_files.read_factors(model).items()
+            for name, (b, a) in peft_files.read_adapter_factors(model).items()
         }
-        peft_files.save_factors(model, learnt, folder, scaling=peft_files.read_scaling(model))
+        peft_files.save_adapter_factors(model, learnt, folder, scaling=peft_files.read_adapter_scaling(model))

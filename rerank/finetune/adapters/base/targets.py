@@ -34,7 +34,7 @@ class LinearTargets:
     def __post_init__(self) -> None:
         """Check the options; subclasses call this before they check their own."""
         if self.layers is not None:
-            require_at_least("layers", self.layers, 1)
+            require_adapter_option_at_least("layers", self.layers, 1)
 
     def module_names(self, model: Any) -> list[str]:
         """Return the full names of the modules that are adapted, in the model's order.
@@ -45,7 +45,7 @@ class LinearTargets:
         Raises:
             UsageError: The model has no such module.
         """
-        candidates = _linear_names(model)
+        candidates = _linear_target_names(model)
         names = [name for name in candidates if self._is_target(name)]
         if not names:
             shown = sorted({name.rpartition(".")[2] for name in candidates})[:_SHOWN]
@@ -57,7 +57,7 @@ class LinearTargets:
 
     def shapes(self, model: Any) -> list[tuple[int, int]]:
         """Return the shape (rows, columns) of the weight of every adapted matrix."""
-        return [_shape(model.get_submodule(name)) for name in self.module_names(model)]
+        return [_shape_of_target(model.get_submodule(name)) for name in self.module_names(model)]
 
     def _is_target(self, name: str) -> bool:
         if self.layers is not None:
@@ -99,11 +99,11 @@ class LowRankTargets(LinearTargets):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        require_at_least("r", self.r, 1)
-        require_at_least("alpha", self.alpha, 1)
-        require_fraction("dropout", self.dropout)
+        require_adapter_option_at_least("r", self.r, 1)
+        require_adapter_option_at_least("alpha", self.alpha, 1)
+        require_adapter_fraction("dropout", self.dropout)
         for name, rank in (self.rank_pattern or {}).items():
-            require_at_least(f"rank_pattern[{name}]", rank, 0)
+            require_adapter_option_at_least(f"rank_pattern[{name}]", rank, 0)
 
     def ranks(self, model: Any) -> dict[str, int]:
         """Return the rank per module name for the adapted modules.
@@ -128,7 +128,7 @@ class LowRankTargets(LinearTargets):
 
     def shapes(self, model: Any) -> list[tuple[int, int]]:
         """Return the shape (rows, columns) of every adapted matrix, in the order of `rank_pattern` if there is one."""
-        return [_shape(model.get_submodule(name)) for name in self.ranks(model)]
+        return [_shape_of_target(model.get_submodule(name)) for name in self.ranks(model)]
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
         """Return the sum of r (rows + columns) over the matrices; the ranks of a pattern are used in its order."""
@@ -143,7 +143,7 @@ class LowRankTargets(LinearTargets):
         return ranks
 
 
-def require_at_least(option: str, value: float, minimum: float) -> None:
+def require_adapter_option_at_least(option: str, value: float, minimum: float) -> None:
     """Check that an option is not below its minimum.
 
     Raises:
@@ -153,7 +153,7 @@ def require_at_least(option: str, value: float, minimum: float) -> None:
         raise UsageError(f"Option {option} is {value}", expected=f"at least {minimum}")
 
 
-def require_fraction(option: str, value: float) -> None:
+def require_adapter_fraction(option: str, value: float) -> None:
     """Check that an option is a fraction: at least 0 and below 1.
 
     Raises:
@@ -183,12 +183,12 @@ def require_ranks_fit(option: str, ranks: Mapping[str, int], shapes: Sequence[tu
             )
 
 
-def _shape(module: Any) -> tuple[int, int]:
+def _shape_of_target(module: Any) -> tuple[int, int]:
     # Not the shape of the weight tensor, which is different for quantised weights.
     return module.out_features, module.in_features
 
 
-def _linear_names(model: Any) -> list[str]:
+def _linear_target_names(model: Any) -> list[str]:
     import torch
 
     head = model.get_output_embeddings()

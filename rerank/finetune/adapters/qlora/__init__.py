@@ -61,7 +61,7 @@ class Qlora(LoraFamily):
             # Quantisation overwrites W, which is needed for the error W - Q(W); the copies stay on the CPU.
             originals = {name: model.get_submodule(name).weight.detach().cpu().clone() for name in ranks}
         if not is_quantised:
-            four_bit.quantise_layers(_on_device(model), LinearTargets().module_names(model))
+            four_bit.quantise_layers(_quantised_on_device(model), LinearTargets().module_names(model))
         wrapped = super().attach(model, calibrate, seed=seed)
         if originals:
             four_bit.initialise_loftq(wrapped, originals)
@@ -87,5 +87,5 @@ class Qlora(LoraFamily):
             )
 
 
-def _on_device(model: Any) -> Any:
+def _quantised_on_device(model: Any) -> Any:
     return model.cuda() if model.device.type == "cpu" else model

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rerank.errors import UsageError
 from rerank.finetune.adapters.base.peft_methods import PeftAdapter
-from rerank.finetune.adapters.base.targets import LinearTargets, require_at_least
+from rerank.finetune.adapters.base.targets import LinearTargets, require_adapter_option_at_least
 
 if TYPE_CHECKING:
     import torch
@@ -39,8 +39,8 @@ class Lift(LinearTargets, PeftAdapter):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        require_at_least("r", self.r, 1)
-        require_at_least("filter_rank", self.filter_rank, 1)
+        require_adapter_option_at_least("r", self.r, 1)
+        require_adapter_option_at_least("filter_rank", self.filter_rank, 1)
 
     def config(self, model: Any, seed: int) -> Any:
         """Return peft's configuration of SHiRA with the mask function of LIFT.

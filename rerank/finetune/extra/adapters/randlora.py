@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rerank.finetune.adapters.base.peft_methods import PeftAdapter
-from rerank.finetune.adapters.base.targets import LinearTargets, require_at_least, require_fraction
+from rerank.finetune.adapters.base.targets import (
+    LinearTargets,
+    require_adapter_fraction,
+    require_adapter_option_at_least,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +39,9 @@ class Randlora(LinearTargets, PeftAdapter):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        require_at_least("r", self.r, 1)
-        require_at_least("alpha", 1 if self.alpha is None else self.alpha, 1)
-        require_fraction("dropout", self.dropout)
+        require_adapter_option_at_least("r", self.r, 1)
+        require_adapter_option_at_least("alpha", 1 if self.alpha is None else self.alpha, 1)
+        require_adapter_fraction("dropout", self.dropout)
 
     def config(self, model: Any, seed: int) -> Any:
         """Return peft's configuration of RandLoRA for the model."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rerank.finetune.adapters.base.frozen_basis import FrozenBasis
-from rerank.finetune.adapters.base.targets import require_at_least
+from rerank.finetune.adapters.base.targets import require_adapter_option_at_least
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ class Salt(FrozenBasis):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        require_at_least("d", self.d, 1)
+        require_adapter_option_at_least("d", self.d, 1)
 
     def ranks(self, model: Any) -> dict[str, int]:
         """Return the rank r + d of the saved LoRA per module name."""

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rerank.errors import UsageError
 from rerank.finetune.adapters.base.peft_methods import PeftAdapter
-from rerank.finetune.adapters.base.targets import LinearTargets, require_at_least, require_fraction
+from rerank.finetune.adapters.base.targets import (
+    LinearTargets,
+    require_adapter_fraction,
+    require_adapter_option_at_least,
+)
 from rerank.finetune.components import CalibrationBatches
 
 if TYPE_CHECKING:
@@ -48,9 +52,9 @@ class Shadow(PeftAdapter):
 
     def __post_init__(self) -> None:
         """Check the options."""
-        require_at_least("r", self.r, 1)
-        require_at_least("depth", self.depth, 1)
-        require_fraction("dropout", self.dropout)
+        require_adapter_option_at_least("r", self.r, 1)
+        require_adapter_option_at_least("depth", self.depth, 1)
+        require_adapter_fraction("dropout", self.dropout)
 
     def attach(self, model: Any, calibrate: CalibrationBatches, *, seed: int) -> Any:
         """Return the model with the shadow network and the corrections of its layers."""
@@ -61,7 +65,7 @@ class Shadow(PeftAdapter):
         last.shadow_update_transform.requires_grad_(False)
         # The network is trained in float32, but its inputs come from a model that may be in 16 bits.
         for network in wrapped.base_model.shadow_backbone.values():
-            network.register_forward_pre_hook(_widen_embeddings, with_kwargs=True)
+            network.register_forward_pre_hook(_widen_shadow_embeddings, with_kwargs=True)
         return wrapped
 
     def check_recipe(self, recipe: Recipe) -> None:
@@ -115,7 +119,7 @@ class Shadow(PeftAdapter):
         Args:
             shapes: Shape (rows, columns) of every matrix of the corrected layers, in the model's order.
         """
-        layer = _period(shapes)
+        layer = _shortest_layer_period(shapes)
         layers, hidden = len(shapes) // len(layer), layer[0][1]
         network = self.depth * (sum(rows * columns for rows, columns in layer) + 2 * hidden) + hidden
         moves = (layers - 1) * (4 * hidden * self.r + 2 * self.r + 2 * hidden)
@@ -126,13 +130,13 @@ class Shadow(PeftAdapter):
         return LinearTargets(layers=2**31 if self.layers is None else self.layers)
 
 
-def _widen_embeddings(
+def _widen_shadow_embeddings(
     module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return args, kwargs | {"inputs_embeds": kwargs["inputs_embeds"].float()}
 
 
-def _period(shapes: Shapes) -> Shapes:
+def _shortest_layer_period(shapes: Shapes) -> Shapes:
     """Return the shortest prefix whose repetition gives the sequence."""
     size = next(
         n

@@ -43,7 +43,9 @@ class Gradnormlorp(SubspaceOptions):
             UsageError: The adapter is not `dora`.
         """
         if recipe.adapter.name != _ADAPTER:
-            raise _make_error(f"The optimizer 'gradnormlorp' is combined with the adapter {recipe.adapter.name!r}")
+            raise _gradnormlorp_error(
+                f"The optimizer 'gradnormlorp' is combined with the adapter {recipe.adapter.name!r}"
+            )
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
         """Return the optimizer for a model with DoRA layers.
@@ -54,11 +56,11 @@ class Gradnormlorp(SubspaceOptions):
         from rerank.finetune.optimizers.base.parameter_groups import trainable_parameters
 
         if not any(".lora_magnitude_vector." in name for name, _ in trainable_parameters(model)):
-            raise _make_error("The optimizer 'gradnormlorp' needs DoRA's magnitudes, which the model lacks")
+            raise _gradnormlorp_error("The optimizer 'gradnormlorp' needs DoRA's magnitudes, which the model lacks")
         return super().build(model, lr=lr, weight_decay=weight_decay)
 
 
-def _make_error(problem: str) -> UsageError:
+def _gradnormlorp_error(problem: str) -> UsageError:
     return UsageError(
         problem, expected=f"the adapter {_ADAPTER}", remedy="For other adapters use galore with factors = true"
     )

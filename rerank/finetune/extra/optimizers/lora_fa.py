@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rerank.finetune.components import ParameterKind
-from rerank.finetune.optimizers.base.options import LORA, AdamOptions, require_option
+from rerank.finetune.optimizers.base.options import LORA, AdamOptions, require_optimizer_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class LoraFa(AdamOptions):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        require_option(self.damping > 0, "damping", self.damping, "a number above 0")
+        require_optimizer_option(self.damping > 0, "damping", self.damping, "a number above 0")
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
         """Return the optimizer over B, with A frozen.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from rerank.finetune.optimizers.base.options import ProjectionRule, require_option
+from rerank.finetune.optimizers.base.options import ProjectionRule, require_optimizer_option
 from rerank.finetune.optimizers.base.subspace_options import SubspaceOptions
 
 
@@ -31,8 +31,8 @@ class NaturalGalore(SubspaceOptions):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        require_option(self.history > 0, "history", self.history, "a whole number above 0")
-        require_option(self.damping > 0, "damping", self.damping, "a number above 0")
+        require_optimizer_option(self.history > 0, "history", self.history, "a whole number above 0")
+        require_optimizer_option(self.damping > 0, "damping", self.damping, "a number above 0")
 
     def projection_rule(self) -> ProjectionRule:
         """Return GaLore's rule with a history of projected gradients."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from rerank.errors import MissingPrerequisiteError
 from rerank.finetune.components import ParameterKind
-from rerank.finetune.optimizers.base.options import LORA, AdamOptions, require_option
+from rerank.finetune.optimizers.base.options import LORA, AdamOptions, require_optimizer_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Riemannian(AdamOptions):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        require_option(self.reg > 0, "reg", self.reg, "a number above 0")
+        require_optimizer_option(self.reg > 0, "reg", self.reg, "a number above 0")
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
         """Return peft's preconditioned optimizer, with vectors exempt from weight decay.

@@ -40,20 +40,20 @@ class Contribution:
             UsageError: There are no targets, the mean rank is below 1 or below ``least``, or the model is quantised.
             BackendError: The loss depends on none of the matrices, or a gradient is not finite.
         """
-        from rerank.finetune.adapters.base.gradients import compute_gradients
+        from rerank.finetune.adapters.base.gradients import compute_mean_loss_gradients
 
         if not targets or r < max(1, self.least):
             raise UsageError(
                 f"The mean rank is {r} for {len(targets)} matrices, with least={self.least}",
                 expected="at least one matrix, and a mean rank of at least 1 and at least least",
             )
-        gradients = compute_gradients(model, targets, calibrate)
+        gradients = compute_mean_loss_gradients(model, targets, calibrate)
         weights = {name: float(gradient.double().square().sum()) for name, gradient in gradients.items()}
         most = {name: min(gradient.shape) for name, gradient in gradients.items()}
-        return allocate_proportionally(weights, r * len(targets), most, least=self.least)
+        return allocate_ranks_proportionally(weights, r * len(targets), most, least=self.least)
 
 
-def allocate_proportionally(
+def allocate_ranks_proportionally(
     weights: Mapping[str, float], budget: int, most: Mapping[str, int], *, least: int = 0
 ) -> dict[str, int]:
     """Distribute an integer budget in proportion to weights by the largest-remainder method.

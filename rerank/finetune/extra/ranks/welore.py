@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from rerank.errors import UsageError
 from rerank.finetune.components import CalibrationBatches
-from rerank.finetune.inspection.spectra import select_common_threshold
+from rerank.finetune.inspection.spectra import select_common_rank_threshold
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +34,13 @@ class Welore:
                 f"The mean rank is {r} for {len(targets)} matrices",
                 expected="a mean rank of at least 1 and at least one matrix",
             )
-        spectra = {name: _spectrum(model.get_submodule(name).weight) for name in targets}
+        spectra = {name: _weight_spectrum(model.get_submodule(name).weight) for name in targets}
         values = sum(map(len, spectra.values()))
-        _, ranks = select_common_threshold(spectra, values - r * len(targets), lambda spectrum: 1)
+        _, ranks = select_common_rank_threshold(spectra, values - r * len(targets), lambda spectrum: 1)
         return ranks
 
 
-def _spectrum(weight: Any) -> list[float]:
+def _weight_spectrum(weight: Any) -> list[float]:
     import torch
 
     values = torch.linalg.svdvals(weight.detach().float())

@@ -76,7 +76,7 @@ class Teacher(Protocol):
         """
 
 
-def rank_by_list(
+def rank_by_teacher_list(
     candidates: Ranking, ranked: Sequence[str], scores: Mapping[str, float] | None = None
 ) -> TeacherRanking:
     """Rank candidates in the order of a list, which may contain other documents; missing candidates come last.
@@ -93,13 +93,13 @@ def rank_by_list(
     return TeacherRanking(order=(*found, *unranked), scores=known, unranked=frozenset(unranked))
 
 
-def rank_by_scores(candidates: Ranking, scores: Mapping[str, float]) -> TeacherRanking:
+def rank_by_teacher_scores(candidates: Ranking, scores: Mapping[str, float]) -> TeacherRanking:
     """Rank candidates by descending score, ties in first-stage order; candidates without a score come last."""
     known = [doc_id for doc_id in candidates.doc_ids if doc_id in scores]
-    return rank_by_list(candidates, sorted(known, key=lambda doc_id: -scores[doc_id]), scores)
+    return rank_by_teacher_list(candidates, sorted(known, key=lambda doc_id: -scores[doc_id]), scores)
 
 
-def rank_by_run(candidates: Iterable[Ranking], run: Run) -> dict[str, TeacherRanking]:
+def rank_by_teacher_run(candidates: Iterable[Ranking], run: Run) -> dict[str, TeacherRanking]:
     """Rank candidates in the order of a run, with its scores; queries missing in the run have no label."""
     rankings = {}
     for ranking in candidates:
@@ -109,7 +109,7 @@ def rank_by_run(candidates: Iterable[Ranking], run: Run) -> dict[str, TeacherRan
             continue
         listed = run[query_id]
         scores = dict(zip(listed.doc_ids, listed.scores, strict=True))
-        by_list = rank_by_list(ranking, listed.doc_ids, scores)
+        by_list = rank_by_teacher_list(ranking, listed.doc_ids, scores)
         if len(by_list.unranked) == len(ranking) > 0:
             by_list = TeacherRanking(order=ranking.doc_ids, failed="the run has none of the candidates")
         rankings[query_id] = by_list

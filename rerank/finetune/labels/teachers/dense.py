@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from rerank.errors import UsageError
 from rerank.experiment.candidates import digest_run
 from rerank.experiment.spec import RunSpec
-from rerank.finetune.labels.teachers.base import LabellingTask, TeacherRanking, rank_by_scores
+from rerank.finetune.labels.teachers.base import LabellingTask, TeacherRanking, rank_by_teacher_scores
 from rerank.retrieval.dense import Dense as Searching
 from rerank.types import Document, Query, Ranking, Run
 
@@ -79,7 +79,9 @@ class Dense(Searching):
                 continue
             (vector,) = encoder.queries([ranking.query.text])
             scores = matrix[[rows[doc_id] for doc_id in ranking.doc_ids]] @ vector
-            rankings[query] = rank_by_scores(ranking, dict(zip(ranking.doc_ids, map(float, scores), strict=True)))
+            rankings[query] = rank_by_teacher_scores(
+                ranking, dict(zip(ranking.doc_ids, map(float, scores), strict=True))
+            )
         return rankings, {"embedded": len(texts.documents)}
 
 

@@ -64,8 +64,8 @@ class Method:
         folder = RunFolder(summary["folder"])
         result = folder.read_run("run.trec")
         _, outcome, _ = replay(folder)
-        failed, partial = (_queries(outcome, statuses) for statuses in (FAILURES, {"partial"}))
-        scores = scores_of(folder)
+        failed, partial = (_queries_failed_by_teacher(outcome, statuses) for statuses in (FAILURES, {"partial"}))
+        scores = scores_of_teacher_run(folder)
         rankings = {}
         for name, candidates in task.candidates.items():
             order = result[name].doc_ids if name in result else candidates.doc_ids
@@ -77,12 +77,12 @@ class Method:
         return rankings, report | {"lists_with_partial_windows": len(partial)}
 
 
-def _queries(outcome: RerankOutcome, statuses: Collection[str]) -> set[str]:
+def _queries_failed_by_teacher(outcome: RerankOutcome, statuses: Collection[str]) -> set[str]:
     """Return the ids of queries that have a window with one of these statuses."""
     return {window.query.id for window, verdict in outcome.judged if verdict.status in statuses}
 
 
-def scores_of(folder: RunFolder) -> dict[str, dict[str, float]]:
+def scores_of_teacher_run(folder: RunFolder) -> dict[str, dict[str, float]]:
     """Return query id -> document id -> score of a completed run, or an empty mapping if its method gives no scores.
 
     Only scores of complete lists whose order agrees with the result are returned.
@@ -102,10 +102,14 @@ def scores_of(folder: RunFolder) -> dict[str, dict[str, float]]:
         else:
             row |= dict(zip(call.doc_ids, call.reply.scores, strict=False))
     result = folder.read_run("run.trec")
-    return {query: scores for query, scores in heard.items() if query in result and _agrees(result[query], scores)}
+    return {
+        query: scores
+        for query, scores in heard.items()
+        if query in result and _scores_agree_with_teacher_order(result[query], scores)
+    }
 
 
-def _agrees(result: Ranking, scores: Mapping[str, float]) -> bool:
+def _scores_agree_with_teacher_order(result: Ranking, scores: Mapping[str, float]) -> bool:
     values = [scores.get(doc_id) for doc_id in result.doc_ids]
     known = [value for value in values if value is not None and value == value and abs(value) != float("inf")]
     return len(known) == len(values) and known == sorted(known, reverse=True)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from rerank.collections import judgments
 from rerank.errors import DataError
 from rerank.experiment.spec import RunSpec
-from rerank.finetune.labels.teachers.base import LabellingTask, TeacherRanking, rank_by_scores
+from rerank.finetune.labels.teachers.base import LabellingTask, TeacherRanking, rank_by_teacher_scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Qrels:
             judged = qrels.get(query, {})
             grades = {doc_id: float(judged.get(doc_id, 0)) for doc_id in ranking.doc_ids}
             unjudged += sum(doc_id not in judged for doc_id in ranking.doc_ids)
-            by_grade = rank_by_scores(ranking, grades)
+            by_grade = rank_by_teacher_scores(ranking, grades)
             if not judged:
                 by_grade = TeacherRanking(order=ranking.doc_ids, failed="the query has no judgments")
             elif len(set(grades.values())) == 1 and len(grades) > 1:

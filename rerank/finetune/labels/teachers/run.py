@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rerank.experiment.spec import RunSpec
-from rerank.finetune.labels.teachers.base import LabellingTask, TeacherRanking, rank_by_run
+from rerank.finetune.labels.teachers.base import LabellingTask, TeacherRanking, rank_by_teacher_run
 from rerank.io.run_files import read_run
 
 
@@ -37,4 +37,4 @@ class Run:
             MissingResourceError: The file does not exist.
             DataError: The file is not a run.
         """
-        return rank_by_run(task.candidates.values(), read_run(self.path)), {}
+        return rank_by_teacher_run(task.candidates.values(), read_run(self.path)), {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rerank.experiment.spec import RunSpec
-from rerank.finetune.labels.teachers.base import LabellingTask, TeacherRanking, rank_by_run
+from rerank.finetune.labels.teachers.base import LabellingTask, TeacherRanking, rank_by_teacher_run
 from rerank.retrieval import first_stages, open_retriever
 from rerank.selector import build
 
@@ -53,4 +53,4 @@ class Search:
         """
         queries = [ranking.query for ranking in task.candidates.values()]
         run = open_retriever(self._plain, task.collection).search(queries, max(DEPTH, task.spec.depth))
-        return rank_by_run(task.candidates.values(), run), {}
+        return rank_by_teacher_run(task.candidates.values(), run), {}

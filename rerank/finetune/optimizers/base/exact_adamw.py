@@ -18,12 +18,12 @@ from torch.optim.adamw import adamw
 OptimizerState = dict[str, Any]
 
 
-def widen(tensor: Tensor) -> Tensor:
+def widen_to_float32(tensor: Tensor) -> Tensor:
     """Return the tensor as float32 if its data type is narrower; otherwise the tensor itself, not a copy."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-def evaluate_closure(closure: Callable[[], Any] | None) -> Any:
+def evaluate_optimizer_closure(closure: Callable[[], Any] | None) -> Any:
     """Return the loss that the closure computes with gradients enabled; None without a closure."""
     if closure is None:
         return None
@@ -48,19 +48,19 @@ def step_adamw(
     for weight, grad, state in zip(weights, grads, states, strict=True):
         if "exp_avg" not in state:
             state["step"] = torch.tensor(0.0)
-            state["exp_avg"] = torch.zeros_like(widen(weight))
-            state["exp_avg_sq"] = torch.zeros_like(widen(weight))
+            state["exp_avg"] = torch.zeros_like(widen_to_float32(weight))
+            state["exp_avg_sq"] = torch.zeros_like(widen_to_float32(weight))
         # A 16-bit weight is updated as a float32 copy and rounded once at the end; a wide weight is updated directly.
-        copy = widen(weight)
+        copy = widen_to_float32(weight)
         if copy is weight:
-            wide_enough.append((weight, widen(grad), state))
+            wide_enough.append((weight, widen_to_float32(grad), state))
         else:
-            _adamw([(copy, widen(grad), state)], group)
+            _update_by_adamw([(copy, widen_to_float32(grad), state)], group)
             weight.copy_(copy)
-    _adamw(wide_enough, group)
+    _update_by_adamw(wide_enough, group)
 
 
-def _adamw(updates: Sequence[tuple[Tensor, Tensor, OptimizerState]], group: OptimizerState) -> None:
+def _update_by_adamw(updates: Sequence[tuple[Tensor, Tensor, OptimizerState]], group: OptimizerState) -> None:
     if not updates:
         return
     weights, grads, states = zip(*updates, strict=True)
@@ -136,7 +136,7 @@ class ExactAdamW(ExactStateOptimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every weight that has a gradient."""
-        loss = evaluate_closure(closure)
+        loss = evaluate_optimizer_closure(closure)
         adjusted = self.adjusted_gradients()
         for group in self.param_groups:
             ready = [weight for weight in group["params"] if weight.grad is not None]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from rerank.errors import UsageError
-from rerank.finetune.optimizers.base.exact_adamw import ExactAdamW, widen
+from rerank.finetune.optimizers.base.exact_adamw import ExactAdamW, widen_to_float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def find_factor_pairs(model: nn.Module) -> list[FactorPair]:
         if not isinstance(scaling, Mapping):
             continue
         for name, scale in scaling.items():
-            a, b = _weight(module, "lora_A", name), _weight(module, "lora_B", name)
+            a, b = _trained_factor_matrix(module, "lora_A", name), _trained_factor_matrix(module, "lora_B", name)
             if a is not None and b is not None and (a.requires_grad or b.requires_grad):
                 pairs.append(FactorPair(a, b, float(scale)))
     if not pairs:
@@ -63,7 +63,7 @@ def find_factor_pairs(model: nn.Module) -> list[FactorPair]:
     return pairs
 
 
-def _weight(module: nn.Module, factor: str, name: str) -> nn.Parameter | None:
+def _trained_factor_matrix(module: nn.Module, factor: str, name: str) -> nn.Parameter | None:
     """Return a factor's matrix; None if it does not exist or is computed from other parameters."""
     layers = getattr(module, factor, None)
     layer = layers[name] if isinstance(layers, nn.ModuleDict) and name in layers else None
@@ -94,12 +94,12 @@ class FactorAdamW(ExactAdamW):
             a, b = pair.a.grad, pair.b.grad
             if b is not None:
                 da = torch.zeros_like(pair.a) if a is None else a
-                new_a, new_b = self._adjust(pair, widen(da), widen(b))
+                new_a, new_b = self._adjust(pair, widen_to_float32(da), widen_to_float32(b))
                 adjusted |= {pair.a: new_a, pair.b: new_b}
         return adjusted
 
 
-def damped_gram(rows: Tensor, damping: float) -> Tensor:
+def damped_gram_of_factor(rows: Tensor, damping: float) -> Tensor:
     """Return X X' + damping I, shape (r, r), for X of shape (r, n); float64 where the device supports it.
 
     The Gram matrix squares the condition number of X, so that float32 would not be enough for its inverse.
@@ -113,7 +113,7 @@ def lora_fa_adjustment(damping: float) -> GradientAdjustment:
 
     def adjust(pair: FactorPair, da: Tensor, db: Tensor) -> tuple[Tensor, Tensor]:
         # The least-squares solution of s gB A = g is gB = g A' (A A')^-1 / s, and g A' = dB / s.
-        aa = damped_gram(widen(pair.a), damping)
+        aa = damped_gram_of_factor(widen_to_float32(pair.a), damping)
         return da, torch.linalg.solve(aa, db.T.to(aa.dtype)).T.to(db.dtype) / pair.scale**2
 
     return adjust
@@ -133,7 +133,10 @@ def lora_pro_adjustment(damping: float) -> GradientAdjustment:
 
     def adjust(pair: FactorPair, da: Tensor, db: Tensor) -> tuple[Tensor, Tensor]:
         dtype = da.dtype
-        aa, bb = damped_gram(widen(pair.a), damping), damped_gram(widen(pair.b).T, damping)
+        aa, bb = (
+            damped_gram_of_factor(widen_to_float32(pair.a), damping),
+            damped_gram_of_factor(widen_to_float32(pair.b).T, damping),
+        )
         a, b, da, db = (x.to(aa.dtype) for x in (pair.a, pair.b, da, db))
         # A A' and B'B (r x r) are symmetric. In the bases of their eigenvectors, the Sylvester equation for X is solved
         # by one division per entry: X_ij = right_ij / (eigenvalue_i of B'B + eigenvalue_j of A A').

@@ -14,13 +14,13 @@ FULL: frozenset[ParameterKind] = frozenset({"full"})
 LORA: frozenset[ParameterKind] = frozenset({"lora"})
 
 
-def require_option(holds: bool, option: str, value: object, expected: str) -> None:
+def require_optimizer_option(holds: bool, option: str, value: object, expected: str) -> None:
     """Raise `UsageError` about an option's value unless the condition ``holds``."""
     if not holds:
         raise UsageError(f"Option {option} is {value!r}", expected=expected)
 
 
-def count_share(size: int, share: float) -> int:
+def count_share_of_entries(size: int, share: float) -> int:
     """Return how many of ``size`` entries a fraction of them is, rounded up so that it is never 0.
 
     >>> count_share(10, 0.25)
@@ -47,9 +47,9 @@ class AdamOptions:
 
     def __post_init__(self) -> None:
         """Check the options."""
-        require_option(0 <= self.beta1 < 1, "beta1", self.beta1, "a number from 0 to below 1")
-        require_option(0 <= self.beta2 < 1, "beta2", self.beta2, "a number from 0 to below 1")
-        require_option(self.eps > 0, "eps", self.eps, "a number above 0")
+        require_optimizer_option(0 <= self.beta1 < 1, "beta1", self.beta1, "a number from 0 to below 1")
+        require_optimizer_option(0 <= self.beta2 < 1, "beta2", self.beta2, "a number from 0 to below 1")
+        require_optimizer_option(self.eps > 0, "eps", self.eps, "a number above 0")
 
     @property
     def moments(self) -> dict[str, Any]:

@@ -29,9 +29,9 @@ from torch import Tensor
 from rerank.finetune.optimizers.base.exact_adamw import (
     ExactStateOptimizer,
     OptimizerState,
-    evaluate_closure,
+    evaluate_optimizer_closure,
     step_adamw,
-    widen,
+    widen_to_float32,
 )
 from rerank.finetune.optimizers.base.options import ProjectionRule
 
@@ -73,7 +73,9 @@ class CosineBasis:
     def choose(self, state: OptimizerState, grad: Tensor, rank: int, place: int) -> None:
         """Store the indices of the columns with the largest norms and reorder the moments accordingly."""
         width = grad.shape[1]
-        norms = (grad @ dct_columns(width, torch.arange(width, device=grad.device), grad.dtype)).norm(dim=0)  # (n,)
+        norms = (grad @ dct_subspace_columns(width, torch.arange(width, device=grad.device), grad.dtype)).norm(
+            dim=0
+        )  # (n,)
         columns = norms.topk(rank).indices.sort().values
         if "columns" in state:
             # Q_old' Q_new (r x r) for orthonormal columns is 1 where a column remains and 0 elsewhere.
@@ -84,7 +86,7 @@ class CosineBasis:
 
     def matrix(self, state: OptimizerState, like: Tensor, rank: int) -> Tensor:
         """Return the stored columns of the transform."""
-        return dct_columns(like.shape[1], state["columns"], like.dtype)
+        return dct_subspace_columns(like.shape[1], state["columns"], like.dtype)
 
 
 class RandomBasis:
@@ -105,7 +107,7 @@ class RandomBasis:
         return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype) / math.sqrt(rank)
 
 
-def dct_columns(width: int, columns: Tensor, dtype: torch.dtype) -> Tensor:
+def dct_subspace_columns(width: int, columns: Tensor, dtype: torch.dtype) -> Tensor:
     """Return columns of the orthonormal DCT-II matrix, shape (width, len(columns)).
 
     Q_ij = sqrt(2 / width) cos(pi (2i + 1) j / (2 width)), with column 0 divided by sqrt(2). The angle is reduced below
@@ -130,14 +132,14 @@ def precondition_by_fisher(low: Tensor, history: Tensor, damping: float) -> Tens
     return preconditioned
 
 
-def norm_ratio(update: Tensor, low: Tensor, tensorwise: bool) -> Tensor:
+def adam_norm_ratio(update: Tensor, low: Tensor, tensorwise: bool) -> Tensor:
     """Return phi, the norm of Adam's update over that of its input, shape (m, 1) or (1, 1); 0 where the latter is 0."""
     dimensions = (0, 1) if tensorwise else (1,)
     after, before = (torch.linalg.vector_norm(x, dim=dimensions, keepdim=True) for x in (update, low))
     return torch.where(before > 0, after / before, 0.0)
 
 
-def limit_growth(update: Tensor, state: OptimizerState) -> Tensor:
+def limit_update_growth(update: Tensor, state: OptimizerState) -> Tensor:
     """Return the update, shortened if its norm exceeds `MAX_GROWTH` times the previous norm in ``state``."""
     norm = torch.linalg.vector_norm(update)
     previous = state.get("norm", torch.zeros_like(norm))
@@ -177,7 +179,7 @@ class SubspaceAdamW(ExactStateOptimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every weight that has a gradient."""
-        loss = evaluate_closure(closure)
+        loss = evaluate_optimizer_closure(closure)
         for group in self.param_groups:
             ready = [weight for weight in group["params"] if weight.grad is not None]
             if not group["projected"]:
@@ -185,9 +187,9 @@ class SubspaceAdamW(ExactStateOptimizer):
                 continue
             for weight in ready:
                 is_transposed = weight.shape[0] < weight.shape[1]
-                grad = widen(weight.grad.T if is_transposed else weight.grad)  # (m, n) with m >= n
+                grad = widen_to_float32(weight.grad.T if is_transposed else weight.grad)  # (m, n) with m >= n
                 update = self._update(grad, self.state[weight], group, self._place[weight])
-                wide_weight = widen(weight)
+                wide_weight = widen_to_float32(weight)
                 wide_weight.mul_(1 - group["lr"] * group["weight_decay"])
                 wide_weight.sub_(update.T if is_transposed else update, alpha=group["lr"] * self.rule.scale)
                 if wide_weight is not weight:
@@ -211,10 +213,12 @@ class SubspaceAdamW(ExactStateOptimizer):
         direction = torch.zeros_like(low)
         step_adamw([direction], [adam_input], [state], {**group, "lr": -1.0, "weight_decay": 0.0})
         if rule.rest == "instead":
-            return limit_growth(norm_ratio(direction, low, rule.tensorwise) * grad, state)
+            return limit_update_growth(adam_norm_ratio(direction, low, rule.tensorwise) * grad, state)
         update = direction @ basis.T  # U P' (m, n)
         if rule.rest == "add":
-            update += limit_growth(norm_ratio(direction, low, rule.tensorwise) * (grad - low @ basis.T), state)
+            update += limit_update_growth(
+                adam_norm_ratio(direction, low, rule.tensorwise) * (grad - low @ basis.T), state
+            )
         return update
 
     def _remember(self, low: Tensor, state: OptimizerState, steps: int) -> Tensor:

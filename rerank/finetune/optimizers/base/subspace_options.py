@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rerank.finetune.components import ParameterKind
-from rerank.finetune.optimizers.base.options import FULL, AdamOptions, ProjectionRule, require_option
+from rerank.finetune.optimizers.base.options import FULL, AdamOptions, ProjectionRule, require_optimizer_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +30,9 @@ class SubspaceOptions(AdamOptions):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        require_option(self.rank > 0, "rank", self.rank, "a whole number above 0")
-        require_option(self.gap > 0, "gap", self.gap, "a whole number above 0")
-        require_option(self.scale > 0, "scale", self.scale, "a number above 0")
+        require_optimizer_option(self.rank > 0, "rank", self.rank, "a whole number above 0")
+        require_optimizer_option(self.gap > 0, "gap", self.gap, "a whole number above 0")
+        require_optimizer_option(self.scale > 0, "scale", self.scale, "a number above 0")
 
     def projection_rule(self) -> ProjectionRule:
         """Return the rule for the gradients of matrices."""

@@ -74,13 +74,13 @@ class LoraSb(FrozenBasis):
     def factor_builder(self, model: Any, names: Sequence[str], calibrate: CalibrationBatches) -> FactorBuilder:
         """Return the function that builds the factors from the first step of each matrix, or from the given basis."""
         if self.basis:
-            from rerank.finetune.extra.adapters.lora_sb.stored_basis import factor_modules_between, read_basis
+            from rerank.finetune.extra.adapters.lora_sb.stored_basis import factor_modules_between, read_lora_basis
 
-            basis = read_basis(Path(self.basis), dict.fromkeys(names, self.r))
+            basis = read_lora_basis(Path(self.basis), dict.fromkeys(names, self.r))
             return lambda name, weight: factor_modules_between(*(factor.to(weight.device) for factor in basis[name]))
-        from rerank.finetune.adapters.base.gradients import compute_gradients
+        from rerank.finetune.adapters.base.gradients import compute_mean_loss_gradients
 
-        gradients = compute_gradients(model, names, calibrate)
+        gradients = compute_mean_loss_gradients(model, names, calibrate)
         # The first step of a sign-based optimizer such as Adam: D = -eta sign(G).
         return lambda name, weight: self.factor_modules(-self.eta * gradients[name].sign())
 

@@ -11,13 +11,13 @@ from rerank.errors import DataError, UsageError
 from rerank.finetune.adapters.base.frozen_basis_layers import DownProjection, UpProjection
 from rerank.finetune.inspection.checkpoint_reader import CheckpointReader
 from rerank.finetune.inspection.inspected_model import read_adapter_config
-from rerank.finetune.inspection.weight_changes import factors_of, is_plain_lora, lora_scaling
+from rerank.finetune.inspection.weight_changes import is_plain_lora, lora_scaling, names_of_lora_factors
 
 #: Tolerance for the orthonormality of the columns of B, which were computed in float32.
 _ROUNDING = 1e-3
 
 
-def read_basis(folder: Path, ranks: Mapping[str, int]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def read_lora_basis(folder: Path, ranks: Mapping[str, int]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Return the factors (B, A) per module name of an adapter saved by LoRA-SB: scale 1, orthonormal columns in B.
 
     Args:
@@ -29,9 +29,9 @@ def read_basis(folder: Path, ranks: Mapping[str, int]) -> dict[str, tuple[torch.
         UsageError: The adapter has other target modules or another rank.
     """
     stored, config = CheckpointReader(folder / "adapter_model.safetensors"), read_adapter_config(folder)
-    keys_of_factors = factors_of(stored) if is_plain_lora(stored, config) else {}
+    keys_of_factors = names_of_lora_factors(stored) if is_plain_lora(stored, config) else {}
     if not keys_of_factors:
-        raise _other(folder, "is no plain LoRA")
+        raise _not_lora_sb_error(folder, "is no plain LoRA")
     if wrong := keys_of_factors.keys() ^ ranks.keys():
         raise UsageError(
             f"basis = {str(folder)!r} and the targets differ in {len(wrong)} modules, such as {min(wrong)}",
@@ -45,7 +45,7 @@ def read_basis(folder: Path, ranks: Mapping[str, int]) -> dict[str, tuple[torch.
                 f"basis = {str(folder)!r} has rank {len(a)}, and r = {ranks[name]}", remedy=f"Set r = {len(a)}"
             )
         if lora_scaling(config, name, len(a)) != 1 or (b.T @ b - torch.eye(len(a))).abs().max() > _ROUNDING:
-            raise _other(folder, f"has a scale, or a B in {name} whose columns are not orthonormal")
+            raise _not_lora_sb_error(folder, f"has a scale, or a B in {name} whose columns are not orthonormal")
         factors[name] = (b, a)
     return factors
 
@@ -64,7 +64,7 @@ def factor_modules_between(b: torch.Tensor, a: torch.Tensor) -> tuple[DownProjec
     return DownProjection(q.T, t.T, torch.zeros_like(t)), UpProjection(b)
 
 
-def _other(folder: Path, why: str) -> DataError:
+def _not_lora_sb_error(folder: Path, why: str) -> DataError:
     return DataError(
         f"basis = {str(folder)!r}: the adapter {why}",
         expected="an adapter trained with lora-sb, or an average of such adapters",

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from rerank.errors import UsageError
 from rerank.finetune.adapters.base.peft_methods import PeftAdapter
-from rerank.finetune.adapters.base.targets import LinearTargets, require_at_least
+from rerank.finetune.adapters.base.targets import LinearTargets, require_adapter_option_at_least
 from rerank.finetune.components import ParameterKind
 
 #: Name of the file with the integers and step sizes.
@@ -52,7 +52,7 @@ class LrQat(LinearTargets, PeftAdapter):
         """Check the options."""
         super().__post_init__()
         for option, value in (("r", self.r), ("alpha", self.alpha), ("group", self.group or 1)):
-            require_at_least(option, value, 1)
+            require_adapter_option_at_least(option, value, 1)
         if not 2 <= self.bits <= 8:
             raise UsageError(f"Option bits is {self.bits}", expected="2 to 8")
 

@@ -20,7 +20,7 @@ def round_straight_through(values: Tensor) -> Tensor:
     return values + (values.round() - values).detach()
 
 
-def quantisation_steps(weight: Tensor, bits: int, group: int) -> Tensor:
+def fake_quantisation_steps(weight: Tensor, bits: int, group: int) -> Tensor:
     """Return the step size of each group of a row, shape (rows, columns / group): max |weight| / (2^(bits-1) - 1).
 
     A group of zeros has the step size 1.
@@ -53,7 +53,7 @@ class FakeQuantisedLinear(Linear):  # type: ignore[misc, unused-ignore]  # where
         super().__init__(base_layer, adapter_name, **options)
         self.bits = bits
         self.group = base_layer.in_features if group is None else group
-        self.register_buffer("step", quantisation_steps(base_layer.weight, bits, self.group))
+        self.register_buffer("step", fake_quantisation_steps(base_layer.weight, bits, self.group))
 
     def integers(self) -> Tensor:
         """Return the integers as floating-point numbers with a gradient, shape (rows, columns)."""

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from rerank.finetune.optimizers.base.exact_adamw import widen
+from rerank.finetune.optimizers.base.exact_adamw import widen_to_float32
 from rerank.finetune.optimizers.base.factor_pairs import FactorPair
 
 
-def balance_factors(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor] | None:
+def balance_lora_factors(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor] | None:
     """Return factors with the same product and singular values sqrt(S) each; None if the product lacks full rank.
 
     B = Q_b R_b and A' = Q_a R_a give B A = Q_b (U S V') Q_a', so that B <- Q_b U sqrt(S) and A <- sqrt(S) V' Q_a'. If a
@@ -52,7 +52,7 @@ class RefactorizationCallback(TrainerCallback):
         if state.global_step % self.every or state.global_step >= state.max_steps:
             return
         for pair in self.pairs:
-            factors = balance_factors(widen(pair.a), widen(pair.b))
+            factors = balance_lora_factors(widen_to_float32(pair.a), widen_to_float32(pair.b))
             if factors is not None:
                 pair.a.copy_(factors[0])
                 pair.b.copy_(factors[1])

@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from rerank.errors import UsageError
 
 
-def find_layers(model: nn.Module) -> nn.ModuleList:
+def find_sampled_layers(model: nn.Module) -> nn.ModuleList:
     """Return the layers of the model: the module list with the most parameters, the outermost in case of a tie.
 
     Raises:
@@ -32,7 +32,7 @@ def find_layers(model: nn.Module) -> nn.ModuleList:
     return max(lists, key=lambda layers: sum(weight.numel() for weight in layers.parameters()))
 
 
-def draw_layers(odds: Sequence[float], n: int, seed: int, interval: int) -> list[int]:
+def draw_trained_layers(odds: Sequence[float], n: int, seed: int, interval: int) -> list[int]:
     """Draw ``n`` layers without replacement, in ascending order; deterministic for the same arguments.
 
     Args:
@@ -76,7 +76,7 @@ class LayerSamplingCallback(TrainerCallback):
         seed: int,
         odds: Sequence[float] = (),
     ) -> None:
-        layers = find_layers(model)
+        layers = find_sampled_layers(model)
         if n > len(layers):
             raise UsageError(
                 f"n={n} layers should be trained at a time, and the model has {len(layers)}",
@@ -106,7 +106,7 @@ class LayerSamplingCallback(TrainerCallback):
                 expected="an optimizer over the parameters of all layers",
                 remedy="Build it before layers are frozen",
             )
-        _set_trainable(self.rest, self.train_rest, optimizer)
+        _set_layer_trainable(self.rest, self.train_rest, optimizer)
         self._activate_layers(state.global_step, optimizer)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -121,15 +121,15 @@ class LayerSamplingCallback(TrainerCallback):
 
     def active(self, step: int) -> list[int]:
         """Return the indices of the layers that are trained in optimizer step ``step``, from 0."""
-        return draw_layers(self.odds, self.n, self.seed, step // self.every)
+        return draw_trained_layers(self.odds, self.n, self.seed, step // self.every)
 
     def _activate_layers(self, step: int, optimizer: Any) -> None:
         active = self.active(step)
         for index, layer in enumerate(self.layers):
-            _set_trainable(layer, index in active, optimizer)
+            _set_layer_trainable(layer, index in active, optimizer)
 
 
-def _set_trainable(weights: Iterable[nn.Parameter], is_trainable: bool, optimizer: Any) -> None:
+def _set_layer_trainable(weights: Iterable[nn.Parameter], is_trainable: bool, optimizer: Any) -> None:
     """Make weights trainable, or freeze them and drop their gradients and optimizer state."""
     for weight in weights:
         weight.requires_grad_(is_trainable)

@@ -38,7 +38,7 @@ class Owlore(Lisa):
 
     def odds(self, model: Any, calibrate: CalibrationBatches) -> list[float]:
         """Return the fraction of outliers in each layer."""
-        from rerank.finetune.extra.layers.base.layer_sampling import find_layers
+        from rerank.finetune.extra.layers.base.layer_sampling import find_sampled_layers
         from rerank.finetune.extra.layers.owlore.outliers import compute_outlier_shares
 
-        return compute_outlier_shares(model, find_layers(model), calibrate, self.over)
+        return compute_outlier_shares(model, find_sampled_layers(model), calibrate, self.over)

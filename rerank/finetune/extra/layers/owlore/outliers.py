@@ -31,7 +31,11 @@ def compute_outlier_shares(
     """
     linears_per_layer = [[module for module in layer.modules() if isinstance(module, nn.Linear)] for layer in layers]
     squares: dict[nn.Module, Tensor] = {}  # per module, (columns,): sum of the squares of each input over all tokens
-    hooks = [module.register_forward_pre_hook(_adder(squares)) for linears in linears_per_layer for module in linears]
+    hooks = [
+        module.register_forward_pre_hook(_hook_adding_squares(squares))
+        for linears in linears_per_layer
+        for module in linears
+    ]
     try:
         calibrate.forward(model)
     finally:
@@ -50,7 +54,7 @@ def compute_outlier_shares(
     return shares
 
 
-def _adder(squares: dict[nn.Module, Tensor]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+def _hook_adding_squares(squares: dict[nn.Module, Tensor]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
     """Return a hook that sums the squares of each input over all tokens."""
 
     def add(module: nn.Module, args: tuple[Any, ...]) -> None:

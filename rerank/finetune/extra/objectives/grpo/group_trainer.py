@@ -19,7 +19,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from rerank.errors import ContextOverflowError, MissingPrerequisiteError
 from rerank.finetune.extra.objectives.grpo.grpo_options import GrpoOptions
-from rerank.finetune.extra.objectives.grpo.reward import compute_gains, compute_reward
+from rerank.finetune.extra.objectives.grpo.reward import compute_reward, compute_reward_gains
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.finetune.losses.lm import Lm
 from rerank.finetune.optimizers.base import Optimizer
@@ -27,7 +27,7 @@ from rerank.finetune.trainer.calibration_batches import FirstBatches
 from rerank.finetune.trainer.examples import ExampleBuilder, LossInputs
 from rerank.finetune.trainer.list_trainer import ListTrainer, ScheduledExamples
 from rerank.finetune.trainer.listwise_module import ListwiseModule, WeightedLoss
-from rerank.finetune.trainer.trainer_arguments import make_arguments
+from rerank.finetune.trainer.trainer_arguments import make_trainer_arguments
 from rerank.finetune.trainer.training_run import TrainingRun
 from rerank.judges.generate import Generate
 from rerank.lm.tokenizers import HfTokens
@@ -103,7 +103,7 @@ class GrpoPromptBuilder:
             ids=ids,
             reply_prefix=reply_prefix(request.prompt),
             labels=tuple(make_identifiers(self._judge.identifiers, len(training_list), self._tokens)),
-            gains=compute_gains(training_list),
+            gains=compute_reward_gains(training_list),
             cutoff=self._cutoff,
             tokens=self._tokens,
         )
@@ -241,7 +241,7 @@ class GrpoRun(TrainingRun):
     def _bare_trainer(self, module: ListwiseModule, validate: Callable[[], dict[str, float]] | None) -> ListTrainer:
         trainer = GrpoListTrainer(
             module,
-            make_arguments(GRPOConfig, self._settings()),
+            make_trainer_arguments(GRPOConfig, self._settings()),
             self._places,
             optimizer=self._components.optimizer,
             kept=[name.removeprefix("model.") for name in self._kept],

@@ -12,7 +12,7 @@ from rerank.tasks import Reply
 from rerank.types import Order
 
 
-def compute_gains(training_list: TrainingList) -> tuple[float, ...]:
+def compute_reward_gains(training_list: TrainingList) -> tuple[float, ...]:
     """Return the gain of each document of a list, in the order of its documents.
 
     The teacher's scores are used if they can be grades: integers from 0 upwards, not all 0, that never increase along
@@ -34,14 +34,14 @@ def compute_gains(training_list: TrainingList) -> tuple[float, ...]:
     return tuple(1 / rank for rank in training_list.ranks)
 
 
-def compute_ndcg(order: Order, gains: Sequence[float], cutoff: int) -> float:
+def compute_reward_ndcg(order: Order, gains: Sequence[float], cutoff: int) -> float:
     """Return DCG / ideal DCG of an order, where DCG = sum of gain_i / log2(i + 1) over the ranks i up to the cutoff.
 
     >>> round(compute_ndcg((1, 0), (3.0, 1.0), 10), 4)
     0.7967
     """
-    best = _dcg(sorted(gains, reverse=True), cutoff)
-    return _dcg([gains[index] for index in order], cutoff) / best
+    best = _reward_dcg(sorted(gains, reverse=True), cutoff)
+    return _reward_dcg([gains[index] for index in order], cutoff) / best
 
 
 def compute_reward(text: str, gains: Sequence[float], *, labels: Sequence[str], cutoff: int) -> float:
@@ -52,13 +52,13 @@ def compute_reward(text: str, gains: Sequence[float], *, labels: Sequence[str], 
 
     Args:
         text: The reply, including the prefix that the prompt gives.
-        gains: Gain of each document, from `compute_gains`.
+        gains: Gain of each document, from `compute_reward_gains`.
         labels: Identifiers of the documents.
         cutoff: Rank cutoff of nDCG.
     """
     parsed = parse_verdict(Reply(text=text), len(gains), labels=labels)
-    return 0.0 if parsed.status in FAILURES else compute_ndcg(parsed.order, gains, cutoff)
+    return 0.0 if parsed.status in FAILURES else compute_reward_ndcg(parsed.order, gains, cutoff)
 
 
-def _dcg(gains: Sequence[float], cutoff: int) -> float:
+def _reward_dcg(gains: Sequence[float], cutoff: int) -> float:
     return sum(gain / math.log2(rank + 1) for rank, gain in enumerate(gains[:cutoff], 1))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rerank.finetune.components import ParameterKind
-from rerank.finetune.optimizers.base.options import FULL, AdamOptions, count_share, require_option
+from rerank.finetune.optimizers.base.options import FULL, AdamOptions, count_share_of_entries, require_optimizer_option
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +38,12 @@ class Sara(AdamOptions):
     def __post_init__(self) -> None:
         """Check the options."""
         super().__post_init__()
-        require_option(0 < self.share <= 1, "share", self.share, "a number above 0, at most 1")
-        require_option(self.refine >= 0, "refine", self.refine, "an integer of at least 0")
+        require_optimizer_option(0 < self.share <= 1, "share", self.share, "a number above 0, at most 1")
+        require_optimizer_option(self.refine >= 0, "refine", self.refine, "an integer of at least 0")
 
     def count_state(self, shapes: Sequence[tuple[int, int]]) -> int:
         """Return two moments and an index per trained entry; ``refine`` may reduce them later."""
-        return sum(3 * count_share(rows * columns, self.share) for rows, columns in shapes)
+        return sum(3 * count_share_of_entries(rows * columns, self.share) for rows, columns in shapes)
 
     def build(self, model: Any, *, lr: float, weight_decay: float) -> Any:
         """Return AdamW on the smallest entries of every trainable parameter."""

@@ -11,11 +11,11 @@ from torch import Tensor
 from rerank.finetune.optimizers.base.exact_adamw import (
     ExactStateOptimizer,
     OptimizerState,
-    evaluate_closure,
+    evaluate_optimizer_closure,
     step_adamw,
-    widen,
+    widen_to_float32,
 )
-from rerank.finetune.optimizers.base.options import count_share
+from rerank.finetune.optimizers.base.options import count_share_of_entries
 
 
 class SparseAdamW(ExactStateOptimizer):
@@ -47,30 +47,30 @@ class SparseAdamW(ExactStateOptimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the selected entries of every weight that has a gradient."""
-        loss = evaluate_closure(closure)
+        loss = evaluate_optimizer_closure(closure)
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
                 flat, state = weight.view(-1), self.state[weight]
                 if not state:
-                    state["entries"] = smallest(flat, count_share(flat.numel(), self.share))
+                    state["entries"] = smallest_weight_positions(flat, count_share_of_entries(flat.numel(), self.share))
                 elif self.refine and int(state["step"]) == self.refine:
-                    keep_small(flat, state)
+                    keep_state_of_small_weights(flat, state)
                 entries = state["entries"].long()
-                values = widen(flat[entries])
+                values = widen_to_float32(flat[entries])
                 step_adamw([values], [weight.grad.reshape(-1)[entries]], [state], group)
                 flat[entries] = values.to(flat.dtype)
         return loss
 
 
-def smallest(flat: Tensor, count: int) -> Tensor:
+def smallest_weight_positions(flat: Tensor, count: int) -> Tensor:
     """Return the indices of the ``count`` smallest absolute values in ascending order, as int32 where possible."""
     indices = flat.abs().topk(count, largest=False, sorted=False).indices.sort().values
     return indices.to(torch.int32) if flat.numel() < 2**31 else indices
 
 
-def keep_small(flat: Tensor, state: OptimizerState) -> None:
+def keep_state_of_small_weights(flat: Tensor, state: OptimizerState) -> None:
     """Drop the state of the entries that have grown past the smallest of the untrained entries."""
     entries = state["entries"].long()
     is_untrained = torch.ones_like(flat, dtype=torch.bool)

@@ -20,8 +20,8 @@ DEPTHS = (5, 20, 100)
 def is_absolute_score_kind(kind: str) -> bool:
     """Return whether scores of this kind do not depend on the other documents of a window.
 
-    >>> is_absolute("log-odds of relevance"), is_absolute("log attention"), is_absolute("")
-    (True, False, False)
+    >>> [is_absolute_score_kind(kind) for kind in ("log-odds of relevance", "log attention", "")]
+    [True, False, False]
     """
     return kind.startswith(_ABSOLUTE)
 

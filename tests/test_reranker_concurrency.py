@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
+import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -16,6 +19,7 @@ from rerank.backends.fake import Fake
 from rerank.backends.fake_server import FakeServer
 from rerank.errors import BackendError, DataError, UsageError
 from rerank.tasks import Reply, Request
+from rerank.types import Plan, Ranking, Window
 from tests.raising import raises
 
 TEXTS = [f"text {n}" for n in range(20)]
@@ -248,3 +252,106 @@ def test_raw_scores_have_a_kind_and_a_threshold_needs_a_calibration() -> None:
     assert hits.usage.calls == 2
     with raises(UsageError, "calibrat"):
         reranker.rank("question", ["a", "b"], threshold=0.5)
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A strategy with a fault."""
+
+    def __call__(self, ranking: Ranking) -> Plan:
+        yield [Window(ranking.query, ranking.docs)]
+        raise ValueError("a fault in a plug-in")
+
+    def calls(self, n: int) -> int:
+        return 1
+
+
+def test_a_fault_in_a_plug_in_reaches_its_caller_and_stops_nobody_else() -> None:
+    backend, reranker = local()
+    backend.gate.set()
+    good, reranker.strategy = reranker.strategy, Broken()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="a fault in a plug-in"):
+            reranker.rank("question", TEXTS[:3])
+    reranker.strategy = good
+    assert sorted(order(reranker.rank("question", TEXTS))) == list(range(20))
+    reranker.close()
+
+
+def test_a_judge_that_fails_on_one_query_of_a_shared_batch_fails_on_no_other() -> None:
+    backend, reranker = local(shares=True)
+    make_requests: Callable[[Window], list[Request]] = reranker.judge.make_requests
+
+    def failing(window: Window) -> list[Request]:
+        if window.query.text == "bad":
+            raise TypeError("a fault in a judge")
+        return make_requests(window)
+
+    object.__setattr__(reranker.judge, "make_requests", failing)
+    with ThreadPoolExecutor(3) as pool, reranker:
+        futures = {query: pool.submit(reranker.rank, query, TEXTS) for query in ("one", "bad", "two")}
+        time.sleep(0.2)
+        backend.gate.set()
+        for query in ("one", "two"):
+            assert sorted(order(futures[query].result(timeout=10))) == list(range(20))
+        with pytest.raises(TypeError, match="a fault in a judge"):
+            futures["bad"].result(timeout=10)
+
+
+def test_a_deadline_is_kept_while_others_use_the_model() -> None:
+    """Eight callers take turns with batches of .1 s; a deadline is looked at after each batch, not at each turn."""
+    backend, reranker = local()
+    backend.delay = 0.1
+    backend.gate.set()
+    with ThreadPoolExecutor(8) as pool, reranker:
+        others = [pool.submit(reranker.rank, f"question {n}", TEXTS) for n in range(7)]
+        time.sleep(0.05)
+        began = time.perf_counter()
+        assert reranker.rank("question", TEXTS, deadline=0.25).expired
+        assert time.perf_counter() - began < 0.6  # its turn comes after .8 s
+        for other in others:
+            other.result()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_starts_its_own_thread() -> None:
+    backend, reranker = local()
+    backend.gate.set()
+    reranker.rank("question", TEXTS)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=lambda: queue.put(order(reranker.rank("question", TEXTS[:2]))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12: this process has threads
+        child.start()
+    assert queue.get(timeout=20) == [1, 0]
+    child.join(20)
+    queue.close()
+    reranker.close()
+
+
+def test_a_slow_list_does_not_let_the_others_run_away() -> None:
+    @dataclass(slots=True, eq=False)
+    class SlowFirst(FakeServer):
+        async def _answer(self, request: Request) -> Reply:
+            if request.window.query.text == "question 0":
+                await asyncio.sleep(0.5)
+            return await FakeServer._answer(self, request)
+
+    read: list[int] = []
+
+    def lists() -> Iterator[tuple[str, list[str]]]:
+        for n in range(5000):
+            read.append(n)
+            yield f"question {n}", TEXTS[:2]
+
+    hits = Reranker.from_backend(SlowFirst("reversed", batch_size=4)).rank_many(lists())
+    next(hits)
+    assert len(read) < 200
+    del hits
+
+
+def test_scores_within_a_window_need_a_single_window() -> None:
+    """Two windows over both documents, in both orders, give two scores for each; none is the score of the document."""
+    hits = Reranker.from_pretrained("fake:reversed", method="pairwise-allpair").rank("question", TEXTS[:2])
+    assert [hit.score for hit in hits] == [None, None]

@@ -169,8 +169,9 @@ class Calibration:
             judge_scores: Raw scores of the judge in ranking order; None for documents without one. None for the whole
                 list if the judge has no scores.
             first_stage: Raw first-stage scores in ranking order; None if there are none.
-            first_stage_name: Name of the first stage. If it is not that of the calibration, or the scores are outside
-                the range of the training set, the fit without first-stage scores is used.
+            first_stage_name: Name of the first stage; None if it is not known. If it is another one than that of the
+                calibration, or the scores are outside the range of the training set, the fit without first-stage
+                scores is used.
 
         Raises:
             UsageError: Neither scores are given (pass one None per document), or their numbers differ.
@@ -207,7 +208,7 @@ class Calibration:
 
     def _is_fitted_to(self, scores: Sequence[float] | None, name: str | None) -> bool:
         """Return whether scores come from the first stage of the training set, by its name and by their size."""
-        if not scores or self.first_stage is None or name != self.first_stage.name:
+        if not scores or self.first_stage is None or name not in (None, self.first_stage.name):
             return False
         return self.first_stage.low <= sorted(scores)[len(scores) // 2] <= self.first_stage.high
 

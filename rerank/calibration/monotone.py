@@ -12,7 +12,7 @@ def make_probabilities_non_increasing(values: Sequence[float]) -> list[float]:
 
     Source: Barlow et al. 1972, Statistical inference under order restrictions.
 
-    >>> make_non_increasing([0.5, 0.2, 0.4, 0.1])
+    >>> make_probabilities_non_increasing([0.5, 0.2, 0.4, 0.1])
     [0.5, 0.30000000000000004, 0.30000000000000004, 0.1]
     """
     totals: list[float] = []
@@ -26,5 +26,6 @@ def make_probabilities_non_increasing(values: Sequence[float]) -> list[float]:
         counts.append(count)
     result: list[float] = []
     for total, count in zip(totals, counts, strict=True):
-        result += [total / count] * count
+        mean = total / count
+        result += [min(mean, result[-1]) if result else mean] * count  # rounding may raise a mean by its last bit
     return result

@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rerank.errors import RerankError
 from rerank.judges.base import Judge, OversizedWindow, Verdict
 from rerank.pipeline.passages import DocumentSplitter
-from rerank.pipeline.results import RankedList, final_scores, put_first
+from rerank.pipeline.results import LATE, RankedList, final_scores, put_first
 from rerank.pipeline.window_splitting import SplittingPlan, WindowAnswer, WindowSplitter
 from rerank.strategies.base import Strategy
 from rerank.tasks import Reply, Request
@@ -23,7 +22,7 @@ from rerank.tasks.usage import Usage
 from rerank.types import Plan, Ranking, Window
 
 #: Reply of the requests of a half-answered window at the deadline.
-_LATE = Reply(finish="error", error="the deadline passed before the reply")
+_LATE = Reply(finish="error", error=LATE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +50,14 @@ class _OpenWindow:
         position: Its position among the windows that the plan yielded together.
         window: The window, with first-stage scores.
         replies: The replies so far, one place per request.
+        verdict: The verdict, once all replies are there.
     """
 
     owner: _OpenRanking
     position: int
     window: Window
     replies: list[Reply | None] = field(default_factory=list)
+    verdict: Verdict | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,7 +132,7 @@ class Driver:
         self._open: dict[int, _OpenRanking] = {}
         self._due: deque[_OpenWindow] = deque()
         self._ready: deque[Ticket] = deque()
-        self._finished: list[tuple[int, RankedList | RerankError]] = []
+        self._finished: list[tuple[int, RankedList | Exception]] = []
         self._keys = itertools.count()
 
     def __len__(self) -> int:
@@ -190,10 +191,11 @@ class Driver:
         answers: list[WindowAnswer] = []
         for open_window, answer in zip(state.windows, state.answers, strict=True):
             if answer is None and any(open_window.replies):
-                verdict = self._judge.verdict(open_window.window, [reply or _LATE for reply in open_window.replies])
-                state.judged.append((open_window.window, verdict))
-                answer = verdict.order
+                replies = [reply or _LATE for reply in open_window.replies]
+                open_window.verdict = self._judge.verdict(open_window.window, replies)
+                answer = open_window.verdict.order
             answers.append(tuple(range(len(open_window.window))) if answer is None else answer)
+        self._record_verdicts(state)
         if not state.judged:
             self._finish(state, state.shown)
             return
@@ -209,7 +211,7 @@ class Driver:
             state.closed = True
             state.plan.close()
 
-    def finished(self) -> list[tuple[int, RankedList | RerankError]]:
+    def finished(self) -> list[tuple[int, RankedList | Exception]]:
         """Return the rankings that have finished since the last call, with their keys; an error if one failed."""
         finished, self._finished = self._finished, []
         return finished
@@ -226,7 +228,7 @@ class Driver:
             owners.add(open_window.owner.key)
             try:
                 self._render_window(open_window)
-            except RerankError as error:  # the window can never be judged; other rankings are not affected
+            except Exception as error:  # noqa: BLE001 - whatever a plug-in raises concerns its own ranking only
                 self._fail(open_window.owner, error)
         if (sort_key := self._sort_key) is not None:
             self._ready = deque(sorted(self._ready, key=lambda ticket: sort_key(ticket.request)))
@@ -247,16 +249,25 @@ class Driver:
             self._judge_window(open_window, [])
 
     def _judge_window(self, open_window: _OpenWindow, replies: list[Reply]) -> None:
-        verdict = self._judge.verdict(open_window.window, replies)
-        open_window.owner.judged.append((open_window.window, verdict))
-        self._answer(open_window, verdict.order)
+        try:
+            open_window.verdict = self._judge.verdict(open_window.window, replies)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._fail(open_window.owner, error)
+            return
+        self._answer(open_window, open_window.verdict.order)
 
     def _answer(self, open_window: _OpenWindow, answer: WindowAnswer) -> None:
         state = open_window.owner
         state.answers[open_window.position] = answer
         answers = [received for received in state.answers if received is not None]
         if len(answers) == len(state.answers):
+            self._record_verdicts(state)
             self._advance(state, answers)
+
+    def _record_verdicts(self, state: _OpenRanking) -> None:
+        """Keep the verdicts of a step in the order of its windows, not of their replies."""
+        state.judged += [(window.window, window.verdict) for window in state.windows if window.verdict is not None]
+        state.windows = []
 
     def _advance(self, state: _OpenRanking, answers: list[WindowAnswer] | None) -> None:
         """Send a plan its answers (None starts it); its next windows become due, or the ranking finishes."""
@@ -267,7 +278,7 @@ class Driver:
         except StopIteration as end:
             self._finish(state, end.value)
             return
-        except RerankError as error:
+        except Exception as error:  # noqa: BLE001 - as above
             self._fail(state, error)
             return
         scores = dict(zip(state.shown.doc_ids, state.shown.scores, strict=False))
@@ -298,7 +309,7 @@ class Driver:
         )
         self._finished.append((state.key, ranked))
 
-    def _fail(self, state: _OpenRanking, error: RerankError) -> None:
+    def _fail(self, state: _OpenRanking, error: Exception) -> None:
         self.discard(state.key)
         self._finished.append((state.key, error))
 

@@ -20,6 +20,9 @@ from rerank.tasks.background_loop import run, submit
 from rerank.tasks.requests import AsyncBackend
 from rerank.types import Ranking
 
+#: Number of lists that may be read while one is slow, in multiples of those that are open at a time.
+_AHEAD = 4
+
 
 async def rank_list(
     ranking: Ranking, driver: Driver, backend: AsyncBackend, options: ListOptions | None = None
@@ -50,7 +53,8 @@ async def rank_list(
                 driver.expire(key)
                 break
             if any(task.exception() for task in done):  # replies on their way may be billed: await and log them
-                await asyncio.gather(*tasks, return_exceptions=True)
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                await asyncio.wait(tasks, timeout=left)
             for task in done:
                 driver.put(tasks.pop(task), task.result())
     finally:
@@ -84,17 +88,25 @@ def rank_concurrently(
         RerankError: A list cannot be ranked, or the backend cannot answer at all.
     """
     session = _Session(make_driver, backend, options)
-    source = enumerate(rankings)
-    open_lists, is_failed = 0, False
+    source = iter(rankings)
+    unfinished: set[int] = set()
+    read, is_failed = 0, False
     try:
         while True:
-            while open_lists < in_flight and (item := next(source, None)) is not None:
-                submit(session.rank(*item))
-                open_lists += 1
-            if not open_lists:
+            # A slow list holds back the results after it, so that only a bounded number of them may be ready.
+            oldest = min(unfinished, default=read)
+            while (
+                len(unfinished) < in_flight
+                and read < oldest + _AHEAD * in_flight
+                and (ranking := next(source, None)) is not None
+            ):
+                submit(session.rank(read, ranking))
+                unfinished.add(read)
+                read += 1
+            if not unfinished:
                 return
             index, result = session.ended.get()
-            open_lists -= 1
+            unfinished.remove(index)
             if not isinstance(result, RankedList):
                 is_failed = True
                 raise result

@@ -10,6 +10,9 @@ from rerank.judges.base import FAILURES, STATUSES, ScoreKind, Verdict
 from rerank.tasks.usage import Usage
 from rerank.types import Document, Ranking, Window
 
+#: Error of the requests of a window that was half answered at the deadline.
+LATE = "the deadline passed before the reply"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankedList:
@@ -42,8 +45,9 @@ class RankedList:
         return count_statuses(self.judged)
 
     def failures(self) -> list[Verdict]:
-        """Return the verdicts of the windows that failed."""
-        return [verdict for _, verdict in self.judged if verdict.status in FAILURES]
+        """Return the verdicts of the windows that failed, other than by the deadline."""
+        failed = [verdict for _, verdict in self.judged if verdict.status in FAILURES]
+        return [verdict for verdict in failed if not (self.expired and LATE in verdict.detail)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ def final_scores(shown: Ranking, judged: Sequence[tuple[Window, Verdict]], kind:
     """Return document id -> score of the documents that have one.
 
     Absolute scores: a document has its latest one. Scores within a window are comparable only if one window held all
-    documents, so they count if the last window did. A document of a failed window has none.
+    documents, so they count if exactly one window did and no other followed. A document of a failed window has none.
 
     Args:
         shown: The list that was judged: documents, or their passages.
@@ -103,7 +107,8 @@ def final_scores(shown: Ranking, judged: Sequence[tuple[Window, Verdict]], kind:
     if kind is None or not judged:
         return {}
     if kind.scope == "within":
-        judged = judged[-1:] if len(judged[-1][0]) == len(shown) else []
+        whole = [index for index, (window, _) in enumerate(judged) if len(window) == len(shown)]
+        judged = judged[-1:] if whole == [len(judged) - 1] else []
     latest: dict[str, float | None] = {}
     for window, verdict in judged:
         scores = verdict.scores or (None,) * len(window)

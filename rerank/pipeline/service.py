@@ -7,6 +7,7 @@ takes as long as two batches; callers then take turns, batch by batch. Where the
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from rerank.errors import RerankError, UsageError
+from rerank.errors import UsageError
 from rerank.pipeline.driver import Driver, ListOptions
 from rerank.pipeline.results import RankedList
 from rerank.tasks import Backend
@@ -58,6 +59,7 @@ class LocalService:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._is_closed = False
+        self._pid = os.getpid()
 
     def submit(self, ranking: Ranking, options: ListOptions | None = None) -> Future[RankedList]:
         """Add a ranking; cancelling the future drops it at the next batch.
@@ -70,15 +72,22 @@ class LocalService:
             UsageError: The service is closed.
         """
         job = _Job(ranking=ranking, options=options or ListOptions(), future=Future())
+        self._forget_parent()
         with self._changed:
             if self._is_closed:
                 raise UsageError("The reranker is closed", expected="an open one", remedy="Load it again")
             self._submitted.append(job)
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._work, name="rerank-service", daemon=True)
                 self._thread.start()
             self._changed.notify()
         return job.future
+
+    def _forget_parent(self) -> None:
+        """Start anew in a forked process, which has none of its parent's threads."""
+        if os.getpid() != self._pid:
+            self._pid, self._thread = os.getpid(), None
+            self._submitted, self._changed = deque(), threading.Condition()
 
     def close(self) -> None:
         """End the thread after its current batch; rankings that are not finished are cancelled."""
@@ -103,39 +112,47 @@ class LocalService:
                 self._start(job, lanes)
             if lanes:
                 self._run_batch(lanes)
+            for lane in list(lanes):
+                self._end_jobs(lane)
+                if not lane.jobs:
+                    lanes.remove(lane)
         for job in [*jobs, *(job for lane in lanes for job in lane.jobs.values())]:
             job.future.cancel()
 
     def _start(self, job: _Job, lanes: deque[_Lane]) -> None:
-        if self._shares and lanes:
-            lane = lanes[0]
-        else:
-            lane = _Lane(self._make_driver())
-            lanes.append(lane)
         try:
-            key = lane.driver.add(job.ranking, job.options)
-        except RerankError as error:
-            job.future.set_exception(error)
-        else:
-            lane.jobs[key] = job
+            lane = lanes[0] if self._shares and lanes else _Lane(self._make_driver())
+            lane.jobs[lane.driver.add(job.ranking, job.options)] = job
+        except Exception as error:  # noqa: BLE001 - the thread serves others, too
+            _resolve(job.future, error)
+            return
+        if lane not in lanes:
+            lanes.append(lane)
 
     def _run_batch(self, lanes: deque[_Lane]) -> None:
-        """Run one batch of the next lane, and return what has finished."""
+        """Run one batch of the next lane, which then is the last one."""
         lane = lanes.popleft()
-        self._drop_ended(lane)
+        lanes.append(lane)
         try:
             if tickets := lane.driver.next_requests(self._batch_size):
                 replies = self._backend.generate([ticket.request for ticket in tickets])
                 for ticket, reply in zip(tickets, replies, strict=True):
                     lane.driver.put(ticket, reply)
+        except Exception as error:  # noqa: BLE001 - every caller of the lane must get an answer
+            self._fail_jobs(lane, error)
+
+    def _end_jobs(self, lane: _Lane) -> None:
+        """Deliver what has finished, drop what was cancelled, and end the rankings whose deadline has passed."""
+        try:
             self._drop_ended(lane)
             self._deliver(lane)
-        except Exception as error:  # noqa: BLE001 - every caller of the lane must get an answer
-            for job in lane.jobs.values():
-                _resolve(job.future, error)
-            return
-        if lane.jobs:
-            lanes.append(lane)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._fail_jobs(lane, error)
+
+    def _fail_jobs(self, lane: _Lane, error: Exception) -> None:
+        for job in lane.jobs.values():
+            _resolve(job.future, error)
+        lane.jobs.clear()
 
     def _drop_ended(self, lane: _Lane) -> None:
         """End rankings that were cancelled or whose deadline has passed."""

@@ -90,6 +90,10 @@ class Ranker:
         order = by_text if getattr(backend, "caches_prefixes", False) else longest_first
         return Driver(self.strategy, self.judge, passages=self.passages, lookahead=LOOKAHEAD, sort_key=order)
 
+    def arrival_driver(self) -> Driver:
+        """Return a driver without rankings whose requests keep the order of arrival, for callers at any time."""
+        return Driver(self.strategy, self.judge, passages=self.passages)
+
 
 def rank_stream(
     rankings: Iterable[Ranking], ranker: Ranker, backend: Backend, flow: Flow | None = None

@@ -61,8 +61,8 @@ class Reranker(RunTransformer):
         backend: Answers the requests; the judge's own backend by default.
         on_failure: What happens if a window fails: ``keep`` its given order, or ``raise``.
         calibration: Turns scores into probabilities of relevance; None for none.
-        first_stage: Name of the first stage whose scores are given, such as ``bm25``. If it is not that of the
-            calibration, the probabilities are computed without these scores.
+        first_stage: Name of the first stage whose scores are given, such as ``bm25``; None if it is not stated. If it
+            is not that of the calibration, the probabilities are computed without these scores.
     """
 
     strategy: Strategy
@@ -301,7 +301,7 @@ class Reranker(RunTransformer):
                 expected="probabilities of relevance, since raw scores have no common scale",
                 remedy="Fit one with `rerank calibrate` and pass calibration=FILE",
             )
-        return RankCall.check(query, documents, {"on_failure": self.on_failure, **options})
+        return RankCall.check(query, documents, {**options, "on_failure": options.get("on_failure") or self.on_failure})
 
     def _submit(self, asked: RankCall) -> Future[RankedList]:
         ranker = self._ranker(asked.top_k)
@@ -312,7 +312,7 @@ class Reranker(RunTransformer):
         with self._opening:
             if self._service is None:
                 size = self.backend.batch_size
-                self._service = LocalService(lambda: self._ranker(None).driver(backend), backend, batch_size=size)
+                self._service = LocalService(self._ranker(None).arrival_driver, backend, batch_size=size)
             return self._service.submit(asked.ranking, options)
 
     def _ranker(self, top_k: int | None) -> Ranker:

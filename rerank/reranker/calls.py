@@ -72,6 +72,11 @@ class RankCall:
                 raise UnknownNameError("option of rank", name, list(RankOptions.__annotations__))
         top_k, threshold, deadline = options.get("top_k"), options.get("threshold"), options.get("deadline")
         check_top_k(top_k)
+        for name, value in (("deadline", deadline), ("threshold", threshold)):
+            if value is not None and not _is_number(value):
+                raise UsageError(f"{name} is {value!r}", expected="a number, or None")
+        if not isinstance(options.get("instruction") or "", str):
+            raise UsageError(f"instruction is {options['instruction']!r}", expected="a text, or None")
         if deadline is not None and not deadline > 0:
             raise UsageError(f"deadline is {deadline!r}", expected="more than 0 seconds, or None for no limit")
         if threshold is not None and not 0 <= threshold <= 1:
@@ -89,6 +94,10 @@ class RankCall:
             deadline=None if deadline is None else time.monotonic() + deadline,
             on_failure=check_on_failure(options.get("on_failure") or "keep"),
         )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def check_on_failure(value: OnFailure) -> OnFailure:

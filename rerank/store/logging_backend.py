@@ -30,8 +30,8 @@ class LoggingBackend:
         backend: The wrapped backend, which answers the requests that are not in the log.
         log: The call log of the run.
         cache: A call log shared with other runs, to read from and add to; None for none.
-        max_total_tokens: Cap on prompt and completion tokens. The first request that could exceed it, and all later
-            ones, get an error as reply; None for no cap.
+        max_total_tokens: Cap on prompt and completion tokens. The first batch that could exceed it, and all later
+            ones, get errors as replies; None for no cap.
         on_reply: Called once per request, for progress bars.
         usage: The cost so far.
     """
@@ -72,6 +72,16 @@ class LoggingBackend:
         return bool(getattr(self.backend, "caches_prefixes", False))
 
     @property
+    def shares_batches(self) -> bool:
+        """Whether a batch of several callers of the wrapped backend takes less time than a batch for each."""
+        return bool(getattr(self.backend, "shares_batches", False))
+
+    def warm_up(self) -> None:
+        """Load the model of the wrapped backend, if it is loaded at its first call."""
+        if (load := getattr(self.backend, "warm_up", None)) is not None:
+            load()
+
+    @property
     def costs_money(self) -> bool:
         """Whether calls of the wrapped backend cost money."""
         return self.backend.costs_money
@@ -94,7 +104,10 @@ class LoggingBackend:
     def _answer(self, batch: Mapping[str, Request]) -> dict[str, Reply]:
         """Answer one batch from the log, then from the cache, then with the wrapped backend."""
         reused = self._look_up(batch)
-        affordable = self._within_cap({digest: request for digest, request in batch.items() if digest not in reused})
+        missing = {digest: request for digest, request in batch.items() if digest not in reused}
+        affordable = self._within_cap(missing)
+        if len(affordable) < len(missing):  # a batch is sent whole or not at all, so that a resumed run forms it again
+            affordable = {}
         replies = self.backend.generate(list(affordable.values())) if affordable else []
         generated = dict(zip(affordable, replies, strict=True))
         self._keep(affordable, generated)

@@ -118,7 +118,7 @@ def test_what_a_calibration_is_bound_to() -> None:
     [
         ([1.0, 0.0], [9.0, 11.0], "bm25", "judge+first-stage"),
         ([1.0, 0.0], [9.0, 11.0], "dense", "judge"),
-        ([1.0, 0.0], [9.0, 11.0], None, "judge"),
+        ([1.0, 0.0], [9.0, 11.0], None, "judge+first-stage"),  # not stated: the range decides
         ([1.0, 0.0], [900.0, 1100.0], "bm25", "judge"),  # the name is the same, and the scores are not
         ([1.0, 0.0], None, "bm25", "judge"),
         (None, [9.0, 11.0], "bm25", "rank+first-stage"),

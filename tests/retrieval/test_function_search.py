@@ -41,6 +41,11 @@ def test_a_function_is_a_source_of_a_pipeline() -> None:
     assert run["q1"].docs[0].source == {"url": "a"}
 
 
+def test_ids_of_the_user_are_kept() -> None:
+    run = Search.of(lambda query: [{"id": "0", "text": "a"}, {"id": "7", "text": "b"}, {"id": 2, "text": "c"}])(QUERIES)
+    assert run["q1"].doc_ids == ("0", "7", "2")
+
+
 def test_a_score_for_some_documents_only_is_refused() -> None:
     with raises(DataError, "Document 1", "no score"):
         Search.of(lambda query: [{"text": "a", "score": 1}, {"text": "b"}])(QUERIES)

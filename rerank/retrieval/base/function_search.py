@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from rerank.retrieval.base.given_documents import DocumentLike, to_candidates, to_ranking
+from rerank.retrieval.base.given_documents import Candidate, DocumentLike, to_candidates, to_ranking
 from rerank.retrieval.base.stages import DEPTH, RunSource, check_depth
 from rerank.types import Document, Query, Ranking, Run
 
@@ -47,10 +47,12 @@ class Search(RunSource):
     def _search(self, query: Query) -> Ranking:
         candidates = to_candidates(self.function(query.text))
         ranking = to_ranking(query, candidates)
-        docs = tuple(_with_id(query, int(doc.id), candidates[int(doc.id)].document) for doc in ranking.docs)
+        docs = tuple(_with_unique_id(query, int(doc.id), candidates[int(doc.id)]) for doc in ranking.docs)
         return replace(ranking, docs=docs).top(self.k)
 
 
-def _with_id(query: Query, position: int, document: Document) -> Document:
-    """Return the document, whose default id (its position) is made unique in the run."""
-    return replace(document, id=f"{query.id}:{position}") if document.id == str(position) else document
+def _with_unique_id(query: Query, position: int, candidate: Candidate) -> Document:
+    """Return the document; one without an id gets an id that is unique in the run."""
+    if candidate.has_id:
+        return candidate.document
+    return replace(candidate.document, id=f"{query.id}:{position}")

@@ -25,10 +25,12 @@ class Candidate:
     Attributes:
         document: The document.
         score: Its first-stage score; None if there is none.
+        has_id: Whether the document came with an id; otherwise, its id is its position.
     """
 
     document: Document
     score: float | None = None
+    has_id: bool = True
 
 
 def to_query(value: object) -> Query:
@@ -63,6 +65,8 @@ def to_candidates(values: object, scores: Sequence[float] | None = None) -> list
         )
     candidates = [_to_candidate(position, value) for position, value in enumerate(values)]
     if scores is not None:
+        if isinstance(scores, (str, bytes)) or not isinstance(scores, Iterable):
+            raise UsageError(f"The scores are {shorten(scores)}", expected="one first-stage score per document")
         scores = list(scores)
         if len(scores) != len(candidates):
             raise UsageError(f"{len(scores)} scores for {len(candidates)} documents", expected="one score per document")
@@ -97,7 +101,7 @@ def to_ranking(query: Query, candidates: Sequence[Candidate]) -> Ranking:
 def _to_candidate(position: int, value: object) -> Candidate:
     """Return the document with its own id, or with its position if it has no id."""
     if isinstance(value, str):
-        return Candidate(Document(id=str(position), text=value))
+        return Candidate(Document(id=str(position), text=value), has_id=False)
     if isinstance(value, Document):
         content: Mapping[Any, Any] = {key: getattr(value, key) for key in ("id", "text", "title", "image")}
     elif isinstance(value, Mapping):
@@ -119,7 +123,7 @@ def _to_candidate(position: int, value: object) -> Candidate:
     if isinstance(value, Document):
         return Candidate(value, score)
     source = {key: item for key, item in content.items() if key not in _KEYS}
-    return Candidate(Document(id=str(doc_id), **texts, source=source), score)
+    return Candidate(Document(id=str(doc_id), **texts, source=source), score, content.get("id") is not None)
 
 
 def _to_score(position: int, value: object) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 
 from rerank.adjudication.pools import Floats, Ints
 
-#: Default persistence of `rbo_of_systems`.
+#: Default persistence of `rank_biased_overlap_of_systems`.
 P = 0.9
 
 
@@ -39,7 +39,7 @@ def tau_ap_of_systems(gold: Ints, cheap: Ints) -> float:
     return round(float(2 / (count - 1) * (concordant[1:] / np.arange(1, count)).sum() - 1), 12)
 
 
-def rbo_of_systems(gold: Ints, cheap: Ints, p: float = P) -> float:
+def rank_biased_overlap_of_systems(gold: Ints, cheap: Ints, p: float = P) -> float:
     """Compute rank-biased overlap, extrapolated: A_m p^m + (1 - p) / p sum over d = 1 .. m of A_d p^d.
 
     A_d is the fraction of the first d systems that both rankings share. Source: Webber, Moffat and Zobel, A similarity

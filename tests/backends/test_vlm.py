@@ -26,7 +26,7 @@ from rerank.errors import (
 )
 from rerank.io.pictures import open_picture
 from rerank.judges import Limits, open_judge
-from rerank.models import open_backend
+from rerank.models import open_model_backend
 from rerank.prompts import load_prompt
 from rerank.prompts.base import PICTURE, Message, SupportsPictures
 from rerank.reranker import Reranker
@@ -325,9 +325,9 @@ def test_a_vision_language_model_ranks_texts_too(backends: dict[str, Vlm]) -> No
 
 
 def test_loading(folders: dict[str, Path], tmp_path: Path) -> None:
-    opened = open_backend(f"vlm:{folders['llava']}", FLOAT32)
+    opened = open_model_backend(f"vlm:{folders['llava']}", FLOAT32)
     assert isinstance(opened, Vlm)
-    assert isinstance(open_backend(str(folders["llava"]), FLOAT32, kind="vlm"), Vlm)
+    assert isinstance(open_model_backend(str(folders["llava"]), FLOAT32, kind="vlm"), Vlm)
     assert opened.identity["processor"].startswith("CLIPImageProcessor")
     assert len(opened.identity["weights"]) == 64
     half = Vlm.load(folders["llava"], BackendOptions(dtype="bfloat16", device="cpu"))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from rerank.retrieval.base.given_documents import DocumentLike, to_candidates, to_ranking
-from rerank.retrieval.base.stages import DEPTH, RunSource, check_depth
+from rerank.retrieval.base.stages import DEPTH, RunSource, check_retrieval_depth
 from rerank.types import Document, Query, Ranking, Run
 
 #: A search: text of the query -> documents, best first, with or without scores.
@@ -42,15 +42,17 @@ class Search(RunSource):
 
     def __mod__(self, k: int) -> Search:
         """Keep the first ``k`` documents per query."""
-        return replace(self, k=check_depth(k))
+        return replace(self, k=check_retrieval_depth(k))
 
     def _search(self, query: Query) -> Ranking:
         candidates = to_candidates(self.function(query.text))
         ranking = to_ranking(query, candidates)
-        docs = tuple(_with_id(query, int(doc.id), candidates[int(doc.id)].document) for doc in ranking.docs)
+        docs = tuple(
+            _retrieved_document_with_id(query, int(doc.id), candidates[int(doc.id)].document) for doc in ranking.docs
+        )
         return replace(ranking, docs=docs).top(self.k)
 
 
-def _with_id(query: Query, position: int, document: Document) -> Document:
+def _retrieved_document_with_id(query: Query, position: int, document: Document) -> Document:
     """Return the document, whose default id (its position) is made unique in the run."""
     return replace(document, id=f"{query.id}:{position}") if document.id == str(position) else document

@@ -28,7 +28,7 @@ from rerank.io.pictures import open_picture
 from rerank.judges import Limits, open_judge
 from rerank.models import open_model_backend
 from rerank.prompts import load_prompt
-from rerank.prompts.base import PICTURE, Message, SupportsPictures
+from rerank.prompts.base import PICTURE, Message, PictureTokenCounter
 from rerank.reranker import Reranker
 from rerank.tasks import (
     AttentionTask,
@@ -202,7 +202,7 @@ def test_recited_queries(vlm: Vlm, paths: list[str]) -> None:
 
 def test_tokens_of_pictures(vlm: Vlm, paths: list[str]) -> None:
     tokens = vlm.tokens
-    assert isinstance(tokens, SupportsPictures)
+    assert isinstance(tokens, PictureTokenCounter)
     each = tokens.picture_tokens(paths[0])
     assert each > 0
     counts = [tokens.count((Message("user", PICTURE * n, images=tuple(paths[:n])),)) for n in range(4)]

@@ -29,7 +29,7 @@ def tau_ap_of_systems(gold: Ints, cheap: Ints) -> float:
     information retrieval, SIGIR 2008.
 
     Args:
-        gold: (systems,) indices of the systems, best first, as from `rank_systems`.
+        gold: (systems,) indices of the systems, best first, as from `rank_systems_for_study`.
         cheap: (systems,) likewise.
     """
     gold_ranks = invert_system_ranking(gold)[cheap]  # gold's ranks, in the cheap order
@@ -64,7 +64,7 @@ def max_drop_of_systems(gold: Ints, cheap: Ints) -> int:
     return int((invert_system_ranking(cheap) - invert_system_ranking(gold)).max())
 
 
-def rank_systems(means: Floats, names: Sequence[str]) -> Ints:
+def rank_systems_for_study(means: Floats, names: Sequence[str]) -> Ints:
     """Return the indices of the systems by decreasing mean, (systems,)."""
     # sorting by name first lets the stable sort break ties by name
     order = np.argsort(np.array(names), kind="stable")

@@ -11,7 +11,7 @@ from scipy.stats import kendalltau
 from rerank.adjudication.ranking_similarity import (
     max_drop_of_systems,
     rank_biased_overlap_of_systems,
-    rank_systems,
+    rank_systems_for_study,
     tau_ap_of_systems,
     tau_of_systems,
 )
@@ -64,4 +64,4 @@ def test_max_drop() -> None:
 
 
 def test_equal_means_go_by_name() -> None:
-    assert rank_systems(np.array([1.0, 2.0, 1.0]), ("z", "m", "a")).tolist() == [1, 2, 0]
+    assert rank_systems_for_study(np.array([1.0, 2.0, 1.0]), ("z", "m", "a")).tolist() == [1, 2, 0]

@@ -99,7 +99,7 @@ CHILD = """
 import json, random, resource, sys
 from pathlib import Path
 import bm25s, numpy
-from rerank.indexing.bm25_index import write_index
+from rerank.indexing.bm25_index import write_bm25_index
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -109,7 +109,7 @@ words = [f"w{n}" for n in range(20000)]
 start = peak()
 folder = Path(sys.argv[1])
 docs = (chance.choices(words, k=50) for _ in range(int(sys.argv[2])))
-write_index(folder, docs, {"k1": 0.9, "b": 0.4, "method": "lucene"})
+write_bm25_index(folder, docs, {"k1": 0.9, "b": 0.4, "method": "lucene"})
 print(json.dumps(peak() - start))
 """
 

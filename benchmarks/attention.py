@@ -30,7 +30,7 @@ from rerank.lm.icr_scoring import sum_calibrated_attention
 from rerank.lm.loading import quiet
 from rerank.lm.passage_spans import locate_passages
 from rerank.lm.temporary_settings import TemporarySettings
-from rerank.models import BackendOptions, open_backend
+from rerank.models import BackendOptions, open_model_backend
 from rerank.prompts import load_prompt
 from rerank.retrieval import open_retriever
 from rerank.tasks import AttentionTask, Request
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--child", choices=("attend", "forward"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    backend = open_backend(options.model, BackendOptions(dtype="auto"))
+    backend = open_model_backend(options.model, BackendOptions(dtype="auto"))
     long = request(backend, documents=100, tokens=62)
     if options.child:
         action = run if options.child == "attend" else forward
@@ -63,7 +63,7 @@ def main() -> None:
     memory = {name: child(options.model, name) for name in ("attend", "forward")}
     words = request(backend, documents=20, words=90)
     quick, eager = interleaved(options.repeat, lambda: run(backend, words), lambda: reference(backend, words))
-    exact = open_backend(options.model, BackendOptions(dtype="float32"))
+    exact = open_model_backend(options.model, BackendOptions(dtype="float32"))
     error, same = compare(exact, request(exact, documents=12, tokens=30))
     print(
         json.dumps(

@@ -18,7 +18,7 @@ from counting import counted
 
 from rerank.collections import open_collection
 from rerank.judges import Limits
-from rerank.models import BackendOptions, open_backend
+from rerank.models import BackendOptions, open_model_backend
 from rerank.retrieval import open_retriever
 
 
@@ -37,9 +37,9 @@ def main() -> None:
     queries = collection.queries()[: options.queries]
     lists = list(open_retriever(first_stage, collection).search(queries, 100).values())
     limits = Limits(max_passage_tokens=options.max_passage_tokens)
-    calls, batches = counted("sliding", open_backend("fake:reversed"), lists, limits)
+    calls, batches = counted("sliding", open_model_backend("fake:reversed"), lists, limits)
     few = lists[: options.timed_queries]
-    model = open_backend(options.model, BackendOptions(batch_size=options.batch_size))
+    model = open_model_backend(options.model, BackendOptions(batch_size=options.batch_size))
     counted("sliding", model, few[:1], limits)  # warms up
     together, alone = 0.0, 0.0
     for part in (few[: len(few) // 2], few[len(few) // 2 :]):  # in turns

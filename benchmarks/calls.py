@@ -16,8 +16,8 @@ from typing import Any
 from counting import counted
 
 from rerank.collections import open_collection
-from rerank.methods import count_calls, method_names, open_method
-from rerank.models import open_backend
+from rerank.methods import count_method_calls, method_names, open_method
+from rerank.models import open_model_backend
 from rerank.retrieval import open_retriever
 
 
@@ -33,9 +33,9 @@ def main() -> None:
     for method in sorted(
         name for name in method_names() if name not in ("core", "qrhead") and not name.endswith("-images")
     ):
-        row: dict[str, Any] = {"at_most": count_calls(open_method(method), len(ranking))}
+        row: dict[str, Any] = {"at_most": count_method_calls(open_method(method), len(ranking))}
         for fake in ("perfect", "reversed"):
-            backend = open_backend(f"fake:{fake}", qrels=collection.qrels())
+            backend = open_model_backend(f"fake:{fake}", qrels=collection.qrels())
             row[fake], row[f"batches_{fake}"] = counted(method, backend, [ranking])
         rows[method] = row
     print(json.dumps({"documents": len(ranking), "calls": rows}))

@@ -28,7 +28,7 @@ from rerank.lm.loading import quiet
 from rerank.lm.local_tasks import make_grammar
 from rerank.lm.permutation_grammar import PermutationGrammar
 from rerank.lm.temporary_settings import TemporarySettings
-from rerank.models import BackendOptions, open_backend
+from rerank.models import BackendOptions, open_model_backend
 from rerank.prompts import load_prompt
 from rerank.retrieval import open_retriever
 from rerank.tasks import PermutationTask, Request
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=2)
     parser.add_argument("--skip-float32", action="store_true", help="leave out the slow comparison in float32")
     options = parser.parse_args()
-    backend = open_backend(options.model, BackendOptions(dtype="auto"))
+    backend = open_model_backend(options.model, BackendOptions(dtype="auto"))
     asked = request(backend, options.documents, options.tokens)
     few = replace(asked, task=replace(asked.task, count=min(10, options.documents)))
     ours, plain = [], []
@@ -71,7 +71,7 @@ def main() -> None:
     }
     result["gap"], result["gap_relative"] = gap(backend, asked, slow, order_of(asked, reply.text))
     if not options.skip_float32:
-        exact = open_backend(options.model, BackendOptions(dtype="float32"))
+        exact = open_model_backend(options.model, BackendOptions(dtype="float32"))
         (precise,) = exact.generate([asked])
         result["same_order"] = named(chain, masked_generate(exact, asked)) == order_of(asked, precise.text)
     print(json.dumps(result))

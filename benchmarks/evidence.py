@@ -35,9 +35,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank.assemble import assemble
-from rerank.indexing.text_analysis import make_analyzer
+from rerank.indexing.text_analysis import make_text_analyzer
 from rerank.judges.attention.evidence import EvidenceSpan, select_spans
-from rerank.judges.attention.sentences import split_sentences
+from rerank.judges.attention.sentences import split_evidence_sentences
 from rerank.models.presets import model_folder
 from rerank.types import Document, Query, Window
 
@@ -53,7 +53,7 @@ JUDGES: Mapping[str, dict[str, Any]] = {
     "adapter": {"adapter": "smollm2-135m-attention"},
 }
 Scorer = Callable[["Case"], Sequence[float]]
-_analyze = make_analyzer("en")
+_analyze = make_text_analyzer("en")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ class Pool:
     def sentences(self, query: str, doc: str) -> list[str]:
         """Return the sentences of a passage, each on one line."""
         text = self.passages[query][doc]
-        return [" ".join(text[start:end].split()) for start, end in split_sentences(text)]
+        return [" ".join(text[start:end].split()) for start, end in split_evidence_sentences(text)]
 
 
 def _read(path: Path) -> str:
@@ -145,7 +145,7 @@ def _plant(pool: Pool, query: str, planted: str, rng: random.Random) -> Case | N
     text = " ".join(parts)
     start = len(" ".join(parts[:position])) + bool(position)
     span = (start, start + len(planted))
-    sentences = split_sentences(text)
+    sentences = split_evidence_sentences(text)
     if span not in sentences:
         return None
     return Case(

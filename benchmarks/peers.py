@@ -32,8 +32,8 @@ from typing import Any
 
 from rerank.collections import judgments, open_collection
 from rerank.evaluation import evaluate
-from rerank.models import resolve_model
-from rerank.parsing import parse
+from rerank.models import resolve_model_name
+from rerank.parsing import parse_permutation
 from rerank.retrieval import open_retriever
 from rerank.types import Document, Qrels, Ranking, Run
 
@@ -184,7 +184,7 @@ def order(system: System, options: argparse.Namespace, rankings: Sequence[Rankin
         for ranking in rankings
     ]
     same = {key: getattr(options, key) for key in ("dtype", "window", "stride", "top")}
-    model = str(resolve_model(options.model)) if system.ours else options.model
+    model = str(resolve_model_name(options.model)) if system.ours else options.model
     return {"system": system.method, "model": model, **same, "lists": lists}
 
 
@@ -236,7 +236,9 @@ def row(answer: Mapping[str, Any], rankings: Sequence[Ranking], qrels: Qrels) ->
         duplicates += len(ids) - len(set(ids))
         orders.append(Ranking.from_order(ranking.query, [docs[one] for one in dict.fromkeys(ids) if one in docs]))
     replies = answer["replies"] + len(answer["raw"])
-    malformed = answer["malformed"] + sum(parse(text, count).status != "ok" for text, count in answer["raw"])
+    malformed = answer["malformed"] + sum(
+        parse_permutation(text, count).status != "ok" for text, count in answer["raw"]
+    )
     calls, seconds = answer["calls"] or replies, sum(answer["seconds"])
     return {
         "seconds_per_query": round(seconds / len(answer["seconds"]), 3),

@@ -25,7 +25,7 @@ from rerank.lm.local_tasks import continuation_tokens, make_job_grammar
 from rerank.lm.passage_spans import locate_passages
 from rerank.lm.tokenizers import HfTokens
 from rerank.methods import open_method
-from rerank.models import resolve_model
+from rerank.models import resolve_model_name
 from rerank.pipeline.driver import drive
 from rerank.prompts import load_prompt
 from rerank.retrieval import open_retriever
@@ -94,7 +94,7 @@ def main() -> None:
     first_stage = "candidates" if options.collection.startswith("requests:") else "bm25"
     queries = collection.queries()[: options.queries + WARM]
     lists = list(open_retriever(first_stage, collection).search(queries, 100).values())
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model(options.model))
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model_name(options.model))
     limits = Limits(max_passage_tokens=options.max_passage_tokens, min_passage_tokens=8)
     rows = {name: timed(name, lists, tokenizer, limits) for name in options.methods}
     for name, row in rows.items():

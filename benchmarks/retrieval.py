@@ -104,7 +104,7 @@ def measure_bm25(_: str, file: Path) -> tuple[float, float]:
 
 def measure_vectors(name: str, file: Path) -> tuple[float, float]:
     """The same for an index of vectors."""
-    from rerank.indexing.vector_index import nearest
+    from rerank.indexing.vector_index import nearest_vectors
     from rerank.retrieval.dense import Dense
 
     matrix = np.asarray(np.load(file, mmap_mode="r"))
@@ -116,9 +116,9 @@ def measure_vectors(name: str, file: Path) -> tuple[float, float]:
         kind.write(matrix, Path(folder))
         search = kind.read(matrix, Path(folder))
         index = time.perf_counter() - began
-        list(nearest(search, queries[QUERIES:], DEPTH, id_ranks))
+        list(nearest_vectors(search, queries[QUERIES:], DEPTH, id_ranks))
         began = time.perf_counter()
-        found = list(nearest(search, queries[:QUERIES], DEPTH, id_ranks))
+        found = list(nearest_vectors(search, queries[:QUERIES], DEPTH, id_ranks))
         spent = time.perf_counter() - began
     assert len(found) == QUERIES
     return index, 1000 * spent / QUERIES

@@ -30,7 +30,7 @@ from rerank.backends.hf import Hf
 from rerank.collections import open_collection
 from rerank.lm.prefix_cache import PrefixCache
 from rerank.lm.prefix_store import PrefixStore
-from rerank.models import BackendOptions, open_backend
+from rerank.models import BackendOptions, open_model_backend
 from rerank.prompts.base import Prompt
 from rerank.retrieval import open_retriever
 from rerank.tasks import Reply, Request
@@ -125,7 +125,7 @@ def main() -> None:
 
 def measure(options: argparse.Namespace, lists: Sequence[Any], dtype: str) -> dict[str, Any]:
     """Run all methods with a model in one dtype."""
-    model = open_backend(options.model, BackendOptions(dtype=dtype))
+    model = open_model_backend(options.model, BackendOptions(dtype=dtype))
     assert isinstance(model, Hf)
     sides = BothSides(model)
     near = NEAR if model.model.dtype == torch.float32 else 0.0

@@ -25,7 +25,7 @@ from rerank.collections import open_collection
 from rerank.judges import Limits, open_judge
 from rerank.lm.jobs import Job
 from rerank.lm.local_tasks import identifier_tokens, prompt_end
-from rerank.models import BackendOptions, open_backend
+from rerank.models import BackendOptions, open_model_backend
 from rerank.prompts import load_prompt
 from rerank.tasks import Reply, Request
 from rerank.types import Window
@@ -43,10 +43,10 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=20)
     parser.add_argument("--depth", type=int, default=20)
     options = parser.parse_args()
-    hf: Any = open_backend(f"hf:{options.model}", BackendOptions(dtype="float32"))
+    hf: Any = open_model_backend(f"hf:{options.model}", BackendOptions(dtype="float32"))
     requests = asked(hf, options)
     theirs, hf_seconds = timed(hf, requests)
-    ours, seconds = timed(open_backend(f"vllm:{options.model}", BackendOptions(dtype="float32")), requests)
+    ours, seconds = timed(open_model_backend(f"vllm:{options.model}", BackendOptions(dtype="float32")), requests)
     pairs = list(zip(requests, ours, theirs, strict=True))
     gaps = [gap(hf, request, one, other) for request, one, other in pairs if one.text != other.text]
     for found in gaps:

@@ -41,11 +41,11 @@ class RerankError(Exception):
         self.found = found
         self.expected = expected
         self.remedy = remedy
-        wrong = f"{_without_period(found)}; expected {expected}" if expected else found
-        super().__init__(". ".join(_without_period(part) for part in (wrong, remedy) if part))
+        wrong = f"{_message_without_period(found)}; expected {expected}" if expected else found
+        super().__init__(". ".join(_message_without_period(part) for part in (wrong, remedy) if part))
 
 
-def _without_period(text: str) -> str:
+def _message_without_period(text: str) -> str:
     """Return a text without a final period; an ellipsis is kept, since the form of a selector ends with one."""
     return text if text.endswith("...") else text.rstrip(".")
 
@@ -56,7 +56,7 @@ def shorten(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
-def describe_fault(fault: Mapping[str, Any]) -> str:
+def describe_pydantic_error(fault: Mapping[str, Any]) -> str:
     """Describe a validation error of pydantic for users who write TOML.
 
     >>> describe_fault({"type": "tuple_type", "msg": "Input should be a valid tuple", "input": "AP"})

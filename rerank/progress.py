@@ -8,21 +8,21 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 
 #: Opens a progress display from a title, the total and the number of items already done; the function that it yields is
-#: called with the number of further items. `progress` is one.
+#: called with the number of further items. `show_progress` is one.
 ProgressFactory = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
 
 #: Seconds between two lines if stderr is not a terminal.
 _INTERVAL = 30.0
 
 
-def write_status(text: str) -> None:
+def write_progress_status(text: str) -> None:
     """Write a line to stderr."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
 @contextmanager
-def progress(title: str, total: int, done: int = 0, *, bound: str = "") -> Generator[Callable[[int], None]]:
+def show_progress(title: str, total: int, done: int = 0, *, bound: str = "") -> Generator[Callable[[int], None]]:
     """Yield a function that advances the progress by a number of items.
 
     Args:
@@ -32,7 +32,7 @@ def progress(title: str, total: int, done: int = 0, *, bound: str = "") -> Gener
         bound: Text before the total if it is a bound, such as ``at most``.
     """
     if not sys.stderr.isatty():
-        yield _lines(title, f"{bound} {total}".strip(), done)
+        yield _progress_lines(title, f"{bound} {total}".strip(), done)
         return
     from rich.console import Console
     from rich.progress import (
@@ -50,7 +50,7 @@ def progress(title: str, total: int, done: int = 0, *, bound: str = "") -> Gener
         yield lambda more: bar.advance(task, more)
 
 
-def _lines(title: str, total: str, done: int) -> Callable[[int], None]:
+def _progress_lines(title: str, total: str, done: int) -> Callable[[int], None]:
     """Return a function that writes a line at most every `_INTERVAL` seconds; short operations write nothing."""
     last_line = time.monotonic()
 
@@ -59,6 +59,6 @@ def _lines(title: str, total: str, done: int) -> Callable[[int], None]:
         done += more
         if time.monotonic() - last_line >= _INTERVAL:
             last_line = time.monotonic()
-            write_status(f"{title}: {done} of {total}")
+            write_progress_status(f"{title}: {done} of {total}")
 
     return advance

@@ -102,10 +102,10 @@ class Registry:
     def _built_in(self) -> dict[str, str]:
         """Return the built-in plug-ins: name -> package that holds it."""
         packages = (package for package in (self.package, self.experimental) if package)
-        return {name: package for package in packages for name in _modules(package)}
+        return {name: package for package in packages for name in _plugin_modules(package)}
 
     def _added(self) -> dict[str, EntryPoint]:
-        points = _points(f"rerank.{self.package}", tuple(sys.path))
+        points = _plugin_entry_points(f"rerank.{self.package}", tuple(sys.path))
         return {point.name.replace("-", "_"): point for point in points}
 
     def _load(self, point: EntryPoint) -> Any:
@@ -119,13 +119,13 @@ class Registry:
 
 
 @cache
-def _points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+def _plugin_entry_points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
     """Return the entry points of a group; cached, since this reads the metadata of all distributions on the path."""
     return tuple(entry_points(group=group))
 
 
 @cache
-def _modules(package: str) -> tuple[str, ...]:
+def _plugin_modules(package: str) -> tuple[str, ...]:
     """Return the names of the plug-in modules of a package."""
     path = importlib.import_module(f"rerank.{package}").__path__
     return tuple(module.name for module in pkgutil.iter_modules(path) if module.name != "base")

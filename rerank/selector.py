@@ -21,7 +21,7 @@ from rerank.registry import Registry
 _OPTION = re.compile(r",(?=[A-Za-z_][A-Za-z0-9_-]*=)")
 
 
-def split_outside_parentheses(text: str, separator: re.Pattern[str]) -> list[str]:
+def split_selector_outside_parentheses(text: str, separator: re.Pattern[str]) -> list[str]:
     """Split text at the separators outside parentheses; an unpaired parenthesis is an ordinary character.
 
     >>> split_outside_parentheses("a+(b+c)+d", re.compile("[+]"))
@@ -64,7 +64,7 @@ class Selector:
         >>> Selector.parse("hybrid:(bm25,k1=1.2)+dense,depth=50")
         Selector(name='hybrid', argument='(bm25,k1=1.2)+dense', options={'depth': '50'})
         """
-        head, *rest = split_outside_parentheses(text.strip(), _OPTION)
+        head, *rest = split_selector_outside_parentheses(text.strip(), _OPTION)
         name, _, argument = head.partition(":")
         if re.match(r"[A-Za-z_][A-Za-z0-9_-]*=", argument):
             rest.insert(0, argument)
@@ -94,10 +94,12 @@ def build(registry: Registry, selector: str | Selector, **extra: Any) -> Any:
     """
     selector = Selector.parse(selector) if isinstance(selector, str) else selector
     arguments = (selector.argument,) if selector.argument else ()
-    return build_from_options(registry, selector.name, selector.options, *arguments, **extra)
+    return build_plugin_from_options(registry, selector.name, selector.options, *arguments, **extra)
 
 
-def build_from_options(registry: Registry, name: str, options: Mapping[str, Any], *arguments: Any, **extra: Any) -> Any:
+def build_plugin_from_options(
+    registry: Registry, name: str, options: Mapping[str, Any], *arguments: Any, **extra: Any
+) -> Any:
     """Build a plug-in from its name and options, as a selector or a TOML table contains them.
 
     Args:
@@ -117,7 +119,9 @@ def build_from_options(registry: Registry, name: str, options: Mapping[str, Any]
         inspect.signature(factory).bind(*arguments, **converted, **extra)
     except TypeError as error:
         text = ":".join([name, *map(str, arguments)])
-        raise UsageError(_describe_call(text, name, str(error)), expected=selector_usage(name, factory)) from error
+        raise UsageError(
+            _describe_selector_fault(text, name, str(error)), expected=selector_usage(name, factory)
+        ) from error
     return factory(*arguments, **converted, **extra)
 
 
@@ -148,12 +152,12 @@ def convert_options(
             converted[key] = TypeAdapter(hints.get(key, str)).validate_python(value)
         except ValidationError as error:
             raise UsageError(
-                f"Option {key}={value!r} of {name!r}", expected=_describe_type(hints.get(key, str))
+                f"Option {key}={value!r} of {name!r}", expected=_describe_option_type(hints.get(key, str))
             ) from error
     return converted
 
 
-def _describe_call(text: str, name: str, problem: str) -> str:
+def _describe_selector_fault(text: str, name: str, problem: str) -> str:
     """Describe in terms of selectors why a plug-in cannot be called; ``problem`` is Python's message."""
     if problem.startswith("too many positional"):
         return f"{text!r} has an argument after the colon, and {name!r} takes none"
@@ -169,12 +173,12 @@ def selector_usage(name: str, factory: Any) -> str:
     return f"{name}{':' if positional else ''}{' '.join(positional)}{''.join(keyword)}"
 
 
-def _describe_type(annotation: Any) -> str:
+def _describe_option_type(annotation: Any) -> str:
     """Describe a type for users who do not write Python."""
     choices = get_args(annotation)
     if get_origin(annotation) is Literal:
         return f"one of: {', '.join(map(str, choices))}"
     if choices:
-        return " or ".join(_describe_type(choice) for choice in choices if choice is not type(None))
+        return " or ".join(_describe_option_type(choice) for choice in choices if choice is not type(None))
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
     return words.get(annotation, str(annotation))

@@ -62,7 +62,7 @@ class Document:
         return f"{self.title}\n{self.text}" if self.title else self.text
 
 
-def tie_key(score: float, doc_id: str) -> tuple[float, str]:
+def tie_sort_key(score: float, doc_id: str) -> tuple[float, str]:
     """Return the sort key of trec_eval's tie-breaking rule, for ``reverse=True``: score, then document id, descending.
 
     Source: ``comp_sim_docno`` in trec_eval's form_res_rels.c. This package has no other tie-breaking rule. Ids compare
@@ -76,7 +76,7 @@ def to_float32(value: float) -> float:
     return float(struct.unpack("<f", struct.pack("<f", max(-_FLOAT32_MAX, min(_FLOAT32_MAX, value))))[0])
 
 
-def _next_below(value: float) -> float:
+def _next_score_below(value: float) -> float:
     """Return the largest single-precision number less than ``value``, which is in single precision."""
     # IEEE 754 numbers of one sign are ordered by their bits, so the next number is one bit pattern away.
     if value == 0.0:
@@ -99,7 +99,7 @@ def make_strictly_decreasing(scores: Sequence[float]) -> list[float]:
     for score in scores:
         value = to_float32(max(-3.0e38, min(3.0e38, score)))
         if value >= ceiling:
-            value = _next_below(ceiling)
+            value = _next_score_below(ceiling)
         ceiling = value
         result.append(value)
     return result
@@ -154,14 +154,14 @@ class Ranking:
 
     @classmethod
     def from_scores(cls, query: Query, scored: Iterable[tuple[Document, float]]) -> Ranking:
-        """Sort documents by score with the tie-breaking rule of `tie_key`."""
+        """Sort documents by score with the tie-breaking rule of `tie_sort_key`."""
         pairs = list(scored)
         for doc, score in pairs:
             if not math.isfinite(score):  # NaN is unordered, so it must not reach the sort
                 raise DataError(
                     f"Score {score} of document {doc.id!r} in query {query.id!r}", expected="a finite number"
                 )
-        pairs.sort(key=lambda pair: tie_key(pair[1], pair[0].id), reverse=True)
+        pairs.sort(key=lambda pair: tie_sort_key(pair[1], pair[0].id), reverse=True)
         return cls(query, tuple(doc for doc, _ in pairs), tuple(score for _, score in pairs))
 
     @classmethod

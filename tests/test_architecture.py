@@ -180,8 +180,8 @@ def test_there_are_no_import_cycles() -> None:
 
 #: What turns names into a ranker: only `rerank.assemble` uses it, so that all ways in agree.
 ASSEMBLING = {
-    *("rerank.judges.open_judge", "rerank.judges.check_judge", "rerank.judges.check_pictures"),
-    *("rerank.models.open_backend", "rerank.models.backend_class", "rerank.models.prompt_for"),
+    *("rerank.judges.open_judge", "rerank.judges.check_judge_backend", "rerank.judges.check_judge_sees_pictures"),
+    *("rerank.models.open_model_backend", "rerank.models.backend_class_of_model", "rerank.models.prompt_for_model"),
     *("rerank.strategies.open_strategy", "rerank.judges.judges.build", "rerank.strategies.strategies.build"),
     "rerank.backends.BACKENDS.build",
 }
@@ -189,9 +189,9 @@ ASSEMBLING = {
 DEFINING = {"rerank.assemble", "rerank.judges", "rerank.models", "rerank.strategies", "rerank.methods"}
 #: These use models for another purpose than ranking, or only look at the class of a backend.
 NOT_RANKING = {
-    "rerank.cli.label_queries": {"rerank.models.open_backend"},
-    "rerank.cli.qrels_judge": {"rerank.models.backend_class", "rerank.models.open_backend"},
-    "rerank.leaderboard.suites.planning_backend": {"rerank.models.backend_class"},
+    "rerank.cli.label_queries": {"rerank.models.open_model_backend"},
+    "rerank.cli.qrels_judge": {"rerank.models.backend_class_of_model", "rerank.models.open_model_backend"},
+    "rerank.leaderboard.suites.planning_backend": {"rerank.models.backend_class_of_model"},
 }
 
 
@@ -207,12 +207,12 @@ def test_only_one_module_assembles_rankers() -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "from rerank.models import open_backend",
-        "from rerank import models\nmodels.open_backend('x')",
-        "import rerank.models\nrerank.models.open_backend('x')",
+        "from rerank.models import open_model_backend",
+        "from rerank import models\nmodels.open_model_backend('x')",
+        "import rerank.models\nrerank.models.open_model_backend('x')",
         "import rerank.judges as j\nj.open_judge('x')",
         "from rerank.judges import judges\nfrom rerank.selector import build\nbuild(judges, 'x')",
-        "from rerank import strategies, selector\nselector.build_from_options(strategies.strategies, 'x', {})",
+        "from rerank import strategies, selector\nselector.build_plugin_from_options(strategies.strategies, 'x', {})",
     ],
 )
 def test_assembling_is_found(source: str) -> None:

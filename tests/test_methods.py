@@ -12,7 +12,7 @@ from rerank.assemble import assemble
 from rerank.backends import BACKENDS
 from rerank.errors import DataError, MissingPrerequisiteError, UnknownNameError, UsageError
 from rerank.judges import judges
-from rerank.methods import Method, _read_card, backends_of, describe_methods, method_names, open_method
+from rerank.methods import Method, _read_method_card, backends_of_method, describe_methods, method_names, open_method
 from rerank.selector import Selector
 from rerank.strategies import open_strategy, strategies
 from tests.raising import raises
@@ -97,14 +97,14 @@ def test_a_strategy_alone_is_no_method() -> None:
 
 def test_prompts_with_pictures_need_a_backend_that_sees_them() -> None:
     for name in ("fullrank-images", "pointwise-images"):
-        assert backends_of(open_method(name)) == ["fake", "fake_server", "vlm"]
-    assert {"hf", "openai", "vlm"} <= set(backends_of(open_method("fullrank")))
+        assert backends_of_method(open_method(name)) == ["fake", "fake_server", "vlm"]
+    assert {"hf", "openai", "vlm"} <= set(backends_of_method(open_method("fullrank")))
 
 
 @pytest.mark.parametrize("name", method_names())
 def test_the_list_and_the_check_before_a_run_agree(name: str) -> None:
     """A backend that is not in the list is refused before anything is searched or loaded."""
-    served = backends_of(open_method(name))
+    served = backends_of_method(open_method(name))
     for backend in BACKENDS.names():
         setup = assemble({"model": f"{backend}:perfect", "method": name})
         if backend in served:
@@ -135,9 +135,9 @@ def install_card(site: Path, name: str, content: str | bytes | None) -> None:
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of installed distributions."""
     monkeypatch.syspath_prepend(tmp_path)
-    _read_card.cache_clear()
+    _read_method_card.cache_clear()
     yield tmp_path
-    _read_card.cache_clear()
+    _read_method_card.cache_clear()
     sys.modules.pop("cards", None)
 
 

@@ -17,7 +17,7 @@ STRATEGIES = Registry("strategies", "strategy")
 
 def plug_in(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     point = EntryPoint(name, value, "rerank.strategies")
-    monkeypatch.setattr(registry, "_points", lambda group, path: [point] if group == point.group else [])
+    monkeypatch.setattr(registry, "_plugin_entry_points", lambda group, path: [point] if group == point.group else [])
 
 
 def test_built_ins_are_found_by_file_name() -> None:

@@ -22,7 +22,7 @@ import bm25s
 import numpy as np
 
 from libraries.processes import Settings, anonymous_peak, cpu_seconds, in_new_process, memory
-from rerank.indexing.bm25_index import read_index, top_positions, write_index
+from rerank.indexing.bm25_index import read_bm25_index, top_positions_of_scores, write_bm25_index
 
 VOCABULARY, QUERIES, DEPTH = 100_000, 200, 100
 OPTIONS: dict[str, Any] = {"k1": 0.9, "b": 0.4, "method": "lucene"}
@@ -53,7 +53,7 @@ class Documents:
 
 def ours(documents: Documents, folder: Path) -> None:
     """Build with blocks on disk."""
-    write_index(folder, documents.terms(), OPTIONS)
+    write_bm25_index(folder, documents.terms(), OPTIONS)
 
 
 def from_terms(documents: Documents, folder: Path) -> None:
@@ -158,13 +158,13 @@ def _agreement(mine: Path, theirs: Path) -> dict[str, float]:
 def _queries(folder: Path, count: int, repeat: int) -> dict[str, Any]:
     """Time the exact top under the tie rule against bm25s' own selection, on the same index."""
     random = np.random.default_rng(2)
-    index, id_ranks = read_index(folder, count), np.arange(count)
+    index, id_ranks = read_bm25_index(folder, count), np.arange(count)
     queries = [[NAMES[rank] for rank in _zipf(random, int(random.integers(1, 5)))] for _ in range(QUERIES)]
     queries = [known for query in queries if (known := [term for term in query if term in index.vocab_dict])]
 
     def exact() -> list[list[int]]:
         scores = (index.get_scores_from_ids(index.get_tokens_ids(query)) for query in queries)
-        return [top_positions(one, id_ranks, DEPTH).tolist() for one in scores]
+        return [top_positions_of_scores(one, id_ranks, DEPTH).tolist() for one in scores]
 
     def library() -> list[list[int]]:
         found, scores = index.retrieve(queries, k=DEPTH, show_progress=False)

@@ -8,7 +8,7 @@ import numpy as np
 
 from rerank.adjudication.pools import Floats, Ints
 
-#: Default persistence of `rbo_of_systems`.
+#: Default persistence of `rank_biased_overlap_of_systems`.
 P = 0.9
 
 
@@ -29,7 +29,7 @@ def tau_ap_of_systems(gold: Ints, cheap: Ints) -> float:
     information retrieval, SIGIR 2008.
 
     Args:
-        gold: (systems,) indices of the systems, best first, as from `rank_systems`.
+        gold: (systems,) indices of the systems, best first, as from `rank_systems_for_study`.
         cheap: (systems,) likewise.
     """
     gold_ranks = invert_system_ranking(gold)[cheap]  # gold's ranks, in the cheap order
@@ -39,7 +39,7 @@ def tau_ap_of_systems(gold: Ints, cheap: Ints) -> float:
     return round(float(2 / (count - 1) * (concordant[1:] / np.arange(1, count)).sum() - 1), 12)
 
 
-def rbo_of_systems(gold: Ints, cheap: Ints, p: float = P) -> float:
+def rank_biased_overlap_of_systems(gold: Ints, cheap: Ints, p: float = P) -> float:
     """Compute rank-biased overlap, extrapolated: A_m p^m + (1 - p) / p sum over d = 1 .. m of A_d p^d.
 
     A_d is the fraction of the first d systems that both rankings share. Source: Webber, Moffat and Zobel, A similarity
@@ -64,7 +64,7 @@ def max_drop_of_systems(gold: Ints, cheap: Ints) -> int:
     return int((invert_system_ranking(cheap) - invert_system_ranking(gold)).max())
 
 
-def rank_systems(means: Floats, names: Sequence[str]) -> Ints:
+def rank_systems_for_study(means: Floats, names: Sequence[str]) -> Ints:
     """Return the indices of the systems by decreasing mean, (systems,)."""
     # sorting by name first lets the stable sort break ties by name
     order = np.argsort(np.array(names), kind="stable")

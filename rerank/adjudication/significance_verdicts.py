@@ -13,8 +13,8 @@ from rerank.adjudication.pair_categories import Codes, PairCategories, categoris
 from rerank.adjudication.pools import Bools, Floats, Ints
 from rerank.adjudication.ranking_similarity import (
     max_drop_of_systems,
-    rank_systems,
-    rbo_of_systems,
+    rank_biased_overlap_of_systems,
+    rank_systems_for_study,
     tau_ap_of_systems,
     tau_of_systems,
 )
@@ -127,7 +127,7 @@ class SignificanceVerdicts:
     @cached_property
     def ranking(self) -> Ints:
         """Indices of the systems, best mean first, (systems,)."""
-        return rank_systems(self.means, self.systems)
+        return rank_systems_for_study(self.means, self.systems)
 
     def categorise_against(self, gold: SignificanceVerdicts) -> list[Codes]:
         """Return the category code of each pair with respect to gold, (pairs,) per procedure."""
@@ -144,7 +144,7 @@ class SignificanceVerdicts:
         return {
             "tau": tau_b,
             "tau_ap": tau_ap_of_systems(gold.ranking, self.ranking),
-            "rbo": rbo_of_systems(gold.ranking, self.ranking),
+            "rbo": rank_biased_overlap_of_systems(gold.ranking, self.ranking),
             "max_drop": max_drop_of_systems(gold.ranking, self.ranking),
         }
 

@@ -18,9 +18,9 @@ from typing import Any, cast
 
 from rerank.assemble.config import RankerConfig, RankerOptions, trained_defaults, trained_folder
 from rerank.errors import UsageError
-from rerank.judges import Limits, PromptJudge, check_judge, check_pictures, judges, open_judge
+from rerank.judges import Limits, PromptJudge, check_judge_backend, check_judge_sees_pictures, judges, open_judge
 from rerank.methods import Method, open_method
-from rerank.models import backend_class, open_backend, prompt_for
+from rerank.models import backend_class_of_model, open_model_backend, prompt_for_model
 from rerank.pipeline.method_identity import judge_text, passages_text, strategy_text
 from rerank.pipeline.passages import PassageAggregation
 from rerank.prompts import PromptTemplate, load_prompt
@@ -102,9 +102,9 @@ class RankerSetup(RankerPlan):
         Raises:
             UsageError: The backend does not support the judge, or pictures that the prompt shows.
         """
-        backend = backend_class(self.config.model, self.method.backend)
-        check_judge(self.method.judge, backend, self.config.model)
-        check_pictures(self.template, backend, self.config.model)
+        backend = backend_class_of_model(self.config.model, self.method.backend)
+        check_judge_backend(self.method.judge, backend, self.config.model)
+        check_judge_sees_pictures(self.template, backend, self.config.model)
 
     def open_backend(self, *, qrels: Qrels | None = None, lazy: bool = False) -> Backend:
         """Load the model, or connect to its server.
@@ -118,7 +118,7 @@ class RankerSetup(RankerPlan):
         """
         self.check_backend()
         options, kind = self.config.backend_options(), self.method.backend
-        return open_backend(self.config.model, options, qrels=qrels, kind=kind, lazy=lazy)
+        return open_model_backend(self.config.model, options, qrels=qrels, kind=kind, lazy=lazy)
 
     def identity(self, judge: PromptJudge) -> dict[str, Any]:
         """Return what decides a judge's scores, as in the ``identity`` of a run: model, method and prompt."""
@@ -159,7 +159,7 @@ def plan_ranker(config: RankerConfig) -> RankerPlan:
         UsageError: The strategy does not have an option, or a value is out of range.
     """
     method = open_method(config.method)
-    method = dataclasses.replace(method, strategy=_with_flags(config, method))
+    method = dataclasses.replace(method, strategy=_strategy_with_flags(config, method))
     return RankerPlan(
         config=config,
         method=method,
@@ -192,7 +192,7 @@ def assemble(settings: Mapping[str, Any] | RankerConfig, *, backend: Backend | N
             limit,
         )
     method_prompt = plan.method.own_prompt if plan.config.prompt == "auto" else ""
-    prompt = method_prompt or prompt_for(plan.config.model, plan.config.prompt)
+    prompt = method_prompt or prompt_for_model(plan.config.model, plan.config.prompt)
     return RankerSetup(
         config=plan.config,
         method=plan.method,
@@ -207,7 +207,7 @@ def assemble(settings: Mapping[str, Any] | RankerConfig, *, backend: Backend | N
 _FLAGS = {"size": "--window-size", "stride": "--stride", "passes": "--passes"}
 
 
-def _with_flags(config: RankerConfig, method: Method) -> Selector:
+def _strategy_with_flags(config: RankerConfig, method: Method) -> Selector:
     """Return the method's strategy with the options set by flags of their own.
 
     If passages are judged, ``top_k`` counts documents, so it does not limit the number of passages.

@@ -13,8 +13,8 @@ from pydantic import Field, ValidationError
 
 from rerank.errors import UnknownNameError, UsageError, expected_value, shorten
 from rerank.judges import Limits
-from rerank.models import settings_folder
-from rerank.models.adapters import adapter_folder, folder_defaults
+from rerank.models import model_settings_folder
+from rerank.models.adapters import adapter_folder, adapter_folder_defaults
 from rerank.tasks import Backend, BackendOptions
 
 
@@ -196,7 +196,7 @@ def trained_defaults(settings: Mapping[str, Any], backend: Backend | None = None
         DataError: Its settings cannot be read.
     """
     folder = trained_folder(settings, backend)
-    return folder_defaults(folder, settings) if folder else {}
+    return adapter_folder_defaults(folder, settings) if folder else {}
 
 
 def trained_folder(settings: Mapping[str, Any], backend: Backend | None = None) -> Path | None:
@@ -213,4 +213,4 @@ def trained_folder(settings: Mapping[str, Any], backend: Backend | None = None) 
         return adapter_folder(settings["adapter"])
     if backend is not None:
         return getattr(backend, "settings_folder", None)
-    return settings_folder(settings["model"]) if settings.get("model") else None
+    return model_settings_folder(settings["model"]) if settings.get("model") else None

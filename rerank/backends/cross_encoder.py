@@ -17,7 +17,7 @@ from rerank.io.model_hash import model_folder_hash
 from rerank.lm.loading import named_errors, origin_of, pick_device, pick_dtype, quiet
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Prompt, TokenCounter
-from rerank.tasks import BackendOptions, CrossEncoderTask, Reply, Request, folder_with_settings, resolve_context_size
+from rerank.tasks import BackendOptions, CrossEncoderTask, Reply, Request, backend_settings_folder, resolve_context_size
 
 #: Default number of pairs per batch.
 DEFAULT_BATCH = 32
@@ -90,7 +90,9 @@ class CrossEncoder:
         self._pairs_per_batch = options.batch_size or DEFAULT_BATCH
         stated = model.max_seq_length if 0 < (model.max_seq_length or 0) < _NO_LIMIT else None
         size = resolve_context_size(stated, options, name)
-        self._tokens = PairTokens(model.tokenizer, context_size=size, special_tokens=_count_special_tokens(model))
+        self._tokens = PairTokens(
+            model.tokenizer, context_size=size, special_tokens=_count_special_tokens_of_pair(model)
+        )
 
     @classmethod
     def load(cls, name: str | Path, options: BackendOptions | None = None) -> CrossEncoder:
@@ -117,13 +119,13 @@ class CrossEncoder:
         with quiet():
             _require_sentence_transformers()
         with quiet(), named_errors(name, device):
-            model = _open(name, options, device=device, dtype=dtype)
+            model = _open_cross_encoder(name, options, device=device, dtype=dtype)
         folder = Path(name) if Path(name).is_dir() else None
         commit = str(getattr(model.config, "_commit_hash", None) or options.revision)
         origin = {"weights": model_folder_hash(folder)} if folder else {"revision": commit}
         identity = {"model": folder.name if folder else str(name), **origin, "dtype": dtype}
         backend = cls(model, identity=identity, options=options)
-        backend.settings_folder = folder_with_settings(name, options)
+        backend.settings_folder = backend_settings_folder(name, options)
         return backend
 
     @property
@@ -182,7 +184,7 @@ class CrossEncoder:
         return None
 
 
-def _open(name: str | Path, options: BackendOptions, *, device: str, dtype: str) -> Any:
+def _open_cross_encoder(name: str | Path, options: BackendOptions, *, device: str, dtype: str) -> Any:
     """Load the model; any model but a classifier is refused, since it would get a classification head at random."""
     import sentence_transformers
     import torch
@@ -220,7 +222,7 @@ def _require_sentence_transformers() -> None:
         ) from error
 
 
-def _count_special_tokens(model: Any) -> int:
+def _count_special_tokens_of_pair(model: Any) -> int:
     """Return the number of tokens that are added to the two texts: separators and the model's default instruction."""
     pair = ["a", "b"]
     instruction = (getattr(model, "prompts", None) or {}).get(getattr(model, "default_prompt_name", None))

@@ -110,7 +110,7 @@ class Fake:
         if self.kind == "fail":
             identity["rate"] = str(self.rate)
         if self.qrels is not None and self.kind in ("perfect", "talk", "fail"):
-            identity["qrels"] = _digest(self.qrels)
+            identity["qrels"] = _digest_of_fake_qrels(self.qrels)
         return identity
 
     @property
@@ -165,9 +165,9 @@ class Fake:
             order = self._order(window, rng)[: request.task.count]
             return request.task.separator.join(request.task.items[index] for index in order)
         if self.kind == "stutter":
-            return _stutter(len(window), self.p, rng)
-        permutation = _permutation_text(self._order(window, rng)[: window.depth])
-        return _talk(permutation, len(window)) if self.kind == "talk" else permutation
+            return _fake_stuttered_order(len(window), self.p, rng)
+        permutation = _fake_permutation_text(self._order(window, rng)[: window.depth])
+        return _fake_talkative_reply(permutation, len(window)) if self.kind == "talk" else permutation
 
     def _order(self, window: Window, rng: random.Random) -> Order:
         if self.kind == "reversed":
@@ -206,7 +206,7 @@ class Fake:
             return rng.random()
         sign = -1 if self.kind == "reversed" else 1
         grades = self.qrels.get(window.query.id, {}) if self.qrels is not None else {}
-        return sign * grades.get(_judged_id(window.docs[0]), 0)
+        return sign * grades.get(_fake_judged_id(window.docs[0]), 0)
 
     def _perfect(self, window: Window) -> Order:
         if self.qrels is None:
@@ -215,7 +215,7 @@ class Fake:
                 warnings.warn(f"fake:{self.kind} has no qrels, so it keeps the input order", stacklevel=2)
             return tuple(range(len(window)))
         grades = self.qrels.get(window.query.id, {})
-        return tuple(sorted(range(len(window)), key=lambda index: -grades.get(_judged_id(window.docs[index]), 0)))
+        return tuple(sorted(range(len(window)), key=lambda index: -grades.get(_fake_judged_id(window.docs[index]), 0)))
 
     def _log_request(self, digest: str) -> None:
         self.served.append(digest)
@@ -229,16 +229,16 @@ class Fake:
                 ) from error
 
 
-def _judged_id(doc: Document) -> str:
+def _fake_judged_id(doc: Document) -> str:
     """Return the id used in the qrels: for a passage, that of its document."""
     return doc.part_of or doc.id
 
 
-def _permutation_text(order: Order) -> str:
+def _fake_permutation_text(order: Order) -> str:
     return " > ".join(f"[{index + 1}]" for index in order)
 
 
-def _stutter(count: int, p: float, rng: random.Random) -> str:
+def _fake_stuttered_order(count: int, p: float, rng: random.Random) -> str:
     """Return a random order; with probability p, a position is dropped, repeated or gets an unknown identifier."""
     order = list(range(count))
     rng.shuffle(order)
@@ -252,16 +252,16 @@ def _stutter(count: int, p: float, rng: random.Random) -> str:
                 written += [index, rng.choice(written or [index])]
             case "unknown":
                 written += [index, count + rng.randrange(1, 100)]
-    return _permutation_text(tuple(written))
+    return _fake_permutation_text(tuple(written))
 
 
-def _talk(permutation: str, count: int) -> str:
+def _fake_talkative_reply(permutation: str, count: int) -> str:
     return (
         f"I read all {count} passages twice and spent 3 minutes on them. In my view, 2 or 3 matter most.\n\n"
         f"Ranking: {permutation}\n\nThat is 1 list of {count}; I am 90% sure of the first 10."
     )
 
 
-def _digest(qrels: Qrels) -> str:
+def _digest_of_fake_qrels(qrels: Qrels) -> str:
     content = sorted((query_id, sorted(judged.items())) for query_id, judged in qrels.items())
     return hashlib.sha256(repr(content).encode()).hexdigest()

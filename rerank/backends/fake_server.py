@@ -14,7 +14,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from rerank.backends.fake import Fake
 from rerank.errors import UsageError
 from rerank.tasks import Reply, Request
-from rerank.tasks.background_loop import run, run_in_background
+from rerank.tasks.background_loop import await_on_background_loop, run
 from rerank.tasks.concurrency_limit import ConcurrencyLimit
 
 
@@ -71,7 +71,7 @@ class FakeServer(Fake):
         Raises:
             StorageError: The log cannot be written.
         """
-        return await run_in_background(self._answer(request))
+        return await await_on_background_loop(self._answer(request))
 
     def close(self) -> None:
         """Do nothing, since there are no connections."""

@@ -28,7 +28,7 @@ from rerank.tasks import (
     PermutationTask,
     Reply,
     Request,
-    folder_with_settings,
+    backend_settings_folder,
     resolve_context_size,
 )
 
@@ -94,7 +94,7 @@ class Hf:
         options = options or BackendOptions()
         model, tokenizer, identity = load(name, options, cls.classes)
         backend = cls(model, tokenizer, identity=identity, options=options)
-        backend.settings_folder = folder_with_settings(name, options)
+        backend.settings_folder = backend_settings_folder(name, options)
         if is_split(model):
             lead_or_follow(backend._run)
         return backend
@@ -122,7 +122,7 @@ class Hf:
         model, tokenizer, identity = load(description.name, options, cls.classes, tokenizer=tokens.tokenizer)
         backend = cls(model, tokenizer, identity=identity, options=options)
         backend._tokens = tokens
-        backend.settings_folder = folder_with_settings(description.name, options)
+        backend.settings_folder = backend_settings_folder(description.name, options)
         return backend
 
     @classmethod

@@ -17,7 +17,7 @@ from rerank.calibration.judged_lists import check_finite_scores
 from rerank.calibration.models import INPUTS, Fit, FitName, document_calibration_inputs
 from rerank.calibration.monotone import make_probabilities_non_increasing
 from rerank.calibration.ranker_identity import describe_differences
-from rerank.errors import DataError, UsageError, describe_fault, shorten
+from rerank.errors import DataError, UsageError, describe_pydantic_error, shorten
 from rerank.io.text_files import open_text, replace_text
 
 _FORMAT = "listrank calibration"
@@ -126,7 +126,7 @@ class Calibration:
         except ValidationError as error:
             fault = error.errors()[0]
             where = ".".join(map(str, fault["loc"]))
-            raise DataError(f"{str(path)!r}: {where} {describe_fault(fault)}") from error
+            raise DataError(f"{str(path)!r}: {where} {describe_pydantic_error(fault)}") from error
         except DataError as error:
             raise DataError(f"{str(path)!r}: {error.found}", expected=error.expected) from error
 

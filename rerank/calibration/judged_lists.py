@@ -200,12 +200,14 @@ def cut_judged_lists(collections: Iterable[RankedCollection], relevant: int) -> 
         for ranking in lists:
             for depth in depths:
                 documents.setdefault((ranking.query, depth), ranking.cut(depth))
-                answerable.setdefault((ranking.query, depth), _judged_list_with_and_without_relevant(ranking, depth))
+                answerable.setdefault(
+                    (ranking.query, depth), _calibration_list_with_and_without_relevant(ranking, depth)
+                )
     pairs = (ranking for lists in answerable.values() for ranking in lists)
     return JudgedLists(documents=tuple(documents.values()), answerable=tuple(pairs)).select(lambda ranking: ranking)
 
 
-def _judged_list_with_and_without_relevant(ranking: JudgedList, depth: int) -> list[JudgedList]:
+def _calibration_list_with_and_without_relevant(ranking: JudgedList, depth: int) -> list[JudgedList]:
     """Return a list twice, as `JudgedLists.answerable` says; once if it has no relevant document.
 
     Removed documents are replaced by those that follow in the first stage, as far as there are any.

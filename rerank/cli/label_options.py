@@ -56,7 +56,7 @@ def read_label_lists(
         return list(read_labels(file)), None, skipped
     lists = list(read_label_lists_of_file(file, open_named_collection(collection), skipped=skipped))
     if not lists:
-        raise DataError(f"{file} contains no usable list ({format_skip_reasons(skipped)})")
+        raise DataError(f"{file} contains no usable list ({format_skip_reasons_note(skipped)})")
     return [label_of_training_list(training_list) for training_list in lists], lists, skipped
 
 
@@ -101,7 +101,7 @@ def resolve_threshold_option(threshold: float | None) -> float:
     return THRESHOLD if threshold is None else threshold
 
 
-def print_leaks(leaking: Sequence[Mapping[str, Any]], count: int, *, dropped: bool = False) -> None:
+def print_leaks_note(leaking: Sequence[Mapping[str, Any]], count: int, *, dropped: bool = False) -> None:
     """Print leaks on stderr.
 
     Args:
@@ -118,7 +118,7 @@ def print_leaks(leaking: Sequence[Mapping[str, Any]], count: int, *, dropped: bo
         print_note("warning: queries leak; drop them with `rerank label split --drop-leaks`")
 
 
-def print_skipped(skipped: Mapping[str, int]) -> None:
+def print_skipped_lists_note(skipped: Mapping[str, int]) -> None:
     """Print the number of omitted lists by reason on stderr."""
     for reason, count in skipped.items():
         print_note(f"omitted: {count} {reason}")
@@ -129,7 +129,7 @@ def print_label_report(report: Mapping[str, Any], keys: Sequence[str]) -> None:
     print_table(keys, [["-" if report[key] is None else report[key] for key in keys]])
     for name in ("dropped", "skipped"):
         if isinstance(report.get(name), dict):
-            print_skipped(report[name])
+            print_skipped_lists_note(report[name])
         elif report.get(name):
             print_note(f"omitted from train: {report[name]} lists")
     print_note(f"written: {report['output']}")
@@ -142,6 +142,6 @@ def open_named_collection(collection: str | None) -> Any:
     return open_collection(collection) if collection is not None else None
 
 
-def format_skip_reasons(counted: Mapping[str, int]) -> str:
+def format_skip_reasons_note(counted: Mapping[str, int]) -> str:
     """Format counts by reason, such as ``3 too short, 1 without label``."""
     return ", ".join(f"{count} {reason}" for reason, count in counted.items()) or "it contains none"

@@ -81,11 +81,11 @@ class QueryModelOptions(ModelLoadOptions):
         if self.model is None:
             raise UsageError("--from llm without --model", expected="a generative model", remedy="Add --model NAME")
         from rerank.finetune.labels.query_writing import QueryWriter, open_query_prompt
-        from rerank.models import open_backend
+        from rerank.models import open_model_backend
 
         template = open_query_prompt(self.prompt)
         return QueryWriter(
-            backend=open_backend(self.model, self.options()),
+            backend=open_model_backend(self.model, self.options()),
             template=template,
             each=self.each or 1,
             temperature=self.temperature or 0.0,

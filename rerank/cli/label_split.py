@@ -17,7 +17,7 @@ from rerank.cli.label_options import (
     load_test_queries_option,
     look_up_texts_option,
     print_label_report,
-    print_leaks,
+    print_leaks_note,
     resolve_threshold_option,
 )
 from rerank.cli.option_groups import expand_option_groups
@@ -94,4 +94,4 @@ def split_labels_command(
     }
     emit_output(report, form=form, text=lambda: print_label_report(report, ("train", "dev", "test", "leaks")))
     if form == "text":
-        print_leaks(shown, len(all_leaks), dropped=leaks.drop_leaks)
+        print_leaks_note(shown, len(all_leaks), dropped=leaks.drop_leaks)

@@ -55,10 +55,10 @@ def mteb_tasks_command(
     benchmark: Benchmark = "", task: Tasks = None, kind: Kinds = None, form: FormatOption = "text"
 ) -> None:
     """List the retrieval and reranking tasks of a benchmark, with the licences of their data."""
-    from rerank.mmteb import list_tasks
-    from rerank.mmteb.benchmark_tasks import KINDS, describe_task
+    from rerank.mmteb import list_mteb_tasks
+    from rerank.mmteb.benchmark_tasks import KINDS, describe_mteb_task
 
-    content = [describe_task(task_object) for task_object in list_tasks(benchmark, task or (), kind or KINDS)]
+    content = [describe_mteb_task(task_object) for task_object in list_mteb_tasks(benchmark, task or (), kind or KINDS)]
     columns = ("task", "type", "subsets", "main_score", "licence", "data")
     emit_output(
         content, form=form, text=lambda: print_table(columns, [[row[name] for name in columns] for row in content])
@@ -81,13 +81,19 @@ def mteb_run_command(
     Retrieval tasks use the candidates of --first-stage: a selector such as bm25, or a folder of predictions saved by
     mteb. Reranking tasks have their own candidates, which are shuffled. Tasks with scores are not repeated.
     """
-    from rerank.mmteb import MtebReranker, describe_lists, evaluate, list_tasks, parse_first_stage
+    from rerank.mmteb import (
+        MtebReranker,
+        describe_mteb_candidates,
+        evaluate_mteb_task,
+        list_mteb_tasks,
+        parse_mteb_first_stage,
+    )
     from rerank.mmteb.benchmark_tasks import KINDS
 
-    chosen = list_tasks(benchmark, task or (), kind or KINDS)
-    first = parse_first_stage(spec.first_stage)
+    chosen = list_mteb_tasks(benchmark, task or (), kind or KINDS)
+    first = parse_mteb_first_stage(spec.first_stage)
     lists = (
-        describe_lists(first, spec.depth)
+        describe_mteb_candidates(first, spec.depth)
         if any(task_object.metadata.type == "Retrieval" for task_object in chosen)
         else {}
     )
@@ -99,7 +105,7 @@ def mteb_run_command(
         print_note(f"{name} ({len(results) + len(failed) + 1} of {len(chosen)})")
         try:
             results.append(
-                evaluate(
+                evaluate_mteb_task(
                     task_object, reranker, out=out, first_stage=first, depth=spec.depth, overwrite=execution.overwrite
                 )
             )

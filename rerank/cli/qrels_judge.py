@@ -194,7 +194,7 @@ def _model_terms_of_options(assessor: AssessorOptions, grades: Sequence[int]) ->
     """Return the terms of a model: name, prompt and method. Judgments under other terms need another file."""
     from rerank.adjudication.judging.grader import Grader, check_grading_prompt
     from rerank.adjudication.judging.judging_terms import SCALE
-    from rerank.models import backend_class
+    from rerank.models import backend_class_of_model
     from rerank.prompts import load_prompt
 
     model, prompt, by = assessor.model or "", assessor.prompt or Grader.prompt, assessor.by or "auto"
@@ -208,7 +208,7 @@ def _model_terms_of_options(assessor: AssessorOptions, grades: Sequence[int]) ->
         )
     template = load_prompt(prompt)
     check_grading_prompt(template)
-    Grader.check(backend_class(model), model)
+    Grader.check(backend_class_of_model(model), model)
     return {"judge": "llm", "model": model, "prompt": f"{template.name} {template.digest[:12]}", "by": by}
 
 
@@ -246,10 +246,10 @@ def _judge_with_progress_bar(
 
 def _grader_of_options(session: JudgingSession, assessor: AssessorOptions, collection: Collection) -> Grader:
     from rerank.adjudication.judging.grader import Grader
-    from rerank.models import open_backend
+    from rerank.models import open_model_backend
     from rerank.prompts import load_prompt
 
-    backend = open_backend(assessor.model or "", assessor.options(), qrels=collection.qrels() or None)
+    backend = open_model_backend(assessor.model or "", assessor.options(), qrels=collection.qrels() or None)
     by: Any = assessor.by or "auto"
     template = load_prompt(assessor.prompt or Grader.prompt)
     return Grader(backend=backend, template=template, grades=session.terms.grades, by=by)

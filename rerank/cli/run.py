@@ -22,7 +22,7 @@ from rerank.cli.output import (
 )
 from rerank.cli.spec_options import RETRIEVAL, with_spec_options
 from rerank.experiment.spec import Execution, RunSpec
-from rerank.progress import progress as count
+from rerank.progress import show_progress as count
 
 if TYPE_CHECKING:
     from rerank.experiment import PreparedRun

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
-from rerank.progress import progress
+from rerank.progress import show_progress
 
 _EXAMPLE = "Example: rerank train recipe.toml --out adapters/first"
 Recipe = Annotated[Path, typer.Argument(help="TOML file of the recipe.", show_default=False)]
@@ -45,7 +45,7 @@ def train_command(
 
     read = read_recipe(recipe)
     make_training_components(read)
-    result = run(read, out, resume=resume, device=device, progress=progress)
+    result = run(read, out, resume=resume, device=device, progress=show_progress)
     content = dataclasses.asdict(result)
     rows: list[list[object]] = [
         ["steps", result.steps],

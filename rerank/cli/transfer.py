@@ -13,7 +13,7 @@ from rerank.cli.option_groups import expand_option_groups
 from rerank.cli.output import FormatOption, emit_output, format_number_cell, print_note, print_table
 from rerank.cli.run import execute_with_progress_bar
 from rerank.experiment.spec import RunSpec
-from rerank.progress import progress
+from rerank.progress import show_progress
 
 _EXAMPLE = (
     "Example: rerank transfer adapters/first --to Qwen/Qwen3-0.6B --collection pydoc --max-queries 100 "
@@ -81,7 +81,7 @@ def transfer_command(
         held_out=student.held_out,
     )
     report = run(
-        transfer_spec, resume=output.resume, device=output.device, run=execute_with_progress_bar, progress=progress
+        transfer_spec, resume=output.resume, device=output.device, run=execute_with_progress_bar, progress=show_progress
     )
     emit_output(report, form=form, text=lambda: _print_transfer_report(report))
     flag = "--adapter" if (Path(report["folder"]) / "adapter_config.json").is_file() else "--model"

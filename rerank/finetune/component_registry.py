@@ -17,7 +17,7 @@ from rerank.finetune.losses.base import ListLoss, TokenLoss
 from rerank.finetune.optimizers.base import Optimizer
 from rerank.finetune.recipe import ComponentTable, Recipe
 from rerank.registry import Registry
-from rerank.selector import build_from_options
+from rerank.selector import build_plugin_from_options
 
 ADAPTERS = Registry("finetune.adapters", "adapter", experimental="finetune.extra.adapters")
 OPTIMIZERS = Registry("finetune.optimizers", "optimizer", experimental="finetune.extra.optimizers")
@@ -73,7 +73,7 @@ def make_training_components(recipe: Recipe) -> RecipeComponents:
 
 
 def _build_component(registry: Registry, table: ComponentTable) -> Any:
-    return build_from_options(registry, table.name, table.options)
+    return build_plugin_from_options(registry, table.name, table.options)
 
 
 def _check_trained_parameter_kinds(

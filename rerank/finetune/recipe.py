@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from rerank.errors import UnknownNameError, UsageError, describe_fault
+from rerank.errors import UnknownNameError, UsageError, describe_pydantic_error
 from rerank.io.text_files import read_toml
 
 #: Source of the document scores of a `ListLoss`: the logits of the identifiers, or of the judge's words, at the
@@ -256,7 +256,7 @@ def _recipe_error(error: ValidationError) -> UsageError:
             remedy='A minimal recipe is: [data] with lists = ["labels.jsonl"]',
         )
     shown = "" if isinstance(problem["input"], dict) else f" = {problem['input']!r}"
-    return UsageError(f"{name}{shown}: {describe_fault(problem)}")
+    return UsageError(f"{name}{shown}: {describe_pydantic_error(problem)}")
 
 
 def _recipe_table_under(table: Any, key: str) -> Any:

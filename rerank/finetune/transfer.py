@@ -30,7 +30,7 @@ from rerank.finetune.labels.splits import SplitShares, split_labels
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer.training import train_adapter
 from rerank.io.text_files import replace_text
-from rerank.models.adapters import adapter_folder, folder_defaults
+from rerank.models.adapters import adapter_folder, adapter_folder_defaults
 from rerank.progress import ProgressFactory
 from rerank.store import RunFolder
 
@@ -164,7 +164,7 @@ def adapter_usage(adapter: str) -> dict[str, Any]:
     folder = Path(adapter).expanduser()
     is_model = folder.is_dir() and not (folder / "adapter_config.json").is_file()
     folder = folder if is_model else adapter_folder(adapter)
-    values = folder_defaults(folder, {})
+    values = adapter_folder_defaults(folder, {})
     if not values:
         raise UsageError(
             f"The adapter {adapter!r} does not name its base model and method",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 
 
-def write_index(folder: Path, documents: Iterable[list[str]], options: Mapping[str, Any]) -> None:
+def write_bm25_index(folder: Path, documents: Iterable[list[str]], options: Mapping[str, Any]) -> None:
     """Index documents given as lists of terms.
 
     Args:
@@ -55,8 +55,8 @@ def write_index(folder: Path, documents: Iterable[list[str]], options: Mapping[s
         index.save(folder, allow_pickle=False)
 
 
-def read_index(folder: Path, documents: int) -> bm25s.BM25:
-    """Memory-map an index written by `write_index`.
+def read_bm25_index(folder: Path, documents: int) -> bm25s.BM25:
+    """Memory-map an index written by `write_bm25_index`.
 
     Raises:
         ValueError: The index is not over this many documents.
@@ -69,7 +69,7 @@ def read_index(folder: Path, documents: int) -> bm25s.BM25:
     return index
 
 
-def top_positions(scores: Floats, id_ranks: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+def top_positions_of_scores(scores: Floats, id_ranks: NDArray[np.int64], k: int) -> NDArray[np.int64]:
     """Return the positions of the ``k`` highest scores above zero, best first; ties by document id, descending.
 
     bm25s' own selection cuts a tie at the k-th score in arbitrary order, so all documents with that score are sorted

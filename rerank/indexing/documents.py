@@ -36,7 +36,7 @@ class StoredDocuments:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Memory-map the files of a folder that `open_documents` wrote.
+        """Memory-map the files of a folder that `open_stored_documents` wrote.
 
         Raises:
             ValueError: The files do not fit together.
@@ -75,7 +75,7 @@ class StoredDocuments:
         return (self[position] for position in range(len(self)))
 
 
-def corpus_folder(corpus: Corpus) -> Path:
+def corpus_index_folder(corpus: Corpus) -> Path:
     """Return the cache folder of everything that is built from a corpus.
 
     Raises:
@@ -89,7 +89,7 @@ def corpus_folder(corpus: Corpus) -> Path:
     return cache_dir("indexes", corpus.fingerprint)
 
 
-def open_documents(corpus: Corpus) -> StoredDocuments:
+def open_stored_documents(corpus: Corpus) -> StoredDocuments:
     """Open the stored documents of a corpus; the first time, they are read from it in one pass.
 
     Raises:
@@ -97,11 +97,11 @@ def open_documents(corpus: Corpus) -> StoredDocuments:
         StorageError: The cache folder cannot be written.
     """
     made_from = {"format": _FORMAT, "fingerprint": corpus.fingerprint}
-    folder = corpus_folder(corpus) / f"documents-{_FORMAT}"
-    return open_folder(folder, made_from, lambda target: _write(corpus, target), StoredDocuments)
+    folder = corpus_index_folder(corpus) / f"documents-{_FORMAT}"
+    return open_folder(folder, made_from, lambda target: _store_documents(corpus, target), StoredDocuments)
 
 
-def _write(corpus: Corpus, folder: Path) -> None:
+def _store_documents(corpus: Corpus, folder: Path) -> None:
     ids: list[str] = []
     offsets = array("q", [0])
     with storage_errors(folder):
@@ -109,11 +109,11 @@ def _write(corpus: Corpus, folder: Path) -> None:
     try:
         for doc in corpus.docs():
             ids.append(doc.id)
-            offsets.append(offsets[-1] + _append(file, doc, folder))
+            offsets.append(offsets[-1] + _append_stored_document(file, doc, folder))
     finally:
         with storage_errors(folder):
             file.close()
-    _check_ids(corpus.name, ids)
+    _check_stored_ids(corpus.name, ids)
     ascending = sorted(range(len(ids)), key=ids.__getitem__)
     ranks = np.empty(len(ids), dtype=np.int64)
     # inverse of the sorting permutation: the rank of each document's id
@@ -123,14 +123,14 @@ def _write(corpus: Corpus, folder: Path) -> None:
         np.save(folder / _ID_RANKS, ranks, allow_pickle=False)
 
 
-def _append(file: IO[bytes], doc: Document, folder: Path) -> int:
+def _append_stored_document(file: IO[bytes], doc: Document, folder: Path) -> int:
     """Append a document and return its length in bytes. Lone surrogates, which JSON files may contain, are kept."""
     line = _encode([doc.id, doc.title, doc.text, *([doc.image] if doc.image else [])]) + "\n"
     with storage_errors(folder):
         return file.write(line.encode("utf-8", "surrogatepass"))
 
 
-def _check_ids(name: str, ids: list[str]) -> None:
+def _check_stored_ids(name: str, ids: list[str]) -> None:
     if not ids:
         raise DataError(f"The collection {name!r} has no documents", remedy="Check its path and its options")
     if len(set(ids)) == len(ids):

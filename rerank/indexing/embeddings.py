@@ -11,17 +11,23 @@ from typing import IO
 import numpy as np
 
 from rerank.indexing.documents import StoredDocuments
-from rerank.indexing.encoding_batches import EncodingJob, TextSelector, folder_key, link_or_copy, open_encoded
+from rerank.indexing.encoding_batches import (
+    EncodingJob,
+    TextSelector,
+    index_folder_key,
+    link_or_copy_index_file,
+    open_encoded_files,
+)
 from rerank.indexing.text_encoder import Encoder, Floats
 
-__all__ = ["embeddings_folder", "folder_key", "open_embeddings"]
+__all__ = ["embeddings_folder", "index_folder_key", "open_embeddings"]
 
 _FILE = "embeddings.npy"
 
 
 def embeddings_folder(documents: StoredDocuments, made_from: Mapping[str, str]) -> Path:
     """Return the folder of a corpus's embeddings."""
-    return documents.folder.with_name(f"embeddings-{folder_key(made_from)}")
+    return documents.folder.with_name(f"embeddings-{index_folder_key(made_from)}")
 
 
 def open_embeddings(
@@ -46,7 +52,9 @@ def open_embeddings(
     folder = embeddings_folder(documents, made_from)
     job = EncodingJob(documents, encoder.passages, text, batch_size)
     files = _Matrix((len(documents), encoder.size))
-    return open_encoded(folder, made_from, job, files, lambda complete: _map(complete / _FILE, files.shape))
+    return open_encoded_files(
+        folder, made_from, job, files, lambda complete: _map_embeddings(complete / _FILE, files.shape)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +71,12 @@ class _Matrix:
             file.truncate(file.tell() + 4 * self.shape[0] * self.shape[1])
 
     def resume(self, folder: Path, done: int) -> None:
-        _map(folder / _FILE, self.shape)
+        _map_embeddings(folder / _FILE, self.shape)
 
     def add(self, folder: Path, positions: Sequence[int], rows: Floats) -> None:
         # Not through a memory map: on a full disk that raises a signal (SIGBUS), not an error.
         with (folder / _FILE).open("r+b") as file:
-            start = _data_start(file)
+            start = _start_of_embedding_data(file)
             for position, row in zip(positions, rows, strict=True):
                 file.seek(start + position * row.nbytes)
                 file.write(row.tobytes())
@@ -76,17 +84,17 @@ class _Matrix:
             os.fsync(file.fileno())
 
     def finish(self, folder: Path, target: Path) -> None:
-        link_or_copy(folder / _FILE, target / _FILE)
+        link_or_copy_index_file(folder / _FILE, target / _FILE)
 
 
-def _map(path: Path, shape: tuple[int, int]) -> Floats:
+def _map_embeddings(path: Path, shape: tuple[int, int]) -> Floats:
     matrix = np.load(path, mmap_mode="r", allow_pickle=False)
     if matrix.shape != shape or matrix.dtype != np.dtype("<f4"):
         raise ValueError(f"{path.name} has shape {matrix.shape} and type {matrix.dtype} instead of {shape} and float32")
     return np.asarray(matrix)
 
 
-def _data_start(file: IO[bytes]) -> int:
+def _start_of_embedding_data(file: IO[bytes]) -> int:
     np.lib.format.read_magic(file)
     np.lib.format.read_array_header_1_0(file)
     return file.tell()

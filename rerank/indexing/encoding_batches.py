@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from rerank.indexing.documents import StoredDocuments
 from rerank.io.sealed_folders import open_folder, storage_errors
-from rerank.progress import progress, write_status
+from rerank.progress import show_progress, write_progress_status
 from rerank.types import Document
 
 _COUNT = "committed.json"
@@ -32,13 +32,13 @@ Rows = TypeVar("Rows", contravariant=True)
 Loaded = TypeVar("Loaded")
 
 
-def folder_key(made_from: Mapping[str, str]) -> str:
+def index_folder_key(made_from: Mapping[str, str]) -> str:
     """Return a short name for a folder made from these inputs: 16 hex digits of a SHA-256."""
     return hashlib.sha256(json.dumps(dict(made_from), sort_keys=True).encode("utf-8")).hexdigest()[:16]
 
 
 class RowFiles(Protocol[Rows]):
-    """Files for encoded documents, which are added in `encoding_order`."""
+    """Files for encoded documents, which are added in `encoding_order_by_length`."""
 
     def begin(self, folder: Path) -> None:
         """Create the files, without any document."""
@@ -74,14 +74,14 @@ class EncodingJob(Generic[T]):
     batch_size: int
 
     def batches(self, done: int) -> Generator[tuple[list[int], T]]:
-        """Yield the positions and rows of every batch after the first ``done`` documents in `encoding_order`."""
-        order = encoding_order(self.documents)
+        """Yield the positions and rows of every batch after ``done`` documents in `encoding_order_by_length`."""
+        order = encoding_order_by_length(self.documents)
         for start in range(done, len(order), self.batch_size):
             positions: list[int] = order[start : start + self.batch_size].tolist()
             yield positions, self.encode([self.text(self.documents[position]) for position in positions])
 
 
-def encoding_order(documents: StoredDocuments) -> NDArray[np.int64]:
+def encoding_order_by_length(documents: StoredDocuments) -> NDArray[np.int64]:
     """Return the positions of documents, longest first; equal lengths in the collection's order.
 
     The order depends only on the corpus, so that a resumed build forms the same batches as an uninterrupted one.
@@ -90,7 +90,7 @@ def encoding_order(documents: StoredDocuments) -> NDArray[np.int64]:
     return np.argsort(-documents.lengths, kind="stable")
 
 
-def open_encoded(
+def open_encoded_files(
     folder: Path, made_from: Mapping[str, str], job: EncodingJob[T], files: RowFiles[T], load: Callable[[Path], Loaded]
 ) -> Loaded:
     """Return the result of ``load`` on the encoded files, after encoding the documents that are missing.
@@ -109,17 +109,17 @@ def open_encoded(
     partial = folder.with_suffix(".partial")
 
     def build(target: Path) -> None:
-        _complete(partial, made_from, job, files)
+        _complete_encoding(partial, made_from, job, files)
         with storage_errors(target):
             files.finish(partial, target)
 
-    with _lock(folder.with_suffix(".lock")):
+    with _lock_index_folder(folder.with_suffix(".lock")):
         loaded = open_folder(folder, made_from, build, load)
         shutil.rmtree(partial, ignore_errors=True)  # only now: a kill before this line must not lose batches
     return loaded
 
 
-def link_or_copy(path: Path, target: Path) -> None:
+def link_or_copy_index_file(path: Path, target: Path) -> None:
     """Hard-link a file to a second path, or copy it if the file system has no hard links."""
     try:
         os.link(path, target)
@@ -127,33 +127,33 @@ def link_or_copy(path: Path, target: Path) -> None:
         shutil.copyfile(path, target)
 
 
-def _complete(partial: Path, made_from: Mapping[str, str], job: EncodingJob[T], files: RowFiles[T]) -> None:
+def _complete_encoding(partial: Path, made_from: Mapping[str, str], job: EncodingJob[T], files: RowFiles[T]) -> None:
     total = len(job.documents)
-    done = _committed(partial, made_from, total, files)
+    done = _encoded_count(partial, made_from, total, files)
     if done is None:
         done = 0
         with storage_errors(partial):
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             files.begin(partial)
-            _write_count(partial, made_from, 0)
-    with progress("embedding documents", total, done) as advance:
+            _write_encoded_count(partial, made_from, 0)
+    with show_progress("embedding documents", total, done) as advance:
         for positions, rows in job.batches(done):
             done += len(positions)
             with storage_errors(partial):
                 files.add(partial, positions, rows)
-                _write_count(partial, made_from, done)
+                _write_encoded_count(partial, made_from, done)
             advance(len(positions))
 
 
-def _write_count(partial: Path, made_from: Mapping[str, str], rows: int) -> None:
+def _write_encoded_count(partial: Path, made_from: Mapping[str, str], rows: int) -> None:
     """Replace the count atomically. It is written after the rows, so after a kill it can only be too small."""
     draft = partial / f"{_COUNT}.new"
     draft.write_text(json.dumps({"made_from": dict(made_from), "rows": rows}), encoding="utf-8")
     draft.replace(partial / _COUNT)
 
 
-def _committed(partial: Path, made_from: Mapping[str, str], total: int, files: RowFiles[T]) -> int | None:
+def _encoded_count(partial: Path, made_from: Mapping[str, str], total: int, files: RowFiles[T]) -> int | None:
     """Return the number of documents that are done; None if there are no matching files."""
     try:
         count = json.loads((partial / _COUNT).read_text("utf-8"))
@@ -168,7 +168,7 @@ def _committed(partial: Path, made_from: Mapping[str, str], total: int, files: R
 
 
 @contextmanager
-def _lock(path: Path) -> Generator[None]:
+def _lock_index_folder(path: Path) -> Generator[None]:
     """Hold a file lock, which the system releases when the process ends for any reason."""
     with storage_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -177,6 +177,6 @@ def _lock(path: Path) -> Generator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            write_status("Another process is computing these embeddings; waiting for it")
+            write_progress_status("Another process is computing these embeddings; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -37,7 +37,7 @@ _SAME = {
 _COUNTRIES = {"cn": "zh", "jp": "ja", "cz": "cs", "dk": "da", "gr": "el", "ua": "uk"}
 
 
-def normalize_language(language: str) -> str:
+def normalize_text_language(language: str) -> str:
     """Return the code that first stages use for a language.
 
     Args:

@@ -36,36 +36,38 @@ class Segmenter:
     cut: Callable[[str], list[str]]
 
 
-def make_segmenter(code: str, *, base_forms: bool) -> Segmenter | None:
+def make_text_segmenter(code: str, *, base_forms: bool) -> Segmenter | None:
     """Return the segmenter of a language, or None if there is none.
 
     Args:
-        code: Language code from `rerank.indexing.languages.normalize_language`.
+        code: Language code from `rerank.indexing.languages.normalize_text_language`.
         base_forms: True to replace inflected words by their dictionary form (Japanese).
 
     Raises:
         MissingPrerequisiteError: The segmenter of the language is not installed.
     """
     if code == "zh":
-        return Segmenter(identity=_versions("jieba"), reads=re.compile(f"[{_HAN}]+"), cut=_chinese(code))
+        return Segmenter(
+            identity=_segmenter_versions("jieba"), reads=re.compile(f"[{_HAN}]+"), cut=_segment_chinese(code)
+        )
     if code == "ja":
         forms = "base forms" if base_forms else "as written"
         return Segmenter(
-            identity=f"{_versions('fugashi', 'unidic-lite')} {forms}",
+            identity=f"{_segmenter_versions('fugashi', 'unidic-lite')} {forms}",
             reads=re.compile(f"[{_HAN}{_KANA}]+"),
-            cut=_japanese(code, base_forms),
+            cut=_segment_japanese(code, base_forms),
         )
     return None
 
 
-def _versions(*distributions: str) -> str:
+def _segmenter_versions(*distributions: str) -> str:
     try:
         return " ".join(f"{name} {version(name)}" for name in distributions)
     except ModuleNotFoundError:
         return ""  # the import reports what is missing
 
 
-def _missing(language: str, code: str, error: ImportError) -> MissingPrerequisiteError:
+def _missing_segmenter_error(language: str, code: str, error: ImportError) -> MissingPrerequisiteError:
     return MissingPrerequisiteError(
         f"BM25 over text in {language} (language={code}) needs a segmenter, and {error.name or error} is not installed",
         remedy="Run: pip install 'listrank[cjk]', or use bm25,segmenter=pairs, which needs no segmenter",
@@ -73,14 +75,14 @@ def _missing(language: str, code: str, error: ImportError) -> MissingPrerequisit
 
 
 @cache
-def _chinese(code: str) -> Callable[[str], list[str]]:
+def _segment_chinese(code: str) -> Callable[[str], list[str]]:
     """Return jieba's cut for search engines: long words, and their parts of two and three characters."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # from setuptools, and from Python about strings in jieba's source
             import jieba
     except ImportError as error:
-        raise _missing("Chinese", code, error) from error
+        raise _missing_segmenter_error("Chinese", code, error) from error
     tokenizer: Any = jieba.Tokenizer()
     # not initialize(): it caches the dictionary in a world-writable file and reads it back with marshal
     tokenizer.FREQ, tokenizer.total = tokenizer.gen_pfdict(tokenizer.get_dict_file())
@@ -94,13 +96,13 @@ def _chinese(code: str) -> Callable[[str], list[str]]:
 
 
 @cache
-def _japanese(code: str, base_forms: bool) -> Callable[[str], list[str]]:
+def _segment_japanese(code: str, base_forms: bool) -> Callable[[str], list[str]]:
     """Return MeCab's cut into short units of UniDic, in dictionary form if requested and known."""
     try:
         import fugashi
         import unidic_lite
     except ImportError as error:
-        raise _missing("Japanese", code, error) from error
+        raise _missing_segmenter_error("Japanese", code, error) from error
     # explicit paths, since fugashi would prefer an installed full UniDic, which cuts differently
     tagger: Any = fugashi.Tagger(f'-r "{unidic_lite.DICDIR}/mecabrc" -d "{unidic_lite.DICDIR}"')
     lock = threading.Lock()  # a tagger is not thread-safe

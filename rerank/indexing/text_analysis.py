@@ -16,8 +16,8 @@ from functools import cache
 from typing import Literal
 
 from rerank.errors import UnknownNameError, UsageError
-from rerank.indexing.languages import normalize_language
-from rerank.indexing.segmenters import Segmenter, make_segmenter
+from rerank.indexing.languages import normalize_text_language
+from rerank.indexing.segmenters import Segmenter, make_text_segmenter
 
 #: Thai, Lao, Myanmar, Hangul, Khmer, kana, Han: scripts without spaces, or (Hangul) with spaces between phrases.
 _UNSPACED = (
@@ -31,7 +31,7 @@ _ASCII_WORD = re.compile(r"\w\w+")
 
 
 @cache
-def _patterns() -> tuple[re.Pattern[str], re.Pattern[str], Callable[[str], object]]:
+def _term_patterns() -> tuple[re.Pattern[str], re.Pattern[str], Callable[[str], object]]:
     """Return patterns of words with marks, of runs in (group 1) or outside unspaced scripts, and a test for them."""
     marks = "".join(chr(c) for c in range(0x300, 0xFFFF) if unicodedata.category(chr(c))[0] == "M")
     words = re.compile(rf"\w+(?:[{marks}]+\w*)*")
@@ -39,7 +39,7 @@ def _patterns() -> tuple[re.Pattern[str], re.Pattern[str], Callable[[str], objec
     return words, runs, re.compile(f"[{_UNSPACED}]").search
 
 
-def split_terms(text: str, words_of: Segmenter | None = None) -> list[str]:
+def split_text_into_terms(text: str, words_of: Segmenter | None = None) -> list[str]:
     """Split text into lower-case terms after NFKC normalization.
 
     Args:
@@ -53,7 +53,7 @@ def split_terms(text: str, words_of: Segmenter | None = None) -> list[str]:
     # a shortcut for most texts in English: NFKC leaves ASCII unchanged
     if text.isascii():
         return _ASCII_WORD.findall(text.lower())
-    words, runs, unspaced = _patterns()
+    words, runs, unspaced = _term_patterns()
     terms: list[str] = []
     for word in words.findall(unicodedata.normalize("NFKC", text).lower()):
         # words of one character are dropped, as by the pattern for ASCII
@@ -62,23 +62,23 @@ def split_terms(text: str, words_of: Segmenter | None = None) -> list[str]:
             continue
         for run in runs.finditer(word):
             if run[1]:
-                terms += _segmented(run[0], words_of) if words_of else _pairs(run[0])
+                terms += _segmented_terms(run[0], words_of) if words_of else _character_pairs(run[0])
             elif len(run[0]) > 1:
                 terms.append(run[0])
     return terms
 
 
-def _segmented(run: str, words_of: Segmenter) -> list[str]:
+def _segmented_terms(run: str, words_of: Segmenter) -> list[str]:
     terms: list[str] = []
     end = 0
     for part in words_of.reads.finditer(run):
-        terms += _pairs(run[end : part.start()])
+        terms += _character_pairs(run[end : part.start()])
         terms += words_of.cut(part[0])
         end = part.end()
-    return terms + _pairs(run[end:])
+    return terms + _character_pairs(run[end:])
 
 
-def _pairs(run: str) -> list[str]:
+def _character_pairs(run: str) -> list[str]:
     """Return the overlapping character pairs of a run; a single character is a term by itself."""
     return [run[i : i + 2] for i in range(max(1, len(run) - 1))] if run else []
 
@@ -99,11 +99,11 @@ class Analyzer:
 
     def __call__(self, text: str) -> list[str]:
         """Return the terms of a text, in order and with repetitions."""
-        terms = [term for term in split_terms(text, self.words_of) if term not in self.stop_words]
+        terms = [term for term in split_text_into_terms(text, self.words_of) if term not in self.stop_words]
         return self.stem(terms) if self.stem else terms
 
 
-def make_analyzer(
+def make_text_analyzer(
     language: str, *, stemmer: str = "auto", stop_words: str = "auto", segmenting: Literal["auto", "pairs"] = "auto"
 ) -> Analyzer:
     """Create the analyzer for a language.
@@ -121,15 +121,15 @@ def make_analyzer(
         UnknownNameError: There is no such stemmer.
         UsageError: There is no such language or stop word list.
     """
-    code = normalize_language(language)
+    code = normalize_text_language(language)
     return Analyzer(
-        stem=_stemmer(stemmer, code),
+        stem=_open_stemmer(stemmer, code),
         stop_words=_stop_words(stop_words, code),
-        words_of=make_segmenter(code, base_forms=stemmer == "auto") if segmenting == "auto" else None,
+        words_of=make_text_segmenter(code, base_forms=stemmer == "auto") if segmenting == "auto" else None,
     )
 
 
-def _stemmer(name: str, code: str) -> Callable[[list[str]], list[str]] | None:
+def _open_stemmer(name: str, code: str) -> Callable[[list[str]], list[str]] | None:
     import Stemmer
 
     if name == "none":

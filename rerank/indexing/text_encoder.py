@@ -106,7 +106,7 @@ class SentenceEncoder:
     """
 
     def __init__(self, model: Any, options: EncoderOptions, *, identity: Mapping[str, str]) -> None:
-        """Wrap a loaded model; `load_encoder` loads one.
+        """Wrap a loaded model; `load_text_encoder` loads one.
 
         Raises:
             UsageError: ``dim`` is larger than the dimension of the model.
@@ -114,8 +114,8 @@ class SentenceEncoder:
         self._model = model
         self._normalise = options.normalise
         self._dim: int | None = None
-        self.query_prompt = resolve_prompt(model, options.query_prompt, "query")
-        self._passage_prompt = resolve_prompt(model, options.passage_prompt, "document")
+        self.query_prompt = resolve_encoder_prompt(model, options.query_prompt, "query")
+        self._passage_prompt = resolve_encoder_prompt(model, options.passage_prompt, "document")
         # a trial embedding, since not every model states its dimension
         full_size = self.passages(["a"]).shape[1]
         if options.dim > full_size:
@@ -152,7 +152,7 @@ class SentenceEncoder:
             rows = encode(batch, prompt=prompt, batch_size=size, show_progress_bar=False)
             return np.asarray(rows, dtype=np.float32)
 
-        return self._truncate_and_normalise(encode_texts(embed, texts))
+        return self._truncate_and_normalise(encode_texts_in_batch(embed, texts))
 
     def _truncate_and_normalise(self, rows: Floats) -> Floats:
         rows = rows[:, : self._dim]
@@ -165,7 +165,7 @@ class SentenceEncoder:
         return np.ascontiguousarray(rows, dtype=np.float32)
 
 
-def encode_texts(encode: Callable[[list[str], int], T], texts: Sequence[str]) -> T:
+def encode_texts_in_batch(encode: Callable[[list[str], int], T], texts: Sequence[str]) -> T:
     """Encode texts in one batch, or in smaller ones if memory runs out; lone surrogates are replaced.
 
     Args:
@@ -176,10 +176,10 @@ def encode_texts(encode: Callable[[list[str], int], T], texts: Sequence[str]) ->
         BackendError: The model fails.
     """
     clean = [_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text) for text in texts]
-    return run_halving(lambda size: encode(clean, size), len(clean), "texts")
+    return encode_halving_batches(lambda size: encode(clean, size), len(clean), "texts")
 
 
-def run_halving(run: Callable[[int], T], count: int, what: str) -> T:
+def encode_halving_batches(run: Callable[[int], T], count: int, what: str) -> T:
     """Run a model over ``count`` inputs as one batch, and halve the batch size while memory runs out.
 
     Args:
@@ -203,7 +203,7 @@ def run_halving(run: Callable[[int], T], count: int, what: str) -> T:
             size //= 2
 
 
-def load_encoder(name: Path | str, options: EncoderOptions) -> SentenceEncoder:
+def load_text_encoder(name: Path | str, options: EncoderOptions) -> SentenceEncoder:
     """Load a sentence-transformers model from a folder or the hub.
 
     Args:
@@ -216,12 +216,12 @@ def load_encoder(name: Path | str, options: EncoderOptions) -> SentenceEncoder:
         UsageError: An option does not fit this machine or the model.
         DataError: The weights are damaged, or pickled.
     """
-    require_packages()
-    model, identity = load_model("SentenceTransformer", name, options)
+    require_encoder_packages()
+    model, identity = load_encoder_model("SentenceTransformer", name, options)
     return SentenceEncoder(model, options, identity=identity)
 
 
-def load_model(kind: str, name: Path | str, options: ModelOptions) -> tuple[Any, dict[str, str]]:
+def load_encoder_model(kind: str, name: Path | str, options: ModelOptions) -> tuple[Any, dict[str, str]]:
     """Load a model of one of sentence-transformers' classes; return it and its identity.
 
     Args:
@@ -247,10 +247,10 @@ def load_model(kind: str, name: Path | str, options: ModelOptions) -> tuple[Any,
             model_kwargs={"dtype": dtype, "use_safetensors": True},
             **origin_of(name, source),
         ).eval()
-    return model, {**_model_identity(name, model, options), "dtype": dtype}
+    return model, {**_encoder_model_identity(name, model, options), "dtype": dtype}
 
 
-def require_packages(*, stage: str = "dense", faiss: bool = True, sentences: bool = True) -> None:
+def require_encoder_packages(*, stage: str = "dense", faiss: bool = True, sentences: bool = True) -> None:
     """Check that the packages of a first stage can be imported, before hours of work.
 
     Args:
@@ -275,31 +275,34 @@ def require_packages(*, stage: str = "dense", faiss: bool = True, sentences: boo
         ) from error
 
 
-def encoder_hash(folder: Path) -> str:
+def hash_encoder_folder(folder: Path) -> str:
     """Return the hex SHA-256 of a model's folder and its module sub-folders (pooling, layers, a router's routes)."""
-    names = {"", *_listed(folder / MODULES, lambda modules: [module.get("path", "") for module in modules])}
+    names = {
+        "",
+        *_listed_encoder_modules(folder / MODULES, lambda modules: [module.get("path", "") for module in modules]),
+    }
     # a router has further modules, one per route, in folders of their own
     for name in sorted(names):
-        parts = _listed(folder / name / _ROUTES, lambda routes: routes["types"])
+        parts = _listed_encoder_modules(folder / name / _ROUTES, lambda routes: routes["types"])
         names |= {f"{name}/{part}".strip("/") for part in parts}
     lines = [f"{name}\0{model_folder_hash(folder / name)}\n" for name in sorted(names) if (folder / name).is_dir()]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _listed(file: Path, names: Callable[[Any], Iterable[Any]]) -> list[str]:
+def _listed_encoder_modules(file: Path, names: Callable[[Any], Iterable[Any]]) -> list[str]:
     return [str(name) for name in names(json.loads(file.read_text("utf-8")))] if file.is_file() else []
 
 
-def _model_identity(name: Path | str, model: Any, options: ModelOptions) -> dict[str, str]:
+def _encoder_model_identity(name: Path | str, model: Any, options: ModelOptions) -> dict[str, str]:
     """Return the hash of a folder, independent of its path, or the name and commit of a model on the hub."""
     if isinstance(name, Path):
-        return {"weights": encoder_hash(name)}
+        return {"weights": hash_encoder_folder(name)}
     # the first module of a sentence-transformers model is the transformer, whose config knows its commit
     config = getattr(getattr(model[0], "auto_model", None), "config", None)
     return {"model": name, "revision": str(getattr(config, "_commit_hash", None) or options.revision)}
 
 
-def resolve_prompt(model: Any, prompt: str, kind: str) -> str:
+def resolve_encoder_prompt(model: Any, prompt: str, kind: str) -> str:
     """Return the text before queries or documents: ``prompt``, or for ``auto`` the prompt saved with the model."""
     if prompt != "auto":
         return "" if prompt == "none" else prompt

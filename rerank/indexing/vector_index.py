@@ -65,7 +65,9 @@ class FlatIndex:
 
     def read(self, matrix: Floats, folder: Path) -> Searcher:
         """Return a search over the matrix itself."""
-        return lambda queries, depth: _faiss().knn(queries, matrix, depth, metric=_faiss().METRIC_INNER_PRODUCT)
+        return lambda queries, depth: _import_faiss().knn(
+            queries, matrix, depth, metric=_import_faiss().METRIC_INNER_PRODUCT
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +87,18 @@ class HnswIndex:
     @property
     def made_with(self) -> Mapping[str, int | str]:
         """Settings of the graph, and the version of faiss."""
-        return {"m": self.m, "ef_construction": self.ef_construction, "faiss": str(_faiss().__version__)}
+        return {"m": self.m, "ef_construction": self.ef_construction, "faiss": str(_import_faiss().__version__)}
 
     def write(self, matrix: Floats, folder: Path) -> None:
         """Build and save the graph."""
-        index = _faiss().IndexHNSWFlat(matrix.shape[1], self.m, _faiss().METRIC_INNER_PRODUCT)
+        index = _import_faiss().IndexHNSWFlat(matrix.shape[1], self.m, _import_faiss().METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = self.ef_construction
-        _fill(index, matrix, folder)
+        _fill_vector_index(index, matrix, folder)
 
     def read(self, matrix: Floats, folder: Path) -> Searcher:
         """Memory-map the graph."""
-        index = _read(matrix, folder, "IO_FLAG_MMAP_IFC")
-        parameters = _faiss().SearchParametersHNSW(efSearch=self.ef_search)
+        index = _read_vector_index(matrix, folder, "IO_FLAG_MMAP_IFC")
+        parameters = _import_faiss().SearchParametersHNSW(efSearch=self.ef_search)
         return lambda queries, depth: index.search(queries, depth, params=parameters)
 
 
@@ -119,7 +121,7 @@ class IvfPqIndex:
     @property
     def made_with(self) -> Mapping[str, int | str]:
         """Settings of cells and codes, and the version of faiss."""
-        return {"nlist": self.nlist, "m": self.m, "faiss": str(_faiss().__version__)}
+        return {"nlist": self.nlist, "m": self.m, "faiss": str(_import_faiss().__version__)}
 
     def write(self, matrix: Floats, folder: Path) -> None:
         """Learn cells and codes from a fixed sample, encode all vectors and save the index.
@@ -138,28 +140,32 @@ class IvfPqIndex:
         m = self.m or next(part for part in range(max(1, size // 4), 0, -1) if size % part == 0)
         if size % m:
             raise UsageError(f"IVF-PQ codes of {m} bytes for {size} dimensions", expected=f"a divisor of {size}")
-        index = _faiss().IndexIVFPQ(_faiss().IndexFlatIP(size), size, nlist, m, 8, _faiss().METRIC_INNER_PRODUCT)
+        index = _import_faiss().IndexIVFPQ(
+            _import_faiss().IndexFlatIP(size), size, nlist, m, 8, _import_faiss().METRIC_INNER_PRODUCT
+        )
         for learning in (index.cp, index.pq.cp):
             learning.min_points_per_centroid = 1  # otherwise faiss warns on stdout about small collections
-        index.train(_sample(matrix, max(nlist, _CENTRES) * _FOR_EACH_CELL))
-        _fill(index, matrix, folder)
+        index.train(_sample_vectors(matrix, max(nlist, _CENTRES) * _FOR_EACH_CELL))
+        _fill_vector_index(index, matrix, folder)
 
     def read(self, matrix: Floats, folder: Path) -> Searcher:
         """Memory-map cells and codes."""
-        index = _read(matrix, folder, "IO_FLAG_MMAP")
-        parameters = _faiss().SearchParametersIVF(nprobe=min(self.nprobe, index.nlist))
+        index = _read_vector_index(matrix, folder, "IO_FLAG_MMAP")
+        parameters = _import_faiss().SearchParametersIVF(nprobe=min(self.nprobe, index.nlist))
 
         def search(queries: Floats, depth: int) -> tuple[Floats, Positions]:
             candidates = min(len(matrix), max(depth, self.rescore))
             scores, positions = index.search(queries, candidates, params=parameters)
             if self.rescore:
-                scores, positions = _rescore(queries, matrix, positions)
+                scores, positions = _rescore_with_full_vectors(queries, matrix, positions)
             return scores[:, :depth], positions[:, :depth]
 
         return search
 
 
-def nearest(search: Searcher, queries: Floats, k: int, id_ranks: Positions) -> Iterator[tuple[Positions, Floats]]:
+def nearest_vectors(
+    search: Searcher, queries: Floats, k: int, id_ranks: Positions
+) -> Iterator[tuple[Positions, Floats]]:
     """Yield positions and scores of the ``k`` nearest vectors of each query, best first.
 
     Ties are broken by document id, descending. If a tie spans rank k, the search is repeated deeper until it covers the
@@ -183,7 +189,7 @@ def nearest(search: Searcher, queries: Floats, k: int, id_ranks: Positions) -> I
             yield positions[order], scores[order]
 
 
-def _rescore(queries: Floats, matrix: Floats, positions: Positions) -> tuple[Floats, Positions]:
+def _rescore_with_full_vectors(queries: Floats, matrix: Floats, positions: Positions) -> tuple[Floats, Positions]:
     """Return inner products with the full vectors, best first; missing positions (-1) stay last."""
     # Sum each row separately: equal vectors get equal scores, which a matrix product does not guarantee.
     scores = np.stack([(matrix[row] * query).sum(axis=1) for query, row in zip(queries, positions, strict=True)])
@@ -192,34 +198,36 @@ def _rescore(queries: Floats, matrix: Floats, positions: Positions) -> tuple[Flo
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(positions, order, axis=1)
 
 
-def _sample(matrix: Floats, size: int) -> Floats:
+def _sample_vectors(matrix: Floats, size: int) -> Floats:
     """Return at most ``size`` rows, always the same ones."""
     if len(matrix) <= size:
         return matrix
     return matrix[np.sort(np.random.default_rng(_SEED).choice(len(matrix), size, replace=False))]
 
 
-def _faiss() -> Any:
+def _import_faiss() -> Any:
     """Return the module faiss, untyped: its stubs are incomplete, and it may not be installed."""
     import faiss
 
     return faiss
 
 
-def _fill(index: Any, matrix: Floats, folder: Path) -> None:
+def _fill_vector_index(index: Any, matrix: Floats, folder: Path) -> None:
     for start in range(0, len(matrix), _CHUNK):
         index.add(matrix[start : start + _CHUNK])
     try:
-        _faiss().write_index(index, str(folder / _FILE))
+        _import_faiss().write_index(index, str(folder / _FILE))
     except RuntimeError as error:  # what faiss raises if the disk is full or read-only
         with storage_errors(folder):
             raise OSError(str(error).splitlines()[0]) from error
 
 
-def _read(matrix: Floats, folder: Path, flag: str) -> Any:
+def _read_vector_index(matrix: Floats, folder: Path, flag: str) -> Any:
     """Open an index; ``flag`` names faiss' mode of memory-mapping for it, which older versions may lack."""
     try:
-        index = _faiss().read_index(str(folder / _FILE), getattr(_faiss(), flag, _faiss().IO_FLAG_MMAP))
+        index = _import_faiss().read_index(
+            str(folder / _FILE), getattr(_import_faiss(), flag, _import_faiss().IO_FLAG_MMAP)
+        )
     except RuntimeError as error:
         raise ValueError(f"faiss cannot read {_FILE}: {error}") from error
     if (index.ntotal, index.d) != matrix.shape:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, cast
 
-from rerank.judges.base import FAILURES, STATUSES, Judge, Limits, PromptJudge, Status, Verdict, check_pictures
+from rerank.judges.base import (
+    FAILURES,
+    STATUSES,
+    Judge,
+    Limits,
+    PromptJudge,
+    Status,
+    Verdict,
+    check_judge_sees_pictures,
+)
 from rerank.prompts.template import PromptTemplate
 from rerank.registry import Registry
 from rerank.selector import Selector, build
@@ -19,8 +28,8 @@ __all__ = [
     "PromptJudge",
     "Status",
     "Verdict",
-    "check_judge",
-    "check_pictures",
+    "check_judge_backend",
+    "check_judge_sees_pictures",
     "judges",
     "open_judge",
     "options_of",
@@ -35,7 +44,7 @@ def options_of(name: str) -> tuple[str, ...]:
     return tuple(f.name for f in fields(judges.get(name)) if f.init and f.name not in _COMMON_FIELDS)
 
 
-def check_judge(selector: str | Selector, backend: Any, model: str) -> None:
+def check_judge_backend(selector: str | Selector, backend: Any, model: str) -> None:
     """Check that a backend, or its class before a model is loaded, supports a task that the judge needs.
 
     Raises:

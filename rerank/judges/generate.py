@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from rerank.judges.base import FAILURES, Limits, ListwiseJudge, ScoreKind, Verdict
-from rerank.parsing import parse
-from rerank.prompts.identifiers import Alphabet, make_identifiers, single_token_letters
+from rerank.parsing import parse_permutation
+from rerank.prompts.identifiers import Alphabet, make_passage_identifiers, single_token_identifiers
 from rerank.tasks import GenerationTask, PermutationTask, Reply, Request, Sampling
 from rerank.types import Window
 
-__all__ = ["SPARE_TOKENS", "Generate", "Limits", "parse_verdict"]
+__all__ = ["SPARE_TOKENS", "Generate", "Limits", "parse_window_verdict"]
 
 #: Tokens granted beyond the bare list of identifiers, for a model that ends its reply with a line break or a word.
 SPARE_TOKENS = 8
@@ -50,11 +50,15 @@ class Generate(ListwiseJudge):
     @property
     def identity(self) -> Mapping[str, str]:
         """The letters that the backend's tokenizer allows as identifiers, since replies are parsed with them."""
-        return {"letters": " ".join(single_token_letters(self.backend.tokens))} if self.identifiers == "letters" else {}
+        return (
+            {"letters": " ".join(single_token_identifiers(self.backend.tokens))}
+            if self.identifiers == "letters"
+            else {}
+        )
 
     def make_requests(self, window: Window) -> list[Request]:
         """Return one request, with passages truncated so that prompt and reply fit."""
-        labels = make_identifiers(self.identifiers, len(window), self.backend.tokens)
+        labels = make_passage_identifiers(self.identifiers, len(window), self.backend.tokens)
         thinking = self.limits.thinking_tokens
         reply_tokens = self.reply_tokens(labels, window.depth)
         fitted = self.budget.fit(self.template, window, reply_tokens=reply_tokens + thinking, labels=labels)
@@ -68,8 +72,8 @@ class Generate(ListwiseJudge):
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         """Return the parsed order of the window's only reply."""
-        labels = make_identifiers(self.identifiers, len(window), self.backend.tokens)
-        verdict = parse_verdict(replies[0], len(window), depth=window.depth, labels=labels)
+        labels = make_passage_identifiers(self.identifiers, len(window), self.backend.tokens)
+        verdict = parse_window_verdict(replies[0], len(window), depth=window.depth, labels=labels)
         choices = replies[0].scores
         if verdict.status in FAILURES or not choices or len(choices) > len(window):
             return verdict
@@ -88,7 +92,7 @@ class Generate(ListwiseJudge):
         return self._reply_tokens[key]
 
 
-def parse_verdict(
+def parse_window_verdict(
     reply: Reply, count: int, *, depth: int | None = None, labels: Sequence[str] | None = None
 ) -> Verdict:
     """Parse a generated reply about a window of ``count`` documents; a failed reply is not parsed.
@@ -101,7 +105,7 @@ def parse_verdict(
     """
     if reply.finish == "error":
         return Verdict(order=tuple(range(count)), status="error", detail=reply.error)
-    parsed = parse(reply.text, count, labels)
+    parsed = parse_permutation(reply.text, count, labels)
     status = "refused" if reply.finish == "refused" and not parsed.order else parsed.status
     if status == "partial" and depth is not None and len(parsed.order) >= depth:
         status = "repaired" if parsed.detail else "ok"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from rerank.errors import UsageError
 from rerank.judges.base.pointwise import PointwiseJudge
-from rerank.prompts.passages import collapse_whitespace
+from rerank.prompts.passages import collapse_passage_whitespace
 from rerank.tasks import LikelihoodTask
 from rerank.types import Query
 
@@ -43,7 +43,7 @@ class Likelihood(PointwiseJudge):
 
     def continuations(self, query: Query) -> tuple[str, ...]:
         """Return the query as one line."""
-        return (collapse_whitespace(query.text),)
+        return (collapse_passage_whitespace(query.text),)
 
     def score(self, logs: Sequence[float]) -> float:
         """Return the log-likelihood of the query."""

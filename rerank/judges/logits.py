@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rerank.judges.base import IDENTIFIER_SCORES, ListwiseJudge, Verdict, failure_verdict, rank_by_score
-from rerank.judges.base.continuations import continuation_request, identifier_continuations
-from rerank.prompts.identifiers import make_identifiers, single_token_letters
+from rerank.judges.base import IDENTIFIER_SCORES, ListwiseJudge, Verdict, failure_verdict, rank_window_by_score
+from rerank.judges.base.continuations import continuations_naming_identifiers, make_continuation_request
+from rerank.prompts.identifiers import make_passage_identifiers, single_token_identifiers
 from rerank.tasks import ContinuationTask, Reply, Request
 from rerank.types import Window
 
@@ -32,13 +32,17 @@ class Logits(ListwiseJudge):
     @property
     def identity(self) -> Mapping[str, str]:
         """The letters that the backend's tokenizer allows as identifiers, since replies are parsed with them."""
-        return {"letters": " ".join(single_token_letters(self.backend.tokens))}
+        return {"letters": " ".join(single_token_identifiers(self.backend.tokens))}
 
     def make_requests(self, window: Window) -> list[Request]:
         """Return one request for the log-probability of each identifier as the first one of the completion."""
-        labels = make_identifiers("letters", len(window), self.backend.tokens)
-        return [continuation_request(self, window, identifier_continuations(labels, self.template), labels=labels)]
+        labels = make_passage_identifiers("letters", len(window), self.backend.tokens)
+        return [
+            make_continuation_request(
+                self, window, continuations_naming_identifiers(labels, self.template), labels=labels
+            )
+        ]
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         """Order the window by decreasing log-probability."""
-        return failure_verdict(replies, len(window)) or rank_by_score(replies[0].scores, len(window))
+        return failure_verdict(replies, len(window)) or rank_window_by_score(replies[0].scores, len(window))

@@ -18,11 +18,11 @@ from rerank.judges.base import (
     ScoreKind,
     Verdict,
     failure_verdict,
-    rank_by_score,
+    rank_window_by_score,
 )
-from rerank.judges.base.continuations import continuation_request, identifier_continuations
-from rerank.judges.generate import SPARE_TOKENS, parse_verdict
-from rerank.prompts.identifiers import make_identifiers, single_token_letters
+from rerank.judges.base.continuations import continuations_naming_identifiers, make_continuation_request
+from rerank.judges.generate import SPARE_TOKENS, parse_window_verdict
+from rerank.prompts.identifiers import make_passage_identifiers, single_token_identifiers
 from rerank.tasks import ContinuationTask, GenerationTask, PermutationTask, Reply, Request, Sampling
 from rerank.types import Window
 
@@ -66,13 +66,17 @@ class Pick(ListwiseJudge):
     @property
     def identity(self) -> Mapping[str, str]:
         """The letters that the backend's tokenizer allows as identifiers, since replies are parsed with them."""
-        return {"letters": " ".join(single_token_letters(self.backend.tokens))}
+        return {"letters": " ".join(single_token_identifiers(self.backend.tokens))}
 
     def make_requests(self, window: Window) -> list[Request]:
         """Return one request that asks for the most relevant document."""
-        labels = make_identifiers("letters", len(window), self.backend.tokens)
+        labels = make_passage_identifiers("letters", len(window), self.backend.tokens)
         if self._uses_likelihood:
-            return [continuation_request(self, window, identifier_continuations(labels, self.template), labels=labels)]
+            return [
+                make_continuation_request(
+                    self, window, continuations_naming_identifiers(labels, self.template), labels=labels
+                )
+            ]
         items = tuple(f"[{label}]" for label in labels)
         reply_tokens = max(self.backend.tokens.lengths(list(items))) + SPARE_TOKENS
         limits, thinking = self.limits, self.limits.thinking_tokens
@@ -87,9 +91,9 @@ class Pick(ListwiseJudge):
         """Order the window by decreasing log-probability, or put the chosen document first."""
         count = len(window)
         if self._uses_likelihood:
-            return failure_verdict(replies, count) or rank_by_score(replies[0].scores, count)
-        labels = make_identifiers("letters", count, self.backend.tokens)
-        verdict = parse_verdict(_close_bracket(replies[0]), count, depth=1, labels=labels)
+            return failure_verdict(replies, count) or rank_window_by_score(replies[0].scores, count)
+        labels = make_passage_identifiers("letters", count, self.backend.tokens)
+        verdict = parse_window_verdict(_close_identifier_bracket(replies[0]), count, depth=1, labels=labels)
         if verdict.status in FAILURES:
             return verdict
         best = verdict.order[0]
@@ -100,7 +104,7 @@ class Pick(ListwiseJudge):
         return self.by == "likelihood"
 
 
-def _close_bracket(reply: Reply) -> Reply:
+def _close_identifier_bracket(reply: Reply) -> Reply:
     """Append the closing bracket: after a prompt that ends with "[", a model may stop after the identifier."""
     text = reply.text.rstrip()
     is_open = reply.finish == "stop" and "[" in text and "]" not in text

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rerank.errors import UsageError
-from rerank.judges.base import PromptJudge, ScoreKind, Verdict, failure_verdict, rank_by_score
+from rerank.judges.base import PromptJudge, ScoreKind, Verdict, failure_verdict, rank_window_by_score
 from rerank.prompts import load_prompt
 from rerank.prompts.base import Message
 from rerank.prompts.budget import FittedPrompt
-from rerank.prompts.passages import collapse_whitespace
+from rerank.prompts.passages import collapse_passage_whitespace
 from rerank.tasks import CrossEncoderTask, Reply, Request, Sampling
 from rerank.types import Document, Query, Window
 
@@ -47,7 +47,7 @@ class Relate(PromptJudge):
 
     def make_requests(self, window: Window) -> list[Request]:
         """Return one request for the scores of all pairs."""
-        query = collapse_whitespace(window.query.text)
+        query = collapse_passage_whitespace(window.query.text)
         fitted = [self._fit_document(window.query, doc) for doc in window.docs]
         prompt = tuple(Message("user", text) for text in (query, *(prompt.passages[0] for prompt in fitted)))
         dropped = tuple(sum(prompt.dropped) for prompt in fitted) if any(prompt.dropped for prompt in fitted) else ()
@@ -56,7 +56,7 @@ class Relate(PromptJudge):
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         """Order the window by decreasing score."""
-        return failure_verdict(replies, len(window)) or rank_by_score(replies[0].scores, len(window))
+        return failure_verdict(replies, len(window)) or rank_window_by_score(replies[0].scores, len(window))
 
     def _fit_document(self, query: Query, doc: Document) -> FittedPrompt:
         """Return a prompt with the document, truncated to the context that the query leaves."""

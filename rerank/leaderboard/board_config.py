@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rerank.errors import DataError, MissingResourceError, UnknownNameError, describe_fault
+from rerank.errors import DataError, MissingResourceError, UnknownNameError, describe_pydantic_error
 from rerank.io.text_files import read_toml
 from rerank.leaderboard.card import Card
 
@@ -97,7 +97,7 @@ def read_board_config(path: str | Path) -> BoardConfig:
         plan = BoardConfig(**{key: value for key, value in values.items() if key in BoardConfig.model_fields})
     except ValidationError as error:
         problems += [
-            f"{'.'.join(map(str, fault['loc']))}: {describe_fault(fault)}"
+            f"{'.'.join(map(str, fault['loc']))}: {describe_pydantic_error(fault)}"
             for fault in error.errors()
             if fault["type"] != "extra_forbidden"
         ]

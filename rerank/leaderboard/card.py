@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rerank.errors import DataError, UnknownNameError, describe_fault
+from rerank.errors import DataError, UnknownNameError, describe_pydantic_error
 from rerank.io.text_files import read_toml
 
 
@@ -93,7 +93,7 @@ def parse_submission_card(values: Mapping[str, Any]) -> tuple[Card, list[str]]:
 def _describe_card_problem(fault: Any, name: str) -> str:
     if name == "sha256":
         return "should be 64 lowercase hexadecimal digits"
-    return describe_fault(fault)
+    return describe_pydantic_error(fault)
 
 
 _ENDS = (".trec", ".run", ".txt", ".jsonl", ".json", ".tsv")

@@ -24,9 +24,9 @@ from rerank.judges import judges, options_of
 from rerank.prompts import load_prompt
 from rerank.selector import Selector, convert_options
 from rerank.strategies import open_strategy, strategies
-from rerank.tasks import is_selectable, sees_pictures, supported_tasks
+from rerank.tasks import backend_sees_pictures, is_backend_selectable, supported_tasks
 
-__all__ = ["Method", "backends_of", "count_calls", "describe_methods", "method_names", "open_method"]
+__all__ = ["Method", "backends_of_method", "count_method_calls", "describe_methods", "method_names", "open_method"]
 
 _GROUP = "rerank.methods"
 
@@ -80,7 +80,7 @@ class _Card:
 
 def method_names() -> list[str]:
     """Return the names of all methods that have a card, sorted."""
-    return sorted({*_built_in(), *_added()})
+    return sorted({*_built_in_method_names(), *_added_method_cards()})
 
 
 def open_method(text: str) -> Method:
@@ -94,10 +94,10 @@ def open_method(text: str) -> Method:
         UsageError: The options are not written as KEY=VALUE, or the name is that of a strategy or a judge.
     """
     name, _, rest = text.partition(",")
-    options = _parse_options(rest)
+    options = _parse_method_options(rest)
     if options is None:
         raise UsageError(f"Method {text!r}", expected="options as KEY=VALUE after its name, as in sliding,size=10")
-    return _make_method(name, _find_card(name), options)
+    return _make_method(name, _find_method_card(name), options)
 
 
 def describe_methods() -> list[dict[str, Any]]:
@@ -108,13 +108,13 @@ def describe_methods() -> list[dict[str, Any]]:
     rows = []
     for name in method_names():
         try:
-            rows.append(_describe(name))
+            rows.append(_describe_method(name))
         except RerankError as error:
             warnings.warn(f"The method {name!r} is ignored: {error}", stacklevel=2)
     return rows
 
 
-def backends_of(method: Method) -> list[str]:
+def backends_of_method(method: Method) -> list[str]:
     """Return the names of the backends with which a method can be used.
 
     They support a task of its judge, and pictures if its prompt shows them.
@@ -124,13 +124,13 @@ def backends_of(method: Method) -> list[str]:
     return [
         name
         for name, backend in BACKENDS.usable().items()
-        if is_selectable(backend)
+        if is_backend_selectable(backend)
         and needed & supported_tasks(backend)
-        and (not shows_pictures or sees_pictures(backend))
+        and (not shows_pictures or backend_sees_pictures(backend))
     ]
 
 
-def count_calls(method: Method, n: int) -> int:
+def count_method_calls(method: Method, n: int) -> int:
     """Return the maximum number of requests for ``n`` documents: windows of the strategy times requests per window.
 
     The windows of a pointwise judge contain all documents.
@@ -140,7 +140,7 @@ def count_calls(method: Method, n: int) -> int:
 
 
 def _make_method(name: str, card: _Card, options: Mapping[str, Any]) -> Method:
-    strategy, judge = _split_options(card, {**card.parsed, **options})
+    strategy, judge = _split_method_options(card, {**card.parsed, **options})
     return Method(
         name=name,
         strategy=strategy,
@@ -152,34 +152,34 @@ def _make_method(name: str, card: _Card, options: Mapping[str, Any]) -> Method:
     )
 
 
-def _describe(name: str) -> dict[str, Any]:
-    card = _find_card(name)
+def _describe_method(name: str) -> dict[str, Any]:
+    card = _find_method_card(name)
     method = _make_method(name, card, {})
     return {
         "name": name,
         "strategy": method.strategy.name,
         "judge": method.judge.name,
         "options": card.options,
-        "backends": backends_of(method),
-        "calls_per_100": count_calls(method, 100),
+        "backends": backends_of_method(method),
+        "calls_per_100": count_method_calls(method, 100),
         "paper": method.paper,
         "summary": method.summary,
     }
 
 
-def _find_card(name: str) -> _Card:
+def _find_method_card(name: str) -> _Card:
     """Return the card with this name, or a new one for ``strategy:judge``."""
-    added = _added()
-    if name in _built_in():
+    added = _added_method_cards()
+    if name in _built_in_method_names():
         if name in added:
             warnings.warn(
                 f"The method {name!r} in the package {added[name].value!r} is ignored, since a built-in method has "
                 "this name",
                 stacklevel=2,
             )
-        return _read_card(__name__, name)
+        return _read_method_card(__name__, name)
     if name in added:
-        return _read_card(added[name].value, name)
+        return _read_method_card(added[name].value, name)
     strategy, colon, judge = name.partition(":")
     if colon:
         strategies.get(strategy)
@@ -203,7 +203,7 @@ def _find_card(name: str) -> _Card:
 
 
 @cache
-def _read_card(package: str, name: str) -> _Card:
+def _read_method_card(package: str, name: str) -> _Card:
     """Read ``NAME.toml`` from a package, once, and check everything but its prompt.
 
     Raises:
@@ -222,13 +222,13 @@ def _read_card(package: str, name: str) -> _Card:
         ) from error
     try:
         table = tomllib.loads(data.decode("utf-8"))
-        card = _Card(**table, parsed=_parse_texts(table))
+        card = _Card(**table, parsed=_parse_card_texts(table))
     except (ValueError, TypeError) as error:
         raise DataError(
             f"The card of the method {name!r} in the package {package!r} is invalid: {error}",
             expected="texts: strategy and judge, and optionally options, backend, prompt, paper and summary",
         ) from error
-    strategy, judge = _split_options(card, card.parsed)
+    strategy, judge = _split_method_options(card, card.parsed)
     open_strategy(strategy)
     convert_options(judge.name, judges.get(judge.name), judge.options)
     if card.backend and card.backend not in BACKENDS:
@@ -236,7 +236,7 @@ def _read_card(package: str, name: str) -> _Card:
     return card
 
 
-def _parse_texts(table: Mapping[str, Any]) -> Mapping[str, str]:
+def _parse_card_texts(table: Mapping[str, Any]) -> Mapping[str, str]:
     """Return the options of a card.
 
     Raises:
@@ -245,19 +245,19 @@ def _parse_texts(table: Mapping[str, Any]) -> Mapping[str, str]:
     for key, value in table.items():
         if not isinstance(value, str):
             raise ValueError(f"{key} = {value!r} is not a text")
-    options = _parse_options(table.get("options", ""))
+    options = _parse_method_options(table.get("options", ""))
     if options is None:
         raise ValueError(f"options = {table['options']!r} is not written as KEY=VALUE,KEY=VALUE")
     return options
 
 
-def _parse_options(text: str) -> Mapping[str, Any] | None:
+def _parse_method_options(text: str) -> Mapping[str, Any] | None:
     """Parse ``key=value,key=value``; None if the text has another form."""
     selector = Selector.parse(f"x,{text}") if text else Selector("x")
     return selector.options if (selector.name, selector.argument) == ("x", "") else None
 
 
-def _split_options(card: _Card, options: Mapping[str, Any]) -> tuple[Selector, Selector]:
+def _split_method_options(card: _Card, options: Mapping[str, Any]) -> tuple[Selector, Selector]:
     """Return the strategy and the judge of a card with their options; an option that both have is the judge's."""
     of_judge = options_of(card.judge)
     return (
@@ -267,17 +267,17 @@ def _split_options(card: _Card, options: Mapping[str, Any]) -> tuple[Selector, S
 
 
 @cache
-def _built_in() -> frozenset[str]:
+def _built_in_method_names() -> frozenset[str]:
     return frozenset(
         card.name.removesuffix(".toml") for card in files(__name__).iterdir() if card.name.endswith(".toml")
     )
 
 
-def _added() -> dict[str, EntryPoint]:
-    return _entry_points(tuple(sys.path))
+def _added_method_cards() -> dict[str, EntryPoint]:
+    return _method_entry_points(tuple(sys.path))
 
 
 @cache
-def _entry_points(path: tuple[str, ...]) -> dict[str, EntryPoint]:
+def _method_entry_points(path: tuple[str, ...]) -> dict[str, EntryPoint]:
     """Return the cards of other distributions; cached, since this reads the metadata of all of them."""
     return {point.name: point for point in entry_points(group=_GROUP)}

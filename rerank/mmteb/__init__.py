@@ -5,9 +5,9 @@ Imports mteb when a function needs it.
 
 from __future__ import annotations
 
-from rerank.mmteb.benchmark_tasks import BENCHMARKS, list_tasks
-from rerank.mmteb.evaluation import TaskResult, describe_lists, evaluate
-from rerank.mmteb.first_stage import MtebFirstStage, parse_first_stage
+from rerank.mmteb.benchmark_tasks import BENCHMARKS, list_mteb_tasks
+from rerank.mmteb.evaluation import TaskResult, describe_mteb_candidates, evaluate_mteb_task
+from rerank.mmteb.first_stage import MtebFirstStage, parse_mteb_first_stage
 from rerank.mmteb.reranker import MtebReranker
 
 __all__ = [
@@ -15,8 +15,8 @@ __all__ = [
     "MtebFirstStage",
     "MtebReranker",
     "TaskResult",
-    "describe_lists",
-    "evaluate",
-    "list_tasks",
-    "parse_first_stage",
+    "describe_mteb_candidates",
+    "evaluate_mteb_task",
+    "list_mteb_tasks",
+    "parse_mteb_first_stage",
 ]

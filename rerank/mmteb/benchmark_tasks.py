@@ -8,13 +8,13 @@ from typing import Any
 from rerank.collections.mteb.library import find_task, import_mteb
 from rerank.errors import UnknownNameError, UsageError
 
-#: The benchmarks that this package is tested against; `list_tasks` accepts any other name that mteb knows.
+#: The benchmarks that this package is tested against; `list_mteb_tasks` accepts any other name that mteb knows.
 BENCHMARKS = ("MTEB(Multilingual, v2)", "MTEB(eng, v2)", "MTEB(cmn, v1)")
 #: Types of task that rank texts for a query.
 KINDS = ("Retrieval", "Reranking", "InstructionReranking")
 
 
-def list_tasks(benchmark: str = "", names: Sequence[str] = (), kinds: Sequence[str] = KINDS) -> list[Any]:
+def list_mteb_tasks(benchmark: str = "", names: Sequence[str] = (), kinds: Sequence[str] = KINDS) -> list[Any]:
     """Return the text ranking tasks of a benchmark, with its splits and subsets.
 
     Args:
@@ -39,7 +39,9 @@ def list_tasks(benchmark: str = "", names: Sequence[str] = (), kinds: Sequence[s
     except KeyError as error:
         raise UnknownNameError("benchmark", benchmark, [known.name for known in mteb.get_benchmarks()]) from error
     tasks = {
-        task.metadata.name: task for task in found_benchmark.tasks if _ranks_texts(task) and task.metadata.type in kinds
+        task.metadata.name: task
+        for task in found_benchmark.tasks
+        if _is_mteb_text_ranking(task) and task.metadata.type in kinds
     }
     for name in names:
         if name not in tasks:
@@ -49,7 +51,7 @@ def list_tasks(benchmark: str = "", names: Sequence[str] = (), kinds: Sequence[s
     return [tasks[name] for name in dict.fromkeys(names)] if names else list(tasks.values())
 
 
-def describe_task(task: Any) -> dict[str, Any]:
+def describe_mteb_task(task: Any) -> dict[str, Any]:
     """Return name, type, subsets, splits, main score and data licence of a task."""
     metadata = task.metadata
     return {
@@ -65,5 +67,5 @@ def describe_task(task: Any) -> dict[str, Any]:
     }
 
 
-def _ranks_texts(task: Any) -> bool:
+def _is_mteb_text_ranking(task: Any) -> bool:
     return hasattr(task, "convert_to_reranking") and list(task.metadata.modalities) == ["text"]

@@ -15,11 +15,11 @@ from rerank.errors import DataError
 from rerank.io.file_hashes import file_hash, folder_hash
 from rerank.models import MODELS, model_folder
 from rerank.retrieval import first_stages
-from rerank.retrieval.hybrid import Hybrid, split_stages
+from rerank.retrieval.hybrid import Hybrid, split_hybrid_stages
 from rerank.selector import build
 
 
-def hash_contents(selector: str) -> dict[str, str]:
+def hash_mteb_model_contents(selector: str) -> dict[str, str]:
     """Return the hex SHA-256 of every file, folder and known model that a first stage names.
 
     Paths that do not exist are omitted: opening the first stage reports them.
@@ -27,32 +27,34 @@ def hash_contents(selector: str) -> dict[str, str]:
     Raises:
         RerankError: There is no such first stage or option, or a file cannot be read.
     """
-    paths = {text: _local_path(text) for text in _option_texts(build(first_stages, selector))}
-    return {text: _hash(path) for text, path in paths.items() if path is not None}
+    paths = {text: _local_path_of_mteb_model(text) for text in _option_texts_of_stage(build(first_stages, selector))}
+    return {text: _hash_mteb_model_file(path) for text, path in paths.items() if path is not None}
 
 
-def _option_texts(stage: Any) -> Iterator[str]:
+def _option_texts_of_stage(stage: Any) -> Iterator[str]:
     """Yield the values of all string options of a stage, including defaults, and of the stages of a hybrid."""
     if isinstance(stage, Hybrid):
-        for selector in split_stages(stage.stages):
-            yield from _option_texts(build(first_stages, selector))
+        for selector in split_hybrid_stages(stage.stages):
+            yield from _option_texts_of_stage(build(first_stages, selector))
         return
     yield from (getattr(stage, field.name) for field in fields(stage) if field.type in ("str", str))
 
 
-def _local_path(text: str) -> Path | None:
+def _local_path_of_mteb_model(text: str) -> Path | None:
     path = model_folder(text) if text in MODELS else Path(text).expanduser() if text else None
     return path if path is not None and path.exists() else None
 
 
-def _hash(path: Path) -> str:
-    from rerank.indexing.text_encoder import encoder_hash
+def _hash_mteb_model_file(path: Path) -> str:
+    from rerank.indexing.text_encoder import hash_encoder_folder
 
     if not path.is_dir():
         return file_hash(path)
     if not any((path / name).is_file() for name in ("config.json", "modules.json")):
         return folder_hash(path)
     try:
-        return encoder_hash(path)  # saving a model again with the same weights and settings does not change this hash
+        return hash_encoder_folder(
+            path
+        )  # saving a model again with the same weights and settings does not change this hash
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} has a malformed list of modules ({error!r})", expected="a model's folder") from error

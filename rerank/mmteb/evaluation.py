@@ -24,7 +24,7 @@ from rerank.mmteb.reranker import MtebReranker
 
 #: Source of the candidates of retrieval tasks: a first stage, or predictions saved by mteb.
 FirstStage = MtebFirstStage | str | Path
-#: Key of the content hash of predictions in `describe_lists`.
+#: Key of the content hash of predictions in `describe_mteb_candidates`.
 _CONTENT = "predictions"
 
 
@@ -34,7 +34,7 @@ class TaskResult:
 
     Attributes:
         task: Name of the task.
-        revision: Revision of the reranker for the candidates of this task, as described in `evaluate`.
+        revision: Revision of the reranker for the candidates of this task, as described in `evaluate_mteb_task`.
         main_score: Name of the main score.
         rows: Per split and subset: the score, the score of the first stage if it was evaluated, and cost and window
             counts if the reranker ran in this process.
@@ -48,7 +48,7 @@ class TaskResult:
     path: Path
 
 
-def evaluate(
+def evaluate_mteb_task(
     task: Any,
     reranker: MtebReranker,
     *,
@@ -78,29 +78,29 @@ def evaluate(
         PartialFailureError: Calls got no reply; the other replies are stored.
     """
     place = Path(out)
-    task_copy = _copy_task(check_task(task))
+    task_copy = _copy_mteb_task(check_task(task))
     by_lists = task_copy.metadata.type == "Retrieval"
-    reranker = reranker.with_first_stage(_checked_lists(task_copy, reranker, first_stage, depth) if by_lists else {})
-    result = None if overwrite else _saved_result(task_copy, reranker, place)
-    before = (
-        _saved_result(task_copy, first_stage, place) if isinstance(first_stage, MtebFirstStage) and by_lists else None
-    )
+    reranker = reranker.with_first_stage(_mteb_candidates(task_copy, reranker, first_stage, depth) if by_lists else {})
+    result = None if overwrite else _saved_mteb_result(task_copy, reranker, place)
+    before = None
+    if isinstance(first_stage, MtebFirstStage) and by_lists:
+        before = _saved_mteb_result(task_copy, first_stage, place)
     seen = len(reranker.reports)
     if result is None:
         load_task(task_copy)
         if by_lists and first_stage is not None:
-            before = _set_candidates(task_copy, place, first_stage, depth, overwrite=overwrite)
-        result = _evaluate(task_copy, reranker, place, overwrite=overwrite)
+            before = _set_mteb_candidates(task_copy, place, first_stage, depth, overwrite=overwrite)
+        result = _evaluate_unless_saved_by_mteb(task_copy, reranker, place, overwrite=overwrite)
     return TaskResult(
         task=task_copy.metadata.name,
         revision=reranker.mteb_model_meta.revision,
         main_score=task_copy.metadata.main_score,
-        rows=tuple(_rows(result, before, reranker.reports[seen:])),
-        path=_result_path(task_copy, reranker, place),
+        rows=tuple(_mteb_score_rows(result, before, reranker.reports[seen:])),
+        path=_mteb_result_path(task_copy, reranker, place),
     )
 
 
-def _checked_lists(task: Any, reranker: MtebReranker, first_stage: FirstStage | None, depth: int) -> dict[str, Any]:
+def _mteb_candidates(task: Any, reranker: MtebReranker, first_stage: FirstStage | None, depth: int) -> dict[str, Any]:
     """Return the description of the candidates, after checking that it matches the reranker."""
     if first_stage is None:
         raise DataError(
@@ -108,7 +108,7 @@ def _checked_lists(task: Any, reranker: MtebReranker, first_stage: FirstStage | 
             expected="a first stage or its predictions",
             remedy="Pass --first-stage bm25, or the folder of predictions saved by mteb",
         )
-    lists = describe_lists(first_stage, depth, task=task.metadata.name)
+    lists = describe_mteb_candidates(first_stage, depth, task=task.metadata.name)
     # the folder of predictions grows from task to task, so its content is not compared
     if {**reranker.first_stage, _CONTENT: ""} != {**lists, _CONTENT: ""}:
         raise UsageError(
@@ -119,21 +119,21 @@ def _checked_lists(task: Any, reranker: MtebReranker, first_stage: FirstStage | 
     return lists
 
 
-def _set_candidates(task: Any, place: Path, first_stage: FirstStage, depth: int, *, overwrite: bool) -> Any:
+def _set_mteb_candidates(task: Any, place: Path, first_stage: FirstStage, depth: int, *, overwrite: bool) -> Any:
     """Set the candidates of a retrieval task; return the result of its first stage, if it was run here."""
     if isinstance(first_stage, MtebFirstStage):
-        result, predictions = _run_first_stage(task, first_stage, place, overwrite=overwrite)
+        result, predictions = _run_mteb_first_stage(task, first_stage, place, overwrite=overwrite)
     else:
         result, predictions = None, predictions_file(first_stage, task.metadata.name)
-    _convert(task, predictions, depth)
+    _convert_to_mteb_reranking(task, predictions, depth)
     return result
 
 
-def describe_lists(first_stage: FirstStage | None, depth: int, *, task: str = "") -> dict[str, Any]:
+def describe_mteb_candidates(first_stage: FirstStage | None, depth: int, *, task: str = "") -> dict[str, Any]:
     """Return a description of the candidates that becomes part of the revision of a reranker.
 
     Args:
-        first_stage: First stage or predictions, as in `evaluate`.
+        first_stage: First stage or predictions, as in `evaluate_mteb_task`.
         depth: Number of candidates per query.
         task: Task whose predictions are used from a folder; all predictions if empty.
 
@@ -150,7 +150,7 @@ def describe_lists(first_stage: FirstStage | None, depth: int, *, task: str = ""
     files = sorted(source.glob("*_predictions.json")) if source.is_dir() else [source]
     if not files:
         raise DataError(f"{first_stage} contains no predictions", expected="files named TASK_predictions.json")
-    makers = {json.dumps(_saved(path).get("mteb_model_meta"), sort_keys=True) for path in files}
+    makers = {json.dumps(_saved_mteb_predictions(path).get("mteb_model_meta"), sort_keys=True) for path in files}
     if len(makers) > 1:
         raise DataError(
             f"The predictions in {first_stage} come from {len(makers)} models",
@@ -162,34 +162,36 @@ def describe_lists(first_stage: FirstStage | None, depth: int, *, task: str = ""
     return {**(json.loads(makers.pop()) or {}), "depth": depth, _CONTENT: content}
 
 
-def _run_first_stage(task: Any, first_stage: MtebFirstStage, place: Path, *, overwrite: bool) -> tuple[Any, Path]:
+def _run_mteb_first_stage(task: Any, first_stage: MtebFirstStage, place: Path, *, overwrite: bool) -> tuple[Any, Path]:
     """Return the result of the first stage, and the file of its predictions for all subsets and splits."""
     first_stage.drop_self = bool(task.ignore_identical_ids)
     meta = first_stage.mteb_model_meta
     folder = place / "predictions" / meta.model_name_as_path() / meta.revision
     path = folder / task.prediction_file_name
-    reusable = path.is_file() and not overwrite and _covers(path, _result_path(task, first_stage, place))
+    reusable = path.is_file() and not overwrite and _covers_mteb_task(path, _mteb_result_path(task, first_stage, place))
     if not reusable:
         path.unlink(missing_ok=True)  # mteb adds to an existing file
-    result = _evaluate(task, first_stage, place, overwrite=not reusable, predictions=folder)
+    result = _evaluate_unless_saved_by_mteb(task, first_stage, place, overwrite=not reusable, predictions=folder)
     return result, path
 
 
-def _saved_result(task: Any, model: Any, place: Path) -> Any:
+def _saved_mteb_result(task: Any, model: Any, place: Path) -> Any:
     """Return the saved result of a task if it is complete, otherwise None. No data are loaded."""
-    path = _result_path(task, model, place)
-    _remove_truncated(path)
+    path = _mteb_result_path(task, model, place)
+    _remove_truncated_mteb_result(path)
     if not path.is_file():
         return None
     saved = import_mteb().ResultCache(place).load_task_result(task.metadata.name, model.mteb_model_meta)
     return None if saved is None or saved.get_missing_evaluations(task) else saved
 
 
-def _evaluate(task: Any, model: Any, place: Path, *, overwrite: bool, predictions: Path | None = None) -> Any:
+def _evaluate_unless_saved_by_mteb(
+    task: Any, model: Any, place: Path, *, overwrite: bool, predictions: Path | None = None
+) -> Any:
     """Return the result of a task: the saved one if it is complete, otherwise a new evaluation."""
     mteb = import_mteb()
     cache = mteb.ResultCache(place)
-    _remove_truncated(_result_path(task, model, place))
+    _remove_truncated_mteb_result(_mteb_result_path(task, model, place))
     evaluation = mteb.evaluate(
         model,
         task,
@@ -203,11 +205,11 @@ def _evaluate(task: Any, model: Any, place: Path, *, overwrite: bool, prediction
     return evaluation.task_results[0]
 
 
-def _result_path(task: Any, model: Any, place: Path) -> Path:
+def _mteb_result_path(task: Any, model: Any, place: Path) -> Path:
     return Path(import_mteb().ResultCache(place).get_task_result_path(task.metadata.name, model.mteb_model_meta))
 
 
-def _copy_task(task: Any) -> Any:
+def _copy_mteb_task(task: Any) -> Any:
     """Return a copy of a task whose candidates can be set without changing the original."""
     task_copy = copy.copy(task)
     if task_copy.data_loaded:
@@ -217,8 +219,8 @@ def _copy_task(task: Any) -> Any:
     return task_copy
 
 
-def _convert(task: Any, predictions: Path, depth: int) -> None:
-    missing = _missing_predictions(_saved(predictions), task)
+def _convert_to_mteb_reranking(task: Any, predictions: Path, depth: int) -> None:
+    missing = _missing_mteb_predictions(_saved_mteb_predictions(predictions), task)
     if missing:
         raise DataError(
             f"{predictions} contains no predictions for {missing[0]}" + (" and others" if len(missing) > 1 else ""),
@@ -228,26 +230,37 @@ def _convert(task: Any, predictions: Path, depth: int) -> None:
     task.convert_to_reranking(predictions, top_k=depth)
 
 
-def _missing_predictions(saved: Mapping[str, Any], task: Any) -> list[str]:
+def _missing_mteb_predictions(saved: Mapping[str, Any], task: Any) -> list[str]:
     parts = [(subset, split) for subset in task.hf_subsets for split in task.eval_splits]
-    return [f"{subset}, {split}" for subset, split in parts if not isinstance(_part(saved, subset, split), dict)]
+    return [
+        f"{subset}, {split}"
+        for subset, split in parts
+        if not isinstance(_mteb_predictions_of_part(saved, subset, split), dict)
+    ]
 
 
-def _part(saved: Mapping[str, Any], subset: str, split: str) -> Any:
+def _mteb_predictions_of_part(saved: Mapping[str, Any], subset: str, split: str) -> Any:
     splits = saved.get(subset)
     return splits.get(split) if isinstance(splits, dict) else None
 
 
-def _covers(path: Path, result: Path) -> bool:
+def _covers_mteb_task(path: Path, result: Path) -> bool:
     """Return True if the predictions are valid and cover every subset and split with a saved score."""
     try:
-        saved, scored = _saved(path), _saved(result)["scores"] if result.is_file() else {}
+        saved, scored = (
+            _saved_mteb_predictions(path),
+            _saved_mteb_predictions(result)["scores"] if result.is_file() else {},
+        )
     except (DataError, KeyError):
         return False
-    return all(_part(saved, row["hf_subset"], split) is not None for split, rows in scored.items() for row in rows)
+    return all(
+        _mteb_predictions_of_part(saved, row["hf_subset"], split) is not None
+        for split, rows in scored.items()
+        for row in rows
+    )
 
 
-def _saved(path: Path) -> dict[str, Any]:
+def _saved_mteb_predictions(path: Path) -> dict[str, Any]:
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -257,7 +270,7 @@ def _saved(path: Path) -> dict[str, Any]:
     return saved
 
 
-def _remove_truncated(path: Path) -> None:
+def _remove_truncated_mteb_result(path: Path) -> None:
     """Remove a truncated result file of an interrupted run; mteb writes in place and would always fail on it."""
     if path.is_file():
         try:
@@ -266,9 +279,9 @@ def _remove_truncated(path: Path) -> None:
             path.unlink()
 
 
-def _rows(result: Any, before: Any, reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _mteb_score_rows(result: Any, before: Any, reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
     by_part = {(report["split"], report["subset"]): report for report in reports}
-    earlier = _main_scores(before) if before is not None else {}
+    earlier = _mteb_main_scores(before) if before is not None else {}
     keys = ("windows", "failure_rate", "calls", "reused_calls", "tokens_in", "tokens_out", "seconds", "folder")
     return [
         {
@@ -278,11 +291,11 @@ def _rows(result: Any, before: Any, reports: list[dict[str, Any]]) -> list[dict[
             "first_stage_score": earlier.get((split, subset)),
             **{key: by_part[split, subset][key] for key in keys if (split, subset) in by_part},
         }
-        for (split, subset), score in _main_scores(result).items()
+        for (split, subset), score in _mteb_main_scores(result).items()
     ]
 
 
-def _main_scores(result: Any) -> dict[tuple[str, str], float]:
+def _mteb_main_scores(result: Any) -> dict[tuple[str, str], float]:
     return {
         (split, row["hf_subset"]): float(row["main_score"]) for split, rows in result.scores.items() for row in rows
     }

@@ -8,8 +8,8 @@ from typing import Any
 
 from rerank.collections.mteb.task_split import TaskSplit
 from rerank.errors import UsageError
-from rerank.mmteb.content_hashes import hash_contents
-from rerank.mmteb.model_meta import compute_revision, model_meta
+from rerank.mmteb.content_hashes import hash_mteb_model_contents
+from rerank.mmteb.model_meta import compute_mteb_revision, make_mteb_model_meta
 from rerank.retrieval import first_stages, open_retriever
 from rerank.retrieval.base.stages import RetrieverSource
 from rerank.selector import Selector
@@ -45,10 +45,10 @@ class MtebFirstStage:
             RerankError: The first stage or an option does not exist, or a file cannot be read.
         """
         name = Selector.parse(self.selector).name
-        content = hash_contents(self.selector)
+        content = hash_mteb_model_contents(self.selector)
         identity = {"selector": self.selector, "listrank": version("listrank")}
-        revision = compute_revision({**identity, **({"content": content} if content else {})})
-        return model_meta(self.selector, revision, kind=_KINDS.get(name, "hybrid"))
+        revision = compute_mteb_revision({**identity, **({"content": content} if content else {})})
+        return make_mteb_model_meta(self.selector, revision, kind=_KINDS.get(name, "hybrid"))
 
     def index(self, corpus: Any, *, task_metadata: Any, hf_split: str, hf_subset: str, **more: Any) -> None:
         """Build or open the index of the documents of one subset and split."""
@@ -86,7 +86,7 @@ class MtebFirstStage:
         }
 
 
-def parse_first_stage(text: str) -> MtebFirstStage | Path:
+def parse_mteb_first_stage(text: str) -> MtebFirstStage | Path:
     """Return the first stage with this selector, or the path of saved predictions.
 
     The name of a first stage always means the first stage; ``./bm25`` is a path.

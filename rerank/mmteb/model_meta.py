@@ -14,18 +14,18 @@ from rerank.collections.mteb.library import import_mteb
 ORGANISATION = "listrank"
 
 
-def compute_revision(identity: Mapping[str, Any]) -> str:
+def compute_mteb_revision(identity: Mapping[str, Any]) -> str:
     """Return 12 hex digits of the hash of everything that determines a result."""
     text = json.dumps(identity, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def model_meta(name: str, revision: str, *, kind: str, **known: Any) -> Any:
+def make_mteb_model_meta(name: str, revision: str, *, kind: str, **known: Any) -> Any:
     """Create the metadata of a model for mteb; unknown fields are None.
 
     Args:
         name: Name of the model; characters that are invalid in folder names are replaced by dashes.
-        revision: Revision, as returned by `compute_revision`.
+        revision: Revision, as returned by `compute_mteb_revision`.
         kind: Model type of mteb: ``cross-encoder``, ``dense``, ``sparse`` or ``hybrid``.
         known: Further metadata fields.
     """

@@ -18,8 +18,8 @@ from rerank.experiment.candidates import RetrievedCandidates
 from rerank.experiment.execute import execute, run_name
 from rerank.experiment.prepare import PreparedRun, prepare
 from rerank.experiment.spec import Execution, RunSpec
-from rerank.mmteb.model_meta import compute_revision, model_meta
-from rerank.progress import progress
+from rerank.mmteb.model_meta import compute_mteb_revision, make_mteb_model_meta
+from rerank.progress import show_progress
 from rerank.store import RunFolder
 from rerank.tasks import Backend
 from rerank.types import Qrels, Run
@@ -36,8 +36,8 @@ class MtebReranker:
         out: Folder of the runs.
         execution: Options of execution; ``out`` and ``resume`` are set per run.
         backend: A loaded backend for the model of ``spec``.
-        first_stage: Source of the candidates of retrieval tasks (`rerank.mmteb.evaluation.describe_lists`). It is part
-            of the revision; otherwise mteb would reuse results for other candidates.
+        first_stage: Source of the candidates of retrieval tasks (`rerank.mmteb.evaluation.describe_mteb_candidates`).
+            It is part of the revision; otherwise mteb would reuse results for other candidates.
 
     Attributes:
         reports: One summary per reranked subset and split, with task, subset and split.
@@ -95,9 +95,9 @@ class MtebReranker:
             "first_stage": self.first_stage,
             "own_lists": f"random {self.spec.seed}" if own == "random" else own,
         }
-        return model_meta(
+        return make_mteb_model_meta(
             f"{run_name(self.spec)}-{model}",
-            compute_revision(identity),
+            compute_mteb_revision(identity),
             kind="cross-encoder",
             max_tokens=float(tokens) if isinstance(tokens, int) else None,
             adapted_from=self.spec.model if self.spec.model.count("/") == 1 else None,
@@ -140,12 +140,12 @@ class MtebReranker:
         )
         execution = self._execution.model_copy(update={"out": folder, "resume": True})
         prepared = prepare(spec, execution, backend=self._ready.backend, candidates=found)
-        with progress(f"{part.name}: calls", prepared.calls(), bound="at most") as advance:
+        with show_progress(f"{part.name}: calls", prepared.calls(), bound="at most") as advance:
             summary = execute(prepared, execution, on_reply=lambda reply: advance(1))
         self.reports.append({"task": task_metadata.name, "subset": hf_subset, "split": hf_split, **summary})
         if not summary["complete"]:
-            raise _no_reply_error(summary)
-        return _scored(part, candidates, RunFolder(folder).read_run("run.trec"))
+            raise _no_reply_error_in_mteb(summary)
+        return _mteb_scores_of_ranks(part, candidates, RunFolder(folder).read_run("run.trec"))
 
     def folder(self, task: str, subset: str, split: str) -> Path:
         """Return the run folder of a subset and split."""
@@ -164,7 +164,7 @@ class _NoCollection:
     name, relevant = "none", 1
 
 
-def _scored(part: TaskSplit, candidates: Run, ranked: Run) -> dict[str, dict[str, float]]:
+def _mteb_scores_of_ranks(part: TaskSplit, candidates: Run, ranked: Run) -> dict[str, dict[str, float]]:
     """Return 1 / rank per query and document, with the ids of mteb; queries without candidates stay empty."""
     table = {}
     for query_id, ranking in candidates.items():
@@ -176,7 +176,7 @@ def _scored(part: TaskSplit, candidates: Run, ranked: Run) -> dict[str, dict[str
     return table
 
 
-def _no_reply_error(summary: Mapping[str, Any]) -> PartialFailureError:
+def _no_reply_error_in_mteb(summary: Mapping[str, Any]) -> PartialFailureError:
     first = next((f["detail"] for f in summary["failures"] if f["status"] == "error"), "")
     return PartialFailureError(
         f"{summary['windows']['error']} windows got no reply. {first}",

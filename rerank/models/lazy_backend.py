@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from rerank.errors import BackendError
 from rerank.prompts.base import TokenCounter
-from rerank.tasks import Backend, BackendOptions, Reply, Request, folder_with_settings, supported_tasks
+from rerank.tasks import Backend, BackendOptions, Reply, Request, backend_settings_folder, supported_tasks
 
 
 class Description(Protocol):
@@ -85,7 +85,7 @@ class LazyBackend:
     @property
     def settings_folder(self) -> Path | None:
         """The folder of the adapter or the trained model, whose settings apply to it; None for one on the hub."""
-        return folder_with_settings(self._description.name, self._description.options)
+        return backend_settings_folder(self._description.name, self._description.options)
 
     @property
     def is_loaded(self) -> bool:

@@ -47,7 +47,7 @@ class ModelPreset:
     prompt: str = "listwise"
 
 
-def _read_presets() -> dict[str, ModelPreset]:
+def _read_model_presets() -> dict[str, ModelPreset]:
     tables = sorted((file for file in files("rerank.models").iterdir() if file.name.endswith(".toml")), key=str)
     names = [table.name.removesuffix(".toml") for table in tables]
     return {
@@ -56,7 +56,7 @@ def _read_presets() -> dict[str, ModelPreset]:
     }
 
 
-MODELS = _read_presets()
+MODELS = _read_model_presets()
 
 
 def model_folder(name: str) -> Path:
@@ -64,7 +64,7 @@ def model_folder(name: str) -> Path:
     return user_cache_path("listrank") / "models" / name
 
 
-def is_downloaded(name: str) -> bool:
+def is_model_downloaded(name: str) -> bool:
     """Return whether all files of a model are in the user's cache."""
     return (model_folder(name) / MARKER).is_file()
 
@@ -77,7 +77,7 @@ def list_models() -> list[dict[str, Any]]:
             "kind": preset.kind,
             "hub_id": preset.hub_id,
             "licence": preset.licence,
-            "pulled": is_downloaded(preset.name),
+            "pulled": is_model_downloaded(preset.name),
         }
         for preset in MODELS.values()
     ]

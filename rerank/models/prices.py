@@ -22,7 +22,7 @@ import platformdirs
 from rerank.errors import DataError
 
 
-def price_file() -> Path:
+def model_price_file() -> Path:
     """Return the path of the price table."""
     return Path(platformdirs.user_config_dir("listrank")) / "prices.toml"
 
@@ -41,7 +41,7 @@ def compute_cost(model: str, tokens_in: int, tokens_out: int) -> float | None:
     Raises:
         DataError: The price table is not TOML, or a price is not a number of at least 0.
     """
-    path = price_file()
+    path = model_price_file()
     if not path.is_file():
         return None
     try:
@@ -54,13 +54,13 @@ def compute_cost(model: str, tokens_in: int, tokens_out: int) -> float | None:
     try:
         prices = float(row["input"]), float(row["output"])
     except (KeyError, TypeError, ValueError) as error:
-        raise _wrong(model, path, row) from error
+        raise _wrong_model_price_error(model, path, row) from error
     if not all(math.isfinite(price) and price >= 0 for price in prices):
-        raise _wrong(model, path, row)
+        raise _wrong_model_price_error(model, path, row)
     return (tokens_in * prices[0] + tokens_out * prices[1]) / 1e6
 
 
-def _wrong(model: str, path: Path, row: Any) -> DataError:
+def _wrong_model_price_error(model: str, path: Path, row: Any) -> DataError:
     return DataError(
         f"The price of {model!r} in {str(path)!r} is {row!r}",
         expected="two numbers, input and output, in US dollars per million tokens",

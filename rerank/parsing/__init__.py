@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rerank.errors import UsageError
-from rerank.parsing.clean import extract_answer, normalize_signs
+from rerank.parsing.clean import extract_answer_without_thoughts, normalize_reply_signs
 from rerank.parsing.interpretation import MENTIONED, Interpretation
-from rerank.parsing.interpreting import interpret
-from rerank.parsing.refusal import is_refusal
+from rerank.parsing.interpreting import interpret_reply
+from rerank.parsing.refusal import is_refusal_to_answer
 
-__all__ = ["ParseStatus", "ParsedReply", "parse"]
+__all__ = ["ParseStatus", "ParsedReply", "parse_permutation"]
 
 #: ``ok``: the whole answer is a permutation in the requested form, ``[2] > [1] > [3]``, surrounded only by white space,
 #: thoughts and chat protocol tokens. ``repaired``: complete after dropping duplicate identifiers, unknown identifiers
@@ -67,7 +67,7 @@ class ParsedReply:
         }
 
 
-def parse(text: str, count: int, labels: Sequence[str] | None = None) -> ParsedReply:
+def parse_permutation(text: str, count: int, labels: Sequence[str] | None = None) -> ParsedReply:
     """Parse the order in a reply.
 
     Args:
@@ -83,17 +83,22 @@ def parse(text: str, count: int, labels: Sequence[str] | None = None) -> ParsedR
     """
     if count < 0:
         raise UsageError(f"{count} passages", expected="0 or more")
-    answer = extract_answer(text)
+    answer = extract_answer_without_thoughts(text)
     if labels is not None and not all(label.isdigit() for label in labels):
-        answer = _replace_labels(answer, labels)
-    interpretation, truncated = interpret(normalize_signs(answer), count)
-    if interpretation is not None and interpretation.strength == MENTIONED and "[" not in answer and is_refusal(answer):
+        answer = _replace_passage_labels(answer, labels)
+    interpretation, truncated = interpret_reply(normalize_reply_signs(answer), count)
+    if (
+        interpretation is not None
+        and interpretation.strength == MENTIONED
+        and "[" not in answer
+        and is_refusal_to_answer(answer)
+    ):
         interpretation = None  # "I cannot rank passages 1 to 3" names a passage but ranks none
     numbers = interpretation.numbers if interpretation else ()
     order = tuple(dict.fromkeys(number - 1 for number in numbers if 1 <= number <= count))
     named = set(order)
     missing = tuple(position for position in range(count) if position not in named)
-    duplicates = _duplicates([number for number in numbers if 1 <= number <= count])
+    duplicates = _duplicate_identifiers([number for number in numbers if 1 <= number <= count])
     unknown = tuple(dict.fromkeys(number for number in numbers if not 1 <= number <= count))
     as_requested = not duplicates and not unknown and _REQUESTED_FORM.fullmatch(answer) is not None
     return ParsedReply(
@@ -101,20 +106,22 @@ def parse(text: str, count: int, labels: Sequence[str] | None = None) -> ParsedR
         missing=missing,
         duplicates=duplicates,
         unknown=unknown,
-        status=_status(answer, order, missing, as_requested=as_requested or not (count or answer)),
-        detail="; ".join(_repairs(interpretation, duplicates, unknown, truncated=truncated, as_requested=as_requested)),
+        status=_parse_status(answer, order, missing, as_requested=as_requested or not (count or answer)),
+        detail="; ".join(
+            _describe_parse_repairs(interpretation, duplicates, unknown, truncated=truncated, as_requested=as_requested)
+        ),
     )
 
 
-def _status(answer: str, order: Sequence[int], missing: Sequence[int], *, as_requested: bool) -> ParseStatus:
+def _parse_status(answer: str, order: Sequence[int], missing: Sequence[int], *, as_requested: bool) -> ParseStatus:
     if missing and not order:
-        return "refused" if is_refusal(answer) else "empty"
+        return "refused" if is_refusal_to_answer(answer) else "empty"
     if missing:
         return "partial"
     return "ok" if as_requested else "repaired"
 
 
-def _duplicates(numbers: Sequence[int]) -> tuple[int, ...]:
+def _duplicate_identifiers(numbers: Sequence[int]) -> tuple[int, ...]:
     seen: set[int] = set()
     duplicates: dict[int, None] = {}
     for number in numbers:
@@ -124,7 +131,7 @@ def _duplicates(numbers: Sequence[int]) -> tuple[int, ...]:
     return tuple(duplicates)
 
 
-def _repairs(
+def _describe_parse_repairs(
     interpretation: Interpretation | None,
     duplicates: Sequence[int],
     unknown: Sequence[int],
@@ -147,7 +154,7 @@ def _repairs(
     return notes
 
 
-def _replace_labels(text: str, labels: Sequence[str]) -> str:
+def _replace_passage_labels(text: str, labels: Sequence[str]) -> str:
     """Replace each label in brackets, in a chain or on its own by its number in square brackets.
 
     Numbers in the text are not identifiers if labels are letters, so they are masked.

@@ -15,12 +15,12 @@ _BEST_FIRST_SEPARATORS = ((">",), (",",), ("and",), (",", "and"))
 _BEST_LAST_SEPARATORS = (("<",),)
 
 
-def without_ranges(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Mention]:
+def mentions_without_ranges(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Mention]:
     """Drop the mentions that form a range: "[1-3]" gives no order and stands for more than two passages.
 
     A range is two increasing numbers with a dash between them; "2-1-3" and "2 - 1" are not ranges.
     """
-    dashed = [_has_dash(tokens, left, right) for left, right in itertools.pairwise(mentions)]
+    dashed = [_has_dash_between_mentions(tokens, left, right) for left, right in itertools.pairwise(mentions)]
     in_range: set[int] = set()
     for index, is_dashed in enumerate(dashed):
         isolated = not (index and dashed[index - 1]) and not (index + 1 < len(dashed) and dashed[index + 1])
@@ -29,7 +29,7 @@ def without_ranges(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list
     return [mention for index, mention in enumerate(mentions) if index not in in_range]
 
 
-def bare_lines(tokens: Sequence[Token]) -> list[Interpretation]:
+def interpret_bare_lines(tokens: Sequence[Token]) -> list[Interpretation]:
     """Interpret lines of an enumerator and a number, such as "1. 3"."""
     numbers = []
     line: list[Token] = []
@@ -45,7 +45,7 @@ def bare_lines(tokens: Sequence[Token]) -> list[Interpretation]:
     return [Interpretation(tuple(numbers), CHAIN, "numbered bare numbers", 0)] if len(numbers) > 1 else []
 
 
-def bare_runs(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Interpretation]:
+def interpret_bare_runs(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Interpretation]:
     """Interpret runs of numbers: joined by ``>`` anywhere, else only if they fill their lines or follow a colon."""
     wordless = all(token.kind != "word" for token in tokens)
     interpretations = []
@@ -55,12 +55,12 @@ def bare_runs(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Inte
             run.append(mention)
             continue
         if run:
-            interpretations += _bare_run(tokens, run, wordless)
+            interpretations += _interpret_bare_run(tokens, run, wordless)
         run = [mention] if mention else []
     return interpretations
 
 
-def _bare_run(tokens: Sequence[Token], run: Sequence[Mention], wordless: bool) -> list[Interpretation]:
+def _interpret_bare_run(tokens: Sequence[Token], run: Sequence[Mention], wordless: bool) -> list[Interpretation]:
     start, end = run[0].start, run[-1].end
     numbers = tuple(mention.number for mention in run)
     if len(run) > 1 and any(tokens[i].text == ">" for i in range(start, end)):
@@ -72,7 +72,9 @@ def _bare_run(tokens: Sequence[Token], run: Sequence[Mention], wordless: bool) -
     return []
 
 
-def bare_permutations(tokens: Sequence[Token], mentions: Sequence[Mention], count: int) -> list[Interpretation]:
+def interpret_bare_permutations(
+    tokens: Sequence[Token], mentions: Sequence[Mention], count: int
+) -> list[Interpretation]:
     """Interpret runs in a sentence that contain every identifier and nothing else, as in "The order is 2, 1, 3.".
 
     An incomplete run is running text, as in "Passages about fleas: 2 of 3, since 2019".
@@ -80,14 +82,14 @@ def bare_permutations(tokens: Sequence[Token], mentions: Sequence[Mention], coun
     complete = set(range(1, count + 1))
     interpretations: list[Interpretation] = []
     for separators, step in ((_BEST_FIRST_SEPARATORS, 1), (_BEST_LAST_SEPARATORS, -1)):
-        for run in _joined(tokens, mentions, separators):
+        for run in _runs_of_joined_mentions(tokens, mentions, separators):
             numbers = tuple(mention.number for mention in run)[::step]
-            if len(run) > 1 and set(numbers) == complete and not _is_decimal(tokens, run):
+            if len(run) > 1 and set(numbers) == complete and not _is_part_of_decimal(tokens, run):
                 interpretations.append(Interpretation(numbers, MENTIONED, "bare numbers in a sentence", run[0].start))
     return interpretations
 
 
-def _joined(
+def _runs_of_joined_mentions(
     tokens: Sequence[Token], mentions: Sequence[Mention], separators: Sequence[tuple[str, ...]]
 ) -> list[list[Mention]]:
     """Return the maximal runs of mentions with one of the separators between each two."""
@@ -101,11 +103,11 @@ def _joined(
     return runs
 
 
-def _has_dash(tokens: Sequence[Token], left: Mention, right: Mention) -> bool:
+def _has_dash_between_mentions(tokens: Sequence[Token], left: Mention, right: Mention) -> bool:
     return right.start == left.end + 1 and tokens[left.end].text in _DASHES
 
 
-def _is_decimal(tokens: Sequence[Token], run: Sequence[Mention]) -> bool:
+def _is_part_of_decimal(tokens: Sequence[Token], run: Sequence[Mention]) -> bool:
     """Return whether the first or the last number of a run is part of a decimal fraction, as in "0.1, 2"."""
     start, end = run[0].start, run[-1].end
     before = start > 1 and tokens[start - 1].text == "." and tokens[start - 2].kind == "number"

@@ -43,7 +43,7 @@ _ENCLOSED_NUMBERS = {
 }
 
 
-def extract_answer(text: str) -> str:
+def extract_answer_without_thoughts(text: str) -> str:
     """Return the text of a reply outside its thoughts.
 
     A thought extends from an opening to the next closing tag. An unclosed thought extends to the end, and a closing tag
@@ -55,7 +55,7 @@ def extract_answer(text: str) -> str:
     outside: list[str] = []
     start, thinking = 0, False
     for mark in _THOUGHT.finditer(text):
-        if _closes(mark):
+        if _closes_thoughts(mark):
             if not thinking:
                 outside.clear()
             start, thinking = mark.end(), False
@@ -67,7 +67,7 @@ def extract_answer(text: str) -> str:
     return _PROTOCOL.sub(" ", "".join(outside)).strip()
 
 
-def normalize_signs(text: str) -> str:
+def normalize_reply_signs(text: str) -> str:
     """Replace typographic variants of brackets, comparison signs, commas and digits by ASCII characters.
 
     >>> normalize_signs("【２】 ≻ ①")
@@ -79,6 +79,6 @@ def normalize_signs(text: str) -> str:
     return text.replace("&gt;", ">").replace("&lt;", "<").translate(_SIGNS).translate(_ENCLOSED_NUMBERS)
 
 
-def _closes(mark: re.Match[str]) -> bool:
+def _closes_thoughts(mark: re.Match[str]) -> bool:
     slashed = (mark["slash"] or mark["square"] or mark["triangle"]) == "/"
     return slashed or (mark["edge"] or "").lower() == "end" or (mark["channel"] or "").lower() == "final"

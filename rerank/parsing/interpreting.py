@@ -1,9 +1,10 @@
 """Choosing the ranking that a reply most likely expresses.
 
 A reply can have several interpretations: runs of identifiers, one identifier at the start of each line, the order of
-mention. The rule (`choose`): an interpretation must contain at least half as many passages as the most complete one.
-Among these, a run joined by ``>`` beats lists, and lists beat the order of mention; then more passages beat fewer; then
-later beats earlier, so that a self-correction counts. A run joined by ``<`` is a run joined by ``>`` in reverse.
+mention. The rule (`choose_interpretation`): an interpretation must contain at least half as many passages as the most
+complete one. Among these, a run joined by ``>`` beats lists, and lists beat the order of mention; then more passages
+beat fewer; then later beats earlier, so that a self-correction counts. A run joined by ``<`` is a run joined by ``>``
+in reverse.
 """
 
 from __future__ import annotations
@@ -14,9 +15,22 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from rerank.parsing.bare_numbers import ARROWS, bare_lines, bare_permutations, bare_runs, without_ranges
+from rerank.parsing.bare_numbers import (
+    ARROWS,
+    interpret_bare_lines,
+    interpret_bare_permutations,
+    interpret_bare_runs,
+    mentions_without_ranges,
+)
 from rerank.parsing.interpretation import CHAIN, LISTED, MENTIONED, Interpretation
-from rerank.parsing.mentions import Mention, Token, find_mentions, is_label, joins, tokenize
+from rerank.parsing.mentions import (
+    Mention,
+    Token,
+    find_mentions,
+    is_passage_label,
+    tokenize_reply,
+    tokens_join_mentions,
+)
 
 _ID_KEYS = (
     "id",
@@ -36,28 +50,32 @@ _SCORE_KEYS = ("score", "relevance", "relevance_score")
 _NUMBER = re.compile(r"\d{1,100}")
 
 
-def interpret(text: str, count: int) -> tuple[Interpretation | None, bool]:
+def interpret_reply(text: str, count: int) -> tuple[Interpretation | None, bool]:
     """Return the best interpretation of a text, if it names anything, and whether its last identifier was truncated.
 
     Bare numbers count if ``>`` joins them; otherwise only if no passage is named in brackets or by a label, and the
     numbers fill their lines or are a whole permutation: the digits in running text ("the 3 passages") are no ranking.
     """
-    tokens = tokenize(text)
+    tokens = tokenize_reply(text)
     mentions, truncated = find_mentions(tokens)
     # Mentions in brackets or with a label are certain; bare numbers may be part of the text.
     anchored = [mention for mention in mentions if mention.form != "bare"]
-    numbers = without_ranges(tokens, [mention for mention in mentions if mention.form == "bare"])
-    bare = bare_runs(tokens, numbers)
-    candidates = [*_from_objects(text), *(run for run in bare if run.form == ARROWS)]
+    numbers = mentions_without_ranges(tokens, [mention for mention in mentions if mention.form == "bare"])
+    bare = interpret_bare_runs(tokens, numbers)
+    candidates = [*_interpret_json_objects(text), *(run for run in bare if run.form == ARROWS)]
     if anchored:
-        candidates += [*_runs(tokens, anchored), *_heads(tokens, anchored), *_ascending(tokens, anchored)]
-        candidates.append(_mentioned(anchored))
+        candidates += [
+            *_interpret_runs_of_mentions(tokens, anchored),
+            *_interpret_line_heads(tokens, anchored),
+            *_interpret_ascending_runs(tokens, anchored),
+        ]
+        candidates.append(_interpret_order_of_mention(anchored))
     if not any(candidate.distinct(count) for candidate in candidates):
-        candidates += [*bare_lines(tokens), *bare, *bare_permutations(tokens, numbers, count)]
-    return (choose(candidates, count) if candidates else None), truncated
+        candidates += [*interpret_bare_lines(tokens), *bare, *interpret_bare_permutations(tokens, numbers, count)]
+    return (choose_interpretation(candidates, count) if candidates else None), truncated
 
 
-def choose(candidates: Sequence[Interpretation], count: int) -> Interpretation:
+def choose_interpretation(candidates: Sequence[Interpretation], count: int) -> Interpretation:
     """Return the best interpretation by the rule in the module's docstring."""
     # Half of the most complete one: a short chain in a remark must not beat the complete list.
     fullest = max(candidate.distinct(count) for candidate in candidates)
@@ -65,11 +83,11 @@ def choose(candidates: Sequence[Interpretation], count: int) -> Interpretation:
     return max(full, key=lambda candidate: (candidate.strength, candidate.distinct(count), candidate.position))
 
 
-def _mentioned(mentions: Sequence[Mention]) -> Interpretation:
+def _interpret_order_of_mention(mentions: Sequence[Mention]) -> Interpretation:
     return Interpretation(tuple(m.number for m in mentions), MENTIONED, "the order of mention", -1)
 
 
-def _runs(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Interpretation]:
+def _interpret_runs_of_mentions(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Interpretation]:
     """Interpret the maximal runs of mentions with only separators between them.
 
     A line break without ``>`` ends a run that is written with ``>``: another ranking follows.
@@ -80,15 +98,15 @@ def _runs(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Interpre
         gap = range(run[-1].end, mention.start)
         arrow = any(tokens[i].text == ">" for i in gap)
         broken = chained and not arrow and any(tokens[i].kind == "line" for i in gap)
-        if broken or not joins(tokens, gap.start, gap.stop):
-            interpretations.append(_run(run, chained))
+        if broken or not tokens_join_mentions(tokens, gap.start, gap.stop):
+            interpretations.append(_interpret_run_of_mentions(run, chained))
             run, chained = [], False
         chained = bool(run) and (chained or arrow)
         run.append(mention)
-    return [*interpretations, _run(run, chained)]
+    return [*interpretations, _interpret_run_of_mentions(run, chained)]
 
 
-def _run(run: Sequence[Mention], chained: bool) -> Interpretation:
+def _interpret_run_of_mentions(run: Sequence[Mention], chained: bool) -> Interpretation:
     numbers = tuple(mention.number for mention in run)
     listed = len(set(numbers)) > 2 or (len(run) > 1 and all(mention.form == "list" for mention in run))
     forms = {mention.form for mention in run}
@@ -97,12 +115,16 @@ def _run(run: Sequence[Mention], chained: bool) -> Interpretation:
     return Interpretation(numbers, strength, named if chained else f"{named} without '>'", run[0].start)
 
 
-def _ascending(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Interpretation]:
+def _interpret_ascending_runs(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Interpretation]:
     """Interpret runs joined by ``<`` only, in reverse: in "[3] < [1] < [2]" the best is [2].
 
     If ``>`` is adjacent ("[1] > [2] < [3]") the signs contradict each other, and neither end is the best.
     """
-    signs = ["", *(_sign(tokens, left.end, right.start) for left, right in itertools.pairwise(mentions)), ""]
+    signs = [
+        "",
+        *(_sign_between_mentions(tokens, left.end, right.start) for left, right in itertools.pairwise(mentions)),
+        "",
+    ]
     interpretations: list[Interpretation] = []
     start = 0
     for index in range(1, len(signs)):  # signs[index] is between mentions[index - 1] and mentions[index]
@@ -115,15 +137,15 @@ def _ascending(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Int
     return interpretations
 
 
-def _sign(tokens: Sequence[Token], start: int, end: int) -> str:
+def _sign_between_mentions(tokens: Sequence[Token], start: int, end: int) -> str:
     """Return the ``<`` or ``>`` between two mentions if only brackets and labels are beside it, else ``""``."""
     signs = [tokens[index].text for index in range(start, end) if tokens[index].text in ("<", ">")]
     others = (tokens[index] for index in range(start, end) if tokens[index].text not in ("<", ">"))
-    only_brackets = all(token.text in "[]()#\n" or is_label(token) for token in others)
+    only_brackets = all(token.text in "[]()#\n" or is_passage_label(token) for token in others)
     return signs[0] if only_brackets and len(signs) == 1 else ""
 
 
-def _heads(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Interpretation]:
+def _interpret_line_heads(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Interpretation]:
     """Interpret the first mention of each line, if only enumerators, bullets and labels are before it."""
     heads: list[Mention] = []
     line_start, seen = 0, 0
@@ -131,7 +153,7 @@ def _heads(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Interpr
         breaks = [i + 1 for i in range(seen, mention.start) if tokens[i].kind == "line"]
         first = bool(breaks) or not seen
         line_start = breaks[-1] if breaks else line_start
-        if first and joins(tokens, line_start, mention.start, heads=True):
+        if first and tokens_join_mentions(tokens, line_start, mention.start, heads=True):
             heads.append(mention)
         seen = mention.end
     if len(heads) < 2:
@@ -139,40 +161,42 @@ def _heads(tokens: Sequence[Token], mentions: Sequence[Mention]) -> list[Interpr
     return [Interpretation(tuple(m.number for m in heads), LISTED, "one passage per line", heads[0].start)]
 
 
-def _from_objects(text: str) -> list[Interpretation]:
+def _interpret_json_objects(text: str) -> list[Interpretation]:
     """Interpret a JSON list of objects, or one object per line, sorted by rank or score if all objects have one."""
     start, end = text.find("{"), text.rfind("}")
     if start < 0 or end < start:
         return []
     bracket = text.find("[")
     outer = text[min(start, bracket if bracket >= 0 else start) : max(end, text.rfind("]")) + 1]
-    payload = _loads(outer)
+    payload = _load_reply_json(outer)
     if payload is None:
-        payload = [_loads(line.strip().rstrip(",")) for line in text.split("\n") if line.strip().startswith("{")]
+        payload = [
+            _load_reply_json(line.strip().rstrip(",")) for line in text.split("\n") if line.strip().startswith("{")
+        ]
     if isinstance(payload, dict):
         payload = next((value for value in payload.values() if isinstance(value, list)), None)
     rows = payload if isinstance(payload, list) and all(isinstance(row, dict) for row in payload) else []
-    if rows and all(_number(row, _RANK_KEYS) is not None for row in rows):
-        rows = sorted(rows, key=lambda row: _number(row, _RANK_KEYS) or 0.0)
-    elif rows and all(_number(row, _SCORE_KEYS) is not None for row in rows):
-        rows = sorted(rows, key=lambda row: _number(row, _SCORE_KEYS) or 0.0, reverse=True)
-    numbers = [number for row in rows if (number := _identifier(row)) is not None]
+    if rows and all(_number_in_reply_object(row, _RANK_KEYS) is not None for row in rows):
+        rows = sorted(rows, key=lambda row: _number_in_reply_object(row, _RANK_KEYS) or 0.0)
+    elif rows and all(_number_in_reply_object(row, _SCORE_KEYS) is not None for row in rows):
+        rows = sorted(rows, key=lambda row: _number_in_reply_object(row, _SCORE_KEYS) or 0.0, reverse=True)
+    numbers = [number for row in rows if (number := _identifier_in_reply_object(row)) is not None]
     return [Interpretation(tuple(numbers), CHAIN, "JSON objects", 0)] if numbers else []
 
 
-def _loads(text: str) -> Any:
+def _load_reply_json(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):  # not JSON, or nested too deeply: it is interpreted as text
         return None
 
 
-def _number(row: dict[str, Any], keys: Sequence[str]) -> float | None:
+def _number_in_reply_object(row: dict[str, Any], keys: Sequence[str]) -> float | None:
     value = next((row[key] for key in row if key.lower() in keys), None)
     return value if isinstance(value, int | float) else None
 
 
-def _identifier(row: dict[str, Any]) -> int | None:
+def _identifier_in_reply_object(row: dict[str, Any]) -> int | None:
     value = next((row[key] for key in row if key.lower() in _ID_KEYS), None)
     if isinstance(value, int):
         return int(value)

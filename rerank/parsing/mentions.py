@@ -67,7 +67,7 @@ class Mention:
     end: int
 
 
-def tokenize(text: str) -> list[Token]:
+def tokenize_reply(text: str) -> list[Token]:
     """Split text into tokens; very long numbers become words."""
     tokens = []
     for match in _TOKEN.finditer(text):
@@ -78,12 +78,12 @@ def tokenize(text: str) -> list[Token]:
     return tokens
 
 
-def is_label(token: Token) -> bool:
+def is_passage_label(token: Token) -> bool:
     """Return whether a word introduces an identifier, as in "Passage 2"."""
     return token.kind == "word" and (token.text.lower() in _LABELS or token.text.endswith(_CJK_LABELS))
 
 
-def joins(tokens: Sequence[Token], start: int, end: int, *, heads: bool = False) -> bool:
+def tokens_join_mentions(tokens: Sequence[Token], start: int, end: int, *, heads: bool = False) -> bool:
     """Return whether tokens ``start .. end - 1`` are only separators, labels, "and", or enumerators such as "2."."""
     for index in range(start, end):
         token = tokens[index]
@@ -91,7 +91,7 @@ def joins(tokens: Sequence[Token], start: int, end: int, *, heads: bool = False)
             allowed = token.text in _JOINING_MARKS
         elif token.kind == "word":
             word = token.text.lower()
-            allowed = word in _JOINING_WORDS or is_label(token) or (heads and word in _HEAD_WORDS)
+            allowed = word in _JOINING_WORDS or is_passage_label(token) or (heads and word in _HEAD_WORDS)
         elif token.kind == "number":
             allowed = index + 1 < end and tokens[index + 1].text in _AFTER_ENUMERATOR
         else:
@@ -111,10 +111,10 @@ def find_mentions(tokens: Sequence[Token]) -> tuple[list[Mention], bool]:
     while index < len(tokens):
         token = tokens[index]
         if token.text == "[":
-            bracketed, index, truncated = _bracketed(tokens, index)
+            bracketed, index, truncated = _bracketed_mentions(tokens, index)
             mentions += bracketed
-        elif is_label(token):
-            labelled, index = _labelled(tokens, index)
+        elif is_passage_label(token):
+            labelled, index = _labelled_mentions(tokens, index)
             mentions += labelled
         elif token.kind == "number":
             # "2] > [1]": the prompt, or a prefilled reply, ended with the opening bracket.
@@ -126,7 +126,7 @@ def find_mentions(tokens: Sequence[Token]) -> tuple[list[Mention], bool]:
     return mentions, truncated
 
 
-def _bracketed(tokens: Sequence[Token], opening: int) -> tuple[list[Mention], int, bool]:
+def _bracketed_mentions(tokens: Sequence[Token], opening: int) -> tuple[list[Mention], int, bool]:
     """Return the mentions in the bracket at ``opening``, the next index, and whether the reply ended inside it."""
     end = opening + 1
     while end < len(tokens) and tokens[end].text not in "[]":
@@ -134,7 +134,8 @@ def _bracketed(tokens: Sequence[Token], opening: int) -> tuple[list[Mention], in
     inside = tokens[opening + 1 : end]
     unclosed = end == len(tokens)
     listing = all(
-        t.kind in ("number", "line") or t.text in _LISTING_MARKS or is_label(t) or t.text == "and" for t in inside
+        t.kind in ("number", "line") or t.text in _LISTING_MARKS or is_passage_label(t) or t.text == "and"
+        for t in inside
     )
     numbers = [opening + 1 + offset for offset, t in enumerate(inside) if t.kind == "number"]
     closed = not unclosed and tokens[end].text == "]"
@@ -150,7 +151,7 @@ def _bracketed(tokens: Sequence[Token], opening: int) -> tuple[list[Mention], in
     return [], opening + 1, False
 
 
-def _labelled(tokens: Sequence[Token], label: int) -> tuple[list[Mention], int]:
+def _labelled_mentions(tokens: Sequence[Token], label: int) -> tuple[list[Mention], int]:
     """Return the mentions of a label ("Passage 2" or a run such as "Passages 2, 1 and 3") and the next index."""
     index = label + 1
     while index < len(tokens) and index <= label + 2 and tokens[index].text in "#:.(":
@@ -158,12 +159,12 @@ def _labelled(tokens: Sequence[Token], label: int) -> tuple[list[Mention], int]:
     if index == len(tokens) or tokens[index].kind != "number":
         return [], label + 1
     mentions = [Mention(int(tokens[index].text), "label", label, index + 1)]
-    while (following := _next_in_run(tokens, mentions[-1].end)) is not None:
+    while (following := _next_number_of_labelled_run(tokens, mentions[-1].end)) is not None:
         mentions.append(Mention(int(tokens[following].text), "label", following, following + 1))
     return mentions, mentions[-1].end
 
 
-def _next_in_run(tokens: Sequence[Token], index: int) -> int | None:
+def _next_number_of_labelled_run(tokens: Sequence[Token], index: int) -> int | None:
     """Return the index of the next number of a labelled run; None for an enumerator ("Passage 3, 2. Passage 1")."""
     start = index
     while index < len(tokens) and index < start + 2 and (tokens[index].text in ",;>=&" or tokens[index].text == "and"):
@@ -173,6 +174,6 @@ def _next_in_run(tokens: Sequence[Token], index: int) -> int | None:
     enumerates = (
         index + 2 < len(tokens)
         and tokens[index + 1].text in _AFTER_ENUMERATOR
-        and (is_label(tokens[index + 2]) or tokens[index + 2].text == "[" or tokens[index + 2].kind == "number")
+        and (is_passage_label(tokens[index + 2]) or tokens[index + 2].text == "[" or tokens[index + 2].kind == "number")
     )
     return None if enumerates else index

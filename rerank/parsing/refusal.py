@@ -27,7 +27,7 @@ _DECLINES = re.compile(
 )
 
 
-def is_refusal(text: str) -> bool:
+def is_refusal_to_answer(text: str) -> bool:
     """Return whether a text declines to answer.
 
     >>> is_refusal("I'm sorry, but I cannot rank these passages.")

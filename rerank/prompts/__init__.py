@@ -55,6 +55,6 @@ def load_prompt(name_or_path: str | Path) -> PromptTemplate:
         MissingResourceError: The file does not exist.
         DataError: The file is not a valid prompt.
     """
-    from rerank.prompts.loading import template_from_yaml
+    from rerank.prompts.loading import prompt_template_from_yaml
 
-    return template_from_yaml(prompt_text(name_or_path), Path(name_or_path).stem)
+    return prompt_template_from_yaml(prompt_text(name_or_path), Path(name_or_path).stem)

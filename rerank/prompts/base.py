@@ -76,7 +76,7 @@ class TokenCounter(Protocol):
 
 
 @runtime_checkable
-class SupportsPictures(Protocol):
+class PictureTokenCounter(Protocol):
     """A `TokenCounter` of a vision-language model, whose ``count`` includes the pictures of a prompt."""
 
     def picture_tokens(self, path: str) -> int:

@@ -15,7 +15,12 @@ from rerank.errors import ContextOverflowError, UsageError
 from rerank.prompts.base import PICTURE, Prompt, TokenCounter
 from rerank.prompts.bounded_memo import ENTRY_BYTES, BoundedMemo
 from rerank.prompts.cached_counter import CachedTokenCounter
-from rerank.prompts.passages import collapse_whitespace, insert_pictures, passage_text, picture_marks
+from rerank.prompts.passages import (
+    collapse_passage_whitespace,
+    insert_pictures_into_prompt,
+    passage_text,
+    picture_marks_in_prompt,
+)
 from rerank.prompts.template import PromptTemplate
 from rerank.types import Document, Window
 
@@ -46,7 +51,7 @@ class FittedPrompt:
     dropped: tuple[int, ...] = ()
 
 
-def water_level(lengths: Sequence[int], budget: int) -> int:
+def passage_cap_within_budget(lengths: Sequence[int], budget: int) -> int:
     """Return the largest cap for which sum(min(length, cap)) <= budget, at most the longest length (water-filling).
 
     >>> water_level([10, 2, 10], 12)
@@ -82,7 +87,7 @@ class PromptBudget:
         context_size: int | None = None,
     ) -> None:
         """Check the numbers."""
-        check_limits(floor, max_passage_tokens)
+        check_passage_limits(floor, max_passage_tokens)
         if context_size is not None and not 0 < context_size <= tokens.context_size:
             raise UsageError(
                 f"--context-size {context_size}",
@@ -90,7 +95,7 @@ class PromptBudget:
                 remedy="Omit --context-size to use the whole context",
             )
         self._tokens = CachedTokenCounter(tokens)
-        self._texts: BoundedMemo[tuple[Document, bool], str] = BoundedMemo(_TEXTS_BYTES, _text_size)
+        self._texts: BoundedMemo[tuple[Document, bool], str] = BoundedMemo(_TEXTS_BYTES, _size_of_cached_passage)
         self._fixed: BoundedMemo[tuple[object, ...], int] = BoundedMemo(_FIXED_ENTRIES, lambda *_: 1)
         self._floor = floor
         self._max = max_passage_tokens
@@ -125,7 +130,7 @@ class PromptBudget:
         template = template.with_instruction(window.query.instruction)
         if template.pictures:
             return self._fit_pictures(template, window, available=available, labels=labels)
-        query = collapse_whitespace(window.query.text)
+        query = collapse_passage_whitespace(window.query.text)
         texts = self._passage_texts(window.docs, escape=template.escape_brackets)
         scores = window.scores or None
         attempt = _Attempt(template, query, scores, labels, texts, self._tokens.lengths(texts), self._tokens)
@@ -157,10 +162,10 @@ class PromptBudget:
         self, template: PromptTemplate, window: Window, *, available: int, labels: Sequence[str] | None
     ) -> FittedPrompt:
         """Render the prompt of a window of pictures, whose size is fixed."""
-        query = collapse_whitespace(window.query.text.replace(PICTURE, " "))
-        marks = picture_marks(window.docs)
+        query = collapse_passage_whitespace(window.query.text.replace(PICTURE, " "))
+        marks = picture_marks_in_prompt(window.docs)
         rendered = template.render(query, marks, scores=window.scores or None, labels=labels)
-        prompt = insert_pictures(rendered, window.docs)
+        prompt = insert_pictures_into_prompt(rendered, window.docs)
         tokens = self._tokens.count(prompt)
         if tokens > available:
             raise ContextOverflowError(
@@ -176,7 +181,7 @@ class PromptBudget:
         longest = max(attempt.lengths, default=0)
         highest = longest if self._max is None else min(longest, self._max)
         lowest = min(self._floor, highest)
-        level = water_level(attempt.lengths, available - fixed)
+        level = passage_cap_within_budget(attempt.lengths, available - fixed)
         fits, fails = lowest - 1, highest + 1  # exclusive bounds: neither was tried yet
         best: FittedPrompt | None = None
         for tries in itertools.count():
@@ -185,7 +190,7 @@ class PromptBudget:
             cap = (fits + fails) // 2 if tries >= _ESTIMATES else min(max(level, fits + 1), fails - 1)
             fitted = attempt.render(cap)
             # Tokens outside the passages are now known to be fitted.tokens - passage_tokens(cap).
-            level = water_level(attempt.lengths, available - fitted.tokens + attempt.passage_tokens(cap))
+            level = passage_cap_within_budget(attempt.lengths, available - fitted.tokens + attempt.passage_tokens(cap))
             if fitted.tokens <= available:
                 best, fits = fitted, cap
             else:
@@ -204,7 +209,7 @@ class PromptBudget:
         )
 
 
-def check_limits(floor: int, max_passage_tokens: int | None) -> None:
+def check_passage_limits(floor: int, max_passage_tokens: int | None) -> None:
     """Check the limits on the length of passages.
 
     Raises:
@@ -256,5 +261,5 @@ class _Attempt:
         )
 
 
-def _text_size(key: tuple[Document, bool], text: str) -> int:
+def _size_of_cached_passage(key: tuple[Document, bool], text: str) -> int:
     return ENTRY_BYTES + sys.getsizeof(key[0].text) + sys.getsizeof(text)

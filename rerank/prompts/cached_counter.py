@@ -25,7 +25,7 @@ class CachedTokenCounter:
     def __init__(self, tokens: TokenCounter, *, size: int = 16 << 20) -> None:
         """Create an empty memo."""
         self._tokens = tokens
-        self._memo: BoundedMemo[_Key, int] = BoundedMemo(size, _size_of)
+        self._memo: BoundedMemo[_Key, int] = BoundedMemo(size, _size_of_counted_prompt)
 
     def lengths(self, texts: Sequence[str]) -> list[int]:
         """Return the number of tokens of each text; those that are not in the memo are tokenized in one call."""
@@ -59,6 +59,6 @@ class CachedTokenCounter:
         return cut_all(texts, tokens) if cut_all else [self._tokens.cut(text, tokens) for text in texts]
 
 
-def _size_of(key: _Key, _: int) -> int:
+def _size_of_counted_prompt(key: _Key, _: int) -> int:
     contents = (part.content if not isinstance(part, str | int) else part for part in key)
     return ENTRY_BYTES + sum(sys.getsizeof(content) for content in contents)

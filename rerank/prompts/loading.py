@@ -37,7 +37,7 @@ _KEYS = (
 _JINJA = re.compile(r"\{%|\{\{-?\s*(?:query|num|rank|candidate|score|psg_ids|passages|loop)\b")
 
 
-def template_from_yaml(text: str, name: str) -> PromptTemplate:
+def prompt_template_from_yaml(text: str, name: str) -> PromptTemplate:
     """Parse the YAML text of a prompt.
 
     Args:
@@ -48,7 +48,7 @@ def template_from_yaml(text: str, name: str) -> PromptTemplate:
         DataError: The text is not a YAML mapping, or a value is invalid.
         UnknownNameError: A key or placeholder is unknown; the message suggests similar ones.
     """
-    table = _mapping(text, name)
+    table = _prompt_mapping(text, name)
     for key in table:
         if key not in _KEYS:
             raise UnknownNameError(f"key in prompt {name!r}:", str(key), _KEYS)
@@ -59,30 +59,30 @@ def template_from_yaml(text: str, name: str) -> PromptTemplate:
         if section in sections:
             raise DataError(f"Prompt {name!r} has both {section!r} and {key!r}", expected="only one of them")
         if not isinstance(table[key], str):
-            raise _wrong(name, key, table[key], "text")
+            raise _wrong_prompt_key_error(name, key, table[key], "text")
         sections[section] = table[key]
     reply_prefix = table.get("reply_prefix", "")
     if not isinstance(reply_prefix, str):
-        raise _wrong(name, "reply_prefix", reply_prefix, "text")
+        raise _wrong_prompt_key_error(name, "reply_prefix", reply_prefix, "text")
     escape = table.get("escape_brackets", True)
     if not isinstance(escape, bool):
-        raise _wrong(name, "escape_brackets", escape, "true or false")
+        raise _wrong_prompt_key_error(name, "escape_brackets", escape, "true or false")
     shows = table.get("shows", "text")
     if shows not in ("text", "pictures"):
-        raise _wrong(name, "shows", shows, "'text' or 'pictures'")
+        raise _wrong_prompt_key_error(name, "shows", shows, "'text' or 'pictures'")
     return PromptTemplate(
         name=name,
-        method=_method(table, name),
-        syntax=_syntax(table, name, sections),
+        method=_method_of_prompt(table, name),
+        syntax=_syntax_of_prompt(table, name, sections),
         escape_brackets=escape,
         reply_prefix=reply_prefix,
         pictures=shows == "pictures",
-        examples=_examples(table, name),
+        examples=_examples_of_prompt(table, name),
         **sections,
     )
 
 
-def _mapping(text: str, name: str) -> dict[Any, Any]:
+def _prompt_mapping(text: str, name: str) -> dict[Any, Any]:
     import yaml
 
     try:
@@ -94,31 +94,33 @@ def _mapping(text: str, name: str) -> dict[Any, Any]:
     return table
 
 
-def _method(table: dict[Any, Any], name: str) -> PromptMethod:
+def _method_of_prompt(table: dict[Any, Any], name: str) -> PromptMethod:
     method = table.get("method", "listwise")
     if method not in METHODS:
-        raise _wrong(name, "method", method, f"one of: {', '.join(METHODS)}")
+        raise _wrong_prompt_key_error(name, "method", method, f"one of: {', '.join(METHODS)}")
     return cast(PromptMethod, method)
 
 
-def _examples(table: dict[Any, Any], name: str) -> tuple[PromptExample, ...]:
+def _examples_of_prompt(table: dict[Any, Any], name: str) -> tuple[PromptExample, ...]:
     rows = table.get("examples") or []
     try:
         parts = [(str(row["query"]), tuple(map(str, row["passages"])), tuple(map(int, row["order"]))) for row in rows]
     except (TypeError, KeyError, ValueError) as error:
-        raise _wrong(name, "examples", rows, "a list of mappings with query, passages and order") from error
+        raise _wrong_prompt_key_error(
+            name, "examples", rows, "a list of mappings with query, passages and order"
+        ) from error
     return tuple(PromptExample(query=query, passages=passages, order=order) for query, passages, order in parts)
 
 
-def _syntax(table: dict[Any, Any], name: str, sections: dict[str, str]) -> Syntax:
+def _syntax_of_prompt(table: dict[Any, Any], name: str, sections: dict[str, str]) -> Syntax:
     """Return the syntax given by ``template``; if missing, Jinja if a section contains ``{%`` or a Jinja variable."""
     syntax = table.get("template")
     if syntax is None:
         return "jinja" if any(_JINJA.search(text) for text in sections.values()) else "braces"
     if syntax not in ("braces", "jinja"):
-        raise _wrong(name, "template", syntax, "'braces' or 'jinja'")
+        raise _wrong_prompt_key_error(name, "template", syntax, "'braces' or 'jinja'")
     return cast(Syntax, syntax)
 
 
-def _wrong(name: str, key: str, value: object, expected: str) -> DataError:
+def _wrong_prompt_key_error(name: str, key: str, value: object, expected: str) -> DataError:
     return DataError(f"Key {key!r} of prompt {name!r} is {value!r}", expected=expected)

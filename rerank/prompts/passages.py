@@ -14,7 +14,7 @@ from rerank.errors import DataError
 from rerank.prompts.base import PICTURE, Prompt
 from rerank.types import Document
 
-#: Mark of a document's picture in a rendered prompt, which `insert_pictures` replaces.
+#: Mark of a document's picture in a rendered prompt, which `insert_pictures_into_prompt` replaces.
 _MARK = re.compile(f"{PICTURE}([0-9]+){PICTURE}")
 
 #: Characters that the parser reads as square brackets or digits, including full-width, superscript and circled ones.
@@ -23,7 +23,7 @@ _BRACKET = re.compile(f"([{re.escape(_OPENING + _CLOSING + _ROUND)}])")
 _NUMBER = re.compile(r"[\d⁰¹²³⁴-⁹₀-₉\u2460-\u249b\u24eb-\u24ff\u2776-\u2793\u3251-\u325f\u32b1-\u32bf]")
 
 
-def escape_brackets(text: str) -> str:
+def escape_passage_brackets(text: str) -> str:
     """Replace square brackets around a number by round ones, so that no passage contains an identifier.
 
     Words next to the number make no difference, since "[Passage 3]" is an identifier too. An unmatched bracket is
@@ -49,7 +49,7 @@ def escape_brackets(text: str) -> str:
     return "".join(parts)
 
 
-def collapse_whitespace(text: str) -> str:
+def collapse_passage_whitespace(text: str) -> str:
     r"""Replace every run of white space by one space, so that a passage is a single line.
 
     >>> collapse_whitespace("  two \n lines\u2028")
@@ -71,7 +71,7 @@ def passage_text(doc: Document, *, escape: bool = True) -> str:
     Raises:
         DataError: The document is a picture without text.
     """
-    title, body = collapse_whitespace(doc.title), collapse_whitespace(doc.text)
+    title, body = collapse_passage_whitespace(doc.title), collapse_passage_whitespace(doc.text)
     if doc.image and not title and not body:
         raise DataError(
             f"Document {doc.id!r} is a picture without text, but this prompt shows texts",
@@ -79,10 +79,10 @@ def passage_text(doc: Document, *, escape: bool = True) -> str:
             remedy="Use --method pointwise-images or fullrank-images, with a vision-language model",
         )
     text = f"Title: {title} Content: {body}" if title else body
-    return escape_brackets(text) if escape else text
+    return escape_passage_brackets(text) if escape else text
 
 
-def picture_marks(docs: Sequence[Document]) -> list[str]:
+def picture_marks_in_prompt(docs: Sequence[Document]) -> list[str]:
     """Return the marks that stand for the documents' pictures while a prompt is rendered.
 
     Raises:
@@ -98,7 +98,7 @@ def picture_marks(docs: Sequence[Document]) -> list[str]:
     return [f"{PICTURE}{index}{PICTURE}" for index in range(len(docs))]
 
 
-def insert_pictures(prompt: Prompt, docs: Sequence[Document]) -> Prompt:
+def insert_pictures_into_prompt(prompt: Prompt, docs: Sequence[Document]) -> Prompt:
     """Replace the marks in a rendered prompt by the documents' pictures.
 
     Raises:

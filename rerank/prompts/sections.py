@@ -38,7 +38,7 @@ class Section(Protocol):
 
 
 @lru_cache(maxsize=512)
-def compile_section(text: str, syntax: Syntax) -> Section:
+def compile_prompt_section(text: str, syntax: Syntax) -> Section:
     """Compile the text of a section.
 
     Raises:
@@ -70,14 +70,14 @@ class BraceSection:
             parsed = list(string.Formatter().parse(text))
         except ValueError as error:
             raise DataError(
-                f"{_shorten(text)} has an unmatched brace ({error})",
+                f"{_shorten_section_text(text)} has an unmatched brace ({error})",
                 expected="{name} for a placeholder, {{ and }} for braces",
             ) from error
         for _, name, spec, conversion in parsed:
             if name is not None and (not name.isidentifier() or spec or conversion):
                 written = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
                 raise DataError(
-                    f"{_shorten(text)} has the placeholder {{{written}}}",
+                    f"{_shorten_section_text(text)} has the placeholder {{{written}}}",
                     expected="only a name in braces",
                     remedy="Double the braces if they are meant as text",
                 )
@@ -120,17 +120,18 @@ class JinjaSection:
         """
         from jinja2 import TemplateSyntaxError, meta
 
-        environment = _environment()
+        environment = _prompt_environment()
         try:
             names = meta.find_undeclared_variables(environment.parse(text))
             template = environment.from_string(text)
         except TemplateSyntaxError as error:
             raise DataError(
-                f"{_shorten(text)} is not a valid Jinja template: line {error.lineno}: {error.message}"
+                f"{_shorten_section_text(text)} is not a valid Jinja template: line {error.lineno}: {error.message}"
             ) from error
         except (RecursionError, MemoryError, OverflowError, SyntaxError) as error:  # nested too deeply for Python
             raise DataError(
-                f"{_shorten(text)} is not a valid Jinja template: {type(error).__name__}", expected="less nesting"
+                f"{_shorten_section_text(text)} is not a valid Jinja template: {type(error).__name__}",
+                expected="less nesting",
             ) from error
         own = frozenset(names) - frozenset(environment.globals)
         return cls(text, own, template, tuple(sorted(own)), any(word in text for word in ("random", "lipsum")))
@@ -158,16 +159,16 @@ class JinjaSection:
             return str(self.template.render(values))
         except (*ordinary, RecursionError, MemoryError) as error:
             why = str(error) or type(error).__name__
-            raise DataError(f"The Jinja template {_shorten(self.text)} fails: {why}") from error
+            raise DataError(f"The Jinja template {_shorten_section_text(self.text)} fails: {why}") from error
 
 
 @lru_cache(maxsize=1)
-def _environment() -> ImmutableSandboxedEnvironment:
+def _prompt_environment() -> ImmutableSandboxedEnvironment:
     from jinja2 import StrictUndefined
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     return ImmutableSandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
 
 
-def _shorten(text: str) -> str:
+def _shorten_section_text(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")

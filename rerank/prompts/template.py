@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args
 
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.prompts.base import PICTURE, Message, RenderedPrompt
-from rerank.prompts.passages import collapse_whitespace, escape_brackets
-from rerank.prompts.sections import Section, Syntax, compile_section
+from rerank.prompts.passages import collapse_passage_whitespace, escape_passage_brackets
+from rerank.prompts.sections import Section, Syntax, compile_prompt_section
 
 PromptMethod = Literal["listwise", "singleturn_listwise", "multiturn_listwise", "pointwise"]
 METHODS: tuple[PromptMethod, ...] = get_args(PromptMethod)
@@ -142,7 +142,7 @@ class PromptTemplate:
 
     def with_instruction(self, instruction: str) -> PromptTemplate:
         """Return the prompt with the instruction of a query; unchanged without one, or without a place for it."""
-        return _with_instruction(self, instruction) if instruction and self.takes_instruction else self
+        return _template_with_instruction(self, instruction) if instruction and self.takes_instruction else self
 
     @property
     def shows_scores(self) -> bool:
@@ -185,7 +185,7 @@ class PromptTemplate:
     def _shared(self, query: str, passages: Sequence[str]) -> dict[str, Any]:
         """Return the values that are available in every section."""
         if self.escape_brackets:
-            query, passages = escape_brackets(query), [escape_brackets(passage) for passage in passages]
+            query, passages = escape_passage_brackets(query), [escape_passage_brackets(passage) for passage in passages]
         shared: dict[str, Any] = {"query": query, "num": len(passages), "passages": list(passages)}
         shared["instruction"] = self.instruction
         shared["psg_ids"] = f"[{', '.join(f'PASSAGE{rank}' for rank in range(1, len(passages) + 1))}]"
@@ -281,7 +281,7 @@ class PromptTemplate:
         return scores
 
     def _section(self, key: str) -> Section:
-        return compile_section(getattr(self, key), self.syntax)
+        return compile_prompt_section(getattr(self, key), self.syntax)
 
     def _names(self, key: str) -> frozenset[str]:
         try:
@@ -313,5 +313,5 @@ class PromptTemplate:
 
 
 @lru_cache(maxsize=256)
-def _with_instruction(template: PromptTemplate, instruction: str) -> PromptTemplate:
-    return replace(template, instruction=collapse_whitespace(instruction))
+def _template_with_instruction(template: PromptTemplate, instruction: str) -> PromptTemplate:
+    return replace(template, instruction=collapse_passage_whitespace(instruction))

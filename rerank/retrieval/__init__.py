@@ -12,7 +12,15 @@ from rerank.retrieval.base.lists import SelfExcludingRetriever
 from rerank.retrieval.base.stages import RetrieverSource
 from rerank.selector import build
 
-__all__ = ["Corpus", "FirstStage", "Retriever", "first_stages", "index_bytes", "index_folders", "open_retriever"]
+__all__ = [
+    "Corpus",
+    "FirstStage",
+    "Retriever",
+    "first_stages",
+    "index_bytes",
+    "open_retriever",
+    "retriever_index_folders",
+]
 
 first_stages = Registry("retrieval", "first stage")
 
@@ -30,14 +38,14 @@ def open_retriever(selector: str, corpus: Corpus) -> RetrieverSource:
     return RetrieverSource(SelfExcludingRetriever(retriever) if drops_self else retriever)
 
 
-def index_folders(retriever: Retriever) -> frozenset[Path]:
+def retriever_index_folders(retriever: Retriever) -> frozenset[Path]:
     """Return the folders of a retriever's index, looking through wrappers; empty if it has no index."""
     if isinstance(retriever, RetrieverSource | SelfExcludingRetriever):
-        return index_folders(retriever.retriever)
+        return retriever_index_folders(retriever.retriever)
     return frozenset(retriever.folders if isinstance(retriever, IndexedRetriever) else ())
 
 
 def index_bytes(retriever: Retriever) -> int:
     """Return the size of a retriever's index on disk in bytes, without document texts; 0 if it has no index."""
-    files = (file for folder in index_folders(retriever) for file in folder.rglob("*") if file.is_file())
+    files = (file for folder in retriever_index_folders(retriever) for file in folder.rglob("*") if file.is_file())
     return sum(file.stat().st_size for file in files)

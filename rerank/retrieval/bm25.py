@@ -16,8 +16,8 @@ from typing import Literal
 
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import UsageError
-from rerank.indexing.text_analysis import Analyzer, make_analyzer
-from rerank.retrieval.base.stages import check_depth
+from rerank.indexing.text_analysis import Analyzer, make_text_analyzer
+from rerank.retrieval.base.stages import check_retrieval_depth
 from rerank.types import Document, Query, Ranking, Run
 
 _FORMAT = "1"
@@ -86,14 +86,14 @@ class Bm25Retriever:
         from rerank.indexing import documents as document_files
         from rerank.io.sealed_folders import open_folder
 
-        self._analyze: Analyzer = make_analyzer(
+        self._analyze: Analyzer = make_text_analyzer(
             corpus.language,
             stemmer=options.stemmer,
             stop_words=options.stop_words,
             segmenting=options.segmenter,
         )
         words_of = self._analyze.words_of
-        self._documents = documents = document_files.open_documents(corpus)
+        self._documents = documents = document_files.open_stored_documents(corpus)
         made_from = {
             "format": _FORMAT,
             "fingerprint": corpus.fingerprint,
@@ -111,12 +111,12 @@ class Bm25Retriever:
         self._index = open_folder(
             folder,
             made_from,
-            lambda folder: bm25_index.write_index(
+            lambda folder: bm25_index.write_bm25_index(
                 folder, (self._analyze(options._text(doc)) for doc in documents), scoring
             ),
-            lambda folder: bm25_index.read_index(folder, len(documents)),
+            lambda folder: bm25_index.read_bm25_index(folder, len(documents)),
         )
-        self._top_positions = bm25_index.top_positions
+        self._top_positions = bm25_index.top_positions_of_scores
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return up to ``k`` documents per query with the highest scores above zero.
@@ -127,7 +127,7 @@ class Bm25Retriever:
         Raises:
             UsageError: ``k`` is below 1.
         """
-        check_depth(k)
+        check_retrieval_depth(k)
         return Run((self._rank(query, k) for query in queries), name="bm25")
 
     def _rank(self, query: Query, k: int) -> Ranking:

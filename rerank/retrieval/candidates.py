@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rerank.collections.base.corpus import Corpus, SupportsCandidates
 from rerank.errors import UsageError
-from rerank.retrieval.base.lists import select_lists
+from rerank.retrieval.base.lists import select_retrieved_lists
 from rerank.types import Query, Run
 
 
@@ -45,4 +45,7 @@ class CandidatesRetriever:
             DataError: There is a list for none of the queries.
             UsageError: ``k`` is below 1.
         """
-        return Run(select_lists(self.run, queries, k, source=f"The collection {self.collection!r}"), name=self.run.name)
+        return Run(
+            select_retrieved_lists(self.run, queries, k, source=f"The collection {self.collection!r}"),
+            name=self.run.name,
+        )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from rerank.collections.base.corpus import Corpus
 from rerank.indexing.vector_options import VectorOptions
-from rerank.retrieval.base.stages import check_depth
+from rerank.retrieval.base.stages import check_retrieval_depth
 from rerank.types import Document, Query, Ranking, Run
 
 if TYPE_CHECKING:
@@ -65,10 +65,10 @@ class Dense(VectorOptions):
             StorageError: The cache folder cannot be written.
             UsageError: An option does not fit the model, the collection or this machine.
         """
-        from rerank.indexing.text_encoder import load_encoder
-        from rerank.retrieval.base.model_folders import locate_model
+        from rerank.indexing.text_encoder import load_text_encoder
+        from rerank.retrieval.base.model_folders import locate_retrieval_model
 
-        return DenseRetriever(self, corpus, load_encoder(locate_model(self.model), self))
+        return DenseRetriever(self, corpus, load_text_encoder(locate_retrieval_model(self.model), self))
 
     def check_prerequisites(self) -> None:
         """Check that sentence-transformers and faiss are installed.
@@ -76,9 +76,9 @@ class Dense(VectorOptions):
         Raises:
             MissingPrerequisiteError: One of them cannot be imported.
         """
-        from rerank.indexing.text_encoder import require_packages
+        from rerank.indexing.text_encoder import require_encoder_packages
 
-        require_packages()
+        require_encoder_packages()
 
     def text_of(self, doc: Document) -> str:
         """Return title and body, or only the body."""
@@ -109,7 +109,7 @@ class DenseRetriever:
         from rerank.io.sealed_folders import open_folder
 
         self._encoder = encoder
-        self._documents = documents = document_files.open_documents(corpus)
+        self._documents = documents = document_files.open_stored_documents(corpus)
         made_from = {
             "format": _FORMAT,
             "fingerprint": corpus.fingerprint,
@@ -124,7 +124,7 @@ class DenseRetriever:
             "query_prompt": encoder.query_prompt,
             "index": json.dumps({"kind": options.index, **index.made_with}, sort_keys=True),
         }
-        folder = documents.folder.with_name(f"{self.stage}-{embedding_files.folder_key(self.identity)}")
+        folder = documents.folder.with_name(f"{self.stage}-{embedding_files.index_folder_key(self.identity)}")
         self.folders = (embedding_files.embeddings_folder(documents, made_from), folder)
         self._search = open_folder(
             folder,
@@ -132,7 +132,7 @@ class DenseRetriever:
             lambda folder: self._write(index, matrix, folder),
             lambda folder: self._read(index, matrix, folder),
         )
-        self._nearest = vector_index.nearest
+        self._nearest = vector_index.nearest_vectors
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return the ``k`` documents per query with the highest cosine or inner product.
@@ -143,7 +143,7 @@ class DenseRetriever:
             UsageError: ``k`` is below 1.
             BackendError: The model fails.
         """
-        check_depth(k)
+        check_retrieval_depth(k)
         with_text = [query for query in queries if query.text.strip()]
         vectors = self._encoder.queries([query.text for query in with_text])
         results = self._nearest(self._search, vectors, k, self._documents.id_ranks)

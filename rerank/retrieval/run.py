@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from rerank.collections.base.corpus import Corpus, fetch
 from rerank.io.run_files import read_run
-from rerank.retrieval.base.lists import select_lists
+from rerank.retrieval.base.lists import select_retrieved_lists
 from rerank.types import Query
 from rerank.types import Run as RankedRun
 
@@ -49,7 +49,7 @@ class RunRetriever:
             DataError: The run has none of the queries, or a document that the collection lacks.
             UsageError: ``k`` is below 1.
         """
-        rankings = select_lists(self.run, queries, k, source=f"The run {self.path}")
+        rankings = select_retrieved_lists(self.run, queries, k, source=f"The run {self.path}")
         docs = fetch(self.corpus, {doc_id for ranking in rankings for doc_id in ranking.doc_ids})
         with_texts = (replace(ranking, docs=tuple(docs[doc_id] for doc_id in ranking.doc_ids)) for ranking in rankings)
         return RankedRun(with_texts, name=self.run.name)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rerank.strategies.base.group_winners import check_choice, choose_winners
-from rerank.strategies.sliding import count_windows, window_spans
+from rerank.strategies.base.group_winners import check_group_choice, choose_group_winners
+from rerank.strategies.sliding import count_sliding_windows, sliding_window_spans
 from rerank.types import Plan, Ranking
 
 
@@ -38,18 +38,18 @@ class Bubblesort:
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_choice(self.size, self.top_k)
+        check_group_choice(self.size, self.top_k)
 
     def __call__(self, ranking: Ranking) -> Plan:
         """Yield one window at a time (two for both orders); in a pass, each contains the winner of the previous one."""
         n = len(ranking)
         winners: dict[tuple[str, ...], int] = {}
         for first in range(min(self.top_k, n - 1)):
-            for start, end in window_spans(n, self.size, self.size - 1, first):
+            for start, end in sliding_window_spans(n, self.size, self.size - 1, first):
                 docs = ranking.docs[start:end]
                 key = tuple(doc.id for doc in docs)
                 if key not in winners:
-                    plan = choose_winners(ranking.query, [docs], size=self.size, both_orders=self.both_orders)
+                    plan = choose_group_winners(ranking.query, [docs], size=self.size, both_orders=self.both_orders)
                     (winners[key],) = yield from plan
                 winner = winners[key]
                 others = (position for position in range(len(docs)) if position != winner)
@@ -59,5 +59,5 @@ class Bubblesort:
     def calls(self, n: int) -> int:
         """Return the maximum above, which a reversed list with a perfect judge takes."""
         passes = range(min(self.top_k, n - 1))
-        windows = sum(count_windows(n - first, self.size, self.size - 1) for first in passes)
+        windows = sum(count_sliding_windows(n - first, self.size, self.size - 1) for first in passes)
         return windows * (1 + self.both_orders)

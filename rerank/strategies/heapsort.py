@@ -10,7 +10,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 from rerank.errors import UsageError
-from rerank.strategies.base.group_winners import check_choice, choose_winners, count_choice_windows
+from rerank.strategies.base.group_winners import check_group_choice, choose_group_winners, count_choice_windows
 from rerank.types import Order, Plan, Ranking, Window
 
 
@@ -47,7 +47,7 @@ class Heapsort:
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_choice(self.size, self.top_k)
+        check_group_choice(self.size, self.top_k)
         if self._children < 1:
             raise UsageError(f"A heap with {self.children} children per node", expected="at least 1")
 
@@ -56,7 +56,7 @@ class Heapsort:
         n = len(ranking)
         heap = list(range(n))  # positions in the input list
         # Build the heap from the last level up: when a level sinks, all levels below it are heaps already.
-        for nodes in reversed(_levels(n, self._children)):
+        for nodes in reversed(_heap_levels(n, self._children)):
             yield from self._sink(ranking, heap, nodes)
         best: list[int] = []
         while heap and len(best) < self.top_k:
@@ -80,7 +80,7 @@ class Heapsort:
     def _path_windows(self, node: int, n: int) -> int:
         """Return the windows for sinking from ``node`` along first children, the longest path of a heap."""
         windows = 0
-        while family := _child_nodes(node, n, self._children):
+        while family := _heap_child_nodes(node, n, self._children):
             windows += count_choice_windows(len(family) + 1, size=self.size, both_orders=self.both_orders)
             node = family[0]
         return windows
@@ -91,12 +91,14 @@ class Heapsort:
         """Let nodes with disjoint subtrees sink to their final positions in the heap."""
         sinking = list(nodes)
         while families := [
-            (node, *below) for node in sinking if (below := _child_nodes(node, len(heap), self._children))
+            (node, *below) for node in sinking if (below := _heap_child_nodes(node, len(heap), self._children))
         ]:
             # In input order, so that a window without an answer keeps the document that the first stage prefers.
             shown = [sorted(family, key=heap.__getitem__) for family in families]
             groups = [[ranking.docs[heap[node]] for node in family] for family in shown]
-            winners = yield from choose_winners(ranking.query, groups, size=self.size, both_orders=self.both_orders)
+            winners = yield from choose_group_winners(
+                ranking.query, groups, size=self.size, both_orders=self.both_orders
+            )
             sinking = []
             for (node, *_), family, winner in zip(families, shown, winners, strict=True):
                 if (child := family[winner]) != node:
@@ -104,14 +106,14 @@ class Heapsort:
                     sinking.append(child)
 
 
-def _child_nodes(node: int, n: int, children: int) -> range:
+def _heap_child_nodes(node: int, n: int, children: int) -> range:
     """Return the positions of a node's children in a heap of n nodes."""
     # The usual array layout of a heap: children of node i at c i + 1 .. c i + c.
     first = children * node + 1
     return range(min(first, n), min(first + children, n))
 
 
-def _levels(n: int, children: int) -> list[range]:
+def _heap_levels(n: int, children: int) -> list[range]:
     """Return the positions of a heap's nodes, level by level, from the root."""
     levels = []
     start, width = 0, 1

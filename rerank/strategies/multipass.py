@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rerank.errors import UsageError
-from rerank.strategies.sliding import check_window, count_windows, window_spans
+from rerank.strategies.sliding import check_sliding_window, count_sliding_windows, sliding_window_spans
 from rerank.types import Plan, Ranking, Window
 
 
@@ -36,7 +36,7 @@ class Multipass:
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_window(self.size, self.stride)
+        check_sliding_window(self.size, self.stride)
         if 2 * self.stride > self.size:
             raise UsageError(
                 f"Multipass with stride {self.stride} and window size {self.size}",
@@ -49,14 +49,14 @@ class Multipass:
         """Yield one window at a time over the positions that are not fixed yet."""
         n = len(ranking)
         for first in self._pass_starts(n):
-            for start, end in window_spans(n, self.size, self.stride, first):
+            for start, end in sliding_window_spans(n, self.size, self.stride, first):
                 (order,) = yield [Window(ranking.query, ranking.docs[start:end])]
                 ranking = ranking.reorder(start, order)
         return ranking
 
     def calls(self, n: int) -> int:
         """Return the number of windows of all passes."""
-        return sum(count_windows(n - first, self.size, self.stride) for first in self._pass_starts(n))
+        return sum(count_sliding_windows(n - first, self.size, self.stride) for first in self._pass_starts(n))
 
     def _pass_starts(self, n: int) -> list[int]:
         """Return the first open position of each pass; the last pass is the one that fits one window."""

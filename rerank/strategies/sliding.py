@@ -10,7 +10,7 @@ from rerank.errors import UsageError
 from rerank.types import Plan, Ranking, Window
 
 
-def window_spans(n: int, size: int, stride: int, first: int = 0) -> Iterator[tuple[int, int]]:
+def sliding_window_spans(n: int, size: int, stride: int, first: int = 0) -> Iterator[tuple[int, int]]:
     """Yield the (start, end) of the windows of one pass over positions ``first .. n - 1``, the last window first.
 
     The spans cover every position, and the last one starts at ``first`` for any arguments, since the loop ends only
@@ -26,12 +26,12 @@ def window_spans(n: int, size: int, stride: int, first: int = 0) -> Iterator[tup
         end = max(end - stride, first + 2)
 
 
-def count_windows(n: int, size: int, stride: int) -> int:
+def count_sliding_windows(n: int, size: int, stride: int) -> int:
     """Return the number of windows of one pass over n positions: 1 + ceil((n - size) / stride), and 0 if n < 2."""
     return 0 if n < 2 else 1 + math.ceil(max(0, n - size) / stride)
 
 
-def check_window(size: int, stride: int) -> None:
+def check_sliding_window(size: int, stride: int) -> None:
     """Check that a window can reorder documents and that the stride leaves no gaps.
 
     Raises:
@@ -72,18 +72,18 @@ class Sliding:
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_window(self.size, self.stride)
+        check_sliding_window(self.size, self.stride)
         if self.passes < 1:
             raise UsageError(f"{self.passes} passes", expected="at least 1")
 
     def __call__(self, ranking: Ranking) -> Plan:
         """Yield one window at a time; each contains the result of the one before it."""
         for _ in range(self.passes):
-            for start, end in window_spans(len(ranking), self.size, self.stride):
+            for start, end in sliding_window_spans(len(ranking), self.size, self.stride):
                 (order,) = yield [Window(ranking.query, ranking.docs[start:end], best=self.top_k)]
                 ranking = ranking.reorder(start, order)
         return ranking
 
     def calls(self, n: int) -> int:
         """Return the number of windows of all passes."""
-        return self.passes * count_windows(n, self.size, self.stride)
+        return self.passes * count_sliding_windows(n, self.size, self.stride)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import count
 
 from rerank.errors import UsageError
-from rerank.strategies.sliding import check_window
+from rerank.strategies.sliding import check_sliding_window
 from rerank.types import Order, Plan, Ranking, Window
 
 
@@ -109,7 +109,7 @@ class Tournament:
 
     def __post_init__(self) -> None:
         """Check the options."""
-        check_window(self.size, 1)
+        check_sliding_window(self.size, 1)
         if self.passes < 1:
             raise UsageError(f"{self.passes} tournaments", expected="at least 1")
 
@@ -122,12 +122,12 @@ class Tournament:
         ]
         for stage in self._stages(n):
             groups = [group for tournament in tournaments for group in tournament.make_groups(stage)]
-            windows = [_window(ranking, group) for group in groups if len(group.positions) > 1]
+            windows = [_window_of_tournament_group(ranking, group) for group in groups if len(group.positions) > 1]
             orders = iter((yield windows))
             for group in groups:
                 group.advance(next(orders) if len(group.positions) > 1 else (0,))
         points = [sum(tournament.points[position] for tournament in tournaments) for position in range(n)]
-        ranks = [_mean_rank(tournaments, position) for position in range(n)]
+        ranks = [_mean_rank_in_tournaments(tournaments, position) for position in range(n)]
         # Ties: the better mean rank in the last group survived, then the input order.
         order = sorted(range(n), key=lambda position: (-points[position], ranks[position], position))
         return ranking.reorder(0, tuple(order))
@@ -152,10 +152,10 @@ class Tournament:
             remaining = stage.advancing if (groups, stage.advancing) != (1, 2) else 0
 
 
-def _mean_rank(tournaments: list[_TournamentState], position: int) -> float:
+def _mean_rank_in_tournaments(tournaments: list[_TournamentState], position: int) -> float:
     survived = [tournament.ranks[position] for tournament in tournaments if tournament.points[position]]
     return sum(survived) / len(survived) if survived else 0.0
 
 
-def _window(ranking: Ranking, group: _Group) -> Window:
+def _window_of_tournament_group(ranking: Ranking, group: _Group) -> Window:
     return Window(ranking.query, tuple(ranking.docs[position] for position in group.positions), best=group.quota)

@@ -8,11 +8,11 @@ from rerank.tasks.kinds import (
     LikelihoodTask,
     PermutationTask,
     Task,
-    is_selectable,
-    sees_pictures,
+    backend_sees_pictures,
+    is_backend_selectable,
     supported_tasks,
 )
-from rerank.tasks.options import DTYPES, BackendOptions, folder_with_settings, resolve_context_size
+from rerank.tasks.options import DTYPES, BackendOptions, backend_settings_folder, resolve_context_size
 from rerank.tasks.requests import AsyncBackend, Backend, Finish, Reply, Request, Sampling
 
 __all__ = [
@@ -31,9 +31,9 @@ __all__ = [
     "Request",
     "Sampling",
     "Task",
-    "folder_with_settings",
-    "is_selectable",
+    "backend_sees_pictures",
+    "backend_settings_folder",
+    "is_backend_selectable",
     "resolve_context_size",
-    "sees_pictures",
     "supported_tasks",
 ]

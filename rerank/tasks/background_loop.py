@@ -1,8 +1,8 @@
 """One background event loop per process, on which all requests to servers run.
 
 Connections of an HTTP client belong to the event loop that opened them. Threads that call `run`, and coroutines of any
-other event loop that call `run_in_background`, share this one, so that they share the connections, too. The loop and
-its daemon thread are created on first use and end with the process; a forked process creates its own.
+other event loop that call `await_on_background_loop`, share this one, so that they share the connections, too. The loop
+and its daemon thread are created on first use and end with the process; a forked process creates its own.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ class BackgroundLoop:
     def __init__(self) -> None:
         """Start the thread."""
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=_serve, args=(self._loop,), name="rerank-background-loop", daemon=True)
+        self._thread = threading.Thread(
+            target=_serve_background_loop, args=(self._loop,), name="rerank-background-loop", daemon=True
+        )
         self._thread.start()
         # Finalizers run in reverse order at the end of the process: connections opened on this loop are closed first.
-        weakref.finalize(self, _stop, self._loop, self._thread, os.getpid())
+        weakref.finalize(self, _stop_background_loop, self._loop, self._thread, os.getpid())
 
     def is_running_here(self) -> bool:
         """Return whether the caller runs on this loop's thread."""
@@ -130,7 +132,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     return get_background_loop().run(coroutine)
 
 
-async def run_in_background(coroutine: Coroutine[Any, Any, T]) -> T:
+async def await_on_background_loop(coroutine: Coroutine[Any, Any, T]) -> T:
     """Await a coroutine that runs on the background loop; the caller may run on any event loop.
 
     Cancelling the caller cancels the coroutine.
@@ -156,7 +158,7 @@ _lock = threading.Lock()
 _inherited: list[BackgroundLoop] = []
 
 
-def _forget_after_fork() -> None:
+def _forget_loop_after_fork() -> None:
     """Forget the loop in a forked process, which has no thread that runs it; another thread may have held the lock."""
     global _background, _lock
     if _background is not None:
@@ -164,10 +166,10 @@ def _forget_after_fork() -> None:
     _background, _lock = None, threading.Lock()
 
 
-os.register_at_fork(after_in_child=_forget_after_fork)
+os.register_at_fork(after_in_child=_forget_loop_after_fork)
 
 
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
+def _serve_background_loop(loop: asyncio.AbstractEventLoop) -> None:
     asyncio.set_event_loop(loop)
     try:
         loop.run_forever()
@@ -175,15 +177,15 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
         loop.close()
 
 
-def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, pid: int) -> None:
+def _stop_background_loop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, pid: int) -> None:
     """End the loop at the end of the process that created it."""
     if os.getpid() != pid or not thread.is_alive():
         return
-    asyncio.run_coroutine_threadsafe(_end_tasks(), loop)
+    asyncio.run_coroutine_threadsafe(_end_background_tasks(), loop)
     thread.join(2 * (_CLOSING + _CANCELLING))
 
 
-async def _end_tasks() -> None:
+async def _end_background_tasks() -> None:
     """Let tasks that close connections finish, cancel all others, then stop the loop."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     try:

@@ -133,11 +133,11 @@ def supported_tasks(backend: Any) -> frozenset[type[Any]]:
     return tasks
 
 
-def sees_pictures(backend: Any) -> bool:
+def backend_sees_pictures(backend: Any) -> bool:
     """Return whether a backend (or its class) accepts prompts with pictures; not if it does not state it."""
     return bool(getattr(backend, "sees_pictures", False))
 
 
-def is_selectable(backend: Any) -> bool:
+def is_backend_selectable(backend: Any) -> bool:
     """Return whether users can select a backend as a model; yes if its class does not state otherwise."""
     return bool(getattr(backend, "selectable", True))

@@ -74,7 +74,7 @@ class BackendOptions:
             raise UsageError(f"Retries {self.retries}", expected="at least 0")
 
 
-def folder_with_settings(name: str | Path, options: BackendOptions) -> Path | None:
+def backend_settings_folder(name: str | Path, options: BackendOptions) -> Path | None:
     """Return the folder whose settings apply to a loaded model: that of its adapter, else its own.
 
     Args:

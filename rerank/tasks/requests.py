@@ -67,9 +67,14 @@ class Request:
         """
         about = [self.window.query.id, [doc.id for doc in self.window.docs]]
         turns = [[m.role, m.content, *map(picture_hash, m.images)] for m in self.prompt]
-        content: list[Any] = [dict(identity), turns, _without_later_defaults(asdict(self.sampling)), about]
+        content: list[Any] = [
+            dict(identity),
+            turns,
+            _request_fields_without_later_defaults(asdict(self.sampling)),
+            about,
+        ]
         if not isinstance(self.task, GenerationTask):
-            fields = _without_later_defaults(asdict(self.task, dict_factory=_without_images))
+            fields = _request_fields_without_later_defaults(asdict(self.task, dict_factory=_message_without_images))
             # Not inherited: a class without a name of its own must not share the digests of its parent.
             name = vars(type(self.task)).get("format_name", type(self.task).__name__)
             content.append({"task": name, **fields})
@@ -81,12 +86,12 @@ class Request:
 _LATER_FIELDS = frozenset({"thinking", "weights", "length_power", "per_token"})
 
 
-def _without_later_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+def _request_fields_without_later_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a request without later ones at their default."""
     return {name: value for name, value in values.items() if value or name not in _LATER_FIELDS}
 
 
-def _without_images(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _message_without_images(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a message as a dict, without ``images`` if it has none: messages had no images at first."""
     return dict(pair for pair in pairs if pair != ("images", ()))
 

@@ -21,7 +21,7 @@ def format_token_positions(positions: Sequence[Sequence[int]]) -> str:
     return json.dumps([list(row) for row in positions], separators=(",", ":"))
 
 
-def read_token_scores(text: str, scores: Sequence[float], passages: int) -> list[list[tuple[int, float]]]:
+def read_passage_token_scores(text: str, scores: Sequence[float], passages: int) -> list[list[tuple[int, float]]]:
     """Read the reply to a request for scores of tokens.
 
     Args:

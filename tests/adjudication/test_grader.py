@@ -316,9 +316,9 @@ def test_the_prompt_fits_a_small_context() -> None:
 
 @pytest.mark.model
 def test_the_embedded_model_gives_grades() -> None:
-    from rerank.models import BackendOptions, open_backend
+    from rerank.models import BackendOptions, open_model_backend
 
-    backend = open_backend("smollm2-135m", BackendOptions(dtype="float32"))
+    backend = open_model_backend("smollm2-135m", BackendOptions(dtype="float32"))
     asked = window("Bridges are built of steel.", query="how long do fleas live")
     for by in ("likelihood", "generation"):
         made = grader(backend, by=by)

@@ -10,8 +10,8 @@ from scipy.stats import kendalltau
 
 from rerank.adjudication.ranking_similarity import (
     max_drop_of_systems,
-    rank_systems,
-    rbo_of_systems,
+    rank_biased_overlap_of_systems,
+    rank_systems_for_study,
     tau_ap_of_systems,
     tau_of_systems,
 )
@@ -44,17 +44,17 @@ def test_tau_ap_by_hand() -> None:
 
 
 def test_rbo_by_hand() -> None:
-    assert rbo_of_systems(*places("abcd", "abcd")) == pytest.approx(1)
+    assert rank_biased_overlap_of_systems(*places("abcd", "abcd")) == pytest.approx(1)
     # bac: A = 0, 1, 1; extrapolated: p^3 + (1 - p)/p (p^2 + p^3)
     p = 0.8
-    assert rbo_of_systems(*places("abc", "bac"), p) == pytest.approx(p**3 + (1 - p) / p * (p**2 + p**3))
+    assert rank_biased_overlap_of_systems(*places("abc", "bac"), p) == pytest.approx(p**3 + (1 - p) / p * (p**2 + p**3))
 
 
 @given(st.permutations(range(7)), st.permutations(range(7)))
 def test_rbo_is_symmetric_and_bounded(one: list[int], two: list[int]) -> None:
     a, b = np.array(one), np.array(two)
-    assert rbo_of_systems(a, b) == pytest.approx(rbo_of_systems(b, a))
-    assert 0 <= rbo_of_systems(a, b) <= 1 + 1e-12
+    assert rank_biased_overlap_of_systems(a, b) == pytest.approx(rank_biased_overlap_of_systems(b, a))
+    assert 0 <= rank_biased_overlap_of_systems(a, b) <= 1 + 1e-12
     assert -1 - 1e-12 <= tau_ap_of_systems(a, b) <= 1 + 1e-12
 
 
@@ -64,4 +64,4 @@ def test_max_drop() -> None:
 
 
 def test_equal_means_go_by_name() -> None:
-    assert rank_systems(np.array([1.0, 2.0, 1.0]), ("z", "m", "a")).tolist() == [1, 2, 0]
+    assert rank_systems_for_study(np.array([1.0, 2.0, 1.0]), ("z", "m", "a")).tolist() == [1, 2, 0]

@@ -15,7 +15,7 @@ import torch
 
 from rerank.backends.cross_encoder import CrossEncoder
 from rerank.errors import BackendError, DataError, MissingResourceError, RerankError, UsageError
-from rerank.models import open_backend
+from rerank.models import open_model_backend
 from rerank.prompts.base import Message
 from rerank.reranker import Reranker
 from rerank.tasks import BackendOptions, CrossEncoderTask, Reply, Request, Sampling
@@ -203,8 +203,8 @@ def test_options_that_do_not_fit_are_refused(folder: Path, options: dict[str, An
 
 def test_the_method_opens_it_and_cuts_what_is_too_long(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a user would: a folder, a method, documents of any length."""
-    assert isinstance(open_backend(str(folder), FLOAT32, kind="cross_encoder"), CrossEncoder)
-    assert isinstance(open_backend(f"cross-encoder:{folder}", FLOAT32), CrossEncoder)
+    assert isinstance(open_model_backend(str(folder), FLOAT32, kind="cross_encoder"), CrossEncoder)
+    assert isinstance(open_model_backend(f"cross-encoder:{folder}", FLOAT32), CrossEncoder)
     reranker = Reranker.from_pretrained(
         str(folder), method="cross-encoder", min_passage_tokens=2, dtype="float32", device="cpu"
     )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rerank.backends.fake import KINDS, Fake
 from rerank.errors import StorageError, UnknownNameError, UsageError
-from rerank.parsing import parse
+from rerank.parsing import parse_permutation
 from rerank.prompts.base import Message
 from rerank.tasks import Reply, Request, Sampling
 from rerank.types import Document, Qrels, Query, Window
@@ -58,12 +58,12 @@ def test_reversed_turns_the_list_round() -> None:
 def test_talk_hides_the_right_chain_among_other_numbers() -> None:
     reply = answer(Fake("talk", qrels=QRELS))
     assert len(re.findall(r"\d+", reply.text)) > 10
-    assert parse(reply.text, 5).permutation == (3, 1, 4, 0, 2)
+    assert parse_permutation(reply.text, 5).permutation == (3, 1, 4, 0, 2)
 
 
 def test_stutter_repeats_drops_and_invents() -> None:
     fake = Fake("stutter", p=0.5)
-    parsed = [parse(answer(fake, request(20, text=f"question {at}")).text, 20) for at in range(20)]
+    parsed = [parse_permutation(answer(fake, request(20, text=f"question {at}")).text, 20) for at in range(20)]
     assert any(p.duplicates for p in parsed)
     assert any(p.unknown for p in parsed)
     assert any(p.missing for p in parsed)

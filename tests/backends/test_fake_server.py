@@ -10,7 +10,7 @@ import pytest
 from rerank.backends.fake import Fake
 from rerank.backends.fake_server import FakeServer
 from rerank.errors import UsageError
-from rerank.models import open_backend
+from rerank.models import open_model_backend
 from rerank.prompts.base import Message
 from rerank.tasks import AsyncBackend, BackendOptions, Reply, Request, Sampling
 from rerank.types import Document, Qrels, Query, Window
@@ -44,7 +44,7 @@ def test_only_it_is_an_asynchronous_backend() -> None:
 
 def test_it_is_opened_by_its_selector() -> None:
     options = BackendOptions(concurrency=3, batch_size=5)
-    server = open_backend("fake-server:reversed,delay=0.5,slow_every=4", options, qrels=Qrels({"q": {"d": 1}}))
+    server = open_model_backend("fake-server:reversed,delay=0.5,slow_every=4", options, qrels=Qrels({"q": {"d": 1}}))
     assert isinstance(server, FakeServer)
     assert (server.kind, server.delay, server.slow_every, server.concurrency) == ("reversed", 0.5, 4, 3)
     assert (server.batch_size, server.qrels) == (5, Qrels({"q": {"d": 1}}))

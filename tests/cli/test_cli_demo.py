@@ -46,6 +46,6 @@ def test_the_model_is_got_first(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> No
         asked.append(name)
         raise MissingResourceError("No network")
 
-    monkeypatch.setattr("rerank.models.download.pull", pull)
+    monkeypatch.setattr("rerank.models.download.pull_model", pull)
     done = cli("demo")
     assert (done.returncode, asked) == (4, ["smollm2-135m"])

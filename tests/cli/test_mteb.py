@@ -159,7 +159,7 @@ def test_a_run(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     def named(benchmark: str, names: list[str], kinds: object) -> list[Any]:
         return [tasks.filled(getattr(tasks, name)()) for name in names]
 
-    monkeypatch.setattr(mmteb, "list_tasks", named)
+    monkeypatch.setattr(mmteb, "list_mteb_tasks", named)
     command = ["mteb", "run", "--benchmark", "any", "--tasks", "LocalRetrieval", "--tasks", "LocalReranking"]
     command += ["--first-stage", "bm25", "--depth", "3", "--model", "fake:reversed", "--out", str(tmp_path / "out")]
     done = cli(*command, "--format", "json")
@@ -192,7 +192,7 @@ def test_a_run(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(away, "load_data", fail)
     both = [away, tasks.filled(tasks.LocalReranking())]
-    monkeypatch.setattr(mmteb, "list_tasks", lambda benchmark, names, kinds: both)
+    monkeypatch.setattr(mmteb, "list_mteb_tasks", lambda benchmark, names, kinds: both)
     half = cli(*command, "--seed", "2", "--format", "json")
     assert half.returncode == 7
     assert json.loads(half.stdout)["failed"].keys() == {"LocalRetrieval"}

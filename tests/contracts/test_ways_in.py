@@ -24,7 +24,7 @@ from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer.training import train_adapter
 from rerank.leaderboard.suites.bench import execute_suite_runs, plan_suite_runs
 from rerank.leaderboard.suites.suite import Suite
-from rerank.models import open_backend
+from rerank.models import open_model_backend
 from rerank.prompts import load_prompt
 from rerank.tasks import BackendOptions, Reply, Request
 from rerank.types import Document, Query, Window
@@ -50,7 +50,7 @@ def from_lazy_backend(settings: Mapping[str, Any], folder: Path) -> list[str]:
 
 def from_open_backend(settings: Mapping[str, Any], folder: Path, *, lazy: bool = False) -> list[str]:
     loading = {key: settings[key] for key in ("adapter", "device", "context_size") if key in settings}
-    backend = open_backend(settings.get("model", "model"), BackendOptions(**loading), lazy=lazy)
+    backend = open_model_backend(settings.get("model", "model"), BackendOptions(**loading), lazy=lazy)
     ranking = {key: value for key, value in settings.items() if key not in ("model", "adapter", "device")}
     (folder / "elsewhere").mkdir()
     with pytest.MonkeyPatch.context() as patch:
@@ -329,7 +329,7 @@ def test_a_model_that_judges_documents_is_the_same_under_every_name(place: Path)
             )
         sent.append(digests((asked, [])))
     with recorded(Hf) as asked:
-        backend = open_backend("merged", BackendOptions(device="cpu"))
+        backend = open_model_backend("merged", BackendOptions(device="cpu"))
         grader = Grader(backend=backend, template=load_prompt(Grader.prompt), grades=(0, 1, 2, 3))
         pairs = [Window(Query(id="0", text=QUERY), (Document(id=str(n), text=TEXTS[n]),)) for n in (0, 3)]
         backend.generate([request for pair in pairs for request in grader.make_requests(pair)])

@@ -24,7 +24,7 @@ from rerank.finetune.inspection.merging import MARKER, MergeOptions, merge_adapt
 from rerank.finetune.inspection.weight_changes import iterate_weight_changes  # noqa: E402
 from rerank.io.model_hash import model_folder_hash  # noqa: E402
 from rerank.lm.loading import load, quiet  # noqa: E402
-from rerank.models import resolve_model  # noqa: E402
+from rerank.models import resolve_model_name  # noqa: E402
 from rerank.tasks import BackendOptions  # noqa: E402
 from tests.finetune.inspected import answers, load_base, lora, noisy, write_adapter, write_base  # noqa: E402
 from tests.raising import raises  # noqa: E402
@@ -47,7 +47,7 @@ def opened(folder: Path) -> InspectedModel:
 
 def model_of(folder: Path) -> Any:
     """Loaded as ``--model FOLDER`` is."""
-    return load(resolve_model(str(folder)), BackendOptions(device="cpu", dtype="float32"))[0]
+    return load(resolve_model_name(str(folder)), BackendOptions(device="cpu", dtype="float32"))[0]
 
 
 def deltas(folder: Path) -> dict[str, Any]:

@@ -32,8 +32,8 @@ every = pytest.mark.parametrize("name", teachers.names())
 def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("rerank.indexing.text_encoder.load_encoder", lambda name, options: Fake(8))
-    monkeypatch.setattr("rerank.retrieval.base.model_folders.locate_model", lambda name: name)
+    monkeypatch.setattr("rerank.indexing.text_encoder.load_text_encoder", lambda name, options: Fake(8))
+    monkeypatch.setattr("rerank.retrieval.base.model_folders.locate_retrieval_model", lambda name: name)
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_embeddings_score_the_candidates_alone(spec: Spec) -> None:
 def test_embeddings_are_kept(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
     first = labelled(spec(), "dense")
     fake = Fake(8)
-    monkeypatch.setattr("rerank.indexing.text_encoder.load_encoder", lambda name, options: fake)
+    monkeypatch.setattr("rerank.indexing.text_encoder.load_text_encoder", lambda name, options: fake)
     assert labelled(spec(), "dense").labels == first.labels
     assert fake.batches == []
     assert first.report["left_out"] == {"the query is blank": 1}

@@ -14,8 +14,8 @@ from rerank.errors import DataError, MissingResourceError, UsageError
 from rerank.io.model_hash import model_folder_hash
 from rerank.judges import open_judge
 from rerank.judges.attention import Attention
-from rerank.judges.attention.heads import BESIDE, HeadList, open_heads
-from rerank.judges.base import Verdict, z_scores
+from rerank.judges.attention.heads import BESIDE, HeadList, open_attention_heads
+from rerank.judges.base import Verdict, window_z_scores
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.tasks import AttentionTask, Reply
 from rerank.types import Document, Qrels, Query, Window
@@ -115,7 +115,7 @@ def test_a_list_of_heads_goes_with_its_model(tmp_path: Path) -> None:
 def test_a_folder_is_known_by_its_weights() -> None:
     path = Path("h.json")
     with raises(MissingResourceError, "rerank heads select"):
-        open_heads(str(path), {})
+        open_attention_heads(str(path), {})
 
 
 @pytest.mark.parametrize(
@@ -132,28 +132,28 @@ def test_a_file_that_is_no_list_is_named(tmp_path: Path, content: str) -> None:
     path = tmp_path / "heads.json"
     path.write_text(content, encoding="utf-8")
     with raises(DataError, str(path)):
-        open_heads(str(path), {"model": "m"})
+        open_attention_heads(str(path), {"model": "m"})
 
 
 def test_weights_tell_models_from_each_other_and_names_do_not(tmp_path: Path) -> None:
     path = tmp_path / "heads.json"
     HeadList(heads=((0, 4),), model={"model": "here", "weights": "aa"}, method="core").write(path)
-    assert open_heads(str(path), {"model": "there", "weights": "aa", "dtype": "float32"}).heads == ((0, 4),)
+    assert open_attention_heads(str(path), {"model": "there", "weights": "aa", "dtype": "float32"}).heads == ((0, 4),)
     with raises(UsageError, "weights bb"):
-        open_heads(str(path), {"model": "here", "weights": "bb"})
+        open_attention_heads(str(path), {"model": "here", "weights": "bb"})
     with raises(UsageError, "adapter cc"):
-        open_heads(str(path), {"model": "here", "weights": "aa", "adapter": "cc"})
+        open_attention_heads(str(path), {"model": "here", "weights": "aa", "adapter": "cc"})
 
 
 def test_published_lists_are_there_for_their_models() -> None:
-    found = open_heads("qrhead", {"model": "meta-llama/Llama-3.1-8B-Instruct"})
+    found = open_attention_heads("qrhead", {"model": "meta-llama/Llama-3.1-8B-Instruct"})
     assert len(found.heads) == 16
     assert found.heads[0] == (13, 22)
-    assert len(open_heads("core", {"model": "Llama-3.1-8B-Instruct"}).heads) == 8
+    assert len(open_attention_heads("core", {"model": "Llama-3.1-8B-Instruct"}).heads) == 8
     with raises(MissingResourceError, "rerank heads select --method core"):
-        open_heads("core", {"model": "gpt2"})
+        open_attention_heads("core", {"model": "gpt2"})
     with raises(MissingResourceError, "adapter"):
-        open_heads("qrhead", {"model": "Llama-3.1-8B-Instruct", "adapter": "aa"})
+        open_attention_heads("qrhead", {"model": "Llama-3.1-8B-Instruct", "adapter": "aa"})
 
 
 def test_what_is_written_is_plain_json(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_weights_of_heads_are_asked_for_and_told_from_others(tmp_path: Path) -> 
     assert judge(f",heads={path}").identity != one.identity
     path.write_text('{"model": {}, "method": "trained", "heads": [[1, 2], [0, 3]], "weights": [1]}')
     with raises(DataError, "1 weights", "2 heads"):
-        open_heads(str(path), mine)
+        open_attention_heads(str(path), mine)
 
 
 def test_a_request_without_weights_is_what_it_was_before_there_were_any() -> None:
@@ -219,9 +219,9 @@ def test_heads_that_lie_beside_their_adapter(tmp_path: Path) -> None:
     path = tmp_path / "heads.json"
     HeadList(heads=((0, 4),), model={"model": "m", "adapter": BESIDE}, method="trained").write(path)
     right = {"model": "m", "adapter": model_folder_hash(tmp_path)}
-    assert open_heads(str(path), right).heads == ((0, 4),)
+    assert open_attention_heads(str(path), right).heads == ((0, 4),)
     with raises(UsageError, "rerank heads select"):
-        open_heads(str(path), right | {"adapter": "another"})
+        open_attention_heads(str(path), right | {"adapter": "another"})
 
 
 SCORED = replace(WINDOW, scores=(9.0, 1.0, 8.0))
@@ -241,7 +241,7 @@ def test_the_first_stage_has_a_say_where_it_is_asked() -> None:
 def test_both_are_z_scores_and_attention_is_taken_by_its_logarithm() -> None:
     attention, weight = (0.1, 0.4, 0.2), 0.8
     logs = [math.log(value) for value in attention]
-    mixed = [a + weight * b for a, b in zip(z_scores(logs), z_scores(SCORED.scores), strict=True)]
+    mixed = [a + weight * b for a, b in zip(window_z_scores(logs), window_z_scores(SCORED.scores), strict=True)]
     expected = tuple(sorted(range(3), key=lambda at: -mixed[at]))
     assert ordered(f",first_stage={weight}", SCORED, attention).order == expected
     assert ordered(",first_stage=1", SCORED, (-0.1, 0.4, 0.2)).status == "ok", "calibrated scores may be negative"

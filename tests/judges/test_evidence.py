@@ -15,14 +15,14 @@ from rerank.judges import Limits, open_judge
 from rerank.judges.attention import Attention
 from rerank.judges.attention.evidence import (
     EvidenceSpan,
-    find_prefixes,
-    map_characters,
-    score_passage,
-    score_sentences,
+    find_passage_prefixes,
+    map_passage_characters,
+    score_passage_by_attention,
+    score_sentences_by_attention,
     select_spans,
 )
 from rerank.prompts import PromptTemplate, load_prompt
-from rerank.prompts.passages import escape_brackets, passage_text
+from rerank.prompts.passages import escape_passage_brackets, passage_text
 from rerank.tasks import AttentionTask, Reply
 from rerank.types import Document, Query, Window
 from tests.raising import raises
@@ -168,8 +168,8 @@ def test_fake_models_are_deterministic_and_stutter_is_random() -> None:
 )
 def test_every_character_of_a_prompt_is_found_in_the_text(text: str, title: str, cut: int) -> None:
     document = Document(id="1", text=text, title=title)
-    shown = escape_brackets(passage_text(document)[:cut])
-    positions = map_characters(document, shown)
+    shown = escape_passage_brackets(passage_text(document)[:cut])
+    positions = map_passage_characters(document, shown)
     assert len(positions) == len(shown)
     found = [(shown[index], position) for index, position in enumerate(positions) if position is not None]
     for character, position in found:
@@ -177,7 +177,7 @@ def test_every_character_of_a_prompt_is_found_in_the_text(text: str, title: str,
         if character == " ":  # in front of a word
             assert not text[position].isspace()
         else:
-            assert escape_brackets(f"[1]{character}")[-1:] == character
+            assert escape_passage_brackets(f"[1]{character}")[-1:] == character
             assert text[position] == character or (text[position] + character) in ("[(", "])")
     read = [position for character, position in found if character != " "]
     visible = [index for index, character in enumerate(text) if not character.isspace()]
@@ -191,24 +191,24 @@ def test_tokens_that_begin_with_a_space_belong_to_the_word_after_it() -> None:
     shown = passage_text(document)
     prefix = "[1] "
     spans = (prefix + shown).index(" It rains"), (prefix + shown).index(" It snows")
-    found = score_passage(document, shown, prefix, [(0, 9.0), (5, 9.0), (spans[0], 1.0), (spans[1], 3.0)])
+    found = score_passage_by_attention(document, shown, prefix, [(0, 9.0), (5, 9.0), (spans[0], 1.0), (spans[1], 3.0)])
     assert [span.score for span in found] == [0.25, 0.75]
     plain = replace(document, title="")
-    first = score_passage(plain, plain.text, prefix, [(2, 9.0), (3, 1.0), (prefix.index(" ") + 10, 1.0)])
+    first = score_passage_by_attention(plain, plain.text, prefix, [(2, 9.0), (3, 1.0), (prefix.index(" ") + 10, 1.0)])
     assert [span.score for span in first] == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("name", ["icr_qa", "icr_ie", "attention_both", "listwise"])
 def test_prefixes_are_found_whatever_the_passages_contain(name: str) -> None:
     passages = ["[1] [2] 1", "", "\ue000", "1"]
-    assert find_prefixes(load_prompt(name), "1 \ue000", passages) == ["[1] ", "[2] ", "[3] ", "[4] "]
+    assert find_passage_prefixes(load_prompt(name), "1 \ue000", passages) == ["[1] ", "[2] ", "[3] ", "[4] "]
 
 
 @pytest.mark.parametrize("body", ["[{{ rank }}] {{ candidate }} {{ candidate }}", "[{{ rank }}] {{ candidate[:3] }}"])
 def test_prompts_that_change_passages_are_refused(body: str) -> None:
     template = PromptTemplate(name="mine", syntax="jinja", body=body, suffix="{{ query }}")
     with raises(UsageError, "'mine'", "icr_qa"):
-        find_prefixes(template, "q", ["a long passage"])
+        find_passage_prefixes(template, "q", ["a long passage"])
 
 
 # Scores and selection
@@ -217,9 +217,9 @@ def test_prompts_that_change_passages_are_refused(body: str) -> None:
 def test_scores_are_shares_of_positive_finite_scores() -> None:
     text = "One. Two. Three."
     tokens = [(0, 1.0), (5, 2.0), (7, -5.0), (8, math.nan), (10, math.inf), (12, 1.0)]
-    assert [span.score for span in score_sentences(text, tokens)] == [0.25, 0.5, 0.25]
-    assert [span.score for span in score_sentences(text, [(0, -1.0)])] == [0.0, 0.0, 0.0]
-    assert score_sentences("", []) == ()
+    assert [span.score for span in score_sentences_by_attention(text, tokens)] == [0.25, 0.5, 0.25]
+    assert [span.score for span in score_sentences_by_attention(text, [(0, -1.0)])] == [0.0, 0.0, 0.0]
+    assert score_sentences_by_attention("", []) == ()
 
 
 def spans(*scores: float) -> list[EvidenceSpan]:

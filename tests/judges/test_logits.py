@@ -117,9 +117,9 @@ def test_it_equals_the_logits_of_a_plain_pass() -> None:
 
 @pytest.mark.model
 def test_the_embedded_model_ranks_a_hundred_in_one_pass() -> None:
-    from rerank.models import BackendOptions, open_backend
+    from rerank.models import BackendOptions, open_model_backend
 
-    backend = open_backend("smollm2-135m", BackendOptions(dtype="float32"))
+    backend = open_model_backend("smollm2-135m", BackendOptions(dtype="float32"))
     made = Logits(backend=backend, template=LETTERS)
     asked = window(*(f"note {n}" for n in range(100)))
     (request,) = made.make_requests(asked)

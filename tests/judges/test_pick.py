@@ -127,9 +127,9 @@ def test_a_tiny_model_answers_both_ways_alike() -> None:
 
 @pytest.mark.model
 def test_the_embedded_model_answers_both_ways_alike() -> None:
-    from rerank.models import BackendOptions, open_backend
+    from rerank.models import BackendOptions, open_model_backend
 
-    backend = open_backend("smollm2-135m", BackendOptions(dtype="float32"))
+    backend = open_model_backend("smollm2-135m", BackendOptions(dtype="float32"))
     weighed, written = (judge_windows(judge(backend, by), [THREE])[0] for by in ("likelihood", "generation"))
     assert weighed.order[0] == written.order[0]
     assert (weighed.status, written.status) == ("ok", "ok")

@@ -13,7 +13,7 @@ from rerank.judges import open_judge
 from rerank.judges.base import Limits, PromptJudge
 from rerank.judges.likelihood import Likelihood
 from rerank.judges.score import Score
-from rerank.methods import count_calls, open_method
+from rerank.methods import count_method_calls, open_method
 from rerank.pipeline.stream import drive
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.strategies import open_strategy
@@ -158,7 +158,7 @@ def test_a_prompt_may_show_the_scores() -> None:
 
 def test_calls_are_the_documents() -> None:
     for name in ("pointwise", "qlm"):
-        assert [count_calls(open_method(name), n) for n in (0, 1, 2, 100)] == [0, 0, 2, 100]
+        assert [count_method_calls(open_method(name), n) for n in (0, 1, 2, 100)] == [0, 0, 2, 100]
 
 
 def test_it_equals_plain_passes() -> None:
@@ -185,9 +185,9 @@ def test_it_equals_plain_passes() -> None:
 @pytest.mark.model
 @pytest.mark.parametrize("name", PROMPTS)
 def test_the_embedded_model_prefers_what_is_relevant(name: str) -> None:
-    from rerank.models import BackendOptions, open_backend
+    from rerank.models import BackendOptions, open_model_backend
 
-    backend = open_backend("smollm2-135m", BackendOptions(dtype="float32"))
+    backend = open_model_backend("smollm2-135m", BackendOptions(dtype="float32"))
     asked = window(
         "Bridges are built of steel and stone.", "A flea lives for two or three months.", query="how long do fleas live"
     )

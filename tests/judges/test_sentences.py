@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.judges.attention.sentences import split_sentences
+from rerank.judges.attention.sentences import split_evidence_sentences
 
 
 def sentences(text: str) -> list[str]:
-    return [text[start:end] for start, end in split_sentences(text)]
+    return [text[start:end] for start, end in split_evidence_sentences(text)]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_texts_without_letters() -> None:
 
 @given(st.text(alphabet="ab A.!?。,\n\t\u3000\u0301'-1", max_size=900))
 def test_every_character_except_white_space_is_in_one_sentence(text: str) -> None:
-    found = split_sentences(text)
+    found = split_evidence_sentences(text)
     inside = [index for start, end in found for index in range(start, end)]
     assert inside == sorted(set(inside))
     assert {index for index, character in enumerate(text) if not character.isspace()} <= set(inside)

@@ -74,9 +74,9 @@ def test_pieces_give_the_tokens_of_the_embedded_model(text: str) -> None:
 def embedded() -> tuple[Any, JoinedTokenizer]:
     from transformers import AutoTokenizer
 
-    from rerank.models import resolve_model
+    from rerank.models import resolve_model_name
 
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model("smollm2-135m"))
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model_name("smollm2-135m"))
     pieces = JoinedTokenizer.of(tokenizer)
     assert pieces is not None
     return tokenizer, pieces

@@ -8,7 +8,7 @@ from rerank.errors import UnknownNameError, UsageError
 
 pytest.importorskip("mteb")
 
-from rerank.mmteb.benchmark_tasks import BENCHMARKS, describe_task, list_tasks
+from rerank.mmteb.benchmark_tasks import BENCHMARKS, describe_mteb_task, list_mteb_tasks
 from tests.raising import raises
 
 RERANKING = {
@@ -27,15 +27,15 @@ RERANKING = {
 
 @pytest.mark.parametrize(("benchmark", "retrieval"), list(zip(BENCHMARKS, (18, 10, 8), strict=True)))
 def test_the_tasks_of_the_three_benchmarks(benchmark: str, retrieval: int) -> None:
-    assert {task.metadata.name for task in list_tasks(benchmark, kinds=["Reranking"])} == RERANKING[benchmark]
-    assert len(list_tasks(benchmark, kinds=["Retrieval"])) == retrieval
-    told = [describe_task(task) for task in list_tasks(benchmark)]
+    assert {task.metadata.name for task in list_mteb_tasks(benchmark, kinds=["Reranking"])} == RERANKING[benchmark]
+    assert len(list_mteb_tasks(benchmark, kinds=["Retrieval"])) == retrieval
+    told = [describe_mteb_task(task) for task in list_mteb_tasks(benchmark)]
     assert all(row["licence"] and row["data"] and row["splits"] for row in told)
 
 
 def test_a_row() -> None:
-    (task,) = list_tasks("MTEB(cmn, v1)", ["T2Reranking"])
-    assert describe_task(task) == {
+    (task,) = list_mteb_tasks("MTEB(cmn, v1)", ["T2Reranking"])
+    assert describe_mteb_task(task) == {
         "task": "T2Reranking",
         "type": "Reranking",
         "languages": ["cmn"],
@@ -49,18 +49,18 @@ def test_a_row() -> None:
 
 
 def test_an_alias_and_tasks_without_a_benchmark() -> None:
-    assert len(list_tasks("MMTEB", kinds=["InstructionReranking"])) == 3
-    assert [task.metadata.name for task in list_tasks(names=["SCIDOCS"])] == ["SCIDOCS"]
+    assert len(list_mteb_tasks("MMTEB", kinds=["InstructionReranking"])) == 3
+    assert [task.metadata.name for task in list_mteb_tasks(names=["SCIDOCS"])] == ["SCIDOCS"]
 
 
 def test_names_that_are_none() -> None:
     with raises(UnknownNameError, "MTEB(cmn, v2)", "'MTEB"):
-        list_tasks("MTEB(cmn, v2)")
+        list_mteb_tasks("MTEB(cmn, v2)")
     with raises(UnknownNameError, "'SCIDOC'", "'SCIDOCS'"):
-        list_tasks("MTEB(eng, v2)", ["SCIDOC"])
+        list_mteb_tasks("MTEB(eng, v2)", ["SCIDOC"])
     with raises(UnknownNameError, "'STS'"):
-        list_tasks("MTEB(eng, v2)", kinds=["STS"])
+        list_mteb_tasks("MTEB(eng, v2)", kinds=["STS"])
     with raises(UsageError, "--benchmark"):
-        list_tasks()
+        list_mteb_tasks()
     with raises(UsageError, "MTEB(cmn, v1)", "InstructionReranking"):
-        list_tasks("MTEB(cmn, v1)", kinds=["InstructionReranking"])
+        list_mteb_tasks("MTEB(cmn, v1)", kinds=["InstructionReranking"])

@@ -18,7 +18,13 @@ from rerank.types import Qrels
 
 mteb = pytest.importorskip("mteb")
 
-from rerank.mmteb import MtebFirstStage, MtebReranker, describe_lists, evaluate, parse_first_stage  # noqa: E402
+from rerank.mmteb import (  # noqa: E402
+    MtebFirstStage,
+    MtebReranker,
+    describe_mteb_candidates,
+    evaluate_mteb_task,
+    parse_mteb_first_stage,
+)
 from tests.mmteb import tasks  # noqa: E402
 from tests.raising import raises  # noqa: E402
 
@@ -31,7 +37,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made(out: Path, backend: Fake, first_stage: Any = None, depth: int = 100, **more: Any) -> MtebReranker:
-    lists = describe_lists(first_stage, depth)
+    lists = describe_mteb_candidates(first_stage, depth)
     return MtebReranker.create(out=out, model=f"fake:{backend.kind}", backend=backend, first_stage=lists, **more)
 
 
@@ -42,7 +48,7 @@ def perfect() -> Fake:
 def test_our_first_stage_then_a_reranker(tmp_path: Path) -> None:
     task = tasks.filled(tasks.LocalRetrieval())
     model = made(tmp_path, Fake("reversed"), BM25)
-    found = evaluate(task, model, out=tmp_path, first_stage=BM25)
+    found = evaluate_mteb_task(task, model, out=tmp_path, first_stage=BM25)
     (row,) = found.rows
     assert (found.task, found.main_score, row["split"], row["subset"]) == (
         "LocalRetrieval",
@@ -62,8 +68,8 @@ def test_our_first_stage_then_a_reranker(tmp_path: Path) -> None:
 
 def test_mteb_reads_the_results_and_its_folders_are_its_own(tmp_path: Path) -> None:
     model = made(tmp_path, perfect(), BM25, 2)
-    found = evaluate(tasks.filled(tasks.LocalRetrieval()), model, out=tmp_path, first_stage=BM25, depth=2)
-    own = evaluate(tasks.filled(tasks.LocalReranking()), model, out=tmp_path)
+    found = evaluate_mteb_task(tasks.filled(tasks.LocalRetrieval()), model, out=tmp_path, first_stage=BM25, depth=2)
+    own = evaluate_mteb_task(tasks.filled(tasks.LocalReranking()), model, out=tmp_path)
     meta = model.mteb_model_meta
     place = tmp_path / "results" / "listrank__fullrank-fake-perfect" / meta.revision
     assert found.path == place / "LocalRetrieval.json"
@@ -107,7 +113,7 @@ def test_predictions_that_mteb_saved_of_an_encoder(tmp_path: Path) -> None:
     assert {q: list(r.doc_ids) for q, r in folder.read_run("run.trec").items()} == {
         q: docs[::-1] for q, docs in lists.items()
     }
-    found = evaluate(task, model, out=tmp_path, first_stage=tmp_path / "saved", depth=4)
+    found = evaluate_mteb_task(task, model, out=tmp_path, first_stage=tmp_path / "saved", depth=4)
     assert found.rows[0]["score"] == theirs["main_score"]
     assert found.rows[0]["first_stage_score"] is None
     assert found.rows[0]["reused_calls"] == 3
@@ -115,7 +121,7 @@ def test_predictions_that_mteb_saved_of_an_encoder(tmp_path: Path) -> None:
 
 
 def test_run_folders_are_replayed_and_verified(tmp_path: Path) -> None:
-    found = evaluate(
+    found = evaluate_mteb_task(
         tasks.filled(tasks.LocalReranking()), made(tmp_path, Fake("stutter", qrels=Qrels(tasks.RELEVANT))), out=tmp_path
     )
     folder = RunFolder.existing(found.rows[0]["folder"])
@@ -129,7 +135,7 @@ def test_every_subset_is_a_run_of_its_own_with_its_own_texts(tmp_path: Path) -> 
     task = tasks.filled(tasks.LocalSubsets(), en=tasks.part(), zh=chinese, en_ar=other)
     model = made(tmp_path, Fake("reversed"), MtebFirstStage("bm25,segmenter=pairs"))
     stage = MtebFirstStage("bm25,segmenter=pairs")
-    found = evaluate(task, model, out=tmp_path, first_stage=stage)
+    found = evaluate_mteb_task(task, model, out=tmp_path, first_stage=stage)
     assert [row["subset"] for row in found.rows] == ["en", "zh", "en-ar"]
     assert found.rows[1]["score"] == 1.0
     assert [Path(row["folder"]).name for row in found.rows] == ["en.test", "zh.test", "en-ar.test"]
@@ -139,15 +145,15 @@ def test_what_is_scored_is_read_and_what_is_missing_is_measured(tmp_path: Path) 
     backend = perfect()
     model = made(tmp_path, backend, BM25)
     task = tasks.filled(tasks.LocalRetrieval())
-    first = evaluate(task, model, out=tmp_path, first_stage=BM25)
+    first = evaluate_mteb_task(task, model, out=tmp_path, first_stage=BM25)
     model = made(tmp_path, backend, BM25)
-    again = evaluate(task, model, out=tmp_path, first_stage=BM25)
+    again = evaluate_mteb_task(task, model, out=tmp_path, first_stage=BM25)
     assert [row["score"] for row in again.rows] == [row["score"] for row in first.rows]
     assert model.reports == []  # mteb's file was enough, and no data were loaded
     assert again.rows[0]["first_stage_score"] == first.rows[0]["first_stage_score"]
-    assert evaluate(tasks.LocalRetrieval(), model, out=tmp_path, first_stage=BM25).rows == again.rows
+    assert evaluate_mteb_task(tasks.LocalRetrieval(), model, out=tmp_path, first_stage=BM25).rows == again.rows
     first.path.unlink()
-    again = evaluate(task, model, out=tmp_path, first_stage=BM25)
+    again = evaluate_mteb_task(task, model, out=tmp_path, first_stage=BM25)
     assert again.rows[0]["reused_calls"] == 3
     assert len(backend.served) == 3
 
@@ -155,24 +161,24 @@ def test_what_is_scored_is_read_and_what_is_missing_is_measured(tmp_path: Path) 
 def test_halves_that_a_kill_left_are_made_again(tmp_path: Path) -> None:
     model = made(tmp_path, perfect(), BM25)
     task = tasks.filled(tasks.LocalRetrieval())
-    first = evaluate(task, model, out=tmp_path, first_stage=BM25)
+    first = evaluate_mteb_task(task, model, out=tmp_path, first_stage=BM25)
     (predictions,) = (tmp_path / "predictions").rglob("*.json")
     for path in (first.path, predictions):
         path.write_text(path.read_text()[:100])
-    assert evaluate(task, model, out=tmp_path, first_stage=BM25).rows[0]["score"] == first.rows[0]["score"]
+    assert evaluate_mteb_task(task, model, out=tmp_path, first_stage=BM25).rows[0]["score"] == first.rows[0]["score"]
     assert json.loads(predictions.read_text())["default"]["test"]["q1"]
     predictions.unlink()  # its score is there, its lists are gone
     first.path.unlink()
-    assert evaluate(task, model, out=tmp_path, first_stage=BM25).rows[0]["score"] == first.rows[0]["score"]
+    assert evaluate_mteb_task(task, model, out=tmp_path, first_stage=BM25).rows[0]["score"] == first.rows[0]["score"]
 
 
 def test_other_lists_are_another_revision_and_never_mixed(tmp_path: Path) -> None:
     model = made(tmp_path, perfect(), BM25, 2)
     task = tasks.filled(tasks.LocalRetrieval())
     with raises(UsageError, "'depth': 2", "'depth': 3"):
-        evaluate(task, model, out=tmp_path, first_stage=BM25, depth=3)
+        evaluate_mteb_task(task, model, out=tmp_path, first_stage=BM25, depth=3)
     with raises(DataError, "--first-stage bm25"):
-        evaluate(task, model, out=tmp_path)
+        evaluate_mteb_task(task, model, out=tmp_path)
 
 
 def write_run(path: Path, *orders: str) -> None:
@@ -189,7 +195,7 @@ def test_a_run_that_is_written_again_is_another_first_stage(tmp_path: Path, form
         revision = stage.mteb_model_meta.revision
         assert MtebFirstStage(form.format(path)).mteb_model_meta.revision == revision
         model = made(tmp_path, backend, stage)
-        row = evaluate(task, model, out=tmp_path, first_stage=stage).rows[0]
+        row = evaluate_mteb_task(task, model, out=tmp_path, first_stage=stage).rows[0]
         found.append((revision, row["first_stage_score"], row["score"], len(model.reports)))
     assert found[0][0] != found[1][0]
     assert found[0][1] != found[1][1]
@@ -246,23 +252,23 @@ def test_predictions_that_are_saved_again_are_other_lists(tmp_path: Path) -> Non
     for order in ("1245", "6541"):
         save_lists(saved, "LocalRetrieval", order)
         model = made(tmp_path, Fake("reversed"), saved, 4)
-        found.append(evaluate(task, model, out=tmp_path, first_stage=saved, depth=4))
+        found.append(evaluate_mteb_task(task, model, out=tmp_path, first_stage=saved, depth=4))
         assert len(model.reports) == 1
     assert found[0].revision != found[1].revision
     assert found[0].rows[0]["score"] != found[1].rows[0]["score"]
-    before = describe_lists(saved, 4)
+    before = describe_mteb_candidates(saved, 4)
     save_lists(saved, "LocalRetrieval", "1245")
-    assert describe_lists(saved, 4) != before
+    assert describe_mteb_candidates(saved, 4) != before
 
 
 def test_lists_of_another_task_change_nothing(tmp_path: Path) -> None:
     saved, task = tmp_path / "saved", tasks.filled(tasks.LocalRetrieval())
     save_lists(saved, "LocalRetrieval", "1245")
     model = made(tmp_path, Fake("reversed"), saved, 4)
-    first = evaluate(task, model, out=tmp_path, first_stage=saved, depth=4)
+    first = evaluate_mteb_task(task, model, out=tmp_path, first_stage=saved, depth=4)
     save_lists(saved, "LocalSelf", "1245")
     for again in (model, made(tmp_path, Fake("reversed"), saved, 4)):
-        assert evaluate(task, again, out=tmp_path, first_stage=saved, depth=4).path == first.path
+        assert evaluate_mteb_task(task, again, out=tmp_path, first_stage=saved, depth=4).path == first.path
     assert len(model.reports) == 1
 
 
@@ -270,7 +276,7 @@ def test_a_task_with_its_own_lists_does_not_depend_on_a_first_stage(tmp_path: Pa
     task, backend, found = tasks.filled(tasks.LocalReranking()), perfect(), []
     for stage, depth in ((None, 100), (BM25, 2), (BM25, 3), (MtebFirstStage("bm25,k1=2"), 3)):
         model = made(tmp_path, backend, stage, depth)
-        found.append(evaluate(task, model, out=tmp_path, first_stage=stage, depth=depth))
+        found.append(evaluate_mteb_task(task, model, out=tmp_path, first_stage=stage, depth=depth))
     assert len({one.path for one in found}) == 1
     assert len(backend.served) == 3  # one for each query, and never again
 
@@ -280,32 +286,32 @@ def test_a_first_stages_name_is_one_whatever_lies_around(tmp_path: Path, monkeyp
     for name in ("bm25", "saved"):
         (tmp_path / name).mkdir()
     for text in ("bm25", "bm25,k1=1.2", "run:saved/x.trec", "unknown"):
-        stage = parse_first_stage(text)
+        stage = parse_mteb_first_stage(text)
         assert isinstance(stage, MtebFirstStage)
         assert stage.selector == text
     for text in ("./bm25", "saved", "elsewhere/saved"):
-        assert parse_first_stage(text) == Path(text)
+        assert parse_mteb_first_stage(text) == Path(text)
     with raises(UnknownNameError, "'unknown'"):
-        describe_lists(parse_first_stage("unknown"), 3)
+        describe_mteb_candidates(parse_mteb_first_stage("unknown"), 3)
 
 
 def test_predictions_that_do_not_fit(tmp_path: Path) -> None:
     task = tasks.filled(tasks.LocalRetrieval())
     saved = tmp_path / "saved"
     with raises(DataError, saved):
-        describe_lists(saved, 3)
+        describe_mteb_candidates(saved, 3)
     saved.mkdir()
     with raises(DataError, saved):
-        describe_lists(saved, 3)
+        describe_mteb_candidates(saved, 3)
     (saved / "Other_predictions.json").write_text(json.dumps({"mteb_model_meta": {"model_name": "a"}}))
     with raises(MissingResourceError, "LocalRetrieval"):
-        evaluate(task, made(tmp_path, perfect(), saved, 3), out=tmp_path, first_stage=saved, depth=3)
+        evaluate_mteb_task(task, made(tmp_path, perfect(), saved, 3), out=tmp_path, first_stage=saved, depth=3)
     (saved / "LocalRetrieval_predictions.json").write_text(json.dumps({"mteb_model_meta": {"model_name": "a"}}))
     with raises(DataError, "default, test"):
-        evaluate(task, made(tmp_path, perfect(), saved, 3), out=tmp_path, first_stage=saved, depth=3)
+        evaluate_mteb_task(task, made(tmp_path, perfect(), saved, 3), out=tmp_path, first_stage=saved, depth=3)
     (saved / "Third_predictions.json").write_text(json.dumps({"mteb_model_meta": {"model_name": "b"}}))
     with raises(DataError, saved, "2 models"):
-        describe_lists(saved, 3)
+        describe_mteb_candidates(saved, 3)
 
 
 def test_a_task_with_open_calls_has_no_score_and_is_gone_on_with(tmp_path: Path) -> None:
@@ -314,10 +320,10 @@ def test_a_task_with_open_calls_has_no_score_and_is_gone_on_with(tmp_path: Path)
     capped = MtebReranker.create(out=tmp_path, model="fake:perfect", backend=backend)
     capped._execution = capped._execution.model_copy(update={"max_total_tokens": 250})
     with raises(PartialFailureError, "--max-total-tokens 250"):
-        evaluate(task, capped, out=tmp_path)
+        evaluate_mteb_task(task, capped, out=tmp_path)
     assert not list((tmp_path / "results").rglob("LocalReranking.json"))
     assert 0 < capped.reports[0]["calls"] < 3
     free = MtebReranker.create(out=tmp_path, model="fake:perfect", backend=backend)
-    found = evaluate(task, free, out=tmp_path)
+    found = evaluate_mteb_task(task, free, out=tmp_path)
     assert found.rows[0]["score"] == 1.0
     assert found.rows[0]["reused_calls"] == capped.reports[0]["calls"]

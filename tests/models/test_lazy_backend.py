@@ -24,7 +24,7 @@ from rerank.experiment.spec import Execution, RunSpec
 from rerank.io import file_hashes, model_hash
 from rerank.lm import loading
 from rerank.lm.model_description import load_tokenizer
-from rerank.models import open_backend
+from rerank.models import open_model_backend
 from rerank.models.lazy_backend import LazyBackend
 from rerank.prompts.base import Message
 from rerank.tasks import BackendOptions, Request, Sampling, supported_tasks
@@ -64,7 +64,7 @@ def adapter(tmp_path: Path) -> Path:
 
 
 def open_lazily(folder: Path, options: BackendOptions = FP32) -> LazyBackend:
-    backend = open_backend(str(folder), options, lazy=True)
+    backend = open_model_backend(str(folder), options, lazy=True)
     assert isinstance(backend, LazyBackend)
     return backend
 
@@ -75,7 +75,7 @@ def open_lazily(folder: Path, options: BackendOptions = FP32) -> LazyBackend:
 )
 def test_it_is_the_loaded_backend(tmp_path: Path, kind: str, dtype: str, config: dict[str, Any]) -> None:
     folder, options = save(tmp_path / "model", kind, **config), BackendOptions(dtype=dtype)
-    lazy, eager = open_lazily(folder, options), open_backend(str(folder), options)
+    lazy, eager = open_lazily(folder, options), open_model_backend(str(folder), options)
     prompt = list(ASKED.prompt)
     known = (dict(lazy.identity), lazy.batch_size, lazy.tasks, lazy.costs_money, lazy.tokens.context_size)
     assert known == (dict(eager.identity), eager.batch_size, supported_tasks(eager), False, eager.tokens.context_size)
@@ -89,7 +89,7 @@ def test_it_is_the_loaded_backend(tmp_path: Path, kind: str, dtype: str, config:
 def test_an_adapter_belongs_to_the_identity(folder: Path, adapter: Path) -> None:
     for dtype in ("float32", "bfloat16"):
         options = BackendOptions(dtype=dtype, device="cpu", adapter=str(adapter))
-        lazy, eager = open_lazily(folder, options), open_backend(str(folder), options)
+        lazy, eager = open_lazily(folder, options), open_model_backend(str(folder), options)
         assert dict(lazy.identity) == dict(eager.identity)
         assert lazy.generate([ASKED])[0].text == eager.generate([ASKED])[0].text
 
@@ -109,8 +109,8 @@ def test_torch_is_not_imported_before_the_first_call(folder: Path) -> None:
         pytest.skip("this build of torch has to be asked for its devices")
     code = """if True:
         import sys
-        from rerank.models import open_backend
-        backend = open_backend(sys.argv[1], lazy=True)
+        from rerank.models import open_model_backend
+        backend = open_model_backend(sys.argv[1], lazy=True)
         known = backend.identity["model"], backend.batch_size, backend.tokens.lengths(["abc"])
         print(*known, "torch" in sys.modules)
     """
@@ -126,9 +126,9 @@ def test_the_tokenizer_is_that_of_auto_tokenizer(tmp_path: Path, kind: str) -> N
 
 @pytest.mark.model
 def test_the_tokenizer_of_the_embedded_model() -> None:
-    from rerank.models import resolve_model
+    from rerank.models import resolve_model_name
 
-    folder = resolve_model("smollm2-135m")
+    folder = resolve_model_name("smollm2-135m")
     assert_same_tokenizer(load_tokenizer(folder, FP32), AutoTokenizer.from_pretrained(folder))
 
 
@@ -158,7 +158,7 @@ def test_what_the_files_show_is_reported_at_once(folder: Path, monkeypatch: pyte
 
 @pytest.mark.parametrize("options", [BackendOptions(trust_remote_code=True), BackendOptions(device_map="auto")])
 def test_models_that_have_to_be_loaded_to_be_known(folder: Path, options: BackendOptions) -> None:
-    assert not isinstance(open_backend(str(folder), options, lazy=True), LazyBackend)
+    assert not isinstance(open_model_backend(str(folder), options, lazy=True), LazyBackend)
 
 
 @pytest.mark.parametrize(

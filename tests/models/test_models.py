@@ -12,7 +12,7 @@ import pytest
 from rerank import models
 from rerank.backends.fake import Fake
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
-from rerank.models import MARKER, BackendOptions, open_backend, resolve_model
+from rerank.models import MARKER, BackendOptions, open_model_backend, resolve_model_name
 from rerank.reranker import Reranker
 from rerank.types import Qrels
 from tests.raising import raises
@@ -29,58 +29,58 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_an_embedded_model_that_was_not_pulled_says_how(cache: Path) -> None:
     with raises(MissingResourceError, f"rerank models pull {NAME}"):
-        resolve_model(NAME)
+        resolve_model_name(NAME)
     models.model_folder(NAME).mkdir(parents=True)
     (models.model_folder(NAME) / "config.json").write_text("{}")
     with pytest.raises(MissingResourceError):
-        resolve_model(NAME)
+        resolve_model_name(NAME)
     (models.model_folder(NAME) / MARKER).write_text("{}")
-    assert resolve_model(NAME) == cache / "listrank" / "models" / NAME
+    assert resolve_model_name(NAME) == cache / "listrank" / "models" / NAME
 
 
 def test_a_hub_id_is_passed_on() -> None:
-    assert resolve_model("Qwen/Qwen2.5-0.5B-Instruct") == "Qwen/Qwen2.5-0.5B-Instruct"
+    assert resolve_model_name("Qwen/Qwen2.5-0.5B-Instruct") == "Qwen/Qwen2.5-0.5B-Instruct"
 
 
 def test_unknown_names_get_suggestions() -> None:
     with raises(UnknownNameError, f"'{NAME}'"):
-        resolve_model("smollm-135m")
+        resolve_model_name("smollm-135m")
 
 
 @pytest.mark.parametrize("name", ["./none", "/none/at/all", "~/none", "a/b/c"])
 def test_paths_that_are_not_there(name: str) -> None:
     with raises(MissingResourceError, f"{name!r}"):
-        resolve_model(name)
+        resolve_model_name(name)
 
 
 def test_folders_are_checked_before_anything_heavy_is_imported(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     with raises(MissingResourceError, "config.json"):
-        resolve_model(str(folder))
+        resolve_model_name(str(folder))
     (folder / "adapter_config.json").write_text("{}")
     with raises(MissingResourceError, "--adapter"):
-        resolve_model(str(folder))
+        resolve_model_name(str(folder))
     (folder / "config.json").write_text("{}")
     with raises(MissingResourceError, ".safetensors"):
-        resolve_model(str(folder))
+        resolve_model_name(str(folder))
     (folder / "pytorch_model.bin").write_bytes(b"")
     with raises(DataError, "pytorch_model.bin"):
-        resolve_model(str(folder))
+        resolve_model_name(str(folder))
     (folder / "model.safetensors").write_bytes(b"")
-    assert resolve_model(str(folder)) == folder
+    assert resolve_model_name(str(folder)) == folder
     with raises(DataError, "config.json"):
-        resolve_model(str(folder / "config.json"))
+        resolve_model_name(str(folder / "config.json"))
 
 
 def test_fakes_open_with_their_options_and_ours() -> None:
     qrels = Qrels({"q": {"d": 1}})
     options = BackendOptions(batch_size=3, context_size=99)
-    fake = open_backend("fake:stutter,p=0.7,seed=5", options, qrels=qrels)
+    fake = open_model_backend("fake:stutter,p=0.7,seed=5", options, qrels=qrels)
     assert isinstance(fake, Fake)
     assert (fake.kind, fake.p, fake.seed, fake.batch_size, fake.context_size) == ("stutter", 0.7, 5, 3, 8192)
     assert fake.qrels is qrels
-    assert open_backend("fake:reversed").batch_size == 8
+    assert open_model_backend("fake:reversed").batch_size == 8
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_fakes_open_with_their_options_and_ours() -> None:
 )
 def test_selectors_that_cannot_be_opened(selector: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error) as caught:
-        open_backend(selector)
+        open_model_backend(selector)
     assert message in str(caught.value)
 
 
@@ -108,21 +108,21 @@ def test_everything_else_is_loaded_by_transformers(monkeypatch: pytest.MonkeyPat
     loaded: list[Any] = []
     monkeypatch.setattr(Hf, "load", lambda *arguments: loaded.append(arguments))
     options = BackendOptions(dtype="float32")
-    open_backend("owner/model", options)
-    open_backend("hf:owner/model")
+    open_model_backend("owner/model", options)
+    open_model_backend("hf:owner/model")
     assert loaded == [("owner/model", options), ("owner/model", BackendOptions())]
 
 
 def test_opening_names_imports_no_torch() -> None:
-    code = "import sys, rerank.models as m; m.open_backend('fake:reversed'); print('torch' in sys.modules)"
+    code = "import sys, rerank.models as m; m.open_model_backend('fake:reversed'); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
 @pytest.mark.parametrize("name", [NAME, f"hf:{NAME}", f"vllm:{NAME}"])
 def test_the_prompt_that_suits_a_model_is_the_same_whoever_runs_it(name: str) -> None:
-    assert models.prompt_for(name) == "listwise_examples"
-    assert models.prompt_for(name, "listwise") == "listwise"
+    assert models.prompt_for_model(name) == "listwise_examples"
+    assert models.prompt_for_model(name, "listwise") == "listwise"
 
 
 def test_a_backend_that_cannot_is_refused_before_a_model_is_loaded() -> None:
@@ -133,9 +133,9 @@ def test_a_backend_that_cannot_is_refused_before_a_model_is_loaded() -> None:
 @pytest.mark.parametrize("model", ["fake:reversed", "org/some-model", "vllm:org/some-model"])
 def test_a_servers_address_for_a_model_that_asks_none_is_refused(model: str) -> None:
     with raises(UsageError, "--base-url", model, "--model openai:NAME"):
-        open_backend(model, BackendOptions(base_url="http://127.0.0.1:9/v1"))
+        open_model_backend(model, BackendOptions(base_url="http://127.0.0.1:9/v1"))
 
 
 def test_an_embedding_model_does_not_judge() -> None:
     with raises(UsageError, "embedding model", "--first-stage dense:all-minilm-l6-v2"):
-        open_backend("all-minilm-l6-v2")
+        open_model_backend("all-minilm-l6-v2")

@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 
 from rerank.errors import DataError
-from rerank.models.prices import compute_cost, price_file
+from rerank.models.prices import compute_cost, model_price_file
 from tests.raising import raises
 
 
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    price_file().parent.mkdir(parents=True)
-    return price_file()
+    model_price_file().parent.mkdir(parents=True)
+    return model_price_file()
 
 
 def test_no_table_no_price(table: Path) -> None:

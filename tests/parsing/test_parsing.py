@@ -14,8 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rerank.errors import UsageError
-from rerank.parsing import parse
-from rerank.parsing.clean import extract_answer, normalize_signs
+from rerank.parsing import parse_permutation
+from rerank.parsing.clean import extract_answer_without_thoughts, normalize_reply_signs
 from tests.raising import raises
 
 PIECES = st.from_regex(
@@ -31,7 +31,7 @@ NOISE = st.text() | st.lists(PIECES, max_size=30).map("".join)
 @example(text="9" * 6000, count=3)
 @example(text='[{"id": 1, "score": NaN}, {"id": 2, "score": 1e999}]', count=3)
 def test_every_text_has_a_result(text: str, count: int) -> None:
-    parsed = parse(text, count)
+    parsed = parse_permutation(text, count)
     assert sorted(parsed.permutation) == list(range(count))
     assert list(parsed.missing) == sorted(parsed.missing)
     assert all(not 1 <= number <= count for number in parsed.unknown)
@@ -47,7 +47,7 @@ def test_every_text_has_a_result(text: str, count: int) -> None:
 @settings(deadline=None)
 @given(order=st.permutations(range(25)), words=st.sampled_from(["", "Of 25 passages: ", "<think>[3] > [1]</think>"]))
 def test_a_ranking_as_asked_is_read_exactly(order: list[int], words: str) -> None:
-    parsed = parse(words + " > ".join(f"[{position + 1}]" for position in order), 25)
+    parsed = parse_permutation(words + " > ".join(f"[{position + 1}]" for position in order), 25)
     assert parsed.order == tuple(order)
     assert parsed.status == ("repaired" if words.startswith("Of") else "ok")
 
@@ -66,13 +66,13 @@ def test_other_forms_say_the_same(order: list[int], form: str) -> None:
         "bare": ", ".join(map(str, ids)),
         "objects": json.dumps([{"id": i, "rank": ids.index(i) + 1} for i in sorted(ids)]),
     }[form]
-    parsed = parse(text, 12)
+    parsed = parse_permutation(text, 12)
     assert (parsed.order, parsed.status) == (tuple(order), "repaired")
     assert parsed.detail
 
 
 def test_what_was_dropped_is_told() -> None:
-    parsed = parse("[2] > [7] > [2] > [0] > [1] > [3", 4)
+    parsed = parse_permutation("[2] > [7] > [2] > [0] > [1] > [3", 4)
     assert parsed.to_dict() == {
         "order": [2, 1],
         "missing": [3, 4],
@@ -89,31 +89,31 @@ def test_what_was_dropped_is_told() -> None:
 
 
 def test_the_form_that_was_read_is_told() -> None:
-    assert parse("2, 1", 2).detail == "read from bare numbers"
-    assert parse("Ranking: [2] > [1]", 2).detail == "ignored the text around the ranking"
-    assert parse("Passage 2 > Passage 1", 2).detail == "read from passage names"
-    assert parse("It is 2, 1.", 2).detail == "read from bare numbers in a sentence"
-    assert parse("[2] < [1]", 2).detail == "read from a chain in ascending order"
+    assert parse_permutation("2, 1", 2).detail == "read from bare numbers"
+    assert parse_permutation("Ranking: [2] > [1]", 2).detail == "ignored the text around the ranking"
+    assert parse_permutation("Passage 2 > Passage 1", 2).detail == "read from passage names"
+    assert parse_permutation("It is 2, 1.", 2).detail == "read from bare numbers in a sentence"
+    assert parse_permutation("[2] < [1]", 2).detail == "read from a chain in ascending order"
 
 
 def test_a_negative_count_is_refused() -> None:
     with raises(UsageError, "-1 passages"):
-        parse("[1]", -1)
+        parse_permutation("[1]", -1)
 
 
 def test_cleaning_keeps_what_stands_outside_thoughts() -> None:
-    assert extract_answer("a<think>b</think>c<think>d") == "ac"
-    assert extract_answer("a</think>b</reasoning>c") == "c"
-    assert normalize_signs("①②⑳") == " 1  2  20 "
+    assert extract_answer_without_thoughts("a<think>b</think>c<think>d") == "ac"
+    assert extract_answer_without_thoughts("a</think>b</reasoning>c") == "c"
+    assert normalize_reply_signs("①②⑳") == " 1  2  20 "
 
 
 def test_the_first_and_last_enclosed_number_of_every_block_is_read() -> None:
-    assert normalize_signs("①⒛⓫⓿❶➓㉑㉟㊱㊿").split() == ["1", "20", "11", "0", "1", "10", "21", "35", "36", "50"]
+    assert normalize_reply_signs("①⒛⓫⓿❶➓㉑㉟㊱㊿").split() == ["1", "20", "11", "0", "1", "10", "21", "35", "36", "50"]
 
 
 def test_letters_are_read_as_the_passages_that_they_label() -> None:
     for text in ("[C] > [A] > [B]", "C > A > B"):
-        assert parse(text, 3, ("A", "B", "C")).order == (2, 0, 1)
+        assert parse_permutation(text, 3, ("A", "B", "C")).order == (2, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_time_is_linear(unit: str) -> None:
         best = float("inf")
         for _ in range(3):
             begun = time.process_time()
-            parse(text, 20)
+            parse_permutation(text, 20)
             best = min(best, time.process_time() - begun)
         return best
 
@@ -177,7 +177,7 @@ def test_clean_transcripts_are_ok(shared: Path) -> None:
     replies = _replies(shared / "data/llm_transcripts", "output_v2_aug*.gz")
     assert len(replies) == 43
     for reply in replies:
-        parsed = parse(reply, 20)
+        parsed = parse_permutation(reply, 20)
         assert parsed.status == "ok"
         assert [n + 1 for n in parsed.order] == [int(n) for n in re.findall(r"\d+", reply)]
 
@@ -194,8 +194,8 @@ def test_broken_transcripts_are_counted(shared: Path) -> None:
     assert len(replies) == 387
     for reply in replies:
         said = dict.fromkeys(int(n) - 1 for n in re.findall(r"\[(\d+)\]", reply) if 1 <= int(n) <= 20)
-        assert parse(reply, 20).order == tuple(said), reply
-    counted = Counter(parse(reply, 20).status for reply in replies)
+        assert parse_permutation(reply, 20).order == tuple(said), reply
+    counted = Counter(parse_permutation(reply, 20).status for reply in replies)
     by_regex = Counter(
         "empty"
         if not (ids := re.findall(r"\[(\d+)\]", reply))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rerank.parsing import parse
+from rerank.parsing import parse_permutation
 
 THINK = "<think>At first [1] looks better than [3].</think>"
 
@@ -190,7 +190,7 @@ def test_the_table_is_long_enough() -> None:
 
 @pytest.mark.parametrize(("reply", "count", "order", "status"), REPLIES)
 def test_reply(reply: str, count: int, order: list[int], status: str) -> None:
-    parsed = parse(reply, count)
+    parsed = parse_permutation(reply, count)
     assert parsed.to_dict()["order"] == order, parsed.detail
     assert parsed.status == status, parsed.detail
     assert parsed.to_dict()["missing"] == [n for n in range(1, count + 1) if n not in order]

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rerank.parsing import parse
-from rerank.parsing.clean import normalize_signs
-from rerank.parsing.mentions import find_mentions, tokenize
-from rerank.prompts.loading import template_from_yaml
-from rerank.prompts.passages import escape_brackets
+from rerank.parsing import parse_permutation
+from rerank.parsing.clean import normalize_reply_signs
+from rerank.parsing.mentions import find_mentions, tokenize_reply
+from rerank.prompts.loading import prompt_template_from_yaml
+from rerank.prompts.passages import escape_passage_brackets
 
 MARKS = st.sampled_from([*"[]［］【】〔〕〖〗⟦⟧()（）", *",;:>=|#&<-–.*_`\"'\\ \n", "&gt;"])
 NUMBERS = st.sampled_from([*"1279０５²₃①⑫⑴㉑٣", "12", "100"])
@@ -29,13 +29,13 @@ TEXTS = st.lists(MARKS | NUMBERS | WORDS, max_size=25).map("".join)
 @example("[a (1)]")
 @example("(1] [2)")
 def test_the_parser_finds_no_bracketed_identifier(text: str) -> None:
-    escaped = escape_brackets(text)
-    mentions, _ = find_mentions(tokenize(normalize_signs(escaped)))
+    escaped = escape_passage_brackets(text)
+    mentions, _ = find_mentions(tokenize_reply(normalize_reply_signs(escaped)))
     assert not [mention for mention in mentions if mention.form in ("bracket", "list")]
-    assert "bracket" not in parse(escaped, 100).detail
-    assert parse(escaped, 100).status != "ok"
+    assert "bracket" not in parse_permutation(escaped, 100).detail
+    assert parse_permutation(escaped, 100).status != "ok"
     assert len(escaped) == len(text)
-    assert escape_brackets(escaped) == escaped
+    assert escape_passage_brackets(escaped) == escaped
 
 
 @settings(deadline=None)
@@ -43,10 +43,12 @@ def test_the_parser_finds_no_bracketed_identifier(text: str) -> None:
 @example("[[[[1(", 5)
 def test_a_passage_that_is_cut_is_escaped_again_where_it_is_shown(text: str, end: int) -> None:
     """A cut may take away what made a bracket harmless, as the end of ``[0, 1)``; rendering escapes what was cut."""
-    template = template_from_yaml('body: "[{rank}] {candidate}"\nsuffix: "{query}"', "x")
-    (message,) = template.render("q", [escape_brackets(text)[:end]])
+    template = prompt_template_from_yaml('body: "[{rank}] {candidate}"\nsuffix: "{query}"', "x")
+    (message,) = template.render("q", [escape_passage_brackets(text)[:end]])
     shown = message.content.removeprefix("[1] ").removesuffix("q")
-    assert not [m for m in find_mentions(tokenize(normalize_signs(shown)))[0] if m.form in ("bracket", "list")]
+    assert not [
+        m for m in find_mentions(tokenize_reply(normalize_reply_signs(shown)))[0] if m.form in ("bracket", "list")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,7 @@ def test_a_passage_that_is_cut_is_escaped_again_where_it_is_shown(text: str, end
     ],
 )
 def test_what_is_rewritten_and_what_is_not(text: str, expected: str) -> None:
-    assert escape_brackets(text) == expected
+    assert escape_passage_brackets(text) == expected
 
 
 @pytest.mark.parametrize("unit", ["[", "[1", "[1]", "1", "[a"])
@@ -79,7 +81,7 @@ def test_time_is_linear(unit: str) -> None:
     def seconds(length: int) -> float:
         text = unit * (length // len(unit))
         begun = time.process_time()
-        escape_brackets(text)
+        escape_passage_brackets(text)
         return time.process_time() - begun
 
     small = min(seconds(20_000) for _ in range(3))

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from rerank.errors import DataError, MissingResourceError, RerankError, UnknownNameError
 from rerank.prompts import PromptTemplate, load_prompt, prompt_names, prompt_text
 from rerank.prompts.base import Message, Prompt, RenderedPrompt
-from rerank.prompts.loading import template_from_yaml
-from rerank.prompts.passages import collapse_whitespace, passage_text
-from rerank.prompts.sections import compile_section
+from rerank.prompts.loading import prompt_template_from_yaml
+from rerank.prompts.passages import collapse_passage_whitespace, passage_text
+from rerank.prompts.sections import compile_prompt_section
 from rerank.prompts.template import PromptExample
 from rerank.types import Document
 from tests.raising import raises
@@ -74,7 +74,7 @@ def test_every_shipped_prompt_loads_and_alternates() -> None:
 
 
 def test_keys_of_rank_llm_single_turn() -> None:
-    prompt = template_from_yaml(SINGLE, "single").render("fleas", ["one", "two"])
+    prompt = prompt_template_from_yaml(SINGLE, "single").render("fleas", ["one", "two"])
     assert prompt == (
         Message("system", "You sort texts."),
         Message("user", "Sort 2 texts for: fleas.\n[1] one\n[2] two\nThe request was fleas.\nSort the 2 texts."),
@@ -82,7 +82,7 @@ def test_keys_of_rank_llm_single_turn() -> None:
 
 
 def test_keys_of_rank_llm_many_turns() -> None:
-    prompt = template_from_yaml(MULTI, "multi").render("fleas", ["one", "two"])
+    prompt = prompt_template_from_yaml(MULTI, "multi").render("fleas", ["one", "two"])
     assert [(message.role, message.content) for message in prompt] == [
         ("system", "You sort texts."),
         ("user", "2 texts for fleas will come."),
@@ -97,13 +97,13 @@ def test_keys_of_rank_llm_many_turns() -> None:
 
 def test_the_older_keys_for_many_turns() -> None:
     old = MULTI.replace("_user", "").replace("multiturn_listwise", "listwise")
-    expected = template_from_yaml(MULTI, "multi").render("q", ["a"])
-    assert template_from_yaml(old, "old").render("q", ["a"]) == expected
+    expected = prompt_template_from_yaml(MULTI, "multi").render("q", ["a"])
+    assert prompt_template_from_yaml(old, "old").render("q", ["a"]) == expected
 
 
 def test_an_acknowledged_prefix_before_one_turn_of_passages() -> None:
     text = "prefix_user: 'for {query}'\nprefix_assistant: ok\nbody_user: '[{rank}] {candidate}'\nsuffix_user: sort"
-    assert [m.content for m in template_from_yaml(text, "x").render("q", ["a", "b"])] == [
+    assert [m.content for m in prompt_template_from_yaml(text, "x").render("q", ["a", "b"])] == [
         "for q",
         "ok",
         "[1] a\n[2] b\nsort",
@@ -112,7 +112,7 @@ def test_an_acknowledged_prefix_before_one_turn_of_passages() -> None:
 
 def test_names_of_passages_and_scores() -> None:
     text = "body: 'PASSAGE{rank} = {candidate} ({score})'\nsuffix: '{query}: {psg_ids}'"
-    template = template_from_yaml(text, "x")
+    template = prompt_template_from_yaml(text, "x")
     (turn,) = template.render("q", ["a", "b"], scores=[1.0, 0.25])
     assert turn.content == "PASSAGE1 = a (1.000)\nPASSAGE2 = b (0.250)\nq: [PASSAGE1, PASSAGE2]"
     for scores in (None, [1.0]):
@@ -128,7 +128,7 @@ def test_line_breaks_are_added_for_listwise_only() -> None:
 
 
 def test_jinja_is_recognized_and_rendered() -> None:
-    template = template_from_yaml(JINJA, "x")
+    template = prompt_template_from_yaml(JINJA, "x")
     assert template.syntax == "jinja"
     assert template.render("q", ["a", "b"])[0].content == "Request: q\n[1] a\n[2] b\nSort the 2 texts."
     assert template.render("<q> & {{ 7 }}", ["{% x %}"])[0].content == "Request: <q> & {{ 7 }}\n[1] {% x %}\nSay [1]."
@@ -136,12 +136,12 @@ def test_jinja_is_recognized_and_rendered() -> None:
 
 def test_jinja_that_is_random_is_rendered_every_time() -> None:
     text = "{template: jinja, prefix: '{{ query }} {{ range(10**5) | random }}', body: '[{{ rank }}] {{ candidate }}'}"
-    template = template_from_yaml(text, "x")
+    template = prompt_template_from_yaml(text, "x")
     assert len({template.render("q", ["a"])[0].content for _ in range(9)}) > 1
 
 
 def test_equal_values_of_other_types_are_other_texts() -> None:
-    section = compile_section("{{ value }}", "jinja")
+    section = compile_prompt_section("{{ value }}", "jinja")
     assert [section.fill({"value": value}) for value in (1, True, "1", 1.0, 1)] == ["1", "True", "1", "1.0", "1"]
 
 
@@ -191,9 +191,9 @@ def test_boundaries_are_after_examples_and_at_turns() -> None:
 
 def test_doubled_braces_are_braces_unless_jinja_is_said() -> None:
     text = """{prefix: '{query} as {{"[1]": 5}}', body: '[{rank}] {candidate}'}"""
-    assert template_from_yaml(text, "x").render("q", ["a"])[0].content == 'q as {"[1]": 5}\n[1] a\n'
+    assert prompt_template_from_yaml(text, "x").render("q", ["a"])[0].content == 'q as {"[1]": 5}\n[1] a\n'
     text = "{template: jinja, prefix: '{query} {{ query }}', body: '[{{ rank }}] {{ candidate }}'}"
-    assert template_from_yaml(text, "x").render("q", ["a"])[0].content == "{query} q\n[1] a\n"
+    assert prompt_template_from_yaml(text, "x").render("q", ["a"])[0].content == "{query} q\n[1] a\n"
 
 
 @settings(deadline=None)
@@ -224,22 +224,22 @@ def test_hostile_text_stays_text(text: str) -> None:
 
 def test_brackets_can_be_left_alone() -> None:
     text = "{escape_brackets: false, prefix: '{query}', body: '[{rank}] {candidate}'}"
-    assert template_from_yaml(text, "x").render("a [1]", ["b [2]"])[0].content == "a [1]\n[1] b [2]\n"
+    assert prompt_template_from_yaml(text, "x").render("a [1]", ["b [2]"])[0].content == "a [1]\n[1] b [2]\n"
 
 
 def test_passage_text() -> None:
     assert passage_text(Document(id="1")) == ""
     assert passage_text(Document(id="1", title=" A ", text="b\t[3]")) == "Title: A Content: b (3)"
     assert passage_text(Document(id="1", text="b [3]"), escape=False) == "b [3]"
-    assert collapse_whitespace("\u3000a\u2028b ") == "a b"
+    assert collapse_passage_whitespace("\u3000a\u2028b ") == "a b"
 
 
 def test_the_digest_follows_content_and_not_the_name() -> None:
-    one, two = template_from_yaml(SINGLE, "one"), template_from_yaml(SINGLE, "two")
+    one, two = prompt_template_from_yaml(SINGLE, "one"), prompt_template_from_yaml(SINGLE, "two")
     assert one.digest == two.digest
     assert len(one.digest) == 64
-    assert template_from_yaml(SINGLE + "escape_brackets: false", "one").digest != one.digest
-    assert template_from_yaml(SINGLE.replace("You sort", "Do sort"), "one").digest != one.digest
+    assert prompt_template_from_yaml(SINGLE + "escape_brackets: false", "one").digest != one.digest
+    assert prompt_template_from_yaml(SINGLE.replace("You sort", "Do sort"), "one").digest != one.digest
 
 
 def test_prompts_come_by_name_or_path(tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ WRONG: list[tuple[str, type[RerankError], tuple[str, ...]]] = [
 @pytest.mark.parametrize(("text", "kind", "named"), WRONG)
 def test_wrong_files(text: str, kind: type[RerankError], named: tuple[str, ...]) -> None:
     with raises(kind, *named):
-        template_from_yaml(text, "x")
+        prompt_template_from_yaml(text, "x")
 
 
 @pytest.mark.parametrize(

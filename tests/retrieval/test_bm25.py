@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from rerank.collections import open_collection
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import DataError, UnknownNameError, UsageError
-from rerank.indexing.bm25_index import top_positions
+from rerank.indexing.bm25_index import top_positions_of_scores
 from rerank.retrieval import open_retriever
 from rerank.retrieval.bm25 import Bm25
-from rerank.types import Document, Query, tie_key
+from rerank.types import Document, Query, tie_sort_key
 from tests.raising import raises
 
 
@@ -92,9 +92,11 @@ def test_best_is_the_tie_rule(scores: list[float], k: int, data: st.DataObject) 
     names = data.draw(st.lists(st.text(max_size=3), min_size=len(scores), max_size=len(scores), unique=True))
     ranks = np.array([sorted(names).index(name) for name in names], dtype=np.int64)
     expected = sorted(
-        (i for i, score in enumerate(scores) if score > 0), key=lambda i: tie_key(scores[i], names[i]), reverse=True
+        (i for i, score in enumerate(scores) if score > 0),
+        key=lambda i: tie_sort_key(scores[i], names[i]),
+        reverse=True,
     )
-    assert top_positions(np.array(scores, dtype=np.float32), ranks, k).tolist() == expected[:k]
+    assert top_positions_of_scores(np.array(scores, dtype=np.float32), ranks, k).tolist() == expected[:k]
 
 
 def lucene(docs: list[list[str]], query: list[str], k1: float, b: float) -> list[float]:

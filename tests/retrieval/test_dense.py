@@ -15,10 +15,10 @@ pytest.importorskip("faiss")
 
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import MissingPrerequisiteError, UnknownNameError, UsageError
-from rerank.indexing.vector_index import nearest
+from rerank.indexing.vector_index import nearest_vectors
 from rerank.retrieval import first_stages, open_retriever
 from rerank.retrieval.dense import Dense, DenseRetriever
-from rerank.types import Document, Query, tie_key
+from rerank.types import Document, Query, tie_sort_key
 from tests.raising import raises
 from tests.retrieval.encoders import Fake, Floats
 
@@ -116,8 +116,8 @@ def test_nearest_is_the_tie_rule(scores: list[float], k: int, data: st.DataObjec
         order = np.array(sorted(arbitrary, key=lambda at: -scores[at])[:depth])
         return np.tile(row[order], (len(queries), 1)), np.tile(order, (len(queries), 1))
 
-    found = list(nearest(top, np.zeros((18, 2), dtype=np.float32), k, ranks))
-    wanted = sorted(range(len(scores)), key=lambda at: tie_key(scores[at], names[at]), reverse=True)[:k]
+    found = list(nearest_vectors(top, np.zeros((18, 2), dtype=np.float32), k, ranks))
+    wanted = sorted(range(len(scores)), key=lambda at: tie_sort_key(scores[at], names[at]), reverse=True)[:k]
     assert [positions.tolist() for positions, _ in found] == [wanted] * 18
 
 
@@ -125,7 +125,7 @@ def test_places_that_an_index_leaves_empty_are_no_documents() -> None:
     def top(queries: Floats, depth: int) -> tuple[Floats, Any]:
         return np.array([[0.5, -np.inf, -np.inf]], dtype=np.float32), np.array([[1, -1, -1]])
 
-    ((positions, scores),) = nearest(top, np.zeros((1, 2), dtype=np.float32), 2, np.arange(9))
+    ((positions, scores),) = nearest_vectors(top, np.zeros((1, 2), dtype=np.float32), 2, np.arange(9))
     assert (positions.tolist(), scores.tolist()) == ([1], [0.5])
 
 

@@ -19,10 +19,10 @@ import sentence_transformers
 from rerank.collections import open_collection
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import BackendError, DataError, MissingResourceError, UsageError
-from rerank.indexing.text_encoder import SentenceEncoder, encoder_hash, load_encoder
-from rerank.models import is_downloaded, model_folder
+from rerank.indexing.text_encoder import SentenceEncoder, hash_encoder_folder, load_text_encoder
+from rerank.models import is_model_downloaded, model_folder
 from rerank.retrieval import open_retriever
-from rerank.retrieval.base.model_folders import locate_model
+from rerank.retrieval.base.model_folders import locate_retrieval_model
 from rerank.retrieval.dense import Dense
 from rerank.types import Query
 from tests.raising import raises
@@ -44,7 +44,7 @@ def prompted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(folder: Path, **options: Any) -> SentenceEncoder:
-    return load_encoder(locate_model(str(folder)), Dense(str(folder), device="cpu", **options))
+    return load_text_encoder(locate_retrieval_model(str(folder)), Dense(str(folder), device="cpu", **options))
 
 
 def plainly(folder: Path, texts: list[str]) -> Floats:
@@ -131,7 +131,7 @@ def test_the_same_weights_elsewhere_are_the_same_model(
     pooling = next(other.glob("1_*")) / "config.json"
     config = json.loads(pooling.read_text())
     pooling.write_text(json.dumps(config | {"pooling_mode": "cls"}))
-    assert encoder_hash(other) != encoder_hash(folder)
+    assert hash_encoder_folder(other) != hash_encoder_folder(folder)
 
 
 def test_a_stopped_build_ends_in_the_same_bytes(
@@ -190,7 +190,7 @@ def test_smaller_batches_where_memory_does_not_hold_them(folder: Path) -> None:
 
 def test_models_that_cannot_be_had(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingResourceError):
-        load_encoder(locate_model(Dense().model), Dense())
+        load_text_encoder(locate_retrieval_model(Dense().model), Dense())
     with pytest.raises(MissingResourceError):
         load(tmp_path / "nowhere")
     broken = shutil.copytree(folder, tmp_path / "broken")
@@ -207,7 +207,7 @@ def test_models_that_cannot_be_had(folder: Path, tmp_path: Path) -> None:
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     """Found before a test gets a cache folder of its own."""
-    if not is_downloaded("all-minilm-l6-v2"):
+    if not is_model_downloaded("all-minilm-l6-v2"):
         pytest.fail("Run: rerank models pull all-minilm-l6-v2")
     return model_folder("all-minilm-l6-v2")
 
@@ -217,7 +217,7 @@ def test_minilm_knows_what_texts_are_about(minilm: Path, make_corpus: MakeCorpus
     corpus = make_corpus("How to bake bread at home", "The wing of an aeroplane", "Interest rates rose in March")
     run = open_retriever(f"dense:{minilm}", corpus).search([Query(id="q", text="aircraft design")], 3)
     assert run["q"].doc_ids[0] == "d2"
-    assert load_encoder(minilm, Dense(str(minilm))).size == 384
+    assert load_text_encoder(minilm, Dense(str(minilm))).size == 384
 
 
 @pytest.mark.model

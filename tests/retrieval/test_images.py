@@ -21,7 +21,7 @@ pytest.importorskip("PIL")
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
 from rerank.io.pictures import open_picture
-from rerank.retrieval import index_folders, open_retriever
+from rerank.retrieval import open_retriever, retriever_index_folders
 from rerank.retrieval.images import ImageRetriever, Images
 from rerank.retrieval.images.encoder import ImageEncoder, load_image_encoder
 from rerank.types import Document, Query, Run
@@ -189,7 +189,7 @@ def test_pictures_that_come_or_change_are_embedded_anew(
     assert len(list(cache.glob("indexes/*/embeddings-*/embeddings.npy"))) == 2
     draw(Path(paths[0]).parent, width=40)
     changed = open_retriever(selector, corpus)
-    assert index_folders(changed).isdisjoint(index_folders(first))
+    assert retriever_index_folders(changed).isdisjoint(retriever_index_folders(first))
 
 
 def test_a_collection_of_texts_is_refused(clip: Path, make_corpus: MakeCorpus) -> None:

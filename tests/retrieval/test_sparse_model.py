@@ -16,9 +16,9 @@ import sentence_transformers
 
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import BackendError, UsageError
-from rerank.indexing.text_encoder import encoder_hash
+from rerank.indexing.text_encoder import hash_encoder_folder
 from rerank.retrieval import open_retriever
-from rerank.retrieval.base.model_folders import locate_model
+from rerank.retrieval.base.model_folders import locate_retrieval_model
 from rerank.retrieval.sparse import Sparse
 from rerank.retrieval.sparse.encoder import SentenceSparseEncoder, load_sparse_encoder
 from rerank.types import Query
@@ -40,7 +40,9 @@ def inference_free(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(folder: Path, **options: Any) -> SentenceSparseEncoder:
-    return load_sparse_encoder(locate_model(str(folder), kind="sparse"), Sparse(str(folder), device="cpu", **options))
+    return load_sparse_encoder(
+        locate_retrieval_model(str(folder), kind="sparse"), Sparse(str(folder), device="cpu", **options)
+    )
 
 
 def plainly(folder: Path, texts: list[str], kind: str = "document", **settings: Any) -> Floats:
@@ -108,13 +110,13 @@ def test_what_makes_new_vectors(
 
 def test_every_part_of_a_model_counts(splade: Path, inference_free: Path, tmp_path: Path) -> None:
     for folder in (splade, inference_free):
-        whole = encoder_hash(folder)
+        whole = hash_encoder_folder(folder)
         for weights in folder.rglob("*.safetensors"):
             other = shutil.copytree(folder, tmp_path / "other")
-            assert encoder_hash(other) == whole
+            assert hash_encoder_folder(other) == whole
             changed = other / weights.relative_to(folder)
             changed.write_bytes(changed.read_bytes()[:-1] + b"\1")
-            assert encoder_hash(other) != whole
+            assert hash_encoder_folder(other) != whole
             shutil.rmtree(other)
 
 

@@ -13,7 +13,7 @@ from typing import NoReturn
 import pytest
 
 from rerank.errors import UsageError
-from rerank.tasks.background_loop import get_background_loop, run, run_in_background, submit
+from rerank.tasks.background_loop import await_on_background_loop, get_background_loop, run, submit
 from tests.raising import raises
 
 
@@ -35,7 +35,7 @@ def test_all_callers_share_one_thread_that_is_not_theirs() -> None:
 
 
 async def hop() -> int:
-    return await run_in_background(where())
+    return await await_on_background_loop(where())
 
 
 def test_run_where_an_event_loop_runs() -> None:
@@ -51,7 +51,7 @@ def test_errors_reach_the_caller() -> None:
     with pytest.raises(KeyError, match="of the coroutine"):
         submit(fail()).result()
     with pytest.raises(KeyError, match="of the coroutine"):
-        asyncio.run(run_in_background(fail()))
+        asyncio.run(await_on_background_loop(fail()))
 
 
 def test_waiting_for_oneself_is_refused() -> None:
@@ -60,7 +60,7 @@ def test_waiting_for_oneself_is_refused() -> None:
 
     with raises(UsageError, "background event loop", "agenerate"):
         run(inner())
-    assert run(run_in_background(where())) == run(where())  # awaiting is possible
+    assert run(await_on_background_loop(where())) == run(where())  # awaiting is possible
 
 
 def test_an_interrupted_wait_cancels_the_coroutine_and_waits_for_its_end() -> None:
@@ -93,7 +93,7 @@ def test_cancelling_reaches_the_coroutine() -> None:
             raise
 
     async def cancel() -> None:
-        task = asyncio.create_task(run_in_background(endless()))
+        task = asyncio.create_task(await_on_background_loop(endless()))
         await asyncio.to_thread(started.wait)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

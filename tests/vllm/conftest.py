@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from rerank.models import resolve_model
+from rerank.models import resolve_model_name
 from rerank.tasks import BackendOptions
 from tests.backends.conftest import make_model, make_tokenizer
 
@@ -76,7 +76,7 @@ def hf(tiny: Path) -> Hf:
 @pytest.fixture(scope="session")
 def real() -> Path:
     """The embedded model's folder, which must have been pulled."""
-    return Path(resolve_model("smollm2-135m"))
+    return Path(resolve_model_name("smollm2-135m"))
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from rerank.backends.vllm import Vllm
 from rerank.errors import BackendError, MissingResourceError, UsageError
 from rerank.judges.base import PromptJudge
 from rerank.lm.decoding import decode
-from rerank.models import open_backend
+from rerank.models import open_model_backend
 from rerank.models.lazy_backend import LazyBackend
 from rerank.prompts.base import Message
 from rerank.tasks import (
@@ -62,7 +62,7 @@ def test_it_is_a_backend_that_says_what_it_is(vllm: Vllm, hf: Hf) -> None:
 
 
 def test_an_engine_is_known_before_it_starts(vllm: Vllm, tiny: Path) -> None:
-    lazy = open_backend(f"vllm:{tiny}", OPTIONS, lazy=True)
+    lazy = open_model_backend(f"vllm:{tiny}", OPTIONS, lazy=True)
     assert isinstance(lazy, LazyBackend)
     known = (dict(lazy.identity), lazy.batch_size, lazy.tasks, lazy.tokens.context_size)
     assert known == (dict(vllm.identity), vllm.batch_size, vllm.tasks, vllm.tokens.context_size)

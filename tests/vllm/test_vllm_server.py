@@ -17,7 +17,7 @@ import pytest
 
 from rerank.backends.openai import Openai
 from rerank.errors import BackendError
-from rerank.parsing import parse
+from rerank.parsing import parse_permutation
 from rerank.prompts.base import Message
 from rerank.tasks import BackendOptions, ContinuationTask, GenerationTask, PermutationTask, Request, Sampling, Task
 from tests.raising import raises
@@ -102,7 +102,7 @@ def test_a_chain_consists_of_identifiers(openai: Openai) -> None:
     (reply,) = openai.generate([request("Rank the numbers.", PermutationTask(items=items, count=5), max_tokens=40)])
     assert len(reply.text.split(" > ")) == 5
     assert set(reply.text.split(" > ")) <= set(items)
-    assert parse(reply.text, 5).order
+    assert parse_permutation(reply.text, 5).order
 
 
 def test_likelihoods_are_those_of_the_backend_in_process(openai: Openai, real_vllm: Vllm) -> None:

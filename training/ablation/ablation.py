@@ -28,7 +28,7 @@ from rerank.experiment import run
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer.training import train_adapter
-from rerank.judges.base import Verdict, rank_by_score
+from rerank.judges.base import Verdict, rank_window_by_score
 from rerank.models.adapters import PROMPT
 from rerank.pipeline.driver import drive
 from rerank.retrieval import open_retriever
@@ -51,7 +51,7 @@ class Known:
     def order(self, windows: Sequence[Window]) -> list[Verdict]:
         """Sort each window."""
         return [
-            rank_by_score([self.scores[window.query.id][doc.id] for doc in window.docs], len(window))
+            rank_window_by_score([self.scores[window.query.id][doc.id] for doc in window.docs], len(window))
             for window in windows
         ]
 
@@ -62,12 +62,12 @@ def label(folder: Path, selector: str, count: int) -> None:
         return
     from sentence_transformers import SentenceTransformer
 
-    from rerank.models import resolve_model
+    from rerank.models import resolve_model_name
 
     collection = open_collection(selector)
     found = open_retriever("bm25", collection).search(collection.queries(), 20)
     lists = [ranking for ranking in found.values() if len(ranking) == 20][:count]
-    encoder = SentenceTransformer(str(resolve_model("all-minilm-l6-v2")))
+    encoder = SentenceTransformer(str(resolve_model_name("all-minilm-l6-v2")))
     scores: dict[str, dict[str, float]] = {}
     for ranking in lists:
         vectors = encoder.encode([ranking.query.text, *(doc.text for doc in ranking.docs)], normalize_embeddings=True)

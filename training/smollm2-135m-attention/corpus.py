@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rerank.models import resolve_model
+from rerank.models import resolve_model_name
 
 ASPECTS = (
     *("what it is", "what it is used for", "how it works", "its history and where it comes from", "its main kinds"),
@@ -73,7 +73,7 @@ class Writer:
     """The model, asked for many texts at a time."""
 
     def __init__(self, seed: int) -> None:
-        folder = str(resolve_model("smollm2-135m"))
+        folder = str(resolve_model_name("smollm2-135m"))
         self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
         torch.manual_seed(seed)

@@ -14,8 +14,8 @@ from rerank.adjudication.judging.grade_parsing import parse_judged_grade
 from rerank.adjudication.judging.judging_terms import SCALE
 from rerank.errors import UsageError
 from rerank.judges import PromptJudge, Verdict
-from rerank.judges.base import failure_verdict, rank_by_score
-from rerank.judges.base.continuations import continuation_request
+from rerank.judges.base import failure_verdict, rank_window_by_score
+from rerank.judges.base.continuations import make_continuation_request
 from rerank.prompts import PromptTemplate
 from rerank.tasks import ContinuationTask, GenerationTask, Reply, Request, Sampling
 from rerank.types import Window
@@ -94,7 +94,7 @@ class Grader(PromptJudge):
             ContextOverflowError: The prompt does not fit the context even with the document truncated to the minimum.
         """
         if self.weighs:
-            return continuation_request(self, window, [str(grade) for grade in reversed(self.grades)])
+            return make_continuation_request(self, window, [str(grade) for grade in reversed(self.grades)])
         limits = self.limits
         fitted = self.budget.fit(self.template, window, reply_tokens=REPLY_TOKENS + limits.thinking_tokens)
         sampling = Sampling(
@@ -119,7 +119,7 @@ class Grader(PromptJudge):
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
         """Order documents by decreasing grade, ties in input order; the window fails if a document has no grade."""
         grades = [graded.grade for graded in map(self.read, replies) if graded.grade is not None]
-        return failure_verdict(replies, len(window)) or rank_by_score(grades, len(window))
+        return failure_verdict(replies, len(window)) or rank_window_by_score(grades, len(window))
 
     def _likeliest(self, scores: Sequence[float]) -> GradedReply:
         """Return the most likely grade from (grades,) log-probabilities, highest grade first."""

@@ -17,7 +17,7 @@ from rerank.backends.openai.token_estimate import EstimatedTokens
 from rerank.errors import UsageError
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import BackendOptions, ContinuationTask, GenerationTask, PermutationTask, Reply, Request
-from rerank.tasks.background_loop import run, run_in_background
+from rerank.tasks.background_loop import await_on_background_loop, run
 
 if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, which commands without a server should not spend
     from rerank.backends.openai.client import ServerClient
@@ -65,7 +65,7 @@ class Openai:
         self._model = model
         self._address = address
         self._options = options or BackendOptions()
-        _check(self._options)
+        _check_server_options(self._options)
         self._concurrency = self._options.concurrency or CONCURRENCY
         self._sleep, self._transport = sleep, transport
         self._tokens = EstimatedTokens(self._context_size)
@@ -131,7 +131,7 @@ class Openai:
             BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
             UsageError: The context size exceeds the server's, or the server lacks a capability.
         """
-        return await run_in_background(self._get_client().answer(request))
+        return await await_on_background_loop(self._get_client().answer(request))
 
     def close(self) -> None:
         """Close the connections to the server; requests in progress fail, and a later one opens them again."""
@@ -141,7 +141,7 @@ class Openai:
     async def aclose(self) -> None:
         """Do the same as `close`; may be called on any event loop."""
         if self._client is not None and self._client.connection.is_open:
-            await run_in_background(self._client.connection.aclose())
+            await await_on_background_loop(self._client.connection.aclose())
 
     def _get_client(self) -> ServerClient:
         """Return the client; the first call creates it, without connecting."""
@@ -183,7 +183,7 @@ class Openai:
         return session.server.context_size
 
 
-def _check(options: BackendOptions) -> None:
+def _check_server_options(options: BackendOptions) -> None:
     """Refuse options that would have no effect."""
     for option in fields(BackendOptions):
         if option.name in _LOCAL and getattr(options, option.name) != option.default:

@@ -67,10 +67,10 @@ class Address:
             )
         netloc = f"[{host}]" if ":" in host else host
         netloc += f":{port}" if port is not None else ""
-        return cls(f"{parts.scheme}://{netloc}{parts.path}", f"{netloc}{parts.path}", _is_loopback(host))
+        return cls(f"{parts.scheme}://{netloc}{parts.path}", f"{netloc}{parts.path}", _is_loopback_server(host))
 
 
-def key_for(address: Address) -> str:
+def api_key_for_server(address: Address) -> str:
     """Return the key for a server; empty if there is none, or if it would be sent unencrypted.
 
     Raises:
@@ -92,7 +92,7 @@ def key_for(address: Address) -> str:
     return ""
 
 
-def _is_loopback(host: str) -> bool:
+def _is_loopback_server(host: str) -> bool:
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from rerank.backends.openai.dialect import Dialect
 from rerank.backends.openai.http import ServerConnection
-from rerank.backends.openai.sending import ServerSession, make_failed_reply
+from rerank.backends.openai.sending import ServerSession, make_failed_server_reply
 from rerank.backends.openai.server import inspect_server
 from rerank.errors import BackendError, UsageError
 from rerank.tasks import Reply, Request
@@ -92,12 +92,12 @@ class ServerClient:
             nonlocal has_reply
             async with slots:  # an error ends what this call has not sent yet
                 if fatal and not has_reply:
-                    return make_failed_reply(str(fatal[0]))
+                    return make_failed_server_reply(str(fatal[0]))
                 try:
                     reply = await self.answer(request)
                 except BackendError as error:
                     fatal.append(error)
-                    return make_failed_reply(str(error))
+                    return make_failed_server_reply(str(error))
                 has_reply = has_reply or reply.finish != "error"
                 return reply
 

@@ -86,7 +86,7 @@ class Dialect:
         if prefix and self.kind in ("vllm", "sglang"):
             body |= {"continue_final_message": True, "add_generation_prompt": False}
         if constrained and isinstance(request.task, PermutationTask):
-            constraint, form = constraint_fields(self.kind, request.task)
+            constraint, form = server_constraint_fields(self.kind, request.task)
             body |= constraint
             max_tokens *= _JSON_FACTOR if form == "json" else 1
         body["max_completion_tokens" if "max_tokens" in self.refused else "max_tokens"] = max_tokens + sampling.thinking
@@ -131,7 +131,7 @@ class Dialect:
         return fields
 
 
-def constraint_fields(kind: ServerKind, task: PermutationTask) -> tuple[dict[str, Any], str]:
+def server_constraint_fields(kind: ServerKind, task: PermutationTask) -> tuple[dict[str, Any], str]:
     """Return the fields that restrict a reply to ``task.count`` identifiers, and the form of the reply.
 
     Repeated identifiers cannot be excluded: a regular expression or grammar of all permutations doubles in size with
@@ -142,7 +142,7 @@ def constraint_fields(kind: ServerKind, task: PermutationTask) -> tuple[dict[str
         more = f" ({json.dumps(task.separator)} item){{{task.count - 1}}}" if task.count > 1 else ""
         return {"grammar": f"root ::= item{more}\nitem ::= {items}"}, "chain"
     if kind in ("vllm", "sglang"):
-        regex = permutation_pattern(task)
+        regex = permutation_pattern_for_server(task)
         return ({"structured_outputs": {"regex": regex}} if kind == "vllm" else {"regex": regex}), "chain"
     order = {
         "type": "array",
@@ -156,12 +156,12 @@ def constraint_fields(kind: ServerKind, task: PermutationTask) -> tuple[dict[str
     }, "json"
 
 
-def permutation_pattern(task: PermutationTask) -> str:
+def permutation_pattern_for_server(task: PermutationTask) -> str:
     """Return a regular expression for ``task.count`` identifiers with separators between them."""
     item = f"({'|'.join(map(re.escape, task.items))})"
-    return item + (f"({_escape(task.separator)}{item}){{{task.count - 1}}}" if task.count > 1 else "")
+    return item + (f"({_escape_server_pattern(task.separator)}{item}){{{task.count - 1}}}" if task.count > 1 else "")
 
 
-def _escape(text: str) -> str:
+def _escape_server_pattern(text: str) -> str:
     """Escape a text for a regular expression, except spaces and ``>``, whose escapes not every server accepts."""
     return "".join(char if char in " >,-" else re.escape(char) for char in text)

@@ -50,7 +50,7 @@ class FailureReader:
             accepted: Whether the server has accepted other requests. If it has, status 403 is about this request only:
                 gateways send it for what their filters do not like.
         """
-        status, error = response.status_code, _error_of(response)
+        status, error = response.status_code, _error_of_response(response)
         code = str(error.get("code") or error.get("type") or "")
         text = error["message"] if isinstance(error.get("message"), str) else response.text
         message = self.redact(f"HTTP {status} from {response.url}: {' '.join(text.split()) or 'nothing'}")
@@ -84,7 +84,7 @@ class FailureReader:
         return BackendError(message, expected=f"a key in the environment variable {names}", remedy="Set it")
 
 
-def _error_of(response: httpx2.Response) -> dict[str, Any]:
+def _error_of_response(response: httpx2.Response) -> dict[str, Any]:
     """Return the error object of a response in any of the usual formats; empty if there is none."""
     try:
         body = response.json()

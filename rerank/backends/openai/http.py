@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 import httpx2
 
-from rerank.backends.openai.address import Address, key_for
+from rerank.backends.openai.address import Address, api_key_for_server
 from rerank.backends.openai.failures import FailureReader
-from rerank.backends.openai.retries import FIRST_TRIES, SLOW_TRIES, TRIES, RequestFailedError, make_retrying
+from rerank.backends.openai.retries import FIRST_TRIES, SLOW_TRIES, TRIES, RequestFailedError, make_retrying_sender
 from rerank.errors import BackendError
 
 T = TypeVar("T")
@@ -96,7 +96,7 @@ class ServerConnection:
                 connection was closed.
         """
         url = path if "://" in path else self.address.url + path
-        failures = FailureReader(self.address, key_for(self.address))
+        failures = FailureReader(self.address, api_key_for_server(self.address))
         times_closed = self._times_closed
 
         async def once() -> T:
@@ -109,7 +109,7 @@ class ServerConnection:
                     raise
             raise BackendError(f"The connection to {url} was closed while a request was in progress")
 
-        return await make_retrying(self.sleep, self.retries)(once)
+        return await make_retrying_sender(self.sleep, self.retries)(once)
 
     async def _once(self, url: str, body: Mapping[str, Any] | None, failures: FailureReader) -> dict[str, Any]:
         response = await self._respond(url, body, failures.key)
@@ -160,12 +160,12 @@ class ServerConnection:
                     limits=httpx2.Limits(
                         max_connections=None, keepalive_expiry=_IDLE_ENCRYPTED if encrypted else _IDLE
                     ),
-                    verify=_certificates() if encrypted else False,  # http needs no certificates
+                    verify=_ssl_certificates() if encrypted else False,  # http needs no certificates
                     trust_env=not self.address.loopback,  # a proxy cannot reach servers on this machine
                     transport=self.transport,
                 ),
             )
-            self._finalizer = weakref.finalize(self, _close_collected, self._client, loop, os.getpid())
+            self._finalizer = weakref.finalize(self, _close_collected_connection, self._client, loop, os.getpid())
         return self._client
 
 
@@ -173,7 +173,7 @@ class ServerConnection:
 _closing: set[asyncio.Task[None]] = set()
 
 
-def _close_collected(client: httpx2.AsyncClient, loop: asyncio.AbstractEventLoop, pid: int) -> None:
+def _close_collected_connection(client: httpx2.AsyncClient, loop: asyncio.AbstractEventLoop, pid: int) -> None:
     """Close the connections of a collected `ServerConnection`; this may run in any thread."""
 
     def close() -> None:
@@ -186,6 +186,6 @@ def _close_collected(client: httpx2.AsyncClient, loop: asyncio.AbstractEventLoop
 
 
 @cache
-def _certificates() -> Any:
+def _ssl_certificates() -> Any:
     """Return the SSL context; cached, since reading the certificates takes longer than many requests."""
     return httpx2.create_ssl_context()

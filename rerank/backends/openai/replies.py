@@ -11,9 +11,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rerank.backends.openai.dialect import ServerRequest, permutation_pattern
+from rerank.backends.openai.dialect import ServerRequest, permutation_pattern_for_server
 from rerank.backends.openai.retries import RequestFailedError
-from rerank.backends.openai.token_estimate import least_tokens, prompt_tokens, text_tokens
+from rerank.backends.openai.token_estimate import estimate_least_tokens, estimate_prompt_tokens, estimate_text_tokens
 from rerank.errors import shorten
 from rerank.tasks import ContinuationTask, Finish, PermutationTask, Reply, Request
 
@@ -25,53 +25,57 @@ _QUOTED = re.compile(r'"[^"\\\x00-\x1f]*"')
 _LEAST = -1e4
 
 
-def parse_reply(body: Mapping[str, Any], request: Request, sent: ServerRequest) -> Reply:
+def parse_server_reply(body: Mapping[str, Any], request: Request, sent: ServerRequest) -> Reply:
     """Convert an answer to a reply; the caller sets its seconds.
 
     Raises:
         RequestFailedError: The answer is invalid, or the server truncated the prompt.
     """
-    choice = _choice(body)
+    choice = _choice_of_response(body)
     message = choice.get("message")
     if not isinstance(message, dict):
         raise RequestFailedError(f"The answer contains no message: {choice}")
-    tokens_in, tokens_out, tokens_cached = _usage(body)
-    _check_not_truncated(tokens_in + tokens_cached, request)
+    tokens_in, tokens_out, tokens_cached = _usage_of_response(body)
+    _check_prompt_not_truncated_by_server(tokens_in + tokens_cached, request)
     finish: Finish = "refused" if message.get("refusal") else _ENDS.get(str(choice.get("finish_reason")), "stop")
-    scores = _scores(choice, request.task) if isinstance(request.task, ContinuationTask) and finish != "refused" else ()
-    text, thoughts = _split_thoughts(message)
+    scores = (
+        _scores_of_response(choice, request.task)
+        if isinstance(request.task, ContinuationTask) and finish != "refused"
+        else ()
+    )
+    text, thoughts = _split_thoughts_of_response(message)
     if isinstance(request.task, ContinuationTask):
         text, finish = "", "refused" if finish == "refused" else "stop"  # a single token was requested: not truncated
     elif sent.reply_prefix and text and not text.startswith(sent.reply_prefix):
         text = sent.reply_prefix + text  # llama.cpp repeats the prefix, vLLM does not
     elif sent.constraint == "json" and isinstance(request.task, PermutationTask):
-        text = _permutation_from_json(text, request.task)
+        text = _permutation_from_json_response(text, request.task)
     return Reply(
         text=text,
         scores=scores,
         thoughts=thoughts,
-        tokens_in=tokens_in or prompt_tokens(request.prompt),  # an estimate, if the server gives no count
-        tokens_out=tokens_out or text_tokens(text) + text_tokens(thoughts),
+        tokens_in=tokens_in or estimate_prompt_tokens(request.prompt),  # an estimate, if the server gives no count
+        tokens_out=tokens_out or estimate_text_tokens(text) + estimate_text_tokens(thoughts),
         tokens_cached=tokens_cached,
         finish=finish,
     )
 
 
-def satisfies_constraint(reply: Reply, task: PermutationTask) -> bool:
+def reply_satisfies_constraint(reply: Reply, task: PermutationTask) -> bool:
     """Return whether a constrained reply satisfies its constraint; truncated replies are assumed to."""
     if reply.finish != "stop" or not reply.text:
         return True
-    return re.fullmatch(permutation_pattern(task), reply.text.strip()) is not None
+    return re.fullmatch(permutation_pattern_for_server(task), reply.text.strip()) is not None
 
 
-def _choice(body: Mapping[str, Any]) -> dict[str, Any]:
+def _choice_of_response(body: Mapping[str, Any]) -> dict[str, Any]:
     choices = body.get("choices")
     if isinstance(choices, list) and choices and isinstance(choices[0], dict):
         return choices[0]
     raise RequestFailedError(f"The answer contains no choice: {body}")
 
 
-def _usage(body: Mapping[str, Any]) -> tuple[int, int, int]:
+def _usage_of_response(body: Mapping[str, Any]) -> tuple[int, int, int]:
     """Return the numbers of prompt tokens, completion tokens, and cached prompt tokens; missing counts are 0."""
     usage = body.get("usage")
     usage = usage if isinstance(usage, dict) else {}
@@ -82,14 +86,14 @@ def _usage(body: Mapping[str, Any]) -> tuple[int, int, int]:
     return prompt, reply, cached
 
 
-def _check_not_truncated(processed: int, request: Request) -> None:
+def _check_prompt_not_truncated_by_server(processed: int, request: Request) -> None:
     """Check the token count of the prompt, since some servers silently truncate prompts that are too long.
 
     Args:
         processed: Prompt tokens plus cached ones, since some servers count these apart.
         request: The request.
     """
-    words = least_tokens(request.prompt)
+    words = estimate_least_tokens(request.prompt)
     if 0 < processed < words // 2:
         raise RequestFailedError(
             f"The server processed {processed} tokens of a prompt of {words} words, so it truncated it; increase "
@@ -98,10 +102,10 @@ def _check_not_truncated(processed: int, request: Request) -> None:
         )
 
 
-def _split_thoughts(message: Mapping[str, Any]) -> tuple[str, str]:
+def _split_thoughts_of_response(message: Mapping[str, Any]) -> tuple[str, str]:
     """Return answer and thoughts; the thoughts are in a separate field or before the answer."""
-    text = _text(message.get("content"))
-    separate = _text(message.get("reasoning_content")) or _text(message.get("reasoning"))
+    text = _text_of_response(message.get("content"))
+    separate = _text_of_response(message.get("reasoning_content")) or _text_of_response(message.get("reasoning"))
     if (thought := _THOUGHT.match(text)) is not None:
         return text[thought.end() :], separate or thought[1].strip()
     if text.lstrip().startswith(_OPEN):  # unfinished thoughts
@@ -109,14 +113,14 @@ def _split_thoughts(message: Mapping[str, Any]) -> tuple[str, str]:
     return text, separate
 
 
-def _text(content: Any) -> str:
+def _text_of_response(content: Any) -> str:
     """Return a text, or the concatenated texts of a list of parts."""
     if isinstance(content, list):
         return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
     return content if isinstance(content, str) else ""
 
 
-def _permutation_from_json(text: str, task: PermutationTask) -> str:
+def _permutation_from_json_response(text: str, task: PermutationTask) -> str:
     """Convert a JSON reply to the text of a permutation; a truncated one up to the last complete identifier.
 
     Any other text is returned unchanged.
@@ -130,14 +134,14 @@ def _permutation_from_json(text: str, task: PermutationTask) -> str:
     return task.separator.join(map(str, order)) if isinstance(order, list) and order else text
 
 
-def _scores(choice: Mapping[str, Any], task: ContinuationTask) -> tuple[float, ...]:
+def _scores_of_response(choice: Mapping[str, Any], task: ContinuationTask) -> tuple[float, ...]:
     """Return one log-probability per continuation.
 
     A server lists the most likely tokens only. Continuations that it does not list get the lowest listed value, which
     is an upper bound of theirs: likely ones are distinguished, unlikely ones tie.
     """
-    listed = _top_logprobs(choice)
-    scores = [_log_probability(text, listed) for text in task.continuations]
+    listed = _top_logprobs_of_response(choice)
+    scores = [_log_probability_in_response(text, listed) for text in task.continuations]
     if all(score is None for score in scores):
         top = ", ".join(map(repr, sorted(listed, key=listed.__getitem__, reverse=True)[:5]))
         raise RequestFailedError(
@@ -150,7 +154,7 @@ def _scores(choice: Mapping[str, Any], task: ContinuationTask) -> tuple[float, .
     return tuple(floor if score is None else score for score in scores)
 
 
-def _top_logprobs(choice: Mapping[str, Any]) -> dict[str, float]:
+def _top_logprobs_of_response(choice: Mapping[str, Any]) -> dict[str, float]:
     """Return token -> log-probability at the first position."""
     try:
         rows = choice["logprobs"]["content"][0]["top_logprobs"]
@@ -167,7 +171,7 @@ def _top_logprobs(choice: Mapping[str, Any]) -> dict[str, float]:
     return {token: max(value, _LEAST) for token, value in listed.items()}
 
 
-def _log_probability(text: str, listed: Mapping[str, float]) -> float | None:
+def _log_probability_in_response(text: str, listed: Mapping[str, float]) -> float | None:
     """Return the log-probability of the token equal to ``text``, else of all tokens equal to it after stripping spaces.
 
     None if there is no such token.

@@ -46,7 +46,9 @@ class RequestRejectedError(Exception):
         self.status, self.code, self.field = status, code, field
 
 
-def make_retrying(sleep: Callable[[float], Awaitable[None]], retries: int | None = None) -> tenacity.AsyncRetrying:
+def make_retrying_sender(
+    sleep: Callable[[float], Awaitable[None]], retries: int | None = None
+) -> tenacity.AsyncRetrying:
     """Return a wrapper that retries after `RequestFailedError`, as often as allowed, and raises the last one.
 
     Args:
@@ -64,7 +66,7 @@ def make_retrying(sleep: Callable[[float], Awaitable[None]], retries: int | None
     return tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception_type(RequestFailedError),
         stop=should_stop,
-        wait=_wait,
+        wait=_seconds_to_next_attempt,
         sleep=sleep,
         reraise=True,
     )
@@ -84,7 +86,7 @@ def parse_retry_after(value: str) -> float | None:
     return max(0.0, (when - datetime.now(UTC)).total_seconds())
 
 
-def _wait(state: tenacity.RetryCallState) -> float:
+def _seconds_to_next_attempt(state: tenacity.RetryCallState) -> float:
     """Return the seconds to the next attempt, with random jitter so that requests do not return all at once."""
     error = state.outcome.exception() if state.outcome else None
     after = error.after if isinstance(error, RequestFailedError) else None

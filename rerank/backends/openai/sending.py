@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from rerank.backends.openai.dialect import CONSTRAINT, Dialect, ServerRequest
 from rerank.backends.openai.http import ServerConnection
-from rerank.backends.openai.replies import parse_reply, satisfies_constraint
+from rerank.backends.openai.replies import parse_server_reply, reply_satisfies_constraint
 from rerank.backends.openai.retries import RequestFailedError, RequestRejectedError
-from rerank.backends.openai.server import Server, unknown_model
+from rerank.backends.openai.server import Server, unknown_server_model_error
 from rerank.errors import BackendError, UsageError
 from rerank.prompts.base import reply_prefix
 from rerank.tasks import ContinuationTask, PermutationTask, Reply, Request
@@ -52,11 +52,11 @@ class ServerSession:
         while True:  # ends, since every repetition omits one more field
             built = self.dialect.build_request(request)
             try:
-                reply = await _send(connection, request, built)
+                reply = await _send_to_server(connection, request, built)
             except RequestFailedError as error:
                 if connection.contacts == contacts:  # no request has reached the server in the meantime
                     raise BackendError(str(error), remedy=_SERVER_IS_GONE) from error
-                return make_failed_reply(str(error))
+                return make_failed_server_reply(str(error))
             except RequestRejectedError as error:
                 if not self._omit_refused_field(built, error):
                     return self._rejected_reply(error)
@@ -66,8 +66,8 @@ class ServerSession:
 
     def _rejected_reply(self, error: RequestRejectedError) -> Reply:
         if error.status in (404, 405):
-            raise unknown_model(self.dialect.model, str(error), self.server)
-        return Reply(finish="refused") if error.code in _FILTERED else make_failed_reply(str(error))
+            raise unknown_server_model_error(self.dialect.model, str(error), self.server)
+        return Reply(finish="refused") if error.code in _FILTERED else make_failed_server_reply(str(error))
 
     def _omit_refused_field(self, built: ServerRequest, error: RequestRejectedError) -> bool:
         """Omit the refused field from now on, with a warning; return whether the error is about such a field."""
@@ -82,7 +82,7 @@ class ServerSession:
     def _check(self, built: ServerRequest, request: Request, reply: Reply) -> None:
         """Warn if the server silently ignored the constraint, or if thoughts used up all tokens."""
         task = request.task
-        ignored = built.constraint and isinstance(task, PermutationTask) and not satisfies_constraint(reply, task)
+        ignored = built.constraint and isinstance(task, PermutationTask) and not reply_satisfies_constraint(reply, task)
         if ignored and CONSTRAINT not in self.dialect.refused:
             self.dialect.refused.add(CONSTRAINT)
             warnings.warn(
@@ -99,10 +99,12 @@ class ServerSession:
             )
 
 
-def make_failed_reply(error: str) -> Reply:
+def make_failed_server_reply(error: str) -> Reply:
     """Return the reply to a failed request."""
     return Reply(finish="error", error=error)
 
 
-async def _send(connection: ServerConnection, request: Request, built: ServerRequest) -> Reply:
-    return await connection.ask("/chat/completions", built.body, read=lambda body: parse_reply(body, request, built))
+async def _send_to_server(connection: ServerConnection, request: Request, built: ServerRequest) -> Reply:
+    return await connection.ask(
+        "/chat/completions", built.body, read=lambda body: parse_server_reply(body, request, built)
+    )

@@ -41,7 +41,7 @@ async def inspect_server(connection: ServerConnection, model: str) -> Server:
     """
     contacts = connection.contacts
     try:
-        rows = await connection.ask("/models", read=_rows)
+        rows = await connection.ask("/models", read=_model_rows_of_server)
     except RequestRejectedError:
         return Server()
     except RequestFailedError as error:
@@ -53,13 +53,13 @@ async def inspect_server(connection: ServerConnection, model: str) -> Server:
     kind: ServerKind = next((_KINDS[owner] for row in rows if (owner := str(row.get("owned_by"))) in _KINDS), "plain")
     by_id = {str(row.get("id")): row for row in rows}
     own = by_id.get(model, rows[0] if len(rows) == 1 else {})
-    size = _context_size(own) or _context_size(by_id.get(str(own.get("parent")), {}))
+    size = _context_size_of_server(own) or _context_size_of_server(by_id.get(str(own.get("parent")), {}))
     if kind == "llamacpp" and size is None:
-        size = await _slot_size(connection)
+        size = await _slot_size_of_llama_server(connection)
     return Server(kind=kind, models=tuple(by_id), context_size=size)
 
 
-def unknown_model(model: str, message: str, server: Server) -> BackendError:
+def unknown_server_model_error(model: str, message: str, server: Server) -> BackendError:
     """Return the error for a model, or a path, that a server does not have."""
     if not server.models:
         remedy = "Check --base-url, which usually ends with /v1; then check the model's name"
@@ -72,12 +72,12 @@ def unknown_model(model: str, message: str, server: Server) -> BackendError:
     )
 
 
-def _rows(body: dict[str, Any]) -> list[dict[str, Any]]:
+def _model_rows_of_server(body: dict[str, Any]) -> list[dict[str, Any]]:
     rows = body.get("data")
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
-def _context_size(row: dict[str, Any]) -> int | None:
+def _context_size_of_server(row: dict[str, Any]) -> int | None:
     """Return ``max_model_len`` (vLLM, SGLang), ``context_length`` (some gateways) or ``meta.n_ctx`` (llama.cpp)."""
     meta = row.get("meta")
     inner = meta if isinstance(meta, dict) else {}
@@ -85,7 +85,7 @@ def _context_size(row: dict[str, Any]) -> int | None:
     return next((size for size in sizes if isinstance(size, int) and size > 0), None)
 
 
-async def _slot_size(connection: ServerConnection) -> int | None:
+async def _slot_size_of_llama_server(connection: ServerConnection) -> int | None:
     """Return the context size per request of a llama.cpp server; older versions state it only here."""
 
     def read(body: dict[str, Any]) -> int | None:

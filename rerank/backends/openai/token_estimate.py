@@ -39,16 +39,16 @@ class EstimatedTokens:
 
     def count(self, prompt: Prompt) -> int:
         """Estimate the number of tokens of a prompt, including those of the chat template."""
-        return prompt_tokens(prompt)
+        return estimate_prompt_tokens(prompt)
 
     def lengths(self, texts: list[str]) -> list[int]:
         """Estimate the number of tokens of each text."""
-        return [text_tokens(text) for text in texts]
+        return [estimate_text_tokens(text) for text in texts]
 
     def cut(self, text: str, tokens: int) -> str:
         """Return the longest prefix that ends at a piece boundary and has at most ``tokens`` estimated tokens."""
         end, spent = 0, 0
-        for stop, cost in _pieces(text):
+        for stop, cost in _pieces_with_token_estimate(text):
             spent += cost
             if spent > tokens:
                 return text[:end]
@@ -56,7 +56,7 @@ class EstimatedTokens:
         return text
 
 
-def _pieces(text: str) -> Iterator[tuple[int, int]]:
+def _pieces_with_token_estimate(text: str) -> Iterator[tuple[int, int]]:
     """Yield the end position and the estimated tokens of each piece."""
     for match in _PIECE.finditer(text):
         piece = match[0]
@@ -66,16 +66,16 @@ def _pieces(text: str) -> Iterator[tuple[int, int]]:
             yield match.end(), -(-len(piece.encode("utf-8", "surrogatepass")) // 2)
 
 
-def text_tokens(text: str) -> int:
+def estimate_text_tokens(text: str) -> int:
     """Estimate the number of tokens of a text."""
-    return sum(cost for _, cost in _pieces(text))
+    return sum(cost for _, cost in _pieces_with_token_estimate(text))
 
 
-def prompt_tokens(prompt: Prompt) -> int:
+def estimate_prompt_tokens(prompt: Prompt) -> int:
     """Estimate the number of tokens of a prompt, including those of the chat template."""
-    return _CHAT + sum(_TURN + text_tokens(message.content) for message in prompt)
+    return _CHAT + sum(_TURN + estimate_text_tokens(message.content) for message in prompt)
 
 
-def least_tokens(prompt: Prompt) -> int:
+def estimate_least_tokens(prompt: Prompt) -> int:
     """Return a lower bound of the number of tokens: tokenizers do not join words, so there is one token per word."""
     return sum(len(message.content.split()) for message in prompt)

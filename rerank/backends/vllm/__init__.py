@@ -26,7 +26,7 @@ from rerank.tasks import (
     PermutationTask,
     Reply,
     Request,
-    folder_with_settings,
+    backend_settings_folder,
 )
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Vllm:
     loading another one stops the first.
 
     Args:
-        engine: The engine, from `rerank.backends.vllm.engine.start_engine`.
+        engine: The engine, from `rerank.backends.vllm.engine.start_vllm_engine`.
         options: The batch size is used.
     """
 
@@ -91,9 +91,9 @@ class Vllm:
         Raises:
             RerankError: As `load`, as far as the files of the model show.
         """
-        from rerank.backends.vllm.engine import plan_engine
+        from rerank.backends.vllm.engine import plan_vllm_engine
 
-        return plan_engine(name, options)
+        return plan_vllm_engine(name, options)
 
     @classmethod
     def load_described(cls, description: EnginePlan) -> Vllm:
@@ -102,11 +102,11 @@ class Vllm:
         Raises:
             BackendError: vLLM failed to start.
         """
-        from rerank.backends.vllm.engine import start_engine
+        from rerank.backends.vllm.engine import start_vllm_engine
 
-        backend = cls(start_engine(description), description.options)
+        backend = cls(start_vllm_engine(description), description.options)
         backend._tokens = description.tokens
-        backend.settings_folder = folder_with_settings(description.name, description.options)
+        backend.settings_folder = backend_settings_folder(description.name, description.options)
         return backend
 
     @staticmethod
@@ -145,11 +145,11 @@ class Vllm:
         return [replace(replies[index], seconds=seconds) for index in range(len(requests))]
 
     def _run(self, jobs: list[Job]) -> list[Reply]:
-        from rerank.backends.vllm.tasks import TASK_RUNNERS, generate_thoughts
+        from rerank.backends.vllm.tasks import TASK_RUNNERS, generate_engine_thoughts
         from rerank.lm.thinking import add_thoughts
 
         with self._lock, quiet():
-            jobs = add_thoughts(partial(generate_thoughts, self._run_engine), self._tokens, jobs)
+            jobs = add_thoughts(partial(generate_engine_thoughts, self._run_engine), self._tokens, jobs)
             return TASK_RUNNERS[jobs[0].task_type](self._run_engine, self._tokens, jobs)
 
     def _run_engine(self, requests: Sequence[EngineRequest]) -> list[Any]:
@@ -170,7 +170,7 @@ class Vllm:
                 "Another model was loaded since, and vLLM holds one model per process",
                 remedy="Load this model again, or set VLLM_ENABLE_V1_MULTIPROCESSING=1 to run each in its own process",
             )
-        params = [_sampling_params(request) for request in requests]
+        params = [_vllm_sampling_params(request) for request in requests]
         prompts = [{"prompt_token_ids": list(request.prompt)} for request in requests]
         self._has_failed = True
         try:
@@ -185,7 +185,7 @@ class Vllm:
         return [output.outputs[0] for output in outputs]
 
 
-def _sampling_params(request: EngineRequest) -> Any:
+def _vllm_sampling_params(request: EngineRequest) -> Any:
     from vllm import SamplingParams
 
     try:

@@ -18,7 +18,7 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _PLAIN_INITIALISATIONS = frozenset({"gaussian", "eva", "orthogonal", "mica", "lora_ga"})
 
 
-def required_rank(folder: Path) -> int:
+def vllm_required_rank(folder: Path) -> int:
     """Return the maximum rank that vLLM must be configured for.
 
     Args:
@@ -37,7 +37,7 @@ def required_rank(folder: Path) -> int:
             f"{str(path)!r} does not describe a LoRA adapter: {error!r}",
             expected="a file written by save_pretrained of PEFT",
         ) from error
-    unsupported = [feature for feature, is_used in _unsupported_features(config) if is_used]
+    unsupported = [feature for feature, is_used in _features_unsupported_by_vllm(config) if is_used]
     if not 1 <= rank <= RANKS[-1]:
         unsupported.append(f"rank {rank} (1 to {RANKS[-1]} are possible)")
     if unsupported:
@@ -49,7 +49,7 @@ def required_rank(folder: Path) -> int:
     return next(size for size in RANKS if size >= rank)
 
 
-def _unsupported_features(config: dict[str, Any]) -> list[tuple[str, bool]]:
+def _features_unsupported_by_vllm(config: dict[str, Any]) -> list[tuple[str, bool]]:
     """Return the features that vLLM does not support, and whether this adapter uses them."""
     initialisation = config.get("init_lora_weights", True)
     changes_base = isinstance(initialisation, str) and initialisation.lower() not in _PLAIN_INITIALISATIONS

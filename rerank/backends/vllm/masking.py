@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 
-def keep_allowed(logits: torch.Tensor, allowed: Mapping[int, Sequence[int]]) -> torch.Tensor:
+def keep_allowed_logits(logits: torch.Tensor, allowed: Mapping[int, Sequence[int]]) -> torch.Tensor:
     """Set the logits of all other tokens to minus infinity, in place.
 
     All rows are changed together: one transfer to the device and a few kernels per step for any number of requests.

@@ -17,7 +17,7 @@ _PROCESSOR = "rerank.backends.vllm.logits_processor:GrammarProcessor"
 _PROMPTS = 8
 
 
-def engine_settings(config: Any, tokenizer: Any, options: BackendOptions) -> dict[str, Any]:
+def vllm_engine_settings(config: Any, tokenizer: Any, options: BackendOptions) -> dict[str, Any]:
     """Return the arguments of ``vllm.LLM``.
 
     Args:
@@ -28,46 +28,46 @@ def engine_settings(config: Any, tokenizer: Any, options: BackendOptions) -> dic
     Raises:
         UsageError: An option does not fit this machine or model.
     """
-    device = engine_device()
+    device = vllm_device()
     if options.device not in ("auto", device):
         raise UsageError(
             f"--device {options.device} with vLLM",
             expected=f"{device}, which is what this vLLM was built for",
             remedy="Omit --device; CUDA_VISIBLE_DEVICES selects among several GPUs",
         )
-    length = _length(config, tokenizer, options)
+    length = _engine_length(config, tokenizer, options)
     settings: dict[str, Any] = {
-        "dtype": _dtype(device, options),
+        "dtype": _engine_dtype(device, options),
         "max_model_len": length,
         "enable_prefix_caching": True,
         "logits_processors": [_PROCESSOR],
         "load_format": "safetensors",
         "trust_remote_code": options.trust_remote_code,
-        "tensor_parallel_size": _parts(options),
+        "tensor_parallel_size": _engine_tensor_parallel_size(options),
         "seed": 0,
         "use_tqdm_on_load": False,
     }
     if device == "cpu":
         # No CUDA graphs to capture; with a fixed cache size, vLLM skips the profiling run that would measure one.
-        settings |= {"enforce_eager": True, "kv_cache_memory_bytes": _cache_bytes(config, length)}
+        settings |= {"enforce_eager": True, "kv_cache_memory_bytes": _engine_cache_bytes(config, length)}
     return settings
 
 
-def engine_device() -> str:
+def vllm_device() -> str:
     """Return the kind of device that the installed vLLM was built for, such as ``cpu`` or ``cuda``."""
     from vllm.platforms import current_platform
 
     return str(current_platform.device_type)
 
 
-def _length(config: Any, tokenizer: Any, options: BackendOptions) -> int:
+def _engine_length(config: Any, tokenizer: Any, options: BackendOptions) -> int:
     """Return the maximum number of tokens of prompt and reply, plus one that vLLM always generates."""
     stated = stated_context_size(SimpleNamespace(config=config), tokenizer)
     size = resolve_context_size(stated, options, getattr(config, "model_type", ""))
     return options.context_size + 1 if options.context_size and options.context_size != stated else size
 
 
-def _dtype(device: str, options: BackendOptions) -> str:
+def _engine_dtype(device: str, options: BackendOptions) -> str:
     if device != "cpu":
         return pick_dtype(options.dtype, device)
     if options.dtype not in ("auto", "float32"):
@@ -79,7 +79,7 @@ def _dtype(device: str, options: BackendOptions) -> str:
     return "float32"
 
 
-def _parts(options: BackendOptions) -> int:
+def _engine_tensor_parallel_size(options: BackendOptions) -> int:
     """Return the number of GPUs that each weight matrix is split over."""
     if options.device_map not in ("", "tp"):
         raise UsageError(
@@ -90,7 +90,7 @@ def _parts(options: BackendOptions) -> int:
     return max(1, torch.cuda.device_count()) if options.device_map else 1
 
 
-def _cache_bytes(config: Any, length: int) -> int:
+def _engine_cache_bytes(config: Any, length: int) -> int:
     """Return the size of the KV cache on a CPU: a few full-length prompts, at most a quarter of the free memory.
 
     The environment variable ``VLLM_CPU_KVCACHE_SPACE`` (GiB) overrides it inside vLLM.

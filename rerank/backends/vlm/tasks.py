@@ -55,28 +55,28 @@ class PictureJob(Job):
         return {name: value for name, value in self.inputs.items() if name not in ("input_ids", "attention_mask")}
 
 
-def _generate(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
+def _generate_with_pictures(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
     (row,) = decode(model, [job.prompt], [job.sampling], [job.seed], extra_inputs=job.extra_inputs)
     return make_generation_reply(model, tokens, job, row)
 
 
-def _score_continuations(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
+def _score_continuations_with_pictures(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
     continuations = [continuation_tokens(tokens, job, text) for text in job.task.continuations]
     scores = compute_picture_log_likelihoods(model, job.inputs, continuations)
     return replace(make_reply(job, "", 0, steps=0), scores=tuple(scores))
 
 
-def _permute(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
+def _permute_with_pictures(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
     state, count = decode_picture_permutation(model, job, make_job_grammar(tokens, job))
     return make_reply(job, format_permutation(job.task, state.order), count, steps=count - 1)
 
 
 #: Class of task -> function that executes a job of this class.
 TASK_RUNNERS: dict[type[Any], Callable[[Any, VlmTokens, PictureJob], Reply]] = {
-    GenerationTask: _generate,
-    PermutationTask: _permute,
-    ContinuationTask: _score_continuations,
-    LikelihoodTask: _score_continuations,
+    GenerationTask: _generate_with_pictures,
+    PermutationTask: _permute_with_pictures,
+    ContinuationTask: _score_continuations_with_pictures,
+    LikelihoodTask: _score_continuations_with_pictures,
 }
 
 
@@ -102,13 +102,15 @@ def compute_picture_log_likelihoods(
         for ids in continuations:
             before = tuple(ids[:-1])
             if ids and before not in logs_after:
-                output = forward(model, **_append(inputs, before), use_cache=False, logits_to_keep=len(ids))
+                output = forward(
+                    model, **_append_to_vlm_inputs(inputs, before), use_cache=False, logits_to_keep=len(ids)
+                )
                 logs_after[before] = output.logits[0, -len(ids) :].float().log_softmax(dim=-1)
             scores.append(float(logs_after[before][range(len(ids)), list(ids)].sum()) if ids else 0.0)
     return scores
 
 
-def _append(inputs: Mapping[str, Any], ids: Sequence[int]) -> dict[str, Any]:
+def _append_to_vlm_inputs(inputs: Mapping[str, Any], ids: Sequence[int]) -> dict[str, Any]:
     """Return the inputs with text tokens appended."""
     if not ids:
         return dict(inputs)

@@ -44,7 +44,7 @@ class PictureChat(ChatRenderer):
         self._special = re.compile(f"{self._special.pattern}|{marks}") if marks else self._special
 
     def _apply(self, prompt: Prompt, *, thinking: bool = False) -> str:
-        turns = [{"role": m.role, "content": _content_parts(m)} for m in prompt]
+        turns = [{"role": m.role, "content": _vlm_content_parts(m)} for m in prompt]
         text = self._tokenizer.apply_chat_template(
             turns,
             chat_template=self._template,
@@ -129,7 +129,7 @@ class VlmTokens(HfTokens):
         return len(with_picture) - len(without)
 
 
-def _content_parts(message: Message) -> Sequence[dict[str, str]]:
+def _vlm_content_parts(message: Message) -> Sequence[dict[str, str]]:
     """Return the parts of a turn, in the form that chat templates expect: texts and placeholders of pictures."""
     if not message.images:
         return [{"type": "text", "text": message.content}]

@@ -20,7 +20,7 @@ from rerank.finetune.inspection.checkpoint_reader import CheckpointReader
 from rerank.finetune.inspection.folders import new_merge_folder
 from rerank.finetune.inspection.inspected_model import InspectedModel
 from rerank.finetune.inspection.weight_changes import is_plain_lora, lora_scaling, names_of_lora_factors
-from rerank.judges.attention.heads import HeadList, read_heads
+from rerank.judges.attention.heads import HeadList, read_attention_heads
 from rerank.models.adapters import HEADS, PROMPT, SETTINGS
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def _mean_heads(paths: Sequence[Path]) -> HeadList | None:
     """
     if not any(path.is_file() for path in paths):
         return None
-    lists = [read_heads(path) for path in paths]
+    lists = [read_attention_heads(path) for path in paths]
     first = lists[0]
     for path, other in zip(paths, lists, strict=True):
         if set(other.heads) != set(first.heads) or other.model != first.model:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, RerankError, UsageError
-from rerank.models import MODELS, is_downloaded, resolve_model
+from rerank.models import MODELS, is_model_downloaded, resolve_model_name
 from rerank.models.adapters import adapter_folder, read_adapter_settings
 
 #: Kind of a model whose own weights were trained; the kind of an adapter is its type in PEFT.
@@ -46,7 +46,8 @@ def open_inspected_model(name: str, model: str = "") -> InspectedModel:
 
     Args:
         name: Folder of an adapter or of a trained model, or hub id of an adapter.
-        model: The untrained model, as `rerank.models.resolve_model` takes it; empty: the one that the folder names.
+        model: The untrained model, as `rerank.models.resolve_model_name` takes it; empty: the one that the
+            folder names.
 
     Raises:
         MissingResourceError: One of the two does not exist or is incomplete.
@@ -79,10 +80,10 @@ def resolve_model_folder(model: str, revision: str = "") -> Path:
     """Return the folder of a model, after downloading it if it is on the hub.
 
     Raises:
-        RerankError: What `rerank.models.resolve_model` raises.
+        RerankError: What `rerank.models.resolve_model_name` raises.
         MissingResourceError: The hub cannot be reached, or lacks the model.
     """
-    location = resolve_model(model)
+    location = resolve_model_name(model)
     if isinstance(location, Path):
         return location
     from huggingface_hub import snapshot_download
@@ -139,7 +140,7 @@ def _base_named_by_adapter(folder: Path, settings: dict[str, Any]) -> tuple[str,
     named = settings.get("base_model_name_or_path")
     if not isinstance(named, str):
         return "", ""
-    here = [card.name for card in MODELS.values() if card.hub_id == named and is_downloaded(card.name)]
+    here = [card.name for card in MODELS.values() if card.hub_id == named and is_model_downloaded(card.name)]
     return (here[0], "") if here else (named, str(settings.get("revision") or ""))
 
 

@@ -20,7 +20,7 @@ from rerank.finetune.inspection.checkpoint_reader import CheckpointReader
 from rerank.finetune.inspection.folders import check_new_merge_folder, new_merge_folder
 from rerank.finetune.inspection.inspected_model import FULL, InspectedModel
 from rerank.finetune.inspection.weight_changes import check_adapter_layers
-from rerank.judges.attention.heads import BESIDE, read_heads
+from rerank.judges.attention.heads import BESIDE, read_attention_heads
 from rerank.lm.loading import load, named_errors, quiet
 from rerank.models.adapters import HEADS, PROMPT, SETTINGS
 from rerank.tasks import DTYPES, BackendOptions
@@ -165,7 +165,7 @@ def _copy_adapter_settings_to_merge(trained: Path, folder: Path) -> None:
         if (trained / name).is_file():
             shutil.copyfile(trained / name, folder / name)
     if (trained / HEADS).is_file():
-        heads = read_heads(trained / HEADS)
+        heads = read_attention_heads(trained / HEADS)
         # They referred to the base model with this adapter; now they refer to the weights in the same folder.
         replace(heads, model={"model": heads.model.get("model", ""), "weights": BESIDE}).write(folder / HEADS)
 

@@ -16,7 +16,7 @@ from typing import Any
 from rerank.errors import DataError, shorten
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.io.json_records import QUERY_IDS, JsonRecord, text
-from rerank.parsing import parse
+from rerank.parsing import parse_permutation
 from rerank.types import Document, Query
 
 _USERS, _MODELS = ("human", "user"), ("gpt", "assistant", "model", "chatgpt")
@@ -58,7 +58,7 @@ def read_conversations(records: Iterable[JsonRecord], *, skipped: Counter[str]) 
         if len(set(passages)) < len(passages):
             skipped["lists with a passage twice"] += 1
             continue
-        parsed = parse(reply, len(passages))
+        parsed = parse_permutation(reply, len(passages))
         if parsed.missing:
             skipped[f"lists whose reply is {parsed.status}"] += 1
             continue

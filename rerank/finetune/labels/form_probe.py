@@ -143,7 +143,7 @@ def probe_label_form(lists: Iterable[TrainingList], *, seed: int = 0) -> ProbeRe
     lengths = [([float(form.length) for form in e.best], [float(form.length) for form in e.worst]) for e in all_ends]
     by_feature: dict[str, Sequence[Pairs]] = {LENGTH: lengths, FIRST_WORDS: _first_word_scores_of_labels(all_ends)}
     queries = [ends.query for ends in all_ends]
-    features = tuple(_separation_of_labels(name, pairs, queries, seed) for name, pairs in by_feature.items())
+    features = tuple(_separation_of_training_labels(name, pairs, queries, seed) for name, pairs in by_feature.items())
     count = len(set(queries))
     return ProbeReport(
         lists=len(all_ends), queries=count, features=features, notes=tuple(_form_probe_notes(features, count, lengths))
@@ -177,7 +177,9 @@ def label_separation_auc(best: Sequence[float], worst: Sequence[float]) -> float
     return wins / (len(best) * len(worst))
 
 
-def _separation_of_labels(feature: str, pairs: Sequence[Pairs], queries: Sequence[str], seed: int) -> FeatureSeparation:
+def _separation_of_training_labels(
+    feature: str, pairs: Sequence[Pairs], queries: Sequence[str], seed: int
+) -> FeatureSeparation:
     by_query: dict[str, list[float]] = {}
     for query, (best, worst) in zip(queries, pairs, strict=True):
         by_query.setdefault(query, []).append(label_separation_auc(best, worst))

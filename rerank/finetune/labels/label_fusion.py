@@ -8,13 +8,19 @@ from typing import Literal, get_args
 
 from rerank.errors import UnknownNameError, UsageError
 from rerank.finetune.labels.teachers.base import TeacherRanking
-from rerank.retrieval.hybrid import parse_weights
-from rerank.retrieval.hybrid.fusion import FusionValues, min_max, reciprocal_ranks, weighted_sum, z_score
+from rerank.retrieval.hybrid import parse_hybrid_weights
+from rerank.retrieval.hybrid.fusion import (
+    FusionValues,
+    min_max_fusion,
+    reciprocal_rank_fusion,
+    weighted_fusion_sum,
+    z_score_fusion,
+)
 from rerank.types import Document, Ranking
 
 FusionMethod = Literal["rrf", "z-score", "min-max"]
 FUSION_METHODS: tuple[FusionMethod, ...] = get_args(FusionMethod)
-_BY_SCORE: Mapping[str, Callable[[Ranking], FusionValues]] = {"z-score": z_score, "min-max": min_max}
+_BY_SCORE: Mapping[str, Callable[[Ranking], FusionValues]] = {"z-score": z_score_fusion, "min-max": min_max_fusion}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +54,7 @@ class LabelFusion:
             UsageError: The weights are invalid, or their number differs.
         """
         try:
-            parse_weights(self.weights, teachers)
+            parse_hybrid_weights(self.weights, teachers)
         except UsageError as error:
             raise UsageError(
                 f"--weights {self.weights} for {teachers} teachers",
@@ -68,11 +74,13 @@ class LabelFusion:
         Raises:
             UsageError: The method needs scores, and a teacher gives none.
         """
-        weights = parse_weights(self.weights, len(rankings))
+        weights = parse_hybrid_weights(self.weights, len(rankings))
         failed = "; ".join(f"{name}: {ranking.failed}" for name, ranking in rankings.items() if ranking.failed)
         if failed:
             return TeacherRanking(order=next(iter(rankings.values())).order, failed=failed)
-        sums = weighted_sum([self._values(candidates, name, ranking) for name, ranking in rankings.items()], weights)
+        sums = weighted_fusion_sum(
+            [self._values(candidates, name, ranking) for name, ranking in rankings.items()], weights
+        )
         unranked = frozenset.intersection(*(ranking.unranked for ranking in rankings.values()))
         ranked = [doc_id for doc_id in candidates.doc_ids if doc_id not in unranked]
         ordered = sorted(ranked, key=lambda doc_id: -sums[doc_id])
@@ -83,7 +91,7 @@ class LabelFusion:
     def _values(self, candidates: Ranking, name: str, ranking: TeacherRanking) -> FusionValues:
         docs = [Document(id=doc_id) for doc_id in ranking.order if doc_id not in ranking.unranked]
         if self.how == "rrf":
-            return reciprocal_ranks(Ranking.from_order(candidates.query, docs))
+            return reciprocal_rank_fusion(Ranking.from_order(candidates.query, docs))
         if not ranking.scores and docs:
             raise missing_teacher_scores_error(self.how, name)
         scored = Ranking(candidates.query, tuple(docs), tuple(ranking.scores[doc.id] for doc in docs))

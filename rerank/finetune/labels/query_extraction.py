@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from rerank.prompts.passages import collapse_whitespace
+from rerank.prompts.passages import collapse_passage_whitespace
 from rerank.types import Document
 
 _WORD = re.compile(r"\w+")
@@ -28,7 +28,9 @@ def extract_title_as_query(doc: Document) -> tuple[str, Document]:
     >>> query, rest.title, rest.text
     ('On Fleas', '', 'They live for months.')
     """
-    return collapse_whitespace(doc.title), replace(doc, title="", text=_text_without_query_title(doc.text, doc.title))
+    return collapse_passage_whitespace(doc.title), replace(
+        doc, title="", text=_text_without_query_title(doc.text, doc.title)
+    )
 
 
 def extract_first_sentence_as_query(doc: Document) -> tuple[str, Document]:
@@ -40,8 +42,8 @@ def extract_first_sentence_as_query(doc: Document) -> tuple[str, Document]:
     """
     end = _END.search(doc.text)
     if end is None:
-        return collapse_whitespace(doc.text), replace(doc, text="")
-    return collapse_whitespace(doc.text[: end.end()]), replace(doc, text=doc.text[end.end() :].strip())
+        return collapse_passage_whitespace(doc.text), replace(doc, text="")
+    return collapse_passage_whitespace(doc.text[: end.end()]), replace(doc, text=doc.text[end.end() :].strip())
 
 
 def extract_no_query(doc: Document) -> tuple[str, Document]:

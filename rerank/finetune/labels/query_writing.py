@@ -14,11 +14,11 @@ from functools import cache
 from importlib.resources import files
 
 from rerank.errors import UsageError
-from rerank.parsing.clean import extract_answer
-from rerank.parsing.refusal import is_refusal
+from rerank.parsing.clean import extract_answer_without_thoughts
+from rerank.parsing.refusal import is_refusal_to_answer
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.prompts.budget import PromptBudget
-from rerank.prompts.loading import template_from_yaml
+from rerank.prompts.loading import prompt_template_from_yaml
 from rerank.tasks import Backend, GenerationTask, Request, Sampling, supported_tasks
 from rerank.types import Document, Query, Window
 
@@ -129,7 +129,7 @@ class QueryWriter:
 def shipped_query_prompt() -> PromptTemplate:
     """Return the shipped prompt."""
     text = (files(__package__) / "query_writing.yaml").read_text(encoding="utf-8")
-    return template_from_yaml(text, "query_writing")
+    return prompt_template_from_yaml(text, "query_writing")
 
 
 def open_query_prompt(name: str | None) -> PromptTemplate:
@@ -149,8 +149,8 @@ def parse_written_query(reply: str) -> str:
     >>> parse_query('Query: "how long do fleas live?"')
     'how long do fleas live?'
     """
-    text = extract_answer(reply)
-    if is_refusal(text):
+    text = extract_answer_without_thoughts(reply)
+    if is_refusal_to_answer(text):
         return ""
     lines = (_LABEL.sub("", line.strip(), count=1).strip(_AROUND) for line in text.splitlines())
     first = next((line for line in lines if any(map(str.isalnum, line)) and not line.endswith(":")), "")

@@ -22,8 +22,8 @@ from rerank.judges.score import Score
 from rerank.lm.passage_spans import locate_passages
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import reply_prefix
-from rerank.prompts.identifiers import Alphabet, make_identifiers
-from rerank.prompts.passages import collapse_whitespace
+from rerank.prompts.identifiers import Alphabet, make_passage_identifiers
+from rerank.prompts.passages import collapse_passage_whitespace
 from rerank.registry import plugin_name
 from rerank.tasks import ContinuationTask
 from rerank.types import Window
@@ -160,7 +160,7 @@ class ExampleBuilder:
         """Build one text with all documents of the list."""
         judge, n = self._judge, len(window)
         alphabet: Alphabet = "letters" if isinstance(judge, Logits) else getattr(judge, "identifiers", "numbers")
-        names = make_identifiers(alphabet, n, self._tokens)
+        names = make_passage_identifiers(alphabet, n, self._tokens)
         reverse = isinstance(judge, Attention) and not judge.best_first
         positions = list(range(n))[:: -1 if reverse else 1]  # position in the prompt -> position in the list
         shown = replace(window, docs=tuple(window.docs[position] for position in positions))
@@ -185,7 +185,7 @@ class ExampleBuilder:
             example = self._with_terms(example, rendered, [name_of[position] for position in range(n)], label, len(ids))
         if self._inputs.attention:
             char_spans, tail = judge.template.spans(
-                collapse_whitespace(window.query.text), fitted.passages, labels=labels
+                collapse_passage_whitespace(window.query.text), fitted.passages, labels=labels
             )
             located = locate_passages(self._tokens, fitted.prompt, char_spans, tail)
             spans_of = dict(zip(positions, ((span.start, span.stop) for span in located.spans), strict=True))

@@ -13,7 +13,7 @@ from rerank.finetune.component_registry import make_training_components
 from rerank.finetune.components import MachineRequirement
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer.processes import peak_training_memory_mb
-from rerank.models import resolve_model
+from rerank.models import resolve_model_name
 from rerank.progress import ProgressFactory
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def train_adapter(
     components = make_training_components(recipe)
     if isinstance(components.adapter, MachineRequirement):
         components.adapter.check_machine()
-    resolve_model(recipe.model)  # so that an unknown model is reported before the data are read
+    resolve_model_name(recipe.model)  # so that an unknown model is reported before the data are read
     from rerank.finetune.trainer.training_run import TrainingRun
 
     started = time.monotonic()

@@ -13,13 +13,21 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from rerank.errors import ContextOverflowError, PartialFailureError, UsageError
-from rerank.judges.attention.evidence import EvidenceSpan, find_prefixes, score_passage
-from rerank.judges.attention.heads import HeadList, open_heads
-from rerank.judges.base import FAILURES, ListwiseJudge, ScoreKind, Verdict, failure_verdict, rank_by_score, z_scores
+from rerank.judges.attention.evidence import EvidenceSpan, find_passage_prefixes, score_passage_by_attention
+from rerank.judges.attention.heads import HeadList, open_attention_heads
+from rerank.judges.base import (
+    FAILURES,
+    ListwiseJudge,
+    ScoreKind,
+    Verdict,
+    failure_verdict,
+    rank_window_by_score,
+    window_z_scores,
+)
 from rerank.prompts.budget import FittedPrompt, PromptBudget
-from rerank.prompts.passages import collapse_whitespace
+from rerank.prompts.passages import collapse_passage_whitespace
 from rerank.tasks import AttentionTask, Reply, Request, Sampling
-from rerank.tasks.token_positions import read_token_scores
+from rerank.tasks.token_positions import read_passage_token_scores
 from rerank.types import Window
 
 #: The content-free query whose attention is subtracted (ICR's calibration).
@@ -62,7 +70,7 @@ class Attention(ListwiseJudge):
     def __post_init__(self) -> None:
         """Check the options and read the heads, so that a missing file is reported before the first request."""
         super().__post_init__()
-        parse_layers(self.layers)
+        parse_attention_layers(self.layers)
         if self.first_stage < 0:
             raise UsageError(f"first_stage={self.first_stage}", expected="a weight of at least 0")
         _ = self._heads
@@ -74,7 +82,7 @@ class Attention(ListwiseJudge):
 
     @cached_property
     def _heads(self) -> HeadList | None:
-        return open_heads(self.heads, self.backend.identity) if self.heads else None
+        return open_attention_heads(self.heads, self.backend.identity) if self.heads else None
 
     @property
     def identity(self) -> Mapping[str, str]:
@@ -95,7 +103,7 @@ class Attention(ListwiseJudge):
         """
         fitted = self._fit(window, self._evidence_budget if per_token else self.budget)
         template = self.template.with_instruction(window.query.instruction)
-        spans, tail = template.spans(collapse_whitespace(window.query.text), fitted.passages)
+        spans, tail = template.spans(collapse_passage_whitespace(window.query.text), fitted.passages)
         heads = None if per_head else self._heads
         task = AttentionTask(
             spans=spans if self.best_first else spans[::-1],  # in the order of the window, not of the prompt
@@ -104,7 +112,7 @@ class Attention(ListwiseJudge):
             heads=heads.heads if heads else (),
             weights=heads.weights if heads else (),
             length_power=heads.length_power if heads else 0.0,
-            layers=parse_layers(self.layers),
+            layers=parse_attention_layers(self.layers),
             per_head=per_head,
             per_token=per_token,
         )
@@ -114,7 +122,7 @@ class Attention(ListwiseJudge):
     def _fit(self, window: Window, budget: PromptBudget) -> FittedPrompt:
         """Return the prompt of a window, with passages truncated so that it fits."""
         # The last passage is nearest to the query, so the first stage's best is shown last.
-        shown = window if self.best_first else _reverse(window)
+        shown = window if self.best_first else _reverse_window(window)
         return budget.fit(self.template, shown, reply_tokens=self._null_query_excess(window.query.text))
 
     @cached_property
@@ -176,12 +184,12 @@ class Attention(ListwiseJudge):
             raise PartialFailureError(f"No evidence: {reply.error or 'the request was refused'}")
         passages = self._fit(window, self._evidence_budget).passages
         template = self.template.with_instruction(window.query.instruction)
-        prefixes = find_prefixes(template, collapse_whitespace(window.query.text), passages)
+        prefixes = find_passage_prefixes(template, collapse_passage_whitespace(window.query.text), passages)
         step = 1 if self.best_first else -1
         shown = zip(window.docs, passages[::step], prefixes[::step], strict=True)
-        rows = read_token_scores(reply.text, reply.scores, len(window))
+        rows = read_passage_token_scores(reply.text, reply.scores, len(window))
         return tuple(
-            score_passage(document, passage, prefix, tokens)
+            score_passage_by_attention(document, passage, prefix, tokens)
             for (document, passage, prefix), tokens in zip(shown, rows, strict=True)
         )
 
@@ -190,7 +198,7 @@ class Attention(ListwiseJudge):
         if not self.calibrate:
             return 0
         # One token to spare: the tokens of a query may merge differently with the text around it.
-        null_tokens, query_tokens = self.backend.tokens.lengths([NULL_QUERY, collapse_whitespace(query)])
+        null_tokens, query_tokens = self.backend.tokens.lengths([NULL_QUERY, collapse_passage_whitespace(query)])
         return max(0, null_tokens - query_tokens + 1)
 
     def verdict(self, window: Window, replies: Sequence[Reply]) -> Verdict:
@@ -208,23 +216,23 @@ class Attention(ListwiseJudge):
 
     def _rank(self, scores: Sequence[float], window: Window) -> Verdict:
         if not self.first_stage or len(scores) != len(window):
-            return rank_by_score(scores, len(window))
+            return rank_window_by_score(scores, len(window))
         if not window.scores:
-            verdict = rank_by_score(scores, len(window))
+            verdict = rank_window_by_score(scores, len(window))
             return replace(verdict, detail="no first-stage scores were given, so only the attention counted")
         # z(log s) + first_stage * z(first-stage score); the logarithm only if it is defined for all passages.
         all_positive = all(score > 0 for score in scores)
-        attention = z_scores([math.log(score) for score in scores] if all_positive else scores)
-        first_stage = z_scores(window.scores)
+        attention = window_z_scores([math.log(score) for score in scores] if all_positive else scores)
+        first_stage = window_z_scores(window.scores)
         combined = [a + self.first_stage * b for a, b in zip(attention, first_stage, strict=True)]
-        return rank_by_score(combined, len(window))
+        return rank_window_by_score(combined, len(window))
 
 
-def _reverse(window: Window) -> Window:
+def _reverse_window(window: Window) -> Window:
     return replace(window, docs=window.docs[::-1], scores=window.scores[::-1])
 
 
-def parse_layers(layers: str) -> tuple[int, int] | None:
+def parse_attention_layers(layers: str) -> tuple[int, int] | None:
     """Parse a range of layers such as ``8-15``; the empty string means all layers.
 
     Raises:

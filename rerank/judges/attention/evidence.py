@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from rerank.errors import DataError, UsageError
-from rerank.judges.attention.sentences import split_sentences
-from rerank.prompts.passages import collapse_whitespace, escape_brackets, passage_text
+from rerank.judges.attention.sentences import split_evidence_sentences
+from rerank.prompts.passages import collapse_passage_whitespace, escape_passage_brackets, passage_text
 from rerank.prompts.template import PromptTemplate
 from rerank.types import Document
 
@@ -53,7 +53,7 @@ class EvidenceSpan:
             raise DataError(f"A span with the score {self.score}", expected="a share from 0 to 1")
 
 
-def find_prefixes(template: PromptTemplate, query: str, passages: Sequence[str]) -> list[str]:
+def find_passage_prefixes(template: PromptTemplate, query: str, passages: Sequence[str]) -> list[str]:
     """Return the text in front of each passage in its span, such as ``[1] ``.
 
     Args:
@@ -65,10 +65,10 @@ def find_prefixes(template: PromptTemplate, query: str, passages: Sequence[str])
         UsageError: The template does not show every passage once and unchanged.
     """
     mark = next(mark for mark in map(chr, _PRIVATE_USE) if mark not in query)
-    marked = _show(template, query, [mark] * len(passages))
+    marked = _passage_spans_of_prompt(template, query, [mark] * len(passages))
     prefixes = [text.partition(mark)[0] for text in marked]
-    expected = [escape_brackets(text) if template.escape_brackets else text for text in passages]
-    shown = _show(template, query, passages)
+    expected = [escape_passage_brackets(text) if template.escape_brackets else text for text in passages]
+    shown = _passage_spans_of_prompt(template, query, passages)
     if any(text.count(mark) != 1 for text in marked) or any(
         not text.startswith((prefix + passage).rstrip())
         for text, prefix, passage in zip(shown, prefixes, expected, strict=True)
@@ -81,13 +81,13 @@ def find_prefixes(template: PromptTemplate, query: str, passages: Sequence[str])
     return prefixes
 
 
-def _show(template: PromptTemplate, query: str, passages: Sequence[str]) -> list[str]:
+def _passage_spans_of_prompt(template: PromptTemplate, query: str, passages: Sequence[str]) -> list[str]:
     """Return the span of each passage in the last user turn."""
     content = next(turn.content for turn in reversed(template.render(query, passages)) if turn.role == "user")
     return [content[start:end] for start, end in template.spans(query, passages)[0]]
 
 
-def map_characters(document: Document, shown: str) -> list[int | None]:
+def map_passage_characters(document: Document, shown: str) -> list[int | None]:
     r"""Map the characters of a passage in a prompt to the text of its document.
 
     Args:
@@ -107,11 +107,11 @@ def map_characters(document: Document, shown: str) -> list[int | None]:
         positions += [word.start(), *range(word.start(), word.end())]
     if not document.title.strip():
         return positions[1 : 1 + len(shown)]
-    title = len(passage_text(document, escape=False)) - len(collapse_whitespace(document.text))
+    title = len(passage_text(document, escape=False)) - len(collapse_passage_whitespace(document.text))
     return ([None] * (title - bool(positions)) + positions)[: len(shown)]
 
 
-def score_passage(
+def score_passage_by_attention(
     document: Document, shown: str, prefix: str, tokens: Sequence[tuple[int, float]]
 ) -> tuple[EvidenceSpan, ...]:
     """Score the sentences of a document from the tokens of its passage in a prompt.
@@ -125,7 +125,7 @@ def score_passage(
     Returns:
         All sentences of the document's text that the prompt shows, in order; the last one may be truncated.
     """
-    positions = map_characters(document, shown)
+    positions = map_passage_characters(document, shown)
     # A token may begin with the space in front of the passage.
     first = len(prefix.rstrip())
     offsets = [(max(0, position - len(prefix)), score) for position, score in tokens if position >= first]
@@ -135,10 +135,10 @@ def score_passage(
         if offset < len(positions) and (position := positions[offset]) is not None
     ]
     end = next((position + 1 for position in reversed(positions) if position is not None), 0)
-    return score_sentences(document.text[:end], located)
+    return score_sentences_by_attention(document.text[:end], located)
 
 
-def score_sentences(text: str, tokens: Sequence[tuple[int, float]]) -> tuple[EvidenceSpan, ...]:
+def score_sentences_by_attention(text: str, tokens: Sequence[tuple[int, float]]) -> tuple[EvidenceSpan, ...]:
     """Divide a text into sentences and score them by the attention that their tokens receive.
 
     The score is the sum over the sentence's tokens of max(0, c_t), divided by that over all tokens; it is 0 if no token
@@ -155,7 +155,7 @@ def score_sentences(text: str, tokens: Sequence[tuple[int, float]]) -> tuple[Evi
     >>> [span.score for span in score_sentences("It rains. It snows.", [(0, 0.5), (3, 1.0), (10, -0.1), (13, 0.5)])]
     [0.75, 0.25]
     """
-    sentences = split_sentences(text)
+    sentences = split_evidence_sentences(text)
     starts = [start for start, _ in sentences]
     sums = [0.0] * len(sentences)
     for position, score in tokens:
@@ -174,7 +174,7 @@ def select_spans(
     """Select the sentences with a high score, and merge neighbours.
 
     Args:
-        sentences: All sentences of a passage, from `score_sentences`.
+        sentences: All sentences of a passage, from `score_sentences_by_attention`.
         threshold: Minimum score of a sentence.
         max_spans: Maximum number of spans; those with the highest scores are kept. None for all.
 

@@ -54,7 +54,7 @@ class HeadList:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def write(self, path: str | Path) -> None:
-        """Write a JSON file that `open_heads` reads."""
+        """Write a JSON file that `open_attention_heads` reads."""
         later = ("weights", "length_power")
         content = {key: value for key, value in asdict(self).items() if value or key not in later}
         with replace_text(path) as file:
@@ -66,7 +66,7 @@ def model_identity(identity: Mapping[str, str]) -> dict[str, str]:
     return {key: identity[key] for key in _MODEL_KEYS if identity.get(key)}
 
 
-def open_heads(name: str, identity: Mapping[str, str]) -> HeadList:
+def open_attention_heads(name: str, identity: Mapping[str, str]) -> HeadList:
     """Open a head list for a model.
 
     Args:
@@ -79,23 +79,24 @@ def open_heads(name: str, identity: Mapping[str, str]) -> HeadList:
         UsageError: The heads were selected for another model.
     """
     if name in _PUBLISHED:
-        return _published(name, identity)
+        return _published_heads(name, identity)
     path = Path(name)
-    head_list = read_heads(path)
+    head_list = read_attention_heads(path)
     actual, expected = model_identity(identity), model_identity(head_list.model)
     expected = {key: model_folder_hash(path.parent) if value == BESIDE else value for key, value in expected.items()}
     # The hash of the weights identifies a model; its folder may have been moved or renamed.
     keys = [key for key in _MODEL_KEYS if key != "model" or not expected.get("weights")]
     if any(actual.get(key) != expected.get(key) for key in keys):
         raise UsageError(
-            f"The heads in {name!r} were selected for {_describe(expected)}, and the model is {_describe(actual)}",
+            f"The heads in {name!r} were selected for {_describe_head_model(expected)}, "
+            f"and the model is {_describe_head_model(actual)}",
             expected="heads of the same model",
             remedy="Select heads for it: rerank heads select --model ... --output heads.json",
         )
     return head_list
 
 
-def read_heads(path: Path) -> HeadList:
+def read_attention_heads(path: Path) -> HeadList:
     """Read a head list from a file, for any model.
 
     Raises:
@@ -135,7 +136,7 @@ def read_heads(path: Path) -> HeadList:
     return head_list
 
 
-def _published(method: str, identity: Mapping[str, str]) -> HeadList:
+def _published_heads(method: str, identity: Mapping[str, str]) -> HeadList:
     text = (files("rerank.judges.attention") / "published_heads.toml").read_text(encoding="utf-8")
     table: dict[str, str] = tomllib.loads(text)[method]
     model = identity.get("model", "")
@@ -152,5 +153,5 @@ def _published(method: str, identity: Mapping[str, str]) -> HeadList:
     return HeadList(heads=heads, model={"model": model}, method=method)
 
 
-def _describe(identity: Mapping[str, str]) -> str:
+def _describe_head_model(identity: Mapping[str, str]) -> str:
     return ", ".join(f"{key} {value[:12] if key == 'weights' else value}" for key, value in identity.items())

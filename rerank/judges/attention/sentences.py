@@ -47,7 +47,7 @@ _DIVISIONS = (
 )
 
 
-def split_sentences(text: str) -> list[tuple[int, int]]:
+def split_evidence_sentences(text: str) -> list[tuple[int, int]]:
     """Divide a text into sentences.
 
     Args:
@@ -62,16 +62,16 @@ def split_sentences(text: str) -> list[tuple[int, int]]:
     """
     sentences: list[tuple[int, int]] = []
     start = 0
-    for end in [*_ends(text), len(text)]:
+    for end in [*_sentence_ends(text), len(text)]:
         # A number or a mark alone, such as that of a list, belongs to what follows.
         if end < len(text) and not any(map(str.isalpha, text[start:end])):
             continue
-        sentences += _trim_pieces(text, start, end)
+        sentences += _trim_sentence_pieces(text, start, end)
         start = end
     return sentences
 
 
-def _ends(text: str) -> Iterator[int]:
+def _sentence_ends(text: str) -> Iterator[int]:
     """Yield the ends of sentences."""
     for match in _BREAK.finditer(text):
         if match[0][0] not in ".!?…‥" or _ends_sentence(text, match):
@@ -95,7 +95,7 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
     return not is_initial and not is_abbreviation
 
 
-def _trim_pieces(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+def _trim_sentence_pieces(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     """Yield a sentence without the white space around it, or its pieces if it is long."""
     end = start + len(text[start:end].rstrip())
     while (first := _NONSPACE.search(text, start, end)) is not None:
@@ -103,12 +103,12 @@ def _trim_pieces(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         beginning = min(end, start + _LONGEST)
         unspaced = len(_UNSPACED.findall(text, start, beginning))
         limit = _LONGEST_UNSPACED if 2 * unspaced > beginning - start else _LONGEST
-        middle = end if end - start <= limit else _divide(text, start, end, limit)
+        middle = end if end - start <= limit else _divide_long_sentence(text, start, end, limit)
         yield start, start + len(text[start:middle].rstrip())
         start = middle
 
 
-def _divide(text: str, start: int, end: int, limit: int) -> int:
+def _divide_long_sentence(text: str, start: int, end: int, limit: int) -> int:
     """Return where to divide a long piece: at the last suitable place in the second half of its first ``limit``."""
     for division in _DIVISIONS:
         places = [match.end() for match in division.finditer(text, start + limit // 2, start + limit)]

@@ -10,10 +10,10 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol, Self, get_args
 
 from rerank.errors import ContextOverflowError, UsageError
-from rerank.prompts.budget import PromptBudget, check_limits
+from rerank.prompts.budget import PromptBudget, check_passage_limits
 from rerank.prompts.template import PromptTemplate
 from rerank.registry import plugin_name
-from rerank.tasks import Backend, Reply, Request, sees_pictures, supported_tasks
+from rerank.tasks import Backend, Reply, Request, backend_sees_pictures, supported_tasks
 from rerank.types import Order, Window
 
 #: Result of a window. ``ok``: a permutation in the requested form. ``repaired``: complete after dropping duplicate and
@@ -143,8 +143,8 @@ class PromptJudge:
         """Check the backend and the limits; what needs the model's tokenizer is checked at the first request."""
         model = self.backend.identity.get("model", "")
         self.check(self.backend, model)
-        check_pictures(self.template, self.backend, model)
-        check_limits(self.limits.min_passage_tokens, self.limits.max_passage_tokens)
+        check_judge_sees_pictures(self.template, self.backend, model)
+        check_passage_limits(self.limits.min_passage_tokens, self.limits.max_passage_tokens)
         if self.limits.context_size is not None:
             _ = self.budget
 
@@ -234,13 +234,13 @@ class PromptJudge:
 IDENTIFIER_SCORES = ScoreKind("log-probability of the identifier", "within")
 
 
-def check_pictures(template: PromptTemplate, backend: Any, model: str) -> None:
+def check_judge_sees_pictures(template: PromptTemplate, backend: Any, model: str) -> None:
     """Check that a backend, or its class before a model is loaded, accepts the pictures of a prompt.
 
     Raises:
         UsageError: The prompt shows pictures, and the backend does not state that it sees them.
     """
-    if template.pictures and not sees_pictures(backend):
+    if template.pictures and not backend_sees_pictures(backend):
         raise UsageError(
             f"The prompt {template.name!r} shows pictures, and model {model!r} reads text only",
             expected="a model that sees pictures",
@@ -289,7 +289,7 @@ class ListwiseJudge(PromptJudge):
         return fits
 
 
-def rank_by_score(scores: Sequence[float], count: int) -> Verdict:
+def rank_window_by_score(scores: Sequence[float], count: int) -> Verdict:
     """Order a window by decreasing score; ties keep their order.
 
     Args:
@@ -311,7 +311,7 @@ def rank_by_score(scores: Sequence[float], count: int) -> Verdict:
     return Verdict(order=order, status="ok", scores=tuple(scores))
 
 
-def z_scores(scores: Sequence[float]) -> list[float]:
+def window_z_scores(scores: Sequence[float]) -> list[float]:
     """Return (score - mean) / standard deviation, with n in the denominator; all 0 if the scores are equal.
 
     >>> z_scores([1.0, 3.0])

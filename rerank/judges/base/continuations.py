@@ -10,7 +10,7 @@ from rerank.tasks import ContinuationTask, Request, Sampling
 from rerank.types import Window
 
 
-def continuation_request(
+def make_continuation_request(
     judge: PromptJudge, window: Window, continuations: Sequence[str], *, labels: Sequence[str] | None = None
 ) -> Request:
     """Return a request for the log-probability of each continuation of a window's prompt.
@@ -38,7 +38,7 @@ def continuation_request(
     return Request(prompt=fitted.prompt, sampling=sampling, window=window, task=task, dropped=fitted.dropped)
 
 
-def identifier_continuations(labels: Sequence[str], template: PromptTemplate) -> list[str]:
+def continuations_naming_identifiers(labels: Sequence[str], template: PromptTemplate) -> list[str]:
     """Return the start of a completion that names each identifier first.
 
     This is ``A`` if the prompt ends with the opening bracket, else ``[A``. The closing bracket is omitted, so that a

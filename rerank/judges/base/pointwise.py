@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from rerank.errors import UsageError
-from rerank.judges.base import PromptJudge, ScoreKind, Verdict, failure_verdict, rank_by_score
-from rerank.judges.base.continuations import continuation_request
+from rerank.judges.base import PromptJudge, ScoreKind, Verdict, failure_verdict, rank_window_by_score
+from rerank.judges.base.continuations import make_continuation_request
 from rerank.registry import plugin_name
 from rerank.tasks import ContinuationTask, Reply, Request
 from rerank.types import Query, Window
@@ -60,7 +60,9 @@ class PointwiseJudge(PromptJudge):
         """Return one request per document, with its passage truncated so that it fits."""
         continuations = self.continuations(window.query)
         return [
-            continuation_request(self, Window(window.query, (doc,), window.scores[index : index + 1]), continuations)
+            make_continuation_request(
+                self, Window(window.query, (doc,), window.scores[index : index + 1]), continuations
+            )
             for index, doc in enumerate(window.docs)
         ]
 
@@ -72,10 +74,10 @@ class PointwiseJudge(PromptJudge):
         """
         expected = len(self.continuations(window.query))
         scored = [index for index, reply in enumerate(replies) if len(reply.scores) == expected]
-        verdict = rank_by_score([self.score(replies[index].scores) for index in scored], len(scored))
+        verdict = rank_window_by_score([self.score(replies[index].scores) for index in scored], len(scored))
         failure = failure_verdict(replies, len(window))
         if failure is None and len(scored) < len(window):
-            failure = rank_by_score((), len(window))
+            failure = rank_window_by_score((), len(window))
         if failure is None:
             return verdict
         # Scored documents share the positions that they had, best first; the others stay where they were.

@@ -16,7 +16,7 @@ from rerank.experiment.prepare import ranker_config
 from rerank.experiment.spec import RunSpec
 from rerank.io.model_hash import model_folder_hash
 from rerank.lm.loading import LANGUAGE, named_errors, origin_of, quiet, require_torch
-from rerank.models import backend_class, resolve_model, split_model
+from rerank.models import backend_class_of_model, resolve_model_name, split_model_selector
 from rerank.models.adapters import adapter_folder
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import (
@@ -25,8 +25,8 @@ from rerank.tasks import (
     CrossEncoderTask,
     Reply,
     Request,
+    backend_sees_pictures,
     resolve_context_size,
-    sees_pictures,
     supported_tasks,
 )
 
@@ -68,7 +68,7 @@ def suite_model_has_weights(spec: RunSpec, kind: str) -> bool:
         spec: Specification of the run.
         kind: Backend of the method; empty for the default backend of language models.
     """
-    return hasattr(backend_class(spec.model, kind), "load")
+    return hasattr(backend_class_of_model(spec.model, kind), "load")
 
 
 def suite_model_key(spec: RunSpec, kind: str) -> tuple[Any, ...]:
@@ -90,14 +90,14 @@ def open_planning_backend(spec: RunSpec, kind: str) -> PlanningBackend:
         UsageError: The context size exceeds that of the model.
     """
     options = ranker_config(spec).backend_options()
-    name = resolve_model(split_model(spec.model)[1])
+    name = resolve_model_name(split_model_selector(spec.model)[1])
     _, transformers = require_torch()
     origin = origin_of(name, options)
     with quiet(), named_errors(name):
         config = transformers.AutoConfig.from_pretrained(name, **origin)
-        reader = getattr(transformers, _tokenizing_class_of_plan(backend_class(spec.model, kind))).from_pretrained(
-            name, **origin
-        )
+        reader = getattr(
+            transformers, _tokenizing_class_of_plan(backend_class_of_model(spec.model, kind))
+        ).from_pretrained(name, **origin)
     folder = Path(name) if Path(name).is_dir() else None
     identity = {"model": folder.name if folder else str(name)}
     if folder:
@@ -108,10 +108,10 @@ def open_planning_backend(spec: RunSpec, kind: str) -> PlanningBackend:
         identity["processor"] = type(reader.image_processor).__name__
     if spec.adapter:
         identity["adapter"] = model_folder_hash(adapter_folder(spec.adapter))
-    backend = backend_class(spec.model, kind)
+    backend = backend_class_of_model(spec.model, kind)
     tasks = supported_tasks(backend)
     tokens = _token_counter_of_plan(config, reader, options, pairs=CrossEncoderTask in tasks, name=identity["model"])
-    return PlanningBackend(identity=identity, tokens=tokens, tasks=tasks, sees_pictures=sees_pictures(backend))
+    return PlanningBackend(identity=identity, tokens=tokens, tasks=tasks, sees_pictures=backend_sees_pictures(backend))
 
 
 def _tokenizing_class_of_plan(backend: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rerank.errors import UnknownNameError, UsageError, describe_fault
+from rerank.errors import UnknownNameError, UsageError, describe_pydantic_error
 
 #: Placeholder for the folder of ``--data``.
 DATA = "{data}"
@@ -68,5 +68,5 @@ def suite_usage_error(error: ValidationError) -> UsageError:
             remedy='A minimal suite: name = "mine", collections = ["pydoc"], models = ["smollm2-135m"]',
         )
     shown = "" if isinstance(problem["input"], dict) else f" = {problem['input']!r:.80}"
-    message = describe_fault(problem)
+    message = describe_pydantic_error(problem)
     return UsageError(f"{where}{shown}: {message}" if where else f"The suite: {message}")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from rerank.retrieval.base.given_documents import Candidate, DocumentLike, to_candidates, to_ranking
-from rerank.retrieval.base.stages import DEPTH, RunSource, check_depth
+from rerank.retrieval.base.stages import DEPTH, RunSource, check_retrieval_depth
 from rerank.types import Document, Query, Ranking, Run
 
 #: A search: text of the query -> documents, best first, with or without scores.
@@ -42,7 +42,7 @@ class Search(RunSource):
 
     def __mod__(self, k: int) -> Search:
         """Keep the first ``k`` documents per query."""
-        return replace(self, k=check_depth(k))
+        return replace(self, k=check_retrieval_depth(k))
 
     def _search(self, query: Query) -> Ranking:
         candidates = to_candidates(self.function(query.text))

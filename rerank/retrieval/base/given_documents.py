@@ -63,7 +63,7 @@ def to_candidates(values: object, scores: Sequence[float] | None = None) -> list
             expected="a list of documents",
             remedy="Put a single document in a list",
         )
-    candidates = [_to_candidate(position, value) for position, value in enumerate(values)]
+    candidates = [_given_candidate(position, value) for position, value in enumerate(values)]
     if scores is not None:
         if isinstance(scores, (str, bytes)) or not isinstance(scores, Iterable):
             raise UsageError(f"The scores are {shorten(scores)}", expected="one first-stage score per document")
@@ -71,7 +71,7 @@ def to_candidates(values: object, scores: Sequence[float] | None = None) -> list
         if len(scores) != len(candidates):
             raise UsageError(f"{len(scores)} scores for {len(candidates)} documents", expected="one score per document")
         candidates = [
-            replace(candidate, score=_to_score(position, score))
+            replace(candidate, score=_given_score(position, score))
             for position, (candidate, score) in enumerate(zip(candidates, scores, strict=True))
         ]
     known = sum(candidate.score is not None for candidate in candidates)
@@ -98,7 +98,7 @@ def to_ranking(query: Query, candidates: Sequence[Candidate]) -> Ranking:
     return Ranking(query, tuple(numbered[i] for i in order), tuple(scores[i] for i in order))
 
 
-def _to_candidate(position: int, value: object) -> Candidate:
+def _given_candidate(position: int, value: object) -> Candidate:
     """Return the document with its own id, or with its position if it has no id."""
     if isinstance(value, str):
         return Candidate(Document(id=str(position), text=value), has_id=False)
@@ -119,14 +119,14 @@ def _to_candidate(position: int, value: object) -> Candidate:
     for key, text in texts.items():
         if not isinstance(text, str):
             raise DataError(f"Document {position} has the {key} {shorten(text)}", expected="text")
-    score = None if content.get("score") is None else _to_score(position, content["score"])
+    score = None if content.get("score") is None else _given_score(position, content["score"])
     if isinstance(value, Document):
         return Candidate(value, score)
     source = {key: item for key, item in content.items() if key not in _KEYS}
     return Candidate(Document(id=str(doc_id), **texts, source=source), score, content.get("id") is not None)
 
 
-def _to_score(position: int, value: object) -> float:
+def _given_score(position: int, value: object) -> float:
     try:
         score = float(value)  # type: ignore[arg-type]  # numbers of numpy and torch, too
     except (TypeError, ValueError):

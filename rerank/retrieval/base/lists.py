@@ -8,11 +8,11 @@ from itertools import islice
 
 from rerank.errors import DataError
 from rerank.retrieval.base import Retriever
-from rerank.retrieval.base.stages import check_depth
+from rerank.retrieval.base.stages import check_retrieval_depth
 from rerank.types import Query, Ranking, Run
 
 
-def select_lists(run: Run, queries: Sequence[Query], k: int, *, source: str) -> list[Ranking]:
+def select_retrieved_lists(run: Run, queries: Sequence[Query], k: int, *, source: str) -> list[Ranking]:
     """Return the first ``k`` documents of each given query's ranking, with the query as given.
 
     Queries without a ranking and rankings of other queries are omitted: a run may cover more or fewer queries than
@@ -28,18 +28,19 @@ def select_lists(run: Run, queries: Sequence[Query], k: int, *, source: str) -> 
         DataError: The run has none of the queries.
         UsageError: ``k`` is below 1.
     """
-    check_depth(k)
+    check_retrieval_depth(k)
     rankings = [replace(run[query.id].top(k), query=query) for query in queries if query.id in run]
     if queries and not rankings:
         raise DataError(
-            f"{source} has a ranking for none of the {len(queries)} queries: it has the queries {_first_ids(run)}, "
-            f"the given ones are {_first_ids(query.id for query in queries)}",
+            f"{source} has a ranking for none of the {len(queries)} queries: "
+            f"it has the queries {_first_ids_of_retrieved_queries(run)}, "
+            f"the given ones are {_first_ids_of_retrieved_queries(query.id for query in queries)}",
             remedy="Check that both belong to the same collection",
         )
     return rankings
 
 
-def _first_ids(ids: Iterable[str]) -> str:
+def _first_ids_of_retrieved_queries(ids: Iterable[str]) -> str:
     first = [repr(query_id) for query_id in islice(ids, 4)]
     return ", ".join(first[:3]) + (" and more" if len(first) > 3 else "") or "(none)"
 
@@ -56,5 +57,5 @@ class SelfExcludingRetriever:
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return up to ``k`` documents per query, none of them with the query's id."""
-        run = self.retriever.search(queries, check_depth(k) + 1)
+        run = self.retriever.search(queries, check_retrieval_depth(k) + 1)
         return Run((ranking.without(ranking.query.id).top(k) for ranking in run.values()), name=run.name)

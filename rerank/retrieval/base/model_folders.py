@@ -6,10 +6,10 @@ from pathlib import Path
 
 from rerank.errors import UsageError
 from rerank.indexing.text_encoder import MODULES
-from rerank.models import MODELS, resolve_model
+from rerank.models import MODELS, resolve_model_name
 
 
-def locate_model(name: str, *, kind: str = "embedding") -> Path | str:
+def locate_retrieval_model(name: str, *, kind: str = "embedding") -> Path | str:
     """Return the folder or hub id of a model.
 
     A folder with ``modules.json`` is accepted although its weights may be in sub-folders.
@@ -31,4 +31,4 @@ def locate_model(name: str, *, kind: str = "embedding") -> Path | str:
             + (f", such as {example}" if example else ""),
         )
     folder = Path(name).expanduser()
-    return folder if name not in MODELS and (folder / MODULES).is_file() else resolve_model(name)
+    return folder if name not in MODELS and (folder / MODULES).is_file() else resolve_model_name(name)

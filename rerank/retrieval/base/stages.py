@@ -18,7 +18,7 @@ from rerank.types import Query, Run
 DEPTH = 100
 
 
-def check_depth(k: int) -> int:
+def check_retrieval_depth(k: int) -> int:
     """Return ``k``, the number of documents per query.
 
     Raises:
@@ -38,7 +38,7 @@ class RunTransformer(ABC):
 
     def __mod__(self, k: int) -> RunTransformer:
         """Keep the first ``k`` documents of each ranking."""
-        return _Sequence(self, _Top(check_depth(k)))
+        return _Sequence(self, _Top(check_retrieval_depth(k)))
 
     def __rshift__(self, after: RunTransformer) -> RunTransformer:
         """Pass the result on to ``after``."""
@@ -54,7 +54,7 @@ class RunSource(ABC):
 
     def __mod__(self, k: int) -> RunSource:
         """Keep the first ``k`` documents of each ranking."""
-        return _Pipeline(self, _Top(check_depth(k)))
+        return _Pipeline(self, _Top(check_retrieval_depth(k)))
 
     def __rshift__(self, after: RunTransformer) -> RunSource:
         """Pass the run on to ``after``."""
@@ -75,7 +75,7 @@ class RetrieverSource(RunSource):
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return up to ``k`` documents per query, so that a source can be used as a retriever."""
-        return self.retriever.search(queries, check_depth(k))
+        return self.retriever.search(queries, check_retrieval_depth(k))
 
     def __call__(self, queries: Sequence[Query]) -> Run:
         """Search at this source's depth."""
@@ -83,7 +83,7 @@ class RetrieverSource(RunSource):
 
     def __mod__(self, k: int) -> RetrieverSource:
         """Return the same source with depth ``k``."""
-        return RetrieverSource(self.retriever, check_depth(k))
+        return RetrieverSource(self.retriever, check_retrieval_depth(k))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,17 @@ from typing import Literal
 
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import UsageError
-from rerank.retrieval import first_stages, index_folders, open_retriever
+from rerank.retrieval import first_stages, open_retriever, retriever_index_folders
 from rerank.retrieval.base import HasPrerequisites, Retriever
-from rerank.retrieval.base.stages import DEPTH, check_depth
-from rerank.retrieval.hybrid.fusion import FusionValues, min_max, reciprocal_ranks, weighted_sum, z_score
-from rerank.selector import Selector, build, split_outside_parentheses
+from rerank.retrieval.base.stages import DEPTH, check_retrieval_depth
+from rerank.retrieval.hybrid.fusion import (
+    FusionValues,
+    min_max_fusion,
+    reciprocal_rank_fusion,
+    weighted_fusion_sum,
+    z_score_fusion,
+)
+from rerank.selector import Selector, build, split_selector_outside_parentheses
 from rerank.types import Query, Ranking, Run
 
 _PLUS = re.compile("[+]")
@@ -59,8 +65,8 @@ class Hybrid:
             raise UsageError(f"Reciprocal ranks with k={self.k}", expected="a whole number of at least 0, such as 60")
         if self.depth < 1:
             raise UsageError(f"depth={self.depth} of the first stages in a hybrid", expected="at least 1")
-        selectors = split_stages(self.stages)
-        parse_weights(self.weights, len(selectors))
+        selectors = split_hybrid_stages(self.stages)
+        parse_hybrid_weights(self.weights, len(selectors))
         for selector in selectors:
             if Selector.parse(selector).name == "hybrid":
                 raise UsageError(
@@ -76,7 +82,9 @@ class Hybrid:
         """
         self.check_prerequisites()
         # open_retriever, since a document that the collection drops must not take up a rank or affect normalization
-        return HybridRetriever(self, tuple(open_retriever(selector, corpus) for selector in split_stages(self.stages)))
+        return HybridRetriever(
+            self, tuple(open_retriever(selector, corpus) for selector in split_hybrid_stages(self.stages))
+        )
 
     def check_prerequisites(self) -> None:
         """Check that the prerequisites of all stages are installed.
@@ -84,7 +92,7 @@ class Hybrid:
         Raises:
             MissingPrerequisiteError: An extra or a program is not installed.
         """
-        for selector in split_stages(self.stages):
+        for selector in split_hybrid_stages(self.stages):
             if isinstance(stage := build(first_stages, selector), HasPrerequisites):
                 stage.check_prerequisites()
 
@@ -92,8 +100,8 @@ class Hybrid:
         """Return the function that turns a ranking into values that can be added up."""
         if self.method == "rrf":
             k = 60 if self.k is None else self.k
-            return lambda ranking: reciprocal_ranks(ranking, k)
-        return z_score if self.normalize == "z-score" else min_max
+            return lambda ranking: reciprocal_rank_fusion(ranking, k)
+        return z_score_fusion if self.normalize == "z-score" else min_max_fusion
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +114,7 @@ class HybridRetriever:
     @property
     def folders(self) -> tuple[Path, ...]:
         """Folders of the stages' indexes."""
-        return tuple(sorted(frozenset().union(*map(index_folders, self.retrievers))))
+        return tuple(sorted(frozenset().union(*map(retriever_index_folders, self.retrievers))))
 
     def search(self, queries: Sequence[Query], k: int) -> Run:
         """Return the ``k`` documents with the highest fused scores for each query, of all that any stage found.
@@ -119,15 +127,15 @@ class HybridRetriever:
             UsageError: ``k`` is below 1.
             RerankError: A stage fails.
         """
-        depth = max(self.options.depth, check_depth(k))
+        depth = max(self.options.depth, check_retrieval_depth(k))
         runs = [retriever.search(queries, depth) for retriever in self.retrievers]
-        normalize, weights = self.options.normalizer(), parse_weights(self.options.weights, len(runs))
+        normalize, weights = self.options.normalizer(), parse_hybrid_weights(self.options.weights, len(runs))
         fused = []
         for query in queries:
             lists = [run[query.id] for run in runs if query.id in run]
             if lists:
                 every = (run.get(query.id, Ranking(query, (), ())) for run in runs)
-                scores = weighted_sum([normalize(ranking) for ranking in every], weights)
+                scores = weighted_fusion_sum([normalize(ranking) for ranking in every], weights)
                 docs = {
                     doc.id: doc for ranking in reversed(lists) for doc in ranking.docs
                 }  # texts of earlier stages win
@@ -135,7 +143,7 @@ class HybridRetriever:
         return Run(fused, name="hybrid")
 
 
-def split_stages(text: str) -> list[str]:
+def split_hybrid_stages(text: str) -> list[str]:
     """Return the selectors of a hybrid's stages, without parentheses around them.
 
     >>> split_stages("(bm25,k1=1.2)+run:a.trec")
@@ -144,7 +152,7 @@ def split_stages(text: str) -> list[str]:
     Raises:
         UsageError: There are fewer than two selectors, or one is empty.
     """
-    parts = [part.strip() for part in split_outside_parentheses(text, _PLUS)]
+    parts = [part.strip() for part in split_selector_outside_parentheses(text, _PLUS)]
     selectors = [part[1:-1].strip() if part[:1] + part[-1:] == "()" else part for part in parts]
     if len(selectors) < 2 or not all(selectors):
         raise UsageError(
@@ -154,7 +162,7 @@ def split_stages(text: str) -> list[str]:
     return selectors
 
 
-def parse_weights(text: str, stages: int) -> tuple[float, ...]:
+def parse_hybrid_weights(text: str, stages: int) -> tuple[float, ...]:
     """Return one weight per stage; all are 1 if the text is empty.
 
     >>> parse_weights("0.3+0.7", 2)

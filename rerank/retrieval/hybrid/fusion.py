@@ -26,7 +26,7 @@ class FusionValues:
         return self.values.get(doc_id, self.missing)
 
 
-def reciprocal_ranks(ranking: Ranking, k: int = 60) -> FusionValues:
+def reciprocal_rank_fusion(ranking: Ranking, k: int = 60) -> FusionValues:
     """Return ``1 / (k + r(d))`` with ranks ``r`` from 1, and 0 for documents that are not in the list.
 
     Source: Cormack, Clarke and Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning
@@ -35,50 +35,50 @@ def reciprocal_ranks(ranking: Ranking, k: int = 60) -> FusionValues:
     return FusionValues({doc_id: 1.0 / (k + rank) for rank, doc_id in enumerate(ranking.doc_ids, 1)})
 
 
-def min_max(ranking: Ranking) -> FusionValues:
+def min_max_fusion(ranking: Ranking) -> FusionValues:
     """Return ``(s(d) - min) / (max - min)`` over the list, and 0, its lowest value, for documents that are not in it.
 
     If all scores are equal, each document of the list gets 1.
     Source: Lee, "Analyses of Multiple Evidence Combination", SIGIR 1997.
     """
-    if not _scores_differ(ranking):
-        return _membership(ranking)
-    scores = _scaled(ranking.scores)
+    if not _fused_scores_differ(ranking):
+        return _membership_fusion(ranking)
+    scores = _scale_fused_scores(ranking.scores)
     low, span = scores[-1], scores[0] - scores[-1]
     return FusionValues({doc_id: (s - low) / span for doc_id, s in zip(ranking.doc_ids, scores, strict=True)})
 
 
-def z_score(ranking: Ranking) -> FusionValues:
+def z_score_fusion(ranking: Ranking) -> FusionValues:
     """Return ``(s(d) - mean) / deviation`` over the list (population standard deviation).
 
     Documents that are not in the list get its lowest value. They do not get 0, which is the mean and would rank them
     above half the list. If all scores are equal, each document of the list gets 1 and all others 0.
     Source: Montague and Aslam, "Relevance Score Normalization for Metasearch", CIKM 2001 (zero mean, unit variance).
     """
-    if not _scores_differ(ranking):
-        return _membership(ranking)
-    scores = _scaled(ranking.scores)
+    if not _fused_scores_differ(ranking):
+        return _membership_fusion(ranking)
+    scores = _scale_fused_scores(ranking.scores)
     mean = math.fsum(scores) / len(scores)
     deviation = math.sqrt(math.fsum((s - mean) ** 2 for s in scores) / len(scores))
     values = [(s - mean) / deviation for s in scores]
     return FusionValues(dict(zip(ranking.doc_ids, values, strict=True)), missing=values[-1])
 
 
-def _scores_differ(ranking: Ranking) -> bool:
+def _fused_scores_differ(ranking: Ranking) -> bool:
     return len(ranking) > 0 and ranking.scores[0] > ranking.scores[-1]
 
 
-def _scaled(scores: Sequence[float]) -> list[float]:
+def _scale_fused_scores(scores: Sequence[float]) -> list[float]:
     """Divide scores by their largest absolute value, so that differences and squares neither overflow nor vanish."""
     unit = max(abs(scores[0]), abs(scores[-1]))
     return [score / unit for score in scores]
 
 
-def _membership(ranking: Ranking) -> FusionValues:
+def _membership_fusion(ranking: Ranking) -> FusionValues:
     return FusionValues(dict.fromkeys(ranking.doc_ids, 1.0))
 
 
-def weighted_sum(lists: Sequence[FusionValues], weights: Sequence[float]) -> dict[str, float]:
+def weighted_fusion_sum(lists: Sequence[FusionValues], weights: Sequence[float]) -> dict[str, float]:
     """Return ``sum over lists i of w_i * v_i(d)`` for every document in any list.
 
     With weights of 1 this is CombSUM (Fox and Shaw, "Combination of Multiple Searches", TREC-2, 1994) of the values.

@@ -72,11 +72,11 @@ class Images(VectorOptions):
             StorageError: The cache folder cannot be written.
             UsageError: The model is of another kind, or an option does not fit it or this machine.
         """
-        from rerank.retrieval.base.model_folders import locate_model
+        from rerank.retrieval.base.model_folders import locate_retrieval_model
         from rerank.retrieval.images.encoder import load_image_encoder
         from rerank.retrieval.images.precomputed import PrecomputedEmbeddings
 
-        encoder: Encoder = load_image_encoder(locate_model(self.model, kind="picture"), self)
+        encoder: Encoder = load_image_encoder(locate_retrieval_model(self.model, kind="picture"), self)
         if self.embeddings:
             encoder = PrecomputedEmbeddings(self.embeddings, self.ids, encoder)
         return ImageRetriever(self, corpus, encoder)
@@ -87,9 +87,9 @@ class Images(VectorOptions):
         Raises:
             MissingPrerequisiteError: One of them cannot be imported.
         """
-        from rerank.retrieval.images.encoder import require_images
+        from rerank.retrieval.images.encoder import require_image_packages
 
-        require_images()
+        require_image_packages()
 
     def text_of(self, doc: Document) -> str:
         """Return the path of the picture, or with precomputed embeddings the id, by which the row is found."""
@@ -134,7 +134,9 @@ class ImageRetriever(DenseRetriever):
         self.unseen = tuple(self._documents[position].id for position in self._unseen)
         if self.unseen:
             why = (
-                "its id is not in the file of ids" if options.embeddings else _reason(self._documents[self._unseen[0]])
+                "its id is not in the file of ids"
+                if options.embeddings
+                else _why_image_was_not_embedded(self._documents[self._unseen[0]])
             )
             shown = ", ".join(map(repr, self.unseen[:3]))
             warnings.warn(
@@ -144,20 +146,23 @@ class ImageRetriever(DenseRetriever):
             )
 
     def _write(self, index: VectorIndex, matrix: Floats, folder: Path) -> None:
-        from rerank.retrieval.images.missing_vectors import save_unseen
+        from rerank.retrieval.images.missing_vectors import save_documents_without_vector
 
-        save_unseen(matrix, folder / _UNSEEN)
+        save_documents_without_vector(matrix, folder / _UNSEEN)
         index.write(matrix, folder)
 
     def _read(self, index: VectorIndex, matrix: Floats, folder: Path) -> Searcher:
-        from rerank.retrieval.images.missing_vectors import rank_unseen_last, read_unseen
+        from rerank.retrieval.images.missing_vectors import (
+            rank_documents_without_vector_last,
+            read_documents_without_vector,
+        )
 
-        unseen = read_unseen(folder / _UNSEEN, len(matrix))
+        unseen = read_documents_without_vector(folder / _UNSEEN, len(matrix))
         self._unseen = unseen.tolist()
-        return rank_unseen_last(index.read(matrix, folder), unseen, len(matrix))
+        return rank_documents_without_vector_last(index.read(matrix, folder), unseen, len(matrix))
 
 
-def _reason(doc: Document) -> str:
+def _why_image_was_not_embedded(doc: Document) -> str:
     try:
         open_picture(doc.image)
     except RerankError as error:

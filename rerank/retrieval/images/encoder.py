@@ -13,7 +13,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from rerank.errors import BackendError, UsageError
-from rerank.indexing.text_encoder import Floats, ModelOptions, encode_texts, encoder_hash, require_packages, run_halving
+from rerank.indexing.text_encoder import (
+    Floats,
+    ModelOptions,
+    encode_halving_batches,
+    encode_texts_in_batch,
+    hash_encoder_folder,
+    require_encoder_packages,
+)
 from rerank.io.pictures import UNREADABLE, open_picture, require_pillow
 from rerank.lm.loading import named_errors, origin_of, pick_device, pick_dtype, quiet
 from rerank.tasks import BackendOptions
@@ -57,7 +64,7 @@ class ImageEncoder:
             )
         self._model, self._processor = model, processor
         self.query_prompt = query_prompt
-        self._max_tokens = _max_tokens(model)
+        self._max_tokens = _max_tokens_of_image_encoder(model)
         # Pillow and torchvision resize slightly differently, and transformers uses the one that is installed.
         self.identity = {**identity, "processor": type(processor.image_processor).__name__}
         self.size = int(self._texts(["a"]).shape[1])
@@ -76,7 +83,7 @@ class ImageEncoder:
                 f"{cut} of {len(texts)} queries are truncated to the model's context of {self._max_tokens} tokens",
                 stacklevel=2,
             )
-        rows = [encode_texts(lambda batch, _: self._texts(batch), [text]) for text in prompted]
+        rows = [encode_texts_in_batch(lambda batch, _: self._texts(batch), [text]) for text in prompted]
         return np.concatenate(rows) if rows else np.empty((0, self.size), dtype=np.float32)
 
     def passages(self, texts: Sequence[str]) -> Floats:
@@ -94,7 +101,7 @@ class ImageEncoder:
         rows = np.zeros((len(texts), self.size), dtype=np.float32)
         if readable:
             pictures = [picture for _, picture in readable]
-            embeddings = run_halving(lambda size: self._pictures(pictures, size), len(pictures), "pictures")
+            embeddings = encode_halving_batches(lambda size: self._pictures(pictures, size), len(pictures), "pictures")
             rows[[index for index, _ in readable]] = embeddings
         return rows
 
@@ -143,7 +150,7 @@ def load_image_encoder(name: Path | str, options: ImageEncoderOptions) -> ImageE
         UsageError: The model is of another kind, or an option does not fit this machine.
         DataError: The weights are damaged, or pickled.
     """
-    require_images()
+    require_image_packages()
     import transformers
 
     origin = origin_of(name, BackendOptions(revision=options.revision, trust_remote_code=options.trust_remote_code))
@@ -154,24 +161,24 @@ def load_image_encoder(name: Path | str, options: ImageEncoderOptions) -> ImageE
         processor = transformers.AutoProcessor.from_pretrained(name, **origin)  # type: ignore[no-untyped-call]
         model = model.to(device).eval()
     if isinstance(name, Path):
-        identity = {"weights": encoder_hash(name)}
+        identity = {"weights": hash_encoder_folder(name)}
     else:
         revision = str(getattr(model.config, "_commit_hash", None) or options.revision)
         identity = {"model": name, "revision": revision}
     return ImageEncoder(model, processor, identity={**identity, "dtype": dtype}, query_prompt=options.query_prompt)
 
 
-def require_images() -> None:
+def require_image_packages() -> None:
     """Check that the packages of the extra ``images`` can be imported.
 
     Raises:
         MissingPrerequisiteError: A package cannot be imported.
     """
     require_pillow()
-    require_packages(stage="images", sentences=False)
+    require_encoder_packages(stage="images", sentences=False)
 
 
-def _max_tokens(model: Any) -> int:
+def _max_tokens_of_image_encoder(model: Any) -> int:
     """Return the context size of the text tower in tokens."""
     text = getattr(model.config, "text_config", model.config)
     return int(getattr(text, "max_position_embeddings", None) or 77)

@@ -17,7 +17,7 @@ BELOW = np.float32(-2.0)
 _CHUNK = 50_000
 
 
-def save_unseen(matrix: Floats, path: Path) -> None:
+def save_documents_without_vector(matrix: Floats, path: Path) -> None:
     """Save the positions of the rows that are all zero, in ascending order."""
     parts = [
         np.flatnonzero(~matrix[start : start + _CHUNK].any(axis=1)) + start for start in range(0, len(matrix), _CHUNK)
@@ -26,8 +26,8 @@ def save_unseen(matrix: Floats, path: Path) -> None:
         np.save(path, np.concatenate(parts).astype(np.int64), allow_pickle=False)
 
 
-def read_unseen(path: Path, documents: int) -> Positions:
-    """Load the positions that `save_unseen` saved.
+def read_documents_without_vector(path: Path, documents: int) -> Positions:
+    """Load the positions that `save_documents_without_vector` saved.
 
     Raises:
         ValueError: They are not positions of this many documents.
@@ -39,7 +39,7 @@ def read_unseen(path: Path, documents: int) -> Positions:
     return positions
 
 
-def rank_unseen_last(search: Searcher, unseen: Positions, documents: int) -> Searcher:
+def rank_documents_without_vector_last(search: Searcher, unseen: Positions, documents: int) -> Searcher:
     """Return a search that ranks documents without a vector last, with one score below all cosines.
 
     Args:
@@ -55,9 +55,11 @@ def rank_unseen_last(search: Searcher, unseen: Positions, documents: int) -> Sea
         positions = np.full((len(queries), depth), -1, dtype=np.int64)
         needed, below = min(depth, documents - len(unseen)), np.full(len(unseen), BELOW, dtype=np.float32)
         for index, (row, hits) in enumerate(zip(*search(queries, depth), strict=True)):
-            while len(hits) < documents and _seen(hits, unseen).sum() < needed:  # search deeper, for this query only
+            while (
+                len(hits) < documents and _documents_with_vector(hits, unseen).sum() < needed
+            ):  # search deeper, for this query only
                 (row,), (hits,) = search(queries[index][None], min(documents, 2 * len(hits)))
-            seen = _seen(hits, unseen)
+            seen = _documents_with_vector(hits, unseen)
             top_scores, top = np.concatenate([row[seen], below])[:depth], np.concatenate([hits[seen], unseen])[:depth]
             scores[index, : len(top_scores)], positions[index, : len(top)] = top_scores, top
         return scores, positions
@@ -65,5 +67,5 @@ def rank_unseen_last(search: Searcher, unseen: Positions, documents: int) -> Sea
     return search_all
 
 
-def _seen(positions: Positions, unseen: Positions) -> NDArray[np.bool_]:
+def _documents_with_vector(positions: Positions, unseen: Positions) -> NDArray[np.bool_]:
     return (positions >= 0) & ~np.isin(positions, unseen)

@@ -38,8 +38,8 @@ class PrecomputedEmbeddings:
     def __init__(self, embeddings: str, ids: str, encoder: Encoder) -> None:
         """Memory-map the rows and read the ids."""
         self._path = Path(embeddings).expanduser()
-        self._rows = _matrix(self._path)
-        names = _ids(Path(ids).expanduser())
+        self._rows = _load_precomputed_vectors(self._path)
+        names = _load_precomputed_ids(Path(ids).expanduser())
         if len(names) != len(self._rows):
             raise DataError(f"{ids} names {len(names)} documents, and {embeddings} has {len(self._rows)} rows")
         self._rows_by_id = {name: row for row, name in enumerate(names)}
@@ -52,7 +52,7 @@ class PrecomputedEmbeddings:
                 expected="the model that computed the embeddings",
             )
         self._encoder, self.query_prompt = encoder, encoder.query_prompt
-        self.identity: Mapping[str, str] = {"embeddings": _digest(self._path, names)}
+        self.identity: Mapping[str, str] = {"embeddings": _digest_of_precomputed_vectors(self._path, names)}
 
     def queries(self, texts: Sequence[str]) -> Floats:
         """Embed queries with the model."""
@@ -75,7 +75,7 @@ class PrecomputedEmbeddings:
         return np.asarray(rows / np.maximum(lengths, np.finfo(np.float32).tiny), dtype=np.float32)
 
 
-def _load(path: Path) -> Any:
+def _load_precomputed_array(path: Path) -> Any:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except OSError as error:
@@ -84,17 +84,17 @@ def _load(path: Path) -> Any:
         raise DataError(f"{path} is not an .npy file: {error}", expected="a file written by numpy.save") from error
 
 
-def _matrix(path: Path) -> Any:
-    matrix = _load(path)
+def _load_precomputed_vectors(path: Path) -> Any:
+    matrix = _load_precomputed_array(path)
     if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.dtype not in (np.float16, np.float32):
         kind = f"{matrix.dtype} of shape {matrix.shape}" if isinstance(matrix, np.ndarray) else "an archive"
         raise DataError(f"{path} contains {kind}", expected="float16 or float32 of shape (documents, size)")
     return matrix
 
 
-def _ids(path: Path) -> list[str]:
+def _load_precomputed_ids(path: Path) -> list[str]:
     if path.suffix == ".npy":
-        ids = _load(path)
+        ids = _load_precomputed_array(path)
         if not isinstance(ids, np.ndarray) or ids.ndim != 1 or ids.dtype.kind not in "iuU":
             raise DataError(f"{path} is not a list of ids", expected="whole numbers or strings, one per row")
         return [str(value) for value in ids.tolist()]
@@ -106,7 +106,7 @@ def _ids(path: Path) -> list[str]:
         raise DataError(f"{path} is not a text file: {error}", expected="one id per line, or an .npy file") from error
 
 
-def _digest(rows: Path, names: Sequence[str]) -> str:
+def _digest_of_precomputed_vectors(rows: Path, names: Sequence[str]) -> str:
     whole = hashlib.sha256(file_hash(rows).encode())
     whole.update("\n".join(names).encode("utf-8", "surrogatepass"))
     return whole.hexdigest()

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from rerank.collections.base.corpus import Corpus, fetch
 from rerank.errors import DataError, MissingPrerequisiteError, UsageError
-from rerank.retrieval.base.stages import check_depth
+from rerank.retrieval.base.stages import check_retrieval_depth
 from rerank.retrieval.lucene.java import REMEDY, find_java
 from rerank.types import Document, Query, Ranking, Run
 
@@ -110,7 +110,7 @@ class Lucene:
             UnknownNameError: Pyserini has no prebuilt index of this name.
         """
         self.check_prerequisites()
-        return _open_existing(self, corpus) if self.index else _open_cached(self, corpus)
+        return _open_existing_lucene_index(self, corpus) if self.index else _open_cached_lucene_index(self, corpus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ class LuceneRetriever:
             DataError: The index contains a document that the collection lacks.
             UsageError: ``k`` is below 1.
         """
-        check_depth(k)
+        check_retrieval_depth(k)
         results = [(query, self._top(query, k)) for query in queries]
         docs = self.texts({inner_id for _, hits in results for inner_id, _ in hits})
         return Run(
@@ -152,26 +152,26 @@ class LuceneRetriever:
         return sorted(hits, key=lambda hit: (hit[1], self.order(hit[0])), reverse=True)[:k]
 
 
-def _open_existing(options: Lucene, corpus: Corpus) -> LuceneRetriever:
-    from rerank.retrieval.lucene.index import LuceneIndex, LuceneScoring, analyzer_code
-    from rerank.retrieval.lucene.prebuilt import index_folder
+def _open_existing_lucene_index(options: Lucene, corpus: Corpus) -> LuceneRetriever:
+    from rerank.retrieval.lucene.index import LuceneIndex, LuceneScoring, lucene_analyzer_code
+    from rerank.retrieval.lucene.prebuilt import prebuilt_lucene_index_folder
 
-    folder = index_folder(options.index)
+    folder = prebuilt_lucene_index_folder(options.index)
     scoring = LuceneScoring(k1=options.k1, b=options.b, feedback=options.feedback)
     try:
-        index = LuceneIndex(folder, analyzer_code(corpus.language), scoring)
+        index = LuceneIndex(folder, lucene_analyzer_code(corpus.language), scoring)
     except ValueError as error:
         raise DataError(f"{folder} is {error}", expected="the folder of an index built by Anserini") from error
     return LuceneRetriever(index.search, lambda doc_id: doc_id, lambda ids: fetch(corpus, ids), (folder,))
 
 
-def _open_cached(options: Lucene, corpus: Corpus) -> LuceneRetriever:
-    from rerank.indexing.documents import open_documents
+def _open_cached_lucene_index(options: Lucene, corpus: Corpus) -> LuceneRetriever:
+    from rerank.indexing.documents import open_stored_documents
     from rerank.io.sealed_folders import open_folder
-    from rerank.retrieval.lucene.index import LuceneIndex, LuceneScoring, analyzer_code
-    from rerank.retrieval.lucene.index_building import write_index
+    from rerank.retrieval.lucene.index import LuceneIndex, LuceneScoring, lucene_analyzer_code
+    from rerank.retrieval.lucene.index_building import write_lucene_index
 
-    documents, language = open_documents(corpus), analyzer_code(corpus.language)
+    documents, language = open_stored_documents(corpus), lucene_analyzer_code(corpus.language)
     made_from = {
         "format": _FORMAT,
         "fingerprint": corpus.fingerprint,
@@ -185,7 +185,7 @@ def _open_cached(options: Lucene, corpus: Corpus) -> LuceneRetriever:
     index = open_folder(
         index_path,
         made_from,
-        lambda folder: write_index(folder, texts, language),
+        lambda folder: write_lucene_index(folder, texts, language),
         lambda folder: LuceneIndex(
             folder, language, LuceneScoring(k1=options.k1, b=options.b, feedback=options.feedback)
         ),

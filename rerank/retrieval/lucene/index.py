@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import BackendError, shorten
-from rerank.indexing.languages import normalize_language
+from rerank.indexing.languages import normalize_text_language
 
 #: The field that Anserini indexes and searches.
 FIELD = "contents"
@@ -41,7 +41,7 @@ class LuceneScoring:
     feedback: tuple[int, int, float] | None = None
 
 
-def analyzer_code(language: str) -> str:
+def lucene_analyzer_code(language: str) -> str:
     """Return the code of a language's analyzer, or ``*`` for only splitting words.
 
     Raises:
@@ -50,18 +50,18 @@ def analyzer_code(language: str) -> str:
     >>> [analyzer_code(code) for code in ("en-GB", "nb", "zh_TW", "eo")]
     ['en', 'no', 'zh', '*']
     """
-    code = normalize_language(language)
+    code = normalize_text_language(language)
     code = _SAME.get(code, code)
     return code if code == "en" or code in _LANGUAGES else WORDS_ONLY
 
 
-def replace_surrogates(text: str) -> str:
+def replace_surrogates_for_java(text: str) -> str:
     """Replace lone surrogates, which JSON files may contain and Java does not handle."""
     return text.encode("utf-8", "replace").decode()
 
 
 @cache
-def _classes() -> Callable[[str], Any]:
+def _java_class_finder() -> Callable[[str], Any]:
     """Start Java once per process, and return the function that finds its classes."""
     import jnius_config
 
@@ -92,7 +92,7 @@ class LuceneIndex:
         Raises:
             ValueError: The folder is not an index, or lacks the term vectors that RM3 needs.
         """
-        find = _classes()
+        find = _java_class_finder()
         from jnius import JavaException, cast
 
         try:
@@ -109,7 +109,7 @@ class LuceneIndex:
         )
         similarity = find("org.apache.lucene.search.similarities.BM25Similarity")
         self._searcher.setSimilarity(similarity(scoring.k1, scoring.b))
-        self._analyzer = _analyzer(language)
+        self._analyzer = _lucene_analyzer(language)
         self._folder = folder
         self._feedback = scoring.feedback
         self._english = language == "en"
@@ -131,7 +131,7 @@ class LuceneIndex:
         from jnius import JavaException
 
         try:
-            return self._search(replace_surrogates(text), k)
+            return self._search(replace_surrogates_for_java(text), k)
         except JavaException as error:
             raise BackendError(
                 f"Lucene failed on the query {shorten(text)}: {error.classname}: {error.innermessage}",
@@ -139,7 +139,7 @@ class LuceneIndex:
             ) from error
 
     def _search(self, text: str, k: int) -> list[tuple[str, float]]:
-        find = _classes()
+        find = _java_class_finder()
         tokens = find("io.anserini.analysis.AnalyzerUtils").analyze(self._analyzer, text)
         if not tokens.size():
             return []
@@ -154,11 +154,11 @@ class LuceneIndex:
             count *= 4
 
     def _hits(self, query: Any, text: str, tokens: Any, count: int) -> list[tuple[str, float]]:
-        find = _classes()
+        find = _java_class_finder()
         docs = find("io.anserini.search.ScoredDocs")
         count = min(count, max(1, self._reader.maxDoc()))
         if not self._feedback:
-            return _pairs(docs.fromTopDocs(self._searcher.search(query, count), self._searcher))
+            return _lucene_scored_ids(docs.fromTopDocs(self._searcher.search(query, count), self._searcher))
         documents, terms, weight = self._feedback
         first = docs.fromTopDocs(self._searcher.search(query, documents), self._searcher)
         if not first.docids:
@@ -172,16 +172,16 @@ class LuceneIndex:
         reranker = find("io.anserini.rerank.lib.Rm3Reranker")
         # the last argument drops terms with characters other than Latin letters and digits, which suits only English
         rm3 = reranker(self._analyzer, None, FIELD, terms, documents, weight, False, self._english)
-        return _pairs(rm3.rerank(first, context))
+        return _lucene_scored_ids(rm3.rerank(first, context))
 
 
-def _pairs(scored_docs: Any) -> list[tuple[str, float]]:
+def _lucene_scored_ids(scored_docs: Any) -> list[tuple[str, float]]:
     ids: Sequence[str] = scored_docs.docids or ()
     return list(zip(ids, map(float, scored_docs.scores or ()), strict=True))
 
 
-def _analyzer(language: str) -> Any:
-    find = _classes()
+def _lucene_analyzer(language: str) -> Any:
+    find = _java_class_finder()
     english = find("io.anserini.analysis.DefaultEnglishAnalyzer")
     if language == "en":
         return english.newDefaultInstance()

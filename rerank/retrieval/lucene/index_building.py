@@ -11,14 +11,14 @@ from pathlib import Path
 
 from rerank.errors import BackendError, DataError
 from rerank.io.sealed_folders import storage_errors
-from rerank.retrieval.lucene.index import FIELD, WORDS_ONLY, LuceneIndex, LuceneScoring, replace_surrogates
+from rerank.retrieval.lucene.index import FIELD, WORDS_ONLY, LuceneIndex, LuceneScoring, replace_surrogates_for_java
 
 _INDEXER = "pyserini.index.lucene"
 #: Buffer of the indexer in megabytes; its default may exceed the memory that Java is given.
 _BUFFER = 256
 
 
-def write_index(folder: Path, documents: Iterable[str], language: str) -> None:
+def write_lucene_index(folder: Path, documents: Iterable[str], language: str) -> None:
     """Index texts; a document's id in the index is its position. Documents without a visible character are omitted.
 
     Term vectors are stored, so that the same index serves with and without RM3; texts are not stored.
@@ -26,7 +26,7 @@ def write_index(folder: Path, documents: Iterable[str], language: str) -> None:
     Args:
         folder: The empty target folder; temporary files are written beside it.
         documents: The text of each document, in the order of the collection.
-        language: Language code from `rerank.retrieval.lucene.index.analyzer_code`.
+        language: Language code from `rerank.retrieval.lucene.index.lucene_analyzer_code`.
 
     Raises:
         DataError: No document has any text.
@@ -38,7 +38,7 @@ def write_index(folder: Path, documents: Iterable[str], language: str) -> None:
         with (Path(scratch) / "documents.jsonl").open("w", encoding="ascii") as file:
             for text in documents:
                 if any(character > " " and not character.isspace() for character in text):
-                    file.write(json.dumps({"id": str(total), FIELD: replace_surrogates(text)}) + "\n")
+                    file.write(json.dumps({"id": str(total), FIELD: replace_surrogates_for_java(text)}) + "\n")
                     written += 1
                 total += 1
         if not written:
@@ -47,7 +47,7 @@ def write_index(folder: Path, documents: Iterable[str], language: str) -> None:
                 expected="at least one document with text",
                 remedy="Check the collection's files and the option 'fields'",
             )
-        _run_indexer(Path(scratch), folder, language)
+        _run_lucene_indexer(Path(scratch), folder, language)
     index = LuceneIndex(folder, language, LuceneScoring(k1=0.9, b=0.4))
     indexed = len(index)
     index.close()
@@ -55,7 +55,7 @@ def write_index(folder: Path, documents: Iterable[str], language: str) -> None:
         raise BackendError(f"Anserini indexed {indexed} of {written} documents", remedy="Check the space on the disk")
 
 
-def _run_indexer(source: Path, folder: Path, language: str) -> None:
+def _run_lucene_indexer(source: Path, folder: Path, language: str) -> None:
     """Run the indexer as a separate process, since it logs to stdout and keeps its memory until it ends."""
     analysis = ["--stemmer", "none", "--keepStopwords"] if language == WORDS_ONLY else ["--language", language]
     command = [sys.executable, "-m", _INDEXER, "--collection", "JsonCollection", "--threads", "1", "--optimize"]

@@ -26,12 +26,12 @@ def find_java() -> tuple[Path, str]:
     Raises:
         MissingPrerequisiteError: There is no JDK, or it is older than `OLDEST`; the remedy names Debian's package.
     """
-    home, where = _home()
+    home, where = _java_home()
     if home is None:
         raise MissingPrerequisiteError(
             "There is no Java development kit: JAVA_HOME is not set and javac is not on the PATH", remedy=REMEDY
         )
-    version = _version(home)
+    version = _java_version(home)
     major = re.match(r"\d+", version)
     if not major:
         raise MissingPrerequisiteError(f"{where} points to {home}, which is not a Java development kit", remedy=REMEDY)
@@ -40,7 +40,7 @@ def find_java() -> tuple[Path, str]:
     return home, version
 
 
-def _home() -> tuple[Path | None, str]:
+def _java_home() -> tuple[Path | None, str]:
     for variable in _VARIABLES:
         if value := os.environ.get(variable):
             home = Path(value)
@@ -49,7 +49,7 @@ def _home() -> tuple[Path | None, str]:
     return (Path(javac).resolve().parents[1] if javac else None), "javac"
 
 
-def _version(home: Path) -> str:
+def _java_version(home: Path) -> str:
     """Read the version from the JDK's release file, or from the program itself; empty if neither exists."""
     try:
         text = (home / "release").read_text("utf-8", "replace")

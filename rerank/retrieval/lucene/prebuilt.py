@@ -11,7 +11,7 @@ from tarfile import TarError
 from rerank.errors import MissingResourceError, UnknownNameError
 
 
-def index_folder(name: str) -> Path:
+def prebuilt_lucene_index_folder(name: str) -> Path:
     """Return the folder of an index; a prebuilt index is downloaded once, into Pyserini's own cache.
 
     Args:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import UsageError
-from rerank.retrieval.base.stages import check_depth
+from rerank.retrieval.base.stages import check_retrieval_depth
 from rerank.types import Document, Query, Ranking, Run
 
 if TYPE_CHECKING:
@@ -84,10 +84,12 @@ class Sparse:
             StorageError: The cache folder cannot be written.
             UsageError: The model is of another kind, or an option does not fit this machine.
         """
-        from rerank.retrieval.base.model_folders import locate_model
+        from rerank.retrieval.base.model_folders import locate_retrieval_model
         from rerank.retrieval.sparse.encoder import load_sparse_encoder
 
-        return SparseRetriever(self, corpus, load_sparse_encoder(locate_model(self.model, kind="sparse"), self))
+        return SparseRetriever(
+            self, corpus, load_sparse_encoder(locate_retrieval_model(self.model, kind="sparse"), self)
+        )
 
     def check_prerequisites(self) -> None:
         """Check that sentence-transformers is installed.
@@ -95,9 +97,9 @@ class Sparse:
         Raises:
             MissingPrerequisiteError: It cannot be imported.
         """
-        from rerank.retrieval.sparse.encoder import require_sparse
+        from rerank.retrieval.sparse.encoder import require_sparse_packages
 
-        require_sparse()
+        require_sparse_packages()
 
     def _text(self, doc: Document) -> str:
         return doc.text if self.fields == "text" else doc.full_text
@@ -118,17 +120,17 @@ class SparseRetriever:
         from rerank.retrieval.sparse import vectors as sparse_vectors
 
         self._encoder = encoder
-        self._documents = documents = document_files.open_documents(corpus)
+        self._documents = documents = document_files.open_stored_documents(corpus)
         made_from = {
             "format": _FORMAT,
             "fingerprint": corpus.fingerprint,
             "fields": options.fields,
             "encoder": json.dumps(dict(encoder.identity), sort_keys=True),
         }
-        self._vectors = sparse_vectors.open_vectors(
+        self._vectors = sparse_vectors.open_sparse_vectors(
             documents, encoder, made_from, text=options._text, batch_size=options.batch_size
         )
-        self._iter_rows = sparse_vectors.iter_rows
+        self._iter_rows = sparse_vectors.iterate_sparse_rows
         self.identity: Mapping[str, str] = {**made_from, **encoder.query_identity}
         self.folders: tuple[Path, ...] = (self._vectors.folder,)
 
@@ -142,7 +144,7 @@ class SparseRetriever:
             UsageError: ``k`` is below 1.
             BackendError: The model fails.
         """
-        check_depth(k)
+        check_retrieval_depth(k)
         with_text = [query for query in queries if query.text.strip()]
         rows = self._iter_rows(self._encoder.queries([query.text for query in with_text]))
         rankings = {query.id: self._rank(query, *row, k) for query, row in zip(with_text, rows, strict=True)}

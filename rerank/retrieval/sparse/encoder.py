@@ -16,10 +16,10 @@ from rerank.errors import BackendError, UsageError
 from rerank.indexing.text_encoder import (
     ModelOptions,
     PromptOptions,
-    encode_texts,
-    load_model,
-    require_packages,
-    resolve_prompt,
+    encode_texts_in_batch,
+    load_encoder_model,
+    require_encoder_packages,
+    resolve_encoder_prompt,
 )
 
 
@@ -49,8 +49,8 @@ class SentenceSparseEncoder:
         self._model = model
         self._max_dims = options.max_active_dims or model.max_active_dims
         self._query_max_dims = options.query_max_active_dims or model.max_active_dims
-        self._query_prompt = resolve_prompt(model, options.query_prompt, "query")
-        self._passage_prompt = resolve_prompt(model, options.passage_prompt, "document")
+        self._query_prompt = resolve_encoder_prompt(model, options.query_prompt, "query")
+        self._passage_prompt = resolve_encoder_prompt(model, options.passage_prompt, "document")
         self.size = int(self.passages(["a"]).shape[1])
         self.identity: Mapping[str, str] = {
             **identity,
@@ -85,15 +85,15 @@ class SentenceSparseEncoder:
     def _encode(self, encode: Callable[..., Any], texts: Sequence[str], prompt: str, max_dims: int | None) -> csr_array:
         def embed(batch: list[str], size: int) -> csr_array:
             settings = {"show_progress_bar": False, "save_to_cpu": True, "max_active_dims": max_dims}
-            return _as_rows(encode(batch, prompt=prompt, batch_size=size, **settings))
+            return _sparse_tensor_as_rows(encode(batch, prompt=prompt, batch_size=size, **settings))
 
-        rows = encode_texts(embed, texts)
+        rows = encode_texts_in_batch(embed, texts)
         if not np.isfinite(rows.data).all():
             raise BackendError("The model returned a vector that is not finite", remedy="Try dtype=float32")
         return rows
 
 
-def _as_rows(tensor: Any) -> csr_array:
+def _sparse_tensor_as_rows(tensor: Any) -> csr_array:
     """Convert a sparse torch tensor to rows: float32, columns sorted, without zeros."""
     tensor = tensor.coalesce()
     values, (rows, columns) = tensor.values().float().numpy(), tensor.indices().numpy()
@@ -116,8 +116,8 @@ def load_sparse_encoder(name: Path | str, options: SparseEncoderOptions) -> Sent
         UsageError: The model is of another kind, or an option does not fit this machine.
         DataError: The weights are damaged, or pickled.
     """
-    require_sparse()
-    model, identity = load_model("SparseEncoder", name, options)
+    require_sparse_packages()
+    model, identity = load_encoder_model("SparseEncoder", name, options)
     if _has_untrained_autoencoder(model, name, options.revision):
         raise UsageError(
             f"{str(name)!r} is not a sparse encoder: it has no masked language model head and no trained autoencoder",
@@ -127,13 +127,13 @@ def load_sparse_encoder(name: Path | str, options: SparseEncoderOptions) -> Sent
     return SentenceSparseEncoder(model, options, identity=identity)
 
 
-def require_sparse() -> None:
+def require_sparse_packages() -> None:
     """Check that the packages of the extra ``sparse`` can be imported.
 
     Raises:
         MissingPrerequisiteError: A package cannot be imported.
     """
-    require_packages(stage="sparse", faiss=False)
+    require_encoder_packages(stage="sparse", faiss=False)
 
 
 def _has_untrained_autoencoder(model: Any, name: Path | str, revision: str) -> bool:

@@ -18,9 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from rerank.indexing.bm25_index import top_positions
+from rerank.indexing.bm25_index import top_positions_of_scores
 from rerank.indexing.documents import StoredDocuments
-from rerank.indexing.encoding_batches import EncodingJob, TextSelector, encoding_order, folder_key, open_encoded
+from rerank.indexing.encoding_batches import (
+    EncodingJob,
+    TextSelector,
+    encoding_order_by_length,
+    index_folder_key,
+    open_encoded_files,
+)
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
@@ -95,11 +101,11 @@ class SparseVectors:
         positions, scores = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
         for block, start in enumerate(self._blocks[:-1]):
             products = self._products(block, dimensions, weights)
-            top = top_positions(products, id_ranks[start : start + len(products)], k)
+            top = top_positions_of_scores(products, id_ranks[start : start + len(products)], k)
             positions.append(top + start)
             scores.append(products[top])
         candidates, products = np.concatenate(positions), np.concatenate(scores)
-        order = top_positions(products, id_ranks[candidates], k)
+        order = top_positions_of_scores(products, id_ranks[candidates], k)
         return candidates[order], products[order]
 
     def _products(self, block: int, dimensions: Integers, weights: Floats) -> Floats:
@@ -112,7 +118,7 @@ class SparseVectors:
         return products
 
 
-def open_vectors(
+def open_sparse_vectors(
     documents: StoredDocuments,
     encoder: SparseEncoder,
     made_from: Mapping[str, str],
@@ -133,10 +139,10 @@ def open_vectors(
         StorageError: The cache folder cannot be written.
         BackendError: The model fails; committed batches are kept.
     """
-    folder = documents.folder.with_name(f"sparse-{folder_key(made_from)}")
-    files = _Rows(encoding_order(documents), encoder.size)
+    folder = documents.folder.with_name(f"sparse-{index_folder_key(made_from)}")
+    files = _Rows(encoding_order_by_length(documents), encoder.size)
     job = EncodingJob(documents, encoder.passages, text, batch_size)
-    return open_encoded(
+    return open_encoded_files(
         folder, made_from, job, files, lambda complete: SparseVectors(complete, len(documents), encoder.size)
     )
 
@@ -179,11 +185,13 @@ class _Rows:
                 os.fsync(file.fileno())
 
     def finish(self, folder: Path, target: Path) -> None:
-        counts, dimensions, values = (_mapped(folder / name, dtype) for name, dtype in (_COUNTS, _DIMENSIONS, _VALUES))
+        counts, dimensions, values = (
+            _map_sparse_numbers(folder / name, dtype) for name, dtype in (_COUNTS, _DIMENSIONS, _VALUES)
+        )
         encoded_as = np.empty(len(self.order), np.int64)
         encoded_as[self.order] = np.arange(len(self.order))  # position in the collection -> position in the files
         starts = np.cumsum(counts, dtype=np.int64) - counts
-        blocks = _block_edges(counts[encoded_as])
+        blocks = _edges_of_sparse_blocks(counts[encoded_as])
         np.save(target / "blocks.npy", blocks, allow_pickle=False)
         written, columns = 0, []
         with (target / "rows.npy").open("wb") as rows_file, (target / "values.npy").open("wb") as values_file:
@@ -192,7 +200,7 @@ class _Rows:
                 np.lib.format.write_array_header_1_0(file, header)
             for first, end in pairwise(blocks.tolist()):
                 block_rows = encoded_as[first:end]
-                entries = _ranges(starts[block_rows], counts[block_rows])
+                entries = _concatenate_index_ranges(starts[block_rows], counts[block_rows])
                 indptr = np.concatenate(([0], np.cumsum(counts[block_rows], dtype=np.int64)))
                 rows: Any = csr_array((values[entries], dimensions[entries], indptr), shape=(end - first, self.size))
                 block = rows.tocsc()
@@ -203,12 +211,12 @@ class _Rows:
         np.save(target / "columns.npy", np.stack(columns), allow_pickle=False)
 
 
-def _mapped(path: Path, dtype: str) -> NDArray[Any]:
+def _map_sparse_numbers(path: Path, dtype: str) -> NDArray[Any]:
     """Memory-map the numbers of a file; an empty file, which cannot be mapped, gives an empty array."""
     return np.memmap(path, dtype, "r") if path.stat().st_size else np.empty(0, dtype)
 
 
-def _block_edges(counts: NDArray[np.integer[Any]]) -> Integers:
+def _edges_of_sparse_blocks(counts: NDArray[np.integer[Any]]) -> Integers:
     """Return where blocks start and the last one ends, from the number of weights of each document."""
     edges = [0]
     totals = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
@@ -218,7 +226,7 @@ def _block_edges(counts: NDArray[np.integer[Any]]) -> Integers:
     return np.array(edges, np.int64)
 
 
-def _ranges(starts: Integers, counts: NDArray[np.integer[Any]]) -> Integers:
+def _concatenate_index_ranges(starts: Integers, counts: NDArray[np.integer[Any]]) -> Integers:
     """Return the concatenation of the ranges ``start .. start + count - 1``.
 
     >>> _ranges(np.array([7, 0]), np.array([2, 3])).tolist()
@@ -228,7 +236,7 @@ def _ranges(starts: Integers, counts: NDArray[np.integer[Any]]) -> Integers:
     return np.repeat(starts - before, counts) + np.arange(int(counts.sum(dtype=np.int64)))
 
 
-def iter_rows(matrix: csr_array) -> Iterator[tuple[Integers, Floats]]:
+def iterate_sparse_rows(matrix: csr_array) -> Iterator[tuple[Integers, Floats]]:
     """Yield the dimensions and weights of each row."""
     for start, end in zip(matrix.indptr[:-1], matrix.indptr[1:], strict=True):
         yield matrix.indices[start:end].astype(np.int64), matrix.data[start:end]

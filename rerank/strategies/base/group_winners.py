@@ -11,7 +11,7 @@ from rerank.types import Document, Order, Query, Window
 WinnersPlan = Generator[list[Window], list[Order], list[int]]
 
 
-def choose_winners(
+def choose_group_winners(
     query: Query, groups: Sequence[Sequence[Document]], *, size: int, both_orders: bool = False
 ) -> WinnersPlan:
     """Return the position of each group's best document; the next windows of all groups are yielded together.
@@ -30,10 +30,13 @@ def choose_winners(
         active = [index for index, group in enumerate(groups) if start < len(group)]
         # Each window holds the current winner and the next size - 1 documents of its group.
         shown = [(winners[index], *range(start, min(start + size - 1, len(groups[index])))) for index in active]
-        windows = [_window(query, groups[index], positions) for index, positions in zip(active, shown, strict=True)]
+        windows = [
+            _window_of_group(query, groups[index], positions) for index, positions in zip(active, shown, strict=True)
+        ]
         if both_orders:
             windows += [
-                _window(query, groups[index], positions[::-1]) for index, positions in zip(active, shown, strict=True)
+                _window_of_group(query, groups[index], positions[::-1])
+                for index, positions in zip(active, shown, strict=True)
             ]
         orders = yield windows
         # The first half of the orders belongs to the windows as given, the second half to the reversed ones.
@@ -50,7 +53,7 @@ def count_choice_windows(count: int, *, size: int, both_orders: bool = False) ->
     return -(-(count - 1) // (size - 1)) * (1 + both_orders)
 
 
-def check_choice(size: int, top_k: int) -> None:
+def check_group_choice(size: int, top_k: int) -> None:
     """Check the window size and the number of documents to rank.
 
     Raises:
@@ -62,5 +65,5 @@ def check_choice(size: int, top_k: int) -> None:
         raise UsageError(f"top_k {top_k}", expected="at least 1")
 
 
-def _window(query: Query, group: Sequence[Document], positions: Sequence[int]) -> Window:
+def _window_of_group(query: Query, group: Sequence[Document], positions: Sequence[int]) -> Window:
     return Window(query, tuple(group[position] for position in positions), best=1)

@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass
 
 from rerank.errors import UsageError
-from rerank.strategies.self_consistency.kemeny import count_votes, kemeny_order
+from rerank.strategies.self_consistency.kemeny import count_order_votes, kemeny_order
 from rerank.types import Plan, Ranking, Window
 
 
@@ -59,7 +59,7 @@ class SelfConsistency:
         ]
         orders = yield windows
         ranked = [[positions[index] for index in order] for positions, order in zip(shuffles, orders, strict=True)]
-        return ranking.reorder(0, tuple(kemeny_order(count_votes(ranked, n, depth=self.top_k))))
+        return ranking.reorder(0, tuple(kemeny_order(count_order_votes(ranked, n, depth=self.top_k))))
 
     def calls(self, n: int) -> int:
         """Return the number of passes, or 0 for fewer than two documents."""

@@ -12,7 +12,7 @@ MAX_EXACT_SIZE = 12
 Votes = Sequence[Sequence[int]]
 
 
-def count_votes(orders: Sequence[Sequence[int]], n: int, *, depth: int | None = None) -> list[list[int]]:
+def count_order_votes(orders: Sequence[Sequence[int]], n: int, *, depth: int | None = None) -> list[list[int]]:
     """Count how many orders of ``range(n)`` have a before b, for all pairs.
 
     Args:
@@ -37,7 +37,7 @@ def kemeny_order(votes: Votes) -> list[int]:
     subsets is exact. A larger component starts in Borda order, and each item moves up while a majority prefers it to
     its neighbour (local Kemenization, Dwork et al., WWW 2001), which is not always optimal.
     """
-    reach = _reachable(votes)
+    reach = _reachable_by_majority(votes)
     # The smallest member identifies a component: a and b are in the same one if each reaches the other.
     first = {a: min(b for b in range(len(votes)) if reach[a] >> b & reach[b] >> a & 1) for a in range(len(votes))}
     # A component that beats another reaches all that the other reaches, and more, so sorting by the number of
@@ -45,12 +45,13 @@ def kemeny_order(votes: Votes) -> list[int]:
     ordered = sorted(first, key=lambda item: (-reach[item].bit_count(), first[item], item))
     components = [list(members) for _, members in groupby(ordered, key=first.__getitem__)]
     solved = (
-        _exact_order(votes, part) if len(part) <= MAX_EXACT_SIZE else _local_order(votes, part) for part in components
+        _exact_kemeny_order(votes, part) if len(part) <= MAX_EXACT_SIZE else _local_kemeny_order(votes, part)
+        for part in components
     )
     return [item for part in solved for item in part]
 
 
-def _reachable(votes: Votes) -> list[int]:
+def _reachable_by_majority(votes: Votes) -> list[int]:
     """Return for each item the bit set of items reachable in the majority graph, itself included (Warshall)."""
     n = len(votes)
     reach = [1 << a | sum(1 << b for b in range(n) if votes[a][b] > votes[b][a]) for a in range(n)]
@@ -61,7 +62,7 @@ def _reachable(votes: Votes) -> list[int]:
     return reach
 
 
-def _exact_order(votes: Votes, component: Sequence[int]) -> list[int]:
+def _exact_kemeny_order(votes: Votes, component: Sequence[int]) -> list[int]:
     """Return the optimal order of a component by dynamic programming over subsets, O(2^k k^2)."""
     size = len(component)
     # cost[S] = min over i in S of cost[S - {i}] + sum over j in S of votes[j][i], with i first; S is a bit set.
@@ -80,7 +81,7 @@ def _exact_order(votes: Votes, component: Sequence[int]) -> list[int]:
     return order
 
 
-def _local_order(votes: Votes, component: Sequence[int]) -> list[int]:
+def _local_kemeny_order(votes: Votes, component: Sequence[int]) -> list[int]:
     borda = sorted(component, key=lambda a: (-sum(votes[a][b] for b in component), a))
     order: list[int] = []
     for a in borda:

@@ -57,7 +57,7 @@ class LinearTargets:
 
     def shapes(self, model: Any) -> list[tuple[int, int]]:
         """Return the shape (rows, columns) of the weight of every adapted matrix."""
-        return [_shape_of_target(model.get_submodule(name)) for name in self.module_names(model)]
+        return [_shape_of_adapted_module(model.get_submodule(name)) for name in self.module_names(model)]
 
     def _is_target(self, name: str) -> bool:
         if self.layers is not None:
@@ -128,7 +128,7 @@ class LowRankTargets(LinearTargets):
 
     def shapes(self, model: Any) -> list[tuple[int, int]]:
         """Return the shape (rows, columns) of every adapted matrix, in the order of `rank_pattern` if there is one."""
-        return [_shape_of_target(model.get_submodule(name)) for name in self.ranks(model)]
+        return [_shape_of_adapted_module(model.get_submodule(name)) for name in self.ranks(model)]
 
     def count_trainable(self, shapes: Sequence[tuple[int, int]]) -> int:
         """Return the sum of r (rows + columns) over the matrices; the ranks of a pattern are used in its order."""
@@ -183,7 +183,7 @@ def require_ranks_fit(option: str, ranks: Mapping[str, int], shapes: Sequence[tu
             )
 
 
-def _shape_of_target(module: Any) -> tuple[int, int]:
+def _shape_of_adapted_module(module: Any) -> tuple[int, int]:
     # Not the shape of the weight tensor, which is different for quantised weights.
     return module.out_features, module.in_features
 

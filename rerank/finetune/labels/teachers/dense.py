@@ -54,14 +54,14 @@ class Dense(Searching):
         """
         from rerank.indexing import documents as document_files
         from rerank.indexing import embeddings as embedding_files
-        from rerank.indexing.text_encoder import load_encoder
-        from rerank.retrieval.base.model_folders import locate_model
+        from rerank.indexing.text_encoder import load_text_encoder
+        from rerank.retrieval.base.model_folders import locate_retrieval_model
 
-        encoder = load_encoder(locate_model(self.model), self)
+        encoder = load_text_encoder(locate_retrieval_model(self.model), self)
         texts = _Candidates.of(task)
         if not texts.documents:
             return {query: TeacherRanking(order=()) for query in task.candidates}, {}
-        documents = document_files.open_documents(texts)
+        documents = document_files.open_stored_documents(texts)
         made_from = {
             "format": _FORMAT,
             "fingerprint": texts.fingerprint,

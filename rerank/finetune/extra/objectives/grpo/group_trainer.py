@@ -32,7 +32,7 @@ from rerank.finetune.trainer.training_run import TrainingRun
 from rerank.judges.generate import Generate
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import reply_prefix
-from rerank.prompts.identifiers import make_identifiers
+from rerank.prompts.identifiers import make_passage_identifiers
 from rerank.tasks import Backend
 from rerank.types import Window
 
@@ -80,7 +80,7 @@ class GrpoPromptBuilder:
         """Determine the maximum number of tokens per reply."""
         self._judge, self._cutoff = judge, objective.cutoff
         self._tokens = cast(HfTokens, judge.backend.tokens)
-        longest = make_identifiers(judge.identifiers, documents, self._tokens)
+        longest = make_passage_identifiers(judge.identifiers, documents, self._tokens)
         self.max_tokens = objective.max_tokens or judge.reply_tokens(longest, documents)
 
     def make(self, training_list: TrainingList) -> GrpoPrompt:
@@ -102,7 +102,7 @@ class GrpoPromptBuilder:
         return GrpoPrompt(
             ids=ids,
             reply_prefix=reply_prefix(request.prompt),
-            labels=tuple(make_identifiers(self._judge.identifiers, len(training_list), self._tokens)),
+            labels=tuple(make_passage_identifiers(self._judge.identifiers, len(training_list), self._tokens)),
             gains=compute_reward_gains(training_list),
             cutoff=self._cutoff,
             tokens=self._tokens,

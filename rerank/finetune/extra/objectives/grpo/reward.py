@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.judges import FAILURES
-from rerank.judges.generate import parse_verdict
+from rerank.judges.generate import parse_window_verdict
 from rerank.tasks import Reply
 from rerank.types import Order
 
@@ -56,7 +56,7 @@ def compute_reward(text: str, gains: Sequence[float], *, labels: Sequence[str], 
         labels: Identifiers of the documents.
         cutoff: Rank cutoff of nDCG.
     """
-    parsed = parse_verdict(Reply(text=text), len(gains), labels=labels)
+    parsed = parse_window_verdict(Reply(text=text), len(gains), labels=labels)
     return 0.0 if parsed.status in FAILURES else compute_reward_ndcg(parsed.order, gains, cutoff)
 
 

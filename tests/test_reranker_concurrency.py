@@ -313,6 +313,24 @@ def test_a_deadline_is_kept_while_others_use_the_model() -> None:
             other.result()
 
 
+def test_a_deadline_bounds_the_loading_of_the_model_too() -> None:
+    backend, reranker = local()
+    backend.gate.set()
+
+    def load() -> None:
+        time.sleep(1.0)
+
+    backend.warm_up = load  # type: ignore[attr-defined]
+    began = time.perf_counter()
+    hits = reranker.rank("question", TEXTS, deadline=0.2)
+    assert time.perf_counter() - began < 0.8
+    assert hits.expired
+    assert order(hits) == list(range(20))
+    assert asyncio.run(reranker.arank("question", TEXTS, deadline=0.2)).expired
+    assert not reranker.rank("question", TEXTS).expired
+    reranker.close()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_process_starts_its_own_thread() -> None:
     backend, reranker = local()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -168,8 +169,7 @@ class Reranker(RunTransformer):
             BackendError: The model cannot answer at all.
         """
         asked = self._ask(query, documents, options)
-        self.warm_up()
-        future = self._submit(asked)
+        future = self._submit(asked) if self._warm_up_in_time(asked) else self._expired(asked)
         try:
             ranked = future.result()
         except BaseException:
@@ -186,9 +186,9 @@ class Reranker(RunTransformer):
         dropped.
         """
         asked = self._ask(query, documents, options)
-        if not self._is_warm:
-            await asyncio.to_thread(self.warm_up)
-        return self._hits(asked, await asyncio.wrap_future(self._submit(asked)))
+        is_warm = self._is_warm or await asyncio.to_thread(self._warm_up_in_time, asked)
+        future = self._submit(asked) if is_warm else self._expired(asked)
+        return self._hits(asked, await asyncio.wrap_future(future))
 
     def rank_many(
         self, lists: Iterable[tuple[str | Query, Sequence[DocumentLike]]], **options: Unpack[RankOptions]
@@ -302,6 +302,39 @@ class Reranker(RunTransformer):
                 remedy="Fit one with `rerank calibrate` and pass calibration=FILE",
             )
         return RankCall.check(query, documents, {**options, "on_failure": options.get("on_failure") or self.on_failure})
+
+    def _warm_up_in_time(self, asked: RankCall) -> bool:
+        """Warm up, and return whether that ended before the deadline; otherwise, it goes on for the next ranking."""
+        if self._is_warm or asked.deadline is None:
+            self.warm_up()
+            return True
+        done: Future[None] = Future()
+
+        def warm_up() -> None:
+            try:
+                self.warm_up()
+                done.set_result(None)
+            except Exception as error:  # noqa: BLE001 - the waiting thread raises it
+                done.set_exception(error)
+
+        threading.Thread(target=warm_up, name="rerank-warm-up", daemon=True).start()
+        try:
+            done.result(timeout=max(0.0, asked.deadline - time.monotonic()))
+        except TimeoutError:
+            return False
+        return True
+
+    def _expired(self, asked: RankCall) -> Future[RankedList]:
+        """Return the outcome of a ranking for which nothing was judged in time."""
+        driver = self._ranker(asked.top_k).arrival_driver()
+        driver.expire(driver.add(asked.ranking))
+        future: Future[RankedList] = Future()
+        ((_, ranked),) = driver.finished()
+        if isinstance(ranked, RankedList):
+            future.set_result(ranked)
+        else:
+            future.set_exception(ranked)
+        return future
 
     def _submit(self, asked: RankCall) -> Future[RankedList]:
         ranker = self._ranker(asked.top_k)

@@ -59,7 +59,7 @@ def shorten(value: object, limit: int = 60) -> str:
 def describe_pydantic_error(fault: Mapping[str, Any]) -> str:
     """Describe a validation error of pydantic for users who write TOML.
 
-    >>> describe_fault({"type": "tuple_type", "msg": "Input should be a valid tuple", "input": "AP"})
+    >>> describe_pydantic_error({"type": "tuple_type", "msg": "Input should be a valid tuple", "input": "AP"})
     'should be a list, as in ["AP"]'
     """
     if fault["type"] in ("tuple_type", "list_type"):

@@ -24,7 +24,7 @@ _OPTION = re.compile(r",(?=[A-Za-z_][A-Za-z0-9_-]*=)")
 def split_selector_outside_parentheses(text: str, separator: re.Pattern[str]) -> list[str]:
     """Split text at the separators outside parentheses; an unpaired parenthesis is an ordinary character.
 
-    >>> split_outside_parentheses("a+(b+c)+d", re.compile("[+]"))
+    >>> split_selector_outside_parentheses("a+(b+c)+d", re.compile("[+]"))
     ['a', '(b+c)', 'd']
     """
     opened: list[int] = []

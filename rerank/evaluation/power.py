@@ -45,7 +45,7 @@ def paired_t_power(topics: int, difference: float, sd: float, alpha: float = 0.0
 def topics_needed_for_power(difference: float, sd: float, alpha: float = 0.05, power: float = 0.8) -> int:
     """Return the smallest number of topics with which the paired t-test has the given power.
 
-    >>> topics_needed(0.05, 0.1)
+    >>> topics_needed_for_power(0.05, 0.1)
     34
 
     Args:

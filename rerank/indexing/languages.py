@@ -47,7 +47,7 @@ def normalize_text_language(language: str) -> str:
     Raises:
         UsageError: The code is unknown; the message lists the languages with rules of their own.
 
-    >>> [normalize_language(code) for code in ("EN-us", "nb", "zh_TW", "jpn", "yue", "und")]
+    >>> [normalize_text_language(code) for code in ("EN-us", "nb", "zh_TW", "jpn", "yue", "und")]
     ['en', 'no', 'zh', 'ja', 'yue', 'und']
     """
     prefix = re.split(r"[-_]", language.strip().lower())[0]

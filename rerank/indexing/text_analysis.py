@@ -47,7 +47,7 @@ def split_text_into_terms(text: str, words_of: Segmenter | None = None) -> list[
         words_of: The segmenter for scripts without spaces; without it, and for characters that it does not read, the
             terms are character pairs.
 
-    >>> split_terms("The F-16's wing, 東京都へ, a ﬁn")
+    >>> split_text_into_terms("The F-16's wing, 東京都へ, a ﬁn")
     ['the', '16', 'wing', '東京', '京都', '都へ', 'fin']
     """
     # a shortcut for most texts in English: NFKC leaves ASCII unchanged

@@ -51,7 +51,7 @@ class ScatterPlot:
 def pareto_front_of_board(costs: Sequence[float], values: Sequence[float]) -> list[int]:
     """Return the indexes of the Pareto front: no other run is at least as good at both and better at one.
 
-    >>> pareto_front([1, 2, 3, 3], [0.5, 0.4, 0.7, 0.6])
+    >>> pareto_front_of_board([1, 2, 3, 3], [0.5, 0.4, 0.7, 0.6])
     [0, 2]
     """
     order = sorted(range(len(costs)), key=lambda at: (costs[at], -values[at]))

@@ -117,7 +117,7 @@ def rank_board_runs(
 def format_rank_ranges(places: Sequence[int]) -> str:
     """Format ascending numbers as ranges.
 
-    >>> format_ranges((4, 7, 8, 9, 12))
+    >>> format_rank_ranges((4, 7, 8, 9, 12))
     '4, 7–9, 12'
     """
     groups: list[list[int]] = []

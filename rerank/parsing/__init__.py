@@ -55,7 +55,7 @@ class ParsedReply:
     def to_dict(self) -> dict[str, list[int] | str]:
         """Return the JSON form that the command prints, with identifiers from 1.
 
-        >>> parse("[2] > [1]", 3).to_dict()
+        >>> parse_permutation("[2] > [1]", 3).to_dict()
         {'order': [2, 1], 'missing': [3], 'repeated': [], 'foreign': [], 'status': 'partial'}
         """
         return {
@@ -78,7 +78,7 @@ def parse_permutation(text: str, count: int, labels: Sequence[str] | None = None
     Raises:
         UsageError: ``count`` is negative.
 
-    >>> parse("Here is the ranking of the 3 passages: [2] > [1] > [3]", 3).order
+    >>> parse_permutation("Here is the ranking of the 3 passages: [2] > [1] > [3]", 3).order
     (1, 0, 2)
     """
     if count < 0:
@@ -159,7 +159,7 @@ def _replace_passage_labels(text: str, labels: Sequence[str]) -> str:
 
     Numbers in the text are not identifiers if labels are letters, so they are masked.
 
-    >>> _replace_labels("The order is [B] > [A], 2 of 2", ("A", "B"))
+    >>> _replace_passage_labels("The order is [B] > [A], 2 of 2", ("A", "B"))
     'The order is [2] > [1], # of #'
     """
     numbers = {label: str(number) for number, label in enumerate(labels, start=1)}

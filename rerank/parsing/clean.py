@@ -49,7 +49,7 @@ def extract_answer_without_thoughts(text: str) -> str:
     A thought extends from an opening to the next closing tag. An unclosed thought extends to the end, and a closing tag
     without an opening one (the prompt may have opened it) ends a thought that started with the reply.
 
-    >>> extract_answer("<think>is it [1]?</think>[2] > [1]")
+    >>> extract_answer_without_thoughts("<think>is it [1]?</think>[2] > [1]")
     '[2] > [1]'
     """
     outside: list[str] = []
@@ -70,7 +70,7 @@ def extract_answer_without_thoughts(text: str) -> str:
 def normalize_reply_signs(text: str) -> str:
     """Replace typographic variants of brackets, comparison signs, commas and digits by ASCII characters.
 
-    >>> normalize_signs("【２】 ≻ ①")
+    >>> normalize_reply_signs("【２】 ≻ ①")
     '[２] >  1 '
 
     Digits of other scripts are not replaced, since ``int`` reads them.

@@ -30,9 +30,9 @@ _DECLINES = re.compile(
 def is_refusal_to_answer(text: str) -> bool:
     """Return whether a text declines to answer.
 
-    >>> is_refusal("I'm sorry, but I cannot rank these passages.")
+    >>> is_refusal_to_answer("I'm sorry, but I cannot rank these passages.")
     True
-    >>> is_refusal("The passages are all about fleas.")
+    >>> is_refusal_to_answer("The passages are all about fleas.")
     False
     """
     return _DECLINES.search(text.replace("’", "'")) is not None

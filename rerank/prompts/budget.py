@@ -54,7 +54,7 @@ class FittedPrompt:
 def passage_cap_within_budget(lengths: Sequence[int], budget: int) -> int:
     """Return the largest cap for which sum(min(length, cap)) <= budget, at most the longest length (water-filling).
 
-    >>> water_level([10, 2, 10], 12)
+    >>> passage_cap_within_budget([10, 2, 10], 12)
     5
     """
     left, rest = budget, len(lengths)

@@ -30,7 +30,7 @@ def escape_passage_brackets(text: str) -> str:
     replaced where a reader would complete it: at the end of the text, before another opening bracket, and after a
     number at the beginning of the text. The function is idempotent and preserves the length of the text.
 
-    >>> escape_brackets("as shown in [12] and [Passage 3], see a[i]")
+    >>> escape_passage_brackets("as shown in [12] and [Passage 3], see a[i]")
     'as shown in (12) and (Passage 3), see a[i]'
     """
     if not _BRACKET.search(text):
@@ -52,7 +52,7 @@ def escape_passage_brackets(text: str) -> str:
 def collapse_passage_whitespace(text: str) -> str:
     r"""Replace every run of white space by one space, so that a passage is a single line.
 
-    >>> collapse_whitespace("  two \n lines\u2028")
+    >>> collapse_passage_whitespace("  two \n lines\u2028")
     'two lines'
     """
     return " ".join(text.split())

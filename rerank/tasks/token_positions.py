@@ -32,7 +32,7 @@ def read_passage_token_scores(text: str, scores: Sequence[float], passages: int)
     Returns:
         Per passage, pairs of the position and the score of each token.
 
-    >>> read_token_scores("[[0,4],[]]", (0.25, 0.5), 2)
+    >>> read_passage_token_scores("[[0,4],[]]", (0.25, 0.5), 2)
     [[(0, 0.25), (4, 0.5)], []]
 
     Raises:

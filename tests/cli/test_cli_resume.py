@@ -11,7 +11,7 @@ import pytest
 from tests.cli.conftest import Cli
 
 #: A cap at which only some of the calls are made, so that the run stays unfinished.
-CAP = ("--max-total-tokens", "600")
+CAP = ("--max-total-tokens", "700")
 
 
 @pytest.fixture

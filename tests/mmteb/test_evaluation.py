@@ -317,6 +317,7 @@ def test_predictions_that_do_not_fit(tmp_path: Path) -> None:
 def test_a_task_with_open_calls_has_no_score_and_is_gone_on_with(tmp_path: Path) -> None:
     task = tasks.filled(tasks.LocalReranking())
     backend = perfect()
+    backend.batch_size = 1  # a batch is sent whole or not at all
     capped = MtebReranker.create(out=tmp_path, model="fake:perfect", backend=backend)
     capped._execution = capped._execution.model_copy(update={"max_total_tokens": 250})
     with raises(PartialFailureError, "--max-total-tokens 250"):

@@ -64,6 +64,15 @@ def test_waiting_for_oneself_is_refused() -> None:
 
 
 def test_an_interrupted_wait_cancels_the_coroutine_and_waits_for_its_end() -> None:
+    """Scripts start background processes with SIGINT ignored, so that the test sets what a terminal would."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        interrupt_a_wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def interrupt_a_wait() -> None:
     main = threading.main_thread().ident
     assert main == threading.get_ident()
     events: list[str] = []

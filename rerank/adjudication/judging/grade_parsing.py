@@ -33,7 +33,7 @@ def parse_judged_grade(reply: str, grades: Sequence[int]) -> int | None:
         reply: Generated text without reasoning.
         grades: The scale.
 
-    >>> parse_grade('On a scale from 0 to 3: {"grade": 2}', (0, 1, 2, 3))
+    >>> parse_judged_grade('On a scale from 0 to 3: {"grade": 2}', (0, 1, 2, 3))
     2
     """
     text = _SCALE.sub(" ", reply)

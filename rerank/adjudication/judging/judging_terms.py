@@ -98,7 +98,7 @@ def fingerprint_of_pool(pool: Pool) -> str:
 def describe_differences_of_judging_terms(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
     """Describe the differences between the settings in a file and the current ones.
 
-    >>> describe_differences({"seed": 0, "depth": 100}, {"seed": 1, "depth": 100})
+    >>> describe_differences_of_judging_terms({"seed": 0, "depth": 100}, {"seed": 1, "depth": 100})
     ['--seed is 0 in the file and 1 now']
     """
     differences = []

@@ -187,7 +187,7 @@ def select_common_rank_threshold(
     Returns:
         The threshold, negative if nothing has to be dropped, and name -> number of values above it, at least 1.
 
-    >>> select_common_threshold({"flat": [1, 0.9, 0.8], "steep": [1, 0.2, 0.1]}, 2, lambda values: 1)
+    >>> select_common_rank_threshold({"flat": [1, 0.9, 0.8], "steep": [1, 0.2, 0.1]}, 2, lambda values: 1)
     (0.2, {'flat': 3, 'steep': 1})
     """
     steps = sorted((value, weight(values)) for values in spectra.values() for value in values)

@@ -99,7 +99,7 @@ def _truncate_training_document(doc: Document, words: int) -> Document:
 def first_words_of_training_text(text: str, count: int) -> str:
     """Return the first ``count`` words of a text with its original white space.
 
-    >>> first_words("one  two three", 2)
+    >>> first_words_of_training_text("one  two three", 2)
     'one  two'
     """
     for number, word in enumerate(_WORD.finditer(text), 1):

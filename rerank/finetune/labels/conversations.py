@@ -74,7 +74,7 @@ def passages_in_conversation(prompt: str) -> list[str]:
 
     A number out of sequence is part of the passage that contains it.
 
-    >>> passages_in("Rank them.\n[1] one\n[7] more of it\n[2] two\n\nSearch Query: q.")
+    >>> passages_in_conversation("Rank them.\n[1] one\n[7] more of it\n[2] two\n\nSearch Query: q.")
     ['one\n[7] more of it', 'two']
     """
     starts: list[tuple[int, int]] = []

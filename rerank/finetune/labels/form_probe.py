@@ -170,7 +170,7 @@ def best_and_worst_labelled(training_list: TrainingList) -> tuple[tuple[int, ...
 def label_separation_auc(best: Sequence[float], worst: Sequence[float]) -> float:
     """Return the fraction of pairs in which the best document has the larger value, ties counting 1/2.
 
-    >>> auc([3, 1], [1, 0])
+    >>> label_separation_auc([3, 1], [1, 0])
     0.875
     """
     wins = sum(1.0 if a > b else 0.5 if a == b else 0.0 for a in best for b in worst)

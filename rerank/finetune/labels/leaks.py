@@ -56,7 +56,7 @@ class Leak:
 def normalise_query_for_leaks(text: str) -> str:
     """Return the words of a query in lower case, or the stripped text if it has no words.
 
-    >>> normalise_query("  How do I SORT,  a list?")
+    >>> normalise_query_for_leaks("  How do I SORT,  a list?")
     'how do i sort a list'
     """
     return " ".join(_WORDS.findall(unicodedata.normalize("NFKC", text).casefold())) or text.strip()
@@ -65,7 +65,7 @@ def normalise_query_for_leaks(text: str) -> str:
 def query_trigrams(text: str) -> frozenset[str]:
     """Return the character trigrams of the words of a text.
 
-    >>> sorted(trigrams("to do"))
+    >>> sorted(query_trigrams("to do"))
     [' do', ' to', 'do ', 'to ']
     """
     padded = (f" {word} " for word in normalise_query_for_leaks(text).split())

@@ -24,7 +24,7 @@ QueryExtractor = Callable[[Document], tuple[str, Document]]
 def extract_title_as_query(doc: Document) -> tuple[str, Document]:
     """Return the title as a query, and the document without its title, even if the text repeats it at its start.
 
-    >>> query, rest = extract_title(Document(id="1", title="On Fleas", text="On fleas. They live for months."))
+    >>> query, rest = extract_title_as_query(Document(id="1", title="On Fleas", text="On fleas. They live for months."))
     >>> query, rest.title, rest.text
     ('On Fleas', '', 'They live for months.')
     """
@@ -36,7 +36,7 @@ def extract_title_as_query(doc: Document) -> tuple[str, Document]:
 def extract_first_sentence_as_query(doc: Document) -> tuple[str, Document]:
     """Return the first sentence of the text as a query, and the document without it; the title is kept.
 
-    >>> query, rest = extract_first_sentence(Document(id="1", text="What are fleas? They live for months."))
+    >>> query, rest = extract_first_sentence_as_query(Document(id="1", text="What are fleas? They live for months."))
     >>> query, rest.text
     ('What are fleas?', 'They live for months.')
     """

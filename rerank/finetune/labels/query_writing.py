@@ -146,7 +146,7 @@ def parse_written_query(reply: str) -> str:
 
     A line about the passage, such as a summary, is not a query.
 
-    >>> parse_query('Query: "how long do fleas live?"')
+    >>> parse_written_query('Query: "how long do fleas live?"')
     'how long do fleas live?'
     """
     text = extract_answer_without_thoughts(reply)

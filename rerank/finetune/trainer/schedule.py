@@ -65,7 +65,7 @@ def select_training_documents(training_list: TrainingList, positions: Sequence[i
     >>> from rerank.types import Document, Query
     >>> docs = tuple(Document(id=name) for name in "abcd")
     >>> training_list = TrainingList(query=Query(id="q"), docs=docs, order=(3, 0, 2, 1))
-    >>> select_documents(training_list, [2, 3]).order
+    >>> select_training_documents(training_list, [2, 3]).order
     (1, 0)
     """
     new_position = {old: new for new, old in enumerate(positions)}

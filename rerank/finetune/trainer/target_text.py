@@ -34,9 +34,9 @@ class TargetTokens:
 def render_target_order(order: Order, names: Sequence[str], prefix: str = "") -> tuple[str, list[tuple[int, int]]]:
     """Return the target text of an order, and the character span of each identifier with its brackets.
 
-    >>> render_order((1, 0), ("1", "2"))
+    >>> render_target_order((1, 0), ("1", "2"))
     ('[2] > [1]', [(0, 3), (6, 9)])
-    >>> render_order((1, 0), ("1", "2"), prefix="Order: [")
+    >>> render_target_order((1, 0), ("1", "2"), prefix="Order: [")
     ('2] > [1]', [(0, 2), (5, 8)])
 
     Args:

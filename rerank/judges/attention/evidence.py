@@ -98,7 +98,7 @@ def map_passage_characters(document: Document, shown: str) -> list[int | None]:
         Per character of ``shown``, its position in `Document.text`; for the space in front of a word, that of the word;
         None for the title and its label.
 
-    >>> map_characters(Document(id="1", text=" two \n lines"), "two li")
+    >>> map_passage_characters(Document(id="1", text=" two \n lines"), "two li")
     [1, 2, 3, 7, 7, 8]
     """
     # In the prompt, there is a single space in front of every word, except for that of a passage without a title.
@@ -152,7 +152,7 @@ def score_sentences_by_attention(text: str, tokens: Sequence[tuple[int, float]])
     Returns:
         All sentences, in the order of the text.
 
-    >>> [span.score for span in score_sentences("It rains. It snows.", [(0, 0.5), (3, 1.0), (10, -0.1), (13, 0.5)])]
+    >>> [span.score for span in score_sentences_by_attention("It rains. It snows.", [(0, 0.5), (3, 1.0), (10, -0.1), (13, 0.5)])]
     [0.75, 0.25]
     """
     sentences = split_evidence_sentences(text)

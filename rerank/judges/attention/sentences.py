@@ -57,7 +57,7 @@ def split_evidence_sentences(text: str) -> list[tuple[int, int]]:
         Start and end (exclusive) of each sentence in characters (code points), in order, without the white space around
         it. Every character except white space belongs to exactly one sentence.
 
-    >>> split_sentences("It rains. Snow (a lot!) falls")
+    >>> split_evidence_sentences("It rains. Snow (a lot!) falls")
     [(0, 9), (10, 29)]
     """
     sentences: list[tuple[int, int]] = []

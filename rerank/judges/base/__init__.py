@@ -299,7 +299,7 @@ def rank_window_by_score(scores: Sequence[float], count: int) -> Verdict:
     Returns:
         The verdict with the scores; ``error`` if their number is wrong, ``empty`` if a score is NaN.
 
-    >>> rank_by_score((0.1, 0.7, 0.1), 3).order
+    >>> rank_window_by_score((0.1, 0.7, 0.1), 3).order
     (1, 0, 2)
     """
     positions = tuple(range(count))
@@ -314,7 +314,7 @@ def rank_window_by_score(scores: Sequence[float], count: int) -> Verdict:
 def window_z_scores(scores: Sequence[float]) -> list[float]:
     """Return (score - mean) / standard deviation, with n in the denominator; all 0 if the scores are equal.
 
-    >>> z_scores([1.0, 3.0])
+    >>> window_z_scores([1.0, 3.0])
     [-1.0, 1.0]
     """
     mean = sum(scores) / len(scores)

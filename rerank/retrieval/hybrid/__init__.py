@@ -146,7 +146,7 @@ class HybridRetriever:
 def split_hybrid_stages(text: str) -> list[str]:
     """Return the selectors of a hybrid's stages, without parentheses around them.
 
-    >>> split_stages("(bm25,k1=1.2)+run:a.trec")
+    >>> split_hybrid_stages("(bm25,k1=1.2)+run:a.trec")
     ['bm25,k1=1.2', 'run:a.trec']
 
     Raises:
@@ -165,7 +165,7 @@ def split_hybrid_stages(text: str) -> list[str]:
 def parse_hybrid_weights(text: str, stages: int) -> tuple[float, ...]:
     """Return one weight per stage; all are 1 if the text is empty.
 
-    >>> parse_weights("0.3+0.7", 2)
+    >>> parse_hybrid_weights("0.3+0.7", 2)
     (0.3, 0.7)
 
     Raises:

@@ -47,7 +47,7 @@ def lucene_analyzer_code(language: str) -> str:
     Raises:
         UsageError: The language code is unknown.
 
-    >>> [analyzer_code(code) for code in ("en-GB", "nb", "zh_TW", "eo")]
+    >>> [lucene_analyzer_code(code) for code in ("en-GB", "nb", "zh_TW", "eo")]
     ['en', 'no', 'zh', '*']
     """
     code = normalize_text_language(language)

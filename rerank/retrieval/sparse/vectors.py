@@ -229,7 +229,7 @@ def _edges_of_sparse_blocks(counts: NDArray[np.integer[Any]]) -> Integers:
 def _concatenate_index_ranges(starts: Integers, counts: NDArray[np.integer[Any]]) -> Integers:
     """Return the concatenation of the ranges ``start .. start + count - 1``.
 
-    >>> _ranges(np.array([7, 0]), np.array([2, 3])).tolist()
+    >>> _concatenate_index_ranges(np.array([7, 0]), np.array([2, 3])).tolist()
     [7, 8, 0, 1, 2]
     """
     before = np.cumsum(counts, dtype=np.int64) - counts

@@ -64,9 +64,9 @@ def allocate_ranks_proportionally(
         most: Maximum per name. The excess is distributed among the others.
         least: Minimum per name, as far as ``most`` allows.
 
-    >>> allocate_proportionally({"a": 3.0, "b": 1.0}, 8, {"a": 9, "b": 9})
+    >>> allocate_ranks_proportionally({"a": 3.0, "b": 1.0}, 8, {"a": 9, "b": 9})
     {'a': 6, 'b': 2}
-    >>> allocate_proportionally({"a": 3.0, "b": 1.0}, 8, {"a": 4, "b": 9})
+    >>> allocate_ranks_proportionally({"a": 3.0, "b": 1.0}, 8, {"a": 4, "b": 9})
     {'a': 4, 'b': 4}
     """
     allocation = {name: min(least, most[name]) for name in weights}

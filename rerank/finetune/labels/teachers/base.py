@@ -83,7 +83,7 @@ def rank_by_teacher_list(
 
     >>> from rerank.types import Document, Query
     >>> given = Ranking.from_order(Query(id="q"), [Document(id=name) for name in "abc"])
-    >>> rank_by_list(given, ["c", "x", "b"]).order
+    >>> rank_by_teacher_list(given, ["c", "x", "b"]).order
     ('c', 'b', 'a')
     """
     candidate_ids, ranked_ids = set(candidates.doc_ids), set(ranked)

@@ -23,7 +23,7 @@ def require_optimizer_option(holds: bool, option: str, value: object, expected: 
 def count_share_of_entries(size: int, share: float) -> int:
     """Return how many of ``size`` entries a fraction of them is, rounded up so that it is never 0.
 
-    >>> count_share(10, 0.25)
+    >>> count_share_of_entries(10, 0.25)
     3
     """
     return min(size, math.ceil(share * size))

@@ -22,9 +22,9 @@ def compute_reward_gains(training_list: TrainingList) -> tuple[float, ...]:
 
     >>> from rerank.types import Document, Query
     >>> docs = tuple(Document(id=name) for name in "abc")
-    >>> compute_gains(TrainingList(query=Query(id="q"), docs=docs, order=(1, 0, 2)))
+    >>> compute_reward_gains(TrainingList(query=Query(id="q"), docs=docs, order=(1, 0, 2)))
     (0.5, 1.0, 0.3333333333333333)
-    >>> compute_gains(TrainingList(query=Query(id="q"), docs=docs, order=(1, 0, 2), scores=(2, 3, 0)))
+    >>> compute_reward_gains(TrainingList(query=Query(id="q"), docs=docs, order=(1, 0, 2), scores=(2, 3, 0)))
     (2.0, 3.0, 0.0)
     """
     by_label = [training_list.scores[index] for index in training_list.order] if training_list.scores else []
@@ -37,7 +37,7 @@ def compute_reward_gains(training_list: TrainingList) -> tuple[float, ...]:
 def compute_reward_ndcg(order: Order, gains: Sequence[float], cutoff: int) -> float:
     """Return DCG / ideal DCG of an order, where DCG = sum of gain_i / log2(i + 1) over the ranks i up to the cutoff.
 
-    >>> round(compute_ndcg((1, 0), (3.0, 1.0), 10), 4)
+    >>> round(compute_reward_ndcg((1, 0), (3.0, 1.0), 10), 4)
     0.7967
     """
     best = _reward_dcg(sorted(gains, reverse=True), cutoff)

@@ -152,7 +152,8 @@ def score_sentences_by_attention(text: str, tokens: Sequence[tuple[int, float]])
     Returns:
         All sentences, in the order of the text.
 
-    >>> [span.score for span in score_sentences_by_attention("It rains. It snows.", [(0, 0.5), (3, 1.0), (10, -0.1), (13, 0.5)])]
+    >>> tokens = [(0, 0.5), (3, 1.0), (10, -0.1), (13, 0.5)]
+    >>> [span.score for span in score_sentences_by_attention("It rains. It snows.", tokens)]
     [0.75, 0.25]
     """
     sentences = split_evidence_sentences(text)

@@ -37,7 +37,7 @@ def write_lists(folder: Path, *, queries: int, depth: int) -> tuple[str, ...]:
     (folder / "lists.jsonl").write_text("\n".join(rows), encoding="utf-8")
     (folder / "qrels.txt").write_text("\n".join(grades), encoding="utf-8")
     collection = ("--collection", f"requests:{folder / 'lists.jsonl'}", "--first-stage", "candidates")
-    return (*collection, "--qrels", str(folder / "qrels.txt"), "--method", "sliding", "--window-size", "4")
+    return (*collection, "--qrels", str(folder / "qrels.txt"))
 
 
 @dataclass(kw_only=True)
@@ -122,7 +122,8 @@ def never() -> Iterator[bool]:
 
 def check(victim: Victim, whole: dict[str, Any]) -> None:
     """Compare what was killed and resumed with the summary of a run that was left alone."""
-    assert (victim.out / "run.trec").read_bytes() == (Path(whole["folder"]) / "run.trec").read_bytes()
+    for name in ("run.trec", "judge_scores.jsonl"):  # scores are equal to the last bit
+        assert (victim.out / name).read_bytes() == (Path(whole["folder"]) / name).read_bytes()
     for key in ("scores", "first_stage_scores", "windows", "calls", "tokens_in", "tokens_out"):
         assert victim.summary[key] == whole[key], key
     assert verify(RunFolder.existing(victim.out)) == []
@@ -139,7 +140,8 @@ def spec_of(flags: Sequence[str], model: str, **more: Any) -> RunSpec:
 
 @pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.full)])
 def test_kills_change_nothing_and_cost_nothing_twice(tmp_path: Path, kills: int) -> None:
-    flags = (*write_lists(tmp_path, queries=12, depth=20), "--stride", "2")
+    window = ("--method", "sliding", "--window-size", "4", "--stride", "2")
+    flags = (*write_lists(tmp_path, queries=12, depth=20), *window)
     whole = run(spec_of(flags, "fake:stutter,batch_size=3"), Execution(out=tmp_path / "whole"))
     assert whole["calls"] == 12 * 9
 
@@ -165,17 +167,19 @@ def test_kills_change_nothing_and_cost_nothing_twice(tmp_path: Path, kills: int)
         assert whole["calls"] < len(served), "no kill cost anything"  # of a few kills, none may
 
 
-KILLED_MODEL = ("smollm2-135m", "--dtype", "float32", "--batch-size", "2")
-
-
-@pytest.mark.model
-def test_a_real_model_is_killed_too(tmp_path: Path) -> None:
-    kill_a_model(tmp_path, *KILLED_MODEL, startup=6.0, kills=20)
+@pytest.mark.parametrize("kills", [pytest.param(2, marks=pytest.mark.model), pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("reuse", ["--reuse", "--no-reuse"])
+def test_a_real_model_is_killed_too(tmp_path: Path, dtype: str, reuse: str, kills: int) -> None:
+    """Pairs share prefixes, so a resumed run starts with a cold cache where an undisturbed one had a warm one."""
+    options = ("--dtype", dtype, "--batch-size", "3", "--method", "heapsort:pick,by=likelihood", "--top-k", "3", reuse)
+    kill_a_model(tmp_path, "smollm2-135m", *options, startup=6.0, kills=kills)
 
 
 @pytest.mark.full
 def test_the_harness_for_the_real_model(tmp_path: Path) -> None:
-    kill_a_model(tmp_path, "fake:stutter,delay=0.05", "--batch-size", "2", startup=0.6, kills=5)
+    options = ("--method", "sliding", "--window-size", "4", "--stride", "2", "--batch-size", "2")
+    kill_a_model(tmp_path, "fake:stutter,delay=0.05", *options, startup=0.6, kills=5)
 
 
 def kill_a_model(folder: Path, model: str, *options: str, startup: float, kills: int) -> None:
@@ -190,7 +194,7 @@ def kill_a_model(folder: Path, model: str, *options: str, startup: float, kills:
         startup: About how many seconds pass before the first call.
         kills: How often.
     """
-    flags = (*write_lists(folder, queries=30, depth=6), "--stride", "2", "--model", model, *options)
+    flags = (*write_lists(folder, queries=30, depth=6), "--model", model, *options)
     victim = Victim(flags=flags, out=folder / "killed", log=folder / "none")
     chance = random.Random(5)
     while len(victim.kills) < kills:

@@ -82,14 +82,7 @@ class PromptBudget:
         context_size: int | None = None,
     ) -> None:
         """Check the numbers."""
-        if floor < 0:
-            raise UsageError(f"--min-passage-tokens {floor}", expected="at least 0")
-        if max_passage_tokens is not None and max_passage_tokens < max(1, floor):
-            raise UsageError(
-                f"--max-passage-tokens {max_passage_tokens} with --min-passage-tokens {floor}",
-                expected="a maximum of at least 1 and at least the minimum",
-                remedy="Lower --min-passage-tokens too",
-            )
+        check_limits(floor, max_passage_tokens)
         if context_size is not None and not 0 < context_size <= tokens.context_size:
             raise UsageError(
                 f"--context-size {context_size}",
@@ -208,6 +201,22 @@ class PromptBudget:
             "minus the reply",
             remedy=("Lower --depth, use --method sliding, lower" if count > 1 else "Lower")
             + " --min-passage-tokens, or use a model with a longer context",
+        )
+
+
+def check_limits(floor: int, max_passage_tokens: int | None) -> None:
+    """Check the limits on the length of passages.
+
+    Raises:
+        UsageError: They are out of range or contradict each other.
+    """
+    if floor < 0:
+        raise UsageError(f"--min-passage-tokens {floor}", expected="at least 0")
+    if max_passage_tokens is not None and max_passage_tokens < max(1, floor):
+        raise UsageError(
+            f"--max-passage-tokens {max_passage_tokens} with --min-passage-tokens {floor}",
+            expected="a maximum of at least 1 and at least the minimum",
+            remedy="Lower --min-passage-tokens too",
         )
 
 

@@ -22,7 +22,9 @@ from rerank.assemble import RankerOptions, RankerSetup, assemble
 from rerank.calibration import Calibration
 from rerank.errors import UsageError
 from rerank.judges import PromptJudge
+from rerank.judges.attention.evidence import EvidenceSpan
 from rerank.pipeline.driver import ListOptions
+from rerank.pipeline.evidence import find_evidence
 from rerank.pipeline.network import rank_list
 from rerank.pipeline.passages import PassageAggregation
 from rerank.pipeline.results import RankedList
@@ -32,7 +34,7 @@ from rerank.reranker.calibrated import calibrate_list, open_calibration
 from rerank.reranker.calls import OnFailure, RankCall, RankOptions, check_on_failure
 from rerank.reranker.hits import Cut, Hit, Hits, RankingReport
 from rerank.reranker.reports import report_ranking
-from rerank.retrieval.base.given_documents import DocumentLike
+from rerank.retrieval.base.given_documents import DocumentLike, to_candidates, to_query
 from rerank.retrieval.base.stages import RunTransformer
 from rerank.store import NoLog, log_calls, shared_cache
 from rerank.strategies import Strategy
@@ -219,6 +221,32 @@ class Reranker(RunTransformer):
 
         for ranked in rank_stream(rankings(), self._ranker(options.get("top_k")), self.backend):
             yield self._hits(waiting.popleft(), ranked)
+
+    def evidence(
+        self,
+        query: str | Query,
+        documents: Sequence[DocumentLike],
+        *,
+        threshold: float = 0.1,
+        max_spans: int | None = None,
+    ) -> list[tuple[EvidenceSpan, ...]]:
+        """Find the spans of each document that receive the most attention from the query, with requests of their own.
+
+        Args:
+            query: The query.
+            documents: The documents.
+            threshold: Minimum share of a document's attention that a sentence of a span receives.
+            max_spans: Maximum number of spans per document; None for all.
+
+        Returns:
+            Per document, in the given order, its spans: start and end in code points of its text, and score.
+
+        Raises:
+            UsageError: The judge is not the attention judge, or a setting is out of range.
+            PartialFailureError: A request failed.
+        """
+        given = [candidate.document for candidate in to_candidates(documents)]
+        return find_evidence(self.judge, self.backend, to_query(query), given, threshold=threshold, max_spans=max_spans)
 
     def transform(self, run: Run) -> Run:
         """Rerank all lists of a run."""

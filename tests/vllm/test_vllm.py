@@ -19,6 +19,8 @@ from rerank.backends.vllm import Vllm
 from rerank.errors import BackendError, MissingResourceError, UsageError
 from rerank.judges.base import PromptJudge
 from rerank.lm.decoding import decode
+from rerank.models import open_backend
+from rerank.models.lazy_backend import LazyBackend
 from rerank.prompts.base import Message
 from rerank.tasks import (
     AttentionTask,
@@ -57,6 +59,15 @@ def test_it_is_a_backend_that_says_what_it_is(vllm: Vllm, hf: Hf) -> None:
     assert vllm.batch_size == 1024
     assert vllm.tokens.context_size == 511
     assert vllm.generate([]) == []
+
+
+def test_an_engine_is_known_before_it_starts(vllm: Vllm, tiny: Path) -> None:
+    lazy = open_backend(f"vllm:{tiny}", OPTIONS, lazy=True)
+    assert isinstance(lazy, LazyBackend)
+    known = (dict(lazy.identity), lazy.batch_size, lazy.tasks, lazy.tokens.context_size)
+    assert known == (dict(vllm.identity), vllm.batch_size, vllm.tasks, vllm.tokens.context_size)
+    assert not lazy.is_loaded
+    assert vllm._engine.alive
 
 
 def test_texts_are_those_of_hf_in_order_in_any_batch(vllm: Vllm, hf: Hf) -> None:

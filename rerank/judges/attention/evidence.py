@@ -142,8 +142,8 @@ def score_sentences(text: str, tokens: Sequence[tuple[int, float]]) -> tuple[Evi
     """Divide a text into sentences and score them by the attention that their tokens receive.
 
     The score is the sum over the sentence's tokens of max(0, c_t), divided by that over all tokens; it is 0 if no token
-    has a positive score. Sums are not divided by lengths: means, and the power of the length with which a trained
-    readout weights passages, find planted sentences no more often (docs/evidence.md).
+    has a positive score. Sums are not divided by the length of the sentence: means find planted sentences about as
+    often (docs/evidence.md), and only sums are shares.
 
     Args:
         text: The text, up to where it was truncated.

@@ -6,10 +6,11 @@ import copy
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal, Protocol, Self, get_args
 
 from rerank.errors import ContextOverflowError, UsageError
-from rerank.prompts.budget import PromptBudget
+from rerank.prompts.budget import PromptBudget, check_limits
 from rerank.prompts.template import PromptTemplate
 from rerank.registry import plugin_name
 from rerank.tasks import Backend, Reply, Request, sees_pictures, supported_tasks
@@ -137,20 +138,25 @@ class PromptJudge:
     backend: Backend
     template: PromptTemplate
     limits: Limits = field(default_factory=Limits)
-    budget: PromptBudget = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check the backend and create the prompt budget, which caches the lengths of documents."""
+        """Check the backend and the limits; what needs the model's tokenizer is checked at the first request."""
         model = self.backend.identity.get("model", "")
         self.check(self.backend, model)
         check_pictures(self.template, self.backend, model)
-        budget = PromptBudget(
+        check_limits(self.limits.min_passage_tokens, self.limits.max_passage_tokens)
+        if self.limits.context_size is not None:
+            _ = self.budget
+
+    @cached_property
+    def budget(self) -> PromptBudget:
+        """The prompt budget, which caches the lengths of documents; it loads the model's tokenizer."""
+        return PromptBudget(
             self.backend.tokens,
             floor=self.limits.min_passage_tokens,
             max_passage_tokens=self.limits.max_passage_tokens,
             context_size=self.limits.context_size,
         )
-        object.__setattr__(self, "budget", budget)
 
     @classmethod
     def check(cls, backend: Any, model: str) -> None:

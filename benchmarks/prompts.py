@@ -26,7 +26,7 @@ from rerank.lm.passage_spans import locate_passages
 from rerank.lm.tokenizers import HfTokens
 from rerank.methods import open_method
 from rerank.models import resolve_model_name
-from rerank.pipeline.driver import drive
+from rerank.pipeline.stream import drive
 from rerank.prompts import load_prompt
 from rerank.retrieval import open_retriever
 from rerank.strategies import open_strategy
@@ -114,10 +114,10 @@ def timed(method: str, lists: Sequence[Any], tokenizer: Any, limits: Limits) -> 
     backend: Any = sides["joined"].backend
     for ranking in lists:
         backend.prompts.clear()
-        spent["joined"].append(seconds(drive, [ranking], strategy, sides["joined"]))
+        spent["joined"].append(seconds(drive, [ranking], strategy, sides["joined"], sides["joined"].backend))
         texts = list(map(backend.tokens.chat.render, backend.prompts))
-        spent["known"].append(seconds(drive, [ranking], strategy, sides["joined"]))
-        spent["whole"].append(seconds(drive, [ranking], strategy, sides["whole"]))
+        spent["known"].append(seconds(drive, [ranking], strategy, sides["joined"], sides["joined"].backend))
+        spent["whole"].append(seconds(drive, [ranking], strategy, sides["whole"], sides["whole"].backend))
         spent["once"].append(seconds(tokenize_each, tokenizer, texts))
     means = {name: 1000 * sum(times[WARM:]) / len(times[WARM:]) for name, times in spent.items()}
     documents = sum(len(ranking.docs) for ranking in lists[WARM:]) / len(lists[WARM:])

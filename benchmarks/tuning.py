@@ -116,9 +116,9 @@ def measured(options: Any, adapter: dict[str, Any], optimizer: dict[str, Any], e
         file.write_text(json.dumps(recipe))
         code = (
             "import dataclasses, json, sys; from pathlib import Path; from rerank.finetune.recipe import Recipe; "
-            "from rerank.finetune.trainer.training import train; "
+            "from rerank.finetune.trainer.training import train_adapter; "
             f"recipe = Recipe.make(json.loads(Path({str(file)!r}).read_text())); "
-            f"print(json.dumps(dataclasses.asdict(train(recipe, Path({folder!r}) / 'out', device='cpu'))))"
+            f"print(json.dumps(dataclasses.asdict(train_adapter(recipe, Path({folder!r}) / 'out', device='cpu'))))"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if done.returncode:

@@ -190,9 +190,9 @@ def test_killed_and_gone_on_with(model: Path, collection: Path, tmp_path: Path) 
     code = f"""
 from pathlib import Path
 from rerank.finetune.recipe import Recipe
-from rerank.finetune.trainer.training import train
+from rerank.finetune.trainer.training import train_adapter
 import json
-train(Recipe.make(json.loads({asked.model_dump_json()!r})), Path({str(tmp_path / "killed")!r}), device="cpu")
+train_adapter(Recipe.make(json.loads({asked.model_dump_json()!r})), Path({str(tmp_path / "killed")!r}), device="cpu")
 """
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
@@ -306,7 +306,7 @@ import json, sys
 from pathlib import Path
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer import training_run
-from rerank.finetune.trainer.training import train
+from rerank.finetune.trainer.training import train_adapter
 
 shard = training_run.shard_frozen_weights
 
@@ -321,7 +321,7 @@ def shard_and_report(module, *rest):
 
 training_run.shard_frozen_weights = shard_and_report
 recipe, folder = map(Path, sys.argv[1:3])
-train(Recipe.make(json.loads(recipe.read_text())), folder, device="cpu", resume=len(sys.argv) > 3)
+train_adapter(Recipe.make(json.loads(recipe.read_text())), folder, device="cpu", resume=len(sys.argv) > 3)
 """
 
 

@@ -30,7 +30,7 @@ from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer.training import train_adapter
 from rerank.judges.base import Verdict, rank_window_by_score
 from rerank.models.adapters import PROMPT
-from rerank.pipeline.driver import drive
+from rerank.pipeline.stream import drive
 from rerank.retrieval import open_retriever
 from rerank.store import RunFolder
 from rerank.strategies.sliding import Sliding
@@ -73,7 +73,7 @@ def label(folder: Path, selector: str, count: int) -> None:
         vectors = encoder.encode([ranking.query.text, *(doc.text for doc in ranking.docs)], normalize_embeddings=True)
         scores[ranking.query.id] = dict(zip(ranking.doc_ids, (vectors[1:] @ vectors[0]).tolist(), strict=True))
     judge = Known(scores)
-    slid = drive(lists, Sliding(size=8, stride=4), judge).rankings
+    slid = drive(lists, Sliding(size=8, stride=4), judge, judge.backend).rankings
     whole = [
         Ranking.from_order(one.query, sorted(one.docs, key=lambda doc: -scores[one.query.id][doc.id])) for one in lists
     ]

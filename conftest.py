@@ -23,7 +23,7 @@ _IMPORTS = {
     path: {name for found in _IMPORT.findall(path.read_text(encoding="utf-8")) for name in (found[0], ".".join(found))}
     for path in (
         *(_ROOT / "rerank").rglob("*.py"),
-        *(path for path in (_ROOT / "tests/finetune").glob("*.py") if not path.name.startswith("test_")),
+        *(path for path in (_ROOT / "tests").rglob("*.py") if not path.name.startswith(("test_", "conftest"))),
     )
 }
 

@@ -248,6 +248,7 @@ def test_the_rankers_differ_in_what_they_send_and_merged_ones_do_not(place: Path
 
 def test_an_open_backend_takes_no_settings_from_the_working_directory(place: Path) -> None:
     """The name of its model may also be that of a folder there."""
+    pytest.importorskip("torch")
 
     class NamedLikeAFolder(Fake):
         @property

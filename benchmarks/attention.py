@@ -27,12 +27,12 @@ import torch
 from rerank.collections import open_collection
 from rerank.judges import Limits, open_judge
 from rerank.lm.icr_scoring import sum_calibrated_attention
-from rerank.lm.loading import quiet
+from rerank.lm.loading import quiet_transformers
 from rerank.lm.passage_spans import locate_passages
 from rerank.lm.temporary_settings import TemporarySettings
 from rerank.models import BackendOptions, open_model_backend
 from rerank.prompts import load_prompt
-from rerank.retrieval import open_retriever
+from rerank.retrieval import open_first_stage
 from rerank.tasks import AttentionTask, Request
 from rerank.types import Document, Window
 
@@ -89,7 +89,7 @@ def request(backend: Any, *, documents: int, tokens: int | None = None, words: i
     """One question of the embedded collection, as the attention judge asks it."""
     collection = open_collection("pydoc")
     query = collection.queries()[0]
-    ranking = open_retriever("bm25", collection).search([query], 400)[query.id]
+    ranking = open_first_stage("bm25", collection).search([query], 400)[query.id]
     docs = [doc for doc in ranking.docs if len(doc.text.split()) >= max(words, 50)][:documents]
     if words:
         docs = [Document(id=doc.id, text=" ".join(doc.text.split()[:words])) for doc in docs]
@@ -129,7 +129,7 @@ def reference(backend: Any, asked: Request) -> list[torch.Tensor]:
     """The authors' two passes; calibrated attention of each passage's tokens."""
     task = asked.task
     assert isinstance(task, AttentionTask)
-    with quiet():
+    with quiet_transformers():
         (real, found), (null, _) = weights(backend, asked.prompt, task), weights(backend, task.null, task)
     return [(real - null)[span] for span in found.spans]
 

@@ -19,7 +19,7 @@ from counting import counted
 from rerank.collections import open_collection
 from rerank.judges import Limits
 from rerank.models import BackendOptions, open_model_backend
-from rerank.retrieval import open_retriever
+from rerank.retrieval import open_first_stage
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     collection = open_collection(options.collection)
     first_stage = "candidates" if options.collection.startswith("requests:") else "bm25"
     queries = collection.queries()[: options.queries]
-    lists = list(open_retriever(first_stage, collection).search(queries, 100).values())
+    lists = list(open_first_stage(first_stage, collection).search(queries, 100).values())
     limits = Limits(max_passage_tokens=options.max_passage_tokens)
     calls, batches = counted("sliding", open_model_backend("fake:reversed"), lists, limits)
     few = lists[: options.timed_queries]

@@ -18,7 +18,7 @@ from counting import counted
 from rerank.collections import open_collection
 from rerank.methods import count_method_calls, method_names, open_method
 from rerank.models import open_model_backend
-from rerank.retrieval import open_retriever
+from rerank.retrieval import open_first_stage
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     options = parser.parse_args()
     collection = open_collection("pydoc")
     query = collection.queries()[0]
-    ranking = open_retriever("bm25", collection).search([query], options.documents)[query.id]
+    ranking = open_first_stage("bm25", collection).search([query], options.documents)[query.id]
     rows = {}
     for method in sorted(
         name for name in method_names() if name not in ("core", "qrhead") and not name.endswith("-images")

@@ -9,7 +9,7 @@ from typing import Any
 
 from rerank.judges import Limits, open_judge
 from rerank.methods import open_method
-from rerank.pipeline.stream import drive
+from rerank.pipeline.stream import rank_together
 from rerank.prompts import load_prompt
 from rerank.store.call_log import CallLog
 from rerank.store.logging_backend import LoggingBackend
@@ -40,5 +40,5 @@ def counted(method: str, backend: Backend, lists: Iterable[Ranking], limits: Lim
     with tempfile.TemporaryDirectory() as room, CallLog(Path(room) / "calls.sqlite") as log:
         watched = Watched(LoggingBackend(backend=backend, log=log))
         judge = open_judge(card.judge, watched, load_prompt(card.own_prompt or "listwise"), limits)
-        drive(lists, open_strategy(card.strategy), judge, watched)
+        rank_together(lists, open_strategy(card.strategy), judge, watched)
         return len(log), watched.batches

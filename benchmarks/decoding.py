@@ -24,13 +24,13 @@ from transformers import GenerationConfig
 
 from rerank.collections import open_collection
 from rerank.judges import Limits, open_judge
-from rerank.lm.loading import quiet
-from rerank.lm.local_tasks import make_grammar
+from rerank.lm.loading import quiet_transformers
+from rerank.lm.local_tasks import make_permutation_grammar
 from rerank.lm.permutation_grammar import PermutationGrammar
 from rerank.lm.temporary_settings import TemporarySettings
 from rerank.models import BackendOptions, open_model_backend
 from rerank.prompts import load_prompt
-from rerank.retrieval import open_retriever
+from rerank.retrieval import open_first_stage
 from rerank.tasks import PermutationTask, Request
 from rerank.types import Window
 
@@ -81,7 +81,7 @@ def request(backend: Any, documents: int, tokens: int) -> Request:
     """One question of the embedded collection with so many passages, as the generating judge asks it."""
     collection = open_collection("pydoc")
     query = collection.queries()[0]
-    ranking = open_retriever("bm25", collection).search([query], 400)[query.id]
+    ranking = open_first_stage("bm25", collection).search([query], 400)[query.id]
     docs = [doc for doc in ranking.docs if len(doc.text.split()) >= 40][:documents]
     judge = open_judge("generate", backend, load_prompt("listwise"), Limits(max_passage_tokens=tokens))
     (made,) = judge.make_requests(Window(query, tuple(docs)))
@@ -91,7 +91,7 @@ def request(backend: Any, documents: int, tokens: int) -> Request:
 def grammar(backend: Any, asked: Request) -> PermutationGrammar:
     """The grammar of the reply."""
     assert isinstance(asked.task, PermutationTask)
-    return make_grammar(backend.tokens, asked.task, backend.tokens.render(asked.prompt)[-32:], "")
+    return make_permutation_grammar(backend.tokens, asked.task, backend.tokens.render(asked.prompt)[-32:], "")
 
 
 def masked_generate(backend: Any, asked: Request) -> list[int]:
@@ -109,7 +109,7 @@ def masked_generate(backend: Any, asked: Request) -> list[int]:
         return state.allowed() or [end]
 
     config = GenerationConfig(max_new_tokens=chain.max_tokens + 1, do_sample=False, eos_token_id=end, pad_token_id=end)
-    with quiet(), torch.inference_mode(), TemporarySettings(backend._model, config, "sdpa"):
+    with quiet_transformers(), torch.inference_mode(), TemporarySettings(backend._model, config, "sdpa"):
         out = backend._model.generate(torch.tensor([ids]), generation_config=config, prefix_allowed_tokens_fn=allowed)
     return [token for token in out[0, len(ids) :].tolist() if token != end]
 

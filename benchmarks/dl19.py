@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rerank.experiment import run
+from rerank.experiment import run_experiment
 from rerank.experiment.spec import Execution, RunSpec
 
 
@@ -40,7 +40,7 @@ def main() -> None:
             measures=("nDCG@10", "AP", "RR"),
         )
         execution = Execution(out=options.out / method, resume=True, batch_size=options.batch_size)
-        summaries[method] = run(spec, execution)
+        summaries[method] = run_experiment(spec, execution)
     print(json.dumps(comparison(summaries["fullrank"], summaries["sliding"])))
 
 

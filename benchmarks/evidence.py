@@ -34,9 +34,9 @@ import bm25s
 import numpy as np
 from numpy.typing import NDArray
 
-from rerank.assemble import assemble
+from rerank.assemble import assemble_ranker
 from rerank.indexing.text_analysis import make_text_analyzer
-from rerank.judges.attention.evidence import EvidenceSpan, select_spans
+from rerank.judges.attention.evidence import EvidenceSpan, select_evidence_spans
 from rerank.judges.attention.sentences import split_evidence_sentences
 from rerank.models.presets import model_folder
 from rerank.types import Document, Query, Window
@@ -288,7 +288,7 @@ class Result:
                 EvidenceSpan(start=start, end=end, score=score)
                 for (start, end), score in zip(case.sentences, row, strict=True)
             ]
-            spans = select_spans(sentences)
+            spans = select_evidence_spans(sentences)
             start, end = case.sentences[case.planted]
             covered.append(any(span.start <= start and end <= span.end for span in spans))
             length.append(sum(span.end - span.start for span in spans) / len(case.text))
@@ -320,7 +320,7 @@ def run_judges(cases: Sequence[Case], list_cases: int) -> dict[str, Result]:
     """Score with the attention judges: alone, with the text of another query, and in a list of ten."""
     results = {}
     for name, settings in JUDGES.items():
-        setup = assemble(settings)
+        setup = assemble_ranker(settings)
         backend = setup.open_backend()
         judge = setup.open_judge(backend)
         results[name] = Result.measure(attention_scores(judge, backend), cases)

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from rerank.retrieval import open_retriever
+from rerank.retrieval import open_first_stage
 from rerank.types import Document, Query
 
 VOCABULARY = 100_000
@@ -57,9 +57,9 @@ def main() -> None:
         os.environ["XDG_CACHE_HOME"] = room
         corpus, random = Synthetic(options.documents), np.random.default_rng(0)
         queries = [Query(id=str(n), text=corpus.text(random, 8)) for n in range(options.queries)]
-        build = clock(lambda: open_retriever("bm25", corpus))
-        reopen = clock(lambda: open_retriever("bm25", corpus))
-        stage = open_retriever("bm25", corpus)
+        build = clock(lambda: open_first_stage("bm25", corpus))
+        reopen = clock(lambda: open_first_stage("bm25", corpus))
+        stage = open_first_stage("bm25", corpus)
         ours = min(clock(lambda: stage.search(queries, 100)) for _ in range(3))
         bare = min(clock(lambda: bare_search(stage, queries)) for _ in range(3))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

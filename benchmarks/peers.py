@@ -30,11 +30,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rerank.collections import judgments, open_collection
-from rerank.evaluation import evaluate
+from rerank.collections import open_collection, open_judgments
+from rerank.evaluation import evaluate_run
 from rerank.models import resolve_model_name
 from rerank.parsing import parse_permutation
-from rerank.retrieval import open_retriever
+from rerank.retrieval import open_first_stage
 from rerank.types import Document, Qrels, Ranking, Run
 
 MEASURE = "nDCG@10"
@@ -141,10 +141,10 @@ def parsed() -> argparse.Namespace:
 def given(options: argparse.Namespace) -> tuple[list[Ranking], Qrels]:
     """The lists, each text in one piece and cut to the same words for all, and their judgments."""
     collection: Any = open_collection(options.collection)
-    qrels = judgments(options.qrels)[0] if options.qrels else collection.qrels()
+    qrels = open_judgments(options.qrels)[0] if options.qrels else collection.qrels()
     queries = [query for query in collection.queries() if query.id in qrels][: options.queries]
     stage = "candidates" if hasattr(collection, "candidates") else "bm25"
-    run = open_retriever(stage, collection).search(queries, options.depth)
+    run = open_first_stage(stage, collection).search(queries, options.depth)
     rankings = [
         Ranking.from_order(found.query, [shown(doc, options.words) for doc in found.docs]) for found in run.values()
     ]
@@ -256,7 +256,7 @@ def row(answer: Mapping[str, Any], rankings: Sequence[Ranking], qrels: Qrels) ->
 
 def measured(rankings: Iterable[Ranking], qrels: Qrels) -> float:
     """The mean over the queries asked."""
-    return round(evaluate(qrels, Run(rankings), [MEASURE]).mean(MEASURE), 4)
+    return round(evaluate_run(qrels, Run(rankings), [MEASURE]).mean(MEASURE), 4)
 
 
 def compared(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

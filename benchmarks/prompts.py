@@ -20,15 +20,15 @@ from typing import Any
 from rerank.backends.hf import Hf
 from rerank.collections import open_collection
 from rerank.judges import Limits, open_judge
-from rerank.lm.jobs import Job, make_jobs
+from rerank.lm.jobs import Job, make_token_jobs
 from rerank.lm.local_tasks import continuation_tokens, make_job_grammar
 from rerank.lm.passage_spans import locate_passages
 from rerank.lm.tokenizers import HfTokens
 from rerank.methods import open_method
 from rerank.models import resolve_model_name
-from rerank.pipeline.stream import drive
+from rerank.pipeline.stream import rank_together
 from rerank.prompts import load_prompt
-from rerank.retrieval import open_retriever
+from rerank.retrieval import open_first_stage
 from rerank.strategies import open_strategy
 from rerank.tasks import AttentionTask, ContinuationTask, PermutationTask, Reply, Request
 
@@ -51,7 +51,7 @@ class HostOnly:
         self.count = 0
 
     def generate(self, requests: Sequence[Request]) -> list[Reply]:
-        _, groups = make_jobs(requests, self.tokens, "none")
+        _, groups = make_token_jobs(requests, self.tokens, "none")
         for job in (job for jobs in groups for job in jobs):
             self.count += len(job.prompt)
             self._prepare(job)
@@ -93,7 +93,7 @@ def main() -> None:
     collection = open_collection(options.collection)
     first_stage = "candidates" if options.collection.startswith("requests:") else "bm25"
     queries = collection.queries()[: options.queries + WARM]
-    lists = list(open_retriever(first_stage, collection).search(queries, 100).values())
+    lists = list(open_first_stage(first_stage, collection).search(queries, 100).values())
     tokenizer = AutoTokenizer.from_pretrained(resolve_model_name(options.model))
     limits = Limits(max_passage_tokens=options.max_passage_tokens, min_passage_tokens=8)
     rows = {name: timed(name, lists, tokenizer, limits) for name in options.methods}
@@ -114,10 +114,10 @@ def timed(method: str, lists: Sequence[Any], tokenizer: Any, limits: Limits) -> 
     backend: Any = sides["joined"].backend
     for ranking in lists:
         backend.prompts.clear()
-        spent["joined"].append(seconds(drive, [ranking], strategy, sides["joined"], sides["joined"].backend))
+        spent["joined"].append(seconds(rank_together, [ranking], strategy, sides["joined"], sides["joined"].backend))
         texts = list(map(backend.tokens.chat.render, backend.prompts))
-        spent["known"].append(seconds(drive, [ranking], strategy, sides["joined"], sides["joined"].backend))
-        spent["whole"].append(seconds(drive, [ranking], strategy, sides["whole"], sides["whole"].backend))
+        spent["known"].append(seconds(rank_together, [ranking], strategy, sides["joined"], sides["joined"].backend))
+        spent["whole"].append(seconds(rank_together, [ranking], strategy, sides["whole"], sides["whole"].backend))
         spent["once"].append(seconds(tokenize_each, tokenizer, texts))
     means = {name: 1000 * sum(times[WARM:]) / len(times[WARM:]) for name, times in spent.items()}
     documents = sum(len(ranking.docs) for ranking in lists[WARM:]) / len(lists[WARM:])

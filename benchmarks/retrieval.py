@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 
 from rerank.collections import open_collection
-from rerank.retrieval import open_retriever
+from rerank.retrieval import open_first_stage
 from rerank.types import Query
 
 RETRIEVERS = ("bm25s", "flat", "hnsw", "ivfpq")
@@ -92,7 +92,7 @@ def measure_bm25(_: str, file: Path) -> tuple[float, float]:
     random = np.random.default_rng(0)
     queries = [Query(id=str(n), text=text_of(zipf(random, 8, STOPPED))) for n in range(QUERIES + WARM_UP)]
     began = time.perf_counter()
-    search = open_retriever("bm25", open_collection(f"jsonl:{file}"))
+    search = open_first_stage("bm25", open_collection(f"jsonl:{file}"))
     index = time.perf_counter() - began
     search.search(queries[QUERIES:], DEPTH)
     began = time.perf_counter()

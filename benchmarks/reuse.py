@@ -32,7 +32,7 @@ from rerank.lm.prefix_cache import PrefixCache
 from rerank.lm.prefix_store import PrefixStore
 from rerank.models import BackendOptions, open_model_backend
 from rerank.prompts.base import Prompt
-from rerank.retrieval import open_retriever
+from rerank.retrieval import open_first_stage
 from rerank.tasks import Reply, Request
 from rerank.types import Run
 
@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=100)
     options = parser.parse_args()
     collection = open_collection(f"requests:{options.lists}")
-    lists = list(open_retriever("candidates", collection).search(collection.queries(), options.depth).values())
+    lists = list(open_first_stage("candidates", collection).search(collection.queries(), options.depth).values())
     figures = measure(options, lists[: options.queries], options.dtype)
     if options.float32_queries:
         exact = measure(options, lists[: options.float32_queries], "float32")

@@ -68,9 +68,9 @@ def main() -> None:
 def measured(options: Any) -> dict[str, float]:
     """One variant: its peak, its rise, its speed."""
     from rerank.finetune.trainer.processes import peak_training_memory_mb
-    from rerank.lm.loading import quiet
+    from rerank.lm.loading import quiet_transformers
 
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet_transformers():
         module, batches, tokens = prepared(options, Path(folder))
         parameters = [p for p in module.parameters() if p.requires_grad]
         step(options.child, module, batches[0], parameters)  # everything is loaded, and small things are allocated

@@ -24,7 +24,7 @@ from rerank.backends.hf import Hf
 from rerank.collections import open_collection
 from rerank.judges import Limits, open_judge
 from rerank.lm.jobs import Job
-from rerank.lm.local_tasks import identifier_tokens, prompt_end
+from rerank.lm.local_tasks import end_of_rendered_prompt, identifier_tokens
 from rerank.models import BackendOptions, open_model_backend
 from rerank.prompts import load_prompt
 from rerank.tasks import Reply, Request
@@ -90,7 +90,7 @@ def gap(hf: Any, request: Request, ours: Reply, theirs: Reply) -> dict[str, Any]
     job = Job(index=0, request=request, prompt=prompt, sampling=request.sampling)
     task: Any = request.task
     first, later = identifier_tokens(
-        hf._tokens, task.items, task.separator, prompt_end(hf._tokens, job), job.reply_prefix
+        hf._tokens, task.items, task.separator, end_of_rendered_prompt(hf._tokens, job), job.reply_prefix
     )
     one, other = (_written(reply, task, first, later) for reply in (ours, theirs))
     at = next(at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)

@@ -15,7 +15,7 @@ import yaml
 
 from rerank.backends import BACKENDS
 from rerank.cli.app import app
-from rerank.collections import providers
+from rerank.collections import list_collection_providers
 from rerank.finetune.method_table import describe_training_methods, training_components_of_kind
 from rerank.methods import describe_methods
 from rerank.models import MODELS
@@ -255,7 +255,7 @@ def _tables() -> Iterator[str]:
     rows = [[f"`{m['name']}`", m["summary"], m["calls_per_100"], m["paper"]] for m in describe_methods()]
     yield _table(("name", "what it does", "calls for 100 documents", "paper"), rows)
     yield "## Collections"
-    yield _table(("written", "what it is"), [[f"`{p['usage']}`", p["about"]] for p in providers()])
+    yield _table(("written", "what it is"), [[f"`{p['usage']}`", p["about"]] for p in list_collection_providers()])
     yield "## Prompts"
     yield _table(("name", "what it is"), [[f"`{n}`", _about(n)] for n in prompt_names()])
     yield "## Models known by name"

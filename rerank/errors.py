@@ -50,7 +50,7 @@ def _message_without_period(text: str) -> str:
     return text if text.endswith("...") else text.rstrip(".")
 
 
-def shorten(value: object, limit: int = 60) -> str:
+def error_repr(value: object, limit: int = 60) -> str:
     """Return the ``repr`` of a value, truncated to ``limit`` characters, for messages."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
@@ -69,12 +69,12 @@ def describe_pydantic_error(fault: Mapping[str, Any]) -> str:
     return str(fault["msg"]).removeprefix("Value error, ").replace("Input should", "should")
 
 
-def expected_value(fault: Mapping[str, Any]) -> str:
+def expected_value_of_fault(fault: Mapping[str, Any]) -> str:
     """Return what pydantic expected instead of an invalid value, for messages about flags and options.
 
-    >>> expected_value({"msg": "Input should be greater than or equal to 1"})
+    >>> expected_value_of_fault({"msg": "Input should be greater than or equal to 1"})
     'at least 1'
-    >>> expected_value({"msg": "Input should be a valid integer, unable to parse string as an integer"})
+    >>> expected_value_of_fault({"msg": "Input should be a valid integer, unable to parse string as an integer"})
     'a valid integer'
     """
     text = str(fault["msg"]).removeprefix("Value error, ").removeprefix("Input should be ").partition(", unable")[0]

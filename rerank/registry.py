@@ -20,10 +20,10 @@ from typing import Any
 from rerank.errors import MissingPrerequisiteError, RerankError, UnknownNameError, UsageError
 
 
-def class_name(module: str) -> str:
+def plugin_class_name(module: str) -> str:
     """Return the name of the class that a module defines.
 
-    >>> class_name("top_down")
+    >>> plugin_class_name("top_down")
     'TopDown'
     """
     return "".join(part.capitalize() for part in module.split("_"))
@@ -80,7 +80,7 @@ class Registry:
                     f"The {self.kind} {name!r} is built in, and {added[module].value!r} claims the same name",
                     remedy="Rename or uninstall the added one",
                 )
-            return getattr(importlib.import_module(f"rerank.{built_in[module]}.{module}"), class_name(module))
+            return getattr(importlib.import_module(f"rerank.{built_in[module]}.{module}"), plugin_class_name(module))
         if module not in added:
             raise UnknownNameError(self.kind, name, [known.replace("_", "-") for known in self.names()])
         return self._load(added[module])

@@ -78,7 +78,7 @@ class Selector:
         return cls(name, argument, options)
 
 
-def build(registry: Registry, selector: str | Selector, **extra: Any) -> Any:
+def build_from_selector(registry: Registry, selector: str | Selector, **extra: Any) -> Any:
     """Build the plug-in that a selector names: its argument is positional, its options are keyword arguments.
 
     Option values are converted to the annotated types, so ``k1=1.2`` is a float if the class declares a float.
@@ -114,7 +114,7 @@ def build_plugin_from_options(
         UsageError: The value of an option is invalid, or the argument is missing or not allowed.
     """
     factory = registry.get(name)
-    converted = convert_options(name, factory, options, fixed=extra)
+    converted = convert_plugin_options(name, factory, options, fixed=extra)
     try:
         inspect.signature(factory).bind(*arguments, **converted, **extra)
     except TypeError as error:
@@ -125,7 +125,7 @@ def build_plugin_from_options(
     return factory(*arguments, **converted, **extra)
 
 
-def convert_options(
+def convert_plugin_options(
     name: str, factory: Any, options: Mapping[str, Any], *, fixed: Container[str] = ()
 ) -> dict[str, Any]:
     """Convert the options of a plug-in to the types that its class declares.

@@ -71,7 +71,7 @@ def tie_sort_key(score: float, doc_id: str) -> tuple[float, str]:
     return (score, doc_id)
 
 
-def to_float32(value: float) -> float:
+def score_to_float32(value: float) -> float:
     """Round a score to the nearest finite single-precision number, as trec_eval does."""
     return float(struct.unpack("<f", struct.pack("<f", max(-_FLOAT32_MAX, min(_FLOAT32_MAX, value))))[0])
 
@@ -85,7 +85,7 @@ def _next_score_below(value: float) -> float:
     return float(struct.unpack("<f", struct.pack("<I", bits - 1 if value > 0 else bits + 1))[0])
 
 
-def make_strictly_decreasing(scores: Sequence[float]) -> list[float]:
+def make_scores_strictly_decreasing(scores: Sequence[float]) -> list[float]:
     """Return ``scores``, changed as little as possible so that they strictly decrease in single precision.
 
     trec_eval stores scores as C floats and breaks ties by document id, so it would reorder documents whose scores
@@ -97,7 +97,7 @@ def make_strictly_decreasing(scores: Sequence[float]) -> list[float]:
     result: list[float] = []
     ceiling = math.inf
     for score in scores:
-        value = to_float32(max(-3.0e38, min(3.0e38, score)))
+        value = score_to_float32(max(-3.0e38, min(3.0e38, score)))
         if value >= ceiling:
             value = _next_score_below(ceiling)
         ceiling = value

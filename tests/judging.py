@@ -9,7 +9,7 @@ from rerank.judges import PromptJudge, Verdict
 from rerank.judges.base import OversizedWindow, ScoreKind
 from rerank.pipeline.passages import DocumentSplitter
 from rerank.pipeline.results import RerankOutcome
-from rerank.pipeline.stream import drive
+from rerank.pipeline.stream import rank_together
 from rerank.strategies import Strategy
 from rerank.tasks import Reply, Request
 from rerank.types import Ranking, Window
@@ -57,4 +57,4 @@ def drive_silently(
     passages: DocumentSplitter | None = None,
 ) -> RerankOutcome:
     """Drive a strategy with a judge that sends nothing."""
-    return drive(rankings, strategy, judge, Fake("reversed"), top_k=top_k, passages=passages)
+    return rank_together(rankings, strategy, judge, Fake("reversed"), top_k=top_k, passages=passages)

@@ -9,9 +9,9 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from pydantic import TypeAdapter
 
-from rerank.assemble import RankerConfig, RankerOptions, assemble
+from rerank.assemble import RankerConfig, RankerOptions, assemble_ranker
 from rerank.errors import UsageError
-from rerank.experiment.prepare import ranker_config
+from rerank.experiment.prepare import ranker_config_of_run
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.judges import Limits
 from rerank.tasks import BackendOptions
@@ -36,7 +36,7 @@ INVALID: list[dict[str, Any]] = [
 @pytest.mark.parametrize("settings", INVALID, ids=str)
 def test_an_invalid_value_is_reported(settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError) as error:
-        assemble({"model": "fake:perfect", **settings})
+        assemble_ranker({"model": "fake:perfect", **settings})
     ((name, value),) = settings.items()
     assert error.value.found == f"{name} = {value!r}"
     assert error.value.expected
@@ -70,4 +70,4 @@ def test_defaults_are_those_of_the_backend_and_the_judge() -> None:
     assert RankerConfig().limits() == Limits()
     assert {field.name for field in fields(Limits)} <= {field.name for field in fields(RankerConfig)}
     assert {field.name for field in fields(BackendOptions)} <= {field.name for field in fields(RankerConfig)}
-    assert ranker_config(RunSpec(collection="pydoc")) == RankerConfig()
+    assert ranker_config_of_run(RunSpec(collection="pydoc")) == RankerConfig()

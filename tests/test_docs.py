@@ -18,7 +18,7 @@ import typer
 from typer.testing import CliRunner
 
 from rerank.cli.app import app
-from rerank.experiment.spec import Execution, RunSpec, read_spec
+from rerank.experiment.spec import Execution, RunSpec, read_run_spec
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))]
@@ -137,7 +137,7 @@ def test_specifications_are_read(tmp_path: Path) -> None:
     assert shown
     for block in shown:
         (tmp_path / "run.toml").write_text(block.body, "utf-8")
-        values = read_spec(tmp_path / "run.toml")
+        values = read_run_spec(tmp_path / "run.toml")
         Execution.make({key: values.pop(key) for key in Execution.model_fields if key in values})
         RunSpec.make(values)
 

@@ -53,7 +53,7 @@ def test_unknown_name_lists_a_dozen_and_suggests_from_all() -> None:
 
 
 def test_values_are_shortened() -> None:
-    assert errors.shorten("x") == "'x'"
-    assert errors.shorten("x" * 58) == repr("x" * 58)
-    assert errors.shorten("x" * 99) == "'" + "x" * 58 + "…"
-    assert len(errors.shorten("x" * 99, 10)) == 10
+    assert errors.error_repr("x") == "'x'"
+    assert errors.error_repr("x" * 58) == repr("x" * 58)
+    assert errors.error_repr("x" * 99) == "'" + "x" * 58 + "…"
+    assert len(errors.error_repr("x" * 99, 10)) == 10

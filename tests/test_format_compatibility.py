@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from rerank.experiment import prepare, rescore, run, verify
+from rerank.experiment import prepare_run, rescore_run_folder, run_experiment, verify_run_folder
 from rerank.experiment.resuming import complete_from_folder
 from rerank.experiment.spec import LATER_KEYS, Execution, RunSpec
 from rerank.finetune.component_registry import make_training_components
@@ -137,7 +137,7 @@ def require_same_weights(name: str, folder: Path) -> None:
 @functools.cache
 def real_weights(spec: RunSpec) -> str:
     """The hash of the real model's files; cached, since the model has to be loaded for it."""
-    return prepare(spec, Execution()).backend.identity["weights"]
+    return prepare_run(spec, Execution()).backend.identity["weights"]
 
 
 # Run folders
@@ -145,13 +145,13 @@ def real_weights(spec: RunSpec) -> str:
 
 @pytest.mark.parametrize("name", FINISHED)
 def test_a_folder_is_verified(name: str, tmp_path: Path) -> None:
-    assert verify(RunFolder.existing(unpack_folder(name, tmp_path))) == []
+    assert verify_run_folder(RunFolder.existing(unpack_folder(name, tmp_path))) == []
 
 
 @pytest.mark.parametrize("name", FINISHED)
 def test_a_folder_is_replayed(name: str, tmp_path: Path) -> None:
     folder = unpack_folder(name, tmp_path)
-    then, now = read(folder, "summary.json"), rescore(RunFolder.existing(folder))
+    then, now = read(folder, "summary.json"), rescore_run_folder(RunFolder.existing(folder))
     for key in ("queries", "windows", "split_windows", "complete", "calls", "tokens_in", "tokens_out", "truncated"):
         assert now[key] == then[key]
     assert now["scores"] == pytest.approx(then["scores"])
@@ -162,7 +162,7 @@ def test_a_folder_is_replayed(name: str, tmp_path: Path) -> None:
 def test_an_unfinished_folder_is_replayed_as_far_as_it_came(name: str, tmp_path: Path) -> None:
     folder = unpack_folder(name, tmp_path)
     committed = len(calls_of(folder))
-    now = rescore(RunFolder.existing(folder))
+    now = rescore_run_folder(RunFolder.existing(folder))
     assert 0 < now["calls"] <= committed
     assert not now["complete"]
 
@@ -172,7 +172,7 @@ def test_a_run_has_the_identity_that_it_had(name: str, tmp_path: Path) -> None:
     require_torch(name)
     folder = unpack_folder(name, tmp_path)
     require_same_weights(name, folder)
-    document, identity = read(folder, "spec.json"), prepare(spec_of(folder), Execution()).identity()
+    document, identity = read(folder, "spec.json"), prepare_run(spec_of(folder), Execution()).identity()
     assert identity == document["identity"]
     assert identity_hash(identity) == document["hash"]
 
@@ -183,7 +183,7 @@ def test_a_finished_folder_is_answered_without_a_call(name: str, tmp_path: Path)
     folder = unpack_folder(name, tmp_path)
     require_same_weights(name, folder)
     before, ranked, summary = calls_of(folder), (folder / "run.trec").read_bytes(), read(folder, "summary.json")
-    again = run(spec_of(folder), Execution(out=folder, resume=True))
+    again = run_experiment(spec_of(folder), Execution(out=folder, resume=True))
     assert again["reused_calls"] == again["calls"] == summary["calls"]
     assert again["hash"] == summary["hash"]
     assert again["scores"] == pytest.approx(summary["scores"])
@@ -198,7 +198,7 @@ def test_a_finished_folder_is_continued_with_no_flag_but_its_path(name: str, tmp
     folder = unpack_folder(name, tmp_path)
     require_same_weights(name, folder)
     summary = read(folder, "summary.json")
-    again = run(RunSpec.make(complete_from_folder({}, folder)), Execution(out=folder, resume=True))
+    again = run_experiment(RunSpec.make(complete_from_folder({}, folder)), Execution(out=folder, resume=True))
     assert (again["hash"], again["reused_calls"]) == (summary["hash"], summary["calls"])
 
 
@@ -214,7 +214,7 @@ def test_a_run_made_again_sends_the_same_requests(name: str, tmp_path: Path) -> 
     require_torch(name)
     folder = unpack_folder(name, tmp_path)
     require_same_weights(name, folder)
-    again = run(spec_of(folder), Execution(out=tmp_path / "again"))
+    again = run_experiment(spec_of(folder), Execution(out=tmp_path / "again"))
     then, now = calls_of(folder), calls_of(tmp_path / "again")
     assert set(now) == set(then)
     # Prompt, sampling, query and documents as they are written; what a real model replies depends on the machine.
@@ -234,7 +234,7 @@ def test_a_run_made_again_sends_the_same_requests(name: str, tmp_path: Path) -> 
 def test_an_unfinished_run_resumes_without_repeating_calls(name: str, whole: str, tmp_path: Path) -> None:
     folder, expected = unpack_folder(name, tmp_path), unpack_folder(whole, tmp_path)
     before = calls_of(folder)
-    summary = run(spec_of(folder), Execution(out=folder, resume=True))
+    summary = run_experiment(spec_of(folder), Execution(out=folder, resume=True))
     after = calls_of(folder)
     assert summary["complete"]
     assert summary["reused_calls"] == len(before)
@@ -243,13 +243,13 @@ def test_an_unfinished_run_resumes_without_repeating_calls(name: str, whole: str
     assert set(after) == set(calls_of(expected))
     assert (folder / "run.trec").read_bytes() == (expected / "run.trec").read_bytes()
     assert summary["scores"] == pytest.approx(read(expected, "summary.json")["scores"])
-    assert verify(RunFolder.existing(folder)) == []
+    assert verify_run_folder(RunFolder.existing(folder)) == []
 
 
 def test_only_calls_without_a_reply_are_repeated(tmp_path: Path) -> None:
     folder = unpack_folder("failing", tmp_path)
     before, windows = calls_of(folder), read(folder, "summary.json")["windows"]
-    summary = run(spec_of(folder), Execution(out=folder, resume=True))
+    summary = run_experiment(spec_of(folder), Execution(out=folder, resume=True))
     assert calls_of(folder) == before
     assert summary["reused_calls"] == len(before)
     assert summary["windows"] == windows
@@ -258,7 +258,7 @@ def test_only_calls_without_a_reply_are_repeated(tmp_path: Path) -> None:
 def test_the_call_cache_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(unpack("cache.tar.gz", tmp_path / "shared")))
     folder = unpack_folder("cached", tmp_path)
-    summary = run(spec_of(folder), Execution(out=tmp_path / "again", call_cache=True))
+    summary = run_experiment(spec_of(folder), Execution(out=tmp_path / "again", call_cache=True))
     assert summary["reused_calls"] == summary["calls"] == len(calls_of(folder)) > 0
     assert (tmp_path / "again" / "run.trec").read_bytes() == (folder / "run.trec").read_bytes()
 
@@ -301,7 +301,7 @@ def test_every_kind_of_task_has_digests() -> None:
 
 @pytest.mark.parametrize("row", VALUES["specifications"], ids=lambda row: row["name"])
 def test_the_identity_of_a_specification(row: dict[str, Any]) -> None:
-    identity = prepare(RunSpec.make(row["spec"]), Execution()).identity()
+    identity = prepare_run(RunSpec.make(row["spec"]), Execution()).identity()
     assert identity == row["identity"]
     assert identity_hash(identity) == row["hash"]
 

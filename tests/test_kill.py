@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from rerank.experiment import run, verify
+from rerank.experiment import run_experiment, verify_run_folder
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.store import RunFolder
 
@@ -126,7 +126,7 @@ def check(victim: Victim, whole: dict[str, Any]) -> None:
         assert (victim.out / name).read_bytes() == (Path(whole["folder"]) / name).read_bytes()
     for key in ("scores", "first_stage_scores", "windows", "calls", "tokens_in", "tokens_out"):
         assert victim.summary[key] == whole[key], key
-    assert verify(RunFolder.existing(victim.out)) == []
+    assert verify_run_folder(RunFolder.existing(victim.out)) == []
     for (_, earlier), (_, later) in pairwise(victim.kills):
         assert earlier <= later, "a committed call was lost"
     # What the last process did not find committed, it asked; what it found, it did not ask.
@@ -142,7 +142,7 @@ def spec_of(flags: Sequence[str], model: str, **more: Any) -> RunSpec:
 def test_kills_change_nothing_and_cost_nothing_twice(tmp_path: Path, kills: int) -> None:
     window = ("--method", "sliding", "--window-size", "4", "--stride", "2")
     flags = (*write_lists(tmp_path, queries=12, depth=20), *window)
-    whole = run(spec_of(flags, "fake:stutter,batch_size=3"), Execution(out=tmp_path / "whole"))
+    whole = run_experiment(spec_of(flags, "fake:stutter,batch_size=3"), Execution(out=tmp_path / "whole"))
     assert whole["calls"] == 12 * 9
 
     log = tmp_path / "served.txt"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rerank.assemble import assemble
+from rerank.assemble import assemble_ranker
 from rerank.backends import BACKENDS
 from rerank.errors import DataError, MissingPrerequisiteError, UnknownNameError, UsageError
 from rerank.judges import judges
@@ -106,7 +106,7 @@ def test_the_list_and_the_check_before_a_run_agree(name: str) -> None:
     """A backend that is not in the list is refused before anything is searched or loaded."""
     served = backends_of_method(open_method(name))
     for backend in BACKENDS.names():
-        setup = assemble({"model": f"{backend}:perfect", "method": name})
+        setup = assemble_ranker({"model": f"{backend}:perfect", "method": name})
         if backend in served:
             setup.check_backend()
         else:
@@ -202,4 +202,4 @@ def test_an_unknown_prompt_is_reported_where_it_is_needed(site: Path) -> None:
     with pytest.warns(UserWarning, match="'nosuch'"):
         assert "fullrank" in {row["name"] for row in describe_methods()}
     with raises(UnknownNameError, "'nosuch'"):
-        assemble({"model": "fake:perfect", "method": "short"})
+        assemble_ranker({"model": "fake:perfect", "method": "short"})

@@ -8,7 +8,7 @@ import pytest
 
 from rerank import registry
 from rerank.errors import MissingPrerequisiteError, UnknownNameError, UsageError
-from rerank.registry import Registry, class_name
+from rerank.registry import Registry, plugin_class_name
 from rerank.strategies.sliding import Sliding
 from tests.raising import raises
 
@@ -36,8 +36,8 @@ def test_every_built_in_holds_the_class_of_its_name(package: str) -> None:
 
 
 def test_class_names() -> None:
-    assert class_name("bm25") == "Bm25"
-    assert class_name("top_down") == "TopDown"
+    assert plugin_class_name("bm25") == "Bm25"
+    assert plugin_class_name("top_down") == "TopDown"
 
 
 def test_unknown_name_suggests() -> None:

@@ -16,7 +16,7 @@ from rerank.backends.fake import Fake
 from rerank.collections import open_collection
 from rerank.errors import DataError, MissingResourceError, PartialFailureError, UnknownNameError, UsageError
 from rerank.judges.generate import Generate
-from rerank.retrieval import open_retriever
+from rerank.retrieval import open_first_stage
 from rerank.retrieval.base.stages import RetrieverSource
 from rerank.tasks import Reply, Request
 from rerank.types import Document, Query, Ranking, Run
@@ -220,7 +220,7 @@ def test_transform_reranks_every_list(reranker: Reranker) -> None:
 def test_a_pipeline_of_stages(reranker: Reranker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     collection = open_collection(f"jsonl:{DATA / 'jsonl'}")
-    retriever = open_retriever("bm25", collection)
+    retriever = open_first_stage("bm25", collection)
     first = RetrieverSource(retriever)(collection.queries())
     assert [len(ranking) for ranking in first.values()] == [2, 1, 1]
     source = retriever if isinstance(retriever, RetrieverSource) else RetrieverSource(retriever)

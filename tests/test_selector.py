@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rerank.errors import UnknownNameError, UsageError
 from rerank.registry import Registry
-from rerank.selector import Selector, build, selector_usage
+from rerank.selector import Selector, build_from_selector, selector_usage
 from rerank.strategies.sliding import Sliding
 from tests.raising import raises
 
@@ -37,21 +37,21 @@ def test_a_selector_names_something(text: str) -> None:
 
 
 def test_build_converts_options() -> None:
-    assert build(STRATEGIES, "sliding,size=4,stride=2") == Sliding(size=4, stride=2)
+    assert build_from_selector(STRATEGIES, "sliding,size=4,stride=2") == Sliding(size=4, stride=2)
 
 
 def test_build_says_what_is_wrong() -> None:
     with raises(UnknownNameError, "'stride'"):
-        build(STRATEGIES, "sliding,strid=2")
+        build_from_selector(STRATEGIES, "sliding,strid=2")
     with raises(UsageError, "size='many'"):
-        build(STRATEGIES, "sliding,size=many")
+        build_from_selector(STRATEGIES, "sliding,size=many")
     with raises(UsageError, "sliding,size="):
-        build(STRATEGIES, "sliding:argument")
+        build_from_selector(STRATEGIES, "sliding:argument")
 
 
 def test_an_unknown_option_says_which_there_are() -> None:
     with pytest.raises(UnknownNameError) as caught:
-        build(STRATEGIES, "full,size=3")
+        build_from_selector(STRATEGIES, "full,size=3")
     assert str(caught.value) == "Unknown option of 'full': 'size'; expected one of: top_k"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rerank import Reranker, RunSpec, read_run
-from rerank.experiment import run
+from rerank.experiment import run_experiment
 from rerank.experiment.spec import Execution
 
 pytestmark = pytest.mark.model
@@ -35,7 +35,7 @@ def test_with_scores_it_ranks_as_the_command_and_without_by_attention_alone(tmp_
     spec = RunSpec.make(
         {"collection": f"requests:{tmp_path / 'lists.jsonl'}", "first_stage": "candidates", "adapter": ADAPTER}
     )
-    run(spec, Execution(out=tmp_path / "run"))
+    run_experiment(spec, Execution(out=tmp_path / "run"))
     with Reranker.from_pretrained(adapter=ADAPTER) as reranker:
         scored = reranker.rank(QUERY, TEXTS, scores=SCORES)
         assert [str(hit.corpus_id) for hit in scored] == list(read_run(tmp_path / "run" / "run.trec")["q"].doc_ids)

@@ -14,7 +14,7 @@ from rerank.adjudication.orders.base import JudgingOrder, StaticOrder, SupportsA
 from rerank.adjudication.pools import Bools, Ints, Pool
 from rerank.errors import UsageError
 from rerank.registry import Registry, plugin_name
-from rerank.selector import build
+from rerank.selector import build_from_selector
 from rerank.types import Document, Query, Ranking, Run
 
 orders = Registry("adjudication.orders", "judging order")
@@ -27,7 +27,7 @@ def open_judging_order(selector: str) -> JudgingOrder:
         UnknownNameError: The order or option does not exist.
         UsageError: The value of an option is invalid.
     """
-    return cast(JudgingOrder, build(orders, selector))
+    return cast(JudgingOrder, build_from_selector(orders, selector))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -17,7 +17,7 @@ import numpy as np
 from rerank.adjudication.budgets import AdjudicationBudget
 from rerank.adjudication.judging_sequence import JudgingSequence
 from rerank.adjudication.pools import Bools, Floats, Ints, Pool
-from rerank.evaluation import ScoreMatrix, evaluate_all, parse_measures
+from rerank.evaluation import ScoreMatrix, evaluate_runs, parse_measures
 from rerank.types import Qrels, Run
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Measurer:
 
 def score_matrices_of_pool(qrels: Qrels, runs: Sequence[Run], measures: Sequence[str]) -> dict[str, ScoreMatrix]:
     """Return the topic x system matrix of every measure, computed by ir_measures."""
-    scores = evaluate_all(qrels, runs, measures)
+    scores = evaluate_runs(qrels, runs, measures)
     return {name: ScoreMatrix.from_scores(scores, name) for name in measures}
 
 

@@ -15,7 +15,7 @@ from rerank.adjudication.judging_sequence import open_judging_order
 from rerank.adjudication.pair_categories import NAMES
 from rerank.adjudication.study_results import AdjudicationStudy, StudyCell, printable_study_name
 from rerank.evaluation.significance import TITLES, open_significance_test
-from rerank.io.text_files import replace_text
+from rerank.io.text_files import replace_text_file
 
 #: Largest number of pair codes in the page, one character each; beyond it, only those of the first measure and test
 #: are included.
@@ -29,7 +29,7 @@ def write_study_report(study: AdjudicationStudy, path: Path) -> Path:
     Raises:
         StorageError: The file cannot be written.
     """
-    with replace_text(path) as stream:
+    with replace_text_file(path) as stream:
         stream.write(printable_study_name(render_study_report(study)))
     return path
 

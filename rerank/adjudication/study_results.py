@@ -16,7 +16,7 @@ from rerank.adjudication.pair_categories import Codes, count_pair_errors_by_syst
 from rerank.adjudication.pools import Pool
 from rerank.adjudication.significance_verdicts import Procedure, SignificanceVerdicts, pair_category_metrics_row
 from rerank.adjudication.study_design import StudyDesign
-from rerank.io.text_files import replace_text
+from rerank.io.text_files import replace_text_file
 
 #: Fields that identify a row.
 KEYS = ("method", "budget", "measure", "test", "correction")
@@ -147,7 +147,7 @@ class AdjudicationStudy:
             "systems.csv": _study_csv(self._by_system()),
         }
         for name, content in files.items():
-            with replace_text(folder / name) as stream:
+            with replace_text_file(folder / name) as stream:
                 stream.write(printable_study_name(content))
         return [folder / name for name in files]
 

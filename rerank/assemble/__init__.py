@@ -16,12 +16,12 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from rerank.assemble.config import RankerConfig, RankerOptions, trained_defaults, trained_folder
+from rerank.assemble.config import RankerConfig, RankerOptions, trained_ranker_defaults, trained_ranker_folder
 from rerank.errors import UsageError
 from rerank.judges import Limits, PromptJudge, check_judge_backend, check_judge_sees_pictures, judges, open_judge
 from rerank.methods import Method, open_method
 from rerank.models import backend_class_of_model, open_model_backend, prompt_for_model
-from rerank.pipeline.method_identity import judge_text, passages_text, strategy_text
+from rerank.pipeline.method_identity import judge_identity_text, passages_identity_text, strategy_identity_text
 from rerank.pipeline.passages import PassageAggregation
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.selector import Selector
@@ -36,9 +36,9 @@ __all__ = [
     "RankerOptions",
     "RankerPlan",
     "RankerSetup",
-    "assemble",
+    "assemble_ranker",
     "plan_ranker",
-    "trained_defaults",
+    "trained_ranker_defaults",
 ]
 
 
@@ -66,9 +66,9 @@ class RankerPlan:
     def method_identity(self) -> dict[str, str]:
         """Return strategy, judge and passages as they enter the hash of a run."""
         return {
-            "strategy": strategy_text(self.method.strategy.name, self.strategy),
-            "judge": judge_text(self.method.judge),
-            **({"passages": passages_text(self.passages)} if self.passages else {}),
+            "strategy": strategy_identity_text(self.method.strategy.name, self.strategy),
+            "judge": judge_identity_text(self.method.judge),
+            **({"passages": passages_identity_text(self.passages)} if self.passages else {}),
         }
 
     def open_recorded_judge(self, backend: Backend) -> PromptJudge:
@@ -133,7 +133,7 @@ class RankerSetup(RankerPlan):
         """Return the calibration of the ranker with its backend, and whether the user named it; None without one."""
         if self.config.calibration:
             return Path(self.config.calibration).expanduser(), True
-        folder = trained_folder({"adapter": self.config.adapter}, backend)
+        folder = trained_ranker_folder({"adapter": self.config.adapter}, backend)
         path = None if folder is None else folder / "calibration.json"
         return None if path is None or not path.is_file() else (path, False)
 
@@ -168,7 +168,7 @@ def plan_ranker(config: RankerConfig) -> RankerPlan:
     )
 
 
-def assemble(settings: Mapping[str, Any] | RankerConfig, *, backend: Backend | None = None) -> RankerSetup:
+def assemble_ranker(settings: Mapping[str, Any] | RankerConfig, *, backend: Backend | None = None) -> RankerSetup:
     """Assemble a ranker from its settings; no model is loaded.
 
     Args:

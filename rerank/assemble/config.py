@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self, TypedDict
 import pydantic
 from pydantic import Field, ValidationError
 
-from rerank.errors import UnknownNameError, UsageError, expected_value, shorten
+from rerank.errors import UnknownNameError, UsageError, error_repr, expected_value_of_fault
 from rerank.judges import Limits
 from rerank.models import model_settings_folder
 from rerank.models.adapters import adapter_folder, adapter_folder_defaults
@@ -151,7 +151,7 @@ class RankerConfig:
         }
         config = cls._make(given)
         values = {name: getattr(config, name) for name in given}
-        return cls._make(values | trained_defaults(values, backend))
+        return cls._make(values | trained_ranker_defaults(values, backend))
 
     @classmethod
     def _make(cls, values: Mapping[str, Any]) -> Self:
@@ -159,8 +159,8 @@ class RankerConfig:
             return cls(**values)
         except ValidationError as error:
             problem = error.errors()[0]
-            found = f"{problem['loc'][0]} = {shorten(problem['input'])}"
-            raise UsageError(found, expected=expected_value(problem)) from error
+            found = f"{problem['loc'][0]} = {error_repr(problem['input'])}"
+            raise UsageError(found, expected=expected_value_of_fault(problem)) from error
 
     def backend_options(self) -> BackendOptions:
         """Return the options for loading and running the model.
@@ -183,7 +183,7 @@ class RankerConfig:
         )
 
 
-def trained_defaults(settings: Mapping[str, Any], backend: Backend | None = None) -> dict[str, Any]:
+def trained_ranker_defaults(settings: Mapping[str, Any], backend: Backend | None = None) -> dict[str, Any]:
     """Return the settings that an adapter, or a trained or merged model, has for the keys missing in ``settings``.
 
     Args:
@@ -195,16 +195,16 @@ def trained_defaults(settings: Mapping[str, Any], backend: Backend | None = None
         MissingResourceError: The adapter does not exist.
         DataError: Its settings cannot be read.
     """
-    folder = trained_folder(settings, backend)
+    folder = trained_ranker_folder(settings, backend)
     return adapter_folder_defaults(folder, settings) if folder else {}
 
 
-def trained_folder(settings: Mapping[str, Any], backend: Backend | None = None) -> Path | None:
+def trained_ranker_folder(settings: Mapping[str, Any], backend: Backend | None = None) -> Path | None:
     """Return the folder of the adapter, or of the model, which contains settings if it was trained for ranking.
 
     Args:
         settings: Settings of a ranker; ``adapter`` and ``model`` are used.
-        backend: As in `trained_defaults`.
+        backend: As in `trained_ranker_defaults`.
 
     Raises:
         MissingResourceError: The adapter does not exist.

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
 from rerank.io.model_hash import model_folder_hash
-from rerank.lm.loading import named_errors, origin_of, pick_device, pick_dtype, quiet
+from rerank.lm.loading import model_origin, named_loading_errors, pick_device, pick_dtype, quiet_transformers
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Prompt, TokenCounter
 from rerank.tasks import BackendOptions, CrossEncoderTask, Reply, Request, backend_settings_folder, resolve_context_size
@@ -116,9 +116,9 @@ class CrossEncoder:
                 )
         device = pick_device(options.device)
         dtype = pick_dtype(options.dtype, device)
-        with quiet():
+        with quiet_transformers():
             _require_sentence_transformers()
-        with quiet(), named_errors(name, device):
+        with quiet_transformers(), named_loading_errors(name, device):
             model = _open_cross_encoder(name, options, device=device, dtype=dtype)
         folder = Path(name) if Path(name).is_dir() else None
         commit = str(getattr(model.config, "_commit_hash", None) or options.revision)
@@ -171,7 +171,7 @@ class CrossEncoder:
         size = self._pairs_per_batch
         while size:
             try:
-                with quiet():
+                with quiet_transformers():
                     logits = self._model.predict(list(pairs), batch_size=size, show_progress_bar=False)
             except (RuntimeError, ValueError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -190,7 +190,7 @@ def _open_cross_encoder(name: str | Path, options: BackendOptions, *, device: st
     import torch
     import transformers
 
-    origin = origin_of(name, options)
+    origin = model_origin(name, options)
     classes = transformers.AutoConfig.from_pretrained(name, **origin).architectures or []
     if not any(architecture.endswith(_ARCHITECTURE) for architecture in classes):
         raise UsageError(

@@ -14,7 +14,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from rerank.backends.fake import Fake
 from rerank.errors import UsageError
 from rerank.tasks import Reply, Request
-from rerank.tasks.background_loop import await_on_background_loop, run
+from rerank.tasks.background_loop import await_on_background_loop, run_on_background_loop
 from rerank.tasks.concurrency_limit import ConcurrencyLimit
 
 
@@ -63,7 +63,7 @@ class FakeServer(Fake):
         Raises:
             StorageError: The log cannot be written.
         """
-        return run(self._answer_all(requests)) if requests else []
+        return run_on_background_loop(self._answer_all(requests)) if requests else []
 
     async def agenerate(self, request: Request) -> Reply:
         """Return the reply to one request after its delay.

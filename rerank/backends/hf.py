@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from rerank.errors import BackendError
-from rerank.lm.jobs import Job, make_jobs
-from rerank.lm.loading import LANGUAGE, load, quiet, require_torch
-from rerank.lm.tensor_parallel import broadcast, is_split, lead_or_follow
+from rerank.lm.jobs import Job, make_token_jobs
+from rerank.lm.loading import LANGUAGE, load_language_model, quiet_transformers, require_torch
+from rerank.lm.tensor_parallel import broadcast_batch, is_split_over_processes, lead_or_follow
 from rerank.lm.tokenizers import HfTokens, stated_context_size
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import (
@@ -92,10 +92,10 @@ class Hf:
             UsageError: An option does not fit this machine or model.
         """
         options = options or BackendOptions()
-        model, tokenizer, identity = load(name, options, cls.classes)
+        model, tokenizer, identity = load_language_model(name, options, cls.classes)
         backend = cls(model, tokenizer, identity=identity, options=options)
         backend.settings_folder = backend_settings_folder(name, options)
-        if is_split(model):
+        if is_split_over_processes(model):
             lead_or_follow(backend._run)
         return backend
 
@@ -119,7 +119,9 @@ class Hf:
     def load_described(cls, description: ModelDescription) -> Self:
         """Load a model that was described, as `load` does; the backend has the token counter of the description."""
         options, tokens = description.options, description.tokens
-        model, tokenizer, identity = load(description.name, options, cls.classes, tokenizer=tokens.tokenizer)
+        model, tokenizer, identity = load_language_model(
+            description.name, options, cls.classes, tokenizer=tokens.tokenizer
+        )
         backend = cls(model, tokenizer, identity=identity, options=options)
         backend._tokens = tokens
         backend.settings_folder = backend_settings_folder(description.name, options)
@@ -180,7 +182,7 @@ class Hf:
             BackendError: The model failed for another reason than memory.
             UsageError: The model cannot perform the task.
         """
-        replies, groups = make_jobs(requests, self._tokens, self._identity.get("model", ""))
+        replies, groups = make_token_jobs(requests, self._tokens, self._identity.get("model", ""))
         for jobs in groups:
             jobs.sort(key=lambda job: (-len(job.prompt), job.index))
             size = 1 if jobs[0].task_type is AttentionTask else self._batch_size
@@ -194,8 +196,8 @@ class Hf:
         from rerank.lm.decoding import is_out_of_memory
 
         started = time.perf_counter()
-        if is_split(self._model):
-            broadcast(jobs)
+        if is_split_over_processes(self._model):
+            broadcast_batch(jobs)
         try:
             replies = self._run(jobs)
         except (RuntimeError, MemoryError) as error:
@@ -219,7 +221,7 @@ class Hf:
         from rerank.lm.local_tasks import TASK_RUNNERS, generate_thoughts
         from rerank.lm.thinking import add_thoughts
 
-        with quiet():
+        with quiet_transformers():
             jobs = add_thoughts(partial(generate_thoughts, self._model, self._tokens), self._tokens, jobs)
             return TASK_RUNNERS[jobs[0].task_type](self._model, self._tokens, jobs, self._prefixes)
 

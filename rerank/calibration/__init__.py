@@ -1,14 +1,14 @@
 """Calibration: raw scores of a ranked list -> probabilities of relevance.
 
-`Calibration` reads a file and applies it, without numpy or SciPy. `calibrate` fits one to runs with judgments.
+`Calibration` reads a file and applies it, without numpy or SciPy. `fit_calibration` fits one to runs with judgments.
 """
 
 from __future__ import annotations
 
 from rerank.calibration.calibration_file import CalibratedList, Calibration, FirstStage
 from rerank.calibration.judged_lists import RankedCollection, is_absolute_score_kind
-from rerank.calibration.ranker_identity import bound_identity, first_stage_name
-from rerank.calibration.report import CalibrationResult, calibrate
+from rerank.calibration.ranker_identity import calibrated_first_stage_name, identity_bound_to_calibration
+from rerank.calibration.report import CalibrationResult, fit_calibration
 
 __all__ = [
     "CalibratedList",
@@ -16,8 +16,8 @@ __all__ = [
     "CalibrationResult",
     "FirstStage",
     "RankedCollection",
-    "bound_identity",
-    "calibrate",
-    "first_stage_name",
+    "calibrated_first_stage_name",
+    "fit_calibration",
+    "identity_bound_to_calibration",
     "is_absolute_score_kind",
 ]

@@ -16,9 +16,9 @@ from typing import Any, Self, cast
 from rerank.calibration.judged_lists import check_finite_scores
 from rerank.calibration.models import INPUTS, Fit, FitName, document_calibration_inputs
 from rerank.calibration.monotone import make_probabilities_non_increasing
-from rerank.calibration.ranker_identity import describe_differences
-from rerank.errors import DataError, UsageError, describe_pydantic_error, shorten
-from rerank.io.text_files import open_text, replace_text
+from rerank.calibration.ranker_identity import describe_ranker_differences
+from rerank.errors import DataError, UsageError, describe_pydantic_error, error_repr
+from rerank.io.text_files import open_text_file, replace_text_file
 
 _FORMAT = "listrank calibration"
 #: Version of the file format; a change that older code would misread increases it.
@@ -61,7 +61,7 @@ class Calibration:
     """The models of one ranker.
 
     Attributes:
-        ranker: What the calibration is bound to: model, adapter, method and prompt (`bound_identity`).
+        ranker: What the calibration is bound to: model, adapter, method and prompt (`identity_bound_to_calibration`).
         kind: Kind of the judge's scores; empty if it has none.
         relevant: Lowest grade that counted as relevant.
         first_stage: The first stage; None if the runs had no first-stage scores.
@@ -104,14 +104,14 @@ class Calibration:
             MissingResourceError: The file does not exist.
             DataError: It is not a calibration, or one of a newer version.
         """
-        with open_text(Path(path)) as file:
+        with open_text_file(Path(path)) as file:
             text = file.read()
         content = _parse_calibration_json(text, path)
         if content.get("format") != _FORMAT:
             raise DataError(f"{str(path)!r} is not a calibration", expected="a file that `rerank calibrate` wrote")
         if content.get("version") != _VERSION:
             raise DataError(
-                f"{str(path)!r} has version {shorten(content.get('version'))} of the calibration format",
+                f"{str(path)!r} has version {error_repr(content.get('version'))} of the calibration format",
                 expected=f"version {_VERSION}",
                 remedy="Fit it again with `rerank calibrate`, or install a newer version of listrank",
             )
@@ -138,19 +138,19 @@ class Calibration:
             StorageError: The file cannot be written.
         """
         content = {"format": _FORMAT, "version": _VERSION, **asdict(self)}
-        with replace_text(path) as file:
+        with replace_text_file(path) as file:
             file.write(_format_calibration_json(content) + "\n")
 
     def check(self, ranker_identity: Mapping[str, str]) -> None:
         """Check that the calibration belongs to a ranker.
 
         Args:
-            ranker_identity: What `bound_identity` returns for the ranker; other keys are ignored.
+            ranker_identity: What `identity_bound_to_calibration` returns for the ranker; other keys are ignored.
 
         Raises:
             UsageError: Model, adapter, method or prompt differ; the message names the differences.
         """
-        if differences := describe_differences(self.ranker, ranker_identity):
+        if differences := describe_ranker_differences(self.ranker, ranker_identity):
             raise UsageError(
                 f"The calibration belongs to another ranker: {', '.join(differences)}",
                 remedy="Fit one for this ranker with `rerank calibrate`, or omit the calibration",

@@ -22,7 +22,7 @@ from rerank.calibration.models import (
     FitName,
     document_calibration_inputs,
     list_calibration_inputs,
-    predict_probabilities,
+    predict_relevance_probabilities,
 )
 from rerank.errors import DataError
 
@@ -133,7 +133,7 @@ def predict_by_fit(models: Fit, lists: JudgedLists, fit: FitName) -> PredictedLi
 def _predict_all_probabilities(models: Fit, lists: Iterable[JudgedList], fit: FitName) -> tuple[PredictedList, ...]:
     predicted = []
     for ranking in lists:
-        relevance = predict_probabilities(models.documents, _calibration_columns(ranking, fit))
+        relevance = predict_relevance_probabilities(models.documents, _calibration_columns(ranking, fit))
         answerable = models.answerable(relevance)
         predicted.append(PredictedList(judged=ranking, relevance=tuple(relevance), answerable=answerable))
     return tuple(predicted)
@@ -181,7 +181,7 @@ def _choose_calibrator(lists: JudgedLists, fit: FitName, seed: int) -> Method:
         for method in FITTERS:
             model = _fit_calibrator_to_regression(regression, rows, method)
             for ranking in test.documents:
-                relevance = predict_probabilities(model, _calibration_columns(ranking, fit))
+                relevance = predict_relevance_probabilities(model, _calibration_columns(ranking, fit))
                 errors = [
                     (p - label) ** 2 for p, label in zip(relevance, ranking.relevant, strict=True) if label is not None
                 ]
@@ -234,7 +234,7 @@ def _fit_answerable_model(lists: Sequence[JudgedList], fit: FitName, documents: 
     import numpy as np
 
     rows = [
-        list_calibration_inputs(predict_probabilities(documents, _calibration_columns(ranking, fit)))
+        list_calibration_inputs(predict_relevance_probabilities(documents, _calibration_columns(ranking, fit)))
         for ranking in lists
     ]
     labels = np.array([ranking.has_relevant for ranking in lists], dtype=np.float64)

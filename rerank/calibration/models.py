@@ -118,6 +118,6 @@ class Fit:
         return sigmoid(logit)
 
 
-def predict_probabilities(model: DocumentModel, columns: Sequence[Sequence[float]]) -> list[float]:
+def predict_relevance_probabilities(model: DocumentModel, columns: Sequence[Sequence[float]]) -> list[float]:
     """Return the probabilities of a whole ranked list, made non-increasing along the ranking."""
     return make_probabilities_non_increasing(model.probabilities(columns))

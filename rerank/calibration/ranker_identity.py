@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rerank.errors import shorten
+from rerank.errors import error_repr
 
 #: Keys of a ranker's identity that decide its scores. Number types, batches and limits change them only slightly.
 BOUND = ("model", "weights", "revision", "adapter", "strategy", "judge", "passages", "heads", "prompt")
 
 
-def bound_identity(identity: Mapping[str, Any]) -> dict[str, str]:
+def identity_bound_to_calibration(identity: Mapping[str, Any]) -> dict[str, str]:
     """Return the part of a run's identity that its calibration is bound to.
 
     Args:
@@ -24,7 +24,7 @@ def bound_identity(identity: Mapping[str, Any]) -> dict[str, str]:
     return {key: str(flat[key]) for key in BOUND if flat.get(key)}
 
 
-def describe_differences(fitted: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
+def describe_ranker_differences(fitted: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
     """Describe how two rankers differ, such as ``prompt is 'a' there and 'b' here``; empty if they do not.
 
     The name of a model is ignored if both have a hash of its weights, since one model may be in several folders.
@@ -38,14 +38,14 @@ def describe_differences(fitted: Mapping[str, str], current: Mapping[str, str]) 
     ]
 
 
-def first_stage_name(selector: str) -> str:
+def calibrated_first_stage_name(selector: str) -> str:
     """Return the name that binds a calibration to a first stage: its selector, without the path of a run file.
 
-    >>> first_stage_name("bm25,k1=1.2"), first_stage_name("run:folder/first.trec")
+    >>> calibrated_first_stage_name("bm25,k1=1.2"), first_stage_name("run:folder/first.trec")
     ('bm25,k1=1.2', 'run')
     """
     return "run" if selector.startswith("run:") else selector
 
 
 def _format_ranker_setting(value: str | None) -> str:
-    return shorten(value, 70) if value else "none"
+    return error_repr(value, 70) if value else "none"

@@ -12,7 +12,7 @@ _INK, _FAINT, _POINT = "#222222", "#bbbbbb", "#2b6ca3"
 _TICKS = (0.0, 0.5, 1.0)
 
 
-def draw_reliability(rows: Sequence[Mapping[str, Any]]) -> str:
+def draw_reliability_diagram(rows: Sequence[Mapping[str, Any]]) -> str:
     """Draw one panel per row of a report: fits of one collection from top to bottom, depths from left to right.
 
     A point is a bin; its area shows how many documents the bin has. Points on the diagonal are calibrated, points below

@@ -38,7 +38,7 @@ class CalibrationResult:
     report: Mapping[str, Any]
 
 
-def calibrate(
+def fit_calibration(
     collections: Sequence[RankedCollection],
     *,
     ranker: Mapping[str, str],
@@ -50,7 +50,7 @@ def calibrate(
 
     Args:
         collections: The runs, of any depths and collections.
-        ranker: What the calibration is bound to, from `bound_identity`.
+        ranker: What the calibration is bound to, from `identity_bound_to_calibration`.
         first_stage: Name of the first stage of all runs.
         relevant: Lowest grade that counts as relevant.
         tests: Runs of the same ranker on other queries, which are only reported. Give a run of another first stage

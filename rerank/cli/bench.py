@@ -141,7 +141,7 @@ class _ProgressRunner:
 
     def __call__(self, prepared: PreparedRun, execution: Execution) -> dict[str, Any]:
         from rerank.cli.run import show_progress_bar
-        from rerank.experiment import execute
+        from rerank.experiment import execute_run
 
         self._current += 1
         spec = prepared.spec
@@ -151,7 +151,7 @@ class _ProgressRunner:
         )
         try:
             with show_progress_bar(prepared.setup.method.name, prepared.calls()) as on_reply:
-                return execute(prepared, execution, on_reply=on_reply)
+                return execute_run(prepared, execution, on_reply=on_reply)
         except KeyboardInterrupt:
             print_note("Stopped. Committed calls are kept; the same command continues.")
             sys.exit(130)

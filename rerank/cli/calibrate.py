@@ -47,9 +47,9 @@ def calibrate_command(
 
     Scores that depend on the list, such as attention, need one run folder for each depth.
     """
-    from rerank.experiment.calibrate import calibrate_folders
+    from rerank.experiment.calibrate import calibrate_run_folders
 
-    report = calibrate_folders(runs, out, qrels=qrels, relevant=relevant, tests=test or (), complete=complete)
+    report = calibrate_run_folders(runs, out, qrels=qrels, relevant=relevant, tests=test or (), complete=complete)
     emit_output(report, form=form, text=lambda: _print_calibration_report(report), rows="rows")
     print_note(f"calibration: {report['file']}")
     print_note(f"reliability diagram: {report['diagram']}")

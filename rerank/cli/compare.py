@@ -133,8 +133,8 @@ def _compare_matrix_option(
 
 
 def _compare_run_arguments(runs: list[Path], scoring: MeasureOptions, significance: SignificanceOptions) -> Comparison:
-    from rerank.collections import judgments
-    from rerank.evaluation import compare as test
+    from rerank.collections import open_judgments
+    from rerank.evaluation import compare_runs as test
     from rerank.io.run_files import read_run
 
     measures = scoring.measures or ["nDCG@10"]
@@ -147,7 +147,7 @@ def _compare_run_arguments(runs: list[Path], scoring: MeasureOptions, significan
     if scoring.qrels is None:
         raise UsageError("No --qrels", expected="runs and qrels, or --matrix", remedy="Add --qrels FILE")
     selector = significance.selector  # reports an invalid test before files are read
-    judged, lowest = judgments(scoring.qrels)
+    judged, lowest = open_judgments(scoring.qrels)
     return test(
         judged,
         [read_run(path, name=str(path)) for path in expand_run_arguments(runs)],

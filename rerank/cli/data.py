@@ -28,13 +28,13 @@ def collections_command(
     form: FormatOption = "text",
 ) -> None:
     """List the providers of collections, or describe one collection."""
-    from rerank.collections import describe, open_collection, providers
+    from rerank.collections import describe_collection, list_collection_providers, open_collection
 
     if selector is None:
-        rows = providers()
+        rows = list_collection_providers()
         emit_output({"providers": rows}, form=form, text=lambda: _print_collection_rows(rows), rows="providers")
         return
-    about = describe(open_collection(selector))
+    about = describe_collection(open_collection(selector))
     emit_output(about, form=form, text=lambda: print_table(["", selector], about.items()))
 
 

@@ -24,9 +24,9 @@ def demo_command(
 ) -> None:
     """Rank Python's documentation with BM25 and a small language model, with and without a trained adapter."""
     from rerank.cli.data import pull_with_progress_bar
-    from rerank.experiment import prepare
-    from rerank.experiment.demo import demo_report, demo_specs
-    from rerank.experiment.execute import default_folder, run_name
+    from rerank.experiment import prepare_run
+    from rerank.experiment.demo import compare_demo_with_bm25, demo_specs
+    from rerank.experiment.execute import default_run_folder, run_tag
     from rerank.experiment.spec import Execution
     from rerank.models import MODELS
     from rerank.store import identity_hash
@@ -35,13 +35,13 @@ def demo_command(
         pull_with_progress_bar(model)
     summaries = []
     for spec in demo_specs(model=model, everything=everything):
-        prepared = prepare(spec, Execution())
+        prepared = prepare_run(spec, Execution())
         print_note(
-            f"{run_name(prepared.spec)}: {prepared.calls()} calls for {len(prepared.first_stage)} queries, {model}"
+            f"{run_tag(prepared.spec)}: {prepared.calls()} calls for {len(prepared.first_stage)} queries, {model}"
         )
-        folder = out / default_folder(prepared.spec, identity_hash(prepared.identity())).name
+        folder = out / default_run_folder(prepared.spec, identity_hash(prepared.identity())).name
         summaries.append(execute_with_progress_bar(prepared, Execution(out=folder, resume=True)))
-    report = demo_report(summaries)
+    report = compare_demo_with_bm25(summaries)
     content = report | {"comparison": report["comparison"].to_dict()}
     emit_output(content, form=form, text=lambda: _print_demo_report(report, sample=not everything))
 

@@ -46,14 +46,18 @@ def examine_installation() -> list[dict[str, str]]:
     Returns:
         Rows of ``check``, ``state`` (``ok``, ``absent`` for optional parts, ``broken``), ``found`` and ``remedy``.
     """
-    rows = [_doctor_row("python", "ok", f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores")]
+    rows = [
+        _installation_check_row(
+            "python", "ok", f"{platform.python_version()} on {platform.machine()}, {os.cpu_count()} cores"
+        )
+    ]
     rows += [_check_installed_part(*part) for part in _PARTS]
     rows.append(_check_installed_java())
     for name in MODELS:
         downloaded = is_model_downloaded(name)
         remedy = "" if downloaded else f"rerank models pull {name}"
         state, found = ("ok", "downloaded") if downloaded else ("absent", "")
-        rows.append(_doctor_row(f"model {name}", state, found, remedy))
+        rows.append(_installation_check_row(f"model {name}", state, found, remedy))
     rows.append(_check_cache_folder(cache_dir()))
     return rows
 
@@ -63,12 +67,14 @@ def _check_installed_part(distribution: str, module: str, extra: str) -> dict[st
     try:
         installed = version(distribution)
     except PackageNotFoundError:
-        return _doctor_row(distribution, "absent" if extra else "broken", "", remedy)
+        return _installation_check_row(distribution, "absent" if extra else "broken", "", remedy)
     try:
         importlib.import_module(module)
     except (ImportError, OSError) as error:  # OSError: a shared library that does not load
-        return _doctor_row(distribution, "broken", f"{installed}, but it cannot be imported: {error}", remedy)
-    return _doctor_row(distribution, "ok", installed)
+        return _installation_check_row(
+            distribution, "broken", f"{installed}, but it cannot be imported: {error}", remedy
+        )
+    return _installation_check_row(distribution, "ok", installed)
 
 
 def _check_installed_java() -> dict[str, str]:
@@ -76,18 +82,20 @@ def _check_installed_java() -> dict[str, str]:
     try:
         home, release = find_java()
     except MissingPrerequisiteError as error:
-        return _doctor_row("java", "absent", error.found, error.remedy)
-    return _doctor_row("java", "ok", f"{release} in {home}")
+        return _installation_check_row("java", "absent", error.found, error.remedy)
+    return _installation_check_row("java", "ok", f"{release} in {home}")
 
 
 def _check_cache_folder(path: Path) -> dict[str, str]:
     existing = next(folder for folder in (path, *path.parents) if folder.exists())
     if not os.access(existing, os.W_OK):
-        return _doctor_row(
+        return _installation_check_row(
             "cache folder", "broken", f"{path} is not writable", "Set XDG_CACHE_HOME to a writable folder"
         )
-    return _doctor_row("cache folder", "ok", f"{path}, {shutil.disk_usage(existing).free / 1e9:.0f} GB free")
+    return _installation_check_row(
+        "cache folder", "ok", f"{path}, {shutil.disk_usage(existing).free / 1e9:.0f} GB free"
+    )
 
 
-def _doctor_row(check: str, state: str, found: str, remedy: str = "") -> dict[str, str]:
+def _installation_check_row(check: str, state: str, found: str, remedy: str = "") -> dict[str, str]:
     return {"check": check, "state": state, "found": found, "remedy": remedy}

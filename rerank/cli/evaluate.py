@@ -47,20 +47,20 @@ def evaluate_command(
     form: FormatOption = "text",
 ) -> None:
     """Score runs. A judged query without a ranking scores 0 and is counted as missing."""
-    from rerank.collections import judgments, query_field
+    from rerank.collections import open_judgments, read_query_field
     from rerank.evaluation import add_scores_per_group, evaluate_by_group, evaluation_report, read_query_groups
-    from rerank.evaluation import evaluate as score
+    from rerank.evaluation import evaluate_run as score
     from rerank.evaluation.grade_notes import grade_note, overlap_note
     from rerank.io.run_files import read_run
 
-    judged, lowest = judgments(qrels)
+    judged, lowest = open_judgments(qrels)
     lowest = lowest if relevant is None else relevant
     files = expand_run_arguments(runs)
     opened = [read_run(path) for path in files]
     results = [score(judged, run, measures, relevant=lowest) for run in opened]
     report = evaluation_report(qrels, list(zip(map(str, files), results, strict=True)), per_query=per_query)
     if by:
-        groups = read_query_groups(by) if Path(by).is_file() else query_field(qrels, by)
+        groups = read_query_groups(by) if Path(by).is_file() else read_query_field(qrels, by)
         groups_of_runs = [evaluate_by_group(judged, run, measures, groups, relevant=lowest) for run in opened]
         report = add_scores_per_group(report, by, groups_of_runs)
 

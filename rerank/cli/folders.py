@@ -30,11 +30,11 @@ def replay_command(
     form: FormatOption = "text",
 ) -> None:
     """Parse and score a run again from its recorded replies. Nothing is written."""
-    from rerank.experiment import rescore
+    from rerank.experiment import rescore_run_folder
     from rerank.store import RunFolder
 
     opened = RunFolder.existing(folder)
-    result = rescore(opened, tuple(measures or ()))
+    result = rescore_run_folder(opened, tuple(measures or ()))
     if not opened.finished:
         print_note(
             f"{folder} is unfinished: calls without a reply count as errors. Continue with `rerank run ... --resume`"
@@ -51,7 +51,7 @@ def replay_command(
 
 def verify_command(folder: Folder, form: FormatOption = "text") -> None:
     """Recompute every number of a run folder and list the differences. Exit code 5 if there are any."""
-    from rerank.experiment import verify as check
+    from rerank.experiment import verify_run_folder as check
     from rerank.store import RunFolder
 
     rows = check(RunFolder.existing(folder))  # one row per difference
@@ -77,7 +77,7 @@ def parse_command(
     form: FormatOption = "text",
 ) -> None:
     """Parse a model's reply: its order, and missing, repeated and unknown identifiers (numbered from 1)."""
-    from rerank.io.text_files import open_text
+    from rerank.io.text_files import open_text_file
     from rerank.parsing import parse_permutation as read
 
     if count < 0:
@@ -85,7 +85,7 @@ def parse_command(
     if file is None:
         text = sys.stdin.buffer.read().decode("utf-8", "replace")
     else:
-        with open_text(file) as stream:
+        with open_text_file(file) as stream:
             text = stream.read()
     parsed = read(text, count)
     result = parsed.to_dict()

@@ -58,14 +58,14 @@ def select_heads_command(
 
     Use the list as in rerank run --method core,heads=heads.json.
     """
-    from rerank.experiment.head_selection import HeadSelection, select_heads
-    from rerank.io.text_files import check_writable
+    from rerank.experiment.head_selection import HeadSelection, select_attention_heads
+    from rerank.io.text_files import check_file_writable
 
     selection = HeadSelection(method=method, count=count, tau=tau)
-    check_writable(output)
+    check_file_writable(output)
     log = output.with_name(f"{output.name}.calls")
     with show_progress_bar(method, spec.max_queries or 0) as on_reply:
-        selected = select_heads(spec, execution, selection, log=log, on_reply=on_reply)
+        selected = select_attention_heads(spec, execution, selection, log=log, on_reply=on_reply)
     selected.write(output)
     details = selected.details
     rows = [[layer, head, f"{s:.4f}"] for (layer, head), s in zip(selected.heads, details["scores"], strict=True)]

@@ -104,13 +104,13 @@ def make_labels_command(
     A teacher that is a method is a run: it has a run folder (--out) and can be continued with --resume. Lists without a
     label are omitted and counted.
     """
-    from rerank.experiment import check_failures
+    from rerank.experiment import check_failure_rate
     from rerank.finetune.labels.label_files import write_labels
     from rerank.finetune.labels.labelling import make_labels, prepare_labelling
-    from rerank.io.text_files import check_writable
+    from rerank.io.text_files import check_file_writable
 
     plan = _labelling_plan_of_options(labelling)
-    check_writable(labelling.output)  # before the first call
+    check_file_writable(labelling.output)  # before the first call
     ready = prepare_labelling(spec, execution, plan, run=execute_with_progress_bar)
     if dry_run:
         expected = ready.estimate()
@@ -124,7 +124,7 @@ def make_labels_command(
     emit_output(report, form=form, text=lambda: _print_made_labels(report))
     for teacher in report["teachers"].values():
         if "failure_rate" in teacher:
-            check_failures(teacher, spec.max_failure_rate)
+            check_failure_rate(teacher, spec.max_failure_rate)
     result.check()
 
 

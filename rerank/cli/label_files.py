@@ -170,9 +170,9 @@ def _word_counts_for_options(labels: Sequence[LabelList], collection: str | None
 
 
 def _check_output_option(file: Path, output: Path) -> None:
-    from rerank.io.text_files import check_writable
+    from rerank.io.text_files import check_file_writable
 
-    check_writable(output)
+    check_file_writable(output)
     if file.resolve() == output.resolve():
         raise UsageError(f"--output {output} is the input file", expected="another file")
 

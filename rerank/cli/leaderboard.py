@@ -120,10 +120,10 @@ def check_submission_command(
     form: FormatOption = "text",
 ) -> None:
     """Check a submission (a card and its run file) and list all problems. Exit code 5 if there are any."""
-    from rerank.collections import judgments
+    from rerank.collections import open_judgments
     from rerank.leaderboard.submission import check_submission, submission_error
 
-    submission = check_submission(card, judgments(qrels)[0])
+    submission = check_submission(card, open_judgments(qrels)[0])
 
     def show() -> None:
         if submission.problems:

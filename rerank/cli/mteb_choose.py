@@ -198,14 +198,14 @@ def choose_pool_command(
     form: FormatOption = "text",
 ) -> None:
     """Find the smallest depth of hard-negative pools that preserves the conclusions from the full runs."""
-    from rerank.collections import judgments
+    from rerank.collections import open_judgments
     from rerank.downsampling import choose_smallest_pool
     from rerank.downsampling.pools import DEPTHS
-    from rerank.io.text_files import check_writable
+    from rerank.io.text_files import check_file_writable
 
     if out is not None:
-        check_writable(out)
-    systems, judged = read_run_arguments(runs), judgments(qrels)[0]
+        check_file_writable(out)
+    systems, judged = read_run_arguments(runs), open_judgments(qrels)[0]
     makers, depths = pools.makers or (), pools.depths or DEPTHS
     reduced = choose_smallest_pool(
         systems, judged, goal.goal, makers=makers, measure=pools.measure, depths=depths, criterion=goal.criterion
@@ -227,9 +227,9 @@ def _write_chosen_corpus(out: Path, makers: list[Any], judged: Any, depth: int) 
     import json
 
     from rerank.downsampling.pools import documents_of_reduced_pools, union_of_reduced_pools
-    from rerank.io.text_files import replace_text
+    from rerank.io.text_files import replace_text_file
 
-    with replace_text(out) as file:
+    with replace_text_file(out) as file:
         for doc_id in sorted(union_of_reduced_pools(documents_of_reduced_pools(makers, judged, depth))):
             file.write(json.dumps({"id": doc_id}, ensure_ascii=False) + "\n")
     print_note(f"written: {out}")

@@ -117,14 +117,14 @@ def study_command(
     from rerank.adjudication.studies import run_study
     from rerank.adjudication.study_design import StudyDesign
     from rerank.adjudication.study_report import write_study_report
-    from rerank.collections import judgments
+    from rerank.collections import open_judgments
 
     methods = _judging_orders_of_option(options.method or ["depth", "mtf"])
     budgets = tuple(
         AdjudicationBudget.parse(text) for text in options.budget or [f"{share}%" for share in range(10, 101, 10)]
     )
     procedures = procedure.procedures
-    gold, lowest = judgments(qrels)
+    gold, lowest = open_judgments(qrels)
     design = StudyDesign(
         methods=methods,
         budgets=budgets,
@@ -164,17 +164,17 @@ def compare_qrels_command(
     Also reports their agreement on common documents (Cohen's kappa).
     """
     from rerank.adjudication.qrels_comparison import compare_with_gold_qrels
-    from rerank.collections import judgments
+    from rerank.collections import open_judgments
 
     procedures = procedure.procedures
     if len(files) < 2:
         raise UsageError(f"One qrels file: {files[0]}", expected="two, as in rerank qrels compare A B --runs RUN...")
     gold, other, *more = files  # an option takes one value, so the second and later runs are parsed as arguments
-    reference, lowest = judgments(gold)
+    reference, lowest = open_judgments(gold)
     result = compare_with_gold_qrels(
         read_run_arguments([*runs, *map(Path, more)]),
         reference,
-        judgments(other)[0],
+        open_judgments(other)[0],
         procedure.measures or ["nDCG@10"],
         procedures=procedures,
         relevant=procedure.relevant or lowest,
@@ -216,7 +216,7 @@ def check_output_folder(path: Path) -> None:
     Raises:
         StorageError: The folder cannot be created or written.
     """
-    from rerank.io.text_files import check_writable
+    from rerank.io.text_files import check_file_writable
 
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -224,7 +224,7 @@ def check_output_folder(path: Path) -> None:
         raise StorageError(
             f"The folder {path} cannot be created: {error.strerror}", remedy="Choose another --out"
         ) from error
-    check_writable(path / "report.html")
+    check_file_writable(path / "report.html")
 
 
 def _judging_orders_of_option(names: Sequence[str]) -> tuple[str, ...]:

@@ -110,11 +110,11 @@ class JudgmentFileOptions:
             UsageError: Both files have the same path.
             StorageError: A file cannot be written.
         """
-        from rerank.io.text_files import check_writable
+        from rerank.io.text_files import check_file_writable
 
-        check_writable(self.out)
+        check_file_writable(self.out)
         if self.qrels_out is not None:
-            check_writable(self.qrels_out)
+            check_file_writable(self.qrels_out)
             if self.qrels_out.resolve() == self.out.resolve():
                 raise UsageError(f"--out and --qrels-out are both {self.out}", expected="two files")
 
@@ -139,14 +139,14 @@ def judge_command(
     from rerank.adjudication.judging.session import JudgingSession
     from rerank.adjudication.pools import pool_runs
     from rerank.cli.run_files import read_run_arguments
-    from rerank.collections import judgments, open_collection
+    from rerank.collections import open_collection, open_judgments
     from rerank.io.run_files import write_qrels
 
     assessor.check()
     files.check()
     collection = open_collection(task.collection)
     terms = _judging_terms_of_options(task, assessor, collection)
-    people = judgments(files.against)[0] if files.against is not None else None
+    people = open_judgments(files.against)[0] if files.against is not None else None
     ordered = sorted(read_run_arguments(runs), key=lambda run: run.name)  # so that the order of arguments has no effect
     pooled = pool_runs(ordered, depth=task.depth)
     session = JudgingSession.open(files.out, pooled, terms)
@@ -217,7 +217,7 @@ def _judge_at_terminal(
 ) -> dict[str, str]:
     from rich.console import Console
 
-    from rerank.cli.terminal import read_keyboard
+    from rerank.cli.terminal import read_keyboard_key
     from rerank.cli.terminal_assessor import TerminalAssessor
 
     del assessor, collection
@@ -228,7 +228,7 @@ def _judge_at_terminal(
                 expected="a terminal, to show documents and read keys",
                 remedy="Run the command without redirections, or use a model: --judge llm --model NAME",
             )
-    with read_keyboard(sys.stdin) as keys:
+    with read_keyboard_key(sys.stdin) as keys:
         TerminalAssessor(session, texts, keys, Console(stderr=True, highlight=False)).judge()
     return {}
 

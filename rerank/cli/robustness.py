@@ -45,16 +45,16 @@ def robustness_command(
 
     Each run has its own folder in --out or runs/; --resume continues unfinished runs.
     """
-    from rerank.experiment import check_failures
-    from rerank.experiment.robustness import estimate_cells, order_name, prepare_cells
-    from rerank.experiment.robustness import measure_robustness as compare_orders
+    from rerank.experiment import check_failure_rate
+    from rerank.experiment.robustness import candidate_order_name, estimate_robustness_cells, prepare_robustness_cells
+    from rerank.experiment.robustness import measure_order_robustness as compare_orders
 
-    prepared_cells = prepare_cells(
+    prepared_cells = prepare_robustness_cells(
         spec, execution, depths=also_depth or (), first_stages=also_first_stage or (), shuffles=shuffles
     )
     cells = list(prepared_cells)  # prepares all runs before the first call, so that errors are found early
     if dry_run:
-        expected = estimate_cells(cells)
+        expected = estimate_robustness_cells(cells)
         values = ["unknown" if value is None else value for value in expected.values()]
         emit_output(expected, form=form, text=lambda: print_table(list(expected), [values]))
         return
@@ -62,14 +62,14 @@ def robustness_command(
 
     def run(prepared: PreparedRun, options: Execution) -> dict[str, Any]:
         spec = prepared.spec
-        print_note(f"{spec.first_stage}, depth {spec.depth}, {order_name(spec)}: {options.out}")
+        print_note(f"{spec.first_stage}, depth {spec.depth}, {candidate_order_name(spec)}: {options.out}")
         summaries.append(execute_with_progress_bar(prepared, options))
         return summaries[-1]
 
     report = compare_orders(cells, execution, run=run)
     emit_output(report, form=form, text=lambda: _print_robustness(report), rows="cells")
     for summary in summaries:
-        check_failures(summary, spec.max_failure_rate)
+        check_failure_rate(summary, spec.max_failure_rate)
 
 
 def _print_robustness(report: dict[str, Any]) -> None:

@@ -55,11 +55,11 @@ def run_command(spec: RunSpec, execution: Execution, *, dry_run: DryRun = False,
 
     With --resume and --out, options that are omitted are taken from the spec.json of the folder.
     """
-    from rerank.experiment import check_failures, estimate, prepare
+    from rerank.experiment import check_failure_rate, estimate_run_cost, prepare_run
 
-    prepared = prepare(spec, execution)
+    prepared = prepare_run(spec, execution)
     if dry_run:
-        expected = estimate(prepared)
+        expected = estimate_run_cost(prepared)
         emit_output(
             expected,
             form=form,
@@ -68,7 +68,7 @@ def run_command(spec: RunSpec, execution: Execution, *, dry_run: DryRun = False,
         return
     summary = execute_with_progress_bar(prepared, execution)
     emit_output(summary, form=form, text=lambda: _print_run_summary(summary))
-    check_failures(summary, spec.max_failure_rate)
+    check_failure_rate(summary, spec.max_failure_rate)
 
 
 @with_spec_options(only=RETRIEVAL)
@@ -79,13 +79,13 @@ def retrieve_command(
 
     With --format json, print time, index size and scores on stdout instead; --out writes the run.
     """
-    from rerank.experiment.first_stage_search import search
-    from rerank.io.text_files import check_writable
+    from rerank.experiment.first_stage_search import search_first_stage
+    from rerank.io.text_files import check_file_writable
 
     del execution
     if output is not None:
-        check_writable(output)  # before an index is built
-    result = search(spec)
+        check_file_writable(output)  # before an index is built
+    result = search_first_stage(spec)
     if not any(map(len, result.run.values())):
         print_note("No document was found for any query; the run is empty")
     if form == "text" or output is not None:
@@ -116,32 +116,32 @@ def rerank_command(
 
     Writes a TREC run, or with --format jsonl one object per query in rank_llm's format. Needs no qrels.
     """
-    from rerank.experiment import check_failures, prepare
-    from rerank.io.text_files import check_writable, open_text
+    from rerank.experiment import check_failure_rate, prepare_run
+    from rerank.io.text_files import check_file_writable, open_text_file
     from rerank.store import RunFolder
 
     if output is not None:
-        check_writable(output)  # before the first call
-    prepared = prepare(spec, execution, judged_only=False)
+        check_file_writable(output)  # before the first call
+    prepared = prepare_run(spec, execution, judged_only=False)
     summary = execute_with_progress_bar(prepared, execution)
     folder = RunFolder(summary["folder"])
-    with _opened(output) as target:
+    with _open_run_files(output) as target:
         if form == "text":
-            with open_text(folder.path / "run.trec") as result:
+            with open_text_file(folder.path / "run.trec") as result:
                 shutil.copyfileobj(result, target)
         else:
             _write_request_rows(folder.results(prepared.lists), target, whole=form == "json")
     _print_run_costs(summary)
-    check_failures(summary, spec.max_failure_rate)
+    check_failure_rate(summary, spec.max_failure_rate)
 
 
 def execute_with_progress_bar(prepared: PreparedRun, execution: Execution) -> dict[str, Any]:
     """Execute a run with a progress bar on stderr; if it is interrupted, print how to continue and exit."""
-    from rerank.experiment import execute
+    from rerank.experiment import execute_run
 
     try:
         with show_progress_bar(prepared.setup.method.name, prepared.calls()) as on_reply:
-            return execute(prepared, execution, on_reply=on_reply)
+            return execute_run(prepared, execution, on_reply=on_reply)
     except KeyboardInterrupt:
         print_note("Stopped. Committed calls are kept; the same command with --resume continues.")
         sys.exit(130)
@@ -161,22 +161,22 @@ def _write_run_output(run: Run, output: Path | None) -> None:
 
 
 @contextmanager
-def _opened(output: Path | None) -> Iterator[TextIO]:
+def _open_run_files(output: Path | None) -> Iterator[TextIO]:
     """Yield the stream to write to: the file, which is replaced at the end, or stdout."""
-    from rerank.io.text_files import replace_text
+    from rerank.io.text_files import replace_text_file
 
-    with nullcontext(sys.stdout) if output is None else replace_text(output) as target:
+    with nullcontext(sys.stdout) if output is None else replace_text_file(output) as target:
         yield target
 
 
 def _write_request_rows(results: Iterable[tuple[Ranking, Ranking]], target: TextIO, *, whole: bool) -> None:
     """Write pairs of candidates and reranked lists in rank_llm's format, one per line or as one list."""
-    from rerank.io.rerank_requests import request_row
+    from rerank.io.rerank_requests import format_request_row
 
     before, between, after = ("[", ", ", "]\n") if whole else ("", "", "")
     target.write(before)
     for number, (candidates, result) in enumerate(results):
-        row = json.dumps(request_row(candidates, result), ensure_ascii=False)
+        row = json.dumps(format_request_row(candidates, result), ensure_ascii=False)
         target.write(f"{between if number else ''}{row}" if whole else f"{row}\n")
     target.write(after)
 

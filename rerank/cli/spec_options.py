@@ -18,7 +18,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from rerank.errors import UnknownNameError, UsageError
-from rerank.experiment.spec import Execution, RunSpec, read_spec
+from rerank.experiment.spec import Execution, RunSpec, read_run_spec
 
 #: Additional names of flags, as in other tools.
 _ALIASES: Mapping[str, tuple[str, ...]] = {
@@ -55,7 +55,7 @@ def with_spec_options(*, only: Sequence[str] = (), **defaults: str) -> Callable[
 
         @functools.wraps(function)
         def command(**arguments: Any) -> None:
-            values = read_spec(arguments["spec"]) if arguments["spec"] else {}
+            values = read_run_spec(arguments["spec"]) if arguments["spec"] else {}
             for key in values:
                 if key not in _fields_of_spec_options():
                     raise UnknownNameError("key of a run specification", key, _fields_of_spec_options())

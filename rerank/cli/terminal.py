@@ -16,7 +16,7 @@ _BREAKS = str.maketrans({"\u2028": "\n", "\u2029": "\n", "\x0b": "\n", "\x0c": "
 
 
 class Keyboard:
-    """A terminal from which single keys are read; created by `read_keyboard`."""
+    """A terminal from which single keys are read; created by `read_keyboard_key`."""
 
     def __init__(self, descriptor: int) -> None:
         """Store the file descriptor of the terminal."""
@@ -38,7 +38,7 @@ class Keyboard:
 
 
 @contextmanager
-def read_keyboard(stream: TextIO) -> Iterator[Keyboard]:
+def read_keyboard_key(stream: TextIO) -> Iterator[Keyboard]:
     """Read keys one by one, without Enter and without echo; Ctrl-C still interrupts.
 
     Args:

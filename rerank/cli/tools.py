@@ -53,9 +53,9 @@ def list_cache_command(context: typer.Context, form: FormatOption = "text") -> N
     """List the cached calls by model."""
     if context.invoked_subcommand:
         return
-    from rerank.store import shared_cache
+    from rerank.store import open_shared_call_cache
 
-    with shared_cache() as log:
+    with open_shared_call_cache() as log:
         rows = log.by_model()
     print_note(str(log.path))
     keys = ("model", "calls", "tokens_in", "tokens_out", "latest")
@@ -69,9 +69,9 @@ def clean_cache_command(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
     """Remove all cached calls."""
-    from rerank.store import shared_cache
+    from rerank.store import open_shared_call_cache
 
-    with shared_cache() as log:
+    with open_shared_call_cache() as log:
         if not yes:
             typer.confirm(f"Remove {len(log)} calls from {log.path}?", abort=True, err=True)
         print_note(f"{log.clear()} calls removed")

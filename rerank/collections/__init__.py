@@ -13,12 +13,12 @@ from rerank.collections.base import (
     SupportsCandidateStream,
     SupportsLookup,
     SupportsQueryFields,
-    fetch,
+    fetch_documents,
 )
 from rerank.errors import UnknownNameError, UsageError
 from rerank.io.run_files import read_qrels
 from rerank.registry import Registry
-from rerank.selector import Selector, build, selector_usage
+from rerank.selector import Selector, build_from_selector, selector_usage
 from rerank.types import Qrels
 
 __all__ = [
@@ -28,12 +28,12 @@ __all__ = [
     "SupportsLookup",
     "SupportsQueryFields",
     "collections",
-    "describe",
-    "fetch",
-    "judgments",
+    "describe_collection",
+    "fetch_documents",
+    "list_collection_providers",
     "open_collection",
-    "providers",
-    "query_field",
+    "open_judgments",
+    "read_query_field",
 ]
 
 collections = Registry("collections", "collection")
@@ -54,10 +54,10 @@ def open_collection(selector: str) -> Collection:
             expected=f"one of {', '.join(f'{provider}:{selector}' for provider in ('beir', 'jsonl', 'requests'))}, ...",
             remedy="See `rerank collections`",
         )
-    return cast(Collection, build(collections, selector))
+    return cast(Collection, build_from_selector(collections, selector))
 
 
-def judgments(text: str) -> tuple[Qrels, int]:
+def open_judgments(text: str) -> tuple[Qrels, int]:
     """Return judgments and the lowest relevant grade, from a file or a collection's selector."""
     if not Path(text).is_file() and Selector.parse(text).name in collections:
         collection = open_collection(text)
@@ -65,7 +65,7 @@ def judgments(text: str) -> tuple[Qrels, int]:
     return read_qrels(text), 1
 
 
-def query_field(text: str, field: str) -> Mapping[str, str]:
+def read_query_field(text: str, field: str) -> Mapping[str, str]:
     """Return query id -> value of one field of a collection's queries, such as their category.
 
     Args:
@@ -90,7 +90,7 @@ def query_field(text: str, field: str) -> Mapping[str, str]:
     return fields[field]
 
 
-def providers() -> list[dict[str, str]]:
+def list_collection_providers() -> list[dict[str, str]]:
     """Return one row per provider: its name, usage, and the first line of its docstring."""
     return [
         {
@@ -102,7 +102,7 @@ def providers() -> list[dict[str, str]]:
     ]
 
 
-def describe(collection: Collection) -> dict[str, Any]:
+def describe_collection(collection: Collection) -> dict[str, Any]:
     """Return counts and properties of a collection, after reading all of it."""
     qrels = collection.qrels()
     return {

@@ -6,7 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from rerank.collections.base.files import CollectionFiles, FileCollection, find_file, require_file, require_folder, stem
+from rerank.collections.base.files import (
+    CollectionFiles,
+    FileCollection,
+    collection_name_of_path,
+    find_collection_file,
+    require_collection_file,
+    require_collection_folder,
+)
 from rerank.errors import DataError, UnknownNameError
 from rerank.io.json_records import read_documents, read_queries
 from rerank.types import Document, Query
@@ -36,12 +43,12 @@ class Beir(FileCollection):
         self, folder: str, *, split: str = "test", drop_self: bool = True, language: str = "en", relevant: int = 1
     ) -> None:
         """Locate the files without reading them."""
-        where = require_folder(folder, "a BEIR folder with corpus.jsonl, queries.jsonl and qrels/")
-        qrels = _qrels(where, split)
-        name = stem(where)
+        where = require_collection_folder(folder, "a BEIR folder with corpus.jsonl, queries.jsonl and qrels/")
+        qrels = _read_beir_qrels(where, split)
+        name = collection_name_of_path(where)
         files = CollectionFiles(
-            docs=(require_file(where, ["corpus.jsonl"], "BEIR folder"),),
-            queries=(require_file(where, ["queries.jsonl"], "BEIR folder"),),
+            docs=(require_collection_file(where, ["corpus.jsonl"], "BEIR folder"),),
+            queries=(require_collection_file(where, ["queries.jsonl"], "BEIR folder"),),
             qrels=(qrels,) if qrels else (),
         )
         super().__init__(name if split == "test" else f"{name}-{split}", files, language=language, relevant=relevant)
@@ -70,8 +77,8 @@ class Beir(FileCollection):
         return [query for query in queries if query.id in judged]
 
 
-def _qrels(where: Path, split: str) -> Path | None:
-    path = find_file(where / "qrels", [f"{split}.tsv"])
+def _read_beir_qrels(where: Path, split: str) -> Path | None:
+    path = find_collection_file(where / "qrels", [f"{split}.tsv"])
     files = [*(where / "qrels").glob("*.tsv"), *(where / "qrels").glob("*.tsv.gz")]
     if path is None and files:
         raise UnknownNameError("split", split, {file.name.removesuffix(".gz").removesuffix(".tsv") for file in files})

@@ -9,11 +9,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
 
-from rerank.collections.base.files import CollectionFiles, FileCollection, find_file, require_file, require_folder
+from rerank.collections.base.files import (
+    CollectionFiles,
+    FileCollection,
+    find_collection_file,
+    require_collection_file,
+    require_collection_folder,
+)
 from rerank.errors import DataError
-from rerank.io.json_records import check_unique
+from rerank.io.json_records import check_unique_ids
 from rerank.io.smart_format import join_lines, read_smart_records
-from rerank.io.text_files import open_text
+from rerank.io.text_files import open_text_file
 from rerank.types import Document, Qrels, Query
 
 
@@ -76,15 +82,15 @@ class Cranfield(FileCollection):
 
     def __init__(self, folder: str, *, relevant: int = 1) -> None:
         """Locate the files without reading them."""
-        where = require_folder(folder, "Cranfield's or CISI's files")
+        where = require_collection_folder(folder, "Cranfield's or CISI's files")
         names = [name for layout in _LAYOUTS for name in layout.docs[:1]]
-        layout = next((layout for layout in _LAYOUTS if find_file(where, layout.docs)), None)
+        layout = next((layout for layout in _LAYOUTS if find_collection_file(where, layout.docs)), None)
         self._layout = layout or _LAYOUTS[0]
-        docs = require_file(where, self._layout.docs if layout else names, "folder in the SMART format")
-        qrels = find_file(where, self._layout.qrels)
+        docs = require_collection_file(where, self._layout.docs if layout else names, "folder in the SMART format")
+        qrels = find_collection_file(where, self._layout.qrels)
         files = CollectionFiles(
             docs=(docs,),
-            queries=(require_file(where, self._layout.queries, f"complete folder of {self._layout.name}"),),
+            queries=(require_collection_file(where, self._layout.queries, f"complete folder of {self._layout.name}"),),
             qrels=(qrels,) if qrels else (),
         )
         super().__init__(self._layout.name, files, language="en", relevant=relevant)
@@ -95,7 +101,7 @@ class Cranfield(FileCollection):
             (r.where, Document(id=r.number, title=join_lines(r.fields.get("T", "")), text=r.fields.get("W", "")))
             for r in read_smart_records(self.files.docs[0])
         )
-        return check_unique(documents, "document")
+        return check_unique_ids(documents, "document")
 
     def queries(self) -> list[Query]:
         """Return all queries in file order, each on one line.
@@ -103,7 +109,7 @@ class Cranfield(FileCollection):
         Raises:
             DataError: A query has no text, or the file is malformed.
         """
-        return list(check_unique(self._numbered(), "query"))
+        return list(check_unique_ids(self._numbered(), "query"))
 
     def _numbered(self) -> Iterator[tuple[str, Query]]:
         for position, record in enumerate(read_smart_records(self.files.queries[0]), 1):
@@ -117,7 +123,7 @@ class Cranfield(FileCollection):
         if not self.files.qrels:
             return Qrels({}, name=self.name)
         path = self.files.qrels[0]
-        return Qrels(_judgments(path, graded=self._layout.name == "cranfield"), name=str(path))
+        return Qrels(_read_cranfield_judgments(path, graded=self._layout.name == "cranfield"), name=str(path))
 
 
 def grade_to_gain(grade: int, where: str) -> int:
@@ -131,11 +137,11 @@ def grade_to_gain(grade: int, where: str) -> int:
     return max(0, 5 - grade) if grade > 0 else 0
 
 
-def _judgments(path: Path, *, graded: bool) -> dict[str, dict[str, int]]:
+def _read_cranfield_judgments(path: Path, *, graded: bool) -> dict[str, dict[str, int]]:
     """Read Cranfield's three columns (query document grade), or CISI's four (query document 0 0.0) with grade 1."""
     columns = 3 if graded else 4
     table: dict[str, dict[str, int]] = {}
-    with open_text(path) as stream:
+    with open_text_file(path) as stream:
         for count, line in enumerate(stream, 1):
             parts, where = line.split(), f"{path}:{count}"
             if not parts:

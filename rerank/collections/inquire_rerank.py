@@ -8,9 +8,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
-from rerank.collections.base.files import CollectionFiles, FileCollection, require_folder, require_path, stem
-from rerank.collections.inquire.files import FIELDS, image_document, invert_fields
-from rerank.errors import DataError, shorten
+from rerank.collections.base.files import (
+    CollectionFiles,
+    FileCollection,
+    collection_name_of_path,
+    require_collection_folder,
+    require_collection_path,
+)
+from rerank.collections.inquire.files import FIELDS, image_document, invert_query_fields
+from rerank.errors import DataError, error_repr
 from rerank.io.json_records import JsonRecord, read_json_lines
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
@@ -45,9 +51,9 @@ class InquireRerank(FileCollection):
 
     def __init__(self, file: str, *, root: str = "") -> None:
         """Find the file; nothing is read yet."""
-        path = require_path(file, "a file of INQUIRE-Rerank's rows")
-        self._root = require_folder(root, "the images").resolve() if root else None
-        super().__init__(stem(path), CollectionFiles(docs=(path,)), language="en", relevant=1)
+        path = require_collection_path(file, "a file of INQUIRE-Rerank's rows")
+        self._root = require_collection_folder(root, "the images").resolve() if root else None
+        super().__init__(collection_name_of_path(path), CollectionFiles(docs=(path,)), language="en", relevant=1)
 
     @property
     def selecting(self) -> Mapping[str, str]:
@@ -76,7 +82,7 @@ class InquireRerank(FileCollection):
 
     def query_fields(self) -> Mapping[str, Mapping[str, str]]:
         """Return supercategory, category and iconic_group, each as query id -> value."""
-        return invert_fields({group.query.id: group.fields for group in self._groups})
+        return invert_query_fields({group.query.id: group.fields for group in self._groups})
 
     def candidates(self) -> Run:
         """Return the lists, sorted by clip_score."""
@@ -106,21 +112,21 @@ class InquireRerank(FileCollection):
                 raise DataError(f"{record.where}: duplicate image {image} in query {words!r}", expected="once")
             group.images[image] = (
                 image_document(image, record.text(_PATH), self._root),
-                _score(record),
-                _relevant(record),
+                _parse_candidate_score(record),
+                _parse_relevant_flag(record),
             )
         return list(table.values())
 
 
-def _score(record: JsonRecord) -> float:
+def _parse_candidate_score(record: JsonRecord) -> float:
     value = record.fields.get("clip_score")
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(f"{record.where}: clip_score {shorten(value)}", expected="a finite number")
+        raise DataError(f"{record.where}: clip_score {error_repr(value)}", expected="a finite number")
     return float(value)
 
 
-def _relevant(record: JsonRecord) -> int:
+def _parse_relevant_flag(record: JsonRecord) -> int:
     value = record.fields.get("relevant")
     if value not in (0, 1):
-        raise DataError(f"{record.where}: relevant {shorten(value)}", expected="0 or 1, or false or true")
+        raise DataError(f"{record.where}: relevant {error_repr(value)}", expected="0 or 1, or false or true")
     return int(value)

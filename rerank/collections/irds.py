@@ -10,11 +10,11 @@ from collections.abc import Generator, Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
-from rerank.collections.base.corpus import fetch
-from rerank.collections.base.files import check_language, check_relevant
+from rerank.collections.base.corpus import fetch_documents
+from rerank.collections.base.files import check_language_code, check_lowest_relevant_grade
 from rerank.collections.cranfield import grade_to_gain
 from rerank.errors import DataError, MissingPrerequisiteError, MissingResourceError, UnknownNameError
-from rerank.io.json_records import check_unique, parse_id, text
+from rerank.io.json_records import check_unique_ids, parse_json_id, parse_json_text
 from rerank.io.smart_format import join_lines
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
@@ -44,13 +44,13 @@ class Irds:
         self, dataset: str, *, language: str = "", relevant: int | None = None, drop_self: bool | None = None
     ) -> None:
         """Look the data set up, without downloading it."""
-        self._package = _package()
-        self._dataset = _load(self._package, dataset)
+        self._package = _import_ir_datasets()
+        self._dataset = _load_irds_dataset(self._package, dataset)
         self.name = dataset
         docs_lang = self._dataset.docs_lang() if self._has("docs") else None
-        self.language = check_language(language or docs_lang or "en")
+        self.language = check_language_code(language or docs_lang or "en")
         deep_learning = dataset.startswith("msmarco-passage") and "/trec-dl-" in dataset
-        self.relevant = check_relevant(relevant if relevant is not None else 1 + deep_learning)
+        self.relevant = check_lowest_relevant_grade(relevant if relevant is not None else 1 + deep_learning)
         self.drop_self = dataset.startswith(("beir/", "nano-beir/")) if drop_self is None else drop_self
 
     def _has(self, kind: str) -> bool:
@@ -62,29 +62,29 @@ class Irds:
         Raises:
             MissingResourceError: The documents cannot be downloaded.
         """
-        return check_unique(((self.name, doc) for doc in self._docs()), "document")
+        return check_unique_ids(((self.name, doc) for doc in self._docs()), "document")
 
     def _docs(self) -> Iterator[Document]:
         if self._has("docs"):
-            with _reading(self.name):
+            with _named_irds_errors(self.name):
                 for doc in self._dataset.docs_iter():
-                    yield _document(doc, self.name)
+                    yield _convert_irds_document(doc, self.name)
 
     def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
         """Return the documents with these ids, from ir_datasets' store; unknown ids are omitted."""
         if not self._has("docs"):
             return {}
-        with _reading(self.name):
+        with _named_irds_errors(self.name):
             documents = self._dataset.docs_store().get_many(list(ids))
-        return {doc_id: _document(doc, self.name) for doc_id, doc in documents.items()}
+        return {doc_id: _convert_irds_document(doc, self.name) for doc_id, doc in documents.items()}
 
     def queries(self) -> list[Query]:
         """Return all queries, in ir_datasets' order."""
         if not self._has("queries"):
             return []
-        with _reading(self.name):
-            queries = [(self.name, _query(query, self.name)) for query in self._dataset.queries_iter()]
-        return list(check_unique(queries, "query"))
+        with _named_irds_errors(self.name):
+            queries = [(self.name, _convert_irds_query(query, self.name)) for query in self._dataset.queries_iter()]
+        return list(check_unique_ids(queries, "query"))
 
     def qrels(self) -> Qrels:
         """Return the judgments, which are read once; empty if there are none."""
@@ -94,7 +94,7 @@ class Irds:
     def _judged(self) -> Qrels:
         table: dict[str, dict[str, int]] = {}
         if self._has("qrels"):
-            with _reading(self.name):
+            with _named_irds_errors(self.name):
                 for row in self._dataset.qrels_iter():
                     grade = grade_to_gain(row.relevance, self.name) if self.name == "cranfield" else int(row.relevance)
                     judged = table.setdefault(row.query_id, {})
@@ -105,12 +105,12 @@ class Irds:
         """Return the data set's candidate lists with document texts, for its own queries; empty if it has none."""
         rows: dict[str, list[tuple[str, float | None]]] = {}
         if self._has("scoreddocs"):
-            with _reading(self.name):
+            with _named_irds_errors(self.name):
                 for row in self._dataset.scoreddocs_iter():
                     rows.setdefault(row.query_id, []).append((row.doc_id, getattr(row, "score", None)))
         lists = [(query, rows[query.id]) for query in self.queries() if query.id in rows]
-        docs = fetch(self, {doc_id for _, row in lists for doc_id, _ in row})
-        return Run((_ranking(query, row, docs) for query, row in lists), name=self.name)
+        docs = fetch_documents(self, {doc_id for _, row in lists for doc_id, _ in row})
+        return Run((_make_irds_candidates(query, row, docs) for query, row in lists), name=self.name)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -131,7 +131,7 @@ class Irds:
         return whole.hexdigest()
 
 
-def _package() -> Any:
+def _import_ir_datasets() -> Any:
     try:
         import ir_datasets
     except ImportError as error:
@@ -142,7 +142,7 @@ def _package() -> Any:
     return ir_datasets
 
 
-def _load(package: Any, dataset: str) -> Any:
+def _load_irds_dataset(package: Any, dataset: str) -> Any:
     try:
         return package.load(dataset)
     except KeyError as error:
@@ -154,7 +154,7 @@ def _load(package: Any, dataset: str) -> Any:
 
 
 @contextlib.contextmanager
-def _reading(name: str) -> Generator[None]:
+def _named_irds_errors(name: str) -> Generator[None]:
     """Turn exceptions of ir_datasets' downloads and files, which have no class of their own, into our error."""
     try:
         yield
@@ -165,7 +165,7 @@ def _reading(name: str) -> Generator[None]:
         ) from error
 
 
-def _default_text(entry: Any, id_field: str) -> str:
+def _default_irds_text(entry: Any, id_field: str) -> str:
     """Return ir_datasets' default text, or else the fields that are strings."""
     if hasattr(entry, "default_text"):
         return str(entry.default_text())
@@ -173,20 +173,24 @@ def _default_text(entry: Any, id_field: str) -> str:
     return "\n".join(value for key, value in fields.items() if value and key not in (id_field, "title"))
 
 
-def _document(doc: Any, where: str) -> Document:
+def _convert_irds_document(doc: Any, where: str) -> Document:
     title = getattr(doc, "title", "") or ""
-    body = _default_text(doc, "doc_id")
+    body = _default_irds_text(doc, "doc_id")
     if hasattr(doc, "title") and body != getattr(doc, "text", None):  # the default text is title and text
         body = body.removeprefix(title).strip()
-    return Document(id=parse_id(doc.doc_id, "document", where), title=text(title, where), text=text(body, where))
+    return Document(
+        id=parse_json_id(doc.doc_id, "document", where),
+        title=parse_json_text(title, where),
+        text=parse_json_text(body, where),
+    )
 
 
-def _query(query: Any, where: str) -> Query:
-    words = join_lines(_default_text(query, "query_id"))
-    return Query(id=parse_id(query.query_id, "query", where), text=text(words, where))
+def _convert_irds_query(query: Any, where: str) -> Query:
+    words = join_lines(_default_irds_text(query, "query_id"))
+    return Query(id=parse_json_id(query.query_id, "query", where), text=parse_json_text(words, where))
 
 
-def _ranking(query: Query, row: list[tuple[str, float | None]], docs: dict[str, Document]) -> Ranking:
+def _make_irds_candidates(query: Query, row: list[tuple[str, float | None]], docs: dict[str, Document]) -> Ranking:
     scored = [(docs[doc_id], score) for doc_id, score in row if score is not None]
     if len(scored) == len(row):
         return Ranking.from_scores(query, scored)

@@ -7,7 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from rerank.collections.base.files import CollectionFiles, FileCollection, find_file, require_file, require_path, stem
+from rerank.collections.base.files import (
+    CollectionFiles,
+    FileCollection,
+    collection_name_of_path,
+    find_collection_file,
+    require_collection_file,
+    require_collection_path,
+)
 from rerank.errors import UsageError
 from rerank.io.json_records import read_documents, read_queries
 from rerank.types import Document, Query
@@ -52,7 +59,7 @@ class Jsonl(FileCollection):
     ) -> None:
         """Locate the files without reading them."""
         options = {"docs": docs, "queries": queries, "qrels": qrels}
-        named = {kind: (require_path(file, "a file"),) for kind, file in options.items() if file}
+        named = {kind: (require_collection_path(file, "a file"),) for kind, file in options.items() if file}
         if not path and not named:
             raise UsageError(
                 "The collection 'jsonl' has neither a folder nor files",
@@ -60,9 +67,9 @@ class Jsonl(FileCollection):
             )
         if path and Path(path).expanduser().is_file() and docs:
             raise UsageError(f"Two files of documents: {path} and {docs}", expected="one of the two")
-        files = CollectionFiles(**{**(_find_files(path, alone=not named) if path else {}), **named})
+        files = CollectionFiles(**{**(_find_collection_files(path, alone=not named) if path else {}), **named})
         shown = Path(path) if path else next(iter(named.values()))[0]
-        super().__init__(stem(shown), files, language=language, relevant=relevant)
+        super().__init__(collection_name_of_path(shown), files, language=language, relevant=relevant)
 
     def docs(self) -> Iterator[Document]:
         """Stream the documents."""
@@ -76,12 +83,12 @@ class Jsonl(FileCollection):
         return replace(doc, image=str(self.files.docs[0].resolve().parent / doc.image)) if doc.image else doc
 
 
-def _find_files(path: str, *, alone: bool) -> dict[str, tuple[Path, ...]]:
+def _find_collection_files(path: str, *, alone: bool) -> dict[str, tuple[Path, ...]]:
     """Return the files of a folder by kind; with ``alone``, it must have documents or queries."""
-    where = require_path(path, "a folder or a file")
+    where = require_collection_path(path, "a folder or a file")
     if not where.is_dir():
         return {"docs": (where,)}
     if alone:
-        require_file(where, [*_DOCS, *_QUERIES], "folder of JSON lines")
+        require_collection_file(where, [*_DOCS, *_QUERIES], "folder of JSON lines")
     places = (("docs", _DOCS), ("queries", _QUERIES), ("qrels", _QRELS))
-    return {kind: (file,) for kind, names in places if (file := find_file(where, names))}
+    return {kind: (file,) for kind, names in places if (file := find_collection_file(where, names))}

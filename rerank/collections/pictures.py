@@ -8,7 +8,13 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from rerank.collections.base.files import CollectionFiles, FileCollection, require_folder, require_path, stem
+from rerank.collections.base.files import (
+    CollectionFiles,
+    FileCollection,
+    collection_name_of_path,
+    require_collection_folder,
+    require_collection_path,
+)
 from rerank.errors import DataError
 from rerank.io.json_records import read_queries
 from rerank.io.pictures import picture_hash
@@ -38,12 +44,12 @@ class Pictures(FileCollection):
 
     def __init__(self, folder: str, *, queries: str = "", qrels: str = "", relevant: int = 1) -> None:
         """Locate the files without reading them."""
-        self._folder = require_folder(folder, "a folder of pictures").resolve()
+        self._folder = require_collection_folder(folder, "a folder of pictures").resolve()
         files = CollectionFiles(
-            queries=(require_path(queries, "a file of queries"),) if queries else (),
-            qrels=(require_path(qrels, "a file of judgments"),) if qrels else (),
+            queries=(require_collection_path(queries, "a file of queries"),) if queries else (),
+            qrels=(require_collection_path(qrels, "a file of judgments"),) if qrels else (),
         )
-        super().__init__(stem(self._folder), files, language="en", relevant=relevant)
+        super().__init__(collection_name_of_path(self._folder), files, language="en", relevant=relevant)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -65,12 +71,12 @@ class Pictures(FileCollection):
             raise DataError(
                 f"{self._folder} has no pictures", expected=f"files that end in {', '.join(sorted(ENDINGS))}"
             )
-        return (Document(id=_id(path.relative_to(self._folder)), image=str(path)) for path in shown)
+        return (Document(id=_picture_id(path.relative_to(self._folder)), image=str(path)) for path in shown)
 
     def queries(self) -> list[Query]:
         """Return all queries in file order; empty without a file of queries."""
         return read_queries(self.files.queries[0]) if self.files.queries else []
 
 
-def _id(path: Path) -> str:
+def _picture_id(path: Path) -> str:
     return _NOT_IN_IDS.sub(lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode("utf-8")), path.as_posix())

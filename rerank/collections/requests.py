@@ -8,11 +8,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from rerank.collections.base.files import CollectionFiles, FileCollection, require_path, stem
+from rerank.collections.base.files import (
+    CollectionFiles,
+    FileCollection,
+    collection_name_of_path,
+    require_collection_path,
+)
 from rerank.errors import DataError
 from rerank.io.json_records import JsonRecord, parse_json, read_json_lines
 from rerank.io.rerank_requests import RerankRequest
-from rerank.io.text_files import open_text
+from rerank.io.text_files import open_text_file
 from rerank.types import Document, Query, Ranking, Run
 
 
@@ -51,9 +56,9 @@ class Requests(FileCollection):
         relevant: int = 1,
     ) -> None:
         """Locate the files without reading them."""
-        path = require_path(file, "a file")
-        files = CollectionFiles(docs=(path,), qrels=(require_path(qrels, "a file"),) if qrels else ())
-        super().__init__(stem(path), files, language=language, relevant=relevant)
+        path = require_collection_path(file, "a file")
+        files = CollectionFiles(docs=(path,), qrels=(require_collection_path(qrels, "a file"),) if qrels else ())
+        super().__init__(collection_name_of_path(path), files, language=language, relevant=relevant)
         self.order = order
 
     @property
@@ -110,16 +115,16 @@ class Requests(FileCollection):
 
     @cached_property
     def _is_list(self) -> bool:
-        with open_text(self.files.docs[0]) as stream:
+        with open_text_file(self.files.docs[0]) as stream:
             return next((line.lstrip()[0] for line in stream if line.strip()), "") == "["
 
     @cached_property
     def _list(self) -> list[JsonRecord]:
-        return _whole_list(self.files.docs[0])
+        return _read_whole_request_file(self.files.docs[0])
 
 
-def _whole_list(path: Path) -> list[JsonRecord]:
-    with open_text(path) as stream:
+def _read_whole_request_file(path: Path) -> list[JsonRecord]:
+    with open_text_file(path) as stream:
         entries: Any = parse_json(stream.read(), str(path))
     if not entries:
         raise DataError(f"{path} contains an empty list", expected="at least one request")

@@ -6,12 +6,24 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from rerank.collections.base.files import CollectionFiles, FileCollection, require_path, stem
+from rerank.collections.base.files import (
+    CollectionFiles,
+    FileCollection,
+    collection_name_of_path,
+    require_collection_path,
+)
 from rerank.errors import DataError, MissingResourceError, UsageError
-from rerank.io.json_records import check_unique, parse_id
-from rerank.io.sgml import SgmlBlock, find_element, find_elements, plain_text, read_blocks, remove_elements
+from rerank.io.json_records import check_unique_ids, parse_json_id
+from rerank.io.sgml import (
+    SgmlBlock,
+    find_sgml_element,
+    find_sgml_elements,
+    read_sgml_blocks,
+    remove_sgml_elements,
+    sgml_to_plain_text,
+)
 from rerank.io.smart_format import join_lines
-from rerank.io.trec_topics import check_fields, read_topics
+from rerank.io.trec_topics import check_topic_fields, read_trec_topics
 from rerank.types import Document, Query
 
 _IDS = ("docno", "docid", "id")
@@ -61,11 +73,11 @@ class Trec(FileCollection):
                 expected="trec:docs=FILE or FOLDER,topics=FILE,qrels=FILE",
             )
         files = CollectionFiles(
-            docs=_documents(docs),
-            queries=(require_path(topics, "a file"),) if topics else (),
-            qrels=(require_path(qrels, "a file"),) if qrels else (),
+            docs=_read_trec_documents(docs),
+            queries=(require_collection_path(topics, "a file"),) if topics else (),
+            qrels=(require_collection_path(qrels, "a file"),) if qrels else (),
         )
-        super().__init__(stem(Path(docs or topics)), files, language=language, relevant=relevant)
+        super().__init__(collection_name_of_path(Path(docs or topics)), files, language=language, relevant=relevant)
         self.fields = tuple(name.strip().lower() for name in fields.split("+") if name.strip())
         if not self.fields:
             raise UsageError(f"fields={fields!r}", expected="one or more of title, description, narrative, joined by +")
@@ -78,9 +90,11 @@ class Trec(FileCollection):
     def docs(self) -> Iterator[Document]:
         """Stream the documents, file by file."""
         documents = (
-            (block.where, _document(block)) for path in self.files.docs for block in read_blocks(path, ("doc",))
+            (block.where, _parse_trec_document(block))
+            for path in self.files.docs
+            for block in read_sgml_blocks(path, ("doc",))
         )
-        return check_unique(documents, "document")
+        return check_unique_ids(documents, "document")
 
     def queries(self) -> list[Query]:
         """Return all topics in file order, each with the chosen fields on one line.
@@ -91,15 +105,15 @@ class Trec(FileCollection):
         """
         if not self.files.queries:
             return []
-        topics = read_topics(self.files.queries[0])
-        check_fields(topics, self.fields)
-        return list(check_unique(((t.where, Query(id=t.id, text=t.text(self.fields))) for t in topics), "query"))
+        topics = read_trec_topics(self.files.queries[0])
+        check_topic_fields(topics, self.fields)
+        return list(check_unique_ids(((t.where, Query(id=t.id, text=t.text(self.fields))) for t in topics), "query"))
 
 
-def _documents(path: str) -> tuple[Path, ...]:
+def _read_trec_documents(path: str) -> tuple[Path, ...]:
     if not path:
         return ()
-    where = require_path(path, "a file or a folder")
+    where = require_collection_path(path, "a file or a folder")
     if not where.is_dir():
         return (where,)
     files = tuple(
@@ -114,15 +128,15 @@ def _documents(path: str) -> tuple[Path, ...]:
     return files
 
 
-def _document(block: SgmlBlock) -> Document:
-    number = find_element(block.body, _IDS)
-    doc_id = plain_text(number) if number is not None else block.attribute(_IDS)
+def _parse_trec_document(block: SgmlBlock) -> Document:
+    number = find_sgml_element(block.body, _IDS)
+    doc_id = sgml_to_plain_text(number) if number is not None else block.attribute(_IDS)
     if not doc_id:
         raise DataError(f"{block.where}: a document without an id", expected="<DOCNO>, or an attribute id=")
-    title = find_element(block.body, _TITLES)
-    texts = find_elements(block.body, _TEXTS) or [remove_elements(block.body, _OTHER + _TITLES)]
+    title = find_sgml_element(block.body, _TITLES)
+    texts = find_sgml_elements(block.body, _TEXTS) or [remove_sgml_elements(block.body, _OTHER + _TITLES)]
     return Document(
-        id=parse_id(doc_id, "document", block.where),
-        title=join_lines(plain_text(title or "")),
-        text="\n".join(part for part in map(plain_text, texts) if part),
+        id=parse_json_id(doc_id, "document", block.where),
+        title=join_lines(sgml_to_plain_text(title or "")),
+        text="\n".join(part for part in map(sgml_to_plain_text, texts) if part),
     )

@@ -23,7 +23,7 @@ from rerank.downsampling.mteb_results import mean_mteb_scores
 from rerank.errors import DataError, UsageError
 from rerank.evaluation import ScoreMatrix
 from rerank.evaluation.significance.base import Floats
-from rerank.io.text_files import open_text
+from rerank.io.text_files import open_text_file
 
 _MODEL = ("model", "system", "model_name", "run", "")
 _TASK = ("task", "task_name")
@@ -150,7 +150,7 @@ def _tabulate_benchmark_scores(cells: Sequence[_Cell], source: str, *, drop_inco
 
 def _read_benchmark_file(path: Path) -> Iterable[_Cell]:
     """Read a file whose format is recognised by its first line."""
-    with open_text(path) as stream:
+    with open_text_file(path) as stream:
         first = next((line for line in stream if line.strip()), "")
     return (
         _read_benchmark_json_lines(path)
@@ -160,7 +160,7 @@ def _read_benchmark_file(path: Path) -> Iterable[_Cell]:
 
 
 def _read_benchmark_csv(path: Path, delimiter: str) -> Iterable[_Cell]:
-    with open_text(path) as stream:
+    with open_text_file(path) as stream:
         reader = csv.reader(stream, delimiter=delimiter, strict=True)
         try:
             rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
@@ -176,7 +176,7 @@ def _read_benchmark_csv(path: Path, delimiter: str) -> Iterable[_Cell]:
 
 
 def _read_benchmark_json_lines(path: Path) -> Iterable[_Cell]:
-    with open_text(path) as stream:
+    with open_text_file(path) as stream:
         for number, line in enumerate(stream, 1):
             if line.strip():
                 try:

@@ -5,9 +5,9 @@ SciPy and ir_measures are imported when first used.
 
 from __future__ import annotations
 
-from rerank.evaluation.comparison import compare, compare_evaluated_runs
+from rerank.evaluation.comparison import compare_evaluated_runs, compare_runs
 from rerank.evaluation.comparison_report import Comparison, PairComparison, RunSummary
-from rerank.evaluation.evaluator import evaluate, evaluate_all
+from rerank.evaluation.evaluator import evaluate_run, evaluate_runs
 from rerank.evaluation.measures import parse_measures
 from rerank.evaluation.pairwise_decisions import PairwiseDecisions, compare_all_runs
 from rerank.evaluation.power import paired_t_power, topics_needed_for_power
@@ -24,12 +24,12 @@ __all__ = [
     "ScoreMatrix",
     "Scores",
     "add_scores_per_group",
-    "compare",
     "compare_all_runs",
     "compare_evaluated_runs",
-    "evaluate",
-    "evaluate_all",
+    "compare_runs",
     "evaluate_by_group",
+    "evaluate_run",
+    "evaluate_runs",
     "evaluation_report",
     "paired_t_power",
     "parse_measures",

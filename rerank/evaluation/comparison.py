@@ -15,7 +15,7 @@ import numpy as np
 
 from rerank.errors import UsageError
 from rerank.evaluation.comparison_report import Comparison, PairComparison, RunSummary
-from rerank.evaluation.evaluator import evaluate_all
+from rerank.evaluation.evaluator import evaluate_runs
 from rerank.evaluation.grade_notes import grade_note
 from rerank.evaluation.measures import check_measure_has_query_values, parse_measures
 from rerank.evaluation.pairwise_decisions import (
@@ -32,7 +32,7 @@ from rerank.selector import Selector
 from rerank.types import Qrels, Run
 
 
-def compare(
+def compare_runs(
     qrels: Qrels,
     runs: Iterable[Run],
     measure: str,
@@ -67,7 +67,7 @@ def compare(
         raise UsageError(f"{measure!r} is {len(names)} measures", expected="one measure in a comparison")
     check_measure_has_query_values(names[0])
     _check_names_of_compared_runs([run.name for run in runs])
-    scores = evaluate_all(qrels, runs, [measure], relevant=relevant)
+    scores = evaluate_runs(qrels, runs, [measure], relevant=relevant)
     comparison = compare_evaluated_runs(scores, names[0], test=test, correction=correction, alpha=alpha)
     note = grade_note(qrels, names)
     return replace(comparison, notes=(*comparison.notes, note)) if note else comparison
@@ -82,11 +82,11 @@ def compare_evaluated_runs(
         scores: Scores of at least two runs with different names, over the same judged queries.
         measure: The measure, as ir_measures prints it; all scores must include it.
         test: Selector of the main test.
-        correction: Correction for multiple comparisons, as in `compare`.
+        correction: Correction for multiple comparisons, as in `compare_runs`.
         alpha: Significance level, applied to the corrected p-values.
 
     Raises:
-        UsageError: As `compare`, or a run lacks the measure.
+        UsageError: As `compare_runs`, or a run lacks the measure.
         UnknownNameError: The test or correction does not exist.
         DataError: The runs were evaluated on different queries, or on fewer than two.
     """

@@ -10,8 +10,8 @@ from typing import Any
 from rerank.evaluation.pairwise_decisions import PairwiseDecisions
 from rerank.evaluation.plots import plot_comparison
 from rerank.evaluation.significance import TITLES
-from rerank.evaluation.tables import format_confidence_interval, format_p_value, format_score
-from rerank.io.table_formats import LETTERS, Cell, Form, Grid, render
+from rerank.evaluation.tables import format_confidence_interval, format_measure_score, format_p_value
+from rerank.io.table_formats import LETTERS, Cell, Form, Grid, format_tables
 from rerank.selector import Selector
 
 
@@ -141,7 +141,7 @@ class Comparison:
     def _as(self, form: Form, digits: int) -> str:
         """Return the tables and notes in a format."""
         grids = [_comparison_table_of_means(self, digits), _comparison_table_of_pairs(self, digits)]
-        return render(grids, [*_legend_of_comparison(self), *self.notes], form)
+        return format_tables(grids, [*_legend_of_comparison(self), *self.notes], form)
 
     def deltas(self, a: str, b: str) -> dict[str, float]:
         """Return the score of run ``a`` minus that of run ``b`` for every query id.
@@ -204,7 +204,7 @@ def _comparison_table_of_means(comparison: Comparison, digits: int) -> Grid:
     beats, has_letters = comparison.decisions.beats(), len(comparison.runs) <= len(LETTERS)
     rows: list[list[str | Cell]] = []
     for index, run in enumerate(comparison.runs):
-        mean, interval = format_score(run.mean, digits), format_confidence_interval(run.low, run.high, digits)
+        mean, interval = format_measure_score(run.mean, digits), format_confidence_interval(run.low, run.high, digits)
         if has_letters:
             marks = "".join(LETTERS[other] for other in beats[index])
             rows.append([LETTERS[index], run.run, Cell(mean, marks), interval])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rerank.errors import DataError, MissingPrerequisiteError
 from rerank.evaluation.measures import parse_measures, why_measure_needs_whole_run
 from rerank.evaluation.scores import Scores
-from rerank.types import Qrels, Ranking, Run, make_strictly_decreasing
+from rerank.types import Qrels, Ranking, Run, make_scores_strictly_decreasing
 
 if TYPE_CHECKING:
     from ir_measures import Measure
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _OF_JUDGMENTS = ("NumQ", "NumRel")
 
 
-def evaluate(qrels: Qrels, run: Run, measures: Iterable[str], *, relevant: int = 1) -> Scores:
+def evaluate_run(qrels: Qrels, run: Run, measures: Iterable[str], *, relevant: int = 1) -> Scores:
     """Evaluate one run.
 
     Args:
@@ -35,11 +35,11 @@ def evaluate(qrels: Qrels, run: Run, measures: Iterable[str], *, relevant: int =
         DataError: There are no judgments, or none of the run's queries is judged.
         MissingPrerequisiteError: A measure needs a library or program that is not installed.
     """
-    return evaluate_all(qrels, [run], measures, relevant=relevant)[0]
+    return evaluate_runs(qrels, [run], measures, relevant=relevant)[0]
 
 
-def evaluate_all(qrels: Qrels, runs: Iterable[Run], measures: Iterable[str], *, relevant: int = 1) -> list[Scores]:
-    """Evaluate several runs with the same measures; arguments and errors are those of `evaluate`."""
+def evaluate_runs(qrels: Qrels, runs: Iterable[Run], measures: Iterable[str], *, relevant: int = 1) -> list[Scores]:
+    """Evaluate several runs with the same measures; arguments and errors are those of `evaluate_run`."""
     parsed = parse_measures([measures] if isinstance(measures, str) else measures, relevant=relevant)
     if not qrels:
         raise DataError(f"{qrels.name} contains no judgments", expected="at least one judged query")
@@ -84,7 +84,7 @@ class _Evaluator:
             )
         # strictly decreasing scores, so that the order survives conversion to C floats
         scored = {
-            self._queries[query]: self._scored(ranking, make_strictly_decreasing(ranking.written_scores))
+            self._queries[query]: self._scored(ranking, make_scores_strictly_decreasing(ranking.written_scores))
             for query, ranking in run.items()
             if len(ranking) and query in self._queries
         }

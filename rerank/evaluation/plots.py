@@ -16,7 +16,7 @@ import numpy as np
 from rerank.errors import MissingPrerequisiteError, StorageError, UsageError
 from rerank.evaluation.pairwise_decisions import PairwiseDecisions
 from rerank.evaluation.significance import TITLES
-from rerank.io.text_files import check_writable
+from rerank.io.text_files import check_file_writable
 
 #: Supported file name extensions.
 FORMS = (".png", ".svg", ".pdf")
@@ -53,7 +53,7 @@ def check_comparison_plot(path: str | Path) -> None:
     """Check that a plot can be written, before the computation of its data; raises the errors of `plot_comparison`."""
     if Path(path).suffix.lower() not in FORMS:
         raise UsageError(f"The plot file {str(path)!r}", expected=f"a file name that ends in {', '.join(FORMS)}")
-    check_writable(path)
+    check_file_writable(path)
     _matplotlib_figure_class()
 
 

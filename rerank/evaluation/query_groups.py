@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError
-from rerank.evaluation.evaluator import evaluate
+from rerank.evaluation.evaluator import evaluate_run
 from rerank.evaluation.scores import Scores
-from rerank.io.text_files import open_text
+from rerank.io.text_files import open_text_file
 from rerank.types import Qrels, Run
 
 #: Name of the group of queries that have no group.
@@ -49,7 +49,7 @@ def evaluate_by_group(
     for group in sorted(judged, key=lambda name: (name == NO_GROUP, name)):
         rankings = [ranking for query, ranking in run.items() if (groups.get(query) or NO_GROUP) == group]
         shared = any(ranking.query.id in judged[group] for ranking in rankings)
-        scores_by_group[group] = evaluate(
+        scores_by_group[group] = evaluate_run(
             Qrels(judged[group], name=f"{qrels.name} ({group})"),
             Run(rankings if shared else (), name=run.name),
             names,
@@ -93,7 +93,7 @@ def read_query_groups(path: str | Path) -> dict[str, str]:
         DataError: A line has no group, or a query is in two groups.
     """
     groups: dict[str, str] = {}
-    with open_text(path) as stream:
+    with open_text_file(path) as stream:
         for number, line in enumerate(stream, 1):
             fields = line.split(maxsplit=1)
             if not fields:

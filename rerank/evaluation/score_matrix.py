@@ -14,7 +14,7 @@ import numpy.typing as npt
 from rerank.errors import DataError, UnknownNameError
 from rerank.evaluation.scores import Scores
 from rerank.evaluation.significance.base import DECIMALS
-from rerank.io.text_files import open_text
+from rerank.io.text_files import open_text_file
 
 _FORM = "a header with the names of the systems, then one row of scores per topic"
 #: Accepted headers of the column of topic ids.
@@ -127,10 +127,10 @@ def read_score_matrix(path: str | Path) -> ScoreMatrix:
 
 def _score_matrix_rows(path: Path) -> list[tuple[str, list[str]]]:
     """Return the location and the cells of each row that is not empty."""
-    with open_text(path) as stream:
+    with open_text_file(path) as stream:
         first = next((line for line in stream if line.strip()), "")
     rows = []
-    with open_text(path) as stream:
+    with open_text_file(path) as stream:
         reader = csv.reader(stream, delimiter="\t" if "\t" in first else ",", strict=True)
         try:
             for row in reader:

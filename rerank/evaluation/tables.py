@@ -7,7 +7,7 @@ from typing import Any
 
 from rerank.evaluation.scores import Scores
 from rerank.evaluation.significance import TITLES
-from rerank.io.table_formats import Form, Grid, render
+from rerank.io.table_formats import Form, Grid, format_tables
 
 
 def table_of_scores(scores: Iterable[tuple[str, Scores]], *, markdown: bool = False, digits: int = 4) -> str:
@@ -25,11 +25,11 @@ def table_of_scores(scores: Iterable[tuple[str, Scores]], *, markdown: bool = Fa
             run,
             str(len(entry.queries)),
             str(len(entry.missing)),
-            *(format_score(value, digits) for value in entry.summary().values()),
+            *(format_measure_score(value, digits) for value in entry.summary().values()),
         ]
         for run, entry in entries
     ]
-    return render([Grid(["run", "queries", "missing", *measures], rows)], [], "markdown" if markdown else "text")
+    return format_tables([Grid(["run", "queries", "missing", *measures], rows)], [], "markdown" if markdown else "text")
 
 
 def table_of_significant_pairs(content: Mapping[str, Any], title: str, *, form: Form = "text", digits: int = 4) -> str:
@@ -43,7 +43,7 @@ def table_of_significant_pairs(content: Mapping[str, Any], title: str, *, form: 
     """
     systems = sorted(content["means"], key=lambda entry: -entry["mean"])
     rows = [
-        [entry["system"], format_score(entry["mean"], digits), str(entry["beats"]), str(entry["beaten_by"])]
+        [entry["system"], format_measure_score(entry["mean"], digits), str(entry["beats"]), str(entry["beaten_by"])]
         for entry in systems
     ]
     options = "".join(f", {key} {value}" for key, value in content["options"].items() if value is not None)
@@ -52,10 +52,10 @@ def table_of_significant_pairs(content: Mapping[str, Any], title: str, *, form: 
         f"{content['topics']} topics: {title}{options}, correction {TITLES[content['correction']]}, "
         f"significance level {content['alpha']:g}."
     )
-    return render([Grid(["system", "mean", "beats", "beaten by"], rows)], [line, *content["notes"]], form)
+    return format_tables([Grid(["system", "mean", "beats", "beaten by"], rows)], [line, *content["notes"]], form)
 
 
-def format_score(value: float, digits: int) -> str:
+def format_measure_score(value: float, digits: int) -> str:
     """Format a score; whole numbers above 1 are counts and get no decimals."""
     return str(int(value)) if value.is_integer() and abs(value) > 1 else f"{value:.{digits}f}"
 

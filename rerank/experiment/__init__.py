@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from rerank.experiment.estimate import estimate
-from rerank.experiment.execute import check_failures, execute, run
-from rerank.experiment.prepare import PreparedRun, prepare
-from rerank.experiment.replay import replay, rescore, verify
+from rerank.experiment.estimate import estimate_run_cost
+from rerank.experiment.execute import check_failure_rate, execute_run, run_experiment
+from rerank.experiment.prepare import PreparedRun, prepare_run
+from rerank.experiment.replay import replay_run_folder, rescore_run_folder, verify_run_folder
 
-__all__ = ["PreparedRun", "check_failures", "estimate", "execute", "prepare", "replay", "rescore", "run", "verify"]
+__all__ = [
+    "PreparedRun",
+    "check_failure_rate",
+    "estimate_run_cost",
+    "execute_run",
+    "prepare_run",
+    "replay_run_folder",
+    "rescore_run_folder",
+    "run_experiment",
+    "verify_run_folder",
+]

@@ -7,12 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rerank.calibration import RankedCollection, bound_identity, calibrate, first_stage_name
-from rerank.calibration.ranker_identity import describe_differences
-from rerank.calibration.reliability_diagram import draw_reliability
-from rerank.collections import judgments
+from rerank.calibration import (
+    RankedCollection,
+    calibrated_first_stage_name,
+    fit_calibration,
+    identity_bound_to_calibration,
+)
+from rerank.calibration.ranker_identity import describe_ranker_differences
+from rerank.calibration.reliability_diagram import draw_reliability_diagram
+from rerank.collections import open_judgments
 from rerank.errors import DataError, UsageError
-from rerank.io.text_files import check_writable, replace_text
+from rerank.io.text_files import check_file_writable, replace_text_file
 from rerank.store import RunFolder
 from rerank.store.judge_scores import read_judge_scores
 
@@ -36,7 +41,7 @@ class CalibrationRun:
     relevant: int
 
 
-def calibrate_folders(
+def calibrate_run_folders(
     runs: Sequence[str | Path],
     out: str | Path,
     *,
@@ -66,29 +71,29 @@ def calibrate_folders(
     if not runs:
         raise UsageError("No run folder is given", expected="at least one", remedy="Pass the folder of a finished run")
     diagram = Path(out).with_suffix(".svg")
-    check_writable(out)
-    check_writable(diagram)
+    check_file_writable(out)
+    check_file_writable(diagram)
     opened = [open_calibration_run(path, qrels, complete=complete) for path in runs]
     main = opened[0]
     for other in opened[1:]:
         _check_same_ranker(main, other)
         _check_same_first_stage(main, other)
-    result = calibrate(
+    result = fit_calibration(
         [run.ranked for run in opened],
         ranker=main.ranker,
         first_stage=main.first_stage,
         relevant=main.relevant if relevant is None else relevant,
-        tests=[_open_test(text, main, complete=complete) for text in tests],
+        tests=[_open_test_run(text, main, complete=complete) for text in tests],
     )
     result.calibration.save(out)
-    with replace_text(diagram) as file:
-        file.write(draw_reliability(result.report["rows"]))
+    with replace_text_file(diagram) as file:
+        file.write(draw_reliability_diagram(result.report["rows"]))
     return {"file": str(out), "diagram": str(diagram), **result.report}
 
 
-def _open_test(text: str, main: CalibrationRun, *, complete: bool) -> RankedCollection:
+def _open_test_run(text: str, main: CalibrationRun, *, complete: bool) -> RankedCollection:
     """Open a run that is only reported; scores of another first stage are not used."""
-    path, qrels = split_test(text)
+    path, qrels = split_test_argument(text)
     test = open_calibration_run(path, qrels, complete=complete)
     _check_same_ranker(main, test)
     has_scores = test.ranked.has_first_stage_scores and test.first_stage == main.first_stage
@@ -115,7 +120,7 @@ def open_calibration_run(path: str | Path, qrels: str | None, *, complete: bool 
     run = folder.read_run("run.trec")
     if not len(run):
         raise DataError(f"{str(path)!r} has no rankings", expected="at least two queries with candidates")
-    judged, lowest = judgments(qrels) if qrels else (folder.read_qrels(), _recorded_grade(folder))
+    judged, lowest = open_judgments(qrels) if qrels else (folder.read_qrels(), _recorded_relevant_grade(folder))
     if not judged:
         raise DataError(f"{str(path)!r} has no relevance judgments", remedy="Pass --qrels FILE")
     judge = read_judge_scores(folder.path / "judge_scores.jsonl")
@@ -134,13 +139,13 @@ def open_calibration_run(path: str | Path, qrels: str | None, *, complete: bool 
     return CalibrationRun(
         path=folder.path,
         ranked=ranked,
-        ranker=bound_identity(document["identity"]),
-        first_stage=first_stage_name(str(document["spec"].get("first_stage", ""))),
+        ranker=identity_bound_to_calibration(document["identity"]),
+        first_stage=calibrated_first_stage_name(str(document["spec"].get("first_stage", ""))),
         relevant=lowest,
     )
 
 
-def split_test(text: str) -> tuple[Path, str | None]:
+def split_test_argument(text: str) -> tuple[Path, str | None]:
     """Split ``FOLDER:QRELS``; both parts may contain colons. A folder alone uses its own judgments.
 
     Raises:
@@ -154,13 +159,13 @@ def split_test(text: str) -> tuple[Path, str | None]:
     raise UsageError(f"--test {text!r} does not start with a run folder", expected="FOLDER:QRELS")
 
 
-def _recorded_grade(folder: RunFolder) -> int:
+def _recorded_relevant_grade(folder: RunFolder) -> int:
     """Return the lowest relevant grade with which the run was scored."""
     return int(folder.read_json("scores.json").get("relevant", 1)) if (folder.path / "scores.json").is_file() else 1
 
 
 def _check_same_ranker(first: CalibrationRun, other: CalibrationRun) -> None:
-    if differences := describe_differences(first.ranker, other.ranker):
+    if differences := describe_ranker_differences(first.ranker, other.ranker):
         raise UsageError(
             f"{str(first.path)!r} and {str(other.path)!r} are runs of different rankers: {', '.join(differences)}",
             expected="one model, adapter, method and prompt",

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from rerank.collections import Collection, SupportsCandidateStream, judgments, open_collection
+from rerank.collections import Collection, SupportsCandidateStream, open_collection, open_judgments
 from rerank.errors import DataError, UnknownNameError
 from rerank.experiment.candidate_lists import CandidateLists, RankingDigest
 from rerank.experiment.spec import RunSpec
-from rerank.retrieval import open_retriever
+from rerank.retrieval import open_first_stage
 from rerank.retrieval.base import Retriever
 from rerank.selector import Selector
 from rerank.types import Qrels, Query, Ranking, Run
@@ -33,7 +33,7 @@ class RetrievedCandidates:
     first_stage: Run
 
 
-def digest_run(run: Run) -> str:
+def digest_candidates(run: Run) -> str:
     """Return the hex SHA-256 of a run as a reranker sees it: queries, documents, texts, pictures and order."""
     digest = RankingDigest()
     for ranking in run.values():
@@ -41,7 +41,7 @@ def digest_run(run: Run) -> str:
     return digest.hexdigest()
 
 
-def load_queries(spec: RunSpec, *, judged_only: bool = True) -> tuple[Collection, list[Query], Qrels]:
+def load_experiment_queries(spec: RunSpec, *, judged_only: bool = True) -> tuple[Collection, list[Query], Qrels]:
     """Open the collection of a specification and select its queries and judgments.
 
     If the specification selects queries, only their judgments are returned. Otherwise all judgments are: a judged query
@@ -55,27 +55,27 @@ def load_queries(spec: RunSpec, *, judged_only: bool = True) -> tuple[Collection
     Returns:
         The collection, the queries and the judgments.
     """
-    collection, qrels = load_judgments(spec)
-    return collection, *select_judged(spec, collection, qrels, judged_only=judged_only)
+    collection, qrels = load_experiment_judgments(spec)
+    return collection, *select_judged_queries(spec, collection, qrels, judged_only=judged_only)
 
 
-def load_judgments(spec: RunSpec) -> tuple[Collection, Qrels]:
+def load_experiment_judgments(spec: RunSpec) -> tuple[Collection, Qrels]:
     """Open the collection of a specification, without reading its queries, and return it with all judgments."""
     collection = open_collection(spec.collection)
-    return collection, judgments(spec.qrels)[0] if spec.qrels else collection.qrels()
+    return collection, open_judgments(spec.qrels)[0] if spec.qrels else collection.qrels()
 
 
-def select_judged(
+def select_judged_queries(
     spec: RunSpec, collection: Collection, qrels: Qrels, *, judged_only: bool
 ) -> tuple[list[Query], Qrels]:
-    """Select the queries and judgments of a specification, as `load_queries` does, from an open collection."""
-    queries = select_queries(spec, collection.queries(), qrels if judged_only else Qrels({}))
+    """Select the queries and judgments of a specification, as `load_experiment_queries`, from an open collection."""
+    queries = select_run_queries(spec, collection.queries(), qrels if judged_only else Qrels({}))
     if spec.queries or spec.max_queries:
         qrels = Qrels({q.id: qrels[q.id] for q in queries if q.id in qrels}, name=qrels.name)
     return queries, qrels
 
 
-def lowest_relevant(spec: RunSpec, collection: Collection) -> int:
+def lowest_relevant_grade(spec: RunSpec, collection: Collection) -> int:
     """Return the lowest grade that binary measures count as relevant.
 
     This is the one in the specification, else that of the collection of the judgments. A qrels file does not state
@@ -88,7 +88,7 @@ def lowest_relevant(spec: RunSpec, collection: Collection) -> int:
     return collection.relevant
 
 
-def retrieve(
+def retrieve_for_queries(
     spec: RunSpec, collection: Collection, queries: Sequence[Query], *, retriever: Retriever | None = None
 ) -> Run:
     """Retrieve the candidates of a specification, with an empty ranking for queries without any.
@@ -99,15 +99,17 @@ def retrieve(
         queries: The queries.
         retriever: Its first stage, if it is already open.
     """
-    run = (retriever or open_retriever(spec.first_stage, collection)).search(queries, spec.depth)
+    run = (retriever or open_first_stage(spec.first_stage, collection)).search(queries, spec.depth)
     lists = (run[query.id] if query.id in run else Ranking(query, (), ()) for query in queries)
     return Run(lists, name=Selector.parse(spec.first_stage).name)
 
 
 def retrieve_candidates(spec: RunSpec, *, judged_only: bool = True) -> RetrievedCandidates:
     """Open the collection of a specification and retrieve its candidates, for several runs over them."""
-    collection, queries, qrels = load_queries(spec, judged_only=judged_only)
-    return RetrievedCandidates(collection=collection, qrels=qrels, first_stage=retrieve(spec, collection, queries))
+    collection, queries, qrels = load_experiment_queries(spec, judged_only=judged_only)
+    return RetrievedCandidates(
+        collection=collection, qrels=qrels, first_stage=retrieve_for_queries(spec, collection, queries)
+    )
 
 
 def stream_candidates(spec: RunSpec, collection: Collection) -> CandidateLists | None:
@@ -135,7 +137,7 @@ def stream_candidates(spec: RunSpec, collection: Collection) -> CandidateLists |
     if not spec.queries:
         lists = CandidateLists(name=selector.name, read=read)
         if not lists.survey.queries:
-            raise _no_queries(spec)
+            raise _no_queries_error(spec)
         return lists
     named = dict.fromkeys(spec.queries)
     found = {ranking.query.id: ranking for ranking in source.candidate_lists() if ranking.query.id in named}
@@ -148,15 +150,15 @@ def stream_candidates(spec: RunSpec, collection: Collection) -> CandidateLists |
 
 def order_candidates(run: Run, spec: RunSpec) -> Run:
     """Return the candidates in the order in which the reranker gets them."""
-    return run if spec.shuffle == "none" else Run((order_list(r, spec) for r in run.values()), name=run.name)
+    return run if spec.shuffle == "none" else Run((order_candidate_list(r, spec) for r in run.values()), name=run.name)
 
 
-def order_list(ranking: Ranking, spec: RunSpec) -> Ranking:
+def order_candidate_list(ranking: Ranking, spec: RunSpec) -> Ranking:
     """Return the candidates of a query in the order in which the reranker gets them."""
-    return ranking if spec.shuffle == "none" else _shuffle(ranking, spec)
+    return ranking if spec.shuffle == "none" else _shuffle_candidates(ranking, spec)
 
 
-def select_queries(spec: RunSpec, queries: list[Query], qrels: Qrels) -> list[Query]:
+def select_run_queries(spec: RunSpec, queries: list[Query], qrels: Qrels) -> list[Query]:
     """Select the queries of a run: those named by id, else the judged ones if there are judgments, else all.
 
     Raises:
@@ -172,7 +174,7 @@ def select_queries(spec: RunSpec, queries: list[Query], qrels: Qrels) -> list[Qu
     else:
         selected = [query for query in queries if query.id in qrels] if qrels else queries
     if not queries:
-        raise _no_queries(spec)
+        raise _no_queries_error(spec)
     if not selected:
         raise DataError(
             f"None of the {len(queries)} queries of {spec.collection!r} has judgments",
@@ -181,11 +183,11 @@ def select_queries(spec: RunSpec, queries: list[Query], qrels: Qrels) -> list[Qu
     return selected[: spec.max_queries]
 
 
-def _no_queries(spec: RunSpec) -> DataError:
+def _no_queries_error(spec: RunSpec) -> DataError:
     return DataError(f"The collection {spec.collection!r} has no queries", remedy="Use a collection with queries")
 
 
-def _shuffle(ranking: Ranking, spec: RunSpec) -> Ranking:
+def _shuffle_candidates(ranking: Ranking, spec: RunSpec) -> Ranking:
     docs = list(ranking.docs)
     if spec.shuffle == "random":
         random.Random(f"{spec.seed}/{ranking.query.id}").shuffle(docs)

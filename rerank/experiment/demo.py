@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rerank.collections.pydoc import DEMO_SAMPLE
-from rerank.evaluation import compare
+from rerank.evaluation import compare_runs
 from rerank.experiment.spec import RunSpec
 from rerank.store import RunFolder
 from rerank.types import Run
@@ -34,7 +34,7 @@ def demo_specs(*, model: str, everything: bool = False) -> list[RunSpec]:
     return [*specs, RunSpec(adapter=ADAPTER, **shared)] if model == BASE else specs
 
 
-def demo_report(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def compare_demo_with_bm25(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Compare the demonstration's runs with BM25.
 
     Returns:
@@ -44,7 +44,7 @@ def demo_report(summaries: Sequence[dict[str, Any]]) -> dict[str, Any]:
     runs = [Run(folders[0].read_candidates().values(), name="bm25")]
     runs += [folder.read_run("run.trec") for folder in folders]
     costs = [{"run": run.name, **summary} for run, summary in zip(runs[1:], summaries, strict=True)]
-    comparison = compare(folders[0].read_qrels(), runs, MEASURE)
+    comparison = compare_runs(folders[0].read_qrels(), runs, MEASURE)
     counts = ("queries", "windows", "calls", "reused_calls", "tokens_in", "tokens_out", "seconds")
     columns = ("run", "method", *counts, "folder")
     return {"comparison": comparison, "costs": [{key: row[key] for key in columns} for row in costs]}

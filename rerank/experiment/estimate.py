@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rerank.experiment.candidates import order_list
+from rerank.experiment.candidates import order_candidate_list
 from rerank.experiment.prepare import PreparedRun
 from rerank.judges.base import OversizedWindow, PromptJudge, ScoreKind, Verdict
-from rerank.models.prices import compute_cost
+from rerank.models.prices import compute_model_cost
 from rerank.pipeline.stream import Flow, Ranker, rank_stream
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import Reply, Request
@@ -50,7 +50,7 @@ class _CountingJudge:
         return Verdict(order=tuple(range(len(window))), status="ok")
 
 
-def estimate(prepared: PreparedRun) -> dict[str, Any]:
+def estimate_run_cost(prepared: PreparedRun) -> dict[str, Any]:
     """Estimate the calls and tokens of a prepared run, without calling the model.
 
     Returns:
@@ -58,7 +58,7 @@ def estimate(prepared: PreparedRun) -> dict[str, Any]:
     """
     counting = _CountingJudge(judge=prepared.judge, counter=prepared.backend.tokens)
     ranker = Ranker(strategy=prepared.setup.strategy, judge=counting, passages=prepared.setup.passages)
-    lists = (order_list(ranking, prepared.spec) for ranking in prepared.lists)
+    lists = (order_candidate_list(ranking, prepared.spec) for ranking in prepared.lists)
     for _ in rank_stream(lists, ranker, prepared.backend, Flow.of(prepared.backend)):
         pass  # the judge counts
     calls = max(prepared.calls(), counting.calls) if counting.calls else 0
@@ -70,5 +70,5 @@ def estimate(prepared: PreparedRun) -> dict[str, Any]:
         "calls": calls,
         "tokens_in": tokens_in,
         "tokens_out": tokens_out,
-        "cost": compute_cost(prepared.spec.model, tokens_in, tokens_out),
+        "cost": compute_model_cost(prepared.spec.model, tokens_in, tokens_out),
     }

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, PartialFailureError
-from rerank.experiment.candidates import order_list
-from rerank.experiment.prepare import PreparedRun, prepare
-from rerank.experiment.result_files import open_results
+from rerank.experiment.candidates import order_candidate_list
+from rerank.experiment.prepare import PreparedRun, prepare_run
+from rerank.experiment.result_files import open_result_files
 from rerank.experiment.spec import Execution, RunSpec
-from rerank.experiment.summary import RunTally, score_runs, summarise, summarise_scores
+from rerank.experiment.summary import RunTally, score_reranked_run, summarise_run, summarise_run_scores
 from rerank.judges import FAILURES
 from rerank.models.lazy_backend import LazyBackend
 from rerank.pipeline.results import RankedList
 from rerank.pipeline.stream import Flow, Ranker, rank_stream
-from rerank.store import RunFolder, identity_hash, log_calls, shared_cache
+from rerank.store import RunFolder, identity_hash, log_calls, open_shared_call_cache
 from rerank.tasks import Backend, Reply
 from rerank.tasks.usage import Usage
 from rerank.types import Ranking, Run
@@ -33,17 +33,21 @@ OnReply = Callable[[Reply], None]
 _RECORDED = ("listrank", "torch", "transformers", "peft", "bm25s", "ir-measures", "pytrec-eval-terrier", "numpy")
 
 
-def run(spec: RunSpec, execution: Execution | None = None, *, on_reply: OnReply = lambda reply: None) -> dict[str, Any]:
+def run_experiment(
+    spec: RunSpec, execution: Execution | None = None, *, on_reply: OnReply = lambda reply: None
+) -> dict[str, Any]:
     """Prepare and execute a run and return its summary.
 
     Raises:
         RerankError: The run cannot be prepared or executed; committed calls are kept.
     """
     execution = execution or Execution()
-    return execute(prepare(spec, execution), execution, on_reply=on_reply)
+    return execute_run(prepare_run(spec, execution), execution, on_reply=on_reply)
 
 
-def execute(prepared: PreparedRun, execution: Execution, *, on_reply: OnReply = lambda reply: None) -> dict[str, Any]:
+def execute_run(
+    prepared: PreparedRun, execution: Execution, *, on_reply: OnReply = lambda reply: None
+) -> dict[str, Any]:
     """Execute a prepared run, or score it again if its folder contains the finished run.
 
     Returns:
@@ -52,8 +56,8 @@ def execute(prepared: PreparedRun, execution: Execution, *, on_reply: OnReply = 
     """
     identity = prepared.identity()
     name = identity_hash(identity)
-    folder = RunFolder(execution.out or default_folder(prepared.spec, name))
-    flow = _choose_flow(folder, prepared, execution)
+    folder = RunFolder(execution.out or default_run_folder(prepared.spec, name))
+    flow = _choose_recorded_flow(folder, prepared, execution)
     document = {
         "hash": name,
         "spec": prepared.spec.recorded(),
@@ -66,7 +70,7 @@ def execute(prepared: PreparedRun, execution: Execution, *, on_reply: OnReply = 
         prepared.backend.warm_up()  # a model that cannot be loaded leaves no folder behind
     with folder.begin(document, resume=execution.resume, overwrite=execution.overwrite):
         if folder.finished:
-            return _rescore_finished(prepared, folder)
+            return _rescore_finished_run(prepared, folder)
         folder.write_candidates(prepared.lists, prepared.lists.name)
         if passages := prepared.setup.passages:
             folder.write_passages(map(passages.expand, prepared.lists))
@@ -74,20 +78,20 @@ def execute(prepared: PreparedRun, execution: Execution, *, on_reply: OnReply = 
         folder.write_json("spec.json", folder.spec() | {"files": files})
         if (set_batching := getattr(prepared.backend, "set_batching", None)) is not None:
             set_batching(flow.batch_size, reuse=flow.reuse)
-        tally, usage, result = _drive(prepared, execution, folder, on_reply, flow)
+        tally, usage, result = _rerank_into_folder(prepared, execution, folder, on_reply, flow)
         queries = prepared.lists.survey.queries
-        scores = _write_scores(prepared, folder, result)
+        scores = _write_run_scores(prepared, folder, result)
         summary = {
             "folder": str(folder.path),
             "hash": name,
-            **summarise(prepared.spec, tally, usage, queries=queries, scores=scores),
+            **summarise_run(prepared.spec, tally, usage, queries=queries, scores=scores),
         }
         folder.write_json("spec.json", folder.spec() | {"files": files | {"run.trec": folder.file_hash("run.trec")}})
         folder.write_json("summary.json", summary)
         return summary
 
 
-def check_failures(summary: dict[str, Any], max_failure_rate: float) -> None:
+def check_failure_rate(summary: dict[str, Any], max_failure_rate: float) -> None:
     """Check that no more windows failed than allowed; all results are already saved.
 
     Raises:
@@ -108,13 +112,13 @@ def check_failures(summary: dict[str, Any], max_failure_rate: float) -> None:
         )
 
 
-def default_folder(spec: RunSpec, name: str) -> Path:
+def default_run_folder(spec: RunSpec, name: str) -> Path:
     """Return the default folder of a run, named by method, model and hash."""
     model = spec.model.rstrip("/").rpartition("/")[2].replace(":", "-")
-    return Path("runs") / f"{run_name(spec)}-{model}-{name[:12]}"
+    return Path("runs") / f"{run_tag(spec)}-{model}-{name[:12]}"
 
 
-def run_name(spec: RunSpec) -> str:
+def run_tag(spec: RunSpec) -> str:
     """Return the run tag: the method, or the adapter followed by the method if that is not the adapter's own.
 
     The adapter's own method is recognised by the paths of its files, such as lists of attention heads in its folder.
@@ -138,7 +142,7 @@ def describe_environment() -> dict[str, str]:
     return versions | {"started": datetime.now(UTC).isoformat(timespec="seconds")}
 
 
-def _drive(
+def _rerank_into_folder(
     prepared: PreparedRun, execution: Execution, folder: RunFolder, on_reply: OnReply, flow: Flow
 ) -> tuple[RunTally, Usage, Run]:
     """Rerank all lists and write the results.
@@ -148,16 +152,16 @@ def _drive(
         which are all that it is needed for.
     """
     shared = execution.call_cache if execution.call_cache is not None else prepared.backend.costs_money
-    name, tally, rankings = run_name(prepared.spec), RunTally(), list[Ranking]()
+    name, tally, rankings = run_tag(prepared.spec), RunTally(), list[Ranking]()
     with (
         folder.calls() as log,
-        shared_cache() if shared else nullcontext() as cache,
-        open_results(folder, prepared, name) as write,
+        open_shared_call_cache() if shared else nullcontext() as cache,
+        open_result_files(folder, prepared, name) as write,
     ):
         backend = log_calls(
             prepared.backend, log, cache=cache, max_total_tokens=execution.max_total_tokens, on_reply=on_reply
         )
-        with closing(_rank(prepared, backend, flow)) as lists:
+        with closing(_rank_candidates(prepared, backend, flow)) as lists:
             for candidates, ranked in lists:
                 write(candidates, ranked)
                 tally.add(ranked)
@@ -166,7 +170,7 @@ def _drive(
         return tally, backend.usage, Run(rankings, name=name)
 
 
-def _rank(prepared: PreparedRun, backend: Backend, flow: Flow) -> Generator[tuple[Ranking, RankedList]]:
+def _rank_candidates(prepared: PreparedRun, backend: Backend, flow: Flow) -> Generator[tuple[Ranking, RankedList]]:
     """Yield the candidates in first-stage order and the reranked list of each query."""
     setup = prepared.setup
     ranker = Ranker(strategy=setup.strategy, judge=prepared.judge, passages=setup.passages, top_k=prepared.spec.top_k)
@@ -175,13 +179,13 @@ def _rank(prepared: PreparedRun, backend: Backend, flow: Flow) -> Generator[tupl
     def read() -> Iterator[Ranking]:
         for candidates in prepared.lists:
             in_progress.append(candidates)
-            yield order_list(candidates, prepared.spec)
+            yield order_candidate_list(candidates, prepared.spec)
 
     for ranked in rank_stream(read(), ranker, backend, flow):
         yield in_progress.popleft(), ranked
 
 
-def _choose_flow(folder: RunFolder, prepared: PreparedRun, execution: Execution) -> Flow:
+def _choose_recorded_flow(folder: RunFolder, prepared: PreparedRun, execution: Execution) -> Flow:
     """Return how requests are batched: as the folder records, so that a resumed run has the same batches."""
     if execution.overwrite or not (folder.path / "spec.json").is_file():
         return Flow.of(prepared.backend, reuse=execution.reuse and not execution.deterministic)
@@ -189,7 +193,7 @@ def _choose_flow(folder: RunFolder, prepared: PreparedRun, execution: Execution)
     return Flow.unbounded(prepared.backend) if recorded is None else Flow.from_json(recorded)
 
 
-def _rescore_finished(prepared: PreparedRun, folder: RunFolder) -> dict[str, Any]:
+def _rescore_finished_run(prepared: PreparedRun, folder: RunFolder) -> dict[str, Any]:
     """Return the summary of a finished run, scored with the current measures and judgments."""
     for name, sha in folder.spec().get("files", {}).items():
         if folder.file_hash(name) != sha:
@@ -200,18 +204,18 @@ def _rescore_finished(prepared: PreparedRun, folder: RunFolder) -> dict[str, Any
             )
     summary = folder.read_json("summary.json", "calls") | {"folder": str(folder.path)}
     if prepared.qrels:  # without judgments, the recorded scores remain
-        summary |= summarise_scores(_write_scores(prepared, folder, folder.read_run("run.trec")))
+        summary |= summarise_run_scores(_write_run_scores(prepared, folder, folder.read_run("run.trec")))
     summary |= {"method": prepared.spec.shown_method, "model": prepared.spec.model, "depth": prepared.spec.depth}
     folder.write_json("summary.json", summary)
     return summary | {"reused_calls": summary["calls"]}
 
 
-def _write_scores(prepared: PreparedRun, folder: RunFolder, result: Run) -> dict[str, Any] | None:
+def _write_run_scores(prepared: PreparedRun, folder: RunFolder, result: Run) -> dict[str, Any] | None:
     """Score a run; write and return the scores, or return None without judgments."""
     if not prepared.qrels:
         return None  # before the candidates are read into memory
     spec = prepared.spec
-    scores = score_runs(
+    scores = score_reranked_run(
         prepared.qrels, result, prepared.first_stage, measures=spec.measures, relevant=prepared.relevant
     )
     if scores is not None:

@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rerank.evaluation import evaluate, parse_measures
-from rerank.experiment.candidates import load_queries, lowest_relevant, retrieve
+from rerank.evaluation import evaluate_run, parse_measures
+from rerank.experiment.candidates import load_experiment_queries, lowest_relevant_grade, retrieve_for_queries
 from rerank.experiment.spec import RunSpec
-from rerank.retrieval import index_bytes, open_retriever
+from rerank.retrieval import open_first_stage, retriever_index_bytes
 from rerank.types import Run
 
 
@@ -30,18 +30,18 @@ class FirstStageResult:
     scores: Mapping[str, float]
 
 
-def search(spec: RunSpec) -> FirstStageResult:
+def search_first_stage(spec: RunSpec) -> FirstStageResult:
     """Search all queries of a collection, judged or not, with the first stage of a specification.
 
     Raises:
         RerankError: The collection, the first stage or the measures cannot be used.
     """
-    collection, queries, qrels = load_queries(spec, judged_only=False)
-    relevant = lowest_relevant(spec, collection)
+    collection, queries, qrels = load_experiment_queries(spec, judged_only=False)
+    relevant = lowest_relevant_grade(spec, collection)
     parse_measures(spec.measures, relevant=relevant)  # before an index is built, which can take hours
     start = time.perf_counter()
-    retriever = open_retriever(spec.first_stage, collection)
-    run = retrieve(spec, collection, queries, retriever=retriever)
+    retriever = open_first_stage(spec.first_stage, collection)
+    run = retrieve_for_queries(spec, collection, queries, retriever=retriever)
     seconds = time.perf_counter() - start
-    scores = evaluate(qrels, run, spec.measures, relevant=relevant).summary() if qrels else {}
-    return FirstStageResult(run=run, seconds=seconds, index_mb=index_bytes(retriever) / 1e6, scores=scores)
+    scores = evaluate_run(qrels, run, spec.measures, relevant=relevant).summary() if qrels else {}
+    return FirstStageResult(run=run, seconds=seconds, index_mb=retriever_index_bytes(retriever) / 1e6, scores=scores)

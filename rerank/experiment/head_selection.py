@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank.errors import BackendError, DataError, UnknownNameError, UsageError
-from rerank.evaluation import evaluate_all
+from rerank.evaluation import evaluate_runs
 from rerank.experiment.candidates import order_candidates
-from rerank.experiment.prepare import PreparedRun, prepare
+from rerank.experiment.prepare import PreparedRun, prepare_run
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.judges.attention import Attention
 from rerank.judges.attention.heads import HeadList, model_identity
@@ -118,17 +118,22 @@ def score_by_ndcg(attention: Sequence[_QueryAttention], qrels: Qrels) -> Weights
     """
     layers, heads, _ = attention[0].weights.shape
     # One run per head, in the order of (layer, head), so that the means can be reshaped to (layers, heads).
-    runs = [Run(_rank(query, query.weights[head]) for query in attention) for head in np.ndindex(layers, heads)]
+    runs = [
+        Run(_rank_by_head_scores(query, query.weights[head]) for query in attention)
+        for head in np.ndindex(layers, heads)
+    ]
     judged = Qrels({query.ranking.query.id: qrels[query.ranking.query.id] for query in attention})
-    means = [float(next(iter(scores.summary().values()))) for scores in evaluate_all(judged, runs, ["nDCG@10"])]
+    means = [float(next(iter(scores.summary().values()))) for scores in evaluate_runs(judged, runs, ["nDCG@10"])]
     return np.array(means).reshape(layers, heads)
 
 
-def _rank(query: _QueryAttention, scores: Weights) -> Ranking:
+def _rank_by_head_scores(query: _QueryAttention, scores: Weights) -> Ranking:
     return Ranking.from_scores(query.ranking.query, zip(query.ranking.docs, map(float, scores), strict=True))
 
 
-def _mean(score: Callable[[Weights, NDArray[np.bool_]], Weights], attention: Sequence[_QueryAttention]) -> Weights:
+def _mean_head_score(
+    score: Callable[[Weights, NDArray[np.bool_]], Weights], attention: Sequence[_QueryAttention]
+) -> Weights:
     return cast(Weights, np.mean([score(query.weights, query.gold) for query in attention], axis=0))
 
 
@@ -148,13 +153,15 @@ class _Method:
 
 
 METHODS: Mapping[str, _Method] = {
-    "qrhead": _Method(16, False, lambda attention, qrels, tau: _mean(score_by_attention_mass, attention)),
+    "qrhead": _Method(16, False, lambda attention, qrels, tau: _mean_head_score(score_by_attention_mass, attention)),
     "qrhead-ndcg": _Method(16, True, lambda attention, qrels, tau: score_by_ndcg(attention, qrels)),
-    "core": _Method(8, False, lambda attention, qrels, tau: _mean(partial(score_by_contrast, tau=tau), attention)),
+    "core": _Method(
+        8, False, lambda attention, qrels, tau: _mean_head_score(partial(score_by_contrast, tau=tau), attention)
+    ),
 }
 
 
-def select_heads(
+def select_attention_heads(
     spec: RunSpec,
     execution: Execution,
     selection: HeadSelection,
@@ -178,8 +185,8 @@ def select_heads(
     """
     method = METHODS[selection.method]
     icr_spec = spec.model_copy(update={"method": f"icr,calibrate={str(method.calibrated).lower()}"})
-    prepared = prepare(icr_spec, execution)
-    attention, skipped = _collect_attention(prepared, log, on_reply)
+    prepared = prepare_run(icr_spec, execution)
+    attention, skipped = _collect_head_attention(prepared, log, on_reply)
     scores = method.score(attention, prepared.qrels, selection.tau)  # (layers, heads)
     best = np.argsort(-scores, axis=None, kind="stable")[: selection.count or method.count]
     heads = [(int(index) // scores.shape[1], int(index) % scores.shape[1]) for index in best]
@@ -201,12 +208,12 @@ def select_heads(
     return HeadList(heads=tuple(heads), model=model, method=selection.method, details=details)
 
 
-def _collect_attention(
+def _collect_head_attention(
     prepared: PreparedRun, log: Path, on_reply: Callable[[Reply], None]
 ) -> tuple[list[_QueryAttention], int]:
     """Return the attention on all queries with relevant and irrelevant candidates, and the number of other queries."""
     lists = order_candidates(prepared.first_stage, prepared.spec).values()
-    pairs = [(ranking, _gold(ranking, prepared)) for ranking in lists]
+    pairs = [(ranking, _relevant_candidates(ranking, prepared)) for ranking in lists]
     useful = [(ranking, gold) for ranking, gold in pairs if gold.any() and not gold.all()]
     if not useful:
         raise DataError(
@@ -220,7 +227,7 @@ def _collect_attention(
         windows = [Window(ranking.query, ranking.docs) for ranking, _ in useful]
         replies = judge.backend.generate([judge.request(window, per_head=True) for window in windows])
     attention = [
-        _QueryAttention(ranking=ranking, weights=_weights(reply, len(ranking)), gold=gold)
+        _QueryAttention(ranking=ranking, weights=_attention_per_head(reply, len(ranking)), gold=gold)
         for (ranking, gold), reply in zip(useful, replies, strict=True)
         if reply.finish != "error"
     ]
@@ -229,12 +236,12 @@ def _collect_attention(
     return attention, len(pairs) - len(attention)
 
 
-def _weights(reply: Reply, passages: int) -> Weights:
+def _attention_per_head(reply: Reply, passages: int) -> Weights:
     """Return the attention weights of a reply to a request with ``per_head``, (layers, heads, passages)."""
     layers, heads = map(int, reply.text.split("x"))
     return np.array(reply.scores).reshape(layers, heads, passages)
 
 
-def _gold(ranking: Ranking, prepared: PreparedRun) -> NDArray[np.bool_]:
+def _relevant_candidates(ranking: Ranking, prepared: PreparedRun) -> NDArray[np.bool_]:
     grades = prepared.qrels.get(ranking.query.id, {})
     return np.array([grades.get(doc.id, 0) >= prepared.relevant for doc in ranking.docs], dtype=bool)

@@ -7,22 +7,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
-from rerank.assemble import RankerConfig, RankerPlan, RankerSetup, assemble, trained_defaults
+from rerank.assemble import RankerConfig, RankerPlan, RankerSetup, assemble_ranker, trained_ranker_defaults
 from rerank.calibration import Calibration
 from rerank.collections import Collection
 from rerank.evaluation import parse_measures
 from rerank.experiment.candidate_lists import CandidateLists
 from rerank.experiment.candidates import (
     RetrievedCandidates,
-    load_judgments,
-    lowest_relevant,
-    retrieve,
-    select_judged,
+    load_experiment_judgments,
+    lowest_relevant_grade,
+    retrieve_for_queries,
+    select_judged_queries,
     stream_candidates,
 )
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.judges import PromptJudge, judges
-from rerank.models.prices import compute_cost
+from rerank.models.prices import compute_model_cost
 from rerank.reranker.calibrated import open_calibration
 from rerank.tasks import Backend
 from rerank.types import Qrels, Query, Run
@@ -64,13 +64,13 @@ class PreparedRun:
         """Return everything that decides the result; its hash names the run."""
         return {
             "first_stage": self.lists.survey.digest,
-            **identity_settings(self.spec, self.setup),
+            **run_identity_settings(self.spec, self.setup),
             **self.setup.identity(self.judge),
         }
 
     def with_spec(self, spec: RunSpec) -> Self:
         """Return this run with another order or seed of the same candidates, model and method."""
-        setup = assemble(replace(self.setup.config, seed=spec.seed))
+        setup = assemble_ranker(replace(self.setup.config, seed=spec.seed))
         return replace(self, spec=spec, setup=setup, judge=setup.open_judge(self.backend))
 
     def calls(self) -> int:
@@ -81,7 +81,7 @@ class PreparedRun:
         return sum(n * self.setup.strategy.calls(count) * int(requests(count)) for count, n in counts.items())
 
 
-def identity_settings(spec: RunSpec, plan: RankerPlan) -> dict[str, Any]:
+def run_identity_settings(spec: RunSpec, plan: RankerPlan) -> dict[str, Any]:
     """Return the part of a run's identity that its specification alone decides."""
     return {
         **plan.method_identity(),
@@ -99,16 +99,16 @@ def identity_settings(spec: RunSpec, plan: RankerPlan) -> dict[str, Any]:
 def with_trained_defaults(spec: RunSpec) -> RunSpec:
     """Return the specification completed with the settings of its adapter or trained model."""
     given = spec.model_dump(include=spec.model_fields_set) | ({} if spec.adapter else {"model": spec.model})
-    return spec.model_copy(update=trained_defaults(given))
+    return spec.model_copy(update=trained_ranker_defaults(given))
 
 
-def ranker_config(spec: RunSpec, execution: Execution | None = None) -> RankerConfig:
+def ranker_config_of_run(spec: RunSpec, execution: Execution | None = None) -> RankerConfig:
     """Return the settings of a run's ranker; the specification must be complete (`with_trained_defaults`)."""
     values: Mapping[str, Any] = {**dict(spec), **dict(execution or Execution())}
     return RankerConfig(**{field.name: values[field.name] for field in fields(RankerConfig)})
 
 
-def prepare(
+def prepare_run(
     spec: RunSpec,
     execution: Execution,
     *,
@@ -121,7 +121,7 @@ def prepare(
     Args:
         spec: The specification.
         execution: Options of execution.
-        judged_only: Use only queries that have judgments, as in `load_queries`.
+        judged_only: Use only queries that have judgments, as in `load_experiment_queries`.
         backend: An open backend of the model of ``spec``, for several runs with one model.
         candidates: The result of `retrieve_candidates` for this collection and first stage, for several runs over the
             same candidates.
@@ -130,18 +130,18 @@ def prepare(
         RerankError: The run cannot be prepared.
     """
     spec = with_trained_defaults(spec)
-    setup = assemble(ranker_config(spec, execution))
-    compute_cost(spec.model, 0, 0)  # reports a broken price table now, not after the last call
+    setup = assemble_ranker(ranker_config_of_run(spec, execution))
+    compute_model_cost(spec.model, 0, 0)  # reports a broken price table now, not after the last call
     if candidates:
         collection, qrels = candidates.collection, candidates.qrels
         found: CandidateLists | list[Query] = CandidateLists.of(candidates.first_stage)
     else:
-        collection, qrels, found = _find_candidates(spec, judged_only=judged_only)
-    relevant = lowest_relevant(spec, collection)
+        collection, qrels, found = _find_run_candidates(spec, judged_only=judged_only)
+    relevant = lowest_relevant_grade(spec, collection)
     parse_measures(spec.measures, relevant=relevant)
     if backend is None:
         setup.check_backend()  # before search and loading, which can take minutes
-    lists = CandidateLists.of(retrieve(spec, collection, found)) if isinstance(found, list) else found
+    lists = CandidateLists.of(retrieve_for_queries(spec, collection, found)) if isinstance(found, list) else found
     backend = backend or setup.open_backend(qrels=qrels or None, lazy=True)
     judge = setup.open_judge(backend)
     return PreparedRun(
@@ -157,10 +157,10 @@ def prepare(
     )
 
 
-def _find_candidates(spec: RunSpec, *, judged_only: bool) -> tuple[Collection, Qrels, CandidateLists | list[Query]]:
+def _find_run_candidates(spec: RunSpec, *, judged_only: bool) -> tuple[Collection, Qrels, CandidateLists | list[Query]]:
     """Return the collection, the judgments, and the candidates if they can be streamed, else the queries to search."""
-    collection, qrels = load_judgments(spec)
+    collection, qrels = load_experiment_judgments(spec)
     if not qrels and (lists := stream_candidates(spec, collection)) is not None:
         return collection, qrels, lists
-    queries, qrels = select_judged(spec, collection, qrels, judged_only=judged_only)
+    queries, qrels = select_judged_queries(spec, collection, qrels, judged_only=judged_only)
     return collection, qrels, queries

@@ -10,17 +10,17 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rerank.calibration import first_stage_name
+from rerank.calibration import calibrated_first_stage_name
 from rerank.errors import UsageError
 from rerank.experiment.prepare import PreparedRun
-from rerank.io.text_files import replace_text
+from rerank.io.text_files import replace_text_file
 from rerank.pipeline.results import RankedList
 from rerank.reranker.calibrated import calibrate_list
 from rerank.types import Ranking
 
 
 @contextmanager
-def open_relevance(path: Path, prepared: PreparedRun) -> Generator[Callable[[Ranking, RankedList], None]]:
+def open_relevance_file(path: Path, prepared: PreparedRun) -> Generator[Callable[[Ranking, RankedList], None]]:
     """Write calibrated probabilities list by list; the file is replaced when the block ends without an error.
 
     Args:
@@ -37,8 +37,8 @@ def open_relevance(path: Path, prepared: PreparedRun) -> Generator[Callable[[Ran
     calibration = prepared.calibration
     if calibration is None:
         raise UsageError("The run has no calibration", expected="a file of `rerank calibrate`")
-    name = first_stage_name(prepared.spec.first_stage)
-    with replace_text(path) as file:
+    name = calibrated_first_stage_name(prepared.spec.first_stage)
+    with replace_text_file(path) as file:
 
         def write(candidates: Ranking, ranked: RankedList) -> None:
             doc_ids = ranked.ranking.doc_ids

@@ -14,41 +14,41 @@ from typing import Any
 from rerank.assemble import RankerPlan, plan_ranker
 from rerank.backends.replay import Replay
 from rerank.experiment.candidates import order_candidates
-from rerank.experiment.execute import run_name
-from rerank.experiment.prepare import identity_settings, ranker_config
+from rerank.experiment.execute import run_tag
+from rerank.experiment.prepare import ranker_config_of_run, run_identity_settings
 from rerank.experiment.spec import RunSpec
-from rerank.experiment.summary import NAMED_FAILURES, RunTally, score_runs, summarise
+from rerank.experiment.summary import NAMED_FAILURES, RunTally, score_reranked_run, summarise_run
 from rerank.io.run_files import write_run
 from rerank.judges import Judge, Verdict
 from rerank.judges.base import OversizedWindow, ScoreKind
 from rerank.pipeline.passages import PassageAggregation, expand_ranking, make_passage
 from rerank.pipeline.results import RerankOutcome
-from rerank.pipeline.stream import drive
+from rerank.pipeline.stream import rank_together
 from rerank.store import RunFolder, identity_hash
 from rerank.tasks import Reply, Request
 from rerank.tasks.usage import Usage
 from rerank.types import Ranking, Run, Window
 
 
-def replay(folder: RunFolder) -> tuple[Run, RerankOutcome, Usage]:
+def replay_run_folder(folder: RunFolder) -> tuple[Run, RerankOutcome, Usage]:
     """Rerank the candidates of a run folder with its recorded replies.
 
     Returns:
         The reranked run, the outcome of the driver, and the cost of the replies used.
     """
     spec = RunSpec.from_record(folder.spec()["spec"])
-    plan = plan_ranker(ranker_config(spec))
+    plan = plan_ranker(ranker_config_of_run(spec))
     letters = tuple(folder.spec()["identity"].get("letters", "").split())
     with folder.calls(readonly=True) as log:
         backend = Replay(log.calls(), letters=letters)
     judge = _RecordedJudge(plan.open_recorded_judge(backend), folder.read_splits())
     candidates = order_candidates(folder.read_candidates(), spec)
     passages = _recorded_splitter(plan, folder)
-    outcome = drive(candidates.values(), plan.strategy, judge, backend, top_k=spec.top_k, passages=passages)
+    outcome = rank_together(candidates.values(), plan.strategy, judge, backend, top_k=spec.top_k, passages=passages)
     usage = Usage()
     for reply in backend.used.values():
         usage.add(reply, reused=False)
-    return Run(outcome.rankings, name=run_name(spec)), outcome, usage
+    return Run(outcome.rankings, name=run_tag(spec)), outcome, usage
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class _RecordedJudge:
         return self.judge.verdict(window, replies)
 
 
-def rescore(folder: RunFolder, measures: tuple[str, ...] = ()) -> dict[str, Any]:
+def rescore_run_folder(folder: RunFolder, measures: tuple[str, ...] = ()) -> dict[str, Any]:
     """Replay a run folder and score the result; nothing is written.
 
     Args:
@@ -109,37 +109,48 @@ def rescore(folder: RunFolder, measures: tuple[str, ...] = ()) -> dict[str, Any]
     Returns:
         The content of summary.json.
     """
-    run, outcome, usage = replay(folder)
-    return {"folder": str(folder.path), **_summary(folder, run, outcome, usage, measures)[0]}
+    run, outcome, usage = replay_run_folder(folder)
+    return {"folder": str(folder.path), **_recompute_summary(folder, run, outcome, usage, measures)[0]}
 
 
-def verify(folder: RunFolder) -> list[dict[str, Any]]:
+def verify_run_folder(folder: RunFolder) -> list[dict[str, Any]]:
     """Recompute every number of a finished run folder.
 
     Returns:
         One row per difference: ``file``, ``what``, ``stored``, ``computed``. Empty if there is none.
     """
     document, stored = folder.spec(), folder.read_json("summary.json", "calls")
-    run, outcome, usage = replay(folder)
-    summary, scores = _summary(folder, run, outcome, usage)
+    run, outcome, usage = replay_run_folder(folder)
+    summary, scores = _recompute_summary(folder, run, outcome, usage)
     spec = RunSpec.from_record(document["spec"])
-    computed = identity_settings(spec, plan_ranker(ranker_config(spec)))
+    computed = run_identity_settings(spec, plan_ranker(ranker_config_of_run(spec)))
     stored_identity = {key: document["identity"].get(key) for key in computed}
     known = [key for key in summary if key in stored]  # folders of older versions lack later keys
     rows = [
-        _row("spec.json", "hash", document["hash"], identity_hash(document["identity"])),
-        _row("spec.json", "identity of the specification", stored_identity, computed),
-        _row("run.trec", "content", _read_text(folder.path / "run.trec"), _format_run(run)),
-        *(_row(name, "content", sha, folder.file_hash(name)) for name, sha in document.get("files", {}).items()),
-        *(_row("summary.json", key, _comparable(stored[key]), _comparable(summary[key])) for key in known),
+        _difference_row("spec.json", "hash", document["hash"], identity_hash(document["identity"])),
+        _difference_row("spec.json", "identity of the specification", stored_identity, computed),
+        _difference_row("run.trec", "content", _read_folder_text(folder.path / "run.trec"), _format_trec_run(run)),
+        *(
+            _difference_row(name, "content", sha, folder.file_hash(name))
+            for name, sha in document.get("files", {}).items()
+        ),
+        *(
+            _difference_row(
+                "summary.json",
+                key,
+                _without_unreplayable_fields(stored[key]),
+                _without_unreplayable_fields(summary[key]),
+            )
+            for key in known
+        ),
     ]
     if scores is not None:
         stored_scores = folder.read_json("scores.json")
-        rows += [_row("scores.json", key, stored_scores.get(key), scores[key]) for key in scores]
+        rows += [_difference_row("scores.json", key, stored_scores.get(key), scores[key]) for key in scores]
     return [row for row in rows if row["stored"] != row["computed"]]
 
 
-def _summary(
+def _recompute_summary(
     folder: RunFolder, run: Run, outcome: RerankOutcome, usage: Usage, measures: tuple[str, ...] = ()
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Return the expected contents of summary.json and scores.json, without fields that depend on time or user."""
@@ -147,18 +158,18 @@ def _summary(
     first_stage = folder.read_candidates()
     qrels = folder.read_qrels()
     relevant = folder.read_json("scores.json", "relevant")["relevant"] if qrels else 1
-    scores = score_runs(qrels, run, first_stage, measures=measures or spec.measures, relevant=relevant)
-    summary = summarise(spec, RunTally.of(outcome.lists), usage, queries=len(first_stage), scores=scores)
+    scores = score_reranked_run(qrels, run, first_stage, measures=measures or spec.measures, relevant=relevant)
+    summary = summarise_run(spec, RunTally.of(outcome.lists), usage, queries=len(first_stage), scores=scores)
     # These depend on interruptions, on today's prices, on caches of the model, and on texts, which are not recorded.
     del summary["reused_calls"], summary["cost"], summary["tokens_cached"], summary["cut"]
     return summary, scores
 
 
-def _row(file: str, what: str, stored: Any, computed: Any) -> dict[str, Any]:
+def _difference_row(file: str, what: str, stored: Any, computed: Any) -> dict[str, Any]:
     return {"file": file, "what": what, "stored": stored, "computed": computed}
 
 
-def _comparable(value: Any) -> Any:
+def _without_unreplayable_fields(value: Any) -> Any:
     """Return a value without differences that a replay cannot avoid.
 
     Seconds are summed in another order, and the reason of a missing reply is not recorded. The first failures of a long
@@ -172,11 +183,11 @@ def _comparable(value: Any) -> Any:
     return round(value, 6) if isinstance(value, float) else value
 
 
-def _read_text(path: Path) -> str:
+def _read_folder_text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
-def _format_run(run: Run) -> str:
+def _format_trec_run(run: Run) -> str:
     text = io.StringIO()
     write_run(run, text)
     return text.getvalue()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 
 from rerank.experiment.prepare import PreparedRun
-from rerank.experiment.relevance import open_relevance
+from rerank.experiment.relevance import open_relevance_file
 from rerank.io.run_files import open_run
 from rerank.pipeline.results import RankedList
 from rerank.store import RunFolder
@@ -15,7 +15,7 @@ from rerank.types import Ranking
 
 
 @contextmanager
-def open_results(
+def open_result_files(
     folder: RunFolder, prepared: PreparedRun, name: str
 ) -> Generator[Callable[[Ranking, RankedList], None]]:
     """Write the results of a run; every file is replaced when the block ends, and none if it ends with an error.
@@ -31,7 +31,7 @@ def open_results(
     with ExitStack() as stack:  # files are replaced in the opposite order: run.trec says that there is a result
         write_run = stack.enter_context(open_run(folder.path / "run.trec", name))
         write_relevance = (
-            stack.enter_context(open_relevance(folder.path / "relevance.jsonl", prepared))
+            stack.enter_context(open_relevance_file(folder.path / "relevance.jsonl", prepared))
             if prepared.calibration is not None
             else None
         )
@@ -40,7 +40,7 @@ def open_results(
 
         def write(candidates: Ranking, ranked: RankedList) -> None:
             write_run(ranked.ranking)
-            write_scores(_judge_scores(ranked))
+            write_scores(_judge_scores_of_list(ranked))
             if write_relevance is not None:
                 write_relevance(candidates, ranked)
             for window, capacity in ranked.split:
@@ -49,7 +49,7 @@ def open_results(
         yield write
 
 
-def _judge_scores(ranked: RankedList) -> JudgeScores:
+def _judge_scores_of_list(ranked: RankedList) -> JudgeScores:
     is_scored = ranked.score_kind is not None and any(score is not None for score in ranked.scores)
     kind = ranked.score_kind.name if ranked.score_kind and is_scored else ""
     scores = dict(zip(ranked.ranking.doc_ids, ranked.scores, strict=True)) if kind else {}

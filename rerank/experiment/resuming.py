@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rerank.assemble import trained_defaults
+from rerank.assemble import trained_ranker_defaults
 from rerank.experiment.spec import LATER_KEYS
 from rerank.selector import Selector
 from rerank.store import RunFolder
@@ -35,16 +35,16 @@ def complete_from_folder(given: Mapping[str, Any], path: Path) -> dict[str, Any]
         return dict(given)
     document = RunFolder.existing(path).spec()
     recorded = document["spec"]
-    earlier = _earlier_defaults(document["identity"].get("model", {}))
+    earlier = _earlier_spec_defaults(document["identity"].get("model", {}))
     values: dict[str, Any] = {**LATER_KEYS, **earlier, **recorded, **given}
     named: dict[str, Any] = {name: values[name] for name in ("adapter", "model") if name in values}
-    for name, value in trained_defaults(named).items():
-        if name not in given and _has_moved(recorded.get(name), value):
+    for name, value in trained_ranker_defaults(named).items():
+        if name not in given and _has_moved_files(recorded.get(name), value):
             values[name] = value
     return values
 
 
-def _earlier_defaults(model: Mapping[str, str]) -> dict[str, str]:
+def _earlier_spec_defaults(model: Mapping[str, str]) -> dict[str, str]:
     """Return the settings of a run that its spec.json does not name because they could not be chosen then.
 
     Args:
@@ -54,18 +54,18 @@ def _earlier_defaults(model: Mapping[str, str]) -> dict[str, str]:
     return {"adapter_dtype": "float32"} if is_mixed and "engine" not in model else {}
 
 
-def _has_moved(recorded: object, own: object) -> bool:
+def _has_moved_files(recorded: object, own: object) -> bool:
     """Return whether a recorded setting names the same files as the adapter's own, and they are no longer there.
 
     A file of the user may have the same name as the adapter's; as long as it exists, it is the one that was used.
     """
-    if recorded == own or _without_folders(recorded) != _without_folders(own):
+    if recorded == own or _without_file_folders(recorded) != _without_file_folders(own):
         return False
     options, own_options = (Selector.parse(str(value)).options for value in (recorded, own))
     files = [value for key, value in options.items() if value != own_options.get(key)] or [str(recorded)]
     return not all(Path(file).is_file() for file in files)
 
 
-def _without_folders(value: object) -> object:
+def _without_file_folders(value: object) -> object:
     """Return a setting with files shortened to their names: ``heads=a/b.json`` becomes ``heads=b.json``."""
     return re.sub(r"[^=,]*/", "", value) if isinstance(value, str) else value

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import UsageError
-from rerank.experiment.estimate import estimate
-from rerank.experiment.execute import default_folder, execute
-from rerank.experiment.prepare import PreparedRun, prepare
+from rerank.experiment.estimate import estimate_run_cost
+from rerank.experiment.execute import default_run_folder, execute_run
+from rerank.experiment.prepare import PreparedRun, prepare_run
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.store import RunFolder, identity_hash
 from rerank.types import Run
@@ -36,7 +36,7 @@ class RobustnessCell:
     runs: tuple[PreparedRun, ...]
 
 
-def vary_order(spec: RunSpec, shuffles: int) -> list[RunSpec]:
+def vary_candidate_order(spec: RunSpec, shuffles: int) -> list[RunSpec]:
     """Return the specification in first-stage order, reversed, and shuffled with seeds from ``spec.seed`` on.
 
     Args:
@@ -59,12 +59,12 @@ def vary_order(spec: RunSpec, shuffles: int) -> list[RunSpec]:
     return [spec, inverse, *random]
 
 
-def order_name(spec: RunSpec) -> str:
+def candidate_order_name(spec: RunSpec) -> str:
     """Return the name of a specification's order: ``given``, ``reversed`` or ``shuffled SEED``."""
     return {"none": "given", "inverse": "reversed", "random": f"shuffled {spec.seed}"}[spec.shuffle]
 
 
-def prepare_cells(
+def prepare_robustness_cells(
     spec: RunSpec,
     execution: Execution,
     *,
@@ -90,16 +90,16 @@ def prepare_cells(
             # Only what the user gave counts as given, so that an adapter decides the rest.
             given = spec.model_dump(include=spec.model_fields_set)
             values = given | {"first_stage": first_stage, "depth": depth}
-            vary_order(spec, shuffles)  # checks before anything is retrieved
+            vary_candidate_order(spec, shuffles)  # checks before anything is retrieved
             # All orders have the same candidates, so these are retrieved once.
-            prepared = prepare(RunSpec.make(values), execution, backend=backend)
+            prepared = prepare_run(RunSpec.make(values), execution, backend=backend)
             backend = prepared.backend
-            runs = tuple(prepared.with_spec(order) for order in vary_order(prepared.spec, shuffles))
+            runs = tuple(prepared.with_spec(order) for order in vary_candidate_order(prepared.spec, shuffles))
             yield RobustnessCell(first_stage, depth, runs)
 
 
-def measure_robustness(
-    cells: Sequence[RobustnessCell], execution: Execution, *, run: Runner = execute
+def measure_order_robustness(
+    cells: Sequence[RobustnessCell], execution: Execution, *, run: Runner = execute_run
 ) -> dict[str, Any]:
     """Run every cell in every order and measure the effect of the order.
 
@@ -112,22 +112,22 @@ def measure_robustness(
         ``method``, ``model`` and ``cells``: ``first_stage``, ``depth``, ``queries``, ``first_stage_scores``,
         ``orders``, ``spread`` (best minus worst score per measure; 0 is good) and ``worst`` (the order with the worst
         score per measure). A row of ``orders`` has ``order``, ``scores``, ``tau`` and ``overlap`` as in
-        `compute_order_agreement`, and the cost of the run.
+        `compute_shuffle_agreement`, and the cost of the run.
     """
-    rows = [_measure_cell(cell, execution, run) for cell in cells]
+    rows = [_measure_robustness_cell(cell, execution, run) for cell in cells]
     spec = cells[0].runs[0].spec
     return {"method": spec.method, "model": spec.model, "cells": rows}
 
 
-def estimate_cells(cells: Sequence[RobustnessCell]) -> dict[str, Any]:
-    """Estimate the cost of all runs, as `estimate` does for one: runs, calls, tokens_in, tokens_out, cost."""
-    estimates = [estimate(prepared) for cell in cells for prepared in cell.runs]
+def estimate_robustness_cells(cells: Sequence[RobustnessCell]) -> dict[str, Any]:
+    """Estimate the cost of all runs, as `estimate_run_cost` does for one: runs, calls, tokens_in, tokens_out, cost."""
+    estimates = [estimate_run_cost(prepared) for cell in cells for prepared in cell.runs]
     sums: dict[str, Any] = {key: sum(row[key] for row in estimates) for key in ("calls", "tokens_in", "tokens_out")}
     costs = [row["cost"] for row in estimates]
     return {"runs": len(estimates), **sums, "cost": None if None in costs else sum(costs)}
 
 
-def compute_order_agreement(run: Run, reference: Run) -> dict[str, float | None]:
+def compute_shuffle_agreement(run: Run, reference: Run) -> dict[str, float | None]:
     """Measure the agreement of two results over the same candidates, as means over queries; 1 is the same order.
 
     Returns:
@@ -137,7 +137,7 @@ def compute_order_agreement(run: Run, reference: Run) -> dict[str, float | None]
     pairs = [(run[query].doc_ids, reference[query].doc_ids) for query in reference]
     taus = [kendall_tau(a, b) for a, b in pairs if len(a) > 1]
     overlaps = [len({*a[:TOP]} & {*b[:TOP]}) / TOP for a, b in pairs if len(a) > TOP]
-    return {"tau": _mean(taus), "overlap": _mean(overlaps)}
+    return {"tau": _mean_over_orders(taus), "overlap": _mean_over_orders(overlaps)}
 
 
 def kendall_tau(a: Sequence[str], b: Sequence[str]) -> float:
@@ -154,18 +154,20 @@ def kendall_tau(a: Sequence[str], b: Sequence[str]) -> float:
     return 1 - 4 * discordant / (len(b) * (len(b) - 1))
 
 
-def _measure_cell(cell: RobustnessCell, execution: Execution, run: Runner) -> dict[str, Any]:
+def _measure_robustness_cell(cell: RobustnessCell, execution: Execution, run: Runner) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     reference: Run | None = None
     first_stage_scores: dict[str, float] = {}
     for prepared in cell.runs:
-        name = default_folder(prepared.spec, identity_hash(prepared.identity())).name
+        name = default_run_folder(prepared.spec, identity_hash(prepared.identity())).name
         summary = run(prepared, execution.model_copy(update={"out": (execution.out or Path("runs")) / name}))
         result = RunFolder(summary["folder"]).read_run("run.trec")
         reference = result if reference is None else reference
         first_stage_scores = summary["first_stage_scores"]
         values = {key: summary[key] for key in _SUMMARY_KEYS}
-        rows.append({"order": order_name(prepared.spec), **compute_order_agreement(result, reference), **values})
+        rows.append(
+            {"order": candidate_order_name(prepared.spec), **compute_shuffle_agreement(result, reference), **values}
+        )
     by_measure = {measure: [row["scores"][measure] for row in rows] for measure in first_stage_scores}
     return {
         "first_stage": cell.first_stage,
@@ -178,5 +180,5 @@ def _measure_cell(cell: RobustnessCell, execution: Execution, run: Runner) -> di
     }
 
 
-def _mean(values: Sequence[float]) -> float | None:
+def _mean_over_orders(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None

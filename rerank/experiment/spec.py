@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError, expected_value
+from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError, expected_value_of_fault
 
 Shuffle = Literal["none", "random", "inverse"]
 
@@ -49,7 +49,7 @@ class _Frozen(BaseModel):
                     remedy="Pass --collection; `rerank collections` lists the providers",
                 ) from error
             flag = "--" + ".".join(map(str, problem["loc"])).replace("_", "-")
-            raise UsageError(f"{flag} {problem['input']!r}", expected=expected_value(problem)) from error
+            raise UsageError(f"{flag} {problem['input']!r}", expected=expected_value_of_fault(problem)) from error
 
 
 class RunSpec(_Frozen):
@@ -170,7 +170,7 @@ class Execution(_Frozen):
     """Share replies with other runs through the user's cache; if omitted, only if calls cost money."""
 
 
-def read_spec(path: str | Path) -> dict[str, Any]:
+def read_run_spec(path: str | Path) -> dict[str, Any]:
     """Read the keys of a run specification from TOML or from the spec.json of a run folder.
 
     Dashes in keys are replaced by underscores. The values of a spec.json include nulls, since a default may have

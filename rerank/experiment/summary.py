@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rerank.evaluation import Scores, evaluate
+from rerank.evaluation import Scores, evaluate_run
 from rerank.evaluation.grade_notes import overlap_note
 from rerank.experiment.spec import RunSpec
 from rerank.judges import FAILURES
-from rerank.models.prices import compute_cost
-from rerank.pipeline.results import RankedList, count_statuses
+from rerank.models.prices import compute_model_cost
+from rerank.pipeline.results import RankedList, count_window_statuses
 from rerank.tasks.usage import Usage
 from rerank.types import Qrels, Run
 
@@ -32,7 +32,7 @@ class RunTally:
         tokens_cut: Number of tokens that were cut off them.
     """
 
-    windows: dict[str, int] = field(default_factory=lambda: count_statuses(()))
+    windows: dict[str, int] = field(default_factory=lambda: count_window_statuses(()))
     split: int = 0
     failures: list[dict[str, str]] = field(default_factory=list)
     passages_cut: int = 0
@@ -63,7 +63,7 @@ class RunTally:
         return sum(self.windows[status] for status in FAILURES) / total if total else 0.0
 
 
-def summarise(
+def summarise_run(
     spec: RunSpec, tally: RunTally, usage: Usage, *, queries: int, scores: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Return the content of summary.json without the name and hash of the folder.
@@ -73,14 +73,14 @@ def summarise(
         tally: Counts over the reranked lists.
         usage: The cost of the calls.
         queries: Number of queries, including those without candidates.
-        scores: The result of `score_runs`; None without relevance judgments.
+        scores: The result of `score_reranked_run`; None without relevance judgments.
     """
     return {
         "method": spec.shown_method,
         "model": spec.model,
         "depth": spec.depth,
         "queries": queries,
-        **summarise_scores(scores),
+        **summarise_run_scores(scores),
         "windows": tally.windows,
         "split_windows": tally.split,  # exceeded the context; ranked in parts and merged
         "complete": not tally.windows["error"],  # otherwise --resume repeats the calls without a reply
@@ -88,11 +88,11 @@ def summarise(
         "failures": tally.failures,
         "cut": {"passages": tally.passages_cut, "tokens": tally.tokens_cut},
         **vars(usage),
-        "cost": compute_cost(spec.model, usage.tokens_in, usage.tokens_out),
+        "cost": compute_model_cost(spec.model, usage.tokens_in, usage.tokens_out),
     }
 
 
-def summarise_scores(scores: Mapping[str, Any] | None) -> dict[str, Any]:
+def summarise_run_scores(scores: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the part of a summary that depends on relevance judgments and measures."""
     if scores is None:
         return {"scores": {}, "first_stage_scores": {}, "missing": 0}
@@ -103,7 +103,7 @@ def summarise_scores(scores: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def score_runs(
+def score_reranked_run(
     qrels: Qrels, result: Run, first_stage: Run, *, measures: Sequence[str], relevant: int
 ) -> dict[str, Any] | None:
     """Return the content of scores.json: means and per-query values of the result and of the first stage.
@@ -119,11 +119,13 @@ def score_runs(
     return {
         "measures": list(measures),
         "relevant": relevant,
-        **{key: _as_json(evaluate(qrels, value, measures, relevant=relevant)) for key, value in runs.items()},
+        **{
+            key: _scores_as_json(evaluate_run(qrels, value, measures, relevant=relevant)) for key, value in runs.items()
+        },
     }
 
 
-def _as_json(scores: Scores) -> dict[str, Any]:
+def _scores_as_json(scores: Scores) -> dict[str, Any]:
     return {
         "mean": scores.summary(),
         "missing": len(scores.missing),

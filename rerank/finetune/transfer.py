@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, UsageError
-from rerank.experiment import PreparedRun, check_failures, execute, prepare
+from rerank.experiment import PreparedRun, check_failure_rate, execute_run, prepare_run
 from rerank.experiment.robustness import kendall_tau
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.finetune.component_registry import make_training_components
@@ -29,7 +29,7 @@ from rerank.finetune.labels.list_texts import query_texts_of_labels
 from rerank.finetune.labels.splits import SplitShares, split_labels
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer.training import train_adapter
-from rerank.io.text_files import replace_text
+from rerank.io.text_files import replace_text_file
 from rerank.models.adapters import adapter_folder, adapter_folder_defaults
 from rerank.progress import ProgressFactory
 from rerank.store import RunFolder
@@ -104,7 +104,7 @@ def transfer_adapter(
     *,
     resume: bool = False,
     device: str = "auto",
-    run: Execute = execute,
+    run: Execute = execute_run,
     progress: ProgressFactory = lambda title, total, done: nullcontext(lambda steps: None),
 ) -> dict[str, Any]:
     """Label lists with the teacher, train the student, and measure the agreement of the two.
@@ -146,7 +146,7 @@ def transfer_adapter(
         **_agreement_of_transfer(parts, {"before": before, "after": after}),
         "training": dataclasses.asdict(result),
     }
-    with replace_text(spec.folder / REPORT) as file:
+    with replace_text_file(spec.folder / REPORT) as file:
         file.write(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     return report
 
@@ -227,7 +227,7 @@ def _make_transfer_labels(spec: RunSpec, execution: Execution, run: Execute) -> 
     """
     result = make_labels(prepare_labelling(spec, execution, LabellingPlan(), run=run))
     for summary in result.report["teachers"].values():
-        check_failures(summary, spec.max_failure_rate)
+        check_failure_rate(summary, spec.max_failure_rate)
     result.check()
     return result
 
@@ -261,4 +261,4 @@ def _split_and_write_transfer_lists(
 
 def _rank_transfer(spec: RunSpec, execution: Execution, run: Execute) -> dict[str, Any]:
     """Execute a run over all queries, judged or not, and return its summary."""
-    return run(prepare(spec, execution, judged_only=False), execution)
+    return run(prepare_run(spec, execution, judged_only=False), execution)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import DataError
 from rerank.io.paths import cache_dir
-from rerank.io.sealed_folders import open_folder, storage_errors
+from rerank.io.sealed_folders import open_sealed_folder, storage_errors
 from rerank.types import Document
 
 _FORMAT = "1"
@@ -98,7 +98,7 @@ def open_stored_documents(corpus: Corpus) -> StoredDocuments:
     """
     made_from = {"format": _FORMAT, "fingerprint": corpus.fingerprint}
     folder = corpus_index_folder(corpus) / f"documents-{_FORMAT}"
-    return open_folder(folder, made_from, lambda target: _store_documents(corpus, target), StoredDocuments)
+    return open_sealed_folder(folder, made_from, lambda target: _store_documents(corpus, target), StoredDocuments)
 
 
 def _store_documents(corpus: Corpus, folder: Path) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rerank.indexing.documents import StoredDocuments
-from rerank.io.sealed_folders import open_folder, storage_errors
+from rerank.io.sealed_folders import open_sealed_folder, storage_errors
 from rerank.progress import show_progress, write_progress_status
 from rerank.types import Document
 
@@ -100,7 +100,7 @@ def open_encoded_files(
         made_from: Everything that the files depend on.
         job: The documents and how they are encoded.
         files: The format of the files.
-        load: Opens the complete files; its exceptions mean damage, as in `open_folder`.
+        load: Opens the complete files; its exceptions mean damage, as in `open_sealed_folder`.
 
     Raises:
         StorageError: The cache folder cannot be written.
@@ -114,7 +114,7 @@ def open_encoded_files(
             files.finish(partial, target)
 
     with _lock_index_folder(folder.with_suffix(".lock")):
-        loaded = open_folder(folder, made_from, build, load)
+        loaded = open_sealed_folder(folder, made_from, build, load)
         shutil.rmtree(partial, ignore_errors=True)  # only now: a kill before this line must not lose batches
     return loaded
 

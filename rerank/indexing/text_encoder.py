@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rerank.errors import BackendError, MissingPrerequisiteError, UsageError
 from rerank.io.model_hash import model_folder_hash
-from rerank.lm.loading import named_errors, origin_of, pick_device, pick_dtype, quiet
+from rerank.lm.loading import model_origin, named_loading_errors, pick_device, pick_dtype, quiet_transformers
 from rerank.tasks import BackendOptions
 
 Floats = NDArray[np.float32]
@@ -195,7 +195,7 @@ def encode_halving_batches(run: Callable[[int], T], count: int, what: str) -> T:
     size = count
     while True:
         try:
-            with quiet():
+            with quiet_transformers():
                 return run(size)
         except (RuntimeError, ValueError, MemoryError) as error:
             if size <= 1 or not is_out_of_memory(error):
@@ -239,13 +239,13 @@ def load_encoder_model(kind: str, name: Path | str, options: ModelOptions) -> tu
     source = BackendOptions(revision=options.revision, trust_remote_code=options.trust_remote_code)
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
-    with quiet(), named_errors(name, device):
+    with quiet_transformers(), named_loading_errors(name, device):
         model = getattr(sentence_transformers, kind)(
             str(name),
             device=device,
             # safetensors only: loading pickled weights can run code
             model_kwargs={"dtype": dtype, "use_safetensors": True},
-            **origin_of(name, source),
+            **model_origin(name, source),
         ).eval()
     return model, {**_encoder_model_identity(name, model, options), "dtype": dtype}
 
@@ -265,7 +265,7 @@ def require_encoder_packages(*, stage: str = "dense", faiss: bool = True, senten
     try:
         for name in names[:2]:
             importlib.import_module(name)
-        with quiet():
+        with quiet_transformers():
             for name in names[2:]:
                 importlib.import_module(name)
     except ImportError as error:

@@ -32,7 +32,7 @@ def file_hash(path: Path) -> str:
         cache = cache_dir("hashes") / f"{name}.json"
         state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
         large = stat.st_size >= _LARGE
-        if large and (known := _read_cache(cache, state)):
+        if large and (known := _read_cached_hash(cache, state)):
             return known
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -40,7 +40,7 @@ def file_hash(path: Path) -> str:
         raise MissingResourceError(f"{path} cannot be read: {error.strerror or error}") from error
     if large and max(stat.st_mtime_ns, stat.st_ctime_ns) < time.time_ns() - _FRESH:
         with contextlib.suppress(OSError):  # without a cache, the file is only read again
-            _write_cache(cache, state, digest)
+            _write_cached_hash(cache, state, digest)
     return digest
 
 
@@ -56,7 +56,7 @@ def folder_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _read_cache(path: Path, state: list[int]) -> str:
+def _read_cached_hash(path: Path, state: list[int]) -> str:
     try:
         cached = json.loads(path.read_text("utf-8"))
         return str(cached["sha256"]) if cached["state"] == state else ""
@@ -64,7 +64,7 @@ def _read_cache(path: Path, state: list[int]) -> str:
         return ""
 
 
-def _write_cache(path: Path, state: list[int], digest: str) -> None:
+def _write_cached_hash(path: Path, state: list[int], digest: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(json.dumps({"state": state, "sha256": digest}), "utf-8")

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rerank.errors import DataError, shorten
-from rerank.io.text_files import open_text
+from rerank.errors import DataError, error_repr
+from rerank.io.text_files import open_text_file
 from rerank.types import Document, Query
 
 #: Names of the same field, in order of precedence. MS MARCO v2 passages have their own id in ``pid`` and the id of
@@ -53,7 +53,7 @@ class JsonRecord:
         value = self.get(keys)
         if value is None:
             raise self._missing(f"{kind} id", keys)
-        return parse_id(value, kind, self.where)
+        return parse_json_id(value, kind, self.where)
 
     def text(self, keys: Sequence[str]) -> str:
         """Return the text under one of these keys.
@@ -64,7 +64,7 @@ class JsonRecord:
         value = self.get(keys)
         if value is None:
             raise self._missing("text", keys)
-        return text(value, self.where)
+        return parse_json_text(value, self.where)
 
     def document(self) -> Document:
         """Return the object as a document."""
@@ -72,13 +72,13 @@ class JsonRecord:
         return Document(
             id=self.identifier(DOC_IDS, "document"),
             text=self.text(TEXTS) if not image or self.get(TEXTS) is not None else "",
-            title=text(self.fields.get("title") or "", self.where),
+            title=parse_json_text(self.fields.get("title") or "", self.where),
             image=image,
         )
 
     def image(self) -> str:
         """Return the path under ``image``, or an empty string."""
-        return text(self.fields.get("image") or "", self.where)
+        return parse_json_text(self.fields.get("image") or "", self.where)
 
     def query(self) -> Query:
         """Return the object as a query."""
@@ -91,7 +91,7 @@ class JsonRecord:
         )
 
 
-def parse_id(value: object, kind: str, where: str) -> str:
+def parse_json_id(value: object, kind: str, where: str) -> str:
     """Return an id as a string; whole numbers are converted.
 
     Raises:
@@ -100,27 +100,27 @@ def parse_id(value: object, kind: str, where: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise DataError(f"{where}: {kind} id {shorten(value)}", expected="a string or a whole number")
+        raise DataError(f"{where}: {kind} id {error_repr(value)}", expected="a string or a whole number")
     if not value or _NOT_IN_IDS.search(value):
         raise DataError(
-            f"{where}: {kind} id {shorten(value)}",
+            f"{where}: {kind} id {error_repr(value)}",
             expected="one or more characters without white space, as in run files",
         )
     return value
 
 
-def text(value: object, where: str) -> str:
+def parse_json_text(value: object, where: str) -> str:
     """Return a text; lone surrogates, which UTF-8 cannot encode, become U+FFFD.
 
     Raises:
         DataError: The value is not a string.
     """
     if not isinstance(value, str):
-        raise DataError(f"{where}: {shorten(value)}", expected="a string")
+        raise DataError(f"{where}: {error_repr(value)}", expected="a string")
     return value if value.isascii() else _SURROGATE.sub("\ufffd", value)
 
 
-def check_unique(items: Iterable[tuple[str, _Item]], kind: str) -> Iterator[_Item]:
+def check_unique_ids(items: Iterable[tuple[str, _Item]], kind: str) -> Iterator[_Item]:
     """Yield documents or queries, and check that ids are unique. Keeps the ids in memory, not the texts.
 
     Args:
@@ -146,23 +146,23 @@ def read_json_lines(path: Path) -> Iterator[JsonRecord]:
         DataError: The file has no objects, or a line is not a JSON object.
     """
     is_empty = True
-    with open_text(path) as stream:
+    with open_text_file(path) as stream:
         for number, line in enumerate(stream, 1):
             if line.strip():
                 is_empty = False
-                yield JsonRecord(f"{path}:{number}", _object(line, f"{path}:{number}"))
+                yield JsonRecord(f"{path}:{number}", _parse_json_object(line, f"{path}:{number}"))
     if is_empty:
         raise DataError(f"{path} is empty", expected="JSON lines, with at least one object")
 
 
 def read_documents(path: Path) -> Iterator[Document]:
     """Stream the documents of a JSON-lines file."""
-    return check_unique(((record.where, record.document()) for record in read_json_lines(path)), "document")
+    return check_unique_ids(((record.where, record.document()) for record in read_json_lines(path)), "document")
 
 
 def read_queries(path: Path) -> list[Query]:
     """Return the queries of a JSON-lines file, in file order."""
-    return list(check_unique(((record.where, record.query()) for record in read_json_lines(path)), "query"))
+    return list(check_unique_ids(((record.where, record.query()) for record in read_json_lines(path)), "query"))
 
 
 def parse_json(line: str, where: str) -> Any:
@@ -172,19 +172,19 @@ def parse_json(line: str, where: str) -> Any:
         DataError: The text is not valid JSON, or an object has a duplicate key.
     """
     try:
-        return json.loads(line, object_pairs_hook=_unique)
+        return json.loads(line, object_pairs_hook=_reject_duplicate_keys)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where}: invalid JSON ({error})", remedy="Repair or remove it") from error
 
 
-def _object(line: str, where: str) -> Mapping[str, Any]:
+def _parse_json_object(line: str, where: str) -> Mapping[str, Any]:
     value = parse_json(line, where)
     if not isinstance(value, dict):
-        raise DataError(f"{where}: {shorten(value)}", expected="one JSON object per line")
+        raise DataError(f"{where}: {error_repr(value)}", expected="one JSON object per line")
     return value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
         keys = [key for key, _ in pairs]

@@ -7,8 +7,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from rerank.errors import DataError, shorten
-from rerank.types import to_float32
+from rerank.errors import DataError, error_repr
+from rerank.types import score_to_float32
 
 Number = TypeVar("Number", int, float)
 
@@ -17,7 +17,7 @@ MAX_GRADE = 999_999
 GRADES = "a whole number of at most six digits"
 
 
-def score(value: object) -> float:
+def parse_json_score(value: object) -> float:
     """Return a finite number in single precision.
 
     Raises:
@@ -25,10 +25,10 @@ def score(value: object) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or abs(value) == math.inf:
         raise ValueError("a finite number")
-    return to_float32(value)
+    return score_to_float32(value)
 
 
-def grade(value: object) -> int:
+def parse_json_grade(value: object) -> int:
     """Return a whole number; 1.0 becomes 1.
 
     Raises:
@@ -41,19 +41,19 @@ def grade(value: object) -> int:
     return value
 
 
-def parse_table(text: str, source: str, convert: Callable[[object], Number]) -> dict[str, dict[str, Number]]:
+def parse_json_table(text: str, source: str, convert: Callable[[object], Number]) -> dict[str, dict[str, Number]]:
     """Parse the nested object and convert its numbers.
 
     Args:
         text: The JSON.
         source: Name of the file in messages.
-        convert: `score` or `grade`.
+        convert: `parse_json_score` or `parse_json_grade`.
 
     Raises:
         DataError: The text is not JSON, has another structure, a duplicate key, no documents, or an invalid number.
     """
     try:
-        table = json.loads(text, object_pairs_hook=_unique)
+        table = json.loads(text, object_pairs_hook=_unique_table_keys)
     except _DuplicateKeyError as error:
         raise DataError(f"{source}: the key {error.args[0]!r} occurs twice in one object") from error
     except (ValueError, RecursionError) as error:
@@ -62,21 +62,21 @@ def parse_table(text: str, source: str, convert: Callable[[object], Number]) -> 
             expected="one JSON object, or another format of runs and judgments",
             remedy="For output of `rerank qrels judge`, use the file written by --qrels-out",
         ) from error
-    result = {query: _row(row, convert, f"{source}: query {query!r}") for query, row in table.items()}
+    result = {query: _convert_table_row(row, convert, f"{source}: query {query!r}") for query, row in table.items()}
     if not any(result.values()):
         raise DataError(f"{source} has no documents", expected="at least one")
     return result
 
 
-def _row(value: object, convert: Callable[[object], Number], where: str) -> dict[str, Number]:
+def _convert_table_row(value: object, convert: Callable[[object], Number], where: str) -> dict[str, Number]:
     if not isinstance(value, Mapping):
-        raise DataError(f"{where} has {shorten(value)}", expected="an object of document ids and numbers")
+        raise DataError(f"{where} has {error_repr(value)}", expected="an object of document ids and numbers")
     row: dict[str, Number] = {}
     for doc, number in value.items():
         try:
             row[doc] = convert(number)
         except ValueError as error:
-            raise DataError(f"{where} has {shorten(number)} for document {doc!r}", expected=str(error)) from error
+            raise DataError(f"{where} has {error_repr(number)} for document {doc!r}", expected=str(error)) from error
     return row
 
 
@@ -84,7 +84,7 @@ class _DuplicateKeyError(Exception):
     """A duplicate key in an object, of which Python's JSON reader would silently keep the last."""
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
+def _unique_table_keys(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
     table: dict[str, Any] = {}
     for key, value in pairs:
         if key in table:

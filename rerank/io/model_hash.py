@@ -31,21 +31,21 @@ def model_folder_hash(folder: Path) -> str:
         if path.suffix not in _READ or path.name.startswith("rerank-"):
             continue
         stat = path.stat()
-        total.update(f"{path.name}\0{_file_hash(path, stat.st_mtime_ns, stat.st_size)}\n".encode())
+        total.update(f"{path.name}\0{_weight_file_hash(path, stat.st_mtime_ns, stat.st_size)}\n".encode())
     return total.hexdigest()
 
 
 @lru_cache(maxsize=256)
-def _file_hash(path: Path, _mtime: int, _size: int) -> str:
+def _weight_file_hash(path: Path, _mtime: int, _size: int) -> str:
     """Return the hash of one file; time and size are cache keys, to notice changes within one process."""
     if path.suffix == ".json":
-        content = _without_bookkeeping(path)
+        content = _config_without_bookkeeping(path)
         if content is not None:
             return hashlib.sha256(content).hexdigest()
     return file_hash(path)
 
 
-def _without_bookkeeping(path: Path) -> bytes | None:
+def _config_without_bookkeeping(path: Path) -> bytes | None:
     try:
         content: Any = json.loads(path.read_bytes())
     except ValueError:  # the loader reports malformed files

@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rerank.errors import DataError, MissingResourceError, StorageError, shorten
+from rerank.errors import DataError, MissingResourceError, StorageError, error_repr
 from rerank.io.paths import cache_dir
-from rerank.io.text_files import open_text
+from rerank.io.text_files import open_text_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,10 +28,10 @@ _LARGEST = 2**53
 _MARK = b"\xef\xbb\xbf"
 
 
-def parse_whole(text: str, kind: str, where: str) -> str:
+def parse_whole_number(text: str, kind: str, where: str) -> str:
     """Return a whole number as an id, in digits without leading zeros; it may be written as a float.
 
-    >>> [parse_whole(text, "passage", "x:1") for text in ("12", "012", "12.0", "1.2e1")]
+    >>> [parse_whole_number(text, "passage", "x:1") for text in ("12", "012", "12.0", "1.2e1")]
     ['12', '12', '12', '12']
 
     Raises:
@@ -41,20 +41,20 @@ def parse_whole(text: str, kind: str, where: str) -> str:
         return str(int(text))
     value = float(text) if _FLOAT.fullmatch(text) else -1.0
     if not (0 <= value <= _LARGEST and value.is_integer()):
-        raise DataError(f"{where}: {kind} id {shorten(text)}", expected="a whole number of at least 0")
+        raise DataError(f"{where}: {kind} id {error_repr(text)}", expected="a whole number of at least 0")
     return str(int(value))
 
 
-def is_whole(text: str) -> bool:
-    """Return True if `parse_whole` accepts the text, which it does not for column names."""
+def is_whole_number(text: str) -> bool:
+    """Return True if `parse_whole_number` accepts the text, which it does not for column names."""
     try:
-        parse_whole(text, "", "")
+        parse_whole_number(text, "", "")
     except DataError:
         return False
     return True
 
 
-def read_rows(path: Path, kind: str) -> Iterator[tuple[str, str, str]]:
+def read_numbered_rows(path: Path, kind: str) -> Iterator[tuple[str, str, str]]:
     """Stream rows as (position for messages, number, rest); a first line without a number is the header.
 
     Args:
@@ -65,20 +65,20 @@ def read_rows(path: Path, kind: str) -> Iterator[tuple[str, str, str]]:
         MissingResourceError: The file does not exist.
         DataError: A row has no tab, or does not begin with a whole number.
     """
-    with open_text(path) as stream:
+    with open_text_file(path) as stream:
         for number, line in enumerate(stream, 1):
             first, tab, rest = line.rstrip("\n").partition("\t")
-            if number == 1 and not is_whole(first):
+            if number == 1 and not is_whole_number(first):
                 continue
             where = f"{path}:{number}"
             if not tab:
                 if not line.strip():
                     continue
-                raise DataError(f"{where}: {shorten(line.rstrip())}", expected=f"{kind} id, a tab, text")
-            yield where, parse_whole(first, kind, where), rest
+                raise DataError(f"{where}: {error_repr(line.rstrip())}", expected=f"{kind} id, a tab, text")
+            yield where, parse_whole_number(first, kind, where), rest
 
 
-def lookup_rows(path: Path, numbers: Iterable[str]) -> Iterator[tuple[str, str]]:
+def lookup_numbered_rows(path: Path, numbers: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield the rows with these numbers as (number, rest), in file order; unknown numbers are omitted.
 
     The offsets of all rows are determined in one pass and cached, 16 bytes per row, until the file changes. A gzipped
@@ -89,8 +89,8 @@ def lookup_rows(path: Path, numbers: Iterable[str]) -> Iterator[tuple[str, str]]
         StorageError: The cache folder cannot be written.
     """
     requested = {number for number in numbers if number.isascii() and number.isdigit() and len(number) < 16}
-    if _is_gzip(path):
-        yield from ((number, rest) for _, number, rest in read_rows(path, "row") if number in requested)
+    if _is_gzip_file(path):
+        yield from ((number, rest) for _, number, rest in read_numbered_rows(path, "row") if number in requested)
         return
     import numpy as np
 
@@ -103,21 +103,21 @@ def lookup_rows(path: Path, numbers: Iterable[str]) -> Iterator[tuple[str, str]]
     with path.open("rb") as file:
         for offset, number in rows:
             file.seek(offset)
-            yield str(number), _row(file.readline(), path, number)
+            yield str(number), _split_numbered_row(file.readline(), path, number)
 
 
-def _row(line: bytes, path: Path, number: int) -> str:
+def _split_numbered_row(line: bytes, path: Path, number: int) -> str:
     """Return the text after the number and the tab."""
     try:
         first, _, rest = line.decode("utf-8").partition("\t")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}, row {number} is not in UTF-8 ({error.reason})", expected="text in UTF-8") from error
-    if not is_whole(first) or parse_whole(first, "", "") != str(number):
+    if not is_whole_number(first) or parse_whole_number(first, "", "") != str(number):
         raise DataError(f"{path} changed while it was read: row {number} has moved", remedy="Run the command again")
     return rest.removesuffix("\n").removesuffix("\r")
 
 
-def _is_gzip(path: Path) -> bool:
+def _is_gzip_file(path: Path) -> bool:
     try:
         with path.open("rb") as file:
             return file.read(2) == b"\x1f\x8b"
@@ -136,12 +136,12 @@ def _row_offsets(path: Path) -> NDArray[np.int64]:
         table: NDArray[np.int64] = np.load(cache, mmap_mode="r", allow_pickle=False)
         if table.dtype == np.int64 and table.ndim == 2 and len(table) == 2:
             return table
-    table = _scan_offsets(path)
-    _write_cache(table, cache)
+    table = _scan_row_offsets(path)
+    _write_row_offsets(table, cache)
     return table
 
 
-def _scan_offsets(path: Path) -> NDArray[np.int64]:
+def _scan_row_offsets(path: Path) -> NDArray[np.int64]:
     import numpy as np
 
     numbers, offsets, offset = array("q"), array("q"), 0
@@ -149,8 +149,8 @@ def _scan_offsets(path: Path) -> NDArray[np.int64]:
         for count, line in enumerate(file, 1):
             mark = len(_MARK) if count == 1 and line.startswith(_MARK) else 0
             first = line[mark:].partition(b"\t")[0].decode("ascii", "replace")
-            if line.strip() and (count > 1 or is_whole(first)):
-                numbers.append(int(parse_whole(first, "row", f"{path}:{count}")))
+            if line.strip() and (count > 1 or is_whole_number(first)):
+                numbers.append(int(parse_whole_number(first, "row", f"{path}:{count}")))
                 offsets.append(offset + mark)
             offset += len(line)
     table = np.array([numbers, offsets], dtype=np.int64)
@@ -161,7 +161,7 @@ def _scan_offsets(path: Path) -> NDArray[np.int64]:
     return table
 
 
-def _write_cache(table: NDArray[np.int64], target: Path) -> None:
+def _write_row_offsets(table: NDArray[np.int64], target: Path) -> None:
     import numpy as np
 
     temporary = ""

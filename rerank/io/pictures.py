@@ -77,13 +77,13 @@ def picture_hash(path: str) -> str:
     """Return the hex SHA-256 of a file's bytes, or an empty string if it cannot be read."""
     try:
         stat = os.stat(path)
-        return _hash(path, stat.st_mtime_ns, stat.st_size)
+        return _picture_file_hash(path, stat.st_mtime_ns, stat.st_size)
     except (OSError, ValueError):
         return ""
 
 
 @lru_cache(maxsize=1 << 16)
-def _hash(path: str, _mtime: int, _size: int) -> str:
+def _picture_file_hash(path: str, _mtime: int, _size: int) -> str:
     """Return the hash of one file; time and size are cache keys, to notice changes within one process."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

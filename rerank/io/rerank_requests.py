@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from rerank.errors import DataError
-from rerank.io.json_records import DOC_IDS, QUERY_IDS, QUERY_TEXTS, TEXTS, JsonRecord, parse_id, text
+from rerank.io.json_records import DOC_IDS, QUERY_IDS, QUERY_TEXTS, TEXTS, JsonRecord, parse_json_id, parse_json_text
 from rerank.types import Document, Query, Ranking
 
 _CANDIDATES = ("candidates", "hits", "ctxs")
@@ -54,9 +54,10 @@ class RerankRequest:
                 f"{record.where}: no list of candidates among the keys {', '.join(record.fields) or '(none)'}",
                 expected="one of candidates, hits, ctxs, in addition to query or question",
             )
-        query = _query(record, entries, number)
+        query = _parse_request_query(record, entries, number)
         candidates = [
-            _candidate(entry, f"{record.where}, candidate {n}", f"{query.id}:{n}") for n, entry in enumerate(entries, 1)
+            _parse_request_candidate(entry, f"{record.where}, candidate {n}", f"{query.id}:{n}")
+            for n, entry in enumerate(entries, 1)
         ]
         seen: set[str] = set()
         for doc, _ in candidates:
@@ -91,7 +92,7 @@ class RerankRequest:
         return Ranking.from_scores(self.query, pairs)
 
 
-def _query(record: JsonRecord, entries: Sequence[Any], number: int) -> Query:
+def _parse_request_query(record: JsonRecord, entries: Sequence[Any], number: int) -> Query:
     value = record.get(("query", "question"))
     inner = JsonRecord(record.where, value) if isinstance(value, Mapping) else None
     words = inner.text(QUERY_TEXTS) if inner else record.text(("query", "question"))
@@ -102,13 +103,13 @@ def _query(record: JsonRecord, entries: Sequence[Any], number: int) -> Query:
         )
     ids = (inner.get(("qid", *QUERY_IDS)) if inner else None, record.get(("qid", *QUERY_IDS)), *hit_ids)
     query_id = next((value for value in ids if value not in (None, "")), number)
-    return Query(id=parse_id(query_id, "query", record.where), text=text(words, record.where))
+    return Query(id=parse_json_id(query_id, "query", record.where), text=parse_json_text(words, record.where))
 
 
-def _candidate(entry: object, where: str, default_id: str) -> tuple[Document, float | None]:
+def _parse_request_candidate(entry: object, where: str, default_id: str) -> tuple[Document, float | None]:
     """Parse a candidate: a string, or an object whose document is a string, an object, or its own fields."""
     if isinstance(entry, str):
-        return Document(id=default_id, text=text(entry, where)), None
+        return Document(id=default_id, text=parse_json_text(entry, where)), None
     if not isinstance(entry, Mapping):
         raise DataError(f"{where}: {entry!r:.60}", expected="a string or an object")
     outer = JsonRecord(where, entry)
@@ -118,22 +119,22 @@ def _candidate(entry: object, where: str, default_id: str) -> tuple[Document, fl
     if doc_id is None:
         doc_id = inner.get(("docid", *DOC_IDS))
     document = Document(
-        id=default_id if doc_id in (None, "") else parse_id(doc_id, "document", where),
-        text=_body(doc, inner),
-        title=text(inner.get(("title",)) or "", where),
+        id=default_id if doc_id in (None, "") else parse_json_id(doc_id, "document", where),
+        text=_candidate_fields(doc, inner),
+        title=parse_json_text(inner.get(("title",)) or "", where),
         image=inner.image(),
         source={key: value for key, value in entry.items() if key not in _READ},
     )
-    return document, _score(outer.get(("score",)), where)
+    return document, _parse_candidate_score(outer.get(("score",)), where)
 
 
-def _body(doc: object, inner: JsonRecord) -> str:
+def _candidate_fields(doc: object, inner: JsonRecord) -> str:
     if isinstance(doc, str):
-        return text(doc, inner.where)
+        return parse_json_text(doc, inner.where)
     return inner.text(TEXTS) if not inner.image() or inner.get(TEXTS) is not None else ""
 
 
-def _score(value: object, where: str) -> float | None:
+def _parse_candidate_score(value: object, where: str) -> float | None:
     if value is None:
         return None
     try:
@@ -145,7 +146,7 @@ def _score(value: object, where: str) -> float | None:
     return number
 
 
-def request_row(candidates: Ranking, result: Ranking) -> dict[str, Any]:
+def format_request_row(candidates: Ranking, result: Ranking) -> dict[str, Any]:
     """Return a reranked list in rank_llm's format, with texts and the other keys of the candidates.
 
     Args:
@@ -154,12 +155,12 @@ def request_row(candidates: Ranking, result: Ranking) -> dict[str, Any]:
     """
     docs = {doc.id: doc for doc in candidates.docs}
     hits = [
-        {**docs[doc.id].source, "docid": doc.id, "score": score, "doc": _content(docs[doc.id])}
+        {**docs[doc.id].source, "docid": doc.id, "score": score, "doc": _candidate_text(docs[doc.id])}
         for doc, score in zip(result.docs, result.scores, strict=True)
     ]
     return {"query": {"text": candidates.query.text, "qid": candidates.query.id}, "candidates": hits}
 
 
-def _content(doc: Document) -> dict[str, str]:
+def _candidate_text(doc: Document) -> dict[str, str]:
     content = {"title": doc.title, "text": doc.text} if doc.title else {"text": doc.text}
     return {**content, "image": doc.image} if doc.image else content

@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import TextIO
 
 from rerank.errors import DataError, MissingResourceError
-from rerank.io.json_tables import GRADES, grade, parse_table, score
-from rerank.io.text_files import open_text, replace_text
-from rerank.types import Document, Qrels, Query, Ranking, Run, make_strictly_decreasing, to_float32
+from rerank.io.json_tables import GRADES, parse_json_grade, parse_json_score, parse_json_table
+from rerank.io.text_files import open_text_file, replace_text_file
+from rerank.types import Document, Qrels, Query, Ranking, Run, make_scores_strictly_decreasing, score_to_float32
 
 __all__ = [
     "open_run",
-    "open_text",
+    "open_text_file",
     "read_qrels",
     "read_run",
     "read_run_lists",
-    "replace_text",
+    "replace_text_file",
     "write_qrels",
     "write_run",
 ]
@@ -65,20 +65,22 @@ def read_run(path: str | Path, *, name: str | None = None) -> Run:
             f"{path} is a folder", expected="a file", remedy=f"Did you mean {path / _RUN_IN_FOLDER}?"
         )
     tag = path.name.removesuffix(".gz").rsplit(".", 1)[0] or path.name
-    with open_text(path) as text:
-        first, lines = _peek(text, path)
+    with open_text_file(path) as text:
+        first, lines = _peek_first_line(text, path)
         if _JSON.match(first):
-            scores = parse_table("".join(line for _, line in lines), str(path), score)
+            scores = parse_json_table("".join(line for _, line in lines), str(path), parse_json_score)
         else:
-            rows = _rows(lines, path)
+            rows = _split_run_rows(lines, path)
             columns = len(first.split())
             if columns != 3 and columns < 6:
-                raise _wrong_columns(next(rows), _RUN_COLUMNS)
+                raise _wrong_columns_error(next(rows), _RUN_COLUMNS)
             tag = tag if columns == 3 else first.split()[5]
-            scores = _msmarco_scores(rows) if columns == 3 else _trec_scores(rows)
+            scores = _parse_msmarco_scores(rows) if columns == 3 else _parse_trec_scores(rows)
     return Run(
         (
-            Ranking.from_scores(Query(id=query), [(Document(id=doc), score) for doc, score in row.items()])
+            Ranking.from_scores(
+                Query(id=query), [(Document(id=doc), parse_json_score) for doc, parse_json_score in row.items()]
+            )
             for query, row in scores.items()
         ),
         name=tag if name is None else name,
@@ -96,10 +98,10 @@ def read_run_lists(path: str | Path) -> Iterator[Ranking]:
         DataError: A line has the wrong columns, or the documents of a query are duplicate or not sorted.
     """
     path = Path(path)
-    with open_text(path) as text:
-        rows = _rows(enumerate(text, 1), path)
+    with open_text_file(path) as text:
+        rows = _split_run_rows(enumerate(text, 1), path)
         for query, together in groupby(rows, key=lambda row: row[1][0] if row[1] else ""):
-            (scores,) = _trec_scores(together).values()
+            (scores,) = _parse_trec_scores(together).values()
             yield Ranking(Query(id=query), tuple(Document(id=doc) for doc in scores), tuple(scores.values()))
 
 
@@ -134,9 +136,9 @@ def open_run(target: str | Path | TextIO, name: str) -> Generator[Callable[[Rank
     Yields:
         A function that writes one list.
     """
-    tag = "".join("_" if _unwritable(c) else c for c in name) or "run"
-    with _opened(target) as stream:
-        yield lambda ranking: stream.writelines(_run_lines(ranking, tag))
+    tag = "".join("_" if _is_unwritable_in_run(c) else c for c in name) or "run"
+    with _open_run_target(target) as stream:
+        yield lambda ranking: stream.writelines(_format_run_lines(ranking, tag))
 
 
 def read_qrels(path: str | Path) -> Qrels:
@@ -153,12 +155,12 @@ def read_qrels(path: str | Path) -> Qrels:
             number, or a different grade than an earlier line for the same document.
     """
     path = Path(path)
-    with open_text(path) as text:
-        first, lines = _peek(text, path)
+    with open_text_file(path) as text:
+        first, lines = _peek_first_line(text, path)
         if _JSON.match(first):
-            table = parse_table("".join(line for _, line in lines), str(path), grade)
+            table = parse_json_table("".join(line for _, line in lines), str(path), parse_json_grade)
         else:
-            table = _grades(_rows(lines, path), path)
+            table = _parse_qrels_grades(_split_run_rows(lines, path), path)
     return Qrels(table, name=str(path))
 
 
@@ -175,34 +177,34 @@ def write_qrels(qrels: Qrels, target: str | Path | TextIO) -> None:
         StorageError: The file cannot be written.
     """
     lines = (
-        f"{_check_id(query, 'query')} 0 {_check_id(doc, 'document')} {grade}\n"
+        f"{_check_run_id(query, 'query')} 0 {_check_run_id(doc, 'document')} {grade}\n"
         for query, judged in qrels.items()
         for doc, grade in judged.items()
     )
-    with _opened(target) as stream:
+    with _open_run_target(target) as stream:
         stream.writelines(lines)
 
 
-def _opened(target: str | Path | TextIO) -> contextlib.AbstractContextManager[TextIO]:
-    return replace_text(target) if isinstance(target, (str, Path)) else contextlib.nullcontext(target)
+def _open_run_target(target: str | Path | TextIO) -> contextlib.AbstractContextManager[TextIO]:
+    return replace_text_file(target) if isinstance(target, (str, Path)) else contextlib.nullcontext(target)
 
 
-def _run_lines(ranking: Ranking, tag: str) -> Iterator[str]:
-    query = _check_id(ranking.query.id, "query")
-    scores = make_strictly_decreasing(ranking.written_scores)
+def _format_run_lines(ranking: Ranking, tag: str) -> Iterator[str]:
+    query = _check_run_id(ranking.query.id, "query")
+    scores = make_scores_strictly_decreasing(ranking.written_scores)
     for rank, (doc, value) in enumerate(zip(ranking.docs, scores, strict=True), 1):
         # nine digits distinguish all single-precision numbers
-        yield f"{query} Q0 {_check_id(doc.id, 'document')} {rank} {value:.9g} {tag}\n"
+        yield f"{query} Q0 {_check_run_id(doc.id, 'document')} {rank} {value:.9g} {tag}\n"
 
 
-def _unwritable(character: str) -> bool:
+def _is_unwritable_in_run(character: str) -> bool:
     """Return True for white space, NUL and lone surrogates."""
     return character.isspace() or character == "\0" or "\ud800" <= character <= "\udfff"
 
 
-def _check_id(name: str, kind: str) -> str:
+def _check_run_id(name: str, kind: str) -> str:
     """Return the id, if a column can contain it."""
-    if not name or name.startswith(_MISREAD) or any(map(_unwritable, name)):
+    if not name or name.startswith(_MISREAD) or any(map(_is_unwritable_in_run, name)):
         raise DataError(
             f"The {kind} id {name!r} cannot be written to a TREC file",
             expected="at least one character, no white space, and no start that could be JSON",
@@ -211,7 +213,7 @@ def _check_id(name: str, kind: str) -> str:
     return name
 
 
-def _peek(text: TextIO, path: Path) -> tuple[str, Iterator[tuple[int, str]]]:
+def _peek_first_line(text: TextIO, path: Path) -> tuple[str, Iterator[tuple[int, str]]]:
     """Return the first line that is not blank, and all lines from there on with their numbers (from 1)."""
     numbered = ((number, line) for number, line in enumerate(text, 1) if line.strip())
     first = next(numbered, None)
@@ -225,21 +227,21 @@ def _peek(text: TextIO, path: Path) -> tuple[str, Iterator[tuple[int, str]]]:
     return first[1].strip(), lines()
 
 
-def _rows(lines: Iterator[tuple[int, str]], path: Path) -> Iterator[_Row]:
+def _split_run_rows(lines: Iterator[tuple[int, str]], path: Path) -> Iterator[_Row]:
     for number, line in lines:
         yield f"{path}:{number}", line.split()
 
 
-def _wrong_columns(row: _Row, expected: str) -> DataError:
+def _wrong_columns_error(row: _Row, expected: str) -> DataError:
     where, fields = row
     return DataError(f"{where}: {len(fields)} columns", expected=expected)
 
 
-def _trec_scores(rows: Iterator[_Row]) -> dict[str, dict[str, float]]:
+def _parse_trec_scores(rows: Iterator[_Row]) -> dict[str, dict[str, float]]:
     table: dict[str, dict[str, float]] = {}
     for where, fields in rows:
         if len(fields) < 6:
-            raise _wrong_columns((where, fields), _RUN_COLUMNS)
+            raise _wrong_columns_error((where, fields), _RUN_COLUMNS)
         query, _, doc, _, text = fields[:5]
         try:
             value = float(text) if "_" not in text else math.nan
@@ -250,16 +252,16 @@ def _trec_scores(rows: Iterator[_Row]) -> dict[str, dict[str, float]]:
         scores = table.setdefault(query, {})
         if doc in scores:
             raise DataError(f"{where}: duplicate document {doc!r} in query {query!r}", expected="each id once")
-        scores[doc] = to_float32(value)
+        scores[doc] = score_to_float32(value)
     return table
 
 
-def _msmarco_scores(rows: Iterator[_Row]) -> dict[str, dict[str, float]]:
+def _parse_msmarco_scores(rows: Iterator[_Row]) -> dict[str, dict[str, float]]:
     table: dict[str, dict[str, float]] = {}
     taken: set[tuple[str, int]] = set()
     for where, fields in rows:
         if len(fields) != 3:
-            raise _wrong_columns((where, fields), _RUN_COLUMNS)
+            raise _wrong_columns_error((where, fields), _RUN_COLUMNS)
         query, doc, text = fields
         rank = int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
         if rank < 1 or (query, rank) in taken:
@@ -274,18 +276,18 @@ def _msmarco_scores(rows: Iterator[_Row]) -> dict[str, dict[str, float]]:
     return table
 
 
-def _grades(rows: Iterator[_Row], path: Path) -> dict[str, dict[str, int]]:
+def _parse_qrels_grades(rows: Iterator[_Row], path: Path) -> dict[str, dict[str, int]]:
     table: dict[str, dict[str, int]] = {}
     columns = 0
     for where, fields in rows:
         if not columns:
             columns = len(fields)
             if columns not in (3, 4):
-                raise _wrong_columns((where, fields), _QRELS_COLUMNS)
+                raise _wrong_columns_error((where, fields), _QRELS_COLUMNS)
             if fields[-1].lower() in _HEADER:
                 continue
         if len(fields) != columns:
-            raise _wrong_columns((where, fields), f"{columns}, as in the first line")
+            raise _wrong_columns_error((where, fields), f"{columns}, as in the first line")
         query, doc, text = fields[0], fields[-2], fields[-1]
         if not _WHOLE.fullmatch(text):
             raise DataError(f"{where}: grade {text!r} of document {doc!r}", expected=GRADES)

@@ -38,7 +38,7 @@ def storage_errors(folder: Path) -> Generator[None]:
         ) from error
 
 
-def open_folder(
+def open_sealed_folder(
     folder: Path, made_from: Mapping[str, str], build: Callable[[Path], None], load: Callable[[Path], T]
 ) -> T:
     """Return the result of ``load`` on ``folder``, after building the folder if it is absent or damaged.
@@ -55,9 +55,9 @@ def open_folder(
     damage = ""
     for _ in range(3):  # a damaged folder may be discarded by this process or by a concurrent one
         if not folder.is_dir():
-            _build(folder, made_from, build)
+            _build_sealed_folder(folder, made_from, build)
         try:
-            _check(folder, made_from)
+            _check_seal(folder, made_from)
             return load(folder)
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
             damage = f"{type(error).__name__}: {error}"
@@ -67,19 +67,19 @@ def open_folder(
     raise StorageError(f"{folder} cannot be read after it was built ({damage})", remedy="Check the disk it is on")
 
 
-def _build(folder: Path, made_from: Mapping[str, str], build: Callable[[Path], None]) -> None:
+def _build_sealed_folder(folder: Path, made_from: Mapping[str, str], build: Callable[[Path], None]) -> None:
     with contextlib.ExitStack() as stack:
         with storage_errors(folder.parent):
             folder.parent.mkdir(parents=True, exist_ok=True)
-            _remove_leftovers(folder.parent)
+            _remove_leftover_drafts(folder.parent)
             draft = stack.enter_context(draft_folder(folder, prefix=_PREFIX, mode=0o700))
         build(draft)
         with storage_errors(folder.parent):
-            _seal(draft, made_from)
+            _seal_folder(draft, made_from)
             move_folder(draft, folder, keep=lambda _: True)  # a concurrent process wrote the same content
 
 
-def _seal(folder: Path, made_from: Mapping[str, str]) -> None:
+def _seal_folder(folder: Path, made_from: Mapping[str, str]) -> None:
     """Write the marker with every file's size, after all files have reached the disk."""
     sizes = sync_files(folder)
     with (folder / _MARKER).open("w", encoding="utf-8") as marker:
@@ -88,7 +88,7 @@ def _seal(folder: Path, made_from: Mapping[str, str]) -> None:
         os.fsync(marker.fileno())
 
 
-def _check(folder: Path, made_from: Mapping[str, str]) -> None:
+def _check_seal(folder: Path, made_from: Mapping[str, str]) -> None:
     marker = json.loads((folder / _MARKER).read_text("utf-8"))
     if marker["made_from"] != dict(made_from):
         raise ValueError(f"it was made from {marker['made_from']}")
@@ -97,7 +97,7 @@ def _check(folder: Path, made_from: Mapping[str, str]) -> None:
             raise ValueError(f"{name} has {size} bytes instead of {expected}")
 
 
-def _remove_leftovers(parent: Path) -> None:
+def _remove_leftover_drafts(parent: Path) -> None:
     """Remove the temporary folders of killed processes: those in which nothing was created for a day."""
     for leftover in parent.glob(f"{_PREFIX}*"):
         with contextlib.suppress(FileNotFoundError):

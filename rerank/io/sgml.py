@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rerank.errors import DataError
 from rerank.io.smart_format import tidy_lines
-from rerank.io.text_files import open_text
+from rerank.io.text_files import open_text_file
 
 _CDATA = re.compile(r"<!\[CDATA\[(.*?)\]\]>", re.S)
 _COMMENT = re.compile(r"<!--.*?-->", re.S)
@@ -45,7 +45,7 @@ class SgmlBlock:
         return ""
 
 
-def read_blocks(path: Path, names: Sequence[str]) -> Iterator[SgmlBlock]:
+def read_sgml_blocks(path: Path, names: Sequence[str]) -> Iterator[SgmlBlock]:
     """Stream the elements with these names; everything between them (a prolog, a root element) is skipped.
 
     Raises:
@@ -55,12 +55,12 @@ def read_blocks(path: Path, names: Sequence[str]) -> Iterator[SgmlBlock]:
     edge = re.compile(rf"<(/?)(?:{'|'.join(names)})(\s[^<>]*)?>", re.I)
     shown = " or ".join(f"<{name.upper()}>" for name in names)
     start, attributes, parts, is_empty = 0, "", list[str](), True
-    with open_text(path) as stream:
+    with open_text_file(path) as stream:
         for number, line in enumerate(stream, 1):
             position = 0
             for match in edge.finditer(line):
                 if bool(match[1]) != bool(start):
-                    raise _unpaired(match[0], f"{path}:{number}", start)
+                    raise _unpaired_tag_error(match[0], f"{path}:{number}", start)
                 if start:
                     parts.append(line[position : match.start()])
                     yield SgmlBlock(where=f"{path}:{start}", attributes=attributes, body="".join(parts))
@@ -76,7 +76,7 @@ def read_blocks(path: Path, names: Sequence[str]) -> Iterator[SgmlBlock]:
         raise DataError(f"{path} has no {shown}", expected=f"at least one element {shown}")
 
 
-def _unpaired(tag: str, where: str, start: int) -> DataError:
+def _unpaired_tag_error(tag: str, where: str, start: int) -> DataError:
     if start:
         return DataError(
             f"{where}: {tag} inside the element that starts in line {start}", expected="a closing tag first"
@@ -84,7 +84,7 @@ def _unpaired(tag: str, where: str, start: int) -> DataError:
     return DataError(f"{where}: {tag} without an opening tag", expected="an opening tag before it")
 
 
-def find_element(body: str, names: Sequence[str]) -> str | None:
+def find_sgml_element(body: str, names: Sequence[str]) -> str | None:
     """Return the content of the first element with one of these names, in the order of the names, or None."""
     for name in names:
         if match := re.search(rf"<({name})(?:\s[^<>]*)?>(.*?)</\1\s*>", body, re.I | re.S):
@@ -92,18 +92,18 @@ def find_element(body: str, names: Sequence[str]) -> str | None:
     return None
 
 
-def find_elements(body: str, names: Sequence[str]) -> list[str]:
+def find_sgml_elements(body: str, names: Sequence[str]) -> list[str]:
     """Return the contents of the outermost elements with these names, in text order."""
     pattern = rf"<({'|'.join(names)})(?:\s[^<>]*)?>(.*?)</\1\s*>"
     return [match[2] for match in re.finditer(pattern, body, re.I | re.S)]
 
 
-def remove_elements(body: str, names: Sequence[str]) -> str:
+def remove_sgml_elements(body: str, names: Sequence[str]) -> str:
     """Return the text without the elements with these names."""
     return re.sub(rf"<({'|'.join(names)})(?:\s[^<>]*)?>.*?</\1\s*>", " ", body, flags=re.I | re.S)
 
 
-def plain_text(markup: str) -> str:
+def sgml_to_plain_text(markup: str) -> str:
     """Return the text of markup: without comments and tags, with decoded entities and normalized white space."""
     escaped = _CDATA.sub(lambda match: html.escape(match[1]), markup)
     return tidy_lines(html.unescape(_TAG.sub(" ", _COMMENT.sub(" ", escaped))))

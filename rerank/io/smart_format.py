@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rerank.errors import DataError
-from rerank.io.text_files import open_text
+from rerank.io.text_files import open_text_file
 
 _RECORD = re.compile(r"\.I\s+(\d+)\s*")
 #: Title, authors, source, text, cross references, and the other letters of the format.
@@ -39,11 +39,11 @@ def read_smart_records(path: Path) -> Iterator[SmartRecord]:
     """
     in_record = False
     where, number, parts, letter = "", "", dict[str, list[str]](), ""
-    with open_text(path) as stream:
+    with open_text_file(path) as stream:
         for count, line in enumerate(stream, 1):
             if opened := _RECORD.fullmatch(line):
                 if in_record:
-                    yield _record(where, number, parts)
+                    yield _parse_smart_record(where, number, parts)
                 in_record, where, number, parts, letter = True, f"{path}:{count}", str(int(opened[1])), {}, ""
             elif in_record and (field := _FIELD.fullmatch(line)) and field[1] not in parts:
                 letter = field[1]
@@ -57,10 +57,10 @@ def read_smart_records(path: Path) -> Iterator[SmartRecord]:
                 )
     if not in_record:
         raise DataError(f"{path} has no records", expected="records that start with a line .I NUMBER")
-    yield _record(where, number, parts)
+    yield _parse_smart_record(where, number, parts)
 
 
-def _record(where: str, number: str, parts: Mapping[str, list[str]]) -> SmartRecord:
+def _parse_smart_record(where: str, number: str, parts: Mapping[str, list[str]]) -> SmartRecord:
     return SmartRecord(where=where, number=number, fields={k: tidy_lines("".join(lines)) for k, lines in parts.items()})
 
 

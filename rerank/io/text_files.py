@@ -48,7 +48,7 @@ class _TextBytes(io.RawIOBase):
         return len(chunk)
 
 
-def _open_bytes(path: Path) -> IO[bytes]:
+def _open_maybe_gzipped(path: Path) -> IO[bytes]:
     try:
         return path.open("rb")
     except FileNotFoundError as error:
@@ -60,9 +60,9 @@ def _open_bytes(path: Path) -> IO[bytes]:
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Generator[TextIO]:
+def _named_read_errors(path: Path) -> Generator[TextIO]:
     with contextlib.ExitStack() as stack:
-        raw = cast(io.BufferedReader, stack.enter_context(_open_bytes(path)))
+        raw = cast(io.BufferedReader, stack.enter_context(_open_maybe_gzipped(path)))
         inner: IO[bytes] = raw
         if raw.peek(2)[:2] == _GZIP_MAGIC:
             inner = cast("IO[bytes]", stack.enter_context(gzip.GzipFile(fileobj=raw)))
@@ -73,7 +73,7 @@ def _reading(path: Path) -> Generator[TextIO]:
             raise DataError(f"{path} is not in UTF-8 ({error.reason})", expected="text in UTF-8") from error
 
 
-def open_text(path: str | Path) -> AbstractContextManager[TextIO]:
+def open_text_file(path: str | Path) -> AbstractContextManager[TextIO]:
     """Open a text file for reading: UTF-8, without a byte order mark; gzip is detected by its first bytes.
 
     Args:
@@ -86,11 +86,11 @@ def open_text(path: str | Path) -> AbstractContextManager[TextIO]:
         MissingResourceError: The file does not exist, is a folder or cannot be read; raised on entry.
         DataError: The file is binary, not UTF-8 or a damaged gzip file; raised while reading.
     """
-    return _reading(Path(path))
+    return _named_read_errors(Path(path))
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Generator[TextIO]:
+def _replaced_file(path: Path) -> Generator[TextIO]:
     if path.exists() and not path.is_file() and not path.is_dir():  # a pipe or terminal cannot be replaced
         with path.open("w", encoding="utf-8", newline="\n") as direct:
             yield direct
@@ -114,7 +114,7 @@ def _replacing(path: Path) -> Generator[TextIO]:
         raise
 
 
-def check_writable(path: str | Path) -> None:
+def check_file_writable(path: str | Path) -> None:
     """Check that a file can be written, without creating or changing anything.
 
     Args:
@@ -145,7 +145,7 @@ def check_writable(path: str | Path) -> None:
 
 
 @contextlib.contextmanager
-def replace_text(path: str | Path) -> Generator[TextIO]:
+def replace_text_file(path: str | Path) -> Generator[TextIO]:
     """Replace a text file atomically: the old content stays until the new text is complete.
 
     Args:
@@ -158,9 +158,9 @@ def replace_text(path: str | Path) -> Generator[TextIO]:
         MissingResourceError: The folder does not exist.
         StorageError: The disk is full, or the file cannot be written.
     """
-    check_writable(path)
+    check_file_writable(path)
     try:
-        with _replacing(Path(path)) as text:
+        with _replaced_file(Path(path)) as text:
             yield text
     except OSError as error:
         raise StorageError(
@@ -168,7 +168,7 @@ def replace_text(path: str | Path) -> Generator[TextIO]:
         ) from error
 
 
-def read_toml(path: str | Path, what: str) -> dict[str, Any]:
+def read_toml_file(path: str | Path, what: str) -> dict[str, Any]:
     """Return the tables of a TOML file.
 
     Args:

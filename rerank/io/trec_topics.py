@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rerank.errors import DataError, UnknownNameError
-from rerank.io.json_records import parse_id
-from rerank.io.sgml import SgmlBlock, plain_text, read_blocks
+from rerank.io.json_records import parse_json_id
+from rerank.io.sgml import SgmlBlock, read_sgml_blocks, sgml_to_plain_text
 from rerank.io.smart_format import join_lines
-from rerank.io.text_files import open_text
+from rerank.io.text_files import open_text_file
 
 _IDS = ("number", "num", "id", "qid")
 #: The three fields of a topic and their tags.
@@ -59,23 +59,23 @@ class TrecTopic:
         return " ".join(parts)
 
 
-def read_topics(path: Path) -> list[TrecTopic]:
+def read_trec_topics(path: Path) -> list[TrecTopic]:
     """Read a file of topics; the format is detected from the first character.
 
     Raises:
         MissingResourceError: The file does not exist.
         DataError: The file is empty, or a topic has no number.
     """
-    with open_text(path) as stream:
+    with open_text_file(path) as stream:
         first = next((line.strip() for line in stream if line.strip()), "")
     if not first:
         raise DataError(f"{path} is empty", expected="at least one topic")
     if first.startswith("<"):
-        return [_topic(block) for block in read_blocks(path, ("top", "topic"))]
-    return list(_tabbed(path))
+        return [_parse_topic(block) for block in read_sgml_blocks(path, ("top", "topic"))]
+    return list(_read_tabbed_topics(path))
 
 
-def check_fields(topics: Sequence[TrecTopic], names: Sequence[str]) -> None:
+def check_topic_fields(topics: Sequence[TrecTopic], names: Sequence[str]) -> None:
     """Check that every field occurs in at least one topic.
 
     Raises:
@@ -88,8 +88,8 @@ def check_fields(topics: Sequence[TrecTopic], names: Sequence[str]) -> None:
             raise UnknownNameError("topic field", name, known)
 
 
-def _tabbed(path: Path) -> Iterator[TrecTopic]:
-    with open_text(path) as stream:
+def _read_tabbed_topics(path: Path) -> Iterator[TrecTopic]:
+    with open_text_file(path) as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
                 continue
@@ -98,23 +98,26 @@ def _tabbed(path: Path) -> Iterator[TrecTopic]:
             if not tab:
                 raise DataError(f"{where}: {line.strip()[:60]!r} has no tab", expected="a query id, a tab and the text")
             yield TrecTopic(
-                where=where, id=parse_id(query_id.strip(), "topic", where), fields={"title": join_lines(text)}
+                where=where, id=parse_json_id(query_id.strip(), "topic", where), fields={"title": join_lines(text)}
             )
 
 
-def _topic(block: SgmlBlock) -> TrecTopic:
-    fields = {tag: join_lines(plain_text(_LABEL.sub("", text, count=1))) for tag, text in _fields(block.body).items()}
+def _parse_topic(block: SgmlBlock) -> TrecTopic:
+    fields = {
+        tag: join_lines(sgml_to_plain_text(_LABEL.sub("", text, count=1)))
+        for tag, text in _split_topic_fields(block.body).items()
+    }
     number = block.attribute(_IDS) or next((fields[tag] for tag in _IDS if fields.get(tag)), "")
     if not number:
         raise DataError(f"{block.where}: a topic without a number", expected="<num>, <number> or an attribute number=")
     return TrecTopic(
         where=block.where,
-        id=parse_id(number, "topic", block.where),
+        id=parse_json_id(number, "topic", block.where),
         fields={tag: text for tag, text in fields.items() if tag not in _IDS},
     )
 
 
-def _fields(body: str) -> dict[str, str]:
+def _split_topic_fields(body: str) -> dict[str, str]:
     """Split a topic into its fields. A field without a closing tag ends at the next tag.
 
     An unknown tag starts a field only at the start of a line; elsewhere it is markup inside a text. The whole text of a

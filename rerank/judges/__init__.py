@@ -17,7 +17,7 @@ from rerank.judges.base import (
 )
 from rerank.prompts.template import PromptTemplate
 from rerank.registry import Registry
-from rerank.selector import Selector, build
+from rerank.selector import Selector, build_from_selector
 from rerank.tasks import Backend
 
 __all__ = [
@@ -32,14 +32,14 @@ __all__ = [
     "check_judge_sees_pictures",
     "judges",
     "open_judge",
-    "options_of",
+    "options_of_judge",
 ]
 
 judges = Registry("judges", "judge")
 _COMMON_FIELDS = ("backend", "template", "limits")
 
 
-def options_of(name: str) -> tuple[str, ...]:
+def options_of_judge(name: str) -> tuple[str, ...]:
     """Return the names of a judge's options: its fields except those that every judge has."""
     return tuple(f.name for f in fields(judges.get(name)) if f.init and f.name not in _COMMON_FIELDS)
 
@@ -65,4 +65,4 @@ def open_judge(
         UsageError: The value of an option is invalid, or the backend does not support the judge.
     """
     common = dict(zip(_COMMON_FIELDS, (backend, template, limits or Limits()), strict=True))
-    return cast(PromptJudge, build(judges, selector, **common))
+    return cast(PromptJudge, build_from_selector(judges, selector, **common))

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rerank.collections import Collection, collections, judgments, open_collection
+from rerank.collections import Collection, collections, open_collection, open_judgments
 from rerank.collections.trec import Trec
 from rerank.errors import DataError
-from rerank.evaluation import Scores, evaluate_all, parse_measures
+from rerank.evaluation import Scores, evaluate_runs, parse_measures
 from rerank.evaluation.grade_notes import grade_note
 from rerank.evaluation.measures import check_measure_has_query_values
 from rerank.leaderboard.board_config import BoardConfig
@@ -94,7 +94,7 @@ def make_board(plan: BoardConfig, *, home: Path, data: Path | None = None, runs:
         check_measure_has_query_values(measure)
     base = data or home
     entries, notes = _read_board_entries(plan, home, base, runs)
-    qrels, lowest = judgments(_resolve_board_path(plan.qrels, base))
+    qrels, lowest = open_judgments(_resolve_board_path(plan.qrels, base))
     opened = _open_board_queries(plan, base)
     texts = {query.id: query.text for query in opened.queries()} if opened else {}
     entries, others = select_entries_of_board(entries, _board_collection(plan, base, qrels, texts, entries))
@@ -107,7 +107,7 @@ def make_board(plan: BoardConfig, *, home: Path, data: Path | None = None, runs:
     ranked = link_first_stages(entries)
     named = [Run(entry.run.values(), name=entry.name) for entry in ranked.entries]
     relevant = plan.relevant or lowest
-    scores = tuple(evaluate_all(qrels, named, plan.measures, relevant=relevant))
+    scores = tuple(evaluate_runs(qrels, named, plan.measures, relevant=relevant))
     names = [str(m) for m in parse_measures(plan.measures, relevant=relevant)]
     note = grade_note(qrels, names)
     return Board(

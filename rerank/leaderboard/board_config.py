@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, describe_pydantic_error
-from rerank.io.text_files import read_toml
+from rerank.io.text_files import read_toml_file
 from rerank.leaderboard.card import Card
 
 
@@ -91,7 +91,7 @@ def read_board_config(path: str | Path) -> BoardConfig:
         MissingResourceError: The file does not exist.
         DataError: The file is not valid TOML, or a key or value is invalid; the message names every problem.
     """
-    values = read_toml(path, "board")
+    values = read_toml_file(path, "board")
     problems = list(_list_unknown_board_keys(values))
     try:
         plan = BoardConfig(**{key: value for key, value in values.items() if key in BoardConfig.model_fields})

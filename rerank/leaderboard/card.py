@@ -11,7 +11,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rerank.errors import DataError, UnknownNameError, describe_pydantic_error
-from rerank.io.text_files import read_toml
+from rerank.io.text_files import read_toml_file
 
 
 class Card(BaseModel):
@@ -67,7 +67,7 @@ def read_submission_card(path: str | Path) -> Card:
         MissingResourceError: The file does not exist.
         DataError: The file is not valid TOML, or a key or value is invalid; the message names every problem.
     """
-    card, problems = parse_submission_card(read_toml(path, "card"))
+    card, problems = parse_submission_card(read_toml_file(path, "card"))
     if problems:
         raise DataError(
             f"The card {str(path)!r}: {'; '.join(problems)}",
@@ -156,7 +156,7 @@ def _cards_naming_their_run(folder: Path) -> dict[Path, str]:
     names = {}
     for path in sorted(path for path in folder.glob("*.toml") if path.is_file()):
         try:
-            names[path] = read_toml(path, "file").get("run")
+            names[path] = read_toml_file(path, "file").get("run")
         except DataError as error:  # its run is unknown; a run with the same stem still reports the error
             warnings.warn(f"{error.found}, so it is not used as a card", stacklevel=2)
     return {path: run for path, run in names.items() if isinstance(run, str) and run}

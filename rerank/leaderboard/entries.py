@@ -11,7 +11,7 @@ from rerank.collections.requests import Requests
 from rerank.errors import DataError, MissingResourceError
 from rerank.io.file_hashes import file_hash
 from rerank.io.run_files import read_run
-from rerank.io.text_files import open_text
+from rerank.io.text_files import open_text_file
 from rerank.leaderboard.card import Card, CardIndex, read_submission_card, stem_of_submitted_run
 from rerank.store import RunFolder
 from rerank.types import Qrels, Run
@@ -197,7 +197,7 @@ def _read_entry_run(path: Path) -> Run:
 
 
 def _entry_holds_requests(path: Path) -> bool:
-    with open_text(path) as stream:
+    with open_text_file(path) as stream:
         first = next((line.strip() for line in stream if line.strip()), "")
     if not first.startswith("{"):
         return first.startswith("[")

@@ -22,7 +22,7 @@ from typing import Any
 
 from rerank.errors import DataError, StorageError, UsageError
 from rerank.io.atomic_folder import fill_folder
-from rerank.io.text_files import replace_text
+from rerank.io.text_files import replace_text_file
 from rerank.leaderboard.board import Board
 from rerank.leaderboard.cost_plot import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, ScatterPlot, layout_cost_plot
 from rerank.leaderboard.first_stage_links import declared_first_stages
@@ -238,5 +238,5 @@ def _format_site_file_list(names: Sequence[str] | Mapping[str, str]) -> str:
 
 
 def _write_site_file(path: Path, text: str) -> None:
-    with replace_text(path) as stream:
+    with replace_text_file(path) as stream:
         stream.write(text.encode("utf-8", "backslashreplace").decode("utf-8"))

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rerank.errors import DataError, MissingResourceError, RerankError, shorten
+from rerank.errors import DataError, MissingResourceError, RerankError, error_repr
 from rerank.io.file_hashes import file_hash
-from rerank.io.text_files import open_text, read_toml
+from rerank.io.text_files import open_text_file, read_toml_file
 from rerank.leaderboard.card import Card, parse_submission_card, stem_of_submitted_run
-from rerank.types import Qrels, to_float32
+from rerank.types import Qrels, score_to_float32
 
 #: Maximum number of problems of one type that are listed; the others are counted.
 SHOWN = 5
@@ -63,7 +63,7 @@ def check_submission(card: Path, qrels: Qrels) -> SubmissionReport:
         DataError: The card is not valid TOML.
     """
     report = SubmissionReport(card=card)
-    values = read_toml(card, "card")
+    values = read_toml_file(card, "card")
     read, report.problems = parse_submission_card(values)
     report.problems += _missing_card_keys(values)
     report.run = _submitted_run_file(card, values.get("run"), report.problems)
@@ -113,7 +113,7 @@ def _check_submitted_run(report: SubmissionReport, card: Card, qrels: Qrels) -> 
     elif not card.sha256:
         report.notes.append(f'For the card: sha256 = "{report.sha256}"')
     lists = _Lists()
-    with open_text(report.run) as text:
+    with open_text_file(report.run) as text:
         for number, line in enumerate(text, 1):
             lists.add(number, line.split())
     report.queries = len(lists.scores)
@@ -147,13 +147,16 @@ class _Lists:
         except ValueError:
             score = math.nan
         if not math.isfinite(score):
-            self._fault("scores", f"line {number}: score {shorten(text)} of document {doc!r} is not a finite number")
+            self._fault(
+                "scores",
+                f"line {number}: score {error_repr(text)} of document {doc!r} is not a finite number",
+            )
             score = -math.inf
         known = self.scores.setdefault(query, {})
         if doc in known:
             self._fault("twice", f"line {number}: document {doc!r} occurs twice for query {query!r}")
             return
-        known[doc] = to_float32(score)
+        known[doc] = score_to_float32(score)
         self.ranks.setdefault(query, []).append((rank, doc))
 
     def problems(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from rerank.io.table_formats import Cell, Grid, render
+from rerank.io.table_formats import Cell, Grid, format_tables
 from rerank.leaderboard.board import Board
 from rerank.leaderboard.standings import Standings, format_rank_ranges
 
@@ -70,7 +70,7 @@ def board_as_latex(board: Board, table: Standings) -> str:
         f"Superscripts: runs that it significantly outperforms ({table.rule or 'no test was run'}). "
         "†: not significantly worse than the best run."
     ]
-    text = render([Grid(heads, rows, left=5)], lines, "latex")
+    text = format_tables([Grid(heads, rows, left=5)], lines, "latex")
     return text.replace("†", r"\textdagger{}").replace("–", "--") + "\n"
 
 

@@ -84,7 +84,7 @@ def attach_adapter(model: Any, folder: Path, *, cast: bool = False) -> Any:
             f"Adapter {str(folder)!r} is a learned prompt", expected="an adapter that changes weights, such as LoRA"
         )
     if model.dtype == torch.float32:
-        untie(wrapped)
+        untie_output_head(wrapped)
         return wrapped.merge_and_unload().eval()
     if cast:
         _cast_lora(wrapped, model.dtype)
@@ -101,7 +101,7 @@ def _cast_lora(wrapped: Any, dtype: Any) -> None:
                 getattr(layer, name).to(dtype)
 
 
-def untie(wrapped: Any) -> None:
+def untie_output_head(wrapped: Any) -> None:
     """Untie the output head from the token embeddings if one of them is adapted and both share one tensor.
 
     Otherwise, merging an adapter of one would also change the other, which the adapter itself does not.

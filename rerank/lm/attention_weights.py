@@ -115,10 +115,10 @@ def capture_attention(capture: AttentionCapture) -> Iterator[None]:
 def register() -> None:
     """Register the attention and mask functions with transformers; repeated calls have no effect."""
     AttentionInterface.register(NAME, capture_attention_forward)
-    AttentionMaskInterface.register(NAME, make_mask)
+    AttentionMaskInterface.register(NAME, make_capture_mask)
 
 
-def make_mask(**arguments: Any) -> torch.Tensor | None:
+def make_capture_mask(**arguments: Any) -> torch.Tensor | None:
     """Return the mask for `capture_attention_forward`: a full one for blocks whose weights are captured."""
     capture = _CAPTURE.get()
     if capture.cpu_kernel and not capture.heads:
@@ -144,7 +144,7 @@ def capture_attention_forward(
         query: (1, heads, queries, head size), after RoPE.
         key: (1, key-value heads, keys, head size), after RoPE.
         value: (1, key-value heads, keys, head size).
-        attention_mask: The result of `make_mask`.
+        attention_mask: The result of `make_capture_mask`.
         scaling: Factor of the scores; 1/sqrt(head size) if None.
         kwargs: ``softcap`` (Gemma 2), ``s_aux`` (sinks of gpt-oss), and arguments passed on to transformers.
 
@@ -156,7 +156,7 @@ def capture_attention_forward(
         UsageError: The layer adds position biases to its scores, or is not causal.
     """
     capture = _CAPTURE.get()
-    _check(module, kwargs)
+    _check_capture_support(module, kwargs)
     layer: int = module.layer_idx
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     formula = _WeightFormula(scale, kwargs.get("softcap"), kwargs.get("s_aux"))
@@ -177,7 +177,7 @@ def capture_attention_forward(
     return _chunked_attention((query, key, value), attention_mask, formula, None)[0].transpose(1, 2), None
 
 
-def _check(module: Any, kwargs: Mapping[str, Any]) -> None:
+def _check_capture_support(module: Any, kwargs: Mapping[str, Any]) -> None:
     if kwargs.get("position_bias") is not None:
         raise UsageError(
             f"{type(module).__name__} adds position biases to its attention scores",
@@ -223,7 +223,7 @@ def _chunked_attention(
         rows = query[0, :, start : start + step].float() * formula.scale
         # Heads of a group share its keys: (groups, heads per group * chunk, keys) -> (heads, chunk, keys).
         scores = torch.bmm(rows.reshape(groups, -1, size), columns).view(heads, -1, keys)
-        weights = formula.weights(scores, _visible(mask, start, scores.shape[1], keys, query.device))
+        weights = formula.weights(scores, _visible_keys(mask, start, scores.shape[1], keys, query.device))
         # Queries before the tail do not count: max(0, skip - start) of them are in this chunk.
         if skip is not None:
             total += weights[:, max(0, skip - start) :].sum(dim=1)
@@ -234,7 +234,7 @@ def _chunked_attention(
     return out, total / max(1, length - (skip or 0))
 
 
-def _visible(mask: torch.Tensor | None, start: int, length: int, keys: int, device: torch.device) -> torch.Tensor:
+def _visible_keys(mask: torch.Tensor | None, start: int, length: int, keys: int, device: torch.device) -> torch.Tensor:
     """Return (1, queries, keys) flags of the keys visible to ``length`` queries from ``start`` on."""
     if mask is not None:
         return mask[0, :, start : start + length]

@@ -29,7 +29,7 @@ _FRAMES = 256
 
 
 class ChatFrames:
-    """Renders chats with a template for which `copies_contents` is true.
+    """Renders chats with a template for which `template_copies_contents` is true.
 
     Args:
         apply: Renders a chat with the template.
@@ -57,7 +57,7 @@ class ChatFrames:
         return "".join(filled)
 
 
-def copies_contents(template: Any) -> bool:
+def template_copies_contents(template: Any) -> bool:
     """Return whether a chat template copies the contents of turns and depends on nothing else but their roles.
 
     Contents may only be written as they are, or joined with other text by ``+`` or ``~``. A turn may only be used for
@@ -75,19 +75,19 @@ def copies_contents(template: Any) -> bool:
     turns = {
         loop.target.name
         for loop in tree.find_all(nodes.For)
-        if _is_turns(loop.iter) and isinstance(loop.target, nodes.Name)
+        if _is_turn_list(loop.iter) and isinstance(loop.target, nodes.Name)
     }
-    return all(_is_harmless(path, turns) for path in _paths((tree,)))
+    return all(_is_harmless_template_node(path, turns) for path in _template_node_paths((tree,)))
 
 
-def _paths(path: tuple[nodes.Node, ...]) -> Iterator[tuple[nodes.Node, ...]]:
+def _template_node_paths(path: tuple[nodes.Node, ...]) -> Iterator[tuple[nodes.Node, ...]]:
     """Yield the path from the root to every node."""
     yield path
     for child in path[-1].iter_child_nodes():
-        yield from _paths((*path, child))
+        yield from _template_node_paths((*path, child))
 
 
-def _is_harmless(path: Sequence[nodes.Node], turns: set[str]) -> bool:
+def _is_harmless_template_node(path: Sequence[nodes.Node], turns: set[str]) -> bool:
     """Return whether a node has no part in using contents in another way than writing them.
 
     Args:
@@ -102,36 +102,36 @@ def _is_harmless(path: Sequence[nodes.Node], turns: set[str]) -> bool:
     if isinstance(node, nodes.Filter):
         return node.name in _FILTERS
     if isinstance(node, nodes.Name) and node.ctx != "load":
-        is_loop = isinstance(parent, nodes.For) and parent.target is node and _is_turns(parent.iter)
+        is_loop = isinstance(parent, nodes.For) and parent.target is node and _is_turn_list(parent.iter)
         return is_loop or node.name not in {*turns, _MESSAGES}
-    if _is_turns(node):
+    if _is_turn_list(node):
         is_counted = isinstance(parent, nodes.Filter) and parent.name == "length"
         is_looped = isinstance(parent, nodes.For) and parent.iter is node
         return is_counted or is_looped or (isinstance(parent, nodes.Getitem) and parent.node is node)
-    if _is_turn(node, turns):
-        return _attribute(parent) is not None and _owner(parent) is node
-    if _attribute(node) == _CONTENT and _is_turn(_owner(node), turns):
+    if _is_single_turn(node, turns):
+        return _template_attribute(parent) is not None and _template_attribute_owner(parent) is node
+    if _template_attribute(node) == _CONTENT and _is_single_turn(_template_attribute_owner(node), turns):
         ancestors = [type(ancestor) for ancestor in path[:-1]]
         while ancestors[-1] in (nodes.Add, nodes.Concat):
             ancestors.pop()
         return ancestors[-1] is nodes.Output
-    return _attribute(node) not in _NEIGHBOURS
+    return _template_attribute(node) not in _NEIGHBOURS
 
 
-def _is_turns(node: nodes.Node | None) -> bool:
+def _is_turn_list(node: nodes.Node | None) -> bool:
     """Return whether an expression is the list of turns, or a slice of it."""
     if isinstance(node, nodes.Getitem):
-        return isinstance(node.arg, nodes.Slice) and _is_turns(node.node)
+        return isinstance(node.arg, nodes.Slice) and _is_turn_list(node.node)
     return isinstance(node, nodes.Name) and node.name == _MESSAGES and node.ctx == "load"
 
 
-def _is_turn(node: nodes.Node | None, turns: set[str]) -> bool:
+def _is_single_turn(node: nodes.Node | None, turns: set[str]) -> bool:
     if isinstance(node, nodes.Getitem):
-        return not isinstance(node.arg, nodes.Slice) and _is_turns(node.node)
+        return not isinstance(node.arg, nodes.Slice) and _is_turn_list(node.node)
     return isinstance(node, nodes.Name) and node.name in turns
 
 
-def _attribute(node: nodes.Node) -> str | None:
+def _template_attribute(node: nodes.Node) -> str | None:
     """Return the name of the attribute or item that an expression reads; None for any other expression."""
     if isinstance(node, nodes.Getattr):
         return node.attr
@@ -140,5 +140,5 @@ def _attribute(node: nodes.Node) -> str | None:
     return None
 
 
-def _owner(node: nodes.Node) -> nodes.Node | None:
+def _template_attribute_owner(node: nodes.Node) -> nodes.Node | None:
     return node.node if isinstance(node, nodes.Getattr | nodes.Getitem) else None

@@ -10,8 +10,8 @@ from typing import Any
 from jinja2 import TemplateError
 
 from rerank.errors import BackendError
-from rerank.lm.chat_frames import ChatFrames, copies_contents
-from rerank.prompts.base import Message, Prompt, reply_prefix
+from rerank.lm.chat_frames import ChatFrames, template_copies_contents
+from rerank.prompts.base import Message, Prompt, reply_prefix_of_prompt
 
 _PROBE = (Message("system", "a"), Message("user", "b"))
 
@@ -35,7 +35,7 @@ class ChatRenderer:
         added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         special = sorted({*added, *map(str, tokenizer.all_special_tokens)}, key=len, reverse=True)
         self._special = re.compile("|".join(re.escape(token) for token in special if len(token) > 1) or r"(?!)")
-        self._frames = ChatFrames(self._apply_template) if copies_contents(tokenizer.chat_template) else None
+        self._frames = ChatFrames(self._apply_template) if template_copies_contents(tokenizer.chat_template) else None
         self._takes_system = self.has_template and self._accepts_system()
 
     def render(self, prompt: Prompt, *, thinking: bool = False) -> str:
@@ -48,13 +48,15 @@ class ChatRenderer:
         Raises:
             BackendError: The template refuses the chat.
         """
-        prefix = reply_prefix(prompt)
+        prefix = reply_prefix_of_prompt(prompt)
         turns = prompt[:-1] if prefix else prompt
         escaped = tuple(replace(m, content=self.escape(m.content)) for m in turns)
         if not self.has_template:
             return "\n\n".join(m.content for m in escaped) + "\n\n" + prefix
         try:
-            return self._apply(escaped if self._takes_system else merge_system(escaped), thinking=thinking) + prefix
+            return (
+                self._apply(escaped if self._takes_system else merge_system_turns(escaped), thinking=thinking) + prefix
+            )
         except TemplateError as error:
             raise BackendError(
                 f"The model's chat template refuses a chat with the roles {[m.role for m in prompt]}: {error}",
@@ -64,7 +66,7 @@ class ChatRenderer:
 
     def escape(self, text: str) -> str:
         """Break up the special tokens that are spelled out in a text."""
-        return self._special.sub(_insert_space, text)
+        return self._special.sub(_insert_template_space, text)
 
     def locate(self, prompt: Prompt, text: str, positions: Iterable[tuple[int, int]]) -> list[int]:
         """Convert positions in the turns of a prompt to positions in its rendered text.
@@ -106,7 +108,7 @@ class ChatRenderer:
         return str(text)
 
 
-def merge_system(prompt: Prompt) -> Prompt:
+def merge_system_turns(prompt: Prompt) -> Prompt:
     """Move the text of the system turns to the beginning of the first user turn."""
     system = [m.content for m in prompt if m.role == "system"]
     turns = [m for m in prompt if m.role != "system"]
@@ -131,5 +133,5 @@ def _find_in_order(contents: Sequence[str], text: str) -> list[int | None]:
     return starts
 
 
-def _insert_space(match: re.Match[str]) -> str:
+def _insert_template_space(match: re.Match[str]) -> str:
     return f"{match.group()[0]} {match.group()[1:]}"

@@ -20,7 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import causal_mask_function, sdpa_mask
 
-from rerank.lm.loading import cpu_flags
+from rerank.lm.loading import processor_flags
 
 #: Name in the attention interface of transformers.
 NAME = "rerank_grouped"
@@ -118,7 +118,7 @@ def cpu_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **kwargs
         )
         return result
-    causal = _causal_blocks if query.dtype == torch.bfloat16 and "amx_bf16" not in cpu_flags() else _causal_kernel
+    causal = _causal_blocks if query.dtype == torch.bfloat16 and "amx_bf16" not in processor_flags() else _causal_kernel
     if attention_mask is None:
         return causal(query, key, value, scale).transpose(1, 2), None
     out = torch.zeros_like(query)

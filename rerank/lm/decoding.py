@@ -18,14 +18,14 @@ from transformers import (
     StopStringCriteria,
 )
 
-from rerank.lm.forward_pass import cache_name
-from rerank.lm.kv_cache import make_cache
+from rerank.lm.forward_pass import kv_cache_argument_name
+from rerank.lm.kv_cache import make_kv_cache
 from rerank.lm.sampling import add_sampling_noise
 from rerank.lm.temporary_settings import TemporarySettings
 from rerank.tasks import Sampling
 
 
-def decode(
+def decode_continuations(
     model: Any,
     prompts: Sequence[Sequence[int]],
     samplings: Sequence[Sampling],
@@ -48,7 +48,7 @@ def decode(
         The new token ids of each row.
     """
     width = max(map(len, prompts))
-    ends = eos_ids(model)
+    ends = end_of_sequence_tokens(model)
     pad = ends[0] if ends else 0  # any token, since it is masked
     # (rows, width) each, padded on the left, so that all rows generate their next token in the last column.
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in prompts], device=model.device)
@@ -62,7 +62,11 @@ def decode(
         use_cache=True,
     )
     with TemporarySettings(model, config) as cpu_kernel:
-        cache = {cache_name(model): make_cache(model.config, width + config.max_new_tokens)} if cpu_kernel else {}
+        cache = (
+            {kv_cache_argument_name(model): make_kv_cache(model.config, width + config.max_new_tokens)}
+            if cpu_kernel
+            else {}
+        )
         output = model.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -77,7 +81,7 @@ def decode(
     return [_up_to_end(row[: s.max_tokens], ends) for row, s in zip(rows, samplings, strict=True)]
 
 
-def eos_ids(model: Any) -> list[int]:
+def end_of_sequence_tokens(model: Any) -> list[int]:
     """Return all end-of-sequence tokens; the generation config of chat models often names several."""
     for source in (model.generation_config, model.config):
         ids = getattr(source, "eos_token_id", None)

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 
-def forward(model: Any, *, cache: Any = None, **arguments: Any) -> Any:
+def call_forward(model: Any, *, cache: Any = None, **arguments: Any) -> Any:
     """Call a model with those of the arguments that its ``forward`` accepts.
 
     Some models take no ``position_ids`` or no ``logits_to_keep``.
@@ -18,21 +18,21 @@ def forward(model: Any, *, cache: Any = None, **arguments: Any) -> Any:
         cache: The KV cache of the tokens processed so far; None to start without one.
         arguments: Arguments of the model's ``forward``.
     """
-    names = _parameters(type(model).forward)
+    names = _forward_parameters(type(model).forward)
     accepted = {name: value for name, value in arguments.items() if name in names}
-    return model(**accepted, **({} if cache is None else {cache_name(model): cache}))
+    return model(**accepted, **({} if cache is None else {kv_cache_argument_name(model): cache}))
 
 
-def cache_of(model: Any, output: Any) -> Any:
+def kv_cache_of_output(model: Any, output: Any) -> Any:
     """Return the KV cache of a forward pass; None if it returned none."""
-    return getattr(output, cache_name(model), None)
+    return getattr(output, kv_cache_argument_name(model), None)
 
 
-def cache_name(model: Any) -> str:
+def kv_cache_argument_name(model: Any) -> str:
     """Return the name of the KV cache argument in this version of transformers."""
-    return "cache" if "cache" in _parameters(type(model).forward) else "past_key_values"
+    return "cache" if "cache" in _forward_parameters(type(model).forward) else "past_key_values"
 
 
 @lru_cache(maxsize=64)
-def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+def _forward_parameters(function: Callable[..., Any]) -> frozenset[str]:
     return frozenset(inspect.signature(function).parameters)

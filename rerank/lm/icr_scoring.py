@@ -17,11 +17,11 @@ from rerank.errors import UsageError
 from rerank.lm import attention_weights
 from rerank.lm.attention_weights import AttentionCapture, capture_attention
 from rerank.lm.cpu_attention import supports_cpu_attention
-from rerank.lm.forward_pass import forward
-from rerank.lm.kv_cache import make_cache, restore, snapshot
+from rerank.lm.forward_pass import call_forward
+from rerank.lm.kv_cache import make_kv_cache, restore_kv_cache, snapshot_kv_cache
 from rerank.lm.passage_spans import PromptSpans, locate_passages
 from rerank.lm.temporary_settings import TemporarySettings
-from rerank.lm.tensor_parallel import is_split
+from rerank.lm.tensor_parallel import is_split_over_processes
 from rerank.lm.token_offsets import locate_tokens
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Prompt
@@ -66,13 +66,13 @@ def score_by_attention(model: Any, tokens: HfTokens, prompt: Prompt, task: Atten
     Raises:
         UsageError: The model gives no access to its attention, or does not have the requested layers or heads.
     """
-    if is_split(model):
+    if is_split_over_processes(model):
         raise UsageError(
             "Attention of a model whose weight matrices are split over processes",
             expected="all heads of a layer in one process",
             remedy="Use --device-map auto",
         )
-    heads = select_heads(model.config.get_text_config(), task)
+    heads = select_icr_heads(model.config.get_text_config(), task)
     prompts = [locate_passages(tokens, prompt, task.spans, task.tail)]
     if task.null:
         prompts.append(locate_passages(tokens, task.null, task.spans, task.tail))
@@ -123,7 +123,7 @@ def sum_calibrated_attention(real: torch.Tensor, null: torch.Tensor, *, filtered
     return float(c.sum())
 
 
-def select_heads(config: Any, task: AttentionTask) -> dict[int, tuple[int, ...]]:
+def select_icr_heads(config: Any, task: AttentionTask) -> dict[int, tuple[int, ...]]:
     """Return layer -> heads of this layer that a task uses.
 
     Raises:
@@ -187,7 +187,7 @@ class _AttentionReader:
             UsageError: The prompts differ before their tails.
         """
         # Tokens whose keys and values both prompts share: an identical prefix that ends before the tails.
-        common = min(prompts[0].tail, *(_common_prefix(prompts[0].ids, other.ids) for other in prompts))
+        common = min(prompts[0].tail, *(_count_common_tokens(prompts[0].ids, other.ids) for other in prompts))
         if any(prompt.tail - common > _BOUNDARY for prompt in prompts):
             raise UsageError(
                 "The prompt shows the query before the passages, so that the null query cannot share their KV cache",
@@ -195,7 +195,7 @@ class _AttentionReader:
                 remedy="Use --prompt icr_qa, or --method icr,calibrate=false",
             )
         attention_weights.register()
-        cache = make_cache(self._model.config, max(len(prompt.ids) for prompt in prompts))
+        cache = make_kv_cache(self._model.config, max(len(prompt.ids) for prompt in prompts))
         with TemporarySettings(self._model, attention=attention_weights.NAME):
             # Other kernels would need a mask of quadratic size for a later block, so they get a single one.
             step = _PREFILL_BLOCK if self._cpu_kernel else max(1, common)
@@ -203,11 +203,11 @@ class _AttentionReader:
                 block = prompts[0].ids[start : min(common, start + step)]
                 self._run(block, cache, AttentionCapture(last=self._last, cpu_kernel=self._cpu_kernel))
             # Each prompt adds its own tail to the shared prefix, which is restored afterwards.
-            state = snapshot(cache)
+            state = snapshot_kv_cache(cache)
             results = []
             for prompt in prompts:
                 results.append(self._read_tail(prompt, common, cache))
-                restore(cache, state)
+                restore_kv_cache(cache, state)
         return results
 
     def _read_tail(self, prompt: PromptSpans, common: int, cache: Any) -> torch.Tensor:
@@ -240,10 +240,10 @@ class _AttentionReader:
     def _run(self, ids: Sequence[int], cache: Any, capture: AttentionCapture) -> None:
         block = torch.tensor([list(ids)], device=self._model.device)
         with capture_attention(capture):
-            forward(self._model, cache=cache, input_ids=block, use_cache=True, logits_to_keep=1)
+            call_forward(self._model, cache=cache, input_ids=block, use_cache=True, logits_to_keep=1)
 
 
-def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+def _count_common_tokens(left: Sequence[int], right: Sequence[int]) -> int:
     """Return the number of tokens that two prompts have in common at the beginning."""
     pairs = enumerate(zip(left, right, strict=False))
     return next((index for index, (a, b) in pairs if a != b), min(len(left), len(right)))

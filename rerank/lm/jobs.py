@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rerank.lm.tokenizers import HfTokens
-from rerank.prompts.base import reply_prefix
+from rerank.prompts.base import reply_prefix_of_prompt
 from rerank.tasks import Reply, Request, Sampling
 
 
@@ -48,7 +48,7 @@ class Job:
     @property
     def reply_prefix(self) -> str:
         """The beginning of the reply that the prompt contains."""
-        return reply_prefix(self.request.prompt)
+        return reply_prefix_of_prompt(self.request.prompt)
 
     @property
     def seed(self) -> int:
@@ -74,12 +74,14 @@ class Job:
         return replace(self, prompt=prompt, boundaries=boundaries)
 
 
-def limit_tokens(sampling: Sampling, available: int) -> Sampling:
+def limit_new_tokens(sampling: Sampling, available: int) -> Sampling:
     """Return the sampling settings with at most ``available`` new tokens."""
     return replace(sampling, max_tokens=min(sampling.max_tokens, available))
 
 
-def make_jobs(requests: Sequence[Request], tokens: HfTokens, model: str) -> tuple[dict[int, Reply], list[list[Job]]]:
+def make_token_jobs(
+    requests: Sequence[Request], tokens: HfTokens, model: str
+) -> tuple[dict[int, Reply], list[list[Job]]]:
     """Tokenize requests and group them by the class of their tasks.
 
     Args:
@@ -103,7 +105,7 @@ def make_jobs(requests: Sequence[Request], tokens: HfTokens, model: str) -> tupl
             )
             refused[index] = Reply(tokens_in=len(prompt), finish="error", error=error)
         else:
-            sampling = limit_tokens(request.sampling, available)
+            sampling = limit_new_tokens(request.sampling, available)
             boundaries = tokens.boundaries(request.prompt)
             job = Job(index=index, request=request, prompt=prompt, sampling=sampling, boundaries=boundaries)
             groups.setdefault(job.task_type, []).append(job)

@@ -15,7 +15,7 @@ from itertools import accumulate, chain, count
 from operator import add
 from typing import Any, NamedTuple, cast
 
-from rerank.lm.token_joints import CARRIER, Joints, find_joints
+from rerank.lm.token_joints import CARRIER, Joints, find_token_joints
 from rerank.prompts.bounded_memo import ENTRY_BYTES, BoundedMemo
 
 #: Maximum size of the memos of token ids and of character spans, in bytes.
@@ -111,7 +111,7 @@ class JoinedTokenizer:
     @classmethod
     def of(cls, tokenizer: Any) -> JoinedTokenizer | None:
         """Return the joined tokenizer of a transformers tokenizer; None if it has no joints."""
-        joints = find_joints(tokenizer)
+        joints = find_token_joints(tokenizer)
         joined = None if joints is None else cls(tokenizer, joints)
         return joined if joined is not None and joined._is_exact(_PROBES) else None
 
@@ -236,8 +236,8 @@ class JoinedTokenizer:
         if not pieces:
             return {}
         share, new = self._shared.setdefault, {}
-        for piece, ids in zip(pieces, self._encode(list(map(_with_carrier, pieces))), strict=True):
-            own = ids if _is_first(piece) else ids[self._carrier :]
+        for piece, ids in zip(pieces, self._encode(list(map(_with_carrier_text, pieces))), strict=True):
+            own = ids if _is_first_piece(piece) else ids[self._carrier :]
             new[piece] = tuple([share(token, token) for token in own])
         self._ids.put_all(new.items())
         return new
@@ -248,10 +248,10 @@ class JoinedTokenizer:
         unknown = [piece for piece, spans in stored.items() if spans is None]
         new: dict[_Piece, _Spans] = {}
         if unknown:
-            texts = list(map(_with_carrier, unknown))
+            texts = list(map(_with_carrier_text, unknown))
             rows = self._tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
             for piece, row in zip(unknown, rows, strict=True):
-                skipped, shift = (0, 0) if _is_first(piece) else (self._carrier, len(CARRIER))
+                skipped, shift = (0, 0) if _is_first_piece(piece) else (self._carrier, len(CARRIER))
                 new[piece] = tuple((start - shift, end - shift) for start, end in row[skipped:])
             self._spans.put_all(new.items())
         return {piece: new[piece] if spans is None else spans for piece, spans in stored.items()}
@@ -294,22 +294,22 @@ def token_starts(offsets: Iterable[tuple[int, int]]) -> list[int]:
     return starts
 
 
-def _text(piece: _Piece) -> str:
+def _token_piece_text(piece: _Piece) -> str:
     return piece if isinstance(piece, str) else piece.text
 
 
-def _is_first(piece: _Piece) -> bool:
+def _is_first_piece(piece: _Piece) -> bool:
     return not isinstance(piece, str) and piece.is_first
 
 
-def _with_carrier(piece: _Piece) -> str:
+def _with_carrier_text(piece: _Piece) -> str:
     """Return a text that contains a piece as it would be within a longer text."""
-    return _text(piece) if _is_first(piece) else f"{CARRIER} {_text(piece)}"
+    return _token_piece_text(piece) if _is_first_piece(piece) else f"{CARRIER} {_token_piece_text(piece)}"
 
 
 def _size_of_ids(piece: _Piece, ids: TokenIds) -> int:
-    return ENTRY_BYTES + sys.getsizeof(_text(piece)) + 8 * len(ids)
+    return ENTRY_BYTES + sys.getsizeof(_token_piece_text(piece)) + 8 * len(ids)
 
 
 def _size_of_spans(piece: _Piece, spans: _Spans) -> int:
-    return ENTRY_BYTES + sys.getsizeof(_text(piece)) + 120 * len(spans)
+    return ENTRY_BYTES + sys.getsizeof(_token_piece_text(piece)) + 120 * len(spans)

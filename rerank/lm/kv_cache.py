@@ -66,15 +66,15 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         return self._buffers
 
 
-def make_cache(config: Any, capacity: int) -> Cache:
+def make_kv_cache(config: Any, capacity: int) -> Cache:
     """Return an empty KV cache for a model; its full-attention layers have memory for ``capacity`` tokens."""
     cache = DynamicCache(config=config)
     cache.layers = [PreallocatedLayer(capacity) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
-def snapshot(cache: Cache) -> list[dict[str, Any]]:
-    """Return the state that `restore` needs; nothing is copied, since layers never overwrite cached tokens.
+def snapshot_kv_cache(cache: Cache) -> list[dict[str, Any]]:
+    """Return the state that `restore_kv_cache` needs; nothing is copied, since layers never overwrite cached tokens.
 
     Raises:
         UsageError: A layer has a recurrent state instead of keys and values.
@@ -89,8 +89,8 @@ def snapshot(cache: Cache) -> list[dict[str, Any]]:
     return [dict(vars(layer)) for layer in cache.layers]
 
 
-def restore(cache: Cache, state: list[dict[str, Any]]) -> None:
-    """Remove all tokens that were added since `snapshot`."""
+def restore_kv_cache(cache: Cache, state: list[dict[str, Any]]) -> None:
+    """Remove all tokens that were added since `snapshot_kv_cache`."""
     for layer, attributes in zip(cache.layers, state, strict=True):
         # The stored views end at the snapshot; later tokens stay in the buffer until they are overwritten.
         vars(layer).clear()

@@ -42,7 +42,7 @@ def require_torch() -> tuple[ModuleType, ModuleType]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Suppress progress bars and hints of transformers; its settings are restored afterwards."""
     from transformers.utils import logging as transformers_logging
 
@@ -106,12 +106,12 @@ def pick_dtype(asked: str, device: str) -> str:
         torch, _ = require_torch()
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        fast = device == "cpu" and bool(_BF16_FLAGS & cpu_flags())
+        fast = device == "cpu" and bool(_BF16_FLAGS & processor_flags())
     return "bfloat16" if fast else "float32"
 
 
 @cache
-def cpu_flags() -> frozenset[str]:
+def processor_flags() -> frozenset[str]:
     """Return the feature flags of the processor; empty if the system does not list them."""
     try:
         lines = _CPUINFO.read_text().splitlines()
@@ -124,7 +124,7 @@ def cpu_flags() -> frozenset[str]:
 LANGUAGE = ("AutoModelForCausalLM", "AutoTokenizer")
 
 
-def load(
+def load_language_model(
     name: str | Path, options: BackendOptions, classes: tuple[str, str] = LANGUAGE, *, tokenizer: Any = None
 ) -> tuple[Any, Any, dict[str, str]]:
     """Load a model from a folder or the hub.
@@ -136,7 +136,8 @@ def load(
         tokenizer: The tokenizer, if it was loaded before.
 
     Returns:
-        The model in evaluation mode on its device, its tokenizer (or processor), and the identity (`make_identity`).
+        The model in evaluation mode on its device, its tokenizer (or processor), and the identity
+        (`make_model_identity`).
 
     Raises:
         MissingResourceError: The model cannot be found or read.
@@ -146,18 +147,20 @@ def load(
         UsageError: An option does not fit this machine or model.
     """
     device = pick_device(options.device)
-    placement = _placement(options)
+    placement = _device_placement(options)
     dtype = pick_dtype(options.dtype, device)
-    with quiet():
-        model, tokenizer = _parts(name, options, dtype, placement or {"device_map": device}, classes, tokenizer)
+    with quiet_transformers():
+        model, tokenizer = _load_model_and_tokenizer(
+            name, options, dtype, placement or {"device_map": device}, classes, tokenizer
+        )
         if options.adapter:
             model = attach_adapter(model, Path(options.adapter), cast=casts_adapter(options, dtype))
-        identity = make_identity(name, options, dtype, commit=getattr(model.config, "_commit_hash", None))
+        identity = make_model_identity(name, options, dtype, commit=getattr(model.config, "_commit_hash", None))
     return model, tokenizer, identity
 
 
-def make_identity(name: str | Path, options: BackendOptions, dtype: str, *, commit: str | None) -> dict[str, str]:
-    """Return the identity of a local model that `load` loads.
+def make_model_identity(name: str | Path, options: BackendOptions, dtype: str, *, commit: str | None) -> dict[str, str]:
+    """Return the identity of a local model that `load_language_model` loads.
 
     Args:
         name: Folder of the model, or its id on the hub.
@@ -183,7 +186,7 @@ def make_identity(name: str | Path, options: BackendOptions, dtype: str, *, comm
     return identity
 
 
-def _placement(options: BackendOptions) -> dict[str, Any]:
+def _device_placement(options: BackendOptions) -> dict[str, Any]:
     """Return the arguments of ``from_pretrained`` that spread a model over devices; empty for one device.
 
     Raises:
@@ -199,7 +202,7 @@ def _placement(options: BackendOptions) -> dict[str, Any]:
     return tensor_parallel() if options.device_map == "tp" else {"device_map": options.device_map}
 
 
-def _parts(
+def _load_model_and_tokenizer(
     name: str | Path,
     options: BackendOptions,
     dtype: str,
@@ -209,8 +212,8 @@ def _parts(
 ) -> tuple[Any, Any]:
     """Load the model, and the tokenizer if it is None."""
     _, transformers = require_torch()
-    origin = origin_of(name, options)
-    with named_errors(name, next(iter(placement.values()), options.device)):
+    origin = model_origin(name, options)
+    with named_loading_errors(name, next(iter(placement.values()), options.device)):
         if tokenizer is None:
             tokenizer = getattr(transformers, classes[1]).from_pretrained(name, **origin)
         model = getattr(transformers, classes[0]).from_pretrained(
@@ -219,7 +222,7 @@ def _parts(
         return model.eval(), tokenizer
 
 
-def origin_of(name: str | Path, options: BackendOptions) -> dict[str, Any]:
+def model_origin(name: str | Path, options: BackendOptions) -> dict[str, Any]:
     """Return the arguments of ``from_pretrained`` on revision and remote code; a folder has no revisions."""
     origin: dict[str, Any] = {"trust_remote_code": options.trust_remote_code}
     if options.revision and not Path(name).is_dir():
@@ -228,7 +231,7 @@ def origin_of(name: str | Path, options: BackendOptions) -> dict[str, Any]:
 
 
 @contextmanager
-def named_errors(name: str | Path, where: object = "") -> Iterator[None]:
+def named_loading_errors(name: str | Path, where: object = "") -> Iterator[None]:
     """Convert errors of transformers and safetensors while loading a model to errors of this project.
 
     Args:

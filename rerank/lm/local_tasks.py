@@ -7,12 +7,12 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from rerank.lm.decoding import decode, eos_ids
+from rerank.lm.decoding import decode_continuations, end_of_sequence_tokens
 from rerank.lm.icr_scoring import score_by_attention
 from rerank.lm.jobs import Job
 from rerank.lm.log_likelihood import compute_log_likelihoods
 from rerank.lm.permutation_decoding import decode_permutations
-from rerank.lm.permutation_grammar import PermutationGrammar, TokenIds, tokenize_after, tokenize_identifiers
+from rerank.lm.permutation_grammar import PermutationGrammar, TokenIds, tokenize_identifiers, tokenize_text_after
 from rerank.lm.prefix_cache import CachedPrefix, PrefixCache
 from rerank.lm.prefix_plan import plan_prefixes
 from rerank.lm.thinking import CLOSE
@@ -23,57 +23,63 @@ from rerank.tasks import AttentionTask, ContinuationTask, GenerationTask, Likeli
 _TAIL = 32
 
 
-def _generate(model: Any, tokens: HfTokens, jobs: Sequence[Job], _: PrefixCache | None) -> list[Reply]:
-    rows = decode(model, [j.prompt for j in jobs], [j.sampling for j in jobs], [j.seed for j in jobs])
+def _generate_texts(model: Any, tokens: HfTokens, jobs: Sequence[Job], _: PrefixCache | None) -> list[Reply]:
+    rows = decode_continuations(model, [j.prompt for j in jobs], [j.sampling for j in jobs], [j.seed for j in jobs])
     return [make_generation_reply(model, tokens, job, row) for job, row in zip(jobs, rows, strict=True)]
 
 
 def make_generation_reply(model: Any, tokens: HfTokens, job: Job, row: list[int]) -> Reply:
     """Return the reply for newly generated token ids."""
-    ended = bool(row) and row[-1] in eos_ids(model)
+    ended = bool(row) and row[-1] in end_of_sequence_tokens(model)
     text = job.reply_prefix + tokens.text(row[:-1] if ended else row)
-    return make_reply(job, text, len(row), steps=len(row) - 1, ended=ended)
+    return make_local_reply(job, text, len(row), steps=len(row) - 1, ended=ended)
 
 
 def generate_thoughts(model: Any, tokens: HfTokens, jobs: Sequence[Job]) -> list[tuple[list[int], bool]]:
     """Continue the prompts of jobs up to the end of the thoughts; implements `rerank.lm.thinking.ThoughtGenerator`."""
     until = (CLOSE, tokens.tokenizer)
-    rows = decode(model, [j.prompt for j in jobs], [j.sampling for j in jobs], [j.seed for j in jobs], until=until)
-    ends = eos_ids(model)
+    rows = decode_continuations(
+        model, [j.prompt for j in jobs], [j.sampling for j in jobs], [j.seed for j in jobs], until=until
+    )
+    ends = end_of_sequence_tokens(model)
     return [(row, bool(row) and row[-1] in ends) for row in rows]
 
 
-def _permute(model: Any, tokens: HfTokens, jobs: Sequence[Job], cache: PrefixCache | None) -> list[Reply]:
+def _decode_permutation_jobs(
+    model: Any, tokens: HfTokens, jobs: Sequence[Job], cache: PrefixCache | None
+) -> list[Reply]:
     grammars = [make_job_grammar(tokens, job) for job in jobs]
     prompts, samplings = [j.prompt for j in jobs], [j.sampling for j in jobs]
-    prefixes = _load_prefixes(jobs, cache)
+    prefixes = _load_job_prefixes(jobs, cache)
     rows = decode_permutations(model, prompts, grammars, samplings, [j.seed for j in jobs], prefixes=prefixes)
     replies = []
     for job, row in zip(jobs, rows, strict=True):
-        reply = make_reply(job, format_permutation(job.task, row.state.order), len(row.tokens), steps=row.steps)
+        reply = make_local_reply(job, format_permutation(job.task, row.state.order), len(row.tokens), steps=row.steps)
         replies.append(replace(reply, scores=tuple(row.log_probs), tokens_cached=row.prefix.reused))
     return replies
 
 
-def _load_prefixes(jobs: Sequence[Job], cache: PrefixCache | None) -> list[CachedPrefix]:
+def _load_job_prefixes(jobs: Sequence[Job], cache: PrefixCache | None) -> list[CachedPrefix]:
     """Return the prefixes of the prompts of a batch that are computed once; empty ones without a cache."""
     if cache is None:
         return [CachedPrefix()] * len(jobs)
     return cache.load([job.prompt for job in jobs], plan_prefixes(jobs))
 
 
-def _score_continuations(model: Any, tokens: HfTokens, jobs: Sequence[Job], cache: PrefixCache | None) -> list[Reply]:
+def _score_continuation_jobs(
+    model: Any, tokens: HfTokens, jobs: Sequence[Job], cache: PrefixCache | None
+) -> list[Reply]:
     prompts = [job.prompt for job in jobs]
     continuations = [tokenize_continuations(tokens, job) for job in jobs]
-    prefixes = _load_prefixes(jobs, cache)
+    prefixes = _load_job_prefixes(jobs, cache)
     rows = compute_log_likelihoods(model, prompts, continuations, prefixes=prefixes)
     return [
-        replace(make_reply(job, "", 0, steps=0), scores=tuple(row), tokens_cached=prefix.reused)
+        replace(make_local_reply(job, "", 0, steps=0), scores=tuple(row), tokens_cached=prefix.reused)
         for job, row, prefix in zip(jobs, rows, prefixes, strict=True)
     ]
 
 
-def _score_attention(model: Any, tokens: HfTokens, jobs: Sequence[Job], _: PrefixCache | None) -> list[Reply]:
+def _score_attention_jobs(model: Any, tokens: HfTokens, jobs: Sequence[Job], _: PrefixCache | None) -> list[Reply]:
     replies = []
     for job in jobs:  # one by one, since the prompts are long
         result = score_by_attention(model, tokens, job.request.prompt, job.task)
@@ -83,11 +89,11 @@ def _score_attention(model: Any, tokens: HfTokens, jobs: Sequence[Job], _: Prefi
 
 #: Class of task -> function that executes jobs of this class, with the cache of their prefixes (None: no reuse).
 TASK_RUNNERS: dict[type[Any], Callable[[Any, HfTokens, Sequence[Job], PrefixCache | None], list[Reply]]] = {
-    GenerationTask: _generate,
-    PermutationTask: _permute,
-    ContinuationTask: _score_continuations,
-    LikelihoodTask: _score_continuations,
-    AttentionTask: _score_attention,
+    GenerationTask: _generate_texts,
+    PermutationTask: _decode_permutation_jobs,
+    ContinuationTask: _score_continuation_jobs,
+    LikelihoodTask: _score_continuation_jobs,
+    AttentionTask: _score_attention_jobs,
 }
 
 
@@ -98,10 +104,10 @@ def format_permutation(task: PermutationTask, order: Sequence[int]) -> str:
 
 def make_job_grammar(tokens: HfTokens, job: Job) -> PermutationGrammar:
     """Return the grammar of the reply to a job with a `PermutationTask`."""
-    return make_grammar(tokens, job.task, prompt_end(tokens, job), job.reply_prefix)
+    return make_permutation_grammar(tokens, job.task, end_of_rendered_prompt(tokens, job), job.reply_prefix)
 
 
-def make_grammar(tokens: HfTokens, task: PermutationTask, end: str, prefix: str) -> PermutationGrammar:
+def make_permutation_grammar(tokens: HfTokens, task: PermutationTask, end: str, prefix: str) -> PermutationGrammar:
     """Return the grammar of the reply to a task, in tokens of this tokenizer.
 
     Args:
@@ -131,26 +137,26 @@ def identifier_tokens(
 
 def continuation_tokens(tokens: HfTokens, job: Job, text: str) -> TokenIds:
     """Return the token ids of a text after the prompt of a job; special tokens spelled out in it are broken up."""
-    return _tokenize_after(tokens, prompt_end(tokens, job), text)
+    return _tokenize_after_prompt(tokens, end_of_rendered_prompt(tokens, job), text)
 
 
 def tokenize_continuations(tokens: HfTokens, job: Job) -> list[TokenIds]:
     """Return the token ids of all continuations of a job."""
-    end = prompt_end(tokens, job)
-    return [_tokenize_after(tokens, end, text) for text in job.task.continuations]
+    end = end_of_rendered_prompt(tokens, job)
+    return [_tokenize_after_prompt(tokens, end, text) for text in job.task.continuations]
 
 
 @lru_cache(maxsize=1024)
-def _tokenize_after(tokens: HfTokens, end: str, text: str) -> TokenIds:
-    return tokenize_after(tokens.plain, end, tokens.chat.escape(text))
+def _tokenize_after_prompt(tokens: HfTokens, end: str, text: str) -> TokenIds:
+    return tokenize_text_after(tokens.plain, end, tokens.chat.escape(text))
 
 
-def prompt_end(tokens: HfTokens, job: Job) -> str:
+def end_of_rendered_prompt(tokens: HfTokens, job: Job) -> str:
     """Return the last characters of the rendered prompt of a job."""
     return tokens.render(job.request.prompt)[-_TAIL:]
 
 
-def make_reply(job: Job, text: str, tokens: int, *, steps: int, ended: bool = True) -> Reply:
+def make_local_reply(job: Job, text: str, tokens: int, *, steps: int, ended: bool = True) -> Reply:
     """Return the reply to a job.
 
     Args:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rerank.errors import UsageError
-from rerank.lm.forward_pass import cache_of, forward
+from rerank.lm.forward_pass import call_forward, kv_cache_of_output
 from rerank.lm.output_head import OutputHead
 from rerank.lm.prefix_cache import CachedPrefix, compute_on_cache, make_filled_cache
 from rerank.lm.prefix_logits import compute_packed_logits, compute_padded_logits
@@ -62,7 +62,9 @@ def compute_log_likelihoods(
     nonempty = [index for index, texts in enumerate(continuations) if texts]
     # Continuations with at most one token after what they share: the logits of a single pass score all of them.
     simple = [
-        index for index in nonempty if max(map(len, continuations[index])) <= len(_shared(continuations[index])) + 1
+        index
+        for index in nonempty
+        if max(map(len, continuations[index])) <= len(_shared_tokens(continuations[index])) + 1
     ]
     with TemporarySettings(model) as cpu_kernel, OutputHead(model):
         if simple:
@@ -71,14 +73,14 @@ def compute_log_likelihoods(
                 [continuations[index] for index in simple],
                 [prefixes[index] for index in simple],
             )
-            for index, row in zip(simple, _one_pass(model, rows, pad, packed=cpu_kernel), strict=True):
+            for index, row in zip(simple, _score_in_one_pass(model, rows, pad, packed=cpu_kernel), strict=True):
                 results[index] = row
         for index in sorted(set(nonempty) - set(simple)):
-            results[index] = _with_cache(model, prompts[index], continuations[index], pad, prefixes[index])
+            results[index] = _score_with_kv_cache(model, prompts[index], continuations[index], pad, prefixes[index])
     return results
 
 
-def _shared(texts: Sequence[_Ids]) -> list[int]:
+def _shared_tokens(texts: Sequence[_Ids]) -> list[int]:
     """Return the common prefix of the texts, without the last token of the longest: no logits after it are needed."""
     columns = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*texts, strict=False))
     return [token for token, *_ in columns][: max(0, max(map(len, texts)) - 1)]
@@ -93,13 +95,13 @@ class _Rows:
     prefixes: Sequence[CachedPrefix]
 
 
-def _one_pass(model: Any, rows: _Rows, pad: int, *, packed: bool) -> list[list[float]]:
+def _score_in_one_pass(model: Any, rows: _Rows, pad: int, *, packed: bool) -> list[list[float]]:
     """Score rows whose continuations have at most one token after what they share."""
-    shared = [_shared(texts) for texts in rows.continuations]
+    shared = [_shared_tokens(texts) for texts in rows.continuations]
     inputs = [[*prompt, *tokens] for prompt, tokens in zip(rows.prompts, shared, strict=True)]
     last = [len(tokens) + 1 for tokens in shared]
     if not any(prefix.length for prefix in rows.prefixes):
-        batch, _ = _prefill(model, inputs, max(last), pad)
+        batch, _ = _prefill_logits(model, inputs, max(last), pad)
         logits = [row[-count:] for row, count in zip(batch, last, strict=True)]
     elif packed:
         logits = compute_packed_logits(model, inputs, rows.prefixes, last)
@@ -109,37 +111,41 @@ def _one_pass(model: Any, rows: _Rows, pad: int, *, packed: bool) -> list[list[f
     for row, texts in zip(logits, rows.continuations, strict=True):
         # (shared + 1, vocabulary): the position before each shared token, and the one after the last.
         logs = row.log_softmax(dim=-1)
-        results.append([_sum(logs, text) for text in texts])
+        results.append([_sum_log_probabilities(logs, text) for text in texts])
     return results
 
 
-def _with_cache(model: Any, prompt: _Ids, texts: Sequence[_Ids], pad: int, prefix: CachedPrefix) -> list[float]:
+def _score_with_kv_cache(
+    model: Any, prompt: _Ids, texts: Sequence[_Ids], pad: int, prefix: CachedPrefix
+) -> list[float]:
     """Score arbitrary continuations of one prompt: prefill what they share once, then process the rest of each."""
-    shared = _shared(texts)
+    shared = _shared_tokens(texts)
     inputs = [*prompt, *shared]
     if prefix.length:
         cache: Any = make_filled_cache(model, prefix.segments, len(inputs))
         output = compute_on_cache(model, cache, prefix.length, inputs[prefix.length :], last=len(shared) + 1)
         logits = output.logits[:, -len(shared) - 1 :].float()
     else:
-        logits, cache = _prefill(model, [inputs], len(shared) + 1, pad, use_cache=True)
+        logits, cache = _prefill_logits(model, [inputs], len(shared) + 1, pad, use_cache=True)
     if not hasattr(cache, "batch_repeat_interleave"):  # a state that cannot be copied: one full pass per continuation
-        return [_one_pass(model, _Rows([prompt], [[text]], [prefix]), pad, packed=False)[0][0] for text in texts]
+        return [
+            _score_in_one_pass(model, _Rows([prompt], [[text]], [prefix]), pad, packed=False)[0][0] for text in texts
+        ]
     # (shared + 1, vocabulary): log P of each shared token, and of the first token after them.
     logs = logits[0].log_softmax(dim=-1)
-    scores = [_sum(logs, text[: len(shared) + 1]) for text in texts]
+    scores = [_sum_log_probabilities(logs, text[: len(shared) + 1]) for text in texts]
     longer = [index for index, text in enumerate(texts) if len(text) > len(shared) + 1]
     for start in range(0, len(longer), _BATCH):
         batch = longer[start : start + _BATCH]
         # The first token of a remainder is scored above; here it is the input that predicts the second.
         remainders = [texts[index][len(shared) :] for index in batch]
-        values = _score_remainders(model, deepcopy(cache), len(inputs), remainders, pad)
+        values = _score_text_remainders(model, deepcopy(cache), len(inputs), remainders, pad)
         for index, value in zip(batch, values, strict=True):
             scores[index] += value
     return scores
 
 
-def _score_remainders(model: Any, cache: Any, cached: int, texts: Sequence[_Ids], pad: int) -> list[float]:
+def _score_text_remainders(model: Any, cache: Any, cached: int, texts: Sequence[_Ids], pad: int) -> list[float]:
     """Return the log-probability of each text after its own first token, given a KV cache of ``cached`` tokens."""
     cache.batch_repeat_interleave(len(texts))
     width = max(map(len, texts)) - 1
@@ -147,24 +153,28 @@ def _score_remainders(model: Any, cache: Any, cached: int, texts: Sequence[_Ids]
     ids = torch.tensor([[*text[:-1], *[pad] * (width - len(text) + 1)] for text in texts], device=model.device)
     mask = torch.ones((len(texts), cached + width), dtype=torch.long, device=model.device)
     positions = torch.arange(cached, cached + width, device=model.device).expand(len(texts), -1)
-    output = forward(model, cache=cache, input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True)
+    output = call_forward(
+        model, cache=cache, input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True
+    )
     # (texts, width, vocabulary): position i is after token i of a text and predicts token i + 1.
     logs = output.logits.float().log_softmax(dim=-1)
-    return [_sum(row, text[1:]) for row, text in zip(logs, texts, strict=True)]
+    return [_sum_log_probabilities(row, text[1:]) for row, text in zip(logs, texts, strict=True)]
 
 
-def _prefill(model: Any, rows: Sequence[_Ids], last: int, pad: int, *, use_cache: bool = False) -> tuple[Tensor, Any]:
+def _prefill_logits(
+    model: Any, rows: Sequence[_Ids], last: int, pad: int, *, use_cache: bool = False
+) -> tuple[Tensor, Any]:
     """Return float32 logits of the last ``last`` positions, (rows, last, vocabulary), and the KV cache."""
     width = max(map(len, rows))
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in rows], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)  # RoPE positions count real tokens only
-    output = forward(
+    output = call_forward(
         model, input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=use_cache, logits_to_keep=last
     )
-    return output.logits[:, -last:].float(), cache_of(model, output)
+    return output.logits[:, -last:].float(), kv_cache_of_output(model, output)
 
 
-def _sum(logs: Tensor, text: _Ids) -> float:
+def _sum_log_probabilities(logs: Tensor, text: _Ids) -> float:
     """Return sum_i logs[i, y_i] for the text y; ``logs`` is (positions, vocabulary), position i predicts y_i."""
     return float(logs[range(len(text)), list(text)].sum())

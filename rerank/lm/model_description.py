@@ -17,12 +17,12 @@ from typing import Any
 from rerank.errors import MissingPrerequisiteError
 from rerank.lm.loading import (
     LANGUAGE,
-    make_identity,
-    named_errors,
-    origin_of,
+    make_model_identity,
+    model_origin,
+    named_loading_errors,
     pick_device,
     pick_dtype,
-    quiet,
+    quiet_transformers,
     require_torch,
 )
 from rerank.lm.tokenizers import HfTokens, stated_context_size
@@ -89,8 +89,8 @@ def describe_model(name: str | Path, options: BackendOptions) -> ModelDescriptio
                 f"A local model needs {package}, which is not installed", remedy="Run: pip install 'listrank[hf]'"
             )
     device = pick_device(options.device)
-    config = _read_config(name, options)
-    identity = make_identity(name, options, pick_dtype(options.dtype, device), commit=_commit(config))
+    config = _read_model_config(name, options)
+    identity = make_model_identity(name, options, pick_dtype(options.dtype, device), commit=_hub_commit(config))
     if limit := stated_context_size(SimpleNamespace(config=config), None):
         resolve_context_size(limit, options, identity["model"])  # reports a context that is too long now
     return ModelDescription(name=name, options=options, identity=identity, device=device, config=config)
@@ -102,37 +102,37 @@ def load_tokenizer(name: str | Path, options: BackendOptions) -> Any:
     Raises:
         MissingResourceError: It cannot be found or read.
     """
-    with quiet(), named_errors(name):
+    with quiet_transformers(), named_loading_errors(name):
         if _has_generic_tokenizer(Path(name)):
             from transformers import PreTrainedTokenizerFast
 
             return PreTrainedTokenizerFast.from_pretrained(name)
-        return getattr(require_torch()[1], LANGUAGE[1]).from_pretrained(name, **origin_of(name, options))
+        return getattr(require_torch()[1], LANGUAGE[1]).from_pretrained(name, **model_origin(name, options))
 
 
 def _has_generic_tokenizer(folder: Path) -> bool:
     if not (folder / "tokenizer.json").is_file():
         return False
-    settings, config = _read_json(folder / "tokenizer_config.json"), _read_json(folder / "config.json")
+    settings, config = _read_model_json(folder / "tokenizer_config.json"), _read_model_json(folder / "config.json")
     is_generic = settings.get("tokenizer_class") in _GENERIC_TOKENIZERS and "auto_map" not in settings
     return is_generic and config.get("model_type") in _PLAIN_TYPES
 
 
-def _read_config(name: str | Path, options: BackendOptions) -> Any:
+def _read_model_config(name: str | Path, options: BackendOptions) -> Any:
     """Return the config of a model, or the part of it that matters if a folder states the context size plainly."""
-    stated = _read_json(Path(name) / "config.json")
+    stated = _read_model_json(Path(name) / "config.json")
     if isinstance(stated.get("max_position_embeddings"), int) and "text_config" not in stated:
         return SimpleNamespace(max_position_embeddings=stated["max_position_embeddings"])
-    with quiet(), named_errors(name):
-        return require_torch()[1].AutoConfig.from_pretrained(name, **origin_of(name, options))
+    with quiet_transformers(), named_loading_errors(name):
+        return require_torch()[1].AutoConfig.from_pretrained(name, **model_origin(name, options))
 
 
-def _commit(config: Any) -> str | None:
+def _hub_commit(config: Any) -> str | None:
     commit: str | None = getattr(config, "_commit_hash", None)
     return commit
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_model_json(path: Path) -> dict[str, Any]:
     """Return the content of a JSON file; empty if it cannot be read, which the loader reports."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

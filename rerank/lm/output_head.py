@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from rerank.lm.tensor_parallel import is_split
+from rerank.lm.tensor_parallel import is_split_over_processes
 
 #: Rows of the weight matrix that are converted to float32 at a time on an accelerator.
 _SLICE = 1 << 14
@@ -38,7 +38,7 @@ class OutputHead:
 
     def __init__(self, model: Any) -> None:
         self._layer = model.get_output_embeddings()
-        self._replaced = _is_plain(self._layer) and not is_split(model)
+        self._replaced = _is_plain_head(self._layer) and not is_split_over_processes(model)
         self.token_ids: list[int] | None = None
 
     def __enter__(self) -> OutputHead:
@@ -76,7 +76,7 @@ class OutputHead:
         return logits if bias is None else logits + bias.float()
 
 
-def _is_plain(layer: Any) -> bool:
+def _is_plain_head(layer: Any) -> bool:
     if type(layer) is not torch.nn.Linear or type(layer.weight) is not torch.nn.Parameter or "forward" in vars(layer):
         return False
     return layer.weight.dtype in (torch.float32, torch.bfloat16, torch.float16) and layer.weight.device.type != "meta"

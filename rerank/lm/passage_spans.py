@@ -51,7 +51,7 @@ def locate_passages(tokens: HfTokens, prompt: Prompt, spans: Sequence[tuple[int,
         )
     text = tokens.render(prompt)
     content = next(message.content for message in reversed(prompt) if message.role == "user")
-    offset = _find_turn(tokens.chat.escape(content), text)
+    offset = _find_turn_in_prompt(tokens.chat.escape(content), text)
     positions = [position for span in spans for position in span] + [tail]
     if tokens.chat.escape(content) != content:
         # Escaping special tokens lengthens the text, so the character positions are those in the escaped text.
@@ -61,7 +61,7 @@ def locate_passages(tokens: HfTokens, prompt: Prompt, spans: Sequence[tuple[int,
     return PromptSpans(ids=tuple(ids), spans=tuple(passages), tail=counts[-1])
 
 
-def _find_turn(content: str, text: str) -> int:
+def _find_turn_in_prompt(content: str, text: str) -> int:
     """Return the offset of a turn in a rendered chat; the template may have stripped the turn."""
     offset = text.rfind(content)
     if offset < 0:

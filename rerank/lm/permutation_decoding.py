@@ -21,8 +21,8 @@ from typing import Any
 import torch
 
 from rerank.lm.cpu_attention import has_full_attention
-from rerank.lm.forward_pass import forward
-from rerank.lm.kv_cache import make_cache
+from rerank.lm.forward_pass import call_forward
+from rerank.lm.kv_cache import make_kv_cache
 from rerank.lm.output_head import OutputHead
 from rerank.lm.permutation_grammar import GrammarState, PermutationGrammar
 from rerank.lm.prefix_cache import CachedPrefix
@@ -124,17 +124,17 @@ def decode_permutations(
     batches = [rows] if has_full_attention(model.config) else [[row] for row in rows]
     with TemporarySettings(model) as cpu_kernel, OutputHead(model) as head:
         for batch in batches:
-            _decode_batch(model, batch, head, packed=cpu_kernel)
+            _decode_permutation_batch(model, batch, head, packed=cpu_kernel)
     return rows
 
 
-def _decode_batch(model: Any, rows: Sequence[DecodingRow], head: OutputHead, *, packed: bool) -> None:
+def _decode_permutation_batch(model: Any, rows: Sequence[DecodingRow], head: OutputHead, *, packed: bool) -> None:
     pending = [row.begin() for row in rows]
     if not any(pending):
         return
     # A step is as wide as the row with the most pending tokens, so every row may add padding to all others.
     capacity = max(map(len, pending)) + sum(row.state.max_tokens for row in rows)
-    reader = _BlockReader(model, len(rows), make_cache(model.config, capacity))
+    reader = _BlockReader(model, len(rows), make_kv_cache(model.config, capacity))
     # A row without a choice has nothing to process.
     prefixes = [row.prefix if block else CachedPrefix() for row, block in zip(rows, pending, strict=True)]
     while any(pending):
@@ -205,7 +205,7 @@ class _BlockReader:
         # (rows, cached + new tokens): padding of earlier blocks stays masked.
         self._mask = torch.cat([self._mask, new], dim=1)
         device = self._model.device
-        output = forward(
+        output = call_forward(
             self._model,
             cache=self._cache,
             input_ids=ids.to(device),

@@ -46,7 +46,7 @@ class PermutationGrammar:
         self.size = len(first)
         #: Maximum number of tokens of a reply.
         self.max_tokens = count * max(map(len, [*first, *later]))
-        self.first, self.later = _build_tree(first), _build_tree(later)
+        self.first, self.later = _build_identifier_tree(first), _build_identifier_tree(later)
 
     def start(self) -> GrammarState:
         """Return the state before the first token."""
@@ -137,18 +137,18 @@ def tokenize_identifiers(
                 remedy="Use a prompt whose reply_prefix is '[' or empty, or --method NAME,constrain=false",
             )
     context = before + items[0][len(prefix) :]
-    first = [tokenize_after(encode, before, item[len(prefix) :]) for item in items]
-    later = [tokenize_after(encode, context, separator + item) for item in items]
+    first = [tokenize_text_after(encode, before, item[len(prefix) :]) for item in items]
+    later = [tokenize_text_after(encode, context, separator + item) for item in items]
     return first, later
 
 
-def tokenize_after(encode: Callable[[str], TokenIds], before: str, text: str) -> TokenIds:
+def tokenize_text_after(encode: Callable[[str], TokenIds], before: str, text: str) -> TokenIds:
     """Return the tokens of a text that follows another; on its own if a token crosses the boundary."""
     head, whole = encode(before), encode(before + text)
     return whole[len(head) :] if whole[: len(head)] == head else encode(text)
 
 
-def _build_tree(sequences: Sequence[TokenIds]) -> _Node:
+def _build_identifier_tree(sequences: Sequence[TokenIds]) -> _Node:
     root = _Node()
     for item, tokens in enumerate(sequences):
         node = root

@@ -64,7 +64,7 @@ def register() -> None:
 
 
 @contextmanager
-def pack_rows(sequence: PackedSequence) -> Iterator[None]:
+def pack_sequence_into_rows(sequence: PackedSequence) -> Iterator[None]:
     """Divide the sequence of the forward passes inside the ``with`` block into rows."""
     token = _SEQUENCE.set(sequence)
     try:
@@ -107,7 +107,7 @@ def packed_attention_forward(
         own = (slice(None), slice(None), slice(row.start, row.end))
         keys = torch.cat([*(segment.keys[layer] for segment in row.segments), key[own]], dim=2)
         values = torch.cat([*(segment.values[layer] for segment in row.segments), value[own]], dim=2)
-        mask = _causal_mask(row.end - row.start, keys.shape[2])
+        mask = _causal_prefix_mask(row.end - row.start, keys.shape[2])
         found, _ = cpu_attention_forward(module, query[own], keys, values, mask, scaling, **kwargs)
         out[:, row.start : row.end] = found
         all_keys.append(keys)
@@ -116,7 +116,7 @@ def packed_attention_forward(
     return out, None
 
 
-def _causal_mask(length: int, keys: int) -> torch.Tensor | None:
+def _causal_prefix_mask(length: int, keys: int) -> torch.Tensor | None:
     """Return the (1, 1, length, keys) mask that `cpu_attention_forward` needs for a few tokens after a prefix."""
     if length > _FEW or length == keys:
         return None

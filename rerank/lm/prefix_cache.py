@@ -12,12 +12,12 @@ import torch
 from transformers.cache_utils import Cache
 
 from rerank.lm.cpu_attention import has_full_attention
-from rerank.lm.forward_pass import forward
-from rerank.lm.kv_cache import PreallocatedLayer, make_cache
+from rerank.lm.forward_pass import call_forward
+from rerank.lm.kv_cache import PreallocatedLayer, make_kv_cache
 from rerank.lm.output_head import OutputHead
 from rerank.lm.prefix_store import PrefixSegment, PrefixStore
 from rerank.lm.temporary_settings import TemporarySettings
-from rerank.lm.tensor_parallel import is_split
+from rerank.lm.tensor_parallel import is_split_over_processes
 
 #: Types of RoPE whose frequencies depend on the length of the prompt.
 _ROPE_BY_LENGTH = ("dynamic", "longrope")
@@ -79,7 +79,7 @@ class PrefixCache:
     ) -> CachedPrefix:
         segments: list[PrefixSegment] = []
         start = reused = 0
-        for end, key in zip(ends, _keys(prompt, ends), strict=True):
+        for end, key in zip(ends, _prefix_keys(prompt, ends), strict=True):
             segment = batch.get(key) or self._store.get(key)
             if segment is None:
                 segment = self._extend(segments, start, prompt[start:end])
@@ -93,7 +93,7 @@ class PrefixCache:
 
     def _extend(self, segments: Sequence[PrefixSegment], start: int, ids: Sequence[int]) -> PrefixSegment:
         """Compute the tokens ``ids`` on top of a prefix of ``start`` tokens."""
-        padding = round_length(len(ids)) - len(ids) if self._model.device.type == "cpu" else 0
+        padding = round_pass_length(len(ids)) - len(ids) if self._model.device.type == "cpu" else 0
         cache = make_filled_cache(self._model, segments, start + len(ids) + padding)
         compute_on_cache(self._model, cache, start, ids, padding=padding)
         layers: list[Any] = cache.layers
@@ -106,7 +106,7 @@ class PrefixCache:
 
     def _drop_prefixes_of_other_weights(self) -> None:
         """Clear the store if the model was trained, or its weights were replaced, since the last batch."""
-        weights = hash(tuple(_stamp(parameter) for parameter in self._model.parameters()))
+        weights = hash(tuple(_weight_stamp(parameter) for parameter in self._model.parameters()))
         if weights != self._weights:
             self._store.clear()
         self._weights = weights
@@ -119,19 +119,19 @@ def supports_prefixes(model: Any) -> bool:
     positions are encoded. Models whose weights are split or sharded over processes are excluded too: their processes
     must run the same forward passes.
     """
-    if not has_full_attention(model.config) or is_split(model):
+    if not has_full_attention(model.config) or is_split_over_processes(model):
         return False
     rope = str([getattr(model.config, name, None) for name in ("rope_parameters", "rope_scaling")])
     if any(kind in rope for kind in _ROPE_BY_LENGTH):
         return False
     if any(hasattr(parameter, "full_tensor") for parameter in model.parameters()):
         return False
-    return all(type(layer) is PreallocatedLayer for layer in make_cache(model.config, 1).layers)
+    return all(type(layer) is PreallocatedLayer for layer in make_kv_cache(model.config, 1).layers)
 
 
 def make_filled_cache(model: Any, segments: Sequence[PrefixSegment], capacity: int) -> Cache:
     """Return a KV cache of one row that holds a prefix and has memory for ``capacity`` tokens."""
-    cache = make_cache(model.config, capacity)
+    cache = make_kv_cache(model.config, capacity)
     layers: list[Any] = cache.layers
     for segment in segments:
         for layer, keys, values in zip(layers, segment.keys, segment.values, strict=True):
@@ -153,7 +153,7 @@ def compute_on_cache(
         padding: Number of tokens to add after the new ones, which do not see them.
     """
     end = start + len(ids) + padding
-    return forward(
+    return call_forward(
         model,
         cache=cache,
         input_ids=torch.tensor([[*ids, *[0] * padding]], device=model.device),
@@ -165,7 +165,7 @@ def compute_on_cache(
     )
 
 
-def round_length(tokens: int) -> int:
+def round_pass_length(tokens: int) -> int:
     """Return the number of tokens that a forward pass on a CPU is padded to, at most 16 or 3% more.
 
     In bfloat16, the matrix library prepares and keeps its code for every new number of tokens, which takes 5 MB with
@@ -175,7 +175,7 @@ def round_length(tokens: int) -> int:
     return -(-tokens // step) * step
 
 
-def _keys(prompt: Sequence[int], ends: Sequence[int]) -> Iterator[bytes]:
+def _prefix_keys(prompt: Sequence[int], ends: Sequence[int]) -> Iterator[bytes]:
     """Yield the key of each prefix: a hash of its tokens and of the prefixes that it extends.
 
     The same tokens have other bits if they were computed in other pieces, so the pieces are part of the key.
@@ -187,6 +187,6 @@ def _keys(prompt: Sequence[int], ends: Sequence[int]) -> Iterator[bytes]:
         start = end
 
 
-def _stamp(parameter: Any) -> tuple[int, int]:
+def _weight_stamp(parameter: Any) -> tuple[int, int]:
     """Return two numbers that change if a parameter is overwritten (its version) or replaced (its address)."""
     return parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version

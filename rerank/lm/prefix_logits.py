@@ -15,10 +15,10 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from rerank.lm import prefix_attention
-from rerank.lm.forward_pass import forward
-from rerank.lm.kv_cache import make_cache
-from rerank.lm.prefix_attention import PackedRow, PackedSequence, pack_rows
-from rerank.lm.prefix_cache import CachedPrefix, round_length
+from rerank.lm.forward_pass import call_forward
+from rerank.lm.kv_cache import make_kv_cache
+from rerank.lm.prefix_attention import PackedRow, PackedSequence, pack_sequence_into_rows
+from rerank.lm.prefix_cache import CachedPrefix, round_pass_length
 from rerank.lm.temporary_settings import TemporarySettings
 
 _Ids = Sequence[int]
@@ -46,11 +46,13 @@ def compute_packed_logits(
         position for row, prefix in zip(rows, prefixes, strict=True) for position in range(prefix.length, len(row))
     ]
     needed = [position for (_, end), count in zip(spans, last, strict=True) for position in range(end - count, end)]
-    padding = [0] * (round_length(len(positions)) - len(positions))
-    sequence = PackedSequence(packed) if cache is None else PackedSequence(packed, partial(_fill_layer, cache.layers))
+    padding = [0] * (round_pass_length(len(positions)) - len(positions))
+    sequence = (
+        PackedSequence(packed) if cache is None else PackedSequence(packed, partial(_fill_cache_layer, cache.layers))
+    )
     prefix_attention.register()
-    with TemporarySettings(model, attention=prefix_attention.NAME), pack_rows(sequence):
-        output = forward(
+    with TemporarySettings(model, attention=prefix_attention.NAME), pack_sequence_into_rows(sequence):
+        output = call_forward(
             model,
             input_ids=torch.tensor([[*chain.from_iterable(rests), *padding]]),
             position_ids=torch.tensor([[*positions, *padding]]),
@@ -60,7 +62,7 @@ def compute_packed_logits(
     return list(output.logits[0].float().split(list(last)))
 
 
-def _fill_layer(layers: Sequence[Any], number: int, keys: list[Tensor], values: list[Tensor]) -> None:
+def _fill_cache_layer(layers: Sequence[Any], number: int, keys: list[Tensor], values: list[Tensor]) -> None:
     """Put the keys and values of all rows into an empty layer of a KV cache, padded on the left."""
     width = max(row.shape[2] for row in keys)
     padded = []
@@ -97,9 +99,9 @@ def compute_padded_logits(
         ],
         device=device,
     )
-    cache = make_cache(model.config, cached + width)
+    cache = make_kv_cache(model.config, cached + width)
     merge_prefixes(prefixes, cache)
-    output = forward(
+    output = call_forward(
         model,
         cache=cache,
         input_ids=torch.tensor([[pad] * (width - len(rest)) + rest for rest in rests], device=device),

@@ -36,15 +36,17 @@ def plan_prefixes(jobs: Sequence[Job]) -> list[tuple[int, ...]]:
     Args:
         jobs: The jobs of the batch.
     """
-    prefixes = [[tuple(job.prompt[:end]) for end in _proper(job, job.boundaries)] for job in jobs]
+    prefixes = [[tuple(job.prompt[:end]) for end in _proper_prefix_ends(job, job.boundaries)] for job in jobs]
     counts = Counter(prefix for row in prefixes for prefix in row)
     return [
-        _choose_ends(row, [counts[prefix] - 1 for prefix in row], _find_repeating(job))
+        _choose_prefix_ends(row, [counts[prefix] - 1 for prefix in row], _find_repeating_prefixes(job))
         for job, row in zip(jobs, prefixes, strict=True)
     ]
 
 
-def _choose_ends(prefixes: Sequence[Sequence[int]], others: Sequence[int], repeating: Sequence[int]) -> tuple[int, ...]:
+def _choose_prefix_ends(
+    prefixes: Sequence[Sequence[int]], others: Sequence[int], repeating: Sequence[int]
+) -> tuple[int, ...]:
     """Return the lengths of the prefixes that one prompt uses.
 
     Args:
@@ -61,15 +63,15 @@ def _choose_ends(prefixes: Sequence[Sequence[int]], others: Sequence[int], repea
     return tuple(chosen)
 
 
-def _find_repeating(job: Job) -> list[int]:
+def _find_repeating_prefixes(job: Job) -> list[int]:
     """Return the ends of the prefixes that prompts of other batches are expected to begin with."""
     passages = len(job.request.window.docs)
     before = len(job.boundaries) - passages  # the last boundaries are those of the passages
     if passages > 1 and before >= 0 and job.boundaries[before] >= _FIRST_PASSAGE_SHARE * len(job.prompt):
         before += 1
-    return _proper(job, job.boundaries[: max(0, before)])
+    return _proper_prefix_ends(job, job.boundaries[: max(0, before)])
 
 
-def _proper(job: Job, ends: Sequence[int]) -> list[int]:
+def _proper_prefix_ends(job: Job, ends: Sequence[int]) -> list[int]:
     """Return the ends that leave a prefix and a remainder."""
     return [end for end in ends if 0 < end < len(job.prompt)]

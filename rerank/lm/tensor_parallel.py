@@ -14,7 +14,7 @@ from typing import Any
 from rerank.errors import RerankError, UsageError
 
 
-def process_count() -> int:
+def tensor_parallel_processes() -> int:
     """Return the number of processes that torchrun started; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
@@ -25,7 +25,7 @@ def tensor_parallel_arguments() -> dict[str, Any]:
     Raises:
         UsageError: There is a single process.
     """
-    if process_count() < 2:
+    if tensor_parallel_processes() < 2:
         raise UsageError(
             "--device-map tp in a single process",
             expected="one process per device, started by torchrun",
@@ -39,7 +39,7 @@ def tensor_parallel_arguments() -> dict[str, Any]:
         return {"tp_plan": "auto"}
 
 
-def is_split(model: Any) -> bool:
+def is_split_over_processes(model: Any) -> bool:
     """Return whether each process holds only a part of every weight matrix."""
     return (getattr(model, "_tp_size", None) or 1) > 1
 
@@ -53,9 +53,9 @@ def lead_or_follow(process: Callable[[Any], Any]) -> None:
     import torch.distributed as distributed
 
     if distributed.get_rank() == 0:
-        atexit.register(broadcast, None)
+        atexit.register(broadcast_batch, None)
         return
-    while (batch := _receive()) is not None:
+    while (batch := _receive_batch()) is not None:
         try:
             process(batch)
         except (RuntimeError, MemoryError, RerankError):  # the leader has the same error and reports it
@@ -63,7 +63,7 @@ def lead_or_follow(process: Callable[[Any], Any]) -> None:
     raise SystemExit(0)
 
 
-def broadcast(batch: Any) -> None:
+def broadcast_batch(batch: Any) -> None:
     """Send the next batch to the followers; None tells them to exit."""
     import torch.distributed as distributed
 
@@ -71,7 +71,7 @@ def broadcast(batch: Any) -> None:
         distributed.broadcast_object_list([batch], src=0)
 
 
-def _receive() -> Any:
+def _receive_batch() -> Any:
     import torch.distributed as distributed
 
     objects = [None]

@@ -37,12 +37,12 @@ def add_thoughts(generate: ThoughtGenerator, tokens: HfTokens, jobs: Sequence[Jo
         text, closed, _ = tokens.text(row, special=True).partition(CLOSE)
         if ended and not closed:  # the end-of-sequence token is not part of the thoughts
             text = tokens.text(row[:-1], special=True)
-        closing = tokens.plain(f"{text}{_close(job)}")
+        closing = tokens.plain(f"{text}{_close_thought(job)}")
         finished[job.index] = job.with_thoughts(text.strip(), [*opened_job.prompt, *closing], len(row))
     return [finished.get(job.index, job) for job in jobs]
 
 
-def _close(job: Job) -> str:
+def _close_thought(job: Job) -> str:
     return f"{CLOSE}\n\n{job.reply_prefix}"
 
 
@@ -56,7 +56,7 @@ def _open_thought(tokens: HfTokens, job: Job) -> Job:
     if not text.rstrip().endswith(_OPEN):
         text += f"{_OPEN}\n"
     prompt = tokens.ids(text)
-    closing = len(tokens.plain(_close(job))) + _SPARE
+    closing = len(tokens.plain(_close_thought(job))) + _SPARE
     available = tokens.context_size - len(prompt) - closing - job.sampling.max_tokens
     sampling = replace(job.sampling, max_tokens=max(0, min(job.sampling.thinking, available)), min_tokens=0)
     return replace(job.with_prompt(prompt), sampling=sampling)

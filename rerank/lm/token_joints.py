@@ -1,7 +1,7 @@
 r"""Positions at which a text can be divided so that its token ids are those of its parts.
 
-A *joint* is a position before a space, after a character that is not white space. For the tokenizers that `find_joints`
-accepts, and for every text with a joint at position p,
+A *joint* is a position before a space, after a character that is not white space. For the tokenizers that
+`find_token_joints` accepts, and for every text with a joint at position p,
 
     ids(text) = ids(text[:p]) + (ids(C + text[p:]) without ids(C)),    C = `CARRIER`, an ordinary character.
 
@@ -89,20 +89,24 @@ class Joints:
         return True
 
 
-def find_joints(tokenizer: Any) -> Joints | None:
+def find_token_joints(tokenizer: Any) -> Joints | None:
     """Return the joints of a transformers tokenizer; None if it is slow, or not known to have joints."""
     backend = getattr(tokenizer, "backend_tokenizer", None) if getattr(tokenizer, "is_fast", False) else None
     if backend is None:
         return None
-    normalizers = _steps(backend.normalizer, "normalizers")
-    pretokenizers = _steps(backend.pre_tokenizer, "pretokenizers")
-    split = _split_of(pretokenizers, has_metaspace=any(map(_makes_metaspace, normalizers)))
-    if split is None or not all(map(_is_local, normalizers)) or not _is_deterministic(backend.model):
+    normalizers = _tokenizer_steps(backend.normalizer, "normalizers")
+    pretokenizers = _tokenizer_steps(backend.pre_tokenizer, "pretokenizers")
+    split = _split_at_joint(pretokenizers, has_metaspace=any(map(_makes_metaspace, normalizers)))
+    if (
+        split is None
+        or not all(map(_is_local_normalizer, normalizers))
+        or not _is_deterministic_tokenizer(backend.model)
+    ):
         return None
     added = list(tokenizer.added_tokens_decoder.values())
-    if any(_crosses_space(str(token.content)) for token in added):
+    if any(_token_crosses_space(str(token.content)) for token in added):
         return None
-    is_plain = all(map(_is_plain, normalizers))
+    is_plain = all(map(_is_plain_normalizer, normalizers))
     # Added tokens of this kind are found in the normalized text, whose end may differ from that of the text.
     if any(token.normalized for token in added) and not is_plain:
         return None
@@ -119,7 +123,7 @@ def find_joints(tokenizer: Any) -> Joints | None:
     return joints if joints.closes(CARRIER) else None
 
 
-def _steps(component: Any, members: str) -> list[_Step]:
+def _tokenizer_steps(component: Any, members: str) -> list[_Step]:
     """Return the steps of a normalizer or pre-tokenizer, with those of sequences, as dictionaries."""
     if component is None:
         return []
@@ -142,23 +146,23 @@ def _makes_metaspace(step: _Step) -> bool:
     return bool(step["type"] == "Replace" and step["content"] == METASPACE)
 
 
-def _is_plain(step: _Step) -> bool:
+def _is_plain_normalizer(step: _Step) -> bool:
     """Return whether a normalizer changes nothing but spaces and the beginning of a text."""
     return step["type"] == "Prepend" or (_makes_metaspace(step) and step["pattern"] == {"String": " "})
 
 
-def _is_local(step: _Step) -> bool:
+def _is_local_normalizer(step: _Step) -> bool:
     """Return whether a normalizer changes the two sides of a joint independently."""
     if step["type"] == "Replace":
         content, pattern = step["content"], step["pattern"]
         if pattern.get("Regex") in _SPACE_RUNS:
             return content in (" ", METASPACE)
         is_elsewhere = " " not in pattern.get("String", " ") and bool(content) and content == content.strip()
-        return _is_plain(step) or is_elsewhere
+        return _is_plain_normalizer(step) or is_elsewhere
     return step["type"] in _HARMLESS | _TESTED | {"Prepend"}
 
 
-def _split_of(steps: Sequence[_Step], *, has_metaspace: bool) -> Split | None:
+def _split_at_joint(steps: Sequence[_Step], *, has_metaspace: bool) -> Split | None:
     """Return what a sequence of pre-tokenizers does at a joint: the strongest of its members; None if not known."""
     splits = []
     for index, step in enumerate(steps):
@@ -196,13 +200,13 @@ def _split_of_split(step: _Step, *, has_metaspace: bool) -> Split | None:
     return split_of_pattern(pattern["Regex"]) if is_word and "Regex" in pattern and not has_metaspace else None
 
 
-def _is_deterministic(model: Any) -> bool:
+def _is_deterministic_tokenizer(model: Any) -> bool:
     """Return whether a model tokenizes every word in one way, independently of other words."""
     randomness = (getattr(model, name, None) for name in ("dropout", "alpha", "nbest_size"))
     return type(model).__name__ in ("BPE", "Unigram", "WordPiece", "WordLevel") and not any(randomness)
 
 
-def _crosses_space(token: str) -> bool:
+def _token_crosses_space(token: str) -> bool:
     return " " in token.lstrip(" ")
 
 

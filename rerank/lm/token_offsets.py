@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rerank.errors import BackendError
-from rerank.lm.passage_spans import PromptSpans, _find_turn
+from rerank.lm.passage_spans import PromptSpans, _find_turn_in_prompt
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import Prompt
 
@@ -37,7 +37,7 @@ def locate_tokens(
             "The tokenizer gives other tokens with offsets than without, so that tokens cannot be located",
             remedy="Use another model for evidence",
         )
-    offset = _find_turn(escaped, text)
+    offset = _find_turn_in_prompt(escaped, text)
     positions = align_inserted_spaces(content, escaped) if escaped != content else range(len(content))
     return [
         [positions[starts[token] - offset] - start for token in range(token_span.start, token_span.stop)]

@@ -85,7 +85,7 @@ def split_of_pattern(pattern: str) -> Split | None:
     >>> split_of_pattern(r".*") is None
     True
     """
-    alternatives = set(_alternatives(pattern.replace("\r", r"\r").replace("\n", r"\n")))
+    alternatives = set(_split_pattern_alternatives(pattern.replace("\r", r"\r").replace("\n", r"\n")))
     if alternatives <= _WITHOUT_SPACE:
         return Split.NEVER
     if r"\s+" in alternatives and alternatives <= _WITHOUT_SPACE | _SPACE_FIRST | _WHITE_SPACE:
@@ -93,7 +93,7 @@ def split_of_pattern(pattern: str) -> Split | None:
     return None
 
 
-def _alternatives(pattern: str) -> list[str]:
+def _split_pattern_alternatives(pattern: str) -> list[str]:
     """Split a regular expression at the bars outside of its groups and character classes."""
     parts, depth, in_class, start, index = [], 0, False, 0, 0
     while index < len(pattern):

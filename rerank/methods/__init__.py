@@ -20,11 +20,11 @@ from typing import Any
 
 from rerank.backends import BACKENDS
 from rerank.errors import DataError, MissingPrerequisiteError, RerankError, UnknownNameError, UsageError
-from rerank.judges import judges, options_of
+from rerank.judges import judges, options_of_judge
 from rerank.prompts import load_prompt
-from rerank.selector import Selector, convert_options
+from rerank.selector import Selector, convert_plugin_options
 from rerank.strategies import open_strategy, strategies
-from rerank.tasks import backend_sees_pictures, is_backend_selectable, supported_tasks
+from rerank.tasks import backend_sees_pictures, is_backend_selectable, tasks_supported_by_backend
 
 __all__ = ["Method", "backends_of_method", "count_method_calls", "describe_methods", "method_names", "open_method"]
 
@@ -125,7 +125,7 @@ def backends_of_method(method: Method) -> list[str]:
         name
         for name, backend in BACKENDS.usable().items()
         if is_backend_selectable(backend)
-        and needed & supported_tasks(backend)
+        and needed & tasks_supported_by_backend(backend)
         and (not shows_pictures or backend_sees_pictures(backend))
     ]
 
@@ -230,7 +230,7 @@ def _read_method_card(package: str, name: str) -> _Card:
         ) from error
     strategy, judge = _split_method_options(card, card.parsed)
     open_strategy(strategy)
-    convert_options(judge.name, judges.get(judge.name), judge.options)
+    convert_plugin_options(judge.name, judges.get(judge.name), judge.options)
     if card.backend and card.backend not in BACKENDS:
         raise UnknownNameError("backend", card.backend, BACKENDS.names())
     return card
@@ -259,7 +259,7 @@ def _parse_method_options(text: str) -> Mapping[str, Any] | None:
 
 def _split_method_options(card: _Card, options: Mapping[str, Any]) -> tuple[Selector, Selector]:
     """Return the strategy and the judge of a card with their options; an option that both have is the judge's."""
-    of_judge = options_of(card.judge)
+    of_judge = options_of_judge(card.judge)
     return (
         Selector(card.strategy, options={key: value for key, value in options.items() if key not in of_judge}),
         Selector(card.judge, options={key: value for key, value in options.items() if key in of_judge}),

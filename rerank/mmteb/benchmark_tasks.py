@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rerank.collections.mteb.library import find_task, import_mteb
+from rerank.collections.mteb.library import find_mteb_task, import_mteb
 from rerank.errors import UnknownNameError, UsageError
 
 #: The benchmarks that this package is tested against; `list_mteb_tasks` accepts any other name that mteb knows.
@@ -32,7 +32,7 @@ def list_mteb_tasks(benchmark: str = "", names: Sequence[str] = (), kinds: Seque
     if not benchmark:
         if not names:
             raise UsageError("Neither a benchmark nor a task is given", remedy=f"Pass --benchmark {BENCHMARKS[1]!r}")
-        return [find_task(name) for name in names]
+        return [find_mteb_task(name) for name in names]
     mteb = import_mteb()
     try:
         found_benchmark = mteb.get_benchmark(benchmark)

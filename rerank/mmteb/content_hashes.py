@@ -16,7 +16,7 @@ from rerank.io.file_hashes import file_hash, folder_hash
 from rerank.models import MODELS, model_folder
 from rerank.retrieval import first_stages
 from rerank.retrieval.hybrid import Hybrid, split_hybrid_stages
-from rerank.selector import build
+from rerank.selector import build_from_selector
 
 
 def hash_mteb_model_contents(selector: str) -> dict[str, str]:
@@ -27,7 +27,10 @@ def hash_mteb_model_contents(selector: str) -> dict[str, str]:
     Raises:
         RerankError: There is no such first stage or option, or a file cannot be read.
     """
-    paths = {text: _local_path_of_mteb_model(text) for text in _option_texts_of_stage(build(first_stages, selector))}
+    paths = {
+        text: _local_path_of_mteb_model(text)
+        for text in _option_texts_of_stage(build_from_selector(first_stages, selector))
+    }
     return {text: _hash_mteb_model_file(path) for text, path in paths.items() if path is not None}
 
 
@@ -35,7 +38,7 @@ def _option_texts_of_stage(stage: Any) -> Iterator[str]:
     """Yield the values of all string options of a stage, including defaults, and of the stages of a hybrid."""
     if isinstance(stage, Hybrid):
         for selector in split_hybrid_stages(stage.stages):
-            yield from _option_texts_of_stage(build(first_stages, selector))
+            yield from _option_texts_of_stage(build_from_selector(first_stages, selector))
         return
     yield from (getattr(stage, field.name) for field in fields(stage) if field.type in ("str", str))
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rerank.collections.mteb import predictions_file
-from rerank.collections.mteb.library import check_task, import_mteb, load_task
+from rerank.collections.mteb import mteb_predictions_file
+from rerank.collections.mteb.library import check_mteb_task, import_mteb, load_mteb_task
 from rerank.errors import DataError, UsageError
 from rerank.io.file_hashes import file_hash
 from rerank.mmteb.first_stage import MtebFirstStage
@@ -78,7 +78,7 @@ def evaluate_mteb_task(
         PartialFailureError: Calls got no reply; the other replies are stored.
     """
     place = Path(out)
-    task_copy = _copy_mteb_task(check_task(task))
+    task_copy = _copy_mteb_task(check_mteb_task(task))
     by_lists = task_copy.metadata.type == "Retrieval"
     reranker = reranker.with_first_stage(_mteb_candidates(task_copy, reranker, first_stage, depth) if by_lists else {})
     result = None if overwrite else _saved_mteb_result(task_copy, reranker, place)
@@ -87,7 +87,7 @@ def evaluate_mteb_task(
         before = _saved_mteb_result(task_copy, first_stage, place)
     seen = len(reranker.reports)
     if result is None:
-        load_task(task_copy)
+        load_mteb_task(task_copy)
         if by_lists and first_stage is not None:
             before = _set_mteb_candidates(task_copy, place, first_stage, depth, overwrite=overwrite)
         result = _evaluate_unless_saved_by_mteb(task_copy, reranker, place, overwrite=overwrite)
@@ -124,7 +124,7 @@ def _set_mteb_candidates(task: Any, place: Path, first_stage: FirstStage, depth:
     if isinstance(first_stage, MtebFirstStage):
         result, predictions = _run_mteb_first_stage(task, first_stage, place, overwrite=overwrite)
     else:
-        result, predictions = None, predictions_file(first_stage, task.metadata.name)
+        result, predictions = None, mteb_predictions_file(first_stage, task.metadata.name)
     _convert_to_mteb_reranking(task, predictions, depth)
     return result
 
@@ -156,7 +156,7 @@ def describe_mteb_candidates(first_stage: FirstStage | None, depth: int, *, task
             f"The predictions in {first_stage} come from {len(makers)} models",
             expected="predictions of one model per folder",
         )
-    meant = [predictions_file(source, task)] if task else files
+    meant = [mteb_predictions_file(source, task)] if task else files
     named = "".join(f"{path.name}\0{file_hash(path)}\n" for path in meant)
     content = hashlib.sha256(named.encode("utf-8", "surrogatepass")).hexdigest()
     return {**(json.loads(makers.pop()) or {}), "depth": depth, _CONTENT: content}

@@ -10,10 +10,10 @@ from rerank.collections.mteb.task_split import TaskSplit
 from rerank.errors import UsageError
 from rerank.mmteb.content_hashes import hash_mteb_model_contents
 from rerank.mmteb.model_meta import compute_mteb_revision, make_mteb_model_meta
-from rerank.retrieval import first_stages, open_retriever
+from rerank.retrieval import first_stages, open_first_stage
 from rerank.retrieval.base.stages import RetrieverSource
 from rerank.selector import Selector
-from rerank.types import make_strictly_decreasing
+from rerank.types import make_scores_strictly_decreasing
 
 #: First stage -> mteb's model type; others are ``hybrid``.
 _KINDS = {"bm25": "sparse", "lucene": "sparse", "sparse": "sparse", "dense": "dense"}
@@ -54,7 +54,7 @@ class MtebFirstStage:
         """Build or open the index of the documents of one subset and split."""
         self._part = TaskSplit(task_metadata, hf_subset, hf_split, {"corpus": corpus, "queries": []})
         self._part.drop_self = self.drop_self
-        self._search = open_retriever(self.selector, self._part)
+        self._search = open_first_stage(self.selector, self._part)
 
     def search(
         self, queries: Any, *, task_metadata: Any, hf_split: str, hf_subset: str, top_k: int, **more: Any
@@ -80,7 +80,9 @@ class MtebFirstStage:
         return {
             str(split.own_queries[query_id]): {
                 own[doc.id]: score
-                for doc, score in zip(ranking.docs, make_strictly_decreasing(ranking.written_scores), strict=True)
+                for doc, score in zip(
+                    ranking.docs, make_scores_strictly_decreasing(ranking.written_scores), strict=True
+                )
             }
             for query_id, ranking in results.items()
         }

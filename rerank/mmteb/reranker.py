@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from rerank.collections import Collection
-from rerank.collections.mteb.task_split import TaskSplit, escape_id
+from rerank.collections.mteb.task_split import TaskSplit, escape_mteb_id
 from rerank.errors import PartialFailureError, UsageError
 from rerank.experiment.candidates import RetrievedCandidates
-from rerank.experiment.execute import execute, run_name
-from rerank.experiment.prepare import PreparedRun, prepare
+from rerank.experiment.execute import execute_run, run_tag
+from rerank.experiment.prepare import PreparedRun, prepare_run
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.mmteb.model_meta import compute_mteb_revision, make_mteb_model_meta
 from rerank.progress import show_progress
@@ -57,7 +57,7 @@ class MtebReranker:
         placeholder = RetrievedCandidates(
             collection=cast(Collection, _NoCollection()), qrels=Qrels({}), first_stage=Run(())
         )
-        self._ready: PreparedRun = prepare(spec, self._execution, backend=backend, candidates=placeholder)
+        self._ready: PreparedRun = prepare_run(spec, self._execution, backend=backend, candidates=placeholder)
         self.spec = self._ready.spec
         self._out = Path(out)
         self.first_stage = dict(first_stage or {})
@@ -96,7 +96,7 @@ class MtebReranker:
             "own_lists": f"random {self.spec.seed}" if own == "random" else own,
         }
         return make_mteb_model_meta(
-            f"{run_name(self.spec)}-{model}",
+            f"{run_tag(self.spec)}-{model}",
             compute_mteb_revision(identity),
             kind="cross-encoder",
             max_tokens=float(tokens) if isinstance(tokens, int) else None,
@@ -139,9 +139,9 @@ class MtebReranker:
             }
         )
         execution = self._execution.model_copy(update={"out": folder, "resume": True})
-        prepared = prepare(spec, execution, backend=self._ready.backend, candidates=found)
+        prepared = prepare_run(spec, execution, backend=self._ready.backend, candidates=found)
         with show_progress(f"{part.name}: calls", prepared.calls(), bound="at most") as advance:
-            summary = execute(prepared, execution, on_reply=lambda reply: advance(1))
+            summary = execute_run(prepared, execution, on_reply=lambda reply: advance(1))
         self.reports.append({"task": task_metadata.name, "subset": hf_subset, "split": hf_split, **summary})
         if not summary["complete"]:
             raise _no_reply_error_in_mteb(summary)
@@ -151,7 +151,7 @@ class MtebReranker:
         """Return the run folder of a subset and split."""
         meta = self.mteb_model_meta
         name = f"{meta.name.rpartition('/')[2]}-{meta.revision}"
-        return self._out / "runs" / name / task / f"{escape_id(subset).replace('/', '%2F')}.{split}"
+        return self._out / "runs" / name / task / f"{escape_mteb_id(subset).replace('/', '%2F')}.{split}"
 
     def _shuffle(self, kind: str) -> str:
         """Return the candidate order: unchanged for a first stage, random for the lists of a task."""

@@ -16,7 +16,7 @@ from rerank.errors import DataError, MissingResourceError, UnknownNameError, Usa
 from rerank.models.adapters import adapter_folder, shipped_adapters
 from rerank.models.lazy_backend import LazyBackend
 from rerank.models.presets import MARKER, MODELS, ModelPreset, is_model_downloaded, list_models, model_folder
-from rerank.selector import Selector, build
+from rerank.selector import Selector, build_from_selector
 from rerank.tasks import Backend, BackendOptions, is_backend_selectable
 from rerank.types import Qrels
 
@@ -189,7 +189,7 @@ def open_model_backend(
         return _load_model_backend(backend_type, resolve_model_name(argument), options, lazy=lazy)
     if hasattr(backend_type, "connect"):  # connects to a server, which has its own names for models
         return cast(Backend, backend_type.connect(argument, options))
-    backend: Backend = build(BACKENDS, selector)
+    backend: Backend = build_from_selector(BACKENDS, selector)
     return (
         _configure_fake_model(backend, options, qrels)
         if Selector.parse(selector).name.replace("_", "-") in _FAKE_BACKENDS

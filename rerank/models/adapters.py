@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, MissingResourceError
-from rerank.io.text_files import replace_text
+from rerank.io.text_files import replace_text_file
 from rerank.lm.adapter_weights import check_adapter_folder
 from rerank.selector import Selector
 
@@ -51,7 +51,7 @@ class AdapterSettings:
 
     def write(self, folder: Path) -> None:
         """Write the settings into an adapter's folder; the caller writes the prompt."""
-        with replace_text(folder / SETTINGS) as file:
+        with replace_text_file(folder / SETTINGS) as file:
             file.write(json.dumps({"format": _FORMAT, **asdict(self)}, indent=1) + "\n")
 
 

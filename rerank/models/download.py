@@ -34,7 +34,7 @@ from rerank.errors import (
     UsageError,
 )
 from rerank.io.atomic_folder import draft_folder, move_folder
-from rerank.lm.loading import quiet, require_torch
+from rerank.lm.loading import quiet_transformers, require_torch
 from rerank.models.presets import MARKER, MODELS, ModelPreset, model_folder
 
 Source = Literal["auto", "hub", "package"]
@@ -259,7 +259,7 @@ def _convert_model_weights(gguf: Path, target: Path) -> None:
     if importlib.util.find_spec("gguf") is None:
         raise MissingPrerequisiteError("The package gguf is not installed", remedy="Run: pip install 'listrank[hf]'")
     # The dequantization shows a progress bar even if those of transformers are disabled.
-    with quiet(), contextlib.redirect_stderr(io.StringIO()):
+    with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16
         )

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from rerank.errors import BackendError
 from rerank.prompts.base import TokenCounter
-from rerank.tasks import Backend, BackendOptions, Reply, Request, backend_settings_folder, supported_tasks
+from rerank.tasks import Backend, BackendOptions, Reply, Request, backend_settings_folder, tasks_supported_by_backend
 
 
 class Description(Protocol):
@@ -59,7 +59,7 @@ class LazyBackend:
     @property
     def tasks(self) -> frozenset[type[Any]]:
         """The tasks that the backend supports."""
-        return supported_tasks(self._type)
+        return tasks_supported_by_backend(self._type)
 
     @property
     def costs_money(self) -> bool:

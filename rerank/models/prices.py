@@ -27,7 +27,7 @@ def model_price_file() -> Path:
     return Path(platformdirs.user_config_dir("listrank")) / "prices.toml"
 
 
-def compute_cost(model: str, tokens_in: int, tokens_out: int) -> float | None:
+def compute_model_cost(model: str, tokens_in: int, tokens_out: int) -> float | None:
     """Compute the cost of tokens in US dollars.
 
     Args:

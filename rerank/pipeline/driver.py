@@ -14,7 +14,7 @@ from typing import Any
 
 from rerank.judges.base import Judge, OversizedWindow, Verdict
 from rerank.pipeline.passages import DocumentSplitter
-from rerank.pipeline.results import LATE, RankedList, final_scores, put_first
+from rerank.pipeline.results import LATE, RankedList, final_judge_scores, put_documents_first
 from rerank.pipeline.window_splitting import SplittingPlan, WindowAnswer, WindowSplitter
 from rerank.strategies.base import Strategy
 from rerank.tasks import Reply, Request
@@ -150,7 +150,7 @@ class Driver:
         has_query = bool(ranking.query.text.strip())
         shown = self._passages.expand(ranking) if self._passages and has_query else ranking
         splitter = WindowSplitter()
-        plan = splitter((options.strategy or self._strategy)(shown) if has_query else _keep_order(shown))
+        plan = splitter((options.strategy or self._strategy)(shown) if has_query else _keep_order_plan(shown))
         state = _OpenRanking(
             key=next(self._keys), given=ranking, shown=shown, top_k=options.top_k, plan=plan, splitter=splitter
         )
@@ -283,7 +283,8 @@ class Driver:
             return
         scores = dict(zip(state.shown.doc_ids, state.shown.scores, strict=False))
         state.windows = [
-            _OpenWindow(state, position, _with_scores(window, scores)) for position, window in enumerate(windows)
+            _OpenWindow(state, position, _with_first_stage_scores(window, scores))
+            for position, window in enumerate(windows)
         ]
         state.answers = [None] * len(windows)
         self._due.extend(state.windows)
@@ -291,11 +292,11 @@ class Driver:
     def _finish(self, state: _OpenRanking, ranking: Ranking) -> None:
         self.discard(state.key)
         kind = self._judge.score_kind
-        scores = {} if state.expired else final_scores(state.shown, state.judged, kind)
+        scores = {} if state.expired else final_judge_scores(state.shown, state.judged, kind)
         if self._passages and state.given.query.text.strip():
             scores = self._passages.collect_scores(ranking, scores)
             ranking = self._passages.collect(state.given, ranking)
-        result = put_first(state.given, ranking.docs[: state.top_k])
+        result = put_documents_first(state.given, ranking.docs[: state.top_k])
         reranked = {doc.id for doc in ranking.docs[: state.top_k]}
         ranked = RankedList(
             ranking=result,
@@ -314,13 +315,13 @@ class Driver:
         self._finished.append((state.key, error))
 
 
-def _keep_order(ranking: Ranking) -> Plan:
+def _keep_order_plan(ranking: Ranking) -> Plan:
     """Return a plan without windows."""
     yield from ()
     return ranking
 
 
-def _with_scores(window: Window, scores: Mapping[str, float]) -> Window:
+def _with_first_stage_scores(window: Window, scores: Mapping[str, float]) -> Window:
     """Add the documents' first-stage scores, unless the window has scores or one of them is unknown."""
     if window.scores or not window.docs or any(doc.id not in scores for doc in window.docs):
         return window

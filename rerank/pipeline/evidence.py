@@ -8,7 +8,7 @@ from dataclasses import replace
 from rerank.errors import UsageError
 from rerank.judges import PromptJudge
 from rerank.judges.attention import Attention
-from rerank.judges.attention.evidence import THRESHOLD, EvidenceSpan, select_spans
+from rerank.judges.attention.evidence import THRESHOLD, EvidenceSpan, select_evidence_spans
 from rerank.tasks import Backend
 from rerank.types import Document, Query, Window
 
@@ -53,13 +53,15 @@ def find_evidence(
             expected="the attention judge",
             remedy="Use --method icr, or an adapter for it",
         )
-    select_spans((), threshold=threshold, max_spans=max_spans)  # so that settings are checked before the first request
+    select_evidence_spans(
+        (), threshold=threshold, max_spans=max_spans
+    )  # so that settings are checked before the first request
     # Ids do not matter here and may be repeated.
     numbered = tuple(replace(document, id=str(index)) for index, document in enumerate(documents))
     windows = judge.evidence_windows(Window(query, numbered)) if numbered else []
     replies = backend.generate([judge.evidence_request(window) for window in windows]) if windows else []
     return [
-        select_spans(sentences, threshold=threshold, max_spans=max_spans)
+        select_evidence_spans(sentences, threshold=threshold, max_spans=max_spans)
         for window, reply in zip(windows, replies, strict=True)
         for sentences in judge.evidence(window, reply)
     ]

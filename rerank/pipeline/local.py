@@ -19,17 +19,17 @@ from rerank.types import Ranking
 LOOKAHEAD = 16
 
 
-def longest_first(request: Request) -> int:
+def longest_prompt_first(request: Request) -> int:
     """Return the sort key of a request: longer prompts come first, which shows at once if memory does not suffice."""
     return -sum(len(message.content) for message in request.prompt)
 
 
-def by_text(request: Request) -> str:
+def prompts_alike_together(request: Request) -> str:
     """Return the sort key of a request for a backend that keeps prefixes: prompts that begin alike stay together."""
     return "\n".join(message.content for message in request.prompt)
 
 
-def run_batches(driver: Driver, backend: Backend, batch_size: int) -> None:
+def answer_driver_in_batches(driver: Driver, backend: Backend, batch_size: int) -> None:
     """Answer the requests of a driver, batch by batch, until no ranking is open.
 
     Raises:
@@ -41,7 +41,7 @@ def run_batches(driver: Driver, backend: Backend, batch_size: int) -> None:
             driver.put(ticket, reply)
 
 
-def rank_blocks(
+def rank_in_blocks(
     rankings: Iterable[Ranking],
     make_driver: Callable[[], Driver],
     backend: Backend,
@@ -67,7 +67,7 @@ def rank_blocks(
     while lists := list(islice(source, block)):
         driver = make_driver()
         keys = [driver.add(ranking, options) for ranking in lists]
-        run_batches(driver, backend, batch_size)
+        answer_driver_in_batches(driver, backend, batch_size)
         finished = dict(driver.finished())
         for key in keys:
             result = finished.pop(key)

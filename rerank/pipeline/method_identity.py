@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-from rerank.judges import judges, options_of
+from rerank.judges import judges, options_of_judge
 from rerank.pipeline.passages import PassageAggregation
-from rerank.registry import class_name
-from rerank.selector import Selector, convert_options
+from rerank.registry import plugin_class_name
+from rerank.selector import Selector, convert_plugin_options
 from rerank.strategies import Strategy
 
 #: The options that strategies had at commit 2d4cd24, in the order in which they are written.
@@ -48,22 +48,26 @@ _LATER_JUDGE_OPTIONS: Mapping[str, Mapping[str, Any]] = {}
 _FIRST_PASSAGES_OPTIONS = ("aggregate", "size", "stride")
 
 
-def strategy_text(name: str, strategy: Strategy) -> str:
+def strategy_identity_text(name: str, strategy: Strategy) -> str:
     """Return the text of a strategy in a run's hash, such as ``Multipass(size=20, stride=10, top_k=None)``."""
     name = name.replace("-", "_")
-    values = _shown_values(strategy)
-    written = _written(values, _FIRST_STRATEGY_OPTIONS.get(name, ()), _LATER_STRATEGY_OPTIONS.get(name, {}))
-    shown_name = class_name(name) if name in _FIRST_STRATEGY_OPTIONS else type(strategy).__qualname__
-    return _format(shown_name, {option: repr(values[option]) for option in written})
+    values = _shown_option_values(strategy)
+    written = _written_option_names(
+        values, _FIRST_STRATEGY_OPTIONS.get(name, ()), _LATER_STRATEGY_OPTIONS.get(name, {})
+    )
+    shown_name = plugin_class_name(name) if name in _FIRST_STRATEGY_OPTIONS else type(strategy).__qualname__
+    return _format_method_identity(shown_name, {option: repr(values[option]) for option in written})
 
 
-def passages_text(passages: PassageAggregation) -> str:
+def passages_identity_text(passages: PassageAggregation) -> str:
     """Return the text of a passage aggregation in a run's hash."""
-    values = _shown_values(passages)
-    return _format("Passages", {option: repr(values[option]) for option in _written(values, _FIRST_PASSAGES_OPTIONS)})
+    values = _shown_option_values(passages)
+    return _format_method_identity(
+        "Passages", {option: repr(values[option]) for option in _written_option_names(values, _FIRST_PASSAGES_OPTIONS)}
+    )
 
 
-def judge_text(judge: Selector) -> str:
+def judge_identity_text(judge: Selector) -> str:
     """Return the text of a judge in a run's hash, such as ``generate(constrain=True, identifiers=numbers)``.
 
     Options are written as the user gave them. Files are shortened to their names, so that the hash does not depend on
@@ -71,14 +75,16 @@ def judge_text(judge: Selector) -> str:
     """
     name = judge.name.replace("-", "_")
     judge_class = judges.get(name)
-    defaults = {field.name: _default(field) for field in fields(judge_class) if field.name in options_of(name)}
-    values = defaults | convert_options(judge.name, judge_class, judge.options)
-    written = _written(values, _FIRST_JUDGE_OPTIONS.get(name, ()), _LATER_JUDGE_OPTIONS.get(name, {}))
+    defaults = {
+        field.name: _default_of_option(field) for field in fields(judge_class) if field.name in options_of_judge(name)
+    }
+    values = defaults | convert_plugin_options(judge.name, judge_class, judge.options)
+    written = _written_option_names(values, _FIRST_JUDGE_OPTIONS.get(name, ()), _LATER_JUDGE_OPTIONS.get(name, {}))
     texts = defaults | {key: str(value).rpartition("/")[2] for key, value in judge.options.items()}
-    return _format(judge.name, {option: str(texts[option]) for option in written})
+    return _format_method_identity(judge.name, {option: str(texts[option]) for option in written})
 
 
-def _written(
+def _written_option_names(
     values: Mapping[str, Any], first: tuple[str, ...], later: Mapping[str, Any] | None = None
 ) -> tuple[str, ...]:
     """Return the names of the options that are written: first ones, then others unless they change nothing."""
@@ -86,13 +92,13 @@ def _written(
     return (*first, *(name for name in values if name not in first and name not in unchanged))
 
 
-def _format(name: str, options: Mapping[str, str]) -> str:
+def _format_method_identity(name: str, options: Mapping[str, str]) -> str:
     return f"{name}({', '.join(f'{option}={text}' for option, text in options.items())})"
 
 
-def _shown_values(value: Any) -> dict[str, Any]:
+def _shown_option_values(value: Any) -> dict[str, Any]:
     return {field.name: getattr(value, field.name) for field in fields(value) if field.repr}
 
 
-def _default(field: Field[Any]) -> Any:
+def _default_of_option(field: Field[Any]) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()

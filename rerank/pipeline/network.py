@@ -16,7 +16,7 @@ from typing import Any, cast
 from rerank.pipeline.driver import Driver, ListOptions, Ticket
 from rerank.pipeline.results import RankedList
 from rerank.tasks import Reply
-from rerank.tasks.background_loop import run, submit
+from rerank.tasks.background_loop import run_on_background_loop, submit_to_background_loop
 from rerank.tasks.requests import AsyncBackend
 from rerank.types import Ranking
 
@@ -24,7 +24,7 @@ from rerank.types import Ranking
 _AHEAD = 4
 
 
-async def rank_list(
+async def rank_list_over_network(
     ranking: Ranking, driver: Driver, backend: AsyncBackend, options: ListOptions | None = None
 ) -> RankedList:
     """Rerank one list; to be run on the background loop. Cancelling it cancels its requests.
@@ -58,7 +58,7 @@ async def rank_list(
             for task in done:
                 driver.put(tasks.pop(task), task.result())
     finally:
-        await _end(tasks, cancel=True)
+        await _end_ranking_tasks(tasks, cancel=True)
     ((_, result),) = driver.finished()
     if not isinstance(result, RankedList):
         raise result
@@ -100,7 +100,7 @@ def rank_concurrently(
                 and read < oldest + _AHEAD * in_flight
                 and (ranking := next(source, None)) is not None
             ):
-                submit(session.rank(read, ranking))
+                submit_to_background_loop(session.rank(read, ranking))
                 unfinished.add(read)
                 read += 1
             if not unfinished:
@@ -113,7 +113,7 @@ def rank_concurrently(
             yield index, result
     finally:
         # After an error, requests in flight end by themselves, since they may be billed; Ctrl-C cancels them.
-        run(_end(list(session.tasks.values()), cancel=not is_failed))
+        run_on_background_loop(_end_ranking_tasks(list(session.tasks.values()), cancel=not is_failed))
 
 
 class _Session:
@@ -133,13 +133,15 @@ class _Session:
         task = self.tasks[index] = cast("asyncio.Task[Any]", asyncio.current_task())
         task.add_done_callback(lambda _: self.tasks.pop(index))
         try:
-            self.ended.put((index, await rank_list(ranking, self._make_driver(), self._backend, self._options)))
+            self.ended.put(
+                (index, await rank_list_over_network(ranking, self._make_driver(), self._backend, self._options))
+            )
         except BaseException as error:
             self.ended.put((index, error))
             raise
 
 
-async def _end(tasks: Iterable[asyncio.Task[Any]], *, cancel: bool) -> None:
+async def _end_ranking_tasks(tasks: Iterable[asyncio.Task[Any]], *, cancel: bool) -> None:
     """Wait until all tasks have ended, so that nothing is committed to a log that is closed."""
     running = list(tasks)
     for task in running:

@@ -88,8 +88,8 @@ class PassageAggregation:
         for key in selector.options:
             if key not in ("size", "stride"):
                 raise UnknownNameError("option of passages", key, ("size", "stride"))
-        size = _word_count("size", selector.options.get("size", "150"))
-        stride = _word_count("stride", selector.options.get("stride", str(max(1, size // 2))))
+        size = _check_passage_words("size", selector.options.get("size", "150"))
+        stride = _check_passage_words("stride", selector.options.get("stride", str(max(1, size // 2))))
         if selector.argument:
             raise UsageError(f"{text!r}", expected=f"{selector.name},size={size},stride={stride}")
         return cls(aggregate=selector.name, size=size, stride=stride)  # type: ignore[arg-type]  # looked up above
@@ -150,7 +150,7 @@ def expand_ranking(ranking: Ranking, split: Callable[[Document], Iterable[Docume
     return Ranking(ranking.query, tuple(passage for passage, _ in pairs), scores)
 
 
-def _word_count(name: str, value: str) -> int:
+def _check_passage_words(name: str, value: str) -> int:
     try:
         return int(value)
     except ValueError as error:

@@ -42,7 +42,7 @@ class RankedList:
 
     def windows(self) -> dict[str, int]:
         """Return the number of windows per status; every status is a key."""
-        return count_statuses(self.judged)
+        return count_window_statuses(self.judged)
 
     def failures(self) -> list[Verdict]:
         """Return the verdicts of the windows that failed, other than by the deadline."""
@@ -77,7 +77,7 @@ class RerankOutcome:
 
     def windows(self) -> dict[str, int]:
         """Return the number of windows per status; every status is a key."""
-        return count_statuses(self.judged)
+        return count_window_statuses(self.judged)
 
     def failure_rate(self) -> float:
         """Return the fraction of windows that failed; 0 if there were none."""
@@ -85,7 +85,7 @@ class RerankOutcome:
         return failures / len(self.judged) if self.judged else 0.0
 
 
-def count_statuses(judged: Iterable[tuple[Window, Verdict]]) -> dict[str, int]:
+def count_window_statuses(judged: Iterable[tuple[Window, Verdict]]) -> dict[str, int]:
     """Return the number of windows per status; every status is a key."""
     counts = dict.fromkeys(map(str, STATUSES), 0)
     for _, verdict in judged:
@@ -93,7 +93,9 @@ def count_statuses(judged: Iterable[tuple[Window, Verdict]]) -> dict[str, int]:
     return counts
 
 
-def final_scores(shown: Ranking, judged: Sequence[tuple[Window, Verdict]], kind: ScoreKind | None) -> dict[str, float]:
+def final_judge_scores(
+    shown: Ranking, judged: Sequence[tuple[Window, Verdict]], kind: ScoreKind | None
+) -> dict[str, float]:
     """Return document id -> score of the documents that have one.
 
     Absolute scores: a document has its latest one. Scores within a window are comparable only if one window held all
@@ -116,7 +118,7 @@ def final_scores(shown: Ranking, judged: Sequence[tuple[Window, Verdict]], kind:
     return {doc_id: score for doc_id, score in latest.items() if score is not None and math.isfinite(score)}
 
 
-def put_first(ranking: Ranking, best: Sequence[Document]) -> Ranking:
+def put_documents_first(ranking: Ranking, best: Sequence[Document]) -> Ranking:
     """Return the ranking with ``best`` at its head; the other documents keep their order."""
     ids = {doc.id for doc in best}
     return Ranking.from_order(ranking.query, [*best, *(doc for doc in ranking.docs if doc.id not in ids)])

@@ -124,7 +124,7 @@ class LocalService:
             lane = lanes[0] if self._shares and lanes else _Lane(self._make_driver())
             lane.jobs[lane.driver.add(job.ranking, job.options)] = job
         except Exception as error:  # noqa: BLE001 - the thread serves others, too
-            _resolve(job.future, error)
+            _resolve_ranking_future(job.future, error)
             return
         if lane not in lanes:
             lanes.append(lane)
@@ -151,7 +151,7 @@ class LocalService:
 
     def _fail_jobs(self, lane: _Lane, error: Exception) -> None:
         for job in lane.jobs.values():
-            _resolve(job.future, error)
+            _resolve_ranking_future(job.future, error)
         lane.jobs.clear()
 
     def _drop_ended(self, lane: _Lane) -> None:
@@ -167,10 +167,10 @@ class LocalService:
     def _deliver(self, lane: _Lane) -> None:
         for key, result in lane.driver.finished():
             if job := lane.jobs.pop(key, None):
-                _resolve(job.future, result)
+                _resolve_ranking_future(job.future, result)
 
 
-def _resolve(future: Future[RankedList], result: RankedList | Exception) -> None:
+def _resolve_ranking_future(future: Future[RankedList], result: RankedList | Exception) -> None:
     """Set the outcome of a future, unless its caller has cancelled it."""
     if not future.set_running_or_notify_cancel():
         return

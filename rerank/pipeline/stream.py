@@ -9,7 +9,7 @@ from typing import Any, Self
 from rerank.errors import DataError
 from rerank.judges.base import Judge
 from rerank.pipeline.driver import Driver, ListOptions
-from rerank.pipeline.local import LOOKAHEAD, by_text, longest_first, rank_blocks
+from rerank.pipeline.local import LOOKAHEAD, longest_prompt_first, prompts_alike_together, rank_in_blocks
 from rerank.pipeline.network import rank_concurrently
 from rerank.pipeline.passages import DocumentSplitter
 from rerank.pipeline.results import RankedList, RerankOutcome
@@ -87,7 +87,7 @@ class Ranker:
         """Return a driver without rankings; prompts for a model in this process are sorted by length or beginning."""
         if isinstance(backend, AsyncBackend):
             return Driver(self.strategy, self.judge, passages=self.passages)
-        order = by_text if getattr(backend, "caches_prefixes", False) else longest_first
+        order = prompts_alike_together if getattr(backend, "caches_prefixes", False) else longest_prompt_first
         return Driver(self.strategy, self.judge, passages=self.passages, lookahead=LOOKAHEAD, sort_key=order)
 
     def arrival_driver(self) -> Driver:
@@ -117,11 +117,13 @@ def rank_stream(
 
     if isinstance(backend, AsyncBackend):
         _ = backend.tokens.context_size  # a server may be asked for it, which must not happen on the event loop
-        return in_order(rank_concurrently(rankings, make_driver, backend, in_flight=flow.in_flight, options=options))
-    return rank_blocks(rankings, make_driver, backend, block=flow.block, batch_size=flow.batch_size, options=options)
+        return in_list_order(
+            rank_concurrently(rankings, make_driver, backend, in_flight=flow.in_flight, options=options)
+        )
+    return rank_in_blocks(rankings, make_driver, backend, block=flow.block, batch_size=flow.batch_size, options=options)
 
 
-def in_order(results: Iterable[tuple[int, RankedList]]) -> Iterator[RankedList]:
+def in_list_order(results: Iterable[tuple[int, RankedList]]) -> Iterator[RankedList]:
     """Yield numbered results by their numbers, from 0; those that come early are kept until it is their turn."""
     early: dict[int, RankedList] = {}
     turn = 0
@@ -132,7 +134,7 @@ def in_order(results: Iterable[tuple[int, RankedList]]) -> Iterator[RankedList]:
             turn += 1
 
 
-def drive(
+def rank_together(
     rankings: Iterable[Ranking],
     strategy: Strategy,
     judge: Judge,

@@ -32,7 +32,7 @@ class WindowSplitter:
         try:
             windows = next(plan)
             while True:
-                windows = plan.send((yield from _run_together([self._plan_window(window) for window in windows])))
+                windows = plan.send((yield from _run_plans_together([self._plan_window(window) for window in windows])))
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
 
@@ -57,15 +57,15 @@ def split_and_merge(window: Window, capacity: int, plan_window: _PlanWindow) -> 
     count = -(-len(window) // capacity)
     edges = [index * len(window) // count for index in range(count + 1)]
     parts = [list(range(start, end)) for start, end in pairwise(edges)]
-    orders = yield from _run_together([plan_window(_sub_window(window, part)) for part in parts])
+    orders = yield from _run_plans_together([plan_window(_make_sub_window(window, part)) for part in parts])
     parts = [[part[position] for position in order] for part, order in zip(parts, orders, strict=True)]
     while len(parts) > 1:
-        merged = yield from _merge(window, parts[:capacity], capacity, plan_window)
+        merged = yield from _merge_split_windows(window, parts[:capacity], capacity, plan_window)
         parts = [*parts[capacity:], merged]
     return tuple(parts[0])
 
 
-def _merge(
+def _merge_split_windows(
     window: Window, parts: list[list[int]], capacity: int, plan_window: _PlanWindow
 ) -> Generator[list[Window], list[WindowAnswer], list[int]]:
     merged: list[int] = []
@@ -74,9 +74,9 @@ def _merge(
         share = capacity // len(parts)
         heads = [part[:share] for part in parts]
         shown = [position for head in heads for position in head]
-        order = yield from plan_window(_sub_window(window, shown))
+        order = yield from plan_window(_make_sub_window(window, shown))
         ranked = [shown[index] for index in order]
-        final = _count_final(ranked, heads, parts)
+        final = _count_final_heads(ranked, heads, parts)
         merged += ranked[:final]
         removed = set(ranked[:final])
         # Documents that were ranked but are not final stay at the head of their part, in their new order.
@@ -87,7 +87,7 @@ def _merge(
     return merged + [position for part in parts for position in part]
 
 
-def _count_final(ranked: Sequence[int], heads: Sequence[Sequence[int]], parts: Sequence[Sequence[int]]) -> int:
+def _count_final_heads(ranked: Sequence[int], heads: Sequence[Sequence[int]], parts: Sequence[Sequence[int]]) -> int:
     """Return how many of the ranked heads are final: up to the last head of the first part that runs out of heads."""
     # Behind the last head of a part, its next document, which was not shown, might come first. A part whose documents
     # were all shown sets no limit.
@@ -100,12 +100,12 @@ def _count_final(ranked: Sequence[int], heads: Sequence[Sequence[int]], parts: S
     return min(ends, default=len(ranked))
 
 
-def _sub_window(window: Window, positions: Sequence[int]) -> Window:
+def _make_sub_window(window: Window, positions: Sequence[int]) -> Window:
     docs: tuple[Document, ...] = tuple(window.docs[position] for position in positions)
     return Window(window.query, docs, best=window.best)
 
 
-def _run_together(plans: Sequence[_WindowPlan]) -> Generator[list[Window], list[WindowAnswer], list[Order]]:
+def _run_plans_together(plans: Sequence[_WindowPlan]) -> Generator[list[Window], list[WindowAnswer], list[Order]]:
     """Run the plans of several windows in lock-step: their next windows are yielded together."""
     results: dict[int, Order] = {}
     pending = {index: next(plan) for index, plan in enumerate(plans)}

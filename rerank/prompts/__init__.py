@@ -38,9 +38,9 @@ def prompt_text(name_or_path: str | Path) -> str:
         return (files(__name__) / f"{name}.yaml").read_text(encoding="utf-8")
     if not (name.endswith((".yaml", ".yml")) or "/" in name or os.sep in name or (name and Path(name).exists())):
         raise UnknownNameError("prompt", name, prompt_names())
-    from rerank.io.text_files import open_text
+    from rerank.io.text_files import open_text_file
 
-    with open_text(name_or_path) as file:
+    with open_text_file(name_or_path) as file:
         return file.read()
 
 

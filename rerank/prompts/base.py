@@ -53,7 +53,7 @@ class RenderedPrompt(tuple[Message, ...]):
         return prompt
 
 
-def reply_prefix(prompt: Prompt) -> str:
+def reply_prefix_of_prompt(prompt: Prompt) -> str:
     """Return the beginning of the reply that the prompt contains; empty if there is none."""
     return prompt[-1].content if prompt and prompt[-1].role == "assistant" else ""
 

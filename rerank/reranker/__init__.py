@@ -19,14 +19,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Self, Unpack
 
-from rerank.assemble import RankerOptions, RankerSetup, assemble
+from rerank.assemble import RankerOptions, RankerSetup, assemble_ranker
 from rerank.calibration import Calibration
 from rerank.errors import UsageError
 from rerank.judges import PromptJudge
 from rerank.judges.attention.evidence import EvidenceSpan
 from rerank.pipeline.driver import ListOptions
 from rerank.pipeline.evidence import find_evidence
-from rerank.pipeline.network import rank_list
+from rerank.pipeline.network import rank_list_over_network
 from rerank.pipeline.passages import PassageAggregation
 from rerank.pipeline.results import RankedList
 from rerank.pipeline.service import LocalService
@@ -35,12 +35,12 @@ from rerank.reranker.calibrated import calibrate_list, open_calibration
 from rerank.reranker.calls import OnFailure, RankCall, RankOptions, check_on_failure
 from rerank.reranker.hits import Cut, Hit, Hits, RankingReport
 from rerank.reranker.reports import report_ranking
-from rerank.retrieval.base.given_documents import DocumentLike, to_candidates, to_query
+from rerank.retrieval.base.given_documents import DocumentLike, given_candidates, given_query
 from rerank.retrieval.base.stages import RunTransformer
-from rerank.store import NoLog, log_calls, shared_cache
+from rerank.store import NoLog, log_calls, open_shared_call_cache
 from rerank.strategies import Strategy
 from rerank.tasks import AsyncBackend, Backend
-from rerank.tasks.background_loop import submit
+from rerank.tasks.background_loop import submit_to_background_loop
 from rerank.types import Query, Ranking, Run
 
 __all__ = ["Cut", "DocumentLike", "Hit", "Hits", "OnFailure", "RankOptions", "RankingReport", "Reranker"]
@@ -103,7 +103,7 @@ class Reranker(RunTransformer):
             MissingResourceError: The model or the adapter does not exist.
             MissingPrerequisiteError: The extra that the model needs is not installed.
         """
-        setup = assemble({"model": model, **settings})
+        setup = assemble_ranker({"model": model, **settings})
         return cls._from_setup(setup, setup.open_backend())
 
     @classmethod
@@ -120,7 +120,7 @@ class Reranker(RunTransformer):
             UsageError: The backend does not support the method's judge.
         """
         named = {"model": backend.identity.get("model"), **settings}
-        return cls._from_setup(assemble(named, backend=backend), backend)
+        return cls._from_setup(assemble_ranker(named, backend=backend), backend)
 
     @classmethod
     def _from_setup(cls, setup: RankerSetup, backend: Backend) -> Reranker:
@@ -143,7 +143,7 @@ class Reranker(RunTransformer):
             max_total_tokens: Cap on prompt and completion tokens of all rankings; requests beyond it fail, so their
                 windows keep their order. None for no cap.
         """
-        log = shared_cache() if cache else NoLog()
+        log = open_shared_call_cache() if cache else NoLog()
         backend = log_calls(self.backend, log, max_total_tokens=max_total_tokens)
         return replace(self, backend=backend)
 
@@ -246,8 +246,10 @@ class Reranker(RunTransformer):
             PartialFailureError: A request failed.
         """
         self.warm_up()
-        given = [candidate.document for candidate in to_candidates(documents)]
-        return find_evidence(self.judge, self.backend, to_query(query), given, threshold=threshold, max_spans=max_spans)
+        given = [candidate.document for candidate in given_candidates(documents)]
+        return find_evidence(
+            self.judge, self.backend, given_query(query), given, threshold=threshold, max_spans=max_spans
+        )
 
     def transform(self, run: Run) -> Run:
         """Rerank all lists of a run."""
@@ -341,7 +343,9 @@ class Reranker(RunTransformer):
         backend = self.backend
         options = ListOptions(strategy=ranker.strategy, top_k=ranker.top_k, deadline=asked.deadline)
         if isinstance(backend, AsyncBackend):
-            return submit(rank_list(asked.ranking, ranker.driver(backend), backend, options))
+            return submit_to_background_loop(
+                rank_list_over_network(asked.ranking, ranker.driver(backend), backend, options)
+            )
         with self._opening:
             if self._service is None:
                 size = self.backend.batch_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rerank.assemble import RankerSetup
-from rerank.calibration import CalibratedList, Calibration, bound_identity
+from rerank.calibration import CalibratedList, Calibration, identity_bound_to_calibration
 from rerank.errors import UsageError
 from rerank.judges import PromptJudge
 from rerank.pipeline.results import RankedList
@@ -27,7 +27,7 @@ def open_calibration(setup: RankerSetup, judge: PromptJudge) -> Calibration | No
     path, is_named = found
     calibration = Calibration.load(path)
     try:
-        calibration.check(bound_identity(setup.identity(judge)))
+        calibration.check(identity_bound_to_calibration(setup.identity(judge)))
     except UsageError:
         if is_named:
             raise

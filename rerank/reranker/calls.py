@@ -9,7 +9,7 @@ from typing import Literal, Self, TypedDict, get_args
 
 from rerank.errors import UnknownNameError, UsageError
 from rerank.reranker.hits import check_top_k
-from rerank.retrieval.base.given_documents import Candidate, DocumentLike, to_candidates, to_query, to_ranking
+from rerank.retrieval.base.given_documents import Candidate, DocumentLike, given_candidates, given_query, given_ranking
 from rerank.types import Query, Ranking
 
 #: What happens if a window fails: the ranking is returned with the window in its given order, or an error is raised.
@@ -81,13 +81,13 @@ class RankCall:
             raise UsageError(f"deadline is {deadline!r}", expected="more than 0 seconds, or None for no limit")
         if threshold is not None and not 0 <= threshold <= 1:
             raise UsageError(f"threshold is {threshold!r}", expected="a probability from 0 to 1")
-        candidates = to_candidates(documents, options.get("scores"))
-        query = to_query(query)
+        candidates = given_candidates(documents, options.get("scores"))
+        query = given_query(query)
         if instruction := options.get("instruction"):
             query = replace(query, instruction=instruction)
         return cls(
             # To return nothing, nothing is asked.
-            ranking=to_ranking(query, [] if top_k == 0 else candidates),
+            ranking=given_ranking(query, [] if top_k == 0 else candidates),
             candidates=candidates,
             top_k=top_k,
             threshold=threshold,

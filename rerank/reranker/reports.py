@@ -6,7 +6,7 @@ import logging
 
 from rerank.errors import PartialFailureError
 from rerank.judges import FAILURES, PromptJudge
-from rerank.models.prices import compute_cost
+from rerank.models.prices import compute_model_cost
 from rerank.pipeline.results import RankedList
 from rerank.reranker.calls import OnFailure
 from rerank.reranker.hits import Cut, RankingReport
@@ -46,7 +46,7 @@ def report_ranking(ranked: RankedList, judge: PromptJudge, on_failure: OnFailure
         windows=windows,
         score_kind=ranked.score_kind.name if ranked.score_kind else "",
         usage=ranked.usage,
-        cost=compute_cost(model, ranked.usage.tokens_in, ranked.usage.tokens_out),
+        cost=compute_model_cost(model, ranked.usage.tokens_in, ranked.usage.tokens_out),
         cut=Cut(passages=len(ranked.dropped), tokens=sum(ranked.dropped.values())),
         expired=ranked.expired,
         notes=(*degraded, *remarks),

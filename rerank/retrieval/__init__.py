@@ -10,30 +10,30 @@ from rerank.registry import Registry
 from rerank.retrieval.base import Corpus, FirstStage, IndexedRetriever, Retriever
 from rerank.retrieval.base.lists import SelfExcludingRetriever
 from rerank.retrieval.base.stages import RetrieverSource
-from rerank.selector import build
+from rerank.selector import build_from_selector
 
 __all__ = [
     "Corpus",
     "FirstStage",
     "Retriever",
     "first_stages",
-    "index_bytes",
-    "open_retriever",
+    "open_first_stage",
+    "retriever_index_bytes",
     "retriever_index_folders",
 ]
 
 first_stages = Registry("retrieval", "first stage")
 
 
-def open_retriever(selector: str, corpus: Corpus) -> RetrieverSource:
+def open_first_stage(selector: str, corpus: Corpus) -> RetrieverSource:
     """Open a first stage over a corpus, e.g. ``"bm25"``, ``"bm25,k1=1.2,b=0.75"``, ``"run:file.trec"``.
 
     If the collection's ``drop_self`` is true, a document whose id equals the query's is left out of its ranking.
 
     Returns:
-        A retriever that can be joined with rerankers: ``open_retriever("bm25", c) % 100 >> reranker % 10``.
+        A retriever that can be joined with rerankers: ``open_first_stage("bm25", c) % 100 >> reranker % 10``.
     """
-    retriever = cast(FirstStage, build(first_stages, selector)).over(corpus)
+    retriever = cast(FirstStage, build_from_selector(first_stages, selector)).over(corpus)
     drops_self = isinstance(corpus, SupportsDropSelf) and corpus.drop_self
     return RetrieverSource(SelfExcludingRetriever(retriever) if drops_self else retriever)
 
@@ -45,7 +45,7 @@ def retriever_index_folders(retriever: Retriever) -> frozenset[Path]:
     return frozenset(retriever.folders if isinstance(retriever, IndexedRetriever) else ())
 
 
-def index_bytes(retriever: Retriever) -> int:
+def retriever_index_bytes(retriever: Retriever) -> int:
     """Return the size of a retriever's index on disk in bytes, without document texts; 0 if it has no index."""
     files = (file for folder in retriever_index_folders(retriever) for file in folder.rglob("*") if file.is_file())
     return sum(file.stat().st_size for file in files)

@@ -84,7 +84,7 @@ class Bm25Retriever:
         # imported here, so that inspecting the options does not import numpy
         from rerank.indexing import bm25_index
         from rerank.indexing import documents as document_files
-        from rerank.io.sealed_folders import open_folder
+        from rerank.io.sealed_folders import open_sealed_folder
 
         self._analyze: Analyzer = make_text_analyzer(
             corpus.language,
@@ -108,7 +108,7 @@ class Bm25Retriever:
         folder = documents.folder.with_name(f"bm25-{key}")
         self.folders = (folder,)
         scoring = {"k1": options.k1, "b": options.b, "method": options.method}
-        self._index = open_folder(
+        self._index = open_sealed_folder(
             folder,
             made_from,
             lambda folder: bm25_index.write_bm25_index(

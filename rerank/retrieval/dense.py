@@ -106,7 +106,7 @@ class DenseRetriever:
         from rerank.indexing import documents as document_files
         from rerank.indexing import embeddings as embedding_files
         from rerank.indexing import vector_index
-        from rerank.io.sealed_folders import open_folder
+        from rerank.io.sealed_folders import open_sealed_folder
 
         self._encoder = encoder
         self._documents = documents = document_files.open_stored_documents(corpus)
@@ -126,7 +126,7 @@ class DenseRetriever:
         }
         folder = documents.folder.with_name(f"{self.stage}-{embedding_files.index_folder_key(self.identity)}")
         self.folders = (embedding_files.embeddings_folder(documents, made_from), folder)
-        self._search = open_folder(
+        self._search = open_sealed_folder(
             folder,
             self.identity,
             lambda folder: self._write(index, matrix, folder),

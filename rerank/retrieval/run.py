@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rerank.collections.base.corpus import Corpus, fetch
+from rerank.collections.base.corpus import Corpus, fetch_documents
 from rerank.io.run_files import read_run
 from rerank.retrieval.base.lists import select_retrieved_lists
 from rerank.types import Query
@@ -50,6 +50,6 @@ class RunRetriever:
             UsageError: ``k`` is below 1.
         """
         rankings = select_retrieved_lists(self.run, queries, k, source=f"The run {self.path}")
-        docs = fetch(self.corpus, {doc_id for ranking in rankings for doc_id in ranking.doc_ids})
+        docs = fetch_documents(self.corpus, {doc_id for ranking in rankings for doc_id in ranking.doc_ids})
         with_texts = (replace(ranking, docs=tuple(docs[doc_id] for doc_id in ranking.doc_ids)) for ranking in rankings)
         return RankedRun(with_texts, name=self.run.name)

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from rerank.store.call_log import Call, CallLog, shared_cache
+from rerank.store.call_log import Call, CallLog, open_shared_call_cache
 from rerank.store.logging_backend import LoggingBackend, NoLog, log_calls
 from rerank.store.run_folder import RunFolder, identity_hash
 
-__all__ = ["Call", "CallLog", "LoggingBackend", "NoLog", "RunFolder", "identity_hash", "log_calls", "shared_cache"]
+__all__ = [
+    "Call",
+    "CallLog",
+    "LoggingBackend",
+    "NoLog",
+    "RunFolder",
+    "identity_hash",
+    "log_calls",
+    "open_shared_call_cache",
+]

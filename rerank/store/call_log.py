@@ -63,7 +63,7 @@ class CallLog:
             raise MissingResourceError(f"The call log {str(path)!r} does not exist")
         with self._guard():
             # Replies of servers are committed on the thread of the background loop, one after the other.
-            self._db = sqlite3.connect(_uri(path, readonly=readonly), uri=True, check_same_thread=False)
+            self._db = sqlite3.connect(_sqlite_uri(path, readonly=readonly), uri=True, check_same_thread=False)
             try:
                 if readonly:
                     self._db.execute("SELECT COUNT(*) FROM calls")
@@ -88,7 +88,7 @@ class CallLog:
         with self._guard():
             for digest in digests:
                 if row := self._db.execute(query, (digest,)).fetchone():
-                    found[digest] = row[0], _reply(row[1:])
+                    found[digest] = row[0], _reply_from_row(row[1:])
         return found
 
     def put(self, rows: Sequence[tuple[str, Request, Reply]], model: str) -> list[int]:
@@ -119,7 +119,7 @@ class CallLog:
             ).fetchall()
         for query_id, doc_ids, sampling, *reply in rows:
             seed = json.loads(sampling)["seed"]
-            yield Call(query_id=query_id, doc_ids=tuple(json.loads(doc_ids)), seed=seed, reply=_reply(reply))
+            yield Call(query_id=query_id, doc_ids=tuple(json.loads(doc_ids)), seed=seed, reply=_reply_from_row(reply))
 
     def by_model(self) -> list[dict[str, Any]]:
         """Return the number of calls, the tokens and the latest date for each model."""
@@ -174,7 +174,7 @@ class CallLog:
             raise DataError(f"{str(self.path)!r} is not a call log: {error}", expected="a SQLite file") from error
 
 
-def _uri(path: Path, *, readonly: bool) -> str:
+def _sqlite_uri(path: Path, *, readonly: bool) -> str:
     """Return the URI with which SQLite opens the file."""
     if not readonly:
         return path.resolve().as_uri()
@@ -208,14 +208,14 @@ def _optional_fields(reply: Reply) -> str | None:
     return json.dumps(present, ensure_ascii=False) if present else None
 
 
-def _reply(row: Sequence[Any]) -> Reply:
+def _reply_from_row(row: Sequence[Any]) -> Reply:
     text, tokens_in, tokens_out, seconds, finish, more = row
     extra = json.loads(more) if more else {}
     extra["scores"] = tuple(extra.get("scores", ()))
     return Reply(text=text, tokens_in=tokens_in, tokens_out=tokens_out, seconds=seconds, finish=finish, **extra)
 
 
-def shared_cache() -> CallLog:
+def open_shared_call_cache() -> CallLog:
     """Open the call log that all runs share, in the user's cache folder."""
     folder = cache_dir("calls")
     try:

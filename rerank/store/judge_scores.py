@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rerank.errors import DataError, shorten
-from rerank.io.text_files import open_text, replace_text
+from rerank.errors import DataError, error_repr
+from rerank.io.text_files import open_text_file, replace_text_file
 
 _LINE = '{"query": ID, "kind": TEXT, "scores": {DOCUMENT: NUMBER or null}}'
 
@@ -73,7 +73,7 @@ def open_judge_scores(path: str | Path) -> Generator[Callable[[JudgeScores], Non
     Yields:
         A function that writes the scores of one query.
     """
-    with replace_text(path) as file:
+    with replace_text_file(path) as file:
 
         def write(row: JudgeScores) -> None:
             content = {"query": row.query, "kind": row.kind, "scores": dict(row.scores)}
@@ -97,29 +97,29 @@ def read_judge_scores(path: str | Path) -> dict[str, JudgeScores]:
     if not Path(path).is_file():
         return {}
     table: dict[str, JudgeScores] = {}
-    with open_text(Path(path)) as file:
+    with open_text_file(Path(path)) as file:
         for number, line in enumerate(file, 1):
             where = f"{path}:{number}"
-            row = _parse_line(line, where)
+            row = _parse_judge_score_line(line, where)
             if row.query in table:
                 raise DataError(f"{where}: duplicate query {row.query!r}", expected="each query once")
             table[row.query] = row
     return table
 
 
-def _parse_line(line: str, where: str) -> JudgeScores:
+def _parse_judge_score_line(line: str, where: str) -> JudgeScores:
     try:
         row: Any = json.loads(line)
     except ValueError as error:
         raise DataError(f"{where}: not valid JSON: {error}", expected=_LINE) from error
     if not isinstance(row, dict):
-        raise DataError(f"{where}: {shorten(row)}", expected=_LINE)
+        raise DataError(f"{where}: {error_repr(row)}", expected=_LINE)
     query, kind, scores = row.get("query"), row.get("kind", ""), row.get("scores", {})
     if not isinstance(query, str) or not isinstance(kind, str) or not isinstance(scores, dict):
-        raise DataError(f"{where}: {shorten(row)}", expected=_LINE)
+        raise DataError(f"{where}: {error_repr(row)}", expected=_LINE)
     for doc, score in scores.items():
         if score is not None and (isinstance(score, bool) or not isinstance(score, (int, float))):
-            raise DataError(f"{where}: score {shorten(score)} of document {doc!r}", expected="a number or null")
+            raise DataError(f"{where}: score {error_repr(score)} of document {doc!r}", expected="a number or null")
     try:
         return JudgeScores(query=query, kind=kind, scores=scores)
     except DataError as error:

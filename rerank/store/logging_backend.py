@@ -14,7 +14,7 @@ from typing import Any
 from rerank.prompts.base import TokenCounter
 from rerank.store.call_log import CallLog
 from rerank.store.row_set import RowSet
-from rerank.tasks import AsyncBackend, Backend, Reply, Request, supported_tasks
+from rerank.tasks import AsyncBackend, Backend, Reply, Request, tasks_supported_by_backend
 from rerank.tasks.usage import Usage
 
 
@@ -54,7 +54,7 @@ class LoggingBackend:
     @property
     def tasks(self) -> frozenset[type[Any]]:
         """Tasks that the wrapped backend supports."""
-        return supported_tasks(self.backend)
+        return tasks_supported_by_backend(self.backend)
 
     @property
     def tokens(self) -> TokenCounter:

@@ -26,9 +26,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from rerank.errors import DataError, MissingResourceError, StorageError, UsageError, shorten
+from rerank.errors import DataError, MissingResourceError, StorageError, UsageError, error_repr
 from rerank.io.run_files import open_run, read_qrels, read_run, read_run_lists, write_qrels
-from rerank.io.text_files import open_text, replace_text
+from rerank.io.text_files import open_text_file, replace_text_file
 from rerank.store.call_log import CallLog
 from rerank.types import Qrels, Query, Ranking, Run, Window
 
@@ -90,7 +90,7 @@ class RunFolder:
         """
         self._check_only_run_files()
         with self._locked():
-            for leftover in filter(_is_temporary, list(self.path.iterdir())):
+            for leftover in filter(_is_temporary_run_file, list(self.path.iterdir())):
                 leftover.unlink()
             if overwrite:
                 self._clear()
@@ -104,7 +104,7 @@ class RunFolder:
     def _check_only_run_files(self) -> None:
         """Check that an existing folder is a run folder or empty; others are never changed, not even with overwrite."""
         if self.path.is_dir() and not (self.path / "spec.json").is_file():
-            other_files = [e.name for e in self.path.iterdir() if e.name != ".lock" and not _is_temporary(e)]
+            other_files = [e.name for e in self.path.iterdir() if e.name != ".lock" and not _is_temporary_run_file(e)]
             if other_files:
                 raise UsageError(
                     f"{str(self.path)!r} exists and is not a run folder (it contains {other_files[0]!r})",
@@ -135,9 +135,9 @@ class RunFolder:
     def _check(self, document: Mapping[str, Any], *, resume: bool) -> None:
         recorded = self.spec()
         if recorded["hash"] != document["hash"]:
-            command = _other_command(recorded, document)
+            command = _other_recorded_command(recorded, document)
             raise UsageError(
-                f"{str(self.path)!r} contains another run: {', '.join(_differences(recorded, document))}",
+                f"{str(self.path)!r} contains another run: {', '.join(_describe_run_differences(recorded, document))}",
                 remedy=(f"To continue it, use `{command} --resume`, which created it. " if command else "")
                 + "Choose another --out, or pass --overwrite to delete the existing run",
             )
@@ -170,7 +170,7 @@ class RunFolder:
         for key in ("spec", "identity"):
             if not isinstance(content[key], dict):
                 raise DataError(
-                    f"{str(self.path / 'spec.json')!r} has {key} = {shorten(content[key])}",
+                    f"{str(self.path / 'spec.json')!r} has {key} = {error_repr(content[key])}",
                     expected="a JSON object, as `rerank run` writes it",
                 )
         return content
@@ -209,7 +209,7 @@ class RunFolder:
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one of the folder's JSON files atomically."""
-        with replace_text(self.path / name) as file:
+        with replace_text_file(self.path / name) as file:
             file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
     def read_run(self, name: str) -> Run:
@@ -248,7 +248,7 @@ class RunFolder:
             name: Name of the first stage.
         """
         with (
-            replace_text(self.path / "queries.jsonl") as queries,
+            replace_text_file(self.path / "queries.jsonl") as queries,
             open_run(self.path / "first_stage.trec", name) as write,
         ):
             for ranking in lists:
@@ -259,7 +259,7 @@ class RunFolder:
     def read_candidates(self) -> Run:
         """Read the candidates with the text of their queries; queries without candidates are included."""
         run = self.read_run("first_stage.trec")
-        with open_text(self.path / "queries.jsonl") as file:
+        with open_text_file(self.path / "queries.jsonl") as file:
             try:
                 queries = [Query(**json.loads(line)) for line in file]
             except (ValueError, TypeError) as error:
@@ -281,7 +281,7 @@ class RunFolder:
 
             def write(window: Window, capacity: int) -> None:
                 if not files:
-                    files.append(stack.enter_context(replace_text(self.path / "splits.jsonl")))
+                    files.append(stack.enter_context(replace_text_file(self.path / "splits.jsonl")))
                 row = {"query": window.query.id, "docs": [doc.id for doc in window.docs], "room": capacity}
                 files[0].write(json.dumps(row, ensure_ascii=False) + "\n")
 
@@ -292,7 +292,7 @@ class RunFolder:
         path = self.path / "splits.jsonl"
         if not path.is_file():
             return {}
-        with open_text(path) as file:
+        with open_text_file(path) as file:
             try:
                 rows = [json.loads(line) for line in file]
                 return {(row["query"], tuple(row["docs"])): int(row["room"]) for row in rows}
@@ -301,7 +301,7 @@ class RunFolder:
 
     def write_passages(self, lists: Iterable[Ranking]) -> None:
         """Write the number of passages of each document, so that the run can be replayed without texts."""
-        with replace_text(self.path / "passages.jsonl") as file:
+        with replace_text_file(self.path / "passages.jsonl") as file:
             for ranking in lists:
                 counts = dict(Counter(doc.part_of for doc in ranking.docs))
                 file.write(json.dumps({"query": ranking.query.id, "docs": counts}, ensure_ascii=False) + "\n")
@@ -311,7 +311,7 @@ class RunFolder:
         path = self.path / "passages.jsonl"
         if not path.is_file():
             return {}
-        with open_text(path) as file:
+        with open_text_file(path) as file:
             try:
                 rows = [json.loads(line) for line in file]
                 return {row["query"]: {doc: int(count) for doc, count in row["docs"].items()} for row in rows}
@@ -332,20 +332,20 @@ class RunFolder:
 _NOT_IN_IDENTITY = {"measures", "relevant", "qrels", "max_failure_rate"}
 
 
-def _differences(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
+def _describe_run_differences(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
     """Describe how two runs differ: by the options if they differ, else by the other parts of the identity."""
     for part, ignored in (("spec", _NOT_IN_IDENTITY), ("identity", set())):
         old, new = recorded.get(part, {}), requested[part]
         keys = [key for key in {**old, **new} if key not in ignored and old.get(key) != new.get(key)]
         if keys:
-            return [_describe_difference(part, key, old.get(key), new.get(key)) for key in keys]
+            return [_describe_one_run_difference(part, key, old.get(key), new.get(key)) for key in keys]
     return ["its hash is different"]
 
 
-def _describe_difference(part: str, key: str, old: object, new: object) -> str:
+def _describe_one_run_difference(part: str, key: str, old: object, new: object) -> str:
     if (part, key) == ("identity", "first_stage"):  # a hash, which says nothing to the user
         return "its candidates (queries, documents or their texts) are not those here"
-    return f"{key} is {_short(old)} there and {_short(new)} here"
+    return f"{key} is {_shorten_identity_value(old)} there and {_shorten_identity_value(new)} here"
 
 
 #: Commands whose folders have the same files, and which select queries differently: `rerank run` uses those with
@@ -353,17 +353,17 @@ def _describe_difference(part: str, key: str, old: object, new: object) -> str:
 _COMMANDS = ("run", "rerank")
 
 
-def _other_command(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
+def _other_recorded_command(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> str:
     """Return the command that created a folder if it is not the one that is executed; empty if this is not known."""
     old, new = (str(part.get("environment", {}).get("command")).split(" ")[-1] for part in (recorded, requested))
     return f"rerank {old}" if {old, new} == {*_COMMANDS} else ""
 
 
-def _is_temporary(path: Path) -> bool:
+def _is_temporary_run_file(path: Path) -> bool:
     """Return whether a file is the remainder of an interrupted atomic write."""
     return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
-def _short(value: object) -> str:
+def _shorten_identity_value(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."

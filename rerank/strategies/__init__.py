@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from rerank.registry import Registry
-from rerank.selector import Selector, build
+from rerank.selector import Selector, build_from_selector
 from rerank.strategies.base import Strategy
 
 __all__ = ["Strategy", "open_strategy", "strategies"]
@@ -20,4 +20,4 @@ def open_strategy(selector: str | Selector) -> Strategy:
         UnknownNameError: No strategy or option has this name.
         UsageError: The value of an option is invalid.
     """
-    return cast(Strategy, build(strategies, selector))
+    return cast(Strategy, build_from_selector(strategies, selector))

@@ -10,7 +10,7 @@ from rerank.tasks.kinds import (
     Task,
     backend_sees_pictures,
     is_backend_selectable,
-    supported_tasks,
+    tasks_supported_by_backend,
 )
 from rerank.tasks.options import DTYPES, BackendOptions, backend_settings_folder, resolve_context_size
 from rerank.tasks.requests import AsyncBackend, Backend, Finish, Reply, Request, Sampling
@@ -35,5 +35,5 @@ __all__ = [
     "backend_settings_folder",
     "is_backend_selectable",
     "resolve_context_size",
-    "supported_tasks",
+    "tasks_supported_by_backend",
 ]

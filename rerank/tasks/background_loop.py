@@ -1,8 +1,9 @@
 """One background event loop per process, on which all requests to servers run.
 
-Connections of an HTTP client belong to the event loop that opened them. Threads that call `run`, and coroutines of any
-other event loop that call `await_on_background_loop`, share this one, so that they share the connections, too. The loop
-and its daemon thread are created on first use and end with the process; a forked process creates its own.
+Connections of an HTTP client belong to the event loop that opened them. Threads that call
+`run_on_background_loop`, and coroutines of any other event loop that call `await_on_background_loop`, share this one,
+so that they share the connections, too. The loop and its daemon thread are created on first use and end with the
+process; a forked process creates its own.
 """
 
 from __future__ import annotations
@@ -116,12 +117,12 @@ class _BlockingCall(Generic[T]):
         return self._task.result()
 
 
-def submit(coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+def submit_to_background_loop(coroutine: Coroutine[Any, Any, T]) -> Future[T]:
     """Start a coroutine on the background loop; cancelling the future cancels the coroutine."""
     return get_background_loop().submit(coroutine)
 
 
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
+def run_on_background_loop(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the background loop and wait for its result, even if an event loop runs in this thread.
 
     If the wait is interrupted (KeyboardInterrupt), the coroutine is cancelled and has ended when this returns.

@@ -1,7 +1,7 @@
 """Tasks that a backend can perform on a prompt, one frozen dataclass per kind of task.
 
-Every request has a task, and every backend states which tasks it supports (`supported_tasks`). The call log, the token
-budget, the cache and the replay treat all tasks alike, so a new kind of task needs no change to them.
+Every request has a task, and every backend states which tasks it supports (`tasks_supported_by_backend`). The call
+log, the token budget, the cache and the replay treat all tasks alike, so a new kind of task needs no change to them.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class CrossEncoderTask:
 Task = GenerationTask | PermutationTask | ContinuationTask | LikelihoodTask | AttentionTask | CrossEncoderTask
 
 
-def supported_tasks(backend: Any) -> frozenset[type[Any]]:
+def tasks_supported_by_backend(backend: Any) -> frozenset[type[Any]]:
     """Return the classes of tasks that a backend (or its class) supports; generation only if it states none."""
     tasks: frozenset[type[Any]] = getattr(backend, "tasks", frozenset({GenerationTask}))
     return tasks

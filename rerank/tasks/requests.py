@@ -129,11 +129,11 @@ class Reply:
 class Backend(Protocol):
     """The component that runs a model.
 
-    A backend may also have an attribute ``tasks``, the set of task classes that it supports (`supported_tasks`);
-    ``sees_pictures``, whether prompts may show pictures; ``caches_prefixes``, whether it keeps the prefixes of
-    prompts (false if missing); ``shares_batches``, whether a batch of several callers takes
-    less time than a batch for each (false if missing); and ``settings_folder``, the folder of its adapter or trained
-    model, whose settings `Reranker.from_backend` uses.
+    A backend may also have an attribute ``tasks``, the set of task classes that it supports
+    (`tasks_supported_by_backend`); ``sees_pictures``, whether prompts may show pictures; ``caches_prefixes``,
+    whether it keeps the prefixes of prompts (false if missing); ``shares_batches``, whether a batch of several
+    callers takes less time than a batch for each (false if missing); and ``settings_folder``, the folder of its
+    adapter or trained model, whose settings `Reranker.from_backend` uses.
     """
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from rerank.errors import DataError, shorten
+from rerank.errors import DataError, error_repr
 
 
 def format_token_positions(positions: Sequence[Sequence[int]]) -> str:
@@ -42,7 +42,8 @@ def read_passage_token_scores(text: str, scores: Sequence[float], passages: int)
         rows = [[int(position) for position in row] for row in json.loads(text)]
     except (ValueError, TypeError) as error:
         raise DataError(
-            f"The positions of tokens are {shorten(text)}", expected="a JSON list of lists of whole numbers"
+            f"The positions of tokens are {error_repr(text)}",
+            expected="a JSON list of lists of whole numbers",
         ) from error
     counted = sum(map(len, rows))
     if len(rows) != passages or counted != len(scores):

@@ -32,7 +32,7 @@ ASKED = Request(prompt=(Message("user", "a"),), sampling=Sampling(max_tokens=8, 
 
 @pytest.fixture
 def folder(tmp_path: Path, tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]) -> Path:
-    with loading.quiet():
+    with loading.quiet_transformers():
         tiny_model().save_pretrained(tmp_path / "tiny")
         tiny_tokenizer().save_pretrained(tmp_path / "tiny")
     return tmp_path / "tiny"
@@ -42,7 +42,7 @@ def folder(tmp_path: Path, tiny_model: Callable[..., Any], tiny_tokenizer: Calla
 def adapter(tmp_path: Path, tiny_model: Callable[..., Any]) -> Path:
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
-    with loading.quiet():
+    with loading.quiet_transformers():
         peft.get_peft_model(tiny_model(), config).save_pretrained(str(tmp_path / "lora"))
     return tmp_path / "lora"
 
@@ -109,7 +109,7 @@ def test_an_adapter_has_the_dtype_of_the_model_unless_asked_otherwise(folder: Pa
 def test_an_adapter_with_norms_stays_in_float32(folder: Path, tmp_path: Path, tiny_model: Callable[..., Any]) -> None:
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(r=2, target_modules=["q_proj"], use_dora=True, task_type="CAUSAL_LM")
-    with loading.quiet():
+    with loading.quiet_transformers():
         peft.get_peft_model(tiny_model(), config).save_pretrained(str(tmp_path / "dora"))
     backend = Hf.load(folder, BackendOptions(dtype="bfloat16", device="cpu", adapter=str(tmp_path / "dora")))
     assert lora_dtypes(backend) == {torch.float32}
@@ -148,7 +148,7 @@ def test_an_adapter_that_is_neither_here_nor_on_the_hub(monkeypatch: pytest.Monk
 def test_a_learned_prompt_is_refused(folder: Path, tmp_path: Path, tiny_model: Callable[..., Any]) -> None:
     peft = pytest.importorskip("peft")
     config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
-    with loading.quiet():
+    with loading.quiet_transformers():
         peft.get_peft_model(tiny_model(), config).save_pretrained(str(tmp_path / "prompt"))
     with raises(UsageError, "prompt"):
         Hf.load(folder, BackendOptions(device="cpu", dtype="float32", adapter=str(tmp_path / "prompt")))
@@ -204,12 +204,12 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_number_formats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "cpu_flags", lambda: frozenset({"sse2"}))
+    monkeypatch.setattr(loading, "processor_flags", lambda: frozenset({"sse2"}))
     assert loading.pick_dtype("auto", "cpu") == "float32"
     assert loading.pick_dtype("bfloat16", "cpu") == "bfloat16"
     assert loading.pick_dtype("auto", "mps") == "float32"
     for flag in ("amx_bf16", "avx512_bf16"):
-        monkeypatch.setattr(loading, "cpu_flags", lambda flag=flag: frozenset({flag}))
+        monkeypatch.setattr(loading, "processor_flags", lambda flag=flag: frozenset({flag}))
         assert loading.pick_dtype("auto", "cpu") == "bfloat16"
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
     assert loading.pick_dtype("auto", "cuda:0") == "float32"
@@ -220,9 +220,9 @@ def test_processor_flags(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     info.write_text("processor : 0\nflags\t\t: fpu amx_bf16\nflags : other\n")
     for path, expected in ((info, True), (tmp_path / "none", False)):
         monkeypatch.setattr(loading, "_CPUINFO", path)
-        loading.cpu_flags.cache_clear()
-        assert ("amx_bf16" in loading.cpu_flags()) is expected
-    loading.cpu_flags.cache_clear()
+        loading.processor_flags.cache_clear()
+        assert ("amx_bf16" in loading.processor_flags()) is expected
+    loading.processor_flags.cache_clear()
 
 
 def test_quiet_leaves_transformers_as_it_was() -> None:
@@ -230,7 +230,7 @@ def test_quiet_leaves_transformers_as_it_was() -> None:
 
     logging: Any = transformers_logging
     before = (logging.get_verbosity(), logging.is_progress_bar_enabled())
-    with loading.quiet():
+    with loading.quiet_transformers():
         assert not logging.is_progress_bar_enabled()
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
 

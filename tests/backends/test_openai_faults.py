@@ -19,7 +19,7 @@ from rerank.backends.openai import Openai
 from rerank.backends.openai.address import Address
 from rerank.backends.openai.retries import FIRST_TRIES, SLOW_TRIES, TRIES
 from rerank.errors import BackendError, UsageError
-from rerank.experiment import run
+from rerank.experiment import run_experiment
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.judges import open_judge
 from rerank.prompts import load_prompt
@@ -325,6 +325,6 @@ def test_a_finished_run_is_answered_when_its_server_is_gone(tmp_path: Path) -> N
     execution = Execution(out=tmp_path / "run", call_cache=False)
     with FaultyServer([FINE]) as server:
         spec = RunSpec.make({**values, "base_url": server.url, "method": "fullrank"})
-        first = run(spec, execution)
+        first = run_experiment(spec, execution)
     assert first["calls"] == 1
-    assert run(spec, execution)["reused_calls"] == 1
+    assert run_experiment(spec, execution)["reused_calls"] == 1

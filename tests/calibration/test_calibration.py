@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rerank.calibration import Calibration, CalibrationResult, RankedCollection, calibrate
+from rerank.calibration import Calibration, CalibrationResult, RankedCollection, fit_calibration
 from rerank.calibration.calibrators import Platt
 from rerank.calibration.fitting import predict_held_out_probabilities, usable_fit_lists
 from rerank.calibration.judged_lists import cut_judged_lists
@@ -20,7 +20,7 @@ from tests.calibration.synthetic import make_collection, true_probability
 
 
 def fit(*collections: RankedCollection, **options: Any) -> CalibrationResult:
-    return calibrate(collections, **{"ranker": {"model": "m"}, "first_stage": "bm25", "relevant": 1, **options})
+    return fit_calibration(collections, **{"ranker": {"model": "m"}, "first_stage": "bm25", "relevant": 1, **options})
 
 
 @pytest.fixture(scope="module")

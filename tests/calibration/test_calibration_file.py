@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rerank.calibration import Calibration, bound_identity, calibrate
+from rerank.calibration import Calibration, fit_calibration, identity_bound_to_calibration
 from rerank.errors import DataError, MissingResourceError, UsageError
 from tests.calibration.synthetic import make_collection
 
@@ -21,7 +21,7 @@ RANKER = {"model": "m", "weights": "abc", "strategy": "Full(top_k=None)", "judge
 @pytest.fixture(scope="module")
 def calibration() -> Calibration:
     collection = make_collection(queries=20)
-    return calibrate([collection], ranker=RANKER, first_stage="bm25", relevant=1).calibration
+    return fit_calibration([collection], ranker=RANKER, first_stage="bm25", relevant=1).calibration
 
 
 @pytest.fixture
@@ -109,8 +109,8 @@ def test_what_a_calibration_is_bound_to() -> None:
     model = {"model": "m", "weights": "abc", "dtype": "bfloat16", "adapter": "hash"}
     identity = {"model": model, "strategy": "Full()", "judge": "attention()", "heads": "h", "prompt": "p", "seed": 3}
     expected = {"model": "m", "weights": "abc", "adapter": "hash", "strategy": "Full()", "judge": "attention()"}
-    assert bound_identity(identity) == {**expected, "heads": "h", "prompt": "p"}
-    assert bound_identity({"model": "m", "revision": ""}) == {"model": "m"}
+    assert identity_bound_to_calibration(identity) == {**expected, "heads": "h", "prompt": "p"}
+    assert identity_bound_to_calibration({"model": "m", "revision": ""}) == {"model": "m"}
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from rerank.collections.base.corpus import fetch
+from rerank.collections.base.corpus import fetch_documents
 from rerank.errors import DataError
 from rerank.types import Document
 from tests.raising import raises
@@ -31,23 +31,23 @@ class Indexed(Streamed):
 
 def test_one_pass_that_ends_with_the_last_document_wanted() -> None:
     corpus = Streamed()
-    assert fetch(corpus, ["2", "0", "2"]) == {"0": DOCS[0], "2": DOCS[2]}
+    assert fetch_documents(corpus, ["2", "0", "2"]) == {"0": DOCS[0], "2": DOCS[2]}
     assert corpus.read == 3
 
 
 def test_nothing_wanted_reads_nothing() -> None:
     corpus = Streamed()
-    assert fetch(corpus, []) == {}
+    assert fetch_documents(corpus, []) == {}
     assert corpus.read == 0
 
 
 def test_random_access_where_there_is_any() -> None:
     corpus = Indexed()
-    assert fetch(corpus, iter(["4"])) == {"4": DOCS[4]}
+    assert fetch_documents(corpus, iter(["4"])) == {"4": DOCS[4]}
     assert corpus.read == 0
 
 
 @pytest.mark.parametrize("corpus", [Streamed(), Indexed()])
 def test_documents_that_are_not_there(corpus: Streamed) -> None:
     with raises(DataError, "4", "5", "'streamed'", "'a'", "'b'", "'c'"):
-        fetch(corpus, ["a", "b", "c", "d", "1"])
+        fetch_documents(corpus, ["a", "b", "c", "d", "1"])

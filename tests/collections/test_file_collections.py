@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rerank.collections import Collection, SupportsCandidates, fetch, open_collection
+from rerank.collections import Collection, SupportsCandidates, fetch_documents, open_collection
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
 from tests.raising import raises
 
@@ -49,7 +49,7 @@ def test_counts_and_protocol(selector: str) -> None:
     assert collection.drop_self == selector.startswith("beir")
     assert isinstance(collection, SupportsCandidates) == selector.startswith("requests")
     assert collection.qrels() is collection.qrels()
-    assert fetch(collection, [doc.id for doc in docs]) == {doc.id: doc for doc in docs}
+    assert fetch_documents(collection, [doc.id for doc in docs]) == {doc.id: doc for doc in docs}
 
 
 @pytest.mark.parametrize("selector", SAMPLES)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rerank.collections import describe, judgments, open_collection
+from rerank.collections import describe_collection, open_collection, open_judgments
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("docs/formats.md", "data/README.md")
@@ -21,7 +21,7 @@ def shown() -> list[str]:
 @pytest.mark.parametrize("selector", shown())
 def test_selectors_on_the_page(selector: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    told = describe(open_collection(selector))
+    told = describe_collection(open_collection(selector))
     assert told["documents"] + told["queries"] > 0
 
 
@@ -34,4 +34,4 @@ def test_every_sample_folder_is_shown_and_every_provider_described() -> None:
 
 def test_judgments_of_a_collection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    assert judgments("cranfield:data/cranfield")[0]["1"] == {"1": 4, "2": 2, "4": 0}
+    assert open_judgments("cranfield:data/cranfield")[0]["1"] == {"1": 4, "2": 2, "4": 0}

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from rerank.collections import SupportsQueryFields, describe, open_collection, query_field
+from rerank.collections import SupportsQueryFields, describe_collection, open_collection, read_query_field
 from rerank.collections.inquire import Inquire
 from rerank.collections.inquire_rerank import InquireRerank
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
-from rerank.evaluation import evaluate, evaluate_by_group
-from rerank.retrieval import open_retriever
+from rerank.evaluation import evaluate_by_group, evaluate_run
+from rerank.retrieval import open_first_stage
 from rerank.types import Document, Query, Ranking, Run
 from tests.raising import raises
 
@@ -48,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_what_is_read(folder: Path) -> None:
     collection = Inquire(str(folder))
-    told = describe(collection)
+    told = describe_collection(collection)
     assert (told["name"], told["documents"], told["queries"]) == ("inquire-test", 3, 3)
     assert collection.queries()[1] == Query(id="7", text="puffins, carrying food")
     assert {query: dict(row) for query, row in collection.qrels().items()} == {"3": {"11": 1, "12": 1}, "7": {"12": 1}}
@@ -64,12 +64,12 @@ def test_query_fields(folder: Path) -> None:
     fields = collection.query_fields()
     assert fields["supercategory"] == {"3": "Behavior", "7": "Behavior", "29": "Context"}
     assert fields["iconic_group"] == {"3": "Mammals", "7": "Birds"}, "29 has none"
-    assert query_field(f"inquire:{folder}", "category")["29"] == "Human Impact"
+    assert read_query_field(f"inquire:{folder}", "category")["29"] == "Human Impact"
     with raises(UnknownNameError, "'categry'", "'category'"):
-        query_field(f"inquire:{folder}", "categry")
+        read_query_field(f"inquire:{folder}", "categry")
     for other in ("pydoc", str(folder / "qrels.txt")):
         with pytest.raises(UsageError):
-            query_field(other, "category")
+            read_query_field(other, "category")
 
 
 def test_a_list_of_all_images(folder: Path, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_where_the_images_lie(folder: Path, file: Path, tmp_path: Path) -> None:
 def test_wrong_files(folder: Path, file: str, lines: Sequence[str], message: str) -> None:
     write(folder / "data" / "inquire" / file, *lines)
     with pytest.raises(DataError, match=message):
-        describe(Inquire(str(folder)))
+        describe_collection(Inquire(str(folder)))
 
 
 def test_an_image_twice_in_the_list_of_all(folder: Path, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def file(tmp_path: Path) -> Path:
 def test_rerank_lists(file: Path) -> None:
     collection = open_collection(f"inquire-rerank:{file}")
     assert isinstance(collection, InquireRerank)
-    told = describe(collection)
+    told = describe_collection(collection)
     assert (told["documents"], told["queries"], told["judged_queries"], told["judgments"]) == (11, 4, 4, 11)
     run = collection.candidates()
     assert run["1"].doc_ids == ("101", "102", "100", "103")
@@ -162,7 +162,7 @@ def test_rerank_lists(file: Path) -> None:
     assert run["1"].docs[0].image == "train/q/1.jpg"
     assert [query.text for query in collection.queries()] == ["q", "qq", "qqq", "qqqq"]
     assert dict(collection.qrels()["2"]) == {"200": 0, "201": 1}
-    found = open_retriever("candidates", collection).search(collection.queries(), 100)
+    found = open_first_stage("candidates", collection).search(collection.queries(), 100)
     assert {query: ranking.doc_ids for query, ranking in found.items()} == {q: r.doc_ids for q, r in run.items()}
 
 
@@ -184,7 +184,7 @@ def test_the_official_measures_by_category_by_hand(file: Path) -> None:
     assert list(found) == ["Behavior", "Species"]
     assert found["Behavior"].summary() == pytest.approx(behavior)
     assert found["Species"].summary() == pytest.approx({**species, "RR": 0.25})  # 302, 301, 300: the rule of ids
-    whole = evaluate(collection.qrels(), collection.candidates(), names).summary()
+    whole = evaluate_run(collection.qrels(), collection.candidates(), names).summary()
     assert whole["INQUIRE_AP@100"] == pytest.approx((behavior["INQUIRE_AP@100"] + species["INQUIRE_AP@100"]) / 2)
 
 
@@ -193,7 +193,7 @@ def test_scores_that_are_yes_or_no_tie(file: Path) -> None:
     collection = InquireRerank(str(file))
     first = collection.candidates()["1"]
     same = Run([Ranking(first.query, first.docs, (1.0,) * 4)])
-    assert evaluate(collection.qrels(), same, ["INQUIRE_AP@100"]).values["INQUIRE_AP@100"]["1"] == 2 / 4
+    assert evaluate_run(collection.qrels(), same, ["INQUIRE_AP@100"]).values["INQUIRE_AP@100"]["1"] == 2 / 4
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_wrong_rows(tmp_path: Path, change: dict[str, Any], message: str) -> Non
     changed = [*ROWS[:3], {**ROWS[3], **change}]
     file = write(tmp_path / "test.jsonl", *(json.dumps(row) for row in changed))
     with pytest.raises(DataError, match=message):
-        describe(InquireRerank(str(file)))
+        describe_collection(InquireRerank(str(file)))
 
 
 def test_relevant_may_be_a_truth_value(tmp_path: Path) -> None:

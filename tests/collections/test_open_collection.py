@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rerank.collections import describe, judgments, open_collection, providers
+from rerank.collections import describe_collection, list_collection_providers, open_collection, open_judgments
 from rerank.errors import DataError, UnknownNameError, UsageError
 from tests.raising import raises
 
@@ -36,13 +36,13 @@ def test_option_values_are_converted() -> None:
 
 
 def test_every_provider_says_what_it_is() -> None:
-    rows = {row["name"]: row for row in providers()}
+    rows = {row["name"]: row for row in list_collection_providers()}
     assert {"beir", "cranfield", "irds", "jsonl", "requests", "trec"} <= set(rows)
     assert all(row["about"] and row["usage"].startswith(row["name"]) for row in rows.values())
 
 
 def test_describe() -> None:
-    told = describe(open_collection(f"cranfield:{DATA}/cranfield"))
+    told = describe_collection(open_collection(f"cranfield:{DATA}/cranfield"))
     assert told.pop("fingerprint") == open_collection(f"cranfield:{DATA}/cranfield").fingerprint
     assert told == {
         "name": "cranfield",
@@ -57,15 +57,15 @@ def test_describe() -> None:
 
 
 def test_judgments_come_from_a_file_or_a_collection() -> None:
-    qrels, relevant = judgments(f"{DATA}/trec/qrels.txt")
+    qrels, relevant = open_judgments(f"{DATA}/trec/qrels.txt")
     assert (len(qrels), relevant) == (2, 1)
-    qrels, relevant = judgments(f"cranfield:{DATA}/cranfield,relevant=3")
+    qrels, relevant = open_judgments(f"cranfield:{DATA}/cranfield,relevant=3")
     assert (dict(qrels["2"]), relevant) == ({"2": 3, "1": 1}, 3)
 
 
 def test_cranfields_own_file_is_no_plain_qrels() -> None:
     # read as a plain file its grades would be taken the wrong way round
-    qrels, _ = judgments(f"{DATA}/cranfield/cranqrel")
+    qrels, _ = open_judgments(f"{DATA}/cranfield/cranqrel")
     assert qrels["1"] == {"1": 1, "2": 3, "4": -1}
     with pytest.raises(DataError):
-        judgments(f"{DATA}/cranfield/cran.qry")
+        open_judgments(f"{DATA}/cranfield/cran.qry")

@@ -76,12 +76,14 @@ def test_json_lines_may_name_pictures(tmp_path: Path, gone: dict[str, Any]) -> N
 
 
 def test_candidates_keep_their_pictures(tmp_path: Path) -> None:
-    from rerank.io.rerank_requests import request_row
+    from rerank.io.rerank_requests import format_request_row
     from rerank.types import Ranking, Run
 
     given = Run(
         [Ranking.from_order(Query(id="q", text="t"), [Document(id="x", image="a.png"), Document(id="y", text="w")])]
     )
-    (tmp_path / "r.jsonl").write_text("".join(json.dumps(request_row(row, row)) + "\n" for row in given.values()))
+    (tmp_path / "r.jsonl").write_text(
+        "".join(json.dumps(format_request_row(row, row)) + "\n" for row in given.values())
+    )
     collection: Any = open_collection(f"requests:{tmp_path / 'r.jsonl'}")
     assert collection.candidates()["q"].docs == given["q"].docs

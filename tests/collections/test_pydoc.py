@@ -11,7 +11,7 @@ import textwrap
 
 import pytest
 
-from rerank.collections import Collection, SupportsLookup, fetch, open_collection
+from rerank.collections import Collection, SupportsLookup, fetch_documents, open_collection
 from rerank.collections.pydoc import DEMO_SAMPLE, Pydoc
 from rerank.errors import DataError
 from rerank.types import Document
@@ -97,7 +97,7 @@ def test_docs_can_be_read_again_and_the_collector_is_back(documents: dict[str, D
 def test_lookup_leaves_out_unknown_ids(documents: dict[str, Document]) -> None:
     assert Pydoc().lookup(["textwrap.dedent", "no.such"]) == {"textwrap.dedent": documents["textwrap.dedent"]}
     with raises(DataError, "'no.such'"):
-        fetch(Pydoc(), ["textwrap.dedent", "no.such"])
+        fetch_documents(Pydoc(), ["textwrap.dedent", "no.such"])
 
 
 def test_fingerprint_is_stable() -> None:

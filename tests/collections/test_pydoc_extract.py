@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rerank.collections.pydoc._extract import read_documents
+from rerank.collections.pydoc._extract import read_docstring_documents
 from rerank.errors import DataError, MissingResourceError
 from rerank.types import Document
 from tests.raising import raises
@@ -23,7 +23,7 @@ def _library(folder: Path, files: dict[str, str]) -> dict[str, Document]:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(textwrap.dedent(source), encoding="utf-8")
-    return {doc.id: doc for doc in read_documents(folder)}
+    return {doc.id: doc for doc in read_docstring_documents(folder)}
 
 
 def test_members_signatures_and_constructors(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_skips_folders_and_names_that_are_no_part_of_the_library(tmp_path: Path)
 def test_odd_sources_are_read_as_python_reads_them(tmp_path: Path) -> None:
     (tmp_path / "textwrap.py").write_text("")
     (tmp_path / "old.py").write_bytes('# coding: latin-1\n"""Gr\u00fc\u00dfe."""\npattern = "\\d"\n'.encode("latin-1"))
-    assert [doc.text for doc in read_documents(tmp_path)] == ["Gr\u00fc\u00dfe."]
+    assert [doc.text for doc in read_docstring_documents(tmp_path)] == ["Gr\u00fc\u00dfe."]
 
 
 @pytest.mark.parametrize("name", ["python313.zip", "empty"])
@@ -133,7 +133,7 @@ def test_a_library_without_sources_is_missing(tmp_path: Path, name: str) -> None
     with pytest.raises(
         MissingResourceError, match=rf"There are no Python sources in .*{name}.*textwrap\.py.*not in a zip"
     ):
-        read_documents(tmp_path / name)
+        read_docstring_documents(tmp_path / name)
 
 
 def test_a_broken_source_is_named(tmp_path: Path) -> None:

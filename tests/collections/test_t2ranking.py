@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from rerank.collections import describe, open_collection
+from rerank.collections import describe_collection, open_collection
 from rerank.collections.t2ranking import T2ranking
 from rerank.errors import DataError, MissingResourceError, StorageError, UsageError
-from rerank.evaluation import evaluate
-from rerank.io.numbered_rows import lookup_rows, parse_whole
-from rerank.retrieval import open_retriever
+from rerank.evaluation import evaluate_run
+from rerank.io.numbered_rows import lookup_numbered_rows, parse_whole_number
+from rerank.retrieval import open_first_stage
 from rerank.types import Document, Query, Ranking, Run
 from tests.raising import raises
 
@@ -60,7 +60,7 @@ def opened(folder: Path, rest: str = "") -> T2ranking:
 
 
 def test_what_is_read(folder: Path) -> None:
-    told = describe(opened(folder))
+    told = describe_collection(opened(folder))
     told.pop("fingerprint")
     assert told == {
         "name": "t2ranking-dev",
@@ -128,7 +128,7 @@ def test_lookup(folder: Path, packed: bool) -> None:
 def test_lookup_of_rows_in_any_order_without_a_header_and_with_windows_line_ends(tmp_path: Path) -> None:
     path = tmp_path / "x.tsv"
     path.write_bytes("\ufeff5\tfive\r\n\r\n3\tthree\r\n4.0\tfour".encode())
-    assert list(lookup_rows(path, ["3", "4", "5"])) == [("5", "five"), ("3", "three"), ("4", "four")]
+    assert list(lookup_numbered_rows(path, ["3", "4", "5"])) == [("5", "five"), ("3", "three"), ("4", "four")]
 
 
 def test_places_are_kept_until_the_file_changes(folder: Path, cache: Path) -> None:
@@ -185,10 +185,10 @@ def test_pads_are_dropped_where_no_passage_has_their_number(folder: Path) -> Non
 def test_candidates_as_first_stage(folder: Path) -> None:
     file = write(folder / "lists.txt", "7 1 1", "7 2 2")
     collection = opened(folder, f",candidates={file}")
-    run = open_retriever("candidates", collection).search(collection.queries(), 1)
+    run = open_first_stage("candidates", collection).search(collection.queries(), 1)
     assert {query: ranking.doc_ids for query, ranking in run.items()} == {"7": ("1",)}
     with pytest.raises(UsageError):
-        open_retriever("candidates", opened(folder))
+        open_first_stage("candidates", opened(folder))
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_wrong_candidates(folder: Path, lines: tuple[str, ...], message: str) ->
 def test_wrong_files(folder: Path, file: str, lines: tuple[str, ...], message: str) -> None:
     write(folder / "data" / file, *lines)
     with pytest.raises(DataError, match=message):
-        describe(opened(folder))
+        describe_collection(opened(folder))
 
 
 def test_wrong_positives_and_rows_twice(folder: Path) -> None:
@@ -254,7 +254,7 @@ def test_wrong_options(folder: Path, rest: str, error: type[Exception], message:
 @pytest.mark.parametrize("text", ["", "-1", "1.5", "1e400", "nan", "9" * 17, "１", "1_0"])
 def test_no_whole_number(text: str) -> None:
     with pytest.raises(DataError):
-        parse_whole(text, "passage", "x:1")
+        parse_whole_number(text, "passage", "x:1")
 
 
 def test_the_official_measures_by_hand(folder: Path) -> None:
@@ -263,7 +263,7 @@ def test_the_official_measures_by_hand(folder: Path) -> None:
     source = f",candidates={write(folder / 'lists.txt', *lines)}"
     retrieval = opened(folder, f",task=retrieval{source}")
     asked = ["T2Ranking_RR@10", "T2Ranking_R@1", "T2Ranking_R@2", "T2Ranking_R@50"]
-    found = evaluate(retrieval.qrels(), retrieval.candidates(), asked, relevant=retrieval.relevant)
+    found = evaluate_run(retrieval.qrels(), retrieval.candidates(), asked, relevant=retrieval.relevant)
     assert found.overall == {
         "T2Ranking_RR@10": (1 / 2 + 1 / 3 + 0) / 3,
         "T2Ranking_R@1": 0,
@@ -271,7 +271,7 @@ def test_the_official_measures_by_hand(folder: Path) -> None:
         "T2Ranking_R@50": 3 / 3,
     }
     reranking = opened(folder, source)
-    graded = evaluate(reranking.qrels(), reranking.candidates(), ["nDCG@20", "nDCG@100"])
+    graded = evaluate_run(reranking.qrels(), reranking.candidates(), ["nDCG@20", "nDCG@100"])
     seven = (3 / math.log2(3) + 1 / 2 + 2 / math.log2(5)) / (3 + 2 / math.log2(3) + 1 / 2)
     assert graded.values["nDCG@20"] == pytest.approx({"7": seven, "8": 1 / 2, "9": 0.0})
     assert graded.values["nDCG@100"] == graded.values["nDCG@20"]
@@ -303,7 +303,7 @@ def test_the_official_measures_on_a_larger_run(tmp_path: Path) -> None:
     write(tmp_path / "run.tsv", *rows, *(f"{query} 0 {121}" for query in lists))
     collection = opened(tmp_path, f",task=retrieval,candidates={tmp_path / 'run.tsv'},depth=1000")
     names = [f"T2Ranking_{kind}@{k}" for k in (1, 10, 50, 1000) for kind in ("RR", "R")]
-    found = evaluate(collection.qrels(), collection.candidates(), names).overall
+    found = evaluate_run(collection.qrels(), collection.candidates(), names).overall
     for k in (1, 10, 50, 1000):
         expected = official(lists, positives, k)
         assert (found[f"T2Ranking_RR@{k}"], found[f"T2Ranking_R@{k}"]) == pytest.approx(expected, abs=1e-12), k
@@ -311,10 +311,10 @@ def test_the_official_measures_on_a_larger_run(tmp_path: Path) -> None:
 
 def test_bm25_over_it(folder: Path) -> None:
     collection = opened(folder)
-    run = open_retriever("bm25,segmenter=pairs", collection).search(collection.queries(), 3)
+    run = open_first_stage("bm25,segmenter=pairs", collection).search(collection.queries(), 3)
     assert run["7"].doc_ids[0] in ("1", "11")
     fused = Run([Ranking.from_order(Query(id="7"), [Document(id="11")])])
-    assert evaluate(collection.qrels(), fused, ["nDCG@20"]).missing == ("8", "9")
+    assert evaluate_run(collection.qrels(), fused, ["nDCG@20"]).missing == ("8", "9")
 
 
 CHILD = """
@@ -365,7 +365,7 @@ def test_mtebs_rows_are_read_by_the_provider_of_json_lines(shared: Path, tmp_pat
     collection = open_collection(f"jsonl:{tmp_path},language=zh")
     (query,) = collection.queries()
     assert (query.id, query.text) == ("0", QUERIES[7])
-    run = open_retriever("bm25,segmenter=pairs", collection).search([query], 5)
+    run = open_first_stage("bm25,segmenter=pairs", collection).search([query], 5)
     assert run["0"].doc_ids == ("159474",)
 
 

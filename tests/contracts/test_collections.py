@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rerank.collections import Collection, collections, fetch, open_collection
+from rerank.collections import Collection, collections, fetch_documents, open_collection
 from rerank.collections.base import SupportsCandidates, SupportsCandidateStream, SupportsLookup
 from rerank.types import Document
 
@@ -94,7 +94,7 @@ def test_documents_are_found_by_id(selector: str) -> None:
     collection = opened(selector)
     docs = {doc.id: doc for doc in collection.docs()}
     some = list(docs)[:3]
-    assert fetch(collection, some) == {doc_id: docs[doc_id] for doc_id in some}
+    assert fetch_documents(collection, some) == {doc_id: docs[doc_id] for doc_id in some}
     if isinstance(collection, SupportsLookup):
         assert collection.lookup(["no such document"]) == {}
 

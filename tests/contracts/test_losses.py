@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rerank.finetune.component_registry import LOSSES
-from rerank.selector import build
+from rerank.selector import build_from_selector
 
 torch = pytest.importorskip("torch")
 
@@ -53,7 +53,7 @@ def test_it_is_a_described_frozen_dataclass(name: str) -> None:
     assert loss.of in ("tokens", "scores")
     assert loss.__doc__
     assert 0 < len(loss.summary) <= 90
-    assert build(LOSSES, name) == loss()
+    assert build_from_selector(LOSSES, name) == loss()
 
 
 @list_losses

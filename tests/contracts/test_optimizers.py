@@ -10,7 +10,7 @@ import pytest
 
 from rerank.finetune.component_registry import OPTIMIZERS
 from rerank.finetune.components import PARAMETER_KINDS
-from rerank.selector import build
+from rerank.selector import build_from_selector
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -33,7 +33,7 @@ every = pytest.mark.parametrize("name", NAMES)
 
 def make_optimizer(name: str) -> Any:
     """Return an optimizer with ranks below the tiny model's and a new subspace within ten steps."""
-    spec = build(OPTIMIZERS, name)
+    spec = build_from_selector(OPTIMIZERS, name)
     fields = {field.name for field in dataclasses.fields(spec)}
     small = {"rank": 4, "gap": 3, "history": 3, "refine": 4}
     return dataclasses.replace(spec, **{option: small[option] for option in small.keys() & fields})

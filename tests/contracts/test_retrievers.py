@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from rerank.errors import MissingPrerequisiteError, UsageError
-from rerank.retrieval import first_stages, index_bytes, open_retriever
+from rerank.retrieval import first_stages, open_first_stage, retriever_index_bytes
 from rerank.retrieval.base.stages import RetrieverSource
 from rerank.types import Document, Query, Ranking, Run
 from tests.raising import raises
@@ -90,16 +90,16 @@ def retriever(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     file.write_text("".join(rows))
     if request.param == "dense":
         pytest.importorskip("faiss")
-        return open_retriever(f"dense:{request.getfixturevalue('encoder')},device=cpu", Corpus())
+        return open_first_stage(f"dense:{request.getfixturevalue('encoder')},device=cpu", Corpus())
     if request.param == "images":
         pytest.importorskip("faiss")
         pytest.importorskip("PIL")
-        return open_retriever(f"images:{request.getfixturevalue('ready')},device=cpu", Corpus())
+        return open_first_stage(f"images:{request.getfixturevalue('ready')},device=cpu", Corpus())
     if request.param == "sparse":
-        return open_retriever(f"sparse:{request.getfixturevalue('splade')},device=cpu", Corpus())
+        return open_first_stage(f"sparse:{request.getfixturevalue('splade')},device=cpu", Corpus())
     try:
         selectors = {"run": f"run:{file}", "hybrid": "hybrid:bm25+candidates"}
-        return open_retriever(selectors.get(request.param) or selector_of(request.param), Corpus())
+        return open_first_stage(selectors.get(request.param) or selector_of(request.param), Corpus())
     except MissingPrerequisiteError as error:
         pytest.skip(str(error))
 
@@ -156,4 +156,4 @@ def test_depth_below_one_is_refused(retriever: RetrieverSource) -> None:
 def test_the_size_of_the_index_is_told(retriever: RetrieverSource, tmp_path: Path) -> None:
     built = [path for path in (tmp_path / "cache").glob("listrank/indexes/*/*") if path.is_dir()]
     files = [file for path in built if not path.name.startswith("documents-") for file in path.rglob("*")]
-    assert index_bytes(retriever) == sum(file.stat().st_size for file in files if file.is_file())
+    assert retriever_index_bytes(retriever) == sum(file.stat().st_size for file in files if file.is_file())

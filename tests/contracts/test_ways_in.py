@@ -16,8 +16,8 @@ import pytest
 from rerank import Reranker
 from rerank.adjudication.judging.grader import Grader
 from rerank.backends.fake import Fake
-from rerank.experiment import run
-from rerank.experiment.robustness import measure_robustness, prepare_cells
+from rerank.experiment import run_experiment
+from rerank.experiment.robustness import measure_order_robustness, prepare_robustness_cells
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.finetune.labels.labelling import LabellingPlan, make_labels, prepare_labelling
 from rerank.finetune.recipe import Recipe
@@ -68,7 +68,7 @@ def order_in(folder: Path) -> list[str]:
 
 
 def from_run(settings: Mapping[str, Any], folder: Path) -> list[str]:
-    run(spec_of(settings), Execution(out=folder / "run", device="cpu"))
+    run_experiment(spec_of(settings), Execution(out=folder / "run", device="cpu"))
     return order_in(folder / "run")
 
 
@@ -90,7 +90,7 @@ def command(*words: str) -> None:
 
 def from_robustness(settings: Mapping[str, Any], folder: Path) -> list[str]:
     execution = Execution(out=folder / "robustness", device="cpu")
-    measure_robustness(list(prepare_cells(spec_of(settings), execution, shuffles=0))[:1], execution)
+    measure_order_robustness(list(prepare_robustness_cells(spec_of(settings), execution, shuffles=0))[:1], execution)
     (place,) = [path.parent for path in (folder / "robustness").rglob("spec.json") if shuffle_of(path) == "none"]
     return order_in(place)
 

@@ -9,7 +9,7 @@ from rerank.downsampling import Goal, choose_fewest_queries, choose_smallest_poo
 from rerank.downsampling.pools import documents_of_reduced_pools, reduce_run, union_of_reduced_pools
 from rerank.downsampling.reduced_benchmark import ReductionStep, find_smallest_benchmark
 from rerank.errors import UnknownNameError, UsageError
-from rerank.evaluation import ScoreMatrix, evaluate
+from rerank.evaluation import ScoreMatrix, evaluate_run
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.raising import raises
 
@@ -83,8 +83,8 @@ def test_other_systems_get_better_and_the_makers_first_documents_stay() -> None:
     found = choose_smallest_pool([A, B], QRELS, Goal(tau=1.0), makers=["a"], measure="RR@10", depths=[1, 4])
     assert [step.size for step in found.steps] == [4, 1]
     shallow = frozenset().union(*documents_of_reduced_pools([A], QRELS, 1).values())
-    assert evaluate(QRELS, B, ["RR@10"]).summary()["RR@10"] == pytest.approx((1 / 4 + 1 / 2) / 2)
-    assert evaluate(QRELS, reduce_run(B, shallow), ["RR@10"]).summary()["RR@10"] == 1.0
+    assert evaluate_run(QRELS, B, ["RR@10"]).summary()["RR@10"] == pytest.approx((1 / 4 + 1 / 2) / 2)
+    assert evaluate_run(QRELS, reduce_run(B, shallow), ["RR@10"]).summary()["RR@10"] == 1.0
     assert any("makers are among the systems" in note for note in found.notes)
 
 

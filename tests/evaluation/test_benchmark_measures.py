@@ -12,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import DataError, UnknownNameError, UsageError
-from rerank.evaluation import ScoreMatrix, Scores, compare, evaluate, evaluate_all, evaluation_report, parse_measures
+from rerank.evaluation import (
+    ScoreMatrix,
+    Scores,
+    compare_runs,
+    evaluate_run,
+    evaluate_runs,
+    evaluation_report,
+    parse_measures,
+)
 from rerank.evaluation import table_of_scores as table
 from rerank.evaluation.benchmark_measures import BenchmarkProvider, register
 from rerank.types import Document, Qrels, Query, Ranking, Run
@@ -87,7 +95,9 @@ def test_a_wrong_name_gets_a_suggestion() -> None:
 
 
 def test_inquire() -> None:
-    found = evaluate(graded({"q": "a1 c1 d1 e1", "p": "a1"}), run({"q": "abcd"}), ["INQUIRE_AP@3", "INQUIRE_nDCG@3"])
+    found = evaluate_run(
+        graded({"q": "a1 c1 d1 e1", "p": "a1"}), run({"q": "abcd"}), ["INQUIRE_AP@3", "INQUIRE_nDCG@3"]
+    )
     assert found.values["INQUIRE_AP@3"] == {"q": pytest.approx((1 + 2 / 3) / 3), "p": 0.0}
     assert found.mean("INQUIRE_nDCG@3") == pytest.approx(1.5 / (1 + 0.6309297536 + 0.5) / 2)
     assert found.missing == ("p",)
@@ -96,7 +106,7 @@ def test_inquire() -> None:
 def test_inquire_is_told_the_ties_and_the_others_are_not() -> None:
     docs = tuple(Document(id=doc) for doc in "abcd")
     mine = Run([Ranking(Query(id="q"), docs, (0.9, 0.5, 0.5, 0.5))])
-    found = evaluate(graded({"q": "a1 b1"}), mine, ["INQUIRE_AP@50", "AP", "INQUIRE_AP@2"]).summary()
+    found = evaluate_run(graded({"q": "a1 b1"}), mine, ["INQUIRE_AP@50", "AP", "INQUIRE_AP@2"]).summary()
     assert found == {"INQUIRE_AP@50": 0.75, "AP": 1.0, "INQUIRE_AP@2": 1.0}
 
 
@@ -106,18 +116,18 @@ def test_ties_at_the_cutoff_stand_as_given() -> None:
     mine = Run([Ranking(Query(id="q"), docs, (1.0,) * 4)])
     for place, doc in enumerate("dcba", 1):
         qrels = graded({"q": f"{doc}1"})
-        assert evaluate(qrels, mine, ["T2Ranking_RR@4"]).overall["T2Ranking_RR@4"] == pytest.approx(1 / place)
+        assert evaluate_run(qrels, mine, ["T2Ranking_RR@4"]).overall["T2Ranking_RR@4"] == pytest.approx(1 / place)
 
 
 def test_t2ranking_recall_is_micro_averaged_over_the_queries_of_the_run() -> None:
-    found = evaluate(QRELS, RUN, ["T2Ranking_R(rel=2)@2", "R(rel=2)@2", "T2Ranking_R@50"])
+    found = evaluate_run(QRELS, RUN, ["T2Ranking_R(rel=2)@2", "R(rel=2)@2", "T2Ranking_R@50"])
     assert found.overall["T2Ranking_R(rel=2)@2"] == (1 + 1) / (3 + 1)
     assert found.overall["T2Ranking_R@50"] == (3 + 1) / (4 + 1)
     assert found.mean("R(rel=2)@2") == pytest.approx((1 / 3 + 1 + 0 + 0) / 4)
 
 
 def test_t2ranking_mrr_is_divided_by_the_number_of_queries_in_the_run() -> None:
-    found = evaluate(QRELS, RUN, ["T2Ranking_RR(rel=2)@10", "T2Ranking_RR@1", "RR(rel=2)@10"])
+    found = evaluate_run(QRELS, RUN, ["T2Ranking_RR(rel=2)@10", "T2Ranking_RR@1", "RR(rel=2)@10"])
     assert found.overall == {"T2Ranking_RR(rel=2)@10": (1 + 1 / 2) / 5, "T2Ranking_RR@1": 1 / 5}
     assert found.mean("RR(rel=2)@10") == pytest.approx((1 + 1 / 2) / 4), "over q1, q2, q3, q5"
     assert (found.missing, found.unjudged) == (("q3",), ("q4", "q6"))
@@ -125,18 +135,18 @@ def test_t2ranking_mrr_is_divided_by_the_number_of_queries_in_the_run() -> None:
 
 @pytest.mark.parametrize("nothing", [run({}), run({"q1": ""}), run({"q5": "b"})])
 def test_a_run_that_found_nothing(nothing: Run) -> None:
-    found = evaluate(QRELS, nothing, NAMES)
+    found = evaluate_run(QRELS, nothing, NAMES)
     assert set(found.summary().values()) == {0.0}
 
 
 def test_queries_without_a_grade_of_0_or_more() -> None:
-    found = evaluate(Qrels({"q": {"a": -1}, "r": {}, "s": {"a": 1}}), run({"q": "a", "r": "a", "s": "a"}), NAMES)
+    found = evaluate_run(Qrels({"q": {"a": -1}, "r": {}, "s": {"a": 1}}), run({"q": "a", "r": "a", "s": "a"}), NAMES)
     assert list(found.summary().values()) == [pytest.approx(1 / 3), pytest.approx(1 / 3), 1.0, pytest.approx(1 / 3)]
 
 
 def test_measures_of_the_whole_run_stand_beside_the_others() -> None:
     asked = ["T2Ranking_R@50", "nDCG@10"]
-    found = evaluate(QRELS, RUN, asked)
+    found = evaluate_run(QRELS, RUN, asked)
     assert found.measures == tuple(found.summary()) == ("nDCG@10", "T2Ranking_R@50")
     assert list(found.values) == ["nDCG@10"]
     assert found.by_query()["q2"].keys() == {"nDCG@10"}
@@ -147,7 +157,7 @@ def test_measures_of_the_whole_run_stand_beside_the_others() -> None:
 
 
 def test_only_measures_of_the_whole_run() -> None:
-    found = evaluate(QRELS, RUN, ["T2Ranking_R@50"])
+    found = evaluate_run(QRELS, RUN, ["T2Ranking_R@50"])
     assert found.queries == tuple(QRELS)
     assert found.values == {}
     (row,) = evaluation_report("q", [("r", found)])["runs"]
@@ -160,8 +170,8 @@ REFUSED = ("T2Ranking_R(rel=2)@50 has", "Use R(rel=2)@50")
 def test_paired_tests_refuse_them_with_the_reason() -> None:
     runs = [RUN, run({"q1": "b"}, "other")]
     with raises(UsageError, *REFUSED):
-        compare(QRELS, runs, "T2Ranking_Recall@50", relevant=2)
-    scores = evaluate_all(QRELS, runs, ["T2Ranking_R(rel=2)@50", "T2Ranking_RR@10", "AP"])
+        compare_runs(QRELS, runs, "T2Ranking_Recall@50", relevant=2)
+    scores = evaluate_runs(QRELS, runs, ["T2Ranking_R(rel=2)@50", "T2Ranking_RR@10", "AP"])
     with raises(UsageError, *REFUSED):
         ScoreMatrix.from_scores(scores, "T2Ranking_R(rel=2)@50")
     with raises(UsageError, "T2Ranking_RR@10", "Use RR@10"):
@@ -186,7 +196,7 @@ grades = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 3), min_siz
 @given(st.dictionaries(st.sampled_from("pqr"), docs, min_size=1), st.fixed_dictionaries(dict.fromkeys("pqr", grades)))
 def test_what_they_have_in_common_with_plain_measures(lists: dict[str, str], judged: dict[str, dict[str, int]]) -> None:
     names = ["INQUIRE_AP@3", "AP@3", "INQUIRE_nDCG@3", "nDCG(gains={2:1,3:1})@3", "R@3", "RR@3", "T2Ranking_R@3"]
-    found = evaluate(Qrels(judged), run(lists), [*names, "T2Ranking_RR@3"])
+    found = evaluate_run(Qrels(judged), run(lists), [*names, "T2Ranking_RR@3"])
     relevant = {query: sum(grade > 0 for grade in row.values()) for query, row in judged.items()}
     for query in lists:
         row = {name: found.values[name][query] for name in names[:6]}
@@ -202,7 +212,7 @@ def test_ir_measures_computes_them_beside_its_own() -> None:
     qrels = {query: dict(judged) for query, judged in QRELS.items()}
     mine = {q: dict(zip(ranking.doc_ids, ranking.scores, strict=True)) for q, ranking in RUN.items()}
     found = ir_measures.calc_aggregate(asked, qrels, mine)
-    expected = evaluate(QRELS, RUN, [*NAMES, "nDCG@10"]).summary()
+    expected = evaluate_run(QRELS, RUN, [*NAMES, "nDCG@10"]).summary()
     assert {str(measure): value for measure, value in found.items()} == pytest.approx(expected)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import DataError, UsageError
-from rerank.evaluation import Comparison, Scores, compare, compare_evaluated_runs
+from rerank.evaluation import Comparison, Scores, compare_evaluated_runs, compare_runs
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.raising import raises
 
@@ -35,7 +35,7 @@ def scores(name: str, *values: float) -> Scores:
 
 
 def test_three_runs() -> None:
-    result = compare(QRELS, [run("best", 29), run("good", 20), run("bad", 0)], "RR")
+    result = compare_runs(QRELS, [run("best", 29), run("good", 20), run("bad", 0)], "RR")
     assert result.measure == "RR"
     assert result.queries == 30
     assert [(r.run, r.mean) for r in result.runs] == [
@@ -54,7 +54,7 @@ def test_three_runs() -> None:
 
 
 def test_dictionary_is_the_contract() -> None:
-    content = compare(QRELS, [run("a.run", 20), run("b.run", 10)], "nDCG@10").to_dict()
+    content = compare_runs(QRELS, [run("a.run", 20), run("b.run", 10)], "nDCG@10").to_dict()
     assert json.loads(json.dumps(content)) == content
     assert content["measure"] == "nDCG@10"
     assert [entry["run"] for entry in content["runs"]] == ["a.run", "b.run"]
@@ -68,7 +68,7 @@ def test_dictionary_is_the_contract() -> None:
 
 
 def test_identical_runs_do_not_differ() -> None:
-    (pair,) = compare(QRELS, [run("a", 20), run("b", 20)], "AP").pairs
+    (pair,) = compare_runs(QRELS, [run("a", 20), run("b", 20)], "AP").pairs
     assert (pair.difference, pair.low, pair.high) == (0.0, 0.0, 0.0)
     assert (pair.p, pair.p_adjusted, pair.p_wilcoxon, pair.p_wilcoxon_adjusted) == (1.0, 1.0, 1.0, 1.0)
     assert (pair.wins, pair.ties, pair.losses) == (0, 30, 0)
@@ -95,7 +95,7 @@ def test_equal_differences_cannot_be_tested_by_t() -> None:
 
 def test_an_untestable_pair_still_counts_in_the_correction() -> None:
     (whole, *_), (part, *_) = (
-        [p for p in compare(QRELS, runs, "RR").pairs if p.a == "best" and p.b == "good"]
+        [p for p in compare_runs(QRELS, runs, "RR").pairs if p.a == "best" and p.b == "good"]
         for runs in ([run("best", 30), run("good", 20), run("bad", 0)], [run("best", 30), run("good", 20)])
     )
     assert whole.p == part.p
@@ -110,14 +110,14 @@ def test_last_bits_make_no_win() -> None:
 
 def test_a_level_of_relevance_and_trec_names() -> None:
     qrels = Qrels({query: {"a": 2, "b": 1} for query in QUERIES})
-    result = compare(qrels, [run("x", 30), run("y", 0)], "recip_rank", relevant=2)
+    result = compare_runs(qrels, [run("x", 30), run("y", 0)], "recip_rank", relevant=2)
     assert result.measure == "RR(rel=2)"
     assert [r.mean for r in result.runs] == [1.0, 0.5]
 
 
 def test_missing_queries_and_few_topics_are_said() -> None:
     few = Qrels({query: QRELS[query] for query in QUERIES[:10]})
-    result = compare(few, [run("whole", 5), run("part", 5, QUERIES[:8])], "RR")
+    result = compare_runs(few, [run("whole", 5), run("part", 5, QUERIES[:8])], "RR")
     assert [r.missing for r in result.runs] == [0, 2]
     assert result.notes[0].startswith("Run 'part' has no results for 2 of 10 judged queries")
     assert result.notes[1].startswith("Only 10 queries")
@@ -139,7 +139,7 @@ def test_missing_queries_and_few_topics_are_said() -> None:
 )
 def test_what_makes_no_sense(names: list[str], measure: str, alpha: float, named: str) -> None:
     with raises(UsageError, named):
-        compare(QRELS, [run(name, 5) for name in names], measure, alpha=alpha)
+        compare_runs(QRELS, [run(name, 5) for name in names], measure, alpha=alpha)
 
 
 def test_scores_that_do_not_fit_together() -> None:
@@ -168,7 +168,7 @@ def test_properties(table: list[list[float]]) -> None:
 
 
 def example() -> Comparison:
-    return compare(QRELS, [run("best|1", 29), run("bad", 0), run("same", 0)], "RR")
+    return compare_runs(QRELS, [run("best|1", 29), run("bad", 0), run("same", 0)], "RR")
 
 
 def test_text_table() -> None:
@@ -207,14 +207,14 @@ def test_markdown_table() -> None:
 
 def test_other_tests_and_corrections() -> None:
     runs = [run("best", 29), run("good", 20), run("bad", 0)]
-    usual = compare(QRELS, runs, "RR")
+    usual = compare_runs(QRELS, runs, "RR")
     for test, correction in (("sign", "bh"), ("permutation", "none"), ("tukey-anova", "auto"), ("wilcoxon", "by")):
-        other = compare(QRELS, runs, "RR", test=test, correction=correction)
+        other = compare_runs(QRELS, runs, "RR", test=test, correction=correction)
         assert [p.p_wilcoxon_adjusted for p in other.pairs] == [p.p_wilcoxon_adjusted for p in usual.pairs]
         assert [p.significant for p in other.pairs] == [p.p_adjusted <= 0.05 for p in other.pairs]
         assert all(0 < p.p <= p.p_adjusted <= 1 for p in other.pairs)
     with raises(UsageError, "holm", "tukey-anova"):
-        compare(QRELS, runs, "RR", test="tukey-anova", correction="holm")
+        compare_runs(QRELS, runs, "RR", test="tukey-anova", correction="holm")
 
 
 def test_only_t_needs_spread() -> None:
@@ -248,7 +248,7 @@ def test_deltas_by_query() -> None:
 
 
 def odd() -> Comparison:
-    return compare(QRELS, [run("a&b_<1>|$", 29), run("[x]", 0), run("100%*", 0)], "RR")
+    return compare_runs(QRELS, [run("a&b_<1>|$", 29), run("[x]", 0), run("100%*", 0)], "RR")
 
 
 def test_latex_is_escaped() -> None:
@@ -268,7 +268,7 @@ def test_html_is_escaped() -> None:
 
 
 def test_many_runs_get_numbers_instead_of_letters() -> None:
-    result = compare(QRELS, [run(f"r{n}", n) for n in range(27)], "RR", test="sign", correction="none")
+    result = compare_runs(QRELS, [run(f"r{n}", n) for n in range(27)], "RR", test="sign", correction="none")
     head, first, *_, last = str(result).split("\n\n")[0].splitlines()
     assert head.split()[-1] == "beats"
     assert (first.split()[-1], last.split()[-1]) == ("0", "21")

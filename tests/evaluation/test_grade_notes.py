@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rerank.evaluation import compare
+from rerank.evaluation import compare_runs
 from rerank.evaluation.grade_notes import describe_grade_use, grade_note, overlap_note
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
@@ -46,8 +46,8 @@ def test_nothing_to_beware_of() -> None:
 
 def test_compare_tells() -> None:
     runs = [Run([Ranking.from_order(Query(id="q"), [Document(id=doc)])], name=doc) for doc in "ab"]
-    assert any("grades from 1 count" in note for note in compare(GRADED, runs, "AP").notes)
-    assert not any("grades from" in note for note in compare(GRADED, runs, "AP", relevant=2).notes)
+    assert any("grades from 1 count" in note for note in compare_runs(GRADED, runs, "AP").notes)
+    assert not any("grades from" in note for note in compare_runs(GRADED, runs, "AP", relevant=2).notes)
 
 
 def test_judgments_of_another_collection() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rerank.evaluation import evaluate
+from rerank.evaluation import evaluate_run
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
 Grades = Mapping[str, int]
@@ -67,5 +67,5 @@ def test_measures_equal_their_definitions(scored: dict[str, float], grades: dict
         "R@5": recall(docs, grades, 5),
         "R(rel=2)@5": recall(docs, grades, 5, 2),
     }
-    scores = evaluate(Qrels({"q": grades}), Run([ranking]), expected)
+    scores = evaluate_run(Qrels({"q": grades}), Run([ranking]), expected)
     assert scores.summary() == pytest.approx(expected, abs=1e-9)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from rerank.evaluation import Scores, evaluate_all
+from rerank.evaluation import Scores, evaluate_runs
 from rerank.io.run_files import read_qrels, read_run
 from rerank.types import Run
 
@@ -36,7 +36,7 @@ def measured(shared: Path, relevant: int) -> list[Scores]:
     files = sorted(folder.glob("*.run.gz"))
     runs: list[Run] = [read_run(file, name=file.name.removesuffix(".run.gz")) for file in files]
     qrels = read_qrels(shared / "data/qrels/qrels.dl19-passage.txt")
-    return evaluate_all(qrels, runs, [*SHALLOW, *DEEP, "recip_rank"], relevant=relevant)
+    return evaluate_runs(qrels, runs, [*SHALLOW, *DEEP, "recip_rank"], relevant=relevant)
 
 
 def differing(shared: Path, section: str, name: str) -> set[str]:

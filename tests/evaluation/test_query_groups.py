@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from rerank.errors import DataError
-from rerank.evaluation import add_scores_per_group, evaluate, evaluate_by_group, evaluation_report, read_query_groups
+from rerank.evaluation import (
+    add_scores_per_group,
+    evaluate_by_group,
+    evaluate_run,
+    evaluation_report,
+    read_query_groups,
+)
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.raising import raises
 
@@ -41,7 +47,7 @@ def test_measures_of_the_whole_run_are_those_of_the_groups_queries() -> None:
 def test_the_mean_over_queries_is_that_of_the_whole() -> None:
     found = evaluate_by_group(QRELS, RUN, ["RR"], GROUPS)
     total = sum(scores.mean("RR") * len(scores.queries) for scores in found.values())
-    assert total / len(QRELS) == pytest.approx(evaluate(QRELS, RUN, ["RR"]).mean("RR"))
+    assert total / len(QRELS) == pytest.approx(evaluate_run(QRELS, RUN, ["RR"]).mean("RR"))
 
 
 def test_the_lowest_relevant_grade_is_handed_on() -> None:
@@ -56,7 +62,7 @@ def test_groups_of_other_queries() -> None:
 
 
 def test_report() -> None:
-    report = evaluation_report("q", [("r", evaluate(QRELS, RUN, ["RR"]))])
+    report = evaluation_report("q", [("r", evaluate_run(QRELS, RUN, ["RR"]))])
     told = add_scores_per_group(report, "kind", [evaluate_by_group(QRELS, RUN, ["RR"], GROUPS)])
     assert told["by"] == "kind"
     (row,) = told["runs"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rerank.collections import SupportsCandidates, open_collection
-from rerank.evaluation import Scores, compare_evaluated_runs, evaluate_all
+from rerank.evaluation import Scores, compare_evaluated_runs, evaluate_runs
 from rerank.io.run_files import read_qrels
 
 pytestmark = pytest.mark.shared
@@ -21,7 +21,7 @@ def test_the_bm25_candidates_of_dl19(shared: Path) -> None:
     qrels = read_qrels(shared / "data/qrels/qrels.dl19-passage.txt")
     lists = open_collection(f"requests:{shared}/data/msmarco_candidates/BM25/retrieve_results_dl19.json.gz")
     assert isinstance(lists, SupportsCandidates)
-    (scores,) = evaluate_all(qrels, [lists.candidates()], ["nDCG@10"])
+    (scores,) = evaluate_runs(qrels, [lists.candidates()], ["nDCG@10"])
     assert len(scores.queries) == 43
     assert scores.missing == scores.unjudged == ()
     assert f"{scores.mean('nDCG@10'):.4f}" == "0.5058"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import DataError, MissingPrerequisiteError, UsageError
-from rerank.evaluation import Scores, evaluate, evaluate_all, evaluation_report, table_of_scores
+from rerank.evaluation import Scores, evaluate_run, evaluate_runs, evaluation_report, table_of_scores
 from rerank.types import Document, Qrels, Query, Ranking, Run
 from tests.raising import raises
 
@@ -25,7 +25,7 @@ def run(*rankings: Ranking, name: str = "sys") -> Run:
 
 
 def test_missing_queries_score_zero_and_are_counted() -> None:
-    scores = evaluate(QRELS, run(ranking("q1", "a", "b")), ["RR", "P@1"])
+    scores = evaluate_run(QRELS, run(ranking("q1", "a", "b")), ["RR", "P@1"])
     assert scores.values == {"RR": {"q1": 1.0, "q2": 0.0, "q3": 0.0}, "P@1": {"q1": 1.0, "q2": 0.0, "q3": 0.0}}
     assert scores.missing == ("q2", "q3")
     assert scores.unjudged == ()
@@ -33,22 +33,22 @@ def test_missing_queries_score_zero_and_are_counted() -> None:
 
 
 def test_an_empty_list_is_a_missing_one() -> None:
-    scores = evaluate(QRELS, run(ranking("q1", "a"), ranking("q2")), ["Judged@5", "AP"])
+    scores = evaluate_run(QRELS, run(ranking("q1", "a"), ranking("q2")), ["Judged@5", "AP"])
     assert scores.missing == ("q2", "q3")
     assert scores.values["Judged@5"]["q2"] == 0.0
 
 
 def test_unjudged_queries_do_not_count_and_are_named() -> None:
-    more = evaluate(QRELS, run(ranking("q1", "a"), ranking("z", "a")), ["AP"])
+    more = evaluate_run(QRELS, run(ranking("q1", "a"), ranking("z", "a")), ["AP"])
     assert more.unjudged == ("z",)
-    assert more.values == evaluate(QRELS, run(ranking("q1", "a")), ["AP"]).values
+    assert more.values == evaluate_run(QRELS, run(ranking("q1", "a")), ["AP"]).values
 
 
 def test_no_shared_query() -> None:
     with raises(DataError, "'sys'", "'z'", "small", "'q1', 'q2', 'q3'"):
-        evaluate(QRELS, run(ranking("z", "a")), ["AP"])
+        evaluate_run(QRELS, run(ranking("z", "a")), ["AP"])
     with raises(DataError, "'a', 'b', 'c' ..."):
-        evaluate(QRELS, run(*(ranking(query, "a") for query in "abcde")), ["AP"])
+        evaluate_run(QRELS, run(*(ranking(query, "a") for query in "abcde")), ["AP"])
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,9 @@ def test_no_shared_query() -> None:
     ],
 )
 def test_a_run_that_found_nothing_scores_zero(nothing: Run) -> None:
-    scores = evaluate(QRELS, nothing, ["AP", "RR@10", "Judged@5", "P(judged_only=True)@2", "NumRet", "NumRel", "NumQ"])
+    scores = evaluate_run(
+        QRELS, nothing, ["AP", "RR@10", "Judged@5", "P(judged_only=True)@2", "NumRet", "NumRel", "NumQ"]
+    )
     assert scores.missing == ("q1", "q2", "q3")
     assert scores.unjudged == tuple(query for query in nothing if query == "z")
     found = dict.fromkeys(["AP", "RR@10", "Judged@5", "P(judged_only=True)@2", "NumRet"], 0.0)
@@ -70,24 +72,24 @@ def test_a_run_that_found_nothing_scores_zero(nothing: Run) -> None:
 
 def test_no_judgments() -> None:
     with raises(DataError, "qrels"):
-        evaluate(Qrels({}), run(ranking("q1", "a")), ["AP"])
+        evaluate_run(Qrels({}), run(ranking("q1", "a")), ["AP"])
 
 
 def test_order_of_measures_is_the_order_asked() -> None:
     asked = ["P@5", "AP", "nDCG@10", "AP(rel=2)", "Judged@10", "RR@1"]
-    scores = evaluate(QRELS, run(ranking("q1", "b", "a")), asked)
+    scores = evaluate_run(QRELS, run(ranking("q1", "b", "a")), asked)
     assert list(scores.measures) == asked == list(scores.summary())
 
 
 def test_a_level_of_relevance() -> None:
-    scores = evaluate(QRELS, run(ranking("q1", "c", "a")), ["RR", "nDCG@1", "NumRel"], relevant=2)
+    scores = evaluate_run(QRELS, run(ranking("q1", "c", "a")), ["RR", "nDCG@1", "NumRel"], relevant=2)
     assert scores.values["RR(rel=2)"]["q1"] == 0.5
     assert scores.values["nDCG@1"]["q1"] == 0.5
     assert scores.values["NumRel(rel=2)"] == {"q1": 1.0, "q2": 0.0, "q3": 0.0}
 
 
 def test_counts_are_totals_over_all_judged_queries() -> None:
-    scores = evaluate(
+    scores = evaluate_run(
         QRELS, run(ranking("q1", "a", "b", "u"), ranking("q3", "y")), ["num_q", "num_rel", "num_ret", "num_rel_ret"]
     )
     assert scores.summary() == {"NumQ": 3.0, "NumRel": 3.0, "NumRet": 4.0, "NumRet(rel=1)": 1.0}
@@ -100,7 +102,7 @@ def test_the_order_measured_is_the_rankings_own() -> None:
         mine = Run([Ranking(Query(id="q"), docs, values)])
         for position, doc in enumerate(docs, 1):
             for measure in ("RR", "RR@10"):  # two programs compute these
-                scores = evaluate(Qrels({"q": {doc.id: 1}}), mine, [measure])
+                scores = evaluate_run(Qrels({"q": {doc.id: 1}}), mine, [measure])
                 assert scores.mean(measure) == pytest.approx(1 / position)
 
 
@@ -115,9 +117,9 @@ def test_measures_do_not_disturb_each_other() -> None:
         "AP",
     ]
     mine = run(ranking("q1", "u", "v", "c", "a", "b"))
-    together = evaluate(QRELS, mine, asked)
+    together = evaluate_run(QRELS, mine, asked)
     for measure in asked:
-        (alone,) = evaluate(QRELS, mine, [measure]).values.values()
+        (alone,) = evaluate_run(QRELS, mine, [measure]).values.values()
         assert together.values[measure] == alone
 
 
@@ -127,7 +129,7 @@ def test_queries_without_a_grade_of_0_or_more(judged: dict[str, int]) -> None:
     qrels = Qrels({"q": judged, "r": {"a": 1}})
     asked = ["AP", "P@5", "RR", "R@5", "Bpref", "infAP", "nDCG@5", "Rprec", "Judged@2", "SetF"]
     for _ in range(50):
-        scores = evaluate(qrels, run(ranking("q", "a", "b"), ranking("r", "a")), asked)
+        scores = evaluate_run(qrels, run(ranking("q", "a", "b"), ranking("r", "a")), asked)
     assert {row["q"] for measure, row in scores.values.items() if measure != "Judged@2"} == {0.0}
     assert scores.values["Judged@2"]["q"] == len(judged.keys() & {"a", "b"}) / 2
     assert scores.values["AP"]["r"] == 1.0
@@ -137,7 +139,7 @@ def test_ids_of_any_kind() -> None:
     """A program behind ir_measures cuts query ids at a dash and splits lines at white space."""
     qrels = Qrels({"PLAIN-2": {"doc one": 1, "d-2": 2}, "x 2": {"中": 1}})
     mine = run(ranking("PLAIN-2", "d-2", "doc one"), ranking("x 2", "u", "中"))
-    scores = evaluate(qrels, mine, ["nDCG@10", "RR@10", "Judged@1"])
+    scores = evaluate_run(qrels, mine, ["nDCG@10", "RR@10", "Judged@1"])
     assert scores.values["nDCG@10"]["PLAIN-2"] == 1.0
     assert scores.values["RR@10"] == {"PLAIN-2": 1.0, "x 2": 0.5}
     assert scores.values["Judged@1"] == {"PLAIN-2": 1.0, "x 2": 0.0}
@@ -146,7 +148,7 @@ def test_ids_of_any_kind() -> None:
 @pytest.mark.parametrize("measure", ["RBP(rel=1)", "alpha_nDCG@10", "Accuracy", "ERR_IA@20"])
 def test_what_cannot_be_computed_here(measure: str) -> None:
     with raises(MissingPrerequisiteError, measure, "cwl-eval"):
-        evaluate(QRELS, run(ranking("q1", "a")), [measure])
+        evaluate_run(QRELS, run(ranking("q1", "a")), [measure])
 
 
 def test_scores_check_their_invariants() -> None:
@@ -157,11 +159,11 @@ def test_scores_check_their_invariants() -> None:
     with raises(DataError, "AP"):
         Scores(run="r", values={"AP": {}})
     with raises(UsageError, "nDCG@10"):
-        evaluate(QRELS, run(ranking("q1", "a")), [])
+        evaluate_run(QRELS, run(ranking("q1", "a")), [])
 
 
 def test_report_is_the_contract() -> None:
-    scores = evaluate_all(QRELS, [run(ranking("q1", "a")), run(ranking("q2", "x"), ranking("w", "x"))], ["RR"])
+    scores = evaluate_runs(QRELS, [run(ranking("q1", "a")), run(ranking("q2", "x"), ranking("w", "x"))], ["RR"])
     report = evaluation_report("my.qrels", zip(["a.run", "b.run"], scores, strict=True))
     third = pytest.approx(1 / 3)
     assert report == {
@@ -177,7 +179,7 @@ def test_report_is_the_contract() -> None:
 
 
 def test_table() -> None:
-    scores = evaluate_all(QRELS, [run(ranking("q1", "a")), run(ranking("q2", "x"))], ["RR", "num_ret"])
+    scores = evaluate_runs(QRELS, [run(ranking("q1", "a")), run(ranking("q2", "x"))], ["RR", "num_ret"])
     pairs = [("a|b", scores[0]), ("中文", scores[1])]
     assert table_of_scores(pairs) == (
         "run   queries  missing      RR  NumRet\n"
@@ -206,7 +208,7 @@ BOUNDED = ["nDCG@10", "nDCG", "AP", "RR", "RR@3", "P@5", "R@3", "Rprec", "Succes
 
 @given(cases())
 def test_bounds(case: tuple[Qrels, Run]) -> None:
-    scores = evaluate(*case, BOUNDED)
+    scores = evaluate_run(*case, BOUNDED)
     for row in scores.values.values():
         assert all(0 <= value <= 1 + 1e-9 for value in row.values())
     assert all(0 <= scores.mean(measure) <= 1 + 1e-9 for measure in BOUNDED)
@@ -223,6 +225,6 @@ def test_a_relevant_document_on_top_never_hurts(case: tuple[Qrels, Run], number:
     others = [doc for doc in before[query].doc_ids if doc != best]
     after = run(ranking(query, best, *others), *(before[q] for q in before if q != query))
     measures = ["nDCG@10", "AP", "RR", "P@5", "R@3", "Success@2"]
-    old, new = evaluate(qrels, before, measures), evaluate(qrels, after, measures)
+    old, new = evaluate_run(qrels, before, measures), evaluate_run(qrels, after, measures)
     assert all(new.mean(measure) >= old.mean(measure) - 1e-9 for measure in measures)
     assert new.values["RR"][query] == 1.0

@@ -21,7 +21,7 @@ import pytest
 import pytrec_eval
 
 from rerank.errors import UnknownNameError
-from rerank.evaluation import evaluate, parse_measures
+from rerank.evaluation import evaluate_run, parse_measures
 from rerank.io.run_files import read_qrels, read_run, write_qrels, write_run
 from rerank.types import Qrels, Run
 
@@ -96,7 +96,7 @@ class Measured:
             (measure,) = map(str, parse_measures([name], relevant=self.case.relevant))
         except UnknownNameError:
             return None
-        scores = evaluate(self.qrels, self.run, [name], relevant=self.case.relevant)
+        scores = evaluate_run(self.qrels, self.run, [name], relevant=self.case.relevant)
         return scores.summary()[measure] if query == "all" else scores.values[measure][query]
 
     def by_pytrec_eval(self, name: str, query: str) -> float:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from rerank.calibration import Calibration, bound_identity
+from rerank.calibration import Calibration, identity_bound_to_calibration
 from rerank.errors import DataError, MissingResourceError, UsageError
-from rerank.experiment import run
-from rerank.experiment.calibrate import calibrate_folders, open_calibration_run, split_test
+from rerank.experiment import run_experiment
+from rerank.experiment.calibrate import calibrate_run_folders, open_calibration_run, split_test_argument
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.store import RunFolder
 from rerank.store.judge_scores import JudgeScores, write_judge_scores
@@ -28,7 +28,7 @@ def folder(lists: Callable[..., RunSpec], tmp_path: Path) -> Folder:
 
     def make(name: str = "run", *, kind: str = "", **options: Any) -> Path:
         path = tmp_path / name
-        run(lists(**{"method": "pointwise", "model": "fake:reversed", **options}), Execution(out=path))
+        run_experiment(lists(**{"method": "pointwise", "model": "fake:reversed", **options}), Execution(out=path))
         scores = {
             query: {doc: int(doc.partition("-")[2]) % 4 - n / 100 for n, doc in enumerate(ranking.doc_ids)}
             for query, ranking in RunFolder(path).read_run("run.trec").items()
@@ -42,12 +42,12 @@ def folder(lists: Callable[..., RunSpec], tmp_path: Path) -> Folder:
 
 def test_a_folder_is_calibrated(folder: Folder, tmp_path: Path) -> None:
     path = folder(kind="log-odds", model="fake:perfect")
-    report = calibrate_folders([path], tmp_path / "calibration.json", relevant=2)
+    report = calibrate_run_folders([path], tmp_path / "calibration.json", relevant=2)
     assert (report["queries"], report["depth"], report["fit"]) == (4, 12, "judge+first-stage")
     assert report["auc"] > 0.9
     assert {row["depth"] for row in report["rows"]} == {5, 12}
     loaded = Calibration.load(report["file"])
-    loaded.check(bound_identity(RunFolder(path).spec()["identity"]))
+    loaded.check(identity_bound_to_calibration(RunFolder(path).spec()["identity"]))
     assert loaded.first_stage is not None
     assert (loaded.first_stage.name, loaded.kind, loaded.relevant) == ("candidates", "log-odds", 2)
     diagram = ET.parse(report["diagram"]).getroot()
@@ -59,7 +59,7 @@ def test_a_folder_is_calibrated(folder: Folder, tmp_path: Path) -> None:
 def test_older_folders_have_ranks_only_and_their_own_judgments_decide_the_grade(folder: Folder, tmp_path: Path) -> None:
     path = folder(relevant=3)
     (path / "judge_scores.jsonl").unlink()
-    report = calibrate_folders([path], tmp_path / "calibration.json")
+    report = calibrate_run_folders([path], tmp_path / "calibration.json")
     assert report["fit"] == "rank+first-stage"
     assert report["rate"] == pytest.approx(3 / 12)
     assert Calibration.load(report["file"]).relevant == 3
@@ -68,16 +68,16 @@ def test_older_folders_have_ranks_only_and_their_own_judgments_decide_the_grade(
 def test_the_judgments_can_be_others(folder: Folder, tmp_path: Path) -> None:
     qrels = tmp_path / "other.txt"
     qrels.write_text("".join(f"q{q} 0 d{q}-{n} {n % 2}\n" for q in range(3) for n in range(6)), "utf-8")
-    report = calibrate_folders([folder(kind="log-odds")], tmp_path / "calibration.json", qrels=str(qrels))
+    report = calibrate_run_folders([folder(kind="log-odds")], tmp_path / "calibration.json", qrels=str(qrels))
     assert (report["queries"], report["documents"], report["unjudged"], report["rate"]) == (3, 18, 18, 0.5)
     path, out = tmp_path / "run", tmp_path / "calibration.json"
-    report = calibrate_folders([path], out, qrels=str(qrels), complete=True)
+    report = calibrate_run_folders([path], out, qrels=str(qrels), complete=True)
     assert (report["queries"], report["documents"], report["unjudged"], report["rate"]) == (3, 36, 0, 0.25)
 
 
 def test_folders_of_several_depths_are_fitted_together(folder: Folder, tmp_path: Path) -> None:
     paths = [folder("a", kind="log attention"), folder("b", kind="log attention", depth=6)]
-    report = calibrate_folders(paths, tmp_path / "calibration.json")
+    report = calibrate_run_folders(paths, tmp_path / "calibration.json")
     assert {row["depth"] for row in report["rows"]} == {6, 12}
 
 
@@ -85,15 +85,15 @@ def test_folders_of_other_rankers_and_first_stages_are_refused(folder: Folder, t
     main, other, qlm = folder("a"), folder("b", model="fake:perfect"), folder("c", method="qlm")
     out = tmp_path / "calibration.json"
     with raises(UsageError, "different rankers", "fake:reversed", "fake:perfect"):
-        calibrate_folders([main, other], out)
+        calibrate_run_folders([main, other], out)
     with raises(UsageError, "different rankers", "judge is"):
-        calibrate_folders([main], out, tests=[str(qlm)])
+        calibrate_run_folders([main], out, tests=[str(qlm)])
     spec = json.loads((other / "spec.json").read_text("utf-8"))
     changed = json.loads((main / "spec.json").read_text("utf-8"))
     spec["identity"], spec["spec"]["first_stage"] = changed["identity"], "bm25"
     (other / "spec.json").write_text(json.dumps(spec), "utf-8")
     with raises(UsageError, "candidates", "bm25"):
-        calibrate_folders([main, other], out)
+        calibrate_run_folders([main, other], out)
     assert not out.exists()
 
 
@@ -103,15 +103,15 @@ def test_a_test_is_only_reported(folder: Folder, tmp_path: Path) -> None:
     spec["dataset"]["name"] = "other"
     (other / "spec.json").write_text(json.dumps(spec), "utf-8")
     qrels = tmp_path / "qrels.txt"
-    alone = calibrate_folders([main], tmp_path / "alone.json")
-    report = calibrate_folders([main], tmp_path / "both.json", tests=[f"{other}:{qrels}"])
+    alone = calibrate_run_folders([main], tmp_path / "alone.json")
+    report = calibrate_run_folders([main], tmp_path / "both.json", tests=[f"{other}:{qrels}"])
     rows = [row for row in report["rows"] if not row["held_out"]]
     assert {row["collection"] for row in rows} == {"other"}
     assert [row for row in report["rows"] if row["held_out"]] == alone["rows"]
     fits = [json.loads((tmp_path / name).read_text("utf-8"))["fits"] for name in ("alone.json", "both.json")]
     assert fits[0] == fits[1]
     with raises(DataError, "4 queries", "fitted and tested"):
-        calibrate_folders([main], tmp_path / "both.json", tests=[str(main)])
+        calibrate_run_folders([main], tmp_path / "both.json", tests=[str(main)])
 
 
 def test_folders_that_cannot_be_read(folder: Folder, tmp_path: Path) -> None:
@@ -133,20 +133,20 @@ def test_folders_that_cannot_be_read(folder: Folder, tmp_path: Path) -> None:
     with raises(DataError, "unfinished", "--resume"):
         open_calibration_run(path, None)
     with raises(UsageError, "No run folder"):
-        calibrate_folders([], tmp_path / "calibration.json")
+        calibrate_run_folders([], tmp_path / "calibration.json")
 
 
 def test_nothing_is_computed_for_a_file_that_cannot_be_written(folder: Folder, tmp_path: Path) -> None:
     with raises(MissingResourceError, "no folder"):
-        calibrate_folders([tmp_path / "unread"], tmp_path / "missing" / "calibration.json")
+        calibrate_run_folders([tmp_path / "unread"], tmp_path / "missing" / "calibration.json")
 
 
 def test_the_two_parts_of_a_test(tmp_path: Path) -> None:
     for name in ("run", "run:1"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "spec.json").write_text("{}", "utf-8")
-    assert split_test(f"{tmp_path}/run:qrels.txt") == (tmp_path / "run", "qrels.txt")
-    assert split_test(f"{tmp_path}/run:1:beir:folder") == (tmp_path / "run:1", "beir:folder")
-    assert split_test(f"{tmp_path}/run") == (tmp_path / "run", None)
+    assert split_test_argument(f"{tmp_path}/run:qrels.txt") == (tmp_path / "run", "qrels.txt")
+    assert split_test_argument(f"{tmp_path}/run:1:beir:folder") == (tmp_path / "run:1", "beir:folder")
+    assert split_test_argument(f"{tmp_path}/run") == (tmp_path / "run", None)
     with raises(UsageError, "nothing:qrels.txt"):
-        split_test("nothing:qrels.txt")
+        split_test_argument("nothing:qrels.txt")

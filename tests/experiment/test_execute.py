@@ -11,9 +11,16 @@ from typing import Any
 import pytest
 
 from rerank.errors import DataError, PartialFailureError, UnknownNameError, UsageError
-from rerank.experiment import check_failures, estimate, prepare, rescore, run, verify
+from rerank.experiment import (
+    check_failure_rate,
+    estimate_run_cost,
+    prepare_run,
+    rescore_run_folder,
+    run_experiment,
+    verify_run_folder,
+)
 from rerank.experiment.candidates import order_candidates
-from rerank.experiment.execute import default_folder, run_name
+from rerank.experiment.execute import default_run_folder, run_tag
 from rerank.experiment.prepare import with_trained_defaults
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.io.run_files import read_run, write_run
@@ -48,7 +55,7 @@ def out(tmp_path: Path) -> Execution:
 
 
 def test_a_perfect_model_gives_perfect_scores(lists: Lists, out: Execution) -> None:
-    summary = run(lists(), out)
+    summary = run_experiment(lists(), out)
     assert summary.keys() >= CONTRACT
     assert summary["scores"] == {"nDCG@10": 1.0}
     assert summary["first_stage_scores"]["nDCG@10"] < 1
@@ -58,7 +65,7 @@ def test_a_perfect_model_gives_perfect_scores(lists: Lists, out: Execution) -> N
 
 
 def test_the_folder_holds_everything(lists: Lists, out: Execution) -> None:
-    summary = run(lists(), out)
+    summary = run_experiment(lists(), out)
     folder = Path(summary["folder"])
     names = {path.name for path in folder.iterdir()}
     assert names >= {"spec.json", "calls.sqlite", "first_stage.trec", "run.trec", "qrels.trec", "scores.json"}
@@ -72,39 +79,39 @@ def test_the_folder_holds_everything(lists: Lists, out: Execution) -> None:
 
 
 def test_a_finished_folder_answers_without_a_call(lists: Lists, out: Execution) -> None:
-    first = run(lists(), out)
+    first = run_experiment(lists(), out)
     before = (Path(first["folder"]) / "run.trec").read_bytes()
-    second = run(lists(), out)
+    second = run_experiment(lists(), out)
     assert second == first | {"reused_calls": 4}
     assert (Path(first["folder"]) / "run.trec").read_bytes() == before
 
 
 def test_other_measures_do_not_make_another_run(lists: Lists, out: Execution) -> None:
-    run(lists(), out)
-    again = run(lists(measures=("AP(rel=3)", "P@5")), out)
+    run_experiment(lists(), out)
+    again = run_experiment(lists(measures=("AP(rel=3)", "P@5")), out)
     assert set(again["scores"]) == {"AP(rel=3)", "P@5"}
     assert again["reused_calls"] == 4
 
 
 def test_without_judgments_there_are_no_scores(lists: Lists, out: Execution) -> None:
     with pytest.warns(UserWarning, match="fake:perfect"):
-        summary = run(lists(qrels=None), out)
+        summary = run_experiment(lists(qrels=None), out)
     assert summary["scores"] == {}
     assert not (Path(summary["folder"]) / "scores.json").exists()
 
 
 def test_failures_are_counted_saved_and_complained_about(lists: Lists, out: Execution) -> None:
-    summary = run(lists(model="fake:fail"), out)
+    summary = run_experiment(lists(model="fake:fail"), out)
     assert summary["windows"]["error"] == 4
     assert summary["complete"] is False
     assert summary["scores"] == summary["first_stage_scores"]
     with raises(PartialFailureError, "100%", "--max-failure-rate"):
-        check_failures(summary, 0.2)
-    check_failures(summary, 1.0)
+        check_failure_rate(summary, 0.2)
+    check_failure_rate(summary, 1.0)
 
 
 def test_no_document_is_lost_whatever_the_model_says(lists: Lists, out: Execution) -> None:
-    summary = run(lists(model="fake:stutter,p=0.9", depth=30, method="sliding"), out)
+    summary = run_experiment(lists(model="fake:stutter,p=0.9", depth=30, method="sliding"), out)
     folder = RunFolder.existing(summary["folder"])
     result, first = folder.read_run("run.trec"), folder.read_run("first_stage.trec")
     assert {q: sorted(r.doc_ids) for q, r in result.items()} == {q: sorted(r.doc_ids) for q, r in first.items()}
@@ -112,24 +119,24 @@ def test_no_document_is_lost_whatever_the_model_says(lists: Lists, out: Executio
 
 
 def test_only_so_many_queries_and_only_these(lists: Lists, out: Execution, tmp_path: Path) -> None:
-    assert run(lists(max_queries=2), out)["queries"] == 2
+    assert run_experiment(lists(max_queries=2), out)["queries"] == 2
     other = Execution(out=tmp_path / "other")
     spec = lists(queries=4, model="fake:reversed").model_copy(update={"queries": ("q3", "q1")})
-    summary = run(spec, other)
+    summary = run_experiment(spec, other)
     assert list(RunFolder.existing(summary["folder"]).read_run("run.trec")) == ["q3", "q1"]
     with raises(UnknownNameError, "'q33'"):
-        run(spec.model_copy(update={"queries": ("q33",)}), other)
+        run_experiment(spec.model_copy(update={"queries": ("q33",)}), other)
 
 
 def test_depth_and_shuffle(lists: Lists, tmp_path: Path) -> None:
     def first(**options: Any) -> list[str]:
-        prepared = prepare(lists(depth=6, **options), Execution())
+        prepared = prepare_run(lists(depth=6, **options), Execution())
         return list(order_candidates(prepared.first_stage, prepared.spec)["q0"].doc_ids)
 
     given = [f"d0-{n}" for n in range(6)]
     assert first() == given
     spec = lists(depth=6)
-    assert prepare(spec.model_copy(update={"depth": 2}), Execution()).first_stage["q0"].doc_ids == ("d0-0", "d0-1")
+    assert prepare_run(spec.model_copy(update={"depth": 2}), Execution()).first_stage["q0"].doc_ids == ("d0-0", "d0-1")
     assert first(shuffle="inverse") == given[::-1]
     mixed = first(shuffle="random")
     assert sorted(mixed) == given
@@ -140,53 +147,53 @@ def test_depth_and_shuffle(lists: Lists, tmp_path: Path) -> None:
 
 def test_options_that_a_strategy_has_not_are_refused(lists: Lists) -> None:
     with raises(UsageError, "--window-size", "fullrank"):
-        prepare(lists(window_size=4), Execution())
+        prepare_run(lists(window_size=4), Execution())
 
 
 def test_strategy_options_reach_the_strategy(lists: Lists, out: Execution) -> None:
-    summary = run(lists(method="sliding", window_size=4, stride=2), out)
+    summary = run_experiment(lists(method="sliding", window_size=4, stride=2), out)
     assert summary["calls"] == 4 * 5
 
 
 def test_judgments_of_other_queries_are_named(lists: Lists, out: Execution, tmp_path: Path) -> None:
     (tmp_path / "other.txt").write_text("someone-else 0 d 1\n")
     with raises(DataError, "4", "--qrels"):
-        run(lists(qrels=str(tmp_path / "other.txt")), out)
+        run_experiment(lists(qrels=str(tmp_path / "other.txt")), out)
 
 
 def test_a_token_cap_makes_a_partial_run_that_can_go_on(lists: Lists, tmp_path: Path) -> None:
     place = tmp_path / "run"
-    capped = run(lists(model="fake:reversed,batch_size=1"), Execution(out=place, max_total_tokens=600))
+    capped = run_experiment(lists(model="fake:reversed,batch_size=1"), Execution(out=place, max_total_tokens=600))
     assert 0 < capped["calls"] < 4
     assert capped["windows"]["error"] == 4 - capped["calls"]
-    whole = run(lists(model="fake:reversed,batch_size=1"), Execution(out=place, resume=True))
+    whole = run_experiment(lists(model="fake:reversed,batch_size=1"), Execution(out=place, resume=True))
     assert (whole["calls"], whole["reused_calls"]) == (4, capped["calls"])
     assert whole["windows"]["ok"] == 4
 
 
 def test_estimate_counts_exactly_what_fullrank_asks(lists: Lists, out: Execution) -> None:
-    expected = estimate(prepare(lists(), Execution()))
-    summary = run(lists(), out)
+    expected = estimate_run_cost(prepare_run(lists(), Execution()))
+    summary = run_experiment(lists(), out)
     assert (expected["calls"], expected["tokens_in"]) == (summary["calls"], summary["tokens_in"])
     assert expected["tokens_out"] >= summary["tokens_out"]
     assert expected["cost"] is None
-    assert estimate(prepare(lists(method="sliding", depth=30), Execution()))["calls"] == 8
+    assert estimate_run_cost(prepare_run(lists(method="sliding", depth=30), Execution()))["calls"] == 8
 
 
 def test_replay_and_verify_need_no_model(lists: Lists, out: Execution) -> None:
-    summary = run(lists(model="fake:stutter", method="sliding", depth=30), out)
+    summary = run_experiment(lists(model="fake:stutter", method="sliding", depth=30), out)
     folder = RunFolder.existing(summary["folder"])
-    again = rescore(folder)
+    again = rescore_run_folder(folder)
     assert {key: again[key] for key in ("queries", "windows", "scores", "first_stage_scores")} == {
         key: summary[key] for key in ("queries", "windows", "scores", "first_stage_scores")
     }
-    assert set(rescore(folder, ("RR",))["scores"]) == {"RR"}
-    assert verify(folder) == []
+    assert set(rescore_run_folder(folder, ("RR",))["scores"]) == {"RR"}
+    assert verify_run_folder(folder) == []
 
 
 @pytest.mark.parametrize("name", ["run.trec", "scores.json", "summary.json", "spec.json", "qrels.trec"])
 def test_verify_finds_what_was_changed(lists: Lists, out: Execution, name: str) -> None:
-    summary = run(lists(), out)
+    summary = run_experiment(lists(), out)
     path = Path(summary["folder"]) / name
     text = path.read_text()
     changes = {
@@ -199,14 +206,14 @@ def test_verify_finds_what_was_changed(lists: Lists, out: Execution, name: str) 
     changed = text.replace(*changes[name])
     assert changed != text
     path.write_text(changed)
-    rows = verify(RunFolder.existing(summary["folder"]))
+    rows = verify_run_folder(RunFolder.existing(summary["folder"]))
     expected = "scores.json" if name == "qrels.trec" else name
     assert expected in {row["file"] for row in rows}
 
 
 def test_the_default_folder_is_named_by_method_model_and_hash() -> None:
     spec = RunSpec.make({"collection": "pydoc", "model": "org/some-model", "method": "sliding:generate"})
-    assert default_folder(spec, "0123456789abcdef") == Path("runs/sliding-generate-some-model-0123456789ab")
+    assert default_run_folder(spec, "0123456789abcdef") == Path("runs/sliding-generate-some-model-0123456789ab")
 
 
 def test_a_run_is_named_by_its_adapter(tmp_path: Path) -> None:
@@ -218,19 +225,19 @@ def test_a_run_is_named_by_its_adapter(tmp_path: Path) -> None:
     asked = {"collection": "pydoc", "adapter": str(folder)}
     own = with_trained_defaults(RunSpec.make(asked))
     shutil.rmtree(folder)  # a run is named, and replayed, without it
-    assert run_name(own) == "mine"
+    assert run_tag(own) == "mine"
     assert own.shown_method == "icr,heads=heads.json"
-    assert run_name(RunSpec.make(asked | {"method": "sliding,size=4"})) == "mine-sliding-size-4"
-    assert run_name(RunSpec.make({"collection": "pydoc", "method": "icr,heads=/a/b.json"})) == "icr-heads-b.json"
+    assert run_tag(RunSpec.make(asked | {"method": "sliding,size=4"})) == "mine-sliding-size-4"
+    assert run_tag(RunSpec.make({"collection": "pydoc", "method": "icr,heads=/a/b.json"})) == "icr-heads-b.json"
 
 
 def test_the_call_cache_serves_other_runs(lists: Lists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     spec = lists(model="fake:reversed")
-    run(spec, Execution(out=tmp_path / "a", call_cache=True))
-    again = run(spec, Execution(out=tmp_path / "b", call_cache=True))
+    run_experiment(spec, Execution(out=tmp_path / "a", call_cache=True))
+    again = run_experiment(spec, Execution(out=tmp_path / "b", call_cache=True))
     assert (again["calls"], again["reused_calls"]) == (4, 4)
-    alone = run(spec, Execution(out=tmp_path / "c"))
+    alone = run_experiment(spec, Execution(out=tmp_path / "c"))
     assert alone["reused_calls"] == 0
 
 
@@ -243,15 +250,15 @@ def test_two_queries_of_the_same_words_are_two_calls(tmp_path: Path) -> None:
     (tmp_path / "qrels.txt").write_text("q1 0 c 1\nq2 0 b 1\n")
     values = {"collection": f"requests:{tmp_path / 'lists.jsonl'}", "first_stage": "candidates"}
     spec = RunSpec.make({**values, "qrels": str(tmp_path / "qrels.txt"), "model": "fake:perfect"})
-    summary = run(spec, Execution(out=tmp_path / "run"))
+    summary = run_experiment(spec, Execution(out=tmp_path / "run"))
     assert (summary["calls"], summary["scores"]) == (2, {"nDCG@10": 1.0})
-    assert verify(RunFolder.existing(tmp_path / "run")) == []
+    assert verify_run_folder(RunFolder.existing(tmp_path / "run")) == []
 
 
 @pytest.mark.parametrize("options", [{"measures": ("nDGC@10",)}, {"min_passage_tokens": 9, "max_passage_tokens": 8}])
 def test_what_is_wrong_is_found_before_the_first_call(lists: Lists, out: Execution, options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        run(lists(**options), out)
+        run_experiment(lists(**options), out)
     assert out.out is not None
     if (out.out / "calls.sqlite").exists():
         with RunFolder(out.out).calls() as log:
@@ -262,82 +269,84 @@ def test_judged_queries_that_the_collection_lacks_score_0(lists: Lists, out: Exe
     spec = lists()
     with (tmp_path / "qrels.txt").open("a") as file:
         file.write("\nq99 0 d 1\n")
-    summary = run(spec, out)
+    summary = run_experiment(spec, out)
     assert (summary["queries"], summary["missing"], summary["scores"]["nDCG@10"]) == (4, 1, 0.8)
-    some = run(spec.model_copy(update={"max_queries": 2}), Execution(out=tmp_path / "some"))
+    some = run_experiment(spec.model_copy(update={"max_queries": 2}), Execution(out=tmp_path / "some"))
     assert (some["missing"], some["scores"]["nDCG@10"]) == (0, 1.0)
 
 
 def test_the_first_stage_is_scored_before_the_shuffle(lists: Lists, tmp_path: Path) -> None:
-    plain = run(lists(), Execution(out=tmp_path / "a"))
-    turned = run(lists(shuffle="inverse"), Execution(out=tmp_path / "b"))
+    plain = run_experiment(lists(), Execution(out=tmp_path / "a"))
+    turned = run_experiment(lists(shuffle="inverse"), Execution(out=tmp_path / "b"))
     assert plain["first_stage_scores"] == turned["first_stage_scores"]
-    assert verify(RunFolder.existing(tmp_path / "b")) == []
+    assert verify_run_folder(RunFolder.existing(tmp_path / "b")) == []
 
 
 def test_a_finished_folder_keeps_its_scores_without_judgments(lists: Lists, out: Execution) -> None:
-    first = run(lists(), out)
+    first = run_experiment(lists(), out)
     with raises(UsageError, "model is"):  # fake:perfect without judgments is another model
-        run(lists(qrels=None), out)
+        run_experiment(lists(qrels=None), out)
     assert out.out is not None
     assert RunFolder.existing(out.out).read_json("summary.json")["scores"] == first["scores"]
 
 
 def test_spec_json_repeats_what_scores_json_shows(lists: Lists, out: Execution) -> None:
-    run(lists(), out)
-    run(lists(measures=("AP", "P@1")), out)
+    run_experiment(lists(), out)
+    run_experiment(lists(measures=("AP", "P@1")), out)
     assert out.out is not None
     folder = RunFolder.existing(out.out)
     assert folder.spec()["spec"]["measures"] == ["AP", "P@1"]
-    assert set(rescore(folder)["scores"]) == {"AP", "P@1"}
-    assert verify(folder) == []
+    assert set(rescore_run_folder(folder)["scores"]) == {"AP", "P@1"}
+    assert verify_run_folder(folder) == []
 
 
 @pytest.mark.parametrize("change", ['"queries": 4', '"failure_rate": 0.0', '"depth": 100', '"complete": true'])
 def test_verify_minds_every_number_of_the_summary(lists: Lists, out: Execution, change: str) -> None:
-    path = Path(run(lists(), out)["folder"]) / "summary.json"
+    path = Path(run_experiment(lists(), out)["folder"]) / "summary.json"
     text = path.read_text()
     assert change in text
     path.write_text(text.replace(change, change.partition(":")[0] + ": 77"))
-    assert [row["what"] for row in verify(RunFolder.existing(path.parent))] == [change.partition(":")[0].strip('"')]
+    assert [row["what"] for row in verify_run_folder(RunFolder.existing(path.parent))] == [
+        change.partition(":")[0].strip('"')
+    ]
 
 
 def test_verify_minds_the_queries(lists: Lists, out: Execution) -> None:
-    path = Path(run(lists(), out)["folder"]) / "queries.jsonl"
+    path = Path(run_experiment(lists(), out)["folder"]) / "queries.jsonl"
     path.write_text(path.read_text().replace("number 1", "number 9"))
-    assert [row["file"] for row in verify(RunFolder.existing(path.parent))] == ["queries.jsonl"]
+    assert [row["file"] for row in verify_run_folder(RunFolder.existing(path.parent))] == ["queries.jsonl"]
 
 
 def test_a_folder_that_was_killed_between_files_can_go_on(lists: Lists, out: Execution) -> None:
     assert out.out is not None
     out.out.mkdir()
     (out.out / ".spec.json.123.tmp").write_text("{")
-    assert run(lists(), out)["calls"] == 4
+    assert run_experiment(lists(), out)["calls"] == 4
     assert not (out.out / ".spec.json.123.tmp").exists()
 
 
 def test_options_may_stand_behind_the_method(lists: Lists, tmp_path: Path) -> None:
-    short = run(lists(method="sliding,size=4,stride=2"), Execution(out=tmp_path / "a"))
-    long = run(lists(method="sliding", window_size=4, stride=2), Execution(out=tmp_path / "b"))
+    short = run_experiment(lists(method="sliding,size=4,stride=2"), Execution(out=tmp_path / "a"))
+    long = run_experiment(lists(method="sliding", window_size=4, stride=2), Execution(out=tmp_path / "b"))
     assert (short["calls"], short["hash"]) == (long["calls"], long["hash"])
     assert RunFolder.existing(tmp_path / "a").read_run("run.trec").name == "sliding-size-4-stride-2"
 
 
 def test_another_way_to_the_same_order_is_another_run(lists: Lists, out: Execution, tmp_path: Path) -> None:
     """A shuffle and a first stage that gives the shuffled order must not share a folder: its files would disagree."""
-    run(lists(shuffle="inverse"), out)
+    run_experiment(lists(shuffle="inverse"), out)
     assert out.out is not None
     turned = RunFolder.existing(out.out).read_candidates()
     write_run(Run((order_candidates(turned, lists(shuffle="inverse"))).values(), name="r"), tmp_path / "r.trec")
     with raises(UsageError, "--out", "--overwrite"):
-        run(lists(first_stage=f"run:{tmp_path / 'r.trec'}"), out)
+        run_experiment(lists(first_stage=f"run:{tmp_path / 'r.trec'}"), out)
 
 
 def test_a_changed_result_is_not_answered_from(lists: Lists, out: Execution) -> None:
-    path = Path(run(lists(), out)["folder"]) / "run.trec"
+    path = Path(run_experiment(lists(), out)["folder"]) / "run.trec"
     path.write_text(path.read_text().replace("d0-3 1 ", "d0-3 2 "))
     with raises(DataError, "run.trec", "rerank verify", "--overwrite"):
-        run(lists(), out)
+        run_experiment(lists(), out)
 
 
 #: Methods for pictures are replayed in tests/cli/test_cli_images.py: these documents have none.
@@ -352,17 +361,17 @@ def test_every_method_can_be_replayed_without_its_model(
         heads = {"method": method, "model": {"model": "fake:reversed"}, "heads": [[0, 1]]}
         (tmp_path / "heads.json").write_text(json.dumps(heads))
         method += f",heads={tmp_path / 'heads.json'}"
-    summary = run(lists(model="fake:reversed", method=method, depth=12), out)
+    summary = run_experiment(lists(model="fake:reversed", method=method, depth=12), out)
     (tmp_path / "heads.json").unlink(missing_ok=True)
-    assert verify(RunFolder.existing(summary["folder"])) == []
+    assert verify_run_folder(RunFolder.existing(summary["folder"])) == []
 
 
 def test_a_run_with_windows_too_long_for_the_context_can_be_replayed(lists: Lists, out: Execution) -> None:
     spec = lists(model="fake:perfect", depth=60, context_size=600, min_passage_tokens=6)
-    summary = run(spec, out)
+    summary = run_experiment(spec, out)
     assert (summary["split_windows"], summary["windows"]["error"]) == (4, 0)
     assert summary["scores"]["nDCG@10"] == 1.0
-    assert verify(RunFolder.existing(summary["folder"])) == []
+    assert verify_run_folder(RunFolder.existing(summary["folder"])) == []
 
 
 def test_names_of_one_token_are_those_of_the_runs_tokenizer(
@@ -372,9 +381,9 @@ def test_names_of_one_token_are_those_of_the_runs_tokenizer(
     names = (*map(chr, range(65, 91)), "QX", "ZZ", "AB", "KJ")
     with monkeypatch.context() as patch:
         patch.setattr(identifiers, "_find_identifier_letters", lambda counter: names)
-        summary = run(lists(model="fake:perfect", depth=30, method="fullrank,identifiers=letters"), out)
+        summary = run_experiment(lists(model="fake:perfect", depth=30, method="fullrank,identifiers=letters"), out)
     assert summary["windows"]["ok"] == 4
-    assert verify(RunFolder.existing(summary["folder"])) == []
+    assert verify_run_folder(RunFolder.existing(summary["folder"])) == []
 
 
 @pytest.mark.parametrize("method", ["setwise", "setwise-bubble", "topdown", "pairwise"])
@@ -382,15 +391,15 @@ def test_names_of_one_token_are_those_of_the_runs_tokenizer(
 def test_what_adaptive_methods_ask_is_estimated_at_most(lists: Lists, out: Execution, method: str, model: str) -> None:
     depth = 12 if method == "pairwise" else 24  # it asks about all pairs
     spec = lists(method=method, model=model, queries=2, depth=depth)
-    expected, summary = estimate(prepare(spec, Execution())), run(spec, out)
+    expected, summary = estimate_run_cost(prepare_run(spec, Execution())), run_experiment(spec, out)
     assert summary["calls"] <= expected["calls"]
     assert summary["tokens_in"] <= 1.1 * expected["tokens_in"]  # windows are not all of one length
 
 
 def test_the_seed_reaches_strategies_that_shuffle(lists: Lists, tmp_path: Path) -> None:
-    runs = [prepare(lists(method="tourrank", seed=seed), Execution()) for seed in (0, 1)]
+    runs = [prepare_run(lists(method="tourrank", seed=seed), Execution()) for seed in (0, 1)]
     assert runs[0].setup.strategy != runs[1].setup.strategy
-    assert prepare(lists(method="fullrank", seed=1), Execution()).setup.strategy == Full()
+    assert prepare_run(lists(method="fullrank", seed=1), Execution()).setup.strategy == Full()
 
 
 @pytest.mark.parametrize(
@@ -398,6 +407,6 @@ def test_the_seed_reaches_strategies_that_shuffle(lists: Lists, tmp_path: Path) 
     [({}, 10), ({"window_size": 8}, 4), ({"window_size": 8, "stride": 2}, 2), ({"window_size": 3}, 1)],
 )
 def test_windows_overlap_by_half_unless_told_otherwise(lists: Lists, given: dict[str, int], stride: int) -> None:
-    strategy = prepare(lists(method="sliding", **given), Execution()).setup.strategy
+    strategy = prepare_run(lists(method="sliding", **given), Execution()).setup.strategy
     assert isinstance(strategy, Sliding)
     assert strategy.stride == stride

@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 
 from rerank.errors import DataError, UnknownNameError, UsageError
-from rerank.experiment.head_selection import HeadSelection, score_by_attention_mass, score_by_contrast, select_heads
+from rerank.experiment.head_selection import (
+    HeadSelection,
+    score_by_attention_mass,
+    score_by_contrast,
+    select_attention_heads,
+)
 from rerank.experiment.spec import Execution, RunSpec
 from tests.raising import raises
 
@@ -59,7 +64,7 @@ def test_a_list_comes_out_and_nothing_is_asked_twice(tmp_path: Path, spec: Calla
     log = tmp_path / "heads.json.calls"
     replies: list[Any] = []
     for _ in range(2):
-        found = select_heads(
+        found = select_attention_heads(
             spec(), Execution(), HeadSelection(method=method, count=3), log=log, on_reply=replies.append
         )
         assert found.heads == ((0, 0),)  # a fake has one head
@@ -71,4 +76,4 @@ def test_a_list_comes_out_and_nothing_is_asked_twice(tmp_path: Path, spec: Calla
 
 def test_queries_without_relevant_candidates_tell_nothing(tmp_path: Path, spec: Callable[..., RunSpec]) -> None:
     with raises(DataError, "--depth"):
-        select_heads(spec(depth=1), Execution(), HeadSelection(), log=tmp_path / "calls")
+        select_attention_heads(spec(depth=1), Execution(), HeadSelection(), log=tmp_path / "calls")

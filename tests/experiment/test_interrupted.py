@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from rerank.errors import BackendError, MissingResourceError, UnknownNameError, UsageError
-from rerank.experiment import prepare, rescore, run, verify
-from rerank.experiment.candidates import digest_run
+from rerank.experiment import prepare_run, rescore_run_folder, run_experiment, verify_run_folder
+from rerank.experiment.candidates import digest_candidates
 from rerank.experiment.demo import ADAPTER, BASE, DEPTH, METHODS, demo_specs
 from rerank.experiment.execute import describe_environment
 from rerank.experiment.spec import Execution, RunSpec
@@ -29,7 +29,7 @@ class Stopped(BaseException):
 @pytest.mark.parametrize("at", range(8))
 def test_stopped_at_any_file(lists: Lists, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     spec = lists(model="fake:stutter", method="sliding", window_size=4, stride=2)
-    whole = run(spec, Execution(out=tmp_path / "whole"))
+    whole = run_experiment(spec, Execution(out=tmp_path / "whole"))
     replaced: list[str] = []
     replace = Path.replace
 
@@ -42,9 +42,9 @@ def test_stopped_at_any_file(lists: Lists, tmp_path: Path, monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", stopping)
         with pytest.raises(Stopped):
-            run(spec, Execution(out=tmp_path / "run"))
+            run_experiment(spec, Execution(out=tmp_path / "run"))
     assert not (tmp_path / "run" / "summary.json").exists()
-    again = run(spec, Execution(out=tmp_path / "run", resume=True))
+    again = run_experiment(spec, Execution(out=tmp_path / "run", resume=True))
     varying = {"folder", "reused_calls", "seconds"}
     assert {k: v for k, v in again.items() if k not in varying} == {k: v for k, v in whole.items() if k not in varying}
     assert again["reused_calls"] == (0 if at < 4 else whole["calls"])
@@ -68,42 +68,46 @@ def test_a_backend_that_breaks_keeps_what_it_said(
     with monkeypatch.context() as patch:
         patch.setattr(Fake, "generate", breaking)
         with pytest.raises(BackendError):
-            run(spec, Execution(out=place))
+            run_experiment(spec, Execution(out=place))
     with raises(UsageError, "2", "--resume"):
-        run(spec, Execution(out=place))
-    again = run(spec, Execution(out=place, resume=True))
+        run_experiment(spec, Execution(out=place))
+    again = run_experiment(spec, Execution(out=place, resume=True))
     assert (again["calls"], again["reused_calls"]) == (4, 2)
 
 
 def test_an_unfinished_folder_is_replayed_as_far_as_it_came(lists: Lists, tmp_path: Path) -> None:
-    capped = run(lists(model="fake:reversed,batch_size=1"), Execution(out=tmp_path / "run", max_total_tokens=600))
+    capped = run_experiment(
+        lists(model="fake:reversed,batch_size=1"), Execution(out=tmp_path / "run", max_total_tokens=600)
+    )
     folder = RunFolder.existing(tmp_path / "run")
-    assert rescore(folder)["windows"] == capped["windows"]
-    assert {row["what"] for row in verify(folder)} <= {"failures"}  # why a window was not asked is not recorded
+    assert rescore_run_folder(folder)["windows"] == capped["windows"]
+    assert {row["what"] for row in verify_run_folder(folder)} <= {
+        "failures"
+    }  # why a window was not asked is not recorded
     (tmp_path / "run" / "summary.json").unlink()
     with raises(MissingResourceError, "summary.json", "--resume"):
-        verify(folder)
+        verify_run_folder(folder)
 
 
 def test_the_digest_is_of_what_a_reranker_sees(lists: Lists) -> None:
-    same = [digest_run(prepare(lists(), Execution()).first_stage) for _ in range(2)]
+    same = [digest_candidates(prepare_run(lists(), Execution()).first_stage) for _ in range(2)]
     assert same[0] == same[1]
-    assert digest_run(prepare(lists(depth=3), Execution()).first_stage) != same[0]
+    assert digest_candidates(prepare_run(lists(depth=3), Execution()).first_stage) != same[0]
 
 
 def test_identity_ignores_how_and_minds_what(lists: Lists) -> None:
-    base = prepare(lists(), Execution()).identity()
-    assert prepare(lists(measures=("AP",)), Execution(device="cpu", batch_size=1)).identity() == base
-    assert prepare(lists(seed=1), Execution()).identity() == base  # greedy decoding has no seed
-    warm = prepare(lists(temperature=0.5), Execution()).identity()
-    assert prepare(lists(temperature=0.5, seed=1), Execution()).identity() != warm
+    base = prepare_run(lists(), Execution()).identity()
+    assert prepare_run(lists(measures=("AP",)), Execution(device="cpu", batch_size=1)).identity() == base
+    assert prepare_run(lists(seed=1), Execution()).identity() == base  # greedy decoding has no seed
+    warm = prepare_run(lists(temperature=0.5), Execution()).identity()
+    assert prepare_run(lists(temperature=0.5, seed=1), Execution()).identity() != warm
     for change in ({"temperature": 0.5}, {"prompt": "listwise_multiturn"}, {"method": "sliding"}):
-        assert prepare(lists(**change), Execution()).identity() != base, change
+        assert prepare_run(lists(**change), Execution()).identity() != base, change
 
 
 def test_queries_that_are_asked_for_must_be_there(lists: Lists) -> None:
     with raises(UnknownNameError, "Did you mean 'q1'"):
-        prepare(lists().model_copy(update={"queries": ("q11",)}), Execution())
+        prepare_run(lists().model_copy(update={"queries": ("q11",)}), Execution())
 
 
 def test_the_demo_names_its_folders(tmp_path: Path) -> None:
@@ -120,7 +124,7 @@ def test_the_demo_names_its_folders(tmp_path: Path) -> None:
 def test_a_strategy_that_is_no_dataclass_is_refused(lists: Lists, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rerank.strategies.strategies.get", lambda name: object)
     with raises(UsageError, "'full'", "dataclass"):
-        prepare(lists(), Execution())
+        prepare_run(lists(), Execution())
 
 
 def test_the_environment_leaves_out_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from rerank import Reranker
 from rerank.errors import UnknownNameError
-from rerank.experiment import estimate, prepare, run
-from rerank.experiment.execute import run_name
-from rerank.experiment.replay import rescore, verify
+from rerank.experiment import estimate_run_cost, prepare_run, run_experiment
+from rerank.experiment.execute import run_tag
+from rerank.experiment.replay import rescore_run_folder, verify_run_folder
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.store import RunFolder
 from tests.raising import raises
@@ -42,11 +42,11 @@ def long_lists(lists: Lists, tmp_path: Path) -> Lists:
 def test_a_run_is_answered_replayed_and_verified(long_lists: Lists, tmp_path: Path, passages: str, method: str) -> None:
     spec = long_lists(passages=passages, method=method)
     execution = Execution(out=tmp_path / "run")
-    first = run(spec, execution)
+    first = run_experiment(spec, execution)
     folder = RunFolder(tmp_path / "run")
-    assert verify(folder) == []
-    assert rescore(folder)["scores"] == first["scores"]
-    assert run(spec, execution)["reused_calls"] == first["calls"]
+    assert verify_run_folder(folder) == []
+    assert rescore_run_folder(folder)["scores"] == first["scores"]
+    assert run_experiment(spec, execution)["reused_calls"] == first["calls"]
     result, given = folder.read_run("run.trec"), folder.read_candidates()
     assert {q: sorted(ranking.doc_ids) for q, ranking in result.items()} == {
         q: sorted(ranking.doc_ids) for q, ranking in given.items()
@@ -58,17 +58,17 @@ def test_a_run_is_answered_replayed_and_verified(long_lists: Lists, tmp_path: Pa
 def test_they_are_a_part_of_the_runs_identity_and_name(long_lists: Lists) -> None:
     whole, some = long_lists(), long_lists(passages="max,size=5")
     more = long_lists(passages="max,size=5,stride=1")
-    prepared = [prepare(spec, Execution()) for spec in (whole, some, more)]
+    prepared = [prepare_run(spec, Execution()) for spec in (whole, some, more)]
     assert "passages" not in prepared[0].identity()
     assert prepared[1].identity()["passages"] == "Passages(aggregate='max', size=5, stride=2)"
     assert prepared[1].identity() != prepared[2].identity()
-    assert [run_name(spec) for spec in (whole, some)] == ["fullrank", "fullrank-passages-max-size-5"]
+    assert [run_tag(spec) for spec in (whole, some)] == ["fullrank", "fullrank-passages-max-size-5"]
 
 
 def test_an_estimate_counts_passages(long_lists: Lists, tmp_path: Path) -> None:
     spec = long_lists(passages="max,size=5", method="pointwise")
-    expected = estimate(prepare(spec, Execution()))
-    done = run(spec, Execution(out=tmp_path / "run"))
+    expected = estimate_run_cost(prepare_run(spec, Execution()))
+    done = run_experiment(spec, Execution(out=tmp_path / "run"))
     rows = [json.loads(line) for line in (tmp_path / "run/passages.jsonl").read_text().splitlines()]
     assert expected["calls"] == done["calls"] == sum(sum(row["docs"].values()) for row in rows)
     assert expected["calls"] > sum(len(row["docs"]) for row in rows)
@@ -76,13 +76,13 @@ def test_an_estimate_counts_passages(long_lists: Lists, tmp_path: Path) -> None:
 
 def test_wishes_for_the_best_documents_do_not_reach_the_strategy(long_lists: Lists) -> None:
     spec = long_lists(passages="max,size=5", top_k=3)
-    assert "top_k=None" in repr(prepare(spec, Execution()).setup.strategy)
-    assert "top_k=3" in repr(prepare(long_lists(top_k=3), Execution()).setup.strategy)
+    assert "top_k=None" in repr(prepare_run(spec, Execution()).setup.strategy)
+    assert "top_k=3" in repr(prepare_run(long_lists(top_k=3), Execution()).setup.strategy)
 
 
 def test_bad_options_are_refused_before_anything_is_asked(long_lists: Lists, tmp_path: Path) -> None:
     with raises(UnknownNameError, "Did you mean 'max'"):
-        run(long_lists(passages="maxx"), Execution(out=tmp_path / "run"))
+        run_experiment(long_lists(passages="maxx"), Execution(out=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -104,8 +104,8 @@ def test_vaswani_in_passages(shared: Path, tmp_path: Path, monkeypatch: pytest.M
     values = {"collection": f"trec:{selector}", "model": "fake:perfect", "depth": 50, "max_queries": 10}
     for passages in ("max,size=20", "first,size=20", "sum,size=20"):
         out = tmp_path / passages.partition(",")[0]
-        done = run(RunSpec.make(values | {"passages": passages}), Execution(out=out))
-        assert verify(RunFolder(out)) == []
+        done = run_experiment(RunSpec.make(values | {"passages": passages}), Execution(out=out))
+        assert verify_run_folder(RunFolder(out)) == []
         assert done["scores"]["nDCG@10"] > done["first_stage_scores"]["nDCG@10"]
         counts = [n for docs in RunFolder(out).read_passages().values() for n in docs.values()]
         assert (max(counts) > 1) is (not passages.startswith("first"))

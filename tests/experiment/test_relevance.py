@@ -10,8 +10,8 @@ import pytest
 
 from rerank import Reranker, RunSpec
 from rerank.errors import UsageError
-from rerank.experiment import run
-from rerank.experiment.calibrate import calibrate_folders
+from rerank.experiment import run_experiment
+from rerank.experiment.calibrate import calibrate_run_folders
 from rerank.experiment.spec import Execution
 from tests.raising import raises
 
@@ -23,13 +23,13 @@ def spec(**values: Any) -> RunSpec:
 
 @pytest.fixture
 def calibration(tmp_path: Path) -> Path:
-    run(spec(max_queries=12), Execution(out=tmp_path / "fitted"))
-    calibrate_folders([tmp_path / "fitted"], tmp_path / "calibration.json", complete=True)
+    run_experiment(spec(max_queries=12), Execution(out=tmp_path / "fitted"))
+    calibrate_run_folders([tmp_path / "fitted"], tmp_path / "calibration.json", complete=True)
     return tmp_path / "calibration.json"
 
 
 def test_a_run_writes_probabilities_and_a_reranker_gives_the_same_kind(calibration: Path, tmp_path: Path) -> None:
-    run(spec(), Execution(out=tmp_path / "run", calibration=str(calibration)))
+    run_experiment(spec(), Execution(out=tmp_path / "run", calibration=str(calibration)))
     rows = [json.loads(line) for line in (tmp_path / "run" / "relevance.jsonl").read_text("utf-8").splitlines()]
     assert len(rows) == 6
     for row in rows:
@@ -49,6 +49,6 @@ def test_a_run_writes_probabilities_and_a_reranker_gives_the_same_kind(calibrati
 
 def test_a_calibration_of_another_ranker_is_refused(calibration: Path, tmp_path: Path) -> None:
     with raises(UsageError, "another ranker"):
-        run(spec(method="fullrank"), Execution(out=tmp_path / "other", calibration=str(calibration)))
+        run_experiment(spec(method="fullrank"), Execution(out=tmp_path / "other", calibration=str(calibration)))
     with raises(UsageError, "another ranker"):
         Reranker.from_pretrained("fake:stutter", method="fullrank", calibration=str(calibration))

@@ -86,7 +86,7 @@ def test_a_key_that_the_run_did_not_have_gets_the_value_of_that_time(
     folder = write_spec(tmp_path / "a")
     assert complete_from_folder({}, folder)["thinking_tokens"] == 5
     assert complete_from_folder({"thinking_tokens": 7}, folder)["thinking_tokens"] == 7
-    assert spec.read_spec(folder / "spec.json")["thinking_tokens"] == 5
+    assert spec.read_run_spec(folder / "spec.json")["thinking_tokens"] == 5
     assert RunSpec.from_record({"collection": "pydoc"}).thinking_tokens == 5
     assert RunSpec.from_record({"collection": "pydoc", "thinking_tokens": 0}).thinking_tokens == 0
 

@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import UsageError
-from rerank.experiment.execute import execute
+from rerank.experiment.execute import execute_run
 from rerank.experiment.robustness import (
-    compute_order_agreement,
-    estimate_cells,
+    candidate_order_name,
+    compute_shuffle_agreement,
+    estimate_robustness_cells,
     kendall_tau,
-    measure_robustness,
-    order_name,
-    prepare_cells,
-    vary_order,
+    measure_order_robustness,
+    prepare_robustness_cells,
+    vary_candidate_order,
 )
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.types import Document, Query, Ranking, Run
@@ -29,7 +29,7 @@ Lists = Callable[..., RunSpec]
 
 def report(spec: RunSpec, out: Path, *, execution: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
     how = Execution.make({"out": out, **(execution or {})})
-    return measure_robustness(list(prepare_cells(spec, how, **options)), how)
+    return measure_order_robustness(list(prepare_robustness_cells(spec, how, **options)), how)
 
 
 def test_a_method_that_reads_does_not_care(lists: Lists, tmp_path: Path) -> None:
@@ -64,13 +64,15 @@ def test_depths_times_first_stages_with_one_backend(lists: Lists, tmp_path: Path
     first = tmp_path / "first.trec"
     first.write_text("".join(f"q{q} Q0 d{q}-{n} 0 {n} x\n" for q in range(4) for n in range(12)))
     cells = list(
-        prepare_cells(spec, Execution(), depths=(4, 8, 100), first_stages=(f"run:{first}", "candidates"), shuffles=0)
+        prepare_robustness_cells(
+            spec, Execution(), depths=(4, 8, 100), first_stages=(f"run:{first}", "candidates"), shuffles=0
+        )
     )
     assert [(cell.first_stage, cell.depth) for cell in cells] == [
         (name, depth) for name in ("candidates", f"run:{first}") for depth in (100, 4, 8)
     ]
     assert len({id(run.backend) for cell in cells for run in cell.runs}) == 1
-    found = measure_robustness(cells, Execution(out=tmp_path / "out"))
+    found = measure_order_robustness(cells, Execution(out=tmp_path / "out"))
     assert len({row["folder"] for cell in found["cells"] for row in cell["orders"]}) == 12
 
 
@@ -79,8 +81,8 @@ def test_finished_runs_answer_and_rerank_run_finds_them(lists: Lists, tmp_path: 
     report(spec, tmp_path / "out", shuffles=1)
     again = report(spec, tmp_path / "out", shuffles=2)["cells"][0]["orders"]
     assert [row["reused_calls"] for row in again] == [4, 4, 4, 0]
-    (prepared, *_), *_ = (cell.runs for cell in prepare_cells(spec, Execution()))
-    assert execute(prepared, Execution(out=Path(again[0]["folder"])))["reused_calls"] == 4
+    (prepared, *_), *_ = (cell.runs for cell in prepare_robustness_cells(spec, Execution()))
+    assert execute_run(prepared, Execution(out=Path(again[0]["folder"])))["reused_calls"] == 4
 
 
 def test_without_judgments_orders_can_still_be_compared(lists: Lists, tmp_path: Path) -> None:
@@ -91,20 +93,24 @@ def test_without_judgments_orders_can_still_be_compared(lists: Lists, tmp_path: 
 
 def test_the_estimate_is_what_the_runs_take(lists: Lists, tmp_path: Path) -> None:
     spec = lists(method="sliding", window_size=4, stride=2)
-    cells = list(prepare_cells(spec, Execution(), depths=(6,), shuffles=1))
-    expected = estimate_cells(cells)
+    cells = list(prepare_robustness_cells(spec, Execution(), depths=(6,), shuffles=1))
+    expected = estimate_robustness_cells(cells)
     assert (expected["runs"], expected["cost"]) == (6, None)
-    rows = [row for cell in measure_robustness(cells, Execution(out=tmp_path / "o"))["cells"] for row in cell["orders"]]
+    rows = [
+        row
+        for cell in measure_order_robustness(cells, Execution(out=tmp_path / "o"))["cells"]
+        for row in cell["orders"]
+    ]
     assert expected["calls"] == sum(row["calls"] for row in rows)
 
 
 def test_orders_and_their_names() -> None:
-    made = vary_order(RunSpec(collection="x", seed=7), 2)
-    assert list(map(order_name, made)) == ["given", "reversed", "shuffled 7", "shuffled 8"]
+    made = vary_candidate_order(RunSpec(collection="x", seed=7), 2)
+    assert list(map(candidate_order_name, made)) == ["given", "reversed", "shuffled 7", "shuffled 8"]
     with raises(UsageError, "--shuffle inverse", "--shuffles", "--seed"):
-        vary_order(RunSpec(collection="x", shuffle="inverse"), 2)
+        vary_candidate_order(RunSpec(collection="x", shuffle="inverse"), 2)
     with raises(UsageError, "-1"):
-        vary_order(RunSpec(collection="x"), -1)
+        vary_candidate_order(RunSpec(collection="x"), -1)
 
 
 @given(st.integers(2, 9).flatmap(lambda n: st.tuples(st.permutations(range(n)), st.permutations(range(n)))))
@@ -119,6 +125,9 @@ def test_agreement_leaves_out_what_cannot_be_compared() -> None:
         made = (Ranking.from_order(Query(id=str(at)), [Document(id=x) for x in docs]) for at, docs in enumerate(lists))
         return Run(made)
 
-    assert compute_order_agreement(run("", "a"), run("", "a")) == {"tau": None, "overlap": None}
-    assert compute_order_agreement(run("ab", "a"), run("ba", "a")) == {"tau": -1.0, "overlap": None}
-    assert compute_order_agreement(run("abcdefghijkl", "a"), run("lkjihgfedcba", "a")) == {"tau": -1.0, "overlap": 0.8}
+    assert compute_shuffle_agreement(run("", "a"), run("", "a")) == {"tau": None, "overlap": None}
+    assert compute_shuffle_agreement(run("ab", "a"), run("ba", "a")) == {"tau": -1.0, "overlap": None}
+    assert compute_shuffle_agreement(run("abcdefghijkl", "a"), run("lkjihgfedcba", "a")) == {
+        "tau": -1.0,
+        "overlap": 0.8,
+    }

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
-from rerank.experiment.spec import Execution, RunSpec, read_spec
+from rerank.experiment.spec import Execution, RunSpec, read_run_spec
 from tests.raising import raises
 
 text = st.text(min_size=1, max_size=20)
@@ -37,33 +37,33 @@ def test_json_both_ways(spec: RunSpec) -> None:
 def test_toml_in(tmp_path: Path) -> None:
     path = tmp_path / "spec.toml"
     path.write_text('collection = "pydoc"\nmax-queries = 3\nmeasures = ["AP"]\ntemperature = 1\n', encoding="utf-8")
-    spec = RunSpec.make(read_spec(path))
+    spec = RunSpec.make(read_run_spec(path))
     assert spec == RunSpec(collection="pydoc", max_queries=3, measures=("AP",), temperature=1.0)
     (tmp_path / "empty.toml").write_text("")
-    assert read_spec(str(tmp_path / "empty.toml")) == {}
+    assert read_run_spec(str(tmp_path / "empty.toml")) == {}
 
 
 def test_toml_that_is_wrong(tmp_path: Path) -> None:
     path = tmp_path / "spec.toml"
     with raises(MissingResourceError, "TOML"):
-        read_spec(path)
+        read_run_spec(path)
     with raises(MissingResourceError, "TOML"):
-        read_spec(tmp_path)
+        read_run_spec(tmp_path)
     for content, message in ((b"a = ", "Invalid value"), (b"\xff", "not UTF-8"), (b"a = 1\na = 2", "overwrite")):
         path.write_bytes(content)
         with raises(DataError, message):
-            read_spec(path)
+            read_run_spec(path)
 
 
 def test_the_spec_of_a_run_folder_in(tmp_path: Path) -> None:
     spec = RunSpec(collection="pydoc", measures=("AP",), seed=3)
     path = tmp_path / "spec.json"
     path.write_text(json.dumps({"hash": "x", "spec": spec.model_dump(mode="json")}), encoding="utf-8")
-    assert RunSpec.make(read_spec(path)) == spec
+    assert RunSpec.make(read_run_spec(path)) == spec
     for content in ("{}", "[]", "{", '{"spec": 3}'):
         path.write_text(content, encoding="utf-8")
         with raises(DataError, "spec.json"):
-            read_spec(path)
+            read_run_spec(path)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import peft
 import torch
 from transformers import AutoModelForCausalLM
 
-from rerank.lm.loading import quiet
+from rerank.lm.loading import quiet_transformers
 from tests.backends.conftest import make_tokenizer
 from tests.finetune.tiny import tiny_ids, tiny_loss, tiny_model
 
@@ -21,7 +21,7 @@ TARGETS = ("q_proj", "v_proj", "down_proj")
 
 def write_base(folder: Path, *, seed: int = 0, layers: int = 2, **options: Any) -> Path:
     """A random model with its tokenizer."""
-    with quiet():
+    with quiet_transformers():
         tiny_model(layers, seed=seed, vocabulary=VOCABULARY, **options).save_pretrained(folder)
         make_tokenizer().save_pretrained(folder)
     return folder
@@ -29,7 +29,7 @@ def write_base(folder: Path, *, seed: int = 0, layers: int = 2, **options: Any) 
 
 def load_base(folder: Path) -> Any:
     """The model of a folder, in evaluation mode."""
-    with quiet():
+    with quiet_transformers():
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     return model.eval()
 
@@ -60,7 +60,7 @@ def trained(model: Any, *, steps: int = 5, lr: float = 0.02) -> None:
 def write_adapter(folder: Path, base: Path, config: Any, change: Callable[[Any], None] = noisy) -> torch.Tensor:
     """An adapter on the model of a folder; what the adapted model answers to `tiny_ids`."""
     torch.manual_seed(7)
-    with quiet():
+    with quiet_transformers():
         model = peft.get_peft_model(load_base(base), config)
         change(model)
         found = answers(model)
@@ -77,6 +77,6 @@ def answers(model: Any) -> torch.Tensor:
 
 def merged_weights(folder: Path, base: Path) -> dict[str, torch.Tensor]:
     """The weights of an adapted model as PEFT merges them, a second way to what changed."""
-    with quiet():
+    with quiet_transformers():
         model: Any = peft.PeftModel.from_pretrained(load_base(base), str(folder)).merge_and_unload()
     return {name: parameter.detach() for name, parameter in model.named_parameters()}

@@ -29,7 +29,7 @@ from rerank.finetune.extra.adapters.osf import Osf
 from rerank.finetune.extra.adapters.randlora import Randlora
 from rerank.finetune.extra.adapters.salt import Salt
 from rerank.finetune.extra.adapters.shadow import Shadow
-from rerank.selector import build
+from rerank.selector import build_from_selector
 from tests.raising import raises
 
 Shapes = list[tuple[int, int]]
@@ -146,14 +146,16 @@ def test_a_pattern_of_ranks_counts_in_its_order() -> None:
 )
 def test_options_out_of_range_are_refused(text: str, named: tuple[str, ...]) -> None:
     with raises(UsageError, *named):
-        build(ADAPTERS, text)
+        build_from_selector(ADAPTERS, text)
 
 
 def test_adapters_are_built_from_selectors() -> None:
-    assert build(ADAPTERS, "lora") == Lora()
-    assert build(ADAPTERS, "lora,r=8,targets=attention,layers=4") == Lora(r=8, targets="attention", layers=4)
-    assert build(ADAPTERS, "lora-xs,targets=q_proj,v_proj,r=8").targets == "q_proj,v_proj"
-    assert build(ADAPTERS, "lora-ga,gamma=64").gamma == 64
+    assert build_from_selector(ADAPTERS, "lora") == Lora()
+    assert build_from_selector(ADAPTERS, "lora,r=8,targets=attention,layers=4") == Lora(
+        r=8, targets="attention", layers=4
+    )
+    assert build_from_selector(ADAPTERS, "lora-xs,targets=q_proj,v_proj,r=8").targets == "q_proj,v_proj"
+    assert build_from_selector(ADAPTERS, "lora-ga,gamma=64").gamma == 64
 
 
 def test_adapters_with_callbacks() -> None:

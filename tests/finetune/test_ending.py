@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
 from rerank.errors import DataError, StorageError, UsageError  # noqa: E402
-from rerank.experiment import run  # noqa: E402
+from rerank.experiment import run_experiment  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 from rerank.finetune.trainer.list_trainer import list_training_checkpoints  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
@@ -102,7 +102,7 @@ def test_a_joint_loss_keeps_the_whole_model_and_its_method(model: Path, collecti
     with safe_open(str(tmp_path / "out" / "adapter_model.safetensors"), "pt") as file:
         assert any(".layers.2." in name for name in file.keys())  # noqa: SIM118
     spec = RunSpec(collection=f"jsonl:{collection}", depth=4, max_queries=1, adapter=str(tmp_path / "out"))
-    assert run(spec, Execution(out=tmp_path / "run", device="cpu"))["queries"] == 1
+    assert run_experiment(spec, Execution(out=tmp_path / "run", device="cpu"))["queries"] == 1
 
 
 def test_a_method_that_calibrates_is_not_trained_for(model: Path, collection: Path, tmp_path: Path) -> None:

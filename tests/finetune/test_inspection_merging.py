@@ -23,7 +23,7 @@ from rerank.finetune.inspection.inspected_model import InspectedModel, open_insp
 from rerank.finetune.inspection.merging import MARKER, MergeOptions, merge_adapter  # noqa: E402
 from rerank.finetune.inspection.weight_changes import iterate_weight_changes  # noqa: E402
 from rerank.io.model_hash import model_folder_hash  # noqa: E402
-from rerank.lm.loading import load, quiet  # noqa: E402
+from rerank.lm.loading import load_language_model, quiet_transformers  # noqa: E402
 from rerank.models import resolve_model_name  # noqa: E402
 from rerank.tasks import BackendOptions  # noqa: E402
 from tests.finetune.inspected import answers, load_base, lora, noisy, write_adapter, write_base  # noqa: E402
@@ -47,7 +47,7 @@ def opened(folder: Path) -> InspectedModel:
 
 def model_of(folder: Path) -> Any:
     """Loaded as ``--model FOLDER`` is."""
-    return load(resolve_model_name(str(folder)), BackendOptions(device="cpu", dtype="float32"))[0]
+    return load_language_model(resolve_model_name(str(folder)), BackendOptions(device="cpu", dtype="float32"))[0]
 
 
 def deltas(folder: Path) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def test_rounding_is_told(base: Path, tmp_path: Path) -> None:
 
 
 def test_the_number_type_is_that_of_the_model(base: Path, tmp_path: Path) -> None:
-    with quiet():
+    with quiet_transformers():
         load_base(base).to(torch.bfloat16).save_pretrained(tmp_path / "half")
     for path in base.glob("token*"):
         (tmp_path / "half" / path.name).write_bytes(path.read_bytes())
@@ -132,7 +132,7 @@ def test_the_reduction_is_that_of_peft_before_it_cuts_the_rank(base: Path, tmp_p
     adapter = intruding(base, tmp_path / "a", std=0.06)
     made = merge_adapter(opened(adapter), tmp_path / "out", MergeOptions(reduce=0.4, top=6))
     assert all(row.before > 0 for row in made.reduced)
-    with quiet():
+    with quiet_transformers():
         model = peft.PeftModel.from_pretrained(load_base(base), str(adapter))
         options = {"top_k": 6, "threshold_epsilon": 0.5, "mitigation_lambda": 0.4, "logging_sink": None}
         cast(Any, reduce_intruder_dimension)(model, **options)
@@ -241,7 +241,7 @@ def test_the_mean_core_is_the_mean_change(base: Path, tmp_path: Path) -> None:
     wanted, found = mean_delta(adapters), deltas(tmp_path / "mean")
     for name, delta in wanted.items():
         assert torch.allclose(found[name], delta, atol=1e-6)
-    with quiet():
+    with quiet_transformers():
         peft.PeftModel.from_pretrained(load_base(base), str(tmp_path / "mean"))
 
 
@@ -275,7 +275,7 @@ def test_concatenation_is_the_mean_change_at_summed_rank(base: Path, tmp_path: P
     for module, delta in mean_delta([tmp_path / "a", tmp_path / "b"]).items():
         assert torch.allclose(found[module], delta, atol=1e-6)
     config = opened(tmp_path / "mean").config
-    with quiet():
+    with quiet_transformers():
         model: Any = peft.PeftModel.from_pretrained(load_base(base), str(tmp_path / "mean"))
         theirs = model.get_submodule("base_model.model.model.layers.1.self_attn.v_proj").get_delta_weight("default")
     assert torch.allclose(theirs, found["model.layers.1.self_attn.v_proj"], atol=1e-6)
@@ -286,7 +286,7 @@ def test_concatenation_is_that_of_peft(base: Path, tmp_path: Path) -> None:
     for seed, folder in enumerate("ab"):
         write_adapter(tmp_path / folder, base, lora(), partial(noisy, seed=seed))
     concatenate_adapter_factors([opened(tmp_path / "a"), opened(tmp_path / "b")], tmp_path / "mean")
-    with quiet():
+    with quiet_transformers():
         model: Any = peft.PeftModel.from_pretrained(load_base(base), str(tmp_path / "a"), adapter_name="a")
         model.load_adapter(str(tmp_path / "b"), adapter_name="b")
         model.add_weighted_adapter(["a", "b"], [0.5, 0.5], "mean", combination_type="cat")

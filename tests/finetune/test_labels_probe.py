@@ -27,7 +27,7 @@ from rerank.finetune.labels.form_probe import (
 from rerank.finetune.labels.label_list import LabelList
 from rerank.finetune.labels.query_extraction import extract_title_as_query
 from rerank.finetune.labels.training_list import TrainingList
-from rerank.retrieval import open_retriever
+from rerank.retrieval import open_first_stage
 from rerank.types import Document, Query
 
 TOPICS = [f"topic{at}" for at in range(30)]
@@ -193,7 +193,7 @@ def test_title_queries_of_cranfield(shared: Path, tmp_path: Path, monkeypatch: p
     collection = open_collection(f"cranfield:{shared / 'data/cranfield'}")
     documents = [doc for doc in collection.docs() if doc.title and len(doc.text.split()) > 20]
     sources = random.Random(1).sample(documents, 400)
-    run = open_retriever("bm25", collection).search([Query(id=doc.id, text=doc.title) for doc in sources], 20)
+    run = open_first_stage("bm25", collection).search([Query(id=doc.id, text=doc.title) for doc in sources], 20)
 
     def made(show: Show) -> dict[str, FeatureSeparation]:
         found = []

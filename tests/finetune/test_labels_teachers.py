@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from rerank.errors import DataError, UnknownNameError, UsageError
-from rerank.experiment import run
+from rerank.experiment import run_experiment
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.finetune.labels.label_fusion import LabelFusion
 from rerank.finetune.labels.labelling import LabellingPlan, LabellingResult, make_labels, prepare_labelling
@@ -159,7 +159,7 @@ def test_cross_encoders_scores_are_those_of_the_whole_list(spec: Spec) -> None:
 
 
 def test_scores_that_do_not_explain_the_order_are_not_handed_on(spec: Spec) -> None:
-    summary = run(spec(method="full:relate", max_queries=1))
+    summary = run_experiment(spec(method="full:relate", max_queries=1))
     folder = RunFolder(summary["folder"])
     (folder.path / "run.trec").write_text("".join(f"q0 Q0 d0-{n} {n} {9 - n} x\n" for n in range(6)), "utf-8")
     assert scores_of_teacher_run(folder) == {}

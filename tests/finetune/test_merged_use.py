@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
 
-from rerank.experiment import run  # noqa: E402
+from rerank.experiment import run_experiment  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 from rerank.finetune.inspection.inspected_model import open_inspected_model  # noqa: E402
 from rerank.finetune.inspection.merging import MergeOptions, merge_adapter  # noqa: E402
@@ -31,7 +31,7 @@ ATTENTION: dict[str, Any] = {
 def ranked(collection: Path, out: Path, **how: Any) -> dict[str, list[str]]:
     """Query -> documents in order."""
     spec = RunSpec(collection=f"jsonl:{collection}", depth=6, max_queries=4, dtype="float32", **how)
-    run(spec, Execution(out=out, device="cpu"))
+    run_experiment(spec, Execution(out=out, device="cpu"))
     return {query: [doc.id for doc in ranking.docs] for query, ranking in read_run(out / "run.trec").items()}
 
 

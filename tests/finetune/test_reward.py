@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rerank.evaluation import evaluate
+from rerank.evaluation import evaluate_run
 from rerank.finetune.extra.objectives.grpo.reward import compute_reward, compute_reward_gains, compute_reward_ndcg
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.types import Document, Qrels, Query, Ranking, Run
@@ -101,7 +101,7 @@ def test_against_trec_eval() -> None:
         said: Any = chance.sample(range(n), n)
         docs = [Document(id=f"d{at}") for at in said]
         qrels = Qrels({"q": {f"d{at}": grade for at, grade in enumerate(grades)}})
-        scores = evaluate(qrels, Run([Ranking.from_order(QUERY, docs)], name="r"), ["nDCG@10"])
+        scores = evaluate_run(qrels, Run([Ranking.from_order(QUERY, docs)], name="r"), ["nDCG@10"])
         assert compute_reward_ndcg(tuple(said), worth, 10) == pytest.approx(
             next(iter(scores.summary().values())), abs=1e-6
         )

@@ -22,7 +22,7 @@ pytest.importorskip("peft")
 from safetensors.torch import load_file  # noqa: E402
 
 from rerank.errors import BackendError, DataError, StorageError, UsageError  # noqa: E402
-from rerank.experiment import run  # noqa: E402
+from rerank.experiment import run_experiment  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 from rerank.finetune.component_registry import ADAPTERS  # noqa: E402
 from rerank.finetune.recipe import Recipe  # noqa: E402
@@ -66,7 +66,7 @@ def test_a_training_from_recipe_to_run(model: Path, collection: Path, tmp_path: 
     assert "p = " in card
 
     spec = RunSpec(collection=f"jsonl:{collection}", depth=6, max_queries=4, adapter=str(tmp_path / "out"))
-    summary = run(spec, Execution(out=tmp_path / "run", device="cpu"))
+    summary = run_experiment(spec, Execution(out=tmp_path / "run", device="cpu"))
     assert summary["scores"]["nDCG@10"] == pytest.approx(result.validation["nDCG@10"], abs=1e-9)
     kept = json.loads((tmp_path / "run" / "spec.json").read_text())["spec"]
     assert kept["model"] == str(model)
@@ -94,7 +94,7 @@ def test_a_whole_model_ranks_as_it_was_trained_to(model: Path, collection: Path,
     )
     result = train_adapter(asked, tmp_path / "out", device="cpu")
     spec = RunSpec(collection=f"jsonl:{collection}", depth=6, max_queries=4, model=str(tmp_path / "out"))
-    summary = run(spec, Execution(out=tmp_path / "run", device="cpu"))
+    summary = run_experiment(spec, Execution(out=tmp_path / "run", device="cpu"))
     assert summary["scores"]["nDCG@10"] == pytest.approx(result.validation["nDCG@10"], abs=1e-9)
 
 
@@ -108,7 +108,7 @@ def test_heads_are_bound_to_their_adapter(model: Path, collection: Path, tmp_pat
         method=f"full:attention,calibrate=false,heads={tmp_path / 'out' / 'heads.json'}",
     )
     with raises(UsageError, "heads.json", "adapter"):
-        run(spec, Execution(out=tmp_path / "run", device="cpu"))
+        run_experiment(spec, Execution(out=tmp_path / "run", device="cpu"))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ pytest.importorskip("peft")
 
 from rerank.cli import transfer as command  # noqa: E402
 from rerank.errors import DataError, UsageError  # noqa: E402
-from rerank.experiment import run  # noqa: E402
+from rerank.experiment import run_experiment  # noqa: E402
 from rerank.experiment.robustness import kendall_tau  # noqa: E402
 from rerank.experiment.spec import Execution, RunSpec  # noqa: E402
 from rerank.finetune.trainer.training import train_adapter  # noqa: E402
@@ -85,7 +85,7 @@ def test_a_student_comes_nearer_to_its_teacher(folder: Path, tmp_path: Path) -> 
     assert {row["qid"] for row in lists}.isdisjoint(row["qid"] for row in apart)
     # The labels are what the adapter's own run says, and the agreement is that of the runs.
     spec = RunSpec(collection=given.spec.collection, depth=5, adapter=given.adapter)
-    own = run(spec, Execution(out=tmp_path / "own", device="cpu"))
+    own = run_experiment(spec, Execution(out=tmp_path / "own", device="cpu"))
     orders = orders_of(Path(own["folder"]))
     assert all(row["final_list"] == orders[row["qid"]] for row in [*lists, *apart])
     for when in ("before", "after"):
@@ -152,9 +152,9 @@ def test_stopped_and_gone_on_with(folder: Path, tmp_path: Path) -> None:
     asked_again: list[str] = []
 
     def watched(prepared: Any, execution: Any) -> dict[str, Any]:
-        from rerank.experiment import execute
+        from rerank.experiment import execute_run
 
-        summary = execute(prepared, execution)
+        summary = execute_run(prepared, execution)
         if summary["reused_calls"] < summary["calls"]:
             asked_again.append(Path(summary["folder"]).name)
         return summary
@@ -187,7 +187,7 @@ def test_what_is_refused(folder: Path, tmp_path: Path) -> None:
 def test_a_collection_that_changed(folder: Path, tmp_path: Path) -> None:
     from rerank.finetune.labels.label_list import LabelList
 
-    summary = run(
+    summary = run_experiment(
         RunSpec(collection=f"jsonl:{folder / 'collection'}", depth=3, max_queries=1, model=str(folder / "b")),
         Execution(out=tmp_path / "run", device="cpu"),
     )

@@ -18,7 +18,7 @@ import pytest
 
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import StorageError
-from rerank.retrieval import open_retriever
+from rerank.retrieval import open_first_stage
 from rerank.retrieval.bm25 import Bm25
 from rerank.types import Document, Query
 
@@ -28,7 +28,7 @@ class MakeCorpus(Protocol):
 
 
 def ids(corpus: Corpus, text: str, *, k: int = 10, selector: str = "bm25") -> tuple[str, ...]:
-    return open_retriever(selector, corpus).search([Query(id="q", text=text)], k)["q"].doc_ids
+    return open_first_stage(selector, corpus).search([Query(id="q", text=text)], k)["q"].doc_ids
 
 
 def folders(cache: Path) -> list[Path]:
@@ -123,7 +123,7 @@ def test_full_disk(make_corpus: MakeCorpus, cache: Path, limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
         with pytest.raises(StorageError):
-            open_retriever("bm25", corpus)
+            open_first_stage("bm25", corpus)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert folders(cache) == []
@@ -135,7 +135,7 @@ def test_killed_in_the_middle(make_corpus: MakeCorpus, cache: Path) -> None:
     corpus = make_corpus("wing", "water")
     program = """
         import os, signal, sys
-        from rerank.retrieval import open_retriever
+        from rerank.retrieval import open_first_stage
         from rerank.types import Document
 
         class Dying:
@@ -144,7 +144,7 @@ def test_killed_in_the_middle(make_corpus: MakeCorpus, cache: Path) -> None:
                 yield Document(id="d1", text="wing")
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        open_retriever("bm25", Dying())
+        open_first_stage("bm25", Dying())
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program), corpus.fingerprint], check=False)
     assert done.returncode == -9

@@ -16,7 +16,7 @@ from rerank.collections.base.corpus import Corpus
 from rerank.errors import MissingPrerequisiteError
 from rerank.indexing import segmenters
 from rerank.indexing.text_analysis import make_text_analyzer
-from rerank.retrieval import open_retriever
+from rerank.retrieval import open_first_stage
 from rerank.types import Query
 
 MakeCorpus = Callable[..., Corpus]
@@ -112,9 +112,9 @@ def test_without_the_package(
         made.cache_clear()
     corpus = make_corpus("北京是首都", language=language)
     with pytest.raises(MissingPrerequisiteError, match=rf"{package} .*pip install 'listrank\[cjk\]'.*segmenter=pairs"):
-        open_retriever("bm25", corpus)
+        open_first_stage("bm25", corpus)
     assert not cache.exists(), "nothing was read before it was said"
-    run = open_retriever("bm25,segmenter=pairs", corpus).search([Query(id="q", text="首都")], 5)
+    run = open_first_stage("bm25,segmenter=pairs", corpus).search([Query(id="q", text="首都")], 5)
     assert run["q"].doc_ids == ("d1",)
     assert make_text_analyzer("en")("the wings") == ["wing"]
 
@@ -129,20 +129,20 @@ def test_the_segmenter_is_part_of_the_index(
 ) -> None:
     corpus = make_corpus("蜂巢取快递验证码", "上海在东海边", language="zh")
     query = [Query(id="q", text="证码")]
-    assert open_retriever("bm25,segmenter=pairs", corpus).search(query, 5)["q"].doc_ids == ("d1",)
-    assert open_retriever("bm25", corpus).search([Query(id="q", text="验证")], 5)["q"].doc_ids == ("d1",)
+    assert open_first_stage("bm25,segmenter=pairs", corpus).search(query, 5)["q"].doc_ids == ("d1",)
+    assert open_first_stage("bm25", corpus).search([Query(id="q", text="验证")], 5)["q"].doc_ids == ("d1",)
     told = [made.get("segmenter", "") for made in markers(cache)]
     assert sorted(told)[0] == ""
     assert sorted(told)[1].startswith("jieba ")
     monkeypatch.setattr("rerank.indexing.segmenters.version", lambda name: "99")
-    open_retriever("bm25", corpus)
+    open_first_stage("bm25", corpus)
     assert "jieba 99" in [made.get("segmenter") for made in markers(cache)]
 
 
 def test_other_languages_keep_the_index_that_they_have(make_corpus: MakeCorpus, cache: Path) -> None:
     corpus = make_corpus("wing")
     for selector in ("bm25", "bm25,segmenter=pairs", "bm25,segmenter=auto"):
-        open_retriever(selector, corpus)
+        open_first_stage(selector, corpus)
     (made,) = markers(cache)
     assert "segmenter" not in made
     assert "segmenter" not in made["options"]
@@ -152,8 +152,8 @@ def test_japanese_verbs_are_found_in_another_form(
     make_corpus: MakeCorpus, japanese: Callable[[str], list[str]]
 ) -> None:
     corpus = make_corpus("彼は駅まで走った", "猫が好き", language="ja")
-    assert open_retriever("bm25", corpus).search([Query(id="q", text="走る")], 5)["q"].doc_ids == ("d1",)
-    assert len(open_retriever("bm25,segmenter=pairs", corpus).search([Query(id="q", text="走る")], 5)["q"]) == 0
+    assert open_first_stage("bm25", corpus).search([Query(id="q", text="走る")], 5)["q"].doc_ids == ("d1",)
+    assert len(open_first_stage("bm25,segmenter=pairs", corpus).search([Query(id="q", text="走る")], 5)["q"]) == 0
 
 
 @pytest.mark.shared

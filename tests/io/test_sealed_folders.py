@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rerank.errors import StorageError
-from rerank.io.sealed_folders import open_folder
+from rerank.io.sealed_folders import open_sealed_folder
 from tests.raising import raises
 
 MADE = {"format": "1"}
@@ -32,8 +32,8 @@ def leftovers(parent: Path) -> list[str]:
 
 def test_built_once_and_then_opened(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "index"
-    assert open_folder(folder, MADE, write, read) == "whole"
-    assert open_folder(folder, MADE, never, read) == "whole"
+    assert open_sealed_folder(folder, MADE, write, read) == "whole"
+    assert open_sealed_folder(folder, MADE, never, read) == "whole"
     assert leftovers(folder.parent) == []
 
 
@@ -43,7 +43,7 @@ def test_failed_build_leaves_nothing(tmp_path: Path) -> None:
         raise KeyError("from the collection")
 
     with pytest.raises(KeyError):
-        open_folder(tmp_path / "index", MADE, fail, read)
+        open_sealed_folder(tmp_path / "index", MADE, fail, read)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -52,9 +52,9 @@ def test_the_first_of_two_builders_stays(tmp_path: Path) -> None:
 
     def slow(aside: Path) -> None:
         (aside / "a.txt").write_text("second")
-        open_folder(folder, MADE, write, read)
+        open_sealed_folder(folder, MADE, write, read)
 
-    assert open_folder(folder, MADE, slow, read) == "whole"
+    assert open_sealed_folder(folder, MADE, slow, read) == "whole"
     assert leftovers(tmp_path) == []
 
 
@@ -71,12 +71,12 @@ def test_the_first_of_two_builders_stays(tmp_path: Path) -> None:
 )
 def test_damaged_folder_is_made_anew(tmp_path: Path, damage: object) -> None:
     folder = tmp_path / "index"
-    open_folder(folder, MADE, write, read)
+    open_sealed_folder(folder, MADE, write, read)
     assert callable(damage)
     damage(folder)
     with pytest.warns(UserWarning, match="index is damaged .* built again"):
-        assert open_folder(folder, MADE, write, read) == "whole"
-    assert open_folder(folder, MADE, never, read) == "whole"
+        assert open_sealed_folder(folder, MADE, write, read) == "whole"
+    assert open_sealed_folder(folder, MADE, never, read) == "whole"
     assert leftovers(tmp_path) == []
 
 
@@ -88,12 +88,12 @@ def test_damage_that_building_does_not_mend_is_an_error(tmp_path: Path) -> None:
         pytest.warns(UserWarning, match="built again"),
         pytest.raises(StorageError),
     ):
-        open_folder(tmp_path / "index", MADE, write, broken)
+        open_sealed_folder(tmp_path / "index", MADE, write, broken)
 
 
 def test_folder_thrown_away_by_another_process_meanwhile(tmp_path: Path) -> None:
     folder = tmp_path / "index"
-    open_folder(folder, MADE, write, read)
+    open_sealed_folder(folder, MADE, write, read)
     calls: list[Path] = []
 
     def vanishing(path: Path) -> str:
@@ -103,13 +103,13 @@ def test_folder_thrown_away_by_another_process_meanwhile(tmp_path: Path) -> None
         return read(path)
 
     with pytest.warns(UserWarning, match="built again"):
-        assert open_folder(folder, MADE, write, vanishing) == "whole"
+        assert open_sealed_folder(folder, MADE, write, vanishing) == "whole"
 
 
 def test_cache_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with raises(StorageError, "XDG_CACHE_HOME"):
-        open_folder(tmp_path / "file" / "index", MADE, write, read)
+        open_sealed_folder(tmp_path / "file" / "index", MADE, write, read)
 
 
 def test_old_leftovers_are_swept_and_young_ones_stay(tmp_path: Path) -> None:
@@ -118,11 +118,11 @@ def test_old_leftovers_are_swept_and_young_ones_stay(tmp_path: Path) -> None:
     young.mkdir()
     two_days_ago = time.time() - 2 * 86400
     os.utime(old, (two_days_ago, two_days_ago))
-    open_folder(tmp_path / "index", MADE, write, read)
+    open_sealed_folder(tmp_path / "index", MADE, write, read)
     assert leftovers(tmp_path) == [".building-young"]
 
 
 def test_path_in_the_way_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "index").write_text("a file")
     with pytest.raises(StorageError):
-        open_folder(tmp_path / "index", MADE, write, read)
+        open_sealed_folder(tmp_path / "index", MADE, write, read)

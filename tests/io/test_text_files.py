@@ -13,17 +13,17 @@ from pathlib import Path
 import pytest
 
 from rerank.errors import DataError, MissingResourceError, StorageError
-from rerank.io.text_files import check_writable, open_text, replace_text
+from rerank.io.text_files import check_file_writable, open_text_file, replace_text_file
 from tests.raising import raises
 
 
 def read(path: Path) -> str:
-    with open_text(path) as text:
+    with open_text_file(path) as text:
         return text.read()
 
 
 def write(path: Path, *parts: str) -> None:
-    with replace_text(path) as text:
+    with replace_text_file(path) as text:
         for part in parts:
             if part == "fail":
                 raise KeyError
@@ -101,14 +101,14 @@ def test_damaged_gzip(tmp_path: Path, damage: str) -> None:
 def test_errors_of_the_reader_pass_unchanged(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("x")
-    with pytest.raises(KeyError), open_text(path):
+    with pytest.raises(KeyError), open_text_file(path):
         raise KeyError("mine")
 
 
 def test_replace_writes_and_leaves_no_other_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with replace_text(path) as text:
+    with replace_text_file(path) as text:
         text.write("new 中\n")
         assert path.read_text() == "old"
     assert path.read_text(encoding="utf-8") == "new 中\n"
@@ -126,7 +126,7 @@ def test_replace_keeps_the_old_text_when_the_writer_fails(tmp_path: Path) -> Non
 
 def test_replace_gzip_is_repeatable(tmp_path: Path) -> None:
     for name in ("a.gz", "b.gz"):
-        with replace_text(tmp_path / name) as text:
+        with replace_text_file(tmp_path / name) as text:
             text.write("same\n")
     assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
     assert gzip.decompress((tmp_path / "a.gz").read_bytes()) == b"same\n"
@@ -136,11 +136,11 @@ def test_replace_follows_links_and_writes_to_pipes(tmp_path: Path) -> None:
     real, link = tmp_path / "real", tmp_path / "link"
     real.write_text("old")
     link.symlink_to(real)
-    with replace_text(link) as text:
+    with replace_text_file(link) as text:
         text.write("new")
     assert link.is_symlink()
     assert real.read_text() == "new"
-    with replace_text("/dev/null") as text:
+    with replace_text_file("/dev/null") as text:
         text.write("gone")
     assert not Path("/dev/null").is_file()
 
@@ -173,7 +173,7 @@ def test_full_disk_at_the_last_moment(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "fsync", fail)
     with (
         pytest.raises(StorageError),
-        replace_text(tmp_path / "a") as text,
+        replace_text_file(tmp_path / "a") as text,
     ):
         text.write("x")
     assert not list(tmp_path.iterdir())
@@ -181,7 +181,7 @@ def test_full_disk_at_the_last_moment(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_folder_that_is_not_there(tmp_path: Path) -> None:
     message = f"no/a cannot be written: there is no folder {tmp_path}/no. Create it, or check the path"
-    with pytest.raises(MissingResourceError, match=message), replace_text(tmp_path / "no" / "a") as text:
+    with pytest.raises(MissingResourceError, match=message), replace_text_file(tmp_path / "no" / "a") as text:
         text.write("x")
 
 
@@ -189,13 +189,13 @@ def test_seeing_whether_a_file_can_be_written_changes_nothing(tmp_path: Path) ->
     (tmp_path / "old").write_text("old")
     (tmp_path / "link").symlink_to("no/target")
     for name in ("new", "old", "new.gz"):
-        check_writable(tmp_path / name)
-    check_writable("/dev/null")
+        check_file_writable(tmp_path / name)
+    check_file_writable("/dev/null")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "old"]
     assert (tmp_path / "old").read_text() == "old"
     for name in ("link", "old/below"):  # the folder behind a link counts, and a file is no folder
         with pytest.raises(MissingResourceError):
-            check_writable(tmp_path / name)
+            check_file_writable(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -204,17 +204,17 @@ def test_seeing_whether_a_file_can_be_written_changes_nothing(tmp_path: Path) ->
 )
 def test_names_that_cannot_be_written(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(StorageError, match=message):
-        check_writable(tmp_path / name)
+        check_file_writable(tmp_path / name)
 
 
 def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(StorageError, match=f"x cannot be written: no permission for {tmp_path}. Write to another"):
-        check_writable(tmp_path / "x")
+        check_file_writable(tmp_path / "x")
 
 
 def test_a_folder_cannot_be_replaced(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
-    with pytest.raises(StorageError), replace_text(tmp_path / "d") as text:
+    with pytest.raises(StorageError), replace_text_file(tmp_path / "d") as text:
         text.write("x")
     assert [p.name for p in tmp_path.iterdir()] == ["d"]

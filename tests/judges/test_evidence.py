@@ -19,7 +19,7 @@ from rerank.judges.attention.evidence import (
     map_passage_characters,
     score_passage_by_attention,
     score_sentences_by_attention,
-    select_spans,
+    select_evidence_spans,
 )
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.prompts.passages import escape_passage_brackets, passage_text
@@ -227,14 +227,14 @@ def spans(*scores: float) -> list[EvidenceSpan]:
 
 
 def test_neighbours_above_the_threshold_are_merged() -> None:
-    found = select_spans(spans(0.25, 0.125, 0.0625, 0.5, 0.0625))
+    found = select_evidence_spans(spans(0.25, 0.125, 0.0625, 0.5, 0.0625))
     assert found == (
         EvidenceSpan(start=0, end=19, score=0.375),
         EvidenceSpan(start=30, end=39, score=0.5),
     )
-    assert select_spans(spans(0.25, 0.125, 0.0625, 0.5), max_spans=1) == found[1:]
-    assert select_spans(spans(0.25, 0.125, 0.0625, 0.5), threshold=0.6) == ()
-    (whole,) = select_spans(spans(0.25, 0.25, 0.5), threshold=0.0)
+    assert select_evidence_spans(spans(0.25, 0.125, 0.0625, 0.5), max_spans=1) == found[1:]
+    assert select_evidence_spans(spans(0.25, 0.125, 0.0625, 0.5), threshold=0.6) == ()
+    (whole,) = select_evidence_spans(spans(0.25, 0.25, 0.5), threshold=0.0)
     assert (whole.start, whole.end, whole.score) == (0, 29, 1.0)
 
 
@@ -243,6 +243,6 @@ def test_invalid_spans_and_settings_are_refused() -> None:
         with pytest.raises(DataError):
             EvidenceSpan(start=wrong[0], end=wrong[1], score=wrong[2])
     with raises(UsageError, "threshold", "1.5"):
-        select_spans((), threshold=1.5)
+        select_evidence_spans((), threshold=1.5)
     with raises(UsageError, "max_spans", "0"):
-        select_spans((), max_spans=0)
+        select_evidence_spans((), max_spans=0)

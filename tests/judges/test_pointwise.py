@@ -14,7 +14,7 @@ from rerank.judges.base import Limits, PromptJudge
 from rerank.judges.likelihood import Likelihood
 from rerank.judges.score import Score
 from rerank.methods import count_method_calls, open_method
-from rerank.pipeline.stream import drive
+from rerank.pipeline.stream import rank_together
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.strategies import open_strategy
 from rerank.tasks import ContinuationTask, LikelihoodTask, Reply, Request
@@ -117,7 +117,7 @@ def test_windows_of_any_length_fit_and_documents_are_cut_one_by_one(name: str) -
     made = open_judge(name, scripted, load_prompt(PROMPTS[name]), Limits(min_passage_tokens=4))
     long = window(*["word " * 500] * 40, "short")
     ranking = Ranking.from_order(long.query, long.docs)
-    outcome = drive([ranking], open_strategy("full"), made, made.backend)
+    outcome = rank_together([ranking], open_strategy("full"), made, made.backend)
     assert (len(scripted.asked), outcome.split) == (41, ())
     room = 100 - scripted.asked[0].sampling.max_tokens
     counts = [scripted.tokens.count(request.prompt) for request in scripted.asked]

@@ -11,7 +11,7 @@ from rerank.backends.fake import Fake
 from rerank.errors import ContextOverflowError, UsageError
 from rerank.judges import open_judge
 from rerank.judges.base import Limits, PromptJudge
-from rerank.pipeline.stream import drive
+from rerank.pipeline.stream import rank_together
 from rerank.prompts import load_prompt
 from rerank.prompts.base import Message
 from rerank.strategies import open_strategy
@@ -63,7 +63,7 @@ def test_a_long_list_is_not_split() -> None:
     scripted = Scripted(always(Reply(scores=(0.0,) * 300)), CrossEncoderTask, context_size=100)
     long = window(*["word " * 90] * 300)
     made = judge(scripted)
-    outcome = drive([Ranking.from_order(long.query, long.docs)], open_strategy("full"), made, made.backend)
+    outcome = rank_together([Ranking.from_order(long.query, long.docs)], open_strategy("full"), made, made.backend)
     assert (len(scripted.asked), outcome.split) == (1, ())
 
 

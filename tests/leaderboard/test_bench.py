@@ -13,9 +13,9 @@ import pytest
 from rerank.backends.fake import Fake
 from rerank.errors import BackendError, DataError
 from rerank.evaluation import Scores
-from rerank.experiment import run as run_once
-from rerank.experiment import verify
-from rerank.experiment.candidates import digest_run
+from rerank.experiment import run_experiment as run_once
+from rerank.experiment import verify_run_folder
+from rerank.experiment.candidates import digest_candidates
 from rerank.experiment.spec import Execution
 from rerank.io.run_files import write_run
 from rerank.leaderboard.suites import bench as bench_module
@@ -73,7 +73,7 @@ def test_a_run_is_what_rerank_run_makes(tmp_path: Path) -> None:
     for name in ("run.trec", "first_stage.trec", "queries.jsonl", "qrels.trec", "scores.json"):
         assert (folder / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
     assert {p.name for p in folder.iterdir()} == {p.name for p in (tmp_path / "alone").iterdir()}
-    assert verify(RunFolder.existing(folder)) == []
+    assert verify_run_folder(RunFolder.existing(folder)) == []
 
 
 def test_a_plan_says_what_is_missing_and_what_it_takes(tmp_path: Path) -> None:
@@ -290,9 +290,9 @@ def test_rerankers_of_other_candidates_are_not_compared(tmp_path: Path) -> None:
     found = made[0].planned.candidates
     assert found is not None
     folders = [RunFolder(one.summary["folder"]) for one in made if one.summary]
-    check_suite_candidates(folders[:1], digest_run(found.first_stage))
+    check_suite_candidates(folders[:1], digest_candidates(found.first_stage))
     with pytest.raises(DataError):
-        check_suite_candidates(folders, digest_run(found.first_stage))
+        check_suite_candidates(folders, digest_candidates(found.first_stage))
 
 
 def test_rivals_are_shown_beside_with_what_they_have_in_common(tmp_path: Path) -> None:

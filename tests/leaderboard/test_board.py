@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rerank.errors import DataError, MissingResourceError, UnknownNameError, UsageError
-from rerank.evaluation import compare, evaluate
+from rerank.evaluation import compare_runs, evaluate_run
 from rerank.io.run_files import read_run, write_qrels, write_run
 from rerank.leaderboard.board import make_board
 from rerank.leaderboard.board_config import read_board_config
@@ -35,13 +35,13 @@ def test_the_numbers_are_those_of_eval_and_compare(folder: Path) -> None:
     made = board(folder, measures=("nDCG@10", "AP"), relevant=2)
     plain = read_run(folder / "runs" / "plain.trec", name="plain")
     at = [entry.name for entry in made.entries].index("plain")
-    mean = evaluate(judged(), plain, ["AP"], relevant=2).mean("AP(rel=2)")
+    mean = evaluate_run(judged(), plain, ["AP"], relevant=2).mean("AP(rel=2)")
     assert made.tables[1].measure == "AP(rel=2)"
     assert made.tables[1].runs[at].mean == pytest.approx(mean)
     runs = [entry.run for entry in made.entries]
     for run, entry in zip(runs, made.entries, strict=True):
         run.name = entry.name
-    found = compare(judged(), runs, "nDCG@10")
+    found = compare_runs(judged(), runs, "nDCG@10")
     assert made.tables[0].significant == found.decisions.significant.sum()
     assert made.tables[0].pairs == 15
 

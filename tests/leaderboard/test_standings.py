@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import t, ttest_rel
 
-from rerank.evaluation import Scores, evaluate_all
+from rerank.evaluation import Scores, evaluate_runs
 from rerank.leaderboard.standings import format_rank_ranges, rank_board_runs
 from tests.leaderboard.made import judged, noisy
 
@@ -17,7 +17,7 @@ NOISES = (0.1, 0.15, 1.0, 2.0, 6.0)
 
 def made() -> list[Scores]:
     qrels = judged()
-    return evaluate_all(qrels, [noisy(qrels, n, at, name=f"r{at}") for at, n in enumerate(NOISES)], ["nDCG@10"])
+    return evaluate_runs(qrels, [noisy(qrels, n, at, name=f"r{at}") for at, n in enumerate(NOISES)], ["nDCG@10"])
 
 
 def test_places_and_intervals() -> None:

@@ -13,9 +13,9 @@ pytest.importorskip("transformers")
 import torch
 
 from rerank.lm import cpu_attention
-from rerank.lm.decoding import decode
-from rerank.lm.kv_cache import PreallocatedLayer, make_cache
-from rerank.lm.loading import quiet
+from rerank.lm.decoding import decode_continuations
+from rerank.lm.kv_cache import PreallocatedLayer, make_kv_cache
+from rerank.lm.loading import quiet_transformers
 from rerank.tasks import Sampling
 
 KINDS = ("Llama", "Mistral", "Qwen2", "Qwen3")
@@ -47,8 +47,8 @@ def test_float32_gives_the_tokens_of_plain_greedy_decoding(
     model.generation_config.eos_token_id = None
     assert cpu_attention.supports_cpu_attention(model)
     rows = prompts(*lengths)
-    with quiet():
-        fast = decode(model, rows, [Sampling(max_tokens=10)] * len(rows), [0] * len(rows))
+    with quiet_transformers():
+        fast = decode_continuations(model, rows, [Sampling(max_tokens=10)] * len(rows), [0] * len(rows))
     assert fast == plain_greedy(model, rows, 10)
 
 
@@ -57,7 +57,7 @@ def test_float32_gives_the_tokens_of_plain_greedy_decoding(
 def test_bfloat16_gives_the_numbers_of_eager_attention(
     tiny_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, kind: str, amx: bool
 ) -> None:
-    monkeypatch.setattr(cpu_attention, "cpu_flags", lambda: frozenset({"amx_bf16"} if amx else set()))
+    monkeypatch.setattr(cpu_attention, "processor_flags", lambda: frozenset({"amx_bf16"} if amx else set()))
     model = tiny_model(kind, initializer_range=0.1).to(torch.bfloat16)
     cpu_attention.register()
     ids = torch.tensor(prompts(300))
@@ -105,8 +105,8 @@ def test_a_model_with_sliding_layers_is_decoded_by_transformers_alone(tiny_model
     model = tiny_model("Mistral", sliding_window=16, eos_token_id=None)
     model.generation_config.eos_token_id = None
     rows = prompts(60, 50)
-    with quiet():
-        assert decode(model, rows, [Sampling(max_tokens=8)] * 2, [0, 0]) == plain_greedy(model, rows, 8)
+    with quiet_transformers():
+        assert decode_continuations(model, rows, [Sampling(max_tokens=8)] * 2, [0, 0]) == plain_greedy(model, rows, 8)
 
 
 @pytest.mark.parametrize("first", [30, 16])
@@ -118,7 +118,7 @@ def test_more_tokens_on_top_of_a_cache(tiny_model: Callable[..., Any], first: in
         expected = model(ids).logits
         cpu_attention.register()
         model.set_attn_implementation(cpu_attention.NAME)
-        cache = make_cache(model.config, 64)
+        cache = make_kv_cache(model.config, 64)
         one = model(ids[:, :first], cache=cache, use_cache=True).logits
         two = model(ids[:, first:], cache=cache, use_cache=True).logits
     assert torch.allclose(torch.cat([one, two], 1), expected, atol=1e-4)

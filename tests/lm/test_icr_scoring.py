@@ -18,7 +18,7 @@ from rerank.backends.hf import Hf
 from rerank.errors import UsageError
 from rerank.lm import attention_weights, icr_scoring
 from rerank.lm.icr_scoring import sum_calibrated_attention
-from rerank.lm.loading import quiet
+from rerank.lm.loading import quiet_transformers
 from rerank.prompts.base import Message, Prompt
 from rerank.tasks import AttentionTask, Request, Sampling
 from rerank.types import Document, Query, Window
@@ -131,7 +131,7 @@ def test_scores_equal_the_definition(
     tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any], kind: str
 ) -> None:
     model, tokenizer = tiny_model(kind, **KINDS[kind]), tiny_tokenizer()
-    with quiet():
+    with quiet_transformers():
         found = ask(Hf.from_loaded(model, tokenizer), task())
         expected = Reference(model, tokenizer).scores("when does snow fall?", task(), everything)
     assert close(found, expected)
@@ -160,7 +160,7 @@ def test_heads_and_layers_are_chosen(
     model, tokenizer = tiny_model(name, **KINDS[name], num_hidden_layers=4), tiny_tokenizer()
     hf, reference = Hf.from_loaded(model, tokenizer), Reference(model, tokenizer)
     query = "when does snow fall?"
-    with quiet():
+    with quiet_transformers():
         heads = ask(hf, task(heads=((2, 1), (0, 3))))
         band = ask(hf, task(layers=(1, 2)))
         weighted = ask(hf, task(heads=((2, 1), (0, 3)), weights=(0.25, 2.0)))
@@ -178,7 +178,7 @@ def test_without_a_null_query_nothing_is_subtracted_or_filtered(
 ) -> None:
     model, tokenizer = tiny_model(), tiny_tokenizer()
     found = ask(Hf.from_loaded(model, tokenizer), task(null=()))
-    with quiet():
+    with quiet_transformers():
         weights, begin = Reference(model, tokenizer).weights("when does snow fall?", task())
     expected = [float(everything(weights)[begin + start : begin + end].sum()) for start, end in spans()]
     assert close(found, expected)
@@ -248,7 +248,7 @@ def test_a_model_with_recurrent_states_is_refused(
     mamba = tiny_model("Mamba", state_size=4, num_hidden_layers=2, head_dim=None)
     mamba.config.num_attention_heads = 4
     hf = Hf(mamba, tiny_tokenizer(), identity={"model": "mamba"}, options=_context())
-    with quiet(), pytest.raises(UsageError):
+    with quiet_transformers(), pytest.raises(UsageError):
         ask(hf, task())
 
 

@@ -130,7 +130,7 @@ def test_a_state_that_cannot_be_copied_is_built_again(
 ) -> None:
     model = make(tiny_model, "Llama")
     wanted = compute_log_likelihoods(model, PROMPTS, CONTINUATIONS)
-    monkeypatch.setattr(log_likelihood, "cache_of", lambda *_: object())
+    monkeypatch.setattr(log_likelihood, "kv_cache_of_output", lambda *_: object())
     assert largest_difference(compute_log_likelihoods(model, PROMPTS, CONTINUATIONS), wanted) < 1e-4
 
 

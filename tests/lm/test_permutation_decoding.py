@@ -16,7 +16,7 @@ import torch
 from transformers import GenerationConfig
 
 from rerank.backends.hf import Hf
-from rerank.lm.loading import quiet
+from rerank.lm.loading import quiet_transformers
 from rerank.lm.permutation_decoding import decode_permutations
 from rerank.lm.permutation_grammar import PermutationGrammar, tokenize_identifiers
 from rerank.prompts.base import Message
@@ -81,7 +81,7 @@ def test_it_is_greedy_decoding_under_the_same_mask(
     rows, texts = prompts(40, 7, 23), grammar(size, count)
     plain = Plain(model, tokenizer)
     expected = [plain(row, texts) for row in rows]
-    with quiet():
+    with quiet_transformers():
         made = decode_permutations(model, rows, [chain(tokenizer, size, count)] * 3, [GREEDY] * 3, [0] * 3)
     assert [tokenizer.decode(row.tokens) for row in made] == expected
     assert sum(row.steps + 1 for row in made) < plain.passes / 2
@@ -99,7 +99,7 @@ def test_it_is_what_generate_gives_under_the_same_mask(
         return [tokenizer(chr(way))["input_ids"][0] for way in ways] or [257]
 
     config = GenerationConfig(max_new_tokens=60, do_sample=False, eos_token_id=257, pad_token_id=258)  # type: ignore[no-untyped-call]
-    with quiet():
+    with quiet_transformers():
         out = model.generate(torch.tensor([prompt]), generation_config=config, prefix_allowed_tokens_fn=allowed)
         (row,) = decode_permutations(model, [prompt], [chain(tokenizer, 5, 5)], [GREEDY], [0])
     assert out[0, 30:-1].tolist() == row.tokens

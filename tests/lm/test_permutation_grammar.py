@@ -7,7 +7,7 @@ import random
 import pytest
 
 from rerank.errors import UsageError
-from rerank.lm.permutation_grammar import PermutationGrammar, tokenize_after, tokenize_identifiers
+from rerank.lm.permutation_grammar import PermutationGrammar, tokenize_identifiers, tokenize_text_after
 from tests.raising import raises
 
 
@@ -87,6 +87,6 @@ def test_a_token_across_the_boundary_is_avoided() -> None:
         """Return tokens of a tokenizer that merges ``] >``."""
         return tuple(map(ord, text.replace("] >", "#")))
 
-    assert tokenize_after(merging, "[1]", " > [2]") == encode(" > [2]")
-    assert tokenize_after(encode, "[1]", " > [2]") == encode(" > [2]")
-    assert tokenize_after(encode, "", "[2]") == encode("[2]")
+    assert tokenize_text_after(merging, "[1]", " > [2]") == encode(" > [2]")
+    assert tokenize_text_after(encode, "[1]", " > [2]") == encode(" > [2]")
+    assert tokenize_text_after(encode, "", "[2]") == encode("[2]")

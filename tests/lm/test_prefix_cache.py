@@ -14,7 +14,7 @@ import torch
 
 from rerank.lm.jobs import Job
 from rerank.lm.log_likelihood import compute_log_likelihoods
-from rerank.lm.prefix_cache import CachedPrefix, PrefixCache, round_length, supports_prefixes
+from rerank.lm.prefix_cache import CachedPrefix, PrefixCache, round_pass_length, supports_prefixes
 from rerank.lm.prefix_plan import plan_prefixes
 from rerank.lm.prefix_store import PrefixStore
 from tests.lm.prefixed_jobs import make_job, piece
@@ -165,6 +165,6 @@ def test_only_caches_that_can_be_cropped_are_reused(
 
 def test_forward_passes_have_few_lengths() -> None:
     """The matrix library keeps code for each of them."""
-    lengths = {tokens: round_length(tokens) for tokens in range(1, 8193)}
+    lengths = {tokens: round_pass_length(tokens) for tokens in range(1, 8193)}
     assert all(0 <= rounded - tokens < max(16, tokens / 31) for tokens, rounded in lengths.items())
     assert len(set(lengths.values())) <= 160

@@ -16,7 +16,7 @@ pytest.importorskip("transformers")
 
 from rerank.backends.hf import Hf
 from rerank.errors import UsageError
-from rerank.lm.loading import quiet
+from rerank.lm.loading import quiet_transformers
 from rerank.prompts.base import Message
 from rerank.tasks import BackendOptions, PermutationTask, Request, Sampling
 from rerank.types import Document, Query, Window
@@ -44,7 +44,7 @@ for reply in hf.generate(ASKED):
 
 @pytest.fixture
 def folder(tmp_path: Path, tiny_model: Callable[..., Any], tiny_tokenizer: Callable[..., Any]) -> Path:
-    with quiet():
+    with quiet_transformers():
         tiny_model().save_pretrained(tmp_path / "tiny")
         tiny_tokenizer().save_pretrained(tmp_path / "tiny")
     return tmp_path / "tiny"

@@ -55,7 +55,7 @@ def test_thoughts_end_with_their_budget_and_the_answer_keeps_its_tokens(hf: Hf) 
 
 def test_thoughts_that_close_themselves_are_not_spun_out(hf: Hf, monkeypatch: pytest.MonkeyPatch) -> None:
     said = "so be it</think> and more"
-    real = decoding.decode
+    real = decoding.decode_continuations
 
     def closing(model: Any, prompts: Any, samplings: Any, seeds: Any, *, until: Any = None) -> list[list[int]]:
         if until is None:
@@ -63,7 +63,7 @@ def test_thoughts_that_close_themselves_are_not_spun_out(hf: Hf, monkeypatch: py
         assert until[0] == "</think>"
         return [list(hf.tokens.plain(said)) for _ in prompts]  # type: ignore[attr-defined]
 
-    monkeypatch.setattr(local_tasks, "decode", closing)
+    monkeypatch.setattr(local_tasks, "decode_continuations", closing)
     (reply,) = hf.generate([asked(64)])
     assert reply.thoughts == "so be it"
 

@@ -12,7 +12,7 @@ pytest.importorskip("transformers")
 
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from rerank.lm.token_joints import Joints, find_joints
+from rerank.lm.token_joints import Joints, find_token_joints
 from rerank.lm.token_patterns import Split, split_of_pattern
 from rerank.lm.tokenizers import HfTokens
 from tests.lm.small_tokenizers import LLAMA3, gpt2, llama2, make, mistral, unigram, wordpiece
@@ -23,7 +23,7 @@ def joints_of(raw: Tokenizer, *added: AddedToken) -> Joints | None:
 
     tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=raw)  # type: ignore[no-untyped-call]
     tokenizer.add_tokens(list(added))
-    return find_joints(tokenizer)
+    return find_token_joints(tokenizer)
 
 
 def changed(family: Callable[[], Tokenizer], **components: Any) -> Tokenizer:
@@ -41,7 +41,7 @@ class Halves:
 
 
 def test_a_joint_is_after_anything_but_white_space_and_added_tokens() -> None:
-    joints = find_joints(make(gpt2))
+    joints = find_token_joints(make(gpt2))
     assert joints is not None
     for closed in ("a", ".", "é", "日", "\n[1]", "a\u0301", "<|im_end|", "< |im_end|>"):
         assert joints.closes(closed), closed
@@ -50,7 +50,7 @@ def test_a_joint_is_after_anything_but_white_space_and_added_tokens() -> None:
 
 
 def test_no_joint_after_what_the_normalizer_turns_into_white_space_or_nothing() -> None:
-    joints = find_joints(make(unigram))
+    joints = find_token_joints(make(unigram))
     assert joints is not None
     assert joints.closes("a")
     assert joints.closes("ｶﾞ½ﬁ")
@@ -59,11 +59,11 @@ def test_no_joint_after_what_the_normalizer_turns_into_white_space_or_nothing() 
 
 
 def test_no_joint_after_a_character_that_a_token_continues_with_a_space() -> None:
-    joints = find_joints(make(mistral))
+    joints = find_token_joints(make(mistral))
     assert joints is not None
     assert "." in joints.crossing
     assert not joints.closes("end.")
-    clean = find_joints(make(llama2))
+    clean = find_token_joints(make(llama2))
     assert clean is not None
     assert not clean.crossing
 
@@ -102,16 +102,16 @@ def test_added_tokens_that_cross_a_space_or_depend_on_normalization() -> None:
 def test_a_tokenizer_with_a_step_in_python_has_none() -> None:
     tokenizer = copy.copy(make(gpt2))
     tokenizer._tokenizer = gpt2()
-    assert find_joints(tokenizer) is not None
+    assert find_token_joints(tokenizer) is not None
     tokenizer._tokenizer.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(Halves())
-    assert find_joints(tokenizer) is None
+    assert find_token_joints(tokenizer) is None
 
 
 def test_a_slow_tokenizer_has_none() -> None:
     class Slow:
         is_fast = False
 
-    assert find_joints(Slow()) is None
+    assert find_token_joints(Slow()) is None
 
 
 def test_without_joints_texts_are_tokenized_as_a_whole() -> None:

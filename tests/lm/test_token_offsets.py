@@ -17,7 +17,7 @@ from rerank.backends.hf import Hf
 from rerank.errors import BackendError
 from rerank.lm import token_offsets
 from rerank.lm.icr_scoring import sum_calibrated_attention
-from rerank.lm.loading import quiet
+from rerank.lm.loading import quiet_transformers
 from rerank.lm.passage_spans import locate_passages
 from rerank.lm.token_offsets import align_inserted_spaces
 from rerank.lm.tokenizers import HfTokens
@@ -96,7 +96,7 @@ def test_other_tokens_with_offsets_are_refused(hf: Hf, monkeypatch: pytest.Monke
     assert isinstance(tokens, HfTokens)
     request = make_request("when?")
     assert isinstance(request.task, AttentionTask)
-    with quiet():
+    with quiet_transformers():
         located = locate_passages(tokens, request.prompt, request.task.spans, request.task.tail)
     other = replace(located, ids=located.ids[1:])
     with pytest.raises(BackendError):

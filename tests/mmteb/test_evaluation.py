@@ -11,8 +11,8 @@ import pytest
 
 from rerank.backends.fake import Fake
 from rerank.errors import DataError, MissingResourceError, PartialFailureError, UnknownNameError, UsageError
-from rerank.evaluation import evaluate as measure
-from rerank.experiment.replay import replay
+from rerank.evaluation import evaluate_run as measure
+from rerank.experiment.replay import replay_run_folder
 from rerank.store import RunFolder
 from rerank.types import Qrels
 
@@ -125,7 +125,7 @@ def test_run_folders_are_replayed_and_verified(tmp_path: Path) -> None:
         tasks.filled(tasks.LocalReranking()), made(tmp_path, Fake("stutter", qrels=Qrels(tasks.RELEVANT))), out=tmp_path
     )
     folder = RunFolder.existing(found.rows[0]["folder"])
-    run, _, _ = replay(folder)
+    run, _, _ = replay_run_folder(folder)
     assert {q: r.doc_ids for q, r in run.items()} == {q: r.doc_ids for q, r in folder.read_run("run.trec").items()}
 
 

@@ -18,8 +18,8 @@ import torch
 from transformers import AutoTokenizer
 
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, UsageError
-from rerank.experiment import prepare, run
-from rerank.experiment.estimate import estimate
+from rerank.experiment import prepare_run, run_experiment
+from rerank.experiment.estimate import estimate_run_cost
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.io import file_hashes, model_hash
 from rerank.lm import loading
@@ -27,7 +27,7 @@ from rerank.lm.model_description import load_tokenizer
 from rerank.models import open_model_backend
 from rerank.models.lazy_backend import LazyBackend
 from rerank.prompts.base import Message
-from rerank.tasks import BackendOptions, Request, Sampling, supported_tasks
+from rerank.tasks import BackendOptions, Request, Sampling, tasks_supported_by_backend
 from tests.backends.conftest import _one_thread, make_model, make_tokenizer
 from tests.raising import raises
 
@@ -38,7 +38,7 @@ ASKED = Request(prompt=(Message("user", "a"),), sampling=Sampling(max_tokens=8, 
 
 
 def save(folder: Path, kind: str = "Llama", **config: Any) -> Path:
-    with loading.quiet():
+    with loading.quiet_transformers():
         make_model(kind, **config).save_pretrained(folder)
         make_tokenizer().save_pretrained(folder)
     return folder
@@ -58,7 +58,7 @@ def folder(saved: Path, tmp_path: Path) -> Path:
 def adapter(tmp_path: Path) -> Path:
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
-    with loading.quiet():
+    with loading.quiet_transformers():
         peft.get_peft_model(make_model(), config).save_pretrained(str(tmp_path / "lora"))
     return tmp_path / "lora"
 
@@ -78,7 +78,13 @@ def test_it_is_the_loaded_backend(tmp_path: Path, kind: str, dtype: str, config:
     lazy, eager = open_lazily(folder, options), open_model_backend(str(folder), options)
     prompt = list(ASKED.prompt)
     known = (dict(lazy.identity), lazy.batch_size, lazy.tasks, lazy.costs_money, lazy.tokens.context_size)
-    assert known == (dict(eager.identity), eager.batch_size, supported_tasks(eager), False, eager.tokens.context_size)
+    assert known == (
+        dict(eager.identity),
+        eager.batch_size,
+        tasks_supported_by_backend(eager),
+        False,
+        eager.tokens.context_size,
+    )
     assert lazy.tokens.count(tuple(prompt)) == eager.tokens.count(tuple(prompt))
     was_loaded = lazy.is_loaded
     assert lazy.generate([ASKED])[0].text == eager.generate([ASKED])[0].text
@@ -185,9 +191,9 @@ def test_large_weights_are_hashed_once(folder: Path, tmp_path: Path, monkeypatch
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name in ("_LARGE", "_FRESH"):
         monkeypatch.setattr(file_hashes, name, 0)
-    model_hash._file_hash.cache_clear()
+    model_hash._weight_file_hash.cache_clear()
     before = model_hash.model_folder_hash(folder)
-    model_hash._file_hash.cache_clear()
+    model_hash._weight_file_hash.cache_clear()
     monkeypatch.setattr("hashlib.file_digest", lambda *_: pytest.fail("a file was read again"))
     assert model_hash.model_folder_hash(folder) == before
     weights = bytearray((folder / "model.safetensors").read_bytes())
@@ -207,13 +213,13 @@ def spec(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunSp
 def test_estimates_and_finished_runs_do_not_load_the_model(
     spec: RunSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepared = prepare(spec, Execution())
-    assert estimate(prepared)["calls"] == 2
+    prepared = prepare_run(spec, Execution())
+    assert estimate_run_cost(prepared)["calls"] == 2
     assert isinstance(prepared.backend, LazyBackend)
     assert not prepared.backend.is_loaded
-    first = run(spec, Execution(out=tmp_path / "out"))
+    first = run_experiment(spec, Execution(out=tmp_path / "out"))
     monkeypatch.setattr(LazyBackend, "warm_up", lambda self: pytest.fail("the model was loaded"))
-    again = run(spec, Execution(out=tmp_path / "out"))
+    again = run_experiment(spec, Execution(out=tmp_path / "out"))
     assert (again["reused_calls"], again["scores"]) == (2, first["scores"])
 
 
@@ -221,5 +227,5 @@ def test_a_model_that_cannot_be_loaded_leaves_no_folder(spec: RunSpec, tmp_path:
     weights = Path(spec.model) / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
     with raises(DataError, "tiny"):
-        run(spec, Execution(out=tmp_path / "out"))
+        run_experiment(spec, Execution(out=tmp_path / "out"))
     assert not (tmp_path / "out").exists()

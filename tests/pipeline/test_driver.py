@@ -13,7 +13,7 @@ from rerank.judges.generate import Generate
 from rerank.pipeline.driver import Driver, ListOptions
 from rerank.pipeline.passages import PassageAggregation
 from rerank.pipeline.results import RankedList
-from rerank.pipeline.stream import drive
+from rerank.pipeline.stream import rank_together
 from rerank.prompts.base import Message, TokenCounter
 from rerank.prompts.template import PromptTemplate
 from rerank.prompts.word_tokens import WordTokens
@@ -376,7 +376,7 @@ def test_first_stage_scores_reach_the_prompt_and_follow_their_documents() -> Non
     backend = Writes()
     judge = Generate(backend=backend, template=SCORED)
     ranking = Ranking.from_scores(Query(id="q", text="which"), scored)
-    outcome = drive([ranking], Sliding(size=2, stride=1), judge, backend)
+    outcome = rank_together([ranking], Sliding(size=2, stride=1), judge, backend)
     assert backend.asked == [
         "which\n[1] blue scored 3.000\n[2] green scored -1.250\nOrder.",
         "which\n[1] red scored 9.500\n[2] green scored -1.250\nOrder.",
@@ -390,7 +390,7 @@ def test_no_first_stage_scores_are_invented() -> None:
     outcome = drive_silently([ranking], Full(), Reverse())
     assert [window.scores for window, _ in outcome.judged] == [()]
     with raises(DataError, "no scores"):
-        drive([ranking], Full(), Generate(backend=Writes(), template=SCORED), Writes())
+        rank_together([ranking], Full(), Generate(backend=Writes(), template=SCORED), Writes())
 
 
 def test_scores_that_are_not_known_or_already_there_are_left() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rerank.assemble import assemble
+from rerank.assemble import assemble_ranker
 from rerank.backends.fake import Fake
 from rerank.errors import ContextOverflowError, PartialFailureError, UsageError
 from rerank.judges import PromptJudge, open_judge
@@ -69,7 +69,7 @@ def test_other_judges_and_failures() -> None:
 
 @pytest.mark.model
 def test_the_shipped_adapter_finds_a_planted_sentence() -> None:
-    setup = assemble({"adapter": "smollm2-135m-attention"})
+    setup = assemble_ranker({"adapter": "smollm2-135m-attention"})
     backend = setup.open_backend()
     text = "The town  has two bakeries.\n\nFleas live for months without a host [2]. Steel bridges rust!"
     ((span, *_),) = find_evidence(

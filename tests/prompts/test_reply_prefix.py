@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rerank.errors import ContextOverflowError, DataError
-from rerank.prompts.base import Message, Prompt, reply_prefix
+from rerank.prompts.base import Message, Prompt, reply_prefix_of_prompt
 from rerank.prompts.budget import PromptBudget
 from rerank.prompts.loading import prompt_template_from_yaml
 from rerank.types import Document, Query, Window
@@ -38,13 +38,13 @@ class Characters:
 def test_the_last_turn_is_the_assistants() -> None:
     chat = prompt_template_from_yaml(BEGUN, "x").render("milk", ["cow"])
     assert chat == (Message("user", "1 about milk\n[1] cow\norder"), Message("assistant", "["))
-    assert reply_prefix(chat) == "["
+    assert reply_prefix_of_prompt(chat) == "["
 
 
 def test_without_one_the_last_turn_is_the_users() -> None:
     chat = prompt_template_from_yaml(YAML, "x").render("milk", ["cow"])
     assert [message.role for message in chat] == ["user"]
-    assert reply_prefix(chat) == reply_prefix(()) == ""
+    assert reply_prefix_of_prompt(chat) == reply_prefix_of_prompt(()) == ""
     assert prompt_template_from_yaml(YAML + "reply_prefix: ''", "x").render("milk", ["cow"]) == chat
 
 
@@ -57,7 +57,7 @@ def test_it_comes_after_the_examples_and_once() -> None:
 
 def test_it_is_text_and_no_template() -> None:
     text = YAML + "reply_prefix: '{query} {{ num }} {'"
-    assert reply_prefix(prompt_template_from_yaml(text, "x").render("milk", ["cow"])) == "{query} {{ num }} {"
+    assert reply_prefix_of_prompt(prompt_template_from_yaml(text, "x").render("milk", ["cow"])) == "{query} {{ num }} {"
 
 
 def test_it_changes_the_digest() -> None:
@@ -83,7 +83,7 @@ def test_the_budget_counts_it_and_never_cuts_it() -> None:
     assert with_it.tokens == without.tokens == 50
     assert with_it.cap is not None
     assert without.cap == with_it.cap + len(prefix)
-    assert reply_prefix(with_it.prompt) == prefix
+    assert reply_prefix_of_prompt(with_it.prompt) == prefix
     long = prompt_template_from_yaml(f"{YAML}reply_prefix: '{'x' * 60}'", "x")
     with pytest.raises(ContextOverflowError):
         budget.fit(long, window, reply_tokens=10)

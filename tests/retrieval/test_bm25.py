@@ -14,7 +14,7 @@ from rerank.collections import open_collection
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.indexing.bm25_index import top_positions_of_scores
-from rerank.retrieval import open_retriever
+from rerank.retrieval import open_first_stage
 from rerank.retrieval.bm25 import Bm25
 from rerank.types import Document, Query, tie_sort_key
 from tests.raising import raises
@@ -25,7 +25,7 @@ class MakeCorpus(Protocol):
 
 
 def ids(corpus: Corpus, text: str, *, k: int = 10, selector: str = "bm25") -> tuple[str, ...]:
-    return open_retriever(selector, corpus).search([Query(id="q", text=text)], k)["q"].doc_ids
+    return open_first_stage(selector, corpus).search([Query(id="q", text=text)], k)["q"].doc_ids
 
 
 def folders(cache: Path) -> list[Path]:
@@ -40,7 +40,7 @@ def test_finds_words_by_their_stems(make_corpus: MakeCorpus) -> None:
 
 def test_results_carry_the_documents(make_corpus: MakeCorpus) -> None:
     doc = Document(id="x", title="Wings", text="They carry planes.")
-    ranking = open_retriever("bm25", make_corpus(doc)).search([Query(id="q", text="planes")], 5)["q"]
+    ranking = open_first_stage("bm25", make_corpus(doc)).search([Query(id="q", text="planes")], 5)["q"]
     assert ranking.docs == (doc,)
     assert ranking.query.text == "planes"
 
@@ -66,7 +66,7 @@ def test_one_document(make_corpus: MakeCorpus) -> None:
 
 def test_queries_keep_their_order(make_corpus: MakeCorpus) -> None:
     queries = [Query(id="b", text="wing"), Query(id="a", text=""), Query(id="c", text="water")]
-    run = open_retriever("bm25", make_corpus("wing", "water")).search(queries, 3)
+    run = open_first_stage("bm25", make_corpus("wing", "water")).search(queries, 3)
     assert (list(run), run.name) == (["b", "a", "c"], "bm25")
     assert [len(ranking) for ranking in run.values()] == [1, 0, 1]
 
@@ -144,7 +144,7 @@ def test_scores_are_the_formula(
 )
 def test_methods(make_corpus: MakeCorpus, method: str, score: float) -> None:
     corpus = make_corpus("wing", "water", "air", "flow")
-    ranking = open_retriever(f"bm25,method={method}", corpus).search([Query(id="q", text="wing")], 3)["q"]
+    ranking = open_first_stage(f"bm25,method={method}", corpus).search([Query(id="q", text="wing")], 3)["q"]
     assert ranking.scores == pytest.approx((score,))
 
 
@@ -168,7 +168,7 @@ def test_robertson_gives_no_weight_to_words_of_half_the_documents(make_corpus: M
 )
 def test_bad_options(make_corpus: MakeCorpus, selector: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        open_retriever(selector, make_corpus("wing"))
+        open_first_stage(selector, make_corpus("wing"))
 
 
 def test_bad_depth(make_corpus: MakeCorpus) -> None:
@@ -178,12 +178,12 @@ def test_bad_depth(make_corpus: MakeCorpus) -> None:
 
 def test_empty_collection(make_corpus: MakeCorpus) -> None:
     with pytest.raises(DataError):
-        open_retriever("bm25", make_corpus())
+        open_first_stage("bm25", make_corpus())
 
 
 def test_collection_without_a_word(make_corpus: MakeCorpus, cache: Path) -> None:
     with raises(DataError, "2", "'fields'"):
-        open_retriever("bm25", make_corpus("the", ""))
+        open_first_stage("bm25", make_corpus("the", ""))
     assert folders(cache) == []
 
 
@@ -194,7 +194,7 @@ def test_cranfield_gives_the_known_figures(shared: Path) -> None:
     from ir_measures import AP, RR, R, nDCG
 
     collection = open_collection(f"cranfield:{shared / 'data' / 'cranfield'}")
-    run = open_retriever("bm25,fields=text", collection).search(collection.queries(), 100)
+    run = open_first_stage("bm25,fields=text", collection).search(collection.queries(), 100)
     scored = [
         ir_measures.ScoredDoc(query, doc.id, score)
         for query, ranking in run.items()

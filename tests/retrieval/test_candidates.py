@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from rerank.errors import DataError, UsageError
-from rerank.retrieval import open_retriever
+from rerank.retrieval import open_first_stage
 from rerank.types import Document, Query, Ranking, Run
 from tests.raising import raises
 
@@ -29,24 +29,24 @@ LISTS = WithLists(Ranking.from_order(Query(id="q1"), [B, A]), Ranking.from_order
 
 def test_the_collections_own_lists() -> None:
     asked = [Query(id="q2", text="two"), Query(id="q1", text="one"), Query(id="q3")]
-    run = open_retriever("candidates", LISTS).search(asked, 10)
+    run = open_first_stage("candidates", LISTS).search(asked, 10)
     assert run.name == "scoreddocs"
     assert [ranking.query for ranking in run.values()] == asked[:2]
     assert run["q1"].docs == (B, A)
 
 
 def test_depth_cuts() -> None:
-    assert open_retriever("candidates", LISTS).search([Query(id="q1")], 1)["q1"].docs == (B,)
+    assert open_first_stage("candidates", LISTS).search([Query(id="q1")], 1)["q1"].docs == (B,)
 
 
 def test_lists_for_none_of_the_queries() -> None:
     with raises(DataError, "'lists'", "'q1'"):
-        open_retriever("candidates", LISTS).search([Query(id="x")], 1)
+        open_first_stage("candidates", LISTS).search([Query(id="x")], 1)
 
 
 def test_bad_depth() -> None:
     with raises(UsageError, "-1"):
-        open_retriever("candidates", LISTS).search([Query(id="q1")], -1)
+        open_first_stage("candidates", LISTS).search([Query(id="q1")], -1)
 
 
 class WithoutLists:
@@ -59,9 +59,9 @@ class WithoutLists:
 @pytest.mark.parametrize("corpus", [WithoutLists(), WithLists()])
 def test_collection_without_lists(corpus: WithoutLists) -> None:
     with raises(UsageError, "run:FILE"):
-        open_retriever("candidates", corpus)
+        open_first_stage("candidates", corpus)
 
 
 def test_takes_no_argument() -> None:
     with pytest.raises(UsageError):
-        open_retriever("candidates:x", LISTS)
+        open_first_stage("candidates:x", LISTS)

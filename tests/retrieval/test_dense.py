@@ -16,7 +16,7 @@ pytest.importorskip("faiss")
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import MissingPrerequisiteError, UnknownNameError, UsageError
 from rerank.indexing.vector_index import nearest_vectors
-from rerank.retrieval import first_stages, open_retriever
+from rerank.retrieval import first_stages, open_first_stage
 from rerank.retrieval.dense import Dense, DenseRetriever
 from rerank.types import Document, Query, tie_sort_key
 from tests.raising import raises
@@ -206,7 +206,7 @@ def test_codes_that_do_not_divide_the_dimensions(make_corpus: MakeCorpus) -> Non
 )
 def test_bad_options(make_corpus: MakeCorpus, selector: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        open_retriever(selector, make_corpus("wing"))
+        open_first_stage(selector, make_corpus("wing"))
 
 
 @pytest.mark.parametrize("module", ["faiss", "sentence_transformers"])

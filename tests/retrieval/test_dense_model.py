@@ -21,7 +21,7 @@ from rerank.collections.base.corpus import Corpus
 from rerank.errors import BackendError, DataError, MissingResourceError, UsageError
 from rerank.indexing.text_encoder import SentenceEncoder, hash_encoder_folder, load_text_encoder
 from rerank.models import is_model_downloaded, model_folder
-from rerank.retrieval import open_retriever
+from rerank.retrieval import open_first_stage
 from rerank.retrieval.base.model_folders import locate_retrieval_model
 from rerank.retrieval.dense import Dense
 from rerank.types import Query
@@ -158,7 +158,7 @@ def test_a_stopped_build_ends_in_the_same_bytes(
 
 
 def test_search_finds_the_text_itself(folder: Path, make_corpus: MakeCorpus) -> None:
-    retriever = open_retriever(f"dense:{folder},device=cpu,index=hnsw", make_corpus(*TEXTS))
+    retriever = open_first_stage(f"dense:{folder},device=cpu,index=hnsw", make_corpus(*TEXTS))
     run = retriever.search([Query(id=text, text=text) for text in TEXTS], 1)
     assert [ranking.docs[0].text for ranking in run.values()] == TEXTS
 
@@ -215,7 +215,7 @@ def minilm() -> Path:
 @pytest.mark.model
 def test_minilm_knows_what_texts_are_about(minilm: Path, make_corpus: MakeCorpus) -> None:
     corpus = make_corpus("How to bake bread at home", "The wing of an aeroplane", "Interest rates rose in March")
-    run = open_retriever(f"dense:{minilm}", corpus).search([Query(id="q", text="aircraft design")], 3)
+    run = open_first_stage(f"dense:{minilm}", corpus).search([Query(id="q", text="aircraft design")], 3)
     assert run["q"].doc_ids[0] == "d2"
     assert load_text_encoder(minilm, Dense(str(minilm))).size == 384
 
@@ -229,7 +229,7 @@ def test_minilm_on_cranfield(minilm: Path, shared: Path) -> None:
 
     collection = open_collection(f"cranfield:{shared / 'data' / 'cranfield'}")
     queries = list(collection.queries())
-    run = open_retriever(f"dense:{minilm},fields=text", collection).search(queries, 100)
+    run = open_first_stage(f"dense:{minilm},fields=text", collection).search(queries, 100)
     scored = [
         ir_measures.ScoredDoc(query, doc.id, score)
         for query, ranking in run.items()
@@ -243,5 +243,5 @@ def test_minilm_on_cranfield(minilm: Path, shared: Path) -> None:
     share = ir_measures.calc_aggregate([nDCG @ 10], binary, scored)[nDCG @ 10]
     assert share == pytest.approx(0.3953, abs=0.002)
     for index in ("hnsw", "ivfpq"):
-        some = open_retriever(f"dense:{minilm},fields=text,index={index}", collection).search(queries[:30], 100)
+        some = open_first_stage(f"dense:{minilm},fields=text,index={index}", collection).search(queries[:30], 100)
         assert sum(len({*some[q].doc_ids} & {*run[q].doc_ids}) for q in some) / (30 * 100) > 0.97, index

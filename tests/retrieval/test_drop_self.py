@@ -9,7 +9,7 @@ import pytest
 
 from rerank.collections.base.corpus import SupportsDropSelf
 from rerank.errors import UsageError
-from rerank.retrieval import open_retriever
+from rerank.retrieval import open_first_stage
 from rerank.retrieval.base.lists import SelfExcludingRetriever
 from rerank.retrieval.base.stages import RunTransformer
 from rerank.types import Document, Query, Ranking, Run
@@ -52,7 +52,7 @@ QUERIES = [Query(id="b"), Query(id="z")]
     ],
 )
 def test_the_query_itself_is_dropped_and_costs_no_place(drop_self: bool, k: int, expected: list[str]) -> None:
-    stage = open_retriever("candidates", Lists(drop_self))
+    stage = open_first_stage("candidates", Lists(drop_self))
     for run in ((stage % k)(QUERIES), stage.search(QUERIES, k), (stage % k >> Same())(QUERIES)):
         assert ["".join(ranking.doc_ids) for ranking in run.values()] == expected
         assert run.name == "lists"
@@ -60,7 +60,7 @@ def test_the_query_itself_is_dropped_and_costs_no_place(drop_self: bool, k: int,
 
 def test_depth_below_one() -> None:
     with raises(UsageError, "0"):
-        SelfExcludingRetriever(open_retriever("candidates", Lists(True))).search(QUERIES, 0)
+        SelfExcludingRetriever(open_first_stage("candidates", Lists(True))).search(QUERIES, 0)
 
 
 def test_a_corpus_need_not_say() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import DataError, MissingPrerequisiteError, RerankError, UnknownNameError, UsageError
-from rerank.retrieval import first_stages, open_retriever
+from rerank.retrieval import first_stages, open_first_stage
 from rerank.retrieval.base.stages import check_retrieval_depth
 from rerank.retrieval.hybrid import Hybrid, HybridRetriever, parse_hybrid_weights, split_hybrid_stages
 from rerank.types import Document, Query, Ranking, Run
@@ -142,7 +142,7 @@ def test_selector_with_options_of_the_stages(make_corpus: MakeCorpus, tmp_path: 
     corpus = make_corpus("wing and water", "water", "wing")
     file = tmp_path / "a+b(1),c.trec"
     file.write_text("q Q0 d2 1 5 tag\nq Q0 d1 2 4 tag\n")
-    run = open_retriever(f"hybrid:(bm25,k1=1.2,b=0)+(run:{file}),k=0,depth=9", corpus).search([QUERY], 3)
+    run = open_first_stage(f"hybrid:(bm25,k1=1.2,b=0)+(run:{file}),k=0,depth=9", corpus).search([QUERY], 3)
     # bm25 with b=0 does not look at lengths, so d1 and d3 tie and the larger id comes first
     assert run["q"].doc_ids == ("d3", "d2", "d1")
     assert run["q"].scores == (1.0, 1.0, 1.0)
@@ -170,7 +170,7 @@ def test_what_the_collection_drops_takes_no_rank_and_does_not_stretch_the_scores
         ("hybrid:candidates+candidates", (2 / 61, 2 / 62)),
         ("hybrid:candidates+candidates,method=weighted", (2.0, 0.0)),
     ]:
-        ranking = open_retriever(selector, Bring()).search([QUERY], 2)["q"]
+        ranking = open_first_stage(selector, Bring()).search([QUERY], 2)["q"]
         assert ranking.doc_ids == ("a", "b")
         assert ranking.scores == pytest.approx(scores)
 
@@ -203,7 +203,7 @@ def test_what_does_not_fit(
     make_corpus: MakeCorpus, cache: Path, selector: str, error: type[RerankError], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        open_retriever(selector, make_corpus("wing"))
+        open_first_stage(selector, make_corpus("wing"))
     assert not cache.exists()
 
 
@@ -225,7 +225,7 @@ def test_what_a_stage_needs_is_asked_before_another_one_works(
     found = first_stages.get
     monkeypatch.setattr(first_stages, "get", lambda name: Needy if name == "needy" else found(name))
     with pytest.raises(MissingPrerequisiteError):
-        open_retriever("hybrid:bm25+needy", make_corpus("wing"))
+        open_first_stage("hybrid:bm25+needy", make_corpus("wing"))
     assert not cache.exists()
 
 
@@ -233,4 +233,4 @@ def test_an_error_of_a_stage_is_the_hybrids(make_corpus: MakeCorpus, tmp_path: P
     file = tmp_path / "run.trec"
     file.write_text("other Q0 d1 1 5 tag\n")
     with raises(DataError, "1"):
-        open_retriever(f"hybrid:bm25+run:{file}", make_corpus("wing")).search([QUERY], 3)
+        open_first_stage(f"hybrid:bm25+run:{file}", make_corpus("wing")).search([QUERY], 3)

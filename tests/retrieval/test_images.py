@@ -21,7 +21,7 @@ pytest.importorskip("PIL")
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, MissingResourceError, UsageError
 from rerank.io.pictures import open_picture
-from rerank.retrieval import open_retriever, retriever_index_folders
+from rerank.retrieval import open_first_stage, retriever_index_folders
 from rerank.retrieval.images import ImageRetriever, Images
 from rerank.retrieval.images.encoder import ImageEncoder, load_image_encoder
 from rerank.types import Document, Query, Run
@@ -101,7 +101,9 @@ def test_a_search_is_what_brute_force_finds(
 ) -> None:
     folder = request.getfixturevalue(model)
     pictures, texts = plainly(folder, paths, [query.text for query in QUERIES])
-    run = open_retriever(f"images:{folder},device=cpu,batch_size=3", make_corpus(*documents(paths))).search(QUERIES, 5)
+    run = open_first_stage(f"images:{folder},device=cpu,batch_size=3", make_corpus(*documents(paths))).search(
+        QUERIES, 5
+    )
     assert run.name == "images"
     for query, cosines in zip(QUERIES, texts @ pictures.T, strict=True):
         best = np.argsort(-cosines)[:5]
@@ -112,8 +114,8 @@ def test_a_search_is_what_brute_force_finds(
 
 def test_a_query_prompt_is_set_before_queries(clip: Path, paths: list[str], make_corpus: MakeCorpus) -> None:
     corpus = make_corpus(*documents(paths))
-    prompted = open_retriever(f"images:{clip},query_prompt=a ,device=cpu", corpus)
-    written = open_retriever(f"images:{clip},device=cpu", corpus)
+    prompted = open_first_stage(f"images:{clip},query_prompt=a ,device=cpu", corpus)
+    written = open_first_stage(f"images:{clip},device=cpu", corpus)
     given = [Query(id=query.id, text=f"a {query.text}") for query in QUERIES]
     assert lists(prompted.search(QUERIES, 8)) == lists(written.search(given, 8)) != lists(written.search(QUERIES, 8))
 
@@ -121,7 +123,7 @@ def test_a_query_prompt_is_set_before_queries(clip: Path, paths: list[str], make
 def test_a_query_longer_than_the_models_context_is_cut_and_said(
     clip: Path, paths: list[str], make_corpus: MakeCorpus
 ) -> None:
-    retriever = open_retriever(f"images:{clip},device=cpu", make_corpus(*documents(paths)))
+    retriever = open_first_stage(f"images:{clip},device=cpu", make_corpus(*documents(paths)))
     with pytest.warns(UserWarning, match="1 of 2 queries .* 24 tokens"):
         run = retriever.search([Query(id="a", text="fish"), Query(id="b", text="a fish " * 20)], 3)
     assert len(run["b"]) == 3
@@ -141,7 +143,7 @@ def test_pictures_that_cannot_be_read_come_last_and_are_said(
     break_some(paths)
     corpus = make_corpus(*documents(paths), Document(id="text", text="words"))
     with pytest.warns(UserWarning, match=r"4 of 9 pictures cannot be read.*'d1', 'd4', 'd6' \.\.\..*1-green\.png"):
-        retriever = open_retriever(f"images:{clip},device=cpu,index={index}", corpus)
+        retriever = open_first_stage(f"images:{clip},device=cpu,index={index}", corpus)
     whole = retriever.search(QUERIES, 20)
     for ranking in whole.values():
         assert len(ranking) == 9
@@ -182,19 +184,19 @@ def test_pictures_that_come_or_change_are_embedded_anew(
     kept = Path(paths[3]).read_bytes()
     os.unlink(paths[3])
     with pytest.warns(UserWarning, match="1 of 8"):
-        open_retriever(selector, corpus)
+        open_first_stage(selector, corpus)
     Path(paths[3]).write_bytes(kept)
-    first = open_retriever(selector, corpus)
-    assert open_retriever(selector, corpus).search(QUERIES, 8)["q0"].scores == first.search(QUERIES, 8)["q0"].scores
+    first = open_first_stage(selector, corpus)
+    assert open_first_stage(selector, corpus).search(QUERIES, 8)["q0"].scores == first.search(QUERIES, 8)["q0"].scores
     assert len(list(cache.glob("indexes/*/embeddings-*/embeddings.npy"))) == 2
     draw(Path(paths[0]).parent, width=40)
-    changed = open_retriever(selector, corpus)
+    changed = open_first_stage(selector, corpus)
     assert retriever_index_folders(changed).isdisjoint(retriever_index_folders(first))
 
 
 def test_a_collection_of_texts_is_refused(clip: Path, make_corpus: MakeCorpus) -> None:
     with pytest.raises(DataError):
-        open_retriever(f"images:{clip},device=cpu", make_corpus("words", "more words"))
+        open_first_stage(f"images:{clip},device=cpu", make_corpus("words", "more words"))
 
 
 DYING = """
@@ -243,9 +245,9 @@ def test_ready_embeddings_give_the_lists_that_the_pictures_give(
     pictures, _ = plainly(clip, paths, ["any"])
     turned = list(range(len(paths)))[::-1]
     options = save_rows(tmp_path, (3 * pictures[turned]).astype(dtype), [f"d{at}" for at in turned])
-    seen = open_retriever(f"images:{clip},device=cpu", make_corpus(*documents(paths))).search(QUERIES, 8)
+    seen = open_first_stage(f"images:{clip},device=cpu", make_corpus(*documents(paths))).search(QUERIES, 8)
     shutil.rmtree(Path(paths[0]).parent)
-    ready = open_retriever(f"images:{clip},device=cpu,{options}", make_corpus(*documents(paths))).search(QUERIES, 8)
+    ready = open_first_stage(f"images:{clip},device=cpu,{options}", make_corpus(*documents(paths))).search(QUERIES, 8)
     for query in QUERIES:
         one, two = (dict(zip(r.doc_ids, r.scores, strict=True)) for r in (seen[query.id], ready[query.id]))
         assert one == pytest.approx(two, abs=1e-3 if dtype is np.float16 else 1e-6)
@@ -257,14 +259,14 @@ def test_ids_may_be_an_array(clip: Path, make_corpus: MakeCorpus, tmp_path: Path
     np.save(tmp_path / "rows.npy", rows)
     corpus = make_corpus(*(Document(id=str(name)) for name in (7, 8, 9)))
     selector = f"images:{clip},device=cpu,embeddings={tmp_path / 'rows.npy'},ids={tmp_path / 'ids.npy'}"
-    assert set(open_retriever(selector, corpus).search(QUERIES, 3)["q0"].doc_ids) == {"7", "8", "9"}
+    assert set(open_first_stage(selector, corpus).search(QUERIES, 3)["q0"].doc_ids) == {"7", "8", "9"}
 
 
 def test_documents_without_a_row_come_last_and_are_said(clip: Path, make_corpus: MakeCorpus, tmp_path: Path) -> None:
     options = save_rows(tmp_path, np.eye(3, 12, dtype=np.float32), ["a", "b", "elsewhere"])
     corpus = make_corpus(*(Document(id=name) for name in "abcd"))
     with pytest.warns(UserWarning, match=r"2 of 4 pictures cannot be read.*'c', 'd'\. Reason for the first: its id"):
-        retriever = open_retriever(f"images:{clip},device=cpu,{options}", corpus)
+        retriever = open_first_stage(f"images:{clip},device=cpu,{options}", corpus)
     assert retriever.search(QUERIES, 4)["q0"].doc_ids[2:] == ("d", "c")
 
 
@@ -290,7 +292,7 @@ def test_wrong_embeddings(
 ) -> None:
     options = save_rows(tmp_path, rows, ids)
     with pytest.raises(error, match=message):
-        open_retriever(f"images:{clip},device=cpu,{options}", make_corpus(Document(id="a"), Document(id="b")))
+        open_first_stage(f"images:{clip},device=cpu,{options}", make_corpus(Document(id="a"), Document(id="b")))
 
 
 def test_wrong_files_of_embeddings(clip: Path, make_corpus: MakeCorpus, tmp_path: Path) -> None:
@@ -311,16 +313,16 @@ def test_wrong_files_of_embeddings(clip: Path, make_corpus: MakeCorpus, tmp_path
     ]
     for one, two, error in cases:
         with pytest.raises(error):
-            open_retriever(f"images:{clip},device=cpu,embeddings={one},ids={two}", corpus)
+            open_first_stage(f"images:{clip},device=cpu,embeddings={one},ids={two}", corpus)
     with pytest.raises(UsageError):
-        open_retriever(f"images:{clip},embeddings={rows}", corpus)
+        open_first_stage(f"images:{clip},embeddings={rows}", corpus)
 
 
 def test_other_embeddings_are_another_index(clip: Path, make_corpus: MakeCorpus, tmp_path: Path) -> None:
     corpus, found = make_corpus(Document(id="a"), Document(id="b")), []
     for value in (1, 2):
         rows = np.random.default_rng(value).standard_normal((2, 12)).astype(np.float32)
-        retriever = open_retriever(f"images:{clip},device=cpu,{save_rows(tmp_path, rows, ['a', 'b'])}", corpus)
+        retriever = open_first_stage(f"images:{clip},device=cpu,{save_rows(tmp_path, rows, ['a', 'b'])}", corpus)
         found.append(retriever.search(QUERIES, 2)["q0"].scores)
     assert found[0] != found[1]
 
@@ -331,7 +333,7 @@ def test_any_row_that_changes_is_another_index(clip: Path, make_corpus: MakeCorp
     corpus, found = make_corpus(*(Document(id=name) for name in names)), []
     for _ in range(2):
         options = save_rows(tmp_path, rows, names)
-        found.append(open_retriever(f"images:{clip},device=cpu,{options}", corpus).search(QUERIES, 3000)["q0"])
+        found.append(open_first_stage(f"images:{clip},device=cpu,{options}", corpus).search(QUERIES, 3000)["q0"])
         rows[1] = -rows[1]
     one, two = (dict(zip(r.doc_ids, r.scores, strict=True))["d1"] for r in found)
     assert one == pytest.approx(-two, abs=1e-6)
@@ -365,7 +367,7 @@ def test_models_of_another_kind(tmp_path: Path, clip: Path, make_corpus: MakeCor
     with pytest.raises(UsageError):
         load_image_encoder(save(tmp_path / "bert", base=True), Images("bert", device="cpu"))
     with raises(UsageError, "'all-minilm-l6-v2'"):
-        open_retriever("images:all-minilm-l6-v2", make_corpus("x"))
+        open_first_stage("images:all-minilm-l6-v2", make_corpus("x"))
     lame = Path(shutil.copytree(clip, tmp_path / "lame"))
     (lame / "model.safetensors").write_bytes(b"\x08")
     with pytest.raises(DataError):

@@ -12,11 +12,11 @@ import pytest
 
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import MissingPrerequisiteError, MissingResourceError, RerankError, UnknownNameError, UsageError
-from rerank.retrieval import first_stages, lucene, open_retriever
+from rerank.retrieval import first_stages, lucene, open_first_stage
 from rerank.retrieval.base import HasPrerequisites
 from rerank.retrieval.lucene import Lucene, LuceneRetriever, prebuilt
 from rerank.retrieval.lucene.index import lucene_analyzer_code
-from rerank.selector import build
+from rerank.selector import build_from_selector
 from rerank.types import Document, Query
 from tests.raising import raises
 
@@ -43,13 +43,13 @@ class MakeCorpus(Protocol):
 )
 def test_options_that_do_not_fit(selector: str, error: type[RerankError], message: str) -> None:
     with pytest.raises(error, match=message):
-        build(first_stages, selector)
+        build_from_selector(first_stages, selector)
 
 
 def test_feedback() -> None:
     assert Lucene().feedback is None
     assert Lucene(rm3=True).feedback == (10, 10, 0.5)
-    made = build(first_stages, "lucene:ix,rm3=true,fb-docs=3,fb-terms=20,original-weight=0")
+    made = build_from_selector(first_stages, "lucene:ix,rm3=true,fb-docs=3,fb-terms=20,original-weight=0")
     assert made == Lucene("ix", rm3=True, fb_docs=3, fb_terms=20, original_weight=0.0)
     assert made.feedback == (3, 20, 0.0)
     assert isinstance(made, HasPrerequisites)
@@ -62,7 +62,7 @@ def test_missing_pyserini_is_said_before_any_work(
     monkeypatch.setattr(lucene, "find_spec", lambda name: None)
     message = r"pyserini and jnius.*pip install 'listrank\[lucene\]'.*openjdk-21-jdk-headless"
     with pytest.raises(MissingPrerequisiteError, match=message):
-        open_retriever(selector, make_corpus("wing"))
+        open_first_stage(selector, make_corpus("wing"))
     assert not cache.exists()
 
 
@@ -72,7 +72,7 @@ def test_missing_java_is_said_before_any_work(
     monkeypatch.setattr(lucene, "find_spec", lambda name: name)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     with raises(MissingPrerequisiteError, "JAVA_HOME", "openjdk-21-jdk-headless"):
-        open_retriever("lucene", make_corpus("wing"))
+        open_first_stage("lucene", make_corpus("wing"))
     assert not cache.exists()
 
 

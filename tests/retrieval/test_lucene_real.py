@@ -16,7 +16,7 @@ from ir_measures import AP, R, nDCG
 from rerank.collections import open_collection
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError
-from rerank.retrieval import open_retriever
+from rerank.retrieval import open_first_stage
 from rerank.retrieval.lucene import Lucene
 from rerank.types import Document, Query
 from tests.raising import raises
@@ -37,7 +37,7 @@ def ready() -> None:
 
 
 def ids(corpus: Corpus, text: str, *, k: int = 10, selector: str = "lucene") -> tuple[str, ...]:
-    return open_retriever(selector, corpus).search([Query(id="q", text=text)], k)["q"].doc_ids
+    return open_first_stage(selector, corpus).search([Query(id="q", text=text)], k)["q"].doc_ids
 
 
 def test_builds_once_and_shares_the_index_between_options(make_corpus: MakeCorpus, cache: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_query_as_long_as_a_document(make_corpus: MakeCorpus) -> None:
 
 def test_half_a_surrogate_pair_and_odd_ids(make_corpus: MakeCorpus) -> None:
     doc = Document(id="a b/\u00e9", text="wing \ud83d", title="x")
-    ranking = open_retriever("lucene", make_corpus(doc)).search([Query(id="q", text="wing \ud83d")], 3)["q"]
+    ranking = open_first_stage("lucene", make_corpus(doc)).search([Query(id="q", text="wing \ud83d")], 3)["q"]
     assert ranking.docs == (doc,)
 
 
@@ -111,13 +111,13 @@ def test_without_an_analyzer_nothing_is_stopped_or_stemmed(make_corpus: MakeCorp
 
 def test_no_text_at_all(make_corpus: MakeCorpus) -> None:
     with raises(DataError, "2"):
-        open_retriever("lucene", make_corpus("", " \t"))
+        open_first_stage("lucene", make_corpus("", " \t"))
 
 
 def test_indexer_that_fails(make_corpus: MakeCorpus, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rerank.retrieval.lucene.index_building._INDEXER", "pyserini.no.such.module")
     with raises(BackendError, "1"):
-        open_retriever("lucene", make_corpus("wing"))
+        open_first_stage("lucene", make_corpus("wing"))
     assert [path.name.split("-")[0] for path in cache.glob("indexes/*/*")] == ["documents"]
 
 
@@ -150,18 +150,18 @@ def anserini(tmp_path: Path) -> Callable[..., Path]:
 def test_an_index_that_is_there(make_corpus: MakeCorpus, anserini: Callable[..., Path], cache: Path) -> None:
     index = anserini("--storeRaw")
     corpus = make_corpus("one", "two", "three")
-    run = open_retriever(f"lucene:{index}", corpus).search([Query(id="q", text="wings")], 5)
+    run = open_first_stage(f"lucene:{index}", corpus).search([Query(id="q", text="wings")], 5)
     assert [doc.text for doc in run["q"].docs] == ["two", "one"]
     assert not cache.exists()
     with pytest.raises(DataError):
-        open_retriever(f"lucene:{index},rm3=true", corpus)
+        open_first_stage(f"lucene:{index},rm3=true", corpus)
     with raises(DataError, "'tiny'", "'d2'"):
-        open_retriever(f"lucene:{index}", make_corpus("one")).search([Query(id="q", text="wings")], 5)
+        open_first_stage(f"lucene:{index}", make_corpus("one")).search([Query(id="q", text="wings")], 5)
 
 
 def test_a_folder_that_is_no_index(make_corpus: MakeCorpus, tmp_path: Path) -> None:
     with pytest.raises(DataError):
-        open_retriever(f"lucene:{tmp_path}", make_corpus("one"))
+        open_first_stage(f"lucene:{tmp_path}", make_corpus("one"))
 
 
 def test_scores_are_those_of_pyserinis_searcher(make_corpus: MakeCorpus, cache: Path) -> None:
@@ -171,7 +171,7 @@ def test_scores_are_those_of_pyserinis_searcher(make_corpus: MakeCorpus, cache: 
         "wing and flow", "flow of water over a wing", "boundary layer flow", "heat of water", "wing wing"
     )
     for rm3 in ("", ",rm3=true,fb_docs=2"):
-        ours = open_retriever(f"lucene,k1=1.2,b=0.5{rm3}", corpus).search([Query(id="q", text="wing flow")], 9)["q"]
+        ours = open_first_stage(f"lucene,k1=1.2,b=0.5{rm3}", corpus).search([Query(id="q", text="wing flow")], 9)["q"]
         (folder,) = cache.glob("indexes/*/lucene-*")
         searcher: Any = autoclass("io.anserini.search.SimpleSearcher")(str(folder))
         searcher.set_bm25(1.2, 0.5)
@@ -191,7 +191,7 @@ def test_scores_are_those_of_pyserinis_searcher(make_corpus: MakeCorpus, cache: 
 )
 def test_cranfield(shared: Path, selector: str, expected: dict[str, float]) -> None:
     collection = open_collection(f"cranfield:{shared / 'data/cranfield'}")
-    run = open_retriever(selector, collection).search(collection.queries(), 100)
+    run = open_first_stage(selector, collection).search(collection.queries(), 100)
     scored = [
         ir_measures.ScoredDoc(query, doc.id, score)
         for query, ranking in run.items()

@@ -9,7 +9,7 @@ import pytest
 
 from rerank.collections.base.corpus import Corpus, SupportsLookup
 from rerank.errors import DataError, MissingResourceError, UsageError
-from rerank.retrieval import open_retriever
+from rerank.retrieval import open_first_stage
 from rerank.types import Document, Query
 from tests.raising import raises
 
@@ -31,7 +31,7 @@ def file(tmp_path: Path) -> Path:
 def test_lists_of_the_file_with_the_texts_of_the_collection(make_corpus: MakeCorpus, file: Path) -> None:
     corpus = make_corpus("one", "two", "three")
     asked = [Query(id="q2", text="second"), Query(id="q1", text="first")]
-    run = open_retriever(f"run:{file}", corpus).search(asked, 10)
+    run = open_first_stage(f"run:{file}", corpus).search(asked, 10)
     assert run.name == "tag"
     assert [ranking.query for ranking in run.values()] == asked
     assert run["q1"].doc_ids == ("d2", "d3", "d1")
@@ -43,32 +43,34 @@ def test_lists_of_the_file_with_the_texts_of_the_collection(make_corpus: MakeCor
 def test_gzip_and_three_columns(make_corpus: MakeCorpus, tmp_path: Path) -> None:
     path = tmp_path / "run.tsv.gz"
     path.write_bytes(gzip.compress(b"q1\td2\t1\nq1\td1\t2\n"))
-    run = open_retriever(f"run:{path}", make_corpus("one", "two")).search([Query(id="q1")], 10)
+    run = open_first_stage(f"run:{path}", make_corpus("one", "two")).search([Query(id="q1")], 10)
     assert run["q1"].doc_ids == ("d2", "d1")
 
 
 def test_depth_cuts_and_only_what_is_kept_is_looked_up(make_corpus: MakeCorpus, file: Path) -> None:
-    run = open_retriever(f"run:{file}", make_corpus("one", "two")).search([Query(id="q1")], 1)
+    run = open_first_stage(f"run:{file}", make_corpus("one", "two")).search([Query(id="q1")], 1)
     assert [doc.text for doc in run["q1"].docs] == ["two"]
 
 
 def test_queries_without_a_list_are_left_out(make_corpus: MakeCorpus, file: Path) -> None:
-    run = open_retriever(f"run:{file}", make_corpus("one", "two", "three")).search([Query(id="q0"), Query(id="q2")], 9)
+    run = open_first_stage(f"run:{file}", make_corpus("one", "two", "three")).search(
+        [Query(id="q0"), Query(id="q2")], 9
+    )
     assert list(run) == ["q2"]
 
 
 def test_no_queries_give_an_empty_run(make_corpus: MakeCorpus, file: Path) -> None:
-    assert len(open_retriever(f"run:{file}", make_corpus("one")).search([], 9)) == 0
+    assert len(open_first_stage(f"run:{file}", make_corpus("one")).search([], 9)) == 0
 
 
 def test_run_of_other_queries(make_corpus: MakeCorpus, file: Path) -> None:
-    retriever = open_retriever(f"run:{file}", make_corpus("one"))
+    retriever = open_first_stage(f"run:{file}", make_corpus("one"))
     with raises(DataError, "5", "'q1'", "'q2'", "'0'", "'1'", "'2'"):
         retriever.search([Query(id=str(i)) for i in range(5)], 9)
 
 
 def test_run_of_another_collection(make_corpus: MakeCorpus, file: Path) -> None:
-    retriever = open_retriever(f"run:{file}", make_corpus("one"))
+    retriever = open_first_stage(f"run:{file}", make_corpus("one"))
     with raises(DataError, "'tiny'", "'d2'", "'d3'"):
         retriever.search([Query(id="q1")], 9)
 
@@ -85,17 +87,17 @@ def test_collection_with_random_access_is_not_read(make_corpus: MakeCorpus, file
 
     corpus = Indexed()
     assert isinstance(corpus, SupportsLookup)
-    run = open_retriever(f"run:{file}", corpus).search([Query(id="q2")], 9)  # type: ignore[arg-type]
+    run = open_first_stage(f"run:{file}", corpus).search([Query(id="q2")], 9)  # type: ignore[arg-type]
     assert run["q2"].docs[0].text == "D3"
 
 
 def test_missing_file_and_missing_argument(make_corpus: MakeCorpus, tmp_path: Path) -> None:
     with raises(MissingResourceError, "no.trec"):
-        open_retriever(f"run:{tmp_path / 'no.trec'}", make_corpus("one"))
+        open_first_stage(f"run:{tmp_path / 'no.trec'}", make_corpus("one"))
     with raises(UsageError, "run:PATH"):
-        open_retriever("run", make_corpus("one"))
+        open_first_stage("run", make_corpus("one"))
 
 
 def test_bad_depth(make_corpus: MakeCorpus, file: Path) -> None:
     with raises(UsageError, "0"):
-        open_retriever(f"run:{file}", make_corpus("one")).search([Query(id="q1")], 0)
+        open_first_stage(f"run:{file}", make_corpus("one")).search([Query(id="q1")], 0)

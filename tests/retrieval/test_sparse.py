@@ -20,7 +20,7 @@ from scipy.sparse import csr_array
 
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import BackendError, MissingPrerequisiteError, StorageError, UsageError
-from rerank.retrieval import first_stages, open_retriever
+from rerank.retrieval import first_stages, open_first_stage
 from rerank.retrieval.sparse import Sparse, SparseRetriever
 from rerank.retrieval.sparse.vectors import _concatenate_index_ranges, _edges_of_sparse_blocks, _Rows
 from rerank.types import Document, Query, tie_sort_key
@@ -242,7 +242,7 @@ def test_full_disk(make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_bad_options(make_corpus: MakeCorpus, selector: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        open_retriever(selector, make_corpus("w1"))
+        open_first_stage(selector, make_corpus("w1"))
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

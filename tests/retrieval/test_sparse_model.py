@@ -17,7 +17,7 @@ import sentence_transformers
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import BackendError, UsageError
 from rerank.indexing.text_encoder import hash_encoder_folder
-from rerank.retrieval import open_retriever
+from rerank.retrieval import open_first_stage
 from rerank.retrieval.base.model_folders import locate_retrieval_model
 from rerank.retrieval.sparse import Sparse
 from rerank.retrieval.sparse.encoder import SentenceSparseEncoder, load_sparse_encoder
@@ -127,7 +127,7 @@ def test_search_is_the_librarys_inner_product(
     folder: Path = request.getfixturevalue(kind)
     texts = [f"w{n} w{n * 7 % 90} w{n * 13 % 90}" for n in range(1, 60)]
     queries = [Query(id=text, text=text) for text in TEXTS]
-    run = open_retriever(f"sparse:{folder},device=cpu,batch_size=1", make_corpus(*texts)).search(queries, 10)
+    run = open_first_stage(f"sparse:{folder},device=cpu,batch_size=1", make_corpus(*texts)).search(queries, 10)
     products = plainly(folder, TEXTS, "query") @ plainly(folder, texts).T
     for row, ranking in zip(products, run.values(), strict=True):
         best = np.sort(row[row > 0])[::-1][:10]
@@ -136,7 +136,7 @@ def test_search_is_the_librarys_inner_product(
 
 
 def test_fused_with_bm25(splade: Path, make_corpus: MakeCorpus) -> None:
-    run = open_retriever(f"hybrid:bm25+(sparse:{splade},device=cpu)", make_corpus(*TEXTS)).search(
+    run = open_first_stage(f"hybrid:bm25+(sparse:{splade},device=cpu)", make_corpus(*TEXTS)).search(
         [Query(id="q", text="w10")], 3
     )
     assert run["q"].doc_ids[0] == "d4"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from rerank.collections import open_collection
-from rerank.evaluation import evaluate
-from rerank.retrieval import open_retriever
+from rerank.evaluation import evaluate_run
+from rerank.retrieval import open_first_stage
 
 pytestmark = pytest.mark.shared
 
@@ -17,8 +17,8 @@ def average_precision(selector: str, shared: Path, depth: int) -> float:
     files = {"docs": "doc-text.trec.gz", "topics": "query-text.trec", "qrels": "qrels"}
     named = ",".join(f"{kind}={shared / 'data/vaswani' / name}" for kind, name in files.items())
     collection = open_collection(f"trec:{named}")
-    found = open_retriever(selector, collection).search(collection.queries(), depth)
-    return evaluate(collection.qrels(), found, [f"AP@{depth}"]).mean(f"AP@{depth}")
+    found = open_first_stage(selector, collection).search(collection.queries(), depth)
+    return evaluate_run(collection.qrels(), found, [f"AP@{depth}"]).mean(f"AP@{depth}")
 
 
 @pytest.mark.parametrize(("depth", "expected", "within"), [(1000, 0.289, 0.01), (100, 0.2651, 0.0001)])

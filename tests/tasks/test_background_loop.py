@@ -13,7 +13,12 @@ from typing import NoReturn
 import pytest
 
 from rerank.errors import UsageError
-from rerank.tasks.background_loop import await_on_background_loop, get_background_loop, run, submit
+from rerank.tasks.background_loop import (
+    await_on_background_loop,
+    get_background_loop,
+    run_on_background_loop,
+    submit_to_background_loop,
+)
 from tests.raising import raises
 
 
@@ -28,7 +33,11 @@ async def fail() -> NoReturn:
 
 def test_all_callers_share_one_thread_that_is_not_theirs() -> None:
     with ThreadPoolExecutor(8) as pool:
-        idents = {*pool.map(lambda _: run(where()), range(32)), submit(where()).result(), asyncio.run(hop())}
+        idents = {
+            *pool.map(lambda _: run_on_background_loop(where()), range(32)),
+            submit_to_background_loop(where()).result(),
+            asyncio.run(hop()),
+        }
     assert len(idents) == 1
     assert threading.get_ident() not in idents
     assert sum(thread.name == "rerank-background-loop" for thread in threading.enumerate()) == 1
@@ -40,27 +49,29 @@ async def hop() -> int:
 
 def test_run_where_an_event_loop_runs() -> None:
     async def inside() -> int:
-        return run(where())
+        return run_on_background_loop(where())
 
     assert asyncio.run(inside()) != threading.get_ident()
 
 
 def test_errors_reach_the_caller() -> None:
     with pytest.raises(KeyError, match="of the coroutine"):
-        run(fail())
+        run_on_background_loop(fail())
     with pytest.raises(KeyError, match="of the coroutine"):
-        submit(fail()).result()
+        submit_to_background_loop(fail()).result()
     with pytest.raises(KeyError, match="of the coroutine"):
         asyncio.run(await_on_background_loop(fail()))
 
 
 def test_waiting_for_oneself_is_refused() -> None:
     async def inner() -> int:
-        return run(where())
+        return run_on_background_loop(where())
 
     with raises(UsageError, "background event loop", "agenerate"):
-        run(inner())
-    assert run(await_on_background_loop(where())) == run(where())  # awaiting is possible
+        run_on_background_loop(inner())
+    assert run_on_background_loop(await_on_background_loop(where())) == run_on_background_loop(
+        where()
+    )  # awaiting is possible
 
 
 def test_an_interrupted_wait_cancels_the_coroutine_and_waits_for_its_end() -> None:
@@ -86,7 +97,7 @@ def interrupt_a_wait() -> None:
             events.append("ended")
 
     with pytest.raises(KeyboardInterrupt):
-        run(interrupted())
+        run_on_background_loop(interrupted())
     assert events == ["ended"]
 
 
@@ -109,7 +120,7 @@ def test_cancelling_reaches_the_coroutine() -> None:
             await task
 
     started = threading.Event()
-    future = submit(endless())
+    future = submit_to_background_loop(endless())
     assert started.wait(10)
     future.cancel()
     assert cancelled.wait(10)
@@ -127,7 +138,7 @@ def test_a_coroutine_that_cancels_itself() -> None:
         await asyncio.sleep(60)
 
     with pytest.raises(CancelledError):
-        run(cancel_itself())
+        run_on_background_loop(cancel_itself())
 
 
 def python(code: str) -> str:

@@ -18,7 +18,7 @@ from rerank.backends.hf import Hf
 from rerank.backends.vllm import Vllm
 from rerank.errors import BackendError, MissingResourceError, UsageError
 from rerank.judges.base import PromptJudge
-from rerank.lm.decoding import decode
+from rerank.lm.decoding import decode_continuations
 from rerank.models import open_model_backend
 from rerank.models.lazy_backend import LazyBackend
 from rerank.prompts.base import Message
@@ -164,7 +164,7 @@ def test_no_end_before_the_least_number_of_tokens(vllm: Vllm, hf: Hf) -> None:
 
 def test_all_ends_that_the_model_names_end_a_reply_count_and_are_no_text(tiny: Path, tmp_path: Path, hf: Hf) -> None:
     (prompt,) = hf._tokens.encode([request("a").prompt])
-    (free,) = decode(hf._model, [prompt], [Sampling(max_tokens=12, min_tokens=12)], [0])
+    (free,) = decode_continuations(hf._model, [prompt], [Sampling(max_tokens=12, min_tokens=12)], [0])
     at = next(at for at in range(2, 12) if free[at] not in free[:at])
     for path in tiny.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())

@@ -23,15 +23,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rerank.collections import open_collection
-from rerank.evaluation import evaluate
-from rerank.experiment import run
+from rerank.evaluation import evaluate_run
+from rerank.experiment import run_experiment
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.finetune.recipe import Recipe
 from rerank.finetune.trainer.training import train_adapter
 from rerank.judges.base import Verdict, rank_window_by_score
 from rerank.models.adapters import PROMPT
-from rerank.pipeline.stream import drive
-from rerank.retrieval import open_retriever
+from rerank.pipeline.stream import rank_together
+from rerank.retrieval import open_first_stage
 from rerank.store import RunFolder
 from rerank.strategies.sliding import Sliding
 from rerank.types import Ranking, Window
@@ -65,7 +65,7 @@ def label(folder: Path, selector: str, count: int) -> None:
     from rerank.models import resolve_model_name
 
     collection = open_collection(selector)
-    found = open_retriever("bm25", collection).search(collection.queries(), 20)
+    found = open_first_stage("bm25", collection).search(collection.queries(), 20)
     lists = [ranking for ranking in found.values() if len(ranking) == 20][:count]
     encoder = SentenceTransformer(str(resolve_model_name("all-minilm-l6-v2")))
     scores: dict[str, dict[str, float]] = {}
@@ -73,7 +73,7 @@ def label(folder: Path, selector: str, count: int) -> None:
         vectors = encoder.encode([ranking.query.text, *(doc.text for doc in ranking.docs)], normalize_embeddings=True)
         scores[ranking.query.id] = dict(zip(ranking.doc_ids, (vectors[1:] @ vectors[0]).tolist(), strict=True))
     judge = Known(scores)
-    slid = drive(lists, Sliding(size=8, stride=4), judge, judge.backend).rankings
+    slid = rank_together(lists, Sliding(size=8, stride=4), judge, judge.backend).rankings
     whole = [
         Ranking.from_order(one.query, sorted(one.docs, key=lambda doc: -scores[one.query.id][doc.id])) for one in lists
     ]
@@ -121,11 +121,11 @@ def scored(given: argparse.Namespace, adapter: Path, method: str) -> tuple[dict[
         max_passage_tokens=40,
     )
     out = given.out / "runs" / f"{adapter.name}-{method.partition(',')[0]}"
-    run(spec, Execution(out=out, resume=out.exists()))
+    run_experiment(spec, Execution(out=out, resume=out.exists()))
     folder = RunFolder(out)
     qrels = folder.read_qrels()
     runs = (folder.read_run("run.trec"), folder.read_candidates())
-    found, before = ({q: v["nDCG@10"] for q, v in evaluate(qrels, r, ["nDCG@10"]).by_query().items()} for r in runs)
+    found, before = ({q: v["nDCG@10"] for q, v in evaluate_run(qrels, r, ["nDCG@10"]).by_query().items()} for r in runs)
     return found, before
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rerank.errors import shorten
+from rerank.errors import error_repr
 
 #: Why a document has no grade: the assessor could not decide, or a model's reply contained none.
 Gap = Literal["skipped", "failed"]
@@ -64,9 +64,9 @@ class Judgment:
         if grade is None and gap not in ("skipped", "failed"):
             raise ValueError('no grade, and no "gap" that gives the reason')
         if grade is not None and (type(grade) is not int or grade not in grades or gap is not None):
-            raise ValueError(f"grade {shorten(grade)} is not one of {', '.join(map(str, grades))}")
+            raise ValueError(f"grade {error_repr(grade)} is not one of {', '.join(map(str, grades))}")
         seconds = line.get("seconds", 0.0)
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-            raise ValueError(f"seconds {shorten(seconds)} is not a number")
+            raise ValueError(f"seconds {error_repr(seconds)} is not a number")
         words = {key: str(line.get(key, "")) for key in ("judge", "reply", "detail")}
         return cls(topic=topic, doc=doc, grade=grade, gap=gap, seconds=seconds, **words)

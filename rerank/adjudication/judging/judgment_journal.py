@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rerank.errors import DataError, MissingResourceError, StorageError, UsageError, shorten
+from rerank.errors import DataError, MissingResourceError, StorageError, UsageError, error_repr
 
 FORMAT = "listrank judgments"
 VERSION = 1
@@ -103,7 +103,7 @@ class JudgmentJournal:
                 following
             ):  # that marker may be cut off too
                 raise DataError(
-                    f"{self.path}:{number}: {shorten(lines[number - 1].decode('utf-8', 'replace'))}",
+                    f"{self.path}:{number}: {error_repr(lines[number - 1].decode('utf-8', 'replace'))}",
                     expected="one JSON object per line",
                     remedy="Correct the line; the judgments after it are intact",
                 )
@@ -118,7 +118,7 @@ class JudgmentJournal:
             )
         if (version := row.pop("version", None)) != VERSION:
             raise DataError(
-                f"{self.path} has version {shorten(version)} of the format",
+                f"{self.path} has version {error_repr(version)} of the format",
                 expected=f"version {VERSION}",
                 remedy="Use the version of listrank that wrote the file",
             )

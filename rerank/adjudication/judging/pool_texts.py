@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rerank.adjudication.judging.judgment import PendingJudgment
 from rerank.adjudication.pools import Pool
-from rerank.collections.base.corpus import Corpus, fetch
+from rerank.collections.base.corpus import Corpus, fetch_documents
 from rerank.errors import DataError
 from rerank.types import Document, Query, Window
 
@@ -33,7 +33,7 @@ class PoolTexts:
                 f"{corpus.name!r}, such as {', '.join(map(repr, missing[:3]))}",
                 remedy="Check that the runs belong to this collection, and name its split if it has several",
             )
-        return cls(queries=known, docs=fetch(corpus, {doc for topic in pool.topics for doc in topic.docs}))
+        return cls(queries=known, docs=fetch_documents(corpus, {doc for topic in pool.topics for doc in topic.docs}))
 
     def window(self, pending: PendingJudgment) -> Window:
         """Return the query and the one document of a pending judgment as a window."""

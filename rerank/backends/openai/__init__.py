@@ -17,7 +17,7 @@ from rerank.backends.openai.token_estimate import EstimatedTokens
 from rerank.errors import UsageError
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import BackendOptions, ContinuationTask, GenerationTask, PermutationTask, Reply, Request
-from rerank.tasks.background_loop import await_on_background_loop, run
+from rerank.tasks.background_loop import await_on_background_loop, run_on_background_loop
 
 if TYPE_CHECKING:  # importing httpx2 takes 0.1 s, which commands without a server should not spend
     from rerank.backends.openai.client import ServerClient
@@ -119,7 +119,7 @@ class Openai:
             BackendError: No request can be answered: no server, no such model, a rejected key, no credit.
             UsageError: The context size exceeds the server's.
         """
-        return run(self._get_client().answer_all(requests)) if requests else []
+        return run_on_background_loop(self._get_client().answer_all(requests)) if requests else []
 
     async def agenerate(self, request: Request) -> Reply:
         """Return the reply to one request; may be called on any event loop, as often as needed at the same time.
@@ -136,7 +136,7 @@ class Openai:
     def close(self) -> None:
         """Close the connections to the server; requests in progress fail, and a later one opens them again."""
         if self._client is not None and self._client.connection.is_open:
-            run(self._client.connection.aclose())
+            run_on_background_loop(self._client.connection.aclose())
 
     async def aclose(self) -> None:
         """Do the same as `close`; may be called on any event loop."""
@@ -179,7 +179,7 @@ class Openai:
 
     def _server_context_size(self) -> int | None:
         client = self._get_client()
-        session = client.session or run(client.inspect())
+        session = client.session or run_on_background_loop(client.inspect())
         return session.server.context_size
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from rerank.errors import UsageError, shorten
+from rerank.errors import UsageError, error_repr
 
 #: Environment variables that may contain the key; the first one that is set is used, even if it is empty.
 KEYS = ("RERANK_API_KEY", "OPENAI_API_KEY")
@@ -62,7 +62,7 @@ class Address:
             )
         if parts.scheme not in ("http", "https") or not host:
             raise UsageError(
-                f"--base-url {shorten(text)}",
+                f"--base-url {error_repr(text)}",
                 expected="an address that starts with http:// or https://, such as http://localhost:8000/v1",
             )
         netloc = f"[{host}]" if ":" in host else host

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rerank.backends.openai.server import ServerKind
-from rerank.prompts.base import Prompt, reply_prefix
+from rerank.prompts.base import Prompt, reply_prefix_of_prompt
 from rerank.tasks import ContinuationTask, PermutationTask, Request, Sampling
 
 #: Servers that continue a last turn of the assistant.
@@ -73,7 +73,7 @@ class Dialect:
         The beginning of the reply is dropped if the server cannot continue it, or if a constraint includes it.
         """
         constrained = isinstance(request.task, PermutationTask) and CONSTRAINT not in self.refused
-        prefix = reply_prefix(request.prompt) if self.continues and not constrained else ""
+        prefix = reply_prefix_of_prompt(request.prompt) if self.continues and not constrained else ""
         scores = isinstance(request.task, ContinuationTask)
         # The log-probabilities of the first token would be those of a thought, not of the answer.
         sampling = replace(request.sampling, thinking=0) if scores else request.sampling

@@ -14,7 +14,7 @@ from typing import Any
 from rerank.backends.openai.dialect import ServerRequest, permutation_pattern_for_server
 from rerank.backends.openai.retries import RequestFailedError
 from rerank.backends.openai.token_estimate import estimate_least_tokens, estimate_prompt_tokens, estimate_text_tokens
-from rerank.errors import shorten
+from rerank.errors import error_repr
 from rerank.tasks import ContinuationTask, Finish, PermutationTask, Reply, Request
 
 _ENDS: Mapping[str, Finish] = {"length": "length", "max_tokens": "length", "content_filter": "refused"}
@@ -145,9 +145,9 @@ def _scores_of_response(choice: Mapping[str, Any], task: ContinuationTask) -> tu
     if all(score is None for score in scores):
         top = ", ".join(map(repr, sorted(listed, key=listed.__getitem__, reverse=True)[:5]))
         raise RequestFailedError(
-            f"None of {shorten(list(task.continuations))} is among the {len(listed)} most likely first tokens that the "
-            f"server lists ({top} ...); servers return log-probabilities of single tokens only. Use a method that "
-            "generates text, or run the model through transformers: --model hf:NAME",
+            f"None of {error_repr(list(task.continuations))} is among the {len(listed)} most likely first tokens "
+            f"that the server lists ({top} ...); servers return log-probabilities of single tokens only. Use a method "
+            "that generates text, or run the model through transformers: --model hf:NAME",
             tries=1,
         )
     floor = min(listed.values())

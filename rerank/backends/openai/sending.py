@@ -11,7 +11,7 @@ from rerank.backends.openai.replies import parse_server_reply, reply_satisfies_c
 from rerank.backends.openai.retries import RequestFailedError, RequestRejectedError
 from rerank.backends.openai.server import Server, unknown_server_model_error
 from rerank.errors import BackendError, UsageError
-from rerank.prompts.base import reply_prefix
+from rerank.prompts.base import reply_prefix_of_prompt
 from rerank.tasks import ContinuationTask, PermutationTask, Reply, Request
 
 _SERVER_IS_GONE = "Start the server again, then use --resume; committed calls are kept"
@@ -40,7 +40,7 @@ class ServerSession:
                 credit.
             UsageError: The server lacks a capability that the method needs.
         """
-        prefix = reply_prefix(request.prompt)
+        prefix = reply_prefix_of_prompt(request.prompt)
         if isinstance(request.task, ContinuationTask) and prefix and not self.dialect.continues:
             raise UsageError(
                 f"The server cannot continue the beginning of a reply ({prefix!r}), which this method needs",

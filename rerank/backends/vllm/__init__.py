@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rerank.errors import BackendError, UsageError
-from rerank.lm.jobs import Job, make_jobs
-from rerank.lm.loading import quiet
+from rerank.lm.jobs import Job, make_token_jobs
+from rerank.lm.loading import quiet_transformers
 from rerank.lm.tokenizers import HfTokens
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import (
@@ -138,7 +138,7 @@ class Vllm:
             BackendError: The engine failed; it cannot be used any more.
         """
         started = time.perf_counter()
-        replies, groups = make_jobs(requests, self._tokens, self.identity.get("model", ""))
+        replies, groups = make_token_jobs(requests, self._tokens, self.identity.get("model", ""))
         for jobs in groups:
             replies |= {job.index: reply for job, reply in zip(jobs, self._run(jobs), strict=True)}
         seconds = (time.perf_counter() - started) / max(1, len(requests))
@@ -148,7 +148,7 @@ class Vllm:
         from rerank.backends.vllm.tasks import TASK_RUNNERS, generate_engine_thoughts
         from rerank.lm.thinking import add_thoughts
 
-        with self._lock, quiet():
+        with self._lock, quiet_transformers():
             jobs = add_thoughts(partial(generate_engine_thoughts, self._run_engine), self._tokens, jobs)
             return TASK_RUNNERS[jobs[0].task_type](self._run_engine, self._tokens, jobs)
 

@@ -22,7 +22,7 @@ from rerank.backends.vllm.adapters import vllm_required_rank
 from rerank.backends.vllm.settings import vllm_device, vllm_engine_settings
 from rerank.errors import BackendError, MissingPrerequisiteError
 from rerank.lm.adapter_weights import check_adapter_folder
-from rerank.lm.loading import make_identity, named_errors, origin_of, quiet, require_torch
+from rerank.lm.loading import make_model_identity, model_origin, named_loading_errors, quiet_transformers, require_torch
 from rerank.lm.tokenizers import HfTokens
 from rerank.tasks import BackendOptions
 
@@ -109,7 +109,7 @@ def plan_vllm_engine(name: str | Path, options: BackendOptions) -> EnginePlan:
     """
     if find_spec("vllm") is None:
         raise _missing_vllm_error("it is not installed")
-    with _preserved_state_of_process(), quiet():
+    with _preserved_state_of_process(), quiet_transformers():
         _import_vllm()
         config, tokenizer = _load_engine_config(name, options)
         settings = vllm_engine_settings(config, tokenizer, options)
@@ -122,7 +122,7 @@ def plan_vllm_engine(name: str | Path, options: BackendOptions) -> EnginePlan:
     # Different rounding can reverse near ties, so the engine is part of the identity. vLLM casts adapters by itself.
     commit = getattr(config, "_commit_hash", None)
     as_stored = replace(options, adapter_dtype="float32")
-    identity = make_identity(name, as_stored, settings["dtype"], commit=commit) | {"engine": "vllm"}
+    identity = make_model_identity(name, as_stored, settings["dtype"], commit=commit) | {"engine": "vllm"}
     return EnginePlan(
         name=name, options=options, settings=settings, tokenizer=tokenizer, identity=identity, device=device
     )
@@ -134,7 +134,7 @@ def start_vllm_engine(plan: EnginePlan) -> VllmEngine:
     Raises:
         BackendError: vLLM failed to start.
     """
-    with _preserved_state_of_process(), quiet():
+    with _preserved_state_of_process(), quiet_transformers():
         vllm = _import_vllm()
         adapter = _vllm_lora_request(Path(plan.options.adapter)) if plan.options.adapter else None
         _stop_other_engines()
@@ -208,8 +208,8 @@ def _preserved_state_of_process() -> Iterator[None]:
 def _load_engine_config(name: str | Path, options: BackendOptions) -> tuple[Any, Any]:
     """Load the model's config and its tokenizer."""
     _, transformers = require_torch()
-    origin = origin_of(name, options)
-    with named_errors(name):
+    origin = model_origin(name, options)
+    with named_loading_errors(name):
         config = transformers.AutoConfig.from_pretrained(name, **origin)
         return config, transformers.AutoTokenizer.from_pretrained(name, **origin)
 

@@ -13,8 +13,8 @@ from rerank.backends.hf import Hf
 from rerank.backends.vlm.tokens import VlmTokens
 from rerank.errors import BackendError, UsageError
 from rerank.io.pictures import UNREADABLE, require_pillow
-from rerank.lm.jobs import Job, limit_tokens
-from rerank.lm.loading import quiet
+from rerank.lm.jobs import Job, limit_new_tokens
+from rerank.lm.loading import quiet_transformers
 from rerank.prompts.base import TokenCounter
 from rerank.tasks import (
     BackendOptions,
@@ -127,7 +127,7 @@ class Vlm(Hf):
     def _job(self, index: int, request: Request) -> Job | Reply:
         from rerank.backends.vlm.tasks import PictureJob
 
-        with quiet():
+        with quiet_transformers():
             inputs = self._pictures.inputs(request.prompt)
         prompt = inputs["input_ids"][0].tolist()
         available = self._pictures.context_size - len(prompt)
@@ -141,7 +141,7 @@ class Vlm(Hf):
             index=index,
             request=request,
             prompt=prompt,
-            sampling=limit_tokens(request.sampling, available),
+            sampling=limit_new_tokens(request.sampling, available),
             inputs=self._to_device(inputs),
         )
 
@@ -160,6 +160,6 @@ class Vlm(Hf):
         for job in jobs:
             if not isinstance(job, PictureJob):
                 raise BackendError(f"The job has the class {type(job).__name__}", expected="PictureJob")
-            with quiet():
+            with quiet_transformers():
                 replies.append(TASK_RUNNERS[job.task_type](self._model, self._pictures, job))
         return replies

@@ -19,15 +19,15 @@ from transformers import (
 )
 
 from rerank.backends.vlm.tokens import VlmTokens
-from rerank.lm.decoding import decode, eos_ids
-from rerank.lm.forward_pass import forward
+from rerank.lm.decoding import decode_continuations, end_of_sequence_tokens
+from rerank.lm.forward_pass import call_forward
 from rerank.lm.jobs import Job
 from rerank.lm.local_tasks import (
     continuation_tokens,
     format_permutation,
     make_generation_reply,
     make_job_grammar,
-    make_reply,
+    make_local_reply,
 )
 from rerank.lm.output_head import OutputHead
 from rerank.lm.permutation_grammar import GrammarState, PermutationGrammar
@@ -56,19 +56,19 @@ class PictureJob(Job):
 
 
 def _generate_with_pictures(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
-    (row,) = decode(model, [job.prompt], [job.sampling], [job.seed], extra_inputs=job.extra_inputs)
+    (row,) = decode_continuations(model, [job.prompt], [job.sampling], [job.seed], extra_inputs=job.extra_inputs)
     return make_generation_reply(model, tokens, job, row)
 
 
 def _score_continuations_with_pictures(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
     continuations = [continuation_tokens(tokens, job, text) for text in job.task.continuations]
     scores = compute_picture_log_likelihoods(model, job.inputs, continuations)
-    return replace(make_reply(job, "", 0, steps=0), scores=tuple(scores))
+    return replace(make_local_reply(job, "", 0, steps=0), scores=tuple(scores))
 
 
 def _permute_with_pictures(model: Any, tokens: VlmTokens, job: PictureJob) -> Reply:
     state, count = decode_picture_permutation(model, job, make_job_grammar(tokens, job))
-    return make_reply(job, format_permutation(job.task, state.order), count, steps=count - 1)
+    return make_local_reply(job, format_permutation(job.task, state.order), count, steps=count - 1)
 
 
 #: Class of task -> function that executes a job of this class.
@@ -102,7 +102,7 @@ def compute_picture_log_likelihoods(
         for ids in continuations:
             before = tuple(ids[:-1])
             if ids and before not in logs_after:
-                output = forward(
+                output = call_forward(
                     model, **_append_to_vlm_inputs(inputs, before), use_cache=False, logits_to_keep=len(ids)
                 )
                 logs_after[before] = output.logits[0, -len(ids) :].float().log_softmax(dim=-1)
@@ -136,7 +136,10 @@ def decode_picture_permutation(model: Any, job: PictureJob, grammar: Permutation
     prompt = job.inputs["input_ids"]
     processor = _GrammarProcessor(grammar.start(), prompt.shape[1], job.sampling, job.seed)
     config = GenerationConfig(  # type: ignore[no-untyped-call]
-        max_new_tokens=grammar.max_tokens, do_sample=False, use_cache=True, pad_token_id=(eos_ids(model) or [0])[0]
+        max_new_tokens=grammar.max_tokens,
+        do_sample=False,
+        use_cache=True,
+        pad_token_id=(end_of_sequence_tokens(model) or [0])[0],
     )
     with TemporarySettings(model, config), OutputHead(model):
         output = model.generate(

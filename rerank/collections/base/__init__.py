@@ -11,7 +11,7 @@ from rerank.collections.base.corpus import (
     SupportsDropSelf,
     SupportsLookup,
     SupportsQueryFields,
-    fetch,
+    fetch_documents,
 )
 from rerank.types import Qrels, Query
 
@@ -21,7 +21,7 @@ __all__ = [
     "SupportsCandidates",
     "SupportsLookup",
     "SupportsQueryFields",
-    "fetch",
+    "fetch_documents",
 ]
 
 

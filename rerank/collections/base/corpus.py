@@ -69,7 +69,7 @@ class SupportsLookup(Protocol):
         """Return the documents with these ids; unknown ids are omitted."""
 
 
-def fetch(corpus: Corpus, ids: Iterable[str]) -> dict[str, Document]:
+def fetch_documents(corpus: Corpus, ids: Iterable[str]) -> dict[str, Document]:
     """Return the documents with these ids, by random access if supported, otherwise in one pass.
 
     Raises:

@@ -15,7 +15,7 @@ from rerank.io.run_files import read_qrels
 from rerank.types import Qrels
 
 
-def require_path(path: str | Path, kind: str) -> Path:
+def require_collection_path(path: str | Path, kind: str) -> Path:
     """Return the path, with ``~`` expanded, if it exists.
 
     Raises:
@@ -31,19 +31,19 @@ def require_path(path: str | Path, kind: str) -> Path:
     return expanded
 
 
-def require_folder(path: str | Path, kind: str) -> Path:
+def require_collection_folder(path: str | Path, kind: str) -> Path:
     """Return the path, with ``~`` expanded, if it is a folder.
 
     Raises:
         MissingResourceError: The path does not exist, or is not a folder.
     """
-    folder = require_path(path, kind)
+    folder = require_collection_path(path, kind)
     if not folder.is_dir():
         raise MissingResourceError(f"{path} is a file", expected=f"a folder: {kind}")
     return folder
 
 
-def find_file(folder: Path, names: Iterable[str]) -> Path | None:
+def find_collection_file(folder: Path, names: Iterable[str]) -> Path | None:
     """Return the first of these files that is in a folder, plain or gzipped, or None."""
     for name in names:
         for candidate in (folder / name, folder / f"{name}.gz"):
@@ -52,14 +52,14 @@ def find_file(folder: Path, names: Iterable[str]) -> Path | None:
     return None
 
 
-def require_file(folder: Path, names: Iterable[str], kind: str) -> Path:
+def require_collection_file(folder: Path, names: Iterable[str], kind: str) -> Path:
     """Return the first of these files that is in a folder, plain or gzipped.
 
     Raises:
         MissingResourceError: The folder has none of them; the message lists the names.
     """
     expected = list(names)
-    path = find_file(folder, expected)
+    path = find_collection_file(folder, expected)
     if path is None:
         raise MissingResourceError(
             f"{folder} is not a {kind}",
@@ -69,7 +69,7 @@ def require_file(folder: Path, names: Iterable[str], kind: str) -> Path:
     return path
 
 
-def stem(path: Path) -> str:
+def collection_name_of_path(path: Path) -> str:
     """Return the name of a file or folder without extension and without ``.gz``."""
     name = path.expanduser().resolve().name
     bare = name.removesuffix(".gz")
@@ -127,8 +127,8 @@ class FileCollection:
         """
         self.name = re.sub(r"\s+", "_", name) or "collection"
         self.files = files
-        self.language = check_language(language)
-        self.relevant = check_relevant(relevant)
+        self.language = check_language_code(language)
+        self.relevant = check_lowest_relevant_grade(relevant)
         self.drop_self = False
 
     @property
@@ -150,7 +150,7 @@ class FileCollection:
         return read_qrels(self.files.qrels[0]) if self.files.qrels else Qrels({}, name=self.name)
 
 
-def check_language(code: str) -> str:
+def check_language_code(code: str) -> str:
     """Return a language code.
 
     Raises:
@@ -163,7 +163,7 @@ def check_language(code: str) -> str:
     return code
 
 
-def check_relevant(grade: int) -> int:
+def check_lowest_relevant_grade(grade: int) -> int:
     """Return the lowest relevant grade.
 
     Raises:

@@ -12,14 +12,14 @@ from typing import ClassVar, Literal
 from rerank.collections.base.files import (
     CollectionFiles,
     FileCollection,
-    find_file,
-    require_file,
-    require_folder,
-    require_path,
+    find_collection_file,
+    require_collection_file,
+    require_collection_folder,
+    require_collection_path,
 )
-from rerank.collections.inquire.files import FIELDS, image_document, invert_fields, read_csv
+from rerank.collections.inquire.files import FIELDS, image_document, invert_query_fields, read_inquire_csv
 from rerank.errors import DataError, MissingResourceError
-from rerank.io.json_records import JsonRecord, check_unique
+from rerank.io.json_records import JsonRecord, check_unique_ids
 from rerank.types import Document, Qrels, Query
 
 _INNER = "data/inquire"
@@ -51,19 +51,19 @@ class Inquire(FileCollection):
         self, folder: str, *, split: Literal["test", "val"] = "test", images: str = "", root: str = ""
     ) -> None:
         """Locate the files without reading them."""
-        where = require_folder(folder, "INQUIRE's files")
+        where = require_collection_folder(folder, "INQUIRE's files")
         names = [f"inquire_queries_{split}.csv"]
-        where = where if find_file(where, names) or not (where / _INNER).is_dir() else where / _INNER
-        qrels = find_file(where, ["inquire_annotations.csv"])
+        where = where if find_collection_file(where, names) or not (where / _INNER).is_dir() else where / _INNER
+        qrels = find_collection_file(where, ["inquire_annotations.csv"])
         if not (qrels or images):
             raise MissingResourceError(f"{where} has no inquire_annotations.csv", remedy="Add it, or the option images")
-        listed = require_path(images, "a CSV file of images") if images else qrels
+        listed = require_collection_path(images, "a CSV file of images") if images else qrels
         files = CollectionFiles(
             docs=(listed,) if listed else (),
-            queries=(require_file(where, names, _KIND),),
+            queries=(require_collection_file(where, names, _KIND),),
             qrels=(qrels,) if qrels else (),
         )
-        self._root = require_folder(root, "the images").resolve() if root else None
+        self._root = require_collection_folder(root, "the images").resolve() if root else None
         super().__init__(f"inquire-{split}", files, language="en", relevant=1)
 
     @cached_property
@@ -78,38 +78,40 @@ class Inquire(FileCollection):
         Raises:
             DataError: The file of all images contains an image twice, or an image has two paths.
         """
-        images = ((record.where, self._image(record)) for record in read_csv(self.files.docs[0], _IMAGE))
-        return check_unique(images, "image") if self.files.docs != self.files.qrels else _deduplicate(images)
+        images = ((record.where, self._image(record)) for record in read_inquire_csv(self.files.docs[0], _IMAGE))
+        return check_unique_ids(images, "image") if self.files.docs != self.files.qrels else _deduplicate_images(images)
 
     def queries(self) -> list[Query]:
         """Return all queries of the split, in file order."""
-        return list(check_unique(((record.where, _query(record)) for record in self._rows()), "query"))
+        return list(
+            check_unique_ids(((record.where, _parse_inquire_query(record)) for record in self._rows()), "query")
+        )
 
     def query_fields(self) -> Mapping[str, Mapping[str, str]]:
         """Return supercategory, category and iconic_group, each as query id -> value."""
-        return invert_fields(
-            {_query(record).id: {name: record.fields[name] for name in FIELDS} for record in self._rows()}
+        return invert_query_fields(
+            {_parse_inquire_query(record).id: {name: record.fields[name] for name in FIELDS} for record in self._rows()}
         )
 
     def _image(self, record: JsonRecord) -> Document:
         return image_document(record.identifier(_IMAGE[:1], "image"), record.text(_IMAGE[1:]), self._root)
 
     def _rows(self) -> Iterator[JsonRecord]:
-        return read_csv(self.files.queries[0], ("query_id", "query_text", *FIELDS))
+        return read_inquire_csv(self.files.queries[0], ("query_id", "query_text", *FIELDS))
 
     @cached_property
     def _judged(self) -> Qrels:
         """Judgments of the split's queries, from the file of annotations of all splits."""
         table: dict[str, dict[str, int]] = {query.id: {} for query in self.queries()} if self.files.qrels else {}
         for path in self.files.qrels:
-            for record in read_csv(path, ("query_id", "image_id")):
+            for record in read_inquire_csv(path, ("query_id", "image_id")):
                 query = record.identifier(("query_id",), "query")
                 if query in table:
                     table[query][record.identifier(("image_id",), "image")] = 1
         return Qrels({query: judged for query, judged in table.items() if judged}, name=f"{self.name} annotations")
 
 
-def _deduplicate(images: Iterable[tuple[str, Document]]) -> Iterator[Document]:
+def _deduplicate_images(images: Iterable[tuple[str, Document]]) -> Iterator[Document]:
     seen: dict[str, Document] = {}
     for where, doc in images:
         if doc.id not in seen:
@@ -122,6 +124,6 @@ def _deduplicate(images: Iterable[tuple[str, Document]]) -> Iterator[Document]:
             )
 
 
-def _query(record: JsonRecord) -> Query:
+def _parse_inquire_query(record: JsonRecord) -> Query:
     words = " ".join(record.text(("query_text",)).split())
     return Query(id=record.identifier(("query_id",), "query"), text=words)

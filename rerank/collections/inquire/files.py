@@ -8,14 +8,14 @@ from pathlib import Path
 
 from rerank.errors import DataError
 from rerank.io.json_records import JsonRecord
-from rerank.io.text_files import open_text
+from rerank.io.text_files import open_text_file
 from rerank.types import Document
 
 #: Fields of INQUIRE's queries.
 FIELDS = ("supercategory", "category", "iconic_group")
 
 
-def read_csv(path: Path, columns: Sequence[str]) -> Iterator[JsonRecord]:
+def read_inquire_csv(path: Path, columns: Sequence[str]) -> Iterator[JsonRecord]:
     """Stream the rows of a CSV file, each as column -> text.
 
     Args:
@@ -26,7 +26,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[JsonRecord]:
         MissingResourceError: The file does not exist.
         DataError: A column is missing, or a row has a different number of columns than the first line.
     """
-    with open_text(path) as stream:
+    with open_text_file(path) as stream:
         rows = csv.reader(stream, strict=True)
         try:
             head = next(rows, [])
@@ -51,6 +51,6 @@ def image_document(image: str, path: str, root: Path | None) -> Document:
     return Document(id=image, image=str(root / path) if root else path)
 
 
-def invert_fields(queries: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+def invert_query_fields(queries: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
     """Convert query id -> field -> value to field -> query id -> value; empty values are omitted."""
     return {field: {query: values[field] for query, values in queries.items() if values.get(field)} for field in FIELDS}

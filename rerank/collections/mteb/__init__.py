@@ -8,9 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rerank.collections.base.files import check_language, require_path
-from rerank.collections.mteb.library import check_task, find_task, language_of, load_task
-from rerank.collections.mteb.task_split import TaskSplit, escape_id, open_split
+from rerank.collections.base.files import check_language_code, require_collection_path
+from rerank.collections.mteb.library import check_mteb_task, find_mteb_task, language_of_mteb_subset, load_mteb_task
+from rerank.collections.mteb.task_split import TaskSplit, escape_mteb_id, open_mteb_split
 from rerank.errors import DataError, UnknownNameError, UsageError
 from rerank.types import Document, Qrels, Query, Run
 
@@ -53,34 +53,36 @@ class Mteb:
         language: str = "",
     ) -> None:
         """Look the task up, without downloading data."""
-        self._open(find_task(task), subset, split, language)
-        self._saved = predictions_file(predictions, task) if predictions else None
+        self._open(find_mteb_task(task), subset, split, language)
+        self._saved = mteb_predictions_file(predictions, task) if predictions else None
         self._top_k = top_k
 
     @classmethod
     def from_task(cls, task: Any, *, subset: str = "", split: str = "") -> Mteb:
         """Return the collection of a task object, such as a task that is not registered in mteb."""
         collection = cls.__new__(cls)
-        collection._open(check_task(task), subset, split)
+        collection._open(check_mteb_task(task), subset, split)
         collection._saved, collection._top_k = None, 100
         return collection
 
     def _open(self, task: Any, subset: str, split: str, language: str = "") -> None:
         self.relevant = 1
         self._task = task
-        self._subset = _choose("subset", subset, task.hf_subsets, task.metadata.name)
-        self._split = _choose("split", split, task.eval_splits, task.metadata.name)
+        self._subset = _choose_subset_or_split("subset", subset, task.hf_subsets, task.metadata.name)
+        self._split = _choose_subset_or_split("split", split, task.eval_splits, task.metadata.name)
         parts = [task.metadata.name, *([] if self._subset == "default" else [self._subset]), self._split]
-        self.name = escape_id("/".join(parts))
-        self.language = check_language(language) if language else language_of(task.metadata, self._subset)
+        self.name = escape_mteb_id("/".join(parts))
+        self.language = (
+            check_language_code(language) if language else language_of_mteb_subset(task.metadata, self._subset)
+        )
         self.drop_self = bool(task.ignore_identical_ids)
 
     @cached_property
     def _task_split(self) -> TaskSplit:
-        task = load_task(self._task)
+        task = load_mteb_task(self._task)
         if self._saved is None:
-            return open_split(task, self._subset, self._split)
-        lists = read_predictions(self._saved, self._subset, self._split)
+            return open_mteb_split(task, self._subset, self._split)
+        lists = read_mteb_predictions(self._saved, self._subset, self._split)
         data = {**task.dataset[self._subset][self._split], "top_ranked": top_documents(lists, self._top_k)}
         return TaskSplit(task.metadata, self._subset, self._split, data, drop_self=self.drop_self)
 
@@ -114,7 +116,7 @@ class Mteb:
         return self._task_split.fingerprint
 
 
-def _choose(kind: str, name: str, known: Sequence[str], task: str) -> str:
+def _choose_subset_or_split(kind: str, name: str, known: Sequence[str], task: str) -> str:
     """Return the name of a subset or split; it may be empty if there is only one.
 
     Raises:
@@ -133,17 +135,17 @@ def _choose(kind: str, name: str, known: Sequence[str], task: str) -> str:
     return name or known[0]
 
 
-def predictions_file(path: str | Path, task: str) -> Path:
+def mteb_predictions_file(path: str | Path, task: str) -> Path:
     """Return the file with a task's predictions: the path itself, or the file that mteb writes into a folder."""
-    expanded = require_path(path, "predictions saved by mteb, a JSON file or its folder")
+    expanded = require_collection_path(path, "predictions saved by mteb, a JSON file or its folder")
     return (
-        require_path(expanded / f"{task}_predictions.json", f"the predictions for {task}")
+        require_collection_path(expanded / f"{task}_predictions.json", f"the predictions for {task}")
         if expanded.is_dir()
         else expanded
     )
 
 
-def read_predictions(path: Path, subset: str, split: str) -> Mapping[str, Mapping[str, float]]:
+def read_mteb_predictions(path: Path, subset: str, split: str) -> Mapping[str, Mapping[str, float]]:
     """Return query -> document -> score of one subset and split, from a file saved by ``mteb.evaluate``.
 
     Raises:

@@ -37,7 +37,7 @@ def import_mteb() -> Any:
     return mteb
 
 
-def find_task(name: str) -> Any:
+def find_mteb_task(name: str) -> Any:
     """Return a task of mteb by name, without loading its data.
 
     Raises:
@@ -51,10 +51,10 @@ def find_task(name: str) -> Any:
         kinds = ["Retrieval", "Reranking", "InstructionReranking"]
         known = [task.metadata.name for task in mteb.get_tasks(task_types=kinds)]
         raise UnknownNameError("task of mteb", name, known) from error
-    return check_task(task)
+    return check_mteb_task(task)
 
 
-def check_task(task: Any) -> Any:
+def check_mteb_task(task: Any) -> Any:
     """Return the task, if it ranks texts.
 
     Raises:
@@ -69,17 +69,17 @@ def check_task(task: Any) -> Any:
     return task
 
 
-def language_of(metadata: Any, subset: str) -> str:
+def language_of_mteb_subset(metadata: Any, subset: str) -> str:
     """Return the ISO 639-1 code of a subset's texts: ``mul`` for several languages, ``und`` without such a code."""
     scripts = metadata.hf_subsets_to_langscripts.get(subset) or metadata.bcp47_codes
     codes = {code.split("-")[0] for code in scripts}
     if len(codes) != 1:
         return "mul"
     (code,) = codes
-    return _STANDARDS.get(code) or _two_letters().get(code, "und")
+    return _STANDARDS.get(code) or _two_letter_language_codes().get(code, "und")
 
 
-def _two_letters() -> Mapping[str, str]:
+def _two_letter_language_codes() -> Mapping[str, str]:
     """Return ISO 639-3 -> 639-1, from a table that is shipped with mteb."""
     from importlib.resources import files
 
@@ -87,21 +87,21 @@ def _two_letters() -> Mapping[str, str]:
     return {three: two for two, three in json.loads(table).items()}
 
 
-def load_task(task: Any) -> Any:
+def load_mteb_task(task: Any) -> Any:
     """Load a task's data if needed, and return the task.
 
     Raises:
         MissingResourceError: The data cannot be downloaded or read.
     """
     if not task.data_loaded:
-        with task_errors(task.metadata.name):
+        with named_mteb_errors(task.metadata.name):
             task.load_data()
     task.convert_v1_dataset_format_to_v2(num_proc=None)
     return task
 
 
 @contextlib.contextmanager
-def task_errors(name: str) -> Generator[None]:
+def named_mteb_errors(name: str) -> Generator[None]:
     """Turn exceptions while a task's data is downloaded or read, which have no common class, into our error."""
     try:
         yield

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.resources import files
 
-from rerank.collections.pydoc._extract import standard_library
+from rerank.collections.pydoc._extract import read_standard_library_documents
 from rerank.types import Document, Qrels, Query
 
 #: Twelve queries for a quick demonstration, chosen by their BM25 scores: of mixed difficulty, each with a relevant
@@ -38,7 +38,7 @@ class Pydoc:
     @property
     def fingerprint(self) -> str:
         """Hex SHA-256 of the documents, the questions and the judgments."""
-        return _fingerprint()
+        return _pydoc_fingerprint()
 
     def docs(self) -> Iterator[Document]:
         """Stream the documents, sorted by id.
@@ -46,41 +46,41 @@ class Pydoc:
         Raises:
             MissingResourceError: The interpreter has no source files of its standard library.
         """
-        return iter(standard_library())
+        return iter(read_standard_library_documents())
 
     def queries(self) -> list[Query]:
         """Return the questions, in file order."""
-        rows = (line.split("\t") for line in _read_shipped("questions.tsv").splitlines())
+        rows = (line.split("\t") for line in _read_shipped_queries("questions.tsv").splitlines())
         return [Query(id=query_id, text=text) for query_id, text in rows]
 
     def qrels(self) -> Qrels:
         """Return the judgments."""
         grades: dict[str, dict[str, int]] = {}
-        for line in _read_shipped("qrels.txt").splitlines():
+        for line in _read_shipped_queries("qrels.txt").splitlines():
             query_id, _, doc_id, grade = line.split()
             grades.setdefault(query_id, {})[doc_id] = int(grade)
         return Qrels(grades, name="pydoc")
 
     def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
         """Return the documents with these ids; unknown ids are omitted."""
-        table = _by_id()
+        table = _pydoc_documents_by_id()
         return {doc_id: table[doc_id] for doc_id in ids if doc_id in table}
 
 
-def _read_shipped(name: str) -> str:
+def _read_shipped_queries(name: str) -> str:
     return files(__name__).joinpath(name).read_text(encoding="utf-8")
 
 
 @cache
-def _by_id() -> dict[str, Document]:
-    return {doc.id: doc for doc in standard_library()}
+def _pydoc_documents_by_id() -> dict[str, Document]:
+    return {doc.id: doc for doc in read_standard_library_documents()}
 
 
 @cache
-def _fingerprint() -> str:
+def _pydoc_fingerprint() -> str:
     digest = hashlib.sha256()
-    for doc in standard_library():
+    for doc in read_standard_library_documents():
         digest.update(json.dumps([doc.id, doc.title, doc.text]).encode() + b"\n")
     for name in ("questions.tsv", "qrels.txt"):
-        digest.update(json.dumps([name, _read_shipped(name)]).encode() + b"\n")
+        digest.update(json.dumps([name, _read_shipped_queries(name)]).encode() + b"\n")
     return digest.hexdigest()

@@ -10,7 +10,13 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from rerank.collections.pydoc._sources import SourceModule, is_private, public_names, read_sources, statements
+from rerank.collections.pydoc._sources import (
+    SourceModule,
+    definition_statements,
+    is_private_python_name,
+    public_python_names,
+    read_python_sources,
+)
 from rerank.errors import MissingResourceError
 from rerank.types import Document
 
@@ -18,16 +24,16 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @cache
-def standard_library() -> tuple[Document, ...]:
+def read_standard_library_documents() -> tuple[Document, ...]:
     """Return the documents of the running interpreter's library, read once per process."""
-    return read_documents(Path(sysconfig.get_path("stdlib")))
+    return read_docstring_documents(Path(sysconfig.get_path("stdlib")))
 
 
-def read_documents(folder: Path) -> tuple[Document, ...]:
+def read_docstring_documents(folder: Path) -> tuple[Document, ...]:
     """Read one document per public module, class, function and method with a docstring, sorted by id.
 
     The id is the defining module and the qualified name. Definitions of a private module get the name of the public
-    module that re-exports them (`public_names`), and are omitted if there is none. The title is the id with the
+    module that re-exports them (`public_python_names`), and are omitted if there is none. The title is the id with the
     signature; the text is the docstring without indentation, for a class followed by the docstring of ``__init__``.
 
     Args:
@@ -37,10 +43,10 @@ def read_documents(folder: Path) -> tuple[Document, ...]:
         MissingResourceError: There are no source files.
         DataError: A file cannot be parsed.
     """
-    with _no_collector():
-        sources = read_sources(folder) if folder.is_dir() else {}
+    with _paused_garbage_collector():
+        sources = read_python_sources(folder) if folder.is_dir() else {}
         if "textwrap" in sources:
-            return _unique(sources)
+            return _unique_docstring_documents(sources)
     raise MissingResourceError(
         f"There are no Python sources in {folder}",
         expected="the standard library's .py files, including textwrap.py",
@@ -49,7 +55,7 @@ def read_documents(folder: Path) -> tuple[Document, ...]:
 
 
 @contextmanager
-def _no_collector() -> Iterator[None]:
+def _paused_garbage_collector() -> Iterator[None]:
     """Pause cyclic garbage collection: all trees stay alive, and traversing them would take 3/4 of the time."""
     was_on = gc.isenabled()
     gc.disable()
@@ -60,50 +66,56 @@ def _no_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _unique(sources: dict[str, SourceModule]) -> tuple[Document, ...]:
+def _unique_docstring_documents(sources: dict[str, SourceModule]) -> tuple[Document, ...]:
     """Return one document per id, preferring definitions in public modules, then the order of the sources."""
-    re_exported = public_names(sources)
+    re_exported = public_python_names(sources)
     documents: dict[str, Document] = {}
-    for source in sorted(sources.values(), key=lambda source: is_private(source.name)):
-        if is_private(source.name):
-            documents_of = _members(source.tree.body, re_exported.get(source.name, {}))
+    for source in sorted(sources.values(), key=lambda source: is_private_python_name(source.name)):
+        if is_private_python_name(source.name):
+            documents_of = _member_documents(source.tree.body, re_exported.get(source.name, {}))
         else:
-            documents_of = _module(source)
+            documents_of = _module_documents(source)
         for doc in documents_of:
             documents.setdefault(doc.id, doc)
     return tuple(documents[doc_id] for doc_id in sorted(documents))
 
 
-def _module(source: SourceModule) -> Iterator[Document]:
+def _module_documents(source: SourceModule) -> Iterator[Document]:
     if text := ast.get_docstring(source.tree):
         yield Document(id=source.name, title=source.name, text=text)
-    names = [node.name for node in statements(source.tree.body) if isinstance(node, ast.ClassDef | _Function)]
-    yield from _members(source.tree.body, {name: f"{source.name}.{name}" for name in names})
+    names = [
+        node.name for node in definition_statements(source.tree.body) if isinstance(node, ast.ClassDef | _Function)
+    ]
+    yield from _member_documents(source.tree.body, {name: f"{source.name}.{name}" for name in names})
 
 
-def _members(body: list[ast.stmt], ids: dict[str, str], *, method: bool = False) -> Iterator[Document]:
+def _member_documents(body: list[ast.stmt], ids: dict[str, str], *, method: bool = False) -> Iterator[Document]:
     """Yield documents of the definitions in ``body`` whose names are keys of ``ids`` (name -> id)."""
-    for node in statements(body):
-        if not isinstance(node, ast.ClassDef | _Function) or node.name not in ids or is_private(ids[node.name]):
+    for node in definition_statements(body):
+        if (
+            not isinstance(node, ast.ClassDef | _Function)
+            or node.name not in ids
+            or is_private_python_name(ids[node.name])
+        ):
             continue
         doc_id = ids[node.name]
         if isinstance(node, ast.ClassDef):
-            yield from _class(node, doc_id)
+            yield from _class_documents(node, doc_id)
         elif text := ast.get_docstring(node):
-            yield Document(id=doc_id, title=doc_id + _signature(node, method=method), text=text)
+            yield Document(id=doc_id, title=doc_id + _format_signature(node, method=method), text=text)
 
 
-def _class(node: ast.ClassDef, doc_id: str) -> Iterator[Document]:
-    inner = [child for child in statements(node.body) if isinstance(child, ast.ClassDef | _Function)]
+def _class_documents(node: ast.ClassDef, doc_id: str) -> Iterator[Document]:
+    inner = [child for child in definition_statements(node.body) if isinstance(child, ast.ClassDef | _Function)]
     makers = [child for child in inner if child.name == "__init__" and isinstance(child, ast.FunctionDef)]
     texts = [ast.get_docstring(node), *(ast.get_docstring(maker) for maker in makers[:1])]
     if text := "\n\n".join(filter(None, texts)):
-        signature = _signature(makers[0], method=True) if makers else ""
+        signature = _format_signature(makers[0], method=True) if makers else ""
         yield Document(id=doc_id, title=doc_id + signature, text=text)
-    yield from _members(node.body, {child.name: f"{doc_id}.{child.name}" for child in inner}, method=True)
+    yield from _member_documents(node.body, {child.name: f"{doc_id}.{child.name}" for child in inner}, method=True)
 
 
-def _signature(node: _Function, *, method: bool) -> str:
+def _format_signature(node: _Function, *, method: bool) -> str:
     """Return the arguments in parentheses without ``self``; empty for a property."""
     decorators = {ast.unparse(decorator).rpartition(".")[2] for decorator in node.decorator_list}
     if decorators & {"property", "cached_property", "setter", "deleter"}:

@@ -41,34 +41,34 @@ class SourceModule:
     tree: ast.Module
 
 
-def is_private(dotted: str) -> bool:
+def is_private_python_name(dotted: str) -> bool:
     """Return True if any part of a dotted name starts with an underscore."""
     return any(part.startswith("_") for part in dotted.split("."))
 
 
-def read_sources(folder: Path) -> dict[str, SourceModule]:
+def read_python_sources(folder: Path) -> dict[str, SourceModule]:
     """Parse every module under ``folder``, including private ones; return module name -> source, in a fixed order.
 
     Raises:
         DataError: A file is not valid source for this Python version.
     """
-    return {source.name: source for source in _walk(folder, "")}
+    return {source.name: source for source in _walk_python_files(folder, "")}
 
 
-def _walk(folder: Path, package: str) -> Iterator[SourceModule]:
+def _walk_python_files(folder: Path, package: str) -> Iterator[SourceModule]:
     for path in sorted(folder.iterdir()):
         if path.stem == "__init__" and package and path.suffix == ".py":
-            yield SourceModule(name=package, package=package, tree=_parse(path))
+            yield SourceModule(name=package, package=package, tree=_parse_python_file(path))
         if not path.stem.isidentifier() or path.stem.startswith("__") or path.stem in _SKIPPED:
             continue
         name = f"{package}.{path.stem}" if package else path.stem
         if path.suffix == ".py":
-            yield SourceModule(name=name, package=package, tree=_parse(path))
+            yield SourceModule(name=name, package=package, tree=_parse_python_file(path))
         elif (path / "__init__.py").is_file():
-            yield from _walk(path, name)
+            yield from _walk_python_files(path, name)
 
 
-def _parse(path: Path) -> ast.Module:
+def _parse_python_file(path: Path) -> ast.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about escapes in literals of the library
         try:
@@ -81,17 +81,17 @@ def _parse(path: Path) -> ast.Module:
             ) from error
 
 
-def statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+def definition_statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     """Yield the statements of a module or class, including those under ``if``, ``try`` and ``with``."""
     for node in body:
         yield node
         for field in ("body", "handlers", "orelse", "finalbody"):
             if isinstance(node, ast.If | ast.Try | ast.With):
                 for child in getattr(node, field, []):
-                    yield from statements(child.body if isinstance(child, ast.ExceptHandler) else [child])
+                    yield from definition_statements(child.body if isinstance(child, ast.ExceptHandler) else [child])
 
 
-def public_names(sources: Mapping[str, SourceModule]) -> dict[str, dict[str, str]]:
+def public_python_names(sources: Mapping[str, SourceModule]) -> dict[str, dict[str, str]]:
     """Return the public names of definitions in private modules: private module -> name -> public dotted name.
 
     For example, ``datetime`` imports its classes from ``_pydatetime`` in some versions, and ``pathlib`` from
@@ -101,8 +101,8 @@ def public_names(sources: Mapping[str, SourceModule]) -> dict[str, dict[str, str
     """
     places: dict[tuple[str, str], list[str]] = {}
     for source in sources.values():
-        if not is_private(source.name):
-            for module, name, public in _re_exports(source, sources):
+        if not is_private_python_name(source.name):
+            for module, name, public in _re_exported_names(source, sources):
                 places.setdefault((module, name), []).append(public)
     table: dict[str, dict[str, str]] = {}
     for (module, name), candidates in places.items():
@@ -110,21 +110,25 @@ def public_names(sources: Mapping[str, SourceModule]) -> dict[str, dict[str, str
     return table
 
 
-def _re_exports(source: SourceModule, sources: Mapping[str, SourceModule]) -> Iterator[tuple[str, str, str]]:
-    listed = _all(source)
-    for node in statements(source.tree.body):
+def _re_exported_names(source: SourceModule, sources: Mapping[str, SourceModule]) -> Iterator[tuple[str, str, str]]:
+    listed = _names_in_dunder_all(source)
+    for node in definition_statements(source.tree.body):
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name) and node.value.id in sources:
             place = _place_in_modules(node, source.name)
-            yield from ((node.value.id, name, f"{place}.{name}") for name in _star(sources[node.value.id]) if place)
+            yield from (
+                (node.value.id, name, f"{place}.{name}")
+                for name in _star_imported_names(sources[node.value.id])
+                if place
+            )
         if not isinstance(node, ast.ImportFrom):
             continue
-        module = _target(node, source.package)
-        if module not in sources or not is_private(module):
+        module = _imported_module(node, source.package)
+        if module not in sources or not is_private_python_name(module):
             continue
         own = module.startswith(source.name + ".")
         for alias in node.names:
             if alias.name == "*":
-                yield from ((module, name, f"{source.name}.{name}") for name in _star(sources[module]))
+                yield from ((module, name, f"{source.name}.{name}") for name in _star_imported_names(sources[module]))
             elif own or (alias.asname or alias.name) in listed:
                 yield module, alias.name, f"{source.name}.{alias.asname or alias.name}"
 
@@ -139,7 +143,7 @@ def _place_in_modules(node: ast.Assign, name: str) -> str:
     return ""
 
 
-def _target(node: ast.ImportFrom, package: str) -> str:
+def _imported_module(node: ast.ImportFrom, package: str) -> str:
     if not node.level:
         return node.module or ""
     parts = package.split(".")
@@ -147,10 +151,10 @@ def _target(node: ast.ImportFrom, package: str) -> str:
     return ".".join([*base, *([node.module] if node.module else [])])
 
 
-def _all(source: SourceModule) -> set[str]:
+def _names_in_dunder_all(source: SourceModule) -> set[str]:
     """Return the strings that are assigned or added to ``__all__``."""
     names: set[str] = set()
-    for node in statements(source.tree.body):
+    for node in definition_statements(source.tree.body):
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         if any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
             names |= {
@@ -159,12 +163,12 @@ def _all(source: SourceModule) -> set[str]:
     return names
 
 
-def _star(source: SourceModule) -> list[str]:
+def _star_imported_names(source: SourceModule) -> list[str]:
     """Return the names that ``from module import *`` imports."""
     defined = [
         node.name
-        for node in statements(source.tree.body)
+        for node in definition_statements(source.tree.body)
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
     ]
-    listed = _all(source)
+    listed = _names_in_dunder_all(source)
     return [name for name in defined if (name in listed if listed else not name.startswith("_"))]

@@ -7,20 +7,26 @@ from functools import cached_property
 from itertools import pairwise
 from typing import ClassVar, Literal
 
-from rerank.collections.base.corpus import fetch
+from rerank.collections.base.corpus import fetch_documents
 from rerank.collections.base.files import (
     CollectionFiles,
     FileCollection,
-    find_file,
-    require_file,
-    require_folder,
-    require_path,
+    find_collection_file,
+    require_collection_file,
+    require_collection_folder,
+    require_collection_path,
 )
-from rerank.collections.t2ranking.rows import POSITIVE, CandidateLists, read_grades, read_lists, read_positives
+from rerank.collections.t2ranking.rows import (
+    POSITIVE,
+    CandidateLists,
+    read_t2ranking_grades,
+    read_t2ranking_lists,
+    read_t2ranking_positives,
+)
 from rerank.errors import DataError, UsageError
-from rerank.io.json_records import check_unique
-from rerank.io.numbered_rows import lookup_rows, read_rows
-from rerank.io.sgml import plain_text
+from rerank.io.json_records import check_unique_ids
+from rerank.io.numbered_rows import lookup_numbered_rows, read_numbered_rows
+from rerank.io.sgml import sgml_to_plain_text
 from rerank.types import Document, Qrels, Query, Ranking, Run
 
 Split = Literal["train", "dev", "test"]
@@ -65,20 +71,26 @@ class T2ranking(FileCollection):
         markup: Literal["keep", "drop"] = "keep",
     ) -> None:
         """Locate the files without reading them."""
-        where = require_folder(folder, "T2Ranking's files")
-        where = where if find_file(where, ["collection.tsv"]) or not (where / "data").is_dir() else where / "data"
+        where = require_collection_folder(folder, "T2Ranking's files")
+        where = (
+            where
+            if find_collection_file(where, ["collection.tsv"]) or not (where / "data").is_dir()
+            else where / "data"
+        )
         if depth < 1:
             raise UsageError(f"depth={depth}", expected="at least 1")
         self._positives = task == "retrieval"
         names = [f"qrels.retrieval.{split}.tsv"] * self._positives + [f"qrels.{split}.tsv"]
-        qrels = find_file(where, names)
+        qrels = find_collection_file(where, names)
         files = CollectionFiles(
-            docs=(require_file(where, ["collection.tsv"], "folder of T2Ranking"),),
-            queries=(require_file(where, [f"queries.{split}.tsv"], f"folder of T2Ranking with the split {split}"),),
+            docs=(require_collection_file(where, ["collection.tsv"], "folder of T2Ranking"),),
+            queries=(
+                require_collection_file(where, [f"queries.{split}.tsv"], f"folder of T2Ranking with the split {split}"),
+            ),
             qrels=(qrels,) if qrels else (),
         )
         super().__init__(f"t2ranking-{split}", files, language="zh", relevant=1)
-        self._lists = require_path(candidates, "a file of candidate lists") if candidates else None
+        self._lists = require_collection_path(candidates, "a file of candidate lists") if candidates else None
         self._depth = depth
         self._plain = markup == "drop"
 
@@ -90,18 +102,18 @@ class T2ranking(FileCollection):
 
     def docs(self) -> Iterator[Document]:
         """Stream the passages, including those without text."""
-        rows = read_rows(self.files.docs[0], "passage")
-        return check_unique(((where, self._document(number, text)) for where, number, text in rows), "document")
+        rows = read_numbered_rows(self.files.docs[0], "passage")
+        return check_unique_ids(((where, self._document(number, text)) for where, number, text in rows), "document")
 
     def lookup(self, ids: Iterable[str]) -> dict[str, Document]:
         """Return the passages with these ids; unknown ids are omitted."""
-        return {number: self._document(number, text) for number, text in lookup_rows(self.files.docs[0], ids)}
+        return {number: self._document(number, text) for number, text in lookup_numbered_rows(self.files.docs[0], ids)}
 
     def queries(self) -> list[Query]:
         """Return all queries of the split, in file order."""
-        rows = read_rows(self.files.queries[0], "query")
+        rows = read_numbered_rows(self.files.queries[0], "query")
         return list(
-            check_unique(((where, Query(id=number, text=text.strip())) for where, number, text in rows), "query")
+            check_unique_ids(((where, Query(id=number, text=text.strip())) for where, number, text in rows), "query")
         )
 
     def candidates(self) -> Run:
@@ -116,9 +128,13 @@ class T2ranking(FileCollection):
         if self._lists is None:
             return Run((), name=self.name)
         queries = {query.id: query for query in self.queries()}
-        lists: CandidateLists = read_lists(self._lists, queries, self._depth, has_zero=bool(self.lookup(["0"])))
-        docs = fetch(self, {doc for row in lists.values() for doc, _ in row})
-        return Run((_ranking(queries[query], row, docs) for query, row in lists.items()), name=self.name)
+        lists: CandidateLists = read_t2ranking_lists(
+            self._lists, queries, self._depth, has_zero=bool(self.lookup(["0"]))
+        )
+        docs = fetch_documents(self, {doc for row in lists.values() for doc, _ in row})
+        return Run(
+            (_make_t2ranking_candidates(queries[query], row, docs) for query, row in lists.items()), name=self.name
+        )
 
     @cached_property
     def _judged(self) -> Qrels:
@@ -126,11 +142,11 @@ class T2ranking(FileCollection):
             return Qrels({}, name=self.name)
         path = self.files.qrels[0]
         if not self._positives:
-            table = read_grades(path)
+            table = read_t2ranking_grades(path)
         elif path.name.startswith("qrels.retrieval."):
-            table = read_positives(path)
+            table = read_t2ranking_positives(path)
         else:
-            graded = read_grades(path)
+            graded = read_t2ranking_grades(path)
             table = {q: {doc: 1 for doc, grade in row.items() if grade >= POSITIVE} for q, row in graded.items()}
         queries = [query.id for query in self.queries()]
         if missing := sorted(table.keys() - set(queries)):
@@ -144,10 +160,10 @@ class T2ranking(FileCollection):
         return Qrels(table, name=str(path))
 
     def _document(self, number: str, text: str) -> Document:
-        return Document(id=number, text=plain_text(text) if self._plain else text)
+        return Document(id=number, text=sgml_to_plain_text(text) if self._plain else text)
 
 
-def _ranking(query: Query, row: list[tuple[str, float | None]], docs: dict[str, Document]) -> Ranking:
+def _make_t2ranking_candidates(query: Query, row: list[tuple[str, float | None]], docs: dict[str, Document]) -> Ranking:
     listed = tuple(docs[doc] for doc, _ in row)
     scores = tuple(score for _, score in row if score is not None)
     if len(scores) == len(row) and all(below <= above for above, below in pairwise(scores)):

@@ -6,9 +6,9 @@ import math
 from collections.abc import Container, Iterator
 from pathlib import Path
 
-from rerank.errors import DataError, shorten
-from rerank.io.numbered_rows import is_whole, parse_whole
-from rerank.io.text_files import open_text
+from rerank.errors import DataError, error_repr
+from rerank.io.numbered_rows import is_whole_number, parse_whole_number
+from rerank.io.text_files import open_text_file
 
 #: The grades of T2Ranking: 0 to 3.
 GRADES = range(4)
@@ -21,21 +21,22 @@ _PAD = "0"
 CandidateLists = dict[str, list[tuple[str, float | None]]]
 
 
-def read_grades(path: Path) -> dict[str, dict[str, int]]:
+def read_t2ranking_grades(path: Path) -> dict[str, dict[str, int]]:
     """Read judgments with grades: query, anything, passage, grade.
 
     Raises:
         DataError: A row has other columns or another grade, or contradicts an earlier row.
     """
     table: dict[str, dict[str, int]] = {}
-    for where, fields in _rows(path):
-        if len(fields) != 4 or not is_whole(fields[3]) or int(float(fields[3])) not in GRADES:
+    for where, fields in _read_t2ranking_rows(path):
+        if len(fields) != 4 or not is_whole_number(fields[3]) or int(float(fields[3])) not in GRADES:
             raise DataError(
-                f"{where}: {shorten(' '.join(fields))}", expected="query, 0, passage and a grade from 0 to 3"
+                f"{where}: {error_repr(' '.join(fields))}",
+                expected="query, 0, passage and a grade from 0 to 3",
             )
         grade = int(float(fields[3]))
-        judged = table.setdefault(parse_whole(fields[0], "query", where), {})
-        passage = parse_whole(fields[2], "passage", where)
+        judged = table.setdefault(parse_whole_number(fields[0], "query", where), {})
+        passage = parse_whole_number(fields[2], "passage", where)
         if judged.setdefault(passage, grade) != grade:
             raise DataError(
                 f"{where}: passage {passage} has grade {grade} here and {judged[passage]} above",
@@ -44,21 +45,23 @@ def read_grades(path: Path) -> dict[str, dict[str, int]]:
     return table
 
 
-def read_positives(path: Path) -> dict[str, dict[str, int]]:
+def read_t2ranking_positives(path: Path) -> dict[str, dict[str, int]]:
     """Read judgments without grades: query, passage. Each gets grade 1.
 
     Raises:
         DataError: A row has other columns.
     """
     table: dict[str, dict[str, int]] = {}
-    for where, fields in _rows(path):
+    for where, fields in _read_t2ranking_rows(path):
         if len(fields) != 2:
             raise DataError(f"{where}: {len(fields)} columns", expected="2: query and passage")
-        table.setdefault(parse_whole(fields[0], "query", where), {})[parse_whole(fields[1], "passage", where)] = 1
+        table.setdefault(parse_whole_number(fields[0], "query", where), {})[
+            parse_whole_number(fields[1], "passage", where)
+        ] = 1
     return table
 
 
-def read_lists(path: Path, queries: Container[str], depth: int, *, has_zero: bool) -> CandidateLists:
+def read_t2ranking_lists(path: Path, queries: Container[str], depth: int, *, has_zero: bool) -> CandidateLists:
     """Read candidate lists: query, passage, rank from 0 or 1, and optionally a score, separated by white space.
 
     Rows of passage 0 pad a list. If the collection has a passage 0, its first row in a list is a candidate.
@@ -76,26 +79,27 @@ def read_lists(path: Path, queries: Container[str], depth: int, *, has_zero: boo
         DataError: A row has other columns or an invalid rank, or a list contains a rank or a passage twice.
     """
     lists: dict[str, dict[int, tuple[str, float | None]]] = {}
-    for where, fields in _rows(path):
-        query = parse_whole(fields[0], "query", where)
+    for where, fields in _read_t2ranking_rows(path):
+        query = parse_whole_number(fields[0], "query", where)
         if query not in queries:
             continue
-        if len(fields) not in (3, 4) or not is_whole(fields[2]):
+        if len(fields) not in (3, 4) or not is_whole_number(fields[2]):
             raise DataError(
-                f"{where}: {shorten(' '.join(fields))}", expected="query, passage, rank, and optionally a score"
+                f"{where}: {error_repr(' '.join(fields))}",
+                expected="query, passage, rank, and optionally a score",
             )
         rank = int(float(fields[2]))
         if rank > depth:
             continue
-        passage = parse_whole(fields[1], "passage", where)
+        passage = parse_whole_number(fields[1], "passage", where)
         ranked = lists.setdefault(query, {})
         if rank in ranked:
             raise DataError(f"{where}: query {query} has rank {rank} twice", expected="each rank once")
-        ranked[rank] = (passage, _score(fields[3], where) if len(fields) == 4 else None)
-    return {query: _remove_padding(query, ranked, path, has_zero)[:depth] for query, ranked in lists.items()}
+        ranked[rank] = (passage, _parse_t2ranking_score(fields[3], where) if len(fields) == 4 else None)
+    return {query: _remove_list_padding(query, ranked, path, has_zero)[:depth] for query, ranked in lists.items()}
 
 
-def _remove_padding(
+def _remove_list_padding(
     query: str, ranked: dict[int, tuple[str, float | None]], path: Path, has_zero: bool
 ) -> list[tuple[str, float | None]]:
     candidates: dict[str, float | None] = {}
@@ -109,20 +113,20 @@ def _remove_padding(
     return list(candidates.items())
 
 
-def _score(text: str, where: str) -> float:
+def _parse_t2ranking_score(text: str, where: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise DataError(f"{where}: score {shorten(text)}", expected="a finite number")
+        raise DataError(f"{where}: score {error_repr(text)}", expected="a finite number")
     return value
 
 
-def _rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+def _read_t2ranking_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
     """Yield the columns of each line; a first line that does not begin with a number is the header."""
-    with open_text(path) as stream:
+    with open_text_file(path) as stream:
         for number, line in enumerate(stream, 1):
             fields = line.split()
-            if fields and (number > 1 or is_whole(fields[0])):
+            if fields and (number > 1 or is_whole_number(fields[0])):
                 yield f"{path}:{number}", fields

@@ -15,7 +15,7 @@ from rerank.evaluation.significance.base.paired_tests import (
     student_t_interval,
 )
 from rerank.registry import Registry
-from rerank.selector import build
+from rerank.selector import build_from_selector
 
 __all__ = [
     "CORRECTIONS",
@@ -44,4 +44,4 @@ def open_significance_test(selector: str) -> PairTest:
         UnknownNameError: The test or option does not exist.
         UsageError: The value of an option is invalid.
     """
-    return cast(PairTest, build(tests, selector))
+    return cast(PairTest, build_from_selector(tests, selector))

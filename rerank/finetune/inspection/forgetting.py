@@ -20,8 +20,8 @@ from rerank.collections.pydoc import Pydoc
 from rerank.errors import BackendError, UsageError
 from rerank.evaluation.significance import open_significance_test
 from rerank.finetune.inspection.inspected_model import FULL, InspectedModel
-from rerank.lm.loading import load, quiet
-from rerank.lm.permutation_grammar import tokenize_after
+from rerank.lm.loading import load_language_model, quiet_transformers
+from rerank.lm.permutation_grammar import tokenize_text_after
 from rerank.lm.tokenizers import stated_context_size
 from rerank.tasks import BackendOptions
 
@@ -260,7 +260,7 @@ def measure_forgetting(
         loading = BackendOptions(
             dtype=options.dtype, device=options.device, adapter=str(subject.folder) if adapted else ""
         )
-        model, tokenizer, _ = load(subject.folder if after and not adapted else subject.base, loading)
+        model, tokenizer, _ = load_language_model(subject.folder if after and not adapted else subject.base, loading)
         results.append(measure_forgetting_likelihoods(model, tokenizer, material, advance=advance))
         del model
         gc.collect()  # models contain reference cycles, and the next one needs the memory
@@ -278,7 +278,7 @@ def _forgetting_log_likelihoods(
 ) -> list[list[float]]:
     from rerank.lm.log_likelihood import compute_log_likelihoods
 
-    with quiet():
+    with quiet_transformers():
         return compute_log_likelihoods(model, prompts, texts)
 
 
@@ -295,7 +295,7 @@ def _ending_ids_of_sentence(tokenizer: Any, item: SentenceItem) -> list[Sequence
     def plain(text: str) -> tuple[int, ...]:
         return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    return [tokenize_after(plain, item.start, f" {end}") for end in item.ends]
+    return [tokenize_text_after(plain, item.start, f" {end}") for end in item.ends]
 
 
 def _compare_forgotten_texts(

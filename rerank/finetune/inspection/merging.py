@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rerank.errors import UsageError, shorten
+from rerank.errors import UsageError, error_repr
 from rerank.finetune.inspection import spectra
 from rerank.finetune.inspection.checkpoint_reader import CheckpointReader
 from rerank.finetune.inspection.folders import check_new_merge_folder, new_merge_folder
 from rerank.finetune.inspection.inspected_model import FULL, InspectedModel
 from rerank.finetune.inspection.weight_changes import check_adapter_layers
 from rerank.judges.attention.heads import BESIDE, read_attention_heads
-from rerank.lm.loading import load, named_errors, quiet
+from rerank.lm.loading import load_language_model, named_loading_errors, quiet_transformers
 from rerank.models.adapters import HEADS, PROMPT, SETTINGS
 from rerank.tasks import DTYPES, BackendOptions
 
@@ -64,7 +64,7 @@ class MergeOptions:
                 expected="top of at least 1, and epsilon above 0 and at most 1",
             )
         if self.dtype not in DTYPES:
-            raise UsageError(f"Dtype {shorten(self.dtype)}", expected=f"one of: {', '.join(DTYPES)}")
+            raise UsageError(f"Dtype {error_repr(self.dtype)}", expected=f"one of: {', '.join(DTYPES)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +144,7 @@ def merge_adapter(subject: InspectedModel, out: Path, options: MergeOptions | No
             rows.append(_reduce_intruder_dimensions(name, parameter, weight, options))
         squares[0] += float((parameter.data - parameter.data.to(dtype).float()).norm()) ** 2
         squares[1] += float((parameter.data - weight).norm()) ** 2
-    with quiet(), new_merge_folder(out) as folder:
+    with quiet_transformers(), new_merge_folder(out) as folder:
         model.to(dtype).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         description = {"base": str(subject.base), "trained": str(subject.folder), **asdict(options)}
@@ -178,7 +178,7 @@ def _load_model_to_merge(subject: InspectedModel, base: CheckpointReader, option
                 f"{subject.folder} is a complete model, which has nothing to merge",
                 expected="an adapter, or --reduce-intruders",
             )
-        model, tokenizer, _ = load(subject.folder, BackendOptions(dtype="float32", device="cpu"))
+        model, tokenizer, _ = load_language_model(subject.folder, BackendOptions(dtype="float32", device="cpu"))
         return model, tokenizer
     from rerank.finetune.inspection.peft_merging import merge_with_peft
 
@@ -212,7 +212,7 @@ def _dtype_of_merged_weights(base: Path, name: str) -> Any:
     import transformers
 
     if name == "auto":
-        with quiet(), named_errors(base):
+        with quiet_transformers(), named_loading_errors(base):
             dtype = transformers.AutoConfig.from_pretrained(base).dtype
         return dtype if isinstance(dtype, torch.dtype) else torch.float32
     return getattr(torch, name)

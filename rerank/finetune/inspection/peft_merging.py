@@ -8,8 +8,8 @@ from typing import Any
 
 from rerank.errors import UsageError
 from rerank.finetune.inspection.inspected_model import InspectedModel
-from rerank.lm.adapter_weights import untie
-from rerank.lm.loading import load, quiet
+from rerank.lm.adapter_weights import untie_output_head
+from rerank.lm.loading import load_language_model, quiet_transformers
 from rerank.tasks import BackendOptions
 
 
@@ -32,11 +32,11 @@ def merge_with_peft(subject: InspectedModel) -> tuple[Any, Any]:
             f"Adapter {str(subject.folder)!r} is a learned prompt ({subject.kind}), which changes no weights",
             expected="an adapter that changes weights, such as LoRA",
         )
-    model, tokenizer, _ = load(subject.base, BackendOptions(dtype="float32", device="cpu"))
+    model, tokenizer, _ = load_language_model(subject.base, BackendOptions(dtype="float32", device="cpu"))
     wrapped: Any = attach_peft_adapter(model, subject.folder)
     try:
-        with quiet(), _suppress_peft_warnings():
-            untie(wrapped)
+        with quiet_transformers(), _suppress_peft_warnings():
+            untie_output_head(wrapped)
             model = wrapped.merge_and_unload(safe_merge=True)
             return model.eval(), tokenizer
     except (ValueError, RuntimeError, AttributeError, TypeError) as error:  # NotImplementedError is a RuntimeError
@@ -55,7 +55,7 @@ def attach_peft_adapter(model: Any, folder: Path) -> Any:
     import peft
 
     try:
-        with quiet(), _suppress_peft_warnings():
+        with quiet_transformers(), _suppress_peft_warnings():
             return peft.PeftModel.from_pretrained(model, str(folder))
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise UsageError(

@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from rerank.errors import DataError, shorten
+from rerank.errors import DataError, error_repr
 from rerank.finetune.labels.training_list import TrainingList
-from rerank.io.json_records import QUERY_IDS, JsonRecord, text
+from rerank.io.json_records import QUERY_IDS, JsonRecord, parse_json_text
 from rerank.parsing import parse_permutation
 from rerank.types import Document, Query
 
@@ -93,12 +93,13 @@ def _conversation_turns(record: JsonRecord) -> tuple[str, str]:
     turns = record.get(("conversations", "messages"))
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise DataError(
-            f"{record.where}: the turns are {shorten(turns)}", expected="a list of objects with from and value"
+            f"{record.where}: the turns are {error_repr(turns)}",
+            expected="a list of objects with from and value",
         )
     messages = [(_role_of_turn(turn), _content_of_turn(turn, record)) for turn in turns]
     if not messages or messages[-1][0] not in _MODELS:
         raise DataError(
-            f"{record.where}: the role of the last turn is {shorten(messages[-1][0] if messages else None)}",
+            f"{record.where}: the role of the last turn is {error_repr(messages[-1][0] if messages else None)}",
             expected=f"one of: {', '.join(_MODELS)}",
         )
     return "\n\n".join(content for role, content in messages if role in _USERS), messages[-1][1]
@@ -109,7 +110,7 @@ def _role_of_turn(turn: dict[str, Any]) -> str:
 
 
 def _content_of_turn(turn: dict[str, Any], record: JsonRecord) -> str:
-    return text(turn.get("value", turn.get("content")), record.where)
+    return parse_json_text(turn.get("value", turn.get("content")), record.where)
 
 
 def _query_in_conversation(prompt: str, record: JsonRecord) -> str:

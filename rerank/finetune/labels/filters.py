@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rerank.errors import DataError, UsageError, shorten
+from rerank.errors import DataError, UsageError, error_repr
 from rerank.experiment.robustness import kendall_tau
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _label_without_wrong_lengths(
     for position, doc_id in enumerate(label.initial):
         if words is None or doc_id not in words:
             raise DataError(
-                f"The length of document {shorten(doc_id)} of query {shorten(label.qid)} is unknown",
+                f"The length of document {error_repr(doc_id)} of query {error_repr(label.qid)} is unknown",
                 expected="a collection that contains the document",
                 remedy="Pass --collection",
             )

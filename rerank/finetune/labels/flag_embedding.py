@@ -12,10 +12,10 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from rerank.errors import DataError, shorten
+from rerank.errors import DataError, error_repr
 from rerank.finetune.labels.label_files import parse_label_numbers
 from rerank.finetune.labels.training_list import TrainingList
-from rerank.io.json_records import QUERY_IDS, JsonRecord, text
+from rerank.io.json_records import QUERY_IDS, JsonRecord, parse_json_text
 from rerank.types import Document, Query
 
 #: Scores of positive and negative texts without teacher scores.
@@ -94,12 +94,12 @@ def _flag_embedding_strings(record: JsonRecord, key: str) -> list[str]:
     if key == "neg" and value is None:
         return []
     if not isinstance(value, list) or (key == "pos" and not value):
-        raise DataError(f"{record.where}: {key} is {shorten(value)}", expected="a list of texts")
-    return [text(body, record.where) for body in value]
+        raise DataError(f"{record.where}: {key} is {error_repr(value)}", expected="a list of texts")
+    return [parse_json_text(body, record.where) for body in value]
 
 
 def _flag_embedding_query(record: JsonRecord, number: int) -> Query:
-    words = text(record.fields.get("query"), record.where)
+    words = parse_json_text(record.fields.get("query"), record.where)
     if not words.strip():
         raise DataError(f"{record.where}: the query is blank", expected="a text")
     query_id = record.get(QUERY_IDS)

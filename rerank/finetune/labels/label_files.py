@@ -12,10 +12,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TextIO
 
-from rerank.errors import DataError, shorten
+from rerank.errors import DataError, error_repr
 from rerank.finetune.labels.label_list import LabelList
-from rerank.io.json_records import JsonRecord, parse_id, read_json_lines, text
-from rerank.io.text_files import replace_text
+from rerank.io.json_records import JsonRecord, parse_json_id, parse_json_text, read_json_lines
+from rerank.io.text_files import replace_text_file
 
 
 def read_labels(path: str | Path) -> Iterator[LabelList]:
@@ -39,9 +39,9 @@ def parse_label(record: JsonRecord) -> LabelList:
         qid=record.identifier(("qid", "query_id"), "query"),
         initial=_label_document_ids(record, "initial_list"),
         final=_label_document_ids(record, "final_list"),
-        query=text(record.fields.get("query") or "", record.where),
+        query=parse_json_text(record.fields.get("query") or "", record.where),
         scores=parse_label_numbers(scores, "scores", record.where),
-        teacher=text(teacher or "", record.where),
+        teacher=parse_json_text(teacher or "", record.where),
         where=record.where,
     )
 
@@ -61,7 +61,7 @@ def write_labels(lists: Iterable[LabelList], target: str | Path | TextIO) -> int
         StorageError: The file cannot be written.
     """
     count = 0
-    opened = replace_text(target) if isinstance(target, str | Path) else nullcontext(target)
+    opened = replace_text_file(target) if isinstance(target, str | Path) else nullcontext(target)
     with opened as stream:
         for label in lists:
             stream.write(json.dumps(label.to_row(), ensure_ascii=False) + "\n")
@@ -78,7 +78,7 @@ def parse_label_numbers(value: object, key: str, where: str) -> tuple[float, ...
     if value is None:
         return ()
     if not isinstance(value, list) or any(isinstance(x, bool) or not isinstance(x, int | float) for x in value):
-        raise DataError(f"{where}: {key} is {shorten(value)}", expected="a list of numbers")
+        raise DataError(f"{where}: {key} is {error_repr(value)}", expected="a list of numbers")
     return tuple(map(float, value))
 
 
@@ -86,10 +86,10 @@ def _label_document_ids(record: JsonRecord, key: str) -> tuple[str, ...]:
     value = record.fields.get(key)
     if not isinstance(value, list):
         raise DataError(
-            f"{record.where}: {key} is {shorten(value)}"
+            f"{record.where}: {key} is {error_repr(value)}"
             if key in record.fields
             else f"{record.where}: no {key} among the keys {', '.join(record.fields) or '(none)'}",
             expected='a list of document ids, as in {"qid": ..., "initial_list": [...], "final_list": [...]}',
             remedy="Convert other formats with `rerank label convert`",
         )
-    return tuple(parse_id(one, "document", record.where) for one in value)
+    return tuple(parse_json_id(one, "document", record.where) for one in value)

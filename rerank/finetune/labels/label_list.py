@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rerank.errors import DataError, shorten
+from rerank.errors import DataError, error_repr
 from rerank.experiment.robustness import kendall_tau
 from rerank.types import Order
 
@@ -47,19 +47,19 @@ class LabelList:
         for name, ids in (("initial_list", self.initial), ("final_list", self.final)):
             if len(set(ids)) < len(ids):
                 twice = next(doc_id for position, doc_id in enumerate(ids) if doc_id in ids[:position])
-                raise self.fault(f"has document {shorten(twice)} twice in its {name}", expected="each id once")
+                raise self.fault(f"has document {error_repr(twice)} twice in its {name}", expected="each id once")
         listed = set(self.initial)
         if unknown := [doc_id for doc_id in self.final if doc_id not in listed]:
             raise self.fault(
                 f"has {len(unknown)} documents in its final_list that are missing in its initial_list, the first is "
-                f"{shorten(unknown[0])}",
+                f"{error_repr(unknown[0])}",
                 expected="the same documents in another order",
             )
         if len(self.final) < len(self.initial):
             missing = min(listed - set(self.final), key=self.initial.index)
             raise self.fault(
                 f"has {len(self.final)} of its {len(self.initial)} documents in its final_list, without "
-                f"{shorten(missing)}",
+                f"{error_repr(missing)}",
                 expected="all documents",
                 remedy="Remove the missing ones from initial_list, or label them",
             )
@@ -120,4 +120,4 @@ class LabelList:
     def fault(self, found: str, *, expected: str = "", remedy: str = "") -> DataError:
         """Return an error about this list that names file and line."""
         where = f"{self.where}: " if self.where else ""
-        return DataError(f"{where}the list of query {shorten(self.qid)} {found}", expected=expected, remedy=remedy)
+        return DataError(f"{where}the list of query {error_repr(self.qid)} {found}", expected=expected, remedy=remedy)

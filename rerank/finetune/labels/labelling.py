@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rerank.errors import DataError, UsageError
-from rerank.experiment import PreparedRun, execute, prepare
-from rerank.experiment.candidates import load_queries, retrieve
-from rerank.experiment.estimate import estimate
+from rerank.experiment import PreparedRun, execute_run, prepare_run
+from rerank.experiment.candidates import load_experiment_queries, retrieve_for_queries
+from rerank.experiment.estimate import estimate_run_cost
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.finetune.labels.label_fusion import LabelFusion, check_teacher_names, missing_teacher_scores_error
 from rerank.finetune.labels.label_list import LabelList
@@ -97,7 +97,7 @@ class LabellingJob:
     def estimate(self) -> dict[str, Any]:
         """Estimate ``queries``, ``calls``, ``tokens_in``, ``tokens_out`` and ``cost`` of the teacher's run."""
         if self.task.prepared is not None:
-            return estimate(self.task.prepared)
+            return estimate_run_cost(self.task.prepared)
         return {"queries": len(self.task.candidates), "calls": 0, "tokens_in": 0, "tokens_out": 0, "cost": 0.0}
 
 
@@ -106,7 +106,7 @@ def prepare_labelling(
     execution: Execution,
     plan: LabellingPlan,
     *,
-    run: Callable[[PreparedRun, Execution], dict[str, Any]] = execute,
+    run: Callable[[PreparedRun, Execution], dict[str, Any]] = execute_run,
 ) -> LabellingJob:
     """Open collection, candidates and teachers, and check everything that can be checked without labelling.
 
@@ -126,11 +126,11 @@ def prepare_labelling(
     judged_only = any(teacher.judged_only for teacher in opened.values())
     prepared = None
     if any(teacher.runs for teacher in opened.values()):
-        prepared = prepare(spec, execution, judged_only=judged_only)
+        prepared = prepare_run(spec, execution, judged_only=judged_only)
         collection, candidates, qrels = prepared.collection, prepared.first_stage, prepared.qrels
     else:
-        collection, queries, qrels = load_queries(spec, judged_only=judged_only)
-        candidates = retrieve(spec, collection, queries)
+        collection, queries, qrels = load_experiment_queries(spec, judged_only=judged_only)
+        candidates = retrieve_for_queries(spec, collection, queries)
     task = LabellingTask(
         spec=spec,
         execution=execution,

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Literal
 
 from rerank.collections import Collection
-from rerank.errors import DataError, UsageError, shorten
+from rerank.errors import DataError, UsageError, error_repr
 from rerank.finetune.labels.conversations import read_conversations
 from rerank.finetune.labels.flag_embedding import read_flag_embedding
 from rerank.finetune.labels.label_files import parse_label
 from rerank.finetune.labels.list_texts import attach_label_texts
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.io.json_records import JsonRecord, parse_json, read_json_lines
-from rerank.io.text_files import open_text
+from rerank.io.text_files import open_text_file
 
 ListFormat = Literal["labels", "flag-embedding", "conversations"]
 _KEYS: dict[str, ListFormat] = {
@@ -97,12 +97,12 @@ def open_label_records(path: str | Path) -> tuple[ListFormat, Iterator[JsonRecor
 
 
 def _label_records(path: Path) -> Iterator[JsonRecord]:
-    with open_text(path) as stream:
+    with open_text_file(path) as stream:
         listed = next((line.lstrip()[0] for line in stream if line.strip()), "") == "["
     if not listed:
         yield from read_json_lines(path)
         return
-    with open_text(path) as stream:
+    with open_text_file(path) as stream:
         entries = parse_json(stream.read(), str(path))
     if not entries:
         raise DataError(f"{path} contains an empty list", expected="at least one object")
@@ -112,5 +112,5 @@ def _label_records(path: Path) -> Iterator[JsonRecord]:
 def _checked_label_records(entries: Iterable[object], path: Path) -> Iterator[JsonRecord]:
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, dict):
-            raise DataError(f"{path}, entry {number}: {shorten(entry)}", expected="a JSON object")
+            raise DataError(f"{path}, entry {number}: {error_repr(entry)}", expected="a JSON object")
         yield JsonRecord(f"{path}, entry {number}", entry)

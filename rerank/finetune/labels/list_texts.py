@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rerank.collections import Collection, SupportsLookup
-from rerank.errors import DataError, StorageError, UsageError, shorten
+from rerank.errors import DataError, StorageError, UsageError, error_repr
 from rerank.finetune.labels.label_list import LabelList
 from rerank.finetune.labels.training_list import TrainingList
 from rerank.io.atomic_folder import fill_folder
-from rerank.io.text_files import replace_text
+from rerank.io.text_files import replace_text_file
 from rerank.types import Document, Query
 
 #: Number of lists whose documents are looked up together.
@@ -101,10 +101,10 @@ def write_label_folder(lists: Iterable[TrainingList], folder: Path) -> FolderCou
 def _write_training_lists(lists: Iterable[TrainingList], draft: Path, count: FolderCounts) -> None:
     with ExitStack() as stack:
         docs, queries = (
-            _UniqueRows(stack.enter_context(replace_text(draft / name)), kind)
+            _UniqueRows(stack.enter_context(replace_text_file(draft / name)), kind)
             for name, kind in ((DOCS, "document"), (QUERIES, "query"))
         )
-        labels = stack.enter_context(replace_text(draft / LABELS))
+        labels = stack.enter_context(replace_text_file(draft / LABELS))
         for training_list in lists:
             query = training_list.query
             for doc in training_list.docs:
@@ -137,7 +137,7 @@ def make_label_folder(folder: Path) -> None:
 
 def write_label_folder_marker(folder: Path, description: Mapping[str, Any]) -> None:
     """Write a file that marks the folder as written by `rerank label` and describes its content."""
-    with replace_text(folder / MARK) as file:
+    with replace_text_file(folder / MARK) as file:
         file.write(json.dumps({"format": "listrank lists", **description}, ensure_ascii=False, indent=2) + "\n")
 
 
@@ -161,7 +161,7 @@ class _UniqueRows:
             self.stream.write(f"{line}\n")
         elif self.seen[name] != hash(line):
             raise DataError(
-                f"The {self.kind} {shorten(name)} has two different texts in these lists",
+                f"The {self.kind} {error_repr(name)} has two different texts in these lists",
                 expected="one text per id",
                 remedy="Give different texts different ids",
             )
@@ -183,7 +183,7 @@ def _documents_of_labels(labels: Sequence[LabelList], collection: Collection) ->
 def _label_with_documents(label: LabelList, docs: Mapping[str, Document], known: Mapping[str, str]) -> TrainingList:
     if missing := [doc_id for doc_id in label.initial if doc_id not in docs]:
         raise label.fault(
-            f"has {len(missing)} documents that are not in the collection, the first is {shorten(missing[0])}",
+            f"has {len(missing)} documents that are not in the collection, the first is {error_repr(missing[0])}",
             expected="a collection that contains all documents",
             remedy="Check that the labels belong to this collection",
         )

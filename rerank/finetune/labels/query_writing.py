@@ -19,7 +19,7 @@ from rerank.parsing.refusal import is_refusal_to_answer
 from rerank.prompts import PromptTemplate, load_prompt
 from rerank.prompts.budget import PromptBudget
 from rerank.prompts.loading import prompt_template_from_yaml
-from rerank.tasks import Backend, GenerationTask, Request, Sampling, supported_tasks
+from rerank.tasks import Backend, GenerationTask, Request, Sampling, tasks_supported_by_backend
 from rerank.types import Document, Query, Window
 
 #: Maximum number of completion tokens: a query, and a few words around it.
@@ -76,7 +76,7 @@ class QueryWriter:
                 expected="a prompt with 'method: pointwise', which shows one passage",
                 remedy="Omit --prompt to use the shipped prompt",
             )
-        if GenerationTask not in supported_tasks(self.backend):
+        if GenerationTask not in tasks_supported_by_backend(self.backend):
             raise UsageError(
                 f"The model {self.backend.identity.get('model', '')!r} does not generate text",
                 expected="a language model, for generating queries",

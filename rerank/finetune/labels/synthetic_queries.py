@@ -30,8 +30,8 @@ from rerank.finetune.labels.list_texts import (
 from rerank.finetune.labels.query_extraction import EXTRACTORS
 from rerank.finetune.labels.query_writing import QueryWriter
 from rerank.io.run_files import write_qrels
-from rerank.io.text_files import replace_text
-from rerank.retrieval import open_retriever
+from rerank.io.text_files import replace_text_file
+from rerank.retrieval import open_first_stage
 from rerank.store.call_log import CallLog
 from rerank.store.logging_backend import LoggingBackend
 from rerank.tasks import Reply
@@ -147,7 +147,7 @@ def make_synthetic_queries(
     drafts = _round_trip_synthetic_queries(_unique_synthetic_queries(drafts, dropped), options, folder, dropped)
     if not drafts:
         raise _no_synthetic_query_error(collection.name, dropped)
-    with replace_text(folder / QUERIES) as file:
+    with replace_text_file(folder / QUERIES) as file:
         for draft in drafts:
             file.write(json.dumps({"id": draft.query.id, "text": draft.query.text}, ensure_ascii=False) + "\n")
     write_qrels(Qrels({draft.query.id: {draft.doc: 1} for draft in drafts}), folder / QRELS)
@@ -188,7 +188,7 @@ def _write_synthetic_documents(
                 yield hashlib.sha256(f"{options.seed}/{doc.id}".encode("utf-8", "surrogatepass")).digest(), rest, query
 
     # The sample consists of the documents with the smallest hashes, so that it does not depend on their order.
-    with replace_text(folder / DOCS) as file:
+    with replace_text_file(folder / DOCS) as file:
         sample = (
             sorted(extract_all(), key=lambda entry: entry[0])
             if options.count is None
@@ -247,7 +247,7 @@ def _round_trip_synthetic_queries(
     if not options.within or not drafts:
         return drafts
     corpus = Jsonl(docs=str(folder / DOCS))
-    run = open_retriever(options.first_stage, corpus).search([draft.query for draft in drafts], options.within)
+    run = open_first_stage(options.first_stage, corpus).search([draft.query for draft in drafts], options.within)
     retrieved = [d for d in drafts if d.query.id in run and d.doc in run[d.query.id].doc_ids]
     dropped["queries that do not find their document again"] += len(drafts) - len(retrieved)
     return retrieved

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rerank.errors import DataError, shorten
+from rerank.errors import DataError, error_repr
 from rerank.types import Document, Order, Query
 
 
@@ -31,13 +31,13 @@ class TrainingList:
 
     def __post_init__(self) -> None:
         """Check that the label is a permutation of the documents."""
-        name = f"The training list of query {shorten(self.query.id)}"
+        name = f"The training list of query {error_repr(self.query.id)}"
         ids = [doc.id for doc in self.docs]
         if not ids:
             raise DataError(f"{name} is empty", expected="at least one document")
         if len(set(ids)) < len(ids):
             twice = next(doc_id for position, doc_id in enumerate(ids) if doc_id in ids[:position])
-            raise DataError(f"{name} contains document {shorten(twice)} twice", expected="each document once")
+            raise DataError(f"{name} contains document {error_repr(twice)} twice", expected="each document once")
         if sorted(self.order) != list(range(len(ids))):
             raise DataError(
                 f"{name} has a label that is not a permutation of its {len(ids)} documents",

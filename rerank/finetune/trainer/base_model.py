@@ -15,8 +15,8 @@ from rerank.finetune.recipe import ReadoutTable, Recipe
 from rerank.finetune.trainer.listwise_module import ListwiseModule
 from rerank.judges.attention import parse_attention_layers
 from rerank.judges.attention.heads import open_attention_heads
-from rerank.lm.icr_scoring import select_heads
-from rerank.lm.loading import load
+from rerank.lm.icr_scoring import select_icr_heads
+from rerank.lm.loading import load_language_model
 from rerank.models import BackendOptions, resolve_model_name
 from rerank.tasks import AttentionTask
 
@@ -26,7 +26,7 @@ def load_base_model(recipe: Recipe, *, dtype: str, device: str) -> tuple[Hf, Any
     options = BackendOptions(
         revision=recipe.revision or "", dtype=dtype, device=device, trust_remote_code=recipe.trust_remote_code
     )
-    model, tokenizer, identity = load(resolve_model_name(recipe.model), options)
+    model, tokenizer, identity = load_language_model(resolve_model_name(recipe.model), options)
     model.requires_grad_(False)
     return Hf(model, tokenizer, identity=identity, options=options), tokenizer
 
@@ -39,7 +39,7 @@ def select_readout_heads(table: ReadoutTable, backend: Hf) -> list[tuple[int, in
     """
     listed = open_attention_heads(table.heads, backend.identity).heads if table.heads else ()
     task = AttentionTask(spans=(), tail=0, heads=listed, layers=parse_attention_layers(table.layers))
-    heads_by_layer = select_heads(backend.model.config.get_text_config(), task)
+    heads_by_layer = select_icr_heads(backend.model.config.get_text_config(), task)
     return [(layer, head) for layer, heads in heads_by_layer.items() for head in heads]
 
 

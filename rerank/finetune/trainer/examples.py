@@ -21,7 +21,7 @@ from rerank.judges.logits import Logits
 from rerank.judges.score import Score
 from rerank.lm.passage_spans import locate_passages
 from rerank.lm.tokenizers import HfTokens
-from rerank.prompts.base import reply_prefix
+from rerank.prompts.base import reply_prefix_of_prompt
 from rerank.prompts.identifiers import Alphabet, make_passage_identifiers
 from rerank.prompts.passages import collapse_passage_whitespace
 from rerank.registry import plugin_name
@@ -174,7 +174,7 @@ class ExampleBuilder:
         except ContextOverflowError as error:  # its remedy is about ranking, not about training
             raise ContextOverflowError(error.found, remedy=_SHORTEN_LIST) from error
         rendered = self._tokens.render(fitted.prompt)
-        text, spans = render_target_order(tuple(range(n)), order, reply_prefix(fitted.prompt))
+        text, spans = render_target_order(tuple(range(n)), order, reply_prefix_of_prompt(fitted.prompt))
         label = tokenize_target_text(self._tokens, rendered, text, spans)
         ids = tuple(self._tokens.ids(rendered))
         self._check_length(len(ids) + len(label.ids), training_list)

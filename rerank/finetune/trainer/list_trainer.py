@@ -32,7 +32,7 @@ from rerank.finetune.trainer.listwise_module import ListwiseModule, collate_exam
 from rerank.finetune.trainer.schedule import ListSchedule
 from rerank.finetune.trainer.weight_sharding import average_trained_gradients
 from rerank.io.atomic_folder import UNFINISHED, move_folder
-from rerank.io.text_files import replace_text
+from rerank.io.text_files import replace_text_file
 
 #: File of the trained tensors in a checkpoint.
 WEIGHTS = "trained.safetensors"
@@ -259,7 +259,7 @@ class MetricsWriter(TrainerCallback):
             return
         lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
         earlier = [line for line in lines if _step_of_metrics_line(line) <= state.global_step]
-        with replace_text(self._path) as file:
+        with replace_text_file(self._path) as file:
             file.writelines(f"{line}\n" for line in earlier)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:

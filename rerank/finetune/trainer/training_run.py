@@ -16,7 +16,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import set_seed
 
-from rerank.assemble import assemble
+from rerank.assemble import assemble_ranker
 from rerank.backends.hf import Hf
 from rerank.errors import BackendError, ContextOverflowError, DataError, UsageError
 from rerank.finetune.adapters.base import SupportsCallbacks
@@ -59,9 +59,9 @@ from rerank.finetune.trainer.training_data import read_training_lists
 from rerank.finetune.trainer.validation import Validation
 from rerank.finetune.trainer.weight_sharding import reshard_frozen_weights, shard_frozen_weights
 from rerank.io.run_files import read_run, write_run
-from rerank.io.text_files import replace_text
+from rerank.io.text_files import replace_text_file
 from rerank.lm.decoding import is_out_of_memory
-from rerank.lm.loading import pick_dtype, quiet
+from rerank.lm.loading import pick_dtype, quiet_transformers
 from rerank.progress import ProgressFactory
 from rerank.tasks import Backend, BackendOptions
 from rerank.types import Run
@@ -100,7 +100,9 @@ class TrainingRun:
         # Trained weights are kept in float32, whatever the data type of the computation.
         weights = "float32" if components.adapter.shape == "full" else self._dtype
         self._backend, self._tokenizer = load_base_model(recipe, dtype=weights, device=self._device)
-        self._setup = assemble({"model": recipe.model, **dict(recipe.method)})  # keys of [method] are ranker settings
+        self._setup = assemble_ranker(
+            {"model": recipe.model, **dict(recipe.method)}
+        )  # keys of [method] are ranker settings
         self._inputs = inputs = LossInputs.of(recipe, components)
         heads = select_readout_heads(recipe.readout, self._backend) if inputs.attention else []
         self._readout = AttentionScorer(heads, learnt=recipe.readout.learn) if heads else None
@@ -227,7 +229,7 @@ class TrainingRun:
         if self._is_complete(resume):
             self.outcome = json.loads((self._folder / _RESULT).read_text(encoding="utf-8"))
             return
-        with quiet(), warnings.catch_warnings():
+        with quiet_transformers(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*pin_memory.*")
             module = self._attach_adapter()
             self._write_recipe()
@@ -292,7 +294,7 @@ class TrainingRun:
         path = self._folder / _RECIPE
         path.parent.mkdir(parents=True, exist_ok=True)
         if is_main_training_process() and not path.is_file():
-            with replace_text(path) as file:
+            with replace_text_file(path) as file:
                 file.write(self._recipe.model_dump_json(indent=1) + "\n")
 
     @contextlib.contextmanager
@@ -375,7 +377,7 @@ class TrainingRun:
         )
         with training_storage_errors():
             write_adapter(description, module.model, self._folder)
-            with replace_text(self._folder / _RESULT) as file:
+            with replace_text_file(self._folder / _RESULT) as file:
                 file.write(json.dumps(self.outcome, indent=1) + "\n")
 
     @contextlib.contextmanager

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rerank.evaluation import Comparison, compare, evaluate
-from rerank.experiment.candidates import load_queries, retrieve
+from rerank.evaluation import Comparison, compare_runs, evaluate_run
+from rerank.experiment.candidates import load_experiment_queries, retrieve_for_queries
 from rerank.experiment.spec import RunSpec
 from rerank.finetune.recipe import ValidationTable
 from rerank.judges.base import PromptJudge
-from rerank.pipeline.stream import drive
+from rerank.pipeline.stream import rank_together
 from rerank.strategies import Strategy
 from rerank.types import Qrels, Run
 
@@ -46,20 +46,20 @@ class Validation:
             queries=table.queries,
             qrels=table.qrels,
         )
-        collection, queries, qrels = load_queries(spec)
-        candidates = retrieve(spec, collection, queries)
+        collection, queries, qrels = load_experiment_queries(spec)
+        candidates = retrieve_for_queries(spec, collection, queries)
         return cls(candidates=candidates, qrels=qrels, measure=table.measure, relevant=collection.relevant)
 
     def rank(self, strategy: Strategy, judge: PromptJudge, name: str) -> tuple[Run, float]:
         """Rerank the candidates, and return the run with the failure rate of its windows."""
-        outcome = drive(self.candidates.values(), strategy, judge, judge.backend)
+        outcome = rank_together(self.candidates.values(), strategy, judge, judge.backend)
         return Run(outcome.rankings, name=name), outcome.failure_rate()
 
     def measure_run(self, run: Run) -> float:
         """Return the mean value of the measure over queries."""
-        scores = evaluate(self.qrels, run, [self.measure], relevant=self.relevant)
+        scores = evaluate_run(self.qrels, run, [self.measure], relevant=self.relevant)
         return float(next(iter(scores.summary().values())))
 
     def compare_runs(self, runs: Sequence[Run]) -> Comparison:
         """Compare runs pairwise, with paired t-tests and Holm correction."""
-        return compare(self.qrels, runs, self.measure, relevant=self.relevant)
+        return compare_runs(self.qrels, runs, self.measure, relevant=self.relevant)

@@ -165,7 +165,9 @@ class Attention(ListwiseJudge):
         return self.request(window, per_token=True)
 
     def evidence(self, window: Window, reply: Reply) -> tuple[tuple[EvidenceSpan, ...], ...]:
-        """Return the sentences of each document with their share of the attention; `select_spans` selects the best.
+        """Return the sentences of each document with their share of the attention.
+
+        `select_evidence_spans` selects the best.
 
         Args:
             window: The window.

@@ -169,7 +169,7 @@ def score_sentences_by_attention(text: str, tokens: Sequence[tuple[int, float]])
     )
 
 
-def select_spans(
+def select_evidence_spans(
     sentences: Sequence[EvidenceSpan], *, threshold: float = THRESHOLD, max_spans: int | None = None
 ) -> tuple[EvidenceSpan, ...]:
     """Select the sentences with a high score, and merge neighbours.

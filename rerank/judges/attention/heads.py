@@ -13,7 +13,7 @@ from typing import Any
 
 from rerank.errors import DataError, MissingResourceError, UsageError
 from rerank.io.model_hash import model_folder_hash
-from rerank.io.text_files import replace_text
+from rerank.io.text_files import replace_text_file
 
 #: Keys of a backend's identity that a head list is bound to. The data type of the weights does not matter.
 _MODEL_KEYS = ("model", "weights", "revision", "adapter")
@@ -57,7 +57,7 @@ class HeadList:
         """Write a JSON file that `open_attention_heads` reads."""
         later = ("weights", "length_power")
         content = {key: value for key, value in asdict(self).items() if value or key not in later}
-        with replace_text(path) as file:
+        with replace_text_file(path) as file:
             file.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -13,7 +13,7 @@ from rerank.errors import ContextOverflowError, UsageError
 from rerank.prompts.budget import PromptBudget, check_passage_limits
 from rerank.prompts.template import PromptTemplate
 from rerank.registry import plugin_name
-from rerank.tasks import Backend, Reply, Request, backend_sees_pictures, supported_tasks
+from rerank.tasks import Backend, Reply, Request, backend_sees_pictures, tasks_supported_by_backend
 from rerank.types import Order, Window
 
 #: Result of a window. ``ok``: a permutation in the requested form. ``repaired``: complete after dropping duplicate and
@@ -169,7 +169,7 @@ class PromptJudge:
         Raises:
             UsageError: The backend supports none of the tasks.
         """
-        if not supported_tasks(backend) & set(cls.needs):
+        if not tasks_supported_by_backend(backend) & set(cls.needs):
             name = plugin_name(backend if isinstance(backend, type) else type(backend))
             needed = " or ".join(task.__name__ for task in cls.needs)
             raise UsageError(
@@ -227,7 +227,7 @@ class PromptJudge:
 
     def supports(self, task: type[Any]) -> bool:
         """Return whether the backend supports a type of task."""
-        return task in supported_tasks(self.backend)
+        return task in tasks_supported_by_backend(self.backend)
 
 
 #: Scores of judges that read the distribution of the first identifier of a reply.

@@ -13,9 +13,9 @@ from typing import Any
 
 from rerank.backends.replay import Replay
 from rerank.errors import RerankError
-from rerank.experiment import check_failures, estimate, execute, prepare
+from rerank.experiment import check_failure_rate, estimate_run_cost, execute_run, prepare_run
 from rerank.experiment.candidates import RetrievedCandidates, retrieve_candidates
-from rerank.experiment.execute import default_folder
+from rerank.experiment.execute import default_run_folder
 from rerank.experiment.prepare import PreparedRun, with_trained_defaults
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.leaderboard.suites.planning_backend import (
@@ -142,7 +142,7 @@ def sum_suite_costs(planned: Sequence[PlannedRun]) -> dict[str, Any]:
 
 
 def execute_suite_runs(
-    planned: Sequence[PlannedRun], out: Path, execution: Execution, *, run: Runner = execute
+    planned: Sequence[PlannedRun], out: Path, execution: Execution, *, run: Runner = execute_run
 ) -> Iterator[SuiteResult]:
     """Execute missing runs, resume unfinished ones, and read finished ones from their folders.
 
@@ -171,7 +171,7 @@ def execute_suite_runs(
             yield SuiteResult(planned=planned_run, problem=str(error) or repr(error))
             continue
         try:
-            check_failures(summary, planned_run.spec.max_failure_rate)
+            check_failure_rate(summary, planned_run.spec.max_failure_rate)
         except RerankError as error:
             yield SuiteResult(planned=planned_run, summary=summary, problem=str(error))
         else:
@@ -193,19 +193,19 @@ def _read_finished_suite_run(planned_run: PlannedRun, execution: Execution) -> d
         raise RuntimeError(f"{planned_run.run} is not finished")
     identity = stored.document["identity"]
     backend = Replay((), identity=identity["model"], letters=tuple(identity.get("letters", "").split()))
-    prepared = prepare(planned_run.spec, execution, backend=backend, candidates=planned_run.candidates)
-    return execute(prepared, execution.model_copy(update={"out": stored.folder.path, "resume": True}))
+    prepared = prepare_run(planned_run.spec, execution, backend=backend, candidates=planned_run.candidates)
+    return execute_run(prepared, execution.model_copy(update={"out": stored.folder.path, "resume": True}))
 
 
 def _execute_suite_run(
     planned_run: PlannedRun, out: Path, execution: Execution, run: Runner, cache: ModelCache
 ) -> dict[str, Any]:
     kind = open_method(planned_run.spec.method).backend
-    prepared = prepare(
+    prepared = prepare_run(
         planned_run.spec, execution, backend=cache.take(planned_run.spec, kind), candidates=planned_run.candidates
     )
     cache.put(prepared.spec, kind, prepared.backend)
-    name = default_folder(prepared.spec, identity_hash(prepared.identity())).name
+    name = default_run_folder(prepared.spec, identity_hash(prepared.identity())).name
     return run(prepared, execution.model_copy(update={"out": out / name, "resume": True}))
 
 
@@ -227,7 +227,7 @@ class _Planner:
         planned_run.candidates = found
         try:
             planned_run.spec = with_trained_defaults(run.spec)
-            prepared = prepare(
+            prepared = prepare_run(
                 planned_run.spec, self._execution, backend=self._backend(planned_run.spec), candidates=found
             )
             identity = prepared.identity()
@@ -246,7 +246,7 @@ class _Planner:
                 key: planned_run.stored.summary.get(key)
                 for key in ("calls", "tokens_in", "tokens_out", "cost", "seconds")
             }
-        expected = estimate(prepared)
+        expected = estimate_run_cost(prepared)
         seconds = estimate_suite_seconds(self._stored, planned_run.spec, expected["tokens_in"] + expected["tokens_out"])
         return expected | {"seconds": seconds}
 

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from rerank.errors import BackendError
-from rerank.experiment.prepare import ranker_config
+from rerank.experiment.prepare import ranker_config_of_run
 from rerank.experiment.spec import RunSpec
 from rerank.io.model_hash import model_folder_hash
-from rerank.lm.loading import LANGUAGE, named_errors, origin_of, quiet, require_torch
+from rerank.lm.loading import LANGUAGE, model_origin, named_loading_errors, quiet_transformers, require_torch
 from rerank.models import backend_class_of_model, resolve_model_name, split_model_selector
 from rerank.models.adapters import adapter_folder
 from rerank.prompts.base import TokenCounter
@@ -27,7 +27,7 @@ from rerank.tasks import (
     Request,
     backend_sees_pictures,
     resolve_context_size,
-    supported_tasks,
+    tasks_supported_by_backend,
 )
 
 #: Special tokens of a query-document pair, as in most cross-encoders.
@@ -89,11 +89,11 @@ def open_planning_backend(spec: RunSpec, kind: str) -> PlanningBackend:
         MissingResourceError: The model or adapter does not exist.
         UsageError: The context size exceeds that of the model.
     """
-    options = ranker_config(spec).backend_options()
+    options = ranker_config_of_run(spec).backend_options()
     name = resolve_model_name(split_model_selector(spec.model)[1])
     _, transformers = require_torch()
-    origin = origin_of(name, options)
-    with quiet(), named_errors(name):
+    origin = model_origin(name, options)
+    with quiet_transformers(), named_loading_errors(name):
         config = transformers.AutoConfig.from_pretrained(name, **origin)
         reader = getattr(
             transformers, _tokenizing_class_of_plan(backend_class_of_model(spec.model, kind))
@@ -109,7 +109,7 @@ def open_planning_backend(spec: RunSpec, kind: str) -> PlanningBackend:
     if spec.adapter:
         identity["adapter"] = model_folder_hash(adapter_folder(spec.adapter))
     backend = backend_class_of_model(spec.model, kind)
-    tasks = supported_tasks(backend)
+    tasks = tasks_supported_by_backend(backend)
     tokens = _token_counter_of_plan(config, reader, options, pairs=CrossEncoderTask in tasks, name=identity["model"])
     return PlanningBackend(identity=identity, tokens=tokens, tasks=tasks, sees_pictures=backend_sees_pictures(backend))
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from rerank.errors import DataError, MissingResourceError, RerankError, StorageError
-from rerank.evaluation import Comparison, Scores, compare_evaluated_runs, evaluate, evaluate_all
-from rerank.experiment.candidates import RetrievedCandidates, digest_run, lowest_relevant
+from rerank.evaluation import Comparison, Scores, compare_evaluated_runs, evaluate_run, evaluate_runs
+from rerank.experiment.candidates import RetrievedCandidates, digest_candidates, lowest_relevant_grade
 from rerank.io.run_files import read_run
-from rerank.io.text_files import replace_text
+from rerank.io.text_files import replace_text_file
 from rerank.leaderboard.suites.bench import SuiteResult
 from rerank.leaderboard.suites.suite import CandidateGroup, Suite
 from rerank.store import RunFolder
@@ -63,10 +63,10 @@ def write_suite_results(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         raise StorageError(
             f"Cannot create the folder {str(out)!r}: {error.strerror}", remedy="Pass another folder with --out"
         ) from error
-    with replace_text(out / "results.jsonl") as file:
+    with replace_text_file(out / "results.jsonl") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     flat = [{**_plain_result_value(row), **row["scores"]} for row in rows]
-    with replace_text(out / "results.csv") as file:
+    with replace_text_file(out / "results.csv") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for row in flat for key in row)), lineterminator="\n")
         writer.writeheader()
         writer.writerows(flat)
@@ -97,7 +97,7 @@ def check_suite_candidates(folders: Sequence[RunFolder], expected: str) -> None:
 
     Args:
         folders: Folders of the runs.
-        expected: Digest of the candidates, as returned by `digest_run`.
+        expected: Digest of the candidates, as returned by `digest_candidates`.
 
     Raises:
         DataError: A run reranked other candidates.
@@ -126,7 +126,7 @@ def _compare_suite_group(suite: Suite, results: Sequence[SuiteResult]) -> dict[s
     if candidates is None or not candidates.qrels:
         result["notes"] = ["There are no judgments, so nothing is compared."] if candidates else [results[0].problem]
         return result
-    relevant = lowest_relevant(results[0].planned.spec, candidates.collection)
+    relevant = lowest_relevant_grade(results[0].planned.spec, candidates.collection)
     systems = _systems_of_suite_group(group, candidates, results, relevant)
     main = systems[0][1][0].measures[0]
     result["systems"] = [_suite_system(name, scores, main) for name, scores in systems]
@@ -155,9 +155,9 @@ def _systems_of_suite_group(
         for result in results
         if result.summary and _is_complete_suite_run(result)
     ]
-    check_suite_candidates([folder for _, folder in finished], digest_run(candidates.first_stage))
+    check_suite_candidates([folder for _, folder in finished], digest_candidates(candidates.first_stage))
     runs = [candidates.first_stage, *(folder.read_run("run.trec") for _, folder in finished)]
-    first, *rest = evaluate_all(candidates.qrels, runs, group.measures, relevant=relevant)
+    first, *rest = evaluate_runs(candidates.qrels, runs, group.measures, relevant=relevant)
     systems: dict[str, list[Scores]] = {FIRST_STAGE: [first]}
     for (result, _), scores in zip(finished, rest, strict=True):
         systems.setdefault(result.planned.run.system, []).append(scores)
@@ -229,7 +229,7 @@ def _evaluate_rival(
     for end in _ENDS:
         name = name.removesuffix(end)
     run = read_run(path, name=name)
-    scores = evaluate(candidates.qrels, run, group.measures, relevant=relevant)
+    scores = evaluate_run(candidates.qrels, run, group.measures, relevant=relevant)
     shares, same = _rival_documents_in_common(run.top(group.depth), candidates.first_stage)
     return {
         "rival": name,

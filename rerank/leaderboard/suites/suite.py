@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from rerank.errors import UsageError
 from rerank.experiment.spec import RunSpec, Shuffle
-from rerank.io.text_files import read_toml
+from rerank.io.text_files import read_toml_file
 from rerank.leaderboard.suites.suite_values import (
     check_suite_table_keys,
     check_unique_in_suite,
@@ -268,7 +268,7 @@ def read_suite(path: str | Path, *, data: str | Path | None = None) -> Suite:
         DataError: The file is not valid TOML.
         UsageError: A value is invalid.
     """
-    return Suite.make(read_toml(path, "suite"), data=data)
+    return Suite.make(read_toml_file(path, "suite"), data=data)
 
 
 def _suite_label(values: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from rerank.retrieval.base.given_documents import Candidate, DocumentLike, to_candidates, to_ranking
+from rerank.retrieval.base.given_documents import Candidate, DocumentLike, given_candidates, given_ranking
 from rerank.retrieval.base.stages import DEPTH, RunSource, check_retrieval_depth
 from rerank.types import Document, Query, Ranking, Run
 
@@ -45,8 +45,8 @@ class Search(RunSource):
         return replace(self, k=check_retrieval_depth(k))
 
     def _search(self, query: Query) -> Ranking:
-        candidates = to_candidates(self.function(query.text))
-        ranking = to_ranking(query, candidates)
+        candidates = given_candidates(self.function(query.text))
+        ranking = given_ranking(query, candidates)
         docs = tuple(_with_unique_id(query, int(doc.id), candidates[int(doc.id)]) for doc in ranking.docs)
         return replace(ranking, docs=docs).top(self.k)
 

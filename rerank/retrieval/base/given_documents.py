@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rerank.errors import DataError, UsageError, shorten
+from rerank.errors import DataError, UsageError, error_repr
 from rerank.types import Document, Query, Ranking
 
 #: A document: its text, a `Document`, or a mapping with ``text`` or ``image`` (the path of a picture), and optionally
@@ -33,7 +33,7 @@ class Candidate:
     has_id: bool = True
 
 
-def to_query(value: object) -> Query:
+def given_query(value: object) -> Query:
     """Return a query.
 
     Raises:
@@ -42,11 +42,11 @@ def to_query(value: object) -> Query:
     if isinstance(value, str):
         return Query(id="0", text=value)
     if not isinstance(value, Query) or not isinstance(value.text, str):
-        raise UsageError(f"The query is {shorten(value)}", expected="a text, or a Query with a text")
+        raise UsageError(f"The query is {error_repr(value)}", expected="a text, or a Query with a text")
     return value
 
 
-def to_candidates(values: object, scores: Sequence[float] | None = None) -> list[Candidate]:
+def given_candidates(values: object, scores: Sequence[float] | None = None) -> list[Candidate]:
     """Return documents with their first-stage scores.
 
     Args:
@@ -59,14 +59,14 @@ def to_candidates(values: object, scores: Sequence[float] | None = None) -> list
     """
     if isinstance(values, (str, bytes, Document, Mapping)) or not isinstance(values, Iterable):
         raise UsageError(
-            f"The documents are {shorten(values)}",
+            f"The documents are {error_repr(values)}",
             expected="a list of documents",
             remedy="Put a single document in a list",
         )
     candidates = [_given_candidate(position, value) for position, value in enumerate(values)]
     if scores is not None:
         if isinstance(scores, (str, bytes)) or not isinstance(scores, Iterable):
-            raise UsageError(f"The scores are {shorten(scores)}", expected="one first-stage score per document")
+            raise UsageError(f"The scores are {error_repr(scores)}", expected="one first-stage score per document")
         scores = list(scores)
         if len(scores) != len(candidates):
             raise UsageError(f"{len(scores)} scores for {len(candidates)} documents", expected="one score per document")
@@ -84,7 +84,7 @@ def to_candidates(values: object, scores: Sequence[float] | None = None) -> list
     return candidates
 
 
-def to_ranking(query: Query, candidates: Sequence[Candidate]) -> Ranking:
+def given_ranking(query: Query, candidates: Sequence[Candidate]) -> Ranking:
     """Return the first-stage list; the id of each document is its position among the candidates.
 
     With scores, the list is sorted by them (ties keep the given order); without, it has the given order and no scores.
@@ -107,18 +107,19 @@ def _given_candidate(position: int, value: object) -> Candidate:
     elif isinstance(value, Mapping):
         content = value
     else:
-        raise DataError(f"Document {position} is {shorten(value)}", expected="a text, a Document or a mapping")
+        raise DataError(f"Document {position} is {error_repr(value)}", expected="a text, a Document or a mapping")
     if "text" not in content and not content.get("image"):
         raise DataError(
-            f"Document {position} has the keys {shorten(list(content))}", expected="a key 'text' or 'image'"
+            f"Document {position} has the keys {error_repr(list(content))}",
+            expected="a key 'text' or 'image'",
         )
     doc_id = position if content.get("id") is None else content["id"]
     if not isinstance(doc_id, (str, int)) or isinstance(doc_id, bool):
-        raise DataError(f"Document {position} has the id {shorten(doc_id)}", expected="text or a whole number")
+        raise DataError(f"Document {position} has the id {error_repr(doc_id)}", expected="text or a whole number")
     texts = {"text": content.get("text", ""), "title": content.get("title") or "", "image": content.get("image") or ""}
     for key, text in texts.items():
         if not isinstance(text, str):
-            raise DataError(f"Document {position} has the {key} {shorten(text)}", expected="text")
+            raise DataError(f"Document {position} has the {key} {error_repr(text)}", expected="text")
     score = None if content.get("score") is None else _given_score(position, content["score"])
     if isinstance(value, Document):
         return Candidate(value, score)
@@ -132,5 +133,5 @@ def _given_score(position: int, value: object) -> float:
     except (TypeError, ValueError):
         score = math.nan
     if isinstance(value, (str, bool)) or not math.isfinite(score):
-        raise DataError(f"Document {position} has the score {shorten(value)}", expected="a finite number")
+        raise DataError(f"Document {position} has the score {error_repr(value)}", expected="a finite number")
     return score

@@ -11,7 +11,7 @@ from typing import Literal
 
 from rerank.collections.base.corpus import Corpus
 from rerank.errors import UsageError
-from rerank.retrieval import first_stages, open_retriever, retriever_index_folders
+from rerank.retrieval import first_stages, open_first_stage, retriever_index_folders
 from rerank.retrieval.base import HasPrerequisites, Retriever
 from rerank.retrieval.base.stages import DEPTH, check_retrieval_depth
 from rerank.retrieval.hybrid.fusion import (
@@ -21,7 +21,7 @@ from rerank.retrieval.hybrid.fusion import (
     weighted_fusion_sum,
     z_score_fusion,
 )
-from rerank.selector import Selector, build, split_selector_outside_parentheses
+from rerank.selector import Selector, build_from_selector, split_selector_outside_parentheses
 from rerank.types import Query, Ranking, Run
 
 _PLUS = re.compile("[+]")
@@ -72,7 +72,7 @@ class Hybrid:
                 raise UsageError(
                     f"{self.stages!r} contains a hybrid in a hybrid", remedy="List all stages in one hybrid"
                 )
-            build(first_stages, selector)
+            build_from_selector(first_stages, selector)
 
     def over(self, corpus: Corpus) -> HybridRetriever:
         """Open every stage over ``corpus``, after checking the prerequisites of all stages.
@@ -81,9 +81,9 @@ class Hybrid:
             RerankError: A stage fails.
         """
         self.check_prerequisites()
-        # open_retriever, since a document that the collection drops must not take up a rank or affect normalization
+        # open_first_stage, since a document that the collection drops must not take up a rank or affect normalization
         return HybridRetriever(
-            self, tuple(open_retriever(selector, corpus) for selector in split_hybrid_stages(self.stages))
+            self, tuple(open_first_stage(selector, corpus) for selector in split_hybrid_stages(self.stages))
         )
 
     def check_prerequisites(self) -> None:
@@ -93,7 +93,7 @@ class Hybrid:
             MissingPrerequisiteError: An extra or a program is not installed.
         """
         for selector in split_hybrid_stages(self.stages):
-            if isinstance(stage := build(first_stages, selector), HasPrerequisites):
+            if isinstance(stage := build_from_selector(first_stages, selector), HasPrerequisites):
                 stage.check_prerequisites()
 
     def normalizer(self) -> Callable[[Ranking], FusionValues]:

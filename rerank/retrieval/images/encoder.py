@@ -22,7 +22,7 @@ from rerank.indexing.text_encoder import (
     require_encoder_packages,
 )
 from rerank.io.pictures import UNREADABLE, open_picture, require_pillow
-from rerank.lm.loading import named_errors, origin_of, pick_device, pick_dtype, quiet
+from rerank.lm.loading import model_origin, named_loading_errors, pick_device, pick_dtype, quiet_transformers
 from rerank.tasks import BackendOptions
 
 
@@ -76,7 +76,7 @@ class ImageEncoder:
             BackendError: The model fails, or returns numbers that are not finite.
         """
         prompted = [self.query_prompt + text for text in texts]
-        with quiet():
+        with quiet_transformers():
             lengths = [len(self._processor.tokenizer(text)["input_ids"]) for text in prompted]
         if cut := sum(length > self._max_tokens for length in lengths):
             warnings.warn(
@@ -153,10 +153,10 @@ def load_image_encoder(name: Path | str, options: ImageEncoderOptions) -> ImageE
     require_image_packages()
     import transformers
 
-    origin = origin_of(name, BackendOptions(revision=options.revision, trust_remote_code=options.trust_remote_code))
+    origin = model_origin(name, BackendOptions(revision=options.revision, trust_remote_code=options.trust_remote_code))
     device = pick_device(options.device)
     dtype = pick_dtype(options.dtype, device)
-    with quiet(), named_errors(name, device):
+    with quiet_transformers(), named_loading_errors(name, device):
         model = transformers.AutoModel.from_pretrained(name, dtype=dtype, use_safetensors=True, **origin)
         processor = transformers.AutoProcessor.from_pretrained(name, **origin)  # type: ignore[no-untyped-call]
         model = model.to(device).eval()

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from rerank.collections.base.corpus import Corpus, fetch
+from rerank.collections.base.corpus import Corpus, fetch_documents
 from rerank.errors import DataError, MissingPrerequisiteError, UsageError
 from rerank.retrieval.base.stages import check_retrieval_depth
 from rerank.retrieval.lucene.java import REMEDY, find_java
@@ -162,12 +162,12 @@ def _open_existing_lucene_index(options: Lucene, corpus: Corpus) -> LuceneRetrie
         index = LuceneIndex(folder, lucene_analyzer_code(corpus.language), scoring)
     except ValueError as error:
         raise DataError(f"{folder} is {error}", expected="the folder of an index built by Anserini") from error
-    return LuceneRetriever(index.search, lambda doc_id: doc_id, lambda ids: fetch(corpus, ids), (folder,))
+    return LuceneRetriever(index.search, lambda doc_id: doc_id, lambda ids: fetch_documents(corpus, ids), (folder,))
 
 
 def _open_cached_lucene_index(options: Lucene, corpus: Corpus) -> LuceneRetriever:
     from rerank.indexing.documents import open_stored_documents
-    from rerank.io.sealed_folders import open_folder
+    from rerank.io.sealed_folders import open_sealed_folder
     from rerank.retrieval.lucene.index import LuceneIndex, LuceneScoring, lucene_analyzer_code
     from rerank.retrieval.lucene.index_building import write_lucene_index
 
@@ -182,7 +182,7 @@ def _open_cached_lucene_index(options: Lucene, corpus: Corpus) -> LuceneRetrieve
     key = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     texts = (doc.text if options.fields == "text" else doc.full_text for doc in documents)
     index_path = documents.folder.with_name(f"lucene-{key}")
-    index = open_folder(
+    index = open_sealed_folder(
         index_path,
         made_from,
         lambda folder: write_lucene_index(folder, texts, language),

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from rerank.errors import BackendError, shorten
+from rerank.errors import BackendError, error_repr
 from rerank.indexing.languages import normalize_text_language
 
 #: The field that Anserini indexes and searches.
@@ -134,7 +134,7 @@ class LuceneIndex:
             return self._search(replace_surrogates_for_java(text), k)
         except JavaException as error:
             raise BackendError(
-                f"Lucene failed on the query {shorten(text)}: {error.classname}: {error.innermessage}",
+                f"Lucene failed on the query {error_repr(text)}: {error.classname}: {error.innermessage}",
                 remedy=f"If it fails on other queries too, the index in {self._folder} is damaged",
             ) from error
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rerank.errors import UsageError, shorten
+from rerank.errors import UsageError, error_repr
 
 #: Number of module names that a message lists.
 _SHOWN = 8
@@ -50,7 +50,7 @@ class LinearTargets:
         if not names:
             shown = sorted({name.rpartition(".")[2] for name in candidates})[:_SHOWN]
             raise UsageError(
-                f"No linear layer of the model matches targets={shorten(self.targets)}, layers={self.layers}",
+                f"No linear layer of the model matches targets={error_repr(self.targets)}, layers={self.layers}",
                 expected=f"all-linear, attention, a regular expression, or names such as {', '.join(shown)}",
             )
         return names

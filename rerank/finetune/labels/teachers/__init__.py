@@ -11,7 +11,7 @@ from rerank.errors import UnknownNameError
 from rerank.finetune.labels.teachers.base import LabellingTask, Teacher, TeacherRanking
 from rerank.registry import Registry
 from rerank.retrieval import first_stages
-from rerank.selector import Selector, build
+from rerank.selector import Selector, build_from_selector
 
 __all__ = ["LabellingTask", "Teacher", "TeacherRanking", "open_teacher", "teachers"]
 
@@ -27,7 +27,7 @@ def open_teacher(selector: str) -> Teacher:
     """
     name = Selector.parse(selector).name.replace("-", "_")
     if name in teachers.names():
-        return cast(Teacher, build(teachers, selector))
+        return cast(Teacher, build_from_selector(teachers, selector))
     if name in first_stages.names():
         return cast(Teacher, teachers.get("search")(selector))
     raise UnknownNameError("teacher", name, {*teachers.names(), *first_stages.names()})

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 from rerank.assemble import plan_ranker
 from rerank.backends.replay import Replay
 from rerank.errors import UsageError
-from rerank.experiment.prepare import ranker_config
-from rerank.experiment.replay import replay
+from rerank.experiment.prepare import ranker_config_of_run
+from rerank.experiment.replay import replay_run_folder
 from rerank.experiment.spec import RunSpec
 from rerank.finetune.labels.teachers.base import LabellingTask, TeacherRanking
 from rerank.judges import FAILURES, judges
@@ -63,7 +63,7 @@ class Method:
         summary = task.execute(task.prepared, task.execution)
         folder = RunFolder(summary["folder"])
         result = folder.read_run("run.trec")
-        _, outcome, _ = replay(folder)
+        _, outcome, _ = replay_run_folder(folder)
         failed, partial = (_queries_failed_by_teacher(outcome, statuses) for statuses in (FAILURES, {"partial"}))
         scores = scores_of_teacher_run(folder)
         rankings = {}
@@ -92,7 +92,7 @@ def scores_of_teacher_run(folder: RunFolder) -> dict[str, dict[str, float]]:
         return {}
     with folder.calls(readonly=True) as log:
         calls = list(log.calls())
-    judge = plan_ranker(ranker_config(spec)).open_recorded_judge(Replay(calls))
+    judge = plan_ranker(ranker_config_of_run(spec)).open_recorded_judge(Replay(calls))
     heard: dict[str, dict[str, float]] = {}
     for call in calls:
         row = heard.setdefault(call.query_id, {})

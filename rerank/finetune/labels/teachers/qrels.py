@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rerank.collections import judgments
+from rerank.collections import open_judgments
 from rerank.errors import DataError
 from rerank.experiment.spec import RunSpec
 from rerank.finetune.labels.teachers.base import LabellingTask, TeacherRanking, rank_by_teacher_scores
@@ -37,7 +37,7 @@ class Qrels:
         Raises:
             DataError: There are no relevance judgments.
         """
-        qrels = judgments(self.file)[0] if self.file else task.qrels
+        qrels = open_judgments(self.file)[0] if self.file else task.qrels
         if not qrels:
             raise DataError(
                 f"The collection {task.collection.name!r} has no judgments",

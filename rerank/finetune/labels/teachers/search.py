@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from rerank.experiment.spec import RunSpec
 from rerank.finetune.labels.teachers.base import LabellingTask, TeacherRanking, rank_by_teacher_run
-from rerank.retrieval import first_stages, open_retriever
-from rerank.selector import build
+from rerank.retrieval import first_stages, open_first_stage
+from rerank.selector import build_from_selector
 
 #: Retrieval depth; candidates that are not retrieved come last and are counted.
 DEPTH = 1000
@@ -34,7 +34,7 @@ class Search:
 
     def __post_init__(self) -> None:
         """Check the selector before anything is retrieved."""
-        build(first_stages, self._plain)
+        build_from_selector(first_stages, self._plain)
 
     @property
     def _plain(self) -> str:
@@ -52,5 +52,5 @@ class Search:
             RerankError: The first stage fails.
         """
         queries = [ranking.query for ranking in task.candidates.values()]
-        run = open_retriever(self._plain, task.collection).search(queries, max(DEPTH, task.spec.depth))
+        run = open_first_stage(self._plain, task.collection).search(queries, max(DEPTH, task.spec.depth))
         return rank_by_teacher_run(task.candidates.values(), run), {}

@@ -31,7 +31,7 @@ from rerank.finetune.trainer.trainer_arguments import make_trainer_arguments
 from rerank.finetune.trainer.training_run import TrainingRun
 from rerank.judges.generate import Generate
 from rerank.lm.tokenizers import HfTokens
-from rerank.prompts.base import reply_prefix
+from rerank.prompts.base import reply_prefix_of_prompt
 from rerank.prompts.identifiers import make_passage_identifiers
 from rerank.tasks import Backend
 from rerank.types import Window
@@ -101,7 +101,7 @@ class GrpoPromptBuilder:
             )
         return GrpoPrompt(
             ids=ids,
-            reply_prefix=reply_prefix(request.prompt),
+            reply_prefix=reply_prefix_of_prompt(request.prompt),
             labels=tuple(make_passage_identifiers(self._judge.identifiers, len(training_list), self._tokens)),
             gains=compute_reward_gains(training_list),
             cutoff=self._cutoff,

@@ -211,7 +211,7 @@ def test_only_one_module_assembles_rankers() -> None:
         "from rerank import models\nmodels.open_model_backend('x')",
         "import rerank.models\nrerank.models.open_model_backend('x')",
         "import rerank.judges as j\nj.open_judge('x')",
-        "from rerank.judges import judges\nfrom rerank.selector import build_from_selector\nbuild_from_selector(judges, 'x')",
+        "from rerank.judges import judges\nfrom rerank.selector import build_from_selector as b\nb(judges, 'x')",
         "from rerank import strategies, selector\nselector.build_plugin_from_options(strategies.strategies, 'x', {})",
     ],
 )
@@ -220,7 +220,7 @@ def test_assembling_is_found(source: str) -> None:
 
 
 def test_assembled_rankers_may_be_opened_anywhere() -> None:
-    source = "from rerank.assemble import assemble_ranker\nsetup = assemble_ranker({})\nsetup.open_judge(setup.open_backend())"
+    source = "from rerank.assemble import assemble_ranker as a\nsetup = a({})\nsetup.open_judge(setup.open_backend())"
     assert not references(source) & ASSEMBLING
 
 

@@ -41,7 +41,7 @@ def describe_ranker_differences(fitted: Mapping[str, str], current: Mapping[str,
 def calibrated_first_stage_name(selector: str) -> str:
     """Return the name that binds a calibration to a first stage: its selector, without the path of a run file.
 
-    >>> calibrated_first_stage_name("bm25,k1=1.2"), first_stage_name("run:folder/first.trec")
+    >>> calibrated_first_stage_name("bm25,k1=1.2"), calibrated_first_stage_name("run:folder/first.trec")
     ('bm25,k1=1.2', 'run')
     """
     return "run" if selector.startswith("run:") else selector

@@ -54,19 +54,15 @@ def decode_continuations(
     ids = torch.tensor([[pad] * (width - len(row)) + list(row) for row in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts], device=model.device)
     config = GenerationConfig(  # type: ignore[no-untyped-call]
-        # One limit for the batch; _LengthCriteria ends shorter rows at their own.
-        max_new_tokens=max(s.max_tokens for s in samplings),
+        max_new_tokens=max(s.max_tokens for s in samplings),  # _LengthCriteria ends shorter rows at their own limits
         do_sample=False,  # sampling is Gumbel noise in the logits, see `_SamplingProcessor`
         eos_token_id=ends or None,
         pad_token_id=pad,
         use_cache=True,
     )
     with TemporarySettings(model, config) as cpu_kernel:
-        cache = (
-            {kv_cache_argument_name(model): make_kv_cache(model.config, width + config.max_new_tokens)}
-            if cpu_kernel
-            else {}
-        )
+        name = kv_cache_argument_name(model)
+        cache = {name: make_kv_cache(model.config, width + config.max_new_tokens)} if cpu_kernel else {}
         output = model.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -77,8 +73,8 @@ def decode_continuations(
             **cache,
         )
     # generate() pads rows that end early, so each is cut at its end token and its own limit.
-    rows = output[:, width:].tolist()
-    return [_up_to_end(row[: s.max_tokens], ends) for row, s in zip(rows, samplings, strict=True)]
+    pairs = zip(output[:, width:].tolist(), samplings, strict=True)
+    return [_up_to_end(row[: sampling.max_tokens], ends) for row, sampling in pairs]
 
 
 def end_of_sequence_tokens(model: Any) -> list[int]:

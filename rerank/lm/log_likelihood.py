@@ -61,11 +61,8 @@ def compute_log_likelihoods(
     results: list[list[float]] = [[] for _ in prompts]
     nonempty = [index for index, texts in enumerate(continuations) if texts]
     # Continuations with at most one token after what they share: the logits of a single pass score all of them.
-    simple = [
-        index
-        for index in nonempty
-        if max(map(len, continuations[index])) <= len(_shared_tokens(continuations[index])) + 1
-    ]
+    shared = {index: len(_shared_tokens(continuations[index])) for index in nonempty}
+    simple = [index for index in nonempty if max(map(len, continuations[index])) <= shared[index] + 1]
     with TemporarySettings(model) as cpu_kernel, OutputHead(model):
         if simple:
             rows = _Rows(

@@ -53,9 +53,7 @@ def find_evidence(
             expected="the attention judge",
             remedy="Use --method icr, or an adapter for it",
         )
-    select_evidence_spans(
-        (), threshold=threshold, max_spans=max_spans
-    )  # so that settings are checked before the first request
+    select_evidence_spans((), threshold=threshold, max_spans=max_spans)  # checks the settings before the first request
     # Ids do not matter here and may be repeated.
     numbered = tuple(replace(document, id=str(index)) for index, document in enumerate(documents))
     windows = judge.evidence_windows(Window(query, numbered)) if numbered else []

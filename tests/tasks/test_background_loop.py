@@ -166,15 +166,15 @@ async def endless():
     await asyncio.sleep(60)
 async def loop():
     return id(asyncio.get_running_loop())
-first = background_loop.run(loop())
-background_loop.submit(endless())
+first = background_loop.run_on_background_loop(loop())
+background_loop.submit_to_background_loop(endless())
 if not (child := os.fork()):
     assert threading.active_count() == 1
-    assert background_loop.run(loop()) != first
-    background_loop.submit(endless())
+    assert background_loop.run_on_background_loop(loop()) != first
+    background_loop.submit_to_background_loop(endless())
     sys.exit(3)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
-assert background_loop.run(loop()) == first
+assert background_loop.run_on_background_loop(loop()) == first
 print("ended")
 """
     assert python(code) == "ended"
@@ -189,7 +189,7 @@ with background_loop._lock:
     if not child:
         async def one():
             return 1
-        os._exit(background_loop.run(one()))
+        os._exit(background_loop.run_on_background_loop(one()))
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     assert python(code) == "1"

@@ -100,9 +100,7 @@ class TrainingRun:
         # Trained weights are kept in float32, whatever the data type of the computation.
         weights = "float32" if components.adapter.shape == "full" else self._dtype
         self._backend, self._tokenizer = load_base_model(recipe, dtype=weights, device=self._device)
-        self._setup = assemble_ranker(
-            {"model": recipe.model, **dict(recipe.method)}
-        )  # keys of [method] are ranker settings
+        self._setup = assemble_ranker({"model": recipe.model, **dict(recipe.method)})
         self._inputs = inputs = LossInputs.of(recipe, components)
         heads = select_readout_heads(recipe.readout, self._backend) if inputs.attention else []
         self._readout = AttentionScorer(heads, learnt=recipe.readout.learn) if heads else None

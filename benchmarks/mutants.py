@@ -80,10 +80,13 @@ def _replacements(node: ast.expr) -> Iterator[str]:
         yield str(node.value + 1)
 
 
-def notices(folder: Path, tests: tuple[str, ...]) -> bool:
-    """Return whether the tests fail."""
+def notices(folder: Path, tests: tuple[str, ...], first: str = "") -> bool:
+    """Return whether the tests fail; files of tests that have ``first`` in their name come first, which saves time."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider", "-p", "no:xdist"]
     there = [test for test in tests if (folder / test).exists()]
+    if first:
+        near = {str(path) for test in there for path in (folder / test).rglob(f"test_*{first}*.py")}
+        there = [*sorted(near), *there]
     environment = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         done = subprocess.run([*command, *there], cwd=folder, env=environment, capture_output=True, timeout=_TIMEOUT)
@@ -119,7 +122,7 @@ def main() -> None:
             text = path.read_text(encoding="utf-8")
             path.write_text(mutant.apply(text), encoding="utf-8")
             try:
-                noticed = notices(folder, TESTS[package])
+                noticed = notices(folder, TESTS[package], first=path.stem)
             finally:
                 path.write_text(text, encoding="utf-8")
             tried += 1

@@ -330,6 +330,7 @@ def test_replies_are_cached_and_tokens_capped(tmp_path: Path, monkeypatch: pytes
     again = Reranker.from_backend(backend).with_log().rank("q", TEXTS)
     assert [hit.text for hit in again] == TEXTS[::-1]
     assert len(backend.served) == 1
+    assert (again.usage.calls, again.usage.reused_calls, again.usage.tokens_in) == (1, 1, 0)  # nothing was paid twice
     capped = Reranker.from_backend(backend).with_log(cache=False, max_total_tokens=10)
     assert "--max-total-tokens" in capped.rank("q", TEXTS).notes[0]
     assert len(backend.served) == 1

@@ -79,7 +79,7 @@ class RankingReport:
     Attributes:
         windows: Number of judged windows per status, such as ``ok`` or ``error``.
         score_kind: What the scores are, such as ``log-odds of relevance``; empty if the judge has none.
-        usage: Calls, tokens and seconds of its replies.
+        usage: Calls, tokens and seconds of its replies; those from a cache count as calls only.
         cost: US dollars; None if the price is unknown.
         cut: What was cut off the documents.
         answerable: Calibrated probability that at least one document is relevant; None without a calibration.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rerank.prompts.base import TokenCounter
@@ -123,7 +123,7 @@ class LoggingBackend:
         if self.cache is not None and missing and (cached := self.cache.get(list(missing))):
             self._commit(missing, cached, reused=True)
             reused |= cached
-        return reused
+        return {digest: replace(reply, reused=True) for digest, reply in reused.items()}
 
     def _keep(self, requests: Mapping[str, Request], generated: Mapping[str, Reply]) -> None:
         """Commit new replies to the log and the cache, and count them."""
@@ -151,7 +151,7 @@ class LoggingBackend:
         """Return the requests before the first that could exceed the cap if every reply had its maximum length."""
         if self.max_total_tokens is None:
             return requests
-        total = self.usage.tokens_in + self.usage.tokens_out + self._reserved
+        total = self._spent + self._reserved
         affordable: dict[str, Request] = {}
         for digest, request in requests.items():
             total += self._most_tokens(request)
@@ -161,16 +161,19 @@ class LoggingBackend:
             affordable[digest] = request
         return affordable
 
+    @property
+    def _spent(self) -> int:
+        return self.usage.tokens_in + self.usage.tokens_out
+
     def _most_tokens(self, request: Request) -> int:
         sampling = request.sampling
         return self.tokens.count(request.prompt) + sampling.max_tokens + sampling.thinking
 
     def _over_cap(self) -> Reply:
         """Return the reply to a request beyond the cap."""
-        spent = self.usage.tokens_in + self.usage.tokens_out
         error = (
-            f"--max-total-tokens {self.max_total_tokens} could be exceeded ({spent} tokens used); "
-            "raise it and pass --resume"
+            f"--max-total-tokens {self.max_total_tokens} (in Python max_total_tokens) could be exceeded "
+            f"({self._spent} tokens used); raise it, and pass --resume to go on with a run"
         )
         return Reply(finish="error", error=error)
 
@@ -200,11 +203,20 @@ class AsyncLoggingBackend(LoggingBackend):
         while digest in self._in_flight:
             await self._in_flight[digest].wait()
         reply = self._look_up({digest: request}).get(digest)
-        if reply is None and self._within_cap({digest: request}):
-            reply = await self._ask(digest, request)
+        if reply is None:
+            await self._wait_for_room(request)
+            reply = await self._ask(digest, request) if self._within_cap({digest: request}) else None
         reply = reply or self._over_cap()
         self.on_reply(reply)
         return reply
+
+    async def _wait_for_room(self, request: Request) -> None:
+        """Wait while only the requests in flight leave no room within the cap: replies are shorter than reserved."""
+        if self.max_total_tokens is None:
+            return
+        most = self._most_tokens(request)
+        while self._in_flight and not self._capped and self._spent + self._reserved + most > self.max_total_tokens:
+            await next(iter(self._in_flight.values())).wait()
 
     async def _ask(self, digest: str, request: Request) -> Reply:
         reserved = 0 if self.max_total_tokens is None else self._most_tokens(request)

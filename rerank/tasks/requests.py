@@ -111,6 +111,7 @@ class Reply:
         steps: Number of forward passes after the prefill, if the backend knows it.
         finish: Finish reason.
         error: Error message if ``finish`` is "error"; such a reply never reaches a parser.
+        reused: Whether the reply comes from a log or a cache of replies instead of the model.
     """
 
     text: str = ""
@@ -123,6 +124,7 @@ class Reply:
     steps: int = 0
     finish: Finish = "stop"
     error: str = ""
+    reused: bool = field(default=False, compare=False)
 
 
 @runtime_checkable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 from rerank.errors import BackendError
 from rerank.prompts.base import Message, TokenCounter
 from rerank.prompts.word_tokens import WordTokens
-from rerank.store import CallLog, LoggingBackend, NoLog
+from rerank.store import CallLog, LoggingBackend, NoLog, log_calls
+from rerank.store.logging_backend import AsyncLoggingBackend
 from rerank.tasks import Backend, Reply, Request, Sampling
 from rerank.tasks.usage import Usage
 
@@ -155,6 +157,36 @@ def test_the_token_cap_stops_asking_and_loses_nothing(log: CallLog) -> None:
     raised = Echo()
     assert texts(LoggingBackend(backend=raised, log=log).generate(ask(WORDS))) == WORDS
     assert raised.batches == [["dddd", "ccc", "bb"], ["a"]]
+
+
+class EchoServer(Echo):
+    """The same behind a network: a reply takes a moment and is shorter than it may be."""
+
+    concurrency = 3
+
+    async def agenerate(self, request: Request) -> Reply:
+        await asyncio.sleep(0.01)
+        return self.generate([request])[0]
+
+    def close(self) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+@pytest.mark.parametrize(("cap", "answered"), [(19, 3), (18, 2)])
+def test_requests_in_flight_do_not_use_up_the_token_cap(log: CallLog, cap: int, answered: int) -> None:
+    """Three requests may take 5 + 8 tokens each and take 3; the last one needs what the others leave."""
+    requests = [
+        Request(prompt=(Message("user", text),), sampling=Sampling(max_tokens=8)) for text in ("aa", "bb", "cc")
+    ]
+    logged = log_calls(EchoServer(), log, max_total_tokens=cap)
+    assert isinstance(logged, AsyncLoggingBackend)
+
+    async def all_replies() -> list[Reply]:
+        return await asyncio.gather(*(logged.agenerate(request) for request in requests))
+
+    assert [reply.finish for reply in asyncio.run(all_replies())].count("stop") == answered
+    assert logged.usage.calls == len(log) == answered
 
 
 def test_progress_is_told_once_a_request(log: CallLog) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Self, cast
 
 from rerank.calibration.judged_lists import check_finite_scores
 from rerank.calibration.models import INPUTS, Fit, FitName, document_calibration_inputs
-from rerank.calibration.monotone import make_probabilities_non_increasing
+from rerank.calibration.monotone import make_non_increasing
 from rerank.calibration.ranker_identity import describe_ranker_differences
 from rerank.errors import DataError, UsageError, describe_pydantic_error, error_repr
 from rerank.io.text_files import open_text_file, replace_text_file
@@ -201,7 +201,7 @@ class Calibration:
                 )
                 for i, p in zip(positions, self.fits[fit].documents.probabilities(columns), strict=True):
                     probabilities[i] = p
-        relevance = make_probabilities_non_increasing(probabilities)
+        relevance = make_non_increasing(probabilities)
         return CalibratedList(
             relevance=tuple(relevance), answerable=self.fits[used[0]].answerable(relevance), fit=", ".join(used)
         )

@@ -9,7 +9,6 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rerank.calibration.calibrators import FITTERS, Method
 from rerank.calibration.judged_lists import JudgedList, JudgedLists
@@ -22,14 +21,9 @@ from rerank.calibration.models import (
     FitName,
     document_calibration_inputs,
     list_calibration_inputs,
-    predict_relevance_probabilities,
 )
+from rerank.calibration.monotone import make_non_increasing
 from rerank.errors import DataError
-
-if TYPE_CHECKING:
-    from rerank.calibration.logistic import Floats
-
-    _Rows = tuple[Floats, Floats, Floats]
 
 #: Number of folds that held-out figures come from, and of those that compare calibrators; at most one per query.
 OUTER_FOLDS, INNER_FOLDS = 10, 5
@@ -106,9 +100,7 @@ def fit_calibration_models(lists: JudgedLists, fit: FitName, seed: int = 0) -> F
         fit: Name of the fit.
         seed: Seed of the folds in which the calibrators are compared.
     """
-    method = _choose_calibrator(lists, fit, seed)
-    rows = _calibration_training_rows(lists.documents, fit)
-    documents = _fit_calibrator_to_regression(fit_logistic(INPUTS[fit], *rows), rows, method)
+    documents = _fit_document_models(lists.documents, fit, (_choose_calibrator(lists, fit, seed),))[0]
     return Fit(documents=documents, lists=_fit_answerable_model(lists.answerable, fit, documents))
 
 
@@ -133,7 +125,7 @@ def predict_by_fit(models: Fit, lists: JudgedLists, fit: FitName) -> PredictedLi
 def _predict_all_probabilities(models: Fit, lists: Iterable[JudgedList], fit: FitName) -> tuple[PredictedList, ...]:
     predicted = []
     for ranking in lists:
-        relevance = predict_relevance_probabilities(models.documents, _calibration_columns(ranking, fit))
+        relevance = models.documents.probabilities(_calibration_columns(ranking, fit))
         answerable = models.answerable(relevance)
         predicted.append(PredictedList(judged=ranking, relevance=tuple(relevance), answerable=answerable))
     return tuple(predicted)
@@ -176,12 +168,9 @@ def _choose_calibrator(lists: JudgedLists, fit: FitName, seed: int) -> Method:
     losses = dict.fromkeys(FITTERS, 0.0)
     for train, test in _split_calibration_folds(lists, INNER_FOLDS, seed):
         weights = _calibration_depth_weights(test.documents)
-        rows = _calibration_training_rows(train.documents, fit)
-        regression = fit_logistic(INPUTS[fit], *rows)
-        for method in FITTERS:
-            model = _fit_calibrator_to_regression(regression, rows, method)
+        for method, model in zip(FITTERS, _fit_document_models(train.documents, fit, tuple(FITTERS)), strict=True):
             for ranking in test.documents:
-                relevance = predict_relevance_probabilities(model, _calibration_columns(ranking, fit))
+                relevance = model.probabilities(_calibration_columns(ranking, fit))
                 errors = [
                     (p - label) ** 2 for p, label in zip(relevance, ranking.relevant, strict=True) if label is not None
                 ]
@@ -189,33 +178,30 @@ def _choose_calibrator(lists: JudgedLists, fit: FitName, seed: int) -> Method:
     return min(FITTERS, key=lambda method: losses[method])
 
 
-def _fit_calibrator_to_regression(regression: LogisticModel, rows: _Rows, method: Method) -> DocumentModel:
-    """Fit a calibrator to the output of a regression in its own training set.
+def _fit_document_models(
+    lists: Sequence[JudgedList], fit: FitName, methods: Sequence[Method]
+) -> tuple[DocumentModel, ...]:
+    """Fit a regression to the judged documents, and each calibrator to its logits for the same lists.
 
-    The regression has so few parameters that its output there is close to that for new queries.
+    The regression has so few parameters that its output there is close to that for new queries. Calibrators see logits
+    as they are used, made non-increasing along the ranking: averaging neighbours afterwards would make the largest
+    probabilities too small.
     """
     import numpy as np
 
-    values, labels, weights = rows
-    logits = np.asarray(regression.logits(values.T.tolist()), dtype=np.float64)
-    return DocumentModel(regression=regression, calibrator=FITTERS[method](logits, labels, weights))
-
-
-def _calibration_training_rows(lists: Sequence[JudgedList], fit: FitName) -> _Rows:
-    """Return inputs (rows, inputs), labels (rows,) and weights (rows,) of the judged documents."""
-    import numpy as np
-
     depth_weights = _calibration_depth_weights(lists)
-    rows: list[tuple[float, ...]] = []
-    labels: list[bool] = []
-    weights: list[float] = []
-    for ranking in lists:
-        for row, label in zip(zip(*_calibration_columns(ranking, fit), strict=True), ranking.relevant, strict=True):
-            if label is not None:
-                rows.append(row)
-                labels.append(label)
-                weights.append(depth_weights[ranking.depth])
-    return np.array(rows, dtype=np.float64), np.array(labels, dtype=np.float64), np.array(weights)
+    columns = [_calibration_columns(ranking, fit) for ranking in lists]
+    judged = [[position for position, label in enumerate(ranking.relevant) if label is not None] for ranking in lists]
+    labels = np.array([r.relevant[i] for r, kept in zip(lists, judged, strict=True) for i in kept], dtype=np.float64)
+    weights = np.array([depth_weights[r.depth] for r, kept in zip(lists, judged, strict=True) for _ in kept])
+    # (judged documents, inputs)
+    values = np.array([[c[i] for c in inputs] for inputs, kept in zip(columns, judged, strict=True) for i in kept])
+    regression = fit_logistic(INPUTS[fit], values, labels, weights)
+    ranked = (make_non_increasing(regression.logits(inputs)) for inputs in columns)
+    logits = np.array([values[i] for values, kept in zip(ranked, judged, strict=True) for i in kept])
+    return tuple(
+        DocumentModel(regression=regression, calibrator=FITTERS[method](logits, labels, weights)) for method in methods
+    )
 
 
 def _calibration_depth_weights(lists: Sequence[JudgedList]) -> dict[int, float]:
@@ -233,9 +219,6 @@ def _fit_answerable_model(lists: Sequence[JudgedList], fit: FitName, documents: 
     """Fit the model of whole lists; only half of them have a relevant document, as `JudgedLists.answerable` says."""
     import numpy as np
 
-    rows = [
-        list_calibration_inputs(predict_relevance_probabilities(documents, _calibration_columns(ranking, fit)))
-        for ranking in lists
-    ]
+    rows = [list_calibration_inputs(documents.probabilities(_calibration_columns(ranking, fit))) for ranking in lists]
     labels = np.array([ranking.has_relevant for ranking in lists], dtype=np.float64)
     return fit_logistic(LIST_INPUTS, np.array(rows), labels, np.ones(len(lists)))

@@ -12,7 +12,7 @@ from typing import Literal
 
 from rerank.calibration.calibrators import Calibrator
 from rerank.calibration.logistic import LogisticModel, sigmoid
-from rerank.calibration.monotone import make_probabilities_non_increasing
+from rerank.calibration.monotone import make_non_increasing
 from rerank.errors import DataError
 
 FitName = Literal["judge+first-stage", "judge", "rank+first-stage", "rank"]
@@ -79,15 +79,19 @@ class DocumentModel:
 
     Attributes:
         regression: Combines the inputs.
-        calibrator: Maps its logit to a probability.
+        calibrator: Maps its logits, made non-increasing along the ranking, to probabilities.
     """
 
     regression: LogisticModel
     calibrator: Calibrator
 
     def probabilities(self, columns: Sequence[Sequence[float]]) -> list[float]:
-        """Return one probability per document; they may increase along the ranking."""
-        return [self.calibrator(logit) for logit in self.regression.logits(columns)]
+        """Return the probabilities of a whole ranked list, non-increasing because the calibrator is non-decreasing."""
+        return [self.calibrator(logit) for logit in self.logits(columns)]
+
+    def logits(self, columns: Sequence[Sequence[float]]) -> list[float]:
+        """Return the logits of a whole ranked list, made non-increasing along the ranking."""
+        return make_non_increasing(self.regression.logits(columns))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,8 +120,3 @@ class Fit:
             return 0.0
         (logit,) = self.lists.logits([[value] for value in list_calibration_inputs(relevance)])
         return sigmoid(logit)
-
-
-def predict_relevance_probabilities(model: DocumentModel, columns: Sequence[Sequence[float]]) -> list[float]:
-    """Return the probabilities of a whole ranked list, made non-increasing along the ranking."""
-    return make_probabilities_non_increasing(model.probabilities(columns))

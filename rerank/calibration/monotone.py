@@ -1,18 +1,18 @@
-"""The pool-adjacent-violators algorithm, for probabilities that do not increase along a ranking."""
+"""The pool-adjacent-violators algorithm, for values that do not increase along a ranking."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 
-def make_probabilities_non_increasing(values: Sequence[float]) -> list[float]:
+def make_non_increasing(values: Sequence[float]) -> list[float]:
     """Return the non-increasing sequence that is nearest to ``values`` in least squares.
 
     Neighbours in the wrong order are replaced by their mean, so the sum does not change. Linear time.
 
     Source: Barlow et al. 1972, Statistical inference under order restrictions.
 
-    >>> make_probabilities_non_increasing([0.5, 0.2, 0.4, 0.1])
+    >>> make_non_increasing([0.5, 0.2, 0.4, 0.1])
     [0.5, 0.30000000000000004, 0.30000000000000004, 0.1]
     """
     totals: list[float] = []

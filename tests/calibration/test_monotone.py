@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import isotonic_regression
 
-from rerank.calibration.monotone import make_probabilities_non_increasing
+from rerank.calibration.monotone import make_non_increasing
 
 
 @pytest.mark.parametrize(
@@ -22,12 +22,12 @@ from rerank.calibration.monotone import make_probabilities_non_increasing
     ],
 )
 def test_by_hand(values: list[float], expected: list[float]) -> None:
-    assert make_probabilities_non_increasing(values) == pytest.approx(expected)
+    assert make_non_increasing(values) == pytest.approx(expected)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=60))
 def test_equals_scipy(values: list[float]) -> None:
-    result = make_probabilities_non_increasing(values)
+    result = make_non_increasing(values)
     np.testing.assert_allclose(result, isotonic_regression(values, increasing=False).x, atol=1e-12)
     assert all(a >= b - 1e-15 for a, b in zip(result, result[1:], strict=False))
     assert sum(result) == pytest.approx(sum(values))

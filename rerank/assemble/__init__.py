@@ -42,6 +42,11 @@ __all__ = [
 ]
 
 
+#: A calibration in the folder of an adapter or trained model. Files of this name have no part in the model's hash
+#: (`rerank.io.model_hash`), so that adding one changes no run.
+CALIBRATION = "rerank-calibration.json"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankerPlan:
     """The part of a ranker that the settings decide without opening a prompt or a model.
@@ -134,7 +139,7 @@ class RankerSetup(RankerPlan):
         if self.config.calibration:
             return Path(self.config.calibration).expanduser(), True
         folder = trained_ranker_folder({"adapter": self.config.adapter}, backend)
-        path = None if folder is None else folder / "calibration.json"
+        path = None if folder is None else folder / CALIBRATION
         return None if path is None or not path.is_file() else (path, False)
 
     def open_judge(self, backend: Backend, **options: str) -> PromptJudge:

@@ -17,6 +17,7 @@ from rerank import Reranker
 from rerank.adjudication.judging.grader import Grader
 from rerank.backends.fake import Fake
 from rerank.experiment import run_experiment
+from rerank.experiment.calibrate import calibrate_run_folders
 from rerank.experiment.robustness import measure_order_robustness, prepare_robustness_cells
 from rerank.experiment.spec import Execution, RunSpec
 from rerank.finetune.labels.labelling import LabellingPlan, make_labels, prepare_labelling
@@ -256,8 +257,26 @@ def test_an_open_backend_takes_no_settings_from_the_working_directory(place: Pat
             return {"model": "merged"}
 
     assert Reranker.from_pretrained("merged", device="cpu").name == "full-attention"
-    (place / "merged" / "calibration.json").write_text("not a calibration", encoding="utf-8")
+    (place / "merged" / "rerank-calibration.json").write_text("not a calibration", encoding="utf-8")
     assert Reranker.from_backend(NamedLikeAFolder("reversed")).name == "fullrank"
+
+
+@pytest.mark.parametrize("trained", [{"adapter": "adapter"}, {"model": "merged"}])
+def test_a_calibration_travels_with_an_adapter_and_with_a_merged_model(trained: Mapping[str, str], place: Path) -> None:
+    """The file in the folder is found, changes neither digest nor hash, and goes unused with another method."""
+    pytest.importorskip("torch")
+    write_lists(place, "0", "1")
+    summary = run_experiment(spec_of(trained), Execution(out=place / "run", device="cpu"))
+    (folder,) = trained.values()
+    calibrate_run_folders([place / "run"], place / folder / "rerank-calibration.json", complete=True)
+    hits = Reranker.from_pretrained(**trained, device="cpu").rank(QUERY, TEXTS)
+    relevance = [hit.relevance for hit in hits]
+    assert None not in relevance
+    assert relevance == sorted(relevance, key=lambda p: -(p or 0))
+    again = run_experiment(spec_of(trained), Execution(out=place / "run", device="cpu", resume=True))
+    assert (again["hash"], again["reused_calls"]) == (summary["hash"], summary["calls"])
+    other = Reranker.from_pretrained(**trained, device="cpu", method="fullrank", prompt="listwise").rank(QUERY, TEXTS)
+    assert {hit.relevance for hit in other} == {None}
 
 
 # A training asks what the adapter is asked later

@@ -8,11 +8,12 @@ after the other, each system in a process of its own and each peer, unmodified, 
 (benchmarks/peers/README.md says how to make them). Prompts, batches and decoding are each system's own. Loading is not
 timed.
 
-`seconds_per_query` small is good; `over_ours`, a peer's seconds / those of the counterpart of ours that its row names,
-is good above 1. `calls_per_query` are prompts: sorting asks fewer where a model's replies say little, so compare
-`seconds_per_call` there. `lost_documents` and `duplicates` count, over all queries, the given documents that an answer
-lacks and those that it repeats; 0 is right. `malformed` counts the replies that are not complete permutations as asked,
-of `replies`; null where a method reads scores. What did not run is in `not_run` with its reason, and has no row.
+`seconds_per_query` and `cpu_per_query` small is good; `over_ours` and `cpu_over_ours`, a peer's figure / that of the
+counterpart of ours that its row names, are good above 1. `calls_per_query` are prompts: sorting asks fewer where a
+model's replies say little, and prompts differ in length, so compare CPU time per call and per token there.
+`lost_documents` and `duplicates` count, over all queries, the given documents that an answer lacks and those that it
+repeats; 0 is right. `malformed` counts the replies that are not complete permutations as asked, of `replies`; null
+where a method reads scores. What did not run is in `not_run` with its reason, and has no row.
 """
 
 from __future__ import annotations
@@ -38,6 +39,13 @@ from rerank.retrieval import open_first_stage
 from rerank.types import Document, Qrels, Ranking, Run
 
 MEASURE = "nDCG@10"
+#: A peer's figure / ours, good above 1: end to end by the clock and by CPU time, and per unit of the same work.
+RATIOS = {
+    "seconds_per_query": "over_ours",
+    "cpu_per_query": "cpu_over_ours",
+    "cpu_per_call": "cpu_per_call_over_ours",
+    "cpu_per_1000_tokens": "cpu_per_token_over_ours",
+}
 DRIVERS = Path(__file__).parent / "peers"
 MADE = "python3 -m venv ENV && ENV/bin/pip install -r benchmarks/peers/{}.txt"
 #: How to make each environment; `vllm` is our own package beside vLLM.
@@ -239,11 +247,16 @@ def row(answer: Mapping[str, Any], rankings: Sequence[Ranking], qrels: Qrels) ->
     malformed = answer["malformed"] + sum(
         parse_permutation(text, count).status != "ok" for text, count in answer["raw"]
     )
-    calls, seconds = answer["calls"] or replies, sum(answer["seconds"])
+    calls, seconds, queries = answer["calls"] or replies, sum(answer["seconds"]), len(answer["seconds"])
+    tokens = answer["prompt_tokens"] + answer["reply_tokens"]
     return {
-        "seconds_per_query": round(seconds / len(answer["seconds"]), 3),
-        "calls_per_query": round(calls / len(answer["seconds"]), 1) if calls else None,
-        "seconds_per_call": round(seconds / calls, 3) if calls else None,
+        "seconds_per_query": round(seconds / queries, 3),
+        "cpu_per_query": round(answer["cpu_seconds"] / queries, 3),
+        "calls_per_query": round(calls / queries, 1) if calls else None,
+        "prompt_tokens_per_query": round(answer["prompt_tokens"] / queries) if tokens else None,
+        "reply_tokens_per_query": round(answer["reply_tokens"] / queries) if tokens else None,
+        "cpu_per_call": round(answer["cpu_seconds"] / calls, 4) if calls else None,
+        "cpu_per_1000_tokens": round(1000 * answer["cpu_seconds"] / tokens, 4) if tokens else None,
         "lost_documents": lost,
         "duplicates": duplicates,
         "malformed": malformed if replies else None,
@@ -260,15 +273,18 @@ def measured(rankings: Iterable[Ranking], qrels: Qrels) -> float:
 
 
 def compared(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, those of peers with the counterpart of ours and the ratio of times, where it ran."""
-    seconds = {row["system"]: row["seconds_per_query"] for row in rows}
+    """The rows, those of peers with the counterpart of ours and the ratios of times, where it ran."""
+    by_name = {row["system"]: row for row in rows}
     ours = {peer.name: f"listrank {peer.ours}" for peer in PEERS}
 
-    def ratio(name: str) -> dict[str, Any]:
-        own = ours.get(name, "")
-        return {"counterpart": own, "over_ours": round(seconds[name] / seconds[own], 2)} if own in seconds else {}
+    def ratios(row: Mapping[str, Any]) -> dict[str, Any]:
+        own = by_name.get(ours.get(row["system"], ""))
+        if own is None:
+            return {}
+        known = {key: name for key, name in RATIOS.items() if row[key] and own[key]}
+        return {"counterpart": own["system"], **{name: round(row[key] / own[key], 2) for key, name in known.items()}}
 
-    return [{**row, **ratio(row["system"])} for row in rows]
+    return [{**row, **ratios(row)} for row in rows]
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -39,10 +40,13 @@ class Order:
 class Tally:
     """How a system's replies went: its own counts, or the replies themselves where it keeps none.
 
-    `calls` counts the prompts that the model was asked, where that is not the number of replies.
+    `calls` counts the prompts that the model was asked, where that is not the number of replies; the tokens are those
+    of prompts and of replies, as the system itself counts them.
     """
 
     calls: int = 0
+    prompt_tokens: int = 0
+    reply_tokens: int = 0
     replies: int = 0
     malformed: int = 0
     counted_by: str = "no replies: scores"
@@ -71,13 +75,31 @@ def _answer(order: Order, opened: Callable[[Order, Tally], Rank]) -> dict:
     first = order.lists[0]
     rank(first["query"], first["docs"][:3])
     tally.calls, tally.replies, tally.malformed, tally.raw[:] = 0, 0, 0, []
-    seconds, rankings = [], {}
+    tally.prompt_tokens, tally.reply_tokens = 0, 0
+    seconds, rankings, cpu = [], {}, cpu_seconds()
     for one in order.lists:
         started = time.perf_counter()
         ids = rank(one["query"], one["docs"])
         seconds.append(time.perf_counter() - started)
         rankings[one["query"]["id"]] = [str(doc_id) for doc_id in ids]
-    return {"seconds": seconds, "rankings": rankings, **vars(tally)}
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds() - cpu, "rankings": rankings, **vars(tally)}
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of all that it started and that still run, such as a server (Linux)."""
+    used, parents = {}, {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        except OSError:  # it has ended
+            continue
+        parents[int(path.parent.name)] = int(fields[1])
+        used[int(path.parent.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def belongs(pid: int) -> bool:
+        return pid == os.getpid() or (pid in parents and belongs(parents[pid]))
+
+    return sum(seconds for pid, seconds in used.items() if belongs(pid))
 
 
 def readable(model: str) -> str:

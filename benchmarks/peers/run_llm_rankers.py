@@ -24,7 +24,19 @@ def watched(ranker, tally: Tally, count) -> Rank:
         return output
 
     ranker.compare = compare
-    return lambda query, docs: [hit.docid for hit in ranker.rerank(query["text"], results(docs))]
+    return counting(ranker, tally)
+
+
+def counting(ranker, tally: Tally) -> Rank:
+    """The ranker's `rerank`, whose own counts of tokens, which begin at zero for each list, are added up."""
+
+    def rank(query, docs):
+        hits = ranker.rerank(query["text"], results(docs))
+        tally.prompt_tokens += ranker.total_prompt_tokens
+        tally.reply_tokens += ranker.total_completion_tokens
+        return [hit.docid for hit in hits]
+
+    return rank
 
 
 def common(order: Order) -> dict:

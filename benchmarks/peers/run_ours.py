@@ -29,7 +29,10 @@ class Counted:
 
     def generate(self, requests):
         self._tally.calls += len(requests)
-        return self._backend.generate(requests)
+        replies = self._backend.generate(requests)
+        self._tally.prompt_tokens += sum(reply.tokens_in for reply in replies)
+        self._tally.reply_tokens += sum(reply.tokens_out for reply in replies)
+        return replies
 
 
 def opened(order: Order, tally: Tally) -> Rank:

@@ -42,13 +42,18 @@ def served(order: Order) -> str:
 def rankgpt(order: Order, tally: Tally) -> Rank:
     os.environ.update(OPENAI_API_BASE=served(order), LITELLM_LOCAL_MODEL_COST_MAP="True")
     from rerankers import Reranker
+    from transformers import AutoTokenizer
 
     ranker = Reranker("openai/" + order.model, model_type="rankgpt", api_key="none", verbose=0)
     ask, tally.counted_by = ranker._query_llm, "rerank.parsing"
+    tokenizer = AutoTokenizer.from_pretrained(order.model)
 
     def rank(query, docs):
         def watched(messages):
             reply = ask(messages)
+            prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            tally.prompt_tokens += len(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+            tally.reply_tokens += len(tokenizer(reply, add_special_tokens=False)["input_ids"])
             tally.raw.append([reply, len(docs)])
             return reply
 
